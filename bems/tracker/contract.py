@@ -1,0 +1,160 @@
+"""The contract: what a source system sends, as one definition.
+
+The gate (`bems.tracker.gate`), the JSON Schemas and the OpenAPI document are all made from these structs.
+"""
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from bems.tracker.instants import Instant
+
+Stage = Literal["ingestion", "authorization", "reconciliation", "posting"]
+
+STAGES: tuple[Stage, ...] = ("ingestion", "authorization", "reconciliation", "posting")
+"""In the order in which every invoice passes them."""
+
+POSITIVE: dict[Stage, str] = {
+    "ingestion": "received",
+    "authorization": "approved",
+    "reconciliation": "matched",
+    "posting": "posted",
+}
+"""The outcome that completes each stage."""
+
+NEGATIVE: dict[Stage, str] = {
+    "ingestion": "cancelled",
+    "authorization": "rejected",
+    "reconciliation": "mismatched",
+    "posting": "failed",
+}
+
+# `$` alone would let a final newline pass in Python; the look-ahead keeps one pattern right in every regex dialect.
+_PRINTABLE_ASCII = r"^[!-~]+(?!\n)$"
+_NO_CONTROL = r"^[^\u0000-\u001f\u007f]*(?!\n)$"
+
+Identifier = Annotated[
+    str,
+    Meta(min_length=1, max_length=128, pattern=_PRINTABLE_ASCII, description="1 to 128 printable ASCII without space"),
+]
+Name = Annotated[
+    str,
+    Meta(min_length=1, max_length=256, pattern=_NO_CONTROL, description="1 to 256 characters, none of them control"),
+]
+Label = Annotated[
+    str, Meta(min_length=1, max_length=64, pattern=_NO_CONTROL, description="1 to 64 characters, none of them control")
+]
+Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}(?!\n)$", description="an ISO 3166-1 alpha-2 code, such as DE")]
+CurrencyCode = Annotated[str, Meta(pattern=r"^[A-Z]{3}(?!\n)$", description="an ISO 4217 code, such as EUR")]
+Attribute = Annotated[
+    str, Meta(max_length=4096, pattern=_NO_CONTROL, description="up to 4096 characters, none of them control")
+]
+Amount = Annotated[
+    str,
+    Meta(
+        pattern=r"^-?[0-9]{1,18}(\.[0-9]{1,18})?(?!\n)$",
+        description='a decimal in a string, such as "1250.00"; negative for credit notes; at most 18 digits',
+    ),
+]
+Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with offset, such as 2026-11-23T10:15:00Z")]
+
+
+class Vendor(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Who sent the invoice."""
+
+    id: Identifier
+    name: Name | None = None
+    country: Country | None = None
+    tier: Label | None = None
+
+
+class PaymentTerms(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """When the invoice is to be paid: a due date, or days from its ingestion."""
+
+    days: Annotated[int, Meta(ge=0, le=3650, description="0 to 3650 days from ingestion to payment")] | None = None
+    due_date: Annotated[date, Meta(description="YYYY-MM-DD")] | None = None
+
+
+class Source(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The system that reported the event."""
+
+    system: Label
+    region: Label | None = None
+    account_id: Label | None = None
+
+
+class EventBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """One event as it is sent, but for its status, which depends on the stage."""
+
+    event_id: Identifier
+    invoice_id: Identifier
+    occurred_at: Moment
+    amount: Amount
+    currency: CurrencyCode
+    vendor: Vendor
+    payment_terms: PaymentTerms | None = None
+    source: Source
+    attributes: Annotated[
+        dict[Label, Attribute], Meta(max_length=32, description="up to 32 strings by name, 4 kB together")
+    ] = {}
+
+
+class IngestionEvent(EventBody, frozen=True, kw_only=True):
+    """`POST /invoices/ingestion`"""
+
+    status: Literal["received", "cancelled"]
+
+
+class AuthorizationEvent(EventBody, frozen=True, kw_only=True):
+    """`POST /invoices/authorization`"""
+
+    status: Literal["approved", "rejected"]
+
+
+class ReconciliationEvent(EventBody, frozen=True, kw_only=True):
+    """`POST /invoices/reconciliation`"""
+
+    status: Literal["matched", "mismatched"]
+
+
+class PostingEvent(EventBody, frozen=True, kw_only=True):
+    """`POST /invoices/posting`"""
+
+    status: Literal["posted", "failed"]
+
+
+BODIES: dict[Stage, type[IngestionEvent | AuthorizationEvent | ReconciliationEvent | PostingEvent]] = {
+    "ingestion": IngestionEvent,
+    "authorization": AuthorizationEvent,
+    "reconciliation": ReconciliationEvent,
+    "posting": PostingEvent,
+}
+
+
+class Facts(Struct, frozen=True, omit_defaults=True):
+    """What an event says of the invoice besides its outcome."""
+
+    amount: Decimal
+    currency: str
+    vendor: Vendor
+    source: Source
+    payment_terms: PaymentTerms | None = None
+    attributes: dict[str, str] = {}
+
+
+class Event(Struct, frozen=True):
+    """An event that passed the gate, as the core takes it.
+
+    `digest` stands for the content: two events with one event_id and one digest are the same event sent twice.
+    """
+
+    stage: Stage
+    event_id: str
+    invoice_id: str
+    status: str
+    occurred_at: Instant
+    received_at: Instant
+    facts: Facts
+    digest: str

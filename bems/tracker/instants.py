@@ -1,0 +1,44 @@
+"""Instants: points in time as integer microseconds since 1970-01-01T00:00:00Z.
+
+One integer compares, hashes and stores the same everywhere, which a datetime with its offset does not.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+Instant = int
+
+MILLISECOND = 1_000
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+EARLIEST: Instant = 0
+LATEST: Instant = 32_503_680_000 * SECOND
+"""3000-01-01T00:00:00Z: no date that takes part in a decision lies beyond it, so that none can overflow."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def from_datetime(moment: datetime) -> Instant:
+    """The instant of an aware datetime, whatever its offset."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def to_datetime(instant: Instant) -> datetime:
+    """The same instant as an aware datetime in UTC."""
+    return _EPOCH + timedelta(microseconds=instant)
+
+
+def render(instant: Instant) -> str:
+    """RFC 3339 in UTC, ending in Z, with a fraction only where there is one."""
+    return to_datetime(instant).isoformat().replace("+00:00", "Z")
+
+
+def parse(text: str) -> Instant:
+    """The instant of an RFC 3339 text with offset; ValueError for anything else."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no offset")
+    return from_datetime(moment)
