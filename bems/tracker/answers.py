@@ -1,0 +1,202 @@
+"""Answers: what the HTTP API says, the same in both homes.
+
+Problems are `application/problem+json` (RFC 9457) of type `about:blank`: the status says what kind of problem it is,
+the title is that status in words, and `errors` says where, with a JSON Pointer (RFC 6901) each.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from bems.tracker.faults import Fault
+from bems.tracker.gate import Refusal
+from bems.tracker.wording import show
+
+JSON = "application/json"
+PROBLEM_JSON = "application/problem+json"
+
+Status = Literal["accepted", "duplicate", "conflict", "refused", "unavailable"]
+
+# RFC 9110, section 15, and RFC 6585 for 429. The standard library's phrases change with its version.
+_TITLES = {
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    429: "Too Many Requests",
+    503: "Service Unavailable",
+}
+_CODES: dict[Status, int] = {"accepted": 202, "duplicate": 202, "conflict": 409, "refused": 400, "unavailable": 503}
+_ENCODER = msgspec.json.Encoder()
+
+
+class HttpAnswer(Struct, frozen=True):
+    """An HTTP response; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Acceptance(Struct, frozen=True):
+    """202: the event is durable, and was before if it is a duplicate."""
+
+    event_id: str
+    status: Literal["accepted", "duplicate"]
+
+
+class Error(Struct, frozen=True):
+    """One fault: where, as a JSON Pointer, and what."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """RFC 9457."""
+
+    # Not a default, because defaults are left out, and readers look for it.
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[Error] = []
+
+
+class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What became of one event of a batch; `code` is the status that it would have been answered with alone."""
+
+    status: Status
+    code: int
+    event_id: str | None = None
+    detail: str | None = None
+    errors: list[Error] = []
+
+
+class Results(Struct, frozen=True):
+    """207: one result per event, in order."""
+
+    results: list[Result]
+
+
+def result(event_id: str, status: Literal["accepted", "duplicate", "conflict", "unavailable"]) -> Result:
+    """The result of an event that passed the gate."""
+    if status == "conflict":
+        errors = [_conflicting(event_id)]
+        return Result(status=status, code=409, event_id=event_id, detail=_CONFLICT, errors=errors)
+    detail = _AGAIN if status == "unavailable" else None
+    return Result(status=status, code=_CODES[status], event_id=event_id, detail=detail)
+
+
+def refused_result(refusal: Refusal) -> Result:
+    """The result of an event that the gate refused; its pointers start at the event."""
+    return Result(
+        status="refused",
+        code=refusal.status,
+        event_id=refusal.event_id,
+        detail=refusal.summary,
+        errors=_errors(refusal.faults),
+    )
+
+
+def batch(results: Iterable[Result]) -> HttpAnswer:
+    """207 `{"results": [...]}`, in the order of the events."""
+    return _json(207, Results(list(results)))
+
+
+def accepted(event_id: str) -> HttpAnswer:
+    """202: the event is durable."""
+    return _json(202, Acceptance(event_id, "accepted"))
+
+
+def duplicate(event_id: str) -> HttpAnswer:
+    """202: the same event was accepted before."""
+    return _json(202, Acceptance(event_id, "duplicate"))
+
+
+def conflict(event_id: str) -> HttpAnswer:
+    """409: the same event_id was accepted before with another content."""
+    return problem(409, _CONFLICT, [_conflicting(event_id)])
+
+
+def refused(refusal: Refusal) -> HttpAnswer:
+    """400 or 413, with every fault."""
+    return problem(refusal.status, refusal.summary, _errors(refusal.faults))
+
+
+def too_large(limit: int) -> HttpAnswer:
+    """413, for a body that was not even read to its end; `limit` in bytes."""
+    return problem(413, f"the body has more than {limit} bytes: send less at once")
+
+
+def forbidden() -> HttpAnswer:
+    """403: no key, a wrong one, or a role that may not. It does not say which, as API Gateway does not."""
+    return problem(403, "this needs a key, in the header x-api-key, whose role may do it")
+
+
+def not_found(detail: str = "there is nothing here") -> HttpAnswer:
+    """404"""
+    return problem(404, detail)
+
+
+def method_not_allowed(allowed: Sequence[str]) -> HttpAnswer:
+    """405, with the methods that are (RFC 9110, section 15.5.6)."""
+    methods = ", ".join(allowed)
+    return problem(405, f"use {methods}", headers={"allow": methods})
+
+
+def unsupported_media_type(given: str | None) -> HttpAnswer:
+    """415, for a Content-Type that `is_json` refuses."""
+    sent = f"the Content-Type {show(given)} is not accepted" if given else "there is no Content-Type"
+    return problem(415, f"{sent}: use {JSON}", headers={"accept": JSON})
+
+
+def throttled(retry_after: int = 1) -> HttpAnswer:
+    """429; `retry_after` in seconds, at least 1."""
+    return problem(429, "too many requests: " + _AGAIN, headers=_retry(retry_after))
+
+
+def unavailable(retry_after: int = 5) -> HttpAnswer:
+    """503; `retry_after` in seconds, at least 1."""
+    return problem(503, _AGAIN, headers=_retry(retry_after))
+
+
+def problem(
+    status: int, detail: str, errors: Sequence[Error] = (), headers: dict[str, str] | None = None
+) -> HttpAnswer:
+    """Any other problem, in the same form."""
+    title = _TITLES.get(status, "Error")
+    body = Problem(type="about:blank", title=title, status=status, detail=detail, errors=list(errors))
+    return HttpAnswer(status, {"content-type": PROBLEM_JSON, **(headers or {})}, _ENCODER.encode(body))
+
+
+def is_json(content_type: str | None) -> bool:
+    """Whether a request's Content-Type is JSON in UTF-8, the only one that is taken (RFC 8259, section 8.1)."""
+    media_type, _, parameters = (content_type or "").partition(";")
+    charset = parameters.replace(" ", "").replace('"', "").lower().rstrip(";")
+    return media_type.strip().lower() == JSON and charset in ("", "charset=utf-8", "charset=utf8")
+
+
+_CONFLICT = "an event with this event_id and another content was accepted before"
+_AGAIN = "send it again later; a repeat is harmless"
+
+
+def _conflicting(event_id: str) -> Error:
+    return Error("/event_id", f"{show(event_id)} was accepted before with another content: use an event_id only once")
+
+
+def _errors(faults: Iterable[Fault]) -> list[Error]:
+    return [Error(fault.pointer, fault.detail) for fault in faults]
+
+
+def _json(status: int, body: Struct) -> HttpAnswer:
+    return HttpAnswer(status, {"content-type": JSON}, _ENCODER.encode(body))
+
+
+def _retry(seconds: int) -> dict[str, str]:
+    return {"retry-after": str(max(1, seconds))}

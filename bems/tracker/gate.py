@@ -1,0 +1,336 @@
+"""The gate: bytes that a sender wrote become an event, or a refusal that names every fault at once.
+
+The happy path is one decode straight into the stage's struct and a few comparisons. Only what fails it is read again,
+by a slower and more patient reader, to be told all that is wrong with it. Nothing here raises, whatever the bytes.
+"""
+
+from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from bems.tracker.contract import (
+    BODIES,
+    STAGES,
+    Amount,
+    AuthorizationEvent,
+    CurrencyCode,
+    Event,
+    Facts,
+    Identifier,
+    IngestionEvent,
+    Moment,
+    PaymentTerms,
+    PostingEvent,
+    ReconciliationEvent,
+    Source,
+    Stage,
+    Vendor,
+)
+from bems.tracker.currencies import MINOR_UNITS, WITHOUT_MINOR_UNIT
+from bems.tracker.faults import Fault, find_faults
+from bems.tracker.instants import DAY, EARLIEST, Instant, from_datetime, render
+from bems.tracker.reading import NOT_A_NUMBER, Reading, doubled_names, oddities
+from bems.tracker.wording import show
+
+EVENT_LIMIT = 64 * 1024
+"""Bytes of one event: almost twice what the largest valid one takes with every character escaped."""
+
+LINE_LIMIT = EVENT_LIMIT + 1024
+BATCH_LIMIT = 2 * 1024 * 1024
+BATCH_MOST = 100
+ATTRIBUTES_LIMIT = 4096
+DIGITS_MOST = 18
+AHEAD_MOST = DAY
+DUE_FIRST, DUE_LAST = date(1970, 1, 1), date(2999, 12, 31)
+
+Body = IngestionEvent | AuthorizationEvent | ReconciliationEvent | PostingEvent
+
+
+class Refusal(Struct, frozen=True):
+    """Why there is no event.
+
+    `status`    400, or 413 for what is too large to be read at all.
+    `summary`   one sentence for people.
+    `faults`    all of them, their pointers relative to what was given to the function that refused it: the event's
+                body, the batch's, the line. In the results of a batch they are relative to the event.
+    `event_id`  what the sender called it, where that much can be read.
+    """
+
+    status: Literal[400, 413]
+    summary: str
+    faults: list[Fault]
+    event_id: str | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        """One short phrase per fault to count by, such as `amount: too many decimals`.
+
+        There are few of them, whatever is sent: names that senders choose (attributes, unknown fields) are left out.
+        """
+        return [f"{_place(fault.pointer)}: {fault.kind}" for fault in self.faults]
+
+
+class Batch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Several events of one stage."""
+
+    events: Annotated[list[Any], Meta(min_length=1, max_length=BATCH_MOST, description="a list of 1 to 100 events")]
+
+
+class Line(Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of an event log file."""
+
+    stage: Stage
+    event: Annotated[Any, Meta(description="an object: the event as it is sent to its stage")]
+
+
+class _RawBatch(Struct, frozen=True, forbid_unknown_fields=True):
+    events: list[Raw]
+
+
+class _RawLine(Struct, frozen=True, forbid_unknown_fields=True):
+    stage: Stage
+    event: Raw
+
+
+_DECODERS: dict[Stage, msgspec.json.Decoder[Body]] = {
+    stage: msgspec.json.Decoder(body) for stage, body in BODIES.items()
+}
+_BATCH = msgspec.json.Decoder(_RawBatch)
+_LINE = msgspec.json.Decoder(_RawLine)
+_CANONICAL = msgspec.json.Encoder(order="deterministic")
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+def read_event(stage: Stage, body: bytes, now: Instant) -> Event | Refusal:
+    """The event in the body of `POST /invoices/{stage}`; `now` becomes its `received_at`."""
+    if len(body) > EVENT_LIMIT:
+        return _too_large("event", len(body), EVENT_LIMIT)
+    try:
+        sent = _DECODERS[stage].decode(body)
+    except _UNREADABLE:
+        return _read_again(stage, body, now)
+    return _admit(stage, sent, body, now) or _read_again(stage, body, now)
+
+
+def read_batch(stage: Stage, body: bytes, now: Instant) -> list[Event | Refusal] | Refusal:
+    """The events in the body of `POST /invoices/{stage}/batch`, `{"events": [...]}`: one result each, in order.
+
+    The whole is refused only if it is not an object with a list of 1 to 100 events.
+    """
+    if len(body) > BATCH_LIMIT:
+        return _too_large("batch", len(body), BATCH_LIMIT)
+    try:
+        events = [bytes(raw) for raw in _BATCH.decode(body).events]
+    except _UNREADABLE:
+        return _read_batch_again(stage, body, now)
+    if not 1 <= len(events) <= BATCH_MOST or body.count(b'"') != 2 + sum(event.count(b'"') for event in events):
+        return _read_batch_again(stage, body, now)
+    return [read_event(stage, event, now) for event in events]
+
+
+def read_line(line: bytes, now: Instant) -> Event | Refusal:
+    """The event in a line of an event log file, `{"stage": ..., "event": {...}}`; with or without its line ending.
+
+    A blank line is refused as empty: whoever reads a file skips those first, and a byte order mark too.
+    """
+    if len(line) > LINE_LIMIT:
+        return _too_large("line", len(line), LINE_LIMIT)
+    try:
+        outer = _LINE.decode(line)
+        event = bytes(outer.event)
+        sent = _DECODERS[outer.stage].decode(event)
+    except _UNREADABLE:
+        return _read_line_again(line, now)
+    if line.count(b'"') != 6 + event.count(b'"'):
+        return _read_line_again(line, now)
+    return _admit(outer.stage, sent, event, now) or _read_line_again(line, now)
+
+
+def _admit(stage: Stage, sent: Body, body: bytes | None, now: Instant) -> Event | None:
+    """The event, if it also keeps the rules that no schema can state; `body` None if it is known to have no doubles."""
+    decimals = MINOR_UNITS.get(sent.currency)
+    if decimals is None:
+        return None
+    whole, _, fraction = sent.amount.partition(".")
+    if len(fraction) > decimals or len(whole) + len(fraction) - whole.startswith("-") > DIGITS_MOST:
+        return None
+    # Built from text, because arithmetic would depend on the thread's decimal context.
+    amount = Decimal(f"{whole}.{fraction:0<{decimals}}" if decimals else whole)
+    if not amount:
+        amount = amount.copy_abs()
+    occurred_at = from_datetime(sent.occurred_at)
+    if not EARLIEST <= occurred_at <= now + AHEAD_MOST:
+        return None
+    terms = sent.payment_terms
+    if terms is not None:
+        if terms.due_date is None:
+            terms = terms if terms.days is not None else None
+        elif not DUE_FIRST <= terms.due_date <= DUE_LAST:
+            return None
+    attributes = sent.attributes
+    if attributes and (body is None or len(body) > ATTRIBUTES_LIMIT) and _bytes_of(attributes) > ATTRIBUTES_LIMIT:
+        return None
+    facts = Facts(amount, sent.currency, sent.vendor, sent.source, terms, attributes)
+    content = _CANONICAL.encode((stage, sent.event_id, sent.invoice_id, sent.status, occurred_at, facts))
+    if body is not None and not _each_name_once(body, content):
+        return None
+    digest = blake2b(content, digest_size=12).hexdigest()
+    return Event(stage, sent.event_id, sent.invoice_id, sent.status, occurred_at, now, facts, digest)
+
+
+def _each_name_once(body: bytes, content: bytes) -> bool:
+    """Whether no object in the body has a name twice, of which a decoder would silently keep the last.
+
+    Quotation marks tell: a second one adds at least two that the content, written anew, does not have (it lacks the
+    eight of four names). Only a body with escapes, or with an explicit null, has to be read again to be sure.
+    """
+    if b"\\" not in body and body.count(b'"') == content.count(b'"') + 8:
+        return True
+    reading = Reading(body)
+    return reading.fault is None and not reading.odd
+
+
+def _bytes_of(attributes: dict[str, str]) -> int:
+    return sum(len(name.encode()) + len(value.encode()) for name, value in attributes.items())
+
+
+def _too_large(what: str, size: int, limit: int) -> Refusal:
+    fault = Fault("", f"has {size} bytes, more than {limit}: send less at once", "too large")
+    return Refusal(413, f"the {what} is too large", [fault])
+
+
+def _invalid(what: str, faults: list[Fault], data: object) -> Refusal:
+    event_id = data.get("event_id") if isinstance(data, dict) else None
+    known = _convert(event_id, Identifier)
+    many = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return Refusal(400, f"the {what} is not valid: {many}", faults, known if isinstance(known, str) else None)
+
+
+def _unreadable(what: str, fault: Fault) -> Refusal:
+    return Refusal(400, f"the {what} is not JSON", [fault])
+
+
+def _read_again(stage: Stage, body: bytes, now: Instant) -> Event | Refusal:
+    reading = Reading(body)
+    return _unreadable("event", reading.fault) if reading.fault else _weigh(stage, reading.data, now)
+
+
+def _read_batch_again(stage: Stage, body: bytes, now: Instant) -> list[Event | Refusal] | Refusal:
+    reading = Reading(body)
+    if reading.fault is not None:
+        return _unreadable("batch", reading.fault)
+    faults = doubled_names(reading.data) + find_faults(reading.data, Batch)
+    if faults or not isinstance(reading.data, dict):
+        return _invalid("batch", faults, None)
+    return [_weigh(stage, event, now) for event in reading.data["events"]]
+
+
+def _read_line_again(line: bytes, now: Instant) -> Event | Refusal:
+    reading = Reading(line)
+    if reading.fault is not None:
+        return _unreadable("line", reading.fault)
+    faults = doubled_names(reading.data) + find_faults(reading.data, Line)
+    if not isinstance(reading.data, dict) or "event" not in reading.data:
+        return _invalid("line", faults, None)
+    stage, event = reading.data.get("stage"), reading.data["event"]
+    known = next((known for known in STAGES if known == stage), None)
+    faults += [Fault(f"/event{fault.pointer}", fault.detail, fault.kind) for fault in _faults_of(known, event, now)]
+    return _invalid("line", faults, event) if faults or known is None else _weigh(known, event, now)
+
+
+def _weigh(stage: Stage, data: object, now: Instant) -> Event | Refusal:
+    """An event from what the patient reader read."""
+    faults = _faults_of(stage, data, now)
+    if not faults:
+        sent = _convert(data, BODIES[stage])
+        event = _admit(stage, sent, None, now) if isinstance(sent, Body) else None
+        if event is not None:
+            return event
+        faults = [Fault("", "cannot be read", "not valid")]
+    return _invalid("event", faults, data)
+
+
+def _faults_of(stage: Stage | None, data: object, now: Instant) -> list[Fault]:
+    """What only the reader saw, what the schema refuses, and the rules that the well-formed parts break.
+
+    Without a stage, all but the status, which depends on it.
+    """
+    odd = oddities(data)
+    not_numbers = {fault.pointer for fault in odd if fault.kind == NOT_A_NUMBER}
+    faults = [fault for fault in find_faults(data, BODIES[stage or "ingestion"]) if fault.pointer not in not_numbers]
+    if stage is None:
+        faults = [fault for fault in faults if fault.pointer != "/status"]
+    rules = list(_broken_rules(data, now)) if isinstance(data, dict) else []
+    return odd + faults + rules
+
+
+def _broken_rules(data: dict[str, object], now: Instant) -> Iterator[Fault]:
+    occurred_at = _convert(data.get("occurred_at"), Moment)
+    if occurred_at is not None:
+        instant, shown = from_datetime(occurred_at), show(data["occurred_at"])
+        if instant > now + AHEAD_MOST:
+            detail = f"{shown} is in the future: use at most 1 day after now, {render(now)}"
+            yield Fault("/occurred_at", detail, "in the future")
+        elif instant < EARLIEST:
+            yield Fault("/occurred_at", f"{shown} is before 1970: use when it happened", "before 1970")
+    amount, currency = _convert(data.get("amount"), Amount), _convert(data.get("currency"), CurrencyCode)
+    if currency is not None and currency not in MINOR_UNITS:
+        problem = "has no minor unit in" if currency in WITHOUT_MINOR_UNIT else "is not a currency of"
+        yield Fault("/currency", f"{show(currency)} {problem} ISO 4217: use one that is paid in", "unknown currency")
+    if amount is not None:
+        yield from _broken_amount(amount, currency)
+    terms = data.get("payment_terms")
+    due_date = _convert(terms.get("due_date"), date) if isinstance(terms, dict) else None
+    if due_date is not None and not DUE_FIRST <= due_date <= DUE_LAST:
+        detail = f"{show(due_date)} is out of range: use {DUE_FIRST} to {DUE_LAST}"
+        yield Fault("/payment_terms/due_date", detail, "out of range")
+    attributes = _convert(data.get("attributes"), dict[str, str])
+    if attributes is not None:
+        size = sum(len(text.encode("utf-8", "replace")) for pair in attributes.items() for text in pair)
+        if size > ATTRIBUTES_LIMIT:
+            detail = f"names and values have {size} bytes together, more than {ATTRIBUTES_LIMIT}: send less"
+            yield Fault("/attributes", detail, "too large")
+
+
+def _broken_amount(amount: str, currency: str | None) -> Iterator[Fault]:
+    digits = sum(map(str.isdigit, amount))
+    if digits > DIGITS_MOST:
+        yield Fault("/amount", f"{show(amount)} has {digits} digits: use at most {DIGITS_MOST}", "too many digits")
+    decimals, most = len(amount.partition(".")[2]), MINOR_UNITS.get(currency or "")
+    if most is not None and decimals > most:
+        right = f"at most {most}" if most else "none, and no point"
+        detail = f"{show(amount)} has {decimals} after the point, more than {currency} has: use {right}"
+        yield Fault("/amount", detail, "too many decimals")
+
+
+def _convert(value: object, expected: Any) -> Any:
+    """The value as an `expected`, or None."""
+    try:
+        return msgspec.convert(value, expected)
+    except (*_UNREADABLE, TypeError):
+        return None
+
+
+def _fields_of(struct: Any) -> dict[str, Any]:
+    """The names in a struct, each with those inside it."""
+    nested = {"vendor": Vendor, "payment_terms": PaymentTerms, "source": Source}
+    return {name: _fields_of(nested[name]) if name in nested else {} for name in struct.__struct_fields__}
+
+
+_PLACES = {"event": _fields_of(IngestionEvent), "stage": {}, "events": {}, **_fields_of(IngestionEvent)}
+
+
+def _place(pointer: str) -> str:
+    """`/vendor/country` is `vendor.country`, `/attributes/po` is `attributes`, the root is `event`."""
+    known, place = _PLACES, list[str]()
+    for name in pointer.split("/")[1:]:
+        if name not in known:
+            break
+        known = known[name]
+        place.append(name)
+    return ".".join(place[1:] if place[:1] == ["event"] else place) or "event"

@@ -1,0 +1,664 @@
+import decimal
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bems.tracker import gate
+from bems.tracker.contract import NEGATIVE, POSITIVE, STAGES, Event, PaymentTerms, Source, Stage, Vendor
+from bems.tracker.gate import BATCH_LIMIT, EVENT_LIMIT, LINE_LIMIT, Refusal, read_batch, read_event, read_line
+from bems.tracker.instants import DAY, SECOND, parse, render
+
+NOW = parse("2026-11-23T10:16:00Z")
+
+VALID: dict[str, Any] = {
+    "event_id": "01JD8Y6QZ3",
+    "invoice_id": "INV/2026/000123",
+    "status": "approved",
+    "occurred_at": "2026-11-23T10:15:00Z",
+    "amount": "1250.00",
+    "currency": "EUR",
+    "vendor": {"id": "V-42", "name": "Acme GmbH", "country": "DE", "tier": "gold"},
+    "payment_terms": {"days": 30, "due_date": "2026-12-23"},
+    "source": {"system": "sap-ecc", "region": "eu-west-1"},
+    "attributes": {"po": "4500012345"},
+}
+BODY = json.dumps(VALID).encode()
+
+
+def body(**changes: Any) -> bytes:
+    return json.dumps(VALID | changes).encode()
+
+
+def replaced(old: bytes, new: bytes) -> bytes:
+    assert BODY.count(old) == 1
+    return BODY.replace(old, new)
+
+
+def event_of(sent: bytes, stage: Stage = "authorization") -> Event:
+    event = read_event(stage, sent, NOW)
+    assert isinstance(event, Event), event
+    return event
+
+
+def refusal_of(sent: bytes, stage: Stage = "authorization") -> Refusal:
+    refusal = read_event(stage, sent, NOW)
+    assert isinstance(refusal, Refusal)
+    assert refusal.faults
+    assert len(refusal.reasons) == len(refusal.faults)
+    json.dumps(refusal.reasons).encode()
+    "".join(fault.pointer + fault.detail for fault in refusal.faults).encode()
+    return refusal
+
+
+def faults_of(sent: bytes) -> dict[str, str]:
+    return {fault.pointer: fault.kind for fault in refusal_of(sent).faults}
+
+
+# What is accepted
+
+
+def test_an_event_becomes_what_the_core_takes() -> None:
+    event = event_of(BODY)
+    assert (event.stage, event.event_id, event.invoice_id, event.status) == (
+        "authorization",
+        "01JD8Y6QZ3",
+        "INV/2026/000123",
+        "approved",
+    )
+    assert (event.occurred_at, event.received_at) == (parse("2026-11-23T10:15:00Z"), NOW)
+    assert event.facts.amount == Decimal("1250.00")
+    assert event.facts.vendor == Vendor("V-42", "Acme GmbH", "DE", "gold")
+    assert event.facts.source == Source("sap-ecc", "eu-west-1")
+    assert event.facts.payment_terms is not None
+    assert event.facts.payment_terms.days == 30
+    assert event.facts.attributes == {"po": "4500012345"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_takes_its_two_outcomes_and_no_other(stage: Stage) -> None:
+    for other in STAGES:
+        for outcome in (POSITIVE[other], NEGATIVE[other]):
+            answer = read_event(stage, body(status=outcome), NOW)
+            assert isinstance(answer, Event if other == stage else Refusal)
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "expected"),
+    [
+        ("1250.00", "EUR", "1250.00"),
+        ("1250", "EUR", "1250.00"),
+        ("1250.5", "EUR", "1250.50"),
+        ("-3.10", "EUR", "-3.10"),
+        ("007", "JPY", "7"),
+        ("-0", "JPY", "0"),
+        ("-0.00", "EUR", "0.00"),
+        ("1.234", "BHD", "1.234"),
+        ("1.2345", "CLF", "1.2345"),
+        ("9" * 18, "JPY", "9" * 18),
+        ("9" * 18, "CLF", "9" * 18 + ".0000"),
+        ("9" * 16 + ".99", "EUR", "9" * 16 + ".99"),
+        ("-" + "9" * 16 + ".99", "EUR", "-" + "9" * 16 + ".99"),
+        ("1.00", "BGN", "1.00"),
+    ],
+)
+def test_an_amount_has_exactly_the_decimals_of_its_currency(amount: str, currency: str, expected: str) -> None:
+    with decimal.localcontext(prec=3):
+        assert str(event_of(body(amount=amount, currency=currency)).facts.amount) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-23T11:15:00+01:00", "2026-11-23T10:15:00Z"),
+        ("2026-11-23t10:15:00z", "2026-11-23T10:15:00Z"),
+        ("2026-11-23T10:15:00.123456Z", "2026-11-23T10:15:00.123456Z"),
+        ("1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z"),
+        ("2026-11-24T10:16:00Z", "2026-11-24T10:16:00Z"),
+    ],
+)
+def test_an_instant_is_read_whatever_its_offset(text: str, expected: str) -> None:
+    assert render(event_of(body(occurred_at=text)).occurred_at) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"event_id": "!" * 128, "invoice_id": "~"},
+        {"payment_terms": None},
+        {"payment_terms": {}},
+        {"payment_terms": {"days": 0, "due_date": "2999-12-31"}},
+        {"payment_terms": {"days": 3650, "due_date": "1970-01-01"}},
+        {"vendor": {"id": "V", "name": None, "country": None, "tier": None}},
+        {"vendor": {"id": "V", "name": 'Ölmühle "Süd" \\ Söhne \N{GRINNING FACE}'}},
+        {"attributes": {}},
+        {"attributes": {f"{n:02}": "x" * 126 for n in range(32)}},
+        {"attributes": {"ü": "ü" * 2047}},
+    ],
+)
+def test_the_edges_of_what_is_valid_are_accepted_however_they_are_escaped(changes: dict[str, Any]) -> None:
+    escaped = event_of(body(**changes))
+    plain = event_of(json.dumps(VALID | changes, ensure_ascii=False).encode())
+    assert escaped == plain
+
+
+# The digest
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        json.dumps(VALID, indent=4).encode() + b"\r\n",
+        json.dumps(dict(reversed(VALID.items()))).encode(),
+        json.dumps(VALID, sort_keys=True, separators=(",", ":")).encode(),
+        body(occurred_at="2026-11-23T11:15:00+01:00"),
+        body(occurred_at="2026-11-23T10:15:00.000Z"),
+        body(amount="1250"),
+        body(amount="1250.0"),
+        body(source=VALID["source"] | {"account_id": None}),
+        replaced(b"Acme", b"\\u0041cme"),
+    ],
+)
+def test_the_same_event_written_otherwise_has_the_same_digest(same: bytes) -> None:
+    assert event_of(same) == event_of(BODY)
+
+
+def test_the_order_of_attributes_and_empty_terms_make_no_difference() -> None:
+    assert event_of(body(attributes={"a": "1", "b": "2"})) == event_of(body(attributes={"b": "2", "a": "1"}))
+    assert event_of(body(payment_terms={})) == event_of(body(payment_terms=None))
+
+
+def test_the_digest_does_not_depend_on_when_it_came() -> None:
+    later = read_event("authorization", BODY, NOW + 5 * SECOND)
+    assert isinstance(later, Event)
+    assert later.received_at == NOW + 5 * SECOND
+    assert later.digest == event_of(BODY).digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"event_id": "other"},
+        {"invoice_id": "other"},
+        {"status": "rejected"},
+        {"occurred_at": "2026-11-23T10:15:00.000001Z"},
+        {"amount": "1250.01"},
+        {"amount": "-1250.00"},
+        {"currency": "USD"},
+        {"vendor": {"id": "V-42"}},
+        {"payment_terms": {"days": 30}},
+        {"payment_terms": None},
+        {"source": {"system": "sap-ecc"}},
+        {"attributes": {"po": "1"}},
+        {"attributes": {}},
+    ],
+)
+def test_another_content_has_another_digest(changes: dict[str, Any]) -> None:
+    assert event_of(body(**changes)).digest != event_of(BODY).digest
+
+
+def test_no_content_can_pass_for_another_by_how_it_is_written() -> None:
+    one, other = {"a": '","b":"'}, {"a": "", "b": ""}
+    assert event_of(body(attributes=one)).digest != event_of(body(attributes=other)).digest
+
+
+# What is refused
+
+
+def test_all_faults_come_at_once_of_the_form_and_of_the_rules() -> None:
+    sent = body(
+        status="approvd",
+        amount="1.234",
+        occurred_at="2026-11-25T10:16:00Z",
+        vendor={"name": "", "country": "DEU"},
+        payment_terms={"days": 1.5, "due_date": "3000-01-01"},
+        attributes={"a": "ü" * 2048},
+        extra=1,
+    )
+    refusal = refusal_of(sent)
+    assert {fault.pointer: fault.kind for fault in refusal.faults} == {
+        "/status": "not a choice",
+        "/amount": "too many decimals",
+        "/occurred_at": "in the future",
+        "/vendor/id": "missing",
+        "/vendor/name": "empty",
+        "/vendor/country": "wrong form",
+        "/payment_terms/days": "wrong type",
+        "/payment_terms/due_date": "out of range",
+        "/attributes": "too large",
+        "/extra": "unknown field",
+    }
+    assert (refusal.status, refusal.event_id) == (400, "01JD8Y6QZ3")
+    assert refusal.summary == "the event is not valid: 10 faults"
+    assert sorted(refusal.reasons) == [
+        "amount: too many decimals",
+        "attributes: too large",
+        "event: unknown field",
+        "occurred_at: in the future",
+        "payment_terms.days: wrong type",
+        "payment_terms.due_date: out of range",
+        "status: not a choice",
+        "vendor.country: wrong form",
+        "vendor.id: missing",
+        "vendor.name: empty",
+    ]
+
+
+@pytest.mark.parametrize("field", [name for name in VALID if name not in ("payment_terms", "attributes")])
+def test_every_required_field_is(field: str) -> None:
+    sent = json.dumps({name: value for name, value in VALID.items() if name != field}).encode()
+    assert faults_of(sent) == {f"/{field}": "missing"}
+
+
+@pytest.mark.parametrize("field", VALID)
+@pytest.mark.parametrize("value", [1, 1.5, True, [], [1], "\x00", "", {"": {}}, 10**30])
+def test_no_field_takes_another_type(field: str, value: Any) -> None:
+    assert all(pointer.startswith(f"/{field}") for pointer in faults_of(body(**{field: value})))
+
+
+@pytest.mark.parametrize("field", [name for name in VALID if name != "payment_terms"])
+def test_null_is_not_a_value_of_a_required_field(field: str) -> None:
+    assert faults_of(body(**{field: None})).keys() == {f"/{field}"}
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "expected"),
+    [
+        ("100.5", "JPY", {"/amount": "too many decimals"}),
+        ("100.500", "JPY", {"/amount": "too many decimals"}),
+        ("1.0", "JPY", {"/amount": "too many decimals"}),
+        ("1.234", "EUR", {"/amount": "too many decimals"}),
+        ("1.2345", "BHD", {"/amount": "too many decimals"}),
+        ("9" * 17 + ".99", "EUR", {"/amount": "too many digits"}),
+        ("1", "EUX", {"/currency": "unknown currency"}),
+        ("1", "XAU", {"/currency": "unknown currency"}),
+        ("1", "XXX", {"/currency": "unknown currency"}),
+        ("1", "eur", {"/currency": "wrong form"}),
+        ("1", "EUR\n", {"/currency": "wrong form"}),
+        ("1" * 19, "EUX", {"/amount": "wrong form", "/currency": "unknown currency"}),
+        ("1." + "1" * 18, "EUX", {"/amount": "too many digits", "/currency": "unknown currency"}),
+        *(
+            (odd, "EUR", {"/amount": "wrong form"})
+            for odd in (
+                "1e5",
+                "1,00",
+                "+1",
+                ".5",
+                "1.",
+                "",
+                " 1",
+                "1 ",
+                "1\n",
+                "٣",
+                "1_000",
+                "NaN",
+                "Infinity",
+                "0x1",
+                "--1",
+            )
+        ),
+    ],
+)
+def test_amounts_that_are_not_money(amount: str, currency: str, expected: dict[str, str]) -> None:
+    assert faults_of(body(amount=amount, currency=currency)) == expected
+
+
+def test_too_many_digits_and_decimals_are_both_said() -> None:
+    details = [fault.detail for fault in refusal_of(body(amount="1." + "1" * 18)).faults]
+    assert details == [
+        '"1.111111111111111111" has 19 digits: use at most 18',
+        '"1.111111111111111111" has 18 after the point, more than EUR has: use at most 2',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("2026-11-24T10:16:00.000001Z", "in the future"),
+        ("9999-12-31T23:59:59-23:59", "in the future"),
+        ("1969-12-31T23:59:59.999999Z", "before 1970"),
+        ("0001-01-01T00:00:00+23:59", "before 1970"),
+        ("2026-11-23T10:15:00", "no offset"),
+        ("2026-11-23", "wrong form"),
+        ("2026-02-30T00:00:00Z", "wrong form"),
+        ("2026-11-23T10:15:00Z\n", "wrong form"),
+        ("٢026-11-23T10:15:00Z", "wrong form"),
+        ("1795428900", "wrong form"),
+        (1795428900, "wrong type"),
+    ],
+)
+def test_instants_that_are_not(text: object, kind: str) -> None:
+    assert faults_of(body(occurred_at=text)) == {"/occurred_at": kind}
+
+
+@pytest.mark.parametrize("due_date", ["1969-12-31", "3000-01-01", "9999-12-31", "0001-01-01"])
+def test_due_dates_out_of_range(due_date: str) -> None:
+    assert faults_of(body(payment_terms={"due_date": due_date})) == {"/payment_terms/due_date": "out of range"}
+
+
+@pytest.mark.parametrize("odd", ["", "a b", "a\n", "a\x00", "é", "\u0661", "a" * 129, "a\u2028", "\x7f"])
+def test_identifiers_that_are_not(odd: str) -> None:
+    assert faults_of(body(event_id=odd, invoice_id=odd)).keys() == {"/event_id", "/invoice_id"}
+    assert refusal_of(body(event_id=odd)).event_id is None
+
+
+@pytest.mark.parametrize("odd", ["a\x00b", "a\n", "\x1f", "a\x7f"])
+def test_control_characters_in_text(odd: str) -> None:
+    sent = body(vendor={"id": "V", "name": odd}, source={"system": odd}, attributes={odd: "", "a": odd})
+    pointers = faults_of(sent)
+    assert {"/vendor/name", "/source/system", "/attributes/a"} < pointers.keys()
+    assert set(pointers.values()) == {"wrong form"}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kind"),
+    [
+        ({"ü": "ü" * 2048}, "too large"),
+        ({f"{n:02}": "x" * 127 for n in range(32)}, "too large"),
+        ({str(n): "" for n in range(33)}, "too many"),
+    ],
+)
+def test_too_much_in_attributes(attributes: dict[str, str], kind: str) -> None:
+    assert faults_of(body(attributes=attributes)) == {"/attributes": kind}
+    assert faults_of(json.dumps(VALID | {"attributes": attributes}, ensure_ascii=False).encode()) == {
+        "/attributes": kind
+    }
+
+
+def test_reasons_are_few_whatever_names_are_sent() -> None:
+    sent = body(**{f"x/{n}": 1 for n in range(20)}, attributes={f"a{n}": 1 for n in range(20)})
+    assert set(refusal_of(sent).reasons) == {"event: unknown field", "attributes: wrong type"}
+
+
+# What is hardly JSON
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"", {"": "not JSON"}),
+        (b" \r\n", {"": "not JSON"}),
+        (b"\x00", {"": "not JSON"}),
+        (b"{", {"": "not JSON"}),
+        (BODY[:-1], {"": "not JSON"}),
+        (BODY + b"x", {"": "not JSON"}),
+        (BODY + BODY, {"": "not JSON"}),
+        (BODY[:-1] + b",}", {"": "not JSON"}),
+        (b"\xef\xbb\xbf" + BODY, {"": "not JSON"}),
+        (BODY.decode().encode("utf-16"), {"": "not UTF-8"}),
+        (BODY.decode().encode("utf-16-be"), {"": "not JSON"}),
+        (replaced(b"Acme", b"\xff"), {"": "not UTF-8"}),
+        (replaced(b"Acme", b"\xed\xa0\x80"), {"": "not UTF-8"}),
+        (replaced(b"Acme", b"\xc0\xaf"), {"": "not UTF-8"}),
+        (replaced(b"Acme", b"\x00"), {"": "not JSON"}),
+        (replaced(b"Acme", b"\\x41"), {"": "not JSON"}),
+        (replaced(b"Acme", b"\\ud800"), {"/vendor/name": "not text"}),
+        (replaced(b"Acme", b"\\udc00\\ud800"), {"/vendor/name": "not text"}),
+        (replaced(b'"po"', b'"\\udfff"'), {"/attributes/\\udfff": "not text"}),
+        (replaced(b'"1250.00"', b"NaN"), {"/amount": "not a number"}),
+        (replaced(b'"1250.00"', b"-Infinity"), {"/amount": "not a number"}),
+        (replaced(b"30,", b"NaN,"), {"/payment_terms/days": "not a number"}),
+        (replaced(b"30,", b"1e400,"), {"/payment_terms/days": "wrong type"}),
+        (replaced(b"30,", b"1e2,"), {"/payment_terms/days": "wrong type"}),
+        (replaced(b"30,", b"30.0,"), {"/payment_terms/days": "wrong type"}),
+        (replaced(b"30,", b"-0.0,"), {"/payment_terms/days": "wrong type"}),
+        (replaced(b"30,", b"-1,"), {"/payment_terms/days": "too small"}),
+        (replaced(b"30,", b"9" * 5000 + b","), {"/payment_terms/days": "too large"}),
+        (replaced(b"30,", b"-" + b"9" * 5000 + b","), {"/payment_terms/days": "too small"}),
+        (replaced(b"30,", b"030,"), {"": "not JSON"}),
+        (replaced(b"30,", "\u0663,".encode()), {"": "not JSON"}),
+        (b"null", {"": "wrong type"}),
+        (b"[]", {"": "wrong type"}),
+        (b"[" + BODY + b"]", {"": "wrong type"}),
+        (b"1e400", {"": "wrong type"}),
+        (b"NaN", {"": "not a number"}),
+        (b"[" * 10_000, {"": "nested too deep"}),
+        (b"[" * 10_000 + b"]" * 10_000, {"": "nested too deep"}),
+        (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, {"": "nested too deep"}),
+        (replaced(b'"1250.00"', b"[" * 10_000 + b"]" * 10_000), {"": "nested too deep"}),
+    ],
+    ids=range(40),
+)
+def test_hostile_bodies_are_refused_in_true_words(sent: bytes, expected: dict[str, str]) -> None:
+    assert faults_of(sent) == expected
+    assert refusal_of(sent).status == 400
+
+
+@pytest.mark.parametrize("number", ["1e400", "1e2", "30.0", "-1E+5"])
+def test_a_number_is_shown_as_it_was_written(number: str) -> None:
+    (fault,) = refusal_of(replaced(b"30,", number.encode() + b",")).faults
+    assert fault.detail.startswith(f"{number} is not a whole number")
+
+
+def test_minus_zero_is_zero() -> None:
+    event = event_of(replaced(b"30,", b"-0,"))
+    assert event.facts.payment_terms is not None
+    assert event.facts.payment_terms.days == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "pointer"),
+    [
+        (replaced(b'"amount"', b'"amount": "1.00", "amount"'), "/amount"),
+        (replaced(b'"amount"', b'"\\u0061mount": "1.00", "amount"'), "/amount"),
+        (replaced(b'"amount"', b'"amount": "1250.00", "amount"'), "/amount"),
+        (replaced(b'"days"', b'"days": 30, "days"'), "/payment_terms/days"),
+        (replaced(b'"po"', b'"po": "\\"", "po"'), "/attributes/po"),
+        (replaced(b'"tier": "gold"', b'"tier": null, "tier": "gold"'), "/vendor/tier"),
+        (replaced(b'"tier": "gold"', b'"tier": "gold", "tier": null'), "/vendor/tier"),
+        (replaced(b'"tier": "gold"', b'"tier": null, "tier": null'), "/vendor/tier"),
+        (replaced(b'"Acme GmbH"', b'"\\u0022\\u0022", "tier": null'), "/vendor/tier"),
+    ],
+)
+def test_a_name_sent_twice_is_refused_because_the_last_would_silently_win(sent: bytes, pointer: str) -> None:
+    assert faults_of(sent) == {pointer: "repeated"}
+
+
+def test_names_sent_twice_are_told_with_all_else() -> None:
+    sent = replaced(b'"amount": "1250.00"', b'"amount": "1", "amount": 2, "extra": {"a": 1, "a": NaN}')
+    assert [(fault.pointer, fault.kind) for fault in refusal_of(sent).faults] == [
+        ("/amount", "repeated"),
+        ("/extra/a", "repeated"),
+        ("/extra/a", "not a number"),
+        ("/amount", "wrong type"),
+        ("/extra", "unknown field"),
+    ]
+
+
+def test_too_large_is_refused_unread() -> None:
+    assert isinstance(read_event("authorization", BODY.ljust(EVENT_LIMIT), NOW), Event)
+    for size in (EVENT_LIMIT + 1, 10_000_000):
+        refusal = refusal_of(BODY.ljust(size))
+        assert (refusal.status, refusal.reasons) == (413, ["event: too large"])
+    assert isinstance(batch := read_batch("authorization", b" " * (BATCH_LIMIT + 1), NOW), Refusal)
+    assert isinstance(line := read_line(b" " * (LINE_LIMIT + 1), NOW), Refusal)
+    assert (batch.status, line.status) == (413, 413)
+
+
+# Batches
+
+
+def batch_of(*events: bytes, before: bytes = b'{"events": [', after: bytes = b"]}") -> Any:
+    return read_batch("authorization", before + b", ".join(events) + after, NOW)
+
+
+def test_a_batch_is_judged_event_by_event_in_order() -> None:
+    wrong, twice = body(currency="EUX"), replaced(b'"po"', b'"po": "1", "po"')
+    results = batch_of(BODY, wrong, b"null", twice, replaced(b"Acme", b"\xff"), b" " * EVENT_LIMIT + BODY, BODY)
+    assert results[0] == results[5] == results[6] == event_of(BODY)
+    assert results[1] == refusal_of(wrong)
+    assert results[2].faults[0].kind == "wrong type"
+    assert results[3] == refusal_of(twice)
+    assert results[4].faults[0].kind == "not UTF-8"
+
+
+@pytest.mark.parametrize("odd", [replaced(b"Acme", b"\\ud800"), replaced(b'"1250.00"', b"NaN"), b"NaN"])
+def test_an_event_that_spoils_the_whole_for_msgspec_spoils_only_itself(odd: bytes) -> None:
+    twice = replaced(b'"po"', b'"po": "1", "po"')
+    results = batch_of(BODY, odd, twice, BODY)
+    assert results == [event_of(BODY), refusal_of(odd), refusal_of(twice), event_of(BODY)]
+
+
+def test_an_event_in_a_batch_may_be_too_large_by_itself() -> None:
+    large = b'{"x": "' + b"x" * EVENT_LIMIT + b'"}'
+    assert [getattr(result, "status", None) for result in batch_of(BODY, large)] == ["approved", 413]
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"", {"": "not JSON"}),
+        (b"[]", {"": "wrong type"}),
+        (b"{}", {"/events": "missing"}),
+        (b'{"events": []}', {"/events": "too few"}),
+        (b'{"events": {}}', {"/events": "wrong type"}),
+        (b'{"events": NaN}', {"/events": "wrong type"}),
+        (b'{"events": [' + b"{}," * 100 + b"{}]}", {"/events": "too many"}),
+        (b'{"events": [{}], "more": 1}', {"/more": "unknown field"}),
+        (b'{"events": [{}], "events": [{}]}', {"/events": "repeated"}),
+        (b'{"events": [' + b"[" * 10_000 + b"]" * 10_000 + b"]}", {"": "nested too deep"}),
+        (b'{"events": [{]}', {"": "not JSON"}),
+    ],
+)
+def test_what_is_no_batch_is_refused_as_a_whole(sent: bytes, expected: dict[str, str]) -> None:
+    refusal = read_batch("authorization", sent, NOW)
+    assert isinstance(refusal, Refusal)
+    assert {fault.pointer: fault.kind for fault in refusal.faults} == expected
+
+
+def test_a_hundred_events_are_taken() -> None:
+    assert batch_of(*[BODY] * 100) == [event_of(BODY)] * 100
+
+
+# Lines
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
+def test_a_line_is_the_same_event(ending: bytes) -> None:
+    assert read_line(b'{"stage": "authorization", "event": ' + BODY + b"}" + ending, NOW) == event_of(BODY)
+    assert read_line(b'{"event": ' + BODY + b', "stage": "authorization"}' + ending, NOW) == event_of(BODY)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"\n", {"": "not JSON"}),
+        (b"[]", {"": "wrong type"}),
+        (b"{}", {"/stage": "missing", "/event": "missing"}),
+        (b'{"stage": "authorization"}', {"/event": "missing"}),
+        (b'{"stage": "authorization", "event": null}', {"/event": "wrong type"}),
+        (b'{"stage": "authorisation", "event": ' + BODY + b"}", {"/stage": "not a choice"}),
+        (b'{"stage": ["a"], "event": ' + BODY + b"}", {"/stage": "not a choice"}),
+        (b'{"stage": "posting", "event": ' + BODY + b"}", {"/event/status": "not a choice"}),
+        (b'{"event": ' + body(currency="EUX") + b"}", {"/stage": "missing", "/event/currency": "unknown currency"}),
+        (b'{"stage": "authorization", "event": ' + BODY + b', "x": 1}', {"/x": "unknown field"}),
+        (b'{"stage": "posting", "stage": "authorization", "event": ' + BODY + b"}", {"/stage": "repeated"}),
+        (b'{"stage": "authorization", "event": {}, "event": ' + BODY + b"}", {"/event": "repeated"}),
+        (
+            b'{"stage": "authorization", "event": ' + replaced(b'"po"', b'"po": "1", "po"') + b"}",
+            {"/event/attributes/po": "repeated"},
+        ),
+        (
+            b'{"stage": "authorization", "event": ' + replaced(b"Acme", b"\\ud800") + b"}",
+            {"/event/vendor/name": "not text"},
+        ),
+        (b'{"stage": "authorization", "event": ' + b"[" * 10_000, {"": "nested too deep"}),
+    ],
+    ids=range(15),
+)
+def test_a_line_that_is_not_an_event(line: bytes, expected: dict[str, str]) -> None:
+    refusal = read_line(line, NOW)
+    assert isinstance(refusal, Refusal)
+    assert {fault.pointer: fault.kind for fault in refusal.faults} == expected
+
+
+def test_reasons_are_the_same_however_an_event_came() -> None:
+    line = read_line(b'{"stage": "authorization", "event": ' + body(currency="EUX") + b"}", NOW)
+    assert isinstance(line, Refusal)
+    assert line.reasons == refusal_of(body(currency="EUX")).reasons == ["currency: unknown currency"]
+    assert line.event_id == "01JD8Y6QZ3"
+
+
+# Whatever comes
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=10,
+)
+quick = settings(max_examples=300, derandomize=True, deadline=None, database=None)
+
+
+def try_everything(sent: bytes) -> None:
+    single = read_event("authorization", sent, NOW)
+    assert isinstance(single, Event) or (single.faults and single.reasons)
+    read_batch("authorization", sent, NOW)
+    read_line(sent, NOW)
+    line = read_line(b'{"stage":"authorization","event":' + sent + b"}", NOW)
+    # One event is judged alike however it came, unless the bytes close the object that they were put into.
+    if isinstance(single, Event):
+        assert line == single
+        assert read_batch("authorization", b'{"events":[' + sent + b"]}", NOW) == [single]
+
+
+@quick
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_never_raise(sent: bytes) -> None:
+    try_everything(sent)
+
+
+@quick
+@given(JSON, st.sampled_from(["", *VALID]))
+def test_arbitrary_json_never_raises(data: object, field: str) -> None:
+    try_everything(json.dumps(VALID | {field: data} if field else data).encode())
+
+
+@quick
+@given(st.integers(0, len(BODY)), st.integers(0, 4), st.binary(max_size=6) | st.sampled_from([b'"', b"\\", b",", b"}"]))
+def test_mutations_of_a_valid_event_never_raise(at: int, dropped: int, put: bytes) -> None:
+    try_everything(BODY[:at] + put + BODY[at + dropped :])
+
+
+WRITTEN = st.fixed_dictionaries(
+    {},
+    optional={
+        "amount": st.from_regex(r"\A-?[0-9]{1,19}(\.[0-9]{1,5})?\Z"),
+        "currency": st.sampled_from(["EUR", "JPY", "BHD", "XAU", "EUX"]),
+        "vendor": st.fixed_dictionaries(
+            {"id": st.just("V")}, optional={"name": st.text(max_size=4), "tier": st.none()}
+        ),
+        "payment_terms": st.sampled_from([None, {}, {"days": None}, {"days": 4000}, {"due_date": "3000-01-01"}]),
+        "attributes": st.dictionaries(st.text(max_size=3), st.text(max_size=3) | st.just("x" * 4000), max_size=3),
+        "occurred_at": st.datetimes(timezones=st.just(None) | st.timezones()).map(lambda moment: moment.isoformat()),
+    },
+)
+
+
+@quick
+@given(WRITTEN, st.booleans(), st.sampled_from([None, 0, 4]))
+def test_the_fast_and_the_patient_reader_agree(changes: dict[str, Any], ascii_only: bool, indent: int | None) -> None:
+    sent = json.dumps(VALID | changes, ensure_ascii=ascii_only, indent=indent).encode("utf-8", "surrogatepass")
+    assert gate._read_again("authorization", sent, NOW) == read_event("authorization", sent, NOW)
+
+
+def test_the_patient_reader_is_not_asked_about_a_plain_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(gate, "Reading")
+    assert isinstance(read_event("authorization", BODY, NOW), Event)
+    assert isinstance(read_line(b'{"stage": "authorization", "event": ' + BODY + b"}", NOW), Event)
+    assert isinstance(batch_of(BODY), list)
+
+
+def test_a_day_ahead_is_the_limit_whatever_the_clock() -> None:
+    event = read_event("authorization", BODY, parse("2026-11-22T10:15:00Z"))
+    assert isinstance(event, Event)
+    assert event.occurred_at == event.received_at + DAY
+    assert isinstance(read_event("authorization", BODY, event.received_at - 1), Refusal)
+
+
+def test_terms_are_kept_as_they_were_sent() -> None:
+    event = event_of(body(payment_terms={"due_date": "2026-12-23"}))
+    assert event.facts.payment_terms == PaymentTerms(None, event.facts.payment_terms.due_date)  # type: ignore[union-attr]

@@ -1,0 +1,142 @@
+import json
+from typing import Any
+
+import pytest
+from jsonschema import Draft4Validator, Draft202012Validator
+
+from bems.tracker import answers
+from bems.tracker.contract import POSITIVE, STAGES, Stage
+from bems.tracker.gate import Refusal, read_event
+from bems.tracker.instants import parse
+from bems.tracker.schemas import batch_name, components, event_name, gateway_models
+
+NOW = parse("2026-11-23T10:16:00Z")
+TEMPLATE = "#/$defs/{name}"
+
+FULL: dict[str, Any] = {
+    "event_id": "01JD8Y6QZ3",
+    "invoice_id": "INV/2026/000123",
+    "occurred_at": "2026-11-23T10:15:00Z",
+    "amount": "1250.00",
+    "currency": "EUR",
+    "vendor": {"id": "V-42", "name": "Acme GmbH", "country": "DE", "tier": "gold"},
+    "payment_terms": {"days": 30, "due_date": "2026-12-23"},
+    "source": {"system": "sap-ecc", "region": "eu-west-1"},
+    "attributes": {"po": "4500012345"},
+}
+ACCEPTED: list[dict[str, Any]] = [
+    FULL,
+    {name: FULL[name] for name in FULL if name not in ("payment_terms", "attributes")},
+    FULL | {"payment_terms": None, "attributes": {}},
+    FULL | {"payment_terms": {"days": None, "due_date": None}},
+    FULL | {"amount": "-0.5", "vendor": {"id": "V", "name": "Ä 😀" * 50, "tier": None}},
+    FULL | {"attributes": {f"n{n}": "ü" * 20 for n in range(32)}},
+    FULL | {"occurred_at": "2026-11-23 10:15:00.123456789+05:45"},
+]
+WRONG: list[dict[str, Any]] = [
+    {},
+    {name: FULL[name] for name in FULL if name != "vendor"},
+    FULL | {"amount": 1250.0},
+    FULL | {"status": "paid"},
+    FULL | {"more": 1},
+    FULL | {"vendor": {"id": "V", "more": 1}},
+    FULL | {"vendor": "V-42"},
+    FULL | {"payment_terms": {"days": "30"}},
+    FULL | {"attributes": {"po": 4500012345}},
+    FULL | {"source": {}},
+]
+ONLY_WHOLE_SCHEMA_REFUSES: list[dict[str, Any]] = [
+    FULL | {"event_id": "a b"},
+    FULL | {"currency": "eur"},
+    FULL | {"amount": "1e5"},
+    FULL | {"payment_terms": {"days": 3651}},
+    FULL | {"attributes": {f"n{n}": "" for n in range(33)}},
+]
+
+
+def with_status(stage: Stage, event: dict[str, Any]) -> dict[str, Any]:
+    return {"status": POSITIVE[stage]} | event
+
+
+def whole(name: str) -> Draft202012Validator:
+    return Draft202012Validator({"$ref": TEMPLATE.format(name=name), "$defs": components(TEMPLATE)})
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("number", range(len(ACCEPTED)))
+def test_what_the_gate_accepts_the_schemas_accept(stage: Stage, number: int) -> None:
+    event = with_status(stage, ACCEPTED[number])
+    assert not isinstance(read_event(stage, json.dumps(event).encode(), NOW), Refusal)
+    whole(event_name(stage)).validate(event)
+    whole(batch_name(stage)).validate({"events": [event]})
+    Draft4Validator(gateway_models()[event_name(stage)]).validate(event)
+    Draft4Validator(gateway_models()[batch_name(stage)]).validate({"events": [event]})
+
+
+@pytest.mark.parametrize("event", WRONG, ids=range(len(WRONG)))
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_is_wrong_at_first_sight_both_refuse(stage: Stage, event: dict[str, Any]) -> None:
+    event = with_status(stage, event)
+    assert isinstance(read_event(stage, json.dumps(event).encode(), NOW), Refusal)
+    assert not whole(event_name(stage)).is_valid(event)
+    assert not Draft4Validator(gateway_models()[event_name(stage)]).is_valid(event)
+
+
+@pytest.mark.parametrize("event", ONLY_WHOLE_SCHEMA_REFUSES, ids=range(len(ONLY_WHOLE_SCHEMA_REFUSES)))
+def test_the_details_are_left_to_the_gate_which_can_explain_them(event: dict[str, Any]) -> None:
+    event = with_status("posting", event)
+    assert isinstance(read_event("posting", json.dumps(event).encode(), NOW), Refusal)
+    assert not whole("PostingEvent").is_valid(event)
+    assert Draft4Validator(gateway_models()["PostingEvent"]).is_valid(event)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, [], {"events": []}, {"events": [{}] * 101}, {"events": {}}, {"events": [{}], "x": 1}]
+)
+def test_what_is_no_batch_both_refuse(body: Any) -> None:
+    assert not whole("IngestionBatch").is_valid(body)
+    assert not Draft4Validator(gateway_models()["IngestionBatch"]).is_valid(body)
+
+
+def test_one_wrong_event_does_not_make_the_gateway_refuse_its_batch() -> None:
+    Draft4Validator(gateway_models()["IngestionBatch"]).validate({"events": [{"amount": 1}, None]})
+
+
+@pytest.mark.parametrize("name", sorted(gateway_models()))
+def test_gateway_models_are_draft_04_and_stand_alone(name: str) -> None:
+    model = gateway_models()[name]
+    Draft4Validator.check_schema(model)
+    text = json.dumps(model)
+    for newer in (
+        '"$ref"',
+        '"$defs"',
+        '"const"',
+        '"examples"',
+        '"propertyNames"',
+        '"format"',
+        '"default"',
+        '"pattern"',
+    ):
+        assert newer not in text
+
+
+def test_there_is_a_model_and_a_component_for_each_endpoint() -> None:
+    names = {f"{stage.capitalize()}{kind}" for stage in STAGES for kind in ("Event", "Batch")}
+    assert gateway_models().keys() == names
+    assert names < components().keys()
+
+
+def test_components_are_valid_and_find_each_other() -> None:
+    for name, schema in components().items():
+        Draft202012Validator.check_schema(schema)
+        for reference in json.dumps(schema).split('"$ref": "')[1:]:
+            assert reference.partition('"')[0].removeprefix("#/components/schemas/") in components(), name
+
+
+def test_the_answers_keep_their_schemas() -> None:
+    refusal = read_event("ingestion", b"{}", NOW)
+    assert isinstance(refusal, Refusal)
+    whole("Acceptance").validate(json.loads(answers.accepted("e").body))
+    whole("Problem").validate(json.loads(answers.refused(refusal).body))
+    results = [answers.result("e", "conflict"), answers.refused_result(refusal)]
+    whole("Results").validate(json.loads(answers.batch(results).body))
