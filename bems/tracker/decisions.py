@@ -1,0 +1,233 @@
+"""The decisions: (record, input, policy, now) -> what to save, to do and to answer.
+
+They are total: every record and input has a decision, and none raises. They are safe to repeat anywhere, by the six
+rules of docs/architecture.md; the shells rely on that instead of on exactly-once delivery, which nobody offers.
+"""
+
+from typing import Literal
+
+from msgspec import Struct, structs
+
+from bems.tracker.actions import Action, AnswerToken, seconds_until
+from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive
+from bems.tracker.contract import POSITIVE, Event, Stage
+from bems.tracker.draft import GRACE, LONGEST_RUN, RUNS_PER_WAIT, A, Decision, Draft
+from bems.tracker.instants import LATEST, Instant
+from bems.tracker.policy import Policy
+from bems.tracker.projection import Outcome
+from bems.tracker.record import InvoiceRecord, Stamp
+
+
+class Receipt(Struct, frozen=True):
+    """What became of an event or command. `reason` says why it was refused."""
+
+    result: Literal["accepted", "duplicate", "conflict", "refused"]
+    reason: str = ""
+
+
+class WaitRequest(Struct, frozen=True):
+    """An execution now waits: it registers the token that answers it."""
+
+    run: int
+    stage: Stage
+    token: str
+    stamp: Stamp
+
+
+class Onward(Struct, frozen=True):
+    """What an execution that asked does next: wait again until an instant, or end."""
+
+    next: Literal["Await", "Parked", "Superseded"]
+    until: Instant
+
+    def payload(self, now: Instant) -> dict[str, str | int]:
+        """The Escalate function's result, computed when it is sent."""
+        return {"next": self.next, "deadline_seconds": seconds_until(self.until, now)}
+
+
+ACCEPTED, DUPLICATE, CONFLICT = Receipt("accepted"), Receipt("duplicate"), Receipt("conflict")
+
+
+def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: Instant) -> Decision[Receipt]:
+    """A source system reported something."""
+    of = (event.occurred_at, event.event_id)
+    if record is None:
+        record = InvoiceRecord(event.invoice_id, event.facts, of, of if event.facts.payment_terms else None)
+        draft = Draft(record, policy, now, new=True)
+    else:
+        for event_id, digest in record.seen:
+            if event_id == event.event_id:
+                return _unchanged(record, DUPLICATE if digest == event.digest else CONFLICT)
+        draft = Draft(record, policy, now)
+        draft.learn(event.facts, event.occurred_at, event.event_id)
+    draft.remember(event.event_id, event.digest)
+    draft.row(
+        "event",
+        f"event {event.event_id}",
+        event.stage,
+        event.facts,
+        outcome=event.status,
+        event_id=event.event_id,
+        occurred_at=event.occurred_at,
+        received_at=event.received_at,
+    )
+    _absorb(draft, event.stage, Outcome(event.status, event.event_id, event.occurred_at, event.received_at))
+    draft.settle()
+    return draft.finish(ACCEPTED)
+
+
+def on_wait(record: InvoiceRecord | None, request: WaitRequest, policy: Policy, now: Instant) -> Decision[None]:
+    """An execution now waits. A stamp older than the run's newest is a late repeat, whatever its stage, and is ignored;
+    an equal one is not, since AWS's clock in it counts milliseconds."""
+    if record is None:
+        return Decision(None, (AnswerToken(request.token, "Superseded", now),), (), None)
+    draft = Draft(record, policy, now)
+    if request.run < record.run.number:
+        draft.actions.append(AnswerToken(request.token, "Superseded", now))
+        return draft.finish(None)
+    if request.stamp < record.run.stamp:
+        return _unchanged(record, None)
+    draft.run = structs.replace(record.run, token=request.token, stage=request.stage, stamp=request.stamp)
+    draft.settle()
+    return draft.finish(None)
+
+
+def on_timeout(record: InvoiceRecord | None, run: int, stage: Stage, policy: Policy, now: Instant) -> Decision[Onward]:
+    """A wait ran out, or woke early. The token that the run registered stays: an answer to it may be on its way."""
+    if record is None or run < record.run.number:
+        return _unchanged(record, Onward("Superseded", now))
+    draft = Draft(record, policy, now)
+    if draft.wait and draft.wait.stage == stage:
+        draft.escalate()
+    if draft.mark == "parked":
+        draft.settle()
+        draft.close_run()
+        return draft.finish(Onward("Parked", now))
+    draft.settle()
+    return draft.finish(_await(draft, stage))
+
+
+def on_dispute(record: InvoiceRecord | None, run: int, stage: Stage, policy: Policy, now: Instant) -> Decision[Onward]:
+    """A mismatch or failed posting is to be reported, once; the wait of its stage starts anew."""
+    if record is None or run < record.run.number:
+        return _unchanged(record, Onward("Await", now))
+    draft = Draft(record, policy, now)
+    outcome = draft.unreported(stage)
+    if outcome and draft.wait and draft.wait.stage == stage:
+        draft.dispute(draft.wait, outcome)
+    draft.settle()
+    return draft.finish(_await(draft, stage))
+
+
+def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, now: Instant) -> Decision[Receipt]:
+    """An operator acts. A command that could change nothing is refused with a reason."""
+    if record is None:
+        return Decision(None, (), (), Receipt("refused", f"there is no invoice {command.invoice_id}"))
+    if any(event_id == command.event_id for event_id, _ in record.seen):
+        return _unchanged(record, DUPLICATE)
+    draft = Draft(record, policy, now)
+    reason = _objection(draft, command)
+    if reason:
+        return _unchanged(record, Receipt("refused", reason))
+    draft.remember(command.event_id, "")
+    verb = command.verb
+    stage: Stage = draft.waits_for or "posting"
+    if isinstance(verb, Complete | Cancel):
+        stage = verb.stage if isinstance(verb, Complete) else "ingestion"
+    draft.row(
+        "command",
+        command.event_id,
+        stage,
+        outcome=command.name,
+        event_id=command.event_id,
+        occurred_at=command.accepted_at,
+        received_at=command.accepted_at,
+        step=draft.wait.step if draft.wait else None,
+    )
+    if isinstance(verb, Complete | Cancel):
+        status = POSITIVE[stage] if isinstance(verb, Complete) else "cancelled"
+        overruled = draft.outcomes.get(stage)
+        occurred_at = max(command.accepted_at, overruled.occurred_at + 1) if overruled else command.accepted_at
+        _absorb(draft, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at))
+    elif isinstance(verb, Revive):
+        draft.revive()
+    elif draft.wait and isinstance(verb, Park):
+        draft.park()
+    elif draft.wait and isinstance(verb, Extend):
+        draft.extend(draft.wait, verb.until)
+    elif draft.wait and isinstance(verb, Acknowledge):
+        draft.wait = structs.replace(draft.wait, acknowledged=draft.wait.step)
+    draft.settle()
+    return draft.finish(ACCEPTED)
+
+
+def on_sweep(
+    record: InvoiceRecord | None, policy: Policy, now: Instant, ended_run: int | None = None
+) -> Decision[None]:
+    """The safety net: at `check_at`, or when a run is known to have ended by itself (failed, timed out, aborted)."""
+    if record is None:
+        return Decision(None, (), (), None)
+    draft = Draft(record, policy, now)
+    if ended_run == record.run.number and record.run.state == "open":
+        draft.close_run()
+        if draft.wait:
+            ended_runs = draft.wait.ended_runs + 1
+            draft.wait = structs.replace(draft.wait, ended_runs=ended_runs)
+            if ended_runs >= RUNS_PER_WAIT and draft.mark is None:
+                draft.mark = "dormant"
+    elif draft.wait and record.run.state == "open":
+        # Notice of an ended execution may never come: one that did not ask in time is given up.
+        silent = now >= draft.wait.due + GRACE
+        if silent:
+            draft.escalate()
+        if now >= record.run.started_at + LONGEST_RUN or (silent and draft.wait):
+            draft.replace_run()
+    else:
+        draft.escalate()
+    draft.settle()
+    return draft.finish(None)
+
+
+def _unchanged(record: InvoiceRecord | None, answer: A) -> Decision[A]:
+    """Nothing new; what is still pending is carried out again."""
+    pending: tuple[Action, ...] = record.pending if record else ()
+    return Decision(record, pending, (), answer)
+
+
+def _absorb(draft: Draft, stage: Stage, outcome: Outcome) -> None:
+    """An outcome came in, by event or command: whatever it says, somebody is there again."""
+    if not draft.absorb(stage, outcome):
+        draft.rows[0]["superseded"] = True
+    if draft.mark == "dormant":
+        draft.mark = None
+
+
+def _await(draft: Draft, stage: Stage) -> Onward:
+    """Wait on. At another stage than the invoice's there is nothing to wait for: the Await is answered at once."""
+    wait = draft.wait
+    return Onward("Await", wait.due if wait and wait.stage == stage else draft.now)
+
+
+def _objection(draft: Draft, command: Command) -> str:
+    """Why a command could change nothing; empty where it can."""
+    verb, wait = command.verb, draft.wait
+    if isinstance(verb, Complete):
+        register = draft.outcomes.get(verb.stage)
+        if register and register.status == POSITIVE[verb.stage]:
+            return f"{verb.stage} is already {register.status}"
+    elif isinstance(verb, Cancel):
+        if draft.status == "Cancelled":
+            return "the invoice is already cancelled"
+    elif isinstance(verb, Revive):
+        if draft.mark != "parked":
+            return "the invoice is not parked"
+    elif draft.mark == "parked":
+        return "the invoice is parked: revive it first"
+    elif wait is None:
+        return f"the invoice is {draft.status} and waits for nothing"
+    elif isinstance(verb, Extend):
+        if not wait.deadline < verb.until <= LATEST:
+            return "the new deadline must be later than the present one, and before the year 3000"
+    elif isinstance(verb, Acknowledge) and wait.step == 0:
+        return "no alert has been raised in this wait"
+    return ""

@@ -1,0 +1,339 @@
+"""The draft: one decision's working copy of a record.
+
+A decision changes registers, marks or the wait, and then calls `settle`, which brings wait, run and answers in line
+with them. That one method is rules 2, 3 and 6 of the lifecycle (docs/architecture.md).
+"""
+
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct, structs
+
+from bems.tracker.actions import (
+    Action,
+    Alert,
+    AlertKind,
+    AnswerToken,
+    RaiseAlert,
+    Severity,
+    StartExecution,
+    Told,
+    alert_id,
+    seconds_until,
+)
+from bems.tracker.contract import NEGATIVE, STAGES, Facts, Stage
+from bems.tracker.instants import DAY, MINUTE, Instant
+from bems.tracker.policy import Policy
+from bems.tracker.projection import WAITS_FOR, Outcome, newer, project
+from bems.tracker.record import SEEN, InvoiceRecord, Run, Wait
+from bems.tracker.transitions import Transition
+
+GRACE = 5 * MINUTE
+"""How long after an alert is due an open run may take to ask, before the sweep stops trusting it."""
+
+LONGEST_RUN = 300 * DAY
+"""A run older than this is replaced: Step Functions ends an execution after one year."""
+
+RUNS_PER_WAIT = 2
+"""So many runs that end by themselves in one wait make the invoice dormant: whatever ends them would end the next."""
+
+ORDER: dict[Stage, int] = {stage: position for position, stage in enumerate(STAGES)}
+
+
+A = TypeVar("A")
+
+
+class Decision(Struct, Generic[A], frozen=True):
+    """What the core decided. `record` is the very object that was given where nothing changed.
+
+    `actions` are all that is pending, that of earlier decisions too: whoever comes by carries them out.
+    """
+
+    record: InvoiceRecord | None
+    actions: tuple[Action, ...]
+    transitions: tuple[Transition, ...]
+    answer: A
+
+
+class Draft:
+    """A record in the making."""
+
+    def __init__(self, record: InvoiceRecord, policy: Policy, now: Instant, *, new: bool = False) -> None:
+        self.before = record
+        self.policy = policy
+        self.now = now
+        self.facts = record.facts
+        self.facts_of = record.facts_of
+        self.terms_of = record.terms_of
+        self.outcomes = record.outcomes
+        self.seen = record.seen
+        self.run = record.run
+        self.wait = record.wait
+        self.mark = record.mark
+        self.reported = record.reported
+        self.status = project(record.outcomes)
+        self.status_before = None if new else self.status
+        self.actions: list[Action] = []
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def waits_for(self) -> Stage | None:
+        return WAITS_FOR[self.status]
+
+    # -- what happened
+
+    def remember(self, event_id: str, digest: str) -> None:
+        self.seen = (*self.seen[1 - SEEN :], (event_id, digest))
+
+    def learn(self, facts: Facts, occurred_at: Instant, event_id: str) -> None:
+        """Keep the facts of the newest event, and the newest payment terms that any event stated."""
+        of = (occurred_at, event_id)
+        terms = self.facts.payment_terms
+        if facts.payment_terms and (self.terms_of is None or of > self.terms_of):
+            terms, self.terms_of = facts.payment_terms, of
+        if of > self.facts_of:
+            self.facts, self.facts_of = facts, of
+        if terms != self.facts.payment_terms:
+            self.facts = structs.replace(self.facts, payment_terms=terms)
+
+    def absorb(self, stage: Stage, outcome: Outcome) -> bool:
+        """Put an outcome into its register; False where a newer one stands there. A change revives a parked invoice."""
+        if not newer(stage, outcome, self.outcomes.get(stage)):
+            return False
+        self.outcomes = {**self.outcomes, stage: outcome}
+        self.status = project(self.outcomes)
+        if self.mark == "parked":
+            self.revive()
+        return True
+
+    def unreported(self, stage: Stage) -> Outcome | None:
+        """The stage's mismatch or failure, where it has not been reported yet."""
+        outcome = self.outcomes.get(stage)
+        if outcome and outcome.status == NEGATIVE[stage] and self.reported.get(stage) != outcome.event_id:
+            return outcome
+        return None
+
+    # -- marks and alerts
+
+    def extend(self, wait: Wait, deadline: Instant) -> None:
+        due = self.policy.due(wait.stage, self.facts, deadline, wait.step)
+        self.wait = structs.replace(wait, deadline=deadline, due=due)
+
+    def park(self) -> None:
+        self.row("park", f"park {self.next_version}", self.waits_for)
+        self.wait, self.mark = None, "parked"
+
+    def revive(self) -> None:
+        self.row("revive", f"revive {self.next_version}", self.waits_for or "posting")
+        self.wait, self.mark = None, None
+
+    def escalate(self) -> None:
+        """Rule 4: raise the one alert of the step that the wait has reached; the last one parks the invoice."""
+        wait = self.wait
+        if wait is None or self.now < wait.due:
+            return
+        stage, policy, facts = wait.stage, self.policy, self.facts
+        give_up_at = policy.give_up_at(stage, facts)
+        step, due_at = wait.step + 1, wait.due
+        due = policy.due(stage, facts, wait.deadline, step)
+        if self.now >= due or step > give_up_at:
+            # Nobody asked for a while, or a new policy has its alerts at other times than the one before.
+            step = max(wait.step, policy.step(stage, facts, wait.deadline, self.now))
+            due_at = policy.due(stage, facts, wait.deadline, step - 1)
+            due = policy.due(stage, facts, wait.deadline, step)
+        last = step >= give_up_at
+        if step > wait.step:
+            severity = policy.severity(stage, facts, step)
+            id = alert_id(self.before.invoice_id, stage, wait.since, step)
+            self.alert("stuck", wait, severity, due_at, id, step, last)
+        if self.mark == "dormant":
+            self.mark = None
+        self.wait = structs.replace(wait, step=step, due=due)
+        if last:
+            self.park()
+
+    def dispute(self, wait: Wait, outcome: Outcome) -> None:
+        """Rule 5: report a mismatch or failed posting once, and wait anew."""
+        stage = wait.stage
+        kind: AlertKind = "dispute" if stage == "reconciliation" else "failed"
+        id = alert_id(self.before.invoice_id, kind, outcome.event_id)
+        self.alert(kind, wait, "warning", self.now, id, 0, False, outcome.event_id)
+        self.reported = {**self.reported, stage: outcome.event_id}
+        self.wait = None
+
+    def alert(
+        self,
+        kind: AlertKind,
+        wait: Wait,
+        severity: Severity,
+        due_at: Instant,
+        id: str,
+        step: int,
+        last: bool,
+        event_id: str | None = None,
+    ) -> None:
+        self.actions.append(
+            RaiseAlert(
+                Alert(
+                    id=id,
+                    invoice_id=self.before.invoice_id,
+                    kind=kind,
+                    stage=wait.stage,
+                    severity=severity,
+                    step=step,
+                    waiting_since=wait.since,
+                    due_at=due_at,
+                    raised_at=self.now,
+                    facts=self.facts,
+                    event_id=event_id,
+                    last=last,
+                )
+            )
+        )
+        self.row("alert", f"alert {id}", wait.stage, outcome=kind, step=step, severity=severity, event_id=event_id)
+
+    # -- the run
+
+    def close_run(self) -> None:
+        """The run has its end; what it registered is of no more use."""
+        self.run = structs.replace(self.run, state="closing", token=None)
+
+    def replace_run(self) -> None:
+        """Give the run up for the next one, which `settle` starts; what still waits is told so."""
+        if self.run.token:
+            self.actions.append(AnswerToken(self.run.token, "Superseded", self.now))
+        self.close_run()
+
+    def verdict(self, stage: Stage) -> tuple[Told | None, bool]:
+        """Rule 3: what an execution that waits at `stage` is to be told (None: wait on), and whether that ends it."""
+        if self.status == "Cancelled" or self.status == "Rejected":
+            return self.status, True
+        if self.mark == "parked":
+            return "Parked", True
+        waits_for = self.waits_for
+        if waits_for is None:
+            return "ok", stage == "posting"
+        if ORDER[waits_for] > ORDER[stage]:
+            return "ok", False
+        if ORDER[waits_for] < ORDER[stage]:
+            return "Mismatched", False
+        if self.unreported(stage):
+            return ("Mismatched" if stage == "reconciliation" else "PostingFailed"), False
+        return None, False
+
+    def settle(self) -> None:
+        """Bring wait, run and answers in line with registers and marks."""
+        waits_for = self.waits_for
+        if waits_for is None or self.mark == "parked":
+            self.wait = None
+            if waits_for is None:
+                self.mark = None
+        else:
+            if self.wait is None or self.wait.stage != waits_for:
+                self.begin_wait(waits_for)
+            if self.run.state != "open" and self.mark is None and self.status != "Orphan":
+                self.start_run()
+        run = self.run
+        if run.token and run.stage:
+            told, ends = self.verdict(run.stage)
+            if told:
+                self.actions.append(AnswerToken(run.token, told, self.wait.due if self.wait else self.now))
+                self.run = structs.replace(run, token=None, state="closing" if ends else run.state)
+
+    def begin_wait(self, stage: Stage) -> None:
+        ingestion = self.outcomes.get("ingestion")
+        ingested_at = ingestion.occurred_at if ingestion else None
+        deadline = self.policy.deadline(stage, self.facts, ingested_at, self.now)
+        self.wait = Wait(stage, self.now, deadline, deadline)
+        self.mark = None
+
+    def start_run(self) -> None:
+        assert self.wait is not None
+        number = self.run.number + 1
+        self.run = Run(number, "open", self.now)
+        seconds = seconds_until(self.wait.due, self.now)
+        self.actions.append(StartExecution(self.before.invoice_id, number, seconds))
+
+    # -- the end
+
+    @property
+    def next_version(self) -> int:
+        return self.before.version + 1
+
+    def row(self, kind: str, id: str, stage: Stage | None, facts: Facts | None = None, **measures: Any) -> None:
+        self.rows.append({"kind": kind, "transition_id": id, "stage": stage, "facts": facts, **measures})
+
+    def transitions(self) -> tuple[Transition, ...]:
+        """The rows, each at an instant of its own: a time series keeps one row per invoice, stage and instant."""
+        made, at = [], max(self.now, self.before.recorded_at + 1)
+        for row in self.rows:
+            facts = row.pop("facts") or self.facts
+            terms, received_at = facts.payment_terms, row.get("received_at")
+            made.append(
+                Transition(
+                    invoice_id=self.before.invoice_id,
+                    recorded_at=at,
+                    from_status=self.status_before,
+                    to_status=self.status,
+                    amount=facts.amount,
+                    currency=facts.currency,
+                    vendor_id=facts.vendor.id,
+                    vendor_tier=facts.vendor.tier,
+                    terms_days=terms.days if terms else None,
+                    due_date=terms.due_date if terms else None,
+                    lag_ms=None if received_at is None else max(0, (at - received_at) // 1000),
+                    **row,
+                )
+            )
+            at += 1
+        return tuple(made)
+
+    def finish(self, answer: A) -> Decision[A]:
+        """The decision: the record that was given where nothing changed, else its next version."""
+        before = self.before
+        pending = (*before.pending, *self.actions) if self.actions else before.pending
+        check_at = look_at(self.run, self.wait, pending, self.now)
+        stands = not self.rows and not self.actions and self._stands()
+        # With something pending a new check_at says only that somebody looked.
+        if stands and (pending or check_at == before.check_at):
+            return Decision(before, pending, (), answer)
+        changes = self.transitions()
+        record = InvoiceRecord(
+            invoice_id=before.invoice_id,
+            facts=self.facts,
+            facts_of=self.facts_of,
+            terms_of=self.terms_of,
+            version=self.next_version,
+            outcomes=self.outcomes,
+            seen=self.seen,
+            run=self.run,
+            wait=self.wait,
+            mark=self.mark,
+            reported=self.reported,
+            pending=pending,
+            check_at=check_at,
+            changes=changes,
+            recorded_at=changes[-1].recorded_at if changes else before.recorded_at,
+        )
+        return Decision(record, pending, changes, answer)
+
+    def _stands(self) -> bool:
+        """Whether run, wait and mark, which alone change without a row in the series, are as they were."""
+        before = self.before
+        return self.run == before.run and self.wait == before.wait and self.mark == before.mark
+
+
+def look_at(run: Run, wait: Wait | None, pending: tuple[Action, ...], now: Instant) -> Instant | None:
+    """`check_at`: the earliest instant at which the sweep must look at the record; None where it never must."""
+    at = now + GRACE if pending else None
+    if wait:
+        due = wait.due
+        if run.state == "open":
+            due = min(due + GRACE, run.started_at + LONGEST_RUN)
+        at = due if at is None else min(at, due)
+    return at
+
+
+def delivered(record: InvoiceRecord, now: Instant) -> InvoiceRecord:
+    """The record once all that it had pending has been carried out: rule 1's one more write."""
+    check_at = look_at(record.run, record.wait, (), now)
+    return structs.replace(record, version=record.version + 1, pending=(), changes=(), check_at=check_at)

@@ -1,0 +1,89 @@
+"""Durations as people write them in a policy: `90s`, `90m`, `12h`, `3d`, `5bd`; and deadlines such as `due-3bd`.
+
+A day (`d`) is 24 hours, whatever the clocks do; a business day (`bd`) has a meaning only in a calendar.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND
+from bems.tracker.wording import show
+
+Unit = Literal["s", "m", "h", "d", "bd"]
+
+MAX_DAYS = 3650
+MAX_BUSINESS_DAYS = 2600
+
+_MICROSECONDS: dict[Unit, int] = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "bd": 0}
+_UNITS: dict[str, Unit] = {"s": "s", "m": "m", "h": "h", "d": "d", "bd": "bd"}
+_DURATION = re.compile(r"([0-9]+)(s|m|h|d|bd)")
+_RIGHT = "a whole number and s, m, h, d (24 hours each) or bd (business days), such as 90m, 12h, 3d or 5bd"
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """A length of time: `amount` of `unit`; positive, at most 3650 days or 2600 business days (ValueError)."""
+
+    amount: int
+    unit: Unit
+
+    def __post_init__(self) -> None:
+        if self.amount < 1:
+            raise ValueError(f"{show(str(self))} is no time at all: use at least 1{self.unit}")
+        if self.amount > _most(self.unit):
+            raise ValueError(f"{show(str(self))} is too long: use at most {_most(self.unit)}{self.unit}")
+
+    @property
+    def business_days(self) -> int:
+        """How many business days; 0 for a duration of fixed length."""
+        return self.amount if self.unit == "bd" else 0
+
+    @property
+    def microseconds(self) -> int:
+        """Its fixed length; 0 for business days."""
+        return self.amount * _MICROSECONDS[self.unit]
+
+    def __str__(self) -> str:
+        return f"{self.amount}{self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeDue:
+    """A deadline counted back from 00:00 of an invoice's due date; `offset` None is that time itself."""
+
+    offset: Duration | None = None
+
+    def __str__(self) -> str:
+        return "due" if self.offset is None else f"due-{self.offset}"
+
+
+def parse_duration(text: str) -> Duration:
+    """`90m` -> Duration(90, "m"). ValueError says what would be right."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        if text.startswith("due"):
+            raise ValueError(f"{show(text)} counts back from the due date, as only a deadline may: use {_RIGHT}")
+        raise ValueError(f"{show(text)} is not a duration: use {_RIGHT}")
+    digits, unit = match[1].lstrip("0") or "0", _UNITS[match[2]]
+    if len(digits) > 9:
+        raise ValueError(f"{show(text)} is too long: use at most {_most(unit)}{unit}")
+    return Duration(int(digits), unit)
+
+
+def parse_deadline(text: str) -> Duration | BeforeDue:
+    """`3bd` -> Duration(3, "bd"), counted from when the wait begins; `due-3bd` -> BeforeDue(Duration(3, "bd")).
+
+    ValueError says what would be right.
+    """
+    if text == "due":
+        return BeforeDue()
+    if text.startswith("due-"):
+        return BeforeDue(parse_duration(text.removeprefix("due-")))
+    if not _DURATION.fullmatch(text):
+        raise ValueError(f"{show(text)} is not a deadline: use {_RIGHT}, or due, due-3bd or due-2d")
+    return parse_duration(text)
+
+
+def _most(unit: Unit) -> int:
+    return MAX_BUSINESS_DAYS if unit == "bd" else MAX_DAYS * DAY // _MICROSECONDS[unit]

@@ -1,0 +1,382 @@
+"""The SLA policy: how long each stage may take, when alerts follow, and when to give up.
+
+`Policy` is the expanded form that the decisions ask. `PolicySpec` is what a file says: its calendar names a country,
+whose public holidays a shell looks up (`bems.calendars.expand`) because the tracker sees only dates.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bems.tracker.actions import Severity
+from bems.tracker.calendars import BusinessCalendar
+from bems.tracker.contract import STAGES, Amount, Country, CurrencyCode, Facts, Identifier, Label, Stage
+from bems.tracker.durations import BeforeDue, Duration, parse_deadline, parse_duration
+from bems.tracker.instants import DAY, LATEST, Instant
+from bems.tracker.wording import choices
+
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+
+WEEKDAYS: tuple[Weekday, ...] = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+DEFAULT_TERMS_DAYS = 30
+"""Days from ingestion to payment of an invoice that names neither a due date nor its terms."""
+
+MAX_ALERTS = 1000
+
+_CONDITIONS = ("vendor_tier", "vendor", "currency", "amount_from", "amount_to", "terms_days_from")
+
+AlertNumber = Annotated[int, Meta(ge=1, le=MAX_ALERTS, description=f"the number of an alert, 1 to {MAX_ALERTS}")]
+TermsDays = Annotated[int, Meta(ge=0, le=3650, description="days from ingestion to payment, 0 to 3650")]
+WholeAmount = Annotated[int, Meta(gt=-(10**18), lt=10**18, description="at most 18 digits")]
+Subdivision = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9]{1,8}(?!\n)$", description="ISO 3166-2 without the country, such as BY of DE-BY")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """The conditions of an override, as in `WhenSpec`. ValueError for conditions that make no sense together."""
+
+    vendor_tier: str | None = None
+    vendor: str | None = None
+    currency: str | None = None
+    amount_from: Decimal | None = None
+    amount_to: Decimal | None = None
+    terms_days_from: int | None = None
+
+    def __post_init__(self) -> None:
+        bounded = self.amount_from is not None or self.amount_to is not None
+        if bounded and self.currency is None:
+            raise ValueError("amounts of different currencies do not compare: name a currency too")
+        if not (bounded or self.currency or self.vendor or self.vendor_tier or self.terms_days_from is not None):
+            raise ValueError(f"there is no condition: use at least one of {choices(_CONDITIONS)}")
+        if self.amount_from is not None and self.amount_to is not None and self.amount_from >= self.amount_to:
+            raise ValueError(
+                f"no amount is from {self.amount_from} and below {self.amount_to}: raise amount_to above amount_from"
+            )
+
+    def matches(self, facts: Facts) -> bool:
+        if self.currency is not None and self.currency != facts.currency:
+            return False
+        if self.vendor_tier is not None and self.vendor_tier != facts.vendor.tier:
+            return False
+        if self.vendor is not None and self.vendor != facts.vendor.id:
+            return False
+        if self.terms_days_from is not None:
+            days = facts.payment_terms.days if facts.payment_terms else None
+            if days is None or days < self.terms_days_from:
+                return False
+        if self.amount_from is None and self.amount_to is None:
+            return True
+        return (
+            not facts.amount.is_nan()
+            and (self.amount_from is None or facts.amount >= self.amount_from)
+            and (self.amount_to is None or facts.amount < self.amount_to)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When alerts are due, which are critical, and which is the last. ValueError where none would be critical."""
+
+    deadline: Duration | BeforeDue
+    escalate_every: Duration
+    critical_at: int
+    give_up_at: int
+
+    def __post_init__(self) -> None:
+        check_alerts(self.critical_at, self.give_up_at)
+
+
+@dataclass(frozen=True, slots=True)
+class StageRules:
+    """The rule of a stage, and those that the invoices of its overrides have in its place; the first match wins."""
+
+    rule: Rule
+    overrides: tuple[tuple[When, Rule], ...] = ()
+
+
+class WhenSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The conditions of an override; all that are named must match, and at least one must be named.
+
+    Amounts are compared as they are, so a credit note (negative) lies below every positive `amount_from`, and
+    `amount_to: 0` selects the credit notes. `terms_days_from` matches only invoices that name their terms in days.
+    """
+
+    vendor_tier: Label | None = None
+    vendor: Identifier | None = None
+    """The vendor's id."""
+    currency: CurrencyCode | None = None
+    amount_from: Amount | WholeAmount | None = None
+    """Inclusive; with `currency` only."""
+    amount_to: Amount | WholeAmount | None = None
+    """Exclusive; with `currency` only."""
+    terms_days_from: TermsDays | None = None
+    """Inclusive."""
+
+    def __post_init__(self) -> None:
+        self.read()
+
+    def read(self) -> When:
+        """ValueError for conditions that make no sense together."""
+        return When(
+            vendor_tier=self.vendor_tier,
+            vendor=self.vendor,
+            currency=self.currency,
+            amount_from=None if self.amount_from is None else Decimal(self.amount_from),
+            amount_to=None if self.amount_to is None else Decimal(self.amount_to),
+            terms_days_from=self.terms_days_from,
+        )
+
+
+class OverrideSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is different for the invoices that match `when`; what it does not name stays as its stage says."""
+
+    when: WhenSpec
+    deadline: str | None = None
+    escalate_every: str | None = None
+    critical_at: AlertNumber | None = None
+    give_up_at: AlertNumber | None = None
+
+
+class StageSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The rules of one stage; what it does not name is as in the default policy."""
+
+    deadline: str | None = None
+    """`90m`, `12h`, `3d`, `5bd` from when the wait begins, or `due`, `due-3bd`, `due-2d` (never before now + 24 h)."""
+    escalate_every: str | None = None
+    critical_at: AlertNumber | None = None
+    """The first alert that is critical; those before it are warnings."""
+    give_up_at: AlertNumber | None = None
+    """The last alert, which parks the invoice."""
+    overrides: tuple[OverrideSpec, ...] | None = None
+    """The first that matches wins. `[]` drops those of the default policy."""
+
+
+class StagesSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The rules by stage; a stage that is not named is as in the default policy."""
+
+    ingestion: StageSpec = StageSpec()
+    authorization: StageSpec = StageSpec()
+    reconciliation: StageSpec = StageSpec()
+    posting: StageSpec = StageSpec()
+
+
+class CalendarSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where business days are counted."""
+
+    country: Country
+    timezone: str
+    """A name of the IANA database, such as `Europe/Amsterdam`."""
+    subdivision: Subdivision | None = None
+    """A part of the country with holidays of its own."""
+    weekend: Annotated[tuple[Weekday, ...], Meta(max_length=6, description="at most six days of the week")] = (
+        "saturday",
+        "sunday",
+    )
+    days_off: tuple[date, ...] = ()
+    """Dates off besides the public holidays."""
+
+
+class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A policy as its file says it. Without a calendar it counts in that of the default policy."""
+
+    calendar: CalendarSpec = CalendarSpec("NL", "Europe/Amsterdam")
+    stages: StagesSpec = StagesSpec()
+
+
+DEFAULT_STAGES = StagesSpec(
+    ingestion=StageSpec("10bd", "5bd", critical_at=3, give_up_at=6, overrides=()),
+    authorization=StageSpec(
+        "3bd",
+        "1bd",
+        critical_at=3,
+        give_up_at=20,
+        overrides=(OverrideSpec(WhenSpec(vendor_tier="gold", currency="EUR", amount_from="10000"), deadline="1bd"),),
+    ),
+    reconciliation=StageSpec("5bd", "2bd", critical_at=3, give_up_at=20, overrides=()),
+    posting=StageSpec("due-3bd", "1bd", critical_at=2, give_up_at=20, overrides=()),
+)
+"""What a policy says of the stages and keys that its file leaves out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The deadlines and alerts of every stage. Total: no facts make a method raise, no instant overflows."""
+
+    calendar: BusinessCalendar
+    stages: Mapping[Stage, StageRules] = field(hash=False)
+
+    def deadline(self, stage: Stage, facts: Facts, ingested_at: Instant | None, now: Instant) -> Instant:
+        """The deadline of a wait that begins now.
+
+        One that counts back from the due date takes the date that the terms name, or else counts their days (or 30)
+        from the local date of `ingested_at`, the occurred_at of the ingestion (or of now). It is never before now plus
+        24 hours.
+        """
+        deadline = self._rule(stage, facts).deadline
+        if isinstance(deadline, Duration):
+            return self._later(now, deadline, 1)
+        due_date, offset = self._due_date(facts, now if ingested_at is None else ingested_at), deadline.offset
+        if offset is None:
+            before = self.calendar.back(due_date, 0)
+        else:
+            before = self.calendar.back(due_date, offset.business_days) - offset.microseconds
+        return min(max(before, now + DAY), LATEST)
+
+    def due(self, stage: Stage, facts: Facts, deadline: Instant, step: int) -> Instant:
+        """When alert number step + 1 is due: `step` times escalate_every after the deadline; never before it."""
+        if step <= 0:
+            return deadline
+        return max(deadline, self._later(deadline, self._rule(stage, facts).escalate_every, step))
+
+    def step(self, stage: Stage, facts: Facts, deadline: Instant, now: Instant) -> int:
+        """How many alerts are due by now: the number of n from 1 to give_up_at with due(n - 1) <= now."""
+        if now < deadline:
+            return 0
+        rule = self._rule(stage, facts)
+        if now >= LATEST:
+            return rule.give_up_at
+        every = rule.escalate_every
+        if every.unit != "bd":
+            return min(rule.give_up_at, (now - deadline) // every.microseconds + 1)
+        # Local dates tell the step to within one; due() settles which.
+        passed = min(rule.give_up_at - 1, self.calendar.between(deadline, now) // every.business_days + 1)
+        while passed > 0 and self._later(deadline, every, passed) > now:
+            passed -= 1
+        return passed + 1
+
+    def severity(self, stage: Stage, facts: Facts, step: int) -> Severity:
+        """The severity of alert number `step`."""
+        return "critical" if step >= self._rule(stage, facts).critical_at else "warning"
+
+    def give_up_at(self, stage: Stage, facts: Facts) -> int:
+        """The number of the last alert, which parks the invoice."""
+        return self._rule(stage, facts).give_up_at
+
+    def _rule(self, stage: Stage, facts: Facts) -> Rule:
+        rules = self.stages[stage]
+        for when, rule in rules.overrides:
+            if when.matches(facts):
+                return rule
+        return rules.rule
+
+    def _later(self, start: Instant, duration: Duration, times: int) -> Instant:
+        if duration.unit == "bd":
+            return self.calendar.add(start, duration.amount * times)
+        return min(start + duration.microseconds * times, LATEST)
+
+    def _due_date(self, facts: Facts, ingested_at: Instant) -> date:
+        terms = facts.payment_terms
+        if terms is not None and terms.due_date is not None:
+            return terms.due_date
+        days = DEFAULT_TERMS_DAYS if terms is None or terms.days is None else terms.days
+        due = self.calendar.local_date(ingested_at).toordinal() + days
+        return date.fromordinal(min(max(due, 1), date.max.toordinal()))
+
+
+class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON document in which a policy travels with its dates, so that its reader needs no holidays library."""
+
+    version: Literal[1]
+    timezone: str
+    weekend: tuple[Weekday, ...]
+    days_off: tuple[date, ...]
+    stages: StagesSpec
+
+
+def check_alerts(critical_at: int, give_up_at: int) -> None:
+    """ValueError when none of the alerts 1 to `give_up_at` would be critical, or when there are too few or many."""
+    if not 1 <= give_up_at <= MAX_ALERTS:
+        raise ValueError(f"{give_up_at} alerts before giving up: use 1 to {MAX_ALERTS}")
+    if not 1 <= critical_at <= give_up_at:
+        raise ValueError(
+            f"no alert would be critical, with critical_at {critical_at} and give_up_at {give_up_at}: "
+            f"use a critical_at of 1 to {give_up_at}"
+        )
+
+
+def build_policy(spec: PolicySpec, days_off: frozenset[date]) -> Policy:
+    """The policy of a spec, whose public holidays are `days_off`. ValueError says which rule makes no sense."""
+    calendar = spec.calendar
+    return _build(calendar.timezone, days_off.union(calendar.days_off), calendar.weekend, spec.stages)
+
+
+def dump_policy(policy: Policy) -> bytes:
+    """A policy as JSON, the same bytes for equal policies."""
+    stages = StagesSpec(**{stage: _describe(policy.stages[stage]) for stage in STAGES})
+    weekend = tuple(WEEKDAYS[weekday] for weekday in sorted(policy.calendar.weekend))
+    days_off = tuple(sorted(policy.calendar.days_off))
+    return msgspec.json.encode(ExpandedPolicy(1, policy.calendar.timezone, weekend, days_off, stages))
+
+
+def load_policy(document: bytes) -> Policy:
+    """The policy that `dump_policy` wrote; ValueError for anything else."""
+    try:
+        expanded = msgspec.json.decode(document, type=ExpandedPolicy)
+    except msgspec.DecodeError as fault:
+        raise ValueError(f"not an expanded policy: {fault}") from None
+    return _build(expanded.timezone, frozenset(expanded.days_off), expanded.weekend, expanded.stages)
+
+
+def _build(timezone: str, days_off: frozenset[date], weekend: tuple[Weekday, ...], stages: StagesSpec) -> Policy:
+    calendar = BusinessCalendar(timezone, days_off, (WEEKDAYS.index(weekday) for weekday in weekend))
+    return Policy(calendar, {stage: _read_stage(stage, getattr(stages, stage)) for stage in STAGES})
+
+
+def _read_stage(stage: Stage, spec: StageSpec) -> StageRules:
+    default: StageSpec = getattr(DEFAULT_STAGES, stage)
+    try:
+        own = _merged(spec, default)
+        overrides = default.overrides if spec.overrides is None else spec.overrides
+        return StageRules(
+            _rule(own), tuple((override.when.read(), _rule(_merged(override, own))) for override in overrides or ())
+        )
+    except ValueError as fault:
+        raise ValueError(f"{stage}: {fault}") from None
+
+
+def _merged(spec: StageSpec | OverrideSpec, under: StageSpec) -> StageSpec:
+    return StageSpec(
+        deadline=under.deadline if spec.deadline is None else spec.deadline,
+        escalate_every=under.escalate_every if spec.escalate_every is None else spec.escalate_every,
+        critical_at=under.critical_at if spec.critical_at is None else spec.critical_at,
+        give_up_at=under.give_up_at if spec.give_up_at is None else spec.give_up_at,
+    )
+
+
+def _rule(spec: StageSpec) -> Rule:
+    deadline, every = parse_deadline(spec.deadline or ""), parse_duration(spec.escalate_every or "")
+    return Rule(deadline, every, spec.critical_at or 0, spec.give_up_at or 0)
+
+
+def _describe(rules: StageRules) -> StageSpec:
+    def texts(rule: Rule) -> tuple[str, str, int, int]:
+        return str(rule.deadline), str(rule.escalate_every), rule.critical_at, rule.give_up_at
+
+    overrides = tuple(OverrideSpec(_describe_when(when), *texts(rule)) for when, rule in rules.overrides)
+    return StageSpec(*texts(rules.rule), overrides=overrides)
+
+
+def _describe_when(when: When) -> WhenSpec:
+    return WhenSpec(
+        vendor_tier=when.vendor_tier,
+        vendor=when.vendor,
+        currency=when.currency,
+        amount_from=None if when.amount_from is None else format(when.amount_from, "f"),
+        amount_to=None if when.amount_to is None else format(when.amount_to, "f"),
+        terms_days_from=when.terms_days_from,
+    )
+
+
+DEFAULT_POLICY = build_policy(PolicySpec(), frozenset())
+"""The default numbers in Europe/Amsterdam, with weekends but no public holidays.
+
+A shell wants `bems.calendars.expand(PolicySpec())`, which has them.
+"""

@@ -1,0 +1,75 @@
+"""The protocol: how a decision is brought into the world so that dying at any point of it loses and doubles nothing.
+
+Load, decide, save on condition, carry out what is pending, clear it by one more write. It is written once, as a
+generator of steps: `run` drives it over a home's ports, and a test can stop, interleave or abandon it between any two.
+
+Why doing it twice is harmless: before the save nothing has happened; after it the actions are part of the record, and
+each of them is harmless to repeat. Whoever dies between the save and the clear leaves `pending` behind, and whoever
+comes next (the redelivered message, another decision, the sweep) carries it out again. The clear is conditional on the
+version, so it never forgets what somebody else has added meanwhile.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from bems.tracker.actions import Action, AnswerToken, StartExecution
+from bems.tracker.draft import Decision, delivered
+from bems.tracker.instants import Instant
+from bems.tracker.ports import Alerts, Clock, Executions, Records
+from bems.tracker.record import InvoiceRecord
+
+A = TypeVar("A")
+
+
+class Load(Struct, frozen=True):
+    """Answered by (record | None, now)."""
+
+    invoice_id: str
+
+
+class Save(Struct, frozen=True):
+    """Answered by whether the record was saved."""
+
+    record: InvoiceRecord
+
+
+Step = Load | Save | Action
+Decide = Callable[[InvoiceRecord | None, Instant], Decision[A]]
+
+
+def steps(invoice_id: str, decide: Decide[A]) -> Generator[Step, Any, A]:
+    """Bring one decision into the world. `decide` is asked again when somebody else saved in between."""
+    while True:
+        record, now = yield Load(invoice_id)
+        decision = decide(record, now)
+        saved = decision.record
+        if saved is None or saved is record or (yield Save(saved)):
+            break
+    yield from decision.actions
+    if saved is not None and saved.pending:
+        yield Save(delivered(saved, now))
+    return decision.answer
+
+
+def run(steps: Generator[Step, Any, A], records: Records, executions: Executions, alerts: Alerts, clock: Clock) -> A:
+    """Drive the steps over a home's ports. What a port raises ends it: its caller tries again, or the sweep comes."""
+    result: Any = None
+    while True:
+        try:
+            step = steps.send(result)
+        except StopIteration as end:
+            answer: A = end.value
+            return answer
+        result = None
+        if isinstance(step, Load):
+            result = records.load(step.invoice_id), clock.now()
+        elif isinstance(step, Save):
+            result = records.save(step.record)
+        elif isinstance(step, StartExecution):
+            executions.start(step, clock.now())
+        elif isinstance(step, AnswerToken):
+            executions.answer(step, clock.now())
+        else:
+            alerts.raise_alert(step.alert)

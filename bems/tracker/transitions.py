@@ -1,0 +1,47 @@
+"""Transitions: the time series, one multi-measure record per new event, alert, park, revive and command.
+
+A superseded event has its row too: the series is the audit trail. Which cell recorded it is the recorder's to add.
+"""
+
+from datetime import date
+from decimal import Decimal
+from typing import Literal
+
+from msgspec import Struct
+
+from bems.tracker.actions import Severity
+from bems.tracker.contract import Stage
+from bems.tracker.instants import Instant
+from bems.tracker.projection import Status
+
+TransitionKind = Literal["event", "alert", "park", "revive", "command"]
+
+
+class Transition(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One row. `recorded_at` is unique within an invoice and never goes back, whatever the clocks of its writers do.
+
+    `transition_id` says what happened, so a row that is written twice is known to be one. `lag_ms` is recorded minus
+    received, for events and commands.
+    """
+
+    transition_id: str
+    invoice_id: str
+    kind: TransitionKind
+    stage: Stage
+    recorded_at: Instant
+    from_status: Status | None
+    to_status: Status
+    amount: Decimal
+    currency: str
+    vendor_id: str
+    vendor_tier: str | None = None
+    terms_days: int | None = None
+    due_date: date | None = None
+    outcome: str | None = None
+    event_id: str | None = None
+    superseded: bool = False
+    occurred_at: Instant | None = None
+    received_at: Instant | None = None
+    lag_ms: int | None = None
+    step: int | None = None
+    severity: Severity | None = None

@@ -1,0 +1,162 @@
+"""Mutants: the core with one clause of a rule left out.
+
+Each is made from the real source by one replacement, so a change of the core that makes a replacement impossible fails
+loudly. A clause whose mutant no schedule breaks would be a clause that nothing needs. Two that no schedule of 300,000
+met have a test in test_decisions.py only: an older run's timeout is answered Superseded, giving up answers the token.
+"""
+
+import inspect
+import sys
+from types import ModuleType
+
+from bems.tracker import decisions, draft, protocol
+from tests.tracker.world import Core
+
+MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
+    "rule 1: whoever saves in between keeps what is pending": [
+        (draft, "(*before.pending, *self.actions) if self.actions else before.pending", "tuple(self.actions)"),
+    ],
+    "rule 1: the clear is conditional on the version": [
+        (
+            protocol,
+            "yield Save(delivered(saved, now))",
+            "yield Save(delivered((yield Load(invoice_id))[0], now))",
+        ),
+    ],
+    "rule 1: what is pending is looked at again after the grace": [
+        (draft, "at = now + GRACE if pending else None", "at = None"),
+    ],
+    "rule 1: a repeat carries out what is pending": [
+        (decisions, "return Decision(record, pending, (), answer)", "return Decision(record, (), (), answer)"),
+        (draft, "return Decision(before, pending, (), answer)", "return Decision(before, (), (), answer)"),
+    ],
+    "rule 2: a waiting status needs an open run": [
+        (draft, 'self.run.state != "open"', 'self.run.state == "none"'),
+    ],
+    "rule 2: a closing run that asks again is given its answer again": [
+        (draft, "if run.token and run.stage:", 'if run.token and run.stage and run.state == "open":'),
+    ],
+    "rule 2: a wait of an older run is answered Superseded": [
+        (decisions, 'draft.actions.append(AnswerToken(request.token, "Superseded", now))', "pass"),
+    ],
+    "rule 2: a run that is replaced has its token answered": [
+        (draft, 'self.actions.append(AnswerToken(self.run.token, "Superseded", self.now))', "pass"),
+    ],
+    "rule 2: a stamp older than the run's newest is ignored": [
+        (decisions, "if request.stamp < record.run.stamp:", "if False:"),
+    ],
+    "rule 2: whatever its stage": [
+        (
+            decisions,
+            "if request.stamp < record.run.stamp:",
+            "if request.stamp < record.run.stamp and request.stage == record.run.stage:",
+        ),
+    ],
+    "rule 2: an equal stamp is not ignored": [
+        (decisions, "if request.stamp < record.run.stamp:", "if request.stamp <= record.run.stamp:"),
+    ],
+    "rule 2: a run that ended by itself is closing": [
+        (decisions, 'if ended_run == record.run.number and record.run.state == "open":', "if False:"),
+    ],
+    "rule 2: whatever the status": [
+        (
+            decisions,
+            'if ended_run == record.run.number and record.run.state == "open":',
+            'if ended_run == record.run.number and record.run.state == "open" and draft.wait:',
+        ),
+    ],
+    "rule 2: so many ended runs make the invoice dormant": [
+        (decisions, "if ended_runs >= RUNS_PER_WAIT and draft.mark is None:", "if False:"),
+    ],
+    "rule 2: dormant until its next event": [
+        (decisions, 'if draft.mark == "dormant":\n        draft.mark = None\n\n', "\n"),
+    ],
+    "rule 2: dormant until its due instant": [
+        (draft, 'if self.mark == "dormant":\n            self.mark = None', ""),
+    ],
+    "rule 3: a complete stage answers its wait at once": [
+        (draft, 'return "ok", False', "return None, False"),
+    ],
+    "rule 3: a wait of a later stage is answered Mismatched": [
+        (draft, 'return "Mismatched", False', "return None, False"),
+    ],
+    "rule 3: a run older than 300 days is replaced": [
+        (decisions, "if now >= record.run.started_at + LONGEST_RUN or", "if"),
+        (draft, "due = min(due + GRACE, run.started_at + LONGEST_RUN)", "due += GRACE"),
+    ],
+    "rule 4: whoever asks after it is due gets the one alert": [
+        (draft, "if wait is None or self.now < wait.due:", "if wait is None:"),
+        (draft, "step, due_at = wait.step + 1, wait.due", "step, due_at = max(wait.step, 1), wait.due"),
+        (draft, "if step > wait.step:", "if True:"),
+    ],
+    "rule 4: a wait that times out escalates": [
+        (decisions, "if draft.wait and draft.wait.stage == stage:\n        draft.escalate()", "pass"),
+    ],
+    "rule 4: a silent run is replaced": [
+        (decisions, "or (silent and draft.wait):", "or False:"),
+    ],
+    "rule 4: the sweep raises what a silent run did not": [
+        (decisions, "if silent:\n            draft.escalate()", ""),
+    ],
+    "rule 4: the last alert parks": [
+        (draft, "if last:\n            self.park()", ""),
+    ],
+    "rule 4: a timeout never forgets a token": [
+        (
+            decisions,
+            "if draft.wait and draft.wait.stage == stage:\n        draft.escalate()",
+            "draft.run = structs.replace(draft.run, token=None)\n"
+            "    if draft.wait and draft.wait.stage == stage:\n        draft.escalate()",
+        ),
+    ],
+    "rule 4: orphans have their deadlines": [
+        (decisions, "else:\n        draft.escalate()", ""),
+    ],
+    "rule 5: a dispute is reported": [
+        (draft, "if self.unreported(stage):", "if False:"),
+    ],
+    "rule 5: once per event": [
+        (draft, "self.reported = {**self.reported, stage: outcome.event_id}", "pass"),
+    ],
+    "parked: only an event that changes a register revives": [
+        (
+            draft,
+            "if not newer(stage, outcome, self.outcomes.get(stage)):\n            return False",
+            "if not newer(stage, outcome, self.outcomes.get(stage)):\n"
+            '            if self.mark == "parked":\n                self.revive()\n            return False',
+        ),
+    ],
+    "parked: an event that changes a register revives": [
+        (draft, 'if self.mark == "parked":\n            self.revive()', ""),
+    ],
+    "projection: the newest outcome stands": [
+        (draft, "if not newer(stage, outcome, self.outcomes.get(stage)):", "if False:"),
+    ],
+    "series: an instant of its own for every row": [
+        (draft, "max(self.now, self.before.recorded_at + 1)", "self.now"),
+    ],
+    "commands: a repeat is remembered": [
+        (decisions, 'draft.remember(command.event_id, "")', "pass"),
+    ],
+    "events: a repeat is remembered": [
+        (decisions, "draft.remember(event.event_id, event.digest)", "pass"),
+    ],
+}
+
+
+def mutant(replacements: list[tuple[ModuleType, str, str]]) -> Core:
+    """The decisions and the protocol of a core with these replacements."""
+    sources = {module.__name__: inspect.getsource(module) for module in (draft, decisions, protocol)}
+    for module, old, new in replacements:
+        source = sources[module.__name__]
+        assert old in source, f"{module.__name__} has no longer: {old}"
+        sources[module.__name__] = source.replace(old, new or "pass")
+    real = {name: sys.modules[name] for name in sources}
+    made: dict[str, ModuleType] = {}
+    try:
+        for name, source in sources.items():
+            made[name] = sys.modules[name] = ModuleType(name)
+            exec(compile(source, name, "exec"), made[name].__dict__)
+    finally:
+        sys.modules.update(real)
+    return Core(made[decisions.__name__], made[protocol.__name__])

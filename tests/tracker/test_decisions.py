@@ -1,0 +1,557 @@
+"""Decisions, one by one: what is saved, done and answered."""
+
+from datetime import date
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from bems.tracker.actions import AnswerToken, RaiseAlert, StartExecution
+from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive, Verb
+from bems.tracker.contract import Event, Stage
+from bems.tracker.decisions import (
+    ACCEPTED,
+    CONFLICT,
+    DUPLICATE,
+    Onward,
+    Receipt,
+    WaitRequest,
+    on_command,
+    on_dispute,
+    on_event,
+    on_sweep,
+    on_timeout,
+    on_wait,
+)
+from bems.tracker.draft import GRACE, LONGEST_RUN, Decision, delivered
+from bems.tracker.instants import DAY, HOUR, SECOND, Instant
+from bems.tracker.projection import project
+from bems.tracker.record import SEEN, InvoiceRecord
+from tests.tracker.samples import NOW, POLICY, event, facts, plain_policy
+
+RECEIVED = event("ingestion", "received")
+APPROVED = event("authorization", "approved", NOW + HOUR)
+MATCHED = event("reconciliation", "matched", NOW + 2 * HOUR)
+POSTED = event("posting", "posted", NOW + 3 * HOUR)
+REJECTED = event("authorization", "rejected", NOW + HOUR)
+MISMATCHED = event("reconciliation", "mismatched", NOW + 2 * HOUR)
+FAILED = event("posting", "failed", NOW + 3 * HOUR)
+DEADLINE = NOW + 3 * DAY
+
+
+def after(*events: Event, now: Instant | None = None, record: InvoiceRecord | None = None) -> InvoiceRecord:
+    """The record after events, with all its actions delivered."""
+    for one in events:
+        at = one.received_at if now is None else now
+        record = saved(on_event(record, one, POLICY, at), at)
+    assert record
+    return record
+
+
+def saved(decision: Decision[Any], now: Instant) -> InvoiceRecord:
+    assert decision.record
+    return delivered(decision.record, now) if decision.record.pending else decision.record
+
+
+def waiting(record: InvoiceRecord, stage: Stage, token: str = "T", now: Instant = NOW) -> InvoiceRecord:
+    """The record once its newest run's execution has registered a wait that nothing answers yet."""
+    decision = on_wait(record, WaitRequest(record.run.number, stage, token, (now, 0)), POLICY, now)
+    assert decision.actions == ()
+    return saved(decision, now)
+
+
+def alerts(decision: Decision[Any]) -> list[tuple[str, int, str, Instant]]:
+    found = [action.alert for action in decision.actions if isinstance(action, RaiseAlert)]
+    return [(alert.kind, alert.step, alert.severity, alert.due_at) for alert in found]
+
+
+# -- events
+
+
+def test_an_ingestion_starts_a_run() -> None:
+    decision = on_event(None, RECEIVED, POLICY, NOW)
+    assert decision.answer == ACCEPTED
+    assert decision.actions == (StartExecution("INV-1", 1, 3 * DAY // SECOND),)
+    record = decision.record
+    assert record and record.pending == decision.actions
+    assert record.version == 1
+    assert record.wait and (record.wait.stage, record.wait.deadline) == ("authorization", DEADLINE)
+    assert record.check_at == NOW + GRACE
+
+
+def test_an_orphan_waits_for_its_ingestion_without_a_run() -> None:
+    decision = on_event(None, APPROVED, POLICY, NOW)
+    assert decision.actions == ()
+    assert decision.record and decision.record.run.state == "none"
+    assert decision.record.wait and decision.record.wait.stage == "ingestion"
+    assert decision.record.check_at == DEADLINE
+
+
+def test_a_repeat_is_a_duplicate_and_changes_nothing() -> None:
+    record = after(RECEIVED)
+    decision = on_event(record, RECEIVED, POLICY, NOW)
+    assert decision.answer == DUPLICATE
+    assert decision.record is record
+
+
+def test_a_repeat_with_other_content_is_a_conflict() -> None:
+    record = after(RECEIVED)
+    other = structs.replace(RECEIVED, digest="other")
+    decision = on_event(record, other, POLICY, NOW)
+    assert decision.answer == CONFLICT
+    assert decision.record is record
+
+
+def test_a_repeat_carries_out_what_is_pending() -> None:
+    first = on_event(None, RECEIVED, POLICY, NOW)
+    again = on_event(first.record, RECEIVED, POLICY, NOW)
+    assert again.actions == first.actions != ()
+
+
+def test_the_next_decision_keeps_what_is_pending() -> None:
+    first = on_event(None, RECEIVED, POLICY, NOW)
+    second = on_event(first.record, APPROVED, POLICY, NOW)
+    assert second.record and second.record.pending[: len(first.actions)] == first.actions
+
+
+def test_a_record_remembers_the_newest_event_ids() -> None:
+    many = [event("authorization", "rejected", NOW - n, f"e{n}") for n in range(SEEN + 8)]
+    record = after(RECEIVED, *many, now=NOW)
+    assert len(record.seen) == SEEN
+    assert record.seen[-1][0] == f"e{SEEN + 7}"
+
+
+def test_a_superseded_event_leaves_its_register_and_its_row() -> None:
+    record = after(RECEIVED, APPROVED)
+    old = event("authorization", "rejected", NOW, "old")
+    decision = on_event(record, old, POLICY, NOW + DAY)
+    assert decision.record and decision.record.outcomes == record.outcomes
+    (row,) = decision.transitions
+    assert (row.superseded, row.outcome, row.from_status, row.to_status) == (
+        True,
+        "rejected",
+        "AwaitingReconciliation",
+        "AwaitingReconciliation",
+    )
+
+
+def test_an_event_answers_the_execution_that_waits_for_it() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    decision = on_event(record, APPROVED, POLICY, NOW + HOUR)
+    assert decision.actions == (AnswerToken("T", "ok", NOW + HOUR + 3 * DAY),)
+    assert decision.record and decision.record.run.token is None
+    assert decision.record.run.state == "open"
+
+
+@pytest.mark.parametrize(
+    ("events", "told"), [([REJECTED], "Rejected"), ([event("ingestion", "cancelled", NOW + DAY)], "Cancelled")]
+)
+def test_a_terminal_event_ends_the_run(events: list[Event], told: str) -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    decision = on_event(record, events[0], POLICY, NOW + DAY)
+    assert [action.told for action in decision.actions if isinstance(action, AnswerToken)] == [told]
+    assert decision.record and decision.record.run.state == "closing"
+    assert decision.record.wait is None
+
+
+def test_a_rejection_reversed_starts_the_next_run() -> None:
+    record = after(REJECTED, record=waiting(after(RECEIVED), "authorization"))
+    assert project(record.outcomes) == "Rejected"
+    reversal = event("authorization", "approved", NOW + 2 * DAY)
+    decision = on_event(record, reversal, POLICY, NOW + 2 * DAY)
+    assert [a.run for a in decision.actions if isinstance(a, StartExecution)] == [2]
+
+
+def test_a_late_cancellation_of_a_posted_invoice_cancels_it() -> None:
+    record = after(RECEIVED, APPROVED, MATCHED, POSTED)
+    assert project(record.outcomes) == "Posted"
+    record = after(event("ingestion", "cancelled", NOW + DAY), record=record)
+    assert project(record.outcomes) == "Cancelled"
+
+
+def test_payment_terms_survive_an_event_that_states_none() -> None:
+    with_terms = event("ingestion", "received", facts=facts(days=14))
+    record = after(with_terms, APPROVED)
+    assert record.facts.payment_terms and record.facts.payment_terms.days == 14
+    assert record.facts_of == (APPROVED.occurred_at, APPROVED.event_id)
+
+
+def test_facts_are_those_of_the_newest_event_whatever_the_order() -> None:
+    new = event("authorization", "approved", NOW + HOUR, facts=facts(currency="USD"))
+    old = event("ingestion", "received", NOW, facts=facts(currency="EUR", days=10))
+    assert after(new, old).facts == after(old, new).facts == facts(currency="USD", days=10)
+
+
+# -- waits
+
+
+def test_a_complete_stage_answers_its_wait_at_once() -> None:
+    record = after(RECEIVED, APPROVED, MATCHED)
+    decision = on_wait(record, WaitRequest(1, "authorization", "T", (NOW, 0)), POLICY, NOW)
+    assert [a.told for a in decision.actions if isinstance(a, AnswerToken)] == ["ok"]
+
+
+def test_the_posting_wait_of_a_posted_invoice_ends_the_run() -> None:
+    record = after(RECEIVED, APPROVED, MATCHED, POSTED)
+    decision = on_wait(record, WaitRequest(1, "posting", "T", (NOW, 0)), POLICY, NOW)
+    assert [a.told for a in decision.actions if isinstance(a, AnswerToken)] == ["ok"]
+    assert decision.record and decision.record.run.state == "closing"
+
+
+def test_a_wait_of_a_later_stage_is_answered_mismatched_reported_or_not() -> None:
+    record = after(RECEIVED, APPROVED, MISMATCHED)
+    for reported in ({}, {"reconciliation": MISMATCHED.event_id}):
+        told = on_wait(
+            structs.replace(record, reported=reported), WaitRequest(1, "posting", "T", (NOW, 0)), POLICY, NOW
+        ).actions
+        assert [a.told for a in told if isinstance(a, AnswerToken)] == ["Mismatched"]
+
+
+def test_a_wait_of_an_older_run_is_answered_superseded() -> None:
+    record = structs.replace(after(RECEIVED), run=structs.replace(after(RECEIVED).run, number=2))
+    decision = on_wait(record, WaitRequest(1, "authorization", "old", (NOW, 0)), POLICY, NOW)
+    assert [(a.token, a.told) for a in decision.actions if isinstance(a, AnswerToken)] == [("old", "Superseded")]
+    assert decision.record and decision.record.run == record.run
+
+
+def test_a_wait_without_a_record_is_answered_superseded() -> None:
+    decision = on_wait(None, WaitRequest(1, "authorization", "T", (NOW, 0)), POLICY, NOW)
+    assert decision.record is None
+    assert decision.actions == (AnswerToken("T", "Superseded", NOW),)
+
+
+def test_an_older_stamp_is_a_late_repeat() -> None:
+    record = waiting(after(RECEIVED, APPROVED), "reconciliation", "new", NOW + HOUR)
+    decision = on_wait(record, WaitRequest(1, "authorization", "old", (NOW, 3)), POLICY, NOW + HOUR)
+    assert decision.record is record
+    assert record.run.token == "new"
+
+
+def test_an_equal_stamp_registers() -> None:
+    record = waiting(after(RECEIVED), "authorization", "first")
+    record = waiting(record, "authorization", "second")
+    assert record.run.token == "second"
+
+
+# -- timeouts
+
+
+def test_a_timeout_raises_the_alert_and_waits_on() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE)
+    assert alerts(decision) == [("stuck", 1, "warning", DEADLINE)]
+    assert decision.answer == Onward("Await", DEADLINE + DAY)
+    assert decision.answer.payload(DEADLINE) == {"next": "Await", "deadline_seconds": 86400}
+
+
+def test_a_wait_that_woke_early_is_told_the_rest() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE - 90 * SECOND)
+    assert decision.actions == ()
+    assert decision.answer.payload(DEADLINE - 90 * SECOND) == {"next": "Await", "deadline_seconds": 90}
+
+
+def test_seconds_are_rounded_up_at_least_one_at_most_thirty_days() -> None:
+    assert Onward("Await", NOW + 1).payload(NOW)["deadline_seconds"] == 1
+    assert Onward("Await", NOW - DAY).payload(NOW)["deadline_seconds"] == 1
+    assert Onward("Await", NOW + SECOND + 1).payload(NOW)["deadline_seconds"] == 2
+    assert Onward("Await", NOW + 31 * DAY).payload(NOW)["deadline_seconds"] == 30 * 86400
+
+
+def test_whoever_asks_late_gets_the_one_alert_of_the_step_reached() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    late = DEADLINE + DAY + HOUR
+    decision = on_timeout(record, 1, "authorization", POLICY, late)
+    assert alerts(decision) == [("stuck", 2, "critical", DEADLINE + DAY)]
+    again = on_timeout(saved(decision, late), 1, "authorization", POLICY, late)
+    assert alerts(again) == []
+
+
+def test_the_same_alert_has_the_same_id_whoever_raises_it() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    by_execution = on_timeout(record, 1, "authorization", POLICY, DEADLINE).actions[0]
+    by_sweep = on_sweep(record, POLICY, DEADLINE + GRACE).actions[0]
+    assert isinstance(by_execution, RaiseAlert) and isinstance(by_sweep, RaiseAlert)
+    assert by_execution.alert.id == by_sweep.alert.id
+    assert by_sweep.alert.due_at == DEADLINE
+
+
+def test_the_last_alert_parks_and_ends_the_run() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE + 2 * DAY)
+    assert alerts(decision) == [("stuck", 3, "critical", DEADLINE + 2 * DAY)]
+    assert decision.answer.next == "Parked"
+    assert decision.record
+    assert (decision.record.mark, decision.record.wait, decision.record.run.state) == ("parked", None, "closing")
+    assert [row.kind for row in decision.transitions] == ["alert", "park"]
+
+
+def test_giving_up_answers_the_registered_token() -> None:
+    # The timeout was given up by Step Functions, runs on, and finds that its execution waits again.
+    record = waiting(after(RECEIVED), "authorization", "next")
+    decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE + 2 * DAY)
+    assert [(a.token, a.told) for a in decision.actions if isinstance(a, AnswerToken)] == [("next", "Parked")]
+
+
+def test_a_timeout_of_an_older_run_is_superseded() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    record = saved(on_sweep(record, POLICY, DEADLINE + GRACE), DEADLINE + GRACE)
+    assert record.run.number == 2
+    decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE + GRACE)
+    assert decision.record is record
+    assert decision.answer.next == "Superseded"
+
+
+def test_a_timeout_does_not_forget_the_token() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE)
+    assert decision.record and decision.record.run.token == "T"
+
+
+def test_an_event_at_the_deadline_wins() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    record = saved(on_event(record, event("authorization", "approved", DEADLINE), POLICY, DEADLINE), DEADLINE)
+    decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE)
+    assert alerts(decision) == []
+    assert decision.answer.next == "Await"
+
+
+# -- parked and revived
+
+
+def parked() -> InvoiceRecord:
+    record = waiting(after(RECEIVED), "authorization")
+    return saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE + 2 * DAY), DEADLINE + 2 * DAY)
+
+
+def test_an_event_that_changes_a_register_revives_and_the_wait_starts_anew() -> None:
+    later = NOW + 20 * DAY
+    decision = on_event(parked(), event("reconciliation", "matched", later), POLICY, later)
+    assert decision.record and decision.record.mark is None
+    assert decision.record.wait and decision.record.wait.since == later
+    assert [a.run for a in decision.actions if isinstance(a, StartExecution)] == [2]
+    assert [row.kind for row in decision.transitions] == ["event", "revive"]
+
+
+def test_an_event_that_changes_nothing_does_not_revive() -> None:
+    record = parked()
+    decision = on_event(record, event("ingestion", "received", NOW - DAY, "older"), POLICY, NOW + 20 * DAY)
+    assert decision.record and decision.record.mark == "parked"
+    assert decision.actions == ()
+
+
+def test_a_parked_invoice_is_never_swept() -> None:
+    assert parked().check_at is None
+
+
+# -- disputes
+
+
+def test_a_dispute_is_reported_once_and_the_wait_starts_anew() -> None:
+    record = after(RECEIVED, APPROVED, MISMATCHED)
+    first = on_dispute(record, 1, "reconciliation", POLICY, NOW + DAY)
+    assert alerts(first) == [("dispute", 0, "warning", NOW + DAY)]
+    assert first.record and first.record.wait and first.record.wait.since == NOW + DAY
+    assert first.answer == Onward("Await", NOW + 4 * DAY)
+    again = on_dispute(saved(first, NOW + DAY), 1, "reconciliation", POLICY, NOW + 2 * DAY)
+    assert alerts(again) == []
+
+
+def test_a_new_mismatch_is_reported_again() -> None:
+    record = after(RECEIVED, APPROVED, MISMATCHED)
+    record = saved(on_dispute(record, 1, "reconciliation", POLICY, NOW + DAY), NOW + DAY)
+    record = after(event("reconciliation", "mismatched", NOW + 2 * DAY, "second"), record=record)
+    assert alerts(on_dispute(record, 1, "reconciliation", POLICY, NOW + 2 * DAY))
+
+
+def test_a_failed_posting_is_reported_as_failed() -> None:
+    record = after(RECEIVED, APPROVED, MATCHED, FAILED)
+    assert alerts(on_dispute(record, 1, "posting", POLICY, NOW + DAY)) == [("failed", 0, "warning", NOW + DAY)]
+
+
+def test_a_mismatch_while_posting_is_awaited_is_told_to_the_execution() -> None:
+    record = waiting(after(RECEIVED, APPROVED, MATCHED), "posting")
+    late = event("reconciliation", "mismatched", NOW + 5 * HOUR)
+    decision = on_event(record, late, POLICY, NOW + 5 * HOUR)
+    assert [a.told for a in decision.actions if isinstance(a, AnswerToken)] == ["Mismatched"]
+    assert decision.record and project(decision.record.outcomes) == "Disputed"
+
+
+# -- sweeps
+
+
+def test_a_sweep_before_anything_is_due_changes_nothing() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    decision = on_sweep(record, POLICY, DEADLINE + GRACE - 1)
+    assert decision.record is record
+    assert decision.actions == ()
+
+
+def test_a_silent_run_gets_its_alert_and_is_replaced() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    assert record.check_at == DEADLINE + GRACE
+    decision = on_sweep(record, POLICY, DEADLINE + GRACE)
+    assert alerts(decision) == [("stuck", 1, "warning", DEADLINE)]
+    assert [(a.token, a.told) for a in decision.actions if isinstance(a, AnswerToken)] == [("T", "Superseded")]
+    assert [a.run for a in decision.actions if isinstance(a, StartExecution)] == [2]
+
+
+def test_an_orphan_is_alerted_at_its_due_instant_without_grace() -> None:
+    record = after(APPROVED, now=NOW)
+    assert record.check_at == DEADLINE
+    assert alerts(on_sweep(record, POLICY, DEADLINE)) == [("stuck", 1, "warning", DEADLINE)]
+
+
+def test_a_run_older_than_300_days_is_replaced() -> None:
+    record = after(RECEIVED)
+    assert record.wait
+    far = NOW + 400 * DAY
+    record = structs.replace(record, wait=structs.replace(record.wait, deadline=far, due=far))
+    record = saved(on_sweep(record, POLICY, NOW), NOW)
+    assert record.check_at == NOW + LONGEST_RUN
+    decision = on_sweep(record, POLICY, NOW + LONGEST_RUN)
+    assert [a.run for a in decision.actions if isinstance(a, StartExecution)] == [2]
+    assert alerts(decision) == []
+
+
+def test_a_run_that_ended_by_itself_is_replaced_and_a_second_one_makes_dormant() -> None:
+    record = after(RECEIVED)
+    once = on_sweep(record, POLICY, NOW + HOUR, ended_run=1)
+    assert [a.run for a in once.actions if isinstance(a, StartExecution)] == [2]
+    twice = on_sweep(saved(once, NOW), POLICY, NOW + HOUR, ended_run=2)
+    assert twice.record
+    assert (twice.record.mark, twice.record.check_at, twice.actions) == ("dormant", DEADLINE, ())
+
+
+def test_the_end_of_an_older_run_is_no_news() -> None:
+    record = saved(on_sweep(after(RECEIVED), POLICY, NOW + HOUR, ended_run=1), NOW + HOUR)
+    assert on_sweep(record, POLICY, NOW + HOUR, ended_run=1).record is record
+
+
+def dormant() -> InvoiceRecord:
+    record = saved(on_sweep(after(RECEIVED), POLICY, NOW + HOUR, ended_run=1), NOW + HOUR)
+    return saved(on_sweep(record, POLICY, NOW + HOUR, ended_run=2), NOW + HOUR)
+
+
+def test_a_dormant_invoice_wakes_at_its_next_event() -> None:
+    decision = on_event(dormant(), event("posting", "posted", NOW - DAY), POLICY, NOW + DAY)
+    assert decision.record and decision.record.mark is None
+    assert [a.run for a in decision.actions if isinstance(a, StartExecution)] == [3]
+
+
+def test_a_dormant_invoice_wakes_when_its_alert_is_due() -> None:
+    decision = on_sweep(dormant(), POLICY, DEADLINE)
+    assert alerts(decision) == [("stuck", 1, "warning", DEADLINE)]
+    assert decision.record and decision.record.mark is None
+    assert [a.run for a in decision.actions if isinstance(a, StartExecution)] == [3]
+
+
+def test_a_new_policy_that_gives_up_earlier_parks_without_a_further_alert() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    record = saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE + DAY), DEADLINE + DAY)
+    assert record.wait and record.wait.step == 2
+    decision = on_timeout(record, 1, "authorization", plain_policy(give_up_at=2), DEADLINE + 2 * DAY)
+    assert alerts(decision) == []
+    assert decision.answer.next == "Parked"
+
+
+# -- commands
+
+
+def command(verb: Verb, id: str = "C-1", at: Instant = NOW + 4 * HOUR) -> Command:
+    return Command(id, "INV-1", "ann", at, verb)
+
+
+def act(record: InvoiceRecord | None, verb: Verb, now: Instant = NOW + 4 * HOUR) -> Decision[Receipt]:
+    return on_command(record, command(verb, at=now), POLICY, now)
+
+
+def test_complete_states_the_positive_outcome() -> None:
+    decision = act(waiting(after(RECEIVED), "authorization"), Complete("authorization"))
+    assert decision.record and project(decision.record.outcomes) == "AwaitingReconciliation"
+    assert decision.record.outcomes["authorization"].event_id == "command C-1"
+    assert [a.told for a in decision.actions if isinstance(a, AnswerToken)] == ["ok"]
+    (row,) = decision.transitions
+    assert (row.kind, row.outcome, row.stage) == ("command", "complete", "authorization")
+
+
+def test_a_command_overrules_an_outcome_of_the_future() -> None:
+    future = event("authorization", "rejected", NOW + 20 * HOUR)
+    decision = act(after(RECEIVED, future, now=NOW), Complete("authorization"), NOW + HOUR)
+    assert decision.record and decision.record.outcomes["authorization"].occurred_at == future.occurred_at + 1
+
+
+def test_cancel_is_an_outcome_too() -> None:
+    decision = act(after(RECEIVED), Cancel())
+    assert decision.record and project(decision.record.outcomes) == "Cancelled"
+
+
+def test_a_repeated_command_is_a_duplicate() -> None:
+    first = act(after(RECEIVED), Park())
+    assert act(first.record, Park()).answer == DUPLICATE
+
+
+def test_extend_moves_the_deadline_and_keeps_the_step() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    record = saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE), DEADLINE)
+    decision = act(record, Extend(DEADLINE + 10 * DAY), DEADLINE)
+    assert decision.record and decision.record.wait
+    assert (decision.record.wait.step, decision.record.wait.due) == (1, DEADLINE + 11 * DAY)
+
+
+def test_park_and_revive() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    decision = act(record, Park())
+    assert [a.told for a in decision.actions if isinstance(a, AnswerToken)] == ["Parked"]
+    assert decision.record and decision.record.mark == "parked"
+    assert [row.kind for row in decision.transitions] == ["command", "park"]
+    revived = on_command(saved(decision, NOW), command(Revive(), "C-2"), POLICY, NOW + 5 * DAY)
+    assert revived.record and revived.record.wait and revived.record.wait.since == NOW + 5 * DAY
+    assert [a.run for a in revived.actions if isinstance(a, StartExecution)] == [2]
+
+
+def test_acknowledge_is_remembered_and_stops_nothing() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    record = saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE), DEADLINE)
+    decision = act(record, Acknowledge(), DEADLINE)
+    assert decision.record and decision.record.wait
+    assert (decision.record.wait.acknowledged, decision.record.wait.due) == (1, DEADLINE + DAY)
+
+
+@pytest.mark.parametrize(
+    ("record", "verb", "reason"),
+    [
+        (None, Park(), "there is no invoice INV-1"),
+        (after(RECEIVED, APPROVED), Complete("authorization"), "authorization is already approved"),
+        (after(RECEIVED, event("ingestion", "cancelled", NOW + 1)), Cancel(), "the invoice is already cancelled"),
+        (after(RECEIVED), Revive(), "the invoice is not parked"),
+        (parked(), Park(), "the invoice is parked: revive it first"),
+        (parked(), Extend(NOW + 90 * DAY), "the invoice is parked: revive it first"),
+        (after(RECEIVED, REJECTED), Park(), "the invoice is Rejected and waits for nothing"),
+        (after(RECEIVED), Extend(NOW), "the new deadline must be later than the present one, and before the year 3000"),
+        (after(RECEIVED), Acknowledge(), "no alert has been raised in this wait"),
+    ],
+)
+def test_a_command_that_could_change_nothing_is_refused(record: InvoiceRecord | None, verb: Verb, reason: str) -> None:
+    decision = act(record, verb)
+    assert decision.answer == Receipt("refused", reason)
+    assert decision.record is record
+
+
+# -- the time series
+
+
+def test_a_row_says_what_happened() -> None:
+    (row,) = on_event(
+        None, event("ingestion", "received", facts=facts(14, date(2026, 3, 16))), POLICY, NOW + HOUR
+    ).transitions
+    assert (row.kind, row.stage, row.outcome) == ("event", "ingestion", "received")
+    assert (row.from_status, row.to_status) == (None, "AwaitingAuthorization")
+    assert (row.terms_days, row.due_date, row.vendor_tier) == (14, date(2026, 3, 16), "silver")
+    assert (row.recorded_at, row.received_at, row.lag_ms) == (NOW + HOUR, NOW, 3_600_000)
+
+
+def test_every_row_has_an_instant_of_its_own_though_clocks_go_back() -> None:
+    record = after(RECEIVED)
+    decision = on_event(record, APPROVED, POLICY, NOW - DAY)
+    assert decision.transitions[0].recorded_at == record.recorded_at + 1

@@ -1,0 +1,104 @@
+"""The projection: a pure function of four registers, whatever the order of arrival."""
+
+from itertools import permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bems.tracker.contract import NEGATIVE, POSITIVE, STAGES, Event, Stage
+from bems.tracker.decisions import on_event
+from bems.tracker.projection import WAITS_FOR, Outcome, Outcomes, Status, newer, project
+from bems.tracker.record import InvoiceRecord
+from tests.tracker.samples import DAY, NOW, POLICY, event
+
+TABLE: list[tuple[str, Status]] = [
+    ("", "Orphan"),
+    ("approved matched posted", "Orphan"),
+    ("cancelled", "Cancelled"),
+    ("cancelled approved matched posted", "Cancelled"),
+    ("received", "AwaitingAuthorization"),
+    ("received matched posted", "AwaitingAuthorization"),
+    ("received rejected", "Rejected"),
+    ("received rejected matched posted", "Rejected"),
+    ("received approved", "AwaitingReconciliation"),
+    ("received approved posted", "AwaitingReconciliation"),
+    ("received approved mismatched", "Disputed"),
+    ("received approved mismatched posted", "Disputed"),
+    ("received approved matched", "AwaitingPosting"),
+    ("received approved matched failed", "PostingFailed"),
+    ("received approved matched posted", "Posted"),
+]
+
+STAGE_OF: dict[str, Stage] = {outcome: stage for names in (POSITIVE, NEGATIVE) for stage, outcome in names.items()}
+
+
+def registers(outcomes: str) -> Outcomes:
+    return {STAGE_OF[status]: Outcome(status, status, NOW, NOW) for status in outcomes.split()}
+
+
+@pytest.mark.parametrize(("outcomes", "status"), TABLE)
+def test_status(outcomes: str, status: Status) -> None:
+    assert project(registers(outcomes)) == status
+
+
+def test_every_status_says_what_it_waits_for() -> None:
+    assert {status for _, status in TABLE} == set(WAITS_FOR)
+
+
+def test_the_later_outcome_wins() -> None:
+    early, late = Outcome("rejected", "z", NOW, NOW), Outcome("approved", "a", NOW + 1, NOW)
+    assert newer("authorization", late, early)
+    assert not newer("authorization", early, late)
+
+
+def test_at_equal_times_the_negative_outcome_wins() -> None:
+    good, bad = Outcome("approved", "z", NOW, NOW), Outcome("rejected", "a", NOW, NOW)
+    assert newer("authorization", bad, good)
+    assert not newer("authorization", good, bad)
+
+
+def test_at_equal_times_of_one_outcome_the_greater_event_id_wins() -> None:
+    assert newer("posting", Outcome("posted", "b", NOW, NOW), Outcome("posted", "a", NOW, NOW))
+    assert not newer("posting", Outcome("posted", "a", NOW, NOW), Outcome("posted", "a", NOW, NOW + 5))
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Event]:
+    kinds = st.tuples(st.sampled_from(STAGES), st.booleans(), st.integers(0, 3))
+    drawn = draw(st.lists(kinds, min_size=1, max_size=8))
+    return [
+        event(stage, (POSITIVE if good else NEGATIVE)[stage], NOW + day * DAY, f"e{number}")
+        for number, (stage, good, day) in enumerate(drawn)
+    ]
+
+
+def run(events: list[Event], delays: list[int]) -> InvoiceRecord:
+    record, now = None, NOW
+    for one, delay in zip(events, delays, strict=True):
+        now += delay
+        record = on_event(record, one, POLICY, now).record
+    assert record
+    return record
+
+
+@given(events=histories(), data=st.data())
+@settings(derandomize=True, max_examples=300, deadline=None)
+def test_any_order_repetition_and_delay_ends_in_the_same_outcomes(events: list[Event], data: st.DataObject) -> None:
+    other = data.draw(st.permutations(events + data.draw(st.lists(st.sampled_from(events), max_size=5))))
+    delays = st.lists(st.integers(0, 40 * DAY), min_size=len(other), max_size=len(other))
+    straight, shuffled = run(events, [0] * len(events)), run(other, data.draw(delays))
+    assert shuffled.outcomes == straight.outcomes
+    assert project(shuffled.outcomes) == project(straight.outcomes)
+    assert shuffled.facts == straight.facts
+
+
+def test_every_order_of_a_reversed_rejection_ends_approved() -> None:
+    events = [
+        event("ingestion", "received", NOW),
+        event("authorization", "rejected", NOW + DAY),
+        event("authorization", "approved", NOW + 2 * DAY),
+        event("reconciliation", "matched", NOW + 3 * DAY),
+    ]
+    for order in permutations(events):
+        assert project(run(list(order), [0] * 4).outcomes) == "AwaitingPosting"
