@@ -17,7 +17,7 @@ from bems.tracker.calendars import load_zone
 from bems.tracker.contract import STAGES, Name
 from bems.tracker.durations import parse_deadline, parse_duration
 from bems.tracker.faults import MOST_FAULTS, Fault, child, find_faults
-from bems.tracker.policy import DEFAULT_STAGES, MAX_ALERTS, PolicySpec, check_alerts
+from bems.tracker.policy import PolicySpec
 from bems.tracker.wording import show
 
 MOST_CHARACTERS = 256 * 1024
@@ -240,22 +240,14 @@ def _check_policy(data: Any, pointer: str) -> Iterator[Fault]:
     yield from _check_text(_get(data, "calendar"), "timezone", f"{pointer}/calendar", load_zone)
     for stage in STAGES:
         rule, here = _get(_get(data, "stages"), stage), f"{pointer}/stages/{stage}"
-        under = msgspec.to_builtins(getattr(DEFAULT_STAGES, stage))
-        yield from _check_rule(rule, under, here)
+        yield from _check_rule(rule, here)
         for index, override in enumerate(_items(_get(rule, "overrides"))):
-            yield from _check_rule(override, {**under, **rule}, f"{here}/overrides/{index}")
+            yield from _check_rule(override, f"{here}/overrides/{index}")
 
 
-def _check_rule(rule: Any, under: dict[str, Any], pointer: str) -> Iterator[Fault]:
+def _check_rule(rule: Any, pointer: str) -> Iterator[Fault]:
     yield from _check_text(rule, "deadline", pointer, parse_deadline)
     yield from _check_text(rule, "escalate_every", pointer, parse_duration)
-    set_here = [key for key in ("critical_at", "give_up_at") if _get(rule, key) is not None]
-    alerts = [{**under, **rule}[key] for key in ("critical_at", "give_up_at")] if set_here else []
-    if alerts and all(type(alert) is int and 1 <= alert <= MAX_ALERTS for alert in alerts):
-        try:
-            check_alerts(*alerts)
-        except ValueError as fault:
-            yield Fault(f"{pointer}/{set_here[0]}", str(fault))
 
 
 def _check_text(data: Any, key: str, pointer: str, parse: Callable[[str], object]) -> Iterator[Fault]:

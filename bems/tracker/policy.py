@@ -83,7 +83,7 @@ class When:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When alerts are due, which are critical, and which is the last. ValueError where none would be critical."""
+    """When alerts are due, which are critical, and which is the last. ValueError for numbers out of bounds."""
 
     deadline: Duration | BeforeDue
     escalate_every: Duration
@@ -91,7 +91,9 @@ class Rule:
     give_up_at: int
 
     def __post_init__(self) -> None:
-        check_alerts(self.critical_at, self.give_up_at)
+        for name in ("critical_at", "give_up_at"):
+            if not 1 <= getattr(self, name) <= MAX_ALERTS:
+                raise ValueError(f"{name} {getattr(self, name)}: use 1 to {MAX_ALERTS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,17 +291,6 @@ class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True):
     weekend: tuple[Weekday, ...]
     days_off: tuple[date, ...]
     stages: StagesSpec
-
-
-def check_alerts(critical_at: int, give_up_at: int) -> None:
-    """ValueError when none of the alerts 1 to `give_up_at` would be critical, or when there are too few or many."""
-    if not 1 <= give_up_at <= MAX_ALERTS:
-        raise ValueError(f"{give_up_at} alerts before giving up: use 1 to {MAX_ALERTS}")
-    if not 1 <= critical_at <= give_up_at:
-        raise ValueError(
-            f"no alert would be critical, with critical_at {critical_at} and give_up_at {give_up_at}: "
-            f"use a critical_at of 1 to {give_up_at}"
-        )
 
 
 def build_policy(spec: PolicySpec, days_off: frozenset[date]) -> Policy:

@@ -1,0 +1,484 @@
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bems.tracker.config import (
+    MOST_CHARACTERS,
+    Alerts,
+    Cell,
+    CellsFile,
+    ConfigError,
+    Destination,
+    Email,
+    Embedded,
+    Limits,
+    Log,
+    Rate,
+    StageRates,
+    Webhook,
+    read_cells,
+    read_policy,
+)
+from bems.tracker.policy import (
+    DEFAULT_STAGES,
+    CalendarSpec,
+    OverrideSpec,
+    PolicySpec,
+    StageSpec,
+    StagesSpec,
+    WhenSpec,
+    build_policy,
+)
+
+EXAMPLE = Path(__file__).parents[2] / "cells.yaml"
+
+
+def refusal(read: Callable[[str, str], object], text: str) -> ConfigError | None:
+    try:
+        read(text, "x.yaml")
+    except ConfigError as refused:
+        return refused
+    return None
+
+
+def faults_of(read: Callable[[str, str], object], text: str) -> list[str]:
+    with pytest.raises(ConfigError) as refused:
+        read(dedent(text), "x.yaml")
+    assert str(refused.value) == "\n".join(
+        f"x.yaml:{fault.line}: {fault.pointer or 'the file'}: {fault.detail}" for fault in refused.value.faults
+    )
+    return str(refused.value).splitlines()
+
+
+def assert_faults(read: Callable[[str, str], object], text: str, *expected: str) -> None:
+    """Each fault begins with its expected text, after the file's name; there is no other."""
+    found = faults_of(read, text)
+    assert [line[: len(f"x.yaml:{start}")] for line, start in zip(found, expected, strict=False)] == [
+        f"x.yaml:{start}" for start in expected
+    ]
+    assert len(found) == len(expected)
+
+
+def test_a_policy_is_read_as_its_types() -> None:
+    text = """
+        calendar: {country: NL, subdivision: NH, timezone: Europe/Amsterdam, weekend: [sunday], days_off: [2026-12-24]}
+        stages:
+          authorization:
+            deadline: 2bd
+            escalate_every: 12h
+            critical_at: 2
+            give_up_at: 5
+            overrides:
+              - when: {vendor_tier: gold, vendor: V-1, currency: EUR, amount_from: "10000", terms_days_from: 60}
+                deadline: due-1bd
+              - when: {currency: EUR, amount_from: -5, amount_to: 10.50}
+                critical_at: 1
+    """
+    assert read_policy(dedent(text), "x.yaml") == PolicySpec(
+        CalendarSpec("NL", "Europe/Amsterdam", "NH", ("sunday",), (date(2026, 12, 24),)),
+        StagesSpec(
+            authorization=StageSpec(
+                "2bd",
+                "12h",
+                2,
+                5,
+                (
+                    OverrideSpec(
+                        WhenSpec("gold", "V-1", "EUR", amount_from="10000", terms_days_from=60), deadline="due-1bd"
+                    ),
+                    OverrideSpec(WhenSpec(currency="EUR", amount_from=-5, amount_to="10.50"), critical_at=1),
+                ),
+            )
+        ),
+    )
+
+
+def test_the_default_policy_may_be_written_out() -> None:
+    text = """
+        calendar: {country: NL, timezone: Europe/Amsterdam}
+        stages:
+          ingestion:      {deadline: 10bd, escalate_every: 5bd, critical_at: 3, give_up_at: 6}       # an orphan's wait
+          authorization:  {deadline: 3bd, escalate_every: 1bd, critical_at: 3, give_up_at: 20,
+                           overrides: [{when: {vendor_tier: gold, currency: EUR, amount_from: "10000"}, deadline: 1bd}]}
+          reconciliation: {deadline: 5bd, escalate_every: 2bd, critical_at: 3, give_up_at: 20}
+          posting:        {deadline: due-3bd, escalate_every: 1bd, critical_at: 2, give_up_at: 20}
+    """
+    spec = read_policy(dedent(text), "x.yaml")
+    assert build_policy(spec, frozenset()) == build_policy(PolicySpec(), frozenset())
+    assert spec.stages.authorization == DEFAULT_STAGES.authorization
+
+
+def test_norway_is_a_country_and_not_a_boolean() -> None:
+    spec = read_policy("calendar: {country: NO, timezone: Europe/Oslo}", "x.yaml")
+    assert spec.calendar.country == "NO"
+
+
+@pytest.mark.parametrize(
+    ("written", "vendor"),
+    [
+        ("on", "on"),
+        ("Yes", "Yes"),
+        ("TRUE", "TRUE"),
+        ("12:30:00", "12:30:00"),
+        ("2026-12-24", "2026-12-24"),
+        ("1.5", "1.5"),
+        ("1e3", "1e3"),
+        ("0x1F", "0x1F"),
+        ("007", "007"),
+        ("1_000", "1_000"),
+        ("9999999999999999999", "9999999999999999999"),
+        ("NULL", "NULL"),
+        ("=", "="),
+        ('"1"', "1"),
+        ("'true'", "true"),
+        ('"null"', "null"),
+    ],
+)
+def test_only_true_false_and_whole_numbers_are_not_text(written: str, vendor: str) -> None:
+    spec = read_policy(f"stages: {{posting: {{overrides: [{{when: {{vendor: {written}}}}}]}}}}", "x.yaml")
+    assert spec.stages.posting.overrides == (OverrideSpec(WhenSpec(vendor=vendor)),)
+
+
+@pytest.mark.parametrize("written", ["1", "-7", "0", "true", "false", "999999999999999999"])
+def test_text_that_reads_as_a_number_or_boolean_needs_quotes(written: str) -> None:
+    found = faults_of(read_policy, f"stages: {{posting: {{overrides: [{{when: {{vendor: {written}}}}}]}}}}")
+    assert found[0].startswith(f"x.yaml:1: /stages/posting/overrides/0/when/vendor: {written} is a ")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "1: the file: is empty: write at least one key"),
+        ("# nothing\n\n", "1: the file: is empty"),
+        ("---\n", "2: the file: has no value: give it one"),
+        ("~", "1: the file: has no value"),
+        ("\n- a\n- b", "2: the file: a list is not an object"),
+        ("hello", '1: the file: "hello" is a string, not an object'),
+        ("calendar: {\n\n", "3: the file: cannot be read: "),
+        ("stages: {}\ncalendar: {country: NL\n", "3: the file: cannot be read: expected ',' or '}'"),
+        ("a: b: c", "1: the file: cannot be read: mapping values are not allowed here"),
+        ("stages:\n\tposting: {}", "2: the file: has a tab where only spaces may be: use spaces"),
+        ("stages: {}\n---\nstages: {}\n", "2: the file: has a second document: put it in a file of its own"),
+        ("stages: {}\n...\nx\n", "3: the file: "),
+        ("%YAML 2.0\n---\nstages: {}", "1: the file: cannot be read: found incompatible YAML document"),
+        ("%YAML 1." + "9" * 5000 + "\n---\na: 1", "1: the file: cannot be read: a number in an escape is out of range"),
+        ('stages: {}\na: "\\UFFFFFFFF"', "2: the file: cannot be read: a number in an escape is out of range"),
+        ("stages: {}\na: \0", '2: the file: has the character "\\u0000", which YAML does not allow: leave it out'),
+        ("a: \ud800", '1: the file: has the character "\\ud800", which YAML does not allow'),
+        ("stages: " + "[" * 17, "1: the file: cannot be read: over 16 levels deep"),
+        ("stages: " + "[" * 100_000, "1: the file: cannot be read: over 16 levels deep"),
+        ("? " + "[" * 100_000, "1: the file: cannot be read: over 16 levels deep"),
+        ("x" * (MOST_CHARACTERS + 1), "1: the file: has 262145 characters, more than 262144: split it"),
+    ],
+)
+def test_a_text_that_is_not_one_document_of_yaml(text: str, fault: str) -> None:
+    found = faults_of(read_policy, text)
+    assert [line[: len(f"x.yaml:{fault}")] for line in found] == [f"x.yaml:{fault}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("stages: {}\nstages: {}", '2: /stages: "stages" is already in line 1: keep one of them'),
+        ("stages: {}\n'stages': [[]]", '2: /stages: "stages" is already in line 1'),
+        ("stages: {posting: &a {}, ingestion: *a}", '1: /stages/ingestion: "*a" is an alias: repeat the value itself'),
+        ("stages: &a [*a]", "1: /stages"),
+        ("stages: !!map {}", '1: /stages: "tag:yaml.org,2002:map" is a tag: leave it out'),
+        ("stages: !!python/object/apply:os.system [x]", "1: /stages: "),
+        ("stages:\n  posting: !x {a: [{b: c}]}", '2: /stages/posting: "!x" is a tag'),
+        ("stages:\n", "1: /stages: has no value: give it one, or leave it out"),
+        ("stages:\n  posting:\n    overrides:\n      -\n", "4: /stages/posting/overrides/0: has no value"),
+        ("1: 2", "1: the file: 1 is not a name: use text, in quotes if need be"),
+        ("true: [2, {}]", "1: the file: true is not a name"),
+        ("stages:\n  ~: 2", "2: /stages: null is not a name"),
+        ("? [stages, {}]\n: {}", "1: the file: this is not a name"),
+        ("stages:\n  ? {a: b}\n  : {c: d}", "2: /stages: this is not a name"),
+        ("stages: {}\nstagse: {}", '2: /stagse: "stagse" is not a field here: did you mean "stages"?'),
+        ("stages:\n  postng: {}", '2: /stages/postng: "postng" is not a field here: did you mean "posting"?'),
+        ("<<: {stages: {}}", '1: /<<: "<<" is not a field here'),
+        ("a/b~c: 1", '1: /a~1b~0c: "a/b~c" is not a field here'),
+        ('"\\ud800": 1', "1: /\\ud800: "),
+        ("calendar: {}", '1: /calendar/country: "country" is missing: use '),
+    ],
+)
+def test_a_value_that_is_not_plain_data(text: str, fault: str) -> None:
+    found = faults_of(read_policy, text)
+    assert found[0].startswith(f"x.yaml:{fault}")
+    assert len({line.split(": ")[1] for line in found}) <= 2
+
+
+def test_an_empty_policy_is_the_default() -> None:
+    assert read_policy("{}", "x.yaml") == PolicySpec()
+    assert read_policy("\ufeffstages: {}\r\n", "x.yaml") == PolicySpec()
+
+
+def test_a_policy_tells_all_its_faults_each_with_its_line() -> None:
+    assert_faults(
+        read_policy,
+        """\
+        calendar:
+          country: Holland
+          timezone: Europe/Amstredam
+          weekend: [saturday, sonday]
+          days_off:
+            - 2026-12-24
+            - 2026-13-24
+        stages:
+          ingestion:
+            deadline: 10 days
+            escalate_every: due-5bd
+            critical_at: 7
+          authorization: {deadline: 0bd, escalate_every: 3000bd, critical_at: 0, give_up_at: 1001}
+          reconciliation:
+            deadline: 3
+            overrides:
+              - when: {amount_from: "10000"}
+                deadline: due-3db
+              - when: {}
+              - deadline: 1bd
+              - when: {currency: EUR, amount_from: 5, amount_to: 5}
+                give_up_at: 2
+              - when: {currency: euro, amount_from: 1e4, terms_days_from: -1}
+              - when: {vendor_teir: gold}
+              - 5
+          posting: 3bd
+        """,
+        '2: /calendar/country: "Holland" does not have the right form: use ',
+        '3: /calendar/timezone: "Europe/Amstredam" is not a time zone: use a name of the IANA database',
+        '4: /calendar/weekend/1: "sonday" is not one of ',
+        '7: /calendar/days_off/1: "2026-13-24" is not a date',
+        '10: /stages/ingestion/deadline: "10 days" is not a deadline: use a whole number and s, m, h, d',
+        '11: /stages/ingestion/escalate_every: "due-5bd" counts back from the due date, as only a deadline may: use a',
+        "13: /stages/authorization/critical_at: 0 is less than 1: use ",
+        '13: /stages/authorization/deadline: "0bd" is no time at all: use at least 1bd',
+        '13: /stages/authorization/escalate_every: "3000bd" is too long: use at most 2600bd',
+        "13: /stages/authorization/give_up_at: 1001 is more than 1000: use ",
+        "15: /stages/reconciliation/deadline: 3 is a number, not a string",
+        "17: /stages/reconciliation/overrides/0/when: amounts of different currencies do not compare: name a",
+        '18: /stages/reconciliation/overrides/0/deadline: "3db" is not a duration: use ',
+        "19: /stages/reconciliation/overrides/1/when: there is no condition: use at least one of ",
+        '20: /stages/reconciliation/overrides/2/when: "when" is missing',
+        "21: /stages/reconciliation/overrides/3/when: no amount is from 5 and below 5: raise amount_to",
+        '23: /stages/reconciliation/overrides/4/when/amount_from: "1e4" does not have the right form: use ',
+        '23: /stages/reconciliation/overrides/4/when/currency: "euro" does not have the right form: use ',
+        "23: /stages/reconciliation/overrides/4/when/terms_days_from: -1 is less than 0: use ",
+        '24: /stages/reconciliation/overrides/5/when/vendor_teir: "vendor_teir" is not a field here: did you mean',
+        "25: /stages/reconciliation/overrides/6: 5 is a number, not an object",
+        '26: /stages/posting: "3bd" is a string, not an object',
+    )
+
+
+def test_a_cell_needs_a_name_and_a_region() -> None:
+    (cell,) = read_cells("cells: [{name: eu-west, region: eu-west-1}]", "x.yaml").cells
+    assert cell == Cell(name="eu-west", region="eu-west-1")
+    assert (cell.delivery, cell.time_series, cell.removal, cell.termination_protection) == (
+        "fifo",
+        "s3tables",
+        "retain",
+        True,
+    )
+    assert (cell.policy, cell.policy_file, cell.account, cell.tags) == (None, None, None, {})
+    assert (cell.provisioned_concurrency, cell.tracing, cell.log_retention_days) == (0, True, 30)
+    assert cell.alerts.critical == cell.alerts.warning == (Destination(log=Log()),)
+    assert cell.embedded == Embedded("127.0.0.1", 8080)
+
+
+def test_the_default_limits_take_60_000_events_a_minute() -> None:
+    limits = Limits()
+    assert limits.key.requests_per_second * 60 >= 60_000
+    assert limits.stages == StageRates(*[Rate(500, 1000)] * 4)
+    assert (limits.max_batch, limits.open_executions) == (100, 1_000_000)
+
+
+def test_a_cell_is_read_as_its_types() -> None:
+    text = """
+        cells:
+          - name: us
+            region: us-gov-west-1
+            account: "012345678901"
+            delivery: standard
+            time_series: timestream
+            policy_file: policies/us.yaml
+            limits: {key: {requests_per_second: 5, burst: 6}, stages: {posting: {requests_per_second: 1, burst: 2}},
+                     max_batch: 10, open_executions: 2000000}
+            alerts:
+              warning: [{log: {}}, {email: {to: [a@example.com], from: b@example.com}}]
+              critical: [{webhook: {url: "http://localhost:9000/x?y=@", secret_env: KEY}}, {webhook: {url_env: URL_2}}]
+            embedded: {host: "::1", port: 0}
+            removal: destroy
+            termination_protection: false
+            tags: {cost-center: "4711", "a b": ""}
+            provisioned_concurrency: 3
+            tracing: false
+            log_retention_days: 3653
+    """
+    assert read_cells(dedent(text), "x.yaml") == CellsFile(
+        (
+            Cell(
+                name="us",
+                region="us-gov-west-1",
+                account="012345678901",
+                delivery="standard",
+                time_series="timestream",
+                policy_file="policies/us.yaml",
+                limits=Limits(Rate(5, 6), StageRates(posting=Rate(1, 2)), 10, 2_000_000),
+                alerts=Alerts(
+                    warning=(Destination(log=Log()), Destination(email=Email(("a@example.com",), "b@example.com"))),
+                    critical=(
+                        Destination(webhook=Webhook("http://localhost:9000/x?y=@", secret_env="KEY")),
+                        Destination(webhook=Webhook(url_env="URL_2")),
+                    ),
+                ),
+                embedded=Embedded("::1", 0),
+                removal="destroy",
+                termination_protection=False,
+                tags={"cost-center": "4711", "a b": ""},
+                provisioned_concurrency=3,
+                tracing=False,
+                log_retention_days=3653,
+            ),
+        )
+    )
+
+
+def test_cells_tell_all_their_faults_each_with_its_line() -> None:
+    assert_faults(
+        read_cells,
+        """\
+        cells:
+          - name: EU_West
+            region: europe
+            account: 123456789012
+            delivery: Standard
+            time_series: influx
+          - name: eu
+            region: eu-west-1
+            policy:
+              stages:
+                posting:
+                  deadline: 3dd
+            policy_file: eu.yaml
+          - name: eu
+            region: eu-west-1
+            limits:
+              key: {requests_per_second: 0}
+              max_batch: 101
+              open_executions: 1_000_000
+          - region: eu-west-1
+            alerts:
+              warning: []
+              critical:
+                - {}
+                - {log: {}, email: {to: [a@example.com]}}
+                - webhook: {url: "https://user:password@example.com/"}
+                - webhook: {url: "http://example.com/"}
+                - webhook: {url: "https://example.com/", url_env: HOOK}
+                - webhook: {url_env: "s3cret!"}
+                - email: {to: []}
+                - email: {to: [somebody], form: a@example.com}
+          - name: a-name-of-21-letters-
+            region: eu-west-1
+            removal: keep
+            termination_protection: yes
+            tags: {"aws:x": y, "": z}
+            log_retention_days: 31
+            embedded: {port: 65536}
+            provisioned_concurrency: -1
+        """,
+        '2: /cells/0/name: "EU_West" does not have the right form: use 1 to 20 of a-z, 0-9 and -',
+        '3: /cells/0/region: "europe" does not have the right form: use an AWS Region, such as eu-west-1',
+        "4: /cells/0/account: 123456789012 is a number, not a string: use 12 digits in quotes",
+        '5: /cells/0/delivery: "Standard" is not one of "fifo", "standard"; did you mean "standard"?',
+        '6: /cells/0/time_series: "influx" is not one of "s3tables", "timestream"',
+        '7: /cells/1: a cell has one policy: use either "policy" or "policy_file"',
+        '12: /cells/1/policy/stages/posting/deadline: "3dd" is not a deadline: use ',
+        '14: /cells/2/name: "eu" is the name of cell 1 too: use another',
+        '17: /cells/2/limits/key/burst: "burst" is missing',
+        "17: /cells/2/limits/key/requests_per_second: 0 is less than 1",
+        "18: /cells/2/limits/max_batch: 101 is more than 100",
+        '19: /cells/2/limits/open_executions: "1_000_000" is a string, not a whole number',
+        '20: /cells/3/name: "name" is missing: use 1 to 20 of a-z',
+        "22: /cells/3/alerts/warning: has 0 items, fewer than 1: use 1 to 20 destinations",
+        '24: /cells/3/alerts/critical/0: a destination is one way to send: use one of "webhook", "email", "log" in',
+        "25: /cells/3/alerts/critical/1: a destination is one way to send",
+        '26: /cells/3/alerts/critical/2/webhook/url: "https://user:password@example.com/" does not have the right form',
+        '27: /cells/3/alerts/critical/3/webhook/url: "http://example.com/" does not have the right form: use https',
+        '28: /cells/3/alerts/critical/4/webhook: a webhook has one address: use either "url" or "url_env"',
+        '29: /cells/3/alerts/critical/5/webhook/url_env: "s3cret!" does not have the right form: use an',
+        "30: /cells/3/alerts/critical/6/email/to: has 0 items, fewer than 1: use 1 to 50 e-mail addresses",
+        '31: /cells/3/alerts/critical/7/email/form: "form" is not a field here: did you mean "from"?',
+        '31: /cells/3/alerts/critical/7/email/to/0: "somebody" does not have the right form: use an e-mail address',
+        '32: /cells/4/name: "a-name-of-21-letters-" has 21 characters, more than 20',
+        '34: /cells/4/removal: "keep" is not one of "destroy", "retain"',
+        '35: /cells/4/termination_protection: "yes" is a string, not true or false',
+        '36: /cells/4/tags/: the name "" does not have the right form: use ',
+        '36: /cells/4/tags/aws:x: the name "aws:x" does not have the right form: use ',
+        "37: /cells/4/log_retention_days: 31 is not one of ",
+        "38: /cells/4/embedded/port: 65536 is more than 65535: use 0 to 65535",
+        "39: /cells/4/provisioned_concurrency: -1 is less than 0",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("cells: []", "1: /cells: has 0 items, fewer than 1: use a list of 1 to 100 cells"),
+        ("cells: {eu: {region: eu-west-1}}", "1: /cells: an object is not a list: use a list of 1 to 100 cells"),
+        ("{}", '1: /cells: "cells" is missing: use a list of 1 to 100 cells'),
+        ("- name: eu", "1: the file: a list is not an object"),
+    ],
+)
+def test_a_file_has_cells(text: str, fault: str) -> None:
+    assert_faults(read_cells, text, fault)
+
+
+@pytest.mark.parametrize("region", ["eu-west-1", "ap-southeast-2", "us-gov-east-1", "eusc-de-east-1", "us-isob-east-1"])
+def test_regions_of_every_partition(region: str) -> None:
+    assert read_cells(f"cells: [{{name: a, region: {region}}}]", "x.yaml").cells[0].region == region
+
+
+def test_a_value_that_its_type_refuses_is_not_refused_twice() -> None:
+    assert len(faults_of(read_policy, 'stages: {posting: {deadline: "\\ud800"}}')) == 1
+
+
+def test_a_flood_of_faults_is_cut_and_soon_told() -> None:
+    many = "stages:\n  posting:\n    overrides:\n" + "      - {when: {vendor: a}, deadline: x}\n" * 2000
+    assert 1 < len(faults_of(read_policy, many)) <= 300
+
+
+def test_the_committed_cells_are_two_variants() -> None:
+    eu, us = read_cells(EXAMPLE.read_text(), EXAMPLE.name).cells
+    assert (eu.region, eu.delivery, eu.time_series) == ("eu-west-1", "fifo", "timestream")
+    assert (us.region, us.delivery, us.time_series) == ("us-east-1", "standard", "s3tables")
+    assert eu.policy is not None
+    assert us.policy is not None
+    assert us.policy.calendar.timezone == "America/New_York"
+    written_out = build_policy(PolicySpec(eu.policy.calendar, eu.policy.stages), frozenset())
+    assert written_out.stages == build_policy(PolicySpec(), frozenset()).stages
+    assert eu.limits == Limits()
+
+
+words = st.sampled_from(
+    ["cells", "stages", "posting", "name", "overrides", "when", "deadline", "3bd", "NO", "1", "~", "eu"]
+)
+marks = st.sampled_from(
+    [": ", "\n", "\n  ", "\n    ", "- ", "{", "}", "[", "]", ", ", "&a ", "*a", "? ", "!!str ", "|\n", "\t", "'", '"']
+)
+texts = st.lists(words | marks | st.text(max_size=2), max_size=40).map("".join)
+
+
+@settings(derandomize=True, max_examples=500)
+@given(texts)
+@example("? - a\n: - b\n")
+def test_every_text_is_read_or_refused_with_a_line_of_it(text: str) -> None:
+    for read in (read_policy, read_cells):
+        refused = refusal(read, text)
+        if refused is not None:
+            assert refused.faults
+            assert all(1 <= fault.line <= len(text.splitlines()) + 1 for fault in refused.faults)
+            assert all("\n" not in fault.detail for fault in refused.faults)

@@ -1,0 +1,435 @@
+import pickle
+from datetime import date
+from decimal import Decimal
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bems.tracker.contract import STAGES, Facts, PaymentTerms, Source, Stage, Vendor
+from bems.tracker.instants import DAY, HOUR, LATEST, MINUTE, Instant, parse
+from bems.tracker.policy import (
+    DEFAULT_POLICY,
+    DEFAULT_STAGES,
+    CalendarSpec,
+    OverrideSpec,
+    Policy,
+    PolicySpec,
+    StageSpec,
+    StagesSpec,
+    When,
+    WhenSpec,
+    build_policy,
+    dump_policy,
+    load_policy,
+)
+
+MONDAY = parse("2026-11-23T10:15:00+01:00")
+DAYS_OFF = frozenset({date(2026, 12, 25), date(2027, 1, 1)})
+
+
+def facts(
+    amount: str = "1250.00",
+    currency: str = "EUR",
+    vendor: str = "V-42",
+    tier: str | None = None,
+    days: int | None = None,
+    due_date: date | None = None,
+) -> Facts:
+    terms = None if days is None and due_date is None else PaymentTerms(days, due_date)
+    return Facts(Decimal(amount), currency, Vendor(vendor, tier=tier), Source("sap-ecc"), terms)
+
+
+def policy(days_off: frozenset[date] = DAYS_OFF, **stages: StageSpec) -> Policy:
+    return build_policy(PolicySpec(stages=StagesSpec(**stages)), days_off)
+
+
+def waiting(**spec: str | int) -> Policy:
+    return policy(authorization=msgspec.convert({"overrides": [], **spec}, StageSpec))
+
+
+def test_the_default_policy_has_the_published_numbers() -> None:
+    said = {
+        stage: (spec.deadline, spec.escalate_every, spec.critical_at, spec.give_up_at, spec.overrides)
+        for stage in STAGES
+        for spec in [getattr(DEFAULT_STAGES, stage)]
+    }
+    gold = OverrideSpec(WhenSpec(vendor_tier="gold", currency="EUR", amount_from="10000"), deadline="1bd")
+    assert said == {
+        "ingestion": ("10bd", "5bd", 3, 6, ()),
+        "authorization": ("3bd", "1bd", 3, 20, (gold,)),
+        "reconciliation": ("5bd", "2bd", 3, 20, ()),
+        "posting": ("due-3bd", "1bd", 2, 20, ()),
+    }
+    assert build_policy(PolicySpec(), frozenset()) == DEFAULT_POLICY
+    assert DEFAULT_POLICY.calendar.timezone == "Europe/Amsterdam"
+
+
+@pytest.mark.parametrize(
+    ("stage", "deadline"),
+    [
+        ("ingestion", "2026-12-07T10:15:00+01:00"),
+        ("authorization", "2026-11-26T10:15:00+01:00"),
+        ("reconciliation", "2026-11-30T10:15:00+01:00"),
+        # Due on 2026-12-23, 30 days after the ingestion.
+        ("posting", "2026-12-18T00:00:00+01:00"),
+    ],
+)
+def test_a_deadline_counts_from_when_the_wait_begins(stage: Stage, deadline: str) -> None:
+    assert DEFAULT_POLICY.deadline(stage, facts(), MONDAY, MONDAY) == parse(deadline)
+
+
+@pytest.mark.parametrize(
+    ("written", "length"), [("90s", 90 * MINUTE // 60), ("90m", 90 * MINUTE), ("12h", 12 * HOUR), ("3d", 3 * DAY)]
+)
+def test_a_fixed_deadline_ignores_the_calendar(written: str, length: int) -> None:
+    saturday = parse("2026-10-24T12:00:00+02:00")  # the night in which the clocks go back lies ahead
+    assert waiting(deadline=written).deadline("authorization", facts(), None, saturday) == saturday + length
+
+
+@pytest.mark.parametrize(
+    ("terms", "ingested", "deadline"),
+    [
+        # The date that is named, over the days.
+        (facts(days=90, due_date=date(2026, 12, 28)), MONDAY, "2026-12-22T00:00:00+01:00"),
+        # A due date that is off: Christmas, a Friday.
+        (facts(due_date=date(2026, 12, 25)), MONDAY, "2026-12-22T00:00:00+01:00"),
+        # Days from the ingestion, whose date is the local one: 2026-11-24 in Amsterdam.
+        (facts(days=14), parse("2026-11-23T23:30:00Z"), "2026-12-03T00:00:00+01:00"),
+        (facts(days=14), parse("2026-11-23T22:30:00Z"), "2026-12-02T00:00:00+01:00"),
+        # 30 days, if the terms are silent: due on 2026-12-23.
+        (facts(), MONDAY, "2026-12-18T00:00:00+01:00"),
+        # Without an ingestion, from now.
+        (facts(), None, "2026-12-18T00:00:00+01:00"),
+        # Too near, due now, and past: a day from now.
+        (facts(due_date=date(2026, 11, 26)), MONDAY, "2026-11-24T10:15:00+01:00"),
+        (facts(days=0), MONDAY, "2026-11-24T10:15:00+01:00"),
+        (facts(due_date=date(2020, 1, 1)), MONDAY, "2026-11-24T10:15:00+01:00"),
+        (facts(), parse("2020-01-01T00:00:00Z"), "2026-11-24T10:15:00+01:00"),
+    ],
+)
+def test_a_deadline_before_the_due_date(terms: Facts, ingested: Instant | None, deadline: str) -> None:
+    assert policy().deadline("posting", terms, ingested, MONDAY) == parse(deadline)
+
+
+@pytest.mark.parametrize(
+    ("written", "deadline"),
+    [
+        ("due", "2026-12-28T00:00:00+01:00"),
+        ("due-2d", "2026-12-26T00:00:00+01:00"),
+        ("due-1bd", "2026-12-24T00:00:00+01:00"),
+        ("due-36h", "2026-12-26T12:00:00+01:00"),
+    ],
+)
+def test_any_stage_may_count_back_by_any_duration(written: str, deadline: str) -> None:
+    due = facts(due_date=date(2026, 12, 28))
+    assert waiting(deadline=written).deadline("authorization", due, None, MONDAY) == parse(deadline)
+
+
+def test_a_day_from_now_is_24_hours() -> None:
+    eve = parse("2026-10-24T12:00:00+02:00")
+    assert DEFAULT_POLICY.deadline("posting", facts(days=0), eve, eve) == parse("2026-10-25T11:00:00+01:00")
+
+
+def test_alerts_follow_in_business_days() -> None:
+    deadline = parse("2026-12-24T10:15:00+01:00")
+    due = [policy().due("authorization", facts(), deadline, step) for step in range(4)]
+    assert due == [
+        deadline,
+        parse("2026-12-28T10:15:00+01:00"),
+        parse("2026-12-29T10:15:00+01:00"),
+        parse("2026-12-30T10:15:00+01:00"),
+    ]
+
+
+def test_alerts_follow_a_deadline_on_a_day_off_from_the_next_business_day() -> None:
+    saturday = parse("2026-11-28T10:15:00+01:00")
+    assert policy().due("authorization", facts(), saturday, 1) == parse("2026-12-01T00:00:00+01:00")
+
+
+def test_alerts_follow_in_hours() -> None:
+    hourly = waiting(deadline="1h", escalate_every="90m", critical_at=2, give_up_at=3)
+    assert hourly.due("authorization", facts(), MONDAY, 2) == MONDAY + 3 * HOUR
+    steps = [
+        hourly.step("authorization", facts(), MONDAY, MONDAY + minutes * MINUTE) for minutes in (-1, 0, 89, 90, 180)
+    ]
+    assert steps == [0, 1, 1, 2, 3]
+    assert hourly.step("authorization", facts(), MONDAY, MONDAY + 365 * DAY) == 3
+
+
+def test_the_step_changes_at_the_instant_when_an_alert_is_due() -> None:
+    deadline = parse("2026-12-24T10:15:00+01:00")
+    second = parse("2026-12-28T10:15:00+01:00")
+    instants = [deadline - 1, deadline, second - 1, second, second + 1, second + DAY - 1, second + DAY, LATEST]
+    assert [policy().step("authorization", facts(), deadline, now) for now in instants] == [0, 1, 1, 2, 2, 2, 3, 20]
+
+
+def test_an_alert_is_due_though_the_clocks_have_gone_back_to_the_day_before() -> None:
+    # In St. John's, 2010-11-07 00:01 was followed by 2010-11-06 23:01.
+    calendar = CalendarSpec("CA", "America/St_Johns", weekend=())
+    own = build_policy(PolicySpec(calendar), frozenset())
+    deadline, second = parse("2010-11-06T00:00:30-02:30"), parse("2010-11-07T00:00:30-02:30")
+    assert own.due("authorization", facts(), deadline, 1) == second
+    assert own.step("authorization", facts(), deadline, second - 1) == 1
+    assert own.step("authorization", facts(), deadline, second + MINUTE) == 2
+
+
+@pytest.mark.parametrize(
+    ("terms", "deadline"),
+    [
+        (facts(days=10**18), LATEST),
+        (facts(due_date=date.max), LATEST),
+        (facts(days=-(10**18)), MONDAY + DAY),
+        (facts(due_date=date.min), MONDAY + DAY),
+    ],
+)
+def test_terms_beyond_all_calendars_have_a_deadline(terms: Facts, deadline: Instant) -> None:
+    assert DEFAULT_POLICY.deadline("posting", terms, MONDAY, MONDAY) == deadline
+
+
+def test_severity_and_the_last_alert() -> None:
+    severities = [DEFAULT_POLICY.severity("posting", facts(), step) for step in range(4)]
+    assert severities == ["warning", "warning", "critical", "critical"]
+    assert DEFAULT_POLICY.severity("authorization", facts(), 2) == "warning"
+    assert DEFAULT_POLICY.give_up_at("ingestion", facts()) == 6
+    assert DEFAULT_POLICY.give_up_at("posting", facts()) == 20
+
+
+@pytest.mark.parametrize(
+    ("when", "invoice", "matches"),
+    [
+        (WhenSpec(vendor_tier="gold"), facts(tier="gold"), True),
+        (WhenSpec(vendor_tier="gold"), facts(tier="Gold"), False),
+        (WhenSpec(vendor_tier="gold"), facts(), False),
+        (WhenSpec(vendor="V-42"), facts(), True),
+        (WhenSpec(vendor="V-4"), facts(), False),
+        (WhenSpec(currency="EUR"), facts(), True),
+        (WhenSpec(currency="USD"), facts(), False),
+        (WhenSpec(currency="EUR", amount_from="1250"), facts("1250.00"), True),
+        (WhenSpec(currency="EUR", amount_from="1250.01"), facts("1250.00"), False),
+        (WhenSpec(currency="EUR", amount_from=1250), facts("1250.00"), True),
+        (WhenSpec(currency="USD", amount_from="0"), facts("1250.00"), False),
+        (WhenSpec(currency="EUR", amount_to="1250"), facts("1250.00"), False),
+        (WhenSpec(currency="EUR", amount_to="1250.01"), facts("1250.00"), True),
+        (WhenSpec(currency="EUR", amount_from="1000", amount_to="2000"), facts("1250.00"), True),
+        (WhenSpec(currency="EUR", amount_from="1000", amount_to="2000"), facts("999.99"), False),
+        # A credit note is below every invoice, however great.
+        (WhenSpec(currency="EUR", amount_from="10000"), facts("-20000"), False),
+        (WhenSpec(currency="EUR", amount_to=0), facts("-20000"), True),
+        (WhenSpec(currency="EUR", amount_to=0), facts("0"), False),
+        # Amounts that a float would not tell apart.
+        (WhenSpec(currency="EUR", amount_from="999999999999999999"), facts("999999999999999998"), False),
+        (WhenSpec(terms_days_from=60), facts(days=60), True),
+        (WhenSpec(terms_days_from=60), facts(days=59), False),
+        (WhenSpec(terms_days_from=0), facts(days=0), True),
+        (WhenSpec(terms_days_from=0), facts(due_date=date(2026, 12, 28)), False),
+        (WhenSpec(terms_days_from=0), facts(), False),
+        (WhenSpec(vendor="V-42", vendor_tier="gold"), facts(), False),
+        (WhenSpec(vendor="V-42", vendor_tier="gold"), facts(tier="gold"), True),
+    ],
+)
+def test_all_conditions_of_an_override_must_match(when: WhenSpec, invoice: Facts, matches: bool) -> None:
+    assert when.read().matches(invoice) is matches
+
+
+def test_the_first_override_that_matches_wins_and_changes_only_what_it_names() -> None:
+    stage = StageSpec(
+        deadline="5d",
+        overrides=(
+            OverrideSpec(WhenSpec(vendor="V-1")),
+            OverrideSpec(WhenSpec(vendor_tier="gold"), deadline="1d", critical_at=1),
+            OverrideSpec(WhenSpec(currency="EUR"), deadline="2d", escalate_every="12h", give_up_at=5),
+        ),
+    )
+    own = policy(authorization=stage)
+
+    def found(invoice: Facts) -> tuple[Instant, Instant, str, int]:
+        return (
+            (own.deadline("authorization", invoice, None, MONDAY) - MONDAY) // DAY,
+            own.due("authorization", invoice, MONDAY, 1) - MONDAY,
+            own.severity("authorization", invoice, 1),
+            own.give_up_at("authorization", invoice),
+        )
+
+    assert found(facts(vendor="V-1", tier="gold")) == (5, DAY, "warning", 20)
+    assert found(facts(tier="gold")) == (1, DAY, "critical", 20)
+    assert found(facts()) == (2, 12 * HOUR, "warning", 5)
+    assert found(facts(currency="USD")) == (5, DAY, "warning", 20)
+    assert own.deadline("posting", facts(tier="gold"), None, MONDAY) == parse("2026-12-18T00:00:00+01:00")
+
+
+def test_what_a_spec_leaves_out_is_as_in_the_default_policy() -> None:
+    gold = facts("10000", tier="gold")
+    next_day = parse("2026-11-24T10:15:00+01:00")
+    assert policy(authorization=StageSpec(deadline="9bd")).deadline("authorization", gold, None, MONDAY) == next_day
+    no_overrides = policy(authorization=StageSpec(overrides=()))
+    assert no_overrides.deadline("authorization", gold, None, MONDAY) == parse("2026-11-26T10:15:00+01:00")
+    assert no_overrides.give_up_at("ingestion", gold) == 6
+
+
+def test_a_spec_adds_its_days_off_to_the_public_holidays() -> None:
+    calendar = CalendarSpec("SA", "Asia/Riyadh", weekend=("friday", "saturday"), days_off=(date(2026, 11, 24),))
+    own = build_policy(PolicySpec(calendar), frozenset({date(2026, 11, 25)}))
+    monday = parse("2026-11-23T10:15:00+03:00")
+    assert own.deadline("authorization", facts("10000", tier="gold"), None, monday) == monday + 3 * DAY
+    assert own.calendar.weekend == {4, 5}
+
+
+@pytest.mark.parametrize(
+    ("when", "problem"),
+    [
+        ({}, "there is no condition: use at least one of"),
+        ({"amount_from": Decimal(1)}, "different currencies do not compare: name a currency too"),
+        ({"amount_to": Decimal(1), "vendor": "V"}, "different currencies do not compare"),
+        ({"currency": "EUR", "amount_from": Decimal(2), "amount_to": Decimal(2)}, "no amount is from 2 and below 2"),
+    ],
+)
+def test_conditions_that_make_no_sense_are_refused(when: dict[str, str | Decimal], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        When(**when)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        (StageSpec(deadline="soon"), 'authorization: "soon" is not a deadline'),
+        (StageSpec(deadline=""), 'authorization: "" is not a deadline'),
+        (StageSpec(escalate_every="due"), "authorization: .* only a deadline may"),
+        (StageSpec(critical_at=0), "authorization: critical_at 0: use 1 to 1000"),
+        (StageSpec(give_up_at=1001), "authorization: give_up_at 1001: use 1 to 1000"),
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(spec: StageSpec, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        policy(authorization=spec)
+
+
+def test_a_policy_may_give_up_before_any_alert_is_critical() -> None:
+    brief = policy(authorization=StageSpec(give_up_at=2))
+    assert [brief.severity("authorization", facts(), step) for step in (1, 2)] == ["warning", "warning"]
+    assert brief.give_up_at("authorization", facts()) == 2
+
+
+def test_a_policy_travels_as_json() -> None:
+    when = WhenSpec(vendor_tier="gold", vendor="V", currency="EUR", amount_from="-1E+3", amount_to=7, terms_days_from=3)
+    own = policy(
+        ingestion=StageSpec(deadline="due", overrides=(OverrideSpec(when, deadline="due-12h"),)),
+        posting=StageSpec(escalate_every="90m", critical_at=1, give_up_at=1),
+    )
+    document = dump_policy(own)
+    assert load_policy(document) == own
+    assert dump_policy(load_policy(document)) == document
+    assert b'"amount_from":"-1000"' in document
+    assert b'"days_off":["2026-12-25","2027-01-01"]' in document
+    assert load_policy(dump_policy(DEFAULT_POLICY)) == DEFAULT_POLICY
+    assert pickle.loads(pickle.dumps(own)) == own
+    assert own != DEFAULT_POLICY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"timezone": "Mars"},
+        {"weekend": ["someday"]},
+        {"days_off": ["2026-13-01"]},
+        {"stages": {"ingestion": {"deadline": "soon"}}},
+        {"extra": 1},
+    ],
+)
+def test_another_document_is_refused(change: dict[str, object]) -> None:
+    document = msgspec.json.decode(dump_policy(DEFAULT_POLICY), type=dict[str, object])
+    with pytest.raises(ValueError, match=r"."):
+        load_policy(msgspec.json.encode({**document, **change}))
+    with pytest.raises(ValueError, match="not an expanded policy"):
+        load_policy(b"{")
+
+
+fixed = st.builds(lambda amount, unit: f"{amount}{unit}", st.integers(1, 40), st.sampled_from(["m", "h", "d"]))
+business = st.integers(1, 40).map(lambda amount: f"{amount}bd")
+durations = st.one_of(fixed, business)
+deadlines = st.one_of(durations, durations.map(lambda duration: f"due-{duration}"), st.just("due"))
+whens = st.builds(
+    WhenSpec,
+    currency=st.sampled_from(["EUR", "USD"]),
+    vendor_tier=st.none() | st.just("gold"),
+    amount_from=st.none() | st.integers(-100, 100),
+    terms_days_from=st.none() | st.integers(0, 60),
+)
+alerts = st.integers(1, 1000)
+stages = st.builds(
+    lambda deadline, every, last, overrides: StageSpec(deadline, every, 1, last, tuple(overrides)),
+    deadlines,
+    durations,
+    alerts,
+    st.lists(
+        st.builds(OverrideSpec, whens, st.none() | deadlines, st.none() | durations, st.just(1), alerts), max_size=2
+    ),
+)
+calendars = st.builds(
+    CalendarSpec,
+    st.just("NL"),
+    st.sampled_from(["Europe/Amsterdam", "America/New_York", "Pacific/Apia", "Asia/Beirut"]),
+    weekend=st.sampled_from([("saturday", "sunday"), (), ("monday", "tuesday", "wednesday")]),
+)
+policies = st.builds(
+    lambda calendar, stage: build_policy(PolicySpec(calendar, StagesSpec(authorization=stage)), DAYS_OFF),
+    calendars,
+    stages,
+)
+any_facts = st.builds(
+    Facts,
+    amount=st.decimals(),
+    currency=st.sampled_from(["EUR", "USD", ""]),
+    vendor=st.builds(Vendor, st.text(max_size=3), tier=st.none() | st.just("gold")),
+    source=st.just(Source("sap")),
+    payment_terms=st.none()
+    | st.builds(PaymentTerms, st.none() | st.integers() | st.integers(0, 90), st.none() | st.dates()),
+)
+near = st.integers(parse("2011-12-01T00:00:00Z"), parse("2012-02-01T00:00:00Z")) | st.integers(
+    MONDAY, MONDAY + 900 * DAY
+)
+instants = near | st.integers(-(10**18), 10**18) | st.integers(LATEST - 400 * DAY, LATEST + DAY)
+
+
+@settings(derandomize=True, max_examples=400)
+@given(policies, any_facts, instants, instants, st.integers(0, 1000))
+def test_the_step_is_the_number_of_alerts_that_are_due(
+    own: Policy, invoice: Facts, deadline: Instant, now: Instant, later: int
+) -> None:
+    last = own.give_up_at("authorization", invoice)
+    for instant in (now, own.due("authorization", invoice, deadline, later), deadline + later * DAY):
+        due = sum(own.due("authorization", invoice, deadline, step) <= instant for step in range(last))
+        assert own.step("authorization", invoice, deadline, instant) == due
+        before = sum(own.due("authorization", invoice, deadline, step) < instant for step in range(last))
+        assert own.step("authorization", invoice, deadline, instant - 1) == before
+
+
+@settings(derandomize=True, max_examples=300)
+@given(policies, any_facts, instants, instants, instants, st.integers(0, 1000))
+def test_later_is_never_less(
+    own: Policy, invoice: Facts, deadline: Instant, now: Instant, later: Instant, step: int
+) -> None:
+    now, later = sorted((now, later))
+    assert own.step("authorization", invoice, deadline, now) <= own.step("authorization", invoice, deadline, later)
+    assert own.due("authorization", invoice, deadline, 0) == deadline
+    assert own.due("authorization", invoice, deadline, step) <= own.due("authorization", invoice, deadline, step + 1)
+
+
+@settings(derandomize=True, max_examples=300)
+@given(policies, any_facts, st.none() | instants, instants, st.sampled_from(STAGES))
+def test_every_invoice_has_a_deadline_after_now(
+    own: Policy, invoice: Facts, ingested: Instant | None, now: Instant, stage: Stage
+) -> None:
+    deadline = own.deadline(stage, invoice, ingested, now)
+    assert deadline <= LATEST
+    assert deadline > now or now >= LATEST
+    if stage == "posting":
+        assert deadline >= min(now + DAY, LATEST)
+
+
+@settings(derandomize=True, max_examples=100)
+@given(policies)
+def test_every_policy_travels_as_json(own: Policy) -> None:
+    assert load_policy(dump_policy(own)) == own
