@@ -1,0 +1,107 @@
+"""Loading a definition: every fault found is reported, by path, before anything runs.
+
+Source: Amazon States Language; limits from the Step Functions Developer Guide.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from bems.engine.errors import InvalidDefinition
+from bems.engine.machine import Machine, State
+from bems.engine.paths import Identity
+from bems.engine.problems import Problems
+from bems.engine.states import StateCompiler
+
+MAX_EXECUTION_SECONDS: Final = 31_536_000
+"""A Standard execution lasts one year at most. Source: Step Functions service quotas."""
+
+_MACHINE_FIELDS: Final = frozenset({"Comment", "QueryLanguage", "StartAt", "States", "TimeoutSeconds", "Version"})
+
+
+def load(
+    definition: str | Mapping[str, Any],
+    *,
+    resources: Collection[str],
+    id: str = "",
+    name: str | None = None,
+) -> Machine:
+    """Compile a definition in the Amazon States Language, in JSONPath.
+
+    `definition` is JSON text, or the object that it holds. `resources` names what a Task can call: `lambda:invoke`
+    allows that integration with and without `.waitForTaskToken`; the ARN of a function allows that function,
+    `lambda:function` any. `id` and `name` are the machine's ARN and name in the context object.
+
+    Raises UnsupportedDefinition if the only faults are features that the engine does not implement, InvalidDefinition
+    if there are others; both hold all the faults, each with its path: `States.Foo.Parameters.x.$: ...`.
+    """
+    document = _parse(definition)
+    problems = Problems()
+    machine_name = id.rsplit(":", 1)[-1] if name is None else name
+    states = _compile(document, problems, Identity(id, machine_name), frozenset(resources))
+    problems.raise_if_any()
+    arn = id.split(":")
+    return Machine(
+        start_at=document["StartAt"],
+        states=states,
+        timeout_seconds=min(document.get("TimeoutSeconds", MAX_EXECUTION_SECONDS), MAX_EXECUTION_SECONDS),
+        id=id,
+        name=machine_name,
+        region=arn[3] if len(arn) > 3 else "us-east-1",
+        digest=hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest(),
+    )
+
+
+def _parse(definition: str | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(definition, str):
+        try:
+            document = json.loads(definition)
+        except ValueError as error:
+            raise InvalidDefinition([f"$: not JSON: {error}"]) from None
+    else:
+        document = json.loads(json.dumps(definition))
+    if not isinstance(document, dict):
+        raise InvalidDefinition(["$: a definition is an object"])
+    return document
+
+
+def _compile(
+    document: dict[str, Any], problems: Problems, identity: Identity, resources: frozenset[str]
+) -> dict[str, State]:
+    for field in document.keys() - _MACHINE_FIELDS:
+        problems.add(field, "unknown field")
+    if document.get("Version", "1.0") != "1.0":
+        problems.add("Version", "only 1.0 exists")
+    query_language = document.get("QueryLanguage", "JSONPath")
+    if query_language != "JSONPath":
+        problems.unsupported("QueryLanguage", f"{query_language} is not supported")
+    if "TimeoutSeconds" in document:
+        problems.integer(document["TimeoutSeconds"], "TimeoutSeconds", minimum=1)
+    states = document.get("States")
+    if not isinstance(states, dict) or not states:
+        problems.add("States", "required field is missing or not an object with states")
+        return {}
+    compiled: dict[str, State] = {}
+    targets: dict[str, set[str]] = {}
+    for name, state in states.items():
+        compiler = StateCompiler(name, state, states.keys(), problems, identity, resources)
+        result = compiler.compile()
+        targets[name] = compiler.targets
+        if result is not None:
+            compiled[name] = result
+    _check_reachability(document.get("StartAt"), targets, problems)
+    return compiled
+
+
+def _check_reachability(start_at: Any, targets: dict[str, set[str]], problems: Problems) -> None:
+    if not isinstance(start_at, str) or start_at not in targets:
+        problems.add("StartAt", "required field is missing" if start_at is None else f"no state is named {start_at!r}")
+        return
+    reached: set[str] = set()
+    fresh = {start_at}
+    while fresh:
+        reached |= fresh
+        fresh = {target for name in fresh for target in targets[name]} - reached
+    for name in targets.keys() - reached:
+        problems.add(f"States.{name}", "no state leads here")

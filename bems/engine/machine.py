@@ -1,0 +1,107 @@
+"""A definition, compiled: what the interpreter runs. `definition.load` makes it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bems.engine.choices import Test
+from bems.engine.execution import Execution
+from bems.engine.paths import Reader, Writer
+
+Seconds = Callable[[Any, Execution], int]
+"""Reads a number of seconds. Raises StatesError where there is none, or one out of range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrier:
+    """Delays are in seconds."""
+
+    error_equals: frozenset[str]
+    interval: int
+    max_attempts: int
+    backoff_rate: float
+    max_delay: int
+    jitter: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Catcher:
+    error_equals: frozenset[str]
+    next: str
+    result_path: Writer | None
+    """None discards the error output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Fields of every state. A reader that is None reads everything; `next` is None where the execution ends."""
+
+    type: ClassVar[str]
+    name: str
+    next: str | None = None
+    input_path: Reader | None = None
+    output_path: Reader | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task(State):
+    type: ClassVar[str] = "Task"
+    resource: str
+    """As the registry knows it: `lambda:invoke`, or the ARN of a function."""
+    service: tuple[str, str] | None
+    """resourceType and resource of its history events, `("lambda", "invoke.waitForTaskToken")`; None for a function."""
+    waits_for_token: bool
+    parameters: Reader | None
+    result_selector: Reader | None
+    result_path: Writer | None
+    timeout: Seconds | None
+    heartbeat: Seconds | None
+    retry: tuple[Retrier, ...]
+    catch: tuple[Catcher, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice(State):
+    type: ClassVar[str] = "Choice"
+    choices: tuple[tuple[Test, str], ...]
+    default: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass(State):
+    type: ClassVar[str] = "Pass"
+    result: Reader | None
+    result_path: Writer | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait(State):
+    type: ClassVar[str] = "Wait"
+    until: Callable[[Any, Execution, int], int]
+    """until(data, execution, now): the instant at which the wait ends. Raises StatesError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succeed(State):
+    type: ClassVar[str] = "Succeed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail(State):
+    type: ClassVar[str] = "Fail"
+    error: Reader | None
+    cause: Reader | None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A compiled state machine; it holds no execution, and any number of executions and threads can share it."""
+
+    start_at: str
+    states: dict[str, State]
+    timeout_seconds: int
+    id: str
+    name: str
+    region: str
+    digest: str
+    """SHA-256 of the definition's canonical JSON: what a stored execution names its definition by."""

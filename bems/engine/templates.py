@@ -1,0 +1,78 @@
+"""Payload templates, compiled to functions: Parameters and ResultSelector.
+
+Source: Amazon States Language, "Payload Template".
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from bems.engine.errors import RUNTIME, InvalidDefinition, StatesError
+from bems.engine.execution import Execution
+from bems.engine.paths import PathNotFound, Reader, constant
+from bems.engine.payloads import dumps
+
+PathCompiler = Callable[[Any, str], Reader]
+"""compile_path(text, where): the reader of a path found at `where`; faults are noted by the compiler's owner."""
+
+
+def compile_template(template: Any, where: str, compile_path: PathCompiler) -> Reader:
+    """A function that fills in the template. Raises InvalidDefinition for a field that is given twice."""
+    if isinstance(template, dict):
+        return _compile_object(template, where, compile_path)
+    if isinstance(template, list):
+        return _compile_array(template, where, compile_path)
+    return constant(template)
+
+
+def _is_constant(template: Any) -> bool:
+    if isinstance(template, dict):
+        return not any(key.endswith(".$") or not _is_constant(value) for key, value in template.items())
+    if isinstance(template, list):
+        return all(map(_is_constant, template))
+    return True
+
+
+def _compile_object(template: dict[str, Any], where: str, compile_path: PathCompiler) -> Reader:
+    if _is_constant(template):
+        return constant(template)
+    blank: dict[str, Any] = {}
+    readers: list[tuple[str, Reader]] = []
+    for key, value in template.items():
+        name = key[:-2] if key.endswith(".$") else key
+        if name in blank:
+            raise InvalidDefinition([f"{where}.{name}: given twice, with and without .$"])
+        blank[name] = value
+        if key.endswith(".$"):
+            readers.append((name, _named(key, compile_path(value, f"{where}.{key}"))))
+        elif not _is_constant(value):
+            readers.append((name, compile_template(value, f"{where}.{key}", compile_path)))
+
+    def render(data: Any, execution: Execution) -> Any:
+        # The blank has every field, so that the fields keep their order.
+        result = blank.copy()
+        for name, read in readers:
+            result[name] = read(data, execution)
+        return result
+
+    return render
+
+
+def _compile_array(template: list[Any], where: str, compile_path: PathCompiler) -> Reader:
+    if _is_constant(template):
+        return constant(template)
+    readers = [compile_template(item, f"{where}[{index}]", compile_path) for index, item in enumerate(template)]
+    return lambda data, execution: [read(data, execution) for read in readers]
+
+
+def _named(field: str, read: Reader) -> Reader:
+    def read_or_explain(data: Any, execution: Execution) -> Any:
+        try:
+            return read(data, execution)
+        except PathNotFound as missing:
+            raise StatesError(
+                RUNTIME,
+                f"The JSONPath '{missing.path.text}' specified for the field '{field}' could not be found in the input "
+                f"'{dumps(data)}'",
+            ) from None
+
+    return read_or_explain

@@ -1,0 +1,30 @@
+"""Instants: integers of microseconds since the epoch inside, RFC 3339 text outside."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+SECOND: Final = 1_000_000
+
+_EPOCH = datetime(1970, 1, 1)
+_EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def render_timestamp(instant: int) -> str:
+    """`2026-11-23T10:15:00.000Z`: milliseconds, rounded down, as the context object renders them."""
+    return (_EPOCH + timedelta(microseconds=instant)).isoformat(timespec="milliseconds") + "Z"
+
+
+def parse_timestamp(value: object) -> int | None:
+    """Microseconds since the epoch of an RFC 3339 timestamp, or None if it is not one.
+
+    The States Language wants an uppercase T, and an uppercase Z where there is no offset.
+    """
+    if not isinstance(value, str) or not _TIMESTAMP.fullmatch(value):
+        return None
+    try:
+        return (datetime.fromisoformat(value) - _EPOCH_UTC) // _MICROSECOND
+    except (ValueError, OverflowError):
+        return None
