@@ -152,7 +152,7 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
     elif isinstance(verb, Revive):
         draft.revive()
     elif draft.wait and isinstance(verb, Park):
-        draft.park()
+        draft.park(draft.wait)
     elif draft.wait and isinstance(verb, Extend):
         draft.extend(draft.wait, verb.until)
     elif draft.wait and isinstance(verb, Acknowledge):

@@ -118,8 +118,8 @@ class Draft:
         due = self.policy.due(wait.stage, self.facts, deadline, wait.step)
         self.wait = structs.replace(wait, deadline=deadline, due=due)
 
-    def park(self) -> None:
-        self.row("park", f"park {self.next_version}", self.waits_for)
+    def park(self, wait: Wait) -> None:
+        self.row("park", f"park {self.next_version}", wait.stage)
         self.wait, self.mark = None, "parked"
 
     def revive(self) -> None:
@@ -149,7 +149,7 @@ class Draft:
             self.mark = None
         self.wait = structs.replace(wait, step=step, due=due)
         if last:
-            self.park()
+            self.park(wait)
 
     def dispute(self, wait: Wait, outcome: Outcome) -> None:
         """Rule 5: report a mismatch or failed posting once, and wait anew."""
@@ -259,7 +259,7 @@ class Draft:
     def next_version(self) -> int:
         return self.before.version + 1
 
-    def row(self, kind: str, id: str, stage: Stage | None, facts: Facts | None = None, **measures: Any) -> None:
+    def row(self, kind: str, id: str, stage: Stage, facts: Facts | None = None, **measures: Any) -> None:
         self.rows.append({"kind": kind, "transition_id": id, "stage": stage, "facts": facts, **measures})
 
     def transitions(self) -> tuple[Transition, ...]:

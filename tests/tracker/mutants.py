@@ -99,7 +99,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (decisions, "if silent:\n            draft.escalate()", ""),
     ],
     "rule 4: the last alert parks": [
-        (draft, "if last:\n            self.park()", ""),
+        (draft, "if last:\n            self.park(wait)", ""),
     ],
     "rule 4: a timeout never forgets a token": [
         (

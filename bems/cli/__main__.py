@@ -1,0 +1,3 @@
+from bems.cli import main
+
+main()

@@ -1,0 +1,29 @@
+"""`bems generate`: a believable log of events."""
+
+from datetime import date, datetime
+
+import click
+
+from bems.cli.files import output_file
+from bems.embedded.generator import generate as lines
+
+
+@click.command(
+    epilog="Example: bems generate --invoices 2000 --seed 7 --out events.jsonl",
+)
+@click.option("--invoices", type=click.IntRange(1, 100_000_000), default=2000, show_default=True, help="How many.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same log.")
+@click.option(
+    "--start", type=click.DateTime(["%Y-%m-%d"]), default="2026-01-01", show_default=True, help="The first day."
+)
+@click.option("--days", type=click.IntRange(1, 3660), default=31, show_default=True, help="How long invoices come in.")
+@click.option("--out", metavar="FILE", default="-", help="Where to write. Default: standard output.")
+def generate(invoices: int, seed: int, start: datetime, days: int, out: str) -> None:
+    """Write a log of invoice events, one JSON object a line, in the order of their arrival.
+
+    Most invoices go their way; some events are early, late, doubled, out of order or malformed, some invoices are
+    rejected, reversed, disputed, cancelled, orphaned or stuck. The log is made up; any likeness is by chance.
+    """
+    first = date(start.year, start.month, start.day)
+    with output_file(out) as file:
+        file.writelines(lines(invoices, seed, start=first, days=days))

@@ -1,0 +1,1 @@
+"""The one-machine home: the same lifecycle and the same state machine definition, without AWS."""

@@ -1,0 +1,94 @@
+"""The cell: takes events and commands, lets time pass, asks the core, runs the executions.
+
+Whoever calls is the one writer. Everything that a call sets off happens in it, in one transaction of the store, so what
+a decision has pending is carried out at once and never stored (rule 1 of docs/architecture.md).
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from bems.embedded.definition import ESCALATE, REGISTER_WAIT
+from bems.embedded.executions import Executions
+from bems.embedded.store import Store
+from bems.engine import Machine
+from bems.tracker.actions import AnswerToken, StartExecution
+from bems.tracker.commands import Command
+from bems.tracker.contract import Event
+from bems.tracker.decisions import (
+    CONFLICT,
+    DUPLICATE,
+    Receipt,
+    WaitRequest,
+    on_command,
+    on_dispute,
+    on_event,
+    on_sweep,
+    on_timeout,
+    on_wait,
+)
+from bems.tracker.draft import Decision, delivered
+from bems.tracker.instants import Instant, parse
+from bems.tracker.policy import Policy
+from bems.tracker.record import InvoiceRecord
+
+A = TypeVar("A")
+
+
+class Cell:
+    """One machine's cell, over a store."""
+
+    def __init__(self, policy: Policy, machine: Machine, store: Store) -> None:
+        self.policy = policy
+        self.store = store
+        self.executions = Executions(machine, {REGISTER_WAIT: self._register_wait, ESCALATE: self._escalate}, store)
+
+    def event(self, event: Event, now: Instant) -> Receipt:
+        """A source system reported something."""
+        known = self.store.digest(event.event_id)
+        if known is not None:
+            return DUPLICATE if known == event.digest else CONFLICT
+        self.store.add_event(event)
+        return self._decide(event.invoice_id, now, lambda record: on_event(record, event, self.policy, now))
+
+    def command(self, command: Command, now: Instant) -> Receipt:
+        """An operator acts."""
+        return self._decide(command.invoice_id, now, lambda record: on_command(record, command, self.policy, now))
+
+    def fire_next(self, before: Instant) -> Instant | None:
+        """Do what is due first, at the instant at which it is due, if that lies before `before`; answer the instant."""
+        due = self.store.next_due()
+        if due is None or due.at >= before:
+            return None
+        if due.kind == "timer":
+            self.executions.fire(due.key, due.at)
+        else:
+            self._decide(due.key, due.at, lambda record: on_sweep(record, self.policy, due.at))
+        return due.at
+
+    def _decide(self, invoice_id: str, now: Instant, decide: Callable[[InvoiceRecord | None], Decision[A]]) -> A:
+        before = self.store.record(invoice_id)
+        decision = decide(before)
+        record = decision.record
+        if record is not None and record is not before:
+            self.store.put_record(delivered(record, now) if record.pending else record)
+            self.store.add_transitions(decision.transitions)
+        for action in decision.actions:
+            if isinstance(action, StartExecution):
+                self.executions.start(action, now)
+            elif isinstance(action, AnswerToken):
+                self.executions.answer(action, now)
+            else:
+                self.store.add_alert(action.alert)
+        return decision.answer
+
+    def _register_wait(self, payload: dict[str, Any], now: Instant) -> dict[str, Any]:
+        stamp = (parse(payload["entered_at"]), payload["retry_count"])
+        request = WaitRequest(payload["run"], payload["stage"], payload["token"], stamp)
+        self._decide(payload["invoice_id"], now, lambda record: on_wait(record, request, self.policy, now))
+        return {}
+
+    def _escalate(self, payload: dict[str, Any], now: Instant) -> dict[str, Any]:
+        decide = on_dispute if payload["reason"] == "dispute" else on_timeout
+        run, stage = payload["run"], payload["stage"]
+        onward = self._decide(payload["invoice_id"], now, lambda record: decide(record, run, stage, self.policy, now))
+        return onward.payload(now)

@@ -1,0 +1,25 @@
+"""The definition: statemachines/invoice_lifecycle.asl.json, the one that AWS runs too."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from bems.engine import Machine, load
+
+REGISTER_WAIT = "RegisterWaitFunction"
+ESCALATE = "EscalateFunction"
+
+
+def definition_text() -> str:
+    """The definition as it is deployed, with its placeholders: from the source tree, or from an installed wheel."""
+    source = Path(__file__).parents[2] / "statemachines" / "invoice_lifecycle.asl.json"
+    if source.is_file():
+        return source.read_text()
+    return files("bems").joinpath("statemachines", "invoice_lifecycle.asl.json").read_text()
+
+
+def load_machine() -> Machine:
+    """The definition, compiled, with its functions' placeholders as their names."""
+    text = definition_text()
+    for name in (REGISTER_WAIT, ESCALATE):
+        text = text.replace(f"${{{name}}}", name)
+    return load(text, resources={"lambda:invoke"})

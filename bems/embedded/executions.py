@@ -1,0 +1,94 @@
+"""Executions: the state machine's runs, on the engine instead of on Step Functions."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from bems.embedded.store import Store
+from bems.engine import (
+    CallbackFailed,
+    CallbackSucceeded,
+    Invoke,
+    Machine,
+    Start,
+    Stimulus,
+    TaskFailed,
+    TaskSucceeded,
+    TimerFired,
+    execution_id,
+    new_execution,
+    replay_history,
+    step,
+)
+from bems.tracker.actions import AnswerToken, StartExecution
+from bems.tracker.instants import Instant
+
+Function = Callable[[dict[str, Any], Instant], Any]
+"""What a Lambda function is here: payload and instant to result."""
+
+
+class Executions:
+    """The Executions port. All that a stimulus sets off (functions, their answers) is done before the call returns."""
+
+    def __init__(self, machine: Machine, functions: dict[str, Function], store: Store) -> None:
+        self._machine = machine
+        self._functions = functions
+        self._store = store
+        self._waiting: deque[tuple[str, Stimulus]] = deque()
+        self._busy = False
+
+    def start(self, execution: StartExecution, now: Instant) -> None:
+        """Start by name; one that already exists is the same one."""
+        name = execution.name
+        if self._store.execution(name) is None:
+            self._store.put_execution(new_execution(name))
+            self._stimulate(name, Start(execution.input), now)
+
+    def answer(self, answer: AnswerToken, now: Instant) -> None:
+        """Answer by token; an unknown, used or expired token counts as answered."""
+        token = answer.token
+        stimulus = (
+            CallbackSucceeded(token, answer.output(now)) if answer.told == "ok" else CallbackFailed(token, answer.told)
+        )
+        self._stimulate(execution_id(token), stimulus, now)
+
+    def fire(self, id: str, now: Instant) -> None:
+        """An execution's timer is due."""
+        self._stimulate(id, TimerFired(), now)
+
+    def history(self, id: str) -> list[dict[str, Any]]:
+        """The execution's history in the shape of GetExecutionHistory, computed from what happened to it."""
+        return replay_history(self._machine, new_execution(id), self._store.stimuli(id))
+
+    def _stimulate(self, id: str, stimulus: Stimulus, now: Instant) -> None:
+        """Queue it behind what is already happening: a function may answer the very execution that called it."""
+        self._waiting.append((id, stimulus))
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._waiting:
+                self._step(*self._waiting.popleft(), now)
+        finally:
+            self._waiting.clear()
+            self._busy = False
+
+    def _step(self, id: str, stimulus: Stimulus, now: Instant) -> None:
+        execution = self._store.execution(id)
+        if execution is None or execution.finished:
+            return
+        execution, effects, _ = step(self._machine, execution, stimulus, now)
+        self._store.put_execution(execution)
+        self._store.add_stimulus(id, stimulus, now)
+        for effect in effects:
+            if isinstance(effect, Invoke):
+                self._waiting.append((id, self._call(effect, now)))
+
+    def _call(self, invoke: Invoke, now: Instant) -> Stimulus:
+        """The `lambda:invoke` integration."""
+        arguments = invoke.arguments
+        function = self._functions.get(arguments["FunctionName"])
+        if function is None:
+            return TaskFailed(invoke.invocation, "Lambda.ResourceNotFoundException", f"no {arguments['FunctionName']}")
+        result = function(arguments["Payload"], now)
+        return TaskSucceeded(invoke.invocation, {"ExecutedVersion": "$LATEST", "Payload": result, "StatusCode": 200})
