@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -27,8 +28,18 @@ from bems.tracker.policy import Policy
 @click.option("--policy", "policy_file", metavar="FILE", help="The SLA policy (YAML). Default: the built-in one.")
 @click.option("--until", type=InstantParam(), help="Leave out later events, and let time go on to here at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@click.option(
+    "--processes", type=click.IntRange(1, 64), help="How many to share the invoices over. Default: one a core."
+)
 @click.option("--invoices-out", metavar="FILE", help="Write one JSON line per invoice: its status and its alerts.")
-def replay(file: str, policy_file: str | None, until: Instant | None, as_json: bool, invoices_out: str | None) -> None:
+def replay(
+    file: str,
+    policy_file: str | None,
+    until: Instant | None,
+    as_json: bool,
+    processes: int | None,
+    invoices_out: str | None,
+) -> None:
     """Run a log of past events through the lifecycle and report what would have been stuck.
 
     FILE holds one JSON object a line, {"stage": ..., "event": {...}}, plain or gzipped; - reads standard input. Time
@@ -36,7 +47,7 @@ def replay(file: str, policy_file: str | None, until: Instant | None, as_json: b
     """
     policy = load_policy(policy_file)
     log = LogFile(file)
-    report, seconds = replay_with_progress(log, policy, until)
+    report, seconds = replay_with_progress(log, policy, until, processes or 0)
     if invoices_out:
         write_invoices(report, invoices_out)
     if as_json:
@@ -48,8 +59,13 @@ def replay(file: str, policy_file: str | None, until: Instant | None, as_json: b
         raise click.ClickException(f"{file}: no line of it is an event; the first reasons are above")
 
 
-def replay_with_progress(log: LogFile, policy: Policy, until: Instant | None = None) -> tuple[Report, float]:
+def replay_with_progress(
+    log: LogFile, policy: Policy, until: Instant | None = None, processes: int = 0
+) -> tuple[Report, float]:
     """The report and the seconds it took, with a progress bar where a person watches."""
+    processes = processes or len(
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -71,7 +87,7 @@ def replay_with_progress(log: LogFile, policy: Policy, until: Instant | None = N
         gc.disable()
         try:
             started = time.perf_counter()
-            report = run(watched(), policy, SystemClock().now(), until)
+            report = run(watched(), policy, SystemClock().now(), until, processes)
             return report, max(time.perf_counter() - started, 1e-9)
         finally:
             gc.enable()

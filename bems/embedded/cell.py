@@ -15,8 +15,6 @@ from bems.tracker.actions import AnswerToken, StartExecution
 from bems.tracker.commands import Command
 from bems.tracker.contract import Event
 from bems.tracker.decisions import (
-    CONFLICT,
-    DUPLICATE,
     Receipt,
     WaitRequest,
     on_command,
@@ -25,6 +23,7 @@ from bems.tracker.decisions import (
     on_sweep,
     on_timeout,
     on_wait,
+    repeated,
 )
 from bems.tracker.draft import Decision, delivered
 from bems.tracker.instants import Instant, parse
@@ -44,9 +43,9 @@ class Cell:
 
     def event(self, event: Event, now: Instant) -> Receipt:
         """A source system reported something."""
-        known = self.store.digest(event.event_id)
-        if known is not None:
-            return DUPLICATE if known == event.digest else CONFLICT
+        repeat = repeated(self.store.digest(event.event_id), event.digest)
+        if repeat:
+            return repeat
         self.store.add_event(event)
         return self._decide(event.invoice_id, now, lambda record: on_event(record, event, self.policy, now))
 

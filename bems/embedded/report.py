@@ -4,9 +4,9 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
-from bems.tracker.actions import Alert
+from bems.tracker.actions import Alert, AlertKind, Severity
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.decisions import Receipt
 from bems.tracker.instants import SECOND, Instant
@@ -15,7 +15,17 @@ from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
 
 ORDER: dict[Stage, int] = {stage: number for number, stage in enumerate(STAGES)}
+SEVERITIES: tuple[Severity, ...] = ("warning", "critical")
 CONFLICT = "event_id: sent before with another content"
+
+
+class AlertLine(NamedTuple):
+    """What a report keeps of an alert."""
+
+    stage: Stage
+    severity: Severity
+    kind: AlertKind
+    due_at: Instant
 
 
 class Report:
@@ -27,10 +37,10 @@ class Report:
         self.first: Instant | None = None
         self.last: Instant = 0
         self.end: Instant = 0
-        self.invoices: list[tuple[str, Status, list[Alert]]] = []
+        self.invoices: list[tuple[str, Status, list[AlertLine]]] = []
         self.statuses: Counter[Status] = Counter()
         self.parked = 0
-        self.alerts: Counter[tuple[Stage, str]] = Counter()
+        self.alerts: Counter[tuple[Stage, Severity]] = Counter()
         self.durations: dict[Stage, array[int]] = {stage: array("q") for stage in STAGES}
         self._entered: dict[str, tuple[int, Instant]] = {}
 
@@ -77,17 +87,26 @@ class Report:
 
     # -- at its end
 
-    def finish(self, records: Iterable[InvoiceRecord], alerts: Iterable[Alert], end: Instant) -> None:
-        self.end = end
-        by_invoice: dict[str, list[Alert]] = {}
+    def finish(self, records: Iterable[InvoiceRecord], alerts: Iterable[Alert]) -> None:
+        by_invoice: dict[str, list[AlertLine]] = {}
         for alert in alerts:
-            by_invoice.setdefault(alert.invoice_id, []).append(alert)
+            line = AlertLine(alert.stage, alert.severity, alert.kind, alert.due_at)
+            by_invoice.setdefault(alert.invoice_id, []).append(line)
             self.alerts[alert.stage, alert.severity] += 1
-        for record in sorted(records, key=lambda record: record.invoice_id):
+        for record in records:
             status = project(record.outcomes)
             self.invoices.append((record.invoice_id, status, by_invoice.get(record.invoice_id, [])))
             self.statuses[status] += 1
             self.parked += record.mark == "parked"
+
+    def add(self, share: "Report") -> None:
+        """Add what became of other invoices."""
+        self.invoices += share.invoices
+        self.statuses += share.statuses
+        self.alerts += share.alerts
+        self.parked += share.parked
+        for stage, durations in share.durations.items():
+            self.durations[stage].extend(durations)
 
     def percentile(self, stage: Stage, percent: int) -> float | None:
         """Seconds within which that share of the invoices passed the stage (nearest rank); None where none did."""
@@ -100,7 +119,7 @@ class Report:
         """The report as JSON, but for how fast it was made."""
         alerts: dict[str, dict[str, int]] = {}
         for stage in STAGES:
-            counts = {s: self.alerts[stage, s] for s in ("warning", "critical") if self.alerts[stage, s]}
+            counts: dict[str, int] = {name: self.alerts[stage, name] for name in SEVERITIES if self.alerts[stage, name]}
             if counts:
                 alerts[stage] = counts
         return {

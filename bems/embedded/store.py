@@ -1,13 +1,13 @@
 """The store: what the cell keeps. It has one writer, whose writes of one turn become durable together or not at all."""
 
 from collections.abc import Iterable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from typing import Literal, NamedTuple, Protocol
 
 from bems.engine import Execution, Stimulus
 from bems.tracker.actions import Alert
 from bems.tracker.contract import Event
-from bems.tracker.instants import Instant
+from bems.tracker.instants import LATEST, Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
 
@@ -34,7 +34,7 @@ class Store(Protocol):
     def put_execution(self, execution: Execution) -> None: ...
 
     def next_due(self) -> Due | None:
-        """What is due first, if it still is; one look per entry, so `put` it again to see it again."""
+        """What is due first. It stays until a `put` of its record or execution moves it."""
         ...
 
     def digest(self, event_id: str) -> str | None:
@@ -66,6 +66,7 @@ class MemoryStore:
         self._executions: dict[str, Execution] = {}
         self._digests: dict[str, str] = {}
         self._due: list[Due] = []
+        self._queued: dict[str, dict[str, Instant]] = {"timer": {}, "check": {}}
         self._keep_history = keep_history
         self._stimuli: dict[str, list[tuple[Stimulus, Instant]]] = {}
 
@@ -73,10 +74,9 @@ class MemoryStore:
         return self._records.get(invoice_id)
 
     def put_record(self, record: InvoiceRecord) -> None:
-        before = self._records.get(record.invoice_id)
         self._records[record.invoice_id] = record
-        if record.check_at is not None and (before is None or before.check_at != record.check_at):
-            heappush(self._due, Due(record.check_at, "check", record.invoice_id))
+        if record.check_at is not None:
+            self._queue(record.check_at, "check", record.invoice_id)
 
     def records(self) -> Iterable[InvoiceRecord]:
         return self._records.values()
@@ -88,23 +88,37 @@ class MemoryStore:
         if execution.finished and not self._keep_history:
             self._executions.pop(execution.id, None)
             return
-        before = self._executions.get(execution.id)
         self._executions[execution.id] = execution
         due = execution.due
-        if due is not None and (before is None or before.due != due):
-            heappush(self._due, Due(due, "timer", execution.id))
+        if due is not None:
+            self._queue(due, "timer", execution.id)
+
+    def _queue(self, at: Instant, kind: Literal["timer", "check"], key: str) -> None:
+        """Queue what is due earlier than its entry says; what is due later moves on when the entry comes up."""
+        queued = self._queued[kind]
+        if at < queued.get(key, LATEST):
+            queued[key] = at
+            heappush(self._due, Due(at, kind, key))
 
     def next_due(self) -> Due | None:
         while self._due:
-            due = self._due[0]
-            if due.kind == "timer":
-                execution = self._executions.get(due.key)
-                stands = execution is not None and execution.due == due.at
+            entry = self._due[0]
+            at, kind, key = entry
+            queued = self._queued[kind]
+            if kind == "check":
+                actual = self._records[key].check_at
             else:
-                stands = self._records[due.key].check_at == due.at
-            if stands:
-                return due
-            heappop(self._due)
+                execution = self._executions.get(key)
+                actual = execution.due if execution else None
+            if actual == at:
+                return entry
+            if actual is None or queued[key] != at:
+                heappop(self._due)
+                if queued.get(key) == at:
+                    del queued[key]
+            else:
+                queued[key] = actual
+                heapreplace(self._due, Due(actual, kind, key))
         return None
 
     def digest(self, event_id: str) -> str | None:

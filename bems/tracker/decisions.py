@@ -4,7 +4,7 @@ They are total: every record and input has a decision, and none raises. They are
 rules of docs/architecture.md; the shells rely on that instead of on exactly-once delivery, which nobody offers.
 """
 
-from typing import Literal
+from typing import Literal, overload
 
 from msgspec import Struct, structs
 
@@ -48,6 +48,17 @@ class Onward(Struct, frozen=True):
 ACCEPTED, DUPLICATE, CONFLICT = Receipt("accepted"), Receipt("duplicate"), Receipt("conflict")
 
 
+@overload
+def repeated(known: str, digest: str) -> Receipt: ...
+@overload
+def repeated(known: str | None, digest: str) -> Receipt | None: ...
+def repeated(known: str | None, digest: str) -> Receipt | None:
+    """What an event is of whose id the digest is `known`; None for the first of its id."""
+    if known is None:
+        return None
+    return DUPLICATE if known == digest else CONFLICT
+
+
 def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: Instant) -> Decision[Receipt]:
     """A source system reported something."""
     of = (event.occurred_at, event.event_id)
@@ -57,7 +68,7 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
     else:
         for event_id, digest in record.seen:
             if event_id == event.event_id:
-                return _unchanged(record, DUPLICATE if digest == event.digest else CONFLICT)
+                return _unchanged(record, repeated(digest, event.digest))
         draft = Draft(record, policy, now)
         draft.learn(event.facts, event.occurred_at, event.event_id)
     draft.remember(event.event_id, event.digest)

@@ -1,0 +1,241 @@
+"""Replay: what a log of past events comes to."""
+
+import gzip
+import json
+import os
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bems.calendars import expand
+from bems.embedded.generator import generate
+from bems.embedded.replay import BYTE_ORDER_MARK, replay
+from bems.embedded.report import Report
+from bems.tracker.contract import Event
+from bems.tracker.gate import read_line
+from bems.tracker.instants import DAY, Instant, parse
+from bems.tracker.policy import PolicySpec
+from tests.embedded.reference import walk
+from tests.tracker.samples import plain_policy
+
+DATA = Path(__file__).parents[1] / "data"
+POLICY = expand(PolicySpec())
+TODAY = parse("2026-11-01T00:00:00Z")
+
+
+def line(stage: str, status: str, at: str, invoice_id: str = "INV-1", **changes: Any) -> bytes:
+    event = {
+        "event_id": f"{invoice_id}:{stage}:{status}:{at}",
+        "invoice_id": invoice_id,
+        "status": status,
+        "occurred_at": at,
+        "amount": "10.00",
+        "currency": "EUR",
+        "vendor": {"id": "V-1"},
+        "source": {"system": "erp"},
+    }
+    return json.dumps({"stage": stage, "event": event | changes}).encode() + b"\n"
+
+
+def run(*lines: bytes, until: str | None = None, **policy: Any) -> Report:
+    return replay(lines, plain_policy(**policy), TODAY, parse(until) if until else None)
+
+
+def alerts(report: Report) -> list[tuple[str, str, str, Instant]]:
+    return [tuple(alert) for _, _, alerts in report.invoices for alert in alerts]
+
+
+def outcome(report: Report) -> Any:
+    return report.summary(), report.parked, report.reasons, report.invoices
+
+
+HAPPY = [
+    line("ingestion", "received", "2026-01-05T10:00:00Z"),
+    line("authorization", "approved", "2026-01-06T10:00:00Z"),
+    line("reconciliation", "matched", "2026-01-06T12:00:00Z"),
+    line("posting", "posted", "2026-01-09T12:00:00Z"),
+]
+
+
+def test_times_are_the_events_own() -> None:
+    report = run(*HAPPY)
+    assert report.summary()["statuses"] == {"Posted": 1}
+    assert {stage: times["p50_s"] for stage, times in report.summary()["stages"].items()} == {
+        "ingestion": 0,
+        "authorization": 86400,
+        "reconciliation": 7200,
+        "posting": 3 * 86400,
+    }
+    assert alerts(report) == [], "an event at its deadline's very instant is in time"
+
+
+def test_what_is_due_before_an_event_happens_before_it() -> None:
+    report = run(HAPPY[0], line("authorization", "approved", "2026-01-08T10:00:01Z"))
+    assert alerts(report) == [("authorization", "warning", "stuck", parse("2026-01-08T10:00:00Z"))]
+
+
+def test_at_the_end_what_is_due_by_then_happens() -> None:
+    last = line("ingestion", "received", "2026-01-08T10:00:00Z", "INV-2")
+    assert len(alerts(run(HAPPY[0], last))) == 1
+
+
+def test_until_lets_time_go_on_and_leaves_later_events_out() -> None:
+    report = run(*HAPPY, until="2026-01-05T23:00:00Z")
+    assert (report.accepted, report.left_out) == (1, 3)
+    assert alerts(report) == []
+    assert len(alerts(run(HAPPY[0], until="2026-02-01T00:00:00Z"))) == 3
+
+
+def test_early_stages_take_no_time() -> None:
+    report = run(HAPPY[2], HAPPY[1], HAPPY[0], HAPPY[3])
+    assert report.percentile("reconciliation", 99) == 0
+    assert report.summary()["statuses"] == {"Posted": 1}
+
+
+def test_a_late_event_does_not_turn_the_clock_back() -> None:
+    other = line("ingestion", "received", "2026-01-20T10:00:00Z", "INV-2")
+    report = run(HAPPY[0], other, HAPPY[1])
+    waited = report.percentile("authorization", 50)
+    assert waited == 15 * 86400, "the approval was seen on the 20th"
+
+
+def test_one_wrong_date_does_not_run_the_clock_ahead() -> None:
+    report = run(HAPPY[0], line("ingestion", "received", "2099-01-01T00:00:00Z", "INV-2"))
+    assert report.refused == 1
+    assert report.reasons == {"occurred_at: in the future": 1}
+    assert alerts(report) == []
+
+
+def test_blank_lines_and_a_byte_order_mark_are_passed_over() -> None:
+    report = run(BYTE_ORDER_MARK + HAPPY[0], b"\n", b"  \r\n", HAPPY[1].rstrip())
+    assert (report.accepted, report.refused) == (2, 0)
+
+
+def test_repeats_and_conflicts_are_told_apart() -> None:
+    other = line("ingestion", "received", "2026-01-05T10:00:00Z", amount="11.00")
+    elsewhere = line(
+        "ingestion",
+        "received",
+        "2026-01-05T10:00:00Z",
+        "INV-9",
+        event_id="INV-1:ingestion:received:2026-01-05T10:00:00Z",
+    )
+    report = run(HAPPY[0], HAPPY[0], other, elsewhere)
+    assert (report.accepted, report.duplicate, report.refused) == (1, 1, 2)
+    assert report.reasons == {"event_id: sent before with another content": 2}
+
+
+def test_an_empty_log_is_an_empty_report() -> None:
+    assert run().summary()["invoices"] == 0
+
+
+def test_a_refused_line_leaves_the_others_alone() -> None:
+    report = run(b"{", *HAPPY, b"\xff\n")
+    assert (report.accepted, report.refused) == (4, 2)
+
+
+@pytest.fixture(scope="module")
+def log() -> list[bytes]:
+    return list(generate(400, 11, days=60))
+
+
+def test_processes_change_nothing(log: list[bytes]) -> None:
+    alone = replay(log, POLICY, TODAY)
+    shared = replay(log, POLICY, TODAY, processes=3)
+    assert outcome(shared) == outcome(alone)
+
+
+def accepted(log: list[bytes]) -> list[Event]:
+    events: dict[str, Event] = {}
+    for event in map(read, log):
+        if event:
+            events.setdefault(event.event_id, event)
+    return list(events.values())
+
+
+@pytest.mark.parametrize("policy", [POLICY, plain_policy(), plain_policy("90m", "12h", 1, 9)])
+def test_a_second_opinion_agrees_on_every_alert(log: list[bytes], policy: Any) -> None:
+    until = parse("2026-08-01T00:00:00Z")
+    report = replay(log, policy, TODAY, until)
+    walks = walk(accepted(log), policy, until)
+    assert {id: [tuple(alert) for alert in alerts] for id, _, alerts in report.invoices} == {
+        id: one.alerts for id, one in walks.items()
+    }
+    assert report.parked == sum(one.parked for one in walks.values()) > 0
+
+
+def shuffled(log: list[bytes], seed: int, within: int) -> list[bytes]:
+    """Every tenth event doubled, and every line moved by up to so much time."""
+    draw = random.Random(seed)
+    doubled = [one for number, line in enumerate(log) for one in [line] * (1 + (number % 10 == 0))]
+    moved = []
+    for number, one in enumerate(doubled):
+        event = read(one)
+        at = event.occurred_at if event else 0
+        moved.append((at + draw.randrange(within), number, one))
+    return [one for _, _, one in sorted(moved)]
+
+
+def statuses(report: Report) -> dict[str, str]:
+    return {invoice_id: status for invoice_id, status, _ in report.invoices}
+
+
+def test_doubled_and_shuffled_within_thirty_days_the_statuses_are_the_same(log: list[bytes]) -> None:
+    # Of two contents under one id the first to come stands, so conflicts are left to their own test.
+    ids = Counter(event.event_id for event in map(read, log) if event)
+    log = [one for one in log if (event := read(one)) and ids[event.event_id] == 1]
+    straight, mixed = replay(log, POLICY, TODAY), replay(shuffled(log, 5, 30 * DAY), POLICY, TODAY)
+    assert statuses(mixed) == statuses(straight)
+    assert mixed.duplicate == (len(log) + 9) // 10
+
+
+def read(line: bytes) -> Event | None:
+    event = read_line(line, TODAY)
+    return event if isinstance(event, Event) else None
+
+
+def test_the_golden_log_gives_the_golden_results() -> None:
+    log = gzip.decompress((DATA / "synthetic.jsonl.gz").read_bytes()).splitlines(keepends=True)
+    assert log == list(generate(300, 2026, days=60)), "the log is what the generator makes of this seed"
+    report = replay(log, POLICY, TODAY, parse("2026-06-01T00:00:00Z"))
+    golden = json.loads((DATA / "synthetic.golden.json").read_text())
+    assert golden == golden_results(report)
+
+
+def golden_results(report: Report) -> dict[str, Any]:
+    """What tests/data/synthetic.golden.json holds; tests/data/README.md says how to write it anew."""
+    return {
+        "summary": report.summary(),
+        "parked": report.parked,
+        "reasons": dict(sorted(report.reasons.items())),
+        "invoices": [
+            [invoice_id, status, [[a.stage, a.severity, a.kind, a.due_at] for a in alerts]]
+            for invoice_id, status, alerts in report.invoices
+        ],
+    }
+
+
+@pytest.mark.skipif("BEMS_BPI_LOG" not in os.environ, reason="BEMS_BPI_LOG names no log of real events")
+def test_the_real_log() -> None:
+    raw = Path(os.environ["BEMS_BPI_LOG"]).read_bytes()
+    log = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).splitlines(keepends=True)
+    report = replay(log, POLICY, TODAY)
+    assert report.accepted == len(log)
+    walks = walk(accepted(log), POLICY, 0)
+    assert Counter(statuses(report).values()) == report.statuses
+    assert {id: [tuple(alert) for alert in alerts] for id, _, alerts in report.invoices} == {
+        id: one.alerts for id, one in walks.items()
+    }
+    mixed = replay(shuffled(log, 7, 30 * DAY), POLICY, TODAY)
+    assert mixed.duplicate == (len(log) + 9) // 10
+    assert statuses(mixed) == statuses(report)
+
+
+def test_a_report_survives_the_way_between_processes() -> None:
+    report = run(*HAPPY)
+    summary = report.summary()
+    assert msgspec.json.decode(msgspec.json.encode(summary)) == summary
