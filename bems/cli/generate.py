@@ -25,5 +25,9 @@ def generate(invoices: int, seed: int, start: datetime, days: int, out: str) -> 
     rejected, reversed, disputed, cancelled, orphaned or stuck. The log is made up; any likeness is by chance.
     """
     first = date(start.year, start.month, start.day)
+    try:
+        log = lines(invoices, seed, start=first, days=days)
+    except ValueError as fault:
+        raise click.ClickException(str(fault)) from fault
     with output_file(out) as file:
-        file.writelines(lines(invoices, seed, start=first, days=days))
+        file.writelines(log)

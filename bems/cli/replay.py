@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from typing import Any
+from contextlib import nullcontext
 
 import click
 import msgspec
@@ -47,16 +47,18 @@ def replay(
     """
     policy = load_policy(policy_file)
     log = LogFile(file)
-    report, seconds = replay_with_progress(log, policy, until, processes or 0)
-    if invoices_out:
-        write_invoices(report, invoices_out)
+    # Opened before the work, so that a path that cannot be written is told at once.
+    with output_file(invoices_out) if invoices_out else nullcontext() as out:
+        report, seconds = replay_with_progress(log, policy, until, processes or 0)
+        if out:
+            out.writelines(invoice_lines(report))
     if as_json:
         rate = round((report.accepted + report.duplicate + report.refused) / seconds, 1)
         click.echo(json.dumps(report.summary() | {"events_per_second": rate}))
     else:
         print_report(report, seconds)
     if report.refused and not report.accepted:
-        raise click.ClickException(f"{file}: no line of it is an event; the first reasons are above")
+        raise click.ClickException(f"{file}: no line of it is an event; the reasons are in the report")
 
 
 def replay_with_progress(
@@ -93,16 +95,15 @@ def replay_with_progress(
             gc.enable()
 
 
-def write_invoices(report: Report, path: str) -> None:
+def invoice_lines(report: Report) -> Iterator[bytes]:
     """One line per invoice, sorted by id; `at` is the instant at which the alert was due."""
     encoder = msgspec.json.Encoder()
-    with output_file(path) as out:
-        for invoice_id, status, alerts in report.invoices:
-            line: dict[str, Any] = {
-                "invoice_id": invoice_id,
-                "status": status,
-                "alerts": [
-                    {"stage": a.stage, "severity": a.severity, "kind": a.kind, "at": render(a.due_at)} for a in alerts
-                ],
-            }
-            out.write(encoder.encode(line) + b"\n")
+    for invoice_id, status, alerts in report.invoices:
+        line = {
+            "invoice_id": invoice_id,
+            "status": status,
+            "alerts": [
+                {"stage": a.stage, "severity": a.severity, "kind": a.kind, "at": render(a.due_at)} for a in alerts
+            ],
+        }
+        yield encoder.encode(line) + b"\n"

@@ -40,12 +40,13 @@ def print_report(report: Report, seconds: float) -> None:
     console.print(f"[bold]Replayed[/]  {lines:,} events in {seconds:.1f} s ({lines / seconds:,.0f} a second)")
     for table in (_refusals(report), _statuses(report), _stages(report), _alerts(report)):
         if table:
-            console.print()
+            console.print(f"\n[bold]{table.title}[/]")
+            table.title = None
             console.print(table)
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number and column != "Meaning" else "left")
     return table

@@ -46,7 +46,7 @@ def run(*lines: bytes, until: str | None = None, **policy: Any) -> Report:
 
 
 def alerts(report: Report) -> list[tuple[str, str, str, Instant]]:
-    return [tuple(alert) for _, _, alerts in report.invoices for alert in alerts]
+    return [(a.stage, a.severity, a.kind, a.due_at) for _, _, alerts in report.invoices for a in alerts]
 
 
 def outcome(report: Report) -> Any:

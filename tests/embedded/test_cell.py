@@ -1,0 +1,119 @@
+"""The cell: decisions, executions and store together."""
+
+import pytest
+
+from bems.embedded.cell import Cell
+from bems.embedded.definition import load_machine
+from bems.embedded.store import Due, MemoryStore
+from bems.engine import Stop, step
+from bems.tracker.actions import AnswerToken, execution_name
+from bems.tracker.commands import Cancel, Command, Extend, Park, Revive
+from bems.tracker.instants import DAY, HOUR
+from bems.tracker.projection import project
+from tests.tracker.samples import NOW, POLICY, event
+
+RUN_1, RUN_2 = execution_name("INV-1", 1), execution_name("INV-1", 2)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore(keep_history=True)
+
+
+@pytest.fixture
+def cell(store: MemoryStore) -> Cell:
+    return Cell(POLICY, load_machine(), store)
+
+
+def states(cell: Cell, name: str) -> list[str]:
+    history = cell.executions.history(name)
+    return [e["stateEnteredEventDetails"]["name"] for e in history if e["type"].endswith("StateEntered")]
+
+
+def test_nothing_is_left_pending(cell: Cell, store: MemoryStore) -> None:
+    cell.event(event("ingestion", "received"), NOW)
+    cell.event(event("authorization", "approved"), NOW)
+    record = store.record("INV-1")
+    assert record and record.pending == ()
+    execution = store.execution(RUN_1)
+    assert execution
+    assert record.run.token == execution.token is not None
+
+
+def test_one_event_id_with_two_contents_is_a_conflict_even_of_two_invoices(cell: Cell) -> None:
+    assert cell.event(event("ingestion", "received", event_id="e", digest="1"), NOW).result == "accepted"
+    assert cell.event(event("ingestion", "received", event_id="e", digest="1"), NOW).result == "duplicate"
+    other = event("ingestion", "received", event_id="e", digest="2", invoice_id="INV-2")
+    assert cell.event(other, NOW).result == "conflict"
+
+
+def test_an_answer_to_a_dead_token_counts_as_answered(cell: Cell, store: MemoryStore) -> None:
+    cell.event(event("ingestion", "received"), NOW)
+    before = store.execution(RUN_1)
+    for token in ("nobody", "nobody#1", f"{RUN_1}#999", ""):
+        cell.executions.answer(AnswerToken(token, "ok", NOW), NOW)
+    assert store.execution(RUN_1) == before
+
+
+def test_an_operator_parks_and_revives(cell: Cell) -> None:
+    cell.event(event("ingestion", "received"), NOW)
+    assert cell.command(Command("1", "INV-1", "ann", NOW, Park()), NOW).result == "accepted"
+    assert states(cell, RUN_1) == ["AwaitAuthorization", "Parked"]
+    assert cell.command(Command("2", "INV-1", "ann", NOW, Revive()), NOW).result == "accepted"
+    assert states(cell, RUN_2) == ["AwaitAuthorization"]
+
+
+def test_an_extended_deadline_is_kept_by_the_execution(cell: Cell, store: MemoryStore) -> None:
+    cell.event(event("ingestion", "received"), NOW)
+    cell.command(Command("1", "INV-1", "ann", NOW, Extend(NOW + 10 * DAY)), NOW)
+    while cell.fire_next(NOW + 10 * DAY) is not None:
+        pass
+    assert store.alerts == []
+    while cell.fire_next(NOW + 10 * DAY + 1) is not None:
+        pass
+    assert [alert.due_at for alert in store.alerts] == [NOW + 10 * DAY]
+
+
+def test_a_cancelled_invoice_ends_its_run(cell: Cell, store: MemoryStore) -> None:
+    cell.event(event("ingestion", "received"), NOW)
+    cell.command(Command("1", "INV-1", "ann", NOW + HOUR, Cancel()), NOW + HOUR)
+    record = store.record("INV-1")
+    assert record and project(record.outcomes) == "Cancelled"
+    assert states(cell, RUN_1)[-1] == "Cancelled"
+    assert store.next_due() is None
+
+
+def test_a_run_that_somebody_stopped_is_replaced_when_its_alert_is_due(cell: Cell, store: MemoryStore) -> None:
+    cell.event(event("ingestion", "received"), NOW)
+    execution = store.execution(RUN_1)
+    assert execution
+    stopped, _, _ = step(load_machine(), execution, Stop(), NOW + HOUR)
+    store.put_execution(stopped)
+    while cell.fire_next(NOW + 4 * DAY) is not None:
+        pass
+    assert [alert.step for alert in store.alerts] == [1]
+    assert states(cell, RUN_2) == ["AwaitAuthorization"]
+
+
+def test_fire_next_stops_before_its_bound(cell: Cell) -> None:
+    cell.event(event("ingestion", "received"), NOW)
+    assert cell.fire_next(NOW + 3 * DAY) is None
+    assert cell.fire_next(NOW + 3 * DAY + 1) == NOW + 3 * DAY
+
+
+def test_the_store_tells_what_is_due_first(store: MemoryStore, cell: Cell) -> None:
+    cell.event(event("ingestion", "received", invoice_id="INV-1"), NOW + DAY)
+    cell.event(event("authorization", "approved", invoice_id="INV-2"), NOW)
+    assert store.next_due() == Due(NOW + 3 * DAY, "check", "INV-2")
+    cell.event(event("ingestion", "cancelled", invoice_id="INV-2"), NOW)
+    assert store.next_due() == Due(NOW + 4 * DAY, "timer", RUN_1)
+
+
+def test_a_store_without_history_forgets_what_is_over() -> None:
+    store = MemoryStore()
+    cell = Cell(POLICY, load_machine(), store)
+    cell.event(event("ingestion", "received"), NOW)
+    assert store.execution(RUN_1)
+    cell.event(event("ingestion", "cancelled", NOW + 1), NOW)
+    assert store.execution(RUN_1) is None
+    assert cell.executions.history(RUN_1) == []
