@@ -4,7 +4,7 @@ Source: Amazon States Language, "Choice State"; a comparison of values that are 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import eq, ge, gt, le, lt
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from bems.engine.templates import PathCompiler
 from bems.engine.timestamps import parse_timestamp
 
 Test = Callable[[Any, Execution], bool]
-"""Whether a rule holds for a state's data. Raises StatesError where its Variable selects nothing."""
+"""Whether a rule holds for a state's data. Raises PathNotFound where its Variable selects nothing."""
 
 
 def _number(value: Any) -> Any:
@@ -54,6 +54,20 @@ _TYPE_TESTS: Final[dict[str, Callable[[Any], bool]]] = {
 _COMBINATORS: Final = ("And", "Or", "Not")
 
 
+def choose(choices: Iterable[tuple[Test, str]], default: str | None, data: Any, execution: Execution) -> str | None:
+    """The target of the first rule that holds, or the default. Raises StatesError where a Variable selects nothing."""
+    try:
+        for test, target in choices:
+            if test(data, execution):
+                return target
+    except PathNotFound as missing:
+        raise StatesError(
+            RUNTIME,
+            f"Invalid path '{missing.path.text}': The choice state's condition path references an invalid value.",
+        ) from None
+    return default
+
+
 def compile_rule(rule: Any, where: str, compile_path: PathCompiler, *, top: bool = True) -> Test:
     """The test of a choice rule. Raises InvalidDefinition or UnsupportedDefinition, with the path of the fault."""
     if not isinstance(rule, dict):
@@ -89,10 +103,9 @@ def _compile_combination(key: str, operand: Any, where: str, compile_path: PathC
     return lambda data, execution: any(test(data, execution) for test in tests)
 
 
-def _compile_comparison(operator: str, operand: Any, where: str, variable: Reader, compile_path: PathCompiler) -> Test:
+def _compile_comparison(operator: str, operand: Any, where: str, read: Reader, compile_path: PathCompiler) -> Test:
     if operator == "IsPresent":
-        return _compile_presence(variable, _expect_boolean(operand, where))
-    read = _required(variable)
+        return _compile_presence(read, _expect_boolean(operand, where))
     if operator in _TYPE_TESTS:
         is_kind, expected = _TYPE_TESTS[operator], _expect_boolean(operand, where)
         return lambda data, execution: is_kind(read(data, execution)) is expected
@@ -103,7 +116,7 @@ def _compile_comparison(operator: str, operand: Any, where: str, variable: Reade
         raise InvalidDefinition([f"{where}: unknown comparison operator"])
     convert, compare = _OPERAND[parsed[1]], _COMPARE[parsed[2]]
     if parsed[3]:
-        other = _required(compile_path(operand, where))
+        other = compile_path(operand, where)
 
         def test(data: Any, execution: Execution) -> bool:
             left, right = convert(read(data, execution)), convert(other(data, execution))
@@ -113,6 +126,9 @@ def _compile_comparison(operator: str, operand: Any, where: str, variable: Reade
     constant = convert(operand)
     if constant is None:
         raise InvalidDefinition([f"{where}: expected a {parsed[1].lower()}"])
+    if operator == "StringEquals":
+        # The usual one: no value but a string equals a string.
+        return lambda data, execution: read(data, execution) == constant
 
     def test_constant(data: Any, execution: Execution) -> bool:
         left = convert(read(data, execution))
@@ -125,19 +141,6 @@ def _expect_boolean(operand: Any, where: str) -> bool:
     if not isinstance(operand, bool):
         raise InvalidDefinition([f"{where}: expected true or false"])
     return operand
-
-
-def _required(read: Reader) -> Reader:
-    def read_or_explain(data: Any, execution: Execution) -> Any:
-        try:
-            return read(data, execution)
-        except PathNotFound as missing:
-            raise StatesError(
-                RUNTIME,
-                f"Invalid path '{missing.path.text}': The choice state's condition path references an invalid value.",
-            ) from None
-
-    return read_or_explain
 
 
 def _compile_presence(variable: Reader, expected: bool) -> Test:

@@ -40,12 +40,12 @@ def step(
     effect. Which of a timer and a callback comes first is told by the order of the stimuli alone: a callback is taken
     until TimerFired has been. No stimulus raises.
     """
-    turn = Turn(machine, execution, now, [] if record else None)
+    turn = Turn(machine, execution, now, record)
     try:
         _HANDLERS[type(stimulus)](turn, stimulus)
     except HistoryIsFull:
         turn.finish(status.FAILED, "ExecutionFailed", RUNTIME, HISTORY_IS_FULL)
-    return turn.execution, turn.effects, turn.events or ()
+    return turn.execution, turn.effects, (turn.events or ()) if record else ()
 
 
 # Stimuli: each first looks whether it applies, then works on a copy
@@ -94,12 +94,12 @@ def _task_succeeded(turn: Turn, stimulus: TaskSucceeded) -> None:
     state = _take_invocation(turn, stimulus.invocation)
     if state is None:
         return
-    if not state.waits_for_token:
-        turn.run(turn.succeed_task(state, stimulus.output))
-    elif fits(stimulus.output):
+    if not fits(stimulus.output):
+        turn.run(turn.fail_task(state, *result_too_large(state)))
+    elif state.waits_for_token:
         turn.note_task(state, "TaskSubmitted", stimulus.output)
     else:
-        turn.run(turn.fail_task(state, *result_too_large(state)))
+        turn.run(turn.succeed_task(state, stimulus.output))
 
 
 def _task_failed(turn: Turn, stimulus: TaskFailed) -> None:

@@ -100,8 +100,7 @@ def compile_reader(path: Path, identity: Identity) -> Reader:
         return lambda data, _execution: data
     if len(path.steps) == 1 and isinstance(path.steps[0], str):
         return _field_reader(path, path.steps[0])
-    walk = _compile_walk(path, 0)
-    return lambda data, _execution: walk(data)
+    return _compile_walk(path, 0)
 
 
 def _field_reader(path: Path, key: str) -> Reader:
@@ -114,22 +113,30 @@ def _field_reader(path: Path, key: str) -> Reader:
     return read
 
 
-def _compile_walk(path: Path, skip: int) -> Callable[[Any], Any]:
+def _compile_walk(path: Path, skip: int) -> Reader:
+    """A reader that takes the path's steps but the first `skip`, which led to the data already."""
     steps = path.steps[skip:]
 
-    def walk(data: Any) -> Any:
-        depth = skip
-        for step in steps:
-            if type(step) is str:
-                if type(data) is not dict or step not in data:
-                    raise PathNotFound(path, depth)
-            elif type(data) is not list or step >= len(data):  # type: ignore[operator]
+    def walk(data: Any, _execution: Execution) -> Any:
+        for depth, step in enumerate(steps, skip):
+            if type(data) is str:  # It has items too, but to Python only.
                 raise PathNotFound(path, depth)
-            data = data[step]
-            depth += 1
+            try:
+                data = data[step]
+            except (IndexError, KeyError, TypeError):
+                raise PathNotFound(path, depth) from None
         return data
 
-    return walk
+    def walk_names(data: Any, execution: Execution) -> Any:
+        found = data
+        try:
+            for name in steps:
+                found = found[name]
+        except (KeyError, TypeError):
+            return walk(data, execution)  # It raises, and knows where.
+        return found
+
+    return walk_names if all(isinstance(step, str) for step in steps) else walk
 
 
 _CONTEXT_FIELDS: Final[dict[str, tuple[str, ...]]] = {
@@ -145,14 +152,28 @@ def _context_reader(path: Path, identity: Identity) -> Reader:
     if len(steps) > 1:
         field = f"{steps[0]}.{steps[1]}"
         if field == "Execution.Input":
-            walk = _compile_walk(path, 2)
-            return lambda _data, execution: walk(execution.input)
+            return _input_reader(path)
         if len(steps) == 2 and field in _FIELD_READERS:
             return _FIELD_READERS[field]
         if field == "Task.Token":
             return _token_reader(path)
     walk = _compile_walk(path, 0)
-    return lambda _data, execution: walk(_context(execution, identity))
+    return lambda _data, execution: walk(_context(execution, identity), execution)
+
+
+def _input_reader(path: Path) -> Reader:
+    if len(path.steps) != 3 or not isinstance(path.steps[2], str):
+        walk = _compile_walk(path, 2)
+        return lambda _data, execution: walk(execution.input, execution)
+    key = path.steps[2]
+
+    def read(_data: Any, execution: Execution) -> Any:
+        try:
+            return execution.input[key]
+        except (KeyError, TypeError):
+            raise PathNotFound(path, 2) from None
+
+    return read
 
 
 def _token_reader(path: Path) -> Reader:

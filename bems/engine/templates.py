@@ -43,15 +43,23 @@ def _compile_object(template: dict[str, Any], where: str, compile_path: PathComp
             raise InvalidDefinition([f"{where}.{name}: given twice, with and without .$"])
         blank[name] = value
         if key.endswith(".$"):
-            readers.append((name, _named(key, compile_path(value, f"{where}.{key}"))))
+            readers.append((name, compile_path(value, f"{where}.{key}")))
         elif not _is_constant(value):
             readers.append((name, compile_template(value, f"{where}.{key}", compile_path)))
 
     def render(data: Any, execution: Execution) -> Any:
         # The blank has every field, so that the fields keep their order.
         result = blank.copy()
-        for name, read in readers:
-            result[name] = read(data, execution)
+        try:
+            for name, read in readers:
+                result[name] = read(data, execution)
+        except PathNotFound as missing:
+            # Of a field with a path: a template inside has explained its own.
+            raise StatesError(
+                RUNTIME,
+                f"The JSONPath '{missing.path.text}' specified for the field '{name}.$' could not be found in the "
+                f"input '{dumps(data)}'",
+            ) from None
         return result
 
     return render
@@ -62,17 +70,3 @@ def _compile_array(template: list[Any], where: str, compile_path: PathCompiler) 
         return constant(template)
     readers = [compile_template(item, f"{where}[{index}]", compile_path) for index, item in enumerate(template)]
     return lambda data, execution: [read(data, execution) for read in readers]
-
-
-def _named(field: str, read: Reader) -> Reader:
-    def read_or_explain(data: Any, execution: Execution) -> Any:
-        try:
-            return read(data, execution)
-        except PathNotFound as missing:
-            raise StatesError(
-                RUNTIME,
-                f"The JSONPath '{missing.path.text}' specified for the field '{field}' could not be found in the input "
-                f"'{dumps(data)}'",
-            ) from None
-
-    return read_or_explain

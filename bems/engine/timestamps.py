@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 SECOND: Final = 1_000_000
@@ -14,7 +15,19 @@ _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d
 
 def render_timestamp(instant: int) -> str:
     """`2026-11-23T10:15:00.000Z`: milliseconds, rounded down, as the context object renders them."""
-    return (_EPOCH + timedelta(microseconds=instant)).isoformat(timespec="milliseconds") + "Z"
+    hour, rest = divmod(instant // 1000, 3_600_000)
+    return "%s%02d:%02d.%03dZ" % (  # noqa: UP031 - faster than an f-string
+        _render_hour(hour),
+        rest // 60_000,
+        rest // 1000 % 60,
+        rest % 1000,
+    )
+
+
+@lru_cache(1024)
+def _render_hour(hour: int) -> str:
+    """`2026-11-23T10:`, of the number of hours since the epoch."""
+    return (_EPOCH + timedelta(hours=hour)).isoformat()[:14]
 
 
 def parse_timestamp(value: object) -> int | None:

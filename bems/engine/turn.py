@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bems.engine import execution as status
+from bems.engine.choices import choose
 from bems.engine.effects import Effect, Invoke
 from bems.engine.errors import DATA_LIMIT_EXCEEDED, RUNTIME, TIMEOUT, StatesError, matches
 from bems.engine.execution import Execution
@@ -19,21 +20,27 @@ from bems.engine.timestamps import SECOND
 MAX_EVENTS: Final = 25_000
 """The longest history of an execution: its last event says that it failed. Source: Step Functions service quotas."""
 
+_NEARLY_FULL: Final = MAX_EVENTS - 10
+"""Up to here, a turn that records nothing can enter a state, or go on in one, and need not look for the limit."""
+
 
 class HistoryIsFull(Exception):
     """The next event would be one too many."""
 
 
 class Turn:
-    """`execution` is the one given until a stimulus applies, and then a copy that is the turn's own."""
+    """`execution` is the one given until a stimulus applies, and then a copy that is the turn's own.
+
+    `events` is None in a turn that counts its events only. Near the limit it records them too: note() keeps the limit.
+    """
 
     __slots__ = ("effects", "events", "execution", "machine", "now")
 
-    def __init__(self, machine: Machine, execution: Execution, now: int, events: list[HistoryEvent] | None) -> None:
+    def __init__(self, machine: Machine, execution: Execution, now: int, record: bool) -> None:
         self.machine = machine
         self.execution = execution
         self.now = now
-        self.events = events
+        self.events: list[HistoryEvent] | None = [] if record or execution.last_event > _NEARLY_FULL else None
         self.effects: list[Effect] = []
 
     # From state to state
@@ -41,11 +48,12 @@ class Turn:
     def run(self, name: str | None) -> None:
         """Enters states until one waits or the execution ends."""
         while name is not None:
-            name = self.enter(self.machine.states[name])
-
-    def enter(self, state: State) -> str | None:
-        self.begin(state)
-        return self.attempt(_ENTER[state.type], state)
+            state = self.machine.states[name]
+            self.begin(state)
+            try:
+                name = _ENTER[type(state)](self, state)
+            except StatesError as error:
+                name = self.fail_state(state, error)
 
     def begin(self, state: State) -> None:
         execution = self.execution
@@ -53,7 +61,12 @@ class Turn:
         execution.entered_at = self.now
         execution.retries = None
         execution.retry_count = 0
-        self.note(_ENTERED[state.type], state.name, execution.data)
+        if execution.last_event > _NEARLY_FULL and self.events is None:
+            self.events = []
+        if self.events is None:
+            execution.last_event += 1
+        else:
+            self.note(f"{state.type}StateEntered", state.name, execution.data)
         execution.entered_event = execution.last_event
 
     def attempt(self, action: "Action", state: State) -> str | None:
@@ -63,14 +76,18 @@ class Turn:
         except StatesError as error:
             return self.fail_state(state, error)
 
-    def exit(self, state: State, output: Any, following: str | None) -> str | None:
+    def exit(self, state: State, output: Any, following: str | None, known: Any = None) -> str | None:
+        """`known` is a value that is known to fit, as the state's data is: neither is checked as an output."""
         execution = self.execution
-        if output is not execution.data and not fits(output):
+        if output is not known and output is not execution.data and not fits(output):
             raise state_too_large(state)
         execution.data = output
         execution.phase = execution.token = execution.invocation = None
         execution.timer_at = execution.heartbeat_at = execution.heartbeat_seconds = None
-        self.note(_EXITED[state.type], state.name, output)
+        if self.events is None:
+            execution.last_event += 1
+        else:
+            self.note(f"{state.type}StateExited", state.name, output)
         if following is None:
             execution.output = output
             self.end(status.SUCCEEDED)
@@ -92,14 +109,15 @@ class Turn:
         execution.timer_at = execution.heartbeat_at = execution.heartbeat_seconds = execution.expires_at = None
 
     def note(self, event: str, *details: Any) -> None:
+        """Adds an event. Where nothing is recorded it only counts, as other methods do themselves to save the call."""
         number = self.execution.last_event + 1
-        if number >= MAX_EVENTS and event not in _ENDINGS:
-            raise HistoryIsFull
-        self.execution.last_event = number
         if self.events is not None:
+            if number >= MAX_EVENTS and event not in _ENDINGS:
+                raise HistoryIsFull
             # Step Functions links the first state, an abort and the machine's own timeout to nothing.
             previous = 0 if number <= 2 or event in _UNLINKED else number - 1
             self.events.append(HistoryEvent(number, previous, event, self.now, details))
+        self.execution.last_event = number
 
     # States
 
@@ -120,7 +138,7 @@ class Turn:
 
     def enter_choice(self, state: Choice) -> str | None:
         data = self.effective_input(state)
-        following = next((target for test, target in state.choices if test(data, self.execution)), state.default)
+        following = choose(state.choices, state.default, data, self.execution)
         if following is None:
             # Reported as States.Runtime; States.NoChoiceMatched is reserved for future use.
             raise StatesError(
@@ -168,7 +186,9 @@ class Turn:
         execution.timer_at = None if timeout is None else self.now + timeout * SECOND
         execution.heartbeat_at = None if heartbeat is None else self.now + heartbeat * SECOND
         execution.heartbeat_seconds = heartbeat
-        if state.service is None:
+        if self.events is None:
+            execution.last_event += 2
+        elif state.service is None:
             self.note("LambdaFunctionScheduled", state.resource, data, timeout)
             self.note("LambdaFunctionStarted")
         else:
@@ -178,21 +198,21 @@ class Turn:
         return None
 
     def note_task(self, state: Task, event: str, *details: Any) -> None:
-        if state.service is None:
+        if self.events is None:
+            self.execution.last_event += 1
+        elif state.service is None:
             self.note(event.replace("Task", "LambdaFunction"), *details)
         else:
             self.note(event, *state.service, *details)
 
-    def succeed_task(self, state: Task, output: Any) -> str | None:
-        if not fits(output):
-            return self.fail_task(state, *result_too_large(state))
-        self.note_task(state, "TaskSucceeded", output)
+    def succeed_task(self, state: Task, result: Any) -> str | None:
+        """The task ends with a result that fits."""
+        self.note_task(state, "TaskSucceeded", result)
         execution = self.execution
         try:
-            if state.result_selector is not None:
-                output = state.result_selector(output, execution)
+            output = result if state.result_selector is None else state.result_selector(result, execution)
             output = execution.data if state.result_path is None else state.result_path(execution.data, output)
-            return self.exit(state, self.effective_output(state, output), state.next)
+            return self.exit(state, self.effective_output(state, output), state.next, result)
         except StatesError as error:
             return self.fail_state(state, error)
 
@@ -272,14 +292,11 @@ Action = Callable[[Turn, Any], str | None]
 
 _UNLINKED: Final = frozenset({"ExecutionAborted", "ExecutionTimedOut"})
 _ENDINGS: Final = _UNLINKED | {"ExecutionFailed", "ExecutionSucceeded"}
-_KINDS: Final = ("Choice", "Fail", "Pass", "Succeed", "Task", "Wait")
-_ENTERED: Final = {kind: f"{kind}StateEntered" for kind in _KINDS}
-_EXITED: Final = {kind: f"{kind}StateExited" for kind in _KINDS}
-_ENTER: Final[dict[str, Action]] = {
-    "Choice": Turn.enter_choice,
-    "Fail": Turn.enter_fail,
-    "Pass": Turn.enter_pass,
-    "Succeed": Turn.enter_succeed,
-    "Task": Turn.schedule,
-    "Wait": Turn.enter_wait,
+_ENTER: Final[dict[type[State], Action]] = {
+    Choice: Turn.enter_choice,
+    Fail: Turn.enter_fail,
+    Pass: Turn.enter_pass,
+    Succeed: Turn.enter_succeed,
+    Task: Turn.schedule,
+    Wait: Turn.enter_wait,
 }

@@ -19,6 +19,7 @@ SATURDAY_AND_SUNDAY = frozenset({5, 6})
 _FIRST_DAY = date(1969, 12, 1).toordinal()
 _LAST_DAY = date(3000, 1, 31).toordinal()
 _LONGEST_CLOSURE = 366
+_REMEMBERED = 1 << 16
 _NOT_A_PLACE = ("localtime", "posixrules", "Factory", "posix/", "right/")
 
 
@@ -31,7 +32,18 @@ class BusinessCalendar:
     Instants outside EARLIEST to LATEST are taken as those, and so are results: nothing overflows.
     """
 
-    __slots__ = ("_hash", "_off", "_positions", "_ranks", "_to_weekday", "_zone", "days_off", "timezone", "weekend")
+    __slots__ = (
+        "_hash",
+        "_known",
+        "_off",
+        "_positions",
+        "_ranks",
+        "_to_weekday",
+        "_zone",
+        "days_off",
+        "timezone",
+        "weekend",
+    )
 
     def __init__(
         self, timezone: str, days_off: Iterable[date] = (), weekend: Iterable[int] = SATURDAY_AND_SUNDAY
@@ -49,6 +61,7 @@ class BusinessCalendar:
         self._off = sorted(day.toordinal() for day in self.days_off if day.weekday() not in self.weekend)
         # The number of business days before each day off, by which the nth business day is found without walking.
         self._ranks = [self._workdays(day) - 1 - index for index, day in enumerate(self._off)]
+        self._known: dict[tuple[int, int], tuple[int, bool]] = {}
         self._hash = hash((self.timezone, self.days_off, self.weekend))
         self._refuse_closure()
 
@@ -61,16 +74,25 @@ class BusinessCalendar:
         instant = min(max(instant, EARLIEST), LATEST)
         local = datetime.fromtimestamp(instant // SECOND, self._zone)
         today = local.toordinal()
-        index = self._count(today)
-        if self._count(today - 1) == index:
-            return self._midnight(self._nth(index + 1 + days))
+        day, from_midnight = self._known.get((today, days)) or self._look_up(today, days)
+        if from_midnight:
+            return self._midnight(day)
         if days == 0:
             return instant
-        day = self._nth(index + days)
         if day > _LAST_DAY:
             return LATEST
         moved = local + timedelta(days=day - today)  # its fold is 0, whatever the start's
         return min(max(int(moved.timestamp()) * SECOND + instant % SECOND, EARLIEST), LATEST)
+
+    def _look_up(self, today: int, days: int) -> tuple[int, bool]:
+        """The day `days` business days after a day, and whether that one is off; remembered, for few are asked often."""
+        index = self._count(today)
+        off = self._count(today - 1) == index
+        found = self._nth(index + days + off), off
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[today, days] = found
+        return found
 
     def back(self, day: date, days: int) -> Instant:
         """00:00 of the `days`-th business day before a local date, which may itself be off; 0 is 00:00 of that date."""

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from bems.engine import new_execution
-from bems.engine.choices import compile_rule
+from bems.engine.choices import choose, compile_rule
 from bems.engine.errors import StatesError
 from bems.engine.paths import Identity, Reader, compile_reader, parse_path
 
@@ -13,7 +13,8 @@ def compile_path(text: str, _where: str) -> Reader:
 
 
 def holds(rule: dict[str, Any], data: Any) -> bool:
-    return compile_rule(rule, "rule", compile_path)(data, new_execution("arn"))
+    choices = [(compile_rule(rule, "rule", compile_path), "Next")]
+    return choose(choices, None, data, new_execution("arn")) == "Next"
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,15 @@ def test_presence_of_null() -> None:
 def test_and_stops_at_the_first_false() -> None:
     rule = {"And": [{"Variable": "$.x", "IsPresent": True}, {"Variable": "$.x", "NumericEquals": 1}]}
     assert not holds(rule, {})
+
+
+@pytest.mark.parametrize(("value", "target"), [("a", "First"), ("b", "Third"), ("c", "Default")])
+def test_first_rule_that_holds_decides(value: str, target: str) -> None:
+    rules = [("a", "First"), ("a", "Second"), ("b", "Third")]
+    choices = [(compile_rule({"Variable": "$", "StringEquals": text}, "rule", compile_path), to) for text, to in rules]
+    assert choose(choices, "Default", value, new_execution("arn")) == target
+
+
+@pytest.mark.parametrize("value", [None, True, 1, 1.0, [], ["a"], {}, {"a": "a"}, "A", ""])
+def test_nothing_but_a_string_equals_a_string(value: Any) -> None:
+    assert not holds({"Variable": "$", "StringEquals": "a"}, value)

@@ -1,3 +1,4 @@
+from dataclasses import fields
 from typing import Any
 
 from bems.engine import Execution, execution_id, new_execution
@@ -43,6 +44,14 @@ def test_values_that_look_blank_survive_json() -> None:
         execution = Execution("id", "name", output=value, input=value, data=value)
         again = Execution.from_json(execution.to_json())
         assert repr(again) == repr(execution)
+
+
+def test_copy_has_every_field() -> None:
+    names = [field.name for field in fields(Execution)]
+    execution = Execution(*names)  # type: ignore[arg-type]
+    again = execution.copy()
+    assert again is not execution
+    assert [getattr(again, name) for name in names] == names
 
 
 def test_due_is_the_earliest_timer() -> None:

@@ -1,8 +1,9 @@
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from freezegun import freeze_time
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bems.engine.timestamps import parse_timestamp, render_timestamp
@@ -43,6 +44,22 @@ def test_milliseconds_are_rounded_down() -> None:
 @given(st.integers(0, 10**16))
 def test_round_trip(instant: int) -> None:
     assert parse_timestamp(render_timestamp(instant)) == instant // 1000 * 1000
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=500)
+@given(st.datetimes())
+@example(datetime.min)
+@example(datetime.max)
+@example(datetime(1969, 12, 31, 23, 59, 59, 999_999))
+def test_rendering_is_that_of_datetime(moment: datetime) -> None:
+    instant = (moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+    assert render_timestamp(instant) == moment.isoformat(timespec="milliseconds") + "Z"
+
+
+@pytest.mark.parametrize("instant", [-62_135_596_800_000_001, 253_402_300_800_000_000])
+def test_years_end_somewhere(instant: int) -> None:
+    with pytest.raises(OverflowError):
+        render_timestamp(instant)
 
 
 @freeze_time("2001-01-01", ignore=["_pytest"])

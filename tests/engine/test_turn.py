@@ -19,7 +19,7 @@ from bems.engine import (
     step,
 )
 from bems.engine.turn import MAX_EVENTS
-from tests.engine.definitions import INVOKE, caught_by, invoke, machine, wait_for_token
+from tests.engine.definitions import INVOKE, caught_by, invoke, lifecycle, machine, wait_for_token
 from tests.engine.shell import ARN, FUNCTION, MACHINE_ARN, RESULT, START, Shell, compiled
 
 # Context object
@@ -274,6 +274,33 @@ def test_history_ends_at_its_limit_when_a_result_comes() -> None:
         at += 1
         shell.take(TimerFired(), at).take(TaskFailed(shell.invoke.invocation, "Broken"), at)
     assert shell.execution.last_event == MAX_EVENTS
+
+
+@pytest.mark.parametrize("left", range(1, 25))
+def test_limit_is_the_same_without_a_record(left: int) -> None:
+    compiled_machine = compiled(lifecycle())
+    blank = new_execution(ARN)
+    blank.last_event = MAX_EVENTS - left
+    plain, recorded, now = blank, blank, START
+    stimulus: Stimulus = Start({"invoice_id": "INV-1", "run": 1, "deadline_seconds": 5})
+    while not recorded.finished:
+        plain, effects, none = step(compiled_machine, plain, stimulus, now)
+        recorded, same_effects, _ = step(compiled_machine, recorded, stimulus, now, record=True)
+        assert (plain, effects, none) == (recorded, same_effects, ())
+        if effects:
+            assert isinstance(effects[0], Invoke)
+            payload = {"deadline_seconds": 5, "next": "Await"}
+            stimulus = TaskSucceeded(effects[0].invocation, {**RESULT, "Payload": payload})
+        else:
+            stimulus, now = TimerFired(), recorded.due or now
+    assert (recorded.last_event, recorded.status) == (MAX_EVENTS, "FAILED")
+
+
+def test_loop_ends_at_the_limit_without_a_record() -> None:
+    loop = {"Type": "Choice", "Choices": [{"Variable": "$", "IsPresent": True, "Next": "First"}]}
+    compiled_machine = compiled(machine(loop))
+    plain, _, none = step(compiled_machine, new_execution(ARN), Start({}), START)
+    assert (plain, none) == (Shell(machine(loop)).execution, ())
 
 
 def test_ids_are_the_same_without_a_record() -> None:
