@@ -85,7 +85,7 @@ class BusinessCalendar:
         return min(max(int(moved.timestamp()) * SECOND + instant % SECOND, EARLIEST), LATEST)
 
     def _look_up(self, today: int, days: int) -> tuple[int, bool]:
-        """The day `days` business days after a day, and whether that one is off; remembered, for few are asked often."""
+        """The day `days` business days after a day, and whether that one is off; remembered, for few are asked for."""
         index = self._count(today)
         off = self._count(today - 1) == index
         found = self._nth(index + days + off), off
