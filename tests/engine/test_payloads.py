@@ -114,7 +114,7 @@ def test_limit_is_in_bytes_of_utf_8(value: Any, expected: bool) -> None:
     assert fits(value) is expected
 
 
-@pytest.mark.parametrize("levels", [1500, 100_000])
+@pytest.mark.parametrize("levels", [100_000])
 @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"": value}])
 def test_bottomless_value_does_not_fit(wrap: Any, levels: int) -> None:
     value: Any = None
