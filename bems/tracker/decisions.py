@@ -4,7 +4,7 @@ They are total: every record and input has a decision, and none raises. They are
 rules of docs/architecture.md; the shells rely on that instead of on exactly-once delivery, which nobody offers.
 """
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 from msgspec import Struct, structs
 
@@ -63,16 +63,16 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
     """A source system reported something."""
     of = (event.occurred_at, event.event_id)
     if record is None:
-        record = InvoiceRecord(event.invoice_id, event.facts, of, of if event.facts.payment_terms else None)
-        draft = Draft(record, policy, now, new=True)
+        draft = Draft(InvoiceRecord(event.invoice_id, event.facts, of), policy, now, new=True)
     else:
         for event_id, digest in record.seen:
             if event_id == event.event_id:
                 return _unchanged(record, repeated(digest, event.digest))
         draft = Draft(record, policy, now)
-        draft.learn(event.facts, event.occurred_at, event.event_id)
+        _overtake(draft)
+    draft.learn(event.facts, event.occurred_at, event.event_id)
     draft.remember(event.event_id, event.digest)
-    draft.row(
+    row = draft.row(
         "event",
         f"event {event.event_id}",
         event.stage,
@@ -82,7 +82,7 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
         occurred_at=event.occurred_at,
         received_at=event.received_at,
     )
-    _absorb(draft, event.stage, Outcome(event.status, event.event_id, event.occurred_at, event.received_at))
+    _absorb(draft, row, event.stage, Outcome(event.status, event.event_id, event.occurred_at, event.received_at))
     draft.settle()
     return draft.finish(ACCEPTED)
 
@@ -137,6 +137,7 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
     if any(event_id == command.event_id for event_id, _ in record.seen):
         return _unchanged(record, DUPLICATE)
     draft = Draft(record, policy, now)
+    _overtake(draft)
     reason = _objection(draft, command)
     if reason:
         return _unchanged(record, Receipt("refused", reason))
@@ -145,7 +146,7 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
     stage: Stage = draft.waits_for or "posting"
     if isinstance(verb, Complete | Cancel):
         stage = verb.stage if isinstance(verb, Complete) else "ingestion"
-    draft.row(
+    row = draft.row(
         "command",
         command.event_id,
         stage,
@@ -159,7 +160,7 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
         status = POSITIVE[stage] if isinstance(verb, Complete) else "cancelled"
         overruled = draft.outcomes.get(stage)
         occurred_at = max(command.accepted_at, overruled.occurred_at + 1) if overruled else command.accepted_at
-        _absorb(draft, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at))
+        _absorb(draft, row, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at))
     elif isinstance(verb, Revive):
         draft.revive()
     elif draft.wait and isinstance(verb, Park):
@@ -205,10 +206,17 @@ def _unchanged(record: InvoiceRecord | None, answer: A) -> Decision[A]:
     return Decision(record, pending, (), answer)
 
 
-def _absorb(draft: Draft, stage: Stage, outcome: Outcome) -> None:
+def _overtake(draft: Draft) -> None:
+    """An event or command may come before the execution whose timer, of whole seconds, has just run out: the alert that
+    was due before it comes before it."""
+    if draft.wait and draft.now > draft.wait.due:
+        draft.escalate()
+
+
+def _absorb(draft: Draft, row: dict[str, Any], stage: Stage, outcome: Outcome) -> None:
     """An outcome came in, by event or command: whatever it says, somebody is there again."""
     if not draft.absorb(stage, outcome):
-        draft.rows[0]["superseded"] = True
+        row["superseded"] = True
     if draft.mark == "dormant":
         draft.mark = None
 

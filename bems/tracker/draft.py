@@ -64,6 +64,7 @@ class Draft:
         self.facts = record.facts
         self.facts_of = record.facts_of
         self.terms_of = record.terms_of
+        self.tier_of = record.tier_of
         self.outcomes = record.outcomes
         self.seen = record.seen
         self.run = record.run
@@ -85,13 +86,20 @@ class Draft:
         self.seen = (*self.seen[1 - SEEN :], (event_id, digest))
 
     def learn(self, facts: Facts, occurred_at: Instant, event_id: str) -> None:
-        """Keep the facts of the newest event, and the newest payment terms that any event stated."""
+        """Keep the facts of the newest event, and the newest payment terms and vendor's tier that any event stated."""
         of = (occurred_at, event_id)
         terms = self.facts.payment_terms
         if facts.payment_terms and (self.terms_of is None or of > self.terms_of):
             terms, self.terms_of = facts.payment_terms, of
-        if of > self.facts_of:
+        vendor = facts.vendor
+        if vendor.tier and (self.tier_of is None or of > self.tier_of[:2]):
+            self.tier_of = (*of, vendor.id, vendor.tier)
+        if of >= self.facts_of:
             self.facts, self.facts_of = facts, of
+        vendor = self.facts.vendor
+        tier = self.tier_of[3] if self.tier_of and self.tier_of[2] == vendor.id else None
+        if tier != vendor.tier:
+            self.facts = structs.replace(self.facts, vendor=structs.replace(vendor, tier=tier))
         if terms != self.facts.payment_terms:
             self.facts = structs.replace(self.facts, payment_terms=terms)
 
@@ -124,7 +132,7 @@ class Draft:
 
     def revive(self) -> None:
         self.row("revive", f"revive {self.next_version}", self.waits_for or "posting")
-        self.wait, self.mark = None, None
+        self.mark = None
 
     def escalate(self) -> None:
         """Rule 4: raise the one alert of the step that the wait has reached; the last one parks the invoice."""
@@ -259,8 +267,10 @@ class Draft:
     def next_version(self) -> int:
         return self.before.version + 1
 
-    def row(self, kind: str, id: str, stage: Stage, facts: Facts | None = None, **measures: Any) -> None:
-        self.rows.append({"kind": kind, "transition_id": id, "stage": stage, "facts": facts, **measures})
+    def row(self, kind: str, id: str, stage: Stage, facts: Facts | None = None, **measures: Any) -> dict[str, Any]:
+        row = {"kind": kind, "transition_id": id, "stage": stage, "facts": facts, **measures}
+        self.rows.append(row)
+        return row
 
     def transitions(self) -> tuple[Transition, ...]:
         """The rows, each at an instant of its own: a time series keeps one row per invoice, stage and instant."""
@@ -302,6 +312,7 @@ class Draft:
             facts=self.facts,
             facts_of=self.facts_of,
             terms_of=self.terms_of,
+            tier_of=self.tier_of,
             version=self.next_version,
             outcomes=self.outcomes,
             seen=self.seen,

@@ -50,14 +50,16 @@ class Wait(Struct, frozen=True, omit_defaults=True):
 class InvoiceRecord(Struct, frozen=True, omit_defaults=True):
     """Everything that is known of an invoice. `version` counts its writes; a write is conditional on the one before.
 
-    `facts` are those of the newest event (`facts_of`: its occurred_at and event_id), but payment terms stay those of
-    the newest event that stated any (`terms_of`): a posting system that does not know them must not erase them.
+    `facts` are those of the newest event (`facts_of`: its occurred_at and event_id), but payment terms and the vendor's
+    tier stay those of the newest event that stated any (`terms_of`, and `tier_of` with the vendor's id and tier): a
+    system that does not know them must not erase them.
     """
 
     invoice_id: str
     facts: Facts
     facts_of: tuple[Instant, str]
     terms_of: tuple[Instant, str] | None = None
+    tier_of: tuple[Instant, str, str, str] | None = None
     version: int = 0
     outcomes: dict[Stage, Outcome] = {}
     seen: tuple[tuple[str, str], ...] = ()

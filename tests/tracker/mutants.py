@@ -7,10 +7,11 @@ met have a test in test_decisions.py only: an older run's timeout is answered Su
 
 import inspect
 import sys
+from collections.abc import Iterable
 from types import ModuleType
 
 from bems.tracker import decisions, draft, protocol
-from tests.tracker.world import Core
+from tests.tracker.world import Broken, Core, play, schedule
 
 MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 1: whoever saves in between keeps what is pending": [
@@ -160,3 +161,22 @@ def mutant(replacements: list[tuple[ModuleType, str, str]]) -> Core:
     finally:
         sys.modules.update(real)
     return Core(made[decisions.__name__], made[protocol.__name__])
+
+
+def broken_by(clause: str, seeds: Iterable[int]) -> int | None:
+    """The first of the seeds whose schedule breaks the core without a clause."""
+    core = mutant(MUTANTS[clause])
+    for seed in seeds:
+        try:
+            play(seed, schedule(seed), core)
+        except Broken:
+            return seed
+    return None
+
+
+if __name__ == "__main__":
+    # After a change of the core or the world: copy what this prints to test_rules.py.
+    for name in MUTANTS:
+        print(
+            f'    "{name}": {broken_by(name, range(1, int(sys.argv[1]) if len(sys.argv) > 1 else 20_000))},', flush=True
+        )

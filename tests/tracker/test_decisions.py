@@ -8,7 +8,7 @@ from msgspec import structs
 
 from bems.tracker.actions import AnswerToken, RaiseAlert, StartExecution
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive, Verb
-from bems.tracker.contract import Event, Stage
+from bems.tracker.contract import Event, Stage, Vendor
 from bems.tracker.decisions import (
     ACCEPTED,
     CONFLICT,
@@ -176,6 +176,34 @@ def test_payment_terms_survive_an_event_that_states_none() -> None:
     assert record.facts_of == (APPROVED.occurred_at, APPROVED.event_id)
 
 
+def test_older_payment_terms_do_not_overwrite_newer_ones() -> None:
+    new = event("authorization", "approved", NOW + HOUR, facts=facts(days=60))
+    old = event("ingestion", "received", NOW, facts=facts(days=14))
+    for order in ((new, old), (old, new)):
+        record = after(*order)
+        assert record.facts.payment_terms and record.facts.payment_terms.days == 60
+
+
+def test_the_vendors_tier_survives_an_event_that_states_none() -> None:
+    gold = event("ingestion", "received", facts=facts(tier="gold"))
+    silent = event("authorization", "approved", NOW + HOUR, facts=facts(tier=None))
+    for order in ((gold, silent), (silent, gold)):
+        assert after(*order).facts.vendor.tier == "gold"
+
+
+def test_the_tier_of_another_vendor_is_not_taken_over() -> None:
+    gold = event("ingestion", "received", facts=facts(tier="gold"))
+    other = facts(tier=None)
+    other = structs.replace(other, vendor=Vendor("V-OTHER"))
+    assert after(gold, event("authorization", "approved", NOW + HOUR, facts=other)).facts.vendor.tier is None
+
+
+def test_a_row_of_an_old_event_has_its_own_facts() -> None:
+    record = after(event("authorization", "approved", NOW + HOUR, facts=facts(currency="USD")))
+    decision = on_event(record, event("ingestion", "received", facts=facts(currency="EUR")), POLICY, NOW + HOUR)
+    assert decision.transitions[0].currency == "EUR"
+
+
 def test_facts_are_those_of_the_newest_event_whatever_the_order() -> None:
     new = event("authorization", "approved", NOW + HOUR, facts=facts(currency="USD"))
     old = event("ingestion", "received", NOW, facts=facts(currency="EUR", days=10))
@@ -314,6 +342,21 @@ def test_an_event_at_the_deadline_wins() -> None:
     decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE)
     assert alerts(decision) == []
     assert decision.answer.next == "Await"
+
+
+def test_an_event_after_the_deadline_comes_after_the_alert() -> None:
+    # The execution's timer counts whole seconds, so an event may come before it, and still after the deadline.
+    record = waiting(after(RECEIVED), "authorization")
+    decision = on_event(record, event("authorization", "approved", DEADLINE + 1), POLICY, DEADLINE + 1)
+    assert alerts(decision) == [("stuck", 1, "warning", DEADLINE)]
+    assert [row.kind for row in decision.transitions] == ["alert", "event"]
+    assert decision.record and project(decision.record.outcomes) == "AwaitingReconciliation"
+
+
+def test_an_old_event_after_the_deadline_is_still_the_superseded_one() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    decision = on_event(record, event("ingestion", "received", NOW - 1, "old"), POLICY, DEADLINE + 1)
+    assert [(row.kind, row.superseded) for row in decision.transitions] == [("alert", False), ("event", True)]
 
 
 # -- parked and revived
@@ -481,6 +524,11 @@ def test_a_command_overrules_an_outcome_of_the_future() -> None:
     assert decision.record and decision.record.outcomes["authorization"].occurred_at == future.occurred_at + 1
 
 
+def test_a_command_counts_from_when_it_was_accepted() -> None:
+    decision = act(after(RECEIVED, REJECTED, now=NOW), Complete("authorization"), NOW + 4 * HOUR)
+    assert decision.record and decision.record.outcomes["authorization"].occurred_at == NOW + 4 * HOUR
+
+
 def test_cancel_is_an_outcome_too() -> None:
     decision = act(after(RECEIVED), Cancel())
     assert decision.record and project(decision.record.outcomes) == "Cancelled"
@@ -516,6 +564,9 @@ def test_acknowledge_is_remembered_and_stops_nothing() -> None:
     decision = act(record, Acknowledge(), DEADLINE)
     assert decision.record and decision.record.wait
     assert (decision.record.wait.acknowledged, decision.record.wait.due) == (1, DEADLINE + DAY)
+    record = saved(on_timeout(decision.record, 1, "authorization", POLICY, DEADLINE + DAY), DEADLINE + DAY)
+    again = on_command(record, command(Acknowledge(), "C-2"), POLICY, DEADLINE + DAY)
+    assert again.record and again.record.wait and again.record.wait.acknowledged == 2
 
 
 @pytest.mark.parametrize(

@@ -325,7 +325,7 @@ class World:
                     raise Broken(f"{4 if alert.kind == 'stuck' else 7}: alert {alert} decided twice")
                 if alert.kind == "stuck" and (not old or not old.wait or old.wait.stage != alert.stage):
                     raise Broken(f"4: alert {alert} decided while not waiting")
-                if alert.last and new.mark != "parked":
+                if alert.last and not any(change.kind == "park" for change in new.changes):
                     raise Broken(f"4: {new.invoice_id} is not parked by its last alert")
                 self.decided[alert.id] = alert.step
         for change in new.changes:
