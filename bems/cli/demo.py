@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bems.cli.files import LogFile, load_policy
-from bems.cli.replay import replay_with_progress
+from bems.cli.replay import cores, replay_with_progress
 from bems.cli.report import print_report
 from bems.embedded.generator import generate
 
@@ -22,6 +22,6 @@ def demo() -> None:
         path = Path(folder) / "events.jsonl"
         with path.open("wb") as file:
             file.writelines(generate(INVOICES, SEED, start=START, days=DAYS))
-        report, seconds = replay_with_progress(LogFile(str(path)), load_policy(None))
+        report, seconds = replay_with_progress(LogFile(str(path)), load_policy(None), processes=cores())
     print_report(report, seconds)
     click.echo("\nYour own log: bems replay FILE. Another policy: --policy FILE. All options: bems replay --help.")

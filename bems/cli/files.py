@@ -1,20 +1,23 @@
-"""Files as the commands take them: logs, plain or gzipped, policies, times."""
+"""Files as the commands take them: logs, plain or gzipped, policies, times, and what they write."""
 
 import gzip
 import io
 import os
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
 from bems.calendars import expand
+from bems.cli.mistakes import Mistake
 from bems.tracker.config import ConfigError, read_policy
+from bems.tracker.gate import LINE_LIMIT
 from bems.tracker.instants import EARLIEST, LATEST, Instant, from_datetime
 from bems.tracker.policy import Policy, PolicySpec
 
@@ -24,29 +27,48 @@ class LogFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._raw: IO[bytes] = sys.stdin.buffer if path == "-" else _open(path)
+        self._raw = _open(path)
         head = io.BufferedReader(self._raw, 1 << 16)  # type: ignore[type-var]
-        self._lines: Any = gzip.GzipFile(fileobj=head) if head.peek(2)[:2] == b"\x1f\x8b" else head
+        with self._told():
+            self._lines: Any = gzip.GzipFile(fileobj=head) if head.peek(2)[:2] == b"\x1f\x8b" else head
         self.size: int | None = None if path == "-" else os.fstat(self._raw.fileno()).st_size or None
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
-            # A line without end must not fill the memory: the gate refuses it by its size alone.
-            while line := self._lines.readline(1 << 20):
+        """Each line; of one that is too long for an event only the beginning, which the gate refuses by its length."""
+        limit = LINE_LIMIT + 1
+        with self._told():
+            while line := self._lines.readline(limit):
                 yield line
-        except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
-            raise click.ClickException(f"{self.path}: the compressed data is damaged: {fault}") from fault
+                while len(line) == limit and not line.endswith(b"\n"):
+                    line = self._lines.readline(limit)
 
     def position(self) -> int:
         """Bytes of the file that have been read, compressed ones where it is compressed."""
         return self._raw.tell() if self.size else 0
 
+    def is_file(self, path: str) -> bool:
+        """Whether this log is read from the file of that name."""
+        return self.path != "-" and os.path.exists(path) and os.path.samefile(self.path, path)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
+            raise Mistake(f"{self.path}: the compressed data is damaged: {fault}") from fault
+        except OSError as fault:
+            raise Mistake(f"{self.path}: {fault.strerror}") from fault
+
 
 def _open(path: str) -> IO[bytes]:
+    if path == "-":
+        if sys.stdin is None:
+            raise Mistake("-: there is no standard input")
+        return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
     try:
         return open(path, "rb", buffering=0)
     except OSError as fault:
-        raise click.ClickException(f"{path}: {fault.strerror}") from fault
+        raise Mistake(f"{path}: {fault.strerror}") from fault
 
 
 def load_policy(path: str | None) -> Policy:
@@ -56,46 +78,79 @@ def load_policy(path: str | None) -> Policy:
     try:
         return expand(read_policy(Path(path).read_text(encoding="utf-8"), path))
     except OSError as fault:
-        raise click.ClickException(f"{path}: {fault.strerror}") from fault
+        raise Mistake(f"{path}: {fault.strerror}") from fault
     except UnicodeDecodeError as fault:
-        raise click.ClickException(f"{path}: not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
-    except (ConfigError, ValueError) as fault:
-        raise click.ClickException(str(fault)) from fault
+        raise Mistake(f"{path}: not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
+    except ConfigError as fault:
+        raise Mistake(str(fault)) from fault
+    except ValueError as fault:
+        raise Mistake(f"{path}: {fault}") from fault
 
 
-class InstantParam(click.ParamType[Instant]):
-    """An RFC 3339 time, or a date, which is its first instant in UTC."""
+class WhenParam(click.ParamType[Instant | date]):
+    """An RFC 3339 time, or a date."""
 
     name = "time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Instant:
-        if isinstance(value, int):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Instant | date:
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
         try:
-            moment = datetime.fromisoformat(f"{value}T00:00:00Z" if len(value) == 10 else value)
+            if len(value) == 10:
+                day = date.fromisoformat(value)
+                if not 1970 < day.year < 3000:
+                    self.fail(f"{value!r} is not between 1970 and 3000", param, ctx)
+                return day
+            moment = datetime.fromisoformat(value)
             if moment.tzinfo is None:
                 raise ValueError
-            instant = from_datetime(moment)
         except ValueError:
             self.fail(f"{value!r} is not a time; 2026-03-31 or 2026-03-31T18:00:00+02:00 would be right", param, ctx)
-        if not EARLIEST <= instant <= LATEST:
+        instant = from_datetime(moment)
+        if not EARLIEST <= instant < LATEST:
             self.fail(f"{value!r} is not between 1970 and 3000", param, ctx)
         return instant
 
 
 @contextmanager
 def output_file(path: str) -> Iterator[IO[bytes]]:
-    """A file to write, or standard output for `-`. It takes its name only once it is whole."""
+    """A file to write, or standard output for `-`. A regular file appears under its name, as a whole, at the end."""
     if path == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    part = Path(f"{path}.part")
+    target = Path(os.path.realpath(path))
+    with _writing(path):
+        if target.is_dir():
+            raise IsADirectoryError(0, "Is a directory")
+        if target.exists() and not target.is_file():
+            part, file = None, target.open("wb")
+        else:
+            mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+            descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+            part, file = Path(name), os.fdopen(descriptor, "wb")
+            os.fchmod(descriptor, mode)
     try:
-        with part.open("wb") as file:
+        with file:
             yield file
-        part.replace(path)
-    except OSError as fault:
-        raise click.ClickException(f"{path}: {fault.strerror}") from fault
+        if part:
+            with _writing(path):
+                part.replace(target)
+                part = None
     finally:
-        part.unlink(missing_ok=True)
+        if part:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        raise Mistake(f"{path}: {fault.strerror}") from fault
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

@@ -5,6 +5,7 @@ from datetime import date, datetime
 import click
 
 from bems.cli.files import output_file
+from bems.cli.mistakes import Mistake
 from bems.embedded.generator import generate as lines
 
 
@@ -22,12 +23,12 @@ def generate(invoices: int, seed: int, start: datetime, days: int, out: str) -> 
     """Write a log of invoice events, one JSON object a line, in the order of their arrival.
 
     Most invoices go their way; some events are early, late, doubled, out of order or malformed, some invoices are
-    rejected, reversed, disputed, cancelled, orphaned or stuck. The log is made up; any likeness is by chance.
+    rejected, reversed, disputed, cancelled, orphaned or stuck. The log is made up; any likeness is by chance. The last
+    stories end some two months after the last invoice came in; events of the future are refused when they are replayed.
     """
-    first = date(start.year, start.month, start.day)
     try:
-        log = lines(invoices, seed, start=first, days=days)
+        log = lines(invoices, seed, start=date(start.year, start.month, start.day), days=days)
     except ValueError as fault:
-        raise click.ClickException(str(fault)) from fault
+        raise Mistake(str(fault)) from fault
     with output_file(out) as file:
         file.writelines(log)

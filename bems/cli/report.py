@@ -1,13 +1,17 @@
 """The report as a finance person reads it."""
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from bems.embedded.report import Report
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND, Instant, to_datetime
 from bems.tracker.projection import WAITS_FOR, Status
+
+MOST = 10
+LONG_JUMP = 30 * DAY
+LEFT = ("Meaning", "Status", "Vendor", "Alerts")
 
 MEANING: dict[Status, str] = {
     "Orphan": "events came, but no ingestion yet",
@@ -26,7 +30,7 @@ def print_report(report: Report, seconds: float) -> None:
     """Print to standard output; plain text where it is not a terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=100)
+        console = Console(highlight=False, width=110)
     lines = report.accepted + report.duplicate + report.refused
     console.print(
         f"\n[bold]Events[/]    {report.accepted:,} accepted, {report.duplicate:,} duplicate, {report.refused:,} refused"
@@ -38,7 +42,13 @@ def print_report(report: Report, seconds: float) -> None:
             f"[bold]Period[/]    {_day(report.first)} to {_day(report.last)}; time ran on to {_day(report.end)}"
         )
     console.print(f"[bold]Replayed[/]  {lines:,} events in {seconds:.1f} s ({lines / seconds:,.0f} a second)")
-    for table in (_refusals(report), _statuses(report), _stages(report), _alerts(report)):
+    if report.jump and report.jump.after - report.jump.before > LONG_JUMP:
+        days = (report.jump.after - report.jump.before) // DAY
+        console.print(
+            f"[bold]Note[/]      line {report.jump.line:,} of the log is {days} days later than all before it, of "
+            f"{_day(report.jump.after)};\n          if that date is wrong, what waited then counts as stuck too soon"
+        )
+    for table in (_refusals(report), _statuses(report), _stages(report), _alerts(report), _stuck(report)):
         if table:
             console.print(f"\n[bold]{table.title}[/]")
             table.title = None
@@ -48,7 +58,10 @@ def print_report(report: Report, seconds: float) -> None:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number and column != "Meaning" else "left")
+        align: JustifyMethod = "right" if number and column not in LEFT else "left"
+        table.add_column(
+            column, justify=align, no_wrap=column == "Vendor", max_width=26 if column == "Vendor" else None
+        )
     return table
 
 
@@ -92,14 +105,33 @@ def _alerts(report: Report) -> Table | None:
     if not report.alerts:
         return None
     stuck: dict[Stage, int] = dict.fromkeys(STAGES, 0)
-    for _, _, alerts in report.invoices:
-        for stage in {alert.stage for alert in alerts}:
+    for invoice in report.invoices:
+        for stage in {alert.stage for alert in invoice.alerts}:
             stuck[stage] += 1
     table = _table("Alerts", "Stage", "Invoices", "Warnings", "Critical")
     for stage in STAGES:
         warnings, critical = report.alerts[stage, "warning"], report.alerts[stage, "critical"]
         if warnings or critical:
             table.add_row(stage, f"{stuck[stage]:,}", f"{warnings:,}", f"{critical:,}")
+    return table
+
+
+def _stuck(report: Report) -> Table | None:
+    stuck = report.stuck()
+    if not stuck:
+        return None
+    title = f"Stuck at the end: {len(stuck):,} invoices" + (f", the {MOST} longest" if len(stuck) > MOST else "")
+    table = _table(title, "Invoice", "Status", "Waits since", "Alerts", "Amount", "Vendor")
+    for invoice in stuck[:MOST]:
+        out = [alert for alert in invoice.alerts if alert.waiting_since == invoice.waiting_since]
+        table.add_row(
+            invoice.invoice_id,
+            invoice.status,
+            _day(invoice.waiting_since or 0),
+            f"{len(out)}, parked" if invoice.parked else f"{len(out)}",
+            f"{invoice.amount:,} {invoice.currency}",
+            invoice.vendor.name or invoice.vendor.id,
+        )
     return table
 
 

@@ -8,50 +8,75 @@ nothing of what becomes of it.
 """
 
 import multiprocessing
+import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from zlib import crc32
 
 from msgspec import structs
 
 from bems.embedded.cell import Cell
+from bems.embedded.clock import VirtualClock
 from bems.embedded.definition import load_machine
 from bems.embedded.report import Report
 from bems.embedded.store import MemoryStore
+from bems.tracker.actions import execution_name
 from bems.tracker.contract import Event
-from bems.tracker.decisions import ACCEPTED, repeated
-from bems.tracker.gate import Refusal, read_line
+from bems.tracker.decisions import ACCEPTED, CONFLICT, repeated
+from bems.tracker.faults import Fault
+from bems.tracker.gate import LINE_LIMIT, Refusal, read_line
 from bems.tracker.instants import Instant
 from bems.tracker.policy import Policy
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+ENDED_EARLY = "a process of the replay was killed before its end; was there too little memory?"
+SENT_BEFORE = Fault("/event/event_id", "it was sent before with another content: use an event_id only once")
 BATCH = 200
 """Events that go to another process at once."""
 
 
+class ReplayError(Exception):
+    """The replay did not come to its end."""
+
+
+class Refused(NamedTuple):
+    """A line that is no event, or an event whose id was sent before with another content."""
+
+    line: int
+    event_id: str | None
+    faults: list[Fault]
+
+
 def replay(
-    lines: Iterable[bytes], policy: Policy, today: Instant, until: Instant | None = None, processes: int = 1
+    lines: Iterable[bytes],
+    policy: Policy,
+    today: Instant,
+    until: Instant | None = None,
+    processes: int = 1,
+    refused: Callable[[Refused], object] | None = None,
 ) -> Report:
-    """Run a log and report on it.
+    """Run a log and report on it. ReplayError when one of its processes was killed.
 
     `lines` are those of an event log file; blank ones are passed over. `today` is when it is replayed: an event that
-    occurred more than a day later is refused, so that one wrong date does not run the clock ahead. With `until`, events
-    that occurred after it are left out, and the clock goes on to it at the end.
+    occurred more than a day later is refused. With `until`, events that occurred after it are left out, and the clock
+    goes on to it at the end. `refused` is told of every refused line as it comes.
     """
-    report, clock = Report(), 0
+    report, clock = Report(), VirtualClock()
     digests: dict[str, str] = {}
     with Shares(policy, processes) as shares:
-        for number, line in enumerate(lines):
-            if number == 0:
+        for number, line in enumerate(lines, 1):
+            if number == 1:
                 line = line.removeprefix(BYTE_ORDER_MARK)
-            if not line.strip():
+            if len(line) <= LINE_LIMIT and not line.strip():
                 continue
             event = read_line(line, today)
             if isinstance(event, Refusal):
                 report.refuse(event.reasons)
+                if refused:
+                    refused(Refused(number, event.event_id, event.faults))
                 continue
             if until is not None and event.occurred_at > until:
                 report.left_out += 1
@@ -59,13 +84,16 @@ def replay(
             repeat = repeated(digests.get(event.event_id), event.digest)
             if repeat is None:
                 digests[event.event_id] = event.digest
-                clock = max(clock, event.occurred_at)
-                shares.take(event, line, clock)
+                report.advance(number, clock.now(), event.occurred_at)
+                clock.move_to(event.occurred_at)
+                shares.take(event, line, clock.now())
+            elif repeat is CONFLICT and refused:
+                refused(Refused(number, event.event_id, [SENT_BEFORE]))
             report.receive(repeat or ACCEPTED, event.occurred_at)
-        report.end = clock if until is None else max(until, clock)
+        report.end = clock.now() if until is None else until
         for share in shares.finish(report.end):
             report.add(share)
-    report.invoices.sort()
+    report.invoices.sort(key=lambda invoice: invoice.invoice_id)
     return report
 
 
@@ -98,6 +126,12 @@ class Course:
 
     def finish(self, end: Instant) -> None:
         self._pass_time(end + 1)
+        # A state machine's timer counts whole seconds, so that of an alert due by the end may run out just after it.
+        for record in list(self._store.records()):
+            if record.wait and record.wait.due <= end:
+                execution = self._store.execution(execution_name(record.invoice_id, record.run.number))
+                if execution and execution.due is not None:
+                    self._cell.executions.fire(execution.id, execution.due)
         self._report.finish(self._store.records(), self._store.alerts)
 
     def report(self) -> Report:
@@ -112,28 +146,32 @@ class Course:
 class Remote:
     """A share that runs in a process of its own. Sending waits when that falls behind, so memory stays bounded."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, others: list["Remote"]) -> None:
         # Forking is quick, but not safe beside threads.
         quick = threading.active_count() == 1 and "fork" in multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("fork") if quick else multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
+        inherited = [self._connection, *(other._connection for other in others)] if quick else []
         self._batch: list[tuple[bytes, Instant]] = []
-        self._process = context.Process(target=_serve, args=(theirs, policy), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, policy, inherited), daemon=True)
         self._process.start()
         theirs.close()
 
     def take(self, event: Event, line: bytes, now: Instant) -> None:  # noqa: ARG002
         self._batch.append((line, now))
         if len(self._batch) == BATCH:
-            self._connection.send(self._batch)
+            self._send(self._batch)
             self._batch = []
 
     def finish(self, end: Instant) -> None:
-        self._connection.send(self._batch)
-        self._connection.send(end)
+        self._send(self._batch)
+        self._send(end)
 
     def report(self) -> Report:
-        report = self._connection.recv()
+        try:
+            report = self._connection.recv()
+        except (OSError, EOFError) as fault:
+            raise ReplayError(ENDED_EARLY) from fault
         assert isinstance(report, Report)
         self._process.join()
         return report
@@ -142,15 +180,31 @@ class Remote:
         self._connection.close()
         self._process.terminate()
 
+    def _send(self, what: object) -> None:
+        try:
+            self._connection.send(what)
+        except OSError as fault:
+            raise ReplayError(ENDED_EARLY) from fault
 
-def _serve(connection: Connection, policy: Policy) -> None:
-    """The other process: batches of lines with their clock, then the end, for which a report goes back."""
+
+def _serve(connection: Connection, policy: Policy, inherited: list[Connection]) -> None:
+    """The other process: batches of lines with their clock, then the end, for which a report goes back.
+
+    It closes what a fork left it of the first process's ends of the pipes: else it would not see that process end.
+    """
+    for other in inherited:
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     course = Course(policy)
-    while not isinstance(batch := connection.recv(), int):
-        for line, now in batch:
-            event = read_line(line, now)
-            assert isinstance(event, Event)
-            course.take(event, line, now)
+    try:
+        while not isinstance(batch := connection.recv(), int):
+            for line, now in batch:
+                event = read_line(line, now)
+                assert isinstance(event, Event)
+                course.take(event, line, now)
+    except EOFError:
+        return
     course.finish(batch)
     connection.send(course.report())
 
@@ -159,7 +213,9 @@ class Shares:
     """The invoices of a log, shared out by their ids."""
 
     def __init__(self, policy: Policy, processes: int) -> None:
-        self._remotes = [Remote(policy) for _ in range(processes)] if processes > 1 else []
+        self._remotes: list[Remote] = []
+        for _ in range(processes if processes > 1 else 0):
+            self._remotes.append(Remote(policy, self._remotes))
         self._shares: list[Share] = [*self._remotes] or [Course(policy)]
 
     def __enter__(self) -> "Shares":

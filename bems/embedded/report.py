@@ -3,11 +3,12 @@
 from array import array
 from collections import Counter
 from collections.abc import Iterable
+from decimal import Decimal
 from math import ceil
 from typing import Any, NamedTuple
 
 from bems.tracker.actions import Alert, AlertKind, Severity
-from bems.tracker.contract import STAGES, Stage
+from bems.tracker.contract import STAGES, Stage, Vendor
 from bems.tracker.decisions import Receipt
 from bems.tracker.instants import SECOND, Instant
 from bems.tracker.projection import WAITS_FOR, Status, project
@@ -26,6 +27,30 @@ class AlertLine(NamedTuple):
     severity: Severity
     kind: AlertKind
     due_at: Instant
+    waiting_since: Instant
+
+
+class InvoiceLine(NamedTuple):
+    """What became of an invoice. `stage` is what it waits for; `waiting_since` is where an alert is out for that wait,
+    or it was the last before the invoice was parked."""
+
+    invoice_id: str
+    status: Status
+    alerts: list[AlertLine]
+    stage: Stage | None
+    parked: bool
+    waiting_since: Instant | None
+    amount: Decimal
+    currency: str
+    vendor: Vendor
+
+
+class Jump(NamedTuple):
+    """The clock's longest way between two lines of the log."""
+
+    line: int
+    before: Instant
+    after: Instant
 
 
 class Report:
@@ -37,12 +62,13 @@ class Report:
         self.first: Instant | None = None
         self.last: Instant = 0
         self.end: Instant = 0
-        self.invoices: list[tuple[str, Status, list[AlertLine]]] = []
+        self.jump: Jump | None = None
+        self.invoices: list[InvoiceLine] = []
         self.statuses: Counter[Status] = Counter()
         self.parked = 0
         self.alerts: Counter[tuple[Stage, Severity]] = Counter()
         self.durations: dict[Stage, array[int]] = {stage: array("q") for stage in STAGES}
-        self._entered: dict[str, tuple[int, Instant]] = {}
+        self._standing: dict[str, Standing] = {}
 
     # -- while the log runs
 
@@ -61,6 +87,11 @@ class Report:
         else:
             self.refuse([CONFLICT])
 
+    def advance(self, line: int, before: Instant, after: Instant) -> None:
+        """The clock goes on with this line."""
+        if before and (self.jump is None or after - before > self.jump.after - self.jump.before):
+            self.jump = Jump(line, before, after)
+
     def add_transitions(self, transitions: Iterable[Transition]) -> None:
         for transition in transitions:
             if transition.from_status != transition.to_status:
@@ -68,35 +99,32 @@ class Report:
 
     def _move(self, transition: Transition) -> None:
         """Time in a stage runs from when the invoice first stands there until it has passed; a stage whose event was
-        early takes 0. A rejected invoice still stands in authorization; a cancelled one stands nowhere."""
-        invoice_id, now = transition.invoice_id, transition.recorded_at
-        to = _standing(transition.to_status)
-        start: tuple[int | None, Instant] = (0, now) if transition.from_status is None else (None, now)
-        at, since = self._entered.get(invoice_id, start)
-        if to is None:
-            self._entered.pop(invoice_id, None)
-            return
+        early takes 0. A stage counts again only if it was waited for again, by a dispute or a failed posting. A
+        rejected invoice still stands in authorization; a cancelled one stands nowhere."""
+        now, before = transition.recorded_at, transition.from_status
+        was = self._standing.get(transition.invoice_id)
+        at = 0 if before is None else was.stage if was else None
+        since, passed = (was.since, was.passed) if was else (now, 0)
+        to = _stage_of(transition.to_status)
         if at is not None:
-            for number in range(at, to):
-                self.durations[STAGES[number]].append(now - since)
-                since = now
-        if to == len(STAGES):
-            self._entered.pop(invoice_id, None)
-        else:
-            self._entered[invoice_id] = (to, since if at == to else now)
+            for number in range(at, len(STAGES) if to is None and transition.to_status == "Posted" else to or 0):
+                again = number == at and before is not None and WAITS_FOR[before] == STAGES[number]
+                if number >= passed or again:
+                    self.durations[STAGES[number]].append(now - since if number == at else 0)
+                passed = max(passed, number + 1)
+        self._standing[transition.invoice_id] = Standing(to, since if at == to else now, passed)
 
     # -- at its end
 
     def finish(self, records: Iterable[InvoiceRecord], alerts: Iterable[Alert]) -> None:
         by_invoice: dict[str, list[AlertLine]] = {}
         for alert in alerts:
-            line = AlertLine(alert.stage, alert.severity, alert.kind, alert.due_at)
+            line = AlertLine(alert.stage, alert.severity, alert.kind, alert.due_at, alert.waiting_since)
             by_invoice.setdefault(alert.invoice_id, []).append(line)
             self.alerts[alert.stage, alert.severity] += 1
         for record in records:
-            status = project(record.outcomes)
-            self.invoices.append((record.invoice_id, status, by_invoice.get(record.invoice_id, [])))
-            self.statuses[status] += 1
+            self.invoices.append(_invoice_line(record, by_invoice.get(record.invoice_id, [])))
+            self.statuses[self.invoices[-1].status] += 1
             self.parked += record.mark == "parked"
 
     def add(self, share: "Report") -> None:
@@ -107,6 +135,11 @@ class Report:
         self.parked += share.parked
         for stage, durations in share.durations.items():
             self.durations[stage].extend(durations)
+
+    def stuck(self) -> list[InvoiceLine]:
+        """The invoices that wait with an alert out, or are parked, those that have waited longest first."""
+        stuck = [invoice for invoice in self.invoices if invoice.waiting_since is not None]
+        return sorted(stuck, key=lambda invoice: (invoice.waiting_since, invoice.invoice_id))
 
     def percentile(self, stage: Stage, percent: int) -> float | None:
         """Seconds within which that share of the invoices passed the stage (nearest rank); None where none did."""
@@ -134,11 +167,25 @@ class Report:
         }
 
 
-def _standing(status: Status) -> int | None:
-    """The number of the stage in which an invoice of this status stands; one after the last where it is through."""
-    if status == "Posted":
-        return len(STAGES)
+class Standing(NamedTuple):
+    """Where an invoice stands: its stage's number (None: nowhere, or through), since when, how many it has passed."""
+
+    stage: int | None
+    since: Instant
+    passed: int
+
+
+def _stage_of(status: Status) -> int | None:
     if status == "Rejected":
         return ORDER["authorization"]
     waits_for = WAITS_FOR[status]
     return None if waits_for is None else ORDER[waits_for]
+
+
+def _invoice_line(record: InvoiceRecord, alerts: list[AlertLine]) -> InvoiceLine:
+    status, wait, parked = project(record.outcomes), record.wait, record.mark == "parked"
+    since = wait.since if wait and wait.step else alerts[-1].waiting_since if parked and alerts else None
+    facts = record.facts
+    return InvoiceLine(
+        record.invoice_id, status, alerts, WAITS_FOR[status], parked, since, facts.amount, facts.currency, facts.vendor
+    )

@@ -3,9 +3,13 @@
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -93,10 +97,19 @@ def test_a_policy_changes_the_alerts(log: Path, tmp_path: Path) -> None:
 
 
 def test_until_takes_dates_and_times(log: Path) -> None:
-    day = json.loads(bems("replay", str(log), "--json", "--until", "2026-01-08").stdout)
-    time = json.loads(bems("replay", str(log), "--json", "--until", "2026-01-08T00:00:00Z").stdout)
-    assert day["events"] == time["events"]
-    assert day["events"]["accepted"] < len(LOG) / 2
+    # A date is the end of that day in Amsterdam, where the default policy counts.
+    untils = ("2026-01-08", "2026-01-09T00:00:00+01:00", "2026-01-08T23:00:00Z", "2026-01-09T00:00:00Z")
+    day, there, utc, later = (
+        json.loads(bems("replay", str(log), "--json", "--until", until).stdout)["events"] for until in untils
+    )
+    assert day == there == utc
+    assert 0 < day["accepted"] < len(LOG) / 2
+    assert later["accepted"] >= day["accepted"]
+    noon, same = (
+        json.loads(bems("replay", str(log), "--json", "--until", until).stdout)["events"]
+        for until in ("2026-01-08T12:00:00+05:00", "2026-01-08T07:00:00Z")
+    )
+    assert noon == same != day
 
 
 @pytest.mark.parametrize(
@@ -109,7 +122,10 @@ def test_until_takes_dates_and_times(log: Path) -> None:
         (["replay", "log.jsonl", "--policy", "missing.yaml"], "missing.yaml: No such file"),
         (["replay", "log.jsonl", "--policy", "log.gz"], "log.gz: not UTF-8 text"),
         (["replay", "log.jsonl", "--policy", "bad.yaml"], "bad.yaml:2: /stages/authorization/deadline: "),
-        (["replay", "log.jsonl", "--policy", "nowhere.yaml"], "XX"),
+        (["replay", "log.jsonl", "--policy", "nowhere.yaml"], "nowhere.yaml: "),
+        (["replay", "log.jsonl", "--invoices-out", "."], ".: Is a directory"),
+        (["replay", "log.jsonl", "--invoices-out", ""], ": "),
+        (["replay", "log.jsonl", "--until", "3500-01-01"], "is not between 1970 and 3000"),
         (["replay", "log.jsonl", "--invoices-out", "no/such/folder"], "no/such/folder: No such file"),
         (["replay", "torn.gz"], "torn.gz: the compressed data is damaged"),
         (["replay"], "Missing argument 'FILE'"),
@@ -130,10 +146,133 @@ def test_a_mistake_is_told_in_one_line(tmp_path: Path, arguments: list[str], tol
     assert not (tmp_path / "x").exists()
 
 
+def test_until_before_the_first_event_is_no_mistake(log: Path) -> None:
+    result = bems("replay", str(log), "--until", "2025-01-01")
+    assert result.returncode == 0, result.stderr
+    assert b"were left out" in result.stdout
+
+
+def test_refused_out_says_which_line_and_why(log: Path, tmp_path: Path) -> None:
+    out = tmp_path / "refused.jsonl"
+    report = json.loads(bems("replay", str(log), "--json", "--refused-out", str(out)).stdout)
+    refused = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(refused) == report["events"]["refused"] > 0
+    for one in refused:
+        assert set(one) == {"line", "event_id", "errors"}
+        assert one["errors"]
+        assert set(one["errors"][0]) == {"pointer", "detail"}
+    repeated = [one for one in refused if "sent before" in one["errors"][0]["detail"]]
+    for one in repeated:
+        assert json.loads(LOG[one["line"] - 1])["event"]["event_id"] == one["event_id"]
+
+
+def test_the_log_itself_is_not_written_over(log: Path) -> None:
+    before = log.read_bytes()
+    assert "this is the log itself" in mistake(bems("replay", str(log), "--invoices-out", str(log)))
+    assert log.read_bytes() == before
+
+
+def test_what_is_written_keeps_its_mode_its_links_and_its_neighbours(tmp_path: Path) -> None:
+    private = tmp_path / "private.jsonl"
+    private.write_text("old")
+    private.chmod(0o600)
+    (tmp_path / "private.jsonl.part").write_text("mine")
+    (tmp_path / "link").symlink_to(private)
+    assert bems("generate", "--invoices", "3", "--out", str(tmp_path / "link")).returncode == 0
+    assert (tmp_path / "link").is_symlink()
+    assert private.read_bytes() == b"".join(generate(3, 1))
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "private.jsonl", "private.jsonl.part"]
+    assert bems("generate", "--invoices", "3", "--out", "/dev/null").returncode == 0
+    assert not Path("/dev/null").is_file()
+
+
+def test_a_line_of_any_length_is_one_line(tmp_path: Path) -> None:
+    event = LOG[0]
+    log = tmp_path / "long.jsonl"
+    log.write_bytes(b"x" * 3_000_000 + event + b" " * 1_500_000 + event + event)
+    report = json.loads(bems("replay", str(log), "--json").stdout)
+    assert report["events"] == {"accepted": 1, "duplicate": 0, "refused": 2}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to see a process's children")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_replay_leaves_no_process_behind(end: signal.Signals) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "bems.cli", "replay", "-", "--processes", "2"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert parent.stdin
+    parent.stdin.write(b"".join(LOG[:10]))
+    parent.stdin.flush()
+    children = wait_for(lambda: found if len(found := children_of(parent.pid)) == 2 else None)
+    parent.send_signal(end)
+    parent.communicate(timeout=30)  # returns only when no child holds the pipe any more
+    wait_for(lambda: not any(Path(f"/proc/{child}/stat").exists() for child in children) or None)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to see a process's children")
+def test_a_killed_worker_is_told() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "bems.cli", "replay", "-", "--processes", "2"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert parent.stdin
+    parent.stdin.write(LOG[0])
+    parent.stdin.flush()
+    children = wait_for(lambda: found if len(found := children_of(parent.pid)) == 2 else None)
+    os.kill(children[0], signal.SIGKILL)
+    _, stderr = parent.communicate(b"".join(LOG), timeout=30)
+    assert parent.returncode == 1
+    assert stderr == b"bems: a process of the replay was killed before its end; was there too little memory?\n"
+
+
+def children_of(pid: int) -> list[int]:
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended meanwhile
+        if int(fields[1]) == pid:
+            children.append(int(stat.parent.name))
+    return children
+
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T | None], seconds: float = 30) -> T:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found is not None:
+            return found
+    raise AssertionError("it did not happen")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_is_told_in_one_line(log: Path) -> None:
+    for command in (["generate"], ["replay", str(log)]):
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run(
+                [sys.executable, "-m", "bems.cli", *command],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                check=False,
+            )
+        assert result.returncode == 1
+        assert result.stderr == b"bems: output: No space left on device\n"
+
+
 def test_a_log_without_an_event_says_so(tmp_path: Path) -> None:
     (tmp_path / "prose.txt").write_text("It was a dark\nand stormy night.\n")
     result = bems("replay", "prose.txt", cwd=tmp_path)
-    assert "prose.txt: no line of it is an event" in mistake(result)
+    assert "prose.txt: no line of it is an event; --refused-out FILE tells why" in mistake(result)
     assert b"event: not JSON" in result.stdout
 
 

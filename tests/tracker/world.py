@@ -313,7 +313,7 @@ class World:
             changed = old.outcomes != new.outcomes
             if old.mark == "parked" and not new.mark and not changed:
                 raise Broken(f"9: parked {new.invoice_id} revived by an event that changes nothing")
-            if new.mark and (old.mark == "dormant" or changed):
+            if new.mark == old.mark and (old.mark == "dormant" or changed):
                 raise Broken(f"9: {new.invoice_id} stays {new.mark} when an event comes")
         if old and old.mark == new.mark == "dormant" and old.wait and new.wait and old.wait.step != new.wait.step:
             raise Broken(f"2: {new.invoice_id} stays dormant when its alert is due")

@@ -1,0 +1,116 @@
+"""The printed report: every number in its place."""
+
+from decimal import Decimal
+
+import pytest
+
+from bems.cli.report import print_report
+from bems.embedded.report import AlertLine, InvoiceLine, Jump, Report
+from bems.tracker.contract import Stage, Vendor
+from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND, Instant, parse
+from bems.tracker.projection import Status
+
+START = parse("2026-03-02T09:00:00Z")
+
+
+def invoice(id: str, status: Status, stage: Stage | None, since: Instant | None, *alerts: AlertLine) -> InvoiceLine:
+    parked = len(alerts) == 3
+    return InvoiceLine(id, status, list(alerts), stage, parked, since, Decimal("1250.50"), "EUR", Vendor("V-1", "Acme"))
+
+
+def alert(severity: str, since: Instant, stage: Stage = "authorization") -> AlertLine:
+    return AlertLine(stage, severity, "stuck", since + DAY, since)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def report() -> Report:
+    report = Report()
+    report.accepted, report.duplicate, report.left_out = 7, 2, 4
+    report.first, report.last, report.end = START, START + 40 * DAY, START + 50 * DAY
+    report.refuse(["amount: too many decimals", "currency: unknown currency"])
+    report.refuse(["amount: too many decimals"])
+    report.advance(1, START, START + 40 * DAY)
+    old, new = START, START + 2 * DAY
+    report.invoices = [
+        invoice("INV-1", "Posted", None, None),
+        invoice("INV-2", "AwaitingAuthorization", "authorization", new, alert("warning", new)),
+        invoice(
+            "INV-3",
+            "AwaitingAuthorization",
+            "authorization",
+            old,
+            *(alert(severity, old) for severity in ("warning", "critical", "critical")),
+        ),
+    ]
+    report.statuses.update(["Posted", "AwaitingAuthorization", "AwaitingAuthorization"])
+    report.parked = 1
+    report.alerts.update({("authorization", "warning"): 2, ("authorization", "critical"): 3})
+    report.durations["posting"].extend([30 * SECOND] * 50 + [5 * HOUR] * 40 + [2 * DAY + 12 * HOUR] * 9 + [9 * DAY])
+    report.durations["ingestion"].extend([0, 90 * MINUTE, 90 * MINUTE])
+    return report
+
+
+def rows(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip(" ─")]
+
+
+def test_every_number_stands_in_its_place(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(report, 0.5)
+    assert rows(capsys.readouterr().out) == [
+        "Events 7 accepted, 2 duplicate, 2 refused",
+        "4 later than --until were left out",
+        "Period 2026-03-02 to 2026-04-11; time ran on to 2026-04-21",
+        "Replayed 11 events in 0.5 s (22 a second)",
+        "Note line 1 of the log is 40 days later than all before it, of 2026-04-11;",
+        "if that date is wrong, what waited then counts as stuck too soon",
+        "Refused, by reason (an event may have several)",
+        "Reason Events",
+        "amount: too many decimals 2",
+        "currency: unknown currency 1",
+        "What became of 3 invoices",
+        "Status Invoices Share Meaning",
+        "AwaitingAuthorization 2 66.7% ingested, not yet approved",
+        "Posted 1 33.3% through all four stages",
+        "of these parked 1 33.3% given up after the last alert",
+        "Time in each stage",
+        "Stage Passed Half within 90% within 99% within",
+        "ingestion 3 1.5 h 1.5 h 1.5 h",
+        "authorization 0 - - -",
+        "reconciliation 0 - - -",
+        "posting 100 30 s 5.0 h 2.5 d",
+        "Alerts",
+        "Stage Invoices Warnings Critical",
+        "authorization 2 2 3",
+        "Stuck at the end: 2 invoices",
+        "Invoice Status Waits since Alerts Amount Vendor",
+        "INV-3 AwaitingAuthorization 2026-03-02 3, parked 1,250.50 EUR Acme",
+        "INV-2 AwaitingAuthorization 2026-03-04 1 1,250.50 EUR Acme",
+    ]
+
+
+def test_a_short_jump_is_not_worth_a_note(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    report.jump = Jump(1, START, START + 30 * DAY)
+    print_report(report, 1)
+    assert "Note" not in capsys.readouterr().out
+
+
+def test_an_empty_report_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(Report(), 1)
+    assert rows(capsys.readouterr().out) == [
+        "Events 0 accepted, 0 duplicate, 0 refused",
+        "Replayed 0 events in 1.0 s (0 a second)",
+    ]
+
+
+def test_of_many_refusals_and_stuck_invoices_the_first_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report()
+    for number in range(15):
+        report.refuse([f"reason {number:02}"])
+        report.invoices.append(
+            invoice(f"INV-{number:02}", "Disputed", "reconciliation", START - number * DAY, alert("warning", START))
+        )
+    print_report(report, 1)
+    text = rows(capsys.readouterr().out)
+    assert "3 more reasons" in text
+    assert "Stuck at the end: 15 invoices, the 10 longest" in text
+    assert [row.split()[0] for row in text[-10:]] == [f"INV-{number:02}" for number in range(14, 4, -1)]
