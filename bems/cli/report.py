@@ -60,7 +60,7 @@ def _table(title: str, *columns: str) -> Table:
     for number, column in enumerate(columns):
         align: JustifyMethod = "right" if number and column not in LEFT else "left"
         table.add_column(
-            column, justify=align, no_wrap=column == "Vendor", max_width=26 if column == "Vendor" else None
+            column, justify=align, no_wrap=column == "Vendor", max_width=22 if column == "Vendor" else None
         )
     return table
 
