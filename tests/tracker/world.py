@@ -33,17 +33,35 @@ from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend
 from bems.tracker.contract import NEGATIVE, POSITIVE, STAGES, Event, Facts, Source, Stage, Vendor
 from bems.tracker.draft import GRACE, LONGEST_RUN
 from bems.tracker.instants import DAY, MINUTE, SECOND, Instant
-from bems.tracker.policy import CalendarSpec, PolicySpec, StageSpec, StagesSpec, build_policy
+from bems.tracker.policy import (
+    CalendarSpec,
+    OverrideSpec,
+    Policy,
+    PolicySpec,
+    StageSpec,
+    StagesSpec,
+    WhenSpec,
+    build_policy,
+)
 from bems.tracker.projection import WAITS_FOR, Outcome, newer, project
 from bems.tracker.record import InvoiceRecord
 
 EPOCH = 20_000 * DAY
 ATTEMPTS = 4
 AWAITED: tuple[Stage, ...] = ("authorization", "reconciliation", "posting")
-FACTS = Facts(Decimal("10.00"), "EUR", Vendor("V-1"), Source("erp"))
+SILVER = Facts(Decimal("10.00"), "EUR", Vendor("V-1"), Source("erp"))
+GOLD = Facts(Decimal("10.00"), "EUR", Vendor("V-1", tier="gold"), Source("erp"))
 # Longer than the 30 days that a state machine is told at once, so that waits wake early too.
 RULE = StageSpec("40d", "20d", critical_at=2, give_up_at=3)
-POLICY = build_policy(PolicySpec(CalendarSpec("NL", "UTC"), StagesSpec(RULE, RULE, RULE, RULE)), frozenset())
+GOLDEN = OverrideSpec(WhenSpec(vendor_tier="gold"), deadline="25d", escalate_every="35d", give_up_at=2)
+
+
+def policy_of(rule: StageSpec) -> Policy:
+    return build_policy(PolicySpec(CalendarSpec("NL", "UTC"), StagesSpec(rule, rule, rule, rule)), frozenset())
+
+
+POLICY = policy_of(RULE)
+OTHER = policy_of(StageSpec("70d", "10d", critical_at=1, give_up_at=2, overrides=(GOLDEN,)))
 
 
 class Core(NamedTuple):
@@ -116,7 +134,11 @@ class Execution:
             self.timer = self.world.now + self.seconds * SECOND
             request = core.WaitRequest(run, stage, token, (self.entered, self.retry))
             self.world.spawn(
-                f"wait {token} {stage}", self.invoice_id, lambda r, t: core.on_wait(r, request, POLICY, t), self, job
+                f"wait {token} {stage}",
+                self.invoice_id,
+                lambda r, t: core.on_wait(r, request, self.world.policy, t),
+                self,
+                job,
             )
         else:
             name = f"{self.kind} {stage} #{run}"
@@ -127,7 +149,9 @@ class Execution:
         core = self.world.core.decisions
 
         def decide(record: InvoiceRecord | None, now: Instant) -> Any:
-            decision = (core.on_timeout if kind == "timeout" else core.on_dispute)(record, run, stage, POLICY, now)
+            decision = (core.on_timeout if kind == "timeout" else core.on_dispute)(
+                record, run, stage, self.world.policy, now
+            )
             wait = decision.record.wait
             mine = kind == "timeout" and wait and wait.stage == stage and run == decision.record.run.number
             if mine and now >= wait.due:
@@ -208,6 +232,8 @@ class World:
         self.skew = 0 if self.coarse else draw.choice((0, 0, 1, 2))
         self.now: Instant = EPOCH + 100 * DAY
         self.sequence = self.uniques = 0
+        # Some worlds get another policy on the way, or facts by which another rule holds.
+        self.policy, self.restless = POLICY, draw.random() < 0.25
         self.trace: list[str] | None = []
         self.records: dict[str, InvoiceRecord] = {}
         self.executions: dict[tuple[str, int], Execution] = {}
@@ -224,7 +250,8 @@ class World:
             stage: Stage = STAGES[min(k, 3)] if draw.random() < 0.5 else draw.choice(STAGES)
             status = (NEGATIVE if draw.random() < 0.35 else POSITIVE)[stage]
             at = EPOCH + draw.randint(90, 100) * DAY
-            event = Event(stage, f"e{k}", invoice_id, status, at, self.now, FACTS, f"d{k}")
+            facts = GOLD if self.restless and draw.random() < 0.5 else SILVER
+            event = Event(stage, f"e{k}", invoice_id, status, at, self.now, facts, f"d{k}")
             self.messages += [Message("event", invoice_id, event)] * draw.choice((1, 1, 2, 3))
         for k in range(draw.choice((0, 0, 1, 2, 3, 4))):
             invoice_id = draw.choice(invoices)
@@ -353,16 +380,16 @@ class World:
 
         def decide(record: InvoiceRecord | None, now: Instant) -> Any:
             if message.kind == "event":
-                return core.on_event(record, content, POLICY, now)
+                return core.on_event(record, content, self.policy, now)
             if message.kind == "command":
-                return core.on_command(record, content, POLICY, now)
-            return core.on_sweep(record, POLICY, now, content)
+                return core.on_command(record, content, self.policy, now)
+            return core.on_sweep(record, self.policy, now, content)
 
         self.spawn(message.kind, message.invoice_id, decide).message = message
 
     def sweep(self, invoice_id: str) -> None:
         self.log(f"sweep {invoice_id}")
-        self.spawn("sweep", invoice_id, lambda r, t: self.core.decisions.on_sweep(r, POLICY, t))
+        self.spawn("sweep", invoice_id, lambda r, t: self.core.decisions.on_sweep(r, self.policy, t))
 
     def step(self, index: int) -> None:
         function = self.functions[index]
@@ -411,6 +438,9 @@ class World:
             if functions and self.crashes:
                 self.crashes -= 1
                 self.crash(which % len(functions))
+        elif what == 24 and self.restless and which % 3 == 0:
+            self.policy = OTHER if self.policy is POLICY else POLICY
+            self.log("another policy")
         elif what == 24:
             self.now += MINUTE
         elif what == 25:
