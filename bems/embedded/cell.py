@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from bems.embedded.definition import ESCALATE, REGISTER_WAIT
 from bems.embedded.executions import Executions
-from bems.embedded.store import Store
+from bems.embedded.store import AuditEntry, Due, Store
 from bems.engine import Machine
 from bems.tracker.actions import AnswerToken, StartExecution
 from bems.tracker.commands import Command
@@ -47,22 +47,35 @@ class Cell:
         if repeat:
             return repeat
         self.store.add_event(event)
+        return self.redrive(event, now)
+
+    def redrive(self, event: Event, now: Instant) -> Receipt:
+        """Handle an event that is in the store already. Twice is harmless: its invoice remembers it."""
         return self._decide(event.invoice_id, now, lambda record: on_event(record, event, self.policy, now))
 
     def command(self, command: Command, now: Instant) -> Receipt:
-        """An operator acts."""
-        return self._decide(command.invoice_id, now, lambda record: on_command(record, command, self.policy, now))
+        """An operator acts. Whatever becomes of it is in the audit log; a repeat is answered from there."""
+        known = self.store.command(command.id)
+        if known is not None:
+            return known.repeated(command)
+        receipt = self._decide(command.invoice_id, now, lambda record: on_command(record, command, self.policy, now))
+        self.store.add_command(AuditEntry(command, receipt))
+        return receipt
 
     def fire_next(self, before: Instant) -> Instant | None:
         """Do what is due first, at the instant at which it is due, if that lies before `before`; answer the instant."""
         due = self.store.next_due()
         if due is None or due.at >= before:
             return None
-        if due.kind == "timer":
-            self.executions.fire(due.key, due.at)
-        else:
-            self._decide(due.key, due.at, lambda record: on_sweep(record, self.policy, due.at))
+        self.fire(due, due.at)
         return due.at
+
+    def fire(self, due: Due, now: Instant) -> None:
+        """Do what is due, at `now`. Too early, or for the second time, it does nothing."""
+        if due.kind == "timer":
+            self.executions.fire(due.key, now)
+        else:
+            self._decide(due.key, now, lambda record: on_sweep(record, self.policy, now))
 
     def _decide(self, invoice_id: str, now: Instant, decide: Callable[[InvoiceRecord | None], Decision[A]]) -> A:
         before = self.store.record(invoice_id)

@@ -17,9 +17,14 @@ def definition_text() -> str:
     return files("bems").joinpath("statemachines", "invoice_lifecycle.asl.json").read_text()
 
 
-def load_machine() -> Machine:
-    """The definition, compiled, with its functions' placeholders as their names."""
+def embedded_text() -> str:
+    """The definition as it runs here: its functions' placeholders are their names."""
     text = definition_text()
     for name in (REGISTER_WAIT, ESCALATE):
         text = text.replace(f"${{{name}}}", name)
-    return load(text, resources={"lambda:invoke"})
+    return text
+
+
+def load_machine() -> Machine:
+    """The definition as it runs here, compiled."""
+    return load(embedded_text(), resources={"lambda:invoke"})

@@ -16,6 +16,7 @@ from bems.engine import (
     TaskSucceeded,
     TimerFired,
     execution_id,
+    load,
     new_execution,
     replay_history,
     step,
@@ -23,15 +24,21 @@ from bems.engine import (
 from bems.tracker.actions import AnswerToken, StartExecution
 from bems.tracker.instants import Instant
 
+LAMBDA_INVOKE = "lambda:invoke"
+
 Function = Callable[[dict[str, Any], Instant], Any]
 """What a Lambda function is here: payload and instant to result."""
 
 
 class Executions:
-    """The Executions port. All that a stimulus sets off (functions, their answers) is done before the call returns."""
+    """The Executions port. All that a stimulus sets off (functions, their answers) is done before the call returns.
+
+    New executions run on `machine`; one that was started on another stays on that, whose definition the store keeps.
+    """
 
     def __init__(self, machine: Machine, functions: dict[str, Function], store: Store) -> None:
         self._machine = machine
+        self._machines: dict[str | None, Machine] = {None: machine, machine.digest: machine}
         self._functions = functions
         self._store = store
         self._waiting: deque[tuple[str, Stimulus]] = deque()
@@ -41,7 +48,7 @@ class Executions:
         """Start by name; one that already exists is the same one."""
         name = execution.name
         if self._store.execution(name) is None:
-            self._store.put_execution(new_execution(name))
+            self._store.put_execution(new_execution(name), self._machine.digest)
             self._stimulate(name, Start(execution.input), now)
 
     def answer(self, answer: AnswerToken, now: Instant) -> None:
@@ -58,7 +65,7 @@ class Executions:
 
     def history(self, id: str) -> list[dict[str, Any]]:
         """The execution's history in the shape of GetExecutionHistory, computed from what happened to it."""
-        return replay_history(self._machine, new_execution(id), self._store.stimuli(id))
+        return replay_history(self._machine_of(id), new_execution(id), self._store.stimuli(id))
 
     def _stimulate(self, id: str, stimulus: Stimulus, now: Instant) -> None:
         """Queue it behind what is already happening: a function may answer the very execution that called it."""
@@ -77,12 +84,20 @@ class Executions:
         execution = self._store.execution(id)
         if execution is None or execution.finished:
             return
-        execution, effects, _ = step(self._machine, execution, stimulus, now)
+        execution, effects, _ = step(self._machine_of(id), execution, stimulus, now)
         self._store.put_execution(execution)
         self._store.add_stimulus(id, stimulus, now)
         for effect in effects:
             if isinstance(effect, Invoke):
                 self._waiting.append((id, self._call(effect, now)))
+
+    def _machine_of(self, id: str) -> Machine:
+        digest = self._store.definition_of(id)
+        machine = self._machines.get(digest)
+        if machine is None:
+            assert digest is not None
+            machine = self._machines[digest] = load(self._store.definition(digest), resources={LAMBDA_INVOKE})
+        return machine
 
     def _call(self, invoke: Invoke, now: Instant) -> Stimulus:
         """The `lambda:invoke` integration."""

@@ -4,9 +4,13 @@ from collections.abc import Iterable
 from heapq import heappop, heappush, heapreplace
 from typing import Literal, NamedTuple, Protocol
 
+from msgspec import Struct
+
 from bems.engine import Execution, Stimulus
 from bems.tracker.actions import Alert
+from bems.tracker.commands import Command
 from bems.tracker.contract import Event
+from bems.tracker.decisions import CONFLICT, DUPLICATE, Receipt
 from bems.tracker.instants import LATEST, Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
@@ -20,6 +24,34 @@ class Due(NamedTuple):
     key: str
 
 
+class AuditEntry(Struct, frozen=True):
+    """An operator's command, with what became of it."""
+
+    command: Command
+    receipt: Receipt
+
+    def repeated(self, command: Command) -> Receipt:
+        """What a command of the same id is: this one, sent again, or another one. Who was refused is told so again."""
+        known = self.command
+        if (known.invoice_id, known.operator, known.verb) != (command.invoice_id, command.operator, command.verb):
+            return CONFLICT
+        return DUPLICATE if self.receipt.result == "accepted" else self.receipt
+
+
+class Letter(Struct, frozen=True):
+    """An accepted event whose handling raised `error`, for the nth time.
+
+    `retry_at`: when it is tried again; None: it is set aside, a dead letter, until somebody has it redriven.
+    """
+
+    event_id: str
+    invoice_id: str
+    attempts: int
+    failed_at: Instant
+    retry_at: Instant | None
+    error: str
+
+
 class Store(Protocol):
     """A store has one writer. Its reads see what the writer wrote in the same turn."""
 
@@ -31,7 +63,17 @@ class Store(Protocol):
 
     def execution(self, id: str) -> Execution | None: ...
 
-    def put_execution(self, execution: Execution) -> None: ...
+    def put_execution(self, execution: Execution, definition: str | None = None) -> None:
+        """`definition` is the digest of the machine that a new execution is started with. It keeps it."""
+        ...
+
+    def definition_of(self, execution_id: str) -> str | None:
+        """The digest of the machine that the execution was started with; None for the only one there is."""
+        ...
+
+    def definition(self, digest: str) -> str:
+        """The text of a machine's definition. KeyError for one that was never kept."""
+        ...
 
     def next_due(self) -> Due | None:
         """What is due first. It stays until a `put` of its record or execution moves it."""
@@ -49,14 +91,22 @@ class Store(Protocol):
 
     def add_transitions(self, transitions: tuple[Transition, ...]) -> None: ...
 
-    def add_alert(self, alert: Alert) -> None: ...
+    def add_alert(self, alert: Alert) -> None:
+        """A decision repeats no alert; one that comes twice all the same is known by its id."""
+        ...
+
+    def command(self, id: str) -> AuditEntry | None:
+        """What the audit log says of the command of that id."""
+        ...
+
+    def add_command(self, entry: AuditEntry) -> None: ...
 
 
 class MemoryStore:
     """A store without a disk, for replay and tests.
 
     Transitions are handed on in the order in which they come, so that they need not be kept; an execution that is over
-    is forgotten, unless `keep_history` is asked for.
+    is forgotten, unless `keep_history` is asked for. There is one definition, that of the cell.
     """
 
     def __init__(self, *, keep_history: bool = False) -> None:
@@ -65,6 +115,7 @@ class MemoryStore:
         self._records: dict[str, InvoiceRecord] = {}
         self._executions: dict[str, Execution] = {}
         self._digests: dict[str, str] = {}
+        self._commands: dict[str, AuditEntry] = {}
         self._due: list[Due] = []
         self._queued: dict[str, dict[str, Instant]] = {"timer": {}, "check": {}}
         self._keep_history = keep_history
@@ -84,7 +135,7 @@ class MemoryStore:
     def execution(self, id: str) -> Execution | None:
         return self._executions.get(id)
 
-    def put_execution(self, execution: Execution) -> None:
+    def put_execution(self, execution: Execution, definition: str | None = None) -> None:  # noqa: ARG002
         if execution.finished and not self._keep_history:
             self._executions.pop(execution.id, None)
             return
@@ -92,6 +143,12 @@ class MemoryStore:
         due = execution.due
         if due is not None:
             self._queue(due, "timer", execution.id)
+
+    def definition_of(self, execution_id: str) -> str | None:  # noqa: ARG002
+        return None
+
+    def definition(self, digest: str) -> str:
+        raise KeyError(digest)
 
     def _queue(self, at: Instant, kind: Literal["timer", "check"], key: str) -> None:
         """Queue what is due earlier than its entry says; what is due later moves on when the entry comes up."""
@@ -144,3 +201,9 @@ class MemoryStore:
 
     def add_alert(self, alert: Alert) -> None:
         self.alerts.append(alert)
+
+    def command(self, id: str) -> AuditEntry | None:
+        return self._commands.get(id)
+
+    def add_command(self, entry: AuditEntry) -> None:
+        self._commands[entry.command.id] = entry

@@ -1,0 +1,145 @@
+"""The flush: how a turn's changes become rows. Whoever calls it has begun a transaction."""
+
+from typing import Any
+
+import apsw
+from msgspec import structs
+
+from bems.embedded import packing
+from bems.embedded.changes import Changes
+from bems.embedded.store import AuditEntry
+from bems.tracker.projection import WAITS_FOR, project
+from bems.tracker.record import InvoiceRecord
+
+FIRST_OPEN = 1 << 40
+"""Rows that will be written again are numbered from here on, settled ones from 1, where they lie close together: a
+settled row is compressed, and would leave a page that is mostly empty."""
+
+_INVOICES = [
+    f"""INSERT INTO invoices (number, invoice_id, status, waits_for, step, mark, check_at, last_transition, record)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (invoice_id) DO UPDATE SET {number} status = excluded.status, waits_for = excluded.waits_for,
+    step = excluded.step, mark = excluded.mark, check_at = excluded.check_at,
+    last_transition = coalesce(excluded.last_transition, last_transition), record = excluded.record"""
+    for number in ("", "number = excluded.number,")
+]
+_EXECUTIONS = [
+    f"""INSERT INTO executions (number, id, definition, due, stimuli, body) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET {number} due = excluded.due, stimuli = excluded.stimuli, body = excluded.body"""
+    for number in ("", "number = excluded.number,")
+]
+
+
+class Numbers:
+    """The last numbers that were given, by table. `event` and `transition` move on with a commit, so they have no gaps.
+
+    Those of invoices and executions, [open, settled], may have some.
+    """
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self.event = self._last("events", "seq")
+        self.transition = self._last("transitions", "seq")
+        self._invoices = [self._open("invoices"), self._last("invoices", "number", f"WHERE number < {FIRST_OPEN}")]
+        self._executions = [
+            self._open("executions"),
+            self._last("executions", "number", f"WHERE number < {FIRST_OPEN}"),
+        ]
+
+    def invoice(self, settled: bool) -> int:
+        self._invoices[settled] += 1
+        return self._invoices[settled]
+
+    def execution(self, settled: bool) -> int:
+        self._executions[settled] += 1
+        return self._executions[settled]
+
+    def _open(self, table: str) -> int:
+        return max(FIRST_OPEN, self._last(table, "number"))
+
+    def _last(self, table: str, column: str, where: str = "") -> int:
+        return self._connection.execute(f"SELECT max({column}) FROM {table} {where}").get or 0
+
+
+def write(connection: apsw.Connection, turn: Changes, numbers: Numbers) -> None:
+    """Write the turn; its events and transitions are numbered without a gap."""
+    many = connection.executemany
+    many(
+        "INSERT INTO events VALUES (?, ?, ?, ?, ?)",
+        [
+            (seq, id, packing.pack_digest(event.digest), event.invoice_id, turn.bodies_of_events[id])
+            for seq, (id, event) in enumerate(turn.events.items(), numbers.event + 1)
+        ],
+    )
+    rows, newest = _transition_rows(turn, numbers.transition)
+    many(
+        """INSERT INTO transitions VALUES
+        (?, coalesce(?, (SELECT last_transition FROM invoices WHERE invoice_id = ?)), ?, ?, ?)""",
+        rows,
+    )
+    for settled in (False, True):
+        many(
+            _INVOICES[settled],
+            [
+                _invoice_row(numbers.invoice(settled), record, newest.get(id), turn.bodies_of_records[id])
+                for id, record in turn.records.items()
+                if (record.wait is None) is settled
+            ],
+        )
+        many(
+            _EXECUTIONS[settled],
+            [
+                (numbers.execution(settled), id, definition, execution.due, stimuli, turn.bodies_of_courses[id])
+                for id, (execution, definition, stimuli, _) in turn.courses.items()
+                if execution.finished is settled
+            ],
+        )
+    if turn.alerts or turn.commands or turn.letters or turn.postponed:
+        _write_the_rarer(connection, turn)
+
+
+def _write_the_rarer(connection: apsw.Connection, turn: Changes) -> None:
+    connection.executemany(
+        "INSERT INTO alerts (id, invoice_id, raised_at, body) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        [(alert.id, alert.invoice_id, alert.raised_at, packing.pack_alert(alert)) for alert in turn.alerts],
+    )
+    connection.executemany(
+        """INSERT INTO commands (id, invoice_id, operator, accepted_at, verb, result, body)
+        VALUES (?, ?, ?, ?, ?, ?, ?)""",
+        [_command_row(entry) for entry in turn.commands.values()],
+    )
+    for event_id, letter in turn.letters.items():
+        if letter:
+            connection.execute("INSERT OR REPLACE INTO letters VALUES (?, ?, ?, ?, ?, ?)", structs.astuple(letter))
+        else:
+            connection.execute("DELETE FROM letters WHERE event_id = ?", (event_id,))
+    for (at, kind, key), until in turn.postponed.items():
+        # Only as long as it is the same that is due: somebody may have moved it in the same turn.
+        if kind == "timer":
+            connection.execute("UPDATE executions SET due = ? WHERE id = ? AND due = ?", (until, key, at))
+        else:
+            sql = "UPDATE invoices SET check_at = ? WHERE invoice_id = ? AND check_at = ?"
+            connection.execute(sql, (until, key, at))
+
+
+def _transition_rows(turn: Changes, last: int) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
+    """Each row leads to the one before of its invoice, which may be in the database already; and the newest of each."""
+    newest: dict[str, int] = {}
+    rows = []
+    for seq, (transition, body) in enumerate(zip(turn.transitions, turn.bodies_of_transitions, strict=True), last + 1):
+        id = transition.invoice_id
+        rows.append((seq, newest.get(id), id, id, transition.recorded_at, body))
+        newest[id] = seq
+    return rows, newest
+
+
+def _invoice_row(number: int, record: InvoiceRecord, newest: int | None, content: bytes) -> tuple[Any, ...]:
+    status = project(record.outcomes)
+    step = record.wait.step if record.wait else None
+    return number, record.invoice_id, status, WAITS_FOR[status], step, record.mark, record.check_at, newest, content
+
+
+def _command_row(entry: AuditEntry) -> tuple[Any, ...]:
+    command, result = entry.command, entry.receipt.result
+    body = packing.pack_entry(entry)
+    return command.id, command.invoice_id, command.operator, command.accepted_at, command.name, result, body

@@ -1,0 +1,353 @@
+"""The durable store: one SQLite database in a folder, with one writer.
+
+What is written is kept in memory until `commit` brings it into the database in one transaction: all of it, or nothing.
+Within that, `item` does the same for one event or timer: if it raises, what it wrote is forgotten, and the rest stands.
+Reads look at the item's changes, then the turn's, then a bounded cache, then the database.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import apsw
+from msgspec import json
+
+from bems.embedded import packing
+from bems.embedded.changes import Cache, Changes, Course
+from bems.embedded.flush import Numbers, write
+from bems.embedded.packing import Packing
+from bems.embedded.schema import lock_folder, open_database
+from bems.embedded.store import AuditEntry, Due, Letter
+from bems.engine import Execution, Stimulus
+from bems.tracker.actions import Alert
+from bems.tracker.contract import Event
+from bems.tracker.instants import LATEST, Instant
+from bems.tracker.record import InvoiceRecord
+from bems.tracker.transitions import Transition
+
+CACHED = 20_000
+"""So many records, and so many executions, are kept decoded: about 4 kB a pair."""
+
+
+class StoreFailed(Exception):
+    """The database could not be read or written: a full disk, a broken one. What was committed is safe.
+
+    A commit that failed is not in the database; only after a crash in that very moment might it be. Sending the same
+    again is harmless either way.
+    """
+
+
+class SqliteStore:
+    """A Store on disk. It belongs to one thread at a time.
+
+    StoreRefused where the folder is in use, or what is in it cannot be used; see `open_database`.
+    """
+
+    def __init__(self, folder: Path, *, cached: int = CACHED) -> None:
+        self._lock = lock_folder(folder)
+        try:
+            self._connection = open_database(folder)
+        except BaseException:
+            self._lock.close()
+            raise
+        try:
+            self._execute = self._connection.execute
+            self._packing = Packing(dict(self._execute("SELECT kind, content FROM dictionaries")))
+            self._definitions: dict[str, int] = dict(self._execute("SELECT digest, number FROM definitions"))
+            self._digests = {number: digest for digest, number in self._definitions.items()}
+            self._numbers = Numbers(self._connection)
+        except BaseException:
+            self.close()
+            raise
+        self._records: Cache[str, InvoiceRecord] = Cache(cached)
+        self._courses: Cache[str, Course] = Cache(cached)
+        self._turn, self._now = Changes(), Changes()
+        self._unknown: set[str] = set()
+
+    def close(self) -> None:
+        """Give the folder up. What was not committed is forgotten; closing twice is harmless."""
+        self._connection.close()
+        self._lock.close()
+
+    # -- turns
+
+    @contextmanager
+    def item(self) -> Iterator[None]:
+        """A savepoint: what is written within stands if it ends well, and is forgotten if it raises."""
+        self._settle()
+        try:
+            yield
+            self._settle()
+        except BaseException:
+            self._now = Changes()
+            raise
+
+    def _settle(self) -> None:
+        """Whatever was written so far stands, as far as the turn does."""
+        if self._now:
+            self._now.pack(self._packing)
+            self._turn.absorb(self._now)
+            self._now = Changes()
+
+    def commit(self) -> None:
+        """Make durable what was written since the last time. StoreFailed: it could not be, and is forgotten."""
+        self._settle()
+        turn = self._turn
+        if not turn:
+            return
+        try:
+            self._execute("BEGIN IMMEDIATE")
+            write(self._connection, turn, self._numbers)
+            self._execute("COMMIT")
+        except apsw.Error as error:
+            self.rollback()
+            raise StoreFailed(f"the turn could not be stored: {error}") from error
+        except BaseException:
+            self.rollback()
+            raise
+        self._numbers.event += len(turn.events)
+        self._numbers.transition += len(turn.transitions)
+        self._records.update(turn.records)
+        self._courses.update(turn.courses)
+        self._turn, self._now = Changes(), Changes()
+        self._unknown.clear()
+
+    def rollback(self) -> None:
+        """Forget what was written since the last commit, and the caches with it."""
+        self._turn, self._now = Changes(), Changes()
+        self._records.clear()
+        self._courses.clear()
+        if not self._connection.get_autocommit():
+            with suppress(apsw.Error):
+                self._execute("ROLLBACK")
+
+    # -- reading the database
+
+    def _rows(self, sql: str, *values: Any) -> list[Any]:
+        try:
+            return self._execute(sql, values).fetchall()
+        except apsw.Error as error:
+            raise StoreFailed(f"the store could not be read: {error}") from error
+
+    def _row(self, sql: str, *values: Any) -> Any:
+        rows = self._rows(sql, *values)
+        return rows[0] if rows else None
+
+    # -- records
+
+    def record(self, invoice_id: str) -> InvoiceRecord | None:
+        known = self._now.records.get(invoice_id) or self._turn.records.get(invoice_id) or self._records.get(invoice_id)
+        if known is not None:
+            return known
+        row = self._row("SELECT record FROM invoices WHERE invoice_id = ?", invoice_id)
+        if row is None:
+            return None
+        record = self._packing.read_record(row[0])
+        self._records.update({invoice_id: record})
+        return record
+
+    def put_record(self, record: InvoiceRecord) -> None:
+        self._now.records[record.invoice_id] = record
+
+    def records(self) -> Iterator[InvoiceRecord]:
+        """All that are committed, one after the other; nothing may be written meanwhile."""
+        for (content,) in self._execute("SELECT record FROM invoices ORDER BY number"):
+            yield self._packing.read_record(content)
+
+    # -- executions
+
+    def execution(self, id: str) -> Execution | None:
+        course = self._course(id)
+        return course.execution if course else None
+
+    def put_execution(self, execution: Execution, definition: str | None = None) -> None:
+        id = execution.id
+        course = None if definition else self._course(id)
+        if course:
+            _, number, stimuli, past = course
+            self._now.courses[id] = Course(execution, number, stimuli, past)
+        else:
+            self._now.courses[id] = Course(execution, self._definitions[definition] if definition else None)
+
+    def add_stimulus(self, execution_id: str, stimulus: Stimulus, at: Instant) -> None:
+        """One more piece of its past, which is part of its row: a run of thousands of stimuli has a large row."""
+        execution, definition, stimuli, past = self._courses_of(execution_id)
+        past += packing.pack_stimulus(stimulus, at)
+        self._now.courses[execution_id] = Course(execution, definition, stimuli + 1, past)
+
+    def stimuli(self, execution_id: str) -> list[tuple[Stimulus, Instant]]:
+        course = self._course(execution_id)
+        return packing.read_past(course.stimuli, course.past) if course else []
+
+    def _course(self, id: str) -> Course | None:
+        known = self._now.courses.get(id) or self._turn.courses.get(id) or self._courses.get(id)
+        if known is not None:
+            return known
+        row = self._row("SELECT definition, stimuli, body FROM executions WHERE id = ?", id)
+        if row is None:
+            return None
+        execution, past = self._packing.read_execution(row[2])
+        course = Course(execution, row[0], row[1], past)
+        self._courses.update({id: course})
+        return course
+
+    def _courses_of(self, id: str) -> Course:
+        course = self._course(id)
+        if course is None:
+            raise KeyError(id)
+        return course
+
+    # -- definitions
+
+    def keep_definition(self, digest: str, text: str) -> None:
+        """Keep the text of a definition, at once. Keeping it again changes nothing."""
+        if digest not in self._definitions:
+            try:
+                self._execute("INSERT INTO definitions (digest, text) VALUES (?, ?)", (digest, text))
+            except apsw.Error as error:
+                raise StoreFailed(f"the definition could not be stored: {error}") from error
+            number = self._definitions[digest] = self._connection.last_insert_rowid()
+            self._digests[number] = digest
+
+    def definition_of(self, execution_id: str) -> str | None:
+        course = self._course(execution_id)
+        return self._digests[course.definition] if course and course.definition else None
+
+    def definition(self, digest: str) -> str:
+        text: str = self._row("SELECT text FROM definitions WHERE number = ?", self._definitions[digest])[0]
+        return text
+
+    # -- what is due
+
+    def next_due(self) -> Due | None:
+        due = self.due(LATEST + 1, 1)
+        return due[0] if due else None
+
+    def due(self, before: Instant, limit: int) -> list[Due]:
+        """What is due before an instant, the earliest first, up to `limit` of each kind."""
+        courses = {**self._turn.courses, **self._now.courses}
+        records = {**self._turn.records, **self._now.records}
+        due = [Due(at, "timer", id) for id, (execution, *_) in courses.items() if (at := execution.due) is not None]
+        due += [Due(at, "check", id) for id, record in records.items() if (at := record.check_at) is not None]
+        due = [one for one in due if one.at < before]
+        postponed = {**self._turn.postponed, **self._now.postponed}
+        limit += len(courses) + len(records) + len(postponed)
+        for at, id in self._rows(
+            "SELECT due, id FROM executions WHERE due < ? ORDER BY due, id LIMIT ?", before, limit
+        ):
+            if id not in courses:
+                due.append(Due(at, "timer", id))
+        for at, id in self._rows(
+            "SELECT check_at, invoice_id FROM invoices WHERE check_at < ? ORDER BY check_at, invoice_id LIMIT ?",
+            before,
+            limit,
+        ):
+            if id not in records:
+                due.append(Due(at, "check", id))
+        return sorted(one for one in due if one not in postponed)
+
+    def postpone(self, due: Due, until: Instant) -> None:
+        """Do not say that it is due before `until`, or the next `put` of its record or execution."""
+        self._now.postponed[due] = until
+
+    # -- events and their letters
+
+    def digest(self, event_id: str) -> str | None:
+        known = self._now.events.get(event_id) or self._turn.events.get(event_id)
+        if known is not None:
+            return known.digest
+        if event_id in self._unknown:
+            return None
+        row = self._row("SELECT digest FROM events WHERE event_id = ?", event_id)
+        return packing.read_digest(row[0]) if row else None
+
+    def expect(self, event_ids: list[str]) -> None:
+        """These will be asked for in this turn: looking for all of them at once takes a fraction of the time."""
+        sql = "SELECT event_id FROM events WHERE event_id IN (SELECT value FROM json_each(?))"
+        self._unknown = set(event_ids).difference(id for (id,) in self._rows(sql, json.encode(event_ids).decode()))
+
+    def add_event(self, event: Event) -> None:
+        self._now.events[event.event_id] = event
+
+    def event(self, event_id: str) -> Event | None:
+        """The accepted event of that id."""
+        known = self._now.events.get(event_id) or self._turn.events.get(event_id)
+        if known is not None:
+            return known
+        row = self._row("SELECT digest, invoice_id, body FROM events WHERE event_id = ?", event_id)
+        return self._packing.read_event(event_id, packing.read_digest(row[0]), row[1], row[2]) if row else None
+
+    def events(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Event]]:
+        """The archive, in the order of acceptance: those behind a number, with theirs."""
+        rows = self._rows(
+            "SELECT seq, event_id, digest, invoice_id, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?",
+            after,
+            limit,
+        )
+        read = self._packing.read_event
+        return [(seq, read(id, packing.read_digest(digest), of, body)) for seq, id, digest, of, body in rows]
+
+    def letter(self, event_id: str) -> Letter | None:
+        for changes in (self._now, self._turn):
+            if event_id in changes.letters:
+                return changes.letters[event_id]
+        row = self._row("SELECT * FROM letters WHERE event_id = ?", event_id)
+        return Letter(*row) if row else None
+
+    def put_letter(self, letter: Letter) -> None:
+        self._now.letters[letter.event_id] = letter
+
+    def drop_letter(self, event_id: str) -> None:
+        self._now.letters[event_id] = None
+
+    def letters(self, limit: int = 1_000) -> list[Letter]:
+        """Those that are committed, the oldest failure first."""
+        return [Letter(*row) for row in self._rows("SELECT * FROM letters ORDER BY failed_at LIMIT ?", limit)]
+
+    def letters_due(self, before: Instant, limit: int) -> list[Letter]:
+        """Those that are to be tried again before an instant, the earliest first; none that came in this turn."""
+        sql = "SELECT * FROM letters WHERE retry_at < ? ORDER BY retry_at LIMIT ?"
+        letters = [Letter(*row) for row in self._rows(sql, before, limit)]
+        return [letter for letter in letters if self.letter(letter.event_id) == letter]
+
+    # -- what is told to people
+
+    def add_transitions(self, transitions: Iterable[Transition]) -> None:
+        """Rows of the time series. The record of their invoice is put in the same turn."""
+        self._now.transitions.extend(transitions)
+
+    def transitions(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Transition]]:
+        """The committed rows behind a number, with theirs. Numbers have no gaps: the last one read is a watermark."""
+        rows = self._rows("SELECT seq, body FROM transitions WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
+        return [(seq, self._packing.read_transition(body)) for seq, body in rows]
+
+    def timeline(self, invoice_id: str) -> list[Transition]:
+        """The committed rows of one invoice, the newest first."""
+        rows = self._rows(
+            """WITH RECURSIVE row (seq, prev, body) AS (
+                SELECT seq, prev, body FROM transitions
+                WHERE seq = (SELECT last_transition FROM invoices WHERE invoice_id = ?)
+                UNION ALL SELECT t.seq, t.prev, t.body FROM row JOIN transitions t ON t.seq = row.prev
+            ) SELECT body FROM row""",
+            invoice_id,
+        )
+        return [self._packing.read_transition(body) for (body,) in rows]
+
+    def add_alert(self, alert: Alert) -> None:
+        self._now.alerts.append(alert)
+
+    def alerts(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Alert]]:
+        """The committed alerts behind a number, with theirs."""
+        rows = self._rows("SELECT seq, body FROM alerts WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
+        return [(seq, packing.read_alert(body)) for seq, body in rows]
+
+    def command(self, id: str) -> AuditEntry | None:
+        known = self._now.commands.get(id) or self._turn.commands.get(id)
+        if known is not None:
+            return known
+        row = self._row("SELECT body FROM commands WHERE id = ?", id)
+        return packing.read_entry(row[0]) if row else None
+
+    def add_command(self, entry: AuditEntry) -> None:
+        self._now.commands[entry.command.id] = entry

@@ -1,0 +1,323 @@
+"""The writer: the one thread that owns a durable cell.
+
+Each turn takes all that came in since the last one (events, commands, what is due), asks the cell, and commits it in
+one transaction; only then are the callers answered. So an answered event is durable, and batches come from load alone.
+
+Each item is for itself: one whose handling raises is undone and leaves the others alone. Such an event is accepted all
+the same, for it is durable: it is tried again with backoff, and then set aside until somebody has it redriven. A timer
+or a sweep is never set aside; it is tried again ever more seldom, for without it an invoice would be forgotten.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+
+from bems.embedded.cell import Cell
+from bems.embedded.definition import embedded_text, load_machine
+from bems.embedded.sqlite import SqliteStore, StoreFailed
+from bems.embedded.store import Due, Letter
+from bems.tracker.commands import Command
+from bems.tracker.contract import Event
+from bems.tracker.decisions import ACCEPTED, Receipt
+from bems.tracker.instants import HOUR, LATEST, MINUTE, SECOND, Instant
+from bems.tracker.policy import Policy
+from bems.tracker.ports import Clock
+
+log = logging.getLogger(__name__)
+
+QUEUED = 10_000
+"""So many items may wait; at the longest for some seconds."""
+
+TURN = 1_000
+"""So many items, and as much of what is due, make a turn at most."""
+
+LOOK_EVERY = 1.0
+"""Seconds after which it looks at the clock again though nothing seems due: a machine's clock may jump."""
+
+RETRIES = (SECOND, 10 * SECOND, MINUTE, 10 * MINUTE, HOUR)
+"""How long to wait after each failure. An event that fails once more is set aside; a timer stays with the last."""
+
+
+class Busy(Exception):
+    """The queue is full. Nothing was taken; send it again later."""
+
+
+class Stopped(Exception):
+    """The writer is stopping, or has died. Nothing was taken."""
+
+
+class Redrive:
+    """A request to handle a dead letter again."""
+
+    def __init__(self, event_id: str) -> None:
+        self.event_id = event_id
+
+
+Item = Event | Command | Redrive
+
+
+def open_writer(folder: Path, policy: Policy, clock: Clock, *, speed: float = 1.0) -> "Writer":
+    """The writer of the durable cell in a folder, which is made if there is none. StoreRefused: see `SqliteStore`."""
+    store = SqliteStore(folder)
+    try:
+        machine = load_machine()
+        store.keep_definition(machine.digest, embedded_text())
+        return Writer(Cell(policy, machine, store), store, clock, speed=speed)
+    except BaseException:
+        store.close()
+        raise
+
+
+class Writer:
+    """Takes events and commands from any thread, and answers each when it is durable.
+
+    It owns `store`, and `cell` over it, from `start` to `stop`. `speed` is how many seconds of `clock` pass in one of
+    ours. What came due while no writer ran is done first, at the present instant.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        store: SqliteStore,
+        clock: Clock,
+        *,
+        queued: int = QUEUED,
+        turn: int = TURN,
+        speed: float = 1.0,
+    ) -> None:
+        self._cell = cell
+        self._store = store
+        self._clock = clock
+        self._queued = queued
+        self._limit = turn
+        self._speed = speed
+        self._queue: deque[tuple[Item, Future[Receipt]]] = deque()
+        self._changed = threading.Condition()
+        self._poked = False
+        self._open = True
+        self._rest_until = 0.0
+        self._failures: dict[tuple[str, str], int] = {}
+        self._thread = threading.Thread(target=self._run, name="bems-writer")
+
+    # -- for any thread
+
+    def start(self) -> "Writer":
+        """Begin. A writer is started once; what was handed in before waits for it."""
+        self._thread.start()
+        return self
+
+    def submit(self, item: Event | Command) -> "Future[Receipt]":
+        """Hand in an event that passed the gate, or a command.
+
+        The future holds what became of it once that is durable, and StoreFailed where it could not be stored: then it
+        was not accepted, and is to be sent again. A repeat is harmless, and is told so. Cancelling the future takes the
+        item back, if its turn has not begun. Raises Busy or Stopped at once.
+        """
+        return self._submit(item)
+
+    def redrive(self, event_id: str) -> "Future[Receipt]":
+        """Handle a dead letter again, or one that is yet to be tried again, now. `refused` says why it failed again."""
+        return self._submit(Redrive(event_id))
+
+    def poke(self) -> None:
+        """Look at the clock: it was moved."""
+        with self._changed:
+            self._poked = True
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Take nothing more, finish what was taken, close the store. Returns when that is done; twice is harmless.
+
+        Of a writer that was never started, what was handed in is cancelled.
+        """
+        with self._changed:
+            self._open = False
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+        for _, future in self._queue:
+            future.cancel()
+        self._store.close()
+
+    def __enter__(self) -> "Writer":
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _submit(self, item: Item) -> "Future[Receipt]":
+        future: Future[Receipt] = Future()
+        with self._changed:
+            if not self._open:
+                raise Stopped("the cell is stopping")
+            if len(self._queue) >= self._queued:
+                raise Busy(f"{self._queued} items are waiting already")
+            self._queue.append((item, future))
+            if len(self._queue) == 1:
+                self._changed.notify()
+        return future
+
+    # -- its own thread
+
+    def _run(self) -> None:
+        try:
+            while not self._finished():
+                more = self._turn(self._take())
+                if not more:
+                    self._sleep()
+        except BaseException:
+            log.critical("the writer died; nothing more is taken", exc_info=True)
+        with self._changed:
+            self._open = False
+            left = list(self._queue)
+            self._queue.clear()
+        for _, future in left:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(Stopped("the writer died before it came to this"))
+
+    def _finished(self) -> bool:
+        with self._changed:
+            return not self._open and not self._queue
+
+    def _take(self) -> list[tuple[Item, Future[Receipt]]]:
+        with self._changed:
+            self._poked = False
+            count = min(len(self._queue), self._limit)
+            taken = [self._queue.popleft() for _ in range(count)]
+        return [(item, future) for item, future in taken if future.set_running_or_notify_cancel()]
+
+    def _sleep(self) -> None:
+        """Until something comes in, or something is due."""
+        seconds = LOOK_EVERY
+        try:
+            at = self._next()
+            if at is not None:
+                seconds = min(seconds, (at - self._clock.now()) / SECOND / self._speed)
+        except StoreFailed as error:
+            log.error("what is due next is not known: %s", error)
+            self._rest_until = time.monotonic() + LOOK_EVERY
+        seconds = max(seconds, self._rest_until - time.monotonic())
+        with self._changed:
+            if seconds > 0 and self._open and not self._queue and not self._poked:
+                self._changed.wait(seconds)
+
+    def _next(self) -> Instant | None:
+        due, letters = self._store.next_due(), self._store.letters_due(LATEST, 1)
+        instants = [due.at] if due else []
+        instants += [letter.retry_at for letter in letters if letter.retry_at is not None]
+        return min(instants, default=None)
+
+    def _turn(self, taken: list[tuple[Item, Future[Receipt]]]) -> bool:
+        """One turn; whether there is more to be done at once."""
+        now, answers, more = self._clock.now(), list[tuple[Future[Receipt], Receipt | Exception]](), False
+        try:
+            self._store.expect([item.event_id for item, _ in taken if isinstance(item, Event)])
+            for item, future in taken:
+                answers.append((future, self._handle(item, now)))
+            if time.monotonic() >= self._rest_until:
+                more = self._do_what_is_due(now)
+            self._store.commit()
+        except Exception as error:
+            self._fail(error, [future for _, future in taken])
+            return False
+        for future, receipt in answers:
+            if isinstance(receipt, Exception):
+                future.set_exception(receipt)
+            else:
+                future.set_result(receipt)
+        return more
+
+    def _fail(self, error: Exception, futures: list["Future[Receipt]"]) -> None:
+        """The turn is void: nobody was told that it was not."""
+        log.error("a turn of %d items failed: %s", len(futures), error, exc_info=not isinstance(error, StoreFailed))
+        self._store.rollback()
+        self._rest_until = time.monotonic() + LOOK_EVERY
+        for future in futures:
+            future.set_exception(error)
+
+    def _handle(self, item: Item, now: Instant) -> Receipt | Exception:
+        try:
+            if isinstance(item, Redrive):
+                return self._redrive(item.event_id, now)
+            with self._store.item():
+                return self._cell.event(item, now) if isinstance(item, Event) else self._cell.command(item, now)
+        except StoreFailed:
+            raise
+        except Exception as error:
+            if not isinstance(item, Event):
+                log.exception("the command %s failed", item)
+                return Receipt("refused", f"it could not be carried out: {_describe(error)}")
+            log.exception("the event %s of %s failed", item.event_id, item.invoice_id)
+            return self._accept_for_later(item, now, error)
+
+    def _accept_for_later(self, event: Event, now: Instant, error: Exception) -> Receipt | Exception:
+        """The event is durable, though nothing has come of it yet. One that cannot even be stored was not accepted."""
+        try:
+            with self._store.item():
+                self._store.add_event(event)
+                self._put_letter(event.event_id, event.invoice_id, 1, now, error)
+        except StoreFailed:
+            raise
+        except Exception as fatal:
+            return fatal
+        return ACCEPTED
+
+    def _redrive(self, event_id: str, now: Instant) -> Receipt:
+        letter = self._store.letter(event_id)
+        if letter is None:
+            return Receipt("refused", f"there is no dead letter {event_id}")
+        return self._try_again(letter, now)
+
+    def _try_again(self, letter: Letter, now: Instant) -> Receipt:
+        event = self._store.event(letter.event_id)
+        assert event is not None, "a letter is written with its event"
+        try:
+            with self._store.item():
+                self._cell.redrive(event, now)
+                self._store.drop_letter(letter.event_id)
+        except StoreFailed:
+            raise
+        except Exception as error:
+            log.exception("the event %s of %s failed again", letter.event_id, letter.invoice_id)
+            with self._store.item():
+                self._put_letter(letter.event_id, letter.invoice_id, letter.attempts + 1, now, error)
+            return Receipt("refused", _describe(error))
+        return ACCEPTED
+
+    def _put_letter(self, event_id: str, invoice_id: str, attempts: int, now: Instant, error: Exception) -> None:
+        retry_at = now + RETRIES[attempts - 1] if attempts <= len(RETRIES) else None
+        self._store.put_letter(Letter(event_id, invoice_id, attempts, now, retry_at, _describe(error)))
+
+    def _do_what_is_due(self, now: Instant) -> bool:
+        """Fire what is due and try again what failed; whether more is due than fits into a turn."""
+        due = self._store.due(now + 1, self._limit)[: self._limit]
+        for one in due:
+            self._fire(one, now)
+        letters = self._store.letters_due(now + 1, self._limit)
+        for letter in letters:
+            self._try_again(letter, now)
+        return max(len(due), len(letters)) == self._limit
+
+    def _fire(self, due: Due, now: Instant) -> None:
+        key = (due.kind, due.key)
+        try:
+            with self._store.item():
+                self._cell.fire(due, now)
+            self._failures.pop(key, None)
+        except StoreFailed:
+            raise
+        except Exception:
+            failures = self._failures[key] = self._failures.get(key, 0) + 1
+            log.exception("the %s of %s failed", due.kind, due.key)
+            with self._store.item():
+                self._store.postpone(due, now + RETRIES[min(failures, len(RETRIES)) - 1])
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

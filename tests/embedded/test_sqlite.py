@@ -1,0 +1,405 @@
+"""The durable store: items, turns, the folder and its database."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from msgspec import structs
+
+from bems.embedded.cell import Cell
+from bems.embedded.changes import Cache
+from bems.embedded.definition import ESCALATE, REGISTER_WAIT, definition_text, load_machine
+from bems.embedded.dictionaries import make_dictionaries
+from bems.embedded.schema import DATABASE, LOCK, MIGRATIONS, StoreRefused, lock_folder, open_database
+from bems.embedded.sqlite import SqliteStore, StoreFailed
+from bems.embedded.store import Due, Letter
+from bems.engine import load
+from bems.tracker.actions import execution_name
+from bems.tracker.instants import DAY
+from bems.tracker.record import InvoiceRecord, Wait
+from tests.tracker.samples import FACTS, NOW, POLICY, event
+
+RECORD = InvoiceRecord("INV-1", FACTS, (NOW, "e"))
+RUN_1 = execution_name("INV-1", 1)
+MACHINE = load_machine()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    store = open_store(tmp_path)
+    yield store
+    store.close()
+
+
+def open_store(folder: Path, **options: Any) -> SqliteStore:
+    store = SqliteStore(folder, **options)
+    store.keep_definition(MACHINE.digest, "{}")
+    return store
+
+
+def reopened(store: SqliteStore, folder: Path) -> SqliteStore:
+    store.close()
+    return open_store(folder)
+
+
+# -- items and turns
+
+
+def test_what_was_committed_is_there_after_opening_again(store: SqliteStore, tmp_path: Path) -> None:
+    cell = Cell(POLICY, MACHINE, store)
+    received = event("ingestion", "received")
+    cell.event(received, NOW)
+    while cell.fire_next(NOW + 4 * DAY):
+        pass
+    store.commit()
+    record, execution, stimuli = store.record("INV-1"), store.execution(RUN_1), store.stimuli(RUN_1)
+    again = reopened(store, tmp_path)
+    assert (again.record("INV-1"), again.execution(RUN_1), again.stimuli(RUN_1)) == (record, execution, stimuli)
+    assert again.events() == [(1, received)]
+    assert again.event(received.event_id) == received
+    assert [alert.step for _, alert in again.alerts()] == [1]
+    assert [row.kind for _, row in again.transitions()] == ["event", "alert"]
+    again.close()
+
+
+def test_what_was_not_committed_is_not(store: SqliteStore, tmp_path: Path) -> None:
+    store.put_record(RECORD)
+    again = reopened(store, tmp_path)
+    assert again.record("INV-1") is None
+    again.close()
+
+
+def test_an_item_that_raises_is_forgotten_and_the_others_stand(store: SqliteStore) -> None:
+    cell = Cell(POLICY, MACHINE, store)
+    with store.item():
+        cell.event(event("ingestion", "received", invoice_id="INV-1"), NOW)
+    before = store.record("INV-1")
+
+    def fail() -> None:
+        cell.event(event("authorization", "approved", invoice_id="INV-1"), NOW)
+        cell.event(event("ingestion", "received", event_id="other", invoice_id="INV-2"), NOW)
+        assert store.record("INV-2") is not None, "its own writes are seen"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), store.item():
+        fail()
+    assert store.record("INV-1") == before
+    assert store.record("INV-2") is None
+    assert store.digest("other") is None
+    with store.item():
+        cell.event(event("ingestion", "received", event_id="third", invoice_id="INV-3"), NOW)
+    store.commit()
+    assert [one.invoice_id for _, one in store.events()] == ["INV-1", "INV-3"]
+    assert [seq for seq, _ in store.transitions()] == [1, 2]
+    assert store.stimuli(execution_name("INV-2", 1)) == []
+
+
+def test_an_item_that_cannot_be_written_raises_by_itself(store: SqliteStore) -> None:
+    with pytest.raises(OverflowError, match="can't serialize ints"), store.item():
+        store.put_record(structs.replace(RECORD, check_at=1 << 70))
+    store.put_record(RECORD)
+    store.commit()
+    assert store.record("INV-1") == RECORD
+
+
+def test_a_turn_that_cannot_be_stored_is_forgotten_whole(store: SqliteStore) -> None:
+    store.put_record(RECORD)
+    store.commit()
+    pages = store._execute("PRAGMA page_count").get
+    store._execute(f"PRAGMA max_page_count = {pages}")
+    store.put_record(structs.replace(RECORD, version=1))
+    for number in range(200):
+        store.add_event(event("ingestion", "received", event_id=f"e{number}"))
+    with pytest.raises(StoreFailed, match="full"):
+        store.commit()
+    assert store.record("INV-1") == RECORD
+    assert store.digest("e1") is None
+    store._execute("PRAGMA max_page_count = 1000000")
+    store.add_event(event("ingestion", "received", event_id="e1"))
+    store.commit()
+    assert [seq for seq, _ in store.events()] == [1]
+
+
+def test_a_read_that_fails_says_so(store: SqliteStore) -> None:
+    store._execute("DROP TABLE events")
+    with pytest.raises(StoreFailed, match="could not be read"):
+        store.digest("e")
+
+
+def test_caches_are_bounded_and_nothing_depends_on_them(tmp_path: Path) -> None:
+    store = open_store(tmp_path, cached=2)
+    for number in range(5):
+        store.put_record(structs.replace(RECORD, invoice_id=f"INV-{number}"))
+    store.commit()
+    assert [store.record(f"INV-{number}") is not None for number in range(6)] == [True] * 5 + [False]
+    assert len(store._records._values) == 2
+    store.close()
+    cache: Cache[str, int] = Cache(2)
+    cache.update({"a": 1, "b": 2})
+    assert cache.get("a") == 1
+    cache.update({"c": 3})
+    assert (cache.get("a"), cache.get("b"), cache.get("c")) == (1, None, 3)
+
+
+# -- what is due
+
+
+def put_wait(store: SqliteStore, id: str, check_at: int | None) -> None:
+    store.put_record(structs.replace(RECORD, invoice_id=id, check_at=check_at, wait=Wait("posting", NOW, NOW, NOW)))
+
+
+def test_what_is_due_comes_in_order_and_in_batches(store: SqliteStore) -> None:
+    for number in range(5):
+        put_wait(store, f"INV-{number}", NOW + 5 - number)
+    store.commit()
+    put_wait(store, "INV-4", NOW + 9)
+    put_wait(store, "INV-5", NOW + 3)
+    due = [("INV-3", 2), ("INV-2", 3), ("INV-5", 3), ("INV-1", 4)]
+    assert store.due(NOW + 5, 10) == [Due(NOW + at, "check", id) for id, at in due]
+    assert store.due(NOW + 5, 1)[0] == Due(NOW + 2, "check", "INV-3")
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_what_is_postponed_is_due_later(store: SqliteStore, committed: bool) -> None:
+    put_wait(store, "INV-1", NOW)
+    put_wait(store, "INV-2", NOW + 1)
+    store.commit()
+    store.postpone(Due(NOW, "check", "INV-1"), NOW + 5)
+    if committed:
+        store.commit()
+    assert store.next_due() == Due(NOW + 1, "check", "INV-2")
+    store.commit()
+    assert store.due(NOW + 9, 5) == [Due(NOW + 1, "check", "INV-2"), Due(NOW + 5, "check", "INV-1")]
+
+
+def test_who_moved_in_the_same_turn_is_not_postponed(store: SqliteStore) -> None:
+    put_wait(store, "INV-1", NOW)
+    store.commit()
+    store.postpone(Due(NOW, "check", "INV-1"), NOW + 5)
+    put_wait(store, "INV-1", NOW + 1)
+    store.commit()
+    assert store.next_due() == Due(NOW + 1, "check", "INV-1")
+
+
+# -- letters, timelines, definitions
+
+
+def test_letters_wait_until_they_are_due_or_dropped(store: SqliteStore) -> None:
+    first, dead = Letter("e1", "INV-1", 1, NOW, NOW + 5, "KeyError: x"), Letter("e2", "INV-2", 6, NOW + 1, None, "y")
+    store.put_letter(first)
+    store.put_letter(dead)
+    assert store.letter("e1") == first
+    store.commit()
+    assert (store.letter("e1"), store.letters()) == (first, [first, dead])
+    assert store.letters_due(NOW + 5, 9) == []
+    assert store.letters_due(NOW + 6, 9) == [first]
+    store.drop_letter("e1")
+    assert store.letter("e1") is None
+    store.commit()
+    assert (store.letter("e1"), store.letters()) == (None, [dead])
+
+
+def test_a_timeline_leads_back_over_turns(store: SqliteStore) -> None:
+    cell = Cell(POLICY, MACHINE, store)
+    for number, stage in enumerate(("ingestion", "authorization", "reconciliation", "posting")):
+        for id in ("INV-1", "INV-2"):
+            status = {"ingestion": "received", "authorization": "approved", "reconciliation": "matched"}.get(stage)
+            at = NOW + number
+            cell.event(event(stage, status or "posted", at, f"{id}-{stage}", id), at)  # type: ignore[arg-type]
+        if number != 1:
+            store.commit()
+    stages = [row.stage for row in store.timeline("INV-1")]
+    assert stages == ["posting", "reconciliation", "authorization", "ingestion"]
+    assert [seq for seq, _ in store.transitions()] == list(range(1, 9))
+    assert [seq for seq, _ in store.transitions(after=3, limit=2)] == [4, 5]
+    assert store.timeline("INV-3") == []
+
+
+def test_an_execution_keeps_the_definition_that_it_was_started_with(tmp_path: Path) -> None:
+    old_text = (
+        definition_text().replace("${RegisterWaitFunction}", REGISTER_WAIT).replace("${EscalateFunction}", ESCALATE)
+    )
+    new_text = old_text.replace("AwaitAuthorization", "WaitForAuthorization")
+    for text, at, stage, status in (
+        (old_text, NOW, "ingestion", "received"),
+        (new_text, NOW + 1, "authorization", "approved"),
+    ):
+        machine = load(text, resources={"lambda:invoke"})
+        store = SqliteStore(tmp_path)
+        store.keep_definition(machine.digest, text)
+        store.keep_definition(machine.digest, text)
+        cell = Cell(POLICY, machine, store)
+        cell.event(event(stage, status, at), at)  # type: ignore[arg-type]
+        cell.event(event("ingestion", "received", at, f"other {at}", f"INV-{at}"), at)
+        store.commit()
+        store.close()
+    store = SqliteStore(tmp_path)
+    cell = Cell(POLICY, machine, store)
+    assert states(cell, RUN_1) == ["AwaitAuthorization", "AwaitReconciliation"]
+    assert states(cell, execution_name(f"INV-{NOW}", 1)) == ["AwaitAuthorization"]
+    assert states(cell, execution_name(f"INV-{NOW + 1}", 1)) == ["WaitForAuthorization"]
+    assert store.definition(store.definition_of(RUN_1) or "") == old_text
+    with pytest.raises(KeyError):
+        store.definition("another")
+    store.close()
+
+
+def states(cell: Cell, name: str) -> list[str]:
+    history = cell.executions.history(name)
+    return [e["stateEnteredEventDetails"]["name"] for e in history if e["type"].endswith("StateEntered")]
+
+
+# -- the folder and its database
+
+
+def test_a_second_cell_on_the_folder_is_told_so(store: SqliteStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreRefused, match=f"{tmp_path} is in use"):
+        SqliteStore(tmp_path)
+    store.close()
+    SqliteStore(tmp_path).close()
+
+
+def test_a_folder_is_made_and_closing_leaves_one_database(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "a" / "b")
+    store.put_record(RECORD)
+    store.commit()
+    store.close()
+    store.close()
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {DATABASE, LOCK}
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreRefused, match="cannot be used"):
+        SqliteStore(tmp_path / "file")
+
+
+def refused(folder: Path, reason: str) -> None:
+    """It is refused for that reason, and not a byte of it is changed."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK}
+    with pytest.raises(StoreRefused, match=reason):
+        SqliteStore(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK} == before
+    lock_folder(folder).close()
+
+
+@pytest.mark.parametrize("content", [b"hello", b"x" * 5000, b"SQLite format 3\0"])
+def test_what_is_no_database_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / DATABASE).write_bytes(content)
+    refused(tmp_path, "not a store of a cell")
+
+
+@pytest.mark.parametrize("application", [0, 7])
+def test_another_programs_database_is_refused(tmp_path: Path, application: int) -> None:
+    connection = sqlite3.connect(tmp_path / DATABASE)
+    connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA application_id = {application}; CREATE TABLE t (a)")
+    connection.close()
+    refused(tmp_path, "another program made it")
+
+
+def test_an_empty_file_is_a_new_store(tmp_path: Path) -> None:
+    (tmp_path / DATABASE).touch()
+    SqliteStore(tmp_path).close()
+
+
+def test_a_store_that_was_cut_short_is_refused(store: SqliteStore, tmp_path: Path) -> None:
+    store.close()
+    os.truncate(tmp_path / DATABASE, 8192)
+    refused(tmp_path, "cut short")
+
+
+def test_a_damaged_store_is_refused(store: SqliteStore, tmp_path: Path) -> None:
+    store.close()
+    content = bytearray((tmp_path / DATABASE).read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    (tmp_path / DATABASE).write_bytes(content)
+    refused(tmp_path, "damaged")
+
+
+# -- versions
+
+
+def test_a_store_keeps_the_dictionaries_it_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = dict.fromkeys(make_dictionaries(), b"other times")
+    monkeypatch.setattr("bems.embedded.schema.make_dictionaries", lambda: others)
+    sent = [event("ingestion", status, NOW + at) for at, status in enumerate(("received", "cancelled"))]
+    for one in sent:
+        store = open_store(tmp_path)
+        Cell(POLICY, MACHINE, store).event(one, one.received_at)
+        store.commit()
+        store.close()
+        monkeypatch.undo()
+    store = open_store(tmp_path)
+    assert [one for _, one in store.events()] == sent
+    record, execution = store.record("INV-1"), store.execution(RUN_1)
+    assert record and execution and execution.finished
+    assert [row.outcome for row in store.timeline("INV-1")] == ["cancelled", "received"]
+    store.close()
+
+
+def to_version_2(connection: apsw.Connection) -> None:
+    connection.execute("ALTER TABLE invoices ADD COLUMN colour TEXT")
+    connection.execute("UPDATE invoices SET colour = 'blue'")
+
+
+def test_an_older_store_is_brought_up_to_date_and_then_refused_by_the_older_program(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    store.put_record(RECORD)
+    store.commit()
+    store.close()
+    for _ in range(2):
+        connection = open_database(tmp_path, (*MIGRATIONS, to_version_2))
+        assert connection.pragma("user_version") == 2
+        assert connection.execute("SELECT invoice_id, colour FROM invoices").fetchall() == [("INV-1", "blue")]
+        connection.close()
+    refused(tmp_path, "is of version 2, and this program knows versions up to 1")
+
+
+def test_a_later_version_that_only_the_log_tells_of_is_refused(store: SqliteStore, tmp_path: Path) -> None:
+    store._execute("PRAGMA user_version = 2")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in (DATABASE, f"{DATABASE}-wal"):
+        (copy / name).write_bytes((tmp_path / name).read_bytes())
+    before = (copy / DATABASE).read_bytes()
+    with pytest.raises(StoreRefused, match="use the newer program"):
+        SqliteStore(copy)
+    assert (copy / DATABASE).read_bytes() == before
+    assert (copy / f"{DATABASE}-wal").read_bytes() == (tmp_path / f"{DATABASE}-wal").read_bytes()
+
+
+def test_a_migration_that_fails_changes_nothing(store: SqliteStore, tmp_path: Path) -> None:
+    store.put_record(RECORD)
+    store.commit()
+    store.close()
+
+    def fail(connection: apsw.Connection) -> None:
+        to_version_2(connection)
+        raise ZeroDivisionError
+
+    before = (tmp_path / DATABASE).read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        open_database(tmp_path, (*MIGRATIONS, fail))
+    assert (tmp_path / DATABASE).read_bytes() == before
+    again = SqliteStore(tmp_path)
+    assert again.record("INV-1") == RECORD
+    again.close()
+
+
+def test_a_store_from_any_version_is_what_a_new_one_is(tmp_path: Path) -> None:
+    """The schema that the migrations lead to, one by one."""
+    schemas = []
+    for folder in (tmp_path / "new", tmp_path / "stepwise"):
+        folder.mkdir()
+        steps = range(1, len(MIGRATIONS) + 1) if folder.name == "stepwise" else [len(MIGRATIONS)]
+        for version in steps:
+            open_database(folder, MIGRATIONS[:version]).close()
+        connection = open_database(folder)
+        schemas.append(connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall())
+        connection.close()
+    assert schemas[0] == schemas[1]

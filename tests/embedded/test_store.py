@@ -1,0 +1,144 @@
+"""What every store does: the one in memory and the durable one, by the same tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from bems.embedded.cell import Cell
+from bems.embedded.definition import load_machine
+from bems.embedded.sqlite import SqliteStore
+from bems.embedded.store import AuditEntry, Due, MemoryStore
+from bems.engine import Start, TimerFired, new_execution
+from bems.tracker.actions import execution_name
+from bems.tracker.commands import Acknowledge, Command, Extend, Park, Revive
+from bems.tracker.decisions import ACCEPTED, CONFLICT, DUPLICATE, Receipt
+from bems.tracker.instants import DAY, HOUR
+from bems.tracker.record import InvoiceRecord
+from tests.tracker.samples import FACTS, NOW, POLICY, event
+
+AnyStore = MemoryStore | SqliteStore
+RECORD = InvoiceRecord("INV-1", FACTS, (NOW, "e"))
+RUN_1 = execution_name("INV-1", 1)
+
+
+@pytest.fixture(params=["memory", "sqlite", "sqlite, committed each time"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStore]:
+    if request.param == "memory":
+        yield MemoryStore(keep_history=True)
+        return
+    sqlite = SqliteStore(tmp_path)
+    sqlite.keep_definition(load_machine().digest, "{}")
+    yield sqlite
+    sqlite.close()
+
+
+def settle(store: AnyStore, request: pytest.FixtureRequest) -> None:
+    """Commit, where the parameter says so, so that reads go to the database itself."""
+    if isinstance(store, SqliteStore) and "committed" in request.node.callspec.id:
+        store.commit()
+        store.rollback()
+
+
+def test_a_record_is_what_was_put_last(store: AnyStore, request: pytest.FixtureRequest) -> None:
+    assert store.record("INV-1") is None
+    for version in (1, 2):
+        store.put_record(structs.replace(RECORD, version=version))
+        settle(store, request)
+        assert store.record("INV-1") == structs.replace(RECORD, version=version)
+    assert store.record("INV-2") is None
+
+
+def test_all_records_are_listed(store: AnyStore) -> None:
+    store.put_record(RECORD)
+    store.put_record(structs.replace(RECORD, invoice_id="INV-2"))
+    if isinstance(store, SqliteStore):
+        store.commit()
+    assert [record.invoice_id for record in store.records()] == ["INV-1", "INV-2"]
+
+
+def test_an_event_is_known_by_its_digest(store: AnyStore, request: pytest.FixtureRequest) -> None:
+    assert store.digest("e") is None
+    for digest in ("00aaff", "00AAFF", "no hexadecimal"):
+        store.add_event(event("ingestion", "received", event_id=f"e{digest}", digest=digest))
+        settle(store, request)
+        assert store.digest(f"e{digest}") == digest
+
+
+def test_an_execution_keeps_its_state_and_its_past(store: AnyStore, request: pytest.FixtureRequest) -> None:
+    assert store.execution("x-1") is None
+    assert store.stimuli("x-1") == []
+    execution = new_execution("x-1")
+    store.put_execution(execution, load_machine().digest)
+    settle(store, request)
+    assert store.execution("x-1") == execution
+    store.add_stimulus("x-1", Start({"a": [1, None, "é"]}), NOW)
+    settle(store, request)
+    store.add_stimulus("x-1", TimerFired(), NOW + 1)
+    settle(store, request)
+    assert store.stimuli("x-1") == [(Start({"a": [1, None, "é"]}), NOW), (TimerFired(), NOW + 1)]
+
+
+def test_a_command_is_in_the_audit_log(store: AnyStore, request: pytest.FixtureRequest) -> None:
+    assert store.command("1") is None
+    entry = AuditEntry(Command("1", "INV-1", "ann", NOW, Extend(NOW + DAY), "since when?"), Receipt("refused", "why"))
+    store.add_command(entry)
+    settle(store, request)
+    assert store.command("1") == entry
+
+
+def test_what_is_due_first_moves_with_every_put(store: AnyStore, request: pytest.FixtureRequest) -> None:
+    assert store.next_due() is None
+    for at in (NOW + 5, NOW + 9, NOW + 2):
+        store.put_record(structs.replace(RECORD, check_at=at))
+        settle(store, request)
+        assert store.next_due() == Due(at, "check", "INV-1")
+    execution = new_execution("x-1")
+    execution.status, execution.timer_at = "RUNNING", NOW + 1
+    store.put_execution(execution, load_machine().digest)
+    settle(store, request)
+    assert store.next_due() == Due(NOW + 1, "timer", "x-1")
+    execution = execution.copy()
+    execution.timer_at = NOW + 2
+    store.put_execution(execution)
+    settle(store, request)
+    assert store.next_due() == Due(NOW + 2, "check", "INV-1"), "at the same instant, in the order of the alphabet"
+    store.put_record(RECORD)
+    settle(store, request)
+    assert store.next_due() == Due(NOW + 2, "timer", "x-1")
+    execution = execution.copy()
+    execution.status = "SUCCEEDED"
+    store.put_execution(execution)
+    settle(store, request)
+    assert store.next_due() is None
+
+
+def test_a_cell_runs_the_same_on_it(store: AnyStore, request: pytest.FixtureRequest) -> None:
+    reference = MemoryStore(keep_history=True)
+    cells = Cell(POLICY, load_machine(), store), Cell(POLICY, load_machine(), reference)
+    received, parked = event("ingestion", "received"), Command("1", "INV-1", "ann", NOW + HOUR, Park())
+    for cell in cells:
+        assert cell.event(received, NOW) == ACCEPTED
+        settle(store, request)
+        assert cell.event(received, NOW) == DUPLICATE
+        assert cell.command(parked, NOW + HOUR) == ACCEPTED
+        settle(store, request)
+        assert cell.command(parked, NOW + HOUR) == DUPLICATE
+        assert cell.command(structs.replace(parked, operator="bob"), NOW + HOUR) == CONFLICT
+        again = Command("2", "INV-1", "ann", NOW + HOUR, Acknowledge())
+        refused = cell.command(again, NOW + HOUR)
+        assert refused.result == "refused"
+        assert cell.command(Command("3", "INV-1", "ann", NOW + 2 * HOUR, Revive()), NOW + 2 * HOUR) == ACCEPTED
+        assert cell.command(again, NOW + 2 * HOUR) == refused, "what was refused stays refused under its id"
+        cell.event(event("authorization", "approved", NOW + 3 * HOUR), NOW + 3 * HOUR)
+        while cell.fire_next(NOW + 4 * DAY) is not None:
+            settle(store, request)
+        cell.event(event("ingestion", "cancelled", NOW + DAY), NOW + 5 * DAY)
+        settle(store, request)
+    assert store.record("INV-1") == reference.record("INV-1")
+    for name in (RUN_1, execution_name("INV-1", 2)):
+        assert store.stimuli(name) == reference.stimuli(name) != []
+        assert store.execution(name) == reference.execution(name)
+        assert cells[0].executions.history(name) == cells[1].executions.history(name) != []
+    assert store.next_due() is None

@@ -1,0 +1,480 @@
+"""The writer: turns, answers, timers, what fails, stopping."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from msgspec import structs
+
+from bems.embedded.cell import Cell
+from bems.embedded.clock import SystemClock, VirtualClock
+from bems.embedded.schema import DATABASE, StoreRefused
+from bems.embedded.sqlite import SqliteStore, StoreFailed
+from bems.embedded.store import Letter
+from bems.embedded.writer import RETRIES, Busy, Stopped, Writer, open_writer
+from bems.tracker.commands import Command, Extend, Park
+from bems.tracker.contract import Event
+from bems.tracker.decisions import ACCEPTED, CONFLICT, DUPLICATE, Receipt
+from bems.tracker.instants import DAY, HOUR, MILLISECOND, MINUTE, SECOND, Instant
+from bems.tracker.projection import project
+from tests.tracker.samples import FACTS, NOW, POLICY, event, plain_policy
+
+SOON = 20.0
+"""Seconds after which a test gives up waiting."""
+
+
+class Home:
+    """A folder with its clock, and the writers that ran on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = VirtualClock(NOW)
+        self.writers: list[Writer] = []
+
+    def open(self, **options: Any) -> Writer:
+        """The writer of the folder; the one before is stopped."""
+        self.stop()
+        writer = open_writer(self.folder, POLICY, self.clock)
+        if options:
+            writer = Writer(writer._cell, writer._store, self.clock, **options)
+        self.writers.append(writer)
+        return writer
+
+    def stop(self) -> None:
+        if self.writers:
+            self.writers[-1].stop()
+
+    def move_to(self, at: Instant) -> None:
+        self.clock.move_to(at)
+        self.writers[-1].poke()
+
+    def count(self, table: str) -> int:
+        """How many rows are committed, seen from outside."""
+        connection = apsw.Connection(str(self.folder / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
+        count: int = connection.execute(f"SELECT count(*) FROM {table}").get
+        connection.close()
+        return count
+
+    def read(self) -> SqliteStore:
+        """The store, after the writer is stopped."""
+        self.stop()
+        return SqliteStore(self.folder)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    home = Home(tmp_path / "cell")
+    yield home
+    home.stop()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does. No answer tells of it, so there is nothing to wait on but the thing itself."""
+    done = threading.Event()
+    for _ in range(int(SOON * 1000)):
+        if condition():
+            return
+        done.wait(0.001)
+    raise AssertionError("it did not happen")
+
+
+def answer(future: "Future[Receipt]") -> Receipt:
+    return future.result(SOON)
+
+
+def break_events(monkeypatch: pytest.MonkeyPatch, invoice_id: str, error: BaseException | None = None) -> list[Event]:
+    """The handling of this invoice's events raises; those that were tried."""
+    tried: list[Event] = []
+    redrive = Cell.redrive
+
+    def fail(cell: Cell, event: Event, now: Instant) -> Receipt:
+        receipt = redrive(cell, event, now)
+        if event.invoice_id == invoice_id:
+            tried.append(event)
+            raise error or ValueError("broken")
+        return receipt
+
+    monkeypatch.setattr(Cell, "redrive", fail)
+    return tried
+
+
+# -- answers
+
+
+def test_an_answered_event_is_durable(home: Home) -> None:
+    writer = home.open().start()
+    received = event("ingestion", "received")
+    assert answer(writer.submit(received)) == ACCEPTED
+    assert answer(writer.submit(received)) == DUPLICATE
+    assert answer(writer.submit(structs.replace(received, digest="other"))) == CONFLICT
+    store = home.read()
+    assert store.events() == [(1, received)]
+    store.close()
+
+
+def test_what_waits_is_one_turn_and_each_is_answered_for_itself(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = count_commits(monkeypatch)
+    writer = home.open()
+    events = [event("ingestion", "received", event_id=f"e{number // 2}") for number in range(6)]
+    futures = [writer.submit(one) for one in events]
+    writer.start()
+    assert [answer(future) for future in futures] == [ACCEPTED, DUPLICATE] * 3
+    writer.stop()
+    assert len([turn for turn in commits if turn]) == 1
+
+
+def count_commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many events each commit holds."""
+    commits: list[int] = []
+    commit = SqliteStore.commit
+
+    def counted(store: SqliteStore) -> None:
+        commits.append(len(store._turn.events))
+        commit(store)
+
+    monkeypatch.setattr(SqliteStore, "commit", counted)
+    return commits
+
+
+def test_a_turn_is_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = count_commits(monkeypatch)
+    writer = home.open(turn=4)
+    futures = [writer.submit(event("ingestion", "received", event_id=f"e{number}")) for number in range(10)]
+    writer.start()
+    assert {answer(future) for future in futures} == {ACCEPTED}
+    writer.stop()
+    assert [turn for turn in commits if turn] == [4, 4, 2]
+
+
+def test_a_full_queue_says_so_at_once(home: Home) -> None:
+    writer = home.open(queued=2)
+    futures = [writer.submit(event("ingestion", "received", event_id=f"e{number}")) for number in range(2)]
+    with pytest.raises(Busy):
+        writer.submit(event("ingestion", "received"))
+    writer.start()
+    assert [answer(future) for future in futures] == [ACCEPTED] * 2
+
+
+def test_a_cancelled_future_takes_its_item_back(home: Home) -> None:
+    writer = home.open()
+    first, second = (writer.submit(event("ingestion", "received", event_id=id)) for id in ("e1", "e2"))
+    assert first.cancel()
+    writer.start()
+    assert answer(second) == ACCEPTED
+    store = home.read()
+    assert [one.event_id for _, one in store.events()] == ["e2"]
+    store.close()
+
+
+def test_commands_are_answered_and_audited(home: Home) -> None:
+    writer = home.open().start()
+    answer(writer.submit(event("ingestion", "received")))
+    command = Command("1", "INV-1", "ann", NOW, Park(), "on holiday")
+    assert answer(writer.submit(command)) == ACCEPTED
+    assert answer(writer.submit(command)) == DUPLICATE
+    assert answer(writer.submit(Command("2", "INV-1", "ann", NOW, Extend(NOW + DAY)))).result == "refused"
+    store = home.read()
+    entry, refused = store.command("1"), store.command("2")
+    assert entry and entry.command == command and entry.receipt == ACCEPTED
+    assert refused and "parked" in refused.receipt.reason
+    store.close()
+
+
+def test_many_threads_are_served(home: Home) -> None:
+    writer = home.open().start()
+    receipts: list[Receipt] = []
+
+    def send(number: int) -> None:
+        for stage, status in (("authorization", "approved"), ("ingestion", "received")):
+            one = event(stage, status, NOW, f"{number}-{stage}", f"INV-{number}")  # type: ignore[arg-type]
+            receipts.append(answer(writer.submit(one)))
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert receipts == [ACCEPTED] * 40
+    store = home.read()
+    assert {project(record.outcomes) for record in store.records()} == {"AwaitingReconciliation"}
+    store.close()
+
+
+# -- time
+
+
+def alerts(store: SqliteStore) -> list[tuple[str, int, Instant]]:
+    return [(alert.invoice_id, alert.step, alert.raised_at) for _, alert in store.alerts()]
+
+
+def test_what_comes_due_happens_when_the_clock_says_so(home: Home) -> None:
+    writer = home.open().start()
+    answer(writer.submit(event("ingestion", "received")))
+    home.move_to(NOW + 3 * DAY)
+    until(lambda: home.count("alerts") == 1)
+    store = home.read()
+    assert alerts(store) == [("INV-1", 1, NOW + 3 * DAY)]
+    store.close()
+
+
+def test_the_machines_own_clock_wakes_the_writer(home: Home) -> None:
+    quick, clock = plain_policy("1m", "1d"), Ahead()
+    writer = open_writer(home.folder, quick, clock).start()
+    answer(writer.submit(event("ingestion", "received")))
+    clock.ahead = MINUTE - 100 * MILLISECOND
+    until(lambda: home.count("alerts") == 1)
+    writer.stop()
+
+
+class Ahead(SystemClock):
+    ahead = 0
+
+    def now(self) -> Instant:
+        return super().now() + self.ahead
+
+
+def test_what_came_due_while_it_was_down_happens_at_the_start_once(home: Home) -> None:
+    writer = home.open().start()
+    answer(writer.submit(event("ingestion", "received")))
+    answer(writer.submit(event("authorization", "approved", event_id="orphan", invoice_id="INV-2")))
+    writer.stop()
+    home.clock.move_to(NOW + 4 * DAY + HOUR)
+    for _ in range(2):
+        writer = home.open().start()
+        answer(writer.submit(Command("1", "INV-0", "ann", NOW, Park())))
+        answer(writer.submit(Command("2", "INV-0", "ann", NOW, Park())))
+    store = home.read()
+    at = NOW + 4 * DAY + HOUR
+    assert sorted(alerts(store)) == [("INV-1", 2, at), ("INV-2", 2, at)], "of two missed steps, the one reached"
+    assert store.next_due() is not None
+    store.close()
+
+
+def test_a_clock_that_goes_back_repeats_nothing(home: Home) -> None:
+    writer = home.open().start()
+    answer(writer.submit(event("ingestion", "received")))
+    home.move_to(NOW + 3 * DAY)
+    until(lambda: home.count("alerts") == 1)
+    home.clock = VirtualClock(NOW)
+    writer = home.open().start()
+    answer(writer.submit(event("authorization", "approved", NOW + 1)))
+    home.move_to(NOW + 3 * DAY - 1)
+    answer(writer.submit(event("ingestion", "received", event_id="other", invoice_id="INV-2")))
+    store = home.read()
+    assert len(alerts(store)) == 1
+    rows = [row.recorded_at for row in store.timeline("INV-1")]
+    assert rows == sorted(set(rows), reverse=True)
+    store.close()
+
+
+# -- what fails
+
+
+def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = break_events(monkeypatch, "INV-1")
+    caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
+    writer = home.open().start()
+    bad = event("ingestion", "received")
+    assert answer(writer.submit(bad)) == ACCEPTED, "it is durable"
+    assert answer(writer.submit(bad)) == DUPLICATE
+    assert answer(writer.submit(event("ingestion", "received", event_id="good", invoice_id="INV-2"))) == ACCEPTED
+    now = NOW
+    for attempt, delay in enumerate(RETRIES, 1):
+        assert len(tried) == attempt
+        now += delay
+        home.move_to(now)
+        until(lambda attempt=attempt: len(tried) == attempt + 1)  # type: ignore[misc]
+    home.move_to(now + 2 * HOUR)
+    assert answer(writer.redrive("nothing")).result == "refused"
+    refused = answer(writer.redrive(bad.event_id))
+    assert refused == Receipt("refused", "ValueError: broken")
+    assert len(tried) == len(RETRIES) + 2
+    store = home.read()
+    assert store.letters() == [
+        Letter(bad.event_id, "INV-1", len(RETRIES) + 2, now + 2 * HOUR, None, "ValueError: broken")
+    ]
+    assert store.event(bad.event_id) == bad
+    assert store.record("INV-1") is None
+    assert store.record("INV-2") is not None
+    store.close()
+
+    monkeypatch.undo()
+    writer = home.open().start()
+    assert answer(writer.redrive(bad.event_id)) == ACCEPTED
+    assert answer(writer.redrive(bad.event_id)).result == "refused"
+    store = home.read()
+    assert store.letters() == []
+    assert store.record("INV-1") is not None
+    assert [row.event_id for row in store.timeline("INV-1")] == [bad.event_id]
+    store.close()
+
+
+def test_an_event_that_cannot_be_stored_fails_alone(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
+    writer = home.open()
+    odd = structs.replace(FACTS, attributes={"note": "\ud800"})
+    bad = writer.submit(event("ingestion", "received", event_id="bad", facts=odd))
+    good = writer.submit(event("ingestion", "received", event_id="good", invoice_id="INV-2"))
+    writer.start()
+    with pytest.raises(UnicodeEncodeError):
+        answer(bad)
+    assert answer(good) == ACCEPTED
+    store = home.read()
+    assert [one.event_id for _, one in store.events()] == ["good"]
+    store.close()
+
+
+def test_a_redriven_event_is_not_tried_a_second_time_in_the_same_turn(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
+    tried = break_events(monkeypatch, "INV-1")
+    writer = home.open().start()
+    bad = event("ingestion", "received")
+    answer(writer.submit(bad))
+    home.clock.move_to(NOW + DAY)
+    assert answer(writer.redrive(bad.event_id)).result == "refused"
+    store = home.read()
+    assert [letter.attempts for letter in store.letters()] == [len(tried)]
+    store.close()
+
+
+def test_a_retry_that_succeeds_ends_the_matter(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
+    break_events(monkeypatch, "INV-1")
+    writer = home.open().start()
+    answer(writer.submit(event("ingestion", "received")))
+    writer.stop()
+    monkeypatch.undo()
+    home.clock.move_to(NOW + SECOND)
+    writer = home.open().start()
+    until(lambda: home.count("invoices") == 1)
+    store = home.read()
+    assert store.letters() == []
+    store.close()
+
+
+def test_a_command_that_raises_is_refused_and_changes_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
+    writer = home.open().start()
+    monkeypatch.setattr(Cell, "command", broken)
+    receipt = answer(writer.submit(Command("1", "INV-1", "ann", NOW, Park())))
+    assert receipt == Receipt("refused", "it could not be carried out: ValueError: broken")
+
+
+def broken(*_: object) -> None:
+    raise ValueError("broken")
+
+
+def test_a_timer_that_raises_is_tried_ever_more_seldom_and_blocks_no_other(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
+    fired: list[Instant] = []
+    fire = Cell.fire
+
+    def fail(cell: Cell, due: Any, now: Instant) -> None:
+        fire(cell, due, now)
+        if due.key.startswith("INV-1"):
+            fired.append(now)
+            raise ValueError("broken")
+
+    writer = home.open().start()
+    answer(writer.submit(event("ingestion", "received")))
+    answer(writer.submit(event("ingestion", "received", event_id="other", invoice_id="INV-2")))
+    monkeypatch.setattr(Cell, "fire", fail)
+    now = NOW + 3 * DAY
+    home.move_to(now)
+    until(lambda: bool(fired))
+    for times, delay in enumerate(RETRIES[:2], 1):
+        home.move_to(now + delay - 1)
+        answer(writer.submit(Command(f"{times}", "INV-0", "ann", NOW, Park())))
+        assert len(fired) == times
+        now += delay
+        home.move_to(now)
+        until(lambda times=times: len(fired) == times + 1)  # type: ignore[misc]
+    until(lambda: home.count("alerts") == 1)
+    monkeypatch.undo()
+    home.move_to(now + RETRIES[2])
+    until(lambda: home.count("alerts") == 2)
+    store = home.read()
+    assert {(id, step) for id, step, _ in alerts(store)} == {("INV-1", 1), ("INV-2", 1)}
+    store.close()
+
+
+def test_a_turn_that_cannot_be_stored_is_told_to_its_callers_and_the_next_goes_on(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
+    writer = home.open()
+    execute = writer._store._execute
+    execute(f"PRAGMA max_page_count = {execute('PRAGMA page_count').get}")
+    events = [event("ingestion", "received", event_id=f"e{n}", invoice_id=f"INV-{n}") for n in range(200)]
+    futures = [writer.submit(one) for one in events]
+    writer.start()
+    for future in futures:
+        with pytest.raises(StoreFailed, match="full"):
+            future.result(SOON)
+    assert answer(writer.submit(Command("1", "INV-1", "ann", NOW, Park()))).reason == "there is no invoice INV-1"
+    execute("PRAGMA max_page_count = 1000000")
+    assert [answer(writer.submit(one)) for one in events[:2]] == [ACCEPTED] * 2
+    store = home.read()
+    assert [seq for seq, _ in store.transitions()] == [1, 2]
+    store.close()
+
+
+def test_a_writer_that_dies_leaves_nobody_waiting(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Writer, "_take", broken)
+    writer = home.open()
+    future = writer.submit(event("ingestion", "received"))
+    writer.start()
+    with pytest.raises(Stopped, match="died"):
+        answer(future)
+    with pytest.raises(Stopped):
+        writer.submit(event("ingestion", "received"))
+    assert "ValueError: broken" in caplog.text
+
+
+# -- the end
+
+
+def test_stopping_finishes_what_was_taken_and_takes_no_more(home: Home) -> None:
+    writer = home.open(turn=3)
+    futures = [writer.submit(event("ingestion", "received", event_id=f"e{number}")) for number in range(10)]
+    writer.start()
+    writer.stop()
+    writer.stop()
+    assert [future.result(0) for future in futures] == [ACCEPTED] * 10
+    with pytest.raises(Stopped):
+        writer.submit(event("ingestion", "received"))
+    store = home.read()
+    assert len(store.events()) == 10
+    store.close()
+
+
+def test_a_writer_that_never_started_gives_back_what_it_holds(home: Home) -> None:
+    writer = home.open()
+    future = writer.submit(event("ingestion", "received"))
+    writer.stop()
+    assert future.cancelled()
+    SqliteStore(home.folder).close()
+
+
+def test_a_second_writer_on_the_folder_is_refused_and_leaves_the_first_alone(home: Home) -> None:
+    with home.open() as writer:
+        with pytest.raises(StoreRefused, match="another cell runs on this folder"):
+            open_writer(home.folder, POLICY, home.clock)
+        assert answer(writer.submit(event("ingestion", "received"))) == ACCEPTED
