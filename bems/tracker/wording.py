@@ -181,7 +181,7 @@ def nearest(data: object, names: list[str]) -> str | None:
     if not isinstance(data, str) or len(data) > 64:
         return None
     folded = {name.casefold(): name for name in names}
-    near = difflib.get_close_matches(data.casefold(), folded, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(data.casefold(), folded, n=1, cutoff=0.75)
     return folded[near[0]] if near else None
 
 
