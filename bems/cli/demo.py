@@ -17,7 +17,7 @@ INVOICES, SEED, START, DAYS = 10_000, 1, date(2025, 1, 1), 365
 @click.command(epilog="Example: bems demo")
 def demo() -> None:
     """Generate a year of invoice events, run it through the lifecycle, and report what was stuck."""
-    click.echo(f"A generated year of {INVOICES:,} invoices, through the state machine that runs on AWS too:")
+    click.echo(f"A generated year of {INVOICES:,} invoices, through the state machine that is made for AWS:")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "events.jsonl"
         with path.open("wb") as file:

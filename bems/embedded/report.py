@@ -8,14 +8,13 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from bems.tracker.actions import Alert, AlertKind, Severity
-from bems.tracker.contract import STAGES, Stage, Vendor
+from bems.tracker.contract import ORDER, STAGES, Stage, Vendor
 from bems.tracker.decisions import Receipt
 from bems.tracker.instants import SECOND, Instant
 from bems.tracker.projection import WAITS_FOR, Status, project
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
 
-ORDER: dict[Stage, int] = {stage: number for number, stage in enumerate(STAGES)}
 SEVERITIES: tuple[Severity, ...] = ("warning", "critical")
 CONFLICT = "event_id: sent before with another content"
 

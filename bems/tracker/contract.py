@@ -16,6 +16,8 @@ Stage = Literal["ingestion", "authorization", "reconciliation", "posting"]
 STAGES: tuple[Stage, ...] = ("ingestion", "authorization", "reconciliation", "posting")
 """In the order in which every invoice passes them."""
 
+ORDER: dict[Stage, int] = {stage: position for position, stage in enumerate(STAGES)}
+
 POSITIVE: dict[Stage, str] = {
     "ingestion": "received",
     "authorization": "approved",

@@ -20,7 +20,7 @@ from bems.tracker.actions import (
     alert_id,
     seconds_until,
 )
-from bems.tracker.contract import NEGATIVE, STAGES, Facts, Stage
+from bems.tracker.contract import NEGATIVE, ORDER, Facts, Stage
 from bems.tracker.instants import DAY, MINUTE, Instant
 from bems.tracker.policy import Policy
 from bems.tracker.projection import WAITS_FOR, Outcome, newer, project
@@ -35,8 +35,6 @@ LONGEST_RUN = 300 * DAY
 
 RUNS_PER_WAIT = 2
 """So many runs that end by themselves in one wait make the invoice dormant: whatever ends them would end the next."""
-
-ORDER: dict[Stage, int] = {stage: position for position, stage in enumerate(STAGES)}
 
 
 A = TypeVar("A")

@@ -14,14 +14,14 @@ import pytest
 
 from bems.calendars import expand
 from bems.embedded.generator import generate
-from bems.embedded.replay import BYTE_ORDER_MARK, replay
+from bems.embedded.replay import BYTE_ORDER_MARK, Shares, replay
 from bems.embedded.report import Report
 from bems.tracker.contract import Event
 from bems.tracker.gate import read_line
 from bems.tracker.instants import DAY, Instant, parse
 from bems.tracker.policy import PolicySpec
 from tests.embedded.reference import walk
-from tests.tracker.samples import plain_policy
+from tests.tracker.samples import NOW, plain_policy
 
 DATA = Path(__file__).parents[1] / "data"
 POLICY = expand(PolicySpec())
@@ -201,6 +201,27 @@ def test_processes_change_nothing(log: list[bytes]) -> None:
     alone = replay(log, POLICY, TODAY)
     shared = replay(log, POLICY, TODAY, processes=3)
     assert outcome(shared) == outcome(alone)
+
+
+def test_invoices_are_shared_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: Counter[int] = Counter()
+
+    class Counting:
+        def __init__(self, *_: object) -> None: ...
+
+        def take(self, *_: object) -> None:
+            taken[id(self)] += 1
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("bems.embedded.replay.Remote", Counting)
+    with Shares(POLICY, 2) as shares:
+        for number in range(1000):
+            # Ids that end alike, as an ERP system's do.
+            event = read(line("ingestion", "received", "2026-01-05T10:00:00Z", f"4507{number:06}_00010"))
+            assert event
+            shares.take(event, b"", NOW)
+    assert min(taken.values()) > 400
 
 
 def accepted(log: list[bytes]) -> list[Event]:
