@@ -227,7 +227,7 @@ class Shares:
             remote.close()
 
     def take(self, event: Event, line: bytes, now: Instant) -> None:
-        # Not a checksum: that of ids which end alike may have one remainder for all.
+        # Salted, unlike a checksum: a log may be a sample that was drawn by that very checksum of its ids.
         self._shares[hash(event.invoice_id) % len(self._shares)].take(event, line, now)
 
     def finish(self, end: Instant) -> list[Report]:
