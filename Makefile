@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help demo test check format lock clean
 
 help:
-	@echo "make demo    run a generated year of invoices through the lifecycle and report what was stuck"
+	@echo "make demo    start a fresh cell, send it a generated month over HTTP, report what became of it"
 	@echo "make test    the whole test suite"
 	@echo "make check   formatting, lint, types, import rules"
 	@echo "make format  format the code"

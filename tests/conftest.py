@@ -1,6 +1,6 @@
 """What holds for every test."""
 
-from bems.tracker.config import CellsFile
+from bems.tracker.cells import CellsFile
 from bems.tracker.contract import BODIES
 from bems.tracker.faults import find_faults
 from bems.tracker.gate import Batch, Line

@@ -6,9 +6,18 @@ from types import FrameType
 
 import click
 
+from bems.cli.act import act
+from bems.cli.alerts import alerts, deliveries
+from bems.cli.books import books
 from bems.cli.demo import demo
+from bems.cli.dlq import dlq
 from bems.cli.generate import generate
+from bems.cli.invoice import invoice
+from bems.cli.keys import keys
 from bems.cli.replay import replay
+from bems.cli.send import send
+from bems.cli.stuck import stuck
+from bems.cli.up import up
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,9 +26,22 @@ def bems() -> None:
     """BEMS tracks every invoice from ingestion to posting and finds the ones that are stuck."""
 
 
-bems.add_command(demo)
-bems.add_command(generate)
-bems.add_command(replay)
+for command in (
+    act,
+    alerts,
+    books,
+    deliveries,
+    demo,
+    dlq,
+    generate,
+    invoice,
+    keys,
+    replay,
+    send,
+    stuck,
+    up,
+):
+    bems.add_command(command)
 
 
 def main() -> None:
@@ -31,7 +53,7 @@ def main() -> None:
         click.echo(help.format_message(), err=True)
         sys.exit(2)
     except click.ClickException as mistake:
-        click.echo(f"bems: {mistake.format_message()}", err=True)
+        click.echo(f"bems: {' '.join(mistake.format_message().split())}", err=True)
         sys.exit(mistake.exit_code)
     except click.Abort:
         click.echo("bems: interrupted", err=True)

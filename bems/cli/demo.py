@@ -1,27 +1,172 @@
-"""`bems demo`: a generated year, replayed."""
+"""`bems demo`: a fresh cell, and a generated month of invoices sent to it over HTTP."""
 
+import sys
 import tempfile
-from datetime import date
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bems.cli.files import LogFile, load_policy
-from bems.cli.replay import cores, replay_with_progress
-from bems.cli.report import print_report
+from bems.cli.client import Client, escaped
+from bems.cli.files import load_policy
+from bems.cli.mistakes import Failure
+from bems.cli.pacing import Pace
+from bems.cli.parcels import Told
+from bems.cli.sending import Sender
+from bems.cli.summary import Summary
+from bems.cli.takings import print_takings, take_stock
+from bems.embedded.api.access import LOOK
+from bems.embedded.api.server import CannotListen
+from bems.embedded.clock import AcceleratedClock, SystemClock
 from bems.embedded.generator import generate
+from bems.embedded.service import Service
+from bems.tracker.answers import Error
+from bems.tracker.cells import Limits, Rate, StageRates
+from bems.tracker.contract import Event
+from bems.tracker.gate import Refusal, split_line
+from bems.tracker.instants import DAY, LATEST, SECOND, from_datetime, to_datetime
 
-INVOICES, SEED, START, DAYS = 10_000, 1, date(2025, 1, 1), 365
+INVOICES, SEED, START, DAYS = 2_500, 1, date(2026, 1, 1), 31
+SPEED = 20 * DAY / SECOND
+"""Twenty days in a second, where the cell and the sender keep up."""
+
+IN_FLIGHT = 6
+LOOKED_AT = 25
+"""Of every so many accepted events, one is looked for in the next question."""
+
+PORT = 8080
+WIDE_OPEN = Rate(100_000, 100_000)
 
 
-@click.command(epilog="Example: bems demo")
-def demo() -> None:
-    """Generate a year of invoice events, run it through the lifecycle, and report what was stuck."""
-    click.echo(f"A generated year of {INVOICES:,} invoices, through the state machine that is made for AWS:")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "events.jsonl"
-        with path.open("wb") as file:
-            file.writelines(generate(INVOICES, SEED, start=START, days=DAYS))
-        report, seconds = replay_with_progress(LogFile(str(path)), load_policy(None), processes=cores())
-    print_report(report, seconds)
-    click.echo("\nYour own log: bems replay FILE. Another policy: --policy FILE. All options: bems replay --help.")
+class Walk(NamedTuple):
+    """What came of the sending. `unseen` are accepted events that the next question did not show."""
+
+    summary: Summary
+    unseen: list[str]
+
+
+@click.command(epilog="Example: bems demo --exit")
+@click.option("--invoices", type=click.IntRange(1, 1_000_000), default=INVOICES, show_default=True, help="How many.")
+@click.option("--exit", "leave", is_flag=True, help="End after the summary; without a terminal that is so anyway.")
+def demo(invoices: int, leave: bool) -> None:
+    """Start a fresh cell, send it a generated month of invoice events over HTTP, and report what became of them.
+
+    Time in the cell runs fast until the last story has ended. Then the cell goes on serving, so that you can look
+    around, until Ctrl-C; what it kept is then gone.
+    """
+    stay = not leave and sys.stdin.isatty() and sys.stdout.isatty()
+    lines = list(generate(invoices, SEED, start=START, days=DAYS))
+    clock = AcceleratedClock(from_datetime(datetime(START.year, START.month, START.day, tzinfo=UTC)), SPEED)
+    with tempfile.TemporaryDirectory(prefix="bems-demo-") as folder, _service(Path(folder), clock) as service:
+        _, key = service.keys.add("demo", "admin", "bems demo", clock.now())
+        click.echo(f"A fresh cell listens on {service.server.url}.")
+        click.echo(
+            f"A generated month, {len(lines):,} events of {invoices:,} invoices, is sent to it over HTTP, one by one, "
+            "at up to twenty days a second:"
+        )
+        walk = send_paced(service, key, lines, clock)
+        clock.set_speed(1.0)
+        clock.let_run_to(LATEST)
+        with closing(Client(service.server.url, key)) as client:
+            takings = take_stock(client, service.analytics)
+        print_takings(walk.summary, takings)
+        if stay:
+            _serve_on(service, key)
+    if walk.unseen:
+        raise Failure(f"{len(walk.unseen)} accepted events could not be seen at once, such as {walk.unseen[0]}")
+    if not takings.balance_with(walk.summary):
+        raise Failure("the books do not balance")
+
+
+@contextmanager
+def _service(folder: Path, clock: AcceleratedClock) -> Iterator[Service]:
+    """A cell on the usual port, or on another one where that is taken."""
+    limits = Limits(WIDE_OPEN, StageRates(WIDE_OPEN, WIDE_OPEN, WIDE_OPEN, WIDE_OPEN))
+    policy = load_policy(None)
+    try:
+        service = Service(folder, policy, name="demo", port=PORT, limits=limits, clock=clock)
+    except CannotListen:
+        service = Service(folder, policy, name="demo", port=0, limits=limits, clock=clock)
+    with service:
+        yield service
+
+
+def send_paced(service: Service, key: str, lines: Sequence[bytes], clock: AcceleratedClock) -> Walk:
+    """Send the lines, each when its time has come, with a progress bar where a person watches."""
+    client, today = Client(service.server.url, key, connections=2 * IN_FLIGHT), SystemClock().now()
+    pace, sample, unseen = Pace(clock, today), dict[int, Event](), list[str]()
+    with _progress(len(lines), clock) as advance:
+
+        def told(told: Told) -> None:
+            pace.arrived(told.line)
+            advance()
+            event = sample.pop(told.line, None)
+            if event and told.fate == "accepted" and not _is_seen(client, event):
+                unseen.append(event.event_id)
+
+        sender = Sender(client, batch=1, in_flight=IN_FLIGHT, told=told)
+        for number, line, event in pace.departures(lines):
+            split = split_line(line)
+            if isinstance(split, Refusal):
+                errors = [Error(fault.pointer, fault.detail) for fault in split.faults]
+                sender.refuse(number, split.event_id, errors)
+                continue
+            if isinstance(event, Event) and number % LOOKED_AT == 0:
+                sample[number] = event
+            if not sender.send(*split, number):
+                break
+        summary = sender.finish()
+    client.close()
+    if sender.fault:
+        raise sender.fault
+    return Walk(summary, unseen)
+
+
+def _is_seen(client: Client, event: Event) -> bool:
+    details = client.ask("GET", f"/invoices/{escaped(event.invoice_id)}", LOOK)
+    return any(row.get("event_id") == event.event_id for row in details["transitions"])
+
+
+@contextmanager
+def _progress(total: int, clock: AcceleratedClock) -> Iterator[Callable[[], None]]:
+    """What advances the bar by one."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.fields[day]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("events"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total, day="")
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            if done % 20 == 0:
+                progress.update(task, completed=done, day=f"{to_datetime(clock.now()):%Y-%m-%d}")
+
+        yield advance
+
+
+def _serve_on(service: Service, key: str) -> None:
+    click.echo(
+        f"""
+The cell goes on serving, from here on as slowly as we live. In another terminal:
+
+    export BEMS_URL={service.server.url} BEMS_API_KEY={key}
+    bems stuck
+    bems invoice ID
+
+Ctrl-C ends it."""
+    )
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()

@@ -75,16 +75,23 @@ def load_policy(path: str | None) -> Policy:
     """The policy of a file, or the default one, its calendar expanded."""
     if path is None:
         return expand(PolicySpec())
+    text = read_text(path)
     try:
-        return expand(read_policy(Path(path).read_text(encoding="utf-8"), path))
-    except OSError as fault:
-        raise Mistake(f"{path}: {fault.strerror}") from fault
-    except UnicodeDecodeError as fault:
-        raise Mistake(f"{path}: not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
+        return expand(read_policy(text, path))
     except ConfigError as fault:
         raise Mistake(str(fault)) from fault
     except ValueError as fault:
         raise Mistake(f"{path}: {fault}") from fault
+
+
+def read_text(path: str) -> str:
+    """The text of a file that a person wrote."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as fault:
+        raise Mistake(f"{path}: {fault.strerror}") from fault
+    except UnicodeDecodeError as fault:
+        raise Mistake(f"{path}: not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
 
 
 class WhenParam(click.ParamType[Instant | date]):

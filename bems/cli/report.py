@@ -2,6 +2,7 @@
 
 from rich import box
 from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.table import Table
 
 from bems.embedded.report import Report
@@ -55,7 +56,8 @@ def print_report(report: Report, seconds: float) -> None:
             console.print(table)
 
 
-def _table(title: str, *columns: str) -> Table:
+def new_table(title: str, *columns: str) -> Table:
+    """A table whose numbers stand to the right."""
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         align: JustifyMethod = "right" if number and column not in LEFT else "left"
@@ -68,7 +70,7 @@ def _table(title: str, *columns: str) -> Table:
 def _refusals(report: Report) -> Table | None:
     if not report.reasons:
         return None
-    table = _table("Refused, by reason (an event may have several)", "Reason", "Events")
+    table = new_table("Refused, by reason (an event may have several)", "Reason", "Events")
     for reason, count in report.reasons.most_common(12):
         table.add_row(reason, f"{count:,}")
     if len(report.reasons) > 12:
@@ -80,7 +82,7 @@ def _statuses(report: Report) -> Table | None:
     total = len(report.invoices)
     if not total:
         return None
-    table = _table(f"What became of {total:,} invoices", "Status", "Invoices", "Share", "Meaning")
+    table = new_table(f"What became of {total:,} invoices", "Status", "Invoices", "Share", "Meaning")
     for status in WAITS_FOR:
         if count := report.statuses[status]:
             table.add_row(status, f"{count:,}", f"{count / total:.1%}", MEANING[status])
@@ -94,7 +96,7 @@ def _statuses(report: Report) -> Table | None:
 def _stages(report: Report) -> Table | None:
     if not any(report.durations.values()):
         return None
-    table = _table("Time in each stage", "Stage", "Passed", "Half within", "90% within", "99% within")
+    table = new_table("Time in each stage", "Stage", "Passed", "Half within", "90% within", "99% within")
     for stage in STAGES:
         times = (_duration(report.percentile(stage, percent)) for percent in (50, 90, 99))
         table.add_row(stage, f"{len(report.durations[stage]):,}", *times)
@@ -108,7 +110,7 @@ def _alerts(report: Report) -> Table | None:
     for invoice in report.invoices:
         for stage in {alert.stage for alert in invoice.alerts}:
             stuck[stage] += 1
-    table = _table("Alerts", "Stage", "Invoices", "Warnings", "Critical")
+    table = new_table("Alerts", "Stage", "Invoices", "Warnings", "Critical")
     for stage in STAGES:
         warnings, critical = report.alerts[stage, "warning"], report.alerts[stage, "critical"]
         if warnings or critical:
@@ -121,16 +123,16 @@ def _stuck(report: Report) -> Table | None:
     if not stuck:
         return None
     title = f"Stuck at the end: {len(stuck):,} invoices" + (f", the {MOST} longest" if len(stuck) > MOST else "")
-    table = _table(title, "Invoice", "Status", "Waits since", "Alerts", "Amount", "Vendor")
+    table = new_table(title, "Invoice", "Status", "Waits since", "Alerts", "Amount", "Vendor")
     for invoice in stuck[:MOST]:
         out = [alert for alert in invoice.alerts if alert.waiting_since == invoice.waiting_since]
         table.add_row(
-            invoice.invoice_id,
+            escape(invoice.invoice_id),
             invoice.status,
             _day(invoice.waiting_since or 0),
             f"{len(out)}, parked" if invoice.parked else f"{len(out)}",
             f"{invoice.amount:,} {invoice.currency}",
-            invoice.vendor.name or invoice.vendor.id,
+            escape(invoice.vendor.name or invoice.vendor.id),
         )
     return table
 

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from bems.embedded.histories import Histories
 from bems.embedded.store import Store
 from bems.engine import (
     CallbackFailed,
@@ -16,15 +17,11 @@ from bems.engine import (
     TaskSucceeded,
     TimerFired,
     execution_id,
-    load,
     new_execution,
-    replay_history,
     step,
 )
 from bems.tracker.actions import AnswerToken, StartExecution
 from bems.tracker.instants import Instant
-
-LAMBDA_INVOKE = "lambda:invoke"
 
 Function = Callable[[dict[str, Any], Instant], Any]
 """What a Lambda function is here: payload and instant to result."""
@@ -38,7 +35,7 @@ class Executions:
 
     def __init__(self, machine: Machine, functions: dict[str, Function], store: Store) -> None:
         self._machine = machine
-        self._machines: dict[str | None, Machine] = {None: machine, machine.digest: machine}
+        self._histories = Histories(machine, store)
         self._functions = functions
         self._store = store
         self._waiting: deque[tuple[str, Stimulus]] = deque()
@@ -65,7 +62,7 @@ class Executions:
 
     def history(self, id: str) -> list[dict[str, Any]]:
         """The execution's history in the shape of GetExecutionHistory, computed from what happened to it."""
-        return replay_history(self._machine_of(id), new_execution(id), self._store.stimuli(id))
+        return self._histories.of(id)
 
     def _stimulate(self, id: str, stimulus: Stimulus, now: Instant) -> None:
         """Queue it behind what is already happening: a function may answer the very execution that called it."""
@@ -84,20 +81,12 @@ class Executions:
         execution = self._store.execution(id)
         if execution is None or execution.finished:
             return
-        execution, effects, _ = step(self._machine_of(id), execution, stimulus, now)
+        execution, effects, _ = step(self._histories.machine_of(id), execution, stimulus, now)
         self._store.put_execution(execution)
         self._store.add_stimulus(id, stimulus, now)
         for effect in effects:
             if isinstance(effect, Invoke):
                 self._waiting.append((id, self._call(effect, now)))
-
-    def _machine_of(self, id: str) -> Machine:
-        digest = self._store.definition_of(id)
-        machine = self._machines.get(digest)
-        if machine is None:
-            assert digest is not None
-            machine = self._machines[digest] = load(self._store.definition(digest), resources={LAMBDA_INVOKE})
-        return machine
 
     def _call(self, invoke: Invoke, now: Instant) -> Stimulus:
         """The `lambda:invoke` integration."""

@@ -8,7 +8,7 @@ from msgspec import structs
 from bems.embedded import packing
 from bems.embedded.changes import Changes
 from bems.embedded.store import AuditEntry
-from bems.tracker.projection import WAITS_FOR, project
+from bems.tracker.projection import project
 from bems.tracker.record import InvoiceRecord
 
 FIRST_OPEN = 1 << 40
@@ -16,10 +16,10 @@ FIRST_OPEN = 1 << 40
 settled row is compressed, and would leave a page that is mostly empty."""
 
 _INVOICES = [
-    f"""INSERT INTO invoices (number, invoice_id, status, waits_for, step, mark, check_at, last_transition, record)
+    f"""INSERT INTO invoices (number, invoice_id, status, step, since, mark, check_at, last_transition, record)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (invoice_id) DO UPDATE SET {number} status = excluded.status, waits_for = excluded.waits_for,
-    step = excluded.step, mark = excluded.mark, check_at = excluded.check_at,
+    ON CONFLICT (invoice_id) DO UPDATE SET {number} status = excluded.status, step = excluded.step,
+    since = excluded.since, mark = excluded.mark, check_at = excluded.check_at,
     last_transition = coalesce(excluded.last_transition, last_transition), record = excluded.record"""
     for number in ("", "number = excluded.number,")
 ]
@@ -100,8 +100,8 @@ def write(connection: apsw.Connection, turn: Changes, numbers: Numbers) -> None:
 
 def _write_the_rarer(connection: apsw.Connection, turn: Changes) -> None:
     connection.executemany(
-        "INSERT INTO alerts (id, invoice_id, raised_at, body) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        [(alert.id, alert.invoice_id, alert.raised_at, packing.pack_alert(alert)) for alert in turn.alerts],
+        "INSERT INTO alerts (id, invoice_id, stage, severity, body) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        [(alert.id, alert.invoice_id, alert.stage, alert.severity, packing.pack_alert(alert)) for alert in turn.alerts],
     )
     connection.executemany(
         """INSERT INTO commands (id, invoice_id, operator, accepted_at, verb, result, body)
@@ -135,8 +135,8 @@ def _transition_rows(turn: Changes, last: int) -> tuple[list[tuple[Any, ...]], d
 
 def _invoice_row(number: int, record: InvoiceRecord, newest: int | None, content: bytes) -> tuple[Any, ...]:
     status = project(record.outcomes)
-    step = record.wait.step if record.wait else None
-    return number, record.invoice_id, status, WAITS_FOR[status], step, record.mark, record.check_at, newest, content
+    step, since = (record.wait.step, record.wait.since) if record.wait else (None, None)
+    return number, record.invoice_id, status, step, since, record.mark, record.check_at, newest, content
 
 
 def _command_row(entry: AuditEntry) -> tuple[Any, ...]:

@@ -1,25 +1,14 @@
 """The schema of the durable store: what the database looks like, and how an older one becomes a present one."""
 
-import struct
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
-
 import apsw
 
+from bems.embedded.databases import Migration
 from bems.embedded.dictionaries import make_dictionaries
 
 APPLICATION_ID = 0x42454D53
-"""`BEMS`, in the header of the file (PRAGMA application_id)."""
+"""`BEMS`, in the header of the file."""
 
-DATABASE, LOCK = "cell.db", "cell.lock"
-
-Migration = Callable[[apsw.Connection], Any]
-
-
-class StoreRefused(Exception):
-    """The store cannot be used; the message says why, and names the folder. Nothing in it was changed."""
-
+DATABASE = "cell.db"
 
 _FIRST = """
 CREATE TABLE dictionaries (kind TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT;
@@ -32,13 +21,15 @@ CREATE TABLE events (
 ) STRICT;
 
 -- last_transition leads to the newest row of the invoice, and prev from each row to the one before. An index would be
--- one more page to write for every event.
+-- one more page to write for every event. step and since are those of its wait.
 CREATE TABLE invoices (
-    number INTEGER PRIMARY KEY, invoice_id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, waits_for TEXT, step INTEGER,
+    number INTEGER PRIMARY KEY, invoice_id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, step INTEGER, since INTEGER,
     mark TEXT, check_at INTEGER, last_transition INTEGER, record BLOB NOT NULL
 ) STRICT;
 CREATE INDEX invoices_to_check ON invoices (check_at, invoice_id) WHERE check_at IS NOT NULL;
-CREATE INDEX invoices_open ON invoices (status, mark) WHERE waits_for IS NOT NULL;
+CREATE INDEX invoices_by_status ON invoices (status, invoice_id);
+CREATE INDEX invoices_stuck ON invoices (since, invoice_id) WHERE step > 0;
+CREATE INDEX invoices_marked ON invoices (mark, invoice_id) WHERE mark IS NOT NULL;
 CREATE TABLE transitions (
     seq INTEGER PRIMARY KEY, prev INTEGER, invoice_id TEXT NOT NULL, recorded_at INTEGER NOT NULL, body BLOB NOT NULL
 ) STRICT;
@@ -50,8 +41,8 @@ CREATE TABLE executions (
 CREATE INDEX executions_due ON executions (due, id) WHERE due IS NOT NULL;
 
 CREATE TABLE alerts (
-    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, invoice_id TEXT NOT NULL, raised_at INTEGER NOT NULL,
-    body BLOB NOT NULL
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, invoice_id TEXT NOT NULL, stage TEXT NOT NULL,
+    severity TEXT NOT NULL, body BLOB NOT NULL
 ) STRICT;
 CREATE INDEX alerts_of_invoice ON alerts (invoice_id);
 CREATE TABLE commands (
@@ -71,116 +62,8 @@ CREATE INDEX letters_due ON letters (retry_at) WHERE retry_at IS NOT NULL;
 
 def _create(connection: apsw.Connection) -> None:
     connection.execute(_FIRST)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.executemany("INSERT INTO dictionaries VALUES (?, ?)", make_dictionaries().items())
 
 
 MIGRATIONS: tuple[Migration, ...] = (_create,)
 """The nth makes version n of version n - 1 (PRAGMA user_version). None is ever changed once it was released."""
-
-
-def lock_folder(folder: Path) -> apsw.Connection:
-    """The lock on a folder, held until it is closed or the process dies. StoreRefused where another one has it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = apsw.Connection(str(folder / LOCK))
-        lock.execute("BEGIN EXCLUSIVE")
-    except apsw.BusyError:
-        raise StoreRefused(f"{folder} is in use: another cell runs on this folder") from None
-    except (OSError, apsw.Error) as error:
-        raise StoreRefused(f"{folder} cannot be used: {error}") from error
-    return lock
-
-
-def open_database(folder: Path, migrations: Sequence[Migration] = MIGRATIONS) -> apsw.Connection:
-    """The database of a folder, made or brought up to date where need be. The caller holds the folder's lock.
-
-    StoreRefused, before anything is written, where it is no store of a cell, damaged, or of a later version. A
-    migration that fails leaves the version before it, and raises.
-    """
-    path = folder / DATABASE
-    _inspect_header(path, len(migrations))
-    try:
-        version = _inspect(path, len(migrations))
-        connection = apsw.Connection(str(path))
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise StoreRefused(f"{path} is damaged: {error}") from error
-    except apsw.Error as error:
-        raise StoreRefused(f"{path} cannot be opened: {error}") from error
-    try:
-        connection.set_busy_timeout(5_000)
-        _migrate(connection, version, migrations)
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY"):
-            connection.execute(f"PRAGMA {pragma}")
-        connection.execute("PRAGMA wal_autocheckpoint = 4000")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _inspect_header(path: Path, newest: int) -> None:
-    """Refuse what its first hundred bytes give away (https://sqlite.org/fileformat.html), without opening it."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(100)
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StoreRefused(f"{path} cannot be read: {error}") from error
-    if not header:
-        return
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
-        raise StoreRefused(f"{path} is not a store of a cell, or it is damaged: it is no SQLite database")
-    page_size, pages = struct.unpack(">H", header[16:18])[0], struct.unpack(">I", header[28:32])[0]
-    version, application = struct.unpack(">I4xI", header[60:72])
-    if application not in (0, APPLICATION_ID):
-        raise StoreRefused(f"{path} is not a store of a cell: another program made it")
-    if application:
-        _refuse_newer(path, version, newest)
-    if size < pages * (page_size if page_size > 1 else 65536) and not _has_log(path):
-        raise StoreRefused(f"{path} is damaged: it was cut short")
-
-
-def _has_log(path: Path) -> bool:
-    log = path.with_name(path.name + "-wal")
-    return log.exists() and log.stat().st_size > 0
-
-
-def _inspect(path: Path, newest: int) -> int:
-    """The version of the database, its log included; 0 for a new one. Nothing is written."""
-    if not path.exists() or path.stat().st_size == 0:
-        return 0
-    # Without a log, SQLite is told not to make one; with one, not to bring it into the database.
-    log = _has_log(path)
-    address = path.absolute().as_uri() + ("" if log else "?immutable=1")
-    connection = apsw.Connection(address, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
-    try:
-        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        application, version = int(connection.pragma("application_id")), int(connection.pragma("user_version"))
-        tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
-        if application != APPLICATION_ID and (tables or application):
-            raise StoreRefused(f"{path} is not a store of a cell: another program made it")
-        _refuse_newer(path, version, newest)
-        for (table,) in tables:
-            connection.execute(f'SELECT * FROM "{table}" ORDER BY rowid DESC LIMIT 1').fetchall()
-        return version
-    finally:
-        connection.close()
-
-
-def _refuse_newer(path: Path, version: int, newest: int) -> None:
-    if version > newest:
-        raise StoreRefused(
-            f"{path} is of version {version}, and this program knows versions up to {newest}: use the newer program"
-        )
-
-
-def _migrate(connection: apsw.Connection, version: int, migrations: Sequence[Migration]) -> None:
-    """Each step in a transaction of its own, with its version. The first is made before the log is switched on, so
-    that the header tells whose file it is from the beginning."""
-    for number, migration in enumerate(migrations[version:], version + 1):
-        with connection:
-            migration(connection)
-            connection.execute(f"PRAGMA user_version = {number}")

@@ -8,16 +8,16 @@ Reads look at the item's changes, then the turn's, then a bounded cache, then th
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import apsw
 from msgspec import json
 
 from bems.embedded import packing
 from bems.embedded.changes import Cache, Changes, Course
+from bems.embedded.databases import lock_folder, open_database
 from bems.embedded.flush import Numbers, write
-from bems.embedded.packing import Packing
-from bems.embedded.schema import lock_folder, open_database
+from bems.embedded.reader import Reader, StoreFailed
+from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.store import AuditEntry, Due, Letter
 from bems.engine import Execution, Stimulus
 from bems.tracker.actions import Alert
@@ -30,30 +30,22 @@ CACHED = 20_000
 """So many records, and so many executions, are kept decoded: about 4 kB a pair."""
 
 
-class StoreFailed(Exception):
-    """The database could not be read or written: a full disk, a broken one. What was committed is safe.
+class SqliteStore(Reader):
+    """A Store on disk. It belongs to one thread at a time. What a Reader knows of several rows is what is committed.
 
-    A commit that failed is not in the database; only after a crash in that very moment might it be. Sending the same
-    again is harmless either way.
-    """
-
-
-class SqliteStore:
-    """A Store on disk. It belongs to one thread at a time.
-
-    StoreRefused where the folder is in use, or what is in it cannot be used; see `open_database`.
+    StoreRefused where the folder is in use, or what is in it cannot be used; see `databases`.
     """
 
     def __init__(self, folder: Path, *, cached: int = CACHED) -> None:
         self._lock = lock_folder(folder)
         try:
-            self._connection = open_database(folder)
+            self._connection = open_database(folder / DATABASE, MIGRATIONS, APPLICATION_ID)
         except BaseException:
             self._lock.close()
             raise
         try:
+            super().__init__(self._connection)
             self._execute = self._connection.execute
-            self._packing = Packing(dict(self._execute("SELECT kind, content FROM dictionaries")))
             self._definitions: dict[str, int] = dict(self._execute("SELECT digest, number FROM definitions"))
             self._digests = {number: digest for digest, number in self._definitions.items()}
             self._numbers = Numbers(self._connection)
@@ -113,6 +105,14 @@ class SqliteStore:
         self._turn, self._now = Changes(), Changes()
         self._unknown.clear()
 
+    def probe(self) -> None:
+        """See whether anything can be written at all. StoreFailed where it cannot."""
+        try:
+            # It writes the page that the number is on, whether it is another one or not.
+            self._execute(f"PRAGMA user_version = {self._connection.pragma('user_version')}")
+        except apsw.Error as error:
+            raise StoreFailed(f"the store cannot be written: {error}") from error
+
     def rollback(self) -> None:
         """Forget what was written since the last commit, and the caches with it."""
         self._turn, self._now = Changes(), Changes()
@@ -122,29 +122,15 @@ class SqliteStore:
             with suppress(apsw.Error):
                 self._execute("ROLLBACK")
 
-    # -- reading the database
-
-    def _rows(self, sql: str, *values: Any) -> list[Any]:
-        try:
-            return self._execute(sql, values).fetchall()
-        except apsw.Error as error:
-            raise StoreFailed(f"the store could not be read: {error}") from error
-
-    def _row(self, sql: str, *values: Any) -> Any:
-        rows = self._rows(sql, *values)
-        return rows[0] if rows else None
-
     # -- records
 
     def record(self, invoice_id: str) -> InvoiceRecord | None:
         known = self._now.records.get(invoice_id) or self._turn.records.get(invoice_id) or self._records.get(invoice_id)
         if known is not None:
             return known
-        row = self._row("SELECT record FROM invoices WHERE invoice_id = ?", invoice_id)
-        if row is None:
-            return None
-        record = self._packing.read_record(row[0])
-        self._records.update({invoice_id: record})
+        record = super().record(invoice_id)
+        if record is not None:
+            self._records.update({invoice_id: record})
         return record
 
     def put_record(self, record: InvoiceRecord) -> None:
@@ -214,10 +200,6 @@ class SqliteStore:
         course = self._course(execution_id)
         return self._digests[course.definition] if course and course.definition else None
 
-    def definition(self, digest: str) -> str:
-        text: str = self._row("SELECT text FROM definitions WHERE number = ?", self._definitions[digest])[0]
-        return text
-
     # -- what is due
 
     def next_due(self) -> Due | None:
@@ -275,18 +257,7 @@ class SqliteStore:
         known = self._now.events.get(event_id) or self._turn.events.get(event_id)
         if known is not None:
             return known
-        row = self._row("SELECT digest, invoice_id, body FROM events WHERE event_id = ?", event_id)
-        return self._packing.read_event(event_id, packing.read_digest(row[0]), row[1], row[2]) if row else None
-
-    def events(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Event]]:
-        """The archive, in the order of acceptance: those behind a number, with theirs."""
-        rows = self._rows(
-            "SELECT seq, event_id, digest, invoice_id, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?",
-            after,
-            limit,
-        )
-        read = self._packing.read_event
-        return [(seq, read(id, packing.read_digest(digest), of, body)) for seq, id, digest, of, body in rows]
+        return super().event(event_id)
 
     def letter(self, event_id: str) -> Letter | None:
         for changes in (self._now, self._turn):
@@ -301,10 +272,6 @@ class SqliteStore:
     def drop_letter(self, event_id: str) -> None:
         self._now.letters[event_id] = None
 
-    def letters(self, limit: int = 1_000) -> list[Letter]:
-        """Those that are committed, the oldest failure first."""
-        return [Letter(*row) for row in self._rows("SELECT * FROM letters ORDER BY failed_at LIMIT ?", limit)]
-
     def letters_due(self, before: Instant, limit: int) -> list[Letter]:
         """Those that are to be tried again before an instant, the earliest first; none that came in this turn."""
         sql = "SELECT * FROM letters WHERE retry_at < ? ORDER BY retry_at LIMIT ?"
@@ -317,30 +284,8 @@ class SqliteStore:
         """Rows of the time series. The record of their invoice is put in the same turn."""
         self._now.transitions.extend(transitions)
 
-    def transitions(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Transition]]:
-        """The committed rows behind a number, with theirs. Numbers have no gaps: the last one read is a watermark."""
-        rows = self._rows("SELECT seq, body FROM transitions WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
-        return [(seq, self._packing.read_transition(body)) for seq, body in rows]
-
-    def timeline(self, invoice_id: str) -> list[Transition]:
-        """The committed rows of one invoice, the newest first."""
-        rows = self._rows(
-            """WITH RECURSIVE row (seq, prev, body) AS (
-                SELECT seq, prev, body FROM transitions
-                WHERE seq = (SELECT last_transition FROM invoices WHERE invoice_id = ?)
-                UNION ALL SELECT t.seq, t.prev, t.body FROM row JOIN transitions t ON t.seq = row.prev
-            ) SELECT body FROM row""",
-            invoice_id,
-        )
-        return [self._packing.read_transition(body) for (body,) in rows]
-
     def add_alert(self, alert: Alert) -> None:
         self._now.alerts.append(alert)
-
-    def alerts(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Alert]]:
-        """The committed alerts behind a number, with theirs."""
-        rows = self._rows("SELECT seq, body FROM alerts WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
-        return [(seq, packing.read_alert(body)) for seq, body in rows]
 
     def command(self, id: str) -> AuditEntry | None:
         known = self._now.commands.get(id) or self._turn.commands.get(id)

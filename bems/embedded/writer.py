@@ -17,15 +17,16 @@ from pathlib import Path
 from types import TracebackType
 
 from bems.embedded.cell import Cell
+from bems.embedded.clock import RunningClock
 from bems.embedded.definition import embedded_text, load_machine
-from bems.embedded.sqlite import SqliteStore, StoreFailed
+from bems.embedded.reader import StoreFailed
+from bems.embedded.sqlite import SqliteStore
 from bems.embedded.store import Due, Letter
 from bems.tracker.commands import Command
 from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, Receipt
 from bems.tracker.instants import HOUR, LATEST, MINUTE, SECOND, Instant
 from bems.tracker.policy import Policy
-from bems.tracker.ports import Clock
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ QUEUED = 10_000
 
 TURN = 1_000
 """So many items, and as much of what is due, make a turn at most."""
+
+SHORTEST = 0.001
+"""Seconds that it sleeps at the least, if it sleeps at all."""
 
 LOOK_EVERY = 1.0
 """Seconds after which it looks at the clock again though nothing seems due: a machine's clock may jump."""
@@ -60,13 +64,13 @@ class Redrive:
 Item = Event | Command | Redrive
 
 
-def open_writer(folder: Path, policy: Policy, clock: Clock, *, speed: float = 1.0) -> "Writer":
+def open_writer(folder: Path, policy: Policy, clock: RunningClock) -> "Writer":
     """The writer of the durable cell in a folder, which is made if there is none. StoreRefused: see `SqliteStore`."""
     store = SqliteStore(folder)
     try:
         machine = load_machine()
         store.keep_definition(machine.digest, embedded_text())
-        return Writer(Cell(policy, machine, store), store, clock, speed=speed)
+        return Writer(Cell(policy, machine, store), store, clock)
     except BaseException:
         store.close()
         raise
@@ -75,32 +79,31 @@ def open_writer(folder: Path, policy: Policy, clock: Clock, *, speed: float = 1.
 class Writer:
     """Takes events and commands from any thread, and answers each when it is durable.
 
-    It owns `store`, and `cell` over it, from `start` to `stop`. `speed` is how many seconds of `clock` pass in one of
-    ours. What came due while no writer ran is done first, at the present instant.
+    It owns `store`, and `cell` over it, from `start` to `stop`. What came due while no writer ran is done first, at the
+    present instant.
     """
 
     def __init__(
         self,
         cell: Cell,
         store: SqliteStore,
-        clock: Clock,
+        clock: RunningClock,
         *,
         queued: int = QUEUED,
         turn: int = TURN,
-        speed: float = 1.0,
     ) -> None:
         self._cell = cell
         self._store = store
         self._clock = clock
         self._queued = queued
         self._limit = turn
-        self._speed = speed
         self._queue: deque[tuple[Item, Future[Receipt]]] = deque()
         self._changed = threading.Condition()
         self._poked = False
         self._open = True
         self._rest_until = 0.0
         self._failures: dict[tuple[str, str], int] = {}
+        self._failing: str | None = None
         self._thread = threading.Thread(target=self._run, name="bems-writer")
 
     # -- for any thread
@@ -129,8 +132,27 @@ class Writer:
             self._poked = True
             self._changed.notify()
 
-    def stop(self) -> None:
-        """Take nothing more, finish what was taken, close the store. Returns when that is done; twice is harmless.
+    def latest(self) -> Instant:
+        """The latest instant at which something was recorded; before `start` only."""
+        return self._store.latest()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still takes anything."""
+        return self._open
+
+    @property
+    def failing(self) -> str | None:
+        """Why nothing can be stored; None as far as is known that it can."""
+        return self._failing
+
+    @property
+    def queued(self) -> int:
+        """How many items wait for their turn."""
+        return len(self._queue)
+
+    def finish(self) -> None:
+        """Take nothing more, and finish what was taken. The folder is still held, and what is in it can be read.
 
         Of a writer that was never started, what was handed in is cancelled.
         """
@@ -141,6 +163,10 @@ class Writer:
             self._thread.join()
         for _, future in self._queue:
             future.cancel()
+
+    def stop(self) -> None:
+        """Finish, and give the folder up. Returns when that is done; twice is harmless."""
+        self.finish()
         self._store.close()
 
     def __enter__(self) -> "Writer":
@@ -173,6 +199,7 @@ class Writer:
                     self._sleep()
         except BaseException:
             log.critical("the writer died; nothing more is taken", exc_info=True)
+            self._failing = "the writer died: start the cell again"
         with self._changed:
             self._open = False
             left = list(self._queue)
@@ -198,11 +225,14 @@ class Writer:
         try:
             at = self._next()
             if at is not None:
-                seconds = min(seconds, (at - self._clock.now()) / SECOND / self._speed)
+                seconds = min(seconds, (at - self._clock.now()) / SECOND / self._clock.speed)
         except StoreFailed as error:
             log.error("what is due next is not known: %s", error)
             self._rest_until = time.monotonic() + LOOK_EVERY
         seconds = max(seconds, self._rest_until - time.monotonic())
+        if seconds > 0:
+            # An accelerated clock may be held just before what is due.
+            seconds = max(seconds, SHORTEST)
         with self._changed:
             if seconds > 0 and self._open and not self._queue and not self._poked:
                 self._changed.wait(seconds)
@@ -223,9 +253,12 @@ class Writer:
             if time.monotonic() >= self._rest_until:
                 more = self._do_what_is_due(now)
             self._store.commit()
+            if self._failing:
+                self._store.probe()
         except Exception as error:
             self._fail(error, [future for _, future in taken])
             return False
+        self._failing = None
         for future, receipt in answers:
             if isinstance(receipt, Exception):
                 future.set_exception(receipt)
@@ -237,6 +270,7 @@ class Writer:
         """The turn is void: nobody was told that it was not."""
         log.error("a turn of %d items failed: %s", len(futures), error, exc_info=not isinstance(error, StoreFailed))
         self._store.rollback()
+        self._failing = str(error)
         self._rest_until = time.monotonic() + LOOK_EVERY
         for future in futures:
             future.set_exception(error)

@@ -25,10 +25,12 @@ _TITLES = {
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
+    408: "Request Timeout",
     409: "Conflict",
     413: "Content Too Large",
     415: "Unsupported Media Type",
     429: "Too Many Requests",
+    500: "Internal Server Error",
     503: "Service Unavailable",
 }
 _CODES: dict[Status, int] = {"accepted": 202, "duplicate": 202, "conflict": 409, "refused": 400, "unavailable": 503}
@@ -106,17 +108,17 @@ def refused_result(refusal: Refusal) -> Result:
 
 def batch(results: Iterable[Result]) -> HttpAnswer:
     """207 `{"results": [...]}`, in the order of the events."""
-    return _json(207, Results(list(results)))
+    return content(207, Results(list(results)))
 
 
 def accepted(event_id: str) -> HttpAnswer:
     """202: the event is durable."""
-    return _json(202, Acceptance(event_id, "accepted"))
+    return content(202, Acceptance(event_id, "accepted"))
 
 
 def duplicate(event_id: str) -> HttpAnswer:
     """202: the same event was accepted before."""
-    return _json(202, Acceptance(event_id, "duplicate"))
+    return content(202, Acceptance(event_id, "duplicate"))
 
 
 def conflict(event_id: str) -> HttpAnswer:
@@ -154,6 +156,16 @@ def unsupported_media_type(given: str | None) -> HttpAnswer:
     """415, for a Content-Type that `is_json` refuses."""
     sent = f"the Content-Type {show(given)} is not accepted" if given else "there is no Content-Type"
     return problem(415, f"{sent}: use {JSON}", headers={"accept": JSON})
+
+
+def timed_out() -> HttpAnswer:
+    """408: the body did not come."""
+    return problem(408, "the body did not come in time: " + _AGAIN, headers={"connection": "close"})
+
+
+def failed() -> HttpAnswer:
+    """500: a fault of ours, which the log describes."""
+    return problem(500, "this failed, and the cell's log says why; whether it was done is not known: " + _AGAIN)
 
 
 def throttled(retry_after: int = 1) -> HttpAnswer:
@@ -194,7 +206,8 @@ def _errors(faults: Iterable[Fault]) -> list[Error]:
     return [Error(fault.pointer, fault.detail) for fault in faults]
 
 
-def _json(status: int, body: Struct) -> HttpAnswer:
+def content(status: int, body: object) -> HttpAnswer:
+    """Whatever else is answered well: a value that msgspec can write."""
     return HttpAnswer(status, {"content-type": JSON}, _ENCODER.encode(body))
 
 

@@ -109,7 +109,7 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 def read_event(stage: Stage, body: bytes, now: Instant) -> Event | Refusal:
     """The event in the body of `POST /invoices/{stage}`; `now` becomes its `received_at`."""
     if len(body) > EVENT_LIMIT:
-        return _too_large("event", len(body), EVENT_LIMIT)
+        return too_large("event", len(body), EVENT_LIMIT)
     try:
         sent = _DECODERS[stage].decode(body)
     except _UNREADABLE:
@@ -123,7 +123,7 @@ def read_batch(stage: Stage, body: bytes, now: Instant) -> list[Event | Refusal]
     The whole is refused only if it is not an object with a list of 1 to 100 events.
     """
     if len(body) > BATCH_LIMIT:
-        return _too_large("batch", len(body), BATCH_LIMIT)
+        return too_large("batch", len(body), BATCH_LIMIT)
     try:
         events = [bytes(raw) for raw in _BATCH.decode(body).events]
     except _UNREADABLE:
@@ -139,7 +139,7 @@ def read_line(line: bytes, now: Instant) -> Event | Refusal:
     A blank line is refused as empty: whoever reads a file skips those first, and a byte order mark too.
     """
     if len(line) > LINE_LIMIT:
-        return _too_large("line", len(line), LINE_LIMIT)
+        return too_large("line", len(line), LINE_LIMIT)
     try:
         outer = _LINE.decode(line)
         event = bytes(outer.event)
@@ -149,6 +149,25 @@ def read_line(line: bytes, now: Instant) -> Event | Refusal:
     if line.count(b'"') != 6 + event.count(b'"'):
         return _read_line_again(line, now)
     return _admit(outer.stage, sent, event, now) or _read_line_again(line, now)
+
+
+def split_line(line: bytes) -> tuple[Stage, bytes] | Refusal:
+    """The stage and the event in a line, for whoever sends it to be judged elsewhere; the event is not looked into."""
+    if len(line) > LINE_LIMIT:
+        return too_large("line", len(line), LINE_LIMIT)
+    try:
+        outer = _LINE.decode(line)
+    except _UNREADABLE:
+        reading = Reading(line)
+        if reading.fault is not None:
+            return unreadable("line", reading.fault)
+        return invalid("line", doubled_names(reading.data) + find_faults(reading.data, Line), None)
+    event = bytes(outer.event)
+    if line.count(b'"') != 6 + event.count(b'"'):
+        doubled = doubled_names(Reading(line).data)
+        if doubled:
+            return invalid("line", doubled, None)
+    return outer.stage, event
 
 
 def _admit(stage: Stage, sent: Body, body: bytes | None, now: Instant) -> Event | None:
@@ -199,48 +218,48 @@ def _bytes_of(attributes: dict[str, str]) -> int:
     return sum(len(name.encode()) + len(value.encode()) for name, value in attributes.items())
 
 
-def _too_large(what: str, size: int, limit: int) -> Refusal:
+def too_large(what: str, size: int, limit: int) -> Refusal:
     fault = Fault("", f"has {size} bytes, more than {limit}: send less at once", "too large")
     return Refusal(413, f"the {what} is too large", [fault])
 
 
-def _invalid(what: str, faults: list[Fault], data: object) -> Refusal:
+def invalid(what: str, faults: list[Fault], data: object) -> Refusal:
     event_id = data.get("event_id") if isinstance(data, dict) else None
     known = _convert(event_id, Identifier)
     many = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     return Refusal(400, f"the {what} is not valid: {many}", faults, known if isinstance(known, str) else None)
 
 
-def _unreadable(what: str, fault: Fault) -> Refusal:
+def unreadable(what: str, fault: Fault) -> Refusal:
     return Refusal(400, f"the {what} is not JSON", [fault])
 
 
 def _read_again(stage: Stage, body: bytes, now: Instant) -> Event | Refusal:
     reading = Reading(body)
-    return _unreadable("event", reading.fault) if reading.fault else _weigh(stage, reading.data, now)
+    return unreadable("event", reading.fault) if reading.fault else _weigh(stage, reading.data, now)
 
 
 def _read_batch_again(stage: Stage, body: bytes, now: Instant) -> list[Event | Refusal] | Refusal:
     reading = Reading(body)
     if reading.fault is not None:
-        return _unreadable("batch", reading.fault)
+        return unreadable("batch", reading.fault)
     faults = doubled_names(reading.data) + find_faults(reading.data, Batch)
     if faults or not isinstance(reading.data, dict):
-        return _invalid("batch", faults, None)
+        return invalid("batch", faults, None)
     return [_weigh(stage, event, now) for event in reading.data["events"]]
 
 
 def _read_line_again(line: bytes, now: Instant) -> Event | Refusal:
     reading = Reading(line)
     if reading.fault is not None:
-        return _unreadable("line", reading.fault)
+        return unreadable("line", reading.fault)
     faults = doubled_names(reading.data) + find_faults(reading.data, Line)
     if not isinstance(reading.data, dict) or "event" not in reading.data:
-        return _invalid("line", faults, None)
+        return invalid("line", faults, None)
     stage, event = reading.data.get("stage"), reading.data["event"]
     known = next((known for known in STAGES if known == stage), None)
     faults += [Fault(f"/event{fault.pointer}", fault.detail, fault.kind) for fault in _faults_of(known, event, now)]
-    return _invalid("line", faults, event) if faults or known is None else _weigh(known, event, now)
+    return invalid("line", faults, event) if faults or known is None else _weigh(known, event, now)
 
 
 def _weigh(stage: Stage, data: object, now: Instant) -> Event | Refusal:
@@ -252,7 +271,7 @@ def _weigh(stage: Stage, data: object, now: Instant) -> Event | Refusal:
         if event is not None:
             return event
         faults = [Fault("", "cannot be read", "not valid")]
-    return _invalid("event", faults, data)
+    return invalid("event", faults, data)
 
 
 def _faults_of(stage: Stage | None, data: object, now: Instant) -> list[Fault]:

@@ -94,6 +94,13 @@ def test_a_short_jump_is_not_worth_a_note(report: Report, capsys: pytest.Capture
     assert "Note" not in capsys.readouterr().out
 
 
+def test_names_are_no_markup(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    stuck = report.invoices[2]._replace(invoice_id="[/]", vendor=Vendor("V-2", "[red]Ltd[/red]"))
+    report.invoices = [stuck]
+    print_report(report, 1.0)
+    assert "[/] AwaitingAuthorization 2026-03-02 3, parked 1,250.50 EUR [red]Ltd[/red]" in rows(capsys.readouterr().out)
+
+
 def test_an_empty_report_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     print_report(Report(), 1)
     assert rows(capsys.readouterr().out) == [

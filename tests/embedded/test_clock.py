@@ -1,7 +1,10 @@
+import threading
+
+import pytest
 from freezegun import freeze_time
 
-from bems.embedded.clock import SystemClock, VirtualClock
-from bems.tracker.instants import parse
+from bems.embedded.clock import AcceleratedClock, SystemClock, VirtualClock
+from bems.tracker.instants import SECOND, Instant, parse
 
 
 def test_the_system_clock_is_the_machines() -> None:
@@ -14,3 +17,81 @@ def test_a_virtual_clock_never_goes_back() -> None:
     clock.move_to(9)
     clock.move_to(7)
     assert clock.now() == 9
+
+
+class Watch:
+    """What an AcceleratedClock goes by, moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 50.0
+        monkeypatch.setattr("bems.embedded.clock.time.perf_counter", lambda: self.seconds)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)
+
+
+def test_an_accelerated_clock_goes_so_many_times_as_fast(watch: Watch) -> None:
+    clock = AcceleratedClock(1000, 3600)
+    assert (clock.now(), clock.speed) == (1000, 3600)
+    watch.seconds += 1.5
+    assert clock.now() == 1000 + 5400 * SECOND
+    clock.set_speed(2)
+    watch.seconds += 1
+    assert (clock.now(), clock.speed) == (1000 + 5402 * SECOND, 2)
+
+
+def test_it_goes_on_from_where_it_stood_when_the_speed_changed(watch: Watch) -> None:
+    clock = AcceleratedClock(0, 1)
+    watch.seconds += 10
+    clock.set_speed(100)
+    assert clock.now() == 10 * SECOND, "the time before counts at the speed it had"
+
+
+def test_it_stops_where_it_is_told_to(watch: Watch) -> None:
+    clock = AcceleratedClock(0, 1, 5 * SECOND)
+    watch.seconds += 60
+    assert clock.now() == 5 * SECOND
+    clock.let_run_to(8 * SECOND)
+    assert clock.now() == 5 * SECOND, "it does not make up for standing still"
+    watch.seconds += 2
+    assert clock.now() == 7 * SECOND
+    watch.seconds += 2
+    assert clock.now() == 8 * SECOND
+
+
+def test_to_stop_it_in_the_past_stops_it_where_it_is(watch: Watch) -> None:
+    clock = AcceleratedClock(0, 1)
+    watch.seconds += 7
+    clock.let_run_to(3 * SECOND)
+    watch.seconds += 7
+    assert clock.now() == 7 * SECOND
+    clock.let_run_to(9 * SECOND)
+    watch.seconds += 7
+    assert clock.now() == 9 * SECOND
+
+
+def test_it_never_goes_back_whoever_looks_and_moves_it() -> None:
+    clock = AcceleratedClock(0, 1e6, SECOND)
+    together = threading.Barrier(6)
+    seen: list[list[Instant]] = [[] for _ in range(4)]
+
+    def look(mine: list[Instant]) -> None:
+        together.wait()
+        mine += [clock.now() for _ in range(3_000)]
+
+    def move(step: Instant) -> None:
+        together.wait()
+        for number in range(1_000):
+            clock.let_run_to(number * step)
+            clock.set_speed(1e6 + number % 7)
+
+    threads = [threading.Thread(target=look, args=(mine,)) for mine in seen]
+    threads += [threading.Thread(target=move, args=(step,)) for step in (SECOND, -SECOND)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(mine == sorted(mine) for mine in seen)
+    assert clock.now() >= max(mine[-1] for mine in seen)

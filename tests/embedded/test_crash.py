@@ -22,9 +22,10 @@ from msgspec import structs
 
 from bems.embedded.cell import Cell
 from bems.embedded.clock import VirtualClock
+from bems.embedded.databases import LOCK, StoreRefused
 from bems.embedded.definition import load_machine
 from bems.embedded.generator import EVERYDAY, generate
-from bems.embedded.schema import DATABASE, LOCK, StoreRefused
+from bems.embedded.schema import DATABASE
 from bems.embedded.sqlite import SqliteStore
 from bems.embedded.store import MemoryStore, Store
 from bems.embedded.writer import Writer, open_writer

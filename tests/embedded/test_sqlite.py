@@ -12,10 +12,12 @@ from msgspec import structs
 
 from bems.embedded.cell import Cell
 from bems.embedded.changes import Cache
+from bems.embedded.databases import LOCK, StoreRefused, lock_folder, open_database
 from bems.embedded.definition import ESCALATE, REGISTER_WAIT, definition_text, load_machine
 from bems.embedded.dictionaries import make_dictionaries
-from bems.embedded.schema import DATABASE, LOCK, MIGRATIONS, StoreRefused, lock_folder, open_database
-from bems.embedded.sqlite import SqliteStore, StoreFailed
+from bems.embedded.reader import StoreFailed
+from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
+from bems.embedded.sqlite import SqliteStore
 from bems.embedded.store import Due, Letter
 from bems.engine import load
 from bems.tracker.actions import execution_name
@@ -353,7 +355,7 @@ def test_an_older_store_is_brought_up_to_date_and_then_refused_by_the_older_prog
     store.commit()
     store.close()
     for _ in range(2):
-        connection = open_database(tmp_path, (*MIGRATIONS, to_version_2))
+        connection = open_database(tmp_path / DATABASE, (*MIGRATIONS, to_version_2), APPLICATION_ID)
         assert connection.pragma("user_version") == 2
         assert connection.execute("SELECT invoice_id, colour FROM invoices").fetchall() == [("INV-1", "blue")]
         connection.close()
@@ -384,7 +386,7 @@ def test_a_migration_that_fails_changes_nothing(store: SqliteStore, tmp_path: Pa
 
     before = (tmp_path / DATABASE).read_bytes()
     with pytest.raises(ZeroDivisionError):
-        open_database(tmp_path, (*MIGRATIONS, fail))
+        open_database(tmp_path / DATABASE, (*MIGRATIONS, fail), APPLICATION_ID)
     assert (tmp_path / DATABASE).read_bytes() == before
     again = SqliteStore(tmp_path)
     assert again.record("INV-1") == RECORD
@@ -398,8 +400,8 @@ def test_a_store_from_any_version_is_what_a_new_one_is(tmp_path: Path) -> None:
         folder.mkdir()
         steps = range(1, len(MIGRATIONS) + 1) if folder.name == "stepwise" else [len(MIGRATIONS)]
         for version in steps:
-            open_database(folder, MIGRATIONS[:version]).close()
-        connection = open_database(folder)
+            open_database(folder / DATABASE, MIGRATIONS[:version], APPLICATION_ID).close()
+        connection = open_database(folder / DATABASE, MIGRATIONS, APPLICATION_ID)
         schemas.append(connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall())
         connection.close()
     assert schemas[0] == schemas[1]

@@ -13,8 +13,10 @@ from msgspec import structs
 
 from bems.embedded.cell import Cell
 from bems.embedded.clock import SystemClock, VirtualClock
-from bems.embedded.schema import DATABASE, StoreRefused
-from bems.embedded.sqlite import SqliteStore, StoreFailed
+from bems.embedded.databases import StoreRefused
+from bems.embedded.reader import StoreFailed
+from bems.embedded.schema import DATABASE
+from bems.embedded.sqlite import SqliteStore
 from bems.embedded.store import Letter
 from bems.embedded.writer import RETRIES, Busy, Stopped, Writer, open_writer
 from bems.tracker.commands import Command, Extend, Park

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -7,23 +8,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bems.tracker.config import (
-    MOST_CHARACTERS,
+from bems.tracker.cells import (
     Alerts,
     Cell,
     CellsFile,
-    ConfigError,
     Destination,
     Email,
     Embedded,
     Limits,
     Log,
     Rate,
+    Smtp,
     StageRates,
     Webhook,
-    read_cells,
-    read_policy,
 )
+from bems.tracker.config import MOST_CHARACTERS, ConfigError, read_cells, read_policy
 from bems.tracker.policy import (
     DEFAULT_STAGES,
     CalendarSpec,
@@ -285,7 +284,21 @@ def test_a_cell_needs_a_name_and_a_region() -> None:
     assert (cell.policy, cell.policy_file, cell.account, cell.tags) == (None, None, None, {})
     assert (cell.provisioned_concurrency, cell.tracing, cell.log_retention_days) == (0, True, 30)
     assert cell.alerts.critical == cell.alerts.warning == (Destination(log=Log()),)
-    assert cell.embedded == Embedded("127.0.0.1", 8080)
+    assert cell.embedded == Embedded("127.0.0.1", 8080, None)
+
+
+def test_the_mail_server_of_one_machine() -> None:
+    def smtp(text: str) -> Smtp | None:
+        return (
+            read_cells(f"cells: [{{name: a, region: eu-west-1, embedded: {{smtp: {text}}}}}]", "x.yaml")
+            .cells[0]
+            .embedded.smtp
+        )
+
+    assert smtp("{host: localhost}") == Smtp("localhost", 587, "starttls", None, None, None)
+    assert smtp(
+        "{host: mail.example.com, port: 465, security: tls, user: bems, password_env: PW, from: b@example.com}"
+    ) == Smtp("mail.example.com", 465, "tls", "bems", "PW", "b@example.com")
 
 
 def test_the_default_limits_take_60_000_events_a_minute() -> None:
@@ -389,6 +402,12 @@ def test_cells_tell_all_their_faults_each_with_its_line() -> None:
             log_retention_days: 31
             embedded: {port: 65536}
             provisioned_concurrency: -1
+          - name: no-host
+            region: eu-west-1
+            embedded: {smtp: {port: 0, security: ssl, password: secret, from: bems}}
+          - name: half-a-login
+            region: eu-west-1
+            embedded: {smtp: {host: localhost, user: bems}}
         """,
         '2: /cells/0/name: "EU_West" does not have the right form: use 1 to 20 of a-z, 0-9 and -',
         '3: /cells/0/region: "europe" does not have the right form: use an AWS Region, such as eu-west-1',
@@ -421,6 +440,12 @@ def test_cells_tell_all_their_faults_each_with_its_line() -> None:
         "37: /cells/4/log_retention_days: 31 is not one of ",
         "38: /cells/4/embedded/port: 65536 is more than 65535: use 0 to 65535",
         "39: /cells/4/provisioned_concurrency: -1 is less than 0",
+        '42: /cells/5/embedded/smtp/from: "bems" does not have the right form: use an e-mail address',
+        '42: /cells/5/embedded/smtp/host: "host" is missing: use a mail server\'s host',
+        '42: /cells/5/embedded/smtp/password: "password" is not a field here: did you mean "password_env"?',
+        "42: /cells/5/embedded/smtp/port: 0 is less than 1: use 1 to 65535",
+        '42: /cells/5/embedded/smtp/security: "ssl" is not one of "none", "starttls", "tls"',
+        '45: /cells/6/embedded/smtp: a login has two parts: use both "user" and "password_env", or neither',
     )
 
 
@@ -449,6 +474,13 @@ def test_a_value_that_its_type_refuses_is_not_refused_twice() -> None:
 def test_a_flood_of_faults_is_cut_and_soon_told() -> None:
     many = "stages:\n  posting:\n    overrides:\n" + "      - {when: {vendor: a}, deadline: x}\n" * 2000
     assert 1 < len(faults_of(read_policy, many)) <= 300
+
+
+def test_the_mail_server_of_the_committed_cells_may_be_switched_on() -> None:
+    eu, _ = read_cells(re.sub("(?m)^ {6}# ", " " * 6, EXAMPLE.read_text()), EXAMPLE.name).cells
+    assert eu.embedded.smtp == Smtp(
+        "mail.example.com", 587, "starttls", "bems", "BEMS_SMTP_PASSWORD", "bems@example.com"
+    )
 
 
 def test_the_committed_cells_are_two_variants() -> None:

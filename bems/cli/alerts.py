@@ -1,0 +1,102 @@
+"""`bems alerts`: what was raised, and `bems deliveries`: what a destination has not taken of it."""
+
+from typing import Any, get_args
+
+import click
+
+from bems.cli import options
+from bems.cli.client import PAGE, Client, shaped
+from bems.cli.options import connected
+from bems.cli.show import counted, moment, money, print_json, print_list, whose
+from bems.embedded.api.access import ACT, LOOK
+from bems.embedded.api.operations import Delivery, Retried
+from bems.embedded.api.views import Alert
+from bems.tracker.actions import Severity
+from bems.tracker.contract import STAGES
+
+ALERTS = ("Invoice", "Raised (UTC)", "Alert", "Severity", "Waits since (UTC)", "Amount", "Vendor", "Id")
+DELIVERIES = ("Invoice", "Destination", "State", "Attempts", "Next attempt (UTC)", "Error", "Alert")
+STATES = ("failed", "waiting")
+
+
+@click.command(epilog="Example: bems alerts --severity critical --stage posting")
+@click.option("--severity", type=click.Choice(get_args(Severity)), help="Only those of this severity.")
+@click.option("--stage", type=click.Choice(STAGES), help="Only those of this stage.")
+@click.option("--invoice", metavar="ID", help="Only those of this invoice.")
+@options.limit
+@options.as_json
+@connected
+def alerts(
+    client: Client, severity: str | None, stage: str | None, invoice: str | None, limit: int, as_json: bool
+) -> None:
+    """List alerts, the newest first.
+
+    Needs a key of a viewer, operator or admin.
+    """
+    query = {"severity": severity, "stage": stage, "invoice_id": invoice}
+    found = client.list("/alerts", LOOK, query, limit)
+    raised = shaped(found.items, list[Alert])
+    print_list(found.items, found.more, as_json, ALERTS, map(_row, raised), "alert")
+
+
+def name_of(alert: Alert) -> str:
+    """Which one it is, in words."""
+    if alert.kind == "stuck":
+        return f"{alert.stage} stuck, {alert.step}" + (", the last" if alert.last else "")
+    return "reconciliation disputed" if alert.kind == "dispute" else "posting failed"
+
+
+def _row(alert: Alert) -> tuple[str, ...]:
+    return (
+        alert.invoice_id,
+        moment(alert.raised_at),
+        name_of(alert),
+        alert.severity,
+        moment(alert.waiting_since),
+        money(alert.amount, alert.currency),
+        whose(alert.vendor),
+        alert.id,
+    )
+
+
+@click.command(epilog="Example: bems deliveries --state failed --retry")
+@click.option("--state", type=click.Choice(STATES), help="failed: given up; waiting: tried again. Default: both.")
+@click.option("--retry", is_flag=True, help="Try again all that were given up; needs a key of an operator or admin.")
+@options.limit
+@options.as_json
+@connected
+def deliveries(client: Client, state: str | None, retry: bool, limit: int, as_json: bool) -> None:
+    """List alerts that were not delivered yet.
+
+    An alert is listed once for each destination that has not taken it, the oldest first. Needs a key of a viewer,
+    operator or admin.
+    """
+    if retry:
+        answer = client.ask("POST", "/deliveries/retry", ACT)
+        number = shaped(answer, Retried).deliveries
+        if as_json:
+            print_json(answer)
+        else:
+            click.echo(f"{counted(number, 'undelivered alert')} to be tried again")
+        return
+    items: list[Any] = []
+    more = False
+    for one in STATES if state is None else (state,):
+        found = client.list("/deliveries", LOOK, {"state": one}, limit)
+        # This list has no second page.
+        items, more = items + found.items, more or found.more or len(found.items) == PAGE
+    items, more = items[:limit], more or len(items) > limit
+    waiting = shaped(items, list[Delivery])
+    print_list(items, more, as_json, DELIVERIES, map(_delivery_row, waiting), "undelivered alert")
+
+
+def _delivery_row(delivery: Delivery) -> tuple[str, ...]:
+    return (
+        delivery.invoice_id,
+        delivery.destination,
+        delivery.state,
+        str(delivery.attempts),
+        delivery.due,
+        delivery.error or "-",
+        delivery.alert_id,
+    )

@@ -1,0 +1,193 @@
+"""The client: HTTP with one cell, wherever it runs, and what is told where that fails."""
+
+import time
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from importlib.metadata import version
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, urlencode
+from urllib.request import getproxies, proxy_bypass
+
+import click
+import msgspec
+import urllib3
+from urllib3 import exceptions as broken
+
+from bems.cli.complaints import NoAnswer, complaint, no_answer, one_line
+from bems.cli.mistakes import Failure, Mistake
+from bems.tracker.requests import Role
+
+T = TypeVar("T")
+
+CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 60.0
+PAGE = 500
+"""The most that the API gives at once."""
+
+PAUSES = (0.3, 1.0, 3.0)
+"""Seconds before a request that may be repeated is sent once more."""
+
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+class Reply(NamedTuple):
+    """What came back; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds to wait; 0 where nothing that counts them was said."""
+        text = self.headers.get("retry-after", "")
+        return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else 0.0
+
+
+class Listed(NamedTuple):
+    """The beginning of a list, and whether there is more of it."""
+
+    items: list[Any]
+    more: bool
+
+
+class _Page(msgspec.Struct):
+    items: list[Any]
+    next_cursor: str | None = None
+
+
+class Client:
+    """Speaks with the cell at `url`, which may have a path before those of the API. For as many threads as it has
+    connections. Its errors are click's: Mistake where the user can mend it, Failure where not."""
+
+    def __init__(self, url: str, key: str | None = None, *, connections: int = 1) -> None:
+        self.url = url.rstrip("/")
+        address = _parse(self.url)
+        key = key and key.strip()
+        if key and not (key.isascii() and key.isprintable()):
+            raise Mistake("the key has characters that no key has: was it copied as a whole, and nothing else?")
+        self._has_key = bool(key)
+        self._headers = {
+            "accept": "application/json",
+            "content-type": "application/json",
+            "user-agent": f"bems/{version('bems')}",
+            **({"x-api-key": key} if key else {}),
+        }
+        self._here = address.host in _LOOPBACK
+        proxy = None if self._here else _proxy(address.scheme or "http", address.host or "")
+        settings: dict[str, Any] = {
+            "maxsize": connections,
+            "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
+        }
+        manager = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
+        # The pool itself: the manager would take `..` in an invoice's id for a path to be shortened.
+        self._pool = manager.connection_from_host(address.host, address.port, address.scheme or "http")
+        through = proxy is not None and address.scheme == "http"
+        self._before = self.url if through else (address.path or "").rstrip("/")
+
+    def close(self) -> None:
+        """Give up the connections. Twice is harmless."""
+        self._pool.close()
+
+    def exchange(self, method: str, path: str, body: bytes | None = None) -> Reply:
+        """One request, and its answer whatever it says. Raises NoAnswer."""
+        try:
+            response = self._pool.urlopen(
+                method,
+                self._before + path,
+                body=body,
+                headers=self._headers,
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+            )
+        except (broken.HTTPError, OSError, ValueError) as error:
+            raise no_answer(self.url, error, here=self._here) from error
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Reply(response.status, headers, response.data)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        may: AbstractSet[Role],
+        *,
+        query: Mapping[str, object] | None = None,
+        body: object = None,
+        repeat: bool = False,
+    ) -> Any:
+        """The JSON of a good answer. `may`: the roles that may ask. `repeat`: it is harmless to ask again, so that is
+        done a few times where the cell cannot be reached."""
+        if query:
+            path += "?" + urlencode(
+                {name: value for name, value in query.items() if value is not None}, quote_via=quote
+            )
+        sent = None if body is None else msgspec.json.encode(body)
+        pauses = PAUSES if repeat else (0.0,) if method == "GET" else ()
+        for pause in pauses:
+            try:
+                return self.read(self.exchange(method, path, sent), may)
+            except NoAnswer as fault:
+                if not (fault.passing if repeat else fault.cut):
+                    raise
+            time.sleep(pause)
+        return self.read(self.exchange(method, path, sent), may)
+
+    def list(self, path: str, may: AbstractSet[Role], query: Mapping[str, object], limit: int) -> Listed:
+        """The first `limit` of a list, by as many requests as it takes."""
+        items: list[Any] = []
+        cursor = None
+        while True:
+            # One more than wanted tells whether there is more.
+            wanted = min(limit + 1 - len(items), PAGE)
+            page = shaped(self.ask("GET", path, may, query={**query, "limit": wanted, "cursor": cursor}), _Page)
+            items += page.items
+            cursor = page.next_cursor
+            if cursor is None or len(items) > limit:
+                return Listed(items[:limit], len(items) > limit)
+
+    def read(self, reply: Reply, may: AbstractSet[Role]) -> Any:
+        """The JSON of a good answer; raises what is wrong with any other."""
+        if 200 <= reply.status < 300:
+            try:
+                return msgspec.json.decode(reply.body)
+            except msgspec.DecodeError:
+                pass
+        raise self.complaint(reply, may)
+
+    def complaint(self, reply: Reply, may: AbstractSet[Role]) -> click.ClickException:
+        """What to tell of an answer that is not what was asked for, in one line."""
+        return complaint(self.url, reply.status, reply.headers, reply.body, may, has_key=self._has_key)
+
+
+def shaped(answer: Any, expected: type[T]) -> T:
+    """The answer as what it should be. Failure: a cell would not answer so."""
+    try:
+        return msgspec.convert(answer, expected)
+    except msgspec.ValidationError as error:
+        raise Failure(f"the answer is not a cell's, or one of another version: {one_line(str(error))}") from error
+
+
+def escaped(id: str) -> str:
+    """The id as a part of a path."""
+    return quote(id, safe="")
+
+
+def _parse(url: str) -> urllib3.util.Url:
+    like = "http://127.0.0.1:8080 or https://host/stage would be right"
+    try:
+        address = urllib3.util.parse_url(url)
+    except broken.LocationParseError:
+        raise Mistake(f"{one_line(url)!r} is not an address: {like}") from None
+    if address.scheme not in ("http", "https") or not address.host:
+        raise Mistake(f"{one_line(url)!r} is not an address with http:// or https://: {like}")
+    if address.auth or address.query is not None or address.fragment is not None:
+        raise Mistake(f"the address has more than a host and a path: {like}")
+    return address
+
+
+def _proxy(scheme: str, host: str) -> str | None:
+    """The proxy that this machine is set up with."""
+    if proxy_bypass(host):
+        return None
+    proxy = getproxies().get(scheme)
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"

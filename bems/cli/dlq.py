@@ -1,0 +1,114 @@
+"""`bems dlq`: accepted events whose handling failed."""
+
+from typing import Any
+
+import click
+
+from bems.cli import options
+from bems.cli.client import Client, shaped
+from bems.cli.complaints import one_line
+from bems.cli.mistakes import Mistake
+from bems.cli.options import connected
+from bems.cli.show import counted, moment, print_json, print_list
+from bems.embedded.api.access import ACT
+from bems.embedded.api.operations import Redriven
+from bems.embedded.api.views import DeadLetter
+
+COLUMNS = ("Event", "Invoice", "Attempts", "Failed (UTC)", "Tried again (UTC)", "Error")
+
+AT_ONCE = 300
+"""Ids in one request: the longest ones, and its body is still short enough for the API."""
+
+EVERY = 1_000_000
+
+of_invoice = click.option("--invoice", metavar="ID", help="Only those of this invoice.")
+with_error = click.option("--error", metavar="TEXT", help="Only those with this text in their error.")
+
+
+@click.group()
+def dlq() -> None:
+    """See and redrive events whose handling failed.
+
+    They were accepted, and wait as dead letters. Needs a key of an operator or admin.
+    """
+
+
+@dlq.command("list", epilog="Example: bems dlq list --error KeyError")
+@of_invoice
+@with_error
+@options.limit
+@options.as_json
+@connected
+def list_(client: Client, invoice: str | None, error: str | None, limit: int, as_json: bool) -> None:
+    """List dead letters, in the order of their event ids."""
+    found = client.list("/dead-letters", ACT, {"invoice_id": invoice, "error": error}, limit)
+    letters = shaped(found.items, list[DeadLetter])
+    print_list(found.items, found.more, as_json, COLUMNS, map(_row, letters), "dead letter")
+
+
+@dlq.command(epilog="Example: bems dlq redrive --error KeyError")
+@click.argument("event_ids", metavar="[EVENT_ID]...", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All there are.")
+@of_invoice
+@with_error
+@options.as_json
+@connected
+@click.pass_context
+def redrive(
+    context: click.Context,
+    client: Client,
+    event_ids: tuple[str, ...],
+    every: bool,
+    invoice: str | None,
+    error: str | None,
+    as_json: bool,
+) -> None:
+    """Handle dead letters again: those named, all, or all that match. Each is tried once.
+
+    Exit code 1 if any of them failed again.
+    """
+    if (len(event_ids) > 0) + every + (invoice is not None or error is not None) != 1:
+        raise Mistake("say which: either EVENT_IDs, or --all, or --invoice and --error")
+    wanted = list(dict.fromkeys(event_ids))
+    if not wanted:
+        # By their ids, each once: what fails again would still match, and so come up again and again.
+        found = client.list("/dead-letters", ACT, {"invoice_id": invoice, "error": error}, EVERY)
+        wanted = [letter.event_id for letter in shaped(found.items, list[DeadLetter])]
+    if not as_json and wanted:
+        click.echo(f"To be handled again: {counted(len(wanted), 'dead letter')}{_which(event_ids, invoice, error)}")
+    redriven: list[Any] = []
+    failed: list[Any] = []
+    for start in range(0, len(wanted), AT_ONCE):
+        body = {"event_ids": wanted[start : start + AT_ONCE]}
+        answer = client.ask("POST", "/dead-letters/redrive", ACT, body=body)
+        shaped(answer, Redriven)
+        redriven += answer["redriven"]
+        failed += answer["failed"]
+    if as_json:
+        print_json({"redriven": redriven, "failed": failed, "more": False})
+    else:
+        for one in failed:
+            click.echo(f"{one['event_id']} failed again: {one_line(one['error'])}")
+        click.echo(f"{len(redriven):,} handled, {len(failed):,} failed again")
+    if failed:
+        context.exit(1)
+
+
+def _which(event_ids: tuple[str, ...], invoice: str | None, error: str | None) -> str:
+    if event_ids:
+        return ": " + ", ".join(map(one_line, dict.fromkeys(event_ids)))
+    of = f" of invoice {one_line(invoice)}" if invoice is not None else ""
+    with_ = f" with {one_line(error)!r} in its error" if error is not None else ""
+    return f"{of}{with_}" or ", all there are"
+
+
+def _row(letter: DeadLetter) -> tuple[str, ...]:
+    again = moment(letter.retry_at) if letter.retry_at else "set aside"
+    return (
+        letter.event_id,
+        letter.invoice_id,
+        str(letter.attempts),
+        moment(letter.failed_at),
+        again,
+        letter.error,
+    )

@@ -1,0 +1,47 @@
+"""Options of every command that talks with a running cell."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+from bems.cli.client import Client
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+URL = "http://127.0.0.1:8080"
+
+limit = click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many at the most."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print what the cell answered, as one JSON object.")
+
+
+def connected(command: Callable[Concatenate[Client, P], R]) -> Callable[P, R]:
+    """Has a command called with a client first, for the cell that `--url` and `--key` name."""
+
+    @click.option(
+        "--url", envvar="BEMS_URL", show_envvar=True, default=URL, show_default=True, help="The address of the cell."
+    )
+    @click.option(
+        "--key",
+        envvar="BEMS_API_KEY",
+        show_envvar=True,
+        help="Your key. The variable is better than the option, which everyone on the machine sees in ps.",
+    )
+    @wraps(command)
+    def run(*arguments: P.args, **options: P.kwargs) -> R:
+        url, key = str(options.pop("url")), options.pop("key")
+        client = Client(url, None if key is None else str(key), connections=_connections(options))
+        try:
+            return command(client, *arguments, **options)
+        finally:
+            client.close()
+
+    return run
+
+
+def _connections(options: Any) -> int:
+    return int(options.get("in_flight", 1))

@@ -1,0 +1,170 @@
+"""Parcels: events of one stage that go to a cell in one request, and what its answer says of each.
+
+Whatever is sent may be sent again: a cell knows an event that it has by its id.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import click
+import msgspec
+
+from bems.cli.client import Client, Reply
+from bems.cli.complaints import NoAnswer, Said, read_said
+from bems.embedded.api.access import SEND
+from bems.tracker.answers import Acceptance, Error, Result, Results
+from bems.tracker.contract import Stage
+from bems.tracker.gate import BATCH_LIMIT
+
+Fate = Literal["accepted", "duplicate", "conflict", "refused", "undelivered"]
+
+LARGEST = BATCH_LIMIT - 1024
+"""Bytes of events in one request."""
+
+_RESULTS = msgspec.json.Decoder(Results)
+_ACCEPTANCE = msgspec.json.Decoder(Acceptance)
+
+
+class Told(NamedTuple):
+    """What became of the event in a line. `errors` have pointers into the event; `seconds` is the time from the request
+    to the answer that told it, 0 where none did."""
+
+    line: int
+    fate: Fate
+    event_id: str | None = None
+    errors: Sequence[Error] = ()
+    seconds: float = 0.0
+
+
+class Item(NamedTuple):
+    """An event as it is sent, and its line."""
+
+    line: int
+    event: bytes
+
+
+class Parcel:
+    """Events of one stage that go together. `opened` is when the first was put in, on the monotonic clock."""
+
+    def __init__(self, stage: Stage, items: Sequence[Item] = ()) -> None:
+        self.stage = stage
+        self.items = list(items)
+        self.opened = time.monotonic()
+        self.size = 0
+
+    def put(self, item: Item) -> None:
+        self.items.append(item)
+        self.size += len(item.event) + 1
+
+    def takes(self, event: bytes) -> bool:
+        """Whether there is room for it."""
+        return not self.items or self.size + len(event) < LARGEST
+
+    def halves(self) -> list["Parcel"]:
+        middle = len(self.items) // 2
+        return [Parcel(self.stage, self.items[:middle]), Parcel(self.stage, self.items[middle:])]
+
+
+class Outcome(NamedTuple):
+    """What an answer says.
+
+    `told`     of events whose fate is known.
+    `again`    those to be sent once more, `pause` seconds later at the earliest; `trouble` says why, unless it is only
+               that the cell wants them more slowly.
+    `split`    the parcel was refused as a whole: its halves may not be. `size`: because it holds too many.
+    `fault`    nothing can be sent like this.
+    """
+
+    told: Sequence[Told] = ()
+    again: Sequence[Item] = ()
+    pause: float = 0.0
+    trouble: str | None = None
+    split: bool = False
+    size: bool = False
+    fault: click.ClickException | None = None
+
+
+def post(client: Client, parcel: Parcel) -> Outcome:
+    """Send the parcel, once."""
+    path = f"/invoices/{parcel.stage}"
+    single = len(parcel.items) == 1
+    begun = time.perf_counter()
+    try:
+        if single:
+            reply = client.exchange("POST", path, parcel.items[0].event)
+        else:
+            events = b",".join([item.event for item in parcel.items])
+            reply = client.exchange("POST", path + "/batch", b'{"events":[' + events + b"]}")
+    except NoAnswer as fault:
+        return Outcome(again=parcel.items, trouble=fault.message) if fault.passing else Outcome(fault=fault)
+    seconds = time.perf_counter() - begun
+    if reply.status == 207 and not single:
+        return _read_results(client, parcel, reply, seconds)
+    if single and reply.status in (202, 409):
+        return _read_single(client, parcel.items[0], reply, seconds)
+    if reply.status in (400, 413):
+        return _read_refusal(client, parcel, reply, seconds)
+    if reply.status in (408, 429) or reply.status >= 500:
+        trouble = None if reply.status == 429 else client.complaint(reply, SEND).message
+        return Outcome(again=parcel.items, pause=reply.retry_after, trouble=trouble)
+    return Outcome(fault=client.complaint(reply, SEND))
+
+
+def _read_results(client: Client, parcel: Parcel, reply: Reply, seconds: float) -> Outcome:
+    try:
+        results = _RESULTS.decode(reply.body).results
+    except msgspec.DecodeError:
+        results = []
+    if len(results) != len(parcel.items):
+        return Outcome(fault=client.complaint(reply, SEND))
+    told, again = [], []
+    for item, result in zip(parcel.items, results, strict=True):
+        if result.status == "unavailable":
+            again.append(item)
+        else:
+            told.append(Told(item.line, result.status, result.event_id, _errors(result), seconds))
+    trouble = f"{client.url}: it cannot take everything now" if again else None
+    return Outcome(told, again, reply.retry_after, trouble)
+
+
+def _read_single(client: Client, item: Item, reply: Reply, seconds: float) -> Outcome:
+    try:
+        if reply.status == 409:
+            errors = _errors(read_said(reply.body) or Said())
+            return Outcome([Told(item.line, "conflict", event_id(item.event), errors, seconds)])
+        acceptance = _ACCEPTANCE.decode(reply.body)
+    except msgspec.DecodeError:
+        return Outcome(fault=client.complaint(reply, SEND))
+    return Outcome([Told(item.line, acceptance.status, acceptance.event_id, (), seconds)])
+
+
+def _read_refusal(client: Client, parcel: Parcel, reply: Reply, seconds: float) -> Outcome:
+    said = read_said(reply.body)
+    if said is None:
+        if reply.status == 400:
+            return Outcome(fault=client.complaint(reply, SEND))
+        # Whatever stands before the cell may think it too large, and need not speak JSON.
+        said = Said(detail="it is too large")
+    if len(parcel.items) > 1:
+        # API Gateway refuses a batch for one event in it, and does not say for which; our own cells do.
+        return Outcome(split=True, size=bool(said.detail) and not said.errors)
+    item = parcel.items[0]
+    return Outcome([Told(item.line, "refused", event_id(item.event), _errors(said), seconds)])
+
+
+def _errors(said: Result | Said) -> Sequence[Error]:
+    detail = said.detail or (said.message if isinstance(said, Said) else None)
+    return said.errors or ([Error("", detail)] if detail else ())
+
+
+class _Named(msgspec.Struct):
+    event_id: str | None = None
+
+
+def event_id(event: bytes) -> str | None:
+    """What its sender called it, if that can be read."""
+    try:
+        return msgspec.json.decode(event, type=_Named).event_id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

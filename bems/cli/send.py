@@ -1,0 +1,212 @@
+"""`bems send`: an event log, sent to a cell."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import IO, get_args
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from bems.cli.client import Client
+from bems.cli.complaints import one_line
+from bems.cli.files import LogFile, output_file
+from bems.cli.mistakes import Mistake
+from bems.cli.options import connected
+from bems.cli.parcels import Fate, Told
+from bems.cli.sending import Sender
+from bems.cli.show import print_json
+from bems.cli.summary import Summary
+from bems.embedded.replay import BYTE_ORDER_MARK
+from bems.tracker.answers import Error
+from bems.tracker.gate import LINE_LIMIT, Refusal, split_line
+
+INTERRUPTED = 130
+COMPLAIN_EVERY = 30.0
+"""Seconds between two lines about the same trouble."""
+
+
+@click.command(epilog="Example: bems send events.jsonl.gz --rate 500 --refused-out refused.jsonl")
+@click.argument("file", metavar="FILE")
+@click.option("--batch", type=click.IntRange(1, 100), default=100, show_default=True, help="Events in a request.")
+@click.option("--in-flight", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
+@click.option("--rate", type=click.FloatRange(min=0.01), help="Events a second, at the most. Default: all it takes.")
+@click.option(
+    "--retries-for",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=300.0,
+    show_default=True,
+    help="How long to go on where the cell cannot be reached or takes nothing.",
+)
+@click.option("--refused-out", metavar="FILE", help="Write one JSON line per refused line: its number and every fault.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@connected
+@click.pass_context
+def send(
+    context: click.Context,
+    client: Client,
+    file: str,
+    batch: int,
+    in_flight: int,
+    rate: float | None,
+    retries_for: float,
+    refused_out: str | None,
+    as_json: bool,
+) -> None:
+    """Send a log of events to a cell.
+
+    FILE holds one JSON object a line, {"stage": ..., "event": {...}}, plain or gzipped; - reads standard input. The
+    order is not kept, because it cannot matter. To send a file again is harmless: what the cell has is a duplicate.
+    Ctrl-C waits for the requests under way. Needs a key of a sender or admin.
+
+    Exit code 0 if the cell has every event, accepted now or before; 1 if any was refused, is in conflict with one that
+    the cell has, or was not delivered; 130 after Ctrl-C.
+    """
+    log = LogFile(file)
+    if refused_out is not None and log.is_file(refused_out):
+        raise Mistake(f"{refused_out}: this is the log itself; write to another file")
+    interrupted, mistake = False, None
+    with (
+        output_file(refused_out) if refused_out is not None else nullcontext() as refused_file,
+        watched(log, retries_for) as watch,
+    ):
+
+        def told(one: Told) -> None:
+            watch.told()
+            if refused_file is not None and one.fate in ("refused", "conflict"):
+                write_refused(refused_file, one)
+
+        sender = Sender(
+            client,
+            batch=batch,
+            in_flight=in_flight,
+            rate=rate,
+            retries_for=retries_for,
+            told=told,
+            troubled=watch.troubled,
+        )
+        try:
+            try:
+                send_lines(sender, watch.lines())
+            except Mistake as unreadable:
+                # What could be read of the log is sent.
+                mistake = unreadable
+            summary = sender.finish()
+        except KeyboardInterrupt:
+            interrupted = True
+            sender.abandon()
+            summary = sender.finish()
+    fault = mistake or sender.fault
+    if summary.requests.count or not fault:
+        print_summary(summary, as_json)
+    if interrupted:
+        context.exit(INTERRUPTED)
+    if fault:
+        raise fault
+    context.exit(0 if summary.well else 1)
+
+
+def send_lines(sender: Sender, lines: Iterator[tuple[int, bytes]]) -> None:
+    """Send each line, unless it is not even one. Whether its event is good is for the cell to judge, by its clock."""
+    for number, line in lines:
+        split = split_line(line)
+        if isinstance(split, Refusal):
+            sender.refuse(number, split.event_id, [Error(fault.pointer, fault.detail) for fault in split.faults])
+        elif not sender.send(*split, number):
+            return
+
+
+def write_refused(file: IO[bytes], told: Told) -> None:
+    """As `bems replay` writes it, with pointers into the line."""
+    # The cell's lead into the event, and it was asked about those only that are lines at all.
+    inside = "/event" if told.seconds else ""
+    errors = [{"pointer": inside + error.pointer, "detail": error.detail} for error in told.errors]
+    file.write(msgspec.json.encode({"line": told.line, "event_id": told.event_id, "errors": errors}) + b"\n")
+
+
+class Watch:
+    """What a person sees meanwhile: a progress bar, or a line now and then where something is in the way."""
+
+    def __init__(self, log: LogFile, progress: Progress, retries_for: float) -> None:
+        self._log, self._progress, self._retries_for = log, progress, retries_for
+        self._task = progress.add_task("Sending", total=log.size, lines=0)
+        self._count = 0
+        self._said, self._said_at = "", 0.0
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """The lines of the log that are not blank, with their numbers."""
+        for number, line in enumerate(self._log, 1):
+            if number == 1:
+                line = line.removeprefix(BYTE_ORDER_MARK)
+            if len(line) > LINE_LIMIT or line.strip():
+                yield number, line
+
+    def told(self) -> None:
+        self._count += 1
+        if self._count % 100 == 0:
+            self._progress.update(self._task, completed=self._log.position(), lines=self._count)
+
+    def troubled(self, trouble: str) -> None:
+        now = time.monotonic()
+        if trouble != self._said or now - self._said_at > COMPLAIN_EVERY:
+            self._said, self._said_at = trouble, now
+            going_on = f"tried again for up to {self._retries_for:.0f} seconds"
+            self._progress.console.print(Text(f"bems: {one_line(trouble)}; {going_on}"), soft_wrap=True)
+
+
+@contextmanager
+def watched(log: LogFile, retries_for: float) -> Iterator[Watch]:
+    """Somebody may be looking."""
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[lines]:,} events"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield Watch(log, progress, retries_for)
+
+
+def print_summary(summary: Summary, as_json: bool) -> None:
+    """What became of the events, and how fast."""
+    fates: tuple[Fate, ...] = get_args(Fate)
+    rate = summary.sent / summary.seconds if summary.seconds else 0.0
+    half, most = (summary.requests.percentile(percent) for percent in (50, 99))
+    if as_json:
+        print_json(
+            {
+                "events": {"sent": summary.sent, **{str(fate): summary.fates[fate] for fate in fates}},
+                "refused_by": dict(summary.places.most_common()),
+                "requests": {
+                    "answered": summary.requests.count,
+                    "repeated": summary.retries,
+                    "p50_ms": None if half is None else round(half * 1000, 1),
+                    "p99_ms": None if most is None else round(most * 1000, 1),
+                },
+                "seconds": round(summary.seconds, 3),
+                "events_per_second": round(rate, 1),
+            }
+        )
+        return
+    click.echo(f"{'Sent':<12}{summary.sent:>12,}  in {summary.seconds:.1f} s, {rate:,.0f} a second")
+    meanings: dict[Fate, str] = {
+        "conflict": "another event with that id was accepted before",
+        "undelivered": "send the file again; a repeat is harmless",
+    }
+    for fate in fates:
+        if summary.fates[fate] or fate == "accepted":
+            click.echo(f"  {fate:<10}{summary.fates[fate]:>12,}  {meanings.get(fate, '')}".rstrip())
+    for place, count in summary.places.most_common():
+        click.echo(f"    {place:<20}{count:>12,}")
+    if half is not None and most is not None:
+        repeated = f", {summary.retries:,} repeated" if summary.retries else ""
+        click.echo(
+            f"{'Requests':<12}{summary.requests.count:>12,}  half within {half * 1000:,.0f} ms, "
+            f"99% within {most * 1000:,.0f} ms{repeated}"
+        )

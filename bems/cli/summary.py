@@ -1,0 +1,52 @@
+"""The summary of a sending: what became of how many events, and how fast."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from bems.cli.parcels import Fate, Told
+from bems.cli.timings import Timings
+from bems.tracker.contract import EventBody, PaymentTerms, Source, Vendor
+
+_NESTED = {"vendor": Vendor, "payment_terms": PaymentTerms, "source": Source}
+
+
+@dataclass
+class Summary:
+    """What came of all that was sent: sent = accepted + duplicate + conflict + refused + undelivered.
+
+    `fates` counts events, `places` the refused ones by where their faults are. `requests` are those whose answer told
+    of an event, `retries` those that had to be repeated, in part at least. `seconds` is the time from first to last.
+    """
+
+    fates: Counter[Fate] = field(default_factory=Counter)
+    places: Counter[str] = field(default_factory=Counter)
+    requests: Timings = field(default_factory=Timings)
+    retries: int = 0
+    seconds: float = 0.0
+
+    @property
+    def sent(self) -> int:
+        return self.fates.total()
+
+    @property
+    def well(self) -> bool:
+        """Whether the cell has every event."""
+        return self.sent == self.fates["accepted"] + self.fates["duplicate"]
+
+    def add(self, told: Told) -> None:
+        self.fates[told.fate] += 1
+        if told.fate == "refused":
+            # An event may have several faults in one place.
+            self.places.update({place(error.pointer) for error in told.errors})
+
+
+def place(pointer: str) -> str:
+    """The field that a pointer into an event, or a line with one, leads to, such as `vendor.country`.
+
+    There are few of them, whatever is sent: names that senders choose are left out.
+    """
+    first, _, rest = pointer.removeprefix("/event/").removeprefix("/").partition("/")
+    if first not in EventBody.__struct_fields__ and first not in ("status", "stage"):
+        return "event"
+    known = _NESTED.get(first)
+    return f"{first}.{rest}" if known is not None and rest in known.__struct_fields__ else first

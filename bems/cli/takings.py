@@ -1,0 +1,120 @@
+"""Takings: what a cell made of what it was sent, and whether its books balance."""
+
+import time
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from bems.cli.client import Client
+from bems.cli.report import MEANING, new_table
+from bems.cli.summary import Summary
+from bems.embedded.analytics import Analytics
+from bems.embedded.api.access import LOOK
+from bems.tracker.contract import STAGES
+from bems.tracker.projection import WAITS_FOR
+
+PATIENCE = 15.0
+"""Seconds that the series has to follow the store."""
+
+# What DuckDB knows, so that the store and its copy are compared in what people see too.
+_STATUSES = """SELECT to_status, count(*) FROM (
+    SELECT arg_max(to_status, seq) AS to_status FROM transitions GROUP BY invoice_id
+) GROUP BY to_status"""
+_ALERTS = """SELECT stage, count(DISTINCT invoice_id), count(*) FILTER (severity = 'warning'),
+    count(*) FILTER (severity = 'critical') FROM transitions WHERE kind = 'alert' GROUP BY stage"""
+
+
+class Takings(NamedTuple):
+    """Invoices by status, (invoices, warnings, critical alerts) by stage, and the books as the API gives them."""
+
+    statuses: dict[str, int]
+    alerts: dict[str, tuple[int, int, int]]
+    books: dict[str, Any]
+
+    def balance_with(self, sent: Summary) -> bool:
+        """Whether every event that was sent is accounted for, and the series is the same in both places."""
+        return self.books["balanced"] is True and self.books["accepted"] == sent.fates["accepted"]
+
+
+def take_stock(client: Client, analytics: Analytics) -> Takings:
+    """What the cell made of it, once DuckDB has followed."""
+    analytics.poke()
+    until = time.monotonic() + PATIENCE
+    books = client.ask("GET", "/books", LOOK)
+    while not books["balanced"] and time.monotonic() < until:
+        time.sleep(0.05)
+        books = client.ask("GET", "/books", LOOK)
+    alerts = {stage: (invoices, warnings, critical) for stage, invoices, warnings, critical in analytics.query(_ALERTS)}
+    return Takings(dict(analytics.query(_STATUSES)), alerts, books)
+
+
+def print_takings(sent: Summary, takings: Takings) -> None:
+    """Print to standard output; plain text where it is not a terminal."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=110)
+    p50, p99 = (sent.requests.percentile(percent) or 0.0 for percent in (50, 99))
+    console.print(f"\n[bold]Sent[/]      {sent.sent:,} events in {sent.seconds:.1f} s ({_rate(sent):,.0f} a second)")
+    console.print(f"[bold]Answered[/]  durable and visible after {p50 * 1000:.1f} ms (half), {p99 * 1000:.1f} ms (99%)")
+    for table in (_refusals(sent), _statuses(takings), _alerts(takings), _books(sent, takings)):
+        if table:
+            console.print(f"\n[bold]{table.title}[/]")
+            table.title = None
+            console.print(table)
+
+
+def _rate(sent: Summary) -> float:
+    return sent.sent / sent.seconds if sent.seconds else 0.0
+
+
+def _refusals(sent: Summary) -> Table | None:
+    if not sent.places:
+        return None
+    table = new_table("Refused, by where the fault is (an event may have several)", "Field", "Events")
+    for place, count in sent.places.most_common():
+        table.add_row(place, f"{count:,}")
+    return table
+
+
+def _statuses(takings: Takings) -> Table:
+    total = sum(takings.statuses.values())
+    table = new_table(f"What became of {total:,} invoices", "Status", "Invoices", "Share", "Meaning")
+    for status in WAITS_FOR:
+        if count := takings.statuses.get(status):
+            table.add_row(status, f"{count:,}", f"{count / total:.1%}", MEANING[status])
+    return table
+
+
+def _alerts(takings: Takings) -> Table | None:
+    if not takings.alerts:
+        return None
+    table = new_table("Alerts", "Stage", "Invoices", "Warnings", "Critical")
+    for stage in STAGES:
+        if stage in takings.alerts:
+            table.add_row(stage, *(f"{count:,}" for count in takings.alerts[stage]))
+    return table
+
+
+def _books(sent: Summary, takings: Takings) -> Table:
+    fates, books = sent.fates, takings.books
+    answered = f"{fates['accepted']:,} accepted + {fates['duplicate']:,} duplicate + "
+    answered += f"{fates['refused']:,} refused + {fates['conflict']:,} conflicting"
+    rows = (
+        (f"{sent.sent:,} sent", answered, sent.sent == sent.fates.total() - fates["undelivered"]),
+        (
+            f"{fates['accepted']:,} accepted",
+            f"{books['applied']:,} applied + {books['dead_letters']:,} dead letters",
+            fates["accepted"] == books["accepted"] == books["applied"] + books["dead_letters"],
+        ),
+        (
+            f"{books['transitions']:,} transitions in the store",
+            f"{books['analytics']:,} in DuckDB",
+            books["transitions"] == books["analytics"],
+        ),
+    )
+    table = Table.grid(padding=(0, 1))
+    table.title = "The books"
+    for left, right, even in rows:
+        table.add_row(f" {left}", "=" if even else "[red]is not[/]", right)
+    return table

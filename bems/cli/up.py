@@ -1,0 +1,142 @@
+"""`bems up`: a cell on this machine."""
+
+import gc
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from bems.calendars import expand
+from bems.cli.files import load_policy, read_text
+from bems.cli.mistakes import Failure, Mistake
+from bems.embedded.alerting.destinations import build
+from bems.embedded.api.server import CannotListen
+from bems.embedded.clock import AcceleratedClock, RunningClock, SystemClock
+from bems.embedded.databases import StoreRefused
+from bems.embedded.service import Service
+from bems.tracker.cells import Cell
+from bems.tracker.config import ConfigError, read_cells
+from bems.tracker.policy import Policy
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at whether the writer still lives."""
+
+
+@click.command(epilog="Example: bems up --store /var/lib/bems --cells cells.yaml --cell eu-west")
+@click.option("--store", "folder", metavar="FOLDER", default=".bems", show_default=True, help="Where all is kept.")
+@click.option("--cells", "cells_file", metavar="FILE", help="The configuration. Default: a cell named local.")
+@click.option("--cell", "cell_name", metavar="NAME", help="Which cell of it, where there are several.")
+@click.option("--policy", "policy_file", metavar="FILE", help="The SLA policy, instead of the cell's.")
+@click.option("--host", metavar="HOST", help="What to listen on. Default: as configured, else 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), help="0 takes a free one. Default: as configured, else 8080.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(0.001, 10_000_000),
+    help="For rehearsals: time runs so many times as fast. Use a store of its own.",
+)
+def up(
+    folder: str,
+    cells_file: str | None,
+    cell_name: str | None,
+    policy_file: str | None,
+    host: str | None,
+    port: int | None,
+    speed: float | None,
+) -> None:
+    """Run a cell on this machine: take events over HTTP, keep them, raise alerts, answer questions.
+
+    The first start makes a key for an admin, and shows it once, on standard output. Where nobody should see it there,
+    make one before: bems keys add NAME --role admin --store FOLDER. The log goes to standard error. SIGTERM or Ctrl-C
+    ends the cell when what it took is stored.
+    """
+    cell, policy = configure(cells_file, cell_name, policy_file)
+    clock: RunningClock = SystemClock()
+    if speed is not None:
+        clock = AcceleratedClock(clock.now(), speed)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        service = Service(
+            Path(folder),
+            policy,
+            name=cell.name,
+            host=cell.embedded.host if host is None else host,
+            port=cell.embedded.port if port is None else port,
+            limits=cell.limits,
+            destinations=build(cell.alerts, cell.embedded, cell.name, os.environ),
+            clock=clock,
+        )
+    except StoreRefused as refused:
+        raise Failure(str(refused)) from refused
+    except (CannotListen, ValueError) as wrong:
+        raise Mistake(str(wrong)) from wrong
+    with service, spared_collector():
+        welcome(service, folder)
+        while not ended.wait(LOOK_EVERY):
+            if not service.writer.alive:
+                raise Failure("the cell cannot go on; its log says why")
+    click.echo("The cell has ended; what it took is stored.", err=True)
+
+
+def configure(cells_file: str | None, cell_name: str | None, policy_file: str | None) -> tuple[Cell, Policy]:
+    """The cell that is meant, with its policy."""
+    cell = Cell(name="local", region="eu-west-1")
+    if cells_file is not None:
+        cell = _find(cells_file, cell_name)
+    elif cell_name is not None:
+        raise Mistake(f"--cell {cell_name}: this needs --cells FILE, which describes it")
+    if policy_file is not None:
+        return cell, load_policy(policy_file)
+    if cells_file is not None and cell.policy_file is not None:
+        return cell, load_policy(str(Path(cells_file).parent / cell.policy_file))
+    if cell.policy is None:
+        return cell, load_policy(None)
+    try:
+        return cell, expand(cell.policy)
+    except ValueError as wrong:
+        raise Mistake(f"{cells_file}: the policy of {cell.name}: {wrong}") from wrong
+
+
+def _find(cells_file: str, cell_name: str | None) -> Cell:
+    try:
+        cells = read_cells(read_text(cells_file), cells_file).cells
+    except ConfigError as wrong:
+        raise Mistake(str(wrong)) from wrong
+    names = ", ".join(cell.name for cell in cells)
+    if cell_name is None:
+        if len(cells) > 1:
+            raise Mistake(f"{cells_file} describes several cells: use --cell with one of {names}")
+        return cells[0]
+    for cell in cells:
+        if cell.name == cell_name:
+            return cell
+    raise Mistake(f"{cells_file} describes no cell {cell_name}: use one of {names}")
+
+
+def welcome(service: Service, folder: str) -> None:
+    """Say where the cell is, and show the first key, this once."""
+    click.echo(f"The cell listens on {service.server.url} and keeps everything in {folder}. Ctrl-C ends it.")
+    if not service.keys.all():
+        _, text = service.keys.add("admin", "admin", "bems up", service.clock.now())
+        click.echo(f"The first key, an admin's, is shown this once:\n\n    export BEMS_API_KEY={text}\n")
+
+
+@contextmanager
+def spared_collector() -> Iterator[None]:
+    """What is there now stays. The cell makes few reference cycles, so looking for them may be rare."""
+    gc.collect()
+    gc.freeze()
+    usual = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()

@@ -1,0 +1,1 @@
+"""Alerting: how alerts get to people, at least once and in order."""

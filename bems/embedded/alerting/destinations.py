@@ -1,0 +1,127 @@
+"""Destinations: where `cells.yaml` has alerts sent, with the secrets that the environment holds."""
+
+import base64
+import binascii
+import logging
+from collections.abc import Mapping
+from email.headerregistry import Address
+
+import msgspec
+
+from bems.embedded.alerting.delivery import Destination
+from bems.embedded.alerting.mail import Email
+from bems.embedded.alerting.messages import headline
+from bems.embedded.alerting.webhook import Webhook
+from bems.tracker import cells
+from bems.tracker.actions import Alert, Severity
+
+alerts_log = logging.getLogger("bems.alerts")
+
+_SEVERITIES: tuple[Severity, ...] = ("warning", "critical")
+
+
+class Log:
+    """A Destination: a line in the log `bems.alerts`, of the level warning or error."""
+
+    key = "log"
+
+    def send(self, alert: Alert) -> None:
+        level = logging.ERROR if alert.severity == "critical" else logging.WARNING
+        facts = alert.facts
+        about = f"{facts.amount:f} {facts.currency} of vendor {facts.vendor.id}"
+        alerts_log.log(level, "%s: %s, %s, alert id %s", alert.severity, headline(alert), about, alert.id)
+
+
+def build(
+    alerts: cells.Alerts, embedded: cells.Embedded, cell: str, environment: Mapping[str, str]
+) -> dict[Severity, list[Destination]]:
+    """The destinations of a cell by severity. One that is listed under both, or twice, is one and the same.
+
+    ValueError, in one line, where a secret is missing in the environment or of a wrong form, e-mail has no server or
+    sender, or two entries contradict each other; it names the cell and the key, and no secret.
+    """
+    builder = _Builder(embedded, cell, environment)
+    return {severity: builder.build_all(f"alerts/{severity}", getattr(alerts, severity)) for severity in _SEVERITIES}
+
+
+class _Builder:
+    def __init__(self, embedded: cells.Embedded, cell: str, environment: Mapping[str, str]) -> None:
+        self._smtp = embedded.smtp
+        self._cell = cell
+        self._environment = environment
+        self._built: dict[str, tuple[cells.Destination, Destination]] = {}
+
+    def build_all(self, place: str, listed: tuple[cells.Destination, ...]) -> list[Destination]:
+        built = {}
+        for index, one in enumerate(listed):
+            destination = self._build(f"{place}/{index}", one)
+            built[destination.key] = destination
+        return list(built.values())
+
+    def _build(self, place: str, config: cells.Destination) -> Destination:
+        if config.webhook:
+            destination: Destination = self._webhook(f"{place}/webhook", config.webhook)
+        elif config.email:
+            destination = self._email(f"{place}/email", config.email)
+        else:
+            destination = Log()
+        known, first = self._built.setdefault(destination.key, (config, destination))
+        if known != config:
+            raise self._mistake(place, f"{destination.key} is listed before, with another key or sender: use the same")
+        return first
+
+    def _webhook(self, place: str, config: cells.Webhook) -> Webhook:
+        if config.url_env:
+            name, url = f"${config.url_env}", self._secret(f"{place}/url_env", config.url_env)
+            try:
+                msgspec.convert(url, cells.Url)
+            except msgspec.ValidationError:
+                raise self._mistake(f"{place}/url_env", f"what {config.url_env} holds is no https URL") from None
+        else:
+            name = url = config.url or ""
+        signing = None
+        if config.secret_env:
+            signing = self._signing_key(f"{place}/secret_env", config.secret_env)
+        return Webhook(f"webhook {name}", url, signing, self._cell)
+
+    def _signing_key(self, place: str, variable: str) -> bytes:
+        """The spec serializes a key as base64 behind `whsec_`; any other text is a key as it stands."""
+        secret = self._secret(place, variable)
+        if not secret.startswith("whsec_"):
+            return secret.encode()
+        try:
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except binascii.Error:
+            key = b""
+        if not key:
+            raise self._mistake(place, f"what {variable} holds begins with whsec_, but no base64 follows")
+        return key
+
+    def _email(self, place: str, config: cells.Email) -> Email:
+        smtp = self._smtp
+        if smtp is None:
+            raise self._mistake(place, "e-mail needs a mail server: add embedded/smtp")
+        sender = config.sender or smtp.sender
+        if sender is None:
+            raise self._mistake(place, "the e-mail has no sender: add from here, or to embedded/smtp")
+        to = sorted(set(config.to))
+        for address in (sender, *to):
+            try:
+                Address(addr_spec=address)
+            except Exception:  # The standard library's parser raises whatever it comes upon.
+                raise self._mistake(place, f"{address} is no address that mail headers take") from None
+        password = None
+        if smtp.user is not None and smtp.password_env is not None:
+            password = self._secret("embedded/smtp/password_env", smtp.password_env)
+            if not (smtp.user + password).isascii():
+                raise self._mistake("embedded/smtp", "user and password may only have ASCII characters")
+        return Email(f"email {', '.join(to)}", to, sender, smtp, password, self._cell)
+
+    def _secret(self, place: str, variable: str) -> str:
+        secret = self._environment.get(variable, "")
+        if not secret:
+            raise self._mistake(place, f"the environment variable {variable} is not set")
+        return secret
+
+    def _mistake(self, place: str, detail: str) -> ValueError:
+        return ValueError(f"cell {self._cell}: /{place}: {detail}")

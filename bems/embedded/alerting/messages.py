@@ -1,0 +1,83 @@
+"""Messages: what an alert says, to people in a line or a page, and to programs in JSON."""
+
+from typing import Any
+
+import msgspec
+
+from bems.tracker.actions import Alert
+from bems.tracker.contract import Vendor
+from bems.tracker.instants import render, to_datetime
+
+_BRACKETS = str.maketrans("<>", "\u2039\u203a")
+
+
+def headline(alert: Alert) -> str:
+    """`INV-1 waits for posting since 2026-03-02 (alert 3)`: printable ASCII, on one line."""
+    match alert.kind:
+        case "dispute":
+            return f"{alert.invoice_id} is disputed: its reconciliation found a mismatch"
+        case "failed":
+            return f"{alert.invoice_id} could not be posted"
+        case "stuck":
+            last = ", the last one: it is parked" if alert.last else ""
+            since = to_datetime(alert.waiting_since).date()
+            return f"{alert.invoice_id} waits for {alert.stage} since {since} (alert {alert.step}{last})"
+
+
+def sentence(alert: Alert, cell: str) -> str:
+    """The headline with who and how much, on one line. Angle brackets, which chat services take for commands, are
+    replaced; so is whatever does not print."""
+    facts = alert.facts
+    about = f"{facts.amount:f} {facts.currency} of {_called(facts.vendor)}"
+    return f"{alert.severity}: {headline(alert)}, {about}, cell {cell}".translate(_BRACKETS)
+
+
+def page(alert: Alert, cell: str) -> str:
+    """The facts, one on a line."""
+    facts = alert.facts
+    vendor = [facts.vendor.id, *filter(None, (facts.vendor.country, facts.vendor.tier and _plain(facts.vendor.tier)))]
+    lines = {
+        "Invoice": alert.invoice_id,
+        "Amount": f"{facts.amount:f} {facts.currency}",
+        "Vendor": f"{_called(facts.vendor)} ({', '.join(vendor)})",
+        "Stage": alert.stage,
+        "Severity": alert.severity,
+        "Waiting since": render(alert.waiting_since),
+        "Was due": render(alert.due_at),
+        "Raised": render(alert.raised_at),
+        "Cell": cell,
+        "Alert": f"{alert.id} (if this comes twice, it is the same alert)",
+    }
+    return f"{headline(alert)}\n\n" + "".join(f"{name + ':':<15}{value}\n" for name, value in lines.items())
+
+
+def payload(alert: Alert, cell: str) -> dict[str, Any]:
+    """What programs get, ready for JSON: instants in RFC 3339, the amount as a decimal in a string."""
+    facts = alert.facts
+    return {
+        "id": alert.id,
+        "invoice_id": alert.invoice_id,
+        "kind": alert.kind,
+        "stage": alert.stage,
+        "severity": alert.severity,
+        "step": alert.step,
+        "last": alert.last,
+        "waiting_since": render(alert.waiting_since),
+        "due_at": render(alert.due_at),
+        "raised_at": render(alert.raised_at),
+        "event_id": alert.event_id,
+        "cell": cell,
+        "amount": f"{facts.amount:f}",
+        "currency": facts.currency,
+        "vendor": msgspec.to_builtins(facts.vendor),
+        "text": sentence(alert, cell),
+    }
+
+
+def _called(vendor: Vendor) -> str:
+    return _plain(vendor.name) if vendor.name else vendor.id
+
+
+def _plain(text: str) -> str:
+    """On one line: a name may hold what ends one (U+2028), or turns the direction of what follows."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,224 @@
+"""The outbox: the deliveries that are under way, in a database of their own beside the store's.
+
+It cannot be made anew from the store without sending every alert again. So a file that is not what it should be is
+refused; a missing one starts at the first alert, and each is sent at least once.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+from msgspec import json
+
+from bems.embedded.alerting.delivery import Delivery, State
+from bems.embedded.databases import StoreRefused, open_database
+from bems.embedded.packing import pack_alert, read_alert
+from bems.tracker.actions import Alert, Severity
+from bems.tracker.instants import Instant
+
+APPLICATION_ID = 0x42454D44
+"""`BEMD`, in the header of the file."""
+
+DATABASE = "deliveries.db"
+
+_SCHEMA = """
+CREATE TABLE deliveries (
+    destination TEXT NOT NULL, seq INTEGER NOT NULL, alert_id TEXT NOT NULL, invoice_id TEXT NOT NULL,
+    attempts INTEGER NOT NULL, due INTEGER NOT NULL, tried_at INTEGER, state TEXT NOT NULL, error TEXT,
+    alert BLOB NOT NULL, UNIQUE (destination, seq)
+) STRICT;
+CREATE INDEX deliveries_due ON deliveries (destination, due, seq) WHERE state = 'waiting';
+CREATE INDEX deliveries_of_invoice ON deliveries (destination, invoice_id, seq) WHERE state = 'waiting';
+CREATE INDEX deliveries_failed ON deliveries (alert_id) WHERE state = 'failed';
+
+-- One row: the last alert that was taken over, and how many deliveries were made.
+CREATE TABLE progress (seq INTEGER NOT NULL, alert_id TEXT, delivered INTEGER NOT NULL) STRICT;
+INSERT INTO progress VALUES (0, NULL, 0);
+"""
+
+_COLUMNS = "destination, seq, alert, attempts, due, tried_at, state, error"
+
+
+class Outbox:
+    """The outbox of a cell's folder, for any thread. The caller holds the folder's lock.
+
+    StoreRefused, before anything is written, where the file is no outbox, damaged, or of a later version. apsw.Error
+    from any method: the file could not be read or written; nothing of that transaction was.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.RLock()
+        self._connection = _open(folder / DATABASE)
+        self._execute = self._connection.execute
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is called within becomes durable together, or not at all."""
+        with self._lock, self._connection:
+            yield
+
+    # -- what comes in
+
+    def last(self) -> tuple[int, str | None]:
+        """The number and id of the last alert that was taken over; (0, None) before the first."""
+        with self._lock:
+            seq, alert_id = self._execute("SELECT seq, alert_id FROM progress").get
+            return seq, alert_id
+
+    def take(self, alerts: Sequence[tuple[int, Alert]], keys: Mapping[Severity, Sequence[str]], now: Instant) -> None:
+        """Take over numbered alerts behind the last, for the destinations of their severity. They are due at once."""
+        rows = [
+            (key, seq, alert.id, alert.invoice_id, now, pack_alert(alert))
+            for seq, alert in alerts
+            for key in keys[alert.severity]
+        ]
+        seq, newest = alerts[-1]
+        with self.transaction():
+            self._connection.executemany(
+                """INSERT INTO deliveries (destination, seq, alert_id, invoice_id, attempts, due, state, alert)
+                VALUES (?, ?, ?, ?, 0, ?, 'waiting', ?)""",
+                rows,
+            )
+            self._execute("UPDATE progress SET seq = ?, alert_id = ?", (seq, newest.id))
+
+    # -- what goes out
+
+    def heads(self, destination: str, limit: int) -> list[Delivery]:
+        """Of each invoice the oldest delivery that waits, as its later ones wait behind it; what is due first first."""
+        with self._lock:
+            rows = self._execute(
+                f"""SELECT {_COLUMNS} FROM deliveries AS this WHERE destination = ? AND state = 'waiting'
+                AND NOT EXISTS (
+                    SELECT 1 FROM deliveries AS older WHERE older.state = 'waiting'
+                    AND older.destination = this.destination AND older.invoice_id = this.invoice_id
+                    AND older.seq < this.seq
+                ) ORDER BY due, seq LIMIT ?""",
+                (destination, limit),
+            ).fetchall()
+        return [_read(row) for row in rows]
+
+    def remove(self, delivery: Delivery) -> None:
+        """It was delivered."""
+        with self.transaction():
+            self._execute(
+                "DELETE FROM deliveries WHERE destination = ? AND seq = ?", (delivery.destination, delivery.seq)
+            )
+            self._execute("UPDATE progress SET delivered = delivered + 1")
+
+    def put_back(self, delivery: Delivery) -> None:
+        """It was tried, and is changed."""
+        with self._lock:
+            self._execute(
+                """UPDATE deliveries SET attempts = ?, due = ?, tried_at = ?, state = ?, error = ?
+                WHERE destination = ? AND seq = ?""",
+                (
+                    delivery.attempts,
+                    delivery.due,
+                    delivery.tried_at,
+                    delivery.state,
+                    delivery.error,
+                    delivery.destination,
+                    delivery.seq,
+                ),
+            )
+
+    def stand_for_all(self, destination: str, now: Instant) -> None:
+        """The day of all that wait begins: one was tried in their stead."""
+        with self._lock:
+            self._execute(
+                """UPDATE deliveries SET tried_at = ?
+                WHERE destination = ? AND state = 'waiting' AND tried_at IS NULL""",
+                (now, destination),
+            )
+
+    def forget_standing(self, destination: str) -> None:
+        """The day of those that were not tried themselves has not begun after all."""
+        with self._lock:
+            self._execute(
+                """UPDATE deliveries SET tried_at = NULL
+                WHERE destination = ? AND state = 'waiting' AND attempts = 0 AND tried_at IS NOT NULL""",
+                (destination,),
+            )
+
+    def give_up(self, destination: str, tried_before: Instant, error: str) -> list[str]:
+        """Those that were first tried before an instant fail; the ids of their alerts."""
+        with self._lock:
+            rows = self._execute(
+                """UPDATE deliveries SET state = 'failed', error = ?
+                WHERE destination = ? AND state = 'waiting' AND tried_at <= ? RETURNING alert_id""",
+                (error, destination, tried_before),
+            ).fetchall()
+        return [str(alert_id) for (alert_id,) in rows]
+
+    # -- what an operator asks for
+
+    def orphan(self, destinations: Sequence[str], error: str) -> int:
+        """What waits for any other destination than these fails; how many."""
+        sql = """UPDATE deliveries SET state = 'failed', error = ?
+            WHERE state = 'waiting' AND destination NOT IN (SELECT value FROM json_each(?))"""
+        return self._change(sql, error, json.encode(destinations).decode())
+
+    def retry(self, destinations: Sequence[str], alert_id: str | None, now: Instant) -> int:
+        """Failed deliveries to these destinations, of one alert or of all, wait again as new ones; how many. Those that
+        wait are due now."""
+        sql = """UPDATE deliveries SET state = 'waiting', attempts = 0, tried_at = NULL, error = NULL, due = ?
+            WHERE state = 'failed' AND destination IN (SELECT value FROM json_each(?))
+            AND alert_id = ifnull(?, alert_id)"""
+        hurry = """UPDATE deliveries SET due = ?
+            WHERE state = 'waiting' AND due > ? AND alert_id = ifnull(?, alert_id)"""
+        with self.transaction():
+            self._execute(hurry, (now, now, alert_id))
+            return self._change(sql, now, json.encode(destinations).decode(), alert_id)
+
+    def _change(self, sql: str, *values: Any) -> int:
+        with self._lock:
+            self._execute(sql, values)
+            return self._connection.changes()
+
+    def delivered(self) -> int:
+        """How many deliveries were made, ever."""
+        return self._count("SELECT delivered FROM progress")
+
+    def count(self, state: State) -> int:
+        return self._count(f"SELECT count(*) FROM deliveries WHERE state = '{state}'")
+
+    def _count(self, sql: str) -> int:
+        with self._lock:
+            count: int = self._execute(sql).get
+            return count
+
+    def entries(self, state: State, limit: int, after: tuple[int, str]) -> list[Delivery]:
+        """Those behind (seq, destination), the oldest alerts first."""
+        sql = f"""SELECT {_COLUMNS} FROM deliveries WHERE state = ? AND (seq, destination) > (?, ?)
+            ORDER BY seq, destination LIMIT ?"""
+        with self._lock:
+            rows = self._execute(sql, (state, *after, limit)).fetchall()
+        return [_read(row) for row in rows]
+
+
+def _read(row: tuple[Any, ...]) -> Delivery:
+    destination, seq, alert, *rest = row
+    return Delivery(destination, seq, read_alert(alert), *rest)
+
+
+def _create(connection: apsw.Connection) -> None:
+    connection.execute(_SCHEMA)
+
+
+def _open(path: Path) -> apsw.Connection:
+    connection = open_database(path, (_create,), APPLICATION_ID)
+    try:
+        found = connection.pragma("quick_check")
+    except apsw.Error as error:
+        found = error
+    if found != "ok":
+        connection.close()
+        raise StoreRefused(f"{path} is damaged: {found}")
+    return connection

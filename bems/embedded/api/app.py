@@ -1,0 +1,203 @@
+"""The application: every path of the API, as ASGI. What sends events goes straight to the intake."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apsw
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from bems.embedded.api import views
+from bems.embedded.api.access import LOOK, Access
+from bems.embedded.api.bodies import Gone, closing, read_body, read_headers, respond
+from bems.embedded.api.intake import PATHS, Intake
+from bems.embedded.api.landing import Landing
+from bems.embedded.api.metrics import CONTENT_TYPE, Metrics
+from bems.embedded.api.openapi import document
+from bems.embedded.api.operations import OPERATIONS, Ask, Operation
+from bems.embedded.api.parts import Parts
+from bems.embedded.api.queries import NoQuery, read_query
+from bems.embedded.keys import Key
+from bems.embedded.reader import Counts, StoreFailed
+from bems.embedded.writer import Busy, Stopped
+from bems.tracker import answers
+from bems.tracker.answers import HttpAnswer
+from bems.tracker.contract import STAGES
+from bems.tracker.gate import Refusal
+from bems.tracker.instants import render
+from bems.tracker.projection import Status
+from bems.tracker.requests import REQUEST_LIMIT
+from bems.tracker.wording import show
+
+log = logging.getLogger(__name__)
+
+Gauge = tuple[str, str, dict[str, str], float]
+
+
+class Api:
+    """The API over a running cell's parts. It is made in the event loop that it serves in."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._access = Access(parts.keys, parts.limits)
+        self._metrics = Metrics()
+        self._landing = Landing(asyncio.get_running_loop())
+        self._intake = Intake(parts.writer, parts.clock, self._access, self._metrics, parts.limits.max_batch)
+        self._document = msgspec.json.encode(document())
+        self._paths: dict[str, list[Operation]] = {}
+        for operation in OPERATIONS:
+            self._paths.setdefault(operation.path, []).append(operation)
+        own = {"/healthz": self._health, "/openapi.json": self._openapi, "/metrics": self._write_metrics}
+        routes = [Route(path, self._ending(endpoint), methods=["GET"]) for path, endpoint in own.items()]
+        # Those with a target last: `/invoices/{target}` takes whatever begins with `/invoices/`.
+        for path in sorted(self._paths, key=lambda path: "{" in path):
+            methods = [operation.method for operation in self._paths[path]]
+            route = path.replace("{target}", "{target:path}")
+            routes.append(Route(route, self._ending(self._operate(self._paths[path])), methods=methods))
+        self._rest = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
+        self._rest.router.redirect_slashes = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An HTTP request."""
+        if scope["type"] != "http":
+            return
+        if scope["method"] == "POST" and scope["path"] in PATHS:
+            await self._intake(scope, receive, send)
+        elif "\n" in scope["path"]:
+            # Starlette's patterns would overlook one at the end.
+            self._metrics.answered(scope["method"], 404)
+            await respond(send, _nothing_at(scope["path"]))
+        else:
+            await self._rest(scope, receive, send)
+
+    def _ending(self, endpoint: Any) -> Callable[[Request], Any]:
+        """An endpoint whose failures are answered, and which is counted."""
+
+        async def answered(request: Request) -> Response:
+            try:
+                answer = await endpoint(request)
+            except Gone:
+                answer = answers.timed_out()
+            except Busy:
+                answer = answers.unavailable(1)
+            except asyncio.CancelledError:
+                # The server ends, and this took too long.
+                answer = closing(answers.unavailable())
+            except (Stopped, StoreFailed, apsw.Error) as error:
+                log.error("%s %s could not be answered: %s", request.method, show(request.scope["path"]), error)
+                answer = answers.unavailable()
+            except Exception:
+                log.exception("%s %s failed", request.method, show(request.scope["path"]))
+                answer = answers.failed()
+            return self._response(request.method, answer)
+
+        return answered
+
+    def _response(self, method: str, answer: HttpAnswer) -> Response:
+        self._metrics.answered(method, answer.status)
+        return Response(answer.body, answer.status, answer.headers)
+
+    async def _no_route(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        path = request.scope["path"]
+        if error.status_code != 405:
+            return self._response(request.method, _nothing_at(path))
+        allowed = {*(error.headers or {}).get("Allow", "").split(", ")} - {""}
+        first, _, rest = path.removeprefix("/").partition("/")
+        if first == "invoices" and request.method == "POST" and rest:
+            stages = ", ".join(STAGES)
+            detail = f"there is no stage {show(rest)}: events are sent to /invoices/ and one of {stages}"
+            return self._response(request.method, answers.not_found(detail))
+        allowed |= {"POST"} if path in PATHS else set()
+        return self._response(request.method, answers.method_not_allowed(sorted(allowed)))
+
+    def _operate(self, operations: list[Operation]) -> Callable[[Request], Any]:
+        by_method = {operation.method: operation for operation in operations}
+
+        async def operate(request: Request) -> HttpAnswer:
+            method = "GET" if request.method == "HEAD" else request.method
+            return await self._answer(by_method[method], request)
+
+        return operate
+
+    async def _answer(self, operation: Operation, request: Request) -> HttpAnswer:
+        headers = read_headers(request.scope["headers"])
+        key = self._access.admit(headers.get(b"x-api-key"), operation.may)
+        if isinstance(key, HttpAnswer):
+            return key
+        query: Any = read_query(request.scope["query_string"], operation.query)
+        if isinstance(query, Refusal):
+            return answers.refused(query)
+        body = b""
+        if operation.body is not None:
+            content_type = headers.get(b"content-type", b"").decode("latin-1")
+            if not answers.is_json(content_type):
+                return answers.unsupported_media_type(content_type)
+            read = await read_body(headers, request.receive, REQUEST_LIMIT)
+            if isinstance(read, HttpAnswer):
+                return read
+            body = read
+        target = request.path_params.get("target", "")
+        return await operation.handler(Ask(self._parts, self._landing, key, query, target, body))
+
+    async def _health(self, request: Request) -> HttpAnswer:
+        """Why something fails tells of addresses and files: that is for those with a key."""
+        key = request.headers.get("x-api-key")
+        told = key is not None and isinstance(self._admit(request), Key)
+
+        def state(failing: str | None) -> str:
+            return "ok" if not failing else failing if told else "failing"
+
+        parts, failing = self._parts, self._parts.writer.failing
+        health = views.Health(
+            "failing" if failing else "ok",
+            parts.name,
+            render(parts.clock.now()),
+            state(failing),
+            state(parts.analytics.failing),
+            state(parts.deliveries.failing),
+        )
+        answer = answers.content(503 if failing else 200, health)
+        return HttpAnswer(503, {**answer.headers, "retry-after": "5"}, answer.body) if failing else answer
+
+    def _admit(self, request: Request) -> Key | HttpAnswer:
+        return self._access.admit(read_headers(request.scope["headers"]).get(b"x-api-key"), LOOK)
+
+    async def _openapi(self, _: Request) -> HttpAnswer:
+        return HttpAnswer(200, {"content-type": answers.JSON}, self._document)
+
+    async def _write_metrics(self, request: Request) -> HttpAnswer:
+        key = self._admit(request)
+        if isinstance(key, HttpAnswer):
+            return key
+        query = read_query(request.scope["query_string"], NoQuery)
+        if isinstance(query, Refusal):
+            return answers.refused(query)
+        gauges = await self._parts.readers.ask(lambda reader: list(self._gauges(reader.counts(), reader.statuses())))
+        return HttpAnswer(200, {"content-type": CONTENT_TYPE}, self._metrics.write(lambda: gauges))
+
+    def _gauges(self, counts: Counts, statuses: dict[Status, int]) -> Iterator[Gauge]:
+        parts = self._parts
+        for status, count in statuses.items():
+            yield "bems_invoices", "Invoices, by status", {"status": status}, count
+        for state, count in (("set_aside", counts.set_aside), ("retried", counts.letters - counts.set_aside)):
+            yield "bems_dead_letters", "Accepted events whose handling failed", {"state": state}, count
+        yield "bems_accepted_events", "Events in the archive", {}, counts.events
+        yield "bems_alerts", "Alerts that were raised", {}, counts.alerts
+        behind = counts.transitions - parts.analytics.watermark
+        yield "bems_analytics_rows_behind", "Rows of the series that DuckDB does not have yet", {}, max(0, behind)
+        for state, count in (("waiting", parts.deliveries.waiting()), ("failed", parts.deliveries.failed())):
+            yield "bems_deliveries", "Alerts that a destination has not taken", {"state": state}, count
+        yield "bems_queued", "Events and commands that wait for the writer", {}, parts.writer.queued
+        yield "bems_store_failing", "Whether the store could not be written last", {}, bool(parts.writer.failing)
+
+
+def _nothing_at(path: str) -> HttpAnswer:
+    return answers.not_found(f"there is nothing at {show(path)}")

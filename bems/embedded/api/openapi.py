@@ -1,0 +1,214 @@
+"""The OpenAPI document (3.1), made from what the API does: its operations, their types, the contract's structs."""
+
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from bems.embedded.api.intake import PATHS
+from bems.embedded.api.operations import OPERATIONS, Operation
+from bems.embedded.api.views import Health
+from bems.tracker.answers import JSON, PROBLEM_JSON
+from bems.tracker.contract import STAGES, Stage
+from bems.tracker.currencies import MINOR_UNITS
+from bems.tracker.gate import DIGITS_MOST, DUE_FIRST, DUE_LAST
+from bems.tracker.schemas import batch_name, components, event_name
+
+Document = dict[str, Any]
+
+_REF = "#/components/schemas/{name}"
+_MEANING = {
+    200: "Here it is.",
+    201: "It was made.",
+    202: "The event is durable, and visible. A duplicate was so before.",
+    207: "One result per event, in their order.",
+    400: "It is not valid; `errors` names every fault.",
+    403: "No key, a wrong one, or one whose role may not.",
+    404: "There is none.",
+    408: "The body did not come in time.",
+    409: "It contradicts what is already there.",
+    413: "Too large.",
+    415: "The Content-Type is not application/json.",
+    429: "Too many requests with this key.",
+    500: "A fault of the cell's.",
+    503: "The cell cannot take it now. A repeat is harmless.",
+}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
+
+_INVOICE_OF_THE_EVENT = {"operationId": "getInvoice", "parameters": {"target": "$request.body#/invoice_id"}}
+_LINKS: dict[str, tuple[str, Document]] = {
+    "command": ("200", {"invoice": _INVOICE_OF_THE_EVENT}),
+    "addKey": ("201", {"revoke": {"operationId": "revokeKey", "parameters": {"target": "$response.body#/key/id"}}}),
+}
+"""What can be asked next, with what was sent or answered, by operation and status."""
+
+
+def _amount(decimals: int) -> str:
+    """The pattern of an amount with up to so many decimals, and up to as many digits as the gate takes."""
+    forms = [
+        f"[0-9]{{1,{DIGITS_MOST - count}}}" + rf"\.[0-9]{{{count}}}" * bool(count) for count in range(decimals + 1)
+    ]
+    return rf"^-?({'|'.join(forms)})(?!\n)$"
+
+
+_FIELDS: Document = {
+    "amount": {"pattern": _amount(max(MINOR_UNITS.values()))},
+    "currency": {"enum": sorted(MINOR_UNITS)},
+}
+_AMOUNTS_OF_CURRENCIES = [
+    {
+        "if": {
+            "properties": {"currency": {"enum": sorted(code for code in MINOR_UNITS if MINOR_UNITS[code] == decimals)}}
+        },
+        "then": {"properties": {"amount": {"pattern": _amount(decimals)}}},
+    }
+    for decimals in sorted({*MINOR_UNITS.values()})
+]
+
+_DUE_DATE = {
+    "description": f"YYYY-MM-DD, {DUE_FIRST} to {DUE_LAST}",
+    "pattern": r"^(19[7-9][0-9]|2[0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])(?!\n)$",
+}
+
+_SOMETHING = [
+    {"required": ["event_ids"], "properties": {"event_ids": {"type": "array"}}},
+    {"required": ["invoice_id"], "properties": {"invoice_id": {"type": "string"}}},
+    {"required": ["error"], "properties": {"error": {"type": "string"}}},
+    {"required": ["all"], "properties": {"all": {"const": True}}},
+]
+
+
+def _say_more(schemas: dict[str, Document]) -> None:
+    """What the gate and the requests state in code. How far the clock has come, and sums, no schema can say."""
+    for event in map(event_name, STAGES):
+        properties = schemas[event]["properties"]
+        properties |= {name: {**properties[name], **added} for name, added in _FIELDS.items()}
+        schemas[event]["allOf"] = _AMOUNTS_OF_CURRENCIES
+    terms = schemas["PaymentTerms"]["properties"]
+    terms["due_date"]["anyOf"] = [
+        {**form, **_DUE_DATE} if "format" in form else form for form in terms["due_date"]["anyOf"]
+    ]
+    schemas["RedriveRequest"]["anyOf"] = _SOMETHING
+
+
+def document() -> Document:
+    """The document, as JSON types."""
+    types = {type for operation in OPERATIONS for type in (*operation.answers.values(), operation.body) if type}
+    types.add(Health)
+    ordered = sorted(types, key=str)
+    refs, schemas = msgspec.json.schema_components(ordered, ref_template=_REF)
+    ref_of = dict(zip(ordered, refs, strict=True))
+    paths: Document = {}
+    for stage in STAGES:
+        paths[f"/invoices/{stage}"] = {"post": _send(stage, event_name(stage), 202, "Acceptance")}
+        paths[f"/invoices/{stage}/batch"] = {"post": _send(stage, batch_name(stage), 207, "Results")}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, ref_of)
+        if operation.name == "getInvoice":
+            # A path without a parameter goes before one that has some, and an invoice may be called like a stage.
+            for path in PATHS:
+                paths[path]["get"] = _operation(operation, ref_of, path.removeprefix("/invoices/"))
+    paths["/healthz"] = {"get": _health(ref_of[Health])}
+    paths["/openapi.json"] = {"get": _open_to_all("getOpenApi", "This document", {"type": "object"}, (200,))}
+    paths["/metrics"] = {"get": _metrics()}
+    whole = {**components(_REF), **schemas}
+    _say_more(whole)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "BEMS",
+            "version": version("bems"),
+            "description": "Invoices from ingestion to posting: send events, see what became of them, act.",
+        },
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": dict(sorted(whole.items())),
+            "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "x-api-key"}},
+        },
+    }
+
+
+def _send(stage: Stage, name: str, code: int, answer: str) -> Document:
+    several = code == 207
+    links = {} if several else {"links": {"invoice": _INVOICE_OF_THE_EVENT}}
+    problems = (400, 403, 408, *(() if several else (409,)), 413, 415, 429, 500, 503)
+    return {
+        "operationId": f"send{name}",
+        "summary": f"Send {'up to 100 events' if several else 'one event'} of {stage}",
+        "tags": ["events"],
+        "requestBody": {"required": True, "content": {JSON: {"schema": _reference(name)}}},
+        "responses": {str(code): _answer(code, _reference(answer)) | links} | _problems(problems),
+    }
+
+
+def _operation(operation: Operation, ref_of: dict[Any, Document], target: str | None = None) -> Document:
+    """`target`: it stands in the path as it is."""
+    described: Document = {"operationId": operation.name, "summary": operation.summary}
+    if target is not None:
+        described["operationId"] += "".join(part.capitalize() for part in target.split("/"))
+        described["summary"] = f'The same, of an invoice that is called "{target}"'
+    described["description"] = "For the roles " + ", ".join(sorted(operation.may)) + "."
+    parameters = list(_parameters(operation.query))
+    if "{target}" in operation.path and target is None:
+        schema = {"type": "string", "minLength": 1, "maxLength": 128}
+        parameters.insert(0, {"name": "target", "in": "path", "required": True, "schema": schema})
+    if parameters:
+        described["parameters"] = parameters
+    if operation.body is not None:
+        described["requestBody"] = {"required": True, "content": {JSON: {"schema": ref_of[operation.body]}}}
+    answers = {str(code): _answer(code, ref_of[type]) for code, type in operation.answers.items()}
+    if operation.name in _LINKS:
+        code, links = _LINKS[operation.name]
+        answers[code]["links"] = links
+    described["responses"] = answers | _problems({*operation.problems, 403, 429, 500, 503})
+    return described
+
+
+def _parameters(query: type[Struct]) -> list[Document]:
+    _, schemas = msgspec.json.schema_components([query], ref_template=_REF)
+    parameters = []
+    for name, schema in schemas[query.__name__].get("properties", {}).items():
+        # A parameter that is left out is no null.
+        given = [one for one in schema.pop("anyOf", []) if one != {"type": "null"}]
+        default = {k: v for k, v in schema.items() if k != "default" or v is not None}
+        merged = {**(given[0] if given else {}), **default}
+        if None in merged.get("enum", ()):
+            merged["enum"] = [value for value in merged["enum"] if value is not None]
+        parameters.append({"name": name, "in": "query", "required": False, "schema": merged})
+    return parameters
+
+
+def _health(schema: Document) -> Document:
+    described = _open_to_all("getHealth", "Whether the cell works", schema, (200, 503))
+    described["responses"]["503"]["headers"] = _RETRY_AFTER
+    # A key is welcome, and not needed.
+    described["security"] = [{}, {"key": []}]
+    return described
+
+
+def _open_to_all(name: str, summary: str, schema: Document, codes: tuple[int, ...]) -> Document:
+    responses = {str(code): _answer(code, schema) for code in codes}
+    return {"operationId": name, "summary": summary, "security": [], "responses": responses}
+
+
+def _metrics() -> Document:
+    responses = {"200": _answer(200, {"type": "string"}, "text/plain")} | _problems((400, 403, 429, 500, 503))
+    return {"operationId": "getMetrics", "summary": "Metrics for Prometheus", "responses": responses}
+
+
+def _answer(code: int, schema: Document, media_type: str = JSON) -> Document:
+    return {"description": _MEANING[code], "content": {media_type: {"schema": schema}}}
+
+
+def _problems(codes: Any) -> Document:
+    return {
+        str(code): _answer(code, _reference("Problem"), PROBLEM_JSON)
+        | ({"headers": _RETRY_AFTER} if code in (429, 503) else {})
+        for code in sorted(codes)
+    }
+
+
+def _reference(name: str) -> Document:
+    return {"$ref": _REF.format(name=name)}

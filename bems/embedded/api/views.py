@@ -1,0 +1,312 @@
+"""Views: what the API shows of what the cell knows. Instants are RFC 3339 in UTC, amounts decimals in strings."""
+
+from collections.abc import Iterable
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from msgspec import Struct, structs
+
+from bems.embedded.histories import Histories
+from bems.embedded.keys import Key as StoredKey
+from bems.embedded.reader import Reader
+from bems.embedded.store import AuditEntry, Letter
+from bems.tracker.actions import Alert as RaisedAlert
+from bems.tracker.actions import AlertKind, Severity, execution_name
+from bems.tracker.contract import PaymentTerms, Source, Stage, Vendor
+from bems.tracker.instants import Instant, to_datetime
+from bems.tracker.projection import WAITS_FOR, Status, project
+from bems.tracker.record import InvoiceRecord, Wait
+from bems.tracker.requests import Role
+from bems.tracker.transitions import Transition as Row
+from bems.tracker.transitions import TransitionKind
+
+MOST_RUNS = 10
+"""So many executions of an invoice are shown with their history, the newest ones."""
+
+
+class Waiting(Struct, frozen=True, omit_defaults=True):
+    """What an invoice waits for. `step` alerts are out, the newest of `severity`; `acknowledged` of them were seen."""
+
+    stage: Stage
+    since: datetime
+    deadline: datetime
+    next_alert_at: datetime
+    step: int
+    acknowledged: int
+    severity: Severity | None = None
+
+
+class Invoice(Struct, frozen=True, omit_defaults=True):
+    """An invoice, as a list shows it. `stage` is the stage whose event it lacks; parked, it is not waited for."""
+
+    invoice_id: str
+    status: Status
+    stage: Stage | None
+    stuck: bool
+    amount: str
+    currency: str
+    vendor: Vendor
+    recorded_at: datetime
+    waiting: Waiting | None = None
+    mark: Literal["parked", "dormant"] | None = None
+
+
+class Outcome(Struct, frozen=True):
+    """The newest word of a stage."""
+
+    status: str
+    event_id: str
+    occurred_at: datetime
+    received_at: datetime
+
+
+class Transition(Struct, frozen=True, omit_defaults=True):
+    """A row of the time series."""
+
+    transition_id: str
+    kind: TransitionKind
+    stage: Stage
+    recorded_at: datetime
+    from_status: Status | None
+    to_status: Status
+    amount: str
+    currency: str
+    outcome: str | None = None
+    event_id: str | None = None
+    superseded: bool = False
+    occurred_at: datetime | None = None
+    received_at: datetime | None = None
+    lag_ms: int | None = None
+    step: int | None = None
+    severity: Severity | None = None
+    terms_days: int | None = None
+    due_date: date | None = None
+
+
+class Alert(Struct, frozen=True, omit_defaults=True):
+    """An alert: the nth (`step`) of a wait, or of a dispute or failed posting (`step` 0)."""
+
+    id: str
+    invoice_id: str
+    kind: AlertKind
+    stage: Stage
+    severity: Severity
+    step: int
+    waiting_since: datetime
+    due_at: datetime
+    raised_at: datetime
+    amount: str
+    currency: str
+    vendor: Vendor
+    event_id: str | None = None
+    last: bool = False
+
+
+class Execution(Struct, frozen=True):
+    """A run of the state machine, with its history as GetExecutionHistory gives it."""
+
+    name: str
+    run: int
+    status: str
+    history: list[dict[str, Any]]
+
+
+class Command(Struct, frozen=True, omit_defaults=True):
+    """An operator's command, with what became of it."""
+
+    command_id: str
+    invoice_id: str
+    operator: str
+    verb: str
+    accepted_at: datetime
+    result: str
+    reason: str = ""
+    note: str = ""
+    stage: Stage | None = None
+    until: datetime | None = None
+
+
+class InvoiceDetails(Invoice, frozen=True, omit_defaults=True):
+    """All that is known of an invoice. Transitions, alerts and commands: the newest first, at most 1,000 of each."""
+
+    payment_terms: PaymentTerms | None = None
+    source: Source | None = None
+    attributes: dict[str, str] | None = None
+    outcomes: dict[Stage, Outcome] = {}
+    transitions: list[Transition] = []
+    alerts: list[Alert] = []
+    commands: list[Command] = []
+    executions: list[Execution] = []
+
+
+class DeadLetter(Struct, frozen=True):
+    """An accepted event whose handling failed. Without `retry_at` it is set aside until it is redriven."""
+
+    event_id: str
+    invoice_id: str
+    attempts: int
+    failed_at: datetime
+    retry_at: datetime | None
+    error: str
+
+
+class Key(Struct, frozen=True):
+    """A key, without its text."""
+
+    id: str
+    name: str
+    role: Role
+    created_at: datetime
+    created_by: str
+    revoked_at: datetime | None
+    revoked_by: str | None
+
+
+class Health(Struct, frozen=True):
+    """Whether the cell works: `ok`, `failing`, or, for those with a key, why. It answers 503 if the store fails."""
+
+    status: Literal["ok", "failing"]
+    cell: str
+    now: str
+    store: str
+    analytics: str
+    deliveries: str
+
+
+def view_invoice(record: InvoiceRecord, reader: Reader) -> Invoice:
+    """The invoice, as a list shows it."""
+    status, facts, wait = project(record.outcomes), record.facts, record.wait
+    return Invoice(
+        record.invoice_id,
+        status,
+        WAITS_FOR[status],
+        bool(wait and wait.step),
+        _decimal(facts.amount),
+        facts.currency,
+        facts.vendor,
+        to_datetime(record.recorded_at),
+        _waiting(record.invoice_id, wait, reader) if wait else None,
+        record.mark,
+    )
+
+
+def _waiting(invoice_id: str, wait: Wait, reader: Reader) -> Waiting:
+    severity = None
+    if wait.step:
+        alerts = reader.newest_alerts(invoice_id=invoice_id, stage=wait.stage, limit=10)
+        severity = next((alert.severity for _, alert in alerts if alert.step == wait.step), None)
+    since, deadline, due = to_datetime(wait.since), to_datetime(wait.deadline), to_datetime(wait.due)
+    return Waiting(wait.stage, since, deadline, due, wait.step, wait.acknowledged, severity)
+
+
+def view_details(record: InvoiceRecord, reader: Reader, histories: Histories) -> InvoiceDetails:
+    """All that is known of the invoice."""
+    facts, id = record.facts, record.invoice_id
+    return InvoiceDetails(
+        **structs.asdict(view_invoice(record, reader)),
+        payment_terms=facts.payment_terms,
+        source=facts.source,
+        attributes=facts.attributes,
+        outcomes={
+            stage: Outcome(
+                outcome.status, outcome.event_id, to_datetime(outcome.occurred_at), to_datetime(outcome.received_at)
+            )
+            for stage, outcome in record.outcomes.items()
+        },
+        transitions=[view_transition(row) for row in reader.timeline(id)],
+        alerts=[view_alert(alert) for _, alert in reader.newest_alerts(invoice_id=id, limit=1_000)],
+        commands=[view_command(entry) for _, entry in reader.audit(invoice_id=id, limit=1_000)],
+        executions=list(_executions(record, reader, histories)),
+    )
+
+
+def _executions(record: InvoiceRecord, reader: Reader, histories: Histories) -> Iterable[Execution]:
+    for run in range(record.run.number, max(0, record.run.number - MOST_RUNS), -1):
+        name = execution_name(record.invoice_id, run)
+        execution = reader.execution(name)
+        if execution is not None:
+            yield Execution(name, run, execution.status, histories.of(name))
+
+
+def view_transition(row: Row) -> Transition:
+    """The row, without the vendor, who is the invoice's."""
+    return Transition(
+        row.transition_id,
+        row.kind,
+        row.stage,
+        to_datetime(row.recorded_at),
+        row.from_status,
+        row.to_status,
+        _decimal(row.amount),
+        row.currency,
+        row.outcome,
+        row.event_id,
+        row.superseded,
+        _moment(row.occurred_at),
+        _moment(row.received_at),
+        row.lag_ms,
+        row.step,
+        row.severity,
+        row.terms_days,
+        row.due_date,
+    )
+
+
+def view_alert(alert: RaisedAlert) -> Alert:
+    """The alert, with whose invoice it is."""
+    facts = alert.facts
+    return Alert(
+        alert.id,
+        alert.invoice_id,
+        alert.kind,
+        alert.stage,
+        alert.severity,
+        alert.step,
+        to_datetime(alert.waiting_since),
+        to_datetime(alert.due_at),
+        to_datetime(alert.raised_at),
+        _decimal(facts.amount),
+        facts.currency,
+        facts.vendor,
+        alert.event_id,
+        alert.last,
+    )
+
+
+def view_command(entry: AuditEntry) -> Command:
+    """The command, with what became of it."""
+    command, receipt = entry.command, entry.receipt
+    until = getattr(command.verb, "until", None)
+    return Command(
+        command.id,
+        command.invoice_id,
+        command.operator,
+        command.name,
+        to_datetime(command.accepted_at),
+        receipt.result,
+        receipt.reason,
+        command.note,
+        getattr(command.verb, "stage", None),
+        _moment(until),
+    )
+
+
+def view_letter(letter: Letter) -> DeadLetter:
+    """The dead letter."""
+    failed_at, retry_at = to_datetime(letter.failed_at), _moment(letter.retry_at)
+    return DeadLetter(letter.event_id, letter.invoice_id, letter.attempts, failed_at, retry_at, letter.error)
+
+
+def view_key(key: StoredKey) -> Key:
+    """The key, without its hash."""
+    values = structs.asdict(key)
+    return Key(**{**values, "created_at": to_datetime(key.created_at), "revoked_at": _moment(key.revoked_at)})
+
+
+def _moment(instant: Instant | None) -> datetime | None:
+    return None if instant is None else to_datetime(instant)
+
+
+def _decimal(amount: Decimal) -> str:
+    return format(amount, "f")

@@ -1,0 +1,41 @@
+"""Histories: what an execution went through, computed from its stimuli and never stored."""
+
+from typing import Any, Protocol
+
+from bems.engine import Machine, Stimulus, load, new_execution, replay_history
+from bems.tracker.instants import Instant
+
+LAMBDA_INVOKE = "lambda:invoke"
+
+
+class Past(Protocol):
+    """What is kept of executions."""
+
+    def definition_of(self, execution_id: str) -> str | None: ...
+
+    def definition(self, digest: str) -> str: ...
+
+    def stimuli(self, execution_id: str) -> list[tuple[Stimulus, Instant]]: ...
+
+
+class Histories:
+    """Executions with the machines that they were started on. `machine` is that of new ones."""
+
+    def __init__(self, machine: Machine, past: Past) -> None:
+        self._machines: dict[str | None, Machine] = {None: machine, machine.digest: machine}
+        self._past = past
+
+    def machine_of(self, execution_id: str) -> Machine:
+        """The machine that the execution was started on, and stays on."""
+        digest = self._past.definition_of(execution_id)
+        machine = self._machines.get(digest)
+        if machine is None:
+            assert digest is not None
+            machine = self._machines[digest] = load(self._past.definition(digest), resources={LAMBDA_INVOKE})
+        return machine
+
+    def of(self, execution_id: str) -> list[dict[str, Any]]:
+        """The execution's history in the shape of GetExecutionHistory; empty for one that never was."""
+        return replay_history(
+            self.machine_of(execution_id), new_execution(execution_id), self._past.stimuli(execution_id)
+        )

@@ -1,0 +1,44 @@
+"""Readers: reading the cell beside the event loop, in threads of their own."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from bems.embedded.reader import Reader, open_reader
+
+T = TypeVar("T")
+
+THREADS = 2
+"""So that one invoice can be looked at while a long list is read."""
+
+
+class Readers:
+    """A reader in each of a few threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._own = threading.local()
+        self._open: list[Reader] = []
+        self._threads = ThreadPoolExecutor(THREADS, "bems-reader")
+
+    async def ask(self, question: Callable[[Reader], T]) -> T:
+        """What the question answers, asked in a thread that has a reader, of one moment. StoreFailed: it could not be
+        read."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, question)
+
+    def _ask(self, question: Callable[[Reader], T]) -> T:
+        reader: Reader | None = getattr(self._own, "reader", None)
+        if reader is None:
+            reader = self._own.reader = open_reader(self._folder)
+            self._open.append(reader)
+        with reader.moment():
+            return question(reader)
+
+    def close(self) -> None:
+        """Wait for what was asked, and close. Twice is harmless."""
+        self._threads.shutdown()
+        for reader in self._open:
+            reader.close()

@@ -1,0 +1,27 @@
+"""The throttle: token buckets, which let through so many requests a second on average, and so many at once."""
+
+from bems.tracker.cells import Rate
+
+
+class Bucket:
+    """A token bucket, full at first. `now` is in seconds, of any clock that does not go back."""
+
+    __slots__ = ("_at", "_most", "_rate", "_tokens")
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self._rate, self._most = rate.requests_per_second, rate.burst
+        self._tokens: float = rate.burst
+        self._at = now
+
+    def take(self, now: float) -> float:
+        """Take a token: 0. If there is none, the seconds until there is one."""
+        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            return (1 - self._tokens) / self._rate
+        self._tokens -= 1
+        return 0.0
+
+    def give_back(self) -> None:
+        """What was taken is not needed after all."""
+        self._tokens += 1

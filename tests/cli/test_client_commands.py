@@ -1,0 +1,460 @@
+"""The commands that talk with a running cell: what they show, what they do, and how they tell what went wrong."""
+
+import json
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bems.cli import client
+from bems.embedded.alerting.delivery import NotDelivered
+from bems.tracker.actions import Alert
+from tests.cli.worlds import Asked, Play, Said, World, event, run, running, until
+
+STUCK = [f"INV/{number}" for number in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def finance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Three invoices that are stuck in authorization, and one that is through."""
+    with running(tmp_path_factory.mktemp("finance")) as world:
+        for invoice_id in STUCK:
+            world.send(event(f"{invoice_id}-1", invoice_id=invoice_id))
+        through = {
+            "ingestion": "received",
+            "authorization": "approved",
+            "reconciliation": "matched",
+            "posting": "posted",
+        }
+        for stage, status in through.items():
+            world.send(event(f"{stage}-4", status, "4711"), stage=stage)
+        world.go_on_to("2026-03-06T10:00:00Z")
+        until(lambda: len(stuck_of(world)) == 3)
+        yield world
+
+
+def stuck_of(world: World, *options: str) -> list[dict[str, Any]]:
+    found = world.bems("stuck", "--json", *options).json
+    assert set(found) == {"items", "more"}
+    return list(found["items"])
+
+
+def test_stuck_shows_the_longest_waiting_first(finance: World) -> None:
+    result = finance.bems("stuck", role="viewer")
+    assert (result.code, result.err) == (0, "")
+    rows = [line.split() for line in result.out.splitlines() if line.strip().startswith("INV/")]
+    assert [row[0] for row in rows] == STUCK
+    assert (rows[0][1], rows[0][2], rows[0][4:6]) == ("AwaitingAuthorization", "2026-03-02", ["1", "warning"])
+    assert "1,250.00 EUR" in result.out
+    assert "Acme [GmbH]" in result.out
+    assert result.out.endswith("3 stuck invoices\n")
+
+
+def test_lists_say_whether_there_are_more(finance: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "2 stuck invoices; there are more, see --limit" in finance.bems("stuck", "--limit", "2").out
+    assert finance.bems("stuck", "--limit", "2", "--json").json["more"] is True
+    assert finance.bems("stuck", "--stage", "posting").out == "no stuck invoices\n"
+    monkeypatch.setattr(client, "PAGE", 1)
+    assert [one["invoice_id"] for one in stuck_of(finance)] == STUCK
+    assert finance.bems("stuck", "--limit", "3", "--json").json["more"] is False
+
+
+def test_alerts_are_listed_and_narrowed_down(finance: World) -> None:
+    found = finance.bems("alerts", "--invoice", "INV/2", "--severity", "warning", "--stage", "authorization", "--json")
+    (alert,) = found.json["items"]
+    assert (alert["invoice_id"], alert["kind"], alert["step"]) == ("INV/2", "stuck", 1)
+    shown = finance.bems("alerts", "--limit", "2")
+    assert "authorization stuck, 1" in shown.out
+    assert "2 alerts; there are more" in shown.out
+    assert finance.bems("alerts", "--severity", "critical").out == "no alerts\n"
+
+
+def test_an_invoice_is_shown_with_all_that_happened_to_it(finance: World) -> None:
+    result = finance.bems("invoice", "INV/1", role="viewer")
+    assert (result.code, result.err) == (0, "")
+    shown = [" ".join(line.split()) for line in result.out.splitlines()]
+    for line in (
+        "Invoice INV/1",
+        "Status AwaitingAuthorization: ingested, not yet approved (stuck)",
+        "Amount 1,250.00 EUR",
+        "Vendor Acme [GmbH] (V-42)",
+        "Alerts out 1, the newest warning",
+    ):
+        assert line in shown
+    assert any(line.startswith("Deadline 2026-03-05 10:00:0") for line in shown)
+    happened = [
+        line
+        for line in shown
+        if "ingestion received new > AwaitingAuthorization INV/1-1, occurred 2026-03-02 09:00:00" in line
+    ]
+    alerted = [line for line in shown if "alert 1 of authorization, warning" in line]
+    assert shown.index(happened[0]) < shown.index(alerted[0])
+    states = [line.split()[-1] for line in shown if line.endswith(("AwaitAuthorization", "AuthorizationStuck"))]
+    assert states == ["AwaitAuthorization", "AuthorizationStuck", "AwaitAuthorization"]
+    assert "TaskSubmitted" not in result.out
+    assert "TaskSubmitted" in finance.bems("invoice", "INV/1", "--history").out
+
+
+def test_an_invoice_in_json_is_what_the_cell_answered(finance: World) -> None:
+    answer = finance.bems("invoice", "4711", "--json").json
+    assert (answer["invoice_id"], answer["status"]) == ("4711", "Posted")
+    assert {"transitions", "executions", "outcomes"} <= set(answer)
+    assert "Posted: through all four stages" in " ".join(finance.bems("invoice", "4711").out.split())
+
+
+@pytest.mark.parametrize("id", ["nope", "..", "a/../b", "%2e%2e", "a?b#c"])
+def test_an_invoice_that_is_not_there(finance: World, id: str) -> None:
+    assert finance.bems("invoice", id).mistake() == f'there is no invoice "{id}"'
+
+
+def test_the_books_are_balanced(finance: World) -> None:
+    result = finance.bems("books")
+    assert result.code == 0
+    shown = [" ".join(line.split()) for line in result.out.splitlines()]
+    assert shown[0] == "Accepted events 7"
+    assert shown[-1] == "Balanced yes"
+    assert finance.bems("books", "--json").json["balanced"] is True
+
+
+def test_books_that_are_not_balanced_give_1(play: Play) -> None:
+    counts = dict.fromkeys(
+        ("accepted", "applied", "dead_letters", "set_aside", "transitions", "analytics", "alerts", "alert_rows"), 1
+    )
+    balanced = [None, False]
+    played = play(lambda _: Said(200, {**counts, "balanced": balanced.pop(0)}))
+    result = run("books", BEMS_URL=played.url)
+    assert result.code == 1
+    assert result.out.rstrip().endswith("no")
+    assert len(played.asked) == 2
+
+
+def test_every_act(world: World) -> None:
+    world.send(event("e", invoice_id="I"))
+    done = world.bems("act", "complete", "I", "--stage", "authorization", "--note", "by [mail]", role="operator")
+    assert done.code == 0
+    assert "Status: AwaitingReconciliation, approved, not yet matched" in done.out
+    extended = world.bems("act", "extend", "I", "--until", "2026-12-24T12:00:00+01:00")
+    assert "Waits for reconciliation until 2026-12-24 11:00:00 UTC" in extended.out
+    assert "no alert" in world.bems("act", "acknowledge", "I").mistake()
+    assert "; parked" in world.bems("act", "park", "I").out
+    assert world.bems("act", "park", "I").mistake() == "the invoice is parked: revive it first"
+    revived = world.bems("act", "revive", "I", "--command-id", "once", "--json").json
+    assert (revived["command_id"], revived["status"]) == ("once", "accepted")
+    assert revived["invoice"]["status"] == "AwaitingReconciliation"
+    assert "transitions" not in revived["invoice"]
+    assert (
+        "revive I: had been done before (command once)" in world.bems("act", "revive", "I", "--command-id", "once").out
+    )
+    assert "another command with the id once" in world.bems("act", "park", "I", "--command-id", "once").mistake()
+    assert "Status: Cancelled" in world.bems("act", "cancel", "I", "--note", "x").out
+    shown = world.bems("invoice", "I").out
+    assert "complete authorization" in shown
+    assert "by [mail]" in shown
+    assert "J" in world.bems("act", "park", "J").mistake()
+    assert "/note" in world.bems("act", "park", "I", "--note", "x" * 1001).mistake()
+
+
+def test_a_date_is_the_end_of_that_day_here(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        world.send(event("e", invoice_id="I"))
+        assert "until 2026-12-25 05:00:00 UTC" in world.bems("act", "extend", "I", "--until", "2026-12-24").out
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_command_is_repeated_under_the_same_id(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PAUSES", (0.0, 0.0))
+    heard: list[str] = []
+
+    def answer(asked: Asked) -> Said | None:
+        if asked.method == "GET":
+            return Said(404, {"detail": "there is no invoice"})
+        heard.append(json.loads(asked.body)["command_id"])
+        return None if len(heard) < 3 else Said(200, {"command_id": heard[0], "status": "duplicate"})
+
+    assert run("act", "park", "I", BEMS_URL=play(answer).url).code == 2
+    assert len(heard) == 3
+    assert len(set(heard)) == 1
+
+    told = run("act", "park", "I", BEMS_URL=play(lambda _: None).url).mistake(1)
+    assert "the connection was cut before an answer came" in told
+    assert "repeat it with --command-id cli-" in told
+
+
+def test_keys_are_made_listed_and_revoked(world: World) -> None:
+    made = world.bems("keys", "add", "sap", "--role", "sender")
+    assert (made.code, made.err) == (0, "")
+    text = made.out.strip()
+    assert (
+        run("stuck", "--url", world.url, "--key", text).mistake().startswith("the key is wrong, revoked, or of another")
+    )
+    assert world.service.keys.check(text)
+    assert "there is a key sap already" in world.bems("keys", "add", "sap", "--role", "viewer").mistake()
+    assert "sap" in world.bems("keys", "list").out
+    listed = world.bems("keys", "list", "--json").json["items"]
+    assert {(key["name"], key["role"]) for key in listed} == {("the-admin", "admin"), ("sap", "sender")}
+    assert "revoked at" in world.bems("keys", "revoke", "sap").out
+    assert not world.service.keys.check(text)
+    assert "there is no key sap; bems keys list" in world.bems("keys", "revoke", "sap").mistake()
+    again = world.bems("keys", "add", "sap", "--role", "viewer", "--json").json
+    assert world.bems("keys", "revoke", again["key"]["id"], "--json").json["revoked_by"] == "the-admin"
+    assert "the last key of an admin" in world.bems("keys", "revoke", "the-admin").mistake()
+
+
+def test_a_key_is_made_in_the_folder_of_a_cell_that_does_not_run(tmp_path: Path) -> None:
+    folder = tmp_path / "cell"
+    text = run("keys", "add", "root", "--role", "admin", "--store", str(folder)).out.strip()
+    with running(folder) as world:
+        assert run("keys", "list", "--url", world.url, "--key", text).code == 0
+        told = run("keys", "add", "other", "--role", "admin", "--store", str(folder)).mistake()
+        assert "is in use: another cell runs on this folder; --store is for one that does not run" in told
+    assert (
+        "there is a key root already" in run("keys", "add", "root", "--role", "admin", "--store", str(folder)).mistake()
+    )
+    made = run("keys", "add", "two", "--role", "viewer", "--store", str(folder), "--json").json
+    assert (made["key"]["name"], made["key"]["created_by"]) == ("two", "bems keys")
+    (tmp_path / "file").write_text("")
+    assert (
+        str(tmp_path / "file")
+        in run("keys", "add", "a", "--role", "admin", "--store", str(tmp_path / "file")).mistake()
+    )
+
+
+def test_dead_letters_are_listed_and_redriven(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("tariff")
+
+    cell = world.service.writer._cell
+    with monkeypatch.context() as trouble:
+        for name in ("event", "redrive"):
+            trouble.setattr(cell, name, broken)
+        world.send(*(event(f"e{number}", invoice_id=f"I{number}") for number in range(5)))
+        letters = world.bems("dlq", "list", role="operator")
+        assert letters.code == 0
+        assert "tariff" in letters.out
+        assert letters.out.endswith("5 dead letters\n")
+        assert [one["event_id"] for one in world.bems("dlq", "list", "--invoice", "I3", "--json").json["items"]] == [
+            "e3"
+        ]
+        again = world.bems("dlq", "redrive", "--error", "tariff", "--invoice", "I3")
+        assert again.code == 1
+        assert "To be handled again: 1 dead letter of invoice I3 with 'tariff' in its error" in again.out
+        assert "e3 failed again: " in again.out
+        assert "0 handled, 1 failed again" in again.out
+        assert "5 dead letters" in world.bems("dlq", "list").out
+    one = world.bems("dlq", "redrive", "e0", "e0")
+    assert (one.code, one.out) == (0, "To be handled again: 1 dead letter: e0\n1 handled, 0 failed again\n")
+    rest = world.bems("dlq", "redrive", "--all", "--json")
+    assert (rest.code, rest.json) == (0, {"redriven": ["e1", "e2", "e3", "e4"], "failed": [], "more": False})
+    assert world.bems("dlq", "list").out == "no dead letters\n"
+    assert world.bems("dlq", "redrive", "--all").out == "0 handled, 0 failed again\n"
+    assert world.bems("dlq", "redrive").mistake().startswith("say which: ")
+    assert world.bems("dlq", "redrive", "e0", "--all").mistake().startswith("say which: ")
+
+
+class Deaf:
+    """A destination that takes nothing."""
+
+    key = "webhook https://example.com"
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.deaf = True
+
+    def send(self, alert: Alert) -> None:
+        if self.deaf:
+            raise NotDelivered("it is [deaf]", outage=False)
+        self.taken.append(alert.id)
+
+
+def test_deliveries_that_a_destination_has_not_taken(tmp_path: Path) -> None:
+    deaf = Deaf()
+    with running(tmp_path, destinations={"warning": [deaf], "critical": [deaf]}) as world:
+        world.send(event("e", invoice_id="I"))
+        world.go_on_to("2026-03-06T10:00:00Z")
+        waiting = until(lambda: [one for one in world.bems("deliveries", "--json").json["items"] if one["error"]])
+        assert (waiting[0]["destination"], waiting[0]["state"]) == (deaf.key, "waiting")
+        shown = world.bems("deliveries", "--state", "waiting", role="viewer")
+        assert "it is [deaf]" in shown.out
+        assert shown.out.endswith("1 undelivered alert\n")
+        assert world.bems("deliveries", "--state", "failed").out == "no undelivered alerts\n"
+        assert world.bems("deliveries", "--retry", "--json").json == {"deliveries": 0}
+        assert world.bems("deliveries", "--retry").out == "no undelivered alerts to be tried again\n"
+        assert (
+            "this needs the key of an operator or admin" in world.bems("deliveries", "--retry", role="viewer").mistake()
+        )
+
+
+def test_a_key_that_may_not(finance: World) -> None:
+    for arguments, role, needed in (
+        (["stuck"], "sender", "a viewer, operator or admin"),
+        (["act", "park", "INV/1"], "viewer", "an operator or admin"),
+        (["dlq", "list"], "viewer", "an operator or admin"),
+        (["keys", "list"], "operator", "an admin"),
+    ):
+        told = finance.bems(*arguments, role=role).mistake()  # type: ignore[arg-type]
+        assert told.startswith("the key is wrong, revoked, or of another role: ")
+        assert f"this needs the key of {needed} in BEMS_API_KEY (or --key)" in told
+    told = run("stuck", "--url", finance.url).mistake()
+    assert told.startswith("no key was given: ")
+    assert told.endswith("bems keys add NAME --role viewer")
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "told"),
+    [
+        (
+            Said(400, {"detail": "no", "errors": [{"pointer": "/limit", "detail": "7 is\nbad"}]}),
+            2,
+            "no: /limit: 7 is\ufffdbad",
+        ),
+        (Said(404, {"detail": "nothing"}), 2, "nothing"),
+        (Said(409, {"detail": "not now"}), 2, "not now"),
+        (Said(403, {"message": "Forbidden"}), 2, "no key was given: "),
+        (Said(429, {"detail": "too many"}), 1, "URL: too many"),
+        (Said(500, {"detail": "our fault"}), 1, "URL: our fault"),
+        (Said(503, {"detail": "later"}), 1, "URL: later"),
+        (Said(502, b"<html>"), 1, "URL: the answer is 502, text/html, and not the JSON of a cell; is this"),
+        (Said(200, b"<html>"), 1, "URL: the answer is 200, text/html, and not the JSON of a cell; is this"),
+        (Said(200, {"hello": 1}), 1, "the answer is not a cell's, or one of another version"),
+        (Said(200, []), 1, "the answer is not a cell's, or one of another version"),
+        (
+            Said(301, b"", {"location": "https://elsewhere/"}),
+            1,
+            "URL: the answer is 301, which leads elsewhere to https",
+        ),
+    ],
+)
+def test_answers_that_are_not_what_was_asked_for(play: Play, said: Said, code: int, told: str) -> None:
+    played = play(lambda _: said)
+    for command in (["stuck"], ["invoice", "I"], ["books"], ["stuck", "--json"]):
+        assert run(*command, "--url", played.url).mistake(code).startswith(told.replace("URL", played.url))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["stuck", "--url", "ftp://host"], "'ftp://host' is not an address with http:// or https://"),
+        (["stuck", "--url", "localhost"], "'localhost' is not an address with http"),
+        (["stuck", "--url", "http://[::1"], "'http://[::1' is not an address"),
+        (["stuck", "--url", "http://u:p@host"], "the address has more than a host and a path"),
+        (["stuck", "--url", "http://host/?a=b"], "the address has more than a host and a path"),
+        (["stuck", "--key", "a\nb"], "the key has characters that no key has"),
+        (["stuck", "--limit", "0"], "Invalid value for '--limit'"),
+        (["stuck", "--stage", "payment"], "Invalid value for '--stage'"),
+        (["invoice"], "Missing argument 'ID'"),
+        (["act", "complete", "I"], "Missing option '--stage'"),
+        (["act", "extend", "I", "--until", "soon"], "'soon' is not a time"),
+        (["keys", "add", "x", "--role", "boss"], "Invalid value for '--role'"),
+        (["act", "fly"], "No such command 'fly'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments: list[str], told: str) -> None:
+    assert told in run(*arguments).mistake()
+
+
+def test_nobody_answers() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        told = run("stuck", BEMS_URL=url).mistake(1)
+        assert told == f"{url}: connection refused; is the cell running? start one with bems up"
+        listening.listen()
+        listening.setblocking(True)
+        assert "no answer in time" in slow(url)
+    assert "there is no host of that name" in run("stuck", "--url", "http://no.such.host.invalid").mistake(1)
+
+
+def slow(url: str) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "ANSWER_SECONDS", 0.1)
+        return run("stuck", BEMS_URL=url).mistake(1)
+
+
+def test_tls_that_cannot_be_trusted(play: Play, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate", tmp_path / "key"
+    made = subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "1", "-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip("needs openssl")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    played = play(lambda _: Said(200, {"items": [], "next_cursor": None}))
+    plain = played.url
+    assert "TLS: " in run("stuck", "--url", plain.replace("http:", "https:")).mistake(1)
+    played.wrap(context)
+    url = plain.replace("http:", "https:")
+    assert "TLS: the certificate is not trusted: self-signed certificate" in run("stuck", "--url", url).mistake(1)
+    assert run("stuck", "--url", url, SSL_CERT_FILE=str(certificate)).out == "no stuck invoices\n"
+
+
+def test_the_address_may_have_a_path(play: Play) -> None:
+    played = play(lambda _: Said(200, {"items": [], "next_cursor": None}))
+    for url in (f"{played.url}/prod", f"{played.url}/prod/"):
+        assert run("stuck", "--url", url, "--key", " a-key ").code == 0
+    assert {asked.path.partition("?")[0] for asked in played.asked} == {"/prod/invoices"}
+    assert {asked.headers["x-api-key"] for asked in played.asked} == {"a-key"}
+
+
+def test_a_proxy_is_used_for_what_is_not_here(play: Play) -> None:
+    proxy = play(lambda _: Said(200, {"items": [], "next_cursor": None}))
+    assert run("stuck", "--url", "http://cell.example/prod", http_proxy=proxy.url, no_proxy="").code == 0
+    assert proxy.asked[0].path.startswith("http://cell.example/prod/invoices?stuck=true")
+    assert proxy.asked[0].headers["Host"] == "cell.example"
+
+
+def test_what_is_asked_may_be_asked_again_where_the_connection_was_cut(play: Play) -> None:
+    answers = [None, Said(200, {"items": [], "next_cursor": None})]
+    played = play(lambda _: answers.pop(0))
+    assert run("stuck", "--url", played.url).code == 0
+    assert len(played.asked) == 2
+    played = play(lambda _: None)
+    assert "cut before an answer came" in run("stuck", "--url", played.url).mistake(1)
+    assert len(played.asked) == 2
+
+
+def test_what_does_not_speak_http() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def greet() -> None:
+            connection, _ = listening.accept()
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        assert "what answers there does not speak HTTP" in run("stuck", "--url", url).mistake(1)
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["send", "invoice", "stuck", "alerts", "deliveries", "books", "dlq list", "dlq redrive"]
+    + ["keys list", "keys add", "keys revoke"]
+    + [f"act {verb}" for verb in ("complete", "cancel", "extend", "park", "revive", "acknowledge")],
+)
+def test_every_command_shows_an_example(command: str) -> None:
+    shown = run(*command.split(), "--help")
+    assert shown.code == 0
+    assert f"Example: bems {command}" in shown.out
+    assert "BEMS_URL" in shown.out
+    assert "sees in ps" in " ".join(shown.out.split())

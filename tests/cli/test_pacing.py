@@ -1,0 +1,63 @@
+"""Pacing: the clock runs fast, stands still for what is on its way, and the end is the same as that of a replay."""
+
+from pathlib import Path
+
+from bems.cli.demo import WIDE_OPEN, send_paced
+from bems.cli.files import load_policy
+from bems.cli.pacing import AHEAD, Pace
+from bems.embedded.clock import AcceleratedClock
+from bems.embedded.generator import generate
+from bems.embedded.reader import open_reader
+from bems.embedded.replay import replay
+from bems.embedded.service import Service
+from bems.tracker.cells import Limits, StageRates
+from bems.tracker.contract import Event
+from bems.tracker.instants import DAY, LATEST, SECOND, parse
+from bems.tracker.projection import project
+
+START, TODAY = parse("2026-01-01T00:00:00Z"), parse("2026-11-01T00:00:00Z")
+LOG = list(generate(250, 11))
+
+
+def test_replay_and_a_cell_over_http_come_to_the_same(tmp_path: Path) -> None:
+    report = replay(LOG, load_policy(None), TODAY)
+    clock = AcceleratedClock(START, 40 * DAY / SECOND)
+    limits = Limits(WIDE_OPEN, StageRates(WIDE_OPEN, WIDE_OPEN, WIDE_OPEN, WIDE_OPEN))
+    with Service(tmp_path, load_policy(None), port=0, limits=limits, clock=clock) as service:
+        _, key = service.keys.add("test", "admin", "test", START)
+        walk = send_paced(service, key, LOG, clock)
+        clock.let_run_to(LATEST)
+    fates = walk.summary.fates
+    assert (fates["accepted"], fates["duplicate"]) == (report.accepted, report.duplicate)
+    assert fates["refused"] + fates["conflict"] == report.refused
+    assert walk.unseen == []
+    reader = open_reader(tmp_path)
+    statuses = {record.invoice_id: project(record.outcomes) for record in reader.invoices(limit=10_000)}
+    reader.close()
+    assert statuses == {invoice.invoice_id: invoice.status for invoice in report.invoices}
+    assert len(statuses) >= 250
+
+
+def test_what_departs_is_never_far_behind_the_clock() -> None:
+    clock = AcceleratedClock(START, 365 * DAY / SECOND)
+    pace = Pace(clock, TODAY)
+    latest = START
+    for number, _, event in pace.departures(LOG):
+        if isinstance(event, Event):
+            latest = max(latest, event.occurred_at)
+        assert latest <= clock.now() <= latest + AHEAD
+        pace.arrived(number)
+    assert latest > START + 30 * DAY
+
+
+def test_the_clock_stands_still_for_what_is_under_way() -> None:
+    clock = AcceleratedClock(START, 365 * DAY / SECOND)
+    pace = Pace(clock, TODAY)
+    departures = pace.departures(LOG)
+    first = next(departures)
+    assert isinstance(first.event, Event)
+    held = first.event.occurred_at + AHEAD
+    for _ in range(1000):
+        assert clock.now() <= held
+    pace.arrived(first.number)
+    assert next(departures).number == 2

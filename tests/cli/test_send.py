@@ -1,0 +1,405 @@
+"""`bems send`, and the sender in it: every event gets its answer, whatever happens on the way."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bems.cli.client import Client
+from bems.cli.mistakes import Failure, Mistake
+from bems.cli.parcels import Told
+from bems.cli.sending import Sender
+from bems.cli.summary import place
+from bems.cli.timings import Timings
+from bems.embedded.generator import generate
+from bems.tracker.cells import Limits, Rate
+from tests.cli.worlds import Asked, Play, Said, World, event, lines, run, running, until
+
+MIXED = (
+    lines(event("good"), event("other", amount="1.00"))
+    + b'{"stage": "ingestion", "event": '
+    + b"\n\n"
+    + lines(event("wrong", amount="1.234", vendor={"id": ""}))
+    + lines(event("good"))
+    + lines(event("other", amount="2.00"))
+    + lines(event("where"), stage="payment")
+    + lines(event("later", occurred_at="2999-01-01T00:00:00Z"))
+)
+
+
+def accept(asked: Asked) -> Said:
+    """As a cell that takes everything."""
+    if asked.path.endswith("/batch"):
+        return Said(207, {"results": [result(one["event_id"]) for one in asked.events]})
+    return Said(202, {"event_id": asked.events[0]["event_id"], "status": "accepted"})
+
+
+def always(said: Said) -> Callable[[Asked], Said]:
+    return lambda _: said
+
+
+def result(event_id: str, status: str = "accepted") -> dict[str, Any]:
+    return {"status": status, "code": 202 if status == "accepted" else 503, "event_id": event_id}
+
+
+@pytest.mark.parametrize("batch", ["100", "2", "1"])
+def test_every_event_is_told_of(world: World, tmp_path: Path, batch: str) -> None:
+    (tmp_path / "log").write_bytes(MIXED)
+    sent = world.bems(
+        *("send", str(tmp_path / "log"), "--json", "--batch", batch, "--in-flight", "1"),
+        *("--refused-out", str(tmp_path / "refused")),
+        role="sender",
+    )
+    assert (sent.code, sent.err) == (1, "")
+    assert set(sent.json) == {"events", "refused_by", "requests", "seconds", "events_per_second"}
+    assert sent.json["events"] == {
+        "sent": 8,
+        "accepted": 2,
+        "duplicate": 1,
+        "conflict": 1,
+        "refused": 4,
+        "undelivered": 0,
+    }
+    assert sent.json["refused_by"] == {"event": 1, "amount": 1, "vendor.id": 1, "stage": 1, "occurred_at": 1}
+    assert set(sent.json["requests"]) == {"answered", "repeated", "p50_ms", "p99_ms"}
+    refused = {one["line"]: one for one in map(json.loads, (tmp_path / "refused").read_text().splitlines())}
+    pointers = {line: [error["pointer"] for error in one["errors"]] for line, one in refused.items()}
+    assert pointers == {
+        3: [""],
+        5: ["/event/vendor/id", "/event/amount"],
+        7: ["/event/event_id"],
+        8: ["/stage"],
+        9: ["/event/occurred_at"],
+    }
+    assert [refused[line]["event_id"] for line in (3, 5, 7)] == [None, "wrong", "other"]
+
+
+def test_the_summary_for_a_person(world: World) -> None:
+    sent = world.bems("send", "-", stdin=MIXED)
+    shown = [" ".join(line.split()) for line in sent.out.splitlines()]
+    assert shown[0].startswith("Sent 8 in ")
+    for line in ("accepted 2", "duplicate 1", "refused 4", "vendor.id 1", "occurred_at 1"):
+        assert line in shown
+    assert "conflict 1 another event with that id was accepted before" in shown
+    assert shown[-1].startswith("Requests 1 half within ")
+    assert not [line for line in shown if "undelivered" in line]
+
+
+def test_all_is_well_when_the_cell_has_everything(world: World, tmp_path: Path) -> None:
+    (tmp_path / "log.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + lines(event("a"), event("b"))))
+    assert world.bems("send", str(tmp_path / "log.gz"), "--json").json["events"]["accepted"] == 2
+    again = world.bems("send", "-", "--json", stdin=gzip.compress(lines(event("a"), event("b"))))
+    assert (again.code, again.json["events"]["duplicate"]) == (0, 2)
+    nothing = world.bems("send", "-", "--json", stdin=b"")
+    assert (nothing.code, nothing.json["events"]["sent"], nothing.json["requests"]["p50_ms"]) == (0, 0, None)
+
+
+def test_a_log_that_is_damaged_is_sent_as_far_as_it_can_be_read(world: World, tmp_path: Path) -> None:
+    packed = gzip.compress(lines(*(event(f"e{number}") for number in range(2_000))))
+    (tmp_path / "torn.gz").write_bytes(packed[: len(packed) // 2])
+    sent = world.bems("send", str(tmp_path / "torn.gz"))
+    assert sent.code == 2
+    assert sent.err.startswith(f"bems: {tmp_path}/torn.gz: the compressed data is damaged: ")
+    assert "accepted" in sent.out
+    assert world.bems("books", "--json").json["accepted"] > 100
+
+
+def test_mistakes(world: World, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(lines(event("a")))
+    assert world.bems("send", "missing").mistake() == "missing: No such file or directory"
+    assert "this is the log itself" in world.bems("send", str(log), "--refused-out", str(log)).mistake()
+    assert "no/such/folder" in world.bems("send", str(log), "--refused-out", "no/such/folder").mistake()
+    told = world.bems("send", str(log), role="viewer").mistake()
+    assert "this needs the key of a sender or admin" in told
+    for wrong in (["--batch", "101"], ["--in-flight", "0"], ["--rate", "0"], ["--retries-for", "-1"]):
+        assert f"Invalid value for '{wrong[0]}'" in world.bems("send", str(log), *wrong).mistake()
+
+
+def test_a_cell_that_takes_smaller_batches(tmp_path: Path) -> None:
+    with running(tmp_path, limits=Limits(max_batch=10)) as world:
+        sent = world.bems("send", "-", "--json", stdin=lines(*(event(f"e{number}") for number in range(500))))
+        assert sent.json["events"]["accepted"] == 500
+        assert sent.json["requests"]["answered"] < 120
+
+
+def test_batches_are_small_enough_for_the_api(world: World) -> None:
+    attributes = {f"a{number}": "x" * 4_000 for number in range(15)}
+    sent = world.bems("send", "-", "--json", stdin=lines(*(event(f"e{n}", attributes=attributes) for n in range(80))))
+    assert sent.json["events"] == {**sent.json["events"], "refused": 80, "undelivered": 0}
+    assert sent.json["refused_by"] == {"attributes": 80}
+    assert sent.json["requests"]["answered"] == 3
+
+
+@pytest.mark.parametrize("batch", ["100", "1"])
+def test_what_fails_in_passing_is_tried_again(play: Play, monkeypatch: pytest.MonkeyPatch, batch: str) -> None:
+    monkeypatch.setattr("bems.cli.sending.LEAST_PAUSE", 0.01)
+    monkeypatch.setattr("bems.cli.sending.MOST_PAUSE", 0.02)
+    troubles = [
+        Said(503, {"detail": "later"}),
+        Said(429, {"message": "Too Many Requests"}, {"Retry-After": "1"} if batch == "1" else {}),
+        Said(408, {"detail": "slow"}, {"connection": "close"}),
+        None,
+        Said(502, b"<html>Bad Gateway</html>"),
+        Said(500, {"detail": "oh"}),
+    ]
+    asked_at: list[float] = []
+
+    def answer(asked: Asked) -> Said | None:
+        asked_at.append(time.monotonic())
+        return troubles.pop(0) if troubles else accept(asked)
+
+    played = play(answer)
+    sent = run(
+        *("send", "-", "--json", "--in-flight", "1", "--url", f"{played.url}/prod", "--batch", batch),
+        stdin=lines(event("a"), event("b")),
+    )
+    assert sent.code == 0
+    assert (sent.json["events"]["accepted"], sent.json["requests"]["repeated"]) == (2, 6)
+    assert asked_at[2] - asked_at[1] >= (batch == "1")
+    told = sent.err.splitlines()
+    assert len(told) == 5  # 429 is no trouble, only a wish for less
+    assert told[0] == f"bems: {played.url}/prod: later; tried again for up to 300 seconds"
+    assert {asked.path for asked in played.asked} == {"/prod/invoices/ingestion" + ("/batch" if batch == "100" else "")}
+
+
+def test_only_what_was_unavailable_is_sent_again(play: Play) -> None:
+    def answer(asked: Asked) -> Said:
+        if len(played.asked) == 1:
+            return Said(207, {"results": [result("a"), result("b", "unavailable"), result("c", "unavailable")]})
+        return accept(asked)
+
+    played = play(answer)
+    sent = run("send", "-", "--json", "--url", played.url, stdin=lines(event("a"), event("b"), event("c")))
+    assert (sent.code, sent.json["events"]["accepted"]) == (0, 3)
+    assert [[one["event_id"] for one in asked.events] for asked in played.asked] == [["a", "b", "c"], ["b", "c"]]
+
+
+def test_a_batch_that_is_refused_for_one_event_is_split(play: Play) -> None:
+    def answer(asked: Asked) -> Said:
+        if any(one["event_id"] == "e5" for one in asked.events):
+            return Said(400, {"message": "Invalid request body"})
+        return accept(asked)
+
+    played = play(answer)
+    log = lines(*(event(f"e{number}") for number in range(16)))
+    sent = run("send", "-", "--json", "--url", played.url, stdin=log)
+    assert sent.json["events"] == {**sent.json["events"], "accepted": 15, "refused": 1}
+
+
+def test_what_stands_before_the_cell_may_think_it_too_large(play: Play) -> None:
+    played = play(lambda asked: accept(asked) if len(asked.body) < 700 else Said(413, b"<html>"))
+    sent = run("send", "-", "--json", "--url", played.url, stdin=lines(*(event(f"e{number}") for number in range(20))))
+    assert (sent.code, sent.json["events"]["accepted"]) == (0, 20)
+
+
+def test_what_never_gets_through_is_given_up(play: Play) -> None:
+    def answer(asked: Asked) -> Said:
+        return Said(500, {"detail": "it fails"}) if b'"bad"' in asked.body else accept(asked)
+
+    log = lines(event("bad")) + lines(event("good", "approved"), stage="authorization")
+    sent = run("send", "-", "--json", "--url", play(answer).url, "--retries-for", "0.5", "--in-flight", "2", stdin=log)
+    # Something else got through meanwhile, or not: then all is given up, and says so.
+    assert sent.code == 1
+    assert (sent.json["events"]["accepted"], sent.json["events"]["undelivered"]) == (1, 1)
+
+    played = play(lambda _: Said(503, {"detail": "closed"}))
+    told = run("send", "-", "--url", played.url, "--retries-for", "0", stdin=lines(event("a"))).mistake(1)
+    assert told == f"{played.url}: closed (given up after 0 seconds)"
+
+
+def test_nothing_more_is_sent_where_nothing_can_be(play: Play) -> None:
+    played = play(lambda _: Said(403, {"message": "Forbidden"}))
+    log = lines(*(event(f"e{number}") for number in range(10_000)))
+    told = run("send", "-", "--url", played.url, "--key", "k", stdin=log).mistake()
+    assert "this needs the key of a sender or admin" in told
+    assert len(played.asked) <= 4
+    for said, expected in (
+        (Said(404, {"detail": "there is nothing at /x"}), "there is nothing at /x"),
+        (Said(400, b"<html>plain HTTP to a TLS port"), "and not the JSON of a cell"),
+        (Said(207, {"results": []}), "the answer 207 is not known"),
+    ):
+        answer = run("send", "-", "--url", play(always(said)).url, stdin=lines(event("a"), event("b")))
+        assert expected in answer.mistake(answer.code)
+        assert answer.code in (1, 2)
+
+
+def test_events_are_sent_no_faster_than_wanted(play: Play) -> None:
+    begun = time.monotonic()
+    sent = run(
+        "send", "-", "--rate", "50", "--url", play(accept).url, stdin=lines(*(event(f"e{n}") for n in range(26)))
+    )
+    assert sent.code == 0
+    assert time.monotonic() - begun > 0.45
+
+
+def test_an_event_does_not_wait_for_company(play: Play) -> None:
+    told: list[Told] = []
+    client = Client(play(accept).url, connections=2)
+    sender = Sender(client, in_flight=2, told=told.append)
+    assert sender.send("ingestion", json.dumps(event("a")).encode(), 7)
+    assert sender.send("posting", json.dumps(event("b", "posted")).encode(), 8)
+    until(lambda: len(told) == 2)
+    assert {(one.line, one.fate, one.event_id) for one in told} == {(7, "accepted", "a"), (8, "accepted", "b")}
+    assert all(0 < one.seconds < 10 for one in told)
+    assert sender.finish().fates == Counter(accepted=2)
+    client.close()
+
+
+def test_a_listener_that_fails_ends_it(play: Play) -> None:
+    def full(_: Told) -> None:
+        raise OSError(28, "No space left on device")
+
+    client = Client(play(accept).url)
+    sender = Sender(client, in_flight=1, told=full)
+    sender.send("ingestion", json.dumps(event("a")).encode(), 1)
+    sender.finish()
+    assert isinstance(sender.fault, OSError)
+    assert not sender.send("ingestion", b"{}", 2)
+    client.close()
+
+
+def test_what_is_abandoned_is_undelivered(play: Play) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(question: Asked) -> Said:
+        asked.set()
+        go_on.wait(20)
+        return accept(question)
+
+    client = Client(play(answer).url)
+    sender = Sender(client, batch=1, in_flight=1)
+    for number in range(2):
+        sender.send("ingestion", json.dumps(event(f"e{number}")).encode(), number)
+    assert asked.wait(20)
+    sender.abandon()
+    go_on.set()
+    summary = sender.finish()
+    assert summary.fates == Counter(accepted=1, undelivered=1)
+    assert not summary.well
+    client.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_ctrl_c_waits_for_what_is_under_way(play: Play) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(question: Asked) -> Said:
+        asked.set()
+        go_on.wait(20)
+        return accept(question)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bems.cli", "send", "-", "--json", "--url", play(answer).url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin
+    process.stdin.write(lines(event("a"), event("b")))
+    process.stdin.flush()
+    assert asked.wait(20)
+    process.send_signal(signal.SIGINT)
+    go_on.set()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, b"")
+    assert json.loads(out)["events"]["accepted"] == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_a_cell_that_is_killed_and_started_again_has_every_event(tmp_path: Path) -> None:
+    folder = str(tmp_path / "cell")
+    key = run("keys", "add", "root", "--role", "admin", "--store", folder).out.strip()
+    told: list[Told] = []
+    cell, url = start(folder, "0")
+    client = Client(url, key, connections=4)
+    sender = Sender(client, batch=10, told=told.append, retries_for=60)
+    split = [json.loads(line) for line in generate(400, 5) if line.startswith(b'{"stage":"ingestion"')]
+    log = [json.dumps(line["event"]).encode() for line in split]
+    sending = threading.Thread(target=lambda: [sender.send("ingestion", one, n) for n, one in enumerate(log)])
+    sending.start()
+    until(lambda: len(told) > 50)
+    cell.kill()
+    cell.communicate()
+    before = len(told)
+    cell, url = start(folder, url.rpartition(":")[2])
+    sending.join()
+    summary = sender.finish()
+    client.close()
+    assert sender.fault is None
+    assert summary.sent == len(log) > before
+    assert summary.fates["undelivered"] == 0
+    books = run("books", "--json", "--url", url, "--key", key)
+    assert books.json["accepted"] >= summary.fates["accepted"]
+    cell.terminate()
+    cell.communicate(timeout=30)
+
+
+def start(folder: str, port: str) -> tuple[subprocess.Popen[str], str]:
+    cell = subprocess.Popen(
+        [sys.executable, "-m", "bems.cli", "up", "--store", folder, "--port", port],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert cell.stdout
+    said = cell.stdout.readline()
+    assert "http://" in said, said
+    return cell, said[said.index("http://") :].split()[0]
+
+
+def test_a_rate_that_the_cell_sets_is_kept(tmp_path: Path) -> None:
+    with running(tmp_path, limits=Limits(key=Rate(10, 5))) as world:
+        log = lines(*(event(f"e{number}") for number in range(8)))
+        sent = world.bems("send", "-", "--batch", "1", "--json", stdin=log)
+        assert (sent.code, sent.err, sent.json["events"]["accepted"]) == (0, "", 8)
+        assert sent.json["requests"]["repeated"] > 0
+
+
+def test_timings_are_right_within_two_percent() -> None:
+    timings = Timings()
+    assert timings.percentile(50) is None
+    for number in range(1, 1001):
+        timings.add(number / 1000)
+    for percent in (1, 50, 99, 100):
+        assert timings.percentile(percent) == pytest.approx(percent / 100, rel=0.021)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "field"),
+    [
+        ("/amount", "amount"),
+        ("/event/amount", "amount"),
+        ("/event_id", "event_id"),
+        ("/event/vendor/country", "vendor.country"),
+        ("/vendor", "vendor"),
+        ("/vendor/shoe_size", "vendor"),
+        ("/attributes/po", "attributes"),
+        ("/stage", "stage"),
+        ("/document_type", "event"),
+        ("/event", "event"),
+        ("", "event"),
+    ],
+)
+def test_places_are_few(pointer: str, field: str) -> None:
+    assert place(pointer) == field
+
+
+def test_a_sender_that_cannot_go_on_says_why(play: Play) -> None:
+    for said, kind in ((Said(403, {}), Mistake), (Said(301, b""), Failure)):
+        client = Client(play(always(said)).url)
+        sender = Sender(client, in_flight=1)
+        sender.send("ingestion", b"{}", 1)
+        assert sender.finish().fates == Counter(undelivered=1)
+        assert isinstance(sender.fault, kind)
+        client.close()

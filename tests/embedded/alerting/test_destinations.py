@@ -1,0 +1,649 @@
+"""Destinations: what each sends to a real receiver, what becomes of its answers, and how they are made."""
+
+import asyncio
+import base64
+import email
+import hashlib
+import hmac
+import json
+import logging
+import re
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from decimal import Decimal
+from email.message import EmailMessage
+from email.policy import default
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from msgspec import structs
+
+from bems.embedded.alerting import destinations
+from bems.embedded.alerting.delivery import Destination, NotDelivered
+from bems.embedded.alerting.destinations import Log, build
+from bems.embedded.alerting.mail import Email
+from bems.embedded.alerting.messages import headline, sentence
+from bems.embedded.alerting.webhook import LONGEST_PAUSE, Patience, Webhook
+from bems.tracker import cells
+from bems.tracker.actions import Alert
+from bems.tracker.contract import Facts, Source, Vendor
+from bems.tracker.instants import DAY, MINUTE, SECOND, parse
+from tests.tracker.samples import NOW
+
+FACTS = Facts(Decimal("1250.00"), "EUR", Vendor("V-42", "Acme GmbH", "DE", "gold"), Source("sap-ecc"))
+ALERT = Alert("a1b2c3", "INV-1", "stuck", "posting", "critical", 3, NOW, NOW + DAY, NOW + DAY, FACTS)
+BRIEF = Patience(connect=0.2, read=0.2, total=0.4)
+SECRET = "n0b0dy-kn0ws"
+
+
+# -- receivers
+
+
+class Receiver:
+    """An HTTP server of few words: each request is kept, and answered with `answer`'s bytes, or else `script`'s."""
+
+    def __init__(self, script: Callable[[socket.socket], None] | bytes, tls: ssl.SSLContext | None = None) -> None:
+        self.script = script
+        self.requests: list[bytes] = []
+        self._tls = tls
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connected, _ = self._socket.accept()
+            except OSError:
+                return
+            with connected, suppress(OSError):
+                if self._tls:
+                    with self._tls.wrap_socket(connected, server_side=True) as secured:
+                        self._converse(secured)
+                else:
+                    self._converse(connected)
+
+    def _converse(self, connected: socket.socket) -> None:
+        with connected.makefile("rb") as file:
+            head = b"".join(takewhile(lambda line: line != b"\r\n", file))
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            if length is None:
+                return
+            self.requests.append(head + b"\r\n" + file.read(int(length[1])))
+        if isinstance(self.script, bytes):
+            connected.sendall(self.script)
+        else:
+            self.script(connected)
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+
+@contextmanager
+def receiver(script: Callable[[socket.socket], None] | bytes, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
+    one = Receiver(script, tls)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def answer(status: int, *headers: str, body: str = "") -> bytes:
+    lines = [f"HTTP/1.1 {status} Whatever", f"content-length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", body]).encode()
+
+
+def failure(destination: Destination, alert: Alert = ALERT) -> NotDelivered:
+    with pytest.raises(NotDelivered) as caught:
+        destination.send(alert)
+    return caught.value
+
+
+def webhook(port: int, secret: bytes | None = None, **options: Any) -> Webhook:
+    return Webhook("webhook x", f"http://127.0.0.1:{port}/hooks/{SECRET}?t=1", secret, "eu-west", **options)
+
+
+# -- the webhook
+
+
+def test_a_webhook_is_a_signed_post() -> None:
+    with receiver(answer(204)) as one:
+        webhook(one.port, b"key", now=lambda: NOW + 1).send(ALERT)
+    head, _, body = one.requests[0].partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines if "signature" not in line)
+    assert first == f"POST /hooks/{SECRET}?t=1 HTTP/1.1"
+    assert headers["content-type"] == "application/json"
+    assert headers["webhook-id"] == "a1b2c3"
+    assert headers["webhook-timestamp"] == str(NOW // SECOND)
+    (signature,) = [line for line in lines if line.lower().startswith("webhook-signature: ")]
+    expected = hmac.new(b"key", f"a1b2c3.{NOW // SECOND}.".encode() + body, hashlib.sha256).digest()
+    assert signature.split(": ")[1] == "v1," + base64.b64encode(expected).decode()
+    assert json.loads(body) == {
+        "id": "a1b2c3",
+        "invoice_id": "INV-1",
+        "kind": "stuck",
+        "stage": "posting",
+        "severity": "critical",
+        "step": 3,
+        "last": False,
+        "waiting_since": "2026-03-02T09:00:00Z",
+        "due_at": "2026-03-03T09:00:00Z",
+        "raised_at": "2026-03-03T09:00:00Z",
+        "event_id": None,
+        "cell": "eu-west",
+        "amount": "1250.00",
+        "currency": "EUR",
+        "vendor": {"id": "V-42", "name": "Acme GmbH", "country": "DE", "tier": "gold"},
+        "text": "critical: INV-1 waits for posting since 2026-03-02 (alert 3), 1250.00 EUR of Acme GmbH, cell eu-west",
+    }
+
+
+def test_without_a_key_a_webhook_is_not_signed() -> None:
+    with receiver(answer(200)) as one:
+        webhook(one.port).send(ALERT)
+    assert b"webhook-id" in one.requests[0].lower()
+    assert b"webhook-signature" not in one.requests[0].lower()
+
+
+@pytest.mark.parametrize(
+    ("sent", "says", "outage"),
+    [
+        (answer(500), "it answers 500 Internal Server Error", True),
+        (answer(503), "it answers 503 Service Unavailable", True),
+        (answer(599), "it answers 599", True),
+        (answer(408), "it answers 408 Request Timeout", True),
+        (answer(425), "it answers 425 Too Early", True),
+        (answer(429), "it answers 429 Too Many Requests", True),
+        (answer(400), "it answers 400 Bad Request", False),
+        (answer(404, body=f"Cannot POST /hooks/{SECRET}"), "it answers 404 Not Found", False),
+        (answer(410), "it answers 410 Gone", False),
+        (answer(302, f"location: /{SECRET}"), "it answers 302 Found", False),
+        (answer(308, "location: /"), "it answers 308 Permanent Redirect", False),
+        (b"", "it breaks off (RemoteDisconnected)", True),
+        (b"SSH-2.0-" + SECRET.encode() + b"\r\n", "it breaks off (BadStatusLine)", True),
+    ],
+)
+def test_answers_that_are_no_delivery(sent: bytes, says: str, outage: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with receiver(sent) as one:
+        failed = failure(webhook(one.port))
+        assert (str(failed), failed.outage) == (says, outage)
+    assert len(one.requests) == 1
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("header", "pause"),
+    [
+        ("retry-after: 120", 2 * MINUTE),
+        ("Retry-After: 0", 0),
+        ("retry-after: 99999999999999999999", LONGEST_PAUSE),
+        ("retry-after: Mon, 02 Mar 2026 09:05:00 GMT", 5 * MINUTE),
+        ("retry-after: Mon, 02 Mar 2026 08:00:00 GMT", 0),
+        ("retry-after: Tue, 03 Mar 2026 09:00:00 GMT", LONGEST_PAUSE),
+        ("retry-after: soon", None),
+        ("retry-after: -5", None),
+        ("x: y", None),
+    ],
+)
+def test_a_receiver_may_ask_for_a_pause_of_an_hour_at_most(header: str, pause: int | None) -> None:
+    with receiver(answer(429, header)) as one:
+        assert failure(webhook(one.port, now=lambda: NOW)).retry_after == pause
+
+
+def test_what_an_answer_says_further_does_not_matter(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("urllib3").setLevel(logging.DEBUG)
+    broken = b"HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\nno header at all\r\n: \r\n\r\n"
+    with receiver(broken + b"x" * 100_000) as one:
+        webhook(one.port).send(ALERT)
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("begins", "why"),
+    [
+        (b"", "it does not answer within 0.2 s"),
+        (b"HTTP/1.1 ", "it takes longer than 0.4 s"),
+        (b"HTTP/1.1 503 No\r\nx: ", "it answers 503 Service Unavailable"),
+        (b"HTTP/1.1 200 OK\r\nx: ", None),
+        (b"HTTP/1.1 200 OK\r\n\r\n", None),
+    ],
+)
+def test_a_receiver_that_hangs_or_trickles_is_left_in_time(begins: bytes, why: str | None) -> None:
+    """What it said before counts: a status is an answer."""
+    left = threading.Event()
+
+    def trickle(connected: socket.socket) -> None:
+        connected.sendall(begins)
+        while not left.wait(0.02):
+            connected.sendall(b"x" if begins else b"")
+
+    with receiver(trickle) as one:
+        try:
+            if why is None:
+                webhook(one.port, patience=BRIEF).send(ALERT)
+            else:
+                failed = failure(webhook(one.port, patience=BRIEF))
+                assert (str(failed), failed.outage) == (why, True)
+        finally:
+            left.set()
+
+
+def test_a_receiver_that_is_not_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    refused = failure(webhook(port))
+    assert (str(refused), refused.outage) == ("it cannot be connected to: Connection refused", True)
+    unknown = failure(Webhook("webhook x", "https://nowhere.invalid/", None, "eu-west"))
+    assert (str(unknown), unknown.outage) == ("its host is not known", True)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of localhost with its key, which nobody vouches for."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    files = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run([*command.split(), *files], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def server_context(certificate: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    return context
+
+
+def test_addresses_of_every_form() -> None:
+    """A host of IPv6 has brackets; without a port, the scheme's is meant."""
+    for url in ("http://[::1]:1/", "https://[::1]/x", "http://127.0.0.1:1"):
+        assert "Connection refused" in str(failure(Webhook("webhook x", url, None, "eu-west")))
+
+
+def test_certificates_are_verified(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiver(answer(200), server_context(certificate)) as one:
+        destination = Webhook("webhook x", f"https://127.0.0.1:{one.port}/{SECRET}", None, "eu-west")
+        untrusted = failure(destination)
+        assert (str(untrusted), untrusted.outage) == ("its certificate is not trusted (OpenSSL's error 18)", True)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+        destination.send(ALERT)
+    assert len(one.requests) == 1
+
+
+def test_http_where_tls_is_expected() -> None:
+    with receiver(answer(200)) as one:
+        failed = failure(Webhook("webhook x", f"https://127.0.0.1:{one.port}/", None, "eu-west", patience=BRIEF))
+        assert failed.outage
+
+
+# -- e-mail
+
+
+class Postbox:
+    """What a mail server takes in; `refuses` has the codes of recipients, `says` other answers."""
+
+    def __init__(self, refuses: dict[str, int] | None = None, data: str = "250 OK") -> None:
+        self.refuses = refuses or {}
+        self.data = data
+        self.mails: list[tuple[list[str], EmailMessage, bytes]] = []
+        self.logins: list[tuple[bytes, bytes]] = []
+
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        del server, session, options
+        if address in self.refuses:
+            return f"{self.refuses[address]} {SECRET}"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        del server, session
+        content = envelope.content
+        assert isinstance(content, bytes)
+        if self.data.startswith("250"):
+            message = email.message_from_bytes(content, policy=default)
+            assert isinstance(message, EmailMessage)
+            self.mails.append((list(envelope.rcpt_tos), message, content))
+        return self.data
+
+    def authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, login: Any) -> AuthResult:
+        del server, session, envelope, mechanism
+        assert isinstance(login, LoginPassword)
+        self.logins.append((login.login, login.password))
+        return AuthResult(success=login.password == SECRET.encode(), handled=False, message=f"535 not {SECRET}")
+
+
+class MailServer(Controller):
+    """One that takes a free port."""
+
+    def _trigger_server(self) -> None:
+        assert isinstance(self.server, asyncio.Server)
+        self.port = self.server.sockets[0].getsockname()[1]
+        super()._trigger_server()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def mail_server(postbox: Postbox, **options: Any) -> Iterator[cells.Smtp]:
+    controller = MailServer(postbox, hostname="127.0.0.1", port=0, **options)
+    controller.start()
+    try:
+        yield cells.Smtp("127.0.0.1", controller.port, "none")
+    finally:
+        controller.stop()
+
+
+def mail(server: cells.Smtp, *to: str, password: str | None = None, **options: Any) -> Email:
+    to = to or ("a@example.com", "b@example.com")
+    return Email("email x", to, "bems@example.org", server, password, "eu-west", now=lambda: NOW + 1, **options)
+
+
+def test_a_mail_has_the_facts() -> None:
+    postbox = Postbox()
+    with mail_server(postbox) as server:
+        mail(server).send(ALERT)
+        mail(server).send(ALERT)
+    (to, message, _), (_, again, _) = postbox.mails
+    assert to == ["a@example.com", "b@example.com"]
+    assert message["Subject"] == "[BEMS eu-west] critical: INV-1 waits for posting since 2026-03-02 (alert 3)"
+    assert (message["From"], message["To"]) == ("bems@example.org", "a@example.com, b@example.com")
+    assert message["Date"] == "Mon, 02 Mar 2026 09:00:00 +0000"
+    assert message["X-BEMS-Alert-Id"] == "a1b2c3"
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert message["Message-ID"] == again["Message-ID"]
+    assert message["Message-ID"].startswith("<a1b2c3.")
+    assert message.get_content_type() == "text/plain"
+    assert message.get_content().replace("\r\n", "\n") == (
+        "INV-1 waits for posting since 2026-03-02 (alert 3)\n\n"
+        "Invoice:       INV-1\n"
+        "Amount:        1250.00 EUR\n"
+        "Vendor:        Acme GmbH (V-42, DE, gold)\n"
+        "Stage:         posting\n"
+        "Severity:      critical\n"
+        "Waiting since: 2026-03-02T09:00:00Z\n"
+        "Was due:       2026-03-03T09:00:00Z\n"
+        "Raised:        2026-03-03T09:00:00Z\n"
+        "Cell:          eu-west\n"
+        "Alert:         a1b2c3 (if this comes twice, it is the same alert)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("invoice_id", "shown"),
+    [
+        ("x" * 128, "x" * 128),
+        ("=?utf-8?q?=0d=0aBcc:_x@example.com?=", "=.?utf-8?q?=0d=0aBcc:_x@example.com?="),
+        (
+            "a=?utf-8?b?DQpCY2M6IHhAZXhhbXBsZS5jb20=?=" + "x" * 80,
+            "a=.?utf-8?b?DQpCY2M6IHhAZXhhbXBsZS5jb20=.?=" + "x" * 80,
+        ),
+        ("=" * 60 + "?" * 60, "=" * 60 + "." + "?" * 60),
+    ],
+)
+def test_no_text_of_a_sender_becomes_a_header_or_a_line(invoice_id: str, shown: str) -> None:
+    """Ids are printable ASCII; names may hold anything."""
+    postbox = Postbox()
+    vendor = Vendor("V-1", "Evil\r\nBcc: x@example.com\r\n.\r\nQUIT\u2028\u0085Ünïcode \u202egnp", tier="a\r\nb")
+    evil = structs.replace(ALERT, invoice_id=invoice_id, facts=structs.replace(FACTS, vendor=vendor))
+    with mail_server(postbox) as server:
+        mail(server).send(evil)
+    ((to, message, content),) = postbox.mails
+    assert to == ["a@example.com", "b@example.com"]
+    assert not any(line.lower().startswith(b"bcc") for line in content.split(b"\r\n"))
+    assert message["Bcc"] is None
+    assert message["Subject"] == f"[BEMS eu-west] critical: {shown} waits for posting since 2026-03-02 (alert 3)"
+    text = message.get_content()
+    assert "Vendor:        Evil  Bcc: x@example.com  .  QUIT  Ünïcode  gnp (V-1, a  b)" in text.splitlines()
+    assert len(text.splitlines()) == 12
+
+
+def test_a_login_and_its_refusal(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    postbox = Postbox()
+    context = server_context(certificate)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+    with mail_server(postbox, authenticator=postbox.authenticate, tls_context=context, auth_required=True) as plain:
+        server = structs.replace(plain, security="starttls", user="bems", password_env="PW")
+        mail(server, password=SECRET).send(ALERT)
+        refused = failure(mail(server, password="wrong"))
+        without = failure(mail(plain))
+    assert len(postbox.mails) == 1
+    assert (b"bems", SECRET.encode()) in postbox.logins
+    assert (str(refused), refused.outage) == ("the mail server refuses the login (535)", True)
+    assert (str(without), without.outage) == ("the mail server refuses the sender bems@example.org (530)", True)
+
+
+def test_mail_by_tls_from_the_first_byte(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    postbox = Postbox()
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+    with mail_server(postbox, ssl_context=server_context(certificate)) as plain:
+        mail(structs.replace(plain, security="tls")).send(ALERT)
+        monkeypatch.delenv("SSL_CERT_FILE")
+        untrusted = failure(mail(structs.replace(plain, security="tls")))
+    assert len(postbox.mails) == 1
+    assert str(untrusted) == "the mail server's certificate is not trusted (OpenSSL's error 18)"
+
+
+def test_a_mail_server_without_starttls_is_not_spoken_to_in_the_clear() -> None:
+    postbox = Postbox()
+    with mail_server(postbox) as plain:
+        failed = failure(mail(structs.replace(plain, security="starttls")))
+    assert failed.outage
+    assert "lacks STARTTLS" in str(failed)
+    assert postbox.mails == []
+
+
+def test_who_refuses_for_good_is_named_and_holds_nothing_up(caplog: pytest.LogCaptureFixture) -> None:
+    postbox = Postbox({"b@example.com": 550})
+    with mail_server(postbox) as server:
+        mail(server).send(ALERT)
+    assert [to for to, *_ in postbox.mails] == [["a@example.com"]]
+    assert "the mail server refuses b@example.com (550); the others took alert a1b2c3" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_who_refuses_for_now_is_tried_again_alone() -> None:
+    postbox = Postbox({"b@example.com": 451})
+    with mail_server(postbox) as server:
+        destination = mail(server)
+        for _ in range(2):
+            failed = failure(destination)
+            assert (str(failed), failed.outage) == ("the mail server refuses b@example.com (451)", False)
+        postbox.refuses = {}
+        destination.send(ALERT)
+    assert [to for to, *_ in postbox.mails] == [["a@example.com"], ["b@example.com"]]
+
+
+def test_when_all_are_refused_it_is_not_delivered() -> None:
+    postbox = Postbox({"a@example.com": 550, "b@example.com": 451})
+    with mail_server(postbox) as server:
+        failed = failure(mail(server))
+    assert failed.outage
+    assert str(failed) == "the mail server refuses a@example.com (550), b@example.com (451)"
+
+
+@pytest.mark.parametrize(
+    ("says", "error", "outage"),
+    [
+        ("554 spam " + SECRET, "the mail server refuses the message (554)", False),
+        ("452 full", "the mail server answers 452", True),
+    ],
+)
+def test_a_message_that_is_refused(says: str, error: str, outage: bool) -> None:
+    with mail_server(Postbox(data=says)) as server:
+        failed = failure(mail(server))
+    assert (str(failed), failed.outage) == (error, outage)
+
+
+def test_a_mail_server_that_is_not_there_or_hangs() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = cells.Smtp("127.0.0.1", silent.getsockname()[1], "none")
+        hanging = failure(mail(server, timeout=0.1))
+    refused = failure(mail(server))
+    assert (str(hanging), hanging.outage) == ("the mail server does not answer within 0.1 s", True)
+    assert (str(refused), refused.outage) == ("the mail server cannot be reached: Connection refused", True)
+
+
+# -- the log, and the words
+
+
+def test_the_log_has_a_line_of_the_severity(caplog: pytest.LogCaptureFixture) -> None:
+    Log().send(ALERT)
+    Log().send(structs.replace(ALERT, severity="warning"))
+    assert [(record.name, record.levelname) for record in caplog.records] == [
+        ("bems.alerts", "ERROR"),
+        ("bems.alerts", "WARNING"),
+    ]
+    assert caplog.messages[0] == (
+        "critical: INV-1 waits for posting since 2026-03-02 (alert 3), 1250.00 EUR of vendor V-42, alert id a1b2c3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"kind": "dispute", "stage": "reconciliation"}, "INV-1 is disputed: its reconciliation found a mismatch"),
+        ({"kind": "failed"}, "INV-1 could not be posted"),
+        (
+            {"step": 20, "last": True, "waiting_since": parse("2025-12-31T23:59:59Z")},
+            "INV-1 waits for posting since 2025-12-31 (alert 20, the last one: it is parked)",
+        ),
+    ],
+)
+def test_a_headline_says_what_is_wrong(changes: dict[str, Any], text: str) -> None:
+    assert headline(structs.replace(ALERT, **changes)) == text
+
+
+def test_no_text_of_a_sender_is_a_command_to_a_chat_service() -> None:
+    vendor = Vendor("V-1", "<!channel> & <http://evil|Bank>")
+    text = sentence(structs.replace(ALERT, invoice_id="<!here>", facts=structs.replace(FACTS, vendor=vendor)), "eu")
+    assert "<" not in text
+    assert ">" not in text
+    assert "!channel" in text
+
+
+# -- cells.yaml
+
+SMTP_SERVER = cells.Smtp("localhost", sender="bems@example.org")
+HOOK = cells.Destination(webhook=cells.Webhook("https://example.com/hook", secret_env="KEY"))
+CHAT = cells.Destination(webhook=cells.Webhook(url_env="CHAT_URL"))
+MAIL = cells.Destination(email=cells.Email(("b@example.com", "a@example.com")))
+LOG = cells.Destination(log=cells.Log())
+ENVIRONMENT = {"KEY": SECRET, "CHAT_URL": f"https://chat.example.com/{SECRET}"}
+
+
+def test_destinations_are_built_once_each() -> None:
+    alerts = cells.Alerts(warning=(LOG, MAIL, LOG), critical=(HOOK, CHAT, MAIL, LOG))
+    built = build(alerts, cells.Embedded(smtp=SMTP_SERVER), "eu-west", ENVIRONMENT)
+    assert [one.key for one in built["warning"]] == ["log", "email a@example.com, b@example.com"]
+    assert [one.key for one in built["critical"]] == [
+        "webhook https://example.com/hook",
+        "webhook $CHAT_URL",
+        "email a@example.com, b@example.com",
+        "log",
+    ]
+    assert built["warning"][0] is built["critical"][3]
+    assert built["warning"][1] is built["critical"][2]
+    assert SECRET not in repr(built) + "".join(one.key for both in built.values() for one in both)
+
+
+@pytest.mark.parametrize(
+    ("secret", "key"),
+    [("plain", b"plain"), ("schlüssel", "schlüssel".encode()), ("whsec_AAEC/w==", b"\0\1\2\xff")],
+)
+def test_keys_are_text_or_base64_behind_a_prefix(secret: str, key: bytes) -> None:
+    with receiver(answer(200)) as one:
+        hook = cells.Destination(webhook=cells.Webhook(f"http://127.0.0.1:{one.port}/", secret_env="KEY"))
+        (destination,) = build(cells.Alerts(critical=(hook,)), cells.Embedded(), "eu", {"KEY": secret})["critical"]
+        destination.send(ALERT)
+    head, _, body = one.requests[0].partition(b"\r\n\r\n")
+    headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+
+
+def test_the_signature_is_that_of_the_reference_libraries() -> None:
+    """The vector that the tests of standard-webhooks and svix share."""
+    key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    alert = structs.replace(ALERT, id="msg_p5jXN8AQM9LWM0D4loKWxJek")
+    destination = Webhook("webhook x", "http://localhost/", key, "eu", now=lambda: 1614265330 * SECOND)
+    headers = destination._headers(alert, b'{"test": 2432232314}')
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+@pytest.mark.parametrize(
+    ("critical", "smtp", "environment", "mistake"),
+    [
+        ([LOG, HOOK], None, {}, "/alerts/critical/1/webhook/secret_env: the environment variable KEY is not set"),
+        ([HOOK], None, {"KEY": ""}, "/alerts/critical/0/webhook/secret_env: the environment variable KEY is not set"),
+        (
+            [HOOK],
+            None,
+            {"KEY": f"whsec_{SECRET}!"},
+            "/alerts/critical/0/webhook/secret_env: what KEY holds begins with whsec_, but no base64 follows",
+        ),
+        ([CHAT], None, {}, "/alerts/critical/0/webhook/url_env: the environment variable CHAT_URL is not set"),
+        (
+            [CHAT],
+            None,
+            {"CHAT_URL": f"ftp://{SECRET}"},
+            "/alerts/critical/0/webhook/url_env: what CHAT_URL holds is no https URL",
+        ),
+        ([MAIL], None, {}, "/alerts/critical/0/email: e-mail needs a mail server: add embedded/smtp"),
+        (
+            [MAIL],
+            cells.Smtp("localhost"),
+            {},
+            "/alerts/critical/0/email: the e-mail has no sender: add from here, or to embedded/smtp",
+        ),
+        (
+            [MAIL],
+            structs.replace(SMTP_SERVER, user="u", password_env="PW"),
+            {},
+            "/embedded/smtp/password_env: the environment variable PW is not set",
+        ),
+        (
+            [MAIL],
+            structs.replace(SMTP_SERVER, user="u", password_env="PW"),
+            {"PW": SECRET + "ü"},
+            "/embedded/smtp: user and password may only have ASCII characters",
+        ),
+        (
+            [cells.Destination(email=cells.Email(("a,b@example.com",)))],
+            SMTP_SERVER,
+            {},
+            "/alerts/critical/0/email: a,b@example.com is no address that mail headers take",
+        ),
+        (
+            [MAIL, cells.Destination(email=cells.Email(("a@example.com", "b@example.com"), "c@example.com"))],
+            SMTP_SERVER,
+            {},
+            "/alerts/critical/1: email a@example.com, b@example.com is listed before, with another key or sender: "
+            "use the same",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    critical: list[cells.Destination], smtp: cells.Smtp | None, environment: dict[str, str], mistake: str
+) -> None:
+    with pytest.raises(ValueError, match="cell eu-west: ") as refused:
+        build(cells.Alerts(critical=tuple(critical)), cells.Embedded(smtp=smtp), "eu-west", environment)
+    assert str(refused.value) == f"cell eu-west: {mistake}"
+    assert SECRET not in str(refused.value)
+
+
+def test_the_log_of_alerts_has_a_name_of_its_own() -> None:
+    assert destinations.alerts_log.name == "bems.alerts"

@@ -1,0 +1,158 @@
+"""`bems up` under load, killed at any moment: what it answered is there once, and goes on where it was.
+
+The load is HTTP from several threads; the clock runs five days in a second, so that alerts come due all the while.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import duckdb
+import pytest
+import urllib3
+
+from bems.embedded.analytics import ANALYTICS
+from bems.embedded.sqlite import SqliteStore
+from bems.tracker.contract import STAGES
+from bems.tracker.instants import DAY, to_datetime
+from tests.embedded.test_crash import examine, make_log, note, read
+
+KILLS = 30 if os.environ.get("BEMS_LONG") else 5
+SPEED = 5 * 86_400
+THREADS = 6
+PATIENCE = 60.0
+POLICY = "stages:\n" + "".join(
+    f"  {stage}: {{deadline: 2d, escalate_every: 1d, critical_at: 2, give_up_at: 4, overrides: []}}\n"
+    for stage in STAGES
+)
+
+
+class Life:
+    """One life of the cell as a process."""
+
+    def __init__(self, folder: Path, policy: Path, log: Path) -> None:
+        command = [sys.executable, "-m", "bems.cli", "up", "--store", str(folder), "--port", "0"]
+        command += ["--policy", str(policy), "--speed", str(SPEED)]
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        self._watchdog = threading.Timer(PATIENCE, self.process.kill)
+        self._watchdog.start()
+        assert self.process.stdout
+        first = self.process.stdout.readline()
+        found = re.search(r"http://\S+", first)
+        assert found, log.read_text()
+        self.url = found[0]
+
+    def first_key(self) -> str:
+        """The admin's key, which only the first life shows."""
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if found := re.search(r"bems_\S+", line):
+                return found[0]
+        raise AssertionError("no key was shown")
+
+    def end(self, signal_number: int) -> int:
+        self.process.send_signal(signal_number)
+        code = self.process.wait(PATIENCE)
+        self._watchdog.cancel()
+        assert self.process.stdout
+        self.process.stdout.close()
+        return code
+
+
+class Doom:
+    """Notes the answers of a life, and ends it after so many."""
+
+    def __init__(self, life: Life, answered: dict[str, str], quota: int) -> None:
+        self._life, self._answered, self._left = life, answered, quota
+
+    def note(self, event_id: str, status: str) -> bool:
+        """Whether that was enough."""
+        note(self._answered, event_id, status)
+        self._left -= 1
+        if self._left == 0:
+            self._life.process.kill()
+        return self._left <= 0
+
+
+def load(url: str, key: str, lines: list[bytes], answered: Callable[[str, str], bool]) -> None:
+    """Send the lines, alone and in batches, until they are all sent or nobody answers. `answered` says when to stop."""
+    todo, lock, random = deque(lines), threading.Lock(), Random(len(lines))
+    stop = threading.Event()
+
+    def take() -> list[bytes]:
+        with lock:
+            stage = json.loads(todo[0])["stage"] if todo else None
+            several = random.choice((1, 1, 20))
+            taken: list[bytes] = []
+            while todo and len(taken) < several and json.loads(todo[0])["stage"] == stage:
+                taken.append(todo.popleft())
+            return taken
+
+    def send() -> None:
+        with urllib3.PoolManager(retries=False, timeout=PATIENCE) as pool:
+            while not stop.is_set() and (taken := take()):
+                body = json.loads(taken[0])
+                path, content = f"/invoices/{body['stage']}", body["event"]
+                if len(taken) > 1:
+                    path, content = f"{path}/batch", {"events": [json.loads(line)["event"] for line in taken]}
+                try:
+                    answer = pool.request("POST", url + path, json=content, headers={"x-api-key": key})
+                except urllib3.exceptions.HTTPError:
+                    return  # it was killed
+                results = answer.json()["results"] if len(taken) > 1 else [answer.json()]
+                assert answer.status in (202, 207), answer.data
+                for result in results:
+                    with lock:
+                        if answered(result["event_id"], result["status"]):
+                            stop.set()
+
+    threads = [threading.Thread(target=send) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("seed", [7])
+def test_killed_under_load_it_loses_and_doubles_nothing(tmp_path: Path, seed: int) -> None:
+    random, log, answered = Random(f"kill {seed}"), make_log(seed), dict[str, str]()
+    policy, errors, folder = tmp_path / "policy.yaml", tmp_path / "errors.log", tmp_path / "cell"
+    policy.write_text(POLICY)
+    key = ""
+    for kill in range(KILLS + 1):
+        left = [line for id, line in log.items() if id not in answered]
+        again = [line for id, line in log.items() if id in answered and random.random() < 0.05]
+        quota = random.randint(1, len(left) // (KILLS + 1 - kill))
+        life = Life(folder, policy, errors)
+        key = key or life.first_key()
+        last = kill == KILLS
+        doom = Doom(life, answered, len(log) * 2 if last else quota)
+        lines = left + again
+        if not last:
+            random.shuffle(lines)
+        load(life.url, key, lines, doom.note)
+        assert life.end(signal.SIGTERM if last else signal.SIGKILL) == (0 if last else -signal.SIGKILL)
+    assert answered.keys() == log.keys()
+    assert "Traceback" not in errors.read_text()
+    store = SqliteStore(folder)
+    rows = store.transitions(limit=1_000_000)
+    with duckdb.connect(str(folder / ANALYTICS), read_only=True) as analytics:
+        columns = "seq, transition_id, invoice_id, kind, stage, to_status, recorded_at, step"
+        copied = analytics.execute(f"SELECT {columns} FROM transitions ORDER BY seq").fetchall()
+    assert copied == [
+        (seq, r.transition_id, r.invoice_id, r.kind, r.stage, r.to_status,
+         to_datetime(r.recorded_at).replace(tzinfo=None), r.step)
+        for seq, r in rows
+    ]  # fmt: skip
+    end = max(*(read(line).occurred_at for line in log.values()), rows[-1][1].recorded_at) + 10 * DAY
+    examine(store, log, end)
+    store.close()

@@ -1,0 +1,175 @@
+import json
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive
+from bems.tracker.gate import Refusal
+from bems.tracker.instants import DAY, EARLIEST, LATEST
+from bems.tracker.requests import (
+    REQUEST_LIMIT,
+    VERBS,
+    AnyCommandRequest,
+    KeyRequest,
+    RedriveRequest,
+    read_command,
+    read_request,
+)
+from tests.tracker.samples import NOW
+
+PARK = {"verb": "park", "command_id": "c-1", "invoice_id": "INV/1"}
+
+
+def command(**changes: Any) -> Command | Refusal:
+    return read_command(json.dumps(PARK | changes).encode(), "ann", NOW)
+
+
+def pointers(refusal: object) -> set[str]:
+    assert isinstance(refusal, Refusal)
+    assert refusal.faults
+    return {fault.pointer for fault in refusal.faults}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verb"),
+    [
+        ({}, Park()),
+        ({"verb": "cancel"}, Cancel()),
+        ({"verb": "revive"}, Revive()),
+        ({"verb": "acknowledge"}, Acknowledge()),
+        ({"verb": "complete", "stage": "posting"}, Complete("posting")),
+        ({"verb": "extend", "until": "2026-03-03T10:00:00+01:00"}, Extend(NOW + DAY)),
+    ],
+)
+def test_each_verb_becomes_its_command(changes: dict[str, Any], verb: Any) -> None:
+    assert command(**changes) == Command("c-1", "INV/1", "ann", NOW, verb)
+    assert command(**changes, note="why") == Command("c-1", "INV/1", "ann", NOW, verb, "why")
+
+
+def test_every_verb_is_named() -> None:
+    tags = [request.__struct_config__.tag for request in get_args(AnyCommandRequest)]
+    assert sorted(tags) == sorted(VERBS)
+
+
+@pytest.mark.parametrize(
+    ("until", "instant"),
+    [
+        ("0001-01-01T00:00:00+23:59", EARLIEST),
+        ("0001-01-01T00:00:00Z", EARLIEST),
+        ("1970-01-01T00:00:00Z", EARLIEST),
+        ("2999-12-31T23:59:59.999999Z", LATEST - 1),
+        ("3000-01-01T00:00:00Z", LATEST),
+        ("9999-12-31T23:59:59.999999-23:59", LATEST + 1),
+    ],
+)
+def test_no_time_is_too_far_to_be_read(until: str, instant: int) -> None:
+    assert command(verb="extend", until=until) == Command("c-1", "INV/1", "ann", NOW, Extend(instant))
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"verb": None}, {"/verb"}),
+        ({"verb": "Park"}, {"/verb"}),
+        ({"command_id": 1, "invoice_id": "", "note": "x" * 1001}, {"/command_id", "/invoice_id", "/note"}),
+        ({"stage": "posting"}, {"/stage"}),
+        ({"operator": "eve"}, {"/operator"}),
+        ({"accepted_at": 0}, {"/accepted_at"}),
+        ({"verb": "complete", "stage": "paid"}, {"/stage"}),
+        ({"verb": "complete"}, {"/stage"}),
+        ({"verb": "extend", "until": "2026-03-03T10:00:00"}, {"/until"}),
+        ({"verb": "extend", "until": 1}, {"/until"}),
+        ({"verb": "extend", "until": None, "x": 1}, {"/until", "/x"}),
+        ({"note": "\ud800"}, {"/note"}),
+    ],
+)
+def test_a_command_is_refused_with_every_fault(changes: dict[str, Any], where: set[str]) -> None:
+    assert pointers(command(**changes)) == where
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b" ", b"{", b"nothing", b"[]", b"1", b"null", b'"park"', b"\xff", b"\xef\xbb\xbf{}", b"[" * 60_000,
+     b"9" * 60_000, b"NaN", b'{"verb": NaN}',
+     b'{"verb": "park", "verb": "park", "command_id": "1", "invoice_id": "1"}'],
+)  # fmt: skip
+@pytest.mark.parametrize("expected", [AnyCommandRequest, RedriveRequest, KeyRequest])
+def test_what_is_no_request_is_refused(expected: Any, body: bytes) -> None:
+    refusal = read_request(body, expected, "request")
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, bool(refusal.faults)) == (400, True)
+
+
+def test_what_is_too_large_is_refused() -> None:
+    refusal = read_request(b" " * (REQUEST_LIMIT + 1), KeyRequest, "request")
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 413
+    assert read_request(
+        json.dumps({"name": "a", "role": "admin"}).encode().ljust(REQUEST_LIMIT), KeyRequest, "request"
+    ) == (KeyRequest("a", "admin"))
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ({}, {""}),
+        ({"event_ids": None, "all": None}, {""}),
+        ({"all": False}, {"/all"}),
+        ({"all": 1}, {"/all"}),
+        ({"event_ids": []}, {"/event_ids"}),
+        ({"event_ids": ["a", "b c", 3]}, {"/event_ids/1", "/event_ids/2"}),
+        ({"event_ids": ["a"] * 1001}, {"/event_ids"}),
+        ({"error": ""}, {"/error"}),
+        ({"invoice_id": "a b", "x": 1}, {"/invoice_id", "/x"}),
+    ],
+)
+def test_what_is_to_be_redriven_is_said_rightly(body: dict[str, Any], where: set[str]) -> None:
+    assert pointers(read_request(json.dumps(body).encode(), RedriveRequest, "request")) == where
+
+
+def test_the_longest_request_fits() -> None:
+    request = RedriveRequest(event_ids=["!" * 128] * 1000, error="x" * 1000)
+    body = msgspec.json.encode(request).replace(b"!", b"\\u0021").replace(b"x", b"\\u0078")
+    assert read_request(body, RedriveRequest, "request") == request
+
+
+def test_what_may_be_redriven() -> None:
+    for request in (
+        RedriveRequest(all=True),
+        RedriveRequest(event_ids=["a"] * 1000),
+        RedriveRequest(invoice_id="i", error="Key"),
+    ):
+        assert read_request(msgspec.json.encode(request), RedriveRequest, "request") == request
+
+
+def test_a_key_has_a_plain_name_and_a_role() -> None:
+    assert pointers(read_request(b'{"name": "a\\n", "role": "root"}', KeyRequest, "request")) == {"/name", "/role"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*PARK, "note", "until", "stage"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    JSON | st.fixed_dictionaries({name: JSON | st.just(value) for name, value in PARK.items()}, optional={"note": JSON})
+)
+def test_whatever_is_sent_is_read_or_refused(data: object) -> None:
+    read = read_command(json.dumps(data).encode(), "ann", NOW)
+    if isinstance(read, Refusal):
+        assert pointers(read)
+    else:
+        assert (read.operator, read.accepted_at) == ("ann", NOW)
+
+
+@given(st.binary(max_size=64))
+def test_whatever_the_bytes(body: bytes) -> None:
+    for expected in (AnyCommandRequest, RedriveRequest, KeyRequest):
+        assert isinstance(read_request(body, expected, "request"), Refusal | RedriveRequest)
