@@ -48,7 +48,7 @@ class AcceleratedClock:
     """
 
     def __init__(self, start: Instant, speed: float, until: Instant = LATEST) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._now, self._speed, self._until = start, speed, until
         self._looked = time.perf_counter()
 
@@ -68,15 +68,17 @@ class AcceleratedClock:
 
     def go_on_from(self, instant: Instant) -> None:
         """Be at `instant`, unless it is later already."""
-        self.now()
-        self._now = max(self._now, instant)
+        with self._lock:
+            self._now = max(self.now(), instant)
 
     def set_speed(self, speed: float) -> None:
         """Go on at another speed."""
-        self.now()
-        self._speed = speed
+        with self._lock:
+            self.now()
+            self._speed = speed
 
     def let_run_to(self, until: Instant) -> None:
         """Stop there at the latest. An instant that has passed already stops it where it is."""
-        self.now()
-        self._until = until
+        with self._lock:
+            self.now()
+            self._until = until

@@ -1,6 +1,7 @@
 """The service: a complete cell on one machine, from its folder to its port."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -44,31 +45,27 @@ class Service:
         clock: RunningClock | None = None,
     ) -> None:
         self.clock = clock or SystemClock()
-        self.writer = open_writer(folder, policy, self.clock)
-        try:
+        with ExitStack() as parts:
+            self.writer = open_writer(folder, policy, self.clock)
+            parts.callback(self.writer.stop)
             if isinstance(self.clock, AcceleratedClock):
                 self.clock.go_on_from(self.writer.latest())
             self.keys = Keys(folder)
+            parts.callback(self.keys.close)
             self.readers = Readers(folder)
+            parts.callback(self.readers.close)
             self.analytics = Analytics(folder, name, lambda: open_reader(folder))
-            self.deliveries = Deliveries(
-                folder, lambda: open_reader(folder), destinations or {"warning": (), "critical": ()}
-            )
-            parts = Parts(
-                name,
-                self.clock,
-                self.writer,
-                self.readers,
-                load_machine(),
-                self.keys,
-                self.analytics,
-                self.deliveries,
-                limits or Limits(),
-            )
-            self.server = Server(lambda: Api(parts), host, port)
-        except BaseException:
-            self.writer.stop()
-            raise
+            parts.callback(self.analytics.stop)
+            self.deliveries = Deliveries(folder, lambda: open_reader(folder), destinations or NOBODY)
+            parts.callback(self.deliveries.stop)
+            self.server = Server(lambda: Api(self._parts(name, limits or Limits())), host, port)
+            self._stop_parts = parts.pop_all().close
+
+    def _parts(self, name: str, limits: Limits) -> Parts:
+        machine, keys = load_machine(), self.keys
+        return Parts(
+            name, self.clock, self.writer, self.readers, machine, keys, self.analytics, self.deliveries, limits
+        )
 
     def start(self) -> "Service":
         """Begin: what came due meanwhile is done, and requests are answered. StoreRefused where the deliveries of the
@@ -88,11 +85,7 @@ class Service:
         folder is given up. Twice is harmless."""
         self.server.stop()
         self.writer.finish()
-        self.analytics.stop()
-        self.deliveries.stop()
-        self.readers.close()
-        self.keys.close()
-        self.writer.stop()
+        self._stop_parts()
 
     def __enter__(self) -> "Service":
         return self.start()

@@ -108,15 +108,17 @@ class _Parser:
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def feed_data(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self.get_method() == b"CONNECT":
-                raise httptools.HttpParserError("there is nothing to be connected with") from None
-            head = self._head()
-            self._begin()
-            self.feed_data(head)
-            self.feed_data(data[upgrade.args[0] :])
+        rest = memoryview(data)
+        while True:
+            try:
+                self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.get_method() == b"CONNECT":
+                    raise httptools.HttpParserError("there is nothing to be connected with") from None
+                head, rest = self._head(), rest[upgrade.args[0] :]
+                self._begin()
+                self._parser.feed_data(head)
 
     def _head(self) -> bytes:
         lines = [b"%s %s HTTP/%s" % (self.get_method(), self._protocol.url, self.get_http_version().encode())]

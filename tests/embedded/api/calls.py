@@ -1,0 +1,222 @@
+"""A cell on a port of its own, and those who ask it."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bems.embedded.clock import VirtualClock
+from bems.embedded.keys import Key
+from bems.embedded.reader import Reader, open_reader
+from bems.embedded.service import Service
+from bems.tracker.cells import Limits, Rate, StageRates
+from bems.tracker.contract import POSITIVE, Stage
+from bems.tracker.instants import Instant, render
+from bems.tracker.requests import Role
+from tests.tracker.samples import NOW, POLICY
+
+SOON = 20.0
+"""Seconds after which a test gives up waiting."""
+
+ROLES: tuple[Role, ...] = ("sender", "viewer", "operator", "admin")
+PROBLEM = "application/problem+json"
+UNLIMITED = Limits(Rate(100_000, 100_000), StageRates(*[Rate(100_000, 100_000)] * 4))
+
+SECRETS: set[str] = set()
+"""Of every key that a test made: what may stand in no log."""
+
+
+class Reply(NamedTuple):
+    """What came back; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def content(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """Of a problem, what it says by pointer; it is looked at whether it is one."""
+        assert self.headers["content-type"] == PROBLEM
+        content = self.content
+        assert (content["type"], content["status"]) == ("about:blank", self.status)
+        assert content["title"]
+        assert content["detail"]
+        return {error["pointer"]: error["detail"] for error in content.get("errors", [])}
+
+    @property
+    def pointers(self) -> set[str]:
+        return {*self.faults}
+
+
+class Cell:
+    """A service on a free port, and a key of each role. Its clock stands still until it is moved."""
+
+    def __init__(self, folder: Path, *, limits: Limits = UNLIMITED, port: int = 0, **options: Any) -> None:
+        self.folder = folder
+        self.clock = VirtualClock(NOW)
+        self.service = Service(folder, POLICY, port=port, limits=limits, clock=self.clock, **options)
+        self.keys: dict[Role, str] = {}
+        for role in ROLES:
+            if not any(key.name == role for key in self.service.keys.all()):
+                self.keys[role] = self.add_key(role, role)[1]
+        self.service.start()
+
+    def add_key(self, name: str, role: Role) -> tuple[Key, str]:
+        key, text = self.service.keys.add(name, role, "the test", NOW)
+        SECRETS.add(text.split("_", 2)[2])
+        return key, text
+
+    @property
+    def port(self) -> int:
+        port: int = self.service.server.port
+        return port
+
+    def ask(self, method: str, path: str, body: object = None, role: Role = "admin", **headers: str) -> Reply:
+        """One request on a connection of its own, with the key of a role."""
+        return self.ask_with(self.keys[role], method, path, body, **headers)
+
+    def ask_with(self, key: str | None, method: str, path: str, body: object = None, **headers: str) -> Reply:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=SOON)
+        try:
+            return ask(connection, key, method, path, body, **headers)
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Any:
+        """The content of a good answer."""
+        reply = self.ask("GET", path)
+        assert reply.status == 200, reply
+        return reply.content
+
+    def send(self, stage: Stage, **changes: Any) -> Reply:
+        return self.ask("POST", f"/invoices/{stage}", sent(stage, **changes), "sender")
+
+    def send_all(self, stage: Stage, events: list[Any]) -> list[dict[str, Any]]:
+        """The results of a batch."""
+        reply = self.ask("POST", f"/invoices/{stage}/batch", {"events": events}, "sender")
+        assert reply.status == 207, reply
+        results: list[dict[str, Any]] = reply.content["results"]
+        return results
+
+    def move_to(self, instant: Instant) -> None:
+        self.clock.move_to(instant)
+        self.service.writer.poke()
+
+    @contextmanager
+    def reader(self) -> Iterator[Reader]:
+        """What the store holds, past the API."""
+        reader = open_reader(self.folder)
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+
+def ask(
+    connection: HTTPConnection, key: str | None, method: str, path: str, body: object = None, **headers: str
+) -> Reply:
+    """One request on a connection that may serve for more. A body that is not bytes is sent as JSON."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    if key is not None:
+        given["x-api-key"] = key
+    if body is not None:
+        given.setdefault("content-type", "application/json")
+    encoded = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    connection.request(method, path, encoded, given)
+    return read(connection.getresponse())
+
+
+def read(response: HTTPResponse) -> Reply:
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return Reply(response.status, headers, response.read())
+
+
+def raw(port: int, *pieces: bytes, answers: int = 1, method: str = "GET") -> list[Reply]:
+    """What is answered to these bytes; fewer answers where the connection is closed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=SOON) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        return list(read_answers(connection, answers, method))
+
+
+def read_answers(connection: socket.socket, count: int, method: str = "GET") -> Iterator[Reply]:
+    file = connection.makefile("rb")
+    for _ in range(count):
+        if not file.peek(1):
+            return
+        response = HTTPResponse(_Kept(file), method=method)  # type: ignore[arg-type]
+        response.begin()
+        yield read(response)
+
+
+class _Kept:
+    """A file for each of several responses, which close theirs."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def makefile(self, *_: object) -> "_Kept":
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda: None) if name == "close" else getattr(self._file, name)
+
+
+def head(method: str, path: str, key: str, *headers: str, body: bytes | None = None) -> bytes:
+    """The bytes of a request with a JSON body, if any; with its length, unless the headers say otherwise."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: cell", f"x-api-key: {key}", "Content-Type: application/json", *headers]
+    if body is not None and not any("chunked" in line for line in headers):
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (body or b"")
+
+
+def sent(stage: Stage, *, event_id: str | None = None, at: Instant = NOW, **changes: Any) -> dict[str, Any]:
+    """An event as a sender writes it."""
+    invoice_id = changes.get("invoice_id", "INV-1")
+    return {
+        "event_id": event_id or f"{invoice_id}-{stage}",
+        "invoice_id": invoice_id,
+        "status": POSITIVE[stage],
+        "occurred_at": render(at),
+        "amount": "1250.00",
+        "currency": "EUR",
+        "vendor": {"id": "V-42", "tier": "silver"},
+        "source": {"system": "sap-ecc"},
+    } | changes
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does, where no answer tells of it."""
+    done = threading.Event()
+    for _ in range(int(SOON * 500)):
+        if condition():
+            return
+        done.wait(0.002)
+    raise AssertionError("it did not happen")
+
+
+def together(jobs: Iterable[Callable[[], object]]) -> None:
+    """Each in a thread of its own; what one raises is raised."""
+    failures: list[BaseException] = []
+
+    def run(job: Callable[[], object]) -> None:
+        try:
+            job()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]

@@ -1,0 +1,304 @@
+"""HTTP itself: paths, methods, heads, and connections."""
+
+import json
+import logging
+import socket
+from collections.abc import Callable
+from http.client import HTTPConnection
+
+import pytest
+
+from bems.embedded.api import protocol, server
+from bems.embedded.reader import StoreFailed
+from bems.embedded.readers import Readers
+from bems.tracker.contract import STAGES
+from tests.embedded.api.calls import SOON, Cell, ask, head, raw, read_answers, sent
+
+# -- 404 and 405
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/nothing", "/invoices.json", "/healthz/", "/healthz%0A", "/metrics/x", "//", "/%00", "/%FF",
+     "/%E2%82%AC", "/keys/a/b", "/INVOICES", "/invoices?/", "/../invoices", "/openapi.json%3F"],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_where_nothing_is_a_problem_says_so(cell: Cell, method: str, path: str) -> None:
+    reply = cell.ask(method, path, {} if method == "POST" else None)
+    if (method, path) == ("GET", "/invoices?/"):
+        assert (reply.status, reply.pointers) == (400, {"/~1"})
+    elif path in ("/invoices?/", "/keys/a/b") and reply.status == 405:
+        assert reply.headers["allow"] == {"/invoices?/": "GET, HEAD", "/keys/a/b": "DELETE"}[path]
+    else:
+        assert (reply.status, reply.faults) == (404, {})
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/healthz", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+        ("/metrics", "GET, HEAD"),
+        ("/invoices", "GET, HEAD"),
+        ("/invoices/some", "GET, HEAD"),
+        *((f"/invoices/{stage}{batch}", "GET, HEAD, POST") for stage in STAGES for batch in ("", "/batch")),
+        ("/alerts", "GET, HEAD"),
+        ("/commands", "GET, HEAD, POST"),
+        ("/dead-letters", "GET, HEAD"),
+        ("/dead-letters/redrive", "POST"),
+        ("/deliveries", "GET, HEAD"),
+        ("/deliveries/retry", "POST"),
+        ("/books", "GET, HEAD"),
+        ("/keys", "GET, HEAD, POST"),
+        ("/keys/some", "DELETE"),
+    ],
+)
+def test_another_method_is_told_which_are_right(cell: Cell, path: str, allowed: str) -> None:
+    for method in {"PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} - set(allowed.split(", ")):
+        reply = cell.ask(method, path)
+        assert (reply.status, reply.headers["allow"], reply.faults) == (405, allowed, {})
+
+
+@pytest.mark.parametrize(
+    "path", ["/invoices/payment", "/invoices/ingestion/", "/invoices/INGESTION", "/invoices/a/b/batch"]
+)
+def test_there_is_no_such_stage(cell: Cell, path: str) -> None:
+    reply = cell.ask("POST", path, sent("ingestion"))
+    assert (reply.status, reply.faults) == (404, {})
+    assert '"ingestion"' in reply.content["detail"] or "one of ingestion" in reply.content["detail"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/invoices", "/invoices/headed", "/invoices/none", "/healthz", "/metrics", "/keys/x", "/no"]
+)
+def test_head_is_get_without_a_body(cell: Cell, path: str) -> None:
+    cell.send("ingestion", invoice_id="headed")
+    full, bare = cell.ask("GET", path), cell.ask("HEAD", path)
+    assert bare.body == b""
+    assert (bare.status, bare.headers["content-type"]) == (full.status, full.headers["content-type"])
+
+
+# -- invoices whose ids look like something else
+
+ODD = ["INV/2026/000123", "a%2Fb", "50%25", "100%", "a?b=c", "a#b", "..", ".", "../keys", "//", "/", "a//b", "&=+",
+       "~'\"<>", "\\", "ingestion", "ingestion/batch", "posting/batch", "batch", "!" * 128]  # fmt: skip
+
+
+@pytest.mark.parametrize("invoice_id", ODD)
+def test_an_invoice_is_found_by_its_id_whatever_it_looks_like(cell: Cell, invoice_id: str) -> None:
+    assert cell.send("ingestion", invoice_id=invoice_id, event_id=f"odd-{ODD.index(invoice_id)}").status == 202
+    encoded = "".join(f"%{byte:02X}" for byte in invoice_id.encode())
+    assert cell.get(f"/invoices/{encoded}")["invoice_id"] == invoice_id
+    if not set(invoice_id) & set("%?#"):
+        assert cell.get(f"/invoices/{invoice_id}")["invoice_id"] == invoice_id
+    listed = cell.get(f"/alerts?invoice_id={encoded}")
+    assert listed == {"items": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize("target", ["%00", "%0A", "a%0A", "%FF", "%C3%28", "%E2%82%AC", "%", "%zz", "a" * 5000])
+def test_an_id_that_none_has_is_not_found(cell: Cell, target: str) -> None:
+    cell.send("ingestion", invoice_id="a")
+    reply = cell.ask("GET", f"/invoices/{target}")
+    assert (reply.status, reply.faults) == (404, {})
+    assert len(reply.body) < 400, "it does not give everything back"
+
+
+# -- heads
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"hello\r\n\r\n",
+        "GET /\u00e9 HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
+        "GET /invoices?\u00e9 HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
+        b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: a\r\n\r\n",
+        b"POST /invoices/ingestion HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        b"POST /invoices/ingestion HTTP/1.1\r\nHost: a\r\nContent-Length: 1e3\r\n\r\n",
+        b"POST /invoices/ingestion HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        b"POST /invoices/ingestion HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST /invoices/ingestion HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nA: b\0c\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nA b: c\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"b" * 100_000 + b"\r\n\r\n",
+        b"GET /" + b"b" * 100_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+    ],
+)
+def test_what_cannot_be_read_is_a_problem_and_the_end(cell: Cell, noise: bytes) -> None:
+    reply, *more = raw(cell.port, noise, answers=2)
+    assert (reply.status, reply.faults, reply.headers["connection"], more) == (400, {}, "close", [])
+
+
+def test_a_body_that_cannot_be_read_is_a_problem_and_the_end(cell: Cell) -> None:
+    start = head("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: chunked")
+    reply, *more = raw(cell.port, start, b"zz\r\n", answers=2)
+    assert (reply.status, reply.faults, more) == (400, {}, [])
+
+
+@pytest.mark.parametrize("header", ["Host: [", "Host: \u00ff", "Host: a/b?c#d", "Connection: , ,", "A:", "Upgrade: x"])
+def test_odd_headers_change_nothing(cell: Cell, header: str) -> None:
+    for path, status in (("/healthz", 200), ("/nothing", 404), ("/books", 200)):
+        assert [reply.status for reply in raw(cell.port, head("GET", path, cell.keys["admin"], header))] == [status]
+
+
+def test_an_address_may_be_whole_and_the_version_old(cell: Cell) -> None:
+    lines = b"GET http://elsewhere/healthz?x HTTP/1.0\r\n\r\n"
+    reply, *more = raw(cell.port, lines, answers=2)
+    assert (reply.status, more) == (200, [])
+
+
+def test_many_questions_on_one_connection(cell: Cell) -> None:
+    connection = HTTPConnection("127.0.0.1", cell.port, timeout=SOON)
+    first = ask(connection, cell.keys["admin"], "GET", "/books")
+    kept = connection.sock
+    statuses = [
+        ask(connection, None, "POST", "/invoices/ingestion", sent("ingestion")).status,
+        ask(connection, cell.keys["sender"], "POST", "/invoices/ingestion", b"x" * 50_000).status,
+        ask(connection, cell.keys["sender"], "POST", "/invoices/ingestion", b"x", content_type="text/plain").status,
+        ask(connection, cell.keys["admin"], "PUT", "/books", b"x" * 50_000).status,
+        ask(connection, cell.keys["admin"], "GET", "/invoices?x").status,
+        ask(connection, cell.keys["sender"], "POST", "/invoices/ingestion", sent("ingestion")).status,
+    ]
+    assert (first.status, statuses) == (200, [403, 400, 415, 405, 400, 202])
+    assert connection.sock is kept
+    connection.close()
+
+
+def test_a_silent_connection_is_not_kept_forever(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.1)
+    cell = make()
+    early = head("POST", "/invoices/ingestion", "wrong", "Content-Length: 100")
+    for piece, answers in ((b"", 0), (b"GET / HTT", 0), (head("GET", "/healthz", ""), 1), (early, 1)):
+        with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as connection:
+            connection.sendall(piece)
+            assert len(list(read_answers(connection, 9))) == answers
+
+
+def test_who_is_still_sending_is_not_cut_off(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.1)
+    cell = make()
+    body = json.dumps(sent("ingestion")).encode()
+    whole = head("POST", "/invoices/ingestion", cell.keys["sender"], body=body)
+    with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as sending:
+        sending.sendall(whole[:20])
+        sending.sendall(whole[20:-5])
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as silent:
+                assert silent.recv(1) == b"", "so long it may be silent"
+        sending.sendall(whole[-5:])
+        assert [reply.status for reply in read_answers(sending, 1)] == [202]
+
+
+def test_a_head_that_only_trickles_in_is_not_waited_for(
+    make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.2)
+    cell = make()
+    with socket.create_connection(("127.0.0.1", cell.port), timeout=0.02) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nA: ")
+        for _ in range(200):
+            try:
+                connection.sendall(b"b")
+                assert connection.recv(1) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                pass
+            return
+    raise AssertionError("it was waited for")
+
+
+def test_too_many_connections_are_told_so(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS", 2)
+    cell = make()
+    taken = [socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) for _ in range(2)]
+    for connection in taken:
+        connection.sendall(head("GET", "/healthz", ""))
+        assert [reply.status for reply in read_answers(connection, 1)] == [200]
+    reply = cell.send("ingestion")
+    assert (reply.status, reply.faults, reply.headers["retry-after"], reply.headers["connection"]) == (
+        503,
+        {},
+        "1",
+        "close",
+    )
+    taken.pop().close()
+    replies = (cell.send("ingestion") for _ in range(1000))
+    assert any(reply.status == 202 for reply in replies)
+    taken.pop().close()
+
+
+# -- what fails
+
+
+def test_a_store_that_cannot_be_read_is_to_be_asked_again(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise StoreFailed("the disk is gone")
+
+    monkeypatch.setattr(Readers, "_ask", fail)
+    for path in (
+        "/invoices",
+        "/invoices/a%0d%3fb",
+        "/alerts",
+        "/commands",
+        "/dead-letters",
+        "/deliveries",
+        "/books",
+        "/metrics",
+    ):
+        reply = cell.ask("GET", path)
+        assert (reply.status, reply.faults, reply.headers["retry-after"]) == (503, {}, "5")
+        assert b"disk" not in reply.body
+    assert 'GET "/invoices/a\\r?b" could not be answered: the disk is gone' in caplog.messages
+    assert not any(set("\r\n") & set(message) for message in caplog.messages), "one line each"
+
+
+def test_why_it_fails_is_told_to_those_with_a_key(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(cell.service.deliveries), "failing", "email boss@example.com: refused")
+    assert cell.ask_with(None, "GET", "/healthz").content["deliveries"] == "failing"
+    assert cell.ask_with("wrong", "GET", "/healthz").content["deliveries"] == "failing"
+    assert cell.ask("GET", "/healthz", role="sender").content["deliveries"] == "failing"
+    told = cell.ask("GET", "/healthz", role="viewer")
+    assert (told.status, told.content["status"]) == (200, "ok"), "the cell takes events all the same"
+    assert told.content["deliveries"] == "email boss@example.com: refused"
+    assert told.content["store"] == "ok"
+
+
+def test_the_end_does_not_wait_for_those_who_do_not_go_on(
+    make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "GOODBYE", 0.1)
+    caplog.set_level(logging.WARNING)
+    cell = make()
+    connections = [socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) for _ in range(3)]
+    for connection, path in zip(
+        connections, ("/invoices/ingestion", "/invoices/posting/batch", "/commands"), strict=True
+    ):
+        connection.sendall(head("POST", path, cell.keys["admin"], "Content-Length: 10", "Expect: 100-continue"))
+        assert connection.recv(100).startswith(b"HTTP/1.1 100"), "it waits for the body"
+    cell.service.stop()
+    for connection in connections:
+        assert [reply.status for reply in read_answers(connection, 2)] in ([503], [])
+        connection.close()
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_head_is_bounded_as_it_comes(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_LIMIT", 1000)
+    monkeypatch.setattr(protocol, "PIECE", 0)
+    batch = json.dumps({"events": [sent("ingestion")] * 100}).encode()
+    replies = raw(cell.port, head("POST", "/invoices/ingestion/batch", cell.keys["sender"], body=batch) * 2, answers=2)
+    assert [reply.status for reply in replies] == [207, 207], "bodies are no heads"
+    reply, *_ = raw(cell.port, b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200, answers=2)
+    assert "headers" in reply.content["detail"]
+
+
+def test_a_head_without_an_end_is_not_read_forever(cell: Cell) -> None:
+    with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nA: ")
+        with pytest.raises(ConnectionError):
+            connection.sendall(b"b" * (16 << 20))

@@ -1,0 +1,307 @@
+"""One invoice with all that is known of it, and what operators do to it."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from bems.embedded.cell import Cell as Core
+from bems.embedded.definition import load_machine
+from bems.embedded.histories import Histories
+from bems.tracker.actions import execution_name
+from bems.tracker.instants import DAY, HOUR, SECOND, render
+from bems.tracker.projection import project
+from bems.tracker.requests import REQUEST_LIMIT
+from tests.embedded.api.calls import Cell, sent, together, until
+from tests.tracker.samples import NOW
+
+
+def command(cell: Cell, verb: str, invoice_id: str, command_id: str, **more: object) -> Any:
+    body = {"verb": verb, "invoice_id": invoice_id, "command_id": command_id, **more}
+    return cell.ask("POST", "/commands", body, "operator")
+
+
+def test_an_invoice_is_shown_as_it_is_stored(own: Cell) -> None:
+    own.send(
+        "ingestion",
+        invoice_id="A/1",
+        payment_terms={"days": 30},
+        attributes={"po": "1"},
+        vendor={"id": "V", "name": "N", "country": "DE", "tier": "gold"},
+        source={"system": "s", "region": "r", "account_id": "1"},
+    )
+    own.move_to(NOW + 3 * DAY + HOUR)
+    until(lambda: len(own.get("/invoices/A/1").get("alerts", [])) == 1)
+    assert command(own, "acknowledge", "A/1", "c1", note="seen").status == 200
+    own.send("authorization", invoice_id="A/1", at=NOW + 3 * DAY, amount="1300.00")
+    own.send("reconciliation", invoice_id="A/1", status="mismatched", at=NOW + 3 * DAY)
+    own.send("ingestion", invoice_id="A/1", event_id="late", at=NOW - DAY)
+    shown = own.get("/invoices/A/1")
+    with own.reader() as reader:
+        record = reader.record("A/1")
+        assert record is not None
+        timeline, alerts = reader.timeline("A/1"), reader.newest_alerts(invoice_id="A/1")
+        execution = reader.execution(execution_name("A/1", 1))
+        assert execution is not None
+        history = Histories(load_machine(), reader).of(execution.id)
+    assert (shown["invoice_id"], shown["status"], shown["stage"]) == ("A/1", project(record.outcomes), "reconciliation")
+    assert (shown["status"], shown["amount"], shown["currency"]) == ("Disputed", str(record.facts.amount), "EUR")
+    assert record.wait is not None
+    assert shown["waiting"] == {
+        "stage": "reconciliation",
+        "since": render(record.wait.since),
+        "deadline": render(record.wait.deadline),
+        "next_alert_at": render(record.wait.due),
+        "step": 0,
+        "acknowledged": 0,
+    }
+    assert shown["stuck"] is False
+    assert {stage: outcome["event_id"] for stage, outcome in shown["outcomes"].items()} == {
+        stage: outcome.event_id for stage, outcome in record.outcomes.items()
+    }
+    assert [row["transition_id"] for row in shown["transitions"]] == [row.transition_id for row in timeline]
+    assert [(row["kind"], row["recorded_at"], row["to_status"]) for row in shown["transitions"]] == [
+        (row.kind, render(row.recorded_at), row.to_status) for row in timeline
+    ]
+    assert [row["event_id"] for row in shown["transitions"] if row.get("superseded")] == ["late"]
+    assert [alert["id"] for alert in shown["alerts"]] == [alert.id for _, alert in alerts]
+    assert [(alert["kind"], alert["step"]) for alert in shown["alerts"]] == [("dispute", 0), ("stuck", 1)]
+    assert [(one["command_id"], one["operator"], one["verb"], one["note"]) for one in shown["commands"]] == [
+        ("c1", "operator", "acknowledge", "seen")
+    ]
+    assert [(run["name"], run["run"], run["status"]) for run in shown["executions"]] == [
+        (execution.id, 1, execution.status)
+    ]
+    assert shown["executions"][0]["history"] == msgspec.json.decode(msgspec.json.encode(history))
+    assert len(history) > 5
+    first = own.get("/invoices/A/1")["outcomes"]["ingestion"]
+    assert (first["status"], first["event_id"], first["occurred_at"]) == ("received", "A/1-ingestion", render(NOW))
+
+
+def test_a_stuck_invoice_says_how_much(own: Cell) -> None:
+    own.send("ingestion", invoice_id="S")
+    for day, step, severity in ((3, 1, "warning"), (4, 2, "critical")):
+        own.move_to(NOW + day * DAY)
+        until(lambda step=step: own.get("/invoices/S").get("waiting", {}).get("step") == step)  # type: ignore[misc]
+        shown = own.get("/invoices/S")
+        assert (shown["stuck"], shown["waiting"]["severity"]) == (True, severity)
+    own.move_to(NOW + 5 * DAY)
+    until(lambda: own.get("/invoices/S").get("mark") == "parked")
+    shown = own.get("/invoices/S")
+    assert (shown["stuck"], "waiting" in shown, shown["stage"]) == (False, False, "authorization")
+    assert command(own, "revive", "S", "again").status == 200
+    shown = own.get("/invoices/S")
+    assert (shown["stuck"], [run["run"] for run in shown["executions"]]) == (False, [2, 1])
+
+
+def test_there_is_no_such_invoice(cell: Cell) -> None:
+    reply = cell.ask("GET", "/invoices/nobody")
+    assert (reply.status, reply.faults) == (404, {})
+
+
+def test_what_was_accepted_is_seen_by_the_very_next_question(cell: Cell) -> None:
+    def follow(thread: int) -> None:
+        for number in range(25):
+            id = f"seen-{thread}-{number}"
+            assert cell.send("ingestion", invoice_id=id).status == 202
+            assert cell.get(f"/invoices/{id}")["status"] == "AwaitingAuthorization"
+            assert cell.send("authorization", invoice_id=id).status == 202
+            shown = cell.get(f"/invoices/{id}")
+            assert (shown["status"], len(shown["transitions"])) == ("AwaitingReconciliation", 2)
+            assert command(cell, "park", id, id).status == 200
+            assert cell.get(f"/invoices/{id}")["mark"] == "parked"
+
+    together([lambda thread=thread: follow(thread) for thread in range(4)])  # type: ignore[misc]
+
+
+def test_what_is_shown_was_so_at_one_moment(cell: Cell) -> None:
+    over = threading.Event()
+
+    def change() -> None:
+        try:
+            for number in range(80):
+                status = ("approved", "rejected")[number % 2]
+                cell.send(
+                    "authorization", invoice_id="moment", event_id=f"m{number}", status=status, at=NOW + number * SECOND
+                )
+        finally:
+            over.set()
+
+    def look() -> None:
+        while not over.is_set():
+            shown = cell.get("/invoices/moment")
+            newest = shown["transitions"][0]
+            assert newest["to_status"] == shown["status"]
+            assert newest["event_id"] == shown["outcomes"].get("authorization", newest)["event_id"]
+
+    cell.send("ingestion", invoice_id="moment")
+    together([change, look])
+
+
+# -- commands
+
+
+@pytest.fixture
+def invoice(cell: Cell, request: pytest.FixtureRequest) -> str:
+    id = f"of-{request.node.name}"
+    cell.send("ingestion", invoice_id=id)
+    return id
+
+
+def test_a_command_is_carried_out_once(cell: Cell, invoice: str) -> None:
+    for result in ("accepted", "duplicate"):
+        reply = command(cell, "complete", invoice, f"c-{invoice}", stage="authorization")
+        assert (reply.status, reply.content) == (200, {"command_id": f"c-{invoice}", "status": result})
+    assert cell.get(f"/invoices/{invoice}")["status"] == "AwaitingReconciliation"
+    other = command(cell, "cancel", invoice, f"c-{invoice}")
+    assert (other.status, other.faults) == (409, {})
+    assert [one["result"] for one in cell.get(f"/commands?invoice_id={invoice}")["items"]] == ["accepted"]
+
+
+def test_every_command_does_what_it_says(cell: Cell, invoice: str) -> None:
+    until_ = render(NOW + 9 * DAY)
+    assert command(cell, "extend", invoice, f"1{invoice}", until=until_).status == 200
+    assert cell.get(f"/invoices/{invoice}")["waiting"]["deadline"] == until_
+    assert command(cell, "park", invoice, f"2{invoice}").status == 200
+    assert cell.get(f"/invoices/{invoice}")["mark"] == "parked"
+    assert command(cell, "revive", invoice, f"3{invoice}").status == 200
+    assert "mark" not in cell.get(f"/invoices/{invoice}")
+    assert command(cell, "cancel", invoice, f"4{invoice}", note="ü" * 1000).status == 200
+    shown = cell.get(f"/invoices/{invoice}")
+    assert shown["status"] == "Cancelled"
+    assert [one["verb"] for one in shown["commands"]] == ["cancel", "revive", "park", "extend"]
+    assert (shown["commands"][0]["note"], shown["commands"][3]["until"]) == ("ü" * 1000, until_)
+
+
+def test_a_command_that_could_change_nothing_is_refused_and_kept(cell: Cell, invoice: str) -> None:
+    reply = command(cell, "revive", invoice, f"r-{invoice}")
+    assert (reply.status, reply.faults) == (409, {})
+    (kept,) = cell.get(f"/commands?invoice_id={invoice}")["items"]
+    assert (kept["result"], kept["reason"]) == ("refused", reply.content["detail"])
+    none = command(cell, "park", "nobody", "n")
+    assert (none.status, none.faults) == (404, {})
+
+
+@pytest.mark.parametrize(
+    ("body", "pointers"),
+    [
+        ({}, {"/verb"}),
+        ({"verb": "kill"}, {"/verb"}),
+        ({"verb": "park", "command_id": "", "invoice_id": "a b", "note": 1, "x": 1},
+         {"/command_id", "/invoice_id", "/note", "/x"}),
+        ({"verb": "extend", "command_id": "1", "invoice_id": "1", "until": "2026-01-01"}, {"/until"}),
+        ({"verb": "complete", "command_id": "1", "invoice_id": "1"}, {"/stage"}),
+        (b'{"verb": "park", "verb": "cancel", "command_id": "1", "invoice_id": "1"}', {"/verb"}),
+        (b"\xef\xbb\xbf{}", {""}),
+        (b"", {""}),
+        (b"[" * 60_000, {""}),
+    ],
+)  # fmt: skip
+def test_what_is_no_command_is_refused_with_every_fault(cell: Cell, body: object, pointers: set[str]) -> None:
+    reply = cell.ask("POST", "/commands", body, "operator")
+    assert (reply.status, reply.pointers) == (400, pointers)
+
+
+@pytest.mark.parametrize("path", ["/commands", "/keys", "/dead-letters/redrive"])
+def test_other_bodies_are_bounded_and_json_too(cell: Cell, path: str) -> None:
+    assert cell.ask("POST", path, b" " * (REQUEST_LIMIT + 1)).status == 413
+    assert cell.ask("POST", path, b"{}", content_type="text/plain").status == 415
+    assert cell.ask("POST", path + "?x=1", b"{}").pointers == {"/x"}
+
+
+# -- dead letters and deliveries
+
+
+@pytest.fixture
+def letters(own: Cell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Cell:
+    """Five events of INV-1 and one of INV-2 whose handling failed."""
+    caplog.set_level("CRITICAL", "bems.embedded.writer")
+    broken(monkeypatch)
+    own.send_all("ingestion", [sent("ingestion", event_id=f"L{number}") for number in range(5)])
+    own.send("posting", invoice_id="INV-2", event_id="other")
+    return own
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, error: Callable[[str], str] = lambda id: f"broken {id}") -> None:
+    def fail(_: Core, event: Any, *__: object) -> None:
+        raise ValueError(error(event.event_id))
+
+    monkeypatch.setattr(Core, "event", fail)
+    monkeypatch.setattr(Core, "redrive", fail)
+
+
+def names(items: list[dict[str, Any]]) -> list[str]:
+    return [item["event_id"] for item in items]
+
+
+def test_dead_letters_are_listed(letters: Cell) -> None:
+    first = letters.get("/dead-letters?limit=4")
+    rest = letters.get(f"/dead-letters?limit=4&cursor={first['next_cursor']}")
+    assert (names(first["items"]), names(rest["items"])) == (["L0", "L1", "L2", "L3"], ["L4", "other"])
+    assert rest["next_cursor"] is None
+    assert first["items"][0] == {
+        "event_id": "L0",
+        "invoice_id": "INV-1",
+        "attempts": 1,
+        "failed_at": render(NOW),
+        "retry_at": render(NOW + SECOND),
+        "error": "ValueError: broken L0",
+    }
+    assert names(letters.get("/dead-letters?invoice_id=INV-2")["items"]) == ["other"]
+    assert names(letters.get("/dead-letters?error=L3")["items"]) == ["L3"]
+    assert names(letters.get("/dead-letters?set_aside=true")["items"]) == []
+    assert len(letters.get("/dead-letters?set_aside=false")["items"]) == 6
+    books = letters.get("/books")
+    assert (books["accepted"], books["applied"], books["dead_letters"], books["balanced"]) == (6, 0, 6, True)
+
+
+def redrive(cell: Cell, **which: object) -> Any:
+    reply = cell.ask("POST", "/dead-letters/redrive", which, "operator")
+    assert reply.status == 200, reply
+    return reply.content
+
+
+def test_dead_letters_are_handled_again(letters: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    still = redrive(letters, event_ids=["L0", "L0", "none"])
+    assert (still["redriven"], still["more"]) == ([], False)
+    assert [(one["event_id"], one["error"]) for one in still["failed"]] == [
+        ("L0", "ValueError: broken L0"),
+        ("none", "there is no dead letter none"),
+    ]
+    monkeypatch.undo()
+    assert redrive(letters, event_ids=["L1", "L1"]) == {"redriven": ["L1"], "failed": [], "more": False}
+    assert redrive(letters, error="L3")["redriven"] == ["L3"]
+    assert (
+        len(redrive(letters, event_ids=[f"{number:128}".replace(" ", '"') for number in range(1_000)])["failed"])
+        == 1_000
+    )
+    assert redrive(letters, event_ids=["L4", "other"], invoice_id="INV-2")["redriven"] == ["other"]
+    assert redrive(letters, all=True)["redriven"] == ["L0", "L2", "L4"]
+    assert redrive(letters, all=True) == {"redriven": [], "failed": [], "more": False}
+    assert letters.get("/dead-letters")["items"] == []
+    until(lambda: letters.get("/books")["balanced"] is True)
+
+
+def test_many_are_handled_part_by_part(letters: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bems.embedded.api.operations.MOST_REDRIVEN", 2)
+    assert redrive(letters, event_ids=["other"], invoice_id="INV-2", error="other")["failed"][0]["event_id"] == "other"
+    assert redrive(letters, event_ids=["L4"], invoice_id="INV-1")["failed"][0]["event_id"] == "L4"
+    part = redrive(letters, all=True)
+    assert (names(part["failed"]), part["more"]) == (["L0", "L1"], True)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"event_ids": None}, {"all": False}, {"event_ids": []}, {"x": 1}, {"event_ids": ["a b"]}]
+)
+def test_nothing_is_handled_again_by_mistake(cell: Cell, body: object) -> None:
+    reply = cell.ask("POST", "/dead-letters/redrive", body)
+    assert reply.status == 400
+    assert reply.faults
+
+
+def test_deliveries(cell: Cell) -> None:
+    assert cell.get("/deliveries?state=failed&limit=5") == {"items": [], "next_cursor": None}
+    assert cell.ask("GET", "/deliveries?state=lost").pointers == {"/state"}
+    assert cell.ask("POST", "/deliveries/retry", role="operator").content == {"deliveries": 0}

@@ -1,0 +1,161 @@
+"""The document: that it is one, that it says what the API does, and that schemathesis finds no difference."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+
+from bems.embedded.api.intake import PATHS
+from bems.embedded.api.openapi import document
+from bems.tracker.currencies import MINOR_UNITS
+from bems.tracker.gate import DIGITS_MOST
+from tests.embedded.api.calls import PROBLEM, SECRETS, UNLIMITED, Cell, sent
+
+LONG = bool(os.environ.get("BEMS_LONG"))
+
+
+def operations() -> dict[str, dict[str, Any]]:
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in document()["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def validator(name: str) -> Draft202012Validator:
+    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", **document()})
+
+
+def test_it_is_openapi_3_1() -> None:
+    assert list(OPENAPI_31_VALIDATOR.iter_errors(document())) == []
+    for schema in document()["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+def test_it_is_served_as_it_is(cell: Cell) -> None:
+    assert cell.get("/openapi.json") == document()
+
+
+def test_nothing_is_named_twice_or_refers_to_nothing() -> None:
+    named = [operation["operationId"] for operation in operations().values()]
+    assert len(named) == len(set(named))
+    known = document()["components"]["schemas"]
+    referred = set(re.findall(r"#/components/schemas/([^\"']+)", str(document())))
+    assert referred <= known.keys()
+    linked = set(re.findall(r"'operationId': '(\w+)', 'parameters': {", str(document())))
+    assert {"getInvoice", "revokeKey"} <= linked <= set(named)
+
+
+def test_every_problem_has_its_form_and_says_when_to_come_back() -> None:
+    for name, operation in operations().items():
+        for code, answer in operation["responses"].items():
+            if int(code) >= 400 and name != "GET /healthz":
+                assert list(answer["content"]) == [PROBLEM]
+            assert ("Retry-After" in answer.get("headers", {})) == (code in ("429", "503"))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_invoices_called_like_stages_are_described(cell: Cell, path: str) -> None:
+    """Schemathesis: the document has the path, but not GET, which the Allow of a 405 names."""
+    described = operations()[f"GET {path}"]
+    assert "parameters" not in described
+    id = path.removeprefix("/invoices/")
+    assert cell.send("ingestion", invoice_id=id).status == 202
+    assert cell.get(path)["invoice_id"] == id
+
+
+@pytest.mark.parametrize(
+    ("body", "right"),
+    [
+        ({}, False),
+        ({"all": True}, True),
+        ({"event_ids": None}, False),
+        ({"event_ids": ["1"], "error": None}, True),
+        ({"all": None}, False),
+        ({"error": "x"}, True),
+        ({"invoice_id": "x"}, True),
+    ],
+)
+def test_what_is_to_be_redriven_has_to_be_said(cell: Cell, body: dict[str, Any], right: bool) -> None:
+    """Schemathesis: `{}` kept the schema, and was refused."""
+    assert validator("RedriveRequest").is_valid(body) is right
+    assert cell.ask("POST", "/dead-letters/redrive", body).status == (200 if right else 400)
+
+
+AMOUNTS = ["0", "-0", "1", "1.0", "1.00", "1.000", "1.0000", "1.00000", ".5", "1.", "+1", "1e5", "--1", "", "01.50"]
+AMOUNTS += [sign + "9" * (digits - decimals) + "." * bool(decimals) + "9" * decimals for sign in ("", "-")
+            for digits in (DIGITS_MOST, DIGITS_MOST + 1) for decimals in range(5)]  # fmt: skip
+
+
+@pytest.mark.parametrize("currency", ["EUR", "JPY", "BHD", "CLF", "ANG", "XXX", "XAU", "eur", "EURO", ""])
+def test_the_document_knows_currencies_and_their_decimals(cell: Cell, currency: str) -> None:
+    """Schemathesis: any three capitals, and any decimals, kept the schema, and were refused."""
+    known = validator("PostingEvent")
+    events = [sent("posting", event_id=f"{currency}{amount}", amount=amount, currency=currency) for amount in AMOUNTS]
+    results = cell.send_all("posting", [event | {"event_id": f"{n}-{currency}"} for n, event in enumerate(events)])
+    assert [result["code"] == 202 for result in results] == [known.is_valid(event) for event in events]
+    assert any(result["code"] == 202 for result in results) == (currency in MINOR_UNITS)
+
+
+@pytest.mark.parametrize(
+    "due", ["1969-12-31", "1970-01-01", "1999-02-28", "2000-12-31", "2999-12-31", "3000-01-01", "9999-12-31",
+            "0001-01-01", "2026-13-01", "2026-1-1", "", "2026-01-01\n"],
+)  # fmt: skip
+def test_the_document_knows_when_an_invoice_may_be_due(cell: Cell, due: str) -> None:
+    """Schemathesis: any date kept the schema, and was refused."""
+    event = sent("posting", event_id=f"due-{len(due)}-{due[:9]}".strip(), payment_terms={"due_date": due})
+    (result,) = cell.send_all("posting", [event])
+    assert (result["code"] == 202) == validator("PostingEvent").is_valid(event)
+
+
+# -- schemathesis
+
+CONFIG = """
+[[operations]]
+include-path-regex = "/batch$"
+checks.negative_data_rejection.expected-statuses = ["207", "400", "403", "413", "415"]
+"""
+"""The one exception: a batch with a wrong event in it is answered 207, and the refusal stands in the event's result."""
+
+OTHER_STAGES = "^/invoices/(authorization|reconciliation|posting)(/batch)?$"
+"""They go through the same code as ingestion: the long form asks them too."""
+
+
+def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+    cell = Cell(tmp_path / "cell", limits=UNLIMITED)
+    try:
+        for path in PATHS:
+            cell.send("ingestion", invoice_id=path.removeprefix("/invoices/"))
+        output = run_schemathesis(cell, tmp_path)
+        counted = cell.ask("GET", "/metrics").body.decode()
+    finally:
+        cell.service.stop()
+    samples = re.findall(r'bems_requests_total\{code="(\d+)",method="(\w+)"\}', counted)
+    found = {(method, int(code)) for code, method in samples}
+    right = {("POST", 200), ("POST", 201), ("POST", 202), ("POST", 207), ("GET", 200)}
+    assert right <= found, output
+    assert not {code for _, code in found} & {500, 503}
+
+
+def run_schemathesis(cell: Cell, folder: Path) -> str:
+    (folder / "schemathesis.toml").write_text(CONFIG)
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(folder / "schemathesis.toml"), "run"]
+    command += [f"http://127.0.0.1:{cell.port}/openapi.json", "--header", f"x-api-key:{cell.keys['admin']}"]
+    command += ["--checks", "all", "--generation-database", "none", "--warnings", "off", "--no-color"]
+    command += ["--max-examples", "100" if LONG else "3", "--continue-on-failure"]
+    command += [] if LONG else ["--seed", "3", "--exclude-path-regex", OTHER_STAGES]
+    root = str(Path(__file__).parents[3])
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.embedded.api.schemathesis_hooks", "PYTHONPATH": root}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1800, check=False
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-8000:]
+    assert not SECRETS & set(re.findall(r"[\w-]{43}", output))
+    return output
