@@ -48,4 +48,4 @@ lock:
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --upgrade --extra test pyproject.toml -o requirements-test.lock
 
 clean:
-	rm -rf .venv .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

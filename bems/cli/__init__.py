@@ -47,22 +47,31 @@ for command in (
 def main() -> None:
     """Run the command line. What goes wrong is told in one line: exit code 2 for a user's mistake, 1 for a failure."""
     signal.signal(signal.SIGTERM, _terminate)
+    # The exit is outside of what handles errors, whose frames would keep databases open until the very end.
+    sys.exit(_run())
+
+
+def _run() -> int:
     try:
         code = bems.main(prog_name="bems", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as help:
         click.echo(help.format_message(), err=True)
-        sys.exit(2)
-    except click.ClickException as mistake:
+        return 2
+    except click.UsageError as mistake:
+        # Click lists choices on lines of their own.
         click.echo(f"bems: {' '.join(mistake.format_message().split())}", err=True)
-        sys.exit(mistake.exit_code)
+        return mistake.exit_code
+    except click.ClickException as mistake:
+        click.echo(f"bems: {mistake.format_message()}", err=True)
+        return mistake.exit_code
     except click.Abort:
         click.echo("bems: interrupted", err=True)
-        sys.exit(130)
+        return 130
     except OSError as fault:
         click.echo(f"bems: {fault.filename or 'output'}: {fault.strerror}", err=True)
         _forget_output()
-        sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+        return 1
+    return code if isinstance(code, int) else 0
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

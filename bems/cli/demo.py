@@ -1,10 +1,11 @@
 """`bems demo`: a fresh cell, and a generated month of invoices sent to it over HTTP."""
 
+import signal
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -57,8 +58,8 @@ class Walk(NamedTuple):
 def demo(invoices: int, leave: bool) -> None:
     """Start a fresh cell, send it a generated month of invoice events over HTTP, and report what became of them.
 
-    Time in the cell runs fast until the last story has ended. Then the cell goes on serving, so that you can look
-    around, until Ctrl-C; what it kept is then gone.
+    The cell listens on port 8080, or on a free one where that is taken. Time in it runs fast until the last story has
+    ended. Then it goes on serving, so that you can look around, until Ctrl-C; what it kept is then gone.
     """
     stay = not leave and sys.stdin.isatty() and sys.stdout.isatty()
     lines = list(generate(invoices, SEED, start=START, days=DAYS))
@@ -111,17 +112,22 @@ def send_paced(service: Service, key: str, lines: Sequence[bytes], clock: Accele
                 unseen.append(event.event_id)
 
         sender = Sender(client, batch=1, in_flight=IN_FLIGHT, told=told)
-        for number, line, event in pace.departures(lines):
-            split = split_line(line)
-            if isinstance(split, Refusal):
-                errors = [Error(fault.pointer, fault.detail) for fault in split.faults]
-                sender.refuse(number, split.event_id, errors)
-                continue
-            if isinstance(event, Event) and number % LOOKED_AT == 0:
-                sample[number] = event
-            if not sender.send(*split, number):
-                break
-        summary = sender.finish()
+        try:
+            for number, line, event in pace.departures(lines):
+                split = split_line(line)
+                if isinstance(split, Refusal):
+                    errors = [Error(fault.pointer, fault.detail) for fault in split.faults]
+                    sender.refuse(number, split.event_id, errors)
+                    continue
+                if isinstance(event, Event) and number % LOOKED_AT == 0:
+                    sample[number] = event
+                if not sender.send(*split, number):
+                    break
+        except BaseException:
+            sender.abandon()
+            raise
+        finally:
+            summary = sender.finish()
     client.close()
     if sender.fault:
         raise sender.fault
@@ -168,5 +174,7 @@ The cell goes on serving, from here on as slowly as we live. In another terminal
 
 Ctrl-C ends it."""
     )
-    with suppress(KeyboardInterrupt):
-        threading.Event().wait()
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()

@@ -3,6 +3,8 @@
 from datetime import date, datetime
 
 import click
+from rich.console import Console
+from rich.progress import Progress
 
 from bems.cli.files import output_file
 from bems.cli.mistakes import Mistake
@@ -25,10 +27,18 @@ def generate(invoices: int, seed: int, start: datetime, days: int, out: str) -> 
     Most invoices go their way; some events are early, late, doubled, out of order or malformed, some invoices are
     rejected, reversed, disputed, cancelled, orphaned or stuck. The log is made up; any likeness is by chance. The last
     stories end some two months after the last invoice came in; events of the future are refused when they are replayed.
+    Logs of different seeds have ids in common: send them to different cells.
     """
     try:
         log = lines(invoices, seed, start=date(start.year, start.month, start.day), days=days)
     except ValueError as fault:
         raise Mistake(str(fault)) from fault
-    with output_file(out) as file:
-        file.writelines(log)
+    console = Console(stderr=True)
+    watched = console.is_terminal and out != "-"
+    with output_file(out) as file, Progress(console=console, transient=True, disable=not watched) as progress:
+        # About so many lines come of an invoice.
+        task = progress.add_task("Writing", total=int(4.1 * invoices))
+        for number, line in enumerate(log, 1):
+            file.write(line)
+            if number % 10_000 == 0:
+                progress.update(task, completed=number)

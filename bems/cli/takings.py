@@ -17,6 +17,8 @@ from bems.tracker.projection import WAITS_FOR
 PATIENCE = 15.0
 """Seconds that the series has to follow the store."""
 
+MOST_STUCK = 100_000
+
 # What DuckDB knows, so that the store and its copy are compared in what people see too.
 _STATUSES = """SELECT to_status, count(*) FROM (
     SELECT arg_max(to_status, seq) AS to_status FROM transitions GROUP BY invoice_id
@@ -26,9 +28,11 @@ _ALERTS = """SELECT stage, count(DISTINCT invoice_id), count(*) FILTER (severity
 
 
 class Takings(NamedTuple):
-    """Invoices by status, (invoices, warnings, critical alerts) by stage, and the books as the API gives them."""
+    """Invoices by status, how many are stuck now, (invoices, warnings, critical alerts) by stage, and the books as the
+    API gives them."""
 
     statuses: dict[str, int]
+    stuck: int
     alerts: dict[str, tuple[int, int, int]]
     books: dict[str, Any]
 
@@ -46,7 +50,8 @@ def take_stock(client: Client, analytics: Analytics) -> Takings:
         time.sleep(0.05)
         books = client.ask("GET", "/books", LOOK)
     alerts = {stage: (invoices, warnings, critical) for stage, invoices, warnings, critical in analytics.query(_ALERTS)}
-    return Takings(dict(analytics.query(_STATUSES)), alerts, books)
+    stuck = client.list("/invoices", LOOK, {"stuck": "true"}, MOST_STUCK)
+    return Takings(dict(analytics.query(_STATUSES)), len(stuck.items), alerts, books)
 
 
 def print_takings(sent: Summary, takings: Takings) -> None:
@@ -83,13 +88,15 @@ def _statuses(takings: Takings) -> Table:
     for status in WAITS_FOR:
         if count := takings.statuses.get(status):
             table.add_row(status, f"{count:,}", f"{count / total:.1%}", MEANING[status])
+    table.add_section()
+    table.add_row("of these stuck", f"{takings.stuck:,}", f"{takings.stuck / total:.1%}", "late, and alerted")
     return table
 
 
 def _alerts(takings: Takings) -> Table | None:
     if not takings.alerts:
         return None
-    table = new_table("Alerts", "Stage", "Invoices", "Warnings", "Critical")
+    table = new_table("Alerts that were raised meanwhile", "Stage", "Invoices", "Warnings", "Critical")
     for stage in STAGES:
         if stage in takings.alerts:
             table.add_row(stage, *(f"{count:,}" for count in takings.alerts[stage]))

@@ -18,16 +18,20 @@ from bems.embedded.alerting.destinations import build
 from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, RunningClock, SystemClock
 from bems.embedded.databases import StoreRefused
+from bems.embedded.reader import StoreFailed
 from bems.embedded.service import Service
 from bems.tracker.cells import Cell
 from bems.tracker.config import ConfigError, read_cells
+from bems.tracker.instants import MINUTE, render
 from bems.tracker.policy import Policy
+
+log = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether the writer still lives."""
 
 
-@click.command(epilog="Example: bems up --store /var/lib/bems --cells cells.yaml --cell eu-west")
+@click.command(epilog="Example: bems up --store /var/lib/bems --policy policy.yaml")
 @click.option("--store", "folder", metavar="FOLDER", default=".bems", show_default=True, help="Where all is kept.")
 @click.option("--cells", "cells_file", metavar="FILE", help="The configuration. Default: a cell named local.")
 @click.option("--cell", "cell_name", metavar="NAME", help="Which cell of it, where there are several.")
@@ -73,10 +77,14 @@ def up(
             destinations=build(cell.alerts, cell.embedded, cell.name, os.environ),
             clock=clock,
         )
-    except StoreRefused as refused:
+    except (StoreRefused, StoreFailed) as refused:
         raise Failure(str(refused)) from refused
     except (CannotListen, ValueError) as wrong:
         raise Mistake(str(wrong)) from wrong
+    ahead = service.writer.latest() - clock.now()
+    if ahead > MINUTE:
+        latest = render(service.writer.latest())
+        log.warning("the newest entry is of %s, ahead of the clock: was time made to run faster here?", latest)
     with service, spared_collector():
         welcome(service, folder)
         while not ended.wait(LOOK_EVERY):

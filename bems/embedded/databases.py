@@ -27,7 +27,11 @@ def lock_folder(folder: Path) -> apsw.Connection:
         lock.execute("BEGIN EXCLUSIVE")
     except apsw.BusyError:
         raise StoreRefused(f"{folder} is in use: another cell runs on this folder") from None
-    except (OSError, apsw.Error) as error:
+    except FileExistsError:
+        raise StoreRefused(f"{folder} cannot be used: it is a file, and a folder is needed") from None
+    except OSError as error:
+        raise StoreRefused(f"{folder} cannot be used: {error.strerror}") from error
+    except apsw.Error as error:
         raise StoreRefused(f"{folder} cannot be used: {error}") from error
     return lock
 
@@ -54,8 +58,12 @@ def open_database(path: Path, migrations: Sequence[Migration], application: int)
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if isinstance(error, apsw.FullError | apsw.IOError | apsw.ReadOnlyError | apsw.CantOpenError):
+            # A full disk may say either of the first two.
+            hint = "; is the disk full?" if isinstance(error, apsw.IOError) else ""
+            raise StoreRefused(f"{path} cannot be written: {error}{hint}") from error
         raise
     return connection
 

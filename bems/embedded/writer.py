@@ -258,7 +258,9 @@ class Writer:
         except Exception as error:
             self._fail(error, [future for _, future in taken])
             return False
-        self._failing = None
+        if self._failing:
+            log.warning("turns are stored again")
+            self._failing = None
         for future, receipt in answers:
             if isinstance(receipt, Exception):
                 future.set_exception(receipt)
@@ -268,7 +270,9 @@ class Writer:
 
     def _fail(self, error: Exception, futures: list["Future[Receipt]"]) -> None:
         """The turn is void: nobody was told that it was not."""
-        log.error("a turn of %d items failed: %s", len(futures), error, exc_info=not isinstance(error, StoreFailed))
+        # Once: while a disk is full, every turn would say the same.
+        if self._failing != str(error):
+            log.error("a turn of %d items failed: %s", len(futures), error, exc_info=not isinstance(error, StoreFailed))
         self._store.rollback()
         self._failing = str(error)
         self._rest_until = time.monotonic() + LOOK_EVERY

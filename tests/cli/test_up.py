@@ -1,0 +1,130 @@
+"""`bems up`: how it starts, what it refuses, how it ends."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+import pytest
+import urllib3
+
+from bems.embedded import databases
+from bems.embedded.databases import StoreRefused
+from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
+
+PATIENCE = 60
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "bems.cli", "up", *arguments]
+
+
+@contextmanager
+def cell(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A cell that listens, and its address."""
+    process = subprocess.Popen(
+        command("--port", "0", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stderr
+    try:
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found, process.stderr.read()
+        yield process, found[0]
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+        process.stdout.close()
+        process.stderr.close()
+
+
+def refused(*arguments: str, cwd: Path, code: int = 2) -> str:
+    """What it says, in one line, where it does not start."""
+    result = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=PATIENCE, cwd=cwd, check=False)
+    assert result.returncode == code, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.startswith("bems: ") and result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_it_shows_the_first_key_once_and_ends_well(tmp_path: Path, end: signal.Signals) -> None:
+    store = str(tmp_path / "cell")
+    with cell("--store", store) as (process, url):
+        process.send_signal(end)
+        shown, said = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+        assert said.endswith("The cell has ended; what it took is stored.\n") and "Traceback" not in said
+    key = re.findall(r"^    export BEMS_API_KEY=(bems_\S+)$", shown, re.MULTILINE)
+    assert len(key) == 1 and key[0] not in said
+    with cell("--store", store) as (process, url):
+        answer = urllib3.request("GET", f"{url}/keys", headers={"x-api-key": key[0]})
+        assert [item["name"] for item in answer.json()["items"]] == ["admin"]
+        process.send_signal(end)
+        shown, _ = process.communicate(timeout=PATIENCE)
+        assert shown == ""
+
+
+def test_a_second_cell_on_the_folder_is_refused(tmp_path: Path) -> None:
+    with cell("--store", str(tmp_path / "cell")) as (first, _):
+        told = refused("--store", "cell", "--port", "0", cwd=tmp_path, code=1)
+        assert told == "bems: cell is in use: another cell runs on this folder\n"
+        assert first.poll() is None
+
+
+def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text(
+        "cells:\n  - {name: north, region: eu-west-1}\n"
+        "  - {name: south, region: eu-south-1, alerts: {critical: [{webhook: {url_env: NOT_SET}}]}}\n"
+    )
+    (tmp_path / "bad.yaml").write_text("cells:\n  - {name: north, region: nowhere}\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"127.0.0.1:{port}: " in refused("--port", port, cwd=tmp_path)
+    assert "several cells: use --cell with one of north, south" in refused("--cells", "two.yaml", cwd=tmp_path)
+    assert "no cell east: use one of north, south" in refused("--cells", "two.yaml", "--cell", "east", cwd=tmp_path)
+    assert "NOT_SET" in refused("--cells", "two.yaml", "--cell", "south", cwd=tmp_path)
+    assert "bad.yaml:2: /cells/0/region: " in refused("--cells", "bad.yaml", cwd=tmp_path)
+    assert "needs --cells FILE" in refused("--cell", "north", cwd=tmp_path)
+    assert "none.yaml: No such file" in refused("--policy", "none.yaml", cwd=tmp_path)
+    assert "two.yaml cannot be used: it is a file" in refused("--store", "two.yaml", cwd=tmp_path, code=1)
+
+
+def test_a_cell_takes_its_name_and_its_policy_from_the_file(tmp_path: Path) -> None:
+    (tmp_path / "north.yaml").write_text("stages: {authorization: {deadline: 7d}}\n")
+    (tmp_path / "cells.yaml").write_text("cells:\n  - {name: north, region: eu-west-1, policy_file: north.yaml}\n")
+    with cell("--store", str(tmp_path / "cell"), "--cells", str(tmp_path / "cells.yaml")) as (_, url):
+        assert urllib3.request("GET", f"{url}/healthz").json()["cell"] == "north"
+
+
+@pytest.mark.parametrize("error", [apsw.FullError("database or disk is full"), apsw.IOError("disk I/O error")])
+def test_a_full_disk_at_the_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: apsw.Error) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(databases, "_migrate", fail)
+    with pytest.raises(StoreRefused, match=r"cannot be written: d.*full"):
+        databases.open_database(tmp_path / DATABASE, MIGRATIONS, APPLICATION_ID)
+
+
+def test_time_that_ran_ahead_is_told(tmp_path: Path) -> None:
+    store = str(tmp_path / "cell")
+    event = {
+        "event_id": "e", "invoice_id": "i", "status": "received", "occurred_at": "2026-01-05T10:15:00Z", "amount": "1",
+        "currency": "EUR", "vendor": {"id": "V"}, "source": {"system": "s"},
+    }  # fmt: skip
+    with cell("--store", store, "--speed", "10000000") as (process, url):
+        assert process.stdout
+        key = next(found[0] for line in process.stdout if (found := re.search(r"bems_\S+", line)))
+        answer = urllib3.request("POST", f"{url}/invoices/ingestion", json=event, headers={"x-api-key": key})
+        assert answer.status == 202
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    with cell("--store", store) as (process, _):
+        process.terminate()
+        _, said = process.communicate(timeout=PATIENCE)
+        assert "ahead of the clock: was time made to run faster here?" in said
