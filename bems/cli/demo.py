@@ -20,8 +20,9 @@ from bems.cli.mistakes import Failure
 from bems.cli.pacing import Pace
 from bems.cli.parcels import Told
 from bems.cli.sending import Sender
+from bems.cli.show import print_json
 from bems.cli.summary import Summary
-from bems.cli.takings import print_takings, take_stock
+from bems.cli.takings import as_document, print_takings, take_stock
 from bems.embedded.api.access import LOOK
 from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, SystemClock
@@ -55,28 +56,33 @@ class Walk(NamedTuple):
 @click.command(epilog="Example: bems demo --exit")
 @click.option("--invoices", type=click.IntRange(1, 1_000_000), default=INVOICES, show_default=True, help="How many.")
 @click.option("--exit", "leave", is_flag=True, help="End after the summary; without a terminal that is so anyway.")
-def demo(invoices: int, leave: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, and end.")
+def demo(invoices: int, leave: bool, as_json: bool) -> None:
     """Start a fresh cell, send it a generated month of invoice events over HTTP, and report what became of them.
 
     The cell listens on port 8080, or on a free one where that is taken. Time in it runs fast until the last story has
     ended. Then it goes on serving, so that you can look around, until Ctrl-C; what it kept is then gone.
     """
-    stay = not leave and sys.stdin.isatty() and sys.stdout.isatty()
+    stay = not (leave or as_json) and sys.stdin.isatty() and sys.stdout.isatty()
     lines = list(generate(invoices, SEED, start=START, days=DAYS))
     clock = AcceleratedClock(from_datetime(datetime(START.year, START.month, START.day, tzinfo=UTC)), SPEED)
     with tempfile.TemporaryDirectory(prefix="bems-demo-") as folder, _service(Path(folder), clock) as service:
         _, key = service.keys.add("demo", "admin", "bems demo", clock.now())
-        click.echo(f"A fresh cell listens on {service.server.url}.")
+        click.echo(f"A fresh cell listens on {service.server.url}.", err=as_json)
         click.echo(
             f"A generated month, {len(lines):,} events of {invoices:,} invoices, is sent to it over HTTP, one by one, "
-            "at up to twenty days a second:"
+            "at up to twenty days a second:",
+            err=as_json,
         )
         walk = send_paced(service, key, lines, clock)
         clock.set_speed(1.0)
         clock.let_run_to(LATEST)
         with closing(Client(service.server.url, key)) as client:
             takings = take_stock(client, service.analytics)
-        print_takings(walk.summary, takings)
+        if as_json:
+            print_json(as_document(walk.summary, takings))
+        else:
+            print_takings(walk.summary, takings)
         if stay:
             _serve_on(service, key)
     if walk.unseen:

@@ -1,12 +1,13 @@
 """Takings: what a cell made of what it was sent, and whether its books balance."""
 
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from bems.cli.client import Client
+from bems.cli.parcels import Fate
 from bems.cli.report import MEANING, new_table
 from bems.cli.summary import Summary
 from bems.embedded.analytics import Analytics
@@ -52,6 +53,24 @@ def take_stock(client: Client, analytics: Analytics) -> Takings:
     alerts = {stage: (invoices, warnings, critical) for stage, invoices, warnings, critical in analytics.query(_ALERTS)}
     stuck = client.list("/invoices", LOOK, {"stuck": "true"}, MOST_STUCK)
     return Takings(dict(analytics.query(_STATUSES)), len(stuck.items), alerts, books)
+
+
+def as_document(sent: Summary, takings: Takings) -> dict[str, Any]:
+    """All of it, for programs."""
+    return {
+        "sent": {"events": sent.sent, "seconds": round(sent.seconds, 3), "events_per_second": round(_rate(sent), 1)},
+        "events": {fate: sent.fates[fate] for fate in get_args(Fate)},
+        "answered_s": {f"p{percent}": sent.requests.percentile(percent) for percent in (50, 99)},
+        "refused": dict(sent.places),
+        "statuses": takings.statuses,
+        "stuck": takings.stuck,
+        "alerts": {
+            stage: {"invoices": invoices, "warning": warnings, "critical": critical}
+            for stage, (invoices, warnings, critical) in takings.alerts.items()
+        },
+        "books": takings.books,
+        "balanced": takings.balance_with(sent),
+    }
 
 
 def print_takings(sent: Summary, takings: Takings) -> None:

@@ -14,6 +14,7 @@ import click
 from bems.calendars import expand
 from bems.cli.files import load_policy, read_text
 from bems.cli.mistakes import Failure, Mistake
+from bems.cli.show import print_json
 from bems.embedded.alerting.destinations import build
 from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, RunningClock, SystemClock
@@ -43,6 +44,9 @@ LOOK_EVERY = 1.0
     type=click.FloatRange(0.001, 10_000_000),
     help="For rehearsals: time runs so many times as fast. Use a store of its own.",
 )
+@click.option(
+    "--json", "as_json", is_flag=True, help="Say where the cell is, and show its first key, as one JSON object."
+)
 def up(
     folder: str,
     cells_file: str | None,
@@ -51,6 +55,7 @@ def up(
     host: str | None,
     port: int | None,
     speed: float | None,
+    as_json: bool,
 ) -> None:
     """Run a cell on this machine: take events over HTTP, keep them, raise alerts, answer questions.
 
@@ -86,7 +91,7 @@ def up(
         latest = render(service.writer.latest())
         log.warning("the newest entry is of %s, ahead of the clock: was time made to run faster here?", latest)
     with service, spared_collector():
-        welcome(service, folder)
+        welcome(service, folder, as_json)
         while not ended.wait(LOOK_EVERY):
             if not service.writer.alive:
                 raise Failure("the cell cannot go on; its log says why")
@@ -128,12 +133,17 @@ def _find(cells_file: str, cell_name: str | None) -> Cell:
     raise Mistake(f"{cells_file} describes no cell {cell_name}: use one of {names}")
 
 
-def welcome(service: Service, folder: str) -> None:
+def welcome(service: Service, folder: str, as_json: bool) -> None:
     """Say where the cell is, and show the first key, this once."""
-    click.echo(f"The cell listens on {service.server.url} and keeps everything in {folder}. Ctrl-C ends it.")
+    key = None
     if not service.keys.all():
-        _, text = service.keys.add("admin", "admin", "bems up", service.clock.now())
-        click.echo(f"The first key, an admin's, is shown this once:\n\n    export BEMS_API_KEY={text}\n")
+        _, key = service.keys.add("admin", "admin", "bems up", service.clock.now())
+    if as_json:
+        print_json({"url": service.server.url, "store": folder, "key": key})
+        return
+    click.echo(f"The cell listens on {service.server.url} and keeps everything in {folder}. Ctrl-C ends it.")
+    if key:
+        click.echo(f"The first key, an admin's, is shown this once:\n\n    export BEMS_API_KEY={key}\n")
 
 
 @contextmanager

@@ -302,6 +302,17 @@ def test_demo_prints_what_the_readme_says() -> None:
     assert [row for row in rows if row not in printed] == []
 
 
+def test_demo_tells_programs_that_its_books_balance() -> None:
+    result = bems("demo", "--invoices", "60", "--json")
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["balanced"] is True
+    assert told["sent"]["events"] == len(list(generate(60, 1))) == sum(told["events"].values())
+    assert sum(told["statuses"].values()) >= 60
+    assert told["books"]["accepted"] == told["events"]["accepted"] > 0 == told["events"]["undelivered"]
+    assert sum(told["alerts"][stage]["critical"] for stage in told["alerts"]) > 0 < told["stuck"]
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs a POSIX shell")
 def test_a_reader_who_has_seen_enough_gets_no_stack_trace() -> None:
     command = f"{sys.executable} -m bems.cli generate --invoices 5000 | head -n 1"

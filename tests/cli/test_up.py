@@ -1,5 +1,6 @@
 """`bems up`: how it starts, what it refuses, how it ends."""
 
+import json
 import re
 import signal
 import socket
@@ -42,6 +43,14 @@ def cell(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.stderr.close()
 
 
+def rest(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it says from here to its end. (`communicate` would miss what was read ahead with the first line.)"""
+    assert process.stdout and process.stderr
+    shown, said = process.stdout.read(), process.stderr.read()
+    process.wait(PATIENCE)
+    return shown, said
+
+
 def refused(*arguments: str, cwd: Path, code: int = 2) -> str:
     """What it says, in one line, where it does not start."""
     result = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=PATIENCE, cwd=cwd, check=False)
@@ -56,7 +65,7 @@ def test_it_shows_the_first_key_once_and_ends_well(tmp_path: Path, end: signal.S
     store = str(tmp_path / "cell")
     with cell("--store", store) as (process, url):
         process.send_signal(end)
-        shown, said = process.communicate(timeout=PATIENCE)
+        shown, said = rest(process)
         assert process.returncode == 0
         assert said.endswith("The cell has ended; what it took is stored.\n") and "Traceback" not in said
     key = re.findall(r"^    export BEMS_API_KEY=(bems_\S+)$", shown, re.MULTILINE)
@@ -65,8 +74,19 @@ def test_it_shows_the_first_key_once_and_ends_well(tmp_path: Path, end: signal.S
         answer = urllib3.request("GET", f"{url}/keys", headers={"x-api-key": key[0]})
         assert [item["name"] for item in answer.json()["items"]] == ["admin"]
         process.send_signal(end)
-        shown, _ = process.communicate(timeout=PATIENCE)
-        assert shown == ""
+        assert rest(process)[0] == ""
+
+
+def test_it_tells_programs_where_it_is(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        command("--port", "0", "--store", str(tmp_path), "--json"), stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        told = json.loads(process.stdout.readline())
+        assert urllib3.request("GET", f"{told['url']}/books", headers={"x-api-key": told["key"]}).status == 200
+        process.terminate()
+    assert told["store"] == str(tmp_path)
+    assert process.returncode == 0
 
 
 def test_a_second_cell_on_the_folder_is_refused(tmp_path: Path) -> None:
@@ -126,5 +146,5 @@ def test_time_that_ran_ahead_is_told(tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 0
     with cell("--store", store) as (process, _):
         process.terminate()
-        _, said = process.communicate(timeout=PATIENCE)
+        _, said = rest(process)
         assert "ahead of the clock: was time made to run faster here?" in said
