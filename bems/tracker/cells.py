@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from bems.tracker.contract import Name
+from bems.tracker.contract import STAGES, Name, Stage
 from bems.tracker.policy import PolicySpec
 
 CellName = Annotated[
@@ -139,6 +139,24 @@ class Embedded(Struct, frozen=True, forbid_unknown_fields=True):
     """The one destination that needs it is e-mail."""
 
 
+class Subscriber(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Another team that may subscribe to topics of a cell on AWS, from its own account by assuming a role."""
+
+    name: CellName
+    external_id: Annotated[
+        str,
+        Meta(
+            min_length=16,
+            max_length=128,
+            pattern=r"^[\w+=,.@:/-]+(?!\n)$",
+            description="16 to 128 letters, digits and +=,.@:/-: an id that both sides agreed on, which is no secret",
+        ),
+    ]
+    account: Account | None = None
+    """Without one, the cell's own."""
+    stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=4)] = STAGES
+
+
 class Cell(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One independent cell: its place, its variants, its policy, its limits. At most one of `policy`, `policy_file`."""
 
@@ -161,6 +179,8 @@ class Cell(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What becomes of the cell's data when its stack is deleted."""
     termination_protection: bool = True
     """Whether the stack refuses to be deleted."""
+    subscribers: Annotated[tuple[Subscriber, ...], Meta(max_length=20, description="up to 20 subscribers")] = ()
+    """Other teams that may subscribe to the cell's topics."""
     tags: Annotated[dict[TagName, TagValue], Meta(max_length=40, description="up to 40 tags")] = {}
     """On every resource, besides those that the product sets."""
     provisioned_concurrency: Annotated[int, Meta(ge=0, le=1000)] = 0

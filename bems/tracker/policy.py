@@ -10,7 +10,6 @@ from datetime import date
 from decimal import Decimal
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 from bems.tracker.actions import Severity
@@ -283,40 +282,16 @@ class Policy:
         return date.fromordinal(min(max(due, 1), date.max.toordinal()))
 
 
-class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True):
-    """The JSON document in which a policy travels with its dates, so that its reader needs no holidays library."""
-
-    version: Literal[1]
-    timezone: str
-    weekend: tuple[Weekday, ...]
-    days_off: tuple[date, ...]
-    stages: StagesSpec
-
-
 def build_policy(spec: PolicySpec, days_off: frozenset[date]) -> Policy:
     """The policy of a spec, whose public holidays are `days_off`. ValueError says which rule makes no sense."""
     calendar = spec.calendar
-    return _build(calendar.timezone, days_off.union(calendar.days_off), calendar.weekend, spec.stages)
+    return assemble_policy(calendar.timezone, days_off.union(calendar.days_off), calendar.weekend, spec.stages)
 
 
-def dump_policy(policy: Policy) -> bytes:
-    """A policy as JSON, the same bytes for equal policies."""
-    stages = StagesSpec(**{stage: _describe(policy.stages[stage]) for stage in STAGES})
-    weekend = tuple(WEEKDAYS[weekday] for weekday in sorted(policy.calendar.weekend))
-    days_off = tuple(sorted(policy.calendar.days_off))
-    return msgspec.json.encode(ExpandedPolicy(1, policy.calendar.timezone, weekend, days_off, stages))
-
-
-def load_policy(document: bytes) -> Policy:
-    """The policy that `dump_policy` wrote; ValueError for anything else."""
-    try:
-        expanded = msgspec.json.decode(document, type=ExpandedPolicy)
-    except msgspec.DecodeError as fault:
-        raise ValueError(f"not an expanded policy: {fault}") from None
-    return _build(expanded.timezone, frozenset(expanded.days_off), expanded.weekend, expanded.stages)
-
-
-def _build(timezone: str, days_off: frozenset[date], weekend: tuple[Weekday, ...], stages: StagesSpec) -> Policy:
+def assemble_policy(
+    timezone: str, days_off: frozenset[date], weekend: tuple[Weekday, ...], stages: StagesSpec
+) -> Policy:
+    """The policy of a calendar's parts and the stages' specs. ValueError as of `build_policy`."""
     calendar = BusinessCalendar(timezone, days_off, (WEEKDAYS.index(weekday) for weekday in weekend))
     return Policy(calendar, {stage: _read_stage(stage, getattr(stages, stage)) for stage in STAGES})
 
@@ -345,25 +320,6 @@ def _merged(spec: StageSpec | OverrideSpec, under: StageSpec) -> StageSpec:
 def _rule(spec: StageSpec) -> Rule:
     deadline, every = parse_deadline(spec.deadline or ""), parse_duration(spec.escalate_every or "")
     return Rule(deadline, every, spec.critical_at or 0, spec.give_up_at or 0)
-
-
-def _describe(rules: StageRules) -> StageSpec:
-    def texts(rule: Rule) -> tuple[str, str, int, int]:
-        return str(rule.deadline), str(rule.escalate_every), rule.critical_at, rule.give_up_at
-
-    overrides = tuple(OverrideSpec(_describe_when(when), *texts(rule)) for when, rule in rules.overrides)
-    return StageSpec(*texts(rules.rule), overrides=overrides)
-
-
-def _describe_when(when: When) -> WhenSpec:
-    return WhenSpec(
-        vendor_tier=when.vendor_tier,
-        vendor=when.vendor,
-        currency=when.currency,
-        amount_from=None if when.amount_from is None else format(when.amount_from, "f"),
-        amount_to=None if when.amount_to is None else format(when.amount_to, "f"),
-        terms_days_from=when.terms_days_from,
-    )
 
 
 DEFAULT_POLICY = build_policy(PolicySpec(), frozenset())

@@ -1,0 +1,128 @@
+"""Buses: where the producer publishes events, EventBridge's classic bus or its custom one.
+
+Both answer 200 although they did not take every entry, so each entry's own answer counts. One that was not taken is
+put again a few times; what is still not taken is for the sender to send again. An entry put twice is an event that
+comes twice, and is known by its event_id.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from bems.aws.errors import BotoCoreError, ClientError, code
+from bems.aws.messages import Origin, detail_type, pack_detail, source
+from bems.tracker.contract import Event
+
+CLASSIC_ENTRIES = 10
+"""Entries of one PutEvents call to a classic bus (service model)."""
+
+CUSTOM_ENTRIES = 100
+"""Entries of one PutEvents call to a custom bus (service model)."""
+
+CALL_BYTES = 250_000
+"""Of the entries of one call together. The limit was 256 KiB, and 1 MiB since 2026; an event takes a fifth at most."""
+
+ATTEMPTS = 3
+PAUSE_SECONDS = 0.05
+
+# Per-entry codes after which the same entry would be refused again.
+_FINAL = frozenset({"InvalidArgument", "MalformedDetail", "NotAuthorizedForSourceException", "InvalidInputException"})
+
+Entry = dict[str, Any]
+
+
+class Bus(Protocol):
+    """Takes events."""
+
+    def publish(self, events: Sequence[Event], origin: Origin) -> list[str | None]:
+        """For each event, in order: None if it is on the bus, else the code of the error that kept it off."""
+        ...
+
+
+class ClassicBus:
+    """A classic event bus, by name. Its rules know an event by `source` and `detail-type`."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client = client
+        self._name = name
+
+    def publish(self, events: Sequence[Event], origin: Origin) -> list[str | None]:
+        """As of `Bus`."""
+        entries = [{**_entry(event, origin), "EventBusName": self._name} for event in events]
+        return publish_entries(entries, CLASSIC_ENTRIES, self._put)
+
+    def _put(self, entries: list[Entry]) -> list[str | None]:
+        answer = self._client.put_events(Entries=entries)
+        return [result.get("ErrorCode") for result in answer["Entries"]]
+
+
+class CustomBus:
+    """A Custom Event Bus, by ARN. Events of one invoice stay in order, and one put twice within five minutes is one."""
+
+    def __init__(self, client: Any, arn: str) -> None:
+        self._client = client
+        self._arn = arn
+
+    def publish(self, events: Sequence[Event], origin: Origin) -> list[str | None]:
+        """As of `Bus`."""
+        # The digest is made of the event_id too: a conflicting event has another one, and comes through.
+        entries = [
+            {
+                **_entry(event, origin),
+                "SystemMetadata": {"EventGroupId": event.invoice_id, "DeduplicationId": event.digest},
+            }
+            for event in events
+        ]
+        return publish_entries(entries, CUSTOM_ENTRIES, self._put)
+
+    def _put(self, entries: list[Entry]) -> list[str | None]:
+        answer = self._client.put_events(EventBusArn=self._arn, Entries=entries)
+        # PUBLISHED and DEDUPLICATED are both on the bus; an answer with neither is not.
+        return [None if "SuccessCode" in one else one.get("ErrorCode") or "Unknown" for one in answer["Entries"]]
+
+
+def publish_entries(
+    entries: list[Entry], most: int, put: Callable[[list[Entry]], list[str | None]]
+) -> list[str | None]:
+    """Put entries in calls of at most `most` and CALL_BYTES; each one's error code, None where it was taken."""
+    errors: list[str | None] = [None] * len(entries)
+    for waiting in _calls(entries, most):
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(random.uniform(0, PAUSE_SECONDS * 2**attempt))
+            try:
+                answers = put([entries[position] for position in waiting])
+            except (ClientError, BotoCoreError) as error:
+                # boto3 has tried for long enough; the other calls still get their chance.
+                for position in waiting:
+                    errors[position] = code(error)
+                break
+            for position, answer in zip(waiting, answers, strict=True):
+                errors[position] = answer
+            waiting = [position for position in waiting if errors[position] and errors[position] not in _FINAL]
+            if not waiting:
+                break
+    return errors
+
+
+def _entry(event: Event, origin: Origin) -> Entry:
+    return {
+        "Source": source(origin.cell),
+        "DetailType": detail_type(event.stage),
+        "Detail": pack_detail(event, origin),
+    }
+
+
+def _calls(entries: list[Entry], most: int) -> list[list[int]]:
+    calls: list[list[int]] = []
+    room = 0
+    for position, entry in enumerate(entries):
+        # As AWS counts (user guide, "Calculating PutEvents event entry size"), and some for what it adds.
+        size = 200 + sum(len(str(value).encode()) for value in entry.values())
+        if not calls or size > room or len(calls[-1]) >= most:
+            calls.append([])
+            room = CALL_BYTES
+        calls[-1].append(position)
+        room -= size
+    return calls

@@ -1,0 +1,105 @@
+"""Messages: an event on its way from the producer over bus, topic and queue to the processor.
+
+The `detail` is JSON for everybody who subscribes: `stage`; `event`, as the contract has it, and its `digest`;
+`metadata` with the cell, Region and account that took it in, and when (`received_at`, RFC 3339). The processor reads
+it through the gate that let it in, so what somebody else puts on the bus is held to the same contract.
+"""
+
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from bems.tracker.contract import Event, Stage
+from bems.tracker.gate import Refusal, read_event
+from bems.tracker.instants import parse, render
+
+# What a message may be wrapped in on its way, outermost first, with the name under which the wrapping holds it: SNS
+# without raw delivery, a custom bus's envelope (under either of its names), EventBridge's envelope.
+_WRAPPINGS = ("Message", "Data", "data", "detail")
+
+
+class Origin(NamedTuple):
+    """Where events come in: the cell's name, AWS Region and account."""
+
+    cell: str
+    region: str
+    account: str
+
+
+class Metadata(Struct, frozen=True):
+    """Where an event came in, and when."""
+
+    cell: str
+    region: str
+    account: str
+    received_at: str
+
+
+class Unreadable(Exception):
+    """No event, and none will it become by trying again."""
+
+
+class _Detail(Struct, frozen=True):
+    stage: Stage
+    event: dict[str, Any]
+    metadata: Metadata
+
+
+def source(cell: str) -> str:
+    """EventBridge's `source`."""
+    return f"bems.{cell}"
+
+
+def detail_type(stage: Stage) -> str:
+    """EventBridge's `detail-type`, such as `InvoicePosting`."""
+    return f"Invoice{stage.capitalize()}"
+
+
+def pack_detail(event: Event, origin: Origin) -> str:
+    """The `detail` of an event. At most some 40,000 bytes, within the 256 KiB that every service on the way takes."""
+    facts = event.facts
+    body: dict[str, Any] = {
+        "event_id": event.event_id,
+        "invoice_id": event.invoice_id,
+        "status": event.status,
+        "occurred_at": render(event.occurred_at),
+        "amount": format(facts.amount, "f"),
+        "currency": facts.currency,
+        "vendor": facts.vendor,
+        "source": facts.source,
+    }
+    if facts.payment_terms:
+        body["payment_terms"] = facts.payment_terms
+    if facts.attributes:
+        body["attributes"] = facts.attributes
+    metadata = Metadata(*origin, render(event.received_at))
+    detail = {"stage": event.stage, "event": {**body, "digest": event.digest}, "metadata": metadata}
+    return msgspec.json.encode(detail).decode()
+
+
+def read_message(body: str) -> Event:
+    """The event in a queue's message. Unreadable says why there is none."""
+    try:
+        detail = msgspec.convert(_unwrap(body), _Detail)
+        received_at = parse(detail.metadata.received_at)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        raise Unreadable(f"not a message of a producer: {error}") from None
+    content = dict(detail.event)
+    digest = content.pop("digest", None)
+    event = read_event(detail.stage, msgspec.json.encode(content), received_at)
+    if isinstance(event, Refusal):
+        raise Unreadable(f"{event.summary}: {', '.join(event.reasons)}")
+    if event.digest != digest:
+        raise Unreadable("the event is not the one that its digest was made of")
+    return event
+
+
+def _unwrap(body: str) -> Any:
+    content: Any = msgspec.json.decode(body)
+    for wrapping in _WRAPPINGS:
+        if isinstance(content, dict) and "stage" not in content and wrapping in content:
+            content = content[wrapping]
+            if isinstance(content, str):
+                content = msgspec.json.decode(content)
+    return content

@@ -1,0 +1,81 @@
+"""Settings: what each function reads from its environment, and nothing else does."""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from bems.tracker.contract import Stage
+
+_S = TypeVar("_S", bound="CellSettings")
+
+Named = Annotated[str, Meta(min_length=1, max_length=2048)]
+Arn = Annotated[str, Meta(pattern=r"^arn:[^:\s]+:[^:\s]+:[^:\s]*:[^:\s]*:\S+$")]
+
+
+class SettingsError(RuntimeError):
+    """A variable of the function's environment is missing or makes no sense; the message names it."""
+
+
+class CellSettings(Struct, frozen=True, kw_only=True):
+    """What every function reads."""
+
+    cell: Annotated[str, Meta(min_length=1, max_length=20)] = field(name="BEMS_CELL")
+
+
+class ProducerSettings(CellSettings, frozen=True, kw_only=True):
+    """`bus_name` is the name of a classic bus, the ARN of a custom one."""
+
+    bus: Literal["classic", "custom"] = field(name="BEMS_BUS")
+    bus_name: Named = field(name="BEMS_BUS_NAME")
+    max_batch: Annotated[int, Meta(ge=1, le=100)] = field(name="BEMS_MAX_BATCH")
+
+
+class InvoiceSettings(CellSettings, frozen=True, kw_only=True):
+    """What the functions read that bring decisions into the world."""
+
+    table: Named = field(name="BEMS_TABLE")
+    state_machine_arn: Arn = field(name="BEMS_STATE_MACHINE_ARN")
+    warning_topic_arn: Arn = field(name="BEMS_WARNING_TOPIC_ARN")
+    critical_topic_arn: Arn = field(name="BEMS_CRITICAL_TOPIC_ARN")
+
+
+class ProcessorSettings(InvoiceSettings, frozen=True, kw_only=True):
+    """Those of a stage's processor."""
+
+    stage: Stage = field(name="BEMS_STAGE")
+    queue_type: Literal["fifo", "standard"] = field(name="BEMS_QUEUE_TYPE")
+    queue_url: Named = field(name="BEMS_QUEUE_URL")
+
+
+class SweeperSettings(InvoiceSettings, frozen=True, kw_only=True):
+    """`open_executions` is the Step Functions quota of the account and Region."""
+
+    open_executions: Annotated[int, Meta(ge=1)] = field(name="BEMS_OPEN_EXECUTIONS")
+
+
+class RecorderSettings(CellSettings, frozen=True, kw_only=True):
+    """`timestream` has a database and a table, `s3tables` a Firehose stream."""
+
+    time_series: Literal["timestream", "s3tables"] = field(name="BEMS_TIME_SERIES")
+    database: Named | None = field(name="BEMS_DATABASE", default=None)
+    time_table: Named | None = field(name="BEMS_TIME_TABLE", default=None)
+    delivery_stream: Named | None = field(name="BEMS_DELIVERY_STREAM", default=None)
+
+    def __post_init__(self) -> None:
+        if self.time_series == "timestream" and not (self.database and self.time_table):
+            raise ValueError("timestream needs BEMS_DATABASE and BEMS_TIME_TABLE")
+        if self.time_series == "s3tables" and not self.delivery_stream:
+            raise ValueError("s3tables needs BEMS_DELIVERY_STREAM")
+
+
+def read_settings(kind: type[_S], environ: Mapping[str, str] = os.environ) -> _S:
+    """The settings of one kind; SettingsError names the variable that is missing or wrong."""
+    names = {field.encode_name for field in msgspec.structs.fields(kind)}
+    given = {name: value for name, value in environ.items() if name in names}
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"the function's environment: {error}".replace("$.", "")) from None

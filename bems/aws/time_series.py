@@ -1,0 +1,187 @@
+"""The time series: where transitions are written for dashboards, Timestream or, through Firehose, an Iceberg table.
+
+A row may be written twice: in Timestream it is then the same row (dimensions, measure name and time are the same), in
+Iceberg there are two with one `transition_id` and one `recorded_at`.
+"""
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import msgspec
+
+from bems.aws.errors import BotoCoreError, ClientError, code
+from bems.tracker.instants import render
+from bems.tracker.series import COLUMNS, Value, row
+from bems.tracker.transitions import Transition
+
+TIMESTREAM_RECORDS = 100
+"""Records of one WriteRecords call (service model)."""
+
+FIREHOSE_RECORDS = 500
+"""Records of one PutRecordBatch call (service model). A row has at most 2 kB, so that 4 MB are never reached."""
+
+ATTEMPTS = 3
+PAUSE_SECONDS = 0.1
+
+# What every row of a series has in common, or what Timestream keeps beside the measures.
+_NOT_MEASURES = frozenset({"cell", "invoice_id", "stage", "recorded_at"})
+_TIMESTREAM_TYPES = {
+    "string": "VARCHAR",
+    "int": "BIGINT",
+    "long": "BIGINT",
+    "boolean": "BOOLEAN",
+    "timestamp": "VARCHAR",
+}
+
+
+class Row(NamedTuple):
+    """A transition, and the version of the record that it came in."""
+
+    version: int
+    transition: Transition
+
+
+class Outcome(NamedTuple):
+    """What became of a row: `failed` may be tried again, `rejected` is refused for good.
+
+    A written row with a reason was there before, with other values, and still has those."""
+
+    result: Literal["written", "failed", "rejected"]
+    reason: str = ""
+
+
+WRITTEN = Outcome("written")
+
+
+class Series(Protocol):
+    """Takes rows."""
+
+    def write(self, rows: Sequence[Row]) -> list[Outcome]:
+        """What became of each row, in order. Raises nothing of AWS's."""
+        ...
+
+
+class TimestreamSeries:
+    """A table of Timestream for LiveAnalytics: multi-measure records, named by stage, timed by recorded_at.
+
+    Timestamps among the measures are RFC 3339 text, which has no unit to be mistaken: `from_iso8601_timestamp` reads
+    it.
+    """
+
+    def __init__(self, client: Any, database: str, table: str, cell: str) -> None:
+        self._client = client
+        self._database = database
+        self._table = table
+        self._cell = cell
+
+    def write(self, rows: Sequence[Row]) -> list[Outcome]:
+        """As of `Series`, in calls of 100."""
+        return [outcome for call in _chunks(rows, TIMESTREAM_RECORDS) for outcome in self._write(call)]
+
+    def _write(self, rows: Sequence[Row]) -> list[Outcome]:
+        try:
+            self._client.write_records(
+                DatabaseName=self._database,
+                TableName=self._table,
+                CommonAttributes={
+                    "Dimensions": [{"Name": "cell", "Value": self._cell}],
+                    "MeasureValueType": "MULTI",
+                    "TimeUnit": "MICROSECONDS",
+                },
+                Records=[self._record(*one) for one in rows],
+            )
+        except ClientError as error:
+            if code(error) == "RejectedRecordsException":
+                response: Any = error.response
+                return _rejected(rows, response.get("RejectedRecords", []))
+            if code(error) == "ValidationException":
+                # It does not say which record it means: look for it by halves, and write the others.
+                if len(rows) == 1:
+                    return [Outcome("rejected", str(error))]
+                half = len(rows) // 2
+                return self._write(rows[:half]) + self._write(rows[half:])
+            return [Outcome("failed", code(error))] * len(rows)
+        except BotoCoreError as error:
+            return [Outcome("failed", code(error))] * len(rows)
+        return [WRITTEN] * len(rows)
+
+    def _record(self, version: int, transition: Transition) -> dict[str, Any]:
+        values = row(transition, self._cell)
+        return {
+            "Dimensions": [{"Name": "invoice_id", "Value": transition.invoice_id}],
+            "MeasureName": transition.stage,
+            "Time": str(transition.recorded_at),
+            "Version": version,
+            "MeasureValues": [
+                {
+                    "Name": column.name,
+                    "Value": _text(column.type, values[column.name]),
+                    "Type": _TIMESTREAM_TYPES[column.type],
+                }
+                for column in COLUMNS
+                if column.name not in _NOT_MEASURES and column.name in values
+            ],
+        }
+
+
+class FirehoseSeries:
+    """A Firehose stream into an Iceberg table with the columns of `bems.tracker.series`.
+
+    A row is a JSON object; its timestamps are microseconds, which is what Firehose wants of them (developer guide,
+    "Understand supported data types").
+    """
+
+    def __init__(self, client: Any, stream: str, cell: str) -> None:
+        self._client = client
+        self._stream = stream
+        self._cell = cell
+
+    def write(self, rows: Sequence[Row]) -> list[Outcome]:
+        """As of `Series`, in calls of 500. What Firehose did not take of a call is put again, and nothing else."""
+        return [outcome for call in _chunks(rows, FIREHOSE_RECORDS) for outcome in self._write(call)]
+
+    def _write(self, rows: Sequence[Row]) -> list[Outcome]:
+        records = [{"Data": msgspec.json.encode(row(one.transition, self._cell))} for one in rows]
+        outcomes = [Outcome("failed", "Unknown")] * len(rows)
+        waiting = list(range(len(rows)))
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(random.uniform(0, PAUSE_SECONDS * 2**attempt))
+            try:
+                answer = self._client.put_record_batch(
+                    DeliveryStreamName=self._stream, Records=[records[position] for position in waiting]
+                )
+            except (ClientError, BotoCoreError) as error:
+                # boto3 has tried for long enough.
+                for position in waiting:
+                    outcomes[position] = Outcome("failed", code(error))
+                return outcomes
+            for position, result in zip(waiting, answer["RequestResponses"], strict=True):
+                error_code = result.get("ErrorCode")
+                outcomes[position] = Outcome("failed", error_code) if error_code else WRITTEN
+            waiting = [position for position in waiting if outcomes[position] is not WRITTEN]
+            if not waiting:
+                break
+        return outcomes
+
+
+def _rejected(rows: Sequence[Row], rejected: list[dict[str, Any]]) -> list[Outcome]:
+    """The rows that are not named were written. One for which the series names an existing version is there already,
+    maybe as an earlier release of this code wrote it: then the outcome has the reason all the same."""
+    outcomes = [WRITTEN] * len(rows)
+    for one in rejected:
+        known = one.get("ExistingVersion") is not None
+        outcomes[one["RecordIndex"]] = Outcome("written" if known else "rejected", one.get("Reason", ""))
+    return outcomes
+
+
+def _text(kind: str, value: Value) -> str:
+    if kind == "timestamp":
+        return render(int(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))

@@ -1,0 +1,150 @@
+"""Processor: takes a stage's events from its queue into their invoices' records. One code, a function per stage.
+
+A repeat is as good as the first time. What can never be processed (nothing that can be read, another content under a
+known event_id) fails until the queue moves it to its dead-letter queue. Whatever else goes wrong is tried again after
+a pause, which doubles each time.
+"""
+
+import random
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, SqsFifoPartialProcessor
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+
+from bems.aws.clients import client
+from bems.aws.errors import is_transient
+from bems.aws.messages import Unreadable, read_message
+from bems.aws.settings import ProcessorSettings
+from bems.tracker.decisions import on_event
+from bems.tracker.metrics import CONFLICTS, EVENTS_PROCESSED, PROCESSING_FAILED
+from handlers.invoices import Invoices, open_cell
+from handlers.telemetry import entry_point, logger, warm
+
+FIRST_PAUSE = 5
+LONGEST_PAUSE = 900
+"""Seconds that a message is left alone after its first failure, and at most. SQS allows 12 hours."""
+
+CHANGES_MOST = 10
+"""Messages in one ChangeMessageVisibilityBatch call (API reference)."""
+
+
+class Home(NamedTuple):
+    """What an instance of the function keeps."""
+
+    settings: ProcessorSettings
+    invoices: Invoices
+    queue: Any
+
+
+class Conflict(Exception):
+    """Another event of this event_id is known: it will be no different next time."""
+
+
+PERMANENT = (Unreadable, Conflict)
+
+
+class FifoProcessor(SqsFifoPartialProcessor):
+    """Once a message fails, those of its invoice behind it wait too; but not behind one that can never be processed:
+    each wait counts as a receipt, and they would go to the dead-letter queue with it."""
+
+    def __init__(self) -> None:
+        super().__init__(skip_group_on_error=True)
+        self.raise_on_entire_batch_failure = False
+
+    def failure_handler(self, record: SQSRecord, exception: Any) -> Any:
+        if isinstance(exception[1], PERMANENT):
+            return BatchProcessor.failure_handler(self, record, exception)
+        return super().failure_handler(record, exception)
+
+
+@cache
+def home() -> Home:
+    """Made once. SettingsError, PolicyMissing."""
+    settings, invoices = open_cell(ProcessorSettings)
+    return Home(settings, invoices, client("sqs"))
+
+
+@entry_point
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
+    """A batch of the queue's messages to those that failed."""
+    made = home()
+    processor: Any
+    if made.settings.queue_type == "fifo":
+        processor = FifoProcessor()
+    else:
+        processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+    with made.invoices.meter.flushed():
+        with processor(records=event["Records"], handler=lambda record: _process(made, record)):
+            processor.process()
+        _postpone(made, list(zip(processor.fail_messages, processor.exceptions, strict=True)))
+    answer: dict[str, Any] = processor.response()
+    return answer
+
+
+def _process(made: Home, record: SQSRecord) -> None:
+    first = _receipts(record) == 1
+    with logger.append_context_keys(message_id=record.message_id):
+        try:
+            event = read_message(record.body)
+        except Unreadable as error:
+            if first:
+                made.invoices.meter.add(EVENTS_PROCESSED, stage=made.settings.stage, outcome="refused")
+            logger.error("a message that cannot be read", extra={"reason": str(error)})
+            raise
+        with logger.append_context_keys(stage=event.stage, invoice_id=event.invoice_id, event_id=event.event_id):
+            policy = made.invoices.policy
+            try:
+                receipt = made.invoices.decide(event.invoice_id, lambda known, now: on_event(known, event, policy, now))
+            except Exception as error:
+                made.invoices.meter.add(PROCESSING_FAILED, stage=event.stage)
+                log = logger.warning if is_transient(error) else logger.exception
+                log("processing failed", extra={"error": repr(error), "receipts": _receipts(record)})
+                raise
+            if receipt.result != "conflict":
+                made.invoices.meter.add(EVENTS_PROCESSED, stage=event.stage, outcome=receipt.result)
+                logger.debug("processed", extra={"result": receipt.result})
+                return
+            if first:
+                made.invoices.meter.add(EVENTS_PROCESSED, stage=event.stage, outcome="conflict")
+                made.invoices.meter.add(CONFLICTS, stage=event.stage)
+            logger.error("another content under a known event_id")
+            raise Conflict(event.event_id)
+
+
+def _postpone(made: Home, failures: list[tuple[SQSRecord, Any]]) -> None:
+    """Set when each failed message comes again. Where that fails, it comes after the queue's own visibility timeout."""
+    for some in _some(failures):
+        entries = [
+            {
+                "Id": str(position),
+                "ReceiptHandle": record.receipt_handle,
+                "VisibilityTimeout": 0 if isinstance(exception[1], PERMANENT) else pause(_receipts(record)),
+            }
+            for position, (record, exception) in enumerate(some)
+        ]
+        try:
+            answer = made.queue.change_message_visibility_batch(QueueUrl=made.settings.queue_url, Entries=entries)
+        except Exception as error:
+            logger.warning("the pause could not be set", extra={"error": repr(error)})
+        else:
+            if answer.get("Failed"):
+                logger.warning("some pauses could not be set", extra={"failed": answer["Failed"]})
+
+
+def pause(receipts: int) -> int:
+    """Seconds until the next try, the n-th receipt having failed: from half to all of 5, 10, 20, ... 900."""
+    most = min(FIRST_PAUSE * 2 ** min(receipts - 1, 30), LONGEST_PAUSE)
+    return random.randint(-(-most // 2), most)
+
+
+def _receipts(record: SQSRecord) -> int:
+    return int(record.attributes.approximate_receive_count)
+
+
+def _some(failures: list[tuple[SQSRecord, Any]]) -> Iterator[list[tuple[SQSRecord, Any]]]:
+    return (failures[start : start + CHANGES_MOST] for start in range(0, len(failures), CHANGES_MOST))
+
+
+warm(home)

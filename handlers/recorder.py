@@ -1,0 +1,105 @@
+"""Recorder: takes each transition from the records table's stream to the time series.
+
+The new image of a record has the transitions of the version that it is, and of no other. What the series does not take
+for now, the stream delivers again from there on; a row that is written twice is the same row. What it refuses for good
+would be refused again and would hold up others: it is logged, whole, and counted.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from bems.aws.clients import client
+from bems.aws.clock import SystemClock
+from bems.aws.records import read_changes
+from bems.aws.settings import RecorderSettings, read_settings
+from bems.aws.time_series import FirehoseSeries, Outcome, Row, Series, TimestreamSeries
+from bems.tracker.metrics import RECORDS_REJECTED, TRANSITIONS_RECORDED, VISIBILITY_LATENCY
+from bems.tracker.ports import Clock
+from bems.tracker.series import row
+from handlers.telemetry import Meter, entry_point, logger, warm
+
+
+class Home(NamedTuple):
+    """What an instance of the function keeps."""
+
+    settings: RecorderSettings
+    series: Series
+    meter: Meter
+    clock: Clock
+
+
+class Sourced(NamedTuple):
+    """A row, and the sequence number of the stream's record that it came in."""
+
+    sequence_number: str
+    row: Row
+
+
+@cache
+def home() -> Home:
+    """Made once. SettingsError."""
+    settings = read_settings(RecorderSettings)
+    series: Series
+    if settings.time_series == "timestream":
+        # The settings have made sure of both names.
+        database, table = settings.database or "", settings.time_table or ""
+        series = TimestreamSeries(client("timestream-write"), database, table, settings.cell)
+    else:
+        series = FirehoseSeries(client("firehose"), settings.delivery_stream or "", settings.cell)
+    return Home(settings, series, Meter(settings.cell), SystemClock())
+
+
+@entry_point
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
+    """A batch of the stream to the record from which on it is to come again, if any (Lambda takes the lowest)."""
+    made = home()
+    with made.meter.flushed():
+        rows, unreadable = _rows(event["Records"])
+        outcomes = made.series.write([one.row for one in rows])
+        failed = {
+            one.sequence_number for one, outcome in zip(rows, outcomes, strict=True) if not _told(made, one, outcome)
+        }
+    again = failed | unreadable
+    return {"batchItemFailures": [{"itemIdentifier": number} for number in sorted(again, key=int)]}
+
+
+def _rows(records: list[dict[str, Any]]) -> tuple[list[Sourced], set[str]]:
+    """The rows of all records, and the sequence numbers of those that cannot be read, by this release at least."""
+    rows: list[Sourced] = []
+    unreadable: set[str] = set()
+    for record in records:
+        change = record["dynamodb"]
+        if "NewImage" not in change:
+            continue
+        try:
+            version, transitions = read_changes(change["NewImage"])
+        except ValueError as error:
+            unreadable.add(change["SequenceNumber"])
+            logger.error("unreadable", extra={"sequence_number": change["SequenceNumber"], "reason": str(error)})
+            continue
+        rows += [Sourced(change["SequenceNumber"], Row(version, transition)) for transition in transitions]
+    return rows, unreadable
+
+
+def _told(made: Home, one: Sourced, outcome: Outcome) -> bool:
+    """Log and count what became of a row; False where it is to come again."""
+    transition = one.row.transition
+    with logger.append_context_keys(invoice_id=transition.invoice_id, event_id=transition.event_id):
+        if outcome.result == "failed":
+            logger.warning("the series did not take a row", extra={"reason": outcome.reason})
+            return False
+        if outcome.result == "rejected":
+            made.meter.add(RECORDS_REJECTED)
+            content = row(transition, made.settings.cell)
+            logger.error("the series refused a row", extra={"reason": outcome.reason, "row": content})
+            return True
+        if outcome.reason:
+            logger.warning("the series has the row with other values", extra={"reason": outcome.reason})
+    made.meter.add(TRANSITIONS_RECORDED)
+    if transition.kind == "event" and transition.received_at is not None:
+        latency = max(0, made.clock.now() - transition.received_at) // 1000
+        made.meter.add(VISIBILITY_LATENCY, latency, stage=transition.stage)
+    return True
+
+
+warm(home)

@@ -1,0 +1,38 @@
+"""RegisterWait: an execution of the state machine now waits; its token goes into the invoice's record.
+
+An invoice that is further already answers the token at once. Called twice, it registers the same token twice.
+"""
+
+from functools import cache
+from typing import Any
+
+from bems.aws.settings import InvoiceSettings
+from bems.tracker.decisions import WaitRequest, on_wait
+from bems.tracker.instants import parse
+from handlers.invoices import Invoices, open_cell
+from handlers.telemetry import entry_point, logger, warm
+from handlers.waits import WaitPayload, read_payload
+
+
+@cache
+def home() -> Invoices:
+    """Made once. SettingsError, PolicyMissing."""
+    return open_cell(InvoiceSettings)[1]
+
+
+@entry_point
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
+    """A `WaitPayload`. The result is not looked at: the task ends by its token."""
+    invoices = home()
+    wait = read_payload(event, WaitPayload)
+    request = WaitRequest(wait.run, wait.stage, wait.token, (parse(wait.entered_at), wait.retry_count))
+    with (
+        invoices.meter.flushed(),
+        logger.append_context_keys(invoice_id=wait.invoice_id, run=wait.run, stage=wait.stage),
+    ):
+        invoices.decide(wait.invoice_id, lambda record, now: on_wait(record, request, invoices.policy, now))
+        logger.debug("waits")
+    return {}
+
+
+warm(home)

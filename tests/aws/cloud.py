@@ -1,0 +1,357 @@
+"""A cell's cloud to test in: moto behind real boto3 clients, every call seen, and any of them made to fail.
+
+What moto lacks or cannot be trusted with is answered here, behind the client's own checks of its parameters: Step
+Functions by the engine of `bems.engine` on the real definition, the custom bus, Firehose.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+import msgspec
+import pytest
+from moto import mock_aws
+
+from bems.aws import clients
+from bems.aws.clock import SystemClock
+from bems.tracker.actions import execution_name
+from bems.tracker.instants import MINUTE, SECOND, Instant
+from bems.tracker.policy import Policy
+from bems.tracker.policy_file import dump_policy
+from bems.tracker.record import InvoiceRecord
+from handlers import escalate, processor, producer, recorder, register_wait, sweeper
+from tests.aws.states import Machine
+from tests.aws.table import Table
+from tests.aws.wire import ACCOUNT, REGION, Call, Context, Died, Wire
+from tests.tracker.samples import NOW, POLICY
+
+CELL = "test"
+TABLE, BUS, DATABASE, TIME_TABLE = "records", "bems-test", "bems-test", "transitions"
+MACHINE_ARN = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:bems-test-invoice-lifecycle"
+HANDLERS = (producer, processor, register_wait, escalate, sweeper, recorder)
+
+
+class Cloud:
+    """One cell. `now` stands still until a test moves it."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.now = NOW
+        self.policy = policy
+        self.wire = Wire(self._happened)
+        self.messages: deque[dict[str, Any]] = deque()
+        self.letters: list[dict[str, Any]] = []
+        self.stream: list[dict[str, Any]] = []
+        self.alerts: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
+        self.items: dict[str, dict[str, Any]] = {}
+        self.table = Table()
+        self.machine = Machine(self)
+        self.wire.fakes |= self.machine.fakes()
+        self._received = 0
+
+    def _happened(self, call: Call) -> None:
+        if call.operation == "PutItem":
+            self.items[call.params["Item"]["invoice_id"]["S"]] = call.params["Item"]
+            self.stream.append(self.image(call.params["Item"]))
+        elif call.operation == "Publish":
+            self.alerts.append(json.loads(call.params["Message"]))
+        elif call.operation == "WriteRecords":
+            self.rows += [flat(record) for record in call.params["Records"]]
+        elif call.operation == "PutEvents":
+            for entry in call.params["Entries"]:
+                self.messages.append(self.message(json.dumps(envelope(entry))))
+
+    def image(self, item: dict[str, Any]) -> dict[str, Any]:
+        """A record of the table's stream, as Lambda hands it over: binaries in base64."""
+        self._received += 1
+        image = {
+            name: {kind: b64encode(value).decode() if kind == "B" else value for kind, value in typed.items()}
+            for name, typed in item.items()
+        }
+        change = {"SequenceNumber": str(1000 + self._received), "NewImage": image, "Keys": {}}
+        return {"eventID": str(self._received), "eventName": "MODIFY", "dynamodb": change}
+
+    def message(self, body: str, group: str | None = None, receipts: int = 0) -> dict[str, Any]:
+        """A message of a queue, as Lambda hands it over."""
+        self._received += 1
+        return {
+            "messageId": f"m{self._received}",
+            "receiptHandle": f"r{self._received}",
+            "body": body,
+            "attributes": {
+                "ApproximateReceiveCount": str(receipts),
+                **({"MessageGroupId": group} if group else {}),
+            },
+            "messageAttributes": {},
+            "eventSource": "aws:sqs",
+            "eventSourceARN": f"arn:aws:sqs:{REGION}:{ACCOUNT}:bems-test",
+        }
+
+    # -- what the world does
+
+    def hurry(self) -> None:
+        """Leave moto out: the same calls through the same clients, answered ten times as fast."""
+        self.wire.fakes |= {
+            **self.table.fakes(),
+            "PutEvents": taken,
+            "Publish": lambda _: {"MessageId": "m"},
+            "WriteRecords": lambda _: {},
+            "DescribeEndpoints": lambda _: {"Endpoints": [{"Address": "example.test", "CachePeriodInMinutes": 9999}]},
+        }
+
+    def post(self, stage: str, sent: Any, /, batch: bool = False, more: dict[str, Any] | None = None) -> dict[str, Any]:
+        """A request to the API."""
+        path = f"/invoices/{stage}/batch" if batch else f"/invoices/{stage}"
+        text = sent.decode() if isinstance(sent, bytes) else json.dumps(sent)
+        request = {
+            "resource": path,
+            "path": path,
+            "httpMethod": "POST",
+            "headers": {"Content-Type": "application/json", "x-api-key": "secret-key"},
+            "body": text,
+            "isBase64Encoded": False,
+            "requestContext": {"accountId": ACCOUNT},
+            **(more or {}),
+        }
+        return producer.handler(request, Context())
+
+    def deliver(self, limit: int = 10, dead_after: int = 10) -> None:
+        """The queue hands over a batch: what fails comes again, until it has come too often."""
+        batch = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
+        for message in batch:
+            receipts = int(message["attributes"]["ApproximateReceiveCount"]) + 1
+            message["attributes"]["ApproximateReceiveCount"] = str(receipts)
+        try:
+            answer = processor.handler({"Records": batch}, Context())
+        except Died:
+            self.messages.extend(batch)
+            return
+        failed = {one["itemIdentifier"] for one in answer["batchItemFailures"]}
+        for message in batch:
+            if message["messageId"] in failed:
+                receipts = int(message["attributes"]["ApproximateReceiveCount"])
+                (self.letters if receipts >= dead_after else self.messages).append(message)
+
+    def record_stream(self) -> None:
+        """The stream hands over all it has; what fails stays, from the lowest on."""
+        batch = list(self.stream)
+        try:
+            answer = recorder.handler({"Records": batch}, Context())
+        except Died:
+            return
+        failed = [int(one["itemIdentifier"]) for one in answer["batchItemFailures"]]
+        kept = [one for one in batch if failed and int(one["dynamodb"]["SequenceNumber"]) >= min(failed)]
+        self.stream[: len(batch)] = kept
+
+    def sweep(self, event: dict[str, Any] | None = None) -> dict[str, int]:
+        """The minute's tick, or another event of the sweeper's; it is called until it lives."""
+        while True:
+            try:
+                return sweeper.handler(event or {"source": "aws.events"}, Context())
+            except Died:
+                continue
+
+    def send(self, invoice_id: str, stage: str, status: str, event_id: str | None = None, **more: Any) -> None:
+        """A sender's event, sent until it is accepted; a minute later all that it sets off has happened."""
+        body = event_body(invoice_id, status, event_id or f"{invoice_id}:{stage}:{status}", **more)
+        while True:
+            try:
+                answer = self.post(stage, body)
+            except Died:
+                continue
+            assert answer["statusCode"] == 202, answer
+            break
+        self.pass_time(MINUTE)
+
+    def reset(self) -> None:
+        """Forget all invoices, and turn the clock back."""
+        self.messages.clear()
+        for things in (self.letters, self.stream, self.alerts, self.rows, self.wire.calls, self.wire.deaths):
+            things.clear()
+        if "PutItem" not in self.wire.fakes:
+            with self.wire.unseen():
+                table = boto3.client("dynamodb")
+                for item in table.scan(TableName=TABLE)["Items"]:
+                    table.delete_item(TableName=TABLE, Key={"invoice_id": item["invoice_id"]})
+        self.items.clear()
+        self.table.items.clear()
+        self.now = NOW
+        self.machine.reset()
+
+    def settle(self) -> None:
+        """Let everything happen that can happen now."""
+        while self.messages or self.machine.busy or self.stream:
+            if self.machine.busy:
+                self.machine.turn()
+            elif self.messages:
+                self.deliver()
+            else:
+                self.record_stream()
+
+    def pass_time(self, duration: Instant, sweeping: bool = True) -> None:
+        """Let time pass, stopping where a timer or a check is due; the sweeper comes a second after each check."""
+        end = self.now + duration
+        self.settle()
+        for _ in range(500):
+            checks = [record.check_at + SECOND for record in self.records() if record.check_at and sweeping]
+            dues = [at for at in (*checks, *self.machine.dues()) if at <= end]
+            if not dues:
+                break
+            self.now = max(self.now, min(dues))
+            self.machine.fire()
+            if any(at <= self.now for at in checks):
+                self.sweep()
+            self.settle()
+        else:
+            raise AssertionError("it does not come to rest")
+        self.now = end
+
+    def records(self) -> list[InvoiceRecord]:
+        """All records, as they were written last."""
+        return [read_record(item) for item in self.items.values()]
+
+    def record(self, invoice_id: str) -> InvoiceRecord:
+        return read_record(self.items[invoice_id])
+
+    def states(self, invoice_id: str, run: int = 1) -> list[str]:
+        """The names of the states that a run entered."""
+        return self.machine.entered[execution_name(invoice_id, run)]
+
+
+def read_record(item: dict[str, Any]) -> InvoiceRecord:
+    return msgspec.msgpack.decode(item["record"]["B"], type=InvoiceRecord)
+
+
+def taken(params: dict[str, Any]) -> dict[str, Any]:
+    """PutEvents that takes all."""
+    return {"FailedEntryCount": 0, "Entries": [{"EventId": "e"} for _ in params["Entries"]]}
+
+
+def event_body(invoice_id: str, status: str, event_id: str, **more: Any) -> dict[str, Any]:
+    """What a sender sends."""
+    return {
+        "event_id": event_id,
+        "invoice_id": invoice_id,
+        "status": status,
+        "occurred_at": "2026-03-02T08:00:00Z",
+        "amount": "1250.00",
+        "currency": "EUR",
+        "vendor": {"id": "V-42", "tier": "silver"},
+        "source": {"system": "sap-ecc"},
+        **more,
+    }
+
+
+def flat(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of Timestream as a row."""
+    measures = {measure["Name"]: measure["Value"] for measure in record["MeasureValues"]}
+    return {"stage": record["MeasureName"], "time": record["Time"], "version": record["Version"], **measures}
+
+
+def envelope(entry: dict[str, Any]) -> dict[str, Any]:
+    """EventBridge's envelope of an entry."""
+    return {
+        "version": "0",
+        "id": "e",
+        "detail-type": entry["DetailType"],
+        "source": entry["Source"],
+        "account": ACCOUNT,
+        "time": "2026-03-02T09:00:00Z",
+        "region": REGION,
+        "resources": [],
+        "detail": json.loads(entry["Detail"]),
+    }
+
+
+ENVIRONMENT = {
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_REGION": REGION,
+    "AWS_ACCESS_KEY_ID": "x",
+    "AWS_SECRET_ACCESS_KEY": "y",
+    "POWERTOOLS_SERVICE_NAME": "test",
+    "POWERTOOLS_METRICS_NAMESPACE": "BEMS",
+    "BEMS_CELL": CELL,
+    "BEMS_BUS": "classic",
+    "BEMS_BUS_NAME": BUS,
+    "BEMS_MAX_BATCH": "100",
+    "BEMS_STAGE": "authorization",
+    "BEMS_TABLE": TABLE,
+    "BEMS_STATE_MACHINE_ARN": MACHINE_ARN,
+    "BEMS_QUEUE_TYPE": "standard",
+    "BEMS_OPEN_EXECUTIONS": "1000000",
+    "BEMS_TIME_SERIES": "timestream",
+    "BEMS_DATABASE": DATABASE,
+    "BEMS_TIME_TABLE": TIME_TABLE,
+}
+
+
+def make_resources() -> dict[str, str]:
+    """The table, topics, queue, bus and database; the variables that name those with addresses."""
+    boto3.client("dynamodb").create_table(
+        TableName=TABLE,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[
+            {"AttributeName": "invoice_id", "AttributeType": "S"},
+            {"AttributeName": "check_shard", "AttributeType": "S"},
+            {"AttributeName": "check_at", "AttributeType": "N"},
+        ],
+        KeySchema=[{"AttributeName": "invoice_id", "KeyType": "HASH"}],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": "checks",
+                "KeySchema": [
+                    {"AttributeName": "check_shard", "KeyType": "HASH"},
+                    {"AttributeName": "check_at", "KeyType": "RANGE"},
+                ],
+                "Projection": {"ProjectionType": "KEYS_ONLY"},
+            }
+        ],
+    )
+    topics = {
+        severity: boto3.client("sns").create_topic(Name=f"bems-test-alerts-{severity}")["TopicArn"]
+        for severity in ("warning", "critical")
+    }
+    queue = boto3.client("sqs").create_queue(QueueName="bems-test-authorization")["QueueUrl"]
+    boto3.client("events").create_event_bus(Name=BUS)
+    series: Any = boto3.client("timestream-write")
+    series.create_database(DatabaseName=DATABASE)
+    series.create_table(DatabaseName=DATABASE, TableName=TIME_TABLE)
+    return {
+        "BEMS_WARNING_TOPIC_ARN": topics["warning"],
+        "BEMS_CRITICAL_TOPIC_ARN": topics["critical"],
+        "BEMS_QUEUE_URL": queue,
+    }
+
+
+def forget() -> None:
+    """What functions keep between invocations."""
+    clients.client.cache_clear()
+    for module in HANDLERS:
+        module.home.cache_clear()
+
+
+@contextmanager
+def open_cloud(tmp_path: Any, policy: Policy = POLICY, **variables: str) -> Iterator[Cloud]:
+    """A new cell; `variables` change the functions' environment."""
+    (tmp_path / "policy.json").write_bytes(dump_policy(policy))
+    with mock_aws(), pytest.MonkeyPatch.context() as patch:
+        for name, value in {**ENVIRONMENT, "LAMBDA_TASK_ROOT": str(tmp_path), **variables}.items():
+            patch.setenv(name, value)
+        forget()
+        boto3.setup_default_session(region_name=REGION)
+        for name, value in make_resources().items():
+            patch.setenv(name, variables.get(name, value))
+        cloud = Cloud(policy)
+        patch.setattr(SystemClock, "now", lambda _: cloud.now)
+        cloud.wire.open()
+        try:
+            yield cloud
+        finally:
+            forget()
+            boto3.DEFAULT_SESSION = None

@@ -1,0 +1,106 @@
+"""Alerts to SNS: what people and programs read, and within which limits."""
+
+import json
+
+import pytest
+from botocore.exceptions import ClientError
+from msgspec import structs
+
+from bems.aws.alerts import SnsAlerts, message, subject
+from bems.aws.clients import client
+from bems.tracker.actions import Alert
+from bems.tracker.contract import Facts, Source, Vendor
+from bems.tracker.instants import HOUR
+from tests.aws.cloud import CELL, Cloud
+from tests.aws.wire import Refused
+from tests.tracker.samples import FACTS, NOW
+
+ALERT = Alert("a1", "INV/1", "stuck", "posting", "critical", 3, NOW, NOW + HOUR, NOW + 2 * HOUR, FACTS, last=True)
+
+
+@pytest.fixture
+def alerts(cloud: Cloud) -> SnsAlerts:
+    sns = client("sns")
+    topics = {topic["TopicArn"].rpartition("-")[2]: topic["TopicArn"] for topic in sns.list_topics()["Topics"]}
+    cloud.wire.calls.clear()
+    return SnsAlerts(sns, CELL, topics)
+
+
+def test_an_alert_goes_to_its_severitys_topic_with_what_filters_need(cloud: Cloud, alerts: SnsAlerts) -> None:
+    alerts.raise_alert(ALERT)
+    alerts.raise_alert(structs.replace(ALERT, severity="warning", last=False))
+    one, two = (call.params for call in cloud.wire.calls)
+    assert [asked["TopicArn"].rpartition(":")[2] for asked in (one, two)] == [
+        "bems-test-alerts-critical",
+        "bems-test-alerts-warning",
+    ]
+    assert {name: value["StringValue"] for name, value in one["MessageAttributes"].items()} == {
+        "cell": "test",
+        "stage": "posting",
+        "kind": "stuck",
+        "severity": "critical",
+        "last": "true",
+    }
+    assert two["MessageAttributes"]["last"]["StringValue"] == "false"
+
+
+def test_the_message_is_read_by_people_first_and_by_programs() -> None:
+    text = message(ALERT, "eu-west")
+    assert text.splitlines()[1] == '  "summary": "Invoice INV/1 waits for its posting (alert 3), the last one.",'
+    assert json.loads(text) == {
+        "summary": "Invoice INV/1 waits for its posting (alert 3), the last one.",
+        "id": "a1",
+        "cell": "eu-west",
+        "invoice_id": "INV/1",
+        "severity": "critical",
+        "kind": "stuck",
+        "stage": "posting",
+        "step": 3,
+        "last": True,
+        "waiting_since": "2026-03-02T09:00:00Z",
+        "due_at": "2026-03-02T10:00:00Z",
+        "raised_at": "2026-03-02T11:00:00Z",
+        "facts": {
+            "amount": "1250.00",
+            "currency": "EUR",
+            "vendor": {"id": "V-42", "tier": "silver"},
+            "source": {"system": "sap-ecc"},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("dispute", "INV/1 does not match: its reconciliation is disputed"), ("failed", "INV/1 could not be posted")],
+)
+def test_a_dispute_names_its_event(kind: str, words: str) -> None:
+    alert = structs.replace(ALERT, kind=kind, step=0, last=False, event_id="e9", severity="warning")
+    assert subject(alert, "eu") == f"[warning] eu: {words}"
+    assert json.loads(message(alert, "eu"))["event_id"] == "e9"
+    assert json.loads(message(alert, "eu"))["summary"] == f"Invoice {words}."
+
+
+def test_the_largest_alert_is_within_snss_limits(cloud: Cloud, alerts: SnsAlerts) -> None:
+    attributes = {f"{n:02}": "\u00e4" * 62 for n in range(32)}
+    facts = Facts(
+        FACTS.amount,
+        "EUR",
+        Vendor("v" * 128, "\u20ac" * 256, "DE", "\u20ac" * 64),
+        Source("\u20ac" * 64),
+        None,
+        attributes,
+    )
+    alerts.raise_alert(structs.replace(ALERT, invoice_id="~" * 128, facts=facts))
+    (call,) = cloud.wire.calls
+    assert len(call.params["Message"].encode()) < 262_144 // 10
+    assert len(call.params["Subject"]) == 100 and call.params["Subject"].endswith("...")
+    assert call.params["Subject"].isascii() and call.params["Subject"].isprintable()
+
+
+def test_what_sns_refuses_is_raised(cloud: Cloud, alerts: SnsAlerts) -> None:
+    def refuse(_: object) -> dict[str, object]:
+        raise Refused("Throttled", 429)
+
+    cloud.wire.fakes["Publish"] = refuse
+    with pytest.raises(ClientError, match="Throttled"):
+        alerts.raise_alert(ALERT)

@@ -1,0 +1,114 @@
+"""Executions in Step Functions: which errors say that it is done, against moto's and as the API reference has them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ConnectTimeoutError
+
+from bems.aws.clients import client
+from bems.aws.errors import is_transient
+from bems.aws.executions import StepFunctionsExecutions
+from bems.tracker.actions import AnswerToken, StartExecution, Told
+from bems.tracker.instants import HOUR
+from tests.aws.cloud import MACHINE_ARN, Cloud
+from tests.aws.wire import Refused
+from tests.tracker.samples import NOW
+
+START = StartExecution("INV/1", 1, 60)
+
+
+@pytest.fixture
+def executions(cloud: Cloud) -> StepFunctionsExecutions:  # noqa: ARG001
+    return StepFunctionsExecutions(client("stepfunctions"), MACHINE_ARN)
+
+
+def refusing(error: str, status: int = 400) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise Refused(error, status)
+
+    return refuse
+
+
+@pytest.mark.parametrize("told", ["ok", "Rejected"])
+@pytest.mark.parametrize("error", ["TaskDoesNotExist", "TaskTimedOut", "InvalidToken"])
+def test_a_dead_token_counts_as_answered(
+    cloud: Cloud, executions: StepFunctionsExecutions, error: str, told: Told
+) -> None:
+    cloud.wire.fakes |= {"SendTaskSuccess": refusing(error), "SendTaskFailure": refusing(error)}
+    executions.answer(AnswerToken("T", told, NOW), NOW)
+    assert [call.operation for call in cloud.wire.calls] == ["SendTaskSuccess" if told == "ok" else "SendTaskFailure"]
+
+
+def test_an_execution_that_exists_counts_as_started(cloud: Cloud, executions: StepFunctionsExecutions) -> None:
+    cloud.wire.fakes["StartExecution"] = refusing("ExecutionAlreadyExists")
+    executions.start(START, NOW)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "transient"),
+    [
+        ("ThrottlingException", 400, True),
+        ("ExecutionLimitExceeded", 400, True),
+        ("KmsThrottlingException", 400, True),
+        ("InternalFailure", 500, True),
+        ("SomethingNew", 503, True),
+        ("StateMachineDoesNotExist", 400, False),
+        ("AccessDeniedException", 400, False),
+    ],
+)
+def test_any_other_error_is_raised(
+    cloud: Cloud, executions: StepFunctionsExecutions, error: str, status: int, transient: bool
+) -> None:
+    for operation in ("StartExecution", "SendTaskSuccess", "SendTaskFailure"):
+        cloud.wire.fakes[operation] = refusing(error, status)
+    calls: list[Callable[[], None]] = [
+        lambda: executions.start(START, NOW),
+        lambda: executions.answer(AnswerToken("T", "ok", NOW), NOW),
+        lambda: executions.answer(AnswerToken("T", "Parked", NOW), NOW),
+    ]
+    for call in calls:
+        with pytest.raises(ClientError) as raised:
+            call()
+        assert is_transient(raised.value) == transient
+
+
+def test_a_broken_connection_is_transient() -> None:
+    assert is_transient(ConnectTimeoutError(endpoint_url="https://states.eu-west-1.amazonaws.com"))
+    assert is_transient(TimeoutError())
+    assert not is_transient(ValueError())
+
+
+def test_the_input_is_the_same_text_each_time(cloud: Cloud, executions: StepFunctionsExecutions) -> None:
+    """StartExecution takes a repeat for one only if the input is the same."""
+    executions.start(START, NOW)
+    executions.start(START, NOW + HOUR)
+    one, two = cloud.wire.calls
+    assert one == two
+    assert one.params["input"] == '{"invoice_id":"INV/1","run":1,"deadline_seconds":60}'
+
+
+def test_an_answer_says_what_and_why(cloud: Cloud, executions: StepFunctionsExecutions) -> None:
+    cloud.wire.fakes |= {"SendTaskSuccess": lambda _: {}, "SendTaskFailure": lambda _: {}}
+    executions.answer(AnswerToken("T", "ok", NOW + HOUR), NOW)
+    executions.answer(AnswerToken("T", "Rejected", NOW + HOUR), NOW)
+    success, failure = cloud.wire.calls
+    assert success.params == {"taskToken": "T", "output": '{"deadline_seconds":3600}'}
+    assert failure.params == {"taskToken": "T", "error": "Rejected", "cause": "the invoice was rejected"}
+
+
+def test_motos_step_functions_agrees(cloud: Cloud) -> None:
+    """Names and inputs against an independent Step Functions. It takes any token, so of those it tells nothing."""
+    cloud.wire.fakes = {}
+    states = client("stepfunctions")
+    machine = states.create_state_machine(
+        name="m",
+        definition='{"StartAt": "S", "States": {"S": {"Type": "Succeed"}}}',
+        roleArn="arn:aws:iam::123456789012:role/m",
+    )
+    executions = StepFunctionsExecutions(states, machine["stateMachineArn"])
+    executions.start(START, NOW)
+    executions.start(START, NOW)
+    executions.start(StartExecution("INV/1", 1, 61), NOW)
+    (execution,) = states.list_executions(stateMachineArn=machine["stateMachineArn"])["executions"]
+    assert execution["name"] == START.name

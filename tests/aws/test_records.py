@@ -1,0 +1,217 @@
+"""Records in DynamoDB, with the failures that the contract cannot show: lost answers, throttling, stale versions."""
+
+from base64 import b64encode
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ReadTimeoutError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moto.core.models import botocore_stubber
+from msgspec import structs
+
+from bems.aws.clients import client
+from bems.aws.errors import is_transient
+from bems.aws.records import SHARDS, DynamoRecords, pack_item, read_changes, shard_of
+from bems.tracker.contract import Facts, Source, Vendor
+from bems.tracker.decisions import on_event, on_timeout
+from bems.tracker.draft import delivered
+from bems.tracker.instants import DAY, MINUTE
+from bems.tracker.record import InvoiceRecord
+from tests.aws.cloud import TABLE, Cloud
+from tests.aws.wire import Refused
+from tests.tracker.samples import FACTS, NOW, POLICY, event
+
+
+@pytest.fixture
+def records(cloud: Cloud) -> DynamoRecords:  # noqa: ARG001
+    return DynamoRecords(client("dynamodb"), TABLE)
+
+
+def first(invoice_id: str = "INV-1", facts: Facts = FACTS) -> InvoiceRecord:
+    decided = on_event(None, event("ingestion", "received", invoice_id=invoice_id, facts=facts), POLICY, NOW).record
+    assert decided
+    return decided
+
+
+# -- the write whose answer is lost
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """HTTP calls whose answer is lost after DynamoDB has done what they say: the names in the list, one after the
+    other. boto3's own tries follow at once."""
+    names: list[str] = []
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    process = botocore_stubber.process_request
+
+    def lose(request: Any) -> Any:
+        answer = process(request)
+        target = request.headers.get("X-Amz-Target", b"").decode().rpartition(".")[2]
+        if names and names[0] == target:
+            names.pop(0)
+            raise ReadTimeoutError(endpoint_url=request.url)
+        return answer
+
+    monkeypatch.setattr(botocore_stubber, "process_request", lose)
+    yield names
+    assert names == [], "these answers were not lost"
+
+
+def test_a_write_whose_answer_was_lost_is_no_lost_race(records: DynamoRecords, lost: list[str]) -> None:
+    lost += ["PutItem", "PutItem"]
+    assert records.save(first())
+    second = delivered(first(), NOW)
+    lost += ["PutItem"]
+    assert records.save(second)
+    assert records.load("INV-1") == second
+
+
+def test_a_lost_race_is_told_from_a_lost_answer(records: DynamoRecords, lost: list[str]) -> None:
+    assert records.save(first())
+    assert records.save(delivered(first(), NOW))
+    lost += ["PutItem"]
+    assert not records.save(structs.replace(first(), version=2, mark="parked"))
+
+
+def test_a_write_of_the_same_content_twice_is_saved(records: DynamoRecords) -> None:
+    assert [records.save(first()), records.save(first())] == [True, True]
+
+
+def test_a_write_whose_every_answer_is_lost_is_found_again(records: DynamoRecords, lost: list[str]) -> None:
+    lost += ["PutItem"] * 5
+    with pytest.raises(ReadTimeoutError) as raised:
+        records.save(first())
+    assert is_transient(raised.value)
+    found = records.load("INV-1")
+    assert found and found.version == 1 and found.pending
+
+
+def test_a_lost_answer_that_somebody_built_upon_is_a_lost_race(records: DynamoRecords, cloud: Cloud) -> None:
+    """Our write was done, its answer lost, and somebody saved the next version before our next try."""
+    assert records.save(first())
+    assert records.save(delivered(first(), NOW))
+    assert not records.save(first())
+    assert cloud.wire.calls[-1].params["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
+
+
+@pytest.mark.parametrize(
+    ("code", "transient"),
+    [
+        ("ProvisionedThroughputExceededException", True),
+        ("ThrottlingException", True),
+        ("InternalServerError", True),
+        ("AccessDeniedException", False),
+        ("ResourceNotFoundException", False),
+    ],
+)
+def test_what_dynamodb_refuses_is_raised(records: DynamoRecords, cloud: Cloud, code: str, transient: bool) -> None:
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise Refused(code)
+
+    cloud.wire.fakes |= {"PutItem": refuse, "GetItem": refuse}
+    for call in (lambda: records.save(first()), lambda: records.load("INV-1")):
+        with pytest.raises(ClientError) as raised:
+            call()
+        assert is_transient(raised.value) == transient
+    del cloud.wire.fakes["PutItem"], cloud.wire.fakes["GetItem"]
+    assert records.load("INV-1") is None
+
+
+# -- the item
+
+
+def test_a_read_is_never_stale(records: DynamoRecords, cloud: Cloud) -> None:
+    """Which moto's never is: so the call itself is looked at."""
+    records.load("INV-1")
+    (call,) = cloud.wire.calls
+    assert call.params["ConsistentRead"] is True
+
+
+def test_the_item_has_what_indexes_streams_and_people_read(records: DynamoRecords) -> None:
+    records.save(first())
+    item = client("dynamodb").get_item(TableName=TABLE, Key={"invoice_id": {"S": "INV-1"}})["Item"]
+    assert {name: list(value) for name, value in item.items()} == {
+        "invoice_id": ["S"],
+        "version": ["N"],
+        "record": ["B"],
+        "changes": ["B"],
+        "status": ["S"],
+        "check_shard": ["S"],
+        "check_at": ["N"],
+    }
+    assert (item["status"]["S"], item["version"]["N"]) == ("AwaitingAuthorization", "1")
+    assert item["check_shard"]["S"] == f"{shard_of('INV-1'):02}"
+    assert int(item["check_at"]["N"]) == first().check_at
+
+
+def test_the_index_and_the_changes_are_sparse() -> None:
+    done = structs.replace(first(), check_at=None, changes=())
+    assert set(pack_item(done)) == {"invoice_id", "version", "record", "status"}
+
+
+def test_the_changes_of_an_image_are_the_records() -> None:
+    item = pack_item(first())
+    image = {**item, "changes": {"B": b64encode(item["changes"]["B"]).decode()}}
+    assert read_changes(image) == (1, first().changes)
+    del image["changes"]
+    assert read_changes(image) == (1, ())
+
+
+@pytest.mark.parametrize(
+    "change", [{"changes": {"B": "?"}}, {"changes": {"B": "gA=="}}, {"changes": {}}, {"version": {"N": "x"}}]
+)
+def test_another_image_is_refused(change: dict[str, Any]) -> None:
+    image = {"invoice_id": {"S": "INV-1"}, "version": {"N": "1"}, "changes": {"B": "kA=="}}
+    assert read_changes(image) == (1, ())
+    with pytest.raises(ValueError, match="not the image of a record"):
+        read_changes({**image, **change})
+
+
+def test_the_largest_record_is_far_below_dynamodbs_400_kb() -> None:
+    """An invoice with the largest facts, 32 ids of the longest, and every alert of the default policy still pending."""
+    attributes = {f"{n:02}": "ä" * 62 for n in range(32)}
+    facts = structs.replace(
+        FACTS, vendor=Vendor("v" * 128, "ä" * 256, "DE", "ä" * 64), source=Source("ä" * 64), attributes=attributes
+    )
+    record: InvoiceRecord | None = None
+    for n in range(32):
+        sent = event("ingestion", "received", NOW + n, f"{n:03}" + "e" * 125, "i" * 128, facts, "d" * 24)
+        record = on_event(record, sent, POLICY, NOW + n).record
+    for n in range(20):
+        record = on_timeout(record, 1, "authorization", POLICY, NOW + (3 + n) * DAY).record
+    assert record and len(record.pending) >= 4
+    size = sum(len(name) + len(next(iter(value.values()))) for name, value in pack_item(record).items())
+    assert 20_000 < size < 60_000
+
+
+# -- what is due
+
+
+def test_due_invoices_come_page_by_page_the_most_overdue_first(records: DynamoRecords) -> None:
+    ids = [id for id in (f"INV-{n}" for n in range(400)) if shard_of(id) == 7][:5]
+    assert len(ids) == 5
+    for position, id in enumerate(ids):
+        records.save(structs.replace(first(id), check_at=NOW + (5 - position) * MINUTE))
+    page = records.due(7, NOW + 4 * MINUTE, 3)
+    assert page.invoice_ids == ids[:0:-1][:3]
+    rest = records.due(7, NOW + 4 * MINUTE, 3, page.next)
+    assert (rest.invoice_ids, rest.next) == ([ids[1]], None)
+    assert records.due(7, NOW, 3).invoice_ids == []
+    assert records.due(8, NOW + DAY, 3).invoice_ids == []
+    assert records.count_due(7, NOW + 4 * MINUTE, 3) == 3
+    assert (records.count_checked(7), records.count_checked(8)) == (5, 0)
+
+
+@settings(derandomize=True, max_examples=200)
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=128))
+def test_a_shard_is_one_of_64(invoice_id: str) -> None:
+    assert 0 <= shard_of(invoice_id) < SHARDS
+
+
+def test_shards_are_about_equally_full() -> None:
+    counts = [0] * SHARDS
+    for n in range(6400):
+        counts[shard_of(f"INV/2026/{n:06}")] += 1
+    assert min(counts) > 60 and max(counts) < 140

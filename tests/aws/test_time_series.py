@@ -1,0 +1,271 @@
+"""The time series: what is written, and what becomes of rows that are not taken."""
+
+import json
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from botocore.exceptions import ReadTimeoutError
+from msgspec import structs
+
+from bems.aws.clients import client
+from bems.aws.time_series import WRITTEN, FirehoseSeries, Outcome, Row, Series, TimestreamSeries
+from bems.tracker.instants import HOUR, SECOND
+from bems.tracker.series import COLUMNS, row
+from bems.tracker.transitions import Transition
+from tests.aws.cloud import DATABASE, TIME_TABLE, Cloud, flat
+from tests.aws.wire import THROUGH, Refused
+from tests.tracker.samples import NOW
+
+FULL = Transition(
+    transition_id="event e1",
+    invoice_id="INV/1",
+    kind="event",
+    stage="posting",
+    recorded_at=NOW + 2 * SECOND + 1,
+    from_status="AwaitingPosting",
+    to_status="Posted",
+    amount=Decimal("-0.10"),
+    currency="EUR",
+    vendor_id="V-1",
+    vendor_tier="gold",
+    terms_days=30,
+    due_date=date(2026, 4, 1),
+    outcome="posted",
+    event_id="e1",
+    superseded=True,
+    occurred_at=NOW - HOUR,
+    received_at=NOW,
+    lag_ms=2000,
+    step=1,
+    severity="warning",
+)
+PLAIN = Transition(
+    transition_id="park 3",
+    invoice_id="INV/1",
+    kind="park",
+    stage="posting",
+    recorded_at=NOW,
+    from_status=None,
+    to_status="AwaitingPosting",
+    amount=Decimal("1E+3"),
+    currency="JPY",
+    vendor_id="V-1",
+)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bems.aws.time_series.time.sleep", lambda _: None)
+
+
+@pytest.fixture
+def timestream(cloud: Cloud) -> TimestreamSeries:
+    series = TimestreamSeries(client("timestream-write"), DATABASE, TIME_TABLE, "test")
+    series.write([Row(1, PLAIN)])
+    # The first call asks for the endpoint too.
+    cloud.wire.calls.clear()
+    return series
+
+
+@pytest.fixture
+def firehose(cloud: Cloud) -> FirehoseSeries:
+    cloud.wire.fakes["PutRecordBatch"] = taking(lambda _: True)
+    return FirehoseSeries(client("firehose"), "bems-test", "test")
+
+
+@pytest.fixture(params=["timestream", "firehose"])
+def series(request: pytest.FixtureRequest) -> Series:
+    found: Series = request.getfixturevalue(request.param)
+    return found
+
+
+def taking(takes: Callable[[str], bool], code: str = "ServiceUnavailableException") -> Callable[[dict[str, Any]], Any]:
+    """PutRecordBatch that takes a transition or not."""
+
+    def put(params: dict[str, Any]) -> dict[str, Any]:
+        answers = [
+            {"RecordId": "r"} if takes(json.loads(record["Data"])["transition_id"]) else {"ErrorCode": code}
+            for record in params["Records"]
+        ]
+        return {"FailedPutCount": sum("ErrorCode" in one for one in answers), "RequestResponses": answers}
+
+    return put
+
+
+def rows(count: int) -> list[Row]:
+    return [
+        Row(n, structs.replace(FULL, transition_id=f"t{n}", recorded_at=NOW + n, event_id=f"e{n}"))
+        for n in range(count)
+    ]
+
+
+# -- rows
+
+
+def test_a_row_has_every_column_that_says_something() -> None:
+    whole = row(FULL, "eu")
+    assert list(whole) == [column.name for column in COLUMNS]
+    assert whole["amount"] == "-0.10"
+    assert whole["due_date"] == "2026-04-01"
+    assert whole["recorded_at"] == FULL.recorded_at
+    bare = row(PLAIN, "eu")
+    assert {column.name for column in COLUMNS if column.required} == set(bare)
+    assert (bare["amount"], bare["superseded"]) == ("1000", False)
+
+
+def test_the_columns_are_all_that_a_transition_says() -> None:
+    assert {column.name for column in COLUMNS} == {*Transition.__struct_fields__, "cell"}
+    kinds = {"string": str, "int": int, "long": int, "boolean": bool, "timestamp": int}
+    for column in COLUMNS:
+        assert type(row(FULL, "eu")[column.name]) is kinds[column.type]
+
+
+# -- both
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 101, 501])
+def test_all_rows_are_written_in_calls_that_the_service_takes(cloud: Cloud, series: Series, count: int) -> None:
+    assert series.write(rows(count)) == [WRITTEN] * count
+    most = 100 if isinstance(series, TimestreamSeries) else 500
+    sizes = [len(call.params["Records"]) for call in cloud.wire.calls]
+    assert sizes == [most] * (count // most) + [count % most] * (count % most > 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Refused("ThrottlingException"), "ThrottlingException"),
+        (Refused("InternalServerException", 500), "InternalServerException"),
+        (Refused("ServiceUnavailableException", 503), "ServiceUnavailableException"),
+        (Refused("ResourceNotFoundException"), "ResourceNotFoundException"),
+        (Refused("AccessDeniedException"), "AccessDeniedException"),
+        (ReadTimeoutError(endpoint_url="https://x"), "ReadTimeoutError"),
+    ],
+)
+def test_a_call_that_is_refused_may_be_tried_again(cloud: Cloud, series: Series, error: Exception, code: str) -> None:
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise error
+
+    cloud.wire.fakes |= {"WriteRecords": refuse, "PutRecordBatch": refuse}
+    assert series.write(rows(3)) == [Outcome("failed", code)] * 3
+
+
+# -- Timestream
+
+
+def test_a_row_is_one_multi_measure_record(cloud: Cloud, timestream: TimestreamSeries) -> None:
+    timestream.write([Row(7, FULL)])
+    (call,) = cloud.wire.calls
+    assert (call.params["DatabaseName"], call.params["TableName"]) == (DATABASE, TIME_TABLE)
+    assert call.params["CommonAttributes"] == {
+        "Dimensions": [{"Name": "cell", "Value": "test"}],
+        "MeasureValueType": "MULTI",
+        "TimeUnit": "MICROSECONDS",
+    }
+    (record,) = call.params["Records"]
+    assert (record["MeasureName"], record["Time"], record["Version"]) == ("posting", str(FULL.recorded_at), 7)
+    assert record["Dimensions"] == [{"Name": "invoice_id", "Value": "INV/1"}]
+    measures = {one["Name"]: (one["Value"], one["Type"]) for one in record["MeasureValues"]}
+    assert measures == {
+        "transition_id": ("event e1", "VARCHAR"),
+        "kind": ("event", "VARCHAR"),
+        "from_status": ("AwaitingPosting", "VARCHAR"),
+        "to_status": ("Posted", "VARCHAR"),
+        "outcome": ("posted", "VARCHAR"),
+        "event_id": ("e1", "VARCHAR"),
+        "superseded": ("true", "BOOLEAN"),
+        "amount": ("-0.10", "VARCHAR"),
+        "currency": ("EUR", "VARCHAR"),
+        "vendor_id": ("V-1", "VARCHAR"),
+        "vendor_tier": ("gold", "VARCHAR"),
+        "terms_days": ("30", "BIGINT"),
+        "due_date": ("2026-04-01", "VARCHAR"),
+        "occurred_at": ("2026-03-02T08:00:00Z", "VARCHAR"),
+        "received_at": ("2026-03-02T09:00:00Z", "VARCHAR"),
+        "lag_ms": ("2000", "BIGINT"),
+        "step": ("1", "BIGINT"),
+        "severity": ("warning", "VARCHAR"),
+    }
+
+
+def test_a_row_that_is_written_again_is_the_same_record(cloud: Cloud, timestream: TimestreamSeries) -> None:
+    timestream.write([Row(7, FULL)])
+    timestream.write([Row(7, FULL)])
+    one, two = cloud.wire.calls
+    assert one == two
+
+
+def test_rejected_records_are_told_from_those_beside_them(cloud: Cloud, timestream: TimestreamSeries) -> None:
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        rejected = [
+            {"RecordIndex": 1, "Reason": "outside the retention of the memory store"},
+            {"RecordIndex": 3, "Reason": "a higher version is there", "ExistingVersion": 9},
+        ]
+        raise Refused("RejectedRecordsException", RejectedRecords=rejected)
+
+    cloud.wire.fakes["WriteRecords"] = refuse
+    assert timestream.write(rows(5)) == [
+        WRITTEN,
+        Outcome("rejected", "outside the retention of the memory store"),
+        WRITTEN,
+        Outcome("written", "a higher version is there"),
+        WRITTEN,
+    ]
+
+
+def test_one_record_that_is_not_valid_does_not_keep_the_others_out(cloud: Cloud, timestream: TimestreamSeries) -> None:
+    taken: list[str] = []
+
+    def write(params: dict[str, Any]) -> dict[str, Any]:
+        names = [flat(record)["transition_id"] for record in params["Records"]]
+        if "t37" in names:
+            raise Refused("ValidationException")
+        taken.extend(names)
+        return THROUGH
+
+    cloud.wire.fakes["WriteRecords"] = write
+    outcomes = timestream.write(rows(100))
+    assert [n for n, outcome in enumerate(outcomes) if outcome != WRITTEN] == [37]
+    assert outcomes[37].result == "rejected" and "ValidationException" in outcomes[37].reason
+    assert sorted(taken) == sorted(f"t{n}" for n in range(100) if n != 37)
+
+
+# -- Firehose
+
+
+def test_a_row_is_one_json_object_with_instants_in_microseconds(cloud: Cloud, firehose: FirehoseSeries) -> None:
+    firehose.write([Row(7, FULL), Row(8, PLAIN)])
+    (call,) = cloud.wire.calls
+    assert call.params["DeliveryStreamName"] == "bems-test"
+    one, two = (json.loads(record["Data"]) for record in call.params["Records"])
+    assert (one, two) == (row(FULL, "test"), row(PLAIN, "test"))
+    assert one["occurred_at"] == NOW - HOUR
+
+
+def test_what_firehose_did_not_take_is_put_again_and_nothing_else(cloud: Cloud, firehose: FirehoseSeries) -> None:
+    failures = {"t1": 1, "t3": 2, "t4": 99}
+
+    def takes(id: str) -> bool:
+        failures[id] = failures.get(id, 0) - 1
+        return failures[id] < 0
+
+    cloud.wire.fakes["PutRecordBatch"] = taking(takes)
+    failed = Outcome("failed", "ServiceUnavailableException")
+    assert firehose.write(rows(6)) == [WRITTEN, WRITTEN, WRITTEN, WRITTEN, failed, WRITTEN]
+    sizes = [len(call.params["Records"]) for call in cloud.wire.calls]
+    assert sizes == [6, 3, 2]
+
+
+def test_500_of_the_largest_rows_are_below_4_mb() -> None:
+    largest = structs.replace(
+        FULL,
+        invoice_id="i" * 128,
+        event_id="e" * 128,
+        transition_id="event " + "e" * 128,
+        vendor_id="v" * 128,
+        vendor_tier="\u20ac" * 64,
+    )
+    assert len(json.dumps(row(largest, "c" * 20), ensure_ascii=False).encode()) < 2_000

@@ -1,0 +1,30 @@
+"""What a function printed: its metrics and its log lines."""
+
+import json
+from typing import Any
+
+import pytest
+
+
+class Printed:
+    """The lines since the last time."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        lines = [json.loads(line) for line in text.splitlines()]
+        self.logs: list[dict[str, Any]] = [line for line in lines if "_aws" not in line]
+        self.metrics: dict[tuple[str, ...], list[float]] = {}
+        for line in lines:
+            for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
+                assert directive["Namespace"] == "BEMS"
+                (dimensions,) = directive["Dimensions"]
+                for metric in directive["Metrics"]:
+                    key = (metric["Name"], *(line[dimension] for dimension in dimensions))
+                    self.metrics.setdefault(key, []).extend(line[metric["Name"]])
+
+    def levels(self) -> list[str]:
+        return [line["level"] for line in self.logs]
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
+    return Printed(capsys.readouterr().out)

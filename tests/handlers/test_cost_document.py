@@ -1,0 +1,114 @@
+"""docs/cost.md: its table is what the counts of test_costs.py and the list prices below come to. On a difference the
+failure shows the table as it should be."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bems.tracker.series import row
+from bems.tracker.transitions import Transition
+from tests.aws.cloud import Cloud
+from tests.handlers.test_costs import STORIES, Cost, Story, happy, stuck
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "cost.md"
+
+PRICES = {
+    "transitions": 25.00,
+    "API requests": 3.50,
+    "WAF requests": 0.60,
+    "bus events": 1.00,
+    "archived GB": 0.10,
+    "standard publishes": 0.50,
+    "FIFO publishes": 0.30,
+    "FIFO GB": 0.017,
+    "standard queue requests": 0.40,
+    "FIFO queue requests": 0.50,
+    "invocations": 0.20,
+    "write units": 0.625,
+    "read units": 0.125,
+    "Timestream writes": 0.50,
+    "Firehose GB": 0.075,
+    "log GB": 0.50,
+}
+"""US dollars per million, or per GB, in us-east-1; where each is from is said in the document."""
+
+EVENTS = 4
+QUEUE_REQUESTS = 3
+"""Of a message: it is sent, received and deleted, alone."""
+
+SETTINGS = (("fifo", "timestream"), ("fifo", "s3tables"), ("standard", "timestream"), ("standard", "s3tables"))
+STORY_OF: Mapping[str, Story] = {"happy path": happy, "one alert": stuck}
+
+
+def lines(cost: Cost, sizes: Mapping[str, float], delivery: str, series: str) -> dict[str, float]:
+    """US dollars per million invoices, by line. A size in kB per invoice is GB per million."""
+    price = PRICES
+    alerts = cost.calls.get("Publish", 0)
+    waits = cost.calls["SendTaskSuccess"] + alerts
+    if delivery == "fifo":
+        topic = EVENTS * price["FIFO publishes"] + sizes["detail"] * price["FIFO GB"]
+    else:
+        topic = EVENTS * price["standard publishes"]
+    # The producer and a processor for each event, RegisterWait for each wait, Escalate for each alert, the recorder.
+    invocations = 2 * EVENTS + waits + alerts + cost.stream_records
+    archive = sizes["detail"] * price["archived GB"] if delivery == "standard" else 0.0
+    return {
+        "Step Functions": cost.transitions * price["transitions"],
+        "API Gateway": EVENTS * price["API requests"],
+        "WAF": EVENTS * price["WAF requests"],
+        "bus": EVENTS * price["bus events"] + archive,
+        "topics": topic + alerts * price["standard publishes"],
+        "queues": EVENTS * QUEUE_REQUESTS * price[f"{'FIFO' if delivery == 'fifo' else 'standard'} queue requests"],
+        "Lambda, requests": invocations * price["invocations"],
+        "DynamoDB": (cost.write_units + cost.index_units) * price["write units"]
+        + cost.read_units * price["read units"],
+        "time series": cost.rows * price["Timestream writes"]
+        if series == "timestream"
+        else sizes["rows"] * price["Firehose GB"],
+        "logs": sizes["logs"] * price["log GB"],
+    }
+
+
+def measure(cloud: Cloud, story: Story, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    """kB per invoice: of what is put on the bus, written to the series, and logged by the functions themselves."""
+    cloud.hurry()
+    story(cloud)
+    cloud.reset()
+    capsys.readouterr()
+    story(cloud)
+    logged = len(capsys.readouterr().out.encode())
+    entries = [entry for call in calls(cloud, "PutEvents") for entry in call["Entries"]]
+    changes = [call["Item"]["changes"]["B"] for call in calls(cloud, "PutItem") if "changes" in call["Item"]]
+    told = [one for packed in changes for one in msgspec.msgpack.decode(packed, type=tuple[Transition, ...])]
+    return {
+        "detail": sum(len(entry["Detail"].encode()) for entry in entries) / 1000,
+        "rows": sum(len(msgspec.json.encode(row(one, "test"))) for one in told) / 1000,
+        "logs": logged / 1000,
+    }
+
+
+def calls(cloud: Cloud, operation: str) -> list[Any]:
+    return [call.params for call in cloud.wire.calls if call.operation == operation]
+
+
+def table(story: str, sizes: Mapping[str, float]) -> str:
+    columns = [lines(STORIES[story][1], sizes, *setting) for setting in SETTINGS]
+    text = f"| {story} | {' | '.join(', '.join(setting) for setting in SETTINGS)} |\n|---|{'---:|' * len(SETTINGS)}\n"
+    for line in columns[0]:
+        text += f"| {line} | {' | '.join(f'{column[line]:.2f}' for column in columns)} |\n"
+    return text + f"| **all of these** | {' | '.join(f'**{sum(column.values()):.0f}**' for column in columns)} |\n"
+
+
+@pytest.mark.parametrize("story", STORY_OF)
+def test_the_document_says_what_it_comes_to(cloud: Cloud, story: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = table(story, measure(cloud, STORY_OF[story], capsys))
+    assert made in DOCUMENT.read_text(), f"docs/cost.md should have:\n{made}"
+
+
+def test_the_document_names_every_price() -> None:
+    text = DOCUMENT.read_text()
+    missing = [name for name, price in PRICES.items() if f"| {name} | {price} |" not in text]
+    assert missing == []

@@ -1,0 +1,181 @@
+"""What an invoice costs in calls, counted on the wire: the numbers that docs/cost.md multiplies with prices.
+
+`pytest tests/handlers/test_costs.py -s` prints them. A batch of one event, message or stream record per invocation is
+the dearest way; in batches the calls to buses, queues and the time series are shared.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from bems.tracker.instants import DAY, HOUR, MINUTE
+from tests.aws.cloud import Cloud
+
+Story = Callable[[Cloud], None]
+
+STAGES = (
+    ("ingestion", "received"),
+    ("authorization", "approved"),
+    ("reconciliation", "matched"),
+    ("posting", "posted"),
+)
+
+
+class Cost(NamedTuple):
+    """Of one invoice. `write_units`: a unit per started kB of the item in the table, and one for each entry that the
+    write puts into or takes out of the index. `read_units`: of consistent reads, a unit per started 4 kB.
+    `stream_records`: writes with transitions, which are all that the stream's filter lets through."""
+
+    transitions: int
+    calls: dict[str, int]
+    read_units: int
+    write_units: int
+    index_units: int
+    stream_records: int
+    rows: int
+
+
+def happy(cloud: Cloud) -> None:
+    for stage, status in STAGES:
+        cloud.send("INV/2026/000123", stage, status, attributes={"po": "4500012345"})
+        cloud.now += HOUR
+
+
+def early(cloud: Cloud) -> None:
+    """Every event comes before the one that it follows: nothing is left to wait for, and no execution starts."""
+    for stage, status in reversed(STAGES):
+        cloud.send("INV/2026/000123", stage, status, attributes={"po": "4500012345"})
+        cloud.now += HOUR
+
+
+def stuck(cloud: Cloud) -> None:
+    """One alert on the way."""
+    for stage, status in STAGES:
+        if stage == "authorization":
+            cloud.pass_time(3 * DAY + MINUTE, sweeping=False)
+        cloud.send("INV/2026/000123", stage, status, attributes={"po": "4500012345"})
+        cloud.now += HOUR
+
+
+def cost(cloud: Cloud, story: Story) -> Cost:
+    story(cloud)
+    writes = [call.params["Item"] for call in cloud.wire.calls if call.operation == "PutItem"]
+    index, before = 0, None
+    for item in writes:
+        after = item.get("check_at") and (item["check_shard"]["S"], item["check_at"]["N"])
+        if after != before:
+            index += (before is not None) + (after is not None)
+        before = after
+    # Each read finds what was written last; one that finds nothing costs a unit too.
+    last, read_units = 0, 0
+    for call in cloud.wire.calls:
+        if call.operation == "PutItem":
+            last = size(call.params["Item"])
+        elif call.operation == "GetItem":
+            read_units += max(1, -(-last // 4096))
+    entered = [state for states in cloud.machine.entered.values() for state in states]
+    return Cost(
+        transitions=len(entered),
+        calls=dict(Counter(call.operation for call in cloud.wire.calls)),
+        read_units=read_units,
+        write_units=sum(max(1, -(-size(item) // 1024)) for item in writes),
+        index_units=index,
+        stream_records=sum("changes" in item for item in writes),
+        rows=len(cloud.rows),
+    )
+
+
+def size(item: dict[str, dict[str, Any]]) -> int:
+    """As DynamoDB counts an item (developer guide, "Item sizes and formats")."""
+    total = 0
+    for attribute, typed in item.items():
+        ((kind, value),) = typed.items()
+        total += len(attribute) + (-(-len(value) // 2) + 1 if kind == "N" else len(value))
+    return total
+
+
+STORIES: dict[str, tuple[Story, Cost]] = {
+    "happy path": (
+        happy,
+        Cost(
+            transitions=4,
+            calls={
+                "PutEvents": 4,
+                "GetItem": 7,
+                "PutItem": 11,
+                "StartExecution": 1,
+                "SendTaskSuccess": 3,
+                "WriteRecords": 4,
+            },
+            read_units=7,
+            write_units=18,
+            index_units=14,
+            stream_records=4,
+            rows=4,
+        ),
+    ),
+    "one alert": (
+        stuck,
+        Cost(
+            transitions=7,
+            calls={
+                "PutEvents": 4,
+                "GetItem": 9,
+                "PutItem": 14,
+                "StartExecution": 1,
+                "SendTaskSuccess": 3,
+                "Publish": 1,
+                "WriteRecords": 5,
+            },
+            read_units=9,
+            write_units=22,
+            index_units=16,
+            stream_records=5,
+            rows=5,
+        ),
+    ),
+    "every event early": (
+        early,
+        Cost(
+            transitions=0,
+            calls={"PutEvents": 4, "GetItem": 4, "PutItem": 4, "WriteRecords": 4},
+            read_units=4,
+            write_units=7,
+            index_units=2,
+            stream_records=4,
+            rows=4,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_an_invoice_costs_so_much(cloud: Cloud, story: str) -> None:
+    play, expected = STORIES[story]
+    cloud.hurry()
+    # The first time, the Timestream client also asks for its endpoint.
+    play(cloud)
+    cloud.reset()
+    counted = cost(cloud, play)
+    print(f"\n{story}: {json.dumps(counted._asdict(), indent=2)}")
+    assert counted == expected
+
+
+def test_moto_says_the_same(cloud: Cloud) -> None:
+    """The happy path over moto's DynamoDB, EventBridge and Timestream instead of quick answers."""
+    happy(cloud)
+    cloud.reset()
+    counted = cost(cloud, happy)
+    assert counted == STORIES["happy path"][1]
+    assert cloud.states("INV/2026/000123") == ["AwaitAuthorization", "AwaitReconciliation", "AwaitPosting", "Posted"]
+
+
+def test_a_repeat_costs_a_read(cloud: Cloud) -> None:
+    cloud.hurry()
+    happy(cloud)
+    cloud.wire.calls.clear()
+    cloud.send("INV/2026/000123", "posting", "posted", attributes={"po": "4500012345"})
+    assert [call.operation for call in cloud.wire.calls] == ["PutEvents", "GetItem"]

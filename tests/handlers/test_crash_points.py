@@ -1,0 +1,145 @@
+"""Crash points: a function that dies right after any of its calls, and is called again, changes nothing of what comes
+out: the record, what each execution is told, the alerts, the transitions."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bems.tracker.actions import execution_name
+from bems.tracker.instants import DAY, HOUR, MINUTE
+from bems.tracker.projection import project
+from tests.aws.cloud import Cloud
+
+Story = Callable[[Cloud, str], None]
+
+
+def posted(cloud: Cloud, id: str) -> None:
+    for stage, status in (("ingestion", "received"), ("authorization", "approved"), ("reconciliation", "matched")):
+        cloud.send(id, stage, status)
+    cloud.send(id, "posting", "posted")
+
+
+def stuck_and_rejected(cloud: Cloud, id: str) -> None:
+    cloud.send(id, "ingestion", "received")
+    cloud.pass_time(4 * DAY + HOUR)
+    cloud.send(id, "authorization", "rejected")
+
+
+def given_up(cloud: Cloud, id: str) -> None:
+    cloud.send(id, "ingestion", "received")
+    cloud.pass_time(6 * DAY)
+
+
+def disputed(cloud: Cloud, id: str) -> None:
+    for stage, status in (("ingestion", "received"), ("authorization", "approved"), ("reconciliation", "mismatched")):
+        cloud.send(id, stage, status)
+    cloud.send(id, "reconciliation", "matched", occurred_at="2026-03-02T08:30:00Z")
+    cloud.send(id, "posting", "failed")
+    cloud.send(id, "posting", "posted", occurred_at="2026-03-02T08:30:00Z")
+
+
+def orphan(cloud: Cloud, id: str) -> None:
+    cloud.send(id, "authorization", "approved")
+    cloud.pass_time(3 * DAY + HOUR)
+    cloud.send(id, "ingestion", "received")
+    cloud.send(id, "ingestion", "cancelled", occurred_at="2026-03-02T08:30:00Z")
+
+
+def aborted(cloud: Cloud, id: str) -> None:
+    cloud.send(id, "ingestion", "received")
+    cloud.sweep(cloud.machine.abort(execution_name(id, 1)))
+    cloud.pass_time(MINUTE)
+    cloud.send(id, "authorization", "rejected")
+
+
+def vanished(cloud: Cloud, id: str) -> None:
+    """The execution ends by itself, and no notice of it comes: the sweep finds it by its silence."""
+    cloud.send(id, "ingestion", "received")
+    cloud.machine.abort(execution_name(id, 1))
+    cloud.pass_time(3 * DAY + HOUR)
+    cloud.send(id, "authorization", "rejected")
+
+
+STORIES: dict[str, tuple[Story, set[str]]] = {
+    "posted": (posted, {"PutEvents", "GetItem", "PutItem", "StartExecution", "SendTaskSuccess", "WriteRecords"}),
+    "stuck": (stuck_and_rejected, {"Publish", "SendTaskFailure"}),
+    "given up": (given_up, {"Publish"}),
+    "disputed": (disputed, {"Publish", "SendTaskFailure", "SendTaskSuccess"}),
+    "orphan": (orphan, {"Query", "Publish", "StartExecution", "SendTaskFailure"}),
+    "aborted": (aborted, {"StartExecution", "SendTaskFailure"}),
+    "vanished": (vanished, {"Query", "Publish", "StartExecution"}),
+}
+
+
+def told(cloud: Cloud, id: str) -> dict[str, Any]:
+    """What came out, without what may differ: ids and instants of what a retry made some seconds later."""
+    record = cloud.record(id)
+    alerts = Counter({one["id"]: 1 for one in cloud.alerts})
+    return {
+        "status": project(record.outcomes),
+        "outcomes": sorted((stage, one.status, one.event_id) for stage, one in record.outcomes.items()),
+        "seen": sorted(event_id for event_id, _ in record.seen),
+        "mark": record.mark,
+        "wait": record.wait and (record.wait.stage, record.wait.step),
+        "run": (record.run.number, record.run.state),
+        "pending": record.pending,
+        "answers": cloud.machine.answered,
+        "states": dict(cloud.machine.entered),
+        "alerts": sorted((one["kind"], one["stage"], one["step"]) for one in unique(cloud.alerts, "id")),
+        "alert ids": len(alerts),
+        "transitions": sorted(
+            (one["kind"], one["stage"], one["to_status"], one.get("outcome", ""), one.get("step", ""))
+            for one in unique(cloud.rows, "transition_id")
+        ),
+        "letters": cloud.letters,
+    }
+
+
+def unique(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    return list({row[key]: row for row in rows}.values())
+
+
+def play(cloud: Cloud, story: Story, id: str, deaths: list[int]) -> dict[str, Any]:
+    cloud.reset()
+    cloud.wire.deaths += deaths
+    story(cloud, id)
+    cloud.pass_time(10 * MINUTE)
+    outcome = told(cloud, id)
+    return {name: repeat_safe(value, id) for name, value in outcome.items()}
+
+
+def repeat_safe(value: Any, id: str) -> str:
+    return repr(value).replace(execution_name(id, 1), "run 1").replace(execution_name(id, 2), "run 2").replace(id, "ID")
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_death_after_any_call_changes_nothing(cloud: Cloud, name: str) -> None:
+    story, expected_calls = STORIES[name]
+    cloud.hurry()
+    # The first time, the Timestream client also asks for its endpoint.
+    play(cloud, posted, "INV-0", [])
+    wanted = play(cloud, story, "INV-0", [])
+    operations = [call.operation for call in cloud.wire.calls]
+    assert expected_calls <= set(operations)
+    assert "pending" in wanted and wanted["pending"] == "()"
+    # A sweep asks 64 shards, twice: dying between two questions that found nothing is tried once per sweep.
+    points = [n + 1 for n, operation in enumerate(operations) if operation != "Query" or operations[n - 1] != "Query"]
+    print(f"{name}: {len(operations)} calls, {len(points)} points")
+    for n in points:
+        outcome = play(cloud, story, f"INV-{n}", [n])
+        assert cloud.wire.deaths == [], f"nobody died after call {n}"
+        assert outcome == wanted, f"died after call {n}, {operations[n - 1]}"
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_many_deaths_change_nothing(cloud: Cloud, name: str) -> None:
+    story, _ = STORIES[name]
+    cloud.hurry()
+    wanted = play(cloud, story, "INV-0", [])
+    draw = random.Random(name)
+    for attempt in range(4):
+        deaths = [draw.randint(1, 6) for _ in range(6)]
+        assert play(cloud, story, f"INV-{attempt}", list(deaths)) == wanted, f"died after {deaths} calls"

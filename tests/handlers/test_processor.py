@@ -1,0 +1,176 @@
+"""The processor: which messages are done, which come again and when, which go to the dead-letter queue."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bems.aws.messages import Origin, pack_detail
+from bems.tracker.contract import Event
+from bems.tracker.gate import read_event
+from bems.tracker.projection import project
+from handlers import processor
+from handlers.processor import pause
+from tests.aws.cloud import Cloud, event_body
+from tests.aws.wire import THROUGH, Context, Refused
+from tests.handlers.emf import printed
+from tests.tracker.samples import NOW
+
+
+@pytest.fixture(params=["standard", "fifo"])
+def queue(request: pytest.FixtureRequest, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    """A cell with either kind of queue; pauses go to nobody."""
+    cloud.hurry()
+    cloud.wire.fakes["ChangeMessageVisibilityBatch"] = lambda _: {"Successful": [], "Failed": []}
+    monkeypatch.setenv("BEMS_QUEUE_TYPE", request.param)
+    processor.home.cache_clear()
+    yield cloud
+    processor.home.cache_clear()
+
+
+def event(invoice_id: str, event_id: str, **more: Any) -> str:
+    body = event_body(invoice_id, "approved", event_id, **more)
+    read = read_event("authorization", json.dumps(body).encode(), NOW)
+    assert isinstance(read, Event)
+    return pack_detail(read, Origin("test", "eu-west-1", "123456789012"))
+
+
+def handle(cloud: Cloud, *bodies: tuple[str, str], receipts: int = 1) -> list[int]:
+    """Which of the messages (group, body) failed."""
+    messages = [cloud.message(body, group, receipts) for group, body in bodies]
+    answer = processor.handler({"Records": messages}, Context())
+    failed = [one["itemIdentifier"] for one in answer["batchItemFailures"]]
+    return [position for position, message in enumerate(messages) if message["messageId"] in failed]
+
+
+def pauses(cloud: Cloud) -> list[int]:
+    calls = [call for call in cloud.wire.calls if call.operation == "ChangeMessageVisibilityBatch"]
+    return [entry["VisibilityTimeout"] for call in calls for entry in call.params["Entries"]]
+
+
+def test_events_are_taken_into_their_records(queue: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    assert handle(queue, ("A", event("A", "e1")), ("B", event("B", "e2")), ("A", event("A", "e1"))) == []
+    assert {record.invoice_id: project(record.outcomes) for record in queue.records()} == {"A": "Orphan", "B": "Orphan"}
+    assert pauses(queue) == []
+    shown = printed(capsys)
+    assert shown.metrics == {
+        ("EventsProcessed", "test", "authorization", "accepted"): [2.0],
+        ("EventsProcessed", "test", "authorization", "duplicate"): [1.0],
+    }
+    assert shown.logs == []
+
+
+def test_business_outcomes_are_no_errors(queue: Cloud) -> None:
+    read = read_event("authorization", json.dumps(event_body("A", "rejected", "e1")).encode(), NOW)
+    assert isinstance(read, Event)
+    assert handle(queue, ("A", pack_detail(read, Origin("test", "eu-west-1", "1")))) == []
+
+
+@pytest.mark.parametrize("receipts", [1, 2])
+def test_a_conflict_fails_until_it_is_a_dead_letter(
+    queue: Cloud, capsys: pytest.CaptureFixture[str], receipts: int
+) -> None:
+    handle(queue, ("A", event("A", "e1")))
+    printed(capsys)
+    other = event("A", "e1", amount="9.99")
+    assert handle(queue, ("A", other), ("A", event("A", "e2")), receipts=receipts) == [0]
+    assert pauses(queue) == [0]
+    record = queue.record("A")
+    assert [event_id for event_id, _ in record.seen] == ["e1", "e2"]
+    shown = printed(capsys)
+    once: dict[tuple[str, ...], list[float]] = {
+        ("EventsProcessed", "test", "authorization", "conflict"): [1.0],
+        ("Conflicts", "test", "authorization"): [1.0],
+    }
+    accepted: dict[tuple[str, ...], list[float]] = {("EventsProcessed", "test", "authorization", "accepted"): [1.0]}
+    assert shown.metrics == ({**once, **accepted} if receipts == 1 else accepted)
+    (line,) = shown.logs
+    assert (line["level"], line["invoice_id"], line["event_id"]) == ("ERROR", "A", "e1")
+
+
+@pytest.mark.parametrize("body", ["", "hello", "{}", '{"detail": {"stage": "authorization"}}'])
+def test_what_cannot_be_read_fails_and_keeps_nobody_waiting(
+    queue: Cloud, capsys: pytest.CaptureFixture[str], body: str
+) -> None:
+    assert handle(queue, ("A", body), ("A", event("A", "e1"))) == [0]
+    assert pauses(queue) == [0]
+    assert [record.invoice_id for record in queue.records()] == ["A"]
+    assert printed(capsys).metrics[("EventsProcessed", "test", "authorization", "refused")] == [1.0]
+
+
+def test_what_goes_wrong_for_now_comes_again_after_a_pause(queue: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    put = queue.wire.fakes["PutItem"]
+
+    def refuse(params: dict[str, Any]) -> dict[str, Any]:
+        if params["Item"]["invoice_id"]["S"] == "A":
+            raise Refused("ThrottlingException")
+        return put(params)
+
+    queue.wire.fakes["PutItem"] = refuse
+    fifo = processor.home().settings.queue_type == "fifo"
+    failed = handle(queue, ("A", event("A", "e1")), ("B", event("B", "e2")), ("A", event("A", "e3")), receipts=3)
+    assert failed == [0, 2]
+    assert len(pauses(queue)) == 2 and all(10 <= seconds <= 20 for seconds in pauses(queue))
+    shown = printed(capsys)
+    tried = 1 if fifo else 2
+    assert shown.metrics == {
+        ("ProcessingFailed", "test", "authorization"): [float(tried)],
+        ("EventsProcessed", "test", "authorization", "accepted"): [1.0],
+    }
+    assert shown.levels() == ["WARNING"] * tried
+    assert shown.logs[0]["event_id"] == "e1"
+    queue.wire.fakes["PutItem"] = put
+    assert handle(queue, ("A", event("A", "e1")), ("A", event("A", "e3")), receipts=4) == []
+
+
+def test_what_fails_after_the_save_is_done_by_the_redelivery(queue: Cloud) -> None:
+    start = queue.wire.fakes["StartExecution"]
+
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise Refused("ExecutionLimitExceeded")
+
+    queue.wire.fakes["StartExecution"] = refuse
+    read = read_event("ingestion", json.dumps(event_body("A", "received", "e0")).encode(), NOW)
+    assert isinstance(read, Event)
+    message = ("A", pack_detail(read, Origin("test", "eu-west-1", "1")))
+    assert handle(queue, message) == [0]
+    assert queue.record("A").pending
+    queue.wire.fakes["StartExecution"] = start
+    assert handle(queue, message, receipts=2) == []
+    assert not queue.record("A").pending
+    assert list(queue.machine.executions)
+
+
+def test_a_whole_batch_that_fails_is_no_error_of_the_function(queue: Cloud) -> None:
+    assert handle(queue, *[(f"G{n}", "hello") for n in range(12)]) == list(range(12))
+    calls = [call for call in queue.wire.calls if call.operation == "ChangeMessageVisibilityBatch"]
+    assert [len(call.params["Entries"]) for call in calls] == [10, 2]
+
+
+def test_a_pause_that_cannot_be_set_is_the_queues_own(queue: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise Refused("OverLimit")
+
+    queue.wire.fakes["ChangeMessageVisibilityBatch"] = refuse
+    assert handle(queue, ("A", "hello")) == [0]
+    queue.wire.fakes["ChangeMessageVisibilityBatch"] = lambda _: {
+        "Successful": [],
+        "Failed": [{"Id": "0", "SenderFault": True, "Code": "ReceiptHandleIsInvalid"}],
+    }
+    assert handle(queue, ("A", "hello")) == [0]
+    assert printed(capsys).levels() == ["ERROR", "WARNING"] * 2
+
+
+def test_motos_queue_takes_the_pauses(queue: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    """The real call, against moto: of a receipt handle that the queue does not know, it says so in its answer."""
+    queue.wire.fakes["ChangeMessageVisibilityBatch"] = lambda _: THROUGH
+    assert handle(queue, ("A", "hello")) == [0]
+    assert "ReceiptHandleIsInvalid" in printed(capsys).text
+
+
+def test_pauses_double_up_to_a_quarter_of_an_hour() -> None:
+    for receipts, most in ((1, 5), (2, 10), (3, 20), (8, 640), (9, 900), (1000, 900)):
+        drawn = [pause(receipts) for _ in range(200)]
+        assert most / 2 <= min(drawn) and max(drawn) <= most
+        assert len(set(drawn)) > 1

@@ -1,0 +1,165 @@
+"""The recorder: each transition once in the series, and none lost on the way."""
+
+from typing import Any
+
+import pytest
+
+from bems.tracker.instants import MINUTE, SECOND
+from handlers import recorder
+from tests.aws.cloud import Cloud, event_body, flat
+from tests.aws.wire import Context, Refused
+from tests.handlers.emf import printed
+
+
+def stream_of(cloud: Cloud, *invoices: str) -> list[dict[str, Any]]:
+    """What the stream has after these invoices were received and approved."""
+    cloud.hurry()
+    for id in invoices:
+        for stage, status in (("ingestion", "received"), ("authorization", "approved")):
+            cloud.post(stage, event_body(id, status, f"{id}:{stage}"))
+            cloud.deliver()
+    found, cloud.stream = cloud.stream, []
+    cloud.rows.clear()
+    return found
+
+
+def handle(records: list[dict[str, Any]]) -> list[str]:
+    answer = recorder.handler({"Records": records}, Context())
+    return [one["itemIdentifier"] for one in answer["batchItemFailures"]]
+
+
+def sequence(record: dict[str, Any]) -> str:
+    number: str = record["dynamodb"]["SequenceNumber"]
+    return number
+
+
+def test_the_transitions_of_each_new_version_are_rows(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    records = stream_of(cloud, "A", "B")
+    assert len(records) == 6, "two writes of an ingestion, one of an approval that no execution waits for yet"
+    printed(capsys)
+    cloud.now += 7 * SECOND
+    assert handle(records) == []
+    assert [(row["event_id"], row["version"]) for row in cloud.rows] == [
+        ("A:ingestion", 1),
+        ("A:authorization", 3),
+        ("B:ingestion", 1),
+        ("B:authorization", 3),
+    ]
+    shown = printed(capsys)
+    assert shown.metrics == {
+        ("TransitionsRecorded", "test"): [4.0],
+        ("VisibilityLatency", "test", "ingestion"): [7000.0] * 2,
+        ("VisibilityLatency", "test", "authorization"): [7000.0] * 2,
+    }
+    assert shown.logs == []
+
+
+def test_a_batch_that_comes_again_writes_the_same_rows(cloud: Cloud) -> None:
+    records = stream_of(cloud, "A")
+    handle(records)
+    first = list(cloud.rows)
+    handle(records)
+    assert cloud.rows == first + first
+
+
+def test_a_series_that_is_away_stops_the_stream_where_it_is(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    records = stream_of(cloud, "A", "B")
+    printed(capsys)
+
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise Refused("ThrottlingException")
+
+    cloud.wire.fakes["WriteRecords"] = refuse
+    assert handle(records) == [sequence(records[n]) for n in (0, 2, 3, 5)]
+    shown = printed(capsys)
+    assert shown.metrics == {}
+    assert shown.levels() == ["WARNING"] * 4
+
+
+def test_rows_that_are_refused_for_good_are_told_and_hold_nobody_up(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = stream_of(cloud, "A")
+    printed(capsys)
+
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise Refused("RejectedRecordsException", RejectedRecords=[{"RecordIndex": 0, "Reason": "too old"}])
+
+    cloud.wire.fakes["WriteRecords"] = refuse
+    assert handle(records) == []
+    shown = printed(capsys)
+    assert shown.metrics["RecordsRejected", "test"] == [1.0]
+    assert shown.metrics["TransitionsRecorded", "test"] == [1.0]
+    (line,) = shown.logs
+    assert (line["level"], line["reason"], line["invoice_id"]) == ("ERROR", "too old", "A")
+    assert line["row"]["transition_id"] == "event A:ingestion", "the whole row, so that it can be written again"
+    assert len(line["row"]) > 10
+
+
+def test_a_row_that_is_there_with_other_values_is_told(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    records = stream_of(cloud, "A")
+    printed(capsys)
+
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        known = {"RecordIndex": 0, "Reason": "a higher version", "ExistingVersion": 9}
+        raise Refused("RejectedRecordsException", RejectedRecords=[known])
+
+    cloud.wire.fakes["WriteRecords"] = refuse
+    assert handle(records) == []
+    shown = printed(capsys)
+    assert (shown.levels(), shown.metrics["TransitionsRecorded", "test"]) == (["WARNING"], [2.0])
+
+
+def test_an_image_that_cannot_be_read_comes_again_and_others_are_written(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = stream_of(cloud, "A")
+    printed(capsys)
+    records[0]["dynamodb"]["NewImage"]["changes"] = {"B": "gA=="}
+    assert handle(records) == [sequence(records[0])]
+    assert [row["event_id"] for row in cloud.rows] == ["A:authorization"]
+    assert printed(capsys).levels() == ["ERROR"]
+
+
+def test_a_deleted_record_has_no_transitions(cloud: Cloud) -> None:  # noqa: ARG001
+    change = {"Keys": {"invoice_id": {"S": "A"}}, "SequenceNumber": "1"}
+    assert handle([{"eventName": "REMOVE", "dynamodb": change}]) == []
+
+
+def test_firehose_is_chosen_by_a_setting(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = stream_of(cloud, "A", "B")
+    monkeypatch.setenv("BEMS_TIME_SERIES", "s3tables")
+    monkeypatch.setenv("BEMS_DELIVERY_STREAM", "bems-test")
+    monkeypatch.setattr("bems.aws.time_series.time.sleep", lambda _: None)
+    taken: list[bytes] = []
+
+    def put(params: dict[str, Any]) -> dict[str, Any]:
+        """It takes all but the second row."""
+        answers = []
+        for record in params["Records"]:
+            lost = b'"A:authorization"' in record["Data"]
+            answers.append({"ErrorCode": "InternalFailure"} if lost else {"RecordId": "r"})
+            taken.extend([] if lost else [record["Data"]])
+        return {"FailedPutCount": 1, "RequestResponses": answers}
+
+    cloud.wire.fakes["PutRecordBatch"] = put
+    recorder.home.cache_clear()
+    assert handle(records) == [sequence(records[2])]
+    recorder.home.cache_clear()
+    assert len(taken) == 3
+
+
+def test_latency_counts_from_when_the_event_came_in(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    records = stream_of(cloud, "A")
+    cloud.now += 3 * MINUTE
+    printed(capsys)
+    handle(records)
+    assert printed(capsys).metrics["VisibilityLatency", "test", "ingestion"] == [180_000.0]
+
+
+def test_a_batch_of_the_stream_is_one_call(cloud: Cloud) -> None:
+    records = stream_of(cloud, *[f"I{n}" for n in range(33)])
+    cloud.wire.calls.clear()
+    handle(records)
+    (call,) = cloud.wire.calls
+    assert len([flat(record) for record in call.params["Records"]]) == 66

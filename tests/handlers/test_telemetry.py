@@ -1,0 +1,85 @@
+"""Telemetry: metrics in exactly the dimensions that alarms know."""
+
+import json
+from typing import Any
+
+import pytest
+
+from bems.tracker.metrics import CONFLICTS, EVENTS_ACCEPTED, SWEEP_BACKLOG, VISIBILITY_LATENCY
+from handlers.telemetry import Meter, entry_point, logger
+from tests.aws.wire import Context
+from tests.handlers.emf import printed
+
+
+@pytest.fixture(autouse=True)
+def service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which Powertools would add as a dimension."""
+    monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "producer")
+
+
+def test_an_invocations_metrics_are_written_once_a_set_of_dimensions(capsys: pytest.CaptureFixture[str]) -> None:
+    meter = Meter("eu")
+    for stage in ("posting", "ingestion", "posting"):
+        meter.add(EVENTS_ACCEPTED, stage=stage)
+    meter.add(CONFLICTS, 2, stage="posting")
+    meter.flush()
+    meter.flush()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [{name: value for name, value in line.items() if name != "_aws"} for line in lines] == [
+        {"cell": "eu", "stage": "posting", "EventsAccepted": [2.0], "Conflicts": [2.0]},
+        {"cell": "eu", "stage": "ingestion", "EventsAccepted": [1.0]},
+    ]
+    assert lines[0]["_aws"]["CloudWatchMetrics"] == [
+        {
+            "Namespace": "BEMS",
+            "Dimensions": [["cell", "stage"]],
+            "Metrics": [{"Name": "EventsAccepted", "Unit": "Count"}, {"Name": "Conflicts", "Unit": "Count"}],
+        }
+    ]
+
+
+def test_a_zero_is_written_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with Meter("eu").flushed() as meter:
+        meter.add(SWEEP_BACKLOG, 0)
+    assert printed(capsys).metrics == {("SweepBacklog", "eu"): [0.0]}
+
+
+@pytest.mark.parametrize("count", [99, 100, 101, 250])
+def test_every_duration_is_kept_however_many(capsys: pytest.CaptureFixture[str], count: int) -> None:
+    """The embedded metric format takes 100 values of a metric in one line."""
+    meter = Meter("eu")
+    for value in range(count):
+        meter.add(VISIBILITY_LATENCY, value, stage="posting")
+    meter.flush()
+    shown = printed(capsys)
+    assert shown.metrics == {("VisibilityLatency", "eu", "posting"): [float(value) for value in range(count)]}
+    assert all(len(json.loads(line)["VisibilityLatency"]) <= 100 for line in shown.text.splitlines())
+
+
+def test_what_was_counted_is_written_when_the_invocation_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    meter = Meter("eu")
+    meter.add(SWEEP_BACKLOG, 1)
+    with pytest.raises(ZeroDivisionError), meter.flushed():
+        raise ZeroDivisionError
+    assert printed(capsys).metrics == {("SweepBacklog", "eu"): [1.0]}
+
+
+def test_other_dimensions_are_a_mistake() -> None:
+    with pytest.raises(ValueError, match="EventsAccepted has the dimensions cell, stage"):
+        Meter("eu").add(EVENTS_ACCEPTED)
+
+
+def test_an_event_is_not_logged_whatever_the_environment_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An API Gateway event has the caller's key among its headers."""
+    monkeypatch.setenv("POWERTOOLS_LOGGER_LOG_EVENT", "true")
+
+    def handler(event: dict[str, Any], context: Any) -> str:  # noqa: ARG001
+        logger.info("hello")
+        return str(event["headers"]["x-api-key"])
+
+    assert entry_point(handler)({"headers": {"x-api-key": "secret-key"}}, Context()) == "secret-key"
+    shown = printed(capsys)
+    assert "secret-key" not in shown.text
+    assert [(line["message"], line["function_request_id"]) for line in shown.logs] == [("hello", "request-1")]

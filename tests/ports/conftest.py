@@ -1,0 +1,41 @@
+"""Every home that a contract test runs on."""
+
+from collections.abc import Iterator
+from os import environ
+from pathlib import Path
+
+import pytest
+
+from bems.aws.clients import client
+from bems.embedded.definition import embedded_text
+from bems.embedded.sqlite import SqliteStore
+from bems.embedded.store import MemoryStore
+from tests.aws.cloud import TABLE, Cloud
+from tests.aws.fixtures import cloud, whole_cloud
+from tests.ports.homes import MACHINE, AwsHome, EmbeddedHome, Home
+
+__all__ = ["cloud", "whole_cloud"]
+
+
+@pytest.fixture(params=["memory", "sqlite", "aws on moto", "aws, quick"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
+    if request.param == "memory":
+        memory = MemoryStore(keep_history=True)
+        yield EmbeddedHome(memory, lambda: sorted({alert.id for alert in memory.alerts}))
+        return
+    if request.param == "sqlite":
+        store = SqliteStore(tmp_path)
+        store.keep_definition(MACHINE.digest, embedded_text())
+        yield EmbeddedHome(store, lambda: sqlite_alerts(store))
+        store.close()
+        return
+    moto: Cloud = request.getfixturevalue("cloud")
+    if request.param == "aws, quick":
+        moto.hurry()
+    topics = {severity: environ[f"BEMS_{severity.upper()}_TOPIC_ARN"] for severity in ("warning", "critical")}
+    yield AwsHome(moto, client, topics, TABLE)
+
+
+def sqlite_alerts(store: SqliteStore) -> list[str]:
+    store.commit()
+    return sorted(alert.id for _, alert in store.alerts())

@@ -1,0 +1,60 @@
+"""The policy file: what a cell's functions read instead of cells.yaml."""
+
+import pickle
+import subprocess
+import sys
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+
+from bems.tracker.policy import DEFAULT_POLICY, OverrideSpec, Policy, StageSpec, WhenSpec
+from bems.tracker.policy_file import dump_policy, load_policy
+from tests.tracker.test_policy import policies, policy
+
+
+def test_a_policy_travels_as_json() -> None:
+    when = WhenSpec(vendor_tier="gold", vendor="V", currency="EUR", amount_from="-1E+3", amount_to=7, terms_days_from=3)
+    own = policy(
+        ingestion=StageSpec(deadline="due", overrides=(OverrideSpec(when, deadline="due-12h"),)),
+        posting=StageSpec(escalate_every="90m", critical_at=1, give_up_at=1),
+    )
+    document = dump_policy(own)
+    assert load_policy(document) == own
+    assert dump_policy(load_policy(document)) == document
+    assert b'"amount_from":"-1000"' in document
+    assert b'"days_off":["2026-12-25","2027-01-01"]' in document
+    assert load_policy(dump_policy(DEFAULT_POLICY)) == DEFAULT_POLICY
+    assert pickle.loads(pickle.dumps(own)) == own
+    assert own != DEFAULT_POLICY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"timezone": "Mars"},
+        {"weekend": ["someday"]},
+        {"days_off": ["2026-13-01"]},
+        {"stages": {"ingestion": {"deadline": "soon"}}},
+        {"extra": 1},
+    ],
+)
+def test_another_document_is_refused(change: dict[str, object]) -> None:
+    document = msgspec.json.decode(dump_policy(DEFAULT_POLICY), type=dict[str, object])
+    with pytest.raises(ValueError, match=r"."):
+        load_policy(msgspec.json.encode({**document, **change}))
+    with pytest.raises(ValueError, match="not an expanded policy"):
+        load_policy(b"{")
+
+
+@settings(derandomize=True, max_examples=100)
+@given(policies)
+def test_every_policy_travels_as_json(own: Policy) -> None:
+    assert load_policy(dump_policy(own)) == own
+
+
+def test_reading_one_needs_neither_yaml_nor_holidays() -> None:
+    code = "import sys, bems.tracker.policy_file; print([n for n in ('yaml', 'holidays') if n in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
