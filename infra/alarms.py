@@ -1,0 +1,306 @@
+"""Alarms: what somebody must hear of, each with the severity topic that tells them.
+
+Critical is what loses time or events now; a warning is what will, if nobody looks.
+"""
+
+from collections.abc import Mapping
+
+from aws_cdk import Duration
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_sns as sns
+from constructs import Construct
+
+from bems.tracker import metrics as tracker
+from bems.tracker.actions import Severity
+from bems.tracker.cells import Cell
+from bems.tracker.contract import STAGES, Stage
+from bems.tracker.metrics import Outcome
+from infra.alarm import Watch
+from infra.metrics import aws, from_logs, own
+from infra.names import Names, processor
+from infra.profile import Profile
+
+VISIBLE_MILLISECONDS = 120_000
+"""The promise: a reported step is visible within two minutes."""
+
+QUEUE_SECONDS = 60
+"""How long an event may wait for its processor, of those two minutes."""
+
+QUEUE_DEPTH = 15_000
+"""Messages that wait for one processor: a minute of 60,000 events, over four stages."""
+
+FAILED_PERCENT = 5
+FAILED_LEAST = 20
+"""Failures are a rate only above so many attempts in five minutes."""
+
+SERVER_ERROR_PERCENT = 1
+ITERATOR_MILLISECONDS = 60_000
+STREAM_SECONDS = 90
+NEAR_QUOTA = 0.8
+BAND = 3
+"""Standard deviations around what a stage usually takes in."""
+
+FUNCTIONS = ("Producer", *(processor(stage) for stage in STAGES), "RegisterWait", "Escalate", "Sweeper", "Recorder")
+"""Every function of a cell, by its noun. Processors report their failures themselves, the rest by raising."""
+
+_OUTCOMES: tuple[Outcome, ...] = ("accepted", "duplicate", "conflict", "refused")
+_FIVE = Duration.minutes(5)
+
+
+class Alarms(Watch):
+    """Every alarm of a cell."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        names: Names,
+        cell: Cell,
+        profile: Profile,
+        topics: Mapping[Severity, sns.Topic],
+        machine_arn: str,
+        access_log: logs.ILogGroup,
+        delivery_log: logs.ILogGroup | None,
+        stream: str | None,
+    ) -> None:
+        """`delivery_log` is the custom bus's, `stream` the Firehose stream's name, in cells that have one."""
+        super().__init__(scope, id, names, cell, profile, topics)
+        for stage in STAGES:
+            self._watch_stage(stage)
+            if profile.anomaly_bands:
+                self._watch_volume(stage)
+        self._watch_queues()
+        self._watch_executions(machine_arn)
+        self._watch_api(access_log)
+        self._watch_functions()
+        self._watch_sweeper()
+        self._watch_recorder()
+        if delivery_log is not None:
+            self._watch_deliveries(delivery_log)
+        if stream is not None:
+            self._watch_stream(stream)
+
+    def _watch_stage(self, stage: Stage) -> None:
+        cell, title = self._cell.name, stage.capitalize()
+        self._alarm(
+            f"{title}Latency",
+            f"{stage} events take more than two minutes to become visible",
+            "critical",
+            own(tracker.VISIBILITY_LATENCY, cell=cell, stage=stage).metric("p99"),
+            above=VISIBLE_MILLISECONDS,
+            periods=3,
+        )
+        processed = {
+            f"n{number}": own(tracker.EVENTS_PROCESSED, cell=cell, stage=stage, outcome=outcome).metric(period=_FIVE)
+            for number, outcome in enumerate(_OUTCOMES)
+        }
+        failed = own(tracker.PROCESSING_FAILED, cell=cell, stage=stage).metric(period=_FIVE)
+        attempts = "+".join(f"FILL({name},0)" for name in (*processed, "failed"))
+        self._alarm(
+            f"{title}Failures",
+            f"More than {FAILED_PERCENT} % of the attempts to process {stage} events fail",
+            "critical",
+            cloudwatch.MathExpression(
+                expression=f"IF(({attempts})>={FAILED_LEAST}, 100*FILL(failed,0)/({attempts}), 0)",
+                using_metrics={**processed, "failed": failed},
+                label="failed %",
+                period=_FIVE,
+            ),
+            above=FAILED_PERCENT,
+        )
+        self._alarm(
+            f"{title}Unpublished",
+            f"The bus does not take {stage} events; their senders are told to send them again",
+            "critical",
+            own(tracker.EVENTS_UNPUBLISHED, cell=cell, stage=stage).metric(period=_FIVE),
+        )
+        self._alarm(
+            f"{title}Conflicts",
+            f"{stage} events came with the id of another event and other content; they are dead letters",
+            "warning",
+            own(tracker.CONFLICTS, cell=cell, stage=stage).metric(period=_FIVE),
+        )
+
+    def _watch_volume(self, stage: Stage) -> None:
+        # One that is learnt, because a stage at month's end takes ten times what it takes on a Sunday.
+        alarm = cloudwatch.AnomalyDetectionAlarm(
+            self,
+            f"{stage.capitalize()}Volume",
+            alarm_name=f"{self._names.prefix}-{stage}-volume",
+            alarm_description=f"Far more or far fewer {stage} events than usual at this time",
+            metric=own(tracker.EVENTS_ACCEPTED, cell=self._cell.name, stage=stage).metric(period=Duration.minutes(15)),
+            std_devs=BAND,
+            comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_LOWER_OR_GREATER_THAN_UPPER_THRESHOLD,
+            evaluation_periods=4,
+            datapoints_to_alarm=3,
+            treat_missing_data=cloudwatch.TreatMissingData.IGNORE,
+        )
+        alarm.add_alarm_action(self._actions["warning"])
+
+    def _watch_queues(self) -> None:
+        names = self._names
+        for stage in STAGES:
+            title, queue = stage.capitalize(), names.stage(stage)
+            self._alarm(
+                f"{title}QueueAge",
+                f"{stage} events wait for their processor",
+                "critical",
+                aws("AWS/SQS", "ApproximateAgeOfOldestMessage", QueueName=queue).metric("Maximum"),
+                above=QUEUE_SECONDS,
+                periods=3,
+            )
+            self._alarm(
+                f"{title}QueueDepth",
+                f"More {stage} events wait than one processor takes in a minute",
+                "warning",
+                aws("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue).metric("Maximum"),
+                above=QUEUE_DEPTH,
+                periods=3,
+            )
+        aside = {f"{stage.capitalize()}DeadLetters": names.dead_letters(stage) for stage in STAGES}
+        for id, queue in {**aside, "Undelivered": names.undelivered, "Unrecorded": names.unrecorded}.items():
+            self._alarm(
+                id,
+                f"There is something in {queue}, to be looked at and redriven",
+                "critical",
+                aws("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue).metric("Maximum"),
+            )
+
+    def _watch_executions(self, machine_arn: str) -> None:
+        for name, word in (
+            ("ExecutionsFailed", "failed"),
+            ("ExecutionsTimedOut", "timed out"),
+            ("ExecutionsAborted", "were aborted"),
+        ):
+            self._alarm(
+                name,
+                f"Executions {word}; the sweeper replaces them",
+                "warning",
+                aws("AWS/States", name, StateMachineArn=machine_arn).metric(period=_FIVE),
+            )
+        throttled = {
+            "ExecutionsThrottled": aws("AWS/States", "ExecutionThrottled", StateMachineArn=machine_arn),
+            "TransitionsThrottled": aws("AWS/States", "ThrottledEvents", ServiceMetric="StateTransition"),
+            "StartsThrottled": aws("AWS/States", "ThrottledEvents", APIName="StartExecution"),
+            "AnswersThrottled": aws("AWS/States", "ThrottledEvents", APIName="SendTaskSuccess"),
+        }
+        for id, watched in throttled.items():
+            self._alarm(
+                id,
+                "Step Functions throttles this account: see the quotas of the deployment guide",
+                "warning",
+                watched.metric(period=_FIVE),
+            )
+        # The quota is the account's: this cell's own count says who is near it, the account's whether anybody is.
+        quota = self._cell.limits.open_executions
+        for id, watched in (
+            ("OpenExecutions", own(tracker.OPEN_EXECUTIONS, cell=self._cell.name)),
+            ("AccountOpenExecutions", aws("AWS/States", "OpenExecutionCount")),
+        ):
+            self._alarm(
+                id,
+                f"More than {NEAR_QUOTA:.0%} of the {quota} executions that may be open are",
+                "warning",
+                watched.metric("Maximum", _FIVE),
+                above=int(NEAR_QUOTA * quota),
+            )
+
+    def _watch_api(self, access_log: logs.ILogGroup) -> None:
+        of = {"ApiName": self._names.prefix, "Stage": "v1"}
+        self._alarm(
+            "ApiErrors",
+            f"More than {SERVER_ERROR_PERCENT} % of the requests are answered 5xx",
+            "critical",
+            # The average of a metric that is 0 or 1 per request.
+            cloudwatch.MathExpression(
+                expression="100*FILL(errors,0)",
+                using_metrics={"errors": aws("AWS/ApiGateway", "5XXError", **of).metric("Average", _FIVE)},
+                label="5xx %",
+                period=_FIVE,
+            ),
+            above=SERVER_ERROR_PERCENT,
+        )
+        # API Gateway has no metric of what it throttles.
+        self._count(access_log, "RequestsThrottled", logs.FilterPattern.string_value("$.status", "=", "429"))
+        self._alarm(
+            "ApiThrottling",
+            "Senders are told 429: raise their limits, or ask them why",
+            "warning",
+            from_logs(self._cell.name, "RequestsThrottled").metric(period=_FIVE),
+        )
+
+    def _watch_functions(self) -> None:
+        for function in FUNCTIONS:
+            name = self._names.function(function)
+            self._alarm(
+                f"{function}Throttles",
+                f"{name} is called more often at once than it may run",
+                "warning",
+                aws("AWS/Lambda", "Throttles", FunctionName=name).metric(period=_FIVE),
+            )
+            self._alarm(
+                f"{function}Errors",
+                f"{name} raises, or runs out of time or memory",
+                "warning",
+                aws("AWS/Lambda", "Errors", FunctionName=name).metric(period=_FIVE),
+                above=FAILED_PERCENT,
+            )
+
+    def _watch_sweeper(self) -> None:
+        cell = self._cell.name
+        self._alarm(
+            "SweeperSilent",
+            "Nobody has looked after the invoices that are due for five minutes",
+            "critical",
+            own(tracker.SWEEP_COMPLETED, cell=cell).metric(period=_FIVE),
+            below=1,
+        )
+        for id, metric, words in (
+            ("SweepBacklog", tracker.SWEEP_BACKLOG, "The sweep does not get through what is due"),
+            ("SweepFailed", tracker.SWEEP_FAILED, "Invoices cannot be swept"),
+        ):
+            self._alarm(id, words, "warning", own(metric, cell=cell).metric("Maximum", _FIVE), periods=3)
+
+    def _watch_recorder(self) -> None:
+        self._alarm(
+            "RecorderBehind",
+            "The time series is more than a minute behind the records",
+            "critical",
+            aws("AWS/Lambda", "IteratorAge", FunctionName=self._names.function("Recorder")).metric("Maximum"),
+            above=ITERATOR_MILLISECONDS,
+            periods=3,
+        )
+        self._alarm(
+            "RecordsRejected",
+            "The time series refused rows for good; the recorder's log has them",
+            "critical",
+            own(tracker.RECORDS_REJECTED, cell=self._cell.name).metric(period=_FIVE),
+        )
+
+    def _watch_deliveries(self, delivery_log: logs.ILogGroup) -> None:
+        # The bus's own metrics are published under a name that only AWS knows before it exists; its log is the cell's.
+        self._count(delivery_log, "DeliveriesFailed", logs.FilterPattern.string_value("$.log_level", "=", "ERROR"))
+        self._alarm(
+            "DeliveriesFailed",
+            "The bus cannot deliver to a topic, and tries again for a day",
+            "warning",
+            from_logs(self._cell.name, "DeliveriesFailed").metric(period=_FIVE),
+        )
+
+    def _watch_stream(self, stream: str) -> None:
+        # What the recorder counts ends at Firehose; its way to the table is the rest of the promise.
+        self._alarm(
+            "SeriesBehind",
+            "Rows wait for more than a minute and a half on their way to their table",
+            "critical",
+            aws("AWS/Firehose", "DeliveryToIceberg.DataFreshness", DeliveryStreamName=stream).metric("Maximum"),
+            above=STREAM_SECONDS,
+            periods=3,
+        )
+        self._alarm(
+            "SeriesRefused",
+            "Rows do not fit their table; they are in the bucket of the stream's errors",
+            "critical",
+            aws("AWS/Firehose", "DeliveryToIceberg.FailedRowCount", DeliveryStreamName=stream).metric(period=_FIVE),
+        )

@@ -1,0 +1,118 @@
+"""The cell: one stack, which composes. What its parts are is said where they are."""
+
+from aws_cdk import Aws, CfnOutput, Environment, RemovalPolicy, Stack
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from bems.tracker.cells import Cell
+from bems.tracker.contract import STAGES
+from infra.alarms import Alarms
+from infra.alerts import Alerts
+from infra.api import Api
+from infra.backup import Backup
+from infra.bus import Bus, ClassicBus
+from infra.code import FunctionCode
+from infra.custom_bus import CustomBus
+from infra.dashboard import Dashboard
+from infra.firewall import Firewall
+from infra.functions import Home
+from infra.intake import NOBODY, Intake, encrypted_queue
+from infra.keys import Keys
+from infra.lifecycle import Lifecycle
+from infra.log_groups import VENDED, log_group
+from infra.names import Names
+from infra.profile import read_profile
+from infra.records import Records
+from infra.series import IcebergSeries, Series, TimestreamSeries
+from infra.subscribers import add_subscribers
+from infra.sweeping import Sweeping
+from infra.workers import Workers
+
+
+class CellStack(Stack):
+    """One independent cell."""
+
+    def __init__(self, scope: Construct, cell: Cell) -> None:
+        names = Names(cell.name, fifo=cell.delivery == "fifo")
+        super().__init__(
+            scope,
+            names.prefix,
+            description=f"BEMS, the cell {cell.name}: invoices from ingestion to posting",
+            env=Environment(account=cell.account, region=cell.region),
+            termination_protection=cell.termination_protection,
+            # On the stack, so that CloudFormation puts them on all that can have tags.
+            tags={"bems:cell": cell.name, "application": "bems", **cell.tags},
+        )
+        profile = read_profile(self.node)
+        profile.check(cell.delivery, cell.time_series)
+        removal = RemovalPolicy.RETAIN if cell.removal == "retain" else RemovalPolicy.DESTROY
+
+        keys = Keys(self, "Keys", names, removal)
+        records = Records(self, "Records", names, keys.records, removal)
+        series, stream = self._series(names, cell, keys, removal)
+        alerts = Alerts(self, "Alerts", names, cell, keys.alerts)
+        intake = Intake(self, "Intake", names, keys.messages)
+        unrecorded = encrypted_queue(self, "Unrecorded", names.unrecorded, keys.messages, fed_by=NOBODY)
+
+        bus: Bus
+        delivery_log: logs.ILogGroup | None = None
+        if cell.delivery == "fifo":
+            delivery_log = log_group(self, "DeliveryLog", f"{VENDED}/events/{names.prefix}", keys.logs, cell)
+            bus = CustomBus(self, "Bus", names, keys, intake, delivery_log)
+        else:
+            bus = ClassicBus(self, "Bus", names, keys, intake, profile)
+
+        code = FunctionCode(self, "Code", cell, profile)
+        home = Home(cell, names, code.code, keys.logs)
+        workers = Workers(self, home, keys, bus, intake, records, series, alerts, unrecorded)
+        lifecycle = Lifecycle(self, "Lifecycle", names, cell, keys.logs, workers.register_wait, workers.escalate)
+        Sweeping(self, "Sweeping", names, workers.sweeper.function, lifecycle.arn, intake.undelivered)
+        api = Api(self, "Api", names, cell, keys.logs, workers.producer)
+        if profile.firewall:
+            Firewall(self, "Firewall", names, cell, keys.logs, api.stage.stage_arn)
+        if profile.backup:
+            Backup(self, "Backup", names, keys.records, records.table.table_arn, series.backed_up(), removal)
+        add_subscribers(self, names, cell.subscribers, intake)
+
+        Alarms(self, "Alarms", names, cell, profile, alerts.topics, lifecycle.arn, api.access_log, delivery_log, stream)
+        Dashboard(self, "Dashboard", names, cell, lifecycle.arn, stream)
+        self._tell(names, intake, alerts, records, lifecycle, api)
+
+    def _series(self, names: Names, cell: Cell, keys: Keys, removal: RemovalPolicy) -> tuple[Series, str | None]:
+        if cell.time_series == "timestream":
+            return TimestreamSeries(self, "Series", names, keys.records, removal), None
+        keys.let_tables_be_maintained()
+        group = log_group(self, "SeriesLog", f"/aws/kinesisfirehose/{names.prefix}", keys.logs, cell)
+        series = IcebergSeries(self, "Series", names, keys.records, group, removal)
+        return series, series.stream_name
+
+    def _tell(
+        self, names: Names, intake: Intake, alerts: Alerts, records: Records, lifecycle: Lifecycle, api: Api
+    ) -> None:
+        told = {
+            "ApiUrl": ("POST events to {ApiUrl}invoices/{stage}", api.url),
+            "FirstKeyId": ("The id of the first sender's key", api.key.key_id),
+            "StateMachineArn": ("The invoice lifecycle", lifecycle.arn),
+            "RecordsTable": ("The table of invoices", records.table.table_name),
+            "DashboardUrl": (
+                "The cell's page",
+                f"https://{self.region}.console.{_console(self)}/cloudwatch/home?region={self.region}#dashboards:name={names.prefix}",
+            ),
+            **{
+                f"{stage.capitalize()}TopicArn": (
+                    f"{stage.capitalize()} events, for other teams",
+                    intake.stages[stage].topic.topic_arn,
+                )
+                for stage in STAGES
+            },
+            **{
+                f"{severity.capitalize()}TopicArn": (f"Alerts, {severity}", topic.topic_arn)
+                for severity, topic in alerts.topics.items()
+            },
+        }
+        for id, (description, value) in told.items():
+            CfnOutput(self, id, description=description, value=value)
+
+
+def _console(stack: Stack) -> str:
+    return "aws.amazon.com" if stack.partition == "aws" else Aws.URL_SUFFIX

@@ -1,0 +1,243 @@
+"""Workers: the cell's functions, what each is called by, and what each may do."""
+
+from collections.abc import Mapping, Sequence
+
+from aws_cdk import Duration
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_lambda_event_sources as event_sources
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from bems.tracker.contract import STAGES, Stage
+from infra.alerts import Alerts
+from infra.bus import Bus
+from infra.functions import Function, Home
+from infra.intake import PROCESSOR_SECONDS, Intake
+from infra.keys import Keys
+from infra.lifecycle import state_machine_arn
+from infra.names import processor
+from infra.policies import ENCRYPT_AND_DECRYPT, allow, arn, use_key
+from infra.records import Records
+from infra.series import Series
+
+PRODUCERS = 150
+PROCESSORS = 100
+"""Per stage. As many as the queue's mapping calls at once: fewer would be throttled, and each throttle is a receipt."""
+
+REGISTRARS = 100
+ESCALATORS = 50
+SWEEPERS = 10
+RECORDERS = 100
+"""Instances reserved: 810 of the 1,000 that an account has at first, of which 100 cannot be reserved."""
+
+BATCH = 10
+"""Messages at once: the most that Lambda takes from a FIFO queue."""
+
+STREAM_BATCH = 100
+STREAM_SECONDS = 1
+STREAM_PARALLEL = 10
+STREAM_HOURS = 12
+"""How long the recorder tries to write a record. The stream keeps it for 24, so twice that is left to see to it."""
+
+
+class Workers(Construct):
+    """Nine functions."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        home: Home,
+        keys: Keys,
+        bus: Bus,
+        intake: Intake,
+        records: Records,
+        series: Series,
+        alerts: Alerts,
+        unrecorded: sqs.Queue,
+    ) -> None:
+        super().__init__(scope, "Functions")
+        self._home = home
+        self._keys = keys
+        self._intake = intake
+        self._records = records
+        self._alerts = alerts
+        self._machine_arn = state_machine_arn(self, home.names)
+        self.producer = self._producer(bus)
+        self.processors: Mapping[Stage, Function] = {stage: self._processor(stage) for stage in STAGES}
+        self.register_wait = self._decider(
+            "RegisterWait", "register_wait", "An execution waits: its token goes into the record", REGISTRARS, warm=True
+        )
+        self.escalate = self._decider(
+            "Escalate", "escalate", "A wait ran out or is disputed: raises the alert", ESCALATORS
+        )
+        self.sweeper = self._sweeper()
+        self.recorder = self._recorder(series, unrecorded)
+
+    def _producer(self, bus: Bus) -> Function:
+        return Function(
+            self,
+            "Producer",
+            self._home,
+            handler="producer",
+            description="Takes events in, gates them, publishes them to the bus",
+            environment={
+                "BEMS_BUS": bus.kind,
+                "BEMS_BUS_NAME": bus.name,
+                "BEMS_MAX_BATCH": str(self._home.cell.limits.max_batch),
+            },
+            statements=bus.publishing(),
+            timeout=Duration.seconds(28),
+            reserved=PRODUCERS,
+            warm=True,
+        )
+
+    def _processor(self, stage: Stage) -> Function:
+        queue = self._intake.stages[stage].queue
+        made = self._decider(
+            processor(stage),
+            "processor",
+            f"Takes {stage} events into their invoices' records",
+            PROCESSORS,
+            warm=True,
+            seconds=PROCESSOR_SECONDS,
+            environment={
+                "BEMS_STAGE": stage,
+                "BEMS_QUEUE_TYPE": self._home.cell.delivery,
+                "BEMS_QUEUE_URL": queue.queue_url,
+            },
+            statements=[
+                allow(
+                    [
+                        "sqs:ChangeMessageVisibility",
+                        "sqs:DeleteMessage",
+                        "sqs:GetQueueAttributes",
+                        "sqs:ReceiveMessage",
+                    ],
+                    [queue.queue_arn],
+                ),
+                use_key(self._keys.messages, ["kms:Decrypt"], "sqs"),
+            ],
+        )
+        lambda_.EventSourceMapping(
+            made,
+            "Mapping",
+            target=made.invoked,
+            event_source_arn=queue.queue_arn,
+            batch_size=BATCH,
+            max_concurrency=PROCESSORS,
+            report_batch_item_failures=True,
+        )
+        return made
+
+    def _sweeper(self) -> Function:
+        return self._decider(
+            "Sweeper",
+            "sweeper",
+            "Every minute looks after the invoices that are due",
+            SWEEPERS,
+            seconds=60,
+            environment={"BEMS_OPEN_EXECUTIONS": str(self._home.cell.limits.open_executions)},
+            statements=[
+                allow(["dynamodb:Query"], [self._records.index_arn]),
+                allow(
+                    ["states:DescribeExecution"],
+                    [arn(self, "states", f"execution:{self._home.names.state_machine}:*")],
+                ),
+                *self._setting_aside(self._intake.undelivered),
+            ],
+        )
+
+    def _recorder(self, series: Series, unrecorded: sqs.Queue) -> Function:
+        made = Function(
+            self,
+            "Recorder",
+            self._home,
+            handler="recorder",
+            description="Writes every change of a record to the time series",
+            environment=dict(series.environment()),
+            statements=[
+                allow(
+                    ["dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"],
+                    [self._records.stream_arn],
+                ),
+                # Lambda asks for it when the mapping is made; the action knows no resource.
+                allow(["dynamodb:ListStreams"], ["*"]),
+                use_key(self._keys.records, ["kms:Decrypt"], "dynamodb"),
+                *series.writing(),
+                *self._setting_aside(unrecorded),
+            ],
+            timeout=Duration.seconds(60),
+            reserved=RECORDERS,
+        )
+        lambda_.EventSourceMapping(
+            made,
+            "Mapping",
+            target=made.invoked,
+            event_source_arn=self._records.stream_arn,
+            starting_position=lambda_.StartingPosition.TRIM_HORIZON,
+            batch_size=STREAM_BATCH,
+            max_batching_window=Duration.seconds(STREAM_SECONDS),
+            parallelization_factor=STREAM_PARALLEL,
+            bisect_batch_on_error=True,
+            report_batch_item_failures=True,
+            # Most of an invoice's writes only clear what is done, and have no transitions.
+            filters=[
+                lambda_.FilterCriteria.filter(
+                    {"dynamodb": {"NewImage": {"changes": {"B": lambda_.FilterRule.exists()}}}}
+                )
+            ],
+            # However often: an outage of the series must not lose what happened meanwhile.
+            max_record_age=Duration.hours(STREAM_HOURS),
+            on_failure=event_sources.SqsDlq(unrecorded),
+        )
+        return made
+
+    def _decider(
+        self,
+        id: str,
+        handler: str,
+        description: str,
+        reserved: int,
+        *,
+        warm: bool = False,
+        seconds: int = 30,
+        environment: Mapping[str, str] | None = None,
+        statements: Sequence[iam.PolicyStatement] = (),
+    ) -> Function:
+        """A function that brings decisions into the world: records, executions, alerts."""
+        topics = self._alerts.topics
+        return Function(
+            self,
+            id,
+            self._home,
+            handler=handler,
+            description=description,
+            environment={
+                "BEMS_TABLE": self._records.table.table_name,
+                "BEMS_STATE_MACHINE_ARN": self._machine_arn,
+                "BEMS_WARNING_TOPIC_ARN": topics["warning"].topic_arn,
+                "BEMS_CRITICAL_TOPIC_ARN": topics["critical"].topic_arn,
+                **(environment or {}),
+            },
+            statements=[
+                allow(["dynamodb:GetItem", "dynamodb:PutItem"], [self._records.table.table_arn]),
+                use_key(self._keys.records, ENCRYPT_AND_DECRYPT, "dynamodb"),
+                allow(
+                    ["states:SendTaskFailure", "states:SendTaskSuccess", "states:StartExecution"], [self._machine_arn]
+                ),
+                allow(["sns:Publish"], [topics["warning"].topic_arn, topics["critical"].topic_arn]),
+                use_key(self._keys.alerts, ["kms:Decrypt", "kms:GenerateDataKey"], "sns"),
+                *statements,
+            ],
+            timeout=Duration.seconds(seconds),
+            reserved=reserved,
+            warm=warm,
+        )
+
+    def _setting_aside(self, queue: sqs.IQueue) -> list[iam.PolicyStatement]:
+        """Lambda sends what it gives up with the function's own role."""
+        return [
+            allow(["sqs:SendMessage"], [queue.queue_arn]),
+            use_key(self._keys.messages, ["kms:Decrypt", "kms:GenerateDataKey"], "sqs"),
+        ]

@@ -1,0 +1,73 @@
+"""The emulator's profile: the standard cell without what the emulator refuses, and with everything else."""
+
+import json
+from pathlib import Path
+
+import pytest
+from aws_cdk import App
+
+from bems.tracker.cells import Cell
+from infra.cell import CellStack
+from infra.code import WITHOUT
+from infra.profile import EMULATOR, PROFILE, read_profile
+from tests.infra.template import Template
+
+pytestmark = pytest.mark.xdist_group("cdk")
+
+REFUSED = {
+    "AWS::Backup::BackupSelection",
+    "AWS::CloudTrail::Trail",
+    "AWS::CloudWatch::AnomalyDetector",
+    "AWS::CloudWatch::CompositeAlarm",
+    "AWS::Config::ConfigRule",
+    "AWS::Events::Archive",
+    "AWS::Events::Connection",
+    "AWS::Events::EventBusPolicy",
+    "AWS::EventsV2::EventBus",
+    "AWS::EventsV2::Subscriber",
+    "AWS::Logs::Delivery",
+    "AWS::Logs::DeliveryDestination",
+    "AWS::Logs::DeliverySource",
+    "AWS::QuickSight::Dashboard",
+    "AWS::StepFunctions::StateMachineAlias",
+    "AWS::StepFunctions::StateMachineVersion",
+    "AWS::Timestream::Database",
+    "AWS::Timestream::Table",
+    "AWS::WAFv2::LoggingConfiguration",
+    "AWS::WAFv2::WebACLAssociation",
+}
+"""What ministack 1.5 has no provisioner for, of what a cell might have."""
+
+LEFT_OUT = {
+    "AWS::Backup::BackupPlan",
+    "AWS::Backup::BackupSelection",
+    "AWS::Backup::BackupVault",
+    "AWS::Events::Archive",
+    "AWS::WAFv2::LoggingConfiguration",
+    "AWS::WAFv2::WebACL",
+    "AWS::WAFv2::WebACLAssociation",
+    "AWS::CloudWatch::AnomalyDetector",
+}
+
+
+def test_the_emulator_gets_the_standard_cell_without_what_it_refuses(tmp_path: Path, standard: Template) -> None:
+    app = App(analytics_reporting=False, outdir=str(tmp_path), context={WITHOUT: True, PROFILE: "emulator"})
+    CellStack(app, Cell(name="us-east", region="us-east-1", delivery="standard", time_series="s3tables"))
+    app.synth()
+    template = json.loads((tmp_path / "bems-us-east.template.json").read_text())
+    types = {resource["Type"] for resource in template["Resources"].values()}
+    whole = {resource["Type"] for resource in standard.raw["Resources"].values()}
+    assert types & REFUSED == set()
+    assert whole - types == LEFT_OUT & whole
+    assert types <= whole
+
+
+@pytest.mark.parametrize(("delivery", "series"), [("fifo", "s3tables"), ("standard", "timestream")])
+def test_the_emulator_refuses_a_cell_that_it_cannot_hold(delivery: str, series: str) -> None:
+    with pytest.raises(ValueError, match="use standard and s3tables"):
+        EMULATOR.check(delivery, series)
+
+
+def test_a_profile_that_there_is_not_is_named() -> None:
+    with pytest.raises(ValueError, match="use aws or emulator"):
+        read_profile(App(analytics_reporting=False, context={PROFILE: "moon"}).node)
