@@ -1,0 +1,132 @@
+"""The emulator: ministack in a process of its own, on loopback alone, with every folder of its under one."""
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import boto3
+import urllib3
+
+from bems.tracker.instants import Instant
+from tests.e2e.polling import until
+
+ACCOUNT = "000000000000"
+REGION = "us-east-1"
+CLOCK = Path(__file__).parent / "clock"
+
+
+class Emulator:
+    """A running ministack. `environment` is the virtual environment that it is installed in, `home` an empty folder."""
+
+    def __init__(self, environment: Path, home: Path) -> None:
+        self.home = home
+        self.port = _free_port()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.log = home / "ministack.log"
+        self._clock = home / "clock"
+        self.pass_time(0)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [environment / "bin" / "ministack"],
+                env=self._variables(),
+                cwd=home,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            until("the emulator is ready", self._ready, seconds=30)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _variables(self) -> dict[str, str]:
+        """Nothing of ours but these: the workers that run the functions inherit them."""
+        return {
+            "PATH": os.defpath,
+            "HOME": str(self.home),
+            "TMPDIR": str(self.home),
+            # Without it, it listens on every address of the machine.
+            "BIND_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(self.port),
+            # It asks Docker for containers that it might have left.
+            "DOCKER_HOST": f"unix://{self.home}/no-docker",
+            "S3_DATA_DIR": str(self.home / "s3"),
+            "STATE_DIR": str(self.home / "state"),
+            "PYTHONPATH": str(CLOCK),
+            "BEMS_E2E_CLOCK": str(self._clock),
+        }
+
+    def _ready(self) -> bool:
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the emulator ended:\n{self.log.read_text()}")
+        try:
+            return urllib3.request("GET", f"{self.endpoint}/_ministack/health", retries=False).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def stop(self) -> None:
+        """It and the workers of its functions, which are of its process group."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def client(self, service: str) -> Any:
+        """A boto3 client of the emulator's."""
+        return boto3.client(
+            service,
+            endpoint_url=self.endpoint,
+            region_name=REGION,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+
+    def pass_time(self, ahead: Instant) -> None:
+        """From now on the functions' clocks are so many microseconds ahead of the machine's."""
+        new = self._clock.with_suffix(".new")
+        new.write_text(str(ahead * 1000))
+        new.replace(self._clock)
+
+    def addresses(self) -> set[str]:
+        """Where it and its workers listen for connections (proc(5), /proc/net/tcp)."""
+        sockets = {link for process in self._processes() for link in _links(process / "fd")}
+        return {
+            _address(fields[1].partition(":")[0])
+            for table in ("/proc/net/tcp", "/proc/net/tcp6")
+            for fields in map(str.split, Path(table).read_text().splitlines()[1:])
+            if fields[3] == _LISTEN and f"socket:[{fields[9]}]" in sockets
+        }
+
+    def _processes(self) -> list[Path]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.getpgid(int(process.name)) == self._process.pid:
+                    found.append(process)
+            except ProcessLookupError:
+                continue
+        return found
+
+
+_LISTEN = "0A"
+
+
+def _links(folder: Path) -> list[str]:
+    try:
+        return [os.readlink(link) for link in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+
+
+def _address(text: str) -> str:
+    """The address in /proc/net/tcp, which has its 32-bit words in the machine's order."""
+    words = [bytes.fromhex(text[start : start + 8])[::-1] for start in range(0, len(text), 8)]
+    return socket.inet_ntop(socket.AF_INET if len(words) == 1 else socket.AF_INET6, b"".join(words))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

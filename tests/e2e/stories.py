@@ -1,0 +1,24 @@
+"""The generator's stories, as lines to send. Each test takes a year of its own, which makes the invoices its own."""
+
+from datetime import date
+
+from msgspec import structs
+
+from bems.embedded.generator import CLEAN, Plan, plans, render
+from bems.embedded.stories import Form
+
+
+def orderly(year: int) -> Plan:
+    """An invoice to which nothing happens but its four events."""
+    (plan,) = plans(1, seed=year, start=date(year, 3, 2), days=1, profile=CLEAN)
+    return plan
+
+
+def lines(plan: Plan) -> list[bytes]:
+    """Its events, in the order in which they arrive."""
+    return [render(plan, sending) for sending in sorted(plan.sendings, key=lambda sending: sending.arrives)]
+
+
+def line(plan: Plan, position: int, form: Form) -> bytes:
+    """One of its events in another form."""
+    return render(plan, structs.replace(plan.sendings[position], form=form))

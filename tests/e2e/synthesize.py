@@ -1,0 +1,43 @@
+"""The `standard` example cell of `cells.yaml`, synthesized for the emulator into the folder that CDK_OUTDIR names.
+
+The emulator's Firehose cannot write Iceberg tables without DuckDB, so the stream gets a bucket to write to instead: the
+one that its errors would go to. The recorder does not notice.
+"""
+
+import json
+from pathlib import Path
+
+from aws_cdk import App
+from aws_cdk import aws_kinesisfirehose as firehose
+
+from bems.tracker.config import read_cells
+from infra.cell import CellStack
+from infra.guards import guard
+from infra.profile import PROFILE
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_rows_to_the_bucket(stack: CellStack) -> None:
+    """Every row of the series becomes an object under `rows/`."""
+    for node in stack.node.find_all():
+        if isinstance(node, firehose.CfnDeliveryStream):
+            iceberg = node.iceberg_destination_configuration
+            assert isinstance(iceberg, firehose.CfnDeliveryStream.IcebergDestinationConfigurationProperty)
+            bucket = iceberg.s3_configuration
+            assert isinstance(bucket, firehose.CfnDeliveryStream.S3DestinationConfigurationProperty)
+            node.add_property_deletion_override("IcebergDestinationConfiguration")
+            node.add_property_override(
+                "ExtendedS3DestinationConfiguration",
+                {"BucketARN": bucket.bucket_arn, "RoleARN": bucket.role_arn, "Prefix": "rows/"},
+            )
+
+
+if __name__ == "__main__":
+    context = json.loads((ROOT / "cdk.json").read_text())["context"]
+    app = App(analytics_reporting=False, context={**context, PROFILE: "emulator"})
+    for cell in read_cells((ROOT / "cells.yaml").read_text(), "cells.yaml").cells:
+        if cell.delivery == "standard":
+            write_rows_to_the_bucket(CellStack(app, cell))
+    guard(app)
+    app.synth()

@@ -1,0 +1,88 @@
+"""The sweep: what no execution's timer does. The emulator knows no TimeoutSecondsPath, so here that is every alert.
+
+The sweeper is called by its own schedule, every minute, and by the rule for executions that end by themselves.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bems.tracker.draft import GRACE
+from bems.tracker.instants import SECOND
+from tests.e2e.cell import DeployedCell, Execution
+from tests.e2e.polling import until
+from tests.e2e.stories import lines, orderly
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def alerts(cell: DeployedCell) -> Iterator[str]:
+    """The URL of a queue that hears what the warning topic says."""
+    url = cell.sqs.create_queue(QueueName="heard")["QueueUrl"]
+    attributes = cell.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]
+    topics = cell.emulator.client("sns")
+    subscribed = topics.subscribe(
+        TopicArn=cell.outputs["WarningTopicArn"],
+        Protocol="sqs",
+        Endpoint=attributes["QueueArn"],
+        Attributes={"RawMessageDelivery": "true"},
+        ReturnSubscriptionArn=True,
+    )
+    yield url
+    topics.unsubscribe(SubscriptionArn=subscribed["SubscriptionArn"])
+    cell.sqs.delete_queue(QueueUrl=url)
+
+
+def test_an_execution_that_is_stopped_is_replaced_at_once(cell: DeployedCell) -> None:
+    plan = orderly(2020)
+    first, *rest = lines(plan)
+    cell.send(first)
+    until("it waits", lambda: waits(cell, plan.invoice_id, 1))
+    arn = cell.execution_arn(plan.invoice_id, 1)
+    cell.states.stop_execution(executionArn=arn, error="Operator", cause="a mistake")
+    until("another run waits", lambda: waits(cell, plan.invoice_id, 2), 90)
+    for line in rest:
+        cell.send(line)
+    cell.until_status(plan.invoice_id, "Posted")
+    assert cell.until_ended(plan.invoice_id, 1).status == "ABORTED"
+    assert cell.until_ended(plan.invoice_id, 2).states[-1] == "Posted"
+
+
+def test_a_stuck_invoice_is_alerted_by_the_sweep(cell: DeployedCell, alerts: str) -> None:
+    """Three business days and the five minutes that a run has to ask pass in a moment."""
+    plan = orderly(2021)
+    first, *rest = lines(plan)
+    cell.send(first)
+    until("it waits", lambda: waits(cell, plan.invoice_id, 1))
+    record = cell.record(plan.invoice_id)
+    assert record is not None and record.wait is not None
+    cell.pass_time_until(record.wait.due + GRACE + SECOND)
+    heard = until("the alert is heard", lambda: told_of(cell, alerts, plan.invoice_id), 90)
+    assert (heard["kind"], heard["stage"], heard["severity"], heard["step"]) == ("stuck", "authorization", "warning", 1)
+    until("another run waits", lambda: waits(cell, plan.invoice_id, 2))
+    for line in rest:
+        cell.send(line)
+    cell.until_status(plan.invoice_id, "Posted")
+    assert cell.until_ended(plan.invoice_id, 1) == Execution("SUCCEEDED", ["AwaitAuthorization", "Superseded"])
+    assert cell.until_ended(plan.invoice_id, 2).states[-1] == "Posted"
+    until("the alert is in the series", lambda: in_series(cell, plan.invoice_id))
+
+
+def waits(cell: DeployedCell, invoice_id: str, run: int) -> bool:
+    record = cell.record(invoice_id)
+    return record is not None and record.run.number == run and record.run.token is not None and not record.pending
+
+
+def told_of(cell: DeployedCell, url: str, invoice_id: str) -> dict[str, Any] | None:
+    for message in cell.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", []):
+        alert: dict[str, Any] = json.loads(message["Body"])
+        if alert["invoice_id"] == invoice_id:
+            return alert
+    return None
+
+
+def in_series(cell: DeployedCell, invoice_id: str) -> bool:
+    return any(row["kind"] == "alert" and row["invoice_id"] == invoice_id for row in cell.rows())
