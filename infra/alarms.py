@@ -31,6 +31,9 @@ QUEUE_DEPTH = 15_000
 """Messages that wait for one processor: a minute of 60,000 events, over four stages."""
 
 FAILED_PERCENT = 5
+FUNCTION_ERRORS = 5
+"""Of one function within five minutes, that are no more than bad luck."""
+
 FAILED_LEAST = 20
 """Failures are a rate only above so many attempts in five minutes."""
 
@@ -244,7 +247,7 @@ class Alarms(Watch):
                 f"{name} raises, or runs out of time or memory",
                 "warning",
                 aws("AWS/Lambda", "Errors", FunctionName=name).metric(period=_FIVE),
-                above=FAILED_PERCENT,
+                above=FUNCTION_ERRORS,
             )
 
     def _watch_sweeper(self) -> None:

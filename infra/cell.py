@@ -51,8 +51,10 @@ class CellStack(Stack):
         records = Records(self, "Records", names, keys.records, removal)
         series, stream = self._series(names, cell, keys, removal)
         alerts = Alerts(self, "Alerts", names, cell, keys.alerts)
-        intake = Intake(self, "Intake", names, keys.messages)
-        unrecorded = encrypted_queue(self, "Unrecorded", names.unrecorded, keys.messages, fed_by=NOBODY)
+        intake = Intake(self, "Intake", names, keys.messages, removal)
+        unrecorded = encrypted_queue(
+            self, "Unrecorded", names.unrecorded, keys.messages, fed_by=NOBODY, removal=removal
+        )
 
         bus: Bus
         delivery_log: logs.ILogGroup | None = None
@@ -68,6 +70,8 @@ class CellStack(Stack):
         lifecycle = Lifecycle(self, "Lifecycle", names, cell, keys.logs, workers.register_wait, workers.escalate)
         Sweeping(self, "Sweeping", names, workers.sweeper.function, lifecycle.arn, intake.undelivered)
         api = Api(self, "Api", names, cell, keys.logs, workers.producer)
+        # Whoever is answered 202 is heard: nothing is taken in before its way is there to the end.
+        api.stage.node.add_dependency(bus, intake)
         if profile.firewall:
             Firewall(self, "Firewall", names, cell, keys.logs, api.stage.stage_arn)
         if profile.backup:

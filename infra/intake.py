@@ -38,6 +38,7 @@ def encrypted_queue(
     visibility: Duration | None = None,
     dead_letters: sqs.IQueue | None = None,
     fed_by: sqs.RedriveAllowPolicy | None = None,
+    removal: RemovalPolicy = RemovalPolicy.RETAIN,
 ) -> sqs.Queue:
     """A queue under a key, TLS only, that keeps messages as long as SQS can. FIFO ones are in high-throughput mode."""
     fifo = name.endswith(".fifo")
@@ -59,7 +60,7 @@ def encrypted_queue(
         if dead_letters is None
         else sqs.DeadLetterQueue(queue=dead_letters, max_receive_count=MOST_RECEIVES),
         redrive_allow_policy=fed_by,
-        removal_policy=RemovalPolicy.DESTROY,
+        removal_policy=removal,
     )
 
 
@@ -70,7 +71,9 @@ NOBODY = sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_AL
 class StageIntake(Construct):
     """The way in of one stage."""
 
-    def __init__(self, scope: Construct, id: str, names: Names, stage: Stage, key: kms.IKey) -> None:
+    def __init__(
+        self, scope: Construct, id: str, names: Names, stage: Stage, key: kms.IKey, removal: RemovalPolicy
+    ) -> None:
         super().__init__(scope, id)
         self.topic = sns.Topic(
             self,
@@ -81,7 +84,6 @@ class StageIntake(Construct):
             content_based_deduplication=False if names.fifo else None,
             master_key=key,
             enforce_ssl=True,
-            tracing_config=None if names.fifo else sns.TracingConfig.ACTIVE,
         )
         queue_name = names.stage(stage)
         self.dead_letters = encrypted_queue(
@@ -89,6 +91,7 @@ class StageIntake(Construct):
             "DeadLetters",
             names.dead_letters(stage),
             key,
+            removal=removal,
             fed_by=sqs.RedriveAllowPolicy(
                 redrive_permission=sqs.RedrivePermission.BY_QUEUE,
                 source_queues=[sqs.Queue.from_queue_arn(self, "Source", arn(self, "sqs", queue_name))],
@@ -99,6 +102,7 @@ class StageIntake(Construct):
             "Queue",
             queue_name,
             key,
+            removal=removal,
             visibility=Duration.seconds(VISIBILITY_SECONDS),
             dead_letters=self.dead_letters,
         )
@@ -120,12 +124,12 @@ class StageIntake(Construct):
 class Intake(Construct):
     """The way in of every stage."""
 
-    def __init__(self, scope: Construct, id: str, names: Names, key: kms.IKey) -> None:
+    def __init__(self, scope: Construct, id: str, names: Names, key: kms.IKey, removal: RemovalPolicy) -> None:
         super().__init__(scope, id)
         self.stages: Mapping[Stage, StageIntake] = {
-            stage: StageIntake(self, stage.capitalize(), names, stage, key) for stage in STAGES
+            stage: StageIntake(self, stage.capitalize(), names, stage, key, removal) for stage in STAGES
         }
-        self.undelivered = encrypted_queue(self, "Undelivered", names.undelivered, key, fed_by=NOBODY)
+        self.undelivered = encrypted_queue(self, "Undelivered", names.undelivered, key, fed_by=NOBODY, removal=removal)
 
 
 def from_topic(queue: sqs.IQueue, topic_arn: str) -> iam.PolicyStatement:

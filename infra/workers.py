@@ -38,7 +38,7 @@ STREAM_BATCH = 100
 STREAM_SECONDS = 1
 STREAM_PARALLEL = 10
 STREAM_HOURS = 12
-"""How long the recorder tries to write a record. The stream keeps it for 24, so twice that is left to see to it."""
+"""How long the recorder tries to write a record. The stream keeps it for 24, so as long again is left to see to it."""
 
 
 class Workers(Construct):

@@ -1,12 +1,14 @@
 """The API: what is let in, how much of it, and what is answered to the rest."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.schemas import gateway_models
+from infra import api
 from tests.infra.template import Template
 
 
@@ -154,3 +156,36 @@ def test_the_producers_resources_are_those_it_knows(cell: Template, stage: Stage
     parts = {path: one["PathPart"] for path, one in cell.of("AWS::ApiGateway::Resource").items()}
     assert parts[f"Api/Api/Default/invoices/{stage}"] == stage
     assert parts[f"Api/Api/Default/invoices/{stage}/batch"] == "batch"
+
+
+def test_the_stage_shows_all_of_the_api(cell: Template) -> None:
+    """A deployment is a picture of what is there when it is taken."""
+    deployment = cell.raw["Resources"][cell.whole("Api/Stage")["Properties"]["DeploymentId"]["Ref"]]
+    before = {cell.paths[id] for id in deployment["DependsOn"]}
+    for kind in ("GatewayResponse", "Method", "Model", "RequestValidator"):
+        parts = set(cell.of(f"AWS::ApiGateway::{kind}"))
+        assert parts
+        assert parts <= before
+
+
+def test_another_api_is_another_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CloudFormation takes another only where its id is another one."""
+    pictures = [api.picture(), api.picture()]
+    assert pictures[0] == pictures[1]
+    assert "api_key_required=True" in pictures[0][1][0]
+    assert "Retry-After" in pictures[0][1][1]
+    monkeypatch.setattr(api, "gateway_models", dict)
+    assert api.picture() != pictures[0]
+
+
+def test_the_pictures_id_has_its_hash(cell: Template) -> None:
+    id = cell.whole("Api/Stage")["Properties"]["DeploymentId"]["Ref"]
+    assert re.fullmatch("ApiDeployment[0-9A-F]{8}[0-9a-f]{32}", id), "behind that of the path, that of the picture"
+
+
+def test_nothing_is_taken_in_before_its_way_is_there(cell: Template) -> None:
+    before = {cell.paths[id] for id in cell.whole("Api/Stage")["DependsOn"]}
+    ways = [*cell.of("AWS::EventsV2::Subscriber"), *cell.of("AWS::Events::Rule"), *cell.of("AWS::SNS::Subscription")]
+    own = {path for path in ways if path.startswith(("Bus/", "Intake/"))}
+    assert len(own) >= 8
+    assert own <= before

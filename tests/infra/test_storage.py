@@ -105,3 +105,10 @@ def test_the_state_machine_runs_the_definition_of_both_homes(cell: Template) -> 
     logging = machine["LoggingConfiguration"]
     assert (logging["Level"], logging["IncludeExecutionData"]) == ("ERROR", False)
     assert machine["TracingConfiguration"] == {"Enabled": True}
+
+
+def test_queues_stay_with_what_is_in_them(cell: Template) -> None:
+    queues = cell.of("AWS::SQS::Queue")
+    assert len(queues) == 10
+    for path in queues:
+        assert cell.whole(path)["DeletionPolicy"] == cell.whole(path)["UpdateReplacePolicy"] == "Retain"
