@@ -1,9 +1,7 @@
 """`bems demo`: a fresh cell, and a generated month of invoices sent to it over HTTP."""
 
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime
@@ -23,6 +21,7 @@ from bems.cli.sending import Sender
 from bems.cli.show import print_json
 from bems.cli.summary import Summary
 from bems.cli.takings import as_document, print_takings, take_stock
+from bems.cli.up import LOOK_EVERY, ended_by_signal
 from bems.embedded.api.access import LOOK
 from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, SystemClock
@@ -180,7 +179,6 @@ The cell goes on serving, from here on as slowly as we live. In another terminal
 
 Ctrl-C ends it."""
     )
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    ended.wait()
+    ended = ended_by_signal()
+    while not ended(LOOK_EVERY):
+        pass

@@ -3,9 +3,9 @@
 import gc
 import logging
 import os
+import queue
 import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,9 +68,7 @@ def up(
     if speed is not None:
         clock = AcceleratedClock(clock.now(), speed)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = ended_by_signal()
     try:
         service = Service(
             Path(folder),
@@ -90,12 +88,32 @@ def up(
     if ahead > MINUTE:
         latest = render(service.writer.latest())
         log.warning("the newest entry is of %s, ahead of the clock: was time made to run faster here?", latest)
-    with service, spared_collector():
-        welcome(service, folder, as_json)
-        while not ended.wait(LOOK_EVERY):
-            if not service.writer.alive:
-                raise Failure("the cell cannot go on; its log says why")
+    try:
+        with service, spared_collector():
+            welcome(service, folder, as_json)
+            while not ended(LOOK_EVERY):
+                if not (service.writer.alive and service.server.alive):
+                    raise Failure("the cell cannot go on; its log says why")
+    except (StoreRefused, StoreFailed) as refused:
+        raise Failure(str(refused)) from refused
     click.echo("The cell has ended; what it took is stored.", err=True)
+
+
+def ended_by_signal() -> Callable[[float], bool]:
+    """What waits so many seconds, and tells whether SIGTERM or SIGINT has come. A handler may run in the middle of
+    anything, and an Event's lock would not let it in twice."""
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: signals.put(number))
+
+    def ended(seconds: float) -> bool:
+        try:
+            signals.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        return True
+
+    return ended
 
 
 def configure(cells_file: str | None, cell_name: str | None, policy_file: str | None) -> tuple[Cell, Policy]:

@@ -58,6 +58,8 @@ def open_database(path: Path, migrations: Sequence[Migration], application: int)
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        # A log that readers made grow gives its room back.
+        connection.execute("PRAGMA journal_size_limit = 67108864")
     except BaseException as error:
         connection.close()
         if isinstance(error, apsw.FullError | apsw.IOError | apsw.ReadOnlyError | apsw.CantOpenError):

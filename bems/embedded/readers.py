@@ -39,6 +39,6 @@ class Readers:
 
     def close(self) -> None:
         """Wait for what was asked, and close. Twice is harmless."""
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=True)
         for reader in self._open:
             reader.close()

@@ -15,6 +15,7 @@ import pytest
 import urllib3
 
 from bems.embedded import databases
+from bems.embedded.api.server import CannotListen, Server
 from bems.embedded.databases import StoreRefused
 from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 
@@ -94,6 +95,25 @@ def test_a_second_cell_on_the_folder_is_refused(tmp_path: Path) -> None:
         told = refused("--store", "cell", "--port", "0", cwd=tmp_path, code=1)
         assert told == "bems: cell is in use: another cell runs on this folder\n"
         assert first.poll() is None
+
+
+def test_a_store_whose_deliveries_are_of_another_time_is_refused(tmp_path: Path) -> None:
+    with cell("--store", str(tmp_path / "cell")) as (process, _):
+        process.terminate()
+        rest(process)
+    outbox = apsw.Connection(str(tmp_path / "cell" / "deliveries.db"))
+    outbox.execute("UPDATE progress SET seq = 7, alert_id = 'another'")
+    outbox.close()
+    assert "deliveries.db goes with another store" in refused("--store", "cell", "--port", "0", cwd=tmp_path, code=1)
+
+
+def test_of_two_servers_on_one_port_the_second_is_refused() -> None:
+    first = Server(lambda: None, "127.0.0.1", 0)  # type: ignore[arg-type, return-value]
+    try:
+        with pytest.raises(CannotListen, match="in use"):
+            Server(lambda: None, "127.0.0.1", first.port)  # type: ignore[arg-type, return-value]
+    finally:
+        first.stop()
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:

@@ -31,12 +31,29 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.parser = _Parser(self)  # type: ignore[assignment]
+        self._unread: asyncio.TimerHandle | None = None
         self._head = 0
         self._reading_head = self._too_long = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._allow_idleness()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Whoever does not read what is answered is not waited for.
+        self._unread = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         # Uvicorn would have the time begin anew with every byte.

@@ -19,6 +19,9 @@ CONNECTIONS = 2_000
 GOODBYE = 10
 """Seconds that requests under way have at the end."""
 
+BACKLOG = 2_048
+"""Connections that may wait to be accepted."""
+
 KEEP_ALIVE = 30
 """Seconds that a connection may lie idle between two requests."""
 
@@ -49,6 +52,11 @@ class Server:
         self._thread.start()
         self._started.result()
         return self
+
+    @property
+    def alive(self) -> bool:
+        """Whether it answers."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Take no more connections, answer what was asked, and end. Twice is harmless."""
@@ -116,6 +124,8 @@ def _listen(host: str, port: int) -> socket.socket:
         # So that a cell that was ended can be started again at once.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        # Here and not in the event loop: of two that were bound together, only this refuses the second.
+        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise CannotListen(f"{host}:{port}: {error.strerror}") from error

@@ -210,6 +210,21 @@ def test_a_head_that_only_trickles_in_is_not_waited_for(
     raise AssertionError("it was waited for")
 
 
+def test_who_does_not_read_the_answer_is_not_waited_for(
+    make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.2)
+    cell = make()
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.settimeout(SOON)
+        deaf.connect(("127.0.0.1", cell.port))
+        # So much that no buffer takes it; the answers are never read, until the connection is gone.
+        with pytest.raises(ConnectionError):
+            for _ in range(100_000):
+                deaf.sendall(head("GET", "/openapi.json", "") * 10)
+
+
 def test_too_many_connections_are_told_so(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "CONNECTIONS", 2)
     cell = make()
