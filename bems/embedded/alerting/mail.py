@@ -4,6 +4,7 @@ import hashlib
 import logging
 import smtplib
 import ssl
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from email.headerregistry import Address
@@ -13,6 +14,7 @@ from email.utils import format_datetime
 
 from bems.embedded.alerting.delivery import NotDelivered, Now, reason, time_of_day
 from bems.embedded.alerting.messages import headline, page
+from bems.embedded.alerting.webhook import cut
 from bems.tracker.actions import Alert
 from bems.tracker.cells import Smtp
 from bems.tracker.instants import to_datetime
@@ -40,6 +42,7 @@ class Email:
         *,
         now: Now = time_of_day,
         timeout: float = 15.0,
+        total: float = 60.0,
     ) -> None:
         self.key = key
         self._to = tuple(to)
@@ -48,7 +51,7 @@ class Email:
         self._password = password
         self._cell = cell
         self._now = now
-        self._timeout = timeout
+        self._timeout, self._total = timeout, total
         self._served: dict[str, set[str]] = {}
 
     def send(self, alert: Alert) -> None:
@@ -73,13 +76,17 @@ class Email:
 
     def _deliver(self, message: EmailMessage, to: list[str]) -> Refused:
         """Hand it to the server; who was refused."""
-        host, port = self._server.host, self._server.port
         if self._server.security == "tls":
-            context = ssl.create_default_context()
-            server: smtplib.SMTP = smtplib.SMTP_SSL(host, port, timeout=self._timeout, context=context)
+            server: smtplib.SMTP = smtplib.SMTP_SSL(timeout=self._timeout, context=ssl.create_default_context())
         else:
-            server = smtplib.SMTP(host, port, timeout=self._timeout)
+            server = smtplib.SMTP(timeout=self._timeout)
+        # Connecting later, so that the alarm knows the connection before its first word; TLS asks for this name.
+        server._host = self._server.host  # type: ignore[attr-defined]
+        alarm = threading.Timer(self._total, lambda: cut(server.sock))
+        alarm.daemon = True
+        alarm.start()
         try:
+            server.connect(self._server.host, self._server.port)
             if self._server.security == "starttls":
                 server.starttls(context=ssl.create_default_context())
             if self._server.user is not None and self._password is not None:
@@ -88,6 +95,7 @@ class Email:
         except smtplib.SMTPRecipientsRefused as error:
             return error.recipients
         finally:
+            alarm.cancel()
             with suppress(smtplib.SMTPException, OSError):
                 server.quit()
             server.close()

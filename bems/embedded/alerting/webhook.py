@@ -104,7 +104,7 @@ class Webhook:
         alarm: threading.Timer | None = None
         try:
             connection.connect()
-            alarm = threading.Timer(began + patience.total - time.monotonic(), _cut, [connection.sock])
+            alarm = threading.Timer(began + patience.total - time.monotonic(), cut, [connection.sock])
             alarm.daemon = True
             alarm.start()
             connection.timeout = patience.read
@@ -149,10 +149,11 @@ class Webhook:
         return f"it breaks off ({type(error).__name__})"
 
 
-def _cut(connected: socket.socket) -> None:
+def cut(connected: socket.socket | None) -> None:
     """End a conversation that never falls silent, but leads nowhere."""
-    with suppress(OSError):
-        socket.socket.shutdown(connected, socket.SHUT_RDWR)
+    if connected is not None:
+        with suppress(OSError):
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 def _named(status: int) -> str:

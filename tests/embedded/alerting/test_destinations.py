@@ -647,3 +647,23 @@ def test_mistakes_are_told_in_one_line(
 
 def test_the_log_of_alerts_has_a_name_of_its_own() -> None:
     assert destinations.alerts_log.name == "bems.alerts"
+
+
+def test_a_mail_server_that_drips_is_not_listened_to_forever() -> None:
+    ended = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            while not ended.wait(0.01):
+                connection.sendall(b"220-hello\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        server = cells.Smtp("127.0.0.1", listening.getsockname()[1], security="none")
+        mail = Email("email", ["a@example.com"], "b@example.com", server, None, "north", timeout=5.0, total=0.2)
+        with pytest.raises(NotDelivered):
+            mail.send(ALERT)
+        ended.set()
+        thread.join()
