@@ -1,14 +1,19 @@
 """The API: what is let in, how much of it, and what is answered to the rest."""
 
 import json
-import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aws_cdk import App, Stack, assertions
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_lambda as lambda_
 
+from bems.tracker.cells import Cell
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.schemas import gateway_models
 from infra import api
+from infra.names import Names
 from tests.infra.template import Template
 
 
@@ -178,9 +183,27 @@ def test_another_api_is_another_picture(monkeypatch: pytest.MonkeyPatch) -> None
     assert api.picture() != pictures[0]
 
 
-def test_the_pictures_id_has_its_hash(cell: Template) -> None:
-    id = cell.whole("Api/Stage")["Properties"]["DeploymentId"]["Ref"]
-    assert re.fullmatch("ApiDeployment[0-9A-F]{8}[0-9a-f]{32}", id), "behind that of the path, that of the picture"
+def test_another_picture_is_another_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, same = deployment_id(), deployment_id()
+    monkeypatch.setattr(api, "picture", lambda: ["another"])
+    assert first == same != deployment_id()
+
+
+def deployment_id() -> str:
+    """The id of the deployment in a stack that has nothing but an API."""
+    stack = Stack(App(), "Plain")
+    function = lambda_.Function(
+        stack,
+        "Producer",
+        runtime=lambda_.Runtime.PYTHON_3_13,
+        handler="producer.handler",
+        code=lambda_.Code.from_inline("def handler(event, context): pass"),
+    )
+    cell = Cell(name="plain", region="eu-west-1")
+    producer: Any = SimpleNamespace(invoked=function)
+    api.Api(stack, "Api", Names(cell.name, fifo=True), cell, kms.Key(stack, "Key"), producer)
+    (id,) = assertions.Template.from_stack(stack).find_resources("AWS::ApiGateway::Deployment")
+    return str(id)
 
 
 def test_nothing_is_taken_in_before_its_way_is_there(cell: Template) -> None:

@@ -4,11 +4,8 @@ import asyncio
 from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TypeVar
 
 from bems.tracker.decisions import Receipt
-
-T = TypeVar("T")
 
 
 class Landing:
