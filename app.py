@@ -6,13 +6,18 @@ from pathlib import Path
 from aws_cdk import App
 
 from bems.tracker.config import read_cells
+from infra import concurrency
 from infra.cell import CellStack
 from infra.findings import check
 from infra.guards import guard
 
 here = Path(__file__).parent
-app = App(analytics_reporting=False, context=json.loads((here / "cdk.json").read_text())["context"])
-for cell in read_cells((here / "cells.yaml").read_text(), "cells.yaml").cells:
+context = json.loads((here / "cdk.json").read_text())["context"]
+# What the CDK CLI would tell the app by itself; it warns of keys such as this in its file.
+app = App(analytics_reporting=False, stack_traces=False, context={**context, "aws:cdk:enable-path-metadata": True})
+cells = read_cells((here / "cells.yaml").read_text(), "cells.yaml").cells
+concurrency.check(cells)
+for cell in cells:
     CellStack(app, cell)
 guard(app)
 check(app)

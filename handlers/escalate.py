@@ -7,6 +7,7 @@ the same id, and answers what is left of the wait.
 from functools import cache
 from typing import Any
 
+from bems.aws.errors import retryable
 from bems.aws.settings import InvoiceSettings
 from bems.tracker.decisions import on_dispute, on_timeout
 from handlers.invoices import Invoices, open_cell
@@ -22,11 +23,12 @@ def home() -> Invoices:
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, str | int]:  # noqa: ARG001
-    """An `EscalatePayload` to `{next, deadline_seconds}`, both always there."""
+    """An `EscalatePayload` to `{next, deadline_seconds}`, both always there. Unavailable: to be retried."""
     invoices = home()
     asked = read_payload(event, EscalatePayload)
     decide = on_dispute if asked.reason == "dispute" else on_timeout
     with (
+        retryable(),
         invoices.meter.flushed(),
         logger.append_context_keys(invoice_id=asked.invoice_id, run=asked.run, stage=asked.stage),
     ):

@@ -2,18 +2,21 @@
 
 The new image of a record has the transitions of the version that it is, and of no other. What the series does not take
 for now, the stream delivers again from there on; a row that is written twice is the same row. What it refuses for good
-would be refused again and would hold up others: it is logged, whole, and counted.
+would be refused again and would hold up others: it is logged, whole, and counted. A record that cannot be read would
+hold them up too: it is set aside in a queue, whole, as an event with which this function can be invoked again.
 """
 
+import json
 from functools import cache
 from typing import Any, NamedTuple
 
 from bems.aws.clients import client
 from bems.aws.clock import SystemClock
+from bems.aws.errors import BotoCoreError, ClientError, code
 from bems.aws.records import read_changes
 from bems.aws.settings import RecorderSettings, read_settings
 from bems.aws.time_series import FirehoseSeries, Outcome, Row, Series, TimestreamSeries
-from bems.tracker.metrics import RECORDS_REJECTED, TRANSITIONS_RECORDED, VISIBILITY_LATENCY
+from bems.tracker.metrics import RECORDS_REJECTED, RECORDS_UNREADABLE, TRANSITIONS_RECORDED, VISIBILITY_LATENCY
 from bems.tracker.ports import Clock
 from bems.tracker.series import row
 from handlers.telemetry import Meter, entry_point, logger, warm
@@ -24,6 +27,7 @@ class Home(NamedTuple):
 
     settings: RecorderSettings
     series: Series
+    queue: Any
     meter: Meter
     clock: Clock
 
@@ -33,6 +37,14 @@ class Sourced(NamedTuple):
 
     sequence_number: str
     row: Row
+
+
+class Unreadable(NamedTuple):
+    """A record of the stream with an image that this release, at least, cannot read, and why."""
+
+    sequence_number: str
+    record: dict[str, Any]
+    reason: str
 
 
 @cache
@@ -46,7 +58,7 @@ def home() -> Home:
         series = TimestreamSeries(client("timestream-write"), database, table, settings.cell)
     else:
         series = FirehoseSeries(client("firehose"), settings.delivery_stream or "", settings.cell)
-    return Home(settings, series, Meter(settings.cell), SystemClock())
+    return Home(settings, series, client("sqs"), Meter(settings.cell), SystemClock())
 
 
 @entry_point
@@ -59,14 +71,19 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
         failed = {
             one.sequence_number for one, outcome in zip(rows, outcomes, strict=True) if not _told(made, one, outcome)
         }
-    again = failed | unreadable
-    return {"batchItemFailures": [{"itemIdentifier": number} for number in sorted(again, key=int)]}
+        for one in unreadable:
+            # What is behind a failure comes again with it, and would be set aside each time.
+            if failed and int(one.sequence_number) > min(map(int, failed)):
+                break
+            if not _set_aside(made, one):
+                failed.add(one.sequence_number)
+    return {"batchItemFailures": [{"itemIdentifier": number} for number in sorted(failed, key=int)]}
 
 
-def _rows(records: list[dict[str, Any]]) -> tuple[list[Sourced], set[str]]:
-    """The rows of all records, and the sequence numbers of those that cannot be read, by this release at least."""
+def _rows(records: list[dict[str, Any]]) -> tuple[list[Sourced], list[Unreadable]]:
+    """The rows of all records that can be read, and the other records, both in the stream's order."""
     rows: list[Sourced] = []
-    unreadable: set[str] = set()
+    unreadable: list[Unreadable] = []
     for record in records:
         change = record["dynamodb"]
         if "NewImage" not in change:
@@ -74,8 +91,7 @@ def _rows(records: list[dict[str, Any]]) -> tuple[list[Sourced], set[str]]:
         try:
             version, transitions = read_changes(change["NewImage"])
         except ValueError as error:
-            unreadable.add(change["SequenceNumber"])
-            logger.error("unreadable", extra={"sequence_number": change["SequenceNumber"], "reason": str(error)})
+            unreadable.append(Unreadable(change["SequenceNumber"], record, str(error)))
             continue
         rows += [Sourced(change["SequenceNumber"], Row(version, transition)) for transition in transitions]
     return rows, unreadable
@@ -100,6 +116,27 @@ def _told(made: Home, one: Sourced, outcome: Outcome) -> bool:
         latency = max(0, made.clock.now() - transition.received_at) // 1000
         made.meter.add(VISIBILITY_LATENCY, latency, stage=transition.stage)
     return True
+
+
+def _set_aside(made: Home, one: Unreadable) -> bool:
+    """Keep a record whole, and count it; False where it is to come again. One that comes again all the same, because
+    the function died, is kept twice; recorded from both, it is one row.
+
+    The stream has new images only: an item of 400 kB, the most that DynamoDB takes, has 540 kB in base64, and SQS takes
+    1 MiB (API reference of SendMessage). Only a text that is nearly all escapes could have more. SQS refuses it, so it
+    comes again, and after hours is set aside by the stream's mapping, as a pointer, as is whatever else keeps failing.
+    """
+    with logger.append_context_keys(sequence_number=one.sequence_number, keys=one.record["dynamodb"].get("Keys")):
+        # In ASCII: SQS does not take every character that DynamoDB does.
+        body = json.dumps({"reason": one.reason, "Records": [one.record]})
+        try:
+            made.queue.send_message(QueueUrl=made.settings.unrecorded_queue_url, MessageBody=body)
+        except (BotoCoreError, ClientError) as error:
+            logger.warning("a record cannot be read, nor set aside", extra={"reason": one.reason, "error": code(error)})
+            return False
+        made.meter.add(RECORDS_UNREADABLE)
+        logger.error("a record that cannot be read is set aside", extra={"reason": one.reason})
+        return True
 
 
 warm(home)

@@ -6,6 +6,7 @@ An invoice that is further already answers the token at once. Called twice, it r
 from functools import cache
 from typing import Any
 
+from bems.aws.errors import retryable
 from bems.aws.settings import InvoiceSettings
 from bems.tracker.decisions import WaitRequest, on_wait
 from bems.tracker.instants import parse
@@ -22,11 +23,12 @@ def home() -> Invoices:
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
-    """A `WaitPayload`. The result is not looked at: the task ends by its token."""
+    """A `WaitPayload`. The result is not looked at: the task ends by its token. Unavailable: to be retried."""
     invoices = home()
     wait = read_payload(event, WaitPayload)
     request = WaitRequest(wait.run, wait.stage, wait.token, (parse(wait.entered_at), wait.retry_count))
     with (
+        retryable(),
         invoices.meter.flushed(),
         logger.append_context_keys(invoice_id=wait.invoice_id, run=wait.run, stage=wait.stage),
     ):

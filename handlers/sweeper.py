@@ -20,9 +20,10 @@ import msgspec
 from bems.aws.clients import client
 from bems.aws.records import SHARDS
 from bems.aws.settings import SweeperSettings
+from bems.tracker.contract import STAGES
 from bems.tracker.decisions import on_sweep
 from bems.tracker.instants import MINUTE, Instant
-from bems.tracker.metrics import OPEN_EXECUTIONS, SWEEP_BACKLOG, SWEEP_COMPLETED, SWEEP_FAILED
+from bems.tracker.metrics import EVENTS_ACCEPTED, OPEN_EXECUTIONS, SWEEP_BACKLOG, SWEEP_COMPLETED, SWEEP_FAILED
 from handlers.invoices import Invoices, open_cell
 from handlers.telemetry import entry_point, logger, warm
 
@@ -70,8 +71,11 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
     with made.invoices.meter.flushed():
         if event.get("source") == "aws.states":
             return _ended(made, event["detail"])
-        swept = sweep(made.invoices, context.get_remaining_time_in_millis)
         meter = made.invoices.meter
+        for stage in STAGES:
+            # Without it a stage that has fallen silent would have no number, and its alarm nothing to look at.
+            meter.add(EVENTS_ACCEPTED, 0, stage=stage)
+        swept = sweep(made.invoices, context.get_remaining_time_in_millis)
         open_executions = count_open(made.invoices, context.get_remaining_time_in_millis)
         meter.add(SWEEP_BACKLOG, swept.left)
         meter.add(SWEEP_FAILED, swept.failed)

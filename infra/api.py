@@ -126,7 +126,8 @@ class Api(Construct):
             access_log_format=apigateway.AccessLogFormat.custom(json.dumps(_ACCESS)),
             logging_level=apigateway.MethodLoggingLevel.ERROR,
             data_trace_enabled=False,
-            metrics_enabled=True,
+            # By method: each would be billed as a metric of ours. The stage has its own without being asked.
+            metrics_enabled=False,
             tracing_enabled=cell.tracing,
             # What each method takes of all keys together: as much as one key may send in all.
             throttling_rate_limit=cell.limits.key.requests_per_second,

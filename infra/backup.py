@@ -65,11 +65,14 @@ class Backup(Construct):
                     ],
                     [table_arn],
                 ),
+                # Where the account has not opted in to AWS Backup's own format, DynamoDB keeps the backups.
+                allow(["dynamodb:DeleteBackup", "dynamodb:DescribeBackup"], [f"{table_arn}/backup/*"]),
                 *(_timestream(others, arn(self, "timestream", f"database/{names.prefix}")) if others else ()),
                 allow(
                     ["backup:CopyIntoBackupVault", "backup:DescribeBackupVault"],
                     [arn(self, "backup", f"backup-vault:{names.prefix}")],
                 ),
+                allow(["backup:TagResource"], [arn(self, "backup", "recovery-point:*")]),
                 use_key(key, ENCRYPT_AND_DECRYPT),
                 allow(["kms:CreateGrant"], [key.key_arn], {"Bool": {"kms:GrantIsForAWSResource": "true"}}),
             ],

@@ -16,14 +16,15 @@ from infra.custom_bus import CustomBus
 from infra.dashboard import Dashboard
 from infra.firewall import Firewall
 from infra.functions import Home
+from infra.iceberg import IcebergSeries
 from infra.intake import NOBODY, Intake, encrypted_queue
 from infra.keys import Keys
 from infra.lifecycle import Lifecycle
 from infra.log_groups import VENDED, log_group
 from infra.names import Names
-from infra.profile import read_profile
+from infra.profile import Profile, read_profile
 from infra.records import Records
-from infra.series import IcebergSeries, Series, TimestreamSeries
+from infra.series import Series, TimestreamSeries
 from infra.subscribers import add_subscribers
 from infra.sweeping import Sweeping
 from infra.workers import Workers
@@ -49,7 +50,7 @@ class CellStack(Stack):
 
         keys = Keys(self, "Keys", names, removal)
         records = Records(self, "Records", names, keys.records, removal)
-        series, stream = self._series(names, cell, keys, removal)
+        series, stream = self._series(names, cell, keys, removal, profile)
         alerts = Alerts(self, "Alerts", names, cell, keys.alerts)
         intake = Intake(self, "Intake", names, keys.messages, removal)
         unrecorded = encrypted_queue(
@@ -82,12 +83,14 @@ class CellStack(Stack):
         Dashboard(self, "Dashboard", names, cell, lifecycle.arn, stream)
         self._tell(names, intake, alerts, records, lifecycle, api)
 
-    def _series(self, names: Names, cell: Cell, keys: Keys, removal: RemovalPolicy) -> tuple[Series, str | None]:
+    def _series(
+        self, names: Names, cell: Cell, keys: Keys, removal: RemovalPolicy, profile: Profile
+    ) -> tuple[Series, str | None]:
         if cell.time_series == "timestream":
             return TimestreamSeries(self, "Series", names, keys.records, removal), None
         keys.let_tables_be_maintained()
         group = log_group(self, "SeriesLog", f"/aws/kinesisfirehose/{names.prefix}", keys.logs, cell)
-        series = IcebergSeries(self, "Series", names, keys.records, group, removal)
+        series = IcebergSeries(self, "Series", names, keys.records, group, removal, profile)
         return series, series.stream_name
 
     def _tell(

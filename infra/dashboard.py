@@ -9,9 +9,10 @@ from constructs import Construct
 from bems.tracker import metrics as tracker
 from bems.tracker.cells import Cell
 from bems.tracker.contract import STAGES
-from infra.alarms import FUNCTIONS, VISIBLE_MILLISECONDS
+from infra.alarms import FUNCTIONS
 from infra.metrics import aws, from_logs, own
 from infra.names import Names
+from infra.stage_alarms import recorded_seconds
 
 WIDTH = 24
 HEIGHT = 6
@@ -26,6 +27,7 @@ class Dashboard(Construct):
         super().__init__(scope, id)
         self._names = names
         self._cell = cell.name
+        self._promised = recorded_seconds(cell) * 1000
         self._region = Stack.of(self).region
         rows = [
             self._requests(),
@@ -163,7 +165,7 @@ class Dashboard(Construct):
             self._graph(
                 "5. From received to recorded, p99, ms",
                 [own(tracker.VISIBILITY_LATENCY, cell=cell, stage=stage).row("p99", stage) for stage in STAGES],
-                line=VISIBLE_MILLISECONDS,
+                line=self._promised,
             ),
             self._graph("Time series behind by", behind),
             self._graph(
@@ -171,6 +173,7 @@ class Dashboard(Construct):
                 [
                     own(tracker.TRANSITIONS_RECORDED, cell=cell).row(label="recorded"),
                     own(tracker.RECORDS_REJECTED, cell=cell).row(label="refused"),
+                    own(tracker.RECORDS_UNREADABLE, cell=cell).row(label="records that cannot be read"),
                     own(tracker.SWEEP_BACKLOG, cell=cell).row("Maximum", "waiting for the sweep"),
                 ],
             ),

@@ -70,7 +70,7 @@ ACKNOWLEDGED: tuple[Acknowledged, ...] = (
         "AwsSolutions-SQS3",
         "AWS::SQS::Queue",
         "Unrecorded",
-        "It is a dead-letter queue: of the recorder's stream mapping",
+        "It is a dead-letter queue: of the recorder and its stream mapping",
     ),
     Acknowledged(
         "CloudFormation-Validate::W3697",

@@ -8,9 +8,10 @@ from bems.tracker.cells import Cell
 from infra.log_groups import log_group
 from infra.names import Names
 
-COUNTED = ("SizeRestrictions_BODY", "CrossSiteScripting_BODY", "GenericRFI_BODY")
+COUNTED = ("SizeRestrictions_BODY", "CrossSiteScripting_BODY", "GenericRFI_BODY", "NoUserAgent_HEADER")
 """Rules of the common set that only count. The first refuses bodies over 8 kB, which are nine events, where a batch may
-have a hundred; the others take names and addresses of vendors for attacks. The gate bounds and checks every body."""
+have a hundred; the next two take names and addresses of vendors for attacks. The gate bounds and checks every body.
+The last refuses programs that do not say what they are, as senders may: their key does."""
 
 MANAGED = ("AWSManagedRulesKnownBadInputsRuleSet", "AWSManagedRulesAmazonIpReputationList")
 
@@ -56,7 +57,8 @@ class Firewall(Construct):
                     {
                         "Behavior": "KEEP",
                         "Requirement": "MEETS_ANY",
-                        "Conditions": [{"ActionCondition": {"Action": action}} for action in ("BLOCK", "COUNT")],
+                        # What is only counted has its metrics: every large batch is.
+                        "Conditions": [{"ActionCondition": {"Action": "BLOCK"}}],
                     }
                 ],
             },

@@ -79,7 +79,7 @@ class Function(Construct):
             role=self.role.without_policy_updates(),
             timeout=timeout,
             memory_size=memory,
-            reserved_concurrent_executions=reserved,
+            reserved_concurrent_executions=reserved if cell.concurrency.reserved else None,
             log_group=self.log_group,
             tracing=lambda_.Tracing.ACTIVE if cell.tracing else lambda_.Tracing.DISABLED,
             environment={

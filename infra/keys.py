@@ -52,7 +52,8 @@ class Keys(Construct):
         )
 
     def let_classic_bus_encrypt(self, bus_name: str) -> None:
-        """EventBridge user guide, "Encrypting EventBridge event buses": the bus and its archive, by their context."""
+        """EventBridge user guide, "Encrypting EventBridge event buses" and "Encrypting EventBridge archives": both have
+        the bus as their context; it is the archive that encrypts anew."""
         bus = arn(self, "events", f"event-bus/{bus_name}")
         self.messages.add_to_resource_policy(
             allow_service("events.amazonaws.com", ["kms:DescribeKey"], conditions=None, sid="ClassicBusKnowsItsKey")
@@ -60,7 +61,7 @@ class Keys(Construct):
         self.messages.add_to_resource_policy(
             allow_service(
                 "events.amazonaws.com",
-                _DATA,
+                [*_DATA, "kms:ReEncryptFrom", "kms:ReEncryptTo"],
                 conditions={"StringEquals": {"kms:EncryptionContext:aws:events:event-bus:arn": bus}},
                 sid="ClassicBusEncrypts",
             )

@@ -35,7 +35,8 @@ class Names:
 
     @property
     def unrecorded(self) -> str:
-        """The queue of pointers to stream records that the recorder could not write."""
+        """The queue of stream records that the recorder cannot read, whole, and of pointers to those that the time
+        series did not take."""
         return f"{self.prefix}-unrecorded"
 
     def function(self, noun: str) -> str:

@@ -35,6 +35,8 @@ class Profile:
     """AWS::WAFv2::WebACLAssociation and LoggingConfiguration."""
     backup: bool = True
     """AWS::Backup::BackupSelection."""
+    table_policy: bool = True
+    """AWS::S3Tables::TableBucketPolicy."""
     anomaly_bands: bool = True
     """Alarms on an ANOMALY_DETECTION_BAND, which needs an AnomalyDetector."""
     metric_math: bool = True
@@ -52,7 +54,14 @@ class Profile:
 
 AWS = Profile()
 EMULATOR = Profile(
-    "emulator", archive=False, firewall=False, backup=False, anomaly_bands=False, metric_math=False, target=HERE
+    "emulator",
+    archive=False,
+    firewall=False,
+    backup=False,
+    table_policy=False,
+    anomaly_bands=False,
+    metric_math=False,
+    target=HERE,
 )
 
 

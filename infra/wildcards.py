@@ -77,6 +77,16 @@ WILDCARDS: tuple[Wildcard, ...] = (
         r"\$\{[^}]+\}/\*",
         "Firehose names the objects of what it could not write: all those in the cell's own bucket of errors",
     ),
+    Wildcard(
+        frozenset(("dynamodb:DeleteBackup", "dynamodb:DescribeBackup")),
+        r"\$\{[^}]+\}/backup/\*",
+        "DynamoDB names a backup when it is made: all those of the cell's own table",
+    ),
+    Wildcard(
+        frozenset(("backup:TagResource",)),
+        r"arn:aws:backup:[^:*]+:[^:*]+:recovery-point:\*",
+        "AWS Backup names a recovery point when it makes it, and gives it its source's tags",
+    ),
 )
 
 

@@ -21,16 +21,6 @@ from infra.policies import ENCRYPT_AND_DECRYPT, allow, arn, use_key
 from infra.records import Records
 from infra.series import Series
 
-PRODUCERS = 150
-PROCESSORS = 100
-"""Per stage. As many as the queue's mapping calls at once: fewer would be throttled, and each throttle is a receipt."""
-
-REGISTRARS = 100
-ESCALATORS = 50
-SWEEPERS = 10
-RECORDERS = 100
-"""Instances reserved: 810 of the 1,000 that an account has at first, of which 100 cannot be reserved."""
-
 BATCH = 10
 """Messages at once: the most that Lambda takes from a FIFO queue."""
 
@@ -58,6 +48,7 @@ class Workers(Construct):
     ) -> None:
         super().__init__(scope, "Functions")
         self._home = home
+        self._concurrency = home.cell.concurrency
         self._keys = keys
         self._intake = intake
         self._records = records
@@ -66,10 +57,14 @@ class Workers(Construct):
         self.producer = self._producer(bus)
         self.processors: Mapping[Stage, Function] = {stage: self._processor(stage) for stage in STAGES}
         self.register_wait = self._decider(
-            "RegisterWait", "register_wait", "An execution waits: its token goes into the record", REGISTRARS, warm=True
+            "RegisterWait",
+            "register_wait",
+            "An execution waits: its token goes into the record",
+            self._concurrency.register_wait,
+            warm=True,
         )
         self.escalate = self._decider(
-            "Escalate", "escalate", "A wait ran out or is disputed: raises the alert", ESCALATORS
+            "Escalate", "escalate", "A wait ran out or is disputed: raises the alert", self._concurrency.escalate
         )
         self.sweeper = self._sweeper()
         self.recorder = self._recorder(series, unrecorded)
@@ -88,7 +83,7 @@ class Workers(Construct):
             },
             statements=bus.publishing(),
             timeout=Duration.seconds(28),
-            reserved=PRODUCERS,
+            reserved=self._concurrency.producer,
             warm=True,
         )
 
@@ -98,7 +93,7 @@ class Workers(Construct):
             processor(stage),
             "processor",
             f"Takes {stage} events into their invoices' records",
-            PROCESSORS,
+            self._concurrency.processor,
             warm=True,
             seconds=PROCESSOR_SECONDS,
             environment={
@@ -125,7 +120,8 @@ class Workers(Construct):
             target=made.invoked,
             event_source_arn=queue.queue_arn,
             batch_size=BATCH,
-            max_concurrency=PROCESSORS,
+            # More than may run would be throttled, and each throttle is a receipt.
+            max_concurrency=self._concurrency.processor,
             report_batch_item_failures=True,
         )
         return made
@@ -135,7 +131,7 @@ class Workers(Construct):
             "Sweeper",
             "sweeper",
             "Every minute looks after the invoices that are due",
-            SWEEPERS,
+            self._concurrency.sweeper,
             seconds=60,
             environment={"BEMS_OPEN_EXECUTIONS": str(self._home.cell.limits.open_executions)},
             statements=[
@@ -155,7 +151,7 @@ class Workers(Construct):
             self._home,
             handler="recorder",
             description="Writes every change of a record to the time series",
-            environment=dict(series.environment()),
+            environment={**series.environment(), "BEMS_UNRECORDED_QUEUE_URL": unrecorded.queue_url},
             statements=[
                 allow(
                     ["dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"],
@@ -168,7 +164,7 @@ class Workers(Construct):
                 *self._setting_aside(unrecorded),
             ],
             timeout=Duration.seconds(60),
-            reserved=RECORDERS,
+            reserved=self._concurrency.recorder,
         )
         lambda_.EventSourceMapping(
             made,
@@ -236,7 +232,8 @@ class Workers(Construct):
         )
 
     def _setting_aside(self, queue: sqs.IQueue) -> list[iam.PolicyStatement]:
-        """Lambda sends what it gives up with the function's own role."""
+        """For what the function itself sets aside, and for what Lambda gives up: it sends that with the function's
+        role."""
         return [
             allow(["sqs:SendMessage"], [queue.queue_arn]),
             use_key(self._keys.messages, ["kms:Decrypt", "kms:GenerateDataKey"], "sqs"),

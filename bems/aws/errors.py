@@ -1,5 +1,8 @@
 """Errors: which of AWS's are worth another try, told from their codes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
 # Those that botocore itself tries again (user guide, "Retries", standard mode), and those of the services used here.
@@ -13,7 +16,9 @@ _TRANSIENT = frozenset(
         "InternalFailure",
         "InternalServerError",
         "InternalServerException",
+        "KMSThrottling",
         "KMSThrottlingException",
+        "KmsThrottled",
         "KmsThrottlingException",
         "LimitExceededException",
         "PriorRequestNotComplete",
@@ -26,6 +31,7 @@ _TRANSIENT = frozenset(
         "ServiceUnavailable",
         "ServiceUnavailableException",
         "SlowDown",
+        "Throttled",
         "ThrottledException",
         "Throttling",
         "ThrottlingException",
@@ -33,6 +39,14 @@ _TRANSIENT = frozenset(
         "TransactionInProgressException",
     }
 )
+
+
+class Unavailable(Exception):
+    """A service did not take a call that it may take later.
+
+    Lambda tells Step Functions the name of this class, and the definition's Retry names it: the one cannot be renamed
+    without the other.
+    """
 
 
 def code(error: BaseException) -> str:
@@ -53,4 +67,15 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, ConnectionError | HTTPClientError | TimeoutError)
 
 
-__all__ = ["BotoCoreError", "ClientError", "code", "is_transient"]
+@contextmanager
+def retryable() -> Iterator[None]:
+    """What is transient is raised as Unavailable; whatever would be no different next time, as it is."""
+    try:
+        yield
+    except Exception as error:
+        if is_transient(error):
+            raise Unavailable(f"{code(error)}: {error}") from error
+        raise
+
+
+__all__ = ["BotoCoreError", "ClientError", "Unavailable", "code", "is_transient", "retryable"]

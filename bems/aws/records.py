@@ -16,7 +16,7 @@ import msgspec
 from msgspec import structs
 
 from bems.aws.errors import ClientError, code
-from bems.tracker.instants import Instant
+from bems.tracker.instants import EARLIEST, LATEST, Instant
 from bems.tracker.projection import project
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
@@ -138,9 +138,14 @@ def read_changes(image: Mapping[str, Any]) -> tuple[int, tuple[Transition, ...]]
     try:
         version = int(image["version"]["N"])
         changes = image["changes"]["B"] if "changes" in image else None
-        return version, () if changes is None else _changes.decode(b64decode(changes, validate=True))
+        transitions = () if changes is None else _changes.decode(b64decode(changes, validate=True))
+        for transition in transitions:
+            instants = (transition.recorded_at, transition.occurred_at, transition.received_at)
+            if any(at is not None and not EARLIEST <= at <= LATEST for at in instants):
+                raise ValueError(f"no calendar has the instants {instants}")
     except (KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
         raise ValueError(f"not the image of a record: {error!r}") from error
+    return version, transitions
 
 
 def _condition(version: int) -> dict[str, Any]:

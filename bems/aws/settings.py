@@ -57,9 +57,10 @@ class SweeperSettings(InvoiceSettings, frozen=True, kw_only=True):
 
 
 class RecorderSettings(CellSettings, frozen=True, kw_only=True):
-    """`timestream` has a database and a table, `s3tables` a Firehose stream."""
+    """`timestream` has a database and a table, `s3tables` a Firehose stream. The queue is for what cannot be read."""
 
     time_series: Literal["timestream", "s3tables"] = field(name="BEMS_TIME_SERIES")
+    unrecorded_queue_url: Named = field(name="BEMS_UNRECORDED_QUEUE_URL")
     database: Named | None = field(name="BEMS_DATABASE", default=None)
     time_table: Named | None = field(name="BEMS_TIME_TABLE", default=None)
     delivery_stream: Named | None = field(name="BEMS_DELIVERY_STREAM", default=None)

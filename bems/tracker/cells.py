@@ -157,6 +157,47 @@ class Subscriber(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=4)] = STAGES
 
 
+Instances = Annotated[int, Meta(ge=1, le=100_000)]
+
+UNRESERVED = 100
+"""Instances of an account that Lambda lets nobody reserve (developer guide, "Configuring reserved concurrency")."""
+
+
+class Concurrency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How many instances of each of a cell's functions on AWS may run at once, and are kept for it."""
+
+    account: Instances = 1000
+    """Lambda's quota of the account and Region, which new accounts may have to ask for."""
+    reserved: bool = True
+    """Without it the functions share what the account has, and one can take it from all others."""
+    producer: Instances = 150
+    processor: Annotated[int, Meta(ge=2, le=1000)] = 100
+    """Of each of the four stages; the queue calls no more, for what is throttled counts as received (2 to 1,000)."""
+    register_wait: Instances = 100
+    escalate: Instances = 50
+    sweeper: Instances = 10
+    recorder: Instances = 100
+
+    def __post_init__(self) -> None:
+        if self.reserved and self.total > self.account - UNRESERVED:
+            raise ValueError(
+                f"reserves {self.total} of the {self.account} instances of the account, of which {UNRESERVED} must be "
+                'left: raise the quota and "account", lower the functions, or use "reserved: false"'
+            )
+
+    @property
+    def total(self) -> int:
+        """Of all nine functions."""
+        processors = len(STAGES) * self.processor
+        return self.producer + processors + self.register_wait + self.escalate + self.sweeper + self.recorder
+
+    def warm_at_most(self) -> int:
+        """How many instances of each function on an event's path can be kept warm."""
+        if self.reserved:
+            return min(self.producer, self.processor, self.register_wait)
+        return max(0, self.account - UNRESERVED) // (len(STAGES) + 2)
+
+
 class Cell(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One independent cell: its place, its variants, its policy, its limits. At most one of `policy`, `policy_file`."""
 
@@ -173,6 +214,8 @@ class Cell(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     policy_file: Name | None = None
     """The path of a policy, relative to the file of the cells. With neither, the default policy holds."""
     limits: Limits = Limits()
+    concurrency: Concurrency = Concurrency()
+    """Of its functions on AWS."""
     alerts: Alerts = Alerts()
     embedded: Embedded = Embedded()
     removal: Literal["retain", "destroy"] = "retain"
@@ -192,6 +235,11 @@ class Cell(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.policy is not None and self.policy_file is not None:
             raise ValueError('a cell has one policy: use either "policy" or "policy_file"')
+        if self.provisioned_concurrency > (most := self.concurrency.warm_at_most()):
+            raise ValueError(
+                f'"provisioned_concurrency" is {self.provisioned_concurrency}, more than the {most} that "concurrency" '
+                "has for each function on an event's path: lower it, or raise that"
+            )
 
 
 class CellsFile(Struct, frozen=True, forbid_unknown_fields=True):

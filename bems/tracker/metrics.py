@@ -51,8 +51,8 @@ class Metric(Struct, frozen=True):
 DECIDERS: tuple[Emitter, ...] = ("processor", "register_wait", "escalate", "sweeper")
 """The functions that bring decisions into the world, and so may raise alerts."""
 
-EVENTS_ACCEPTED = Metric("EventsAccepted", "Count", ("cell", "stage"), ("producer",))
-"""Published to the bus: the sender was told 202."""
+EVENTS_ACCEPTED = Metric("EventsAccepted", "Count", ("cell", "stage"), ("producer", "sweeper"))
+"""Published to the bus: the sender was told 202. The sweeper adds 0 each minute, so that silence is a number too."""
 
 EVENTS_REFUSED = Metric("EventsRefused", "Count", ("cell", "stage"), ("producer",))
 """Refused by the gate; a whole request that cannot be read counts as one."""
@@ -93,6 +93,9 @@ TRANSITIONS_RECORDED = Metric("TransitionsRecorded", "Count", ("cell",), ("recor
 RECORDS_REJECTED = Metric("RecordsRejected", "Count", ("cell",), ("recorder",))
 """Rows that the time series refused for good; each is in the recorder's log, whole."""
 
+RECORDS_UNREADABLE = Metric("RecordsUnreadable", "Count", ("cell",), ("recorder",))
+"""Records of the table's stream that the recorder cannot read; each is in the queue of what is unrecorded, whole."""
+
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -110,6 +113,7 @@ METRICS: Mapping[str, Metric] = {
         VISIBILITY_LATENCY,
         TRANSITIONS_RECORDED,
         RECORDS_REJECTED,
+        RECORDS_UNREADABLE,
     )
 }
 """Every metric by its name."""

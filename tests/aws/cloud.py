@@ -49,6 +49,7 @@ class Cloud:
         self.stream: list[dict[str, Any]] = []
         self.alerts: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
+        self.unrecorded: list[dict[str, Any]] = []
         self.items: dict[str, dict[str, Any]] = {}
         self.table = Table()
         self.machine = Machine(self)
@@ -61,6 +62,8 @@ class Cloud:
             self.stream.append(self.image(call.params["Item"]))
         elif call.operation == "Publish":
             self.alerts.append(json.loads(call.params["Message"]))
+        elif call.operation == "SendMessage":
+            self.unrecorded.append(json.loads(call.params["MessageBody"]))
         elif call.operation == "WriteRecords":
             self.rows += [flat(record) for record in call.params["Records"]]
         elif call.operation == "PutEvents":
@@ -101,6 +104,7 @@ class Cloud:
             **self.table.fakes(),
             "PutEvents": taken,
             "Publish": lambda _: {"MessageId": "m"},
+            "SendMessage": lambda _: {"MessageId": "m"},
             "WriteRecords": lambda _: {},
             "DescribeEndpoints": lambda _: {"Endpoints": [{"Address": "example.test", "CachePeriodInMinutes": 9999}]},
         }
@@ -172,8 +176,10 @@ class Cloud:
     def reset(self) -> None:
         """Forget all invoices, and turn the clock back."""
         self.messages.clear()
-        for things in (self.letters, self.stream, self.alerts, self.rows, self.wire.calls, self.wire.deaths):
+        for things in (self.letters, self.stream, self.alerts, self.rows, self.unrecorded):
             things.clear()
+        self.wire.calls.clear()
+        self.wire.deaths.clear()
         if "PutItem" not in self.wire.fakes:
             with self.wire.unseen():
                 table = boto3.client("dynamodb")
@@ -317,7 +323,10 @@ def make_resources() -> dict[str, str]:
         severity: boto3.client("sns").create_topic(Name=f"bems-test-alerts-{severity}")["TopicArn"]
         for severity in ("warning", "critical")
     }
-    queue = boto3.client("sqs").create_queue(QueueName="bems-test-authorization")["QueueUrl"]
+    queue, unrecorded = (
+        boto3.client("sqs").create_queue(QueueName=f"bems-test-{name}")["QueueUrl"]
+        for name in ("authorization", "unrecorded")
+    )
     boto3.client("events").create_event_bus(Name=BUS)
     series: Any = boto3.client("timestream-write")
     series.create_database(DatabaseName=DATABASE)
@@ -326,6 +335,7 @@ def make_resources() -> dict[str, str]:
         "BEMS_WARNING_TOPIC_ARN": topics["warning"],
         "BEMS_CRITICAL_TOPIC_ARN": topics["critical"],
         "BEMS_QUEUE_URL": queue,
+        "BEMS_UNRECORDED_QUEUE_URL": unrecorded,
     }
 
 

@@ -7,6 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from bems.aws.errors import Unavailable
 from bems.embedded.definition import ESCALATE, REGISTER_WAIT, load_machine
 from bems.engine import (
     CallbackFailed,
@@ -107,6 +108,9 @@ class Machine:
             result = function(invoke.arguments["Payload"], Context())
         except Died:
             return TaskFailed(invoke.invocation, "Lambda.ServiceException", "the function died")
+        except Unavailable as error:
+            # Lambda reports an exception by the name of its class.
+            return TaskFailed(invoke.invocation, type(error).__name__, str(error))
         return TaskSucceeded(invoke.invocation, {"ExecutedVersion": "$LATEST", "Payload": result, "StatusCode": 200})
 
     def _start(self, params: dict[str, Any]) -> dict[str, Any]:

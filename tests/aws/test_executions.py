@@ -51,6 +51,8 @@ def test_an_execution_that_exists_counts_as_started(cloud: Cloud, executions: St
         ("ThrottlingException", 400, True),
         ("ExecutionLimitExceeded", 400, True),
         ("KmsThrottlingException", 400, True),
+        ("KMSThrottling", 400, True),
+        ("Throttled", 429, True),
         ("InternalFailure", 500, True),
         ("SomethingNew", 503, True),
         ("StateMachineDoesNotExist", 400, False),

@@ -4,6 +4,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 from hypothesis import given, settings
@@ -167,6 +168,15 @@ def test_another_image_is_refused(change: dict[str, Any]) -> None:
     assert read_changes(image) == (1, ())
     with pytest.raises(ValueError, match="not the image of a record"):
         read_changes({**image, **change})
+
+
+@pytest.mark.parametrize("name", ["recorded_at", "occurred_at", "received_at"])
+def test_an_image_with_an_instant_that_no_row_can_say_is_refused(name: str) -> None:
+    (transition,) = first().changes
+    changes = msgspec.msgpack.encode([structs.replace(transition, **{name: 10**18})])
+    image = {"version": {"N": "1"}, "changes": {"B": b64encode(changes).decode()}}
+    with pytest.raises(ValueError, match=r"not the image of a record.*no calendar"):
+        read_changes(image)
 
 
 def test_the_largest_record_is_far_below_dynamodbs_400_kb() -> None:

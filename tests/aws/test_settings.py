@@ -25,6 +25,7 @@ WHOLE = {
     "BEMS_WARNING_TOPIC_ARN": TOPIC,
     "BEMS_CRITICAL_TOPIC_ARN": TOPIC,
     "BEMS_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/123456789012/q",
+    "BEMS_UNRECORDED_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/123456789012/u",
     "BEMS_DELIVERY_STREAM": "d",
 }
 NEEDED: dict[type[CellSettings], set[str]] = {
@@ -36,7 +37,13 @@ NEEDED: dict[type[CellSettings], set[str]] = {
         "BEMS_WARNING_TOPIC_ARN",
         "BEMS_CRITICAL_TOPIC_ARN",
     },
-    RecorderSettings: {"BEMS_CELL", "BEMS_TIME_SERIES", "BEMS_DATABASE", "BEMS_TIME_TABLE"},
+    RecorderSettings: {
+        "BEMS_CELL",
+        "BEMS_TIME_SERIES",
+        "BEMS_DATABASE",
+        "BEMS_TIME_TABLE",
+        "BEMS_UNRECORDED_QUEUE_URL",
+    },
 }
 NEEDED[ProcessorSettings] = NEEDED[InvoiceSettings] | {"BEMS_STAGE", "BEMS_QUEUE_TYPE", "BEMS_QUEUE_URL"}
 NEEDED[SweeperSettings] = NEEDED[InvoiceSettings] | {"BEMS_OPEN_EXECUTIONS"}

@@ -21,9 +21,17 @@ from tests.engine.worlds import (
 )
 
 DEFINITION = lifecycle()
+# Each interpreter draws its own jitter, and then they would wait differently.
+for state in DEFINITION["States"].values():
+    for retrier in state.get("Retry", ()):
+        retrier["JitterStrategy"] = "NONE"
 INPUT = {"invoice_id": "INV/2026/000123", "run": 1, "deadline_seconds": 100}
 BROKEN = Answer(error="Broken")
+UNAVAILABLE = Answer(error="Unavailable")
+HANGS = Answer(after=10**9)
 REGISTERED = Answer(None)
+OUTAGE = 126 + 30 * 120
+"""Seconds that 36 retries take: 2, 4, ... 64, and then 120 each."""
 
 
 def wait_on(seconds: int = 50) -> Answer:
@@ -97,7 +105,27 @@ PATHS: dict[str, tuple[str, Script]] = {
     "an answer that no catcher knows": ("AwaitAuthorization", script((Fail("Surprise"),))),
     "a mismatch before its stage": ("AwaitAuthorization", script((Fail("Mismatched"),))),
     "Escalate fails": ("AuthorizationStuck", script((LATE,), (BROKEN,))),
-    "Escalate hangs": ("AuthorizationStuck", script((LATE, Advance(60)), (Answer(after=10**9),))),
+    "Escalate hangs, once": ("Posted", script((LATE, Advance(62), done(), done(), done()), (HANGS, wait_on()))),
+    "Escalate is unavailable for an hour": (
+        "AwaitReconciliation",
+        script((LATE, Advance(OUTAGE), done()), (UNAVAILABLE,) * 36 + (wait_on(),)),
+    ),
+    "a dispute's Escalate is unavailable": (
+        "AwaitPosting",
+        script((done(), Fail("Mismatched"), Advance(6), done()), (UNAVAILABLE, UNAVAILABLE, wait_on())),
+    ),
+    "RegisterWait is unavailable for an hour": (
+        "AwaitReconciliation",
+        script((Advance(OUTAGE), done()), registrations=(UNAVAILABLE,) * 36 + (REGISTERED,)),
+    ),
+    "RegisterWait runs out of time": (
+        "AwaitReconciliation",
+        script((Advance(2), done()), registrations=(Answer(error="Sandbox.Timedout"), REGISTERED)),
+    ),
+    "RegisterWait never comes back": (
+        "AwaitAuthorization",
+        script((Advance(126 + 84 * 120),), registrations=(UNAVAILABLE,)),
+    ),
     "RegisterWait fails": ("AwaitAuthorization", script((), registrations=(BROKEN,))),
     "RegisterWait fails the second time": (
         "AwaitReconciliation",

@@ -24,6 +24,8 @@ PRICES = {
     "standard publishes": 0.50,
     "FIFO publishes": 0.30,
     "FIFO GB": 0.017,
+    "FIFO deliveries": 0.01,
+    "FIFO delivered GB": 0.001,
     "standard queue requests": 0.40,
     "FIFO queue requests": 0.50,
     "invocations": 0.20,
@@ -49,7 +51,8 @@ def lines(cost: Cost, sizes: Mapping[str, float], delivery: str, series: str) ->
     alerts = cost.calls.get("Publish", 0)
     waits = cost.calls["SendTaskSuccess"] + alerts
     if delivery == "fifo":
-        topic = EVENTS * price["FIFO publishes"] + sizes["detail"] * price["FIFO GB"]
+        published = EVENTS * price["FIFO publishes"] + sizes["detail"] * price["FIFO GB"]
+        topic = published + EVENTS * price["FIFO deliveries"] + sizes["detail"] * price["FIFO delivered GB"]
     else:
         topic = EVENTS * price["standard publishes"]
     # The producer and a processor for each event, RegisterWait for each wait, Escalate for each alert, the recorder.

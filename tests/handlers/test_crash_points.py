@@ -1,5 +1,5 @@
 """Crash points: a function that dies right after any of its calls, and is called again, changes nothing of what comes
-out: the record, what each execution is told, the alerts, the transitions."""
+out: the record, what each execution is told, the alerts, the transitions, the records that cannot be read."""
 
 import random
 from collections import Counter
@@ -63,6 +63,13 @@ def vanished(cloud: Cloud, id: str) -> None:
     cloud.send(id, "authorization", "rejected")
 
 
+def unreadable(cloud: Cloud, id: str) -> None:
+    """The stream has a record of another release before those of an approval."""
+    cloud.send(id, "ingestion", "received")
+    cloud.stream.append(cloud.image({"invoice_id": {"S": id}, "version": {"N": "2"}, "changes": {"B": b"\xc1"}}))
+    cloud.send(id, "authorization", "approved")
+
+
 STORIES: dict[str, tuple[Story, set[str]]] = {
     "posted": (posted, {"PutEvents", "GetItem", "PutItem", "StartExecution", "SendTaskSuccess", "WriteRecords"}),
     "stuck": (stuck_and_rejected, {"Publish", "SendTaskFailure"}),
@@ -71,6 +78,7 @@ STORIES: dict[str, tuple[Story, set[str]]] = {
     "orphan": (orphan, {"Query", "Publish", "StartExecution", "SendTaskFailure"}),
     "aborted": (aborted, {"StartExecution", "SendTaskFailure"}),
     "vanished": (vanished, {"Query", "Publish", "StartExecution"}),
+    "unreadable": (unreadable, {"SendMessage", "WriteRecords"}),
 }
 
 
@@ -94,6 +102,7 @@ def told(cloud: Cloud, id: str) -> dict[str, Any]:
             (one["kind"], one["stage"], one["to_status"], one.get("outcome", ""), one.get("step", ""))
             for one in unique(cloud.rows, "transition_id")
         ),
+        "unrecorded": len({message["Records"][0]["eventID"] for message in cloud.unrecorded}),
         "letters": cloud.letters,
     }
 

@@ -1,13 +1,17 @@
 """The recorder: each transition once in the series, and none lost on the way."""
 
+import json
+import os
 from typing import Any
 
+import boto3
 import pytest
+from botocore.exceptions import ReadTimeoutError
 
 from bems.tracker.instants import MINUTE, SECOND
 from handlers import recorder
 from tests.aws.cloud import Cloud, event_body, flat
-from tests.aws.wire import Context, Refused
+from tests.aws.wire import THROUGH, Context, Refused
 from tests.handlers.emf import printed
 
 
@@ -110,15 +114,118 @@ def test_a_row_that_is_there_with_other_values_is_told(cloud: Cloud, capsys: pyt
     assert (shown.levels(), shown.metrics["TransitionsRecorded", "test"]) == (["WARNING"], [2.0])
 
 
-def test_an_image_that_cannot_be_read_comes_again_and_others_are_written(
+def received() -> str:
+    """The body of the only message in the queue of what is unrecorded, which is then empty."""
+    sqs, url = boto3.client("sqs"), os.environ["BEMS_UNRECORDED_QUEUE_URL"]
+    (message,) = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
+    sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    body: str = message["Body"]
+    return body
+
+
+def damage(record: dict[str, Any]) -> None:
+    record["dynamodb"]["NewImage"]["changes"] = {"B": "gA=="}
+
+
+def test_a_record_that_cannot_be_read_is_set_aside_whole_and_holds_nobody_up(
     cloud: Cloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
     records = stream_of(cloud, "A")
+    damage(records[0])
     printed(capsys)
-    records[0]["dynamodb"]["NewImage"]["changes"] = {"B": "gA=="}
-    assert handle(records) == [sequence(records[0])]
+    assert handle(records) == []
     assert [row["event_id"] for row in cloud.rows] == ["A:authorization"]
-    assert printed(capsys).levels() == ["ERROR"]
+    (message,) = cloud.unrecorded
+    assert message["Records"] == [records[0]]
+    assert message["reason"].startswith("not the image of a record: ")
+    shown = printed(capsys)
+    assert shown.metrics["RecordsUnreadable", "test"] == [1.0]
+    (line,) = shown.logs
+    assert (line["level"], line["sequence_number"], line["reason"]) == (
+        "ERROR",
+        sequence(records[0]),
+        message["reason"],
+    )
+
+
+def test_what_was_set_aside_is_recorded_by_a_release_that_can_read_it(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is the event to invoke the function with. Until then it is set aside again each time."""
+    records = stream_of(cloud, "A")
+    cloud.wire.fakes["SendMessage"] = lambda _: THROUGH
+
+    def refuse(_: Any) -> Any:
+        raise ValueError("from another release")
+
+    with monkeypatch.context() as older:
+        older.setattr(recorder, "read_changes", refuse)
+        assert handle(records[:1]) == []
+        assert recorder.handler(json.loads(received()), Context()) == {"batchItemFailures": []}
+    assert cloud.rows == []
+    message = json.loads(received())
+    assert message["reason"] == "from another release"
+    assert recorder.handler(message, Context()) == {"batchItemFailures": []}
+    assert [(row["event_id"], row["version"]) for row in cloud.rows] == [("A:ingestion", 1)]
+
+
+@pytest.mark.parametrize("broken", [Refused("AccessDenied"), ReadTimeoutError(endpoint_url="")])
+def test_what_cannot_be_set_aside_comes_again(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str], broken: Exception
+) -> None:
+    records = stream_of(cloud, "A", "B")
+    damage(records[0])
+    damage(records[3])
+    printed(capsys)
+    cloud.wire.calls.clear()
+
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise broken
+
+    taking, cloud.wire.fakes["SendMessage"] = cloud.wire.fakes["SendMessage"], refuse
+    assert handle(records) == [sequence(records[0])]
+    assert [call.operation for call in cloud.wire.calls].count("SendMessage") <= 1, "the second comes again with it"
+    assert cloud.unrecorded == []
+    shown = printed(capsys)
+    assert ("RecordsUnreadable", "test") not in shown.metrics
+    (line,) = shown.logs
+    assert line["level"] == "WARNING"
+    cloud.wire.fakes["SendMessage"] = taking
+    assert handle(records) == []
+    assert [message["Records"] for message in cloud.unrecorded] == [[records[0]], [records[3]]]
+
+
+def test_what_comes_again_is_not_set_aside_each_time(cloud: Cloud) -> None:
+    """The series is away; of two records that cannot be read, one is before the row that stops the stream."""
+    records = stream_of(cloud, "A", "B")
+    damage(records[0])
+    damage(records[5])
+
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise Refused("ThrottlingException")
+
+    taking, cloud.wire.fakes["WriteRecords"] = cloud.wire.fakes["WriteRecords"], refuse
+    for _ in range(3):
+        again = handle(records)
+        assert again == [sequence(records[n]) for n in (2, 3)]
+    records = [record for record in records if int(sequence(record)) >= int(again[0])]
+    assert [message["Records"][0] for message in cloud.unrecorded] == [cloud.unrecorded[0]["Records"][0]] * 3
+    cloud.unrecorded.clear()
+    cloud.wire.fakes["WriteRecords"] = taking
+    assert handle(records) == []
+    assert [message["Records"] for message in cloud.unrecorded] == [[records[-1]]]
+
+
+@pytest.mark.parametrize("text", ["x", "\uffff", "\U0001f600"])
+def test_the_largest_image_of_whatever_text_is_a_message(cloud: Cloud, text: str) -> None:
+    """DynamoDB's 400 kB in a binary, and characters that SQS does not take as they are."""
+    cloud.hurry()
+    cloud.wire.fakes["SendMessage"] = lambda _: THROUGH
+    record = cloud.image({"invoice_id": {"S": text * 40}, "version": {"N": "1"}, "changes": {"B": b"\xc1" * 400_000}})
+    assert handle([record]) == []
+    body = received()
+    assert body.isascii()
+    assert json.loads(body)["Records"] == [record]
 
 
 def test_a_deleted_record_has_no_transitions(cloud: Cloud) -> None:  # noqa: ARG001

@@ -8,6 +8,7 @@ from msgspec import structs
 from bems.aws.clients import client
 from bems.aws.records import DynamoRecords
 from bems.tracker.actions import execution_name
+from bems.tracker.contract import STAGES
 from bems.tracker.decisions import on_event
 from bems.tracker.instants import DAY, HOUR, MINUTE
 from handlers import sweeper
@@ -40,7 +41,10 @@ def test_what_is_due_gets_its_alert(cloud: Cloud, capsys: pytest.CaptureFixture[
     ids = orphans(cloud, 5)
     assert cloud.sweep() == {"done": 5, "failed": 0, "left": 0}
     assert sorted(alert["invoice_id"] for alert in cloud.alerts) == ids
-    assert printed(capsys).metrics == {
+    metrics = printed(capsys).metrics
+    # A stage that is silent has a number too.
+    assert [metrics.pop(("EventsAccepted", "test", stage)) for stage in STAGES] == [[0.0]] * 4
+    assert metrics == {
         ("AlertsRaised", "test", "ingestion", "warning"): [5.0],
         ("SweepBacklog", "test"): [0.0],
         ("SweepFailed", "test"): [0.0],

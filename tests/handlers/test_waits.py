@@ -1,18 +1,22 @@
 """RegisterWait and Escalate: called by the state machine, with its payloads."""
 
+import json
 from typing import Any
 
 import msgspec
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectTimeoutError
 
+from bems.aws.errors import Unavailable
+from bems.embedded.definition import ESCALATE, REGISTER_WAIT, definition_text
 from bems.tracker.actions import execution_name
-from bems.tracker.instants import DAY, HOUR
+from bems.tracker.instants import DAY, HOUR, MINUTE, Instant
 from handlers import escalate, register_wait
 from tests.aws.cloud import Cloud
-from tests.aws.wire import Context, Refused
+from tests.aws.wire import Context, Fake, Refused
 from tests.handlers.emf import printed
 
+DEFINITION: dict[str, Any] = json.loads(definition_text())
 WAIT = {
     "invoice_id": "A",
     "run": 1,
@@ -89,14 +93,90 @@ def test_a_dispute_is_reported_once(cloud: Cloud) -> None:
     assert 1 <= int(answer["deadline_seconds"]) <= 99_999_999
 
 
-@pytest.mark.parametrize("handler", [register_wait.handler, escalate.handler])
-def test_what_a_service_refuses_is_raised_for_the_machine_to_see(cloud: Cloud, handler: Any) -> None:
+def refusing(code: str) -> Fake:
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
-        raise Refused("ProvisionedThroughputExceededException")
+        raise Refused(code)
 
-    cloud.wire.fakes["GetItem"] = refuse
-    with pytest.raises(ClientError, match="ProvisionedThroughputExceeded"):
+    return refuse
+
+
+@pytest.mark.parametrize("handler", [register_wait.handler, escalate.handler])
+@pytest.mark.parametrize("operation", ["GetItem", "PutItem"])
+def test_what_may_pass_has_the_name_that_the_definition_retries(cloud: Cloud, handler: Any, operation: str) -> None:
+    cloud.send("A", "ingestion", "received")
+    cloud.now += 3 * DAY
+    cloud.wire.fakes[operation] = refusing("ProvisionedThroughputExceededException")
+    with pytest.raises(Exception, match="ProvisionedThroughputExceeded") as raised:
         handler({**WAIT, **ASK}, Context())
+    # Lambda reports an exception by the name of its class.
+    name = type(raised.value).__name__
+    retried = [one["ErrorEquals"] for state in DEFINITION["States"].values() for one in state.get("Retry", ())]
+    assert len(retried) == 8 and all(name in names for names in retried)
+
+
+@pytest.mark.parametrize("handler", [register_wait.handler, escalate.handler])
+def test_a_broken_connection_may_pass(cloud: Cloud, handler: Any) -> None:
+    def cut(_: dict[str, Any]) -> dict[str, Any]:
+        raise ConnectTimeoutError(endpoint_url="https://dynamodb.eu-west-1.amazonaws.com")
+
+    cloud.wire.fakes["GetItem"] = cut
+    with pytest.raises(Unavailable, match="ConnectTimeoutError"):
+        handler({**WAIT, **ASK}, Context())
+
+
+@pytest.mark.parametrize("handler", [register_wait.handler, escalate.handler])
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException", "ResourceNotFoundException"])
+def test_what_will_not_pass_keeps_its_name(cloud: Cloud, handler: Any, code: str) -> None:
+    cloud.wire.fakes["GetItem"] = refusing(code)
+    with pytest.raises(ClientError, match=code) as raised:
+        handler({**WAIT, **ASK}, Context())
+    assert type(raised.value).__name__ not in str(DEFINITION)
+
+
+def throttled_until(cloud: Cloud, function: str, end: Instant) -> list[Instant]:
+    """DynamoDB refuses what one function asks of it, until then. The instants at which it was called."""
+    handler, called = cloud.machine.functions[function], []
+
+    def call(payload: dict[str, Any], context: Any) -> Any:
+        called.append(cloud.now)
+        fakes = dict(cloud.wire.fakes)
+        if cloud.now < end:
+            cloud.wire.fakes["GetItem"] = refusing("ThrottlingException")
+        try:
+            return handler(payload, context)
+        finally:
+            cloud.wire.fakes = fakes
+
+    cloud.machine.functions[function] = call
+    return called
+
+
+def test_an_hour_without_the_table_ends_no_execution(cloud: Cloud) -> None:
+    called = throttled_until(cloud, REGISTER_WAIT, cloud.now + HOUR)
+    start = cloud.now
+    cloud.send("A", "ingestion", "received")
+    cloud.pass_time(HOUR + 3 * MINUTE)
+    assert len(called) > 20 and start + HOUR <= called[-1] <= start + HOUR + 3 * MINUTE
+    assert cloud.record("A").run.token is not None
+    cloud.send("A", "authorization", "approved")
+    assert cloud.states("A") == ["AwaitAuthorization", "AwaitReconciliation"]
+    assert (cloud.record("A").run.number, cloud.record("A").mark, cloud.alerts) == (1, None, [])
+
+
+def test_an_alert_that_cannot_be_decided_is_raised_when_it_can(cloud: Cloud) -> None:
+    cloud.send("A", "ingestion", "received")
+    due = cloud.now + 3 * DAY
+    called = throttled_until(cloud, ESCALATE, due + 3 * MINUTE)
+    cloud.pass_time(3 * DAY + 6 * MINUTE, sweeping=False)
+    assert len(called) > 3
+    (alert,) = cloud.alerts
+    assert (alert["kind"], alert["step"]) == ("stuck", 1)
+    assert cloud.states("A") == [
+        "AwaitAuthorization",
+        "AuthorizationStuck",
+        "AuthorizationEscalated",
+        "AwaitAuthorization",
+    ]
 
 
 def test_both_results_are_what_the_definition_reads(cloud: Cloud) -> None:

@@ -53,7 +53,7 @@ def test_the_stage_is_logged_traced_and_throttled(cell: Template) -> None:
     assert every["HttpMethod"] == every["ResourcePath"].strip("/") == "*"
     assert every["LoggingLevel"] == "ERROR"
     assert every["DataTraceEnabled"] is False
-    assert every["MetricsEnabled"] is True
+    assert every["MetricsEnabled"] is False
     assert (every["ThrottlingRateLimit"], every["ThrottlingBurstLimit"]) == (1000, 2000)
     assert stage["TracingEnabled"] is True
     assert stage["AccessLogSetting"]["DestinationArn"] == "<Api/AccessLog>"
@@ -134,6 +134,7 @@ def test_the_firewall_counts_what_batches_look_like(cell: Template) -> None:
         "SizeRestrictions_BODY": {"Count": {}},
         "CrossSiteScripting_BODY": {"Count": {}},
         "GenericRFI_BODY": {"Count": {}},
+        "NoUserAgent_HEADER": {"Count": {}},
     }
     for name in list(rules)[1:3]:
         assert "RuleActionOverrides" not in rules[name]["Statement"]["ManagedRuleGroupStatement"]
@@ -153,6 +154,9 @@ def test_the_firewall_counts_what_batches_look_like(cell: Template) -> None:
 def test_the_firewalls_log_has_no_keys(cell: Template) -> None:
     logging = cell.one("AWS::WAFv2::LoggingConfiguration")
     assert [one["SingleHeader"]["Name"] for one in logging["RedactedFields"]] == ["x-api-key", "authorization"]
+    (kept,) = logging["LoggingFilter"]["Filters"]
+    assert (logging["LoggingFilter"]["DefaultBehavior"], kept["Behavior"]) == ("DROP", "KEEP")
+    assert kept["Conditions"] == [{"ActionCondition": {"Action": "BLOCK"}}]
     assert cell.at("Firewall/Log")["LogGroupName"] == f"aws-waf-logs-{cell.name}"
 
 

@@ -15,7 +15,7 @@ from infra.code import FunctionCode
 from infra.findings import ACKNOWLEDGED, check
 from infra.profile import AWS
 from infra.wildcards import WILDCARDS
-from tests.infra.conftest import Synthesized
+from tests.infra.conftest import ROOT, Synthesized
 from tests.infra.template import Template
 
 MOST_RESOURCES = 500
@@ -44,6 +44,17 @@ def test_nothing_of_this_machine_is_in_the_templates(assembly: Path) -> None:
         text = path.read_text()
         assert str(Path(__file__).resolve().parents[2]) not in text
         assert "/tmp/" not in text
+
+
+def test_the_clis_own_keys_are_not_in_its_file() -> None:
+    # It warns of each, at every command.
+    context = json.loads((ROOT / "cdk.json").read_text())["context"]
+    assert [key for key in context if key.startswith("aws:")] == []
+
+
+def test_resources_say_where_they_are_from(cell: Template) -> None:
+    paths = [one.get("Metadata", {}).get("aws:cdk:path") for one in cell.raw["Resources"].values()]
+    assert all(path and path.startswith(f"{cell.name}/") for path in paths)
 
 
 def test_templates_are_within_the_quotas(cell: Template) -> None:

@@ -58,7 +58,7 @@ def test_the_classic_bus_encrypts_for_itself(standard: Template) -> None:
         "ClassicBusKnowsItsKey": ("events.amazonaws.com", "kms:DescribeKey", None),
         "ClassicBusEncrypts": (
             "events.amazonaws.com",
-            DATA,
+            [*DATA, "kms:ReEncryptFrom", "kms:ReEncryptTo"],
             {"StringEquals": {"kms:EncryptionContext:aws:events:event-bus:arn": bus}},
         ),
     }
@@ -112,3 +112,19 @@ def test_queues_and_topics_take_nothing_without_tls(cell: Template) -> None:
                 one["Effect"] == "Deny" and one["Condition"] == insecure
                 for one in policy["PolicyDocument"]["Statement"]
             )
+
+
+def test_buckets_take_nothing_without_tls(standard: Template) -> None:
+    insecure = {"Bool": {"aws:SecureTransport": "false"}}
+    tables, errors = standard.one("AWS::S3Tables::TableBucketPolicy"), standard.one("AWS::S3::BucketPolicy")
+    assert (tables["TableBucketARN"], errors["Bucket"]) == ("<Series/Bucket>", "<Series/Errors>")
+    (refusal,) = tables["ResourcePolicy"]["Statement"]
+    assert refusal == {
+        "Sid": "TlsOnly",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3tables:*",
+        "Resource": ["<Series/Bucket>", "<Series/Bucket>/*"],
+        "Condition": insecure,
+    }
+    assert any(one["Condition"] == insecure for one in errors["PolicyDocument"]["Statement"])

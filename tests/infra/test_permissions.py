@@ -138,12 +138,18 @@ def test_backup_reads_what_it_backs_up(fifo: Template, standard: Template) -> No
         'kms:CreateGrant on <Keys/Records> if {"Bool": {"kms:GrantIsForAWSResource": "true"}}',
     ]
     for cell in (fifo, standard):
-        first, *others = cell.statements("Backup/Role")
+        first, backups, *others = cell.statements("Backup/Role")
         assert first == table
+        assert backups == "dynamodb:DeleteBackup dynamodb:DescribeBackup on <Records/Table>/backup/*"
         vault = f"arn:aws:backup:{cell.region}:<AccountId>:backup-vault:{cell.name}"
-        assert others[-3:] == [f"backup:CopyIntoBackupVault backup:DescribeBackupVault on {vault}", *keys]
-        assert bool(others[:-3]) == (cell is fifo)
-        assert all(one.startswith("timestream:") for one in others[:-3])
+        points = f"arn:aws:backup:{cell.region}:<AccountId>:recovery-point:*"
+        assert others[-4:] == [
+            f"backup:CopyIntoBackupVault backup:DescribeBackupVault on {vault}",
+            f"backup:TagResource on {points}",
+            *keys,
+        ]
+        assert bool(others[:-4]) == (cell is fifo)
+        assert all(one.startswith("timestream:") for one in others[:-4])
 
 
 def test_every_role_is_for_one_service_and_most_for_one_account(cell: Template) -> None:
@@ -162,7 +168,9 @@ def test_every_role_is_for_one_service_and_most_for_one_account(cell: Template) 
             "Api": "apigateway",
         }[path.split("/")[0]]
         assert service == f"{expected}.amazonaws.com"
-        if expected not in ("lambda", "apigateway"):
+        if expected == "firehose":
+            assert trust["Condition"] == {"StringEquals": {"sts:ExternalId": "<AccountId>"}}
+        elif expected not in ("lambda", "apigateway"):
             assert trust["Condition"]["StringEquals"] == {"aws:SourceAccount": "<AccountId>"}
 
 

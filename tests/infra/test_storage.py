@@ -75,6 +75,9 @@ def test_firehose_delivers_within_a_minute_and_keeps_what_it_cannot(standard: Te
     assert destination["DestinationTableName"] == table["TableName"]
     assert into["s3BackupMode"] == "FailedDataOnly"
     assert into["S3Configuration"]["BucketARN"] == "<Series/Errors>"
+    (rule,) = standard.at("Series/Errors")["LifecycleConfiguration"]["Rules"]
+    assert rule["ExpirationInDays"] == 90
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
     assert into["CloudWatchLoggingOptions"]["Enabled"] is True
     assert stream["DeliveryStreamEncryptionConfigurationInput"] == {
         "KeyType": "CUSTOMER_MANAGED_CMK",

@@ -9,9 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bems.tracker.cells import (
+    UNRESERVED,
     Alerts,
     Cell,
     CellsFile,
+    Concurrency,
     Destination,
     Email,
     Embedded,
@@ -308,6 +310,44 @@ def test_the_default_limits_take_60_000_events_a_minute() -> None:
     assert (limits.max_batch, limits.open_executions) == (100, 1_000_000)
 
 
+def test_the_default_concurrency_fits_an_account_as_it_comes() -> None:
+    usual = Concurrency()
+    assert (usual.account, usual.total, usual.total <= usual.account - UNRESERVED) == (1000, 810, True)
+
+
+def concurrency(text: str, more: str = "") -> Cell:
+    return read_cells(f"cells: [{{name: a, region: eu-west-1, concurrency: {text}{more}}}]", "x.yaml").cells[0]
+
+
+def test_a_new_account_runs_a_cell_without_reserving() -> None:
+    small = concurrency("{account: 10, reserved: false, processor: 2}").concurrency
+    assert small == Concurrency(account=10, reserved=False, processor=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "fault"),
+    [
+        ("{account: 909}", "", "/cells/0/concurrency: reserves 810 of the 909 instances of the account, of which 100"),
+        ("{recorder: 191}", "", "/cells/0/concurrency: reserves 901 of the 1000 instances of the account"),
+        ("{processor: 1}", "", "/cells/0/concurrency/processor: 1 is less than 2"),
+        ("{producer: 0}", "", "/cells/0/concurrency/producer: 0 is less than 1"),
+        ("{processors: 5}", "", 'did you mean "processor"?'),
+        ("{}", ", provisioned_concurrency: 101", '/cells/0: "provisioned_concurrency" is 101, more than the 100 that'),
+        ("{account: 112, reserved: false}", ", provisioned_concurrency: 3", "more than the 2 that"),
+    ],
+)
+def test_what_an_account_does_not_have_is_not_reserved(text: str, more: str, fault: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        concurrency(text, more)
+    assert fault in str(raised.value)
+    assert len(raised.value.faults) == 1
+
+
+@pytest.mark.parametrize(("text", "more"), [("{account: 910}", ""), ("{}", ", provisioned_concurrency: 100")])
+def test_all_that_an_account_has_may_be_reserved(text: str, more: str) -> None:
+    assert concurrency(text, more).concurrency.total == 810
+
+
 def test_a_cell_is_read_as_its_types() -> None:
     text = """
         cells:
@@ -326,6 +366,8 @@ def test_a_cell_is_read_as_its_types() -> None:
             removal: destroy
             termination_protection: false
             tags: {cost-center: "4711", "a b": ""}
+            concurrency: {account: 500, producer: 20, processor: 30, register_wait: 40, escalate: 5, sweeper: 6,
+                          recorder: 7}
             provisioned_concurrency: 3
             tracing: false
             log_retention_days: 3653
@@ -348,6 +390,9 @@ def test_a_cell_is_read_as_its_types() -> None:
                     ),
                 ),
                 embedded=Embedded("::1", 0),
+                concurrency=Concurrency(
+                    account=500, producer=20, processor=30, register_wait=40, escalate=5, sweeper=6, recorder=7
+                ),
                 removal="destroy",
                 termination_protection=False,
                 tags={"cost-center": "4711", "a b": ""},
@@ -493,6 +538,7 @@ def test_the_committed_cells_are_two_variants() -> None:
     written_out = build_policy(PolicySpec(eu.policy.calendar, eu.policy.stages), frozenset())
     assert written_out.stages == build_policy(PolicySpec(), frozenset()).stages
     assert eu.limits == Limits()
+    assert eu.concurrency == Concurrency()
 
 
 words = st.sampled_from(
