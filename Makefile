@@ -10,11 +10,12 @@ FUNCTIONS := $(BIN)/uv pip compile --quiet --no-header --upgrade --no-annotate -
 E2E := .venv-e2e
 E2E_PYTHON = $(shell $(BIN)/python tests/e2e/find_python.py)
 
-.PHONY: help demo test e2e check format synth assembly lock clean
+.PHONY: help demo test faults e2e check format synth assembly lock clean
 
 help:
 	@echo "make demo    start a fresh cell, send it a generated month over HTTP, report what became of it"
 	@echo "make test    the whole test suite"
+	@echo "make faults  the fault tests in their long form, with 10,000 seeded stories; their figures into bench/RESULTS.md"
 	@echo "make e2e     the standard cell deployed into an emulator of AWS, and driven over HTTP; needs a Python 3.12"
 	@echo "make check   formatting, lint, types, import rules"
 	@echo "make format  format the code"
@@ -44,6 +45,9 @@ demo: .venv/run
 
 test: .venv/test
 	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+faults: .venv/test
+	BEMS_LONG=1 BEMS_FAULTS_OUT=1 $(BIN)/python -m pytest tests/faults -n auto --dist loadgroup
 
 # Without a Python 3.12 it skips, and says so; in CI it fails.
 e2e: .venv/test

@@ -8,6 +8,7 @@ import click
 
 from bems.cli.act import act
 from bems.cli.alerts import alerts, deliveries
+from bems.cli.backup import backup
 from bems.cli.books import books
 from bems.cli.demo import demo
 from bems.cli.dlq import dlq
@@ -29,6 +30,7 @@ def bems() -> None:
 for command in (
     act,
     alerts,
+    backup,
     books,
     deliveries,
     demo,

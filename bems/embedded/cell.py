@@ -94,9 +94,14 @@ class Cell:
         return decision.answer
 
     def _register_wait(self, payload: dict[str, Any], now: Instant) -> dict[str, Any]:
-        stamp = (parse(payload["entered_at"]), payload["retry_count"])
-        request = WaitRequest(payload["run"], payload["stage"], payload["token"], stamp)
-        self._decide(payload["invoice_id"], now, lambda record: on_wait(record, request, self.policy, now))
+        run, stamp = payload["run"], (parse(payload["entered_at"]), payload["retry_count"])
+
+        def decide(record: InvoiceRecord | None) -> Decision[None]:
+            # Here each registration comes at once, and once. So an older one is no late repeat: the clock went back.
+            newest = max(stamp, record.run.stamp) if record and record.run.number == run else stamp
+            return on_wait(record, WaitRequest(run, payload["stage"], payload["token"], newest), self.policy, now)
+
+        self._decide(payload["invoice_id"], now, decide)
         return {}
 
     def _escalate(self, payload: dict[str, Any], now: Instant) -> dict[str, Any]:

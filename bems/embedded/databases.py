@@ -5,6 +5,7 @@ A file says in its header whose it is (PRAGMA application_id) and of which versi
 
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ def lock_folder(folder: Path) -> apsw.Connection:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = apsw.Connection(str(folder / LOCK))
-        lock.execute("BEGIN EXCLUSIVE")
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except BaseException:
+            lock.close()
+            raise
     except apsw.BusyError:
         raise StoreRefused(f"{folder} is in use: another cell runs on this folder") from None
     except FileExistsError:
@@ -44,7 +49,7 @@ def open_database(path: Path, migrations: Sequence[Migration], application: int)
     StoreRefused, before anything is written, where it is no store of a cell, damaged, or of a later version. A
     migration that fails leaves the version before it, and raises.
     """
-    _inspect_header(path, len(migrations), application)
+    inspect_header(path, len(migrations), application)
     try:
         version = _inspect(path, len(migrations), application)
         connection = apsw.Connection(str(path))
@@ -60,6 +65,10 @@ def open_database(path: Path, migrations: Sequence[Migration], application: int)
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
         # A log that readers made grow gives its room back.
         connection.execute("PRAGMA journal_size_limit = 67108864")
+        # What a process wrote before it was killed may be in its log and not yet on the disk. Nobody is told of it
+        # before it is: the log is synced, and then brought into the database, which can wait for room.
+        with suppress(apsw.FullError):
+            connection.execute("PRAGMA wal_checkpoint")
     except BaseException as error:
         connection.close()
         if isinstance(error, apsw.FullError | apsw.IOError | apsw.ReadOnlyError | apsw.CantOpenError):
@@ -70,8 +79,9 @@ def open_database(path: Path, migrations: Sequence[Migration], application: int)
     return connection
 
 
-def _inspect_header(path: Path, newest: int, ours: int) -> None:
-    """Refuse what its first hundred bytes give away (https://sqlite.org/fileformat.html), without opening it."""
+def inspect_header(path: Path, newest: int, ours: int) -> None:
+    """StoreRefused for what its first hundred bytes give away (https://sqlite.org/fileformat.html), without opening it:
+    it may be in use."""
     try:
         with path.open("rb") as file:
             header = file.read(100)
@@ -82,6 +92,10 @@ def _inspect_header(path: Path, newest: int, ours: int) -> None:
         raise StoreRefused(f"{path} cannot be read: {error}") from error
     if not header:
         return
+    interrupted = _is_there(path, "-journal")
+    if interrupted and not any(header):
+        # The first page was not written yet.
+        return
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
         raise StoreRefused(f"{path} is not a store of a cell, or it is damaged: it is no SQLite database")
     page_size, pages = struct.unpack(">H", header[16:18])[0], struct.unpack(">I", header[28:32])[0]
@@ -90,13 +104,15 @@ def _inspect_header(path: Path, newest: int, ours: int) -> None:
         raise StoreRefused(f"{path} is not a store of a cell: another program made it")
     if application:
         _refuse_newer(path, version, newest)
-    if size < pages * (page_size if page_size > 1 else 65536) and not _has_log(path):
+    if size < pages * (page_size if page_size > 1 else 65536) and not interrupted and not _is_there(path, "-wal"):
         raise StoreRefused(f"{path} is damaged: it was cut short")
 
 
-def _has_log(path: Path) -> bool:
-    log = path.with_name(path.name + "-wal")
-    return log.exists() and log.stat().st_size > 0
+def _is_there(path: Path, suffix: str) -> bool:
+    """Its log, or the journal of a transaction that was cut off before the log was switched on: SQLite undoes that when
+    it opens the database."""
+    file = path.with_name(path.name + suffix)
+    return file.exists() and file.stat().st_size > 0
 
 
 def _inspect(path: Path, newest: int, ours: int) -> int:
@@ -104,8 +120,8 @@ def _inspect(path: Path, newest: int, ours: int) -> int:
     if not path.exists() or path.stat().st_size == 0:
         return 0
     # Without a log, SQLite is told not to make one; with one, not to bring it into the database.
-    log = _has_log(path)
-    address = path.absolute().as_uri() + ("" if log else "?immutable=1")
+    quiet = not _is_there(path, "-wal") and not _is_there(path, "-journal")
+    address = path.absolute().as_uri() + ("?immutable=1" if quiet else "")
     connection = apsw.Connection(address, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
     try:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)

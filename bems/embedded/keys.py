@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 from msgspec import Struct
 
-from bems.embedded.databases import open_database
+from bems.embedded.databases import Migration, open_database
 from bems.embedded.reader import StoreFailed
 from bems.tracker.faults import find_faults
 from bems.tracker.instants import Instant
@@ -52,6 +52,9 @@ def _create(connection: apsw.Connection) -> None:
     )
 
 
+MIGRATIONS: tuple[Migration, ...] = (_create,)
+
+
 class Keys:
     """The keys of the cell in a folder, whose lock the caller holds. For any thread.
 
@@ -59,7 +62,7 @@ class Keys:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._connection = open_database(folder / KEYS, (_create,), APPLICATION_ID)
+        self._connection = open_database(folder / KEYS, MIGRATIONS, APPLICATION_ID)
         self._lock = threading.Lock()
         self._keys: dict[str, tuple[Key, bytes]] = {}
         for *values, hashed in self._connection.execute("SELECT * FROM keys"):

@@ -50,8 +50,12 @@ def open_reader(folder: Path) -> "Reader":
     flags = apsw.SQLITE_OPEN_READONLY
     try:
         connection = apsw.Connection(str(folder / DATABASE), flags=flags)
-        connection.set_busy_timeout(BUSY)
-        return Reader(connection)
+        try:
+            connection.set_busy_timeout(BUSY)
+            return Reader(connection)
+        except BaseException:
+            connection.close()
+            raise
     except apsw.Error as error:
         raise StoreFailed(f"{folder / DATABASE} could not be read: {error}") from error
 

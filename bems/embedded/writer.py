@@ -151,6 +151,11 @@ class Writer:
         """How many items wait for their turn."""
         return len(self._queue)
 
+    @property
+    def full(self) -> bool:
+        """Whether nothing more would be taken now."""
+        return len(self._queue) >= self._queued
+
     def finish(self) -> None:
         """Take nothing more, and finish what was taken. The folder is still held, and what is in it can be read.
 
@@ -191,10 +196,17 @@ class Writer:
 
     # -- its own thread
 
+    def turn(self) -> bool:
+        """One turn of what came in and what is due; whether there is more to be done at once.
+
+        For its own thread, or for whoever is in its place before `start`.
+        """
+        return self._turn(self._take())
+
     def _run(self) -> None:
         try:
             while not self._finished():
-                more = self._turn(self._take())
+                more = self.turn()
                 if not more:
                     self._sleep()
         except BaseException:

@@ -95,6 +95,20 @@ def test_a_run_that_somebody_stopped_is_replaced_when_its_alert_is_due(cell: Cel
     assert states(cell, RUN_2) == ["AwaitAuthorization"]
 
 
+def test_a_run_registers_though_the_clock_went_back(cell: Cell, store: MemoryStore) -> None:
+    cell.event(event("ingestion", "received", NOW + 3 * DAY), NOW + 3 * DAY)
+    cell.event(event("authorization", "approved", NOW), NOW)
+    record, execution = store.record("INV-1"), store.execution(execution_name("INV-1", 1))
+    assert record and execution
+    assert record.run.token == execution.token is not None
+    fired = 0
+    while cell.fire_next(NOW + DAY):
+        fired += 1
+    assert fired == 0, "else it would ask again every second until the clock has caught up"
+    cell.event(event("reconciliation", "matched", NOW + HOUR), NOW + HOUR)
+    assert states(cell, execution_name("INV-1", 1))[-1] == "AwaitPosting"
+
+
 def test_fire_next_stops_before_its_bound(cell: Cell) -> None:
     cell.event(event("ingestion", "received"), NOW)
     assert cell.fire_next(NOW + 3 * DAY) is None

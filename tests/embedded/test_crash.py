@@ -201,11 +201,11 @@ def life(folder: Path, start: Instant, lines: list[bytes], doom: str = "") -> It
         child.end()
 
 
-def make_log(seed: int) -> dict[str, bytes]:
+def make_log(seed: int, invoices: int = 70 * (KILLS + 1)) -> dict[str, bytes]:
     """Valid lines by event id, in the order in which they are sent. Each id has one content."""
     profile = dataclasses.replace(EVERYDAY, malformed=0.0, conflicting=0.0, stuck=0.1, disputed=0.15, orphaned=0.05)
     lines: dict[str, bytes] = {}
-    for line in generate(70 * (KILLS + 1), seed, days=40, profile=profile):
+    for line in generate(invoices, seed, days=40, profile=profile):
         lines.setdefault(read(line).event_id, line)
     return lines
 

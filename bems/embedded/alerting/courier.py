@@ -96,18 +96,24 @@ class Courier:
 
     def _run(self) -> None:
         while True:
-            wake: Instant | None = LATEST
-            try:
-                self._settle()
-                if self._stop_by is None:
-                    wake = self._dispatch()
-            except Exception as error:
-                # What came back is kept until it is settled, and nothing is sent meanwhile: it would be sent for ever.
-                log.exception("%s: the outbox cannot be used", self.key)
-                self.failing, wake = f"the outbox cannot be used: {error}", None
+            wake = self.look()
             if self._stop_by is not None and (not wake or not self._away or time.monotonic() >= self._stop_by):
                 return
             self._sleep(wake)
+
+    def look(self) -> Instant | None:
+        """Settle what came back, send what is due; when to look again, None where the outbox cannot be used.
+
+        For its own thread, or for whoever is in its place before `start`.
+        """
+        try:
+            self._settle()
+            return self._dispatch() if self._stop_by is None else LATEST
+        except Exception as error:
+            # What came back is kept until it is settled, and nothing is sent meanwhile: it would be sent for ever.
+            log.exception("%s: the outbox cannot be used", self.key)
+            self.failing = f"the outbox cannot be used: {error}"
+            return None
 
     def _sleep(self, wake: Instant | None) -> None:
         """Until something comes back or is new, or `wake` is reached; for a moment, whatever comes, if that is None."""

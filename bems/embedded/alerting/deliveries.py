@@ -66,9 +66,10 @@ class Deliveries:
         self._open_source = source
         self._keys = {severity: [one.key for one in several] for severity, several in destinations.items()}
         named = {one.key: one for several in destinations.values() for one in several}
-        self._couriers = [Courier(one, self._outbox, now, at_once) for one in named.values()]
+        self.couriers = [Courier(one, self._outbox, now, at_once) for one in named.values()]
         self._now = now
         self._grace = grace
+        self._source: Source | None = None
         self._trouble: str | None = None
         self._changed = threading.Condition()
         self._poked = False
@@ -79,16 +80,13 @@ class Deliveries:
     def start(self) -> "Deliveries":
         """Begin; once. StoreRefused, or what the source raises, where the alerts cannot be read, or are not those that
         the outbox goes on from."""
-        orphans = self._outbox.orphan(self._destinations, REMOVED)
-        if orphans:
-            log.error("%d deliveries failed: %s", orphans, REMOVED)
         self._thread.start()
         try:
             self._opened.result()
         except BaseException:
             self.stop()
             raise
-        for courier in self._couriers:
+        for courier in self.couriers:
             courier.start()
         return self
 
@@ -97,7 +95,7 @@ class Deliveries:
         with self._changed:
             self._poked = True
             self._changed.notify()
-        for courier in self._couriers:
+        for courier in self.couriers:
             courier.poke()
 
     def stop(self) -> None:
@@ -106,11 +104,11 @@ class Deliveries:
             self._open = False
             self._changed.notify()
         by = time.monotonic() + self._grace
-        for courier in self._couriers:
+        for courier in self.couriers:
             courier.stop(by)
         if self._thread.ident is not None:
             self._thread.join()
-        for courier in self._couriers:
+        for courier in self.couriers:
             courier.join()
         self._outbox.close()
 
@@ -119,7 +117,7 @@ class Deliveries:
     @property
     def failing(self) -> str | None:
         """Which destinations did not take what they were sent last, and why; None while all goes well."""
-        couriers = [f"{courier.key}: {courier.failing}" for courier in self._couriers if courier.failing]
+        couriers = [f"{courier.key}: {courier.failing}" for courier in self.couriers if courier.failing]
         return "; ".join(([self._trouble] if self._trouble else []) + couriers) or None
 
     def waiting(self) -> int:
@@ -142,41 +140,52 @@ class Deliveries:
         """Try again what failed, of one alert or of all, for another day; how many deliveries. What waits is tried
         again at once, too; what was meant for a destination that is not configured stays as it is."""
         count = self._outbox.retry(self._destinations, alert_id, self._now())
-        for courier in self._couriers:
+        for courier in self.couriers:
             courier.poke(hurry=True)
         return count
 
     @property
     def _destinations(self) -> list[str]:
-        return [courier.key for courier in self._couriers]
+        return [courier.key for courier in self.couriers]
 
     # -- the thread that takes new alerts
 
     def _run(self) -> None:
         try:
-            source: Source | None = self._open_and_check()
+            self.begin()
         except BaseException as error:
             self._opened.set_exception(error)
             return
         self._opened.set_result(None)
         while self._open:
-            more = False
-            try:
-                source = source or self._open_source()
-                more = self._take(source)
-                self._trouble = None
-            except Exception as error:
-                if not self._trouble:
-                    log.exception("new alerts cannot be taken over; this is tried again")
-                self._trouble = f"new alerts cannot be taken over: {error}"
-                if source:
-                    with suppress(Exception):
-                        source.close()
-                source = None
-            if not more:
+            if not self.look():
                 self._sleep()
-        if source:
-            source.close()
+        if self._source:
+            self._source.close()
+
+    def begin(self) -> None:
+        """Open the source. For its own thread, or for whoever is in its place instead of `start`; so is `look`."""
+        orphans = self._outbox.orphan(self._destinations, REMOVED)
+        if orphans:
+            log.error("%d deliveries failed: %s", orphans, REMOVED)
+        self._source = self._open_and_check()
+
+    def look(self) -> bool:
+        """Take over what is new; whether there may be more."""
+        try:
+            self._source = self._source or self._open_source()
+            more = self._take(self._source)
+            self._trouble = None
+            return more
+        except Exception as error:
+            if not self._trouble:
+                log.exception("new alerts cannot be taken over; this is tried again")
+            self._trouble = f"new alerts cannot be taken over: {error}"
+            source, self._source = self._source, None
+            if source:
+                with suppress(Exception):
+                    source.close()
+            return False
 
     def _open_and_check(self) -> Source:
         """A store that was put in the place of another one counts its alerts anew; going on from the old number would
@@ -200,7 +209,7 @@ class Deliveries:
         alerts = source.alerts(seq, TAKEN)
         if alerts:
             self._outbox.take(alerts, self._keys, self._now())
-            for courier in self._couriers:
+            for courier in self.couriers:
                 courier.poke()
         return len(alerts) == TAKEN
 

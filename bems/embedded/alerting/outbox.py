@@ -14,7 +14,7 @@ import apsw
 from msgspec import json
 
 from bems.embedded.alerting.delivery import Delivery, State
-from bems.embedded.databases import StoreRefused, open_database
+from bems.embedded.databases import Migration, StoreRefused, open_database
 from bems.embedded.packing import pack_alert, read_alert
 from bems.tracker.actions import Alert, Severity
 from bems.tracker.instants import Instant
@@ -212,8 +212,11 @@ def _create(connection: apsw.Connection) -> None:
     connection.execute(_SCHEMA)
 
 
+MIGRATIONS: tuple[Migration, ...] = (_create,)
+
+
 def _open(path: Path) -> apsw.Connection:
-    connection = open_database(path, (_create,), APPLICATION_ID)
+    connection = open_database(path, MIGRATIONS, APPLICATION_ID)
     try:
         found = connection.pragma("quick_check")
     except apsw.Error as error:

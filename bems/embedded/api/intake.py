@@ -66,6 +66,9 @@ class Intake:
         body = await read_body(headers, receive, BATCH_LIMIT if batch else EVENT_LIMIT)
         if isinstance(body, HttpAnswer):
             return body
+        if self._writer.full:
+            # Before the gate, which takes longer than a turn: under more than it can take, a cell would do little else.
+            return answers.unavailable(1)
         begun = time.perf_counter()
         answer = await (self._batch(stage, body) if batch else self._event(stage, body))
         self._metrics.seconds.observe(time.perf_counter() - begun)

@@ -20,6 +20,9 @@ HEAD_LIMIT = 64 * 1024
 PIECE = 256 * 1024
 """At most so many bytes come in one piece, and may end what was before."""
 
+PLACE = "bems.place"
+"""Of a scope: how many connections there were when this one came, itself among them."""
+
 _NOT_HTTP = problem(400, "this cannot be read as HTTP/1.1")
 _LONG_HEAD = problem(400, f"the headers have more than {HEAD_LIMIT} bytes: send less")
 
@@ -32,11 +35,12 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.parser = _Parser(self)  # type: ignore[assignment]
         self._unread: asyncio.TimerHandle | None = None
-        self._head = 0
+        self._head = self._place = 0
         self._reading_head = self._too_long = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._place = len(self.connections)
         self._allow_idleness()
 
     def pause_writing(self) -> None:
@@ -79,6 +83,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope[PLACE] = self._place  # type: ignore[literal-required]
         self._reading_head = True
 
     def on_headers_complete(self) -> None:

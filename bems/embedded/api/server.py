@@ -10,11 +10,11 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bems.embedded.api.bodies import closing, respond
-from bems.embedded.api.protocol import Protocol
+from bems.embedded.api.protocol import PLACE, Protocol
 from bems.tracker.answers import unavailable
 
 CONNECTIONS = 2_000
-"""What comes by more of them at once is answered 503."""
+"""What comes by more of them at once is answered 503, and closed; those that were there before go on."""
 
 GOODBYE = 10
 """Seconds that requests under way have at the end."""
@@ -81,7 +81,7 @@ class Server:
         api = self._make()
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-            if len(server.server_state.connections) > CONNECTIONS:
+            if scope[PLACE] > CONNECTIONS:
                 await respond(send, closing(unavailable(1)))
             else:
                 await api(scope, receive, send)

@@ -351,6 +351,15 @@ def test_what_cannot_be_taken_now_is_to_be_sent_again(
     assert (reply.status, reply.faults, reply.headers["retry-after"]) == (503, {}, seconds)
 
 
+def test_where_nothing_more_is_taken_nothing_is_looked_at(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate takes longer than the rest: a cell that is flooded would do little else."""
+    monkeypatch.setattr(Writer, "full", True)
+    for path, body in (("ingestion", {}), ("ingestion/batch", {"events": [sent("ingestion", invoice_id="")]})):
+        reply = cell.ask("POST", f"/invoices/{path}", body, "sender")
+        assert (reply.status, reply.faults, reply.headers["retry-after"]) == (503, {}, "1")
+    assert cell.ask_with("wrong", "POST", "/invoices/ingestion", {}).status == 403
+
+
 def test_a_full_disk_is_told_and_what_was_not_answered_well_is_not_there(
     own: Cell, caplog: pytest.LogCaptureFixture
 ) -> None:

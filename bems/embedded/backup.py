@@ -1,0 +1,208 @@
+"""Backups: a consistent copy of a cell's folder, which may be running, as a folder that a cell can be started on.
+
+Each database is copied page by page out of one reading transaction, so the copy is of one moment and nobody waits for
+it; only the log of `cell.db` cannot be begun anew meanwhile. The deliveries are copied before what they follow, so that
+they are never ahead of it: what was delivered in between is delivered again, with the same id. The keys come last, with
+all that was revoked. Analytics is not copied: it is made again from `cell.db`.
+"""
+
+import errno
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import apsw
+from msgspec import Struct
+
+from bems.embedded import keys, schema
+from bems.embedded.alerting import outbox
+from bems.embedded.databases import StoreRefused, inspect_header
+from bems.embedded.reader import BUSY, Counts, Reader, StoreFailed
+from bems.tracker.instants import Instant
+
+FILES = (
+    (outbox.DATABASE, outbox.APPLICATION_ID, len(outbox.MIGRATIONS)),
+    (schema.DATABASE, schema.APPLICATION_ID, len(schema.MIGRATIONS)),
+    (keys.KEYS, keys.APPLICATION_ID, len(keys.MIGRATIONS)),
+)
+"""In the order in which they are copied."""
+
+STEP = 4 * 1024 * 1024
+"""Bytes that are copied at a time, and then are brought to the disk: one long sync at the end would have the cell's own
+commits wait behind it."""
+
+Told = Callable[[int, int], object]
+"""Hears how many bytes of how many are done."""
+
+
+class BackupRefused(Exception):
+    """There is nothing to copy, or no room for it; the message says why. Nothing was changed."""
+
+
+class Backup(Struct, frozen=True):
+    """What a copy holds. `latest`: the newest entry; None where there is none."""
+
+    bytes: int
+    events: int
+    invoices: int
+    transitions: int
+    alerts: int
+    dead_letters: int
+    deliveries: int
+    keys: int
+    latest: Instant | None
+
+
+def back_up(folder: Path, target: Path, told: Told = lambda *_: None) -> Backup:
+    """Copy the cell in `folder` to `target`, which appears under its name as a whole, and on the disk, or not at all.
+
+    BackupRefused; StoreRefused where the folder's files are not a cell's, or of a newer version; StoreFailed where they
+    could not be read, or the copy not be written.
+    """
+    if not (folder / schema.DATABASE).is_file():
+        raise BackupRefused(f"{folder} has no {schema.DATABASE}: it is not the folder of a cell")
+    for name, application, version in FILES:
+        inspect_header(folder / name, version, application)
+    _refuse_target(target)
+    size = _size(folder)
+    free = shutil.disk_usage(target.parent).free
+    if size > free:
+        raise BackupRefused(f"{target}: the copy needs {size:,} bytes, and {free:,} are free there")
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise BackupRefused(f"{target} cannot be made: {error.strerror}") from error
+    try:
+        with _failures_told(target):
+            _copy_files(folder, part, size, told)
+            backup = _examine(part)
+            _sync(part)
+            part.rename(target)
+            _sync(target.parent)
+        return backup
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _refuse_target(target: Path) -> None:
+    # A link that leads nowhere is in the way too.
+    if os.path.lexists(target):
+        raise BackupRefused(f"{target} is there already: name a folder that is not")
+    if not target.parent.is_dir():
+        raise BackupRefused(f"{target} cannot be made: {target.parent} is no folder")
+
+
+def _size(folder: Path) -> int:
+    """Bytes that the copy may have: a log adds at the most what is in it."""
+    size = 0
+    for name, _, _ in FILES:
+        for suffix in ("", "-wal"):
+            # A cell that ends meanwhile takes its logs along.
+            with suppress(FileNotFoundError):
+                size += (folder / (name + suffix)).stat().st_size
+    return size
+
+
+@contextmanager
+def _failures_told(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except (apsw.FullError, apsw.IOError) as error:
+        # A full disk may say either.
+        raise StoreFailed(f"{target} could not be written: {error}; is the disk full?") from error
+    except apsw.Error as error:
+        raise StoreFailed(f"the cell could not be copied: {error}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise BackupRefused(f"{target} is there already: somebody made it meanwhile") from error
+        raise StoreFailed(f"{target} could not be written: {error.strerror}") from error
+
+
+def _copy_files(folder: Path, part: Path, size: int, told: Told) -> None:
+    done = 0
+    for name, application, _ in FILES:
+        if (folder / name).exists():
+            for copied in _copy(folder / name, part / name, application):
+                told(done + copied, max(size, done + copied))
+            done += copied
+
+
+def _copy(source: Path, target: Path, application: int) -> Iterator[int]:
+    """Copy one database, and tell of its bytes as they are done."""
+    reading = apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        reading.set_busy_timeout(BUSY)
+        # From the first reading on it is of one moment: else every commit would have the copy begin anew.
+        reading.execute("BEGIN")
+        if reading.execute("PRAGMA application_id").get != application:
+            raise StoreRefused(f"{source} is not a store of a cell: another program made it")
+        page_size = int(reading.execute("PRAGMA page_size").get)
+        writing = apsw.Connection(str(target))
+        try:
+            # What is cut off is thrown away, so it needs no journal; and it is synced here.
+            writing.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+            with writing.backup("main", reading, "main") as backup:
+                while not backup.done:
+                    begun = time.perf_counter()
+                    backup.step(max(1, STEP // page_size))
+                    _sync(target)
+                    yield (backup.page_count - backup.remaining) * page_size
+                    # The cell shares the disk and the processor: half of the time they are its own.
+                    time.sleep(0 if backup.done else time.perf_counter() - begun)
+        finally:
+            writing.close()
+    finally:
+        reading.close()
+    _sync(target)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _examine(part: Path) -> Backup:
+    """Read the whole copy. StoreFailed where it is damaged, which its original is then too."""
+    found = {name: _open_copy(part / name) for name, _, _ in FILES if (part / name).exists()}
+    try:
+        for name, connection in found.items():
+            said = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
+            if said != ["ok"]:
+                raise StoreFailed(f"{name} is damaged, in the cell's folder too: {said[0]}")
+        reader = Reader(found[schema.DATABASE])
+        counts: Counts = reader.counts()
+        return Backup(
+            sum((part / name).stat().st_size for name in found),
+            counts.events,
+            sum(reader.statuses().values()),
+            counts.transitions,
+            counts.alerts,
+            counts.letters,
+            _count(found.get(outbox.DATABASE), "SELECT count(*) FROM deliveries WHERE state = 'waiting'"),
+            _count(found.get(keys.KEYS), "SELECT count(*) FROM keys WHERE revoked_at IS NULL"),
+            reader.latest() or None,
+        )
+    except apsw.CorruptError as error:
+        raise StoreFailed(f"the cell's folder has a damaged file: {error}") from error
+    finally:
+        for connection in found.values():
+            connection.close()
+
+
+def _open_copy(path: Path) -> apsw.Connection:
+    """Nobody else has it, so it needs neither a lock nor a log."""
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    return apsw.Connection(path.absolute().as_uri() + "?immutable=1", flags=flags)
+
+
+def _count(connection: apsw.Connection | None, sql: str) -> int:
+    return int(connection.execute(sql).get) if connection else 0

@@ -1,0 +1,203 @@
+"""Write the files of a small cell as the present version of the store has them, and what they hold.
+
+A store of an older version cannot be written any more: only the program of its time made such files. So what is there
+already is left alone, unless it is of the present version.
+"""
+
+import dataclasses
+import gzip
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from msgspec import json, structs, to_builtins
+
+from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
+from bems.embedded.alerting.outbox import Outbox
+from bems.embedded.cell import Cell
+from bems.embedded.clock import VirtualClock
+from bems.embedded.generator import EVERYDAY, generate
+from bems.embedded.keys import KEYS, Keys
+from bems.embedded.schema import DATABASE, MIGRATIONS
+from bems.embedded.sqlite import SqliteStore
+from bems.embedded.writer import Writer, open_writer
+from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Verb
+from bems.tracker.contract import Event
+from bems.tracker.gate import read_line
+from bems.tracker.instants import DAY, SECOND, Instant, parse
+from bems.tracker.projection import project
+from bems.tracker.requests import Role
+from tests.tracker.samples import plain_policy
+
+HERE = Path(__file__).parent
+FILES = (DATABASE, DELIVERIES, KEYS)
+POLICY = plain_policy("2d", "1d", 2, 4)
+TODAY = parse("2027-01-01T00:00:00Z")
+SOON = 20.0
+
+
+def stored() -> dict[int, Path]:
+    """The folders of what was written, by version."""
+    return {int(path.name.removeprefix("store-")): path for path in HERE.glob("store-*")}
+
+
+def unpack(stored: Path, folder: Path) -> Path:
+    """The files as they were, in a folder of their own."""
+    folder.mkdir()
+    for name in FILES:
+        (folder / name).write_bytes(gzip.decompress((stored / f"{name}.gz").read_bytes()))
+    return folder
+
+
+def events() -> list[Event]:
+    """A month of sendings, each event once."""
+    profile = dataclasses.replace(EVERYDAY, malformed=0.0, conflicting=0.0, stuck=0.25, disputed=0.2, orphaned=0.1)
+    read = (read_line(line, TODAY) for line in generate(48, 11, days=40, profile=profile))
+    return list({event.event_id: event for event in read if isinstance(event, Event)}.values())
+
+
+class Life:
+    """A time in which a cell runs. Its clock stands still but where it is moved, so that each life of it is alike."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = VirtualClock()
+        self.writer: Writer = open_writer(folder, POLICY, self.clock)
+        self.clock.move_to(self.writer.latest())
+        self.writer.start()
+
+    def move_to(self, instant: Instant) -> None:
+        """What is due by then is done when this returns: it is, in each turn before its answers."""
+        self.clock.move_to(instant)
+        self.writer.redrive("nothing").result(SOON)
+
+    def send(self, events: Iterable[Event]) -> list[str]:
+        results: list[str] = []
+        for event in events:
+            self.move_to(event.occurred_at)
+            sent = structs.replace(event, received_at=self.clock.now())
+            results.append(self.writer.submit(sent).result(SOON).result)
+        return results
+
+    def act(self, number: int, invoice_id: str, verb: Verb) -> str:
+        command = Command(f"command-{number}", invoice_id, "ann", self.clock.now(), verb, "as it was told")
+        return self.writer.submit(command).result(SOON).result
+
+    def __enter__(self) -> "Life":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.stop()
+
+
+def begin(folder: Path) -> None:
+    """The first half of the month, with operators and with a fault of ours; then the cell ends."""
+    first = events()[: len(events()) // 2]
+    poison = {event.event_id for event in first[-8:-1:3]}
+    redrive = Cell.redrive
+
+    def fail(cell: Cell, event: Event, now: Instant) -> Any:
+        if event.event_id in poison:
+            raise ValueError(f"{event.event_id} is poison")
+        return redrive(cell, event, now)
+
+    with Life(folder) as life, patch.object(Cell, "redrive", fail):
+        life.send(first)
+        for _ in range(6):
+            life.writer.redrive(min(poison)).result(SOON)
+        store = life.writer._store
+        waiting = [record.invoice_id for record in store.invoices(statuses=["AwaitingAuthorization"]) if record.wait]
+        verbs: list[Verb] = [
+            Acknowledge(),
+            Extend(life.clock.now() + 9 * DAY),
+            Park(),
+            Cancel(),
+            Complete("authorization"),
+        ]
+        for number, verb in enumerate(verbs):
+            life.act(number, waiting[number], verb)
+        life.move_to(life.clock.now() + SECOND)
+    _tell(folder)
+
+
+def _tell(folder: Path) -> None:
+    """Keys, and deliveries of which some were made, some wait, some failed."""
+    now = TODAY
+    keys = Keys(folder)
+    roles: tuple[Role, ...] = ("admin", "sender", "viewer")
+    for number, role in enumerate(roles):
+        key, _ = keys.add(f"the-{role}", role, "the test", now + number)
+    keys.revoke(key.id, "the-admin", now)
+    keys.close()
+    store, outbox = SqliteStore(folder), Outbox(folder)
+    outbox.take(store.alerts(limit=9), {"warning": ["log"], "critical": ["log", "email boss@example.com"]}, now)
+    first, second, *_ = outbox.heads("log", 9)
+    outbox.remove(first)
+    outbox.put_back(structs.replace(second, attempts=9, state="failed", error="nobody was there", tried_at=now))
+    outbox.close()
+    store.close()
+
+
+def go_on(folder: Path) -> list[str]:
+    """The rest of the month, with what was sent before once more, and ten days in which whatever is due happens; what
+    was answered."""
+    every = events()
+    half = len(every) // 2
+    with Life(folder) as life:
+        letters = life.writer._store.letters()
+        results: list[str] = [life.writer.redrive(letter.event_id).result(SOON).result for letter in letters]
+        results += life.send(every[:half])
+        results += life.send(every[half:])
+        life.move_to(life.clock.now() + 10 * DAY)
+    return results
+
+
+def view(folder: Path) -> Any:
+    """All that the store, the outbox and the keys hold, in a form that no version changes."""
+    store, outbox, keys = SqliteStore(folder), Outbox(folder), Keys(folder)
+    try:
+        held = {
+            "invoices": [
+                [r.invoice_id, project(r.outcomes), r.mark, r.wait, r.run.number, r.run.state, r.outcomes]
+                for r in store.invoices(limit=999)
+            ],
+            "events": store.events(limit=9999),
+            "transitions": store.transitions(limit=9999),
+            "timelines": [[row.transition_id for row in store.timeline(r.invoice_id)] for r in store.invoices()],
+            "alerts": store.alerts(limit=9999),
+            "commands": store.audit(limit=999),
+            "letters": store.letters(),
+            "due": store.due(TODAY, 9999),
+            "statuses": dict(sorted(store.statuses().items())),
+            "deliveries": [outbox.entries(state, 999, (-1, "")) for state in ("waiting", "failed")],
+            "delivered": [outbox.delivered(), outbox.last()],
+            "keys": [[key.name, key.role, key.revoked_at] for key in keys.all()],
+        }
+        return json.decode(json.encode(to_builtins(held, str_keys=True)))
+    finally:
+        keys.close()
+        outbox.close()
+        store.close()
+
+
+def write() -> None:
+    """In the place of what was written for the present version before."""
+    logging.disable()
+    target = HERE / f"store-{len(MIGRATIONS)}"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "cell"
+        begin(folder)
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for file in FILES:
+            (target / f"{file}.gz").write_bytes(gzip.compress((folder / file).read_bytes(), 9, mtime=0))
+        (target / "held.json.gz").write_bytes(
+            gzip.compress(json.format(json.encode(view(folder)), indent=0), 9, mtime=0)
+        )
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,180 @@
+"""Readers beside the event loop: the log that they must not make grow for ever, and how many may wait."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from bems.embedded import log as log_module
+from bems.embedded import readers as readers_module
+from bems.embedded.clock import SystemClock
+from bems.embedded.log import Log
+from bems.embedded.reader import Reader, open_reader
+from bems.embedded.readers import Readers
+from bems.embedded.schema import DATABASE
+from bems.embedded.writer import Busy, Writer, open_writer
+from tests.embedded.api.calls import SOON, Cell, together, until
+from tests.tracker.samples import NOW, POLICY, event
+
+BOUND = 256 * 1024
+
+
+@pytest.fixture
+def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
+    monkeypatch.setattr(log_module, "LONGEST", BOUND)
+    with open_writer(tmp_path, POLICY, SystemClock()) as writer:
+        yield writer
+
+
+def write(writer: Writer, name: object, count: int = 20) -> None:
+    """Some turns' worth of events."""
+    for number in range(count):
+        id = f"{name}-{number}"
+        writer.submit(event("ingestion", "received", NOW, id, id)).result(SOON)
+
+
+def size(folder: Path) -> int:
+    return (folder / f"{DATABASE}-wal").stat().st_size
+
+
+class Overlapping:
+    """Two readers of which one always reads, each as long as the writer takes for some turns."""
+
+    def __init__(self, folder: Path, writer: Writer, log: Log | None, rounds: int) -> None:
+        self._folder, self._writer, self._log, self._rounds = folder, writer, log, rounds
+        self._reads = threading.Semaphore(0), threading.Semaphore(0)
+        self._over = [False, False]
+        self.longest = 0
+
+    def run(self) -> None:
+        together([lambda: self._read(0), lambda: self._read(1)])
+
+    def _read(self, number: int) -> None:
+        reader = open_reader(self._folder)
+        for round in range(self._rounds):
+            with self._log.reading() if self._log else threading.Lock(), reader.moment():
+                reader.counts()
+                # Not to end before the other one has begun, unless that one is held.
+                self._reads[1 - number].release()
+                self._reads[number].acquire(timeout=0.2)
+                write(self._writer, f"{number}-{round}")
+                self.longest = max(self.longest, size(self._folder))
+        reader.close()
+
+
+def test_readers_that_always_overlap_do_not_make_the_log_grow_for_ever(writer: Writer, tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    overlapping = Overlapping(tmp_path, writer, log, 10)
+    overlapping.run()
+    log.close()
+    log.close()
+    assert overlapping.longest < 12 * BOUND
+
+
+def test_without_that_they_do(writer: Writer, tmp_path: Path) -> None:
+    """So that the one before shows something."""
+    writer._store._execute("PRAGMA wal_autocheckpoint = 20")
+    overlapping = Overlapping(tmp_path, writer, None, 10)
+    overlapping.run()
+    assert overlapping.longest > 30 * BOUND
+
+
+def test_others_that_read_from_it_are_not_waited_for(writer: Writer, tmp_path: Path) -> None:
+    """A backup reads for long: questions go on, and so does the writer; the log is begun anew when it has ended."""
+    backup, log = open_reader(tmp_path), Log(tmp_path)
+    with backup.moment():
+        backup.counts()
+        write(writer, "a", 40)
+        with log.reading():
+            pass
+        long = size(tmp_path)
+        assert long > BOUND
+        write(writer, "b", 2)
+        with log.reading():
+            assert log._not_before > 0, "it is not tried at every question"
+    backup.close()
+    log._not_before = 0.0
+    with log.reading():
+        assert size(tmp_path) == 0
+    assert writer.failing is None
+    log.close()
+
+
+def test_the_writer_goes_on_while_questions_are_held(writer: Writer, tmp_path: Path) -> None:
+    log, inside, leave = Log(tmp_path), threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with log.reading():
+            inside.set()
+            assert leave.wait(SOON)
+
+    def come() -> None:
+        assert inside.wait(SOON)
+        write(writer, "a", 40)
+        try:
+            until(lambda: log._held)
+            write(writer, "b")
+            assert log._reading == 1, "nobody was let in"
+        finally:
+            leave.set()
+
+    def ask() -> None:
+        assert inside.wait(SOON)
+        until(lambda: size(tmp_path) > BOUND)
+        with log.reading():
+            assert leave.is_set()
+
+    together([stay, come, ask, ask])
+    assert size(tmp_path) < BOUND
+    log.close()
+
+
+def test_a_log_that_cannot_be_brought_over_holds_up_nobody(
+    writer: Writer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise apsw.FullError("database or disk is full")
+
+    log = Log(tmp_path)
+    monkeypatch.setattr(Log, "_truncate", fail)
+    write(writer, "a", 40)
+    for _ in range(2):
+        with log.reading():
+            pass
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "cannot be brought into it: database or disk is full" in caplog.text
+    log.close()
+
+
+def test_more_questions_than_may_wait_are_told_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers_module, "ASKED", 5)
+    open_writer(tmp_path, POLICY, SystemClock()).stop()
+    readers, leave = Readers(tmp_path), threading.Event()
+
+    def question(_: Reader) -> bool:
+        return leave.wait(SOON)
+
+    async def ask() -> list[bool | BaseException]:
+        asked = [asyncio.ensure_future(readers.ask(question)) for _ in range(8)]
+        # Those for whom there is no room are told at once.
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        leave.set()
+        first = await asyncio.gather(*asked, return_exceptions=True)
+        return [*first, await readers.ask(question)]
+
+    answers = asyncio.run(ask())
+    readers.close()
+    assert [answer if answer is True else type(answer) for answer in answers] == [True] * 5 + [Busy] * 3 + [True]
+
+
+def test_whoever_asks_too_much_is_answered_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell(tmp_path)
+    monkeypatch.setattr(readers_module, "ASKED", 0)
+    for path in ("/invoices", "/invoices/INV-1", "/alerts", "/metrics", "/books"):
+        reply = cell.ask("GET", path)
+        assert (reply.status, reply.headers["retry-after"], reply.faults) == (503, "1", {}), path
+    assert cell.send("ingestion").status == 202, "senders are not concerned"
+    cell.service.stop()

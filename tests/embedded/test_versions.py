@@ -1,0 +1,112 @@
+"""Stores of every version: what an older program wrote is read, brought up to date, and gone on with."""
+
+import gzip
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from msgspec import json
+
+from bems.embedded.databases import open_database
+from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
+from tests.data.store import begin, events, go_on, stored, unpack, view
+
+STORED = stored()
+
+
+def held(version: int) -> Any:
+    """What its program read from it."""
+    return json.decode(gzip.decompress((STORED[version] / "held.json.gz").read_bytes()))
+
+
+@pytest.fixture(params=sorted(STORED))
+def version(request: pytest.FixtureRequest) -> int:
+    version: int = request.param
+    return version
+
+
+def test_a_store_of_each_version_was_kept() -> None:
+    assert sorted(STORED) == list(range(1, len(MIGRATIONS) + 1)), "python -m tests.data.store writes the newest"
+
+
+def test_the_stored_one_has_something_of_everything(version: int) -> None:
+    found = held(version)
+    assert {"AwaitingAuthorization", "AwaitingReconciliation", "Orphan", "Posted"} <= found["statuses"].keys()
+    assert any(invoice[2] == "parked" for invoice in found["invoices"])
+    assert {entry["command"]["verb"]["type"] for _, entry in found["commands"]} >= {"park", "extend", "complete"}
+    assert {letter["retry_at"] is None for letter in found["letters"]} == {True, False}
+    assert {alert["severity"] for _, alert in found["alerts"]} == {"warning", "critical"}
+    assert all(found["deliveries"]) and len(found["due"]) > 10
+
+
+def test_it_holds_what_it_held(version: int, tmp_path: Path) -> None:
+    folder = unpack(STORED[version], tmp_path / "cell")
+    found, expected = view(folder), held(version)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name] == expected[name], name
+    header = (folder / DATABASE).read_bytes()[:100]
+    assert int.from_bytes(header[60:64], "big") == len(MIGRATIONS)
+
+
+def test_it_goes_on_as_one_that_was_new(version: int, tmp_path: Path) -> None:
+    old, new = unpack(STORED[version], tmp_path / "old"), tmp_path / "new"
+    begin(new)
+    letters, before = len(held(version)["letters"]), len(held(version)["events"])
+    for folder in (old, new):
+        counts = {"duplicate": before, "accepted": len(events()) - before + letters}
+        assert Counter(go_on(folder)) == counts
+    found, expected = view(old), view(new)
+    assert len(found["alerts"]) > len(held(version)["alerts"]) + 20, "timers fire"
+    for name in expected:
+        assert found[name] == expected[name], name
+
+
+# -- the next version
+
+
+def colour(connection: apsw.Connection) -> None:
+    """A column, and something to be done to every row."""
+    connection.execute("ALTER TABLE invoices ADD COLUMN colour TEXT")
+    connection.execute("UPDATE invoices SET colour = status || '!'")
+
+
+def content(path: Path) -> list[str]:
+    """All that is in it, as SQL, and its version."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    tables = connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall()
+    rows = [str(row) for name, sql in tables if str(sql).startswith("CREATE TABLE")
+            for row in connection.execute(f'SELECT * FROM "{name}"')]  # fmt: skip
+    version = connection.pragma("user_version")
+    connection.close()
+    return [str(version), *map(str, tables), *rows]
+
+
+def test_the_next_migration_is_applied_once_and_keeps_the_rest(version: int, tmp_path: Path) -> None:
+    path = unpack(STORED[version], tmp_path / "cell") / DATABASE
+    expected = [f"{status}!" for _, status, *_ in sorted(held(version)["invoices"])]
+    for _ in range(2):
+        connection = open_database(path, (*MIGRATIONS, colour), APPLICATION_ID)
+        assert connection.pragma("user_version") == len(MIGRATIONS) + 1
+        assert connection.execute("SELECT colour FROM invoices ORDER BY invoice_id").fetchall() == [
+            (one,) for one in expected
+        ]
+        assert connection.execute("SELECT count(*) FROM events").get == len(held(version)["events"])
+        connection.close()
+
+
+def test_a_migration_that_fails_leaves_every_byte(version: int, tmp_path: Path) -> None:
+    path = unpack(STORED[version], tmp_path / "cell") / DATABASE
+
+    def fail(connection: apsw.Connection) -> None:
+        colour(connection)
+        raise ZeroDivisionError
+
+    before, bytes_before = content(path), path.read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        open_database(path, (*MIGRATIONS[:version], fail), APPLICATION_ID)
+    assert path.read_bytes() == bytes_before
+    assert content(path) == before and before[0] == str(version)
+    assert view(path.parent) == held(version), "and it can be used"

@@ -1,0 +1,80 @@
+"""The figures of the fault tests: what was done to the cell how often, for how long, and how it came out.
+
+`make faults` writes them into bench/RESULTS.md. Tests run in several processes, so each of these hands its figures to
+the first one, which writes them all.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.results import RESULTS, table, write_section
+
+OUT = "BEMS_FAULTS_OUT"
+"""Where this is set in the environment, the figures are written at the end: `1` for the results, or another file."""
+
+Row = tuple[str, str, float, str]
+FIGURES = pytest.StashKey[list[Row]]()
+HEAD = ("fault", "how often", "seconds", "outcome")
+
+
+class Figures:
+    """What a test found out. Only tests that pass have figures."""
+
+    def __init__(self) -> None:
+        self.noted: list[Row] = []
+        self._begun = time.perf_counter()
+
+    def note(self, fault: str, count: str, outcome: str) -> None:
+        """`fault` was done `count`, with this outcome. Its seconds are those since the last note, or since the test
+        began."""
+        now = time.perf_counter()
+        self.noted.append((fault, count, now - self._begun, outcome))
+        self._begun = now
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
+    """The figures of a test."""
+    figures = Figures()
+    yield figures
+    if not request.session.testsfailed:
+        request.config.stash.setdefault(FIGURES, []).extend(figures.noted)
+
+
+def add_up(rows: Iterable[Row]) -> list[list[str]]:
+    """What several tests noted of the same fault, with the same outcome, is one row: their seconds are added, and their
+    counts where they are numbers."""
+    sums: dict[tuple[str, str], tuple[str, float]] = {}
+    for fault, count, seconds, outcome in rows:
+        known, so_far = sums.get((fault, outcome), ("", 0.0))
+        if known.isdecimal() and count.isdecimal():
+            count = str(int(known) + int(count))
+        elif known and known != count:
+            count = f"{known}; {count}"
+        sums[fault, outcome] = count, so_far + seconds
+    return [[fault, count, f"{seconds:.1f}", outcome] for (fault, outcome), (count, seconds) in sorted(sums.items())]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """In a worker: hand them on. In the first process: write them, unless something failed."""
+    rows: list[Row] = session.config.stash.get(FIGURES, [])
+    handed_on: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if handed_on is not None:
+        handed_on["bems_figures"] = rows
+        return
+    out = os.environ.get(OUT)
+    if out and rows and exitstatus == 0:
+        path = RESULTS if out == "1" else Path(out)
+        write_section("faults", "Faults", table(HEAD, add_up(rows)), path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker of pytest-xdist has ended."""
+    rows = getattr(node, "workeroutput", {}).get("bems_figures", [])
+    node.config.stash.setdefault(FIGURES, []).extend(tuple(row) for row in rows)

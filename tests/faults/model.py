@@ -1,0 +1,226 @@
+"""The model: what the store should hold, computed beside it by the pure core over a store in memory.
+
+A journal notes what a turn asked of the cell and what came of it, item by item. Once the turn is committed, the model
+does the same. A turn whose commit failed is in doubt until the next recovery: it may be found in the store or not, as a
+whole.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from bems.embedded.cell import Cell
+from bems.embedded.reader import Reader
+from bems.embedded.store import AuditEntry, Due, Letter, MemoryStore
+from bems.engine import Execution, Machine, Stimulus
+from bems.tracker.actions import Alert, execution_name
+from bems.tracker.commands import Command
+from bems.tracker.contract import Event
+from bems.tracker.instants import Instant
+from bems.tracker.policy import Policy
+from bems.tracker.record import InvoiceRecord
+from bems.tracker.transitions import Transition
+
+ALL = 1_000_000
+
+
+class Entry(NamedTuple):
+    """`kind`: what was asked of the cell, or what was done about its failure: the event was kept (`letter`), or what
+    was due was put off (`postpone`)."""
+
+    kind: Literal["event", "redrive", "command", "fire", "letter", "postpone"]
+    what: Any
+    now: Instant
+
+
+Journal = list[Entry]
+
+
+class State(NamedTuple):
+    """All that a store holds, in an order of its own."""
+
+    events: list[Event]
+    letters: list[str]
+    transitions: list[Transition]
+    alerts: list[Alert]
+    commands: list[AuditEntry]
+    records: dict[str, InvoiceRecord]
+    executions: dict[str, Execution]
+    stimuli: dict[str, list[tuple[Stimulus, Instant]]]
+
+
+class Model:
+    """What should be."""
+
+    def __init__(self, policy: Policy, machine: Machine) -> None:
+        self._policy, self._machine = policy, machine
+        self._turns: list[Journal] = []
+        self.doubts: list[Journal] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._store = MemoryStore(keep_history=True)
+        self._cell = Cell(self._policy, self._machine, self._store)
+        self._events: dict[str, Event] = {}
+        self._letters: set[str] = set()
+        self._transitions: list[Transition] = []
+        self._commands: list[AuditEntry] = []
+        self._postponed: set[Due] = set()
+
+    def commit(self, journal: Journal) -> None:
+        """The turn is in the store."""
+        if journal:
+            self.doubts.clear()
+            self._turns.append(journal)
+            self._apply(journal)
+
+    def doubt(self, journal: Journal) -> None:
+        """Nobody knows, for the time being, whether the turn is in the store."""
+        if journal:
+            self.doubts.append(journal)
+
+    def settle(self, found: State) -> bool:
+        """After a recovery: whether what was found is what should be, with one of the turns in doubt or without."""
+        doubts, self.doubts = self.doubts, []
+        if found == self.state():
+            return True
+        for journal in doubts:
+            self._apply(journal)
+            if found == self.state():
+                self._turns.append(journal)
+                return True
+            self._begin()
+            for turn in self._turns:
+                self._apply(turn)
+        return False
+
+    def _apply(self, journal: Journal) -> None:
+        cell = self._cell
+        for kind, what, now in journal:
+            match kind:
+                case "event":
+                    if what.event_id not in self._events:
+                        self._events[what.event_id] = what
+                    cell.event(what, now)
+                case "letter":
+                    if what.event_id not in self._events:
+                        self._events[what.event_id] = what
+                        self._store.add_event(what)
+                    self._letters.add(what.event_id)
+                case "redrive":
+                    cell.redrive(what, now)
+                    self._letters.discard(what.event_id)
+                case "command":
+                    known = self._store.command(what.id)
+                    cell.command(what, now)
+                    entry = self._store.command(what.id)
+                    if known is None and entry is not None:
+                        self._commands.append(entry)
+                case "fire":
+                    cell.fire(what, now)
+                    self._postponed.discard(what)
+                case "postpone":
+                    self._postponed.add(what)
+            self._transitions += self._store.take_transitions()
+
+    # -- what should be
+
+    def state(self) -> State:
+        records = {record.invoice_id: record for record in self._store.records()}
+        names = [name for record in records.values() for name in names_of(record)]
+        executions = {name: execution for name in names if (execution := self._store.execution(name))}
+        return State(
+            list(self._events.values()),
+            sorted(self._letters),
+            list(self._transitions),
+            list(self._store.alerts),
+            list(self._commands),
+            records,
+            executions,
+            {name: self._store.stimuli(name) for name in executions},
+        )
+
+    def event(self, event_id: str) -> Event | None:
+        return self._events.get(event_id)
+
+    def command(self, id: str) -> AuditEntry | None:
+        return self._store.command(id)
+
+    def due(self) -> set[tuple[str, str]]:
+        """What waits for its time: kind and key."""
+        state = self.state()
+        due = {("check", id) for id, record in state.records.items() if record.check_at is not None}
+        return due | {("timer", id) for id, execution in state.executions.items() if execution.due is not None}
+
+    @property
+    def letters(self) -> list[str]:
+        return sorted(self._letters)
+
+    @property
+    def alerts(self) -> list[Alert]:
+        return self._store.alerts
+
+
+def names_of(record: InvoiceRecord) -> list[str]:
+    """Of all executions that there were."""
+    return [execution_name(record.invoice_id, number) for number in range(1, record.run.number + 1)]
+
+
+def read_state(reader: Reader) -> State:
+    """What a store holds."""
+    records = {record.invoice_id: record for record in reader.invoices(limit=ALL)}
+    names = [name for record in records.values() for name in names_of(record)]
+    executions = {name: execution for name in names if (execution := reader.execution(name))}
+    return State(
+        [event for _, event in reader.events(limit=ALL)],
+        [letter.event_id for letter in reader.letters(limit=ALL)],
+        [row for _, row in reader.transitions(limit=ALL)],
+        [alert for _, alert in reader.alerts(limit=ALL)],
+        [entry for _, entry in reversed(reader.audit(limit=ALL))],
+        records,
+        executions,
+        {name: reader.stimuli(name) for name in executions},
+    )
+
+
+class Handler:
+    """Puts a journal, and what a seed wants to go wrong, around a cell's methods. `poison` raises where it should."""
+
+    def __init__(self, cell: Cell, store: Any, poison: Callable[[str, str], None]) -> None:
+        self.journal: Journal = []
+        self._poison = poison
+        self._within = False
+        for kind in ("event", "redrive", "command", "fire"):
+            setattr(cell, kind, self._noting(kind, getattr(cell, kind)))
+        self._put_letter, self._postpone = store.put_letter, store.postpone
+        self._event_of = store.event
+        store.put_letter, store.postpone = self.put_letter, self.postpone
+
+    def _noting(self, kind: Any, method: Callable[[Any, Instant], Any]) -> Callable[[Any, Instant], Any]:
+        def noting(what: Event | Command | Due, now: Instant) -> Any:
+            # The handling of an event is one of a redriven one, behind the archive.
+            outermost, self._within = not self._within, True
+            try:
+                result = method(what, now)
+                if kind != "event":
+                    self._poison(kind, what.key if isinstance(what, Due) else what.invoice_id)
+            finally:
+                self._within = self._within and not outermost
+            if outermost:
+                self.journal.append(Entry(kind, what, now))
+            return result
+
+        return noting
+
+    def put_letter(self, letter: Letter) -> None:
+        event = self._event_of(letter.event_id)
+        self._put_letter(letter)
+        self.journal.append(Entry("letter", event, letter.failed_at))
+
+    def postpone(self, due: Due, until: Instant) -> None:
+        self._postpone(due, until)
+        self.journal.append(Entry("postpone", due, until))
+
+    def take(self) -> Journal:
+        """What was noted since the last time."""
+        taken, self.journal = self.journal, []
+        return taken

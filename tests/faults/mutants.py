@@ -1,0 +1,244 @@
+"""Mutants: the cell with one of its promises broken, which the simulation must notice.
+
+Each is made from the real source of a function by one replacement, or stands in its place; where the source has changed
+so that it cannot be made any more, it says so.
+
+    python -m tests.faults.mutants
+
+tells of each how many seeds it takes.
+"""
+
+import argparse
+import inspect
+import re
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
+
+from bems.embedded import cell, databases, flush, sqlite, writer
+from bems.embedded.alerting import courier, deliveries, outbox
+from bems.embedded.api import intake
+from tests.faults.examine import Broken
+from tests.faults.simulation import play
+
+
+class Change(NamedTuple):
+    """In the source of `name` in `owner`, `old` becomes `new`."""
+
+    owner: Any
+    name: str
+    old: str
+    new: str
+
+
+MUTANTS: dict[str, list[Change]] = {
+    "commits are not synced": [
+        Change(databases, "open_database", "synchronous = FULL", "synchronous = OFF"),
+    ],
+    "commits are synced by the next checkpoint": [
+        Change(databases, "open_database", "synchronous = FULL", "synchronous = NORMAL"),
+    ],
+    "what a killed process left in its log is not synced": [
+        Change(databases, "open_database", 'connection.execute("PRAGMA wal_checkpoint")', "pass"),
+    ],
+    "a store whose making was cut off is refused": [
+        Change(databases, "_is_there", "path.name + suffix", 'path.name + "-wal"'),
+    ],
+    "events are answered before the commit": [
+        Change(
+            writer.Writer,
+            "_turn",
+            "            self._store.commit()\n",
+            "            for future, receipt in answers:\n"
+            "                future.set_result(receipt)\n"
+            "            answers, taken = [], []\n"
+            "            self._store.commit()\n",
+        ),
+    ],
+    "a commit that failed is acknowledged": [
+        Change(writer.Writer, "_fail", "future.set_exception(error)", "future.set_result(ACCEPTED)"),
+    ],
+    "a turn that failed is stored with the next one": [
+        Change(sqlite.SqliteStore, "rollback", "self._turn, self._now = Changes(), Changes()", "pass"),
+    ],
+    "an item that failed leaves its traces": [
+        Change(sqlite.SqliteStore, "item", "self._now = Changes()", "self._settle()"),
+    ],
+    "records are cached before they are committed, and after they are not": [
+        Change(
+            sqlite.SqliteStore,
+            "_settle",
+            "self._now = Changes()",
+            "self._records.update(self._now.records); self._now = Changes()",
+        ),
+        Change(sqlite.SqliteStore, "rollback", "self._records.clear()", "pass"),
+    ],
+    "a turn is stored in two transactions": [
+        Change(
+            flush,
+            "write",
+            "    rows, newest",
+            '    connection.execute("COMMIT")\n    connection.execute("BEGIN IMMEDIATE")\n    rows, newest',
+        ),
+    ],
+    "repeats are not looked for": [
+        Change(cell.Cell, "event", "if repeat:", "if False:"),
+    ],
+    "what was looked up for a turn is believed in the next": [
+        Change(sqlite.SqliteStore, "expect", "self._unknown = ", "self._unknown |= "),
+        Change(sqlite.SqliteStore, "commit", "self._unknown.clear()", "pass"),
+    ],
+    "a failed commit takes its numbers along": [
+        Change(
+            sqlite.SqliteStore,
+            "commit",
+            "        except apsw.Error as error:\n",
+            "        except apsw.Error as error:\n            self._numbers.transition += len(turn.transitions)\n",
+        ),
+    ],
+    "a row leads to the one before of another invoice": [
+        Change(flush, "_transition_rows", "newest.get(id)", "newest.get(id, next(iter(newest.values()), None))"),
+    ],
+    "a timer that was moved stays where it was": [
+        Change(flush, "write", "_EXECUTIONS[settled],", '_EXECUTIONS[settled].replace("due = excluded.due,", ""),'),
+    ],
+    "a record that was changed is not looked at again": [
+        Change(
+            flush,
+            "write",
+            "_INVOICES[settled],",
+            '_INVOICES[settled].replace("check_at = excluded.check_at,", ""),',
+        ),
+    ],
+    "what fails when it is due is never tried again": [
+        Change(writer.Writer, "_fire", "now + RETRIES[min(failures, len(RETRIES)) - 1]", "LATEST"),
+    ],
+    "what is long overdue is passed over": [
+        Change(writer.Writer, "_fire", "self._cell.fire(due, now)", "due.at < now - HOUR or self._cell.fire(due, now)"),
+    ],
+    "who registers after the clock went back is taken for late": [
+        Change(cell.Cell, "_register_wait", "if record and record.run.number == run", "if False"),
+    ],
+    "an event whose handling failed is not kept": [
+        Change(writer.Writer, "_accept_for_later", "self._put_letter", "0 and self._put_letter"),
+    ],
+    "a redriven letter stays": [
+        Change(writer.Writer, "_try_again", "self._store.drop_letter(letter.event_id)", "pass"),
+    ],
+    "what was not stored is answered with 202": [
+        Change(
+            intake,
+            "_unavailable",
+            "return answers.unavailable",
+            "return answers.accepted('') if 1 else answers.unavailable",
+        ),
+    ],
+    "an alert does not wait for the one before": [
+        Change(outbox.Outbox, "heads", "AND older.seq < this.seq", "AND older.seq > this.seq AND older.seq < 0"),
+    ],
+    "the watermark of alerts moves before they are in the outbox": [
+        Change(
+            outbox.Outbox,
+            "take",
+            "        with self.transaction():\n",
+            '        self._execute("UPDATE progress SET seq = ?, alert_id = ?", (seq, newest.id))\n'
+            "        with self.transaction():\n",
+        ),
+    ],
+    "an alert is forgotten before it is sent": [
+        Change(
+            courier.Courier,
+            "_dispatch",
+            "self._away[delivery.seq] = sending",
+            "self._away[delivery.seq] = sending; self._outbox.remove(delivery)",
+        ),
+    ],
+    "an alert that was not taken is not tried again": [
+        Change(courier, "_tried", 'state="failed" if now >= last else "waiting"', 'state="failed"'),
+        Change(outbox.Outbox, "retry", "WHERE state = 'failed' AND", "WHERE false AND"),
+    ],
+    "an alert that was sent is not forgotten": [
+        Change(courier.Courier, "_settle", "self._outbox.remove(sending.delivery)", "pass"),
+    ],
+    "new alerts are read from the first again": [
+        Change(
+            deliveries.Deliveries,
+            "_take",
+            "alerts = source.alerts(seq, TAKEN)",
+            "alerts = source.alerts(seq and seq - 1, TAKEN)",
+        ),
+    ],
+}
+
+
+@contextmanager
+def mutant(name: str) -> Iterator[None]:
+    """The cell is broken so, meanwhile. Whoever has imported a function has the broken one, too."""
+    real: list[tuple[FunctionType, CodeType]] = []
+    try:
+        for change in MUTANTS[name]:
+            function = inspect.unwrap(getattr(change.owner, change.name))
+            real.append((function, function.__code__))
+            function.__code__ = _changed(function, change)
+        yield
+    finally:
+        for function, code in reversed(real):
+            function.__code__ = code
+
+
+def _changed(function: FunctionType, change: Change) -> CodeType:
+    source = inspect.getsource(function)
+    if change.old not in source:
+        raise LookupError(f"{change.name} has no {change.old!r} any more: mend the mutant")
+    if inspect.isclass(change.owner):
+        # Its lines stand a level deeper in the class.
+        old, new = (re.sub("^    ", "", text, flags=re.MULTILINE) for text in (change.old, change.new))
+    else:
+        old, new = change.old, change.new
+    made: dict[str, Any] = {}
+    exec(
+        compile(
+            "from __future__ import annotations\n" + textwrap.dedent(source).replace(old, new), change.name, "exec"
+        ),
+        dict(_GLOBALS),
+        made,
+    )
+    code: CodeType = inspect.unwrap(made[change.name]).__code__
+    return code
+
+
+_GLOBALS = {"contextmanager": contextmanager}
+"""What a definition needs when it is made."""
+
+
+def find(name: str, first: int, more: int) -> tuple[int, str] | None:
+    """The seed that breaks the mutant, from `first` to `more` behind it, and how; None where none does."""
+    with mutant(name):
+        for seed in range(first, first + more + 1):
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    play(seed, Path(folder))
+                except Broken as broken:
+                    return seed, str(broken)
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Says how many seeds it takes until one breaks each mutant.")
+    parser.add_argument("name", nargs="?", default="", help="a part of its name")
+    parser.add_argument("--most", type=int, default=300)
+    options = parser.parse_args()
+    for name in MUTANTS:
+        if options.name in name:
+            found = find(name, 1, options.most - 1)
+            print(f'    "{name}": {found and found[0]},', flush=True)
+            if options.name:
+                print(found and found[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The receivers of alerts: they are down for a day, say no, hang, or take what they then say they did not."""
+
+from collections import Counter
+from random import Random
+
+from bems.embedded.alerting.delivery import NotDelivered
+from bems.tracker.actions import Alert
+from bems.tracker.instants import HOUR
+from tests.faults.examine import hold
+
+
+class Receiver:
+    """A Destination. `moody`: it may do anything; `down`: nobody answers."""
+
+    def __init__(self, key: str, random: Random) -> None:
+        self.key = key
+        self.moody = True
+        self.down = False
+        self.given_up: set[str] = set()
+        """What may come late for that."""
+        self.excused: Counter[str] = Counter()
+        """How often an alert may come again: it was taken or may have been, and the cell does not know."""
+        self.complaint = ""
+        self._random = random
+        self._taken: dict[str, list[str]] = {}
+        self._times: Counter[str] = Counter()
+
+    def send(self, alert: Alert) -> None:
+        draw = self._random.random() if self.moody else 1.0
+        if self.down:
+            raise NotDelivered("nobody answers", outage=True)
+        if draw < 0.05:
+            self._take(alert)
+            self.excused[alert.id] += 1
+            raise NotDelivered("it hangs, and has taken it", outage=True)
+        if draw < 0.1:
+            pause = self._random.choice((None, HOUR))
+            raise NotDelivered("it has too much to do", outage=True, retry_after=pause)
+        if draw < 0.13:
+            raise NotDelivered("it does not like this one", outage=False)
+        if draw < 0.15:
+            raise ZeroDivisionError
+        self._take(alert)
+
+    def _take(self, alert: Alert) -> None:
+        before = self._taken.setdefault(alert.invoice_id, [])
+        self._times[alert.id] += 1
+        if self._times[alert.id] > 1 + self.excused[alert.id]:
+            # Whatever is raised here, the courier takes for an error of the receiver.
+            self.complaint = f"9: {self.key} got alert {alert.id} {self._times[alert.id]} times without a reason"
+        if alert.id not in self.given_up and (not before or before[-1] != alert.id):
+            before.append(alert.id)
+
+    def check(self, alerts: list[Alert]) -> None:
+        """All of them came, those of an invoice in their order."""
+        hold(not self.complaint, self.complaint)
+        for alert in alerts:
+            hold(self._times[alert.id], f"9: {self.key} never got alert {alert.id} of {alert.invoice_id}")
+        for id, taken in self._taken.items():
+            expected = [alert.id for alert in alerts if alert.invoice_id == id and alert.id not in self.given_up]
+            came = [one for one in taken if one not in self.given_up]
+            hold(came == expected, f"9: {self.key} got the alerts of {id} in another order: {came}, not {expected}")

@@ -1,0 +1,79 @@
+"""A simulation of the whole cell, in one thread, on a virtual clock, disk and network. All that happens comes of a
+seed.
+
+    python -m tests.faults.simulation --seed 7 --verbose
+
+plays one again and tells its story. See `examine` for what must hold; `weather`, `disk`, `network` and `receiver` for
+what goes wrong; `world` for the order of it all.
+"""
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Condition
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import apsw
+
+from bems.embedded import writer
+from bems.embedded.alerting import courier
+from bems.tracker.instants import SECOND, render
+from tests.faults.examine import Broken
+from tests.faults.world import World
+
+
+def play(seed: int, folder: Path, say: Callable[[str], None] | None = None) -> World:
+    """The story of a seed. Raises Broken, with the seed and the story's length."""
+    logging.disable(logging.CRITICAL)
+    apsw.randomness(0)
+    world = World(seed, folder, say)
+    monotonic = SimpleNamespace(monotonic=lambda: world.clock.true / SECOND)
+    threads = SimpleNamespace(Thread=world.start_thread, Condition=Condition)
+    try:
+        with (
+            patch.object(writer, "time", monotonic),
+            patch.object(courier, "threading", threads),
+            patch.object(sys, "excepthook", world.disk.told_nobody),
+            patch.object(sys, "unraisablehook", world.disk.unraisable_hook),
+        ):
+            world.play()
+    except Exception as error:
+        told = f"seed {seed}, step {world.steps} at {render(world.clock.true)}: {type(error).__name__}: {error}"
+        raise Broken(told) from error
+    finally:
+        world.close()
+        logging.disable(logging.NOTSET)
+    return world
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Plays the stories of some seeds.")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=1)
+    parser.add_argument("--verbose", action="store_true")
+    options = parser.parse_args()
+    broken = 0
+    for seed in range(options.seed, options.seed + options.count):
+        began = time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                world = play(seed, Path(folder), print if options.verbose else None)
+            except Broken as error:
+                broken += 1
+                print(error)
+                if options.verbose:
+                    raise
+                continue
+        if options.count <= 20:
+            facts = f"{world.steps} steps, {world.lives} lives, {world.crashes} crashes, {world.disk.failures} failures"
+            print(f"seed {seed}: {facts}, {time.process_time() - began:.3f} s, {world.digest.hexdigest()}")
+    return broken > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

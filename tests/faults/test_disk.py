@@ -1,0 +1,161 @@
+"""The simulated disk itself, and what is so rare that no story would come upon it: every single operation of some
+phases is the last one."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import apsw
+import pytest
+
+from bems.embedded.databases import StoreRefused
+from bems.embedded.reader import StoreFailed
+from bems.embedded.schema import DATABASE
+from bems.embedded.sqlite import SqliteStore
+from tests.faults.conftest import Figures
+from tests.faults.disk import Disk, close_all
+from tests.tracker.samples import NOW, event
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    disk = Disk(Random("disk"))
+    monkeypatch.setattr("sys.excepthook", disk.told_nobody)
+    monkeypatch.setattr("sys.unraisablehook", disk.unraisable_hook)
+    yield disk
+    disk.unregister()
+
+
+def make_and_fill(folder: Path, events: int) -> int:
+    """A cell that takes some events, one a turn, until it ends or its disk does; how many it could answer."""
+    opened: list[SqliteStore] = []
+    answered = 0
+    try:
+        store = SqliteStore(folder)
+        opened.append(store)
+        for number in range(events):
+            store.add_event(event("ingestion", "received", NOW, f"e{number}"))
+            store.commit()
+            answered += 1
+    except (StoreRefused, StoreFailed, apsw.Error):
+        pass
+    finally:
+        close_all(*opened)
+    return answered
+
+
+def read_events(folder: Path) -> list[str]:
+    store = SqliteStore(folder)
+    ids = [one.event_id for _, one in store.events()]
+    assert store._connection.pragma("integrity_check") == "ok"
+    store.close()
+    return ids
+
+
+def test_without_power_what_was_synced_is_there_and_nothing_torn_harms(disk: Disk, tmp_path: Path) -> None:
+    """A file is written twice, and synced once in between."""
+    torn = 0
+    for number in range(40):
+        path = tmp_path / str(number)
+        connection = apsw.Connection(str(path))
+        connection.execute("PRAGMA journal_mode = WAL; CREATE TABLE t (a); INSERT INTO t VALUES (1)").fetchall()
+        connection.execute("PRAGMA synchronous = OFF; INSERT INTO t VALUES (2)").fetchall()
+        disk.dead = True
+        with suppress(apsw.Error):
+            connection.close()
+        disk.cut_power()
+        connection = apsw.Connection(str(path))
+        found = connection.execute("SELECT a FROM t").fetchall()
+        assert found in ([(1,)], [(1,), (2,)])
+        torn += len(found) == 1
+        connection.close()
+    assert 5 < torn < 40, "it was lost sometimes, and not always"
+
+
+def test_a_killed_process_loses_nothing_that_it_wrote(disk: Disk, tmp_path: Path) -> None:
+    connection = apsw.Connection(str(tmp_path / "file"))
+    connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; CREATE TABLE t (a)").fetchall()
+    disk.dead = True
+    with suppress(apsw.Error):
+        connection.close()
+    disk.restart()
+    connection = apsw.Connection(str(tmp_path / "file"))
+    assert connection.execute("SELECT count(*) FROM t").get == 0
+    connection.close()
+
+
+def test_a_full_disk_takes_what_does_not_grow(disk: Disk, tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    disk.room = 0
+    store.add_event(event("ingestion", "received"))
+    with pytest.raises(StoreFailed, match="full"):
+        store.commit()
+    disk.room = None
+    store.add_event(event("ingestion", "received"))
+    store.commit()
+    store.close()
+
+
+def test_any_operation_may_be_the_last_one(disk: Disk, tmp_path: Path, figures: Figures) -> None:
+    """Of a cell that is made, takes two events and is stopped. What it answered is there, and a new one opens."""
+    logging.disable(logging.CRITICAL)
+    folder = tmp_path / "whole"
+    assert make_and_fill(folder, 2) == 2
+    operations = disk.operations
+    step = 1 if os.environ.get("BEMS_LONG") else 7
+    for last in range(0, operations, step):
+        for power in (True, False) if last % 3 else (True, True):
+            folder = tmp_path / f"{last} {power} {disk.operations}"
+            disk.die_after(last)
+            answered = make_and_fill(folder, 2)
+            assert disk.dead
+            if power:
+                disk.cut_power()
+            else:
+                disk.restart()
+            assert read_events(folder) in [
+                [f"e{number}" for number in range(count)] for count in (answered, answered + 1)
+            ]
+    logging.disable(logging.NOTSET)
+    assert operations > 80
+    figures.note(
+        "the power is cut at any operation of a cell's making, first events and end",
+        f"{len(range(0, operations, step)) * 2}",
+        "held",
+    )
+
+
+def test_what_another_cell_read_is_not_lost_afterwards(disk: Disk, tmp_path: Path) -> None:
+    """A process is killed between the writing of a commit and its syncing; the next one sees the event, and may say
+    that it is there. Then the power is cut."""
+    store = SqliteStore(tmp_path)
+    for id in ("e0", "e1"):
+        store.add_event(event("ingestion", "received", NOW, id))
+        if id == "e0":
+            store.commit()
+    disk.dies_at_sync = True
+    with pytest.raises(StoreFailed):
+        store.commit()
+    close_all(store)
+    disk.restart()
+    store = SqliteStore(tmp_path)
+    assert store.digest("e1") is not None
+    disk.dead = True
+    close_all(store)
+    disk.cut_power(drop=True)
+    assert read_events(tmp_path) == ["e0", "e1"]
+
+
+def test_a_foreign_database_with_a_journal_is_refused_and_untouched(tmp_path: Path) -> None:
+    connection = apsw.Connection(str(tmp_path / DATABASE))
+    connection.execute("PRAGMA application_id = 7; CREATE TABLE t (a)").fetchall()
+    connection.close()
+    (tmp_path / f"{DATABASE}-journal").write_bytes(b"x" * 512)
+    before = (tmp_path / DATABASE).read_bytes()
+    with pytest.raises(StoreRefused, match="another program made it"):
+        SqliteStore(tmp_path)
+    assert (tmp_path / DATABASE).read_bytes() == before
+    assert (tmp_path / f"{DATABASE}-journal").read_bytes() == b"x" * 512

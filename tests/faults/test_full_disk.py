@@ -1,0 +1,186 @@
+"""A disk that is really full, under a cell that runs: it says so, keeps what it answered, and goes on by itself."""
+
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from bems.embedded.clock import SystemClock
+from bems.embedded.reader import open_reader
+from tests.cli.worlds import until
+from tests.embedded.api.calls import sent
+from tests.faults.conftest import Figures
+from tests.faults.test_kill import POLICY, SPEED, Life
+
+MEGABYTE = 1 << 20
+BATCH = 50
+PATIENCE = 90.0
+
+
+class Disk:
+    """Where the cell's folder is. `fill` leaves some megabytes, `free` gives the room back."""
+
+    name = ""
+    folder: Path
+
+    def fill(self, life: Life) -> None:
+        raise NotImplementedError
+
+    def free(self, life: Life) -> None:
+        raise NotImplementedError
+
+
+class SmallDisk(Disk):
+    """A file system of 128 MB, which another file fills."""
+
+    name = "a file system of 128 MB"
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(path)]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"NO SMALL FILE SYSTEM can be mounted here, which takes root: {done.stderr.strip()}")
+        self.path, self.folder, self._ballast = path, path / "cell", path / "ballast"
+
+    def fill(self, life: Life) -> None:
+        assert life.process.poll() is None
+        with self._ballast.open("wb") as file:
+            try:
+                while file.write(b"x" * MEGABYTE):
+                    file.flush()
+            except OSError:
+                pass
+
+    def free(self, life: Life) -> None:
+        assert life.process.poll() is None
+        self._ballast.unlink()
+
+
+class Limit(Disk):
+    """What everybody may do: no file may become larger."""
+
+    name = "a limit on the size of files"
+
+    def __init__(self, path: Path) -> None:
+        self.folder = path / "cell"
+
+    def fill(self, life: Life) -> None:
+        largest = max(path.stat().st_size for path in self.folder.iterdir())
+        resource.prlimit(life.process.pid, resource.RLIMIT_FSIZE, (largest + MEGABYTE, resource.RLIM_INFINITY))
+
+    def free(self, life: Life) -> None:
+        resource.prlimit(life.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@pytest.fixture(params=[SmallDisk, Limit], ids=["small", "limit"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    disk = request.param(tmp_path / "disk") if request.param is SmallDisk else request.param(tmp_path)
+    yield disk
+    if isinstance(disk, SmallDisk):
+        subprocess.run(["umount", "-l", str(disk.path)], check=True)
+
+
+class Sender:
+    """Sends batches, and knows what became of each event."""
+
+    def __init__(self, life: Life, key: str) -> None:
+        self._life, self._key, self._clock = life, key, SystemClock()
+        self._pool = urllib3.PoolManager(retries=False, timeout=20)
+        self.answered: set[str] = set()
+        self.unavailable: dict[str, Any] = {}
+        self._number = 0
+
+    def ask(self, method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
+        headers = {"x-api-key": self._key}
+        return self._pool.request(method, self._life.url + path, headers=headers, **options)
+
+    def send(self, events: list[Any] | None = None) -> int:
+        """A batch: new events, or these once more. How many there was no room for, up to now."""
+        if events is None:
+            numbers = range(self._number, self._number + BATCH)
+            self._number += BATCH
+            now = self._clock.now()
+            events = [
+                sent("ingestion", event_id=f"full-{n}", invoice_id=f"INV/{n}", at=now, attributes={"note": "x" * 2000})
+                for n in numbers
+            ]
+        reply = self.ask("POST", "/invoices/ingestion/batch", json={"events": events})
+        assert reply.status == 207, reply.data
+        for event, result in zip(events, reply.json()["results"], strict=True):
+            id = event["event_id"]
+            if result["code"] == 202:
+                assert result["status"] == ("duplicate" if id in self.answered else "accepted")
+                self.answered.add(id)
+                self.unavailable.pop(id, None)
+            else:
+                assert (result["code"], result["status"]) == (503, "unavailable"), result
+                self.unavailable[id] = event
+        return len(self.unavailable)
+
+    def send_one(self) -> int:
+        """Of those for which there was no room; there may be some for one alone."""
+        id, event = next(iter(self.unavailable.items()))
+        reply = self.ask("POST", "/invoices/ingestion", json=event)
+        if reply.status == 202:
+            self.answered.add(id)
+            del self.unavailable[id]
+        else:
+            assert (reply.status, reply.headers["retry-after"]) == (503, "5")
+            assert "send it again" in reply.json()["detail"]
+        return reply.status
+
+
+def test_a_full_disk_is_said_and_the_cell_goes_on_when_there_is_room(
+    disk: Disk, tmp_path: Path, figures: Figures
+) -> None:
+    policy, log = tmp_path / "policy.yaml", tmp_path / "errors.log"
+    policy.write_text(POLICY)
+    life = Life(disk.folder, log, "--policy", str(policy), "--speed", str(SPEED), patience=2 * PATIENCE)
+    sender = Sender(life, life.first_key())
+    for _ in range(20):
+        sender.send()
+    disk.fill(life)
+    until(lambda: sender.send() > 0)
+    stored = len(sender.answered)
+
+    # It says so, to senders and to whoever watches; what it has can be read.
+    until(lambda: sender.send_one() == 503)
+    health = sender.ask("GET", "/healthz")
+    assert (health.status, health.json()["status"]) == (503, "failing")
+    assert "could not be stored" in health.json()["store"]
+    assert sender.ask("GET", f"/invoices/{'INV%2F0'}").status == 200
+    for _ in range(3):
+        sender.send()
+    refused = len(sender.unavailable)
+    assert refused > BATCH
+
+    # It goes on by itself.
+    disk.free(life)
+    until(lambda: sender.ask("GET", "/healthz").status == 200)
+    again = list(sender.unavailable.values())
+    for start in range(0, len(again), BATCH):
+        sender.send(again[start : start + BATCH])
+    assert not sender.unavailable
+    sender.send()
+    # Analytics tries again ever more seldom.
+    until(lambda: sender.ask("GET", "/books").json()["balanced"] is True, PATIENCE)
+    books = sender.ask("GET", "/books").json()
+    assert books["accepted"] == books["applied"] == len(sender.answered)
+    assert life.end(signal.SIGTERM) == 0
+    said = log.read_text()
+    assert "turns are stored again" in said and said.count("a turn of") < 10, "it is not said at every turn"
+    reader = open_reader(disk.folder)
+    events = [event.event_id for _, event in reader.events(limit=100_000)]
+    reader.close()
+    assert len(events) == len(set(events)) and set(events) == sender.answered
+    figures.note(
+        f"disk full: {disk.name}",
+        "once",
+        f"{stored:,} events answered before, {refused} answered 503; all of them there once when there was room again",
+    )

@@ -1,0 +1,137 @@
+"""Far more than the cell can take: its memory stays bounded, every request is answered, what it accepted is there."""
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import apsw
+from msgspec import json
+
+from bems.embedded.clock import SystemClock
+from bems.embedded.schema import DATABASE
+from bems.embedded.writer import QUEUED
+from tests.embedded.api.calls import sent
+from tests.faults.conftest import Figures
+from tests.faults.test_kill import Life
+
+SECONDS = 600 if os.environ.get("BEMS_LONG") else 12
+CONNECTIONS, BATCH = 200, 100
+LONGEST = 30.0
+"""Seconds that an answer may take."""
+
+MOST_MEMORY = 700
+"""MB, of which DuckDB may have most."""
+
+
+class Overload:
+    """Connections that send batches as fast as they are answered, all together more than fits into the queue."""
+
+    def __init__(self, url: str, key: str) -> None:
+        assert CONNECTIONS * BATCH > 1.5 * QUEUED
+        found = re.fullmatch(r"http://(.+):(\d+)", url)
+        assert found
+        self.host, self.port, self.key = found[1], int(found[2]), key
+        self.statuses: Counter[int] = Counter()
+        self.results: Counter[str] = Counter()
+        self.accepted = bytearray()
+        self.slowest = self.slowest_look = 0.0
+        self.looks = 0
+        template = sent("ingestion", event_id="%ID%", invoice_id="%ID%", at=SystemClock().now())
+        self._template = json.encode(template)
+
+    async def run(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CONNECTIONS):
+                group.create_task(self._send(until))
+            group.create_task(self._look(until))
+
+    async def _send(self, until: float) -> None:
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        while time.monotonic() < until:
+            first = len(self.accepted)
+            self.accepted += bytes(BATCH)
+            events = [self._template.replace(b"%ID%", b"o-%d" % number) for number in range(first, first + BATCH)]
+            begun = time.monotonic()
+            status, body = await self._ask(
+                reader, writer, b"POST /invoices/ingestion/batch", b'{"events":[%s]}' % b",".join(events)
+            )
+            self.slowest = max(self.slowest, time.monotonic() - begun)
+            self.statuses[status] += 1
+            assert status in (207, 429, 503), body
+            if status == 207:
+                for number, result in enumerate(json.decode(body)["results"], first):
+                    self.results[result["status"]] += 1
+                    assert result["code"] in (202, 409, 429, 503)
+                    self.accepted[number] = result["code"] == 202
+        writer.close()
+
+    async def _look(self, until: float) -> None:
+        """Somebody looks at an invoice meanwhile, on a connection of his own."""
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        while time.monotonic() < until:
+            begun = time.monotonic()
+            status, body = await self._ask(reader, writer, b"GET /invoices/o-0", b"")
+            self.slowest_look = max(self.slowest_look, time.monotonic() - begun)
+            assert status in (200, 404, 503), body
+            self.looks += 1
+            await asyncio.sleep(0.1)
+        writer.close()
+
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: bytes, body: bytes
+    ) -> tuple[int, bytes]:
+        head = f"host: cell\r\nx-api-key: {self.key}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+        writer.write(b"%s HTTP/1.1\r\n%s\r\n\r\n%s" % (line, head.encode(), body))
+        async with asyncio.timeout(LONGEST):
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", answer)
+            assert length, answer
+            return int(answer.split()[1]), await reader.readexactly(int(length[1]))
+
+
+def memory(pid: int, what: str = "VmHWM") -> float:
+    """MB that the process has, or had at the most."""
+    found = re.search(rf"{what}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
+def test_more_than_it_can_take_is_answered_and_bounded(tmp_path: Path, figures: Figures) -> None:
+    log, folder = tmp_path / "errors.log", tmp_path / "cell"
+    life = Life(folder, log, patience=SECONDS + 120)
+    overload = Overload(life.url, life.first_key())
+    half = []
+
+    async def run() -> None:
+        await overload.run(SECONDS / 2)
+        half.append(memory(life.process.pid))
+        await overload.run(SECONDS / 2)
+
+    asyncio.run(run())
+    peak = memory(life.process.pid)
+    assert life.end(signal.SIGTERM) == 0
+    assert "Traceback" not in log.read_text()
+    connection = apsw.Connection(str(folder / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
+    stored = {int(id[2:]) for (id,) in connection.execute("SELECT event_id FROM events")}
+    connection.close()
+    assert stored == {number for number, accepted in enumerate(overload.accepted) if accepted}
+    assert overload.results["accepted"] == len(stored) > 1_000
+    refused = overload.results["unavailable"] + overload.statuses[503] * BATCH
+    assert refused > len(stored), "it was far more than it could take"
+    assert overload.slowest < LONGEST
+    assert overload.looks > SECONDS / 10
+    assert peak < MOST_MEMORY, f"{peak:.0f} MB"
+    assert peak < half[0] * 1.25 + 50, "it does not grow with time"
+    offered = len(overload.accepted)
+    figures.note(
+        f"load past capacity, {CONNECTIONS} connections with {BATCH} events in each request",
+        f"{SECONDS} s",
+        f"{offered:,} events offered, every one answered: {len(stored):,} accepted and stored, "
+        f"{refused:,} answered 503; slowest answer {overload.slowest:.1f} s, of a question meanwhile "
+        f"{overload.slowest_look:.1f} s; at most {peak:.0f} MB",
+    )

@@ -1,0 +1,206 @@
+"""A cell whose folder is lost goes on from its backup: with what came since sent again, nothing tells it from a cell
+that never failed.
+
+Both run by a clock that stands still while events come in, so that the two can be compared to the microsecond. The one
+is copied by another process while senders are at it.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from bems.embedded.analytics import ANALYTICS
+from bems.embedded.cell import Cell as Core
+from bems.tracker.actions import Alert
+from bems.tracker.contract import Event
+from bems.tracker.instants import DAY, SECOND, Instant, parse
+from bems.tracker.projection import project
+from tests.embedded.api.calls import SOON, Cell, ask, together, until
+from tests.embedded.test_crash import TODAY, make_log, read
+from tests.faults.conftest import Figures
+
+SEEDS = range(20 if os.environ.get("BEMS_LONG") else 1)
+SENDERS = 4
+PAUSE = 0.008
+"""Seconds between two events of a sender."""
+
+
+class Inbox:
+    """A destination that takes everything, and keeps the ids."""
+
+    key = "inbox"
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    def send(self, alert: Alert) -> None:
+        self.taken.append(alert.id)
+
+
+class Home:
+    """A cell in a folder, whose senders send the events of one invoice one after the other."""
+
+    def __init__(self, folder: Path, now: Instant, keys: dict[Any, str] | None = None) -> None:
+        self.inbox = Inbox()
+        self.cell = Cell(folder, destinations={"warning": [self.inbox], "critical": [self.inbox]})
+        self.cell.keys |= keys or {}
+        self.now = now
+        self.move_to(now)
+
+    def move_to(self, now: Instant) -> None:
+        self.cell.move_to(now)
+        # Answered in a turn that has begun at that instant, so what was due is done.
+        self.cell.service.writer.redrive("nothing").result(SOON)
+        self.now = now
+
+    def send(self, lines: Sequence[bytes], meanwhile: Callable[[], object] | None = None) -> Counter[str]:
+        """What was answered how often. While `meanwhile` is done they send slowly, so that it sees them at it."""
+        answers, over = Counter[str](), threading.Event()
+
+        def send(sender: int) -> None:
+            connection = HTTPConnection("127.0.0.1", self.cell.port, timeout=SOON)
+            for line in lines:
+                event = json.loads(line)
+                if hash(event["event"]["invoice_id"]) % SENDERS != sender:
+                    continue
+                path = f"/invoices/{event['stage']}"
+                reply = ask(connection, self.cell.keys["sender"], "POST", path, event["event"])
+                assert reply.status == 202, reply
+                answers[reply.content["status"]] += 1
+                over.wait(PAUSE if answers.total() < 0.9 * len(lines) else SOON)
+            connection.close()
+
+        def act() -> None:
+            try:
+                if meanwhile is not None:
+                    meanwhile()
+            finally:
+                over.set()
+
+        together([act, *(lambda sender=sender: send(sender) for sender in range(SENDERS))])
+        return answers
+
+    def end(self) -> None:
+        until(lambda: self.cell.get("/books")["balanced"] is True)
+        alerts = self.cell.service.deliveries
+        until(lambda: alerts.waiting() == 0 and len(self.alerts()) == alerts._outbox.last()[0])
+        self.cell.service.stop()
+
+    def alerts(self) -> list[str]:
+        with self.cell.reader() as reader:
+            return [alert.id for _, alert in reader.alerts(limit=100_000)]
+
+    def view(self) -> dict[str, Any]:
+        """All of it, by invoice: the order among invoices is chance."""
+        with self.cell.reader() as reader:
+            records = reader.invoices(limit=100_000)
+            rows = reader.transitions(limit=100_000)
+            return {
+                "records": [
+                    (r.invoice_id, project(r.outcomes), r.outcomes, r.facts, r.wait, r.mark, r.seen, r.run.number)
+                    for r in records
+                ],
+                "timelines": {r.invoice_id: reader.timeline(r.invoice_id) for r in records},
+                "alerts": sorted(
+                    (alert.id, alert.due_at, alert.raised_at) for _, alert in reader.alerts(limit=100_000)
+                ),
+                "letters": [(letter.event_id, letter.attempts, letter.retry_at) for letter in reader.letters()],
+                "events": sorted(event.event_id for _, event in reader.events(limit=100_000)),
+                "copied": [(seq, row.transition_id) for seq, row in rows] == self.copied(),
+            }
+
+    def copied(self) -> list[Any]:
+        with duckdb.connect(str(self.cell.folder / ANALYTICS), read_only=True) as database:
+            return database.execute("SELECT seq, transition_id FROM transitions ORDER BY seq").fetchall()
+
+    def series(self) -> list[Any]:
+        """DuckDB's rows, but for their numbers."""
+        with duckdb.connect(str(self.cell.folder / ANALYTICS), read_only=True) as database:
+            sql = "SELECT * EXCLUDE (seq) FROM transitions ORDER BY invoice_id, recorded_at"
+            return database.execute(sql).fetchall()
+
+
+def back_up(folder: Path, target: Path) -> dict[str, Any]:
+    """By the command, in a process of its own."""
+    command = [sys.executable, "-m", "bems.cli", "backup", "--json", "--store", str(folder), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SOON, check=True)
+    held: dict[str, Any] = json.loads(done.stdout)
+    return held
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
+    tmp_path: Path, seed: int, figures: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = list(make_log(seed).values())
+    third = len(lines) // 3
+    before, during, since = lines[:third], lines[third : 2 * third], lines[2 * third :]
+    poison = {read(line).event_id for line in (before[7], during[5], during[-5], since[9])}
+    redrive = Core.redrive
+
+    def fail(core: Core, event: Event, now: Instant) -> Any:
+        if event.event_id in poison:
+            raise ValueError("poison")
+        return redrive(core, event, now)
+
+    monkeypatch.setattr(Core, "redrive", fail)
+    start, copy = TODAY, tmp_path / "copy"
+    held: dict[str, Any] = {}
+
+    # One that never fails.
+    whole = Home(tmp_path / "whole", start)
+    whole.send(before)
+    whole.move_to(start + 3 * DAY)
+    whole.send(during)
+    whole.move_to(start + 5 * DAY)
+    whole.send(since)
+
+    # One that is copied under load, goes on, tells of alerts, and is lost.
+    home = Home(tmp_path / "cell", start)
+    home.send(before)
+    home.move_to(start + 3 * DAY)
+    home.send(during, lambda: held.update(back_up(home.cell.folder, copy)))
+    home.move_to(start + 5 * DAY)
+    home.send(since[: third // 2])
+    home.end()
+    shutil.rmtree(home.cell.folder)
+    assert third < held["events"] < 2 * third, "it was taken in the middle"
+    assert start + 3 * DAY <= parse(held["latest"]) < start + 3 * DAY + SECOND
+
+    restored = Home(copy, start + 3 * DAY, home.cell.keys)
+    answers = restored.send(during)
+    assert answers["duplicate"] == held["events"] - third
+    restored.move_to(start + 5 * DAY)
+    assert restored.send(since) == {"accepted": len(since)}
+
+    for one in (whole, restored):
+        one.move_to(start + 15 * DAY)
+        one.end()
+    expected, found = whole.view(), restored.view()
+    for name, value in expected.items():
+        assert found[name] == value, name
+    assert found["copied"] is True and len(found["letters"]) == len(poison)
+    assert restored.series() == whole.series()
+    alerts = whole.alerts()
+    assert len(alerts) == len(set(alerts)) == len(whole.inbox.taken)
+    assert set(home.inbox.taken) | set(restored.inbox.taken) == set(alerts), "each is delivered"
+    assert len(restored.inbox.taken) == len(set(restored.inbox.taken)), "once by id in this life"
+    again = set(home.inbox.taken) & set(restored.inbox.taken)
+    assert again, "what was delivered since the copy was is delivered again, with the same id"
+    figures.note(
+        "folder lost, restored from a backup taken under load, sent again what came since",
+        f"{len(lines):,} events",
+        f"as one that never failed: {len(expected['records']):,} invoices, {len(alerts):,} alerts "
+        f"({len(again)} told again, by the same id), {len(poison)} dead letters, DuckDB row for row",
+    )
