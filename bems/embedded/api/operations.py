@@ -5,7 +5,6 @@ The table at the end is the one source of the routes and of the OpenAPI document
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +30,9 @@ from bems.embedded.api.queries import (
 from bems.embedded.histories import Histories
 from bems.embedded.keys import Key, KeyRefused
 from bems.embedded.reader import Reader
+from bems.embedded.writer import Redrive
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer
-from bems.tracker.decisions import Receipt
 from bems.tracker.gate import Refusal
 from bems.tracker.instants import render
 from bems.tracker.projection import WAITS_FOR
@@ -198,7 +197,7 @@ async def command(ask: Ask) -> HttpAnswer:
     read = read_command(ask.body, ask.key.name, ask.parts.clock.now())
     if isinstance(read, Refusal):
         return answers.refused(read)
-    receipt = await ask.landing.await_(ask.parts.writer.submit(read))
+    receipt = await ask.landing.hand_in(read)
     if receipt.result in ("accepted", "duplicate"):
         return answers.content(200, Accepted(read.id, receipt.result))
     if receipt.result == "conflict":
@@ -233,8 +232,7 @@ async def redrive(ask: Ask) -> HttpAnswer:
     if request.event_ids is None or request.invoice_id or request.error:
         matching = await ask.parts.readers.ask(lambda reader: _matching(reader, request))
         more, wanted = len(matching) > MOST_REDRIVEN, matching[:MOST_REDRIVEN]
-    submitted: list[Future[Receipt]] = [ask.parts.writer.redrive(event_id) for event_id in wanted]
-    receipts = await asyncio.gather(*map(ask.landing.await_, submitted))
+    receipts = await asyncio.gather(*[ask.landing.hand_in(Redrive(event_id)) for event_id in wanted])
     done = [event_id for event_id, receipt in zip(wanted, receipts, strict=True) if receipt.result == "accepted"]
     failed = [
         NotRedriven(event_id, receipt.reason)
