@@ -84,6 +84,6 @@ class Cell:
 async def post(connection: Connection, event: Event) -> int:
     """Send an event, or a batch, of which every event must have been accepted to count as 202."""
     status, body = await connection.request("POST", f"/invoices/{event.stage}", event.body)
-    if status == 207 and body.count(b'"accepted"') != event.count:
+    if status == 207 and body.count(b'"accepted"') != event.number:
         return 503 if b'"unavailable"' in body else 400
     return status

@@ -92,7 +92,7 @@ class Client:
     """Sends events to one engine. `post` says how an event is put to it."""
 
     def __init__(self, url: str, headers: dict[str, str], post: Post) -> None:
-        self._url, self._headers, self._post = url, headers, post
+        self._url, self._headers, self.post = url, headers, post
 
     def connect(self) -> Connection:
         return Connection(self._url, self._headers)
@@ -134,7 +134,7 @@ class Client:
                 free.append(connection)
 
         for event in events:
-            due += random.expovariate(rate / event.count)
+            due += random.expovariate(rate / event.number)
             while (pause := due - time.perf_counter()) > 0:
                 # A timer wakes up to a millisecond late; the last bit is waited for in turns of the loop.
                 await asyncio.sleep(pause - 0.001 if pause > 0.0015 else 0)
@@ -153,12 +153,12 @@ class Client:
     async def _send(self, connection: Connection, event: Event, due: float, takings: Takings) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                status = await self._post(connection, event)
+                status = await self.post(connection, event)
         except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError):
             connection.close()
             status = 0
         takings.seconds.append(time.perf_counter() - due)
-        takings.statuses[status] += event.count
+        takings.statuses[status] += event.number
 
 
 async def get_json(connection: Connection, path: str) -> Any:

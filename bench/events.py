@@ -14,12 +14,13 @@ OCCURRED = re.compile(r'"occurred_at":"[^"]*"')
 
 
 class Event(NamedTuple):
-    """What is sent. `count` is how many events the body holds."""
+    """What is sent. `number` is how many events the body holds."""
 
     stage: str
     invoice_id: str
+    event_id: str
     body: bytes
-    count: int = 1
+    number: int = 1
 
 
 def lifecycles(invoices: int, *, prefix: str = "INV", seed: int = SEED) -> list[Event]:
@@ -37,7 +38,8 @@ def lifecycles(invoices: int, *, prefix: str = "INV", seed: int = SEED) -> list[
         event["invoice_id"] = f"{prefix}/{event['invoice_id'].partition('/')[2]}"
         event["event_id"] = f"{prefix}-{event['event_id']}"
         text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-        events.append(Event(read["stage"], event["invoice_id"], OCCURRED.sub(occurred, text, count=1).encode()))
+        ids = event["invoice_id"], event["event_id"]
+        events.append(Event(read["stage"], *ids, OCCURRED.sub(occurred, text, count=1).encode()))
     return events
 
 
@@ -62,4 +64,4 @@ def batches(events: Iterable[Event], size: int = 100) -> Iterator[Event]:
 
 def _batch(events: list[Event]) -> Event:
     body = b'{"events":[' + b",".join(event.body for event in events) + b"]}"
-    return Event(f"{events[0].stage}/batch", "", body, len(events))
+    return Event(f"{events[0].stage}/batch", "", "", body, len(events))

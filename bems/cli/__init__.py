@@ -9,6 +9,7 @@ import click
 from bems.cli.act import act
 from bems.cli.alerts import alerts, deliveries
 from bems.cli.books import books
+from bems.cli.dashboard import dashboard
 from bems.cli.demo import demo
 from bems.cli.dlq import dlq
 from bems.cli.generate import generate
@@ -30,6 +31,7 @@ for command in (
     act,
     alerts,
     books,
+    dashboard,
     deliveries,
     demo,
     dlq,

@@ -27,7 +27,7 @@ class Press:
     def __init__(self, dictionaries: dict[int, bytes], read: Callable[[], dict[int, bytes]]) -> None:
         self._read = read
         self._decompressors = {number: _decompressor(content) for number, content in dictionaries.items()}
-        self._samples: list[bytes] = []
+        self._samples: list[bytes | bytearray | memoryview] = []
         self._packed = 0
         self._newest = max(dictionaries)
         self._lesson = NEXT_LESSON if self._newest else FIRST_LESSON

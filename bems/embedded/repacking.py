@@ -5,6 +5,7 @@ Version 1 compressed with zlib what was kept for good, against the dictionaries 
 
 import zlib
 from collections.abc import Callable
+from typing import cast
 
 import apsw
 
@@ -46,7 +47,7 @@ def repack(connection: apsw.Connection) -> None:
             press.adopt(*lesson)
         last = -1
         select = f"SELECT {key}, {column} FROM {table} WHERE {key} > ? ORDER BY {key} LIMIT 10000"
-        while rows := connection.execute(select, (last,)).fetchall():
+        while rows := cast("list[tuple[int, bytes]]", connection.execute(select, (last,)).fetchall()):
             last = rows[-1][0]
             repacked = [(press.press(read(content)), number) for number, content in rows]
             connection.executemany(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", repacked)

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from bems.embedded.api import books, views
+from bems.embedded.api import books, dashboards, views
 from bems.embedded.api.access import ACT, ADMINISTER, LOOK, Roles
 from bems.embedded.api.books import Books
 from bems.embedded.api.landing import Landing
@@ -18,6 +18,7 @@ from bems.embedded.api.parts import Parts
 from bems.embedded.api.queries import (
     AlertsQuery,
     CommandsQuery,
+    DashboardQuery,
     DeadLettersQuery,
     DeliveriesQuery,
     InvoicesQuery,
@@ -291,6 +292,14 @@ async def get_books(ask: Ask) -> HttpAnswer:
     return answers.content(200, await books.balance(ask.parts))
 
 
+async def list_dashboards(_: Ask) -> HttpAnswer:
+    return answers.content(200, Page(dashboards.names(), None))
+
+
+async def get_dashboard(ask: Ask) -> HttpAnswer:
+    return await dashboards.look(ask.parts, ask.target, ask.query)
+
+
 async def list_keys(ask: Ask) -> HttpAnswer:
     return answers.content(200, Page([views.view_key(key) for key in ask.parts.keys.all()], None))
 
@@ -359,6 +368,14 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("GET", "/books", "getBooks", "Whether every accepted event is accounted for", LOOK, get_books,
               {200: Books}, problems=(400,)),
+    Operation(
+        "GET", "/dashboards", "listDashboards", "What can be asked of the series", LOOK, list_dashboards,
+        {200: Page[dashboards.Name]}, problems=(400,),
+    ),
+    Operation(
+        "GET", "/dashboards/{target}", "getDashboard", "What executives, operations and finance ask of the series",
+        LOOK, get_dashboard, {200: dashboards.Rows}, DashboardQuery, problems=(400, 404),
+    ),
     Operation("GET", "/keys", "listKeys", "Every key there ever was", ADMINISTER, list_keys, {200: Page[views.Key]},
               problems=(400,)),
     Operation(
