@@ -10,14 +10,16 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.calibration import calibrate
-from bench.figures import Figure, million, open_loop, replay, storage, throughput
+from bench.figures import Figure, dashboards, hot_path, million, open_loop, replay, storage, throughput
 from bench.results import table, write_section
 
 FIGURES: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "throughput": throughput.measure,
     "open_loop": open_loop.measure,
     "storage": storage.measure,
+    "hot_path": hot_path.measure,
     "replay": replay.measure,
+    "dashboards": dashboards.measure,
     "million": million.measure,
 }
 
@@ -43,6 +45,10 @@ def main() -> None:
                     row = (*figure[:4], _verdict(figure), f"{calibrate():.1f}")
                     rows.append(row)
                     console.print(f"{figure.name}: {figure.measured.replace('<br>', '; ')} {row[4]}", highlight=False)
+            except BaseException:
+                for log in folder.glob("*.log"):
+                    console.print(f"The end of {log.name}:\n{log.read_text()[-2_000:]}", style="red", markup=False)
+                raise
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             console.print(f"[dim]{name}: {time.monotonic() - begun:.0f} s[/dim]")

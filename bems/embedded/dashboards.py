@@ -5,9 +5,8 @@ The SQL keeps to what Trino, which Athena is, understands too.
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
-from bems.embedded.analytics import Analytics
 from bems.tracker.instants import Instant, to_datetime
 
 Unit = Literal["hour", "day"]
@@ -62,7 +61,13 @@ DASHBOARDS: dict[str, Dashboard] = {
 }
 
 
-def ask(analytics: Analytics, name: str, since: Instant, until: Instant, by: Unit) -> list[list[Any]]:
+class Series(Protocol):
+    """What knows the roll-up."""
+
+    def query_hourly(self, sql: str, parameters: dict[str, object]) -> list[Any]: ...
+
+
+def ask(series: Series, name: str, since: Instant, until: Instant, by: Unit) -> list[list[Any]]:
     """The rows of a dashboard, from the hour of `since` on and before `until`. Times are text in RFC 3339, in UTC,
     amounts exact decimals as text. NotOpen, or a duckdb.Error. KeyError: there is no such dashboard."""
     sql = DASHBOARDS[name].sql
@@ -71,7 +76,7 @@ def ask(analytics: Analytics, name: str, since: Instant, until: Instant, by: Uni
         "until": to_datetime(until).replace(tzinfo=None),
         "by": by,
     }
-    rows = analytics.query_hourly(sql, {name: value for name, value in given.items() if f"${name}" in sql})
+    rows = series.query_hourly(sql, {name: value for name, value in given.items() if f"${name}" in sql})
     return [[_plain(value) for value in row] for row in rows]
 
 
