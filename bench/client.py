@@ -116,7 +116,7 @@ class Client:
         return takings
 
     async def open(
-        self, events: Sequence[Event], rate: float, connections: int, *, seed: int = 1, window: int = 2_000
+        self, events: Sequence[Event], rate: float, connections: int, *, seed: int = 1, window: int = 1_000
     ) -> Takings:
         """Each event at its time, at `rate` events a second on average (Poisson), whether those before were answered
         or not, by the first connection that is free. A latency counts from the time at which it was to be sent.
