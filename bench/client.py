@@ -9,6 +9,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -55,6 +56,14 @@ class Connection:
         if self._writer is not None:
             self._writer.close()
         self._reader = self._writer = None
+
+    async def end(self) -> None:
+        """Close it, and wait until it is."""
+        writer = self._writer
+        self.close()
+        if writer is not None:
+            with suppress(OSError):
+                await writer.wait_closed()
 
 
 @dataclass
@@ -109,7 +118,7 @@ class Client:
                 await self._send(connection, event, time.perf_counter(), takings)
                 if time.perf_counter() > until:
                     break
-            connection.close()
+            await connection.end()
 
         await asyncio.gather(*(work() for _ in range(connections)))
         takings.elapsed = time.perf_counter() - begun
@@ -147,7 +156,7 @@ class Client:
             await asyncio.wait(pending)
         takings.elapsed = time.perf_counter() - begun
         for connection in free:
-            connection.close()
+            await connection.end()
         return takings
 
     async def _send(self, connection: Connection, event: Event, due: float, takings: Takings) -> None:
