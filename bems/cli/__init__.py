@@ -10,6 +10,7 @@ from bems.cli.act import act
 from bems.cli.alerts import alerts, deliveries
 from bems.cli.backup import backup
 from bems.cli.books import books
+from bems.cli.dashboard import dashboard
 from bems.cli.demo import demo
 from bems.cli.dlq import dlq
 from bems.cli.generate import generate
@@ -32,6 +33,7 @@ for command in (
     alerts,
     backup,
     books,
+    dashboard,
     deliveries,
     demo,
     dlq,

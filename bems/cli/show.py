@@ -14,7 +14,10 @@ from rich.text import Text
 from bems.cli.complaints import one_line
 from bems.tracker.contract import Vendor
 
-RIGHT = ("Amount", "Alerts", "Attempts", "Step")
+RIGHT = (
+    "Amount", "Alerts", "Attempts", "Step",
+    "Events", "Invoices", "Mean ms", "Superseded", "Within 1s", "Within 10s", "Within 2min",
+)  # fmt: skip
 
 
 def print_json(answer: object) -> None:

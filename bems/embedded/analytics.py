@@ -100,11 +100,18 @@ class Analytics:
 
         NotOpen, or a duckdb.Error for what cannot be answered. It may write nothing, and read no other file.
         """
+        return self._ask(lambda database: database.query(sql, parameters))
+
+    def query_hourly(self, sql: str, parameters: dict[str, object]) -> list[Any]:
+        """The same of a statement that asks the roll-up, `hourly($behind)`; see `rollup`."""
+        return self._ask(lambda database: database.query_hourly(sql, parameters))
+
+    def _ask(self, question: Callable[[TimeSeries], list[Any]]) -> list[Any]:
         database = self._database
         if database is None:
             raise NotOpen("the database is not open")
         try:
-            return database.query(sql, parameters)
+            return question(database)
         finally:
             if database.damage:
                 self.poke()

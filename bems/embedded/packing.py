@@ -1,15 +1,15 @@
 """Packing: how values are written into the store, and read again.
 
-MessagePack with the names of fields, so that a field can come later. What is kept for good is compressed against a
-dictionary of what such values have in common, which makes a third of it, and of its field names nothing.
+MessagePack with the names of fields, so that a field can come later, compressed (see `press`).
 """
 
-import zlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from bems.embedded.press import Press
 from bems.embedded.store import AuditEntry
 from bems.engine import Execution, Stimulus, stimulus_from_json, stimulus_to_json
 from bems.tracker.actions import Alert
@@ -18,9 +18,13 @@ from bems.tracker.instants import Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
 
-_PLAIN, _DEFLATED = b"\0", b"\1"
-_BITS, _MEMORY, _LEVEL = -12, 5, 3
 _ARRAY_32 = b"\xdd"
+
+KINDS = ("event", "transition", "record", "execution")
+"""The kinds of values that have dictionaries of their own."""
+
+Dictionaries = dict[str, dict[int, bytes]]
+"""By kind and number."""
 
 
 class EventBody(Struct, frozen=True, omit_defaults=True):
@@ -42,30 +46,27 @@ _entry = msgspec.msgpack.Decoder(AuditEntry)
 _any = msgspec.msgpack.Decoder()
 
 
-class Press:
-    """Compresses values of one kind, each for itself."""
-
-    def __init__(self, dictionary: bytes) -> None:
-        self._dictionary = dictionary
-        # Copying one that has read the dictionary takes less time than reading it again.
-        self._blank = zlib.compressobj(_LEVEL, zlib.DEFLATED, _BITS, _MEMORY, zdict=dictionary)
-
-    def press(self, content: bytes) -> bytes:
-        blank = self._blank.copy()
-        return blank.compress(content) + blank.flush()
-
-    def unpress(self, content: bytes) -> bytes:
-        return zlib.decompressobj(_BITS, zdict=self._dictionary).decompress(content)
-
-
 class Packing:
-    """How one store writes its values, with the dictionaries that it was made with, by kind of value."""
+    """How one store writes its values, with the dictionaries that it has. `read` reads these anew from the store, for a
+    value that was written against a later one. It is for one thread at a time."""
 
-    def __init__(self, dictionaries: dict[str, bytes]) -> None:
-        self._events = Press(dictionaries["event"])
-        self._transitions = Press(dictionaries["transition"])
-        self._records = Press(dictionaries["record"])
-        self._executions = Press(dictionaries["execution"])
+    def __init__(self, dictionaries: Dictionaries, read: Callable[[], Dictionaries]) -> None:
+        self._presses = {kind: Press(dictionaries[kind], lambda kind=kind: read()[kind]) for kind in KINDS}  # type: ignore[misc]
+        self._events, self._transitions = self._presses["event"], self._presses["transition"]
+        self._records, self._executions = self._presses["record"], self._presses["execution"]
+
+    def lesson(self) -> tuple[str, int, bytes] | None:
+        """Kind, number and content of a dictionary that should be used from now on, if there is something to be learned
+        from what was packed. It is to be kept, and then adopted."""
+        for kind, press in self._presses.items():
+            lesson = press.lesson()
+            if lesson:
+                return (kind, *lesson)
+        return None
+
+    def adopt(self, kind: str, number: int, content: bytes) -> None:
+        """Pack against this one from now on; it is in the store."""
+        self._presses[kind].adopt(number, content)
 
     def event(self, event: Event) -> bytes:
         return self._events.press(pack_event(event))
@@ -83,25 +84,18 @@ class Packing:
         return _transition.decode(self._transitions.unpress(content))
 
     def record(self, record: InvoiceRecord) -> bytes:
-        """One that waits for nothing will hardly be written again: it is compressed."""
-        content = pack_record(record)
-        return _PLAIN + content if record.wait else _DEFLATED + self._records.press(content)
+        return self._records.press(pack_record(record))
 
     def read_record(self, content: bytes) -> InvoiceRecord:
-        return _record.decode(_open(self._records, content))
+        return _record.decode(self._records.unpress(content))
 
     def execution(self, execution: Execution, past: bytes) -> bytes:
-        """An execution with its past; compressed once it is over."""
-        content = pack_execution(execution, past)
-        return _DEFLATED + self._executions.press(content) if execution.finished else _PLAIN + content
+        """An execution with its past."""
+        return self._executions.press(pack_execution(execution, past))
 
     def read_execution(self, content: bytes) -> tuple[Execution, bytes]:
-        execution, past = _any.decode(_open(self._executions, content))
+        execution, past = _any.decode(self._executions.unpress(content))
         return Execution.from_json(execution), past
-
-
-def _open(press: Press, content: bytes) -> bytes:
-    return content[1:] if content[:1] == _PLAIN else press.unpress(content[1:])
 
 
 def pack_event(event: Event) -> bytes:

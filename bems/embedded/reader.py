@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from bems.embedded import packing
-from bems.embedded.packing import Packing
+from bems.embedded.packing import Dictionaries, Packing
 from bems.embedded.schema import DATABASE
 from bems.embedded.store import AuditEntry, Letter
 from bems.engine import Execution, Stimulus
@@ -65,11 +65,17 @@ class Reader:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self._packing = Packing(dict(self._rows("SELECT kind, content FROM dictionaries")))
+        self._packing = Packing(self._dictionaries(), self._dictionaries)
 
     def close(self) -> None:
         """Twice is harmless."""
         self._connection.close()
+
+    def _dictionaries(self) -> Dictionaries:
+        dictionaries: Dictionaries = {}
+        for kind, number, content in self._rows("SELECT kind, number, content FROM dictionaries"):
+            dictionaries.setdefault(kind, {})[number] = content
+        return dictionaries
 
     @contextmanager
     def moment(self) -> Iterator[None]:

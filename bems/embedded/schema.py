@@ -4,6 +4,7 @@ import apsw
 
 from bems.embedded.databases import Migration
 from bems.embedded.dictionaries import make_dictionaries
+from bems.embedded.repacking import repack
 
 APPLICATION_ID = 0x42454D53
 """`BEMS`, in the header of the file."""
@@ -65,5 +66,5 @@ def _create(connection: apsw.Connection) -> None:
     connection.executemany("INSERT INTO dictionaries VALUES (?, ?)", make_dictionaries().items())
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create,)
+MIGRATIONS: tuple[Migration, ...] = (_create, repack)
 """The nth makes version n of version n - 1 (PRAGMA user_version). None is ever changed once it was released."""

@@ -26,6 +26,9 @@ from bems.tracker.instants import LATEST, Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
 
+NEVER: Instant = 0
+"""Before anything can be due."""
+
 CACHED = 20_000
 """So many records, and so many executions, are kept decoded: about 4 kB a pair."""
 
@@ -56,6 +59,7 @@ class SqliteStore(Reader):
         self._courses: Cache[str, Course] = Cache(cached)
         self._turn, self._now = Changes(), Changes()
         self._unknown: set[str] = set()
+        self._earliest = NEVER
 
     def close(self) -> None:
         """Give the folder up. What was not committed is forgotten; closing twice is harmless."""
@@ -88,9 +92,12 @@ class SqliteStore(Reader):
         turn = self._turn
         if not turn:
             return
+        lesson = self._packing.lesson()
         try:
             self._execute("BEGIN IMMEDIATE")
             write(self._connection, turn, self._numbers)
+            if lesson:
+                self._execute("INSERT INTO dictionaries VALUES (?, ?, ?)", lesson)
             self._execute("COMMIT")
         except apsw.Error as error:
             self.rollback()
@@ -98,6 +105,8 @@ class SqliteStore(Reader):
         except BaseException:
             self.rollback()
             raise
+        if lesson:
+            self._packing.adopt(*lesson)
         self._numbers.event += len(turn.events)
         self._numbers.transition += len(turn.transitions)
         self._records.update(turn.records)
@@ -118,6 +127,7 @@ class SqliteStore(Reader):
         self._turn, self._now = Changes(), Changes()
         self._records.clear()
         self._courses.clear()
+        self._earliest = NEVER
         if not self._connection.get_autocommit():
             with suppress(apsw.Error):
                 self._execute("ROLLBACK")
@@ -135,6 +145,7 @@ class SqliteStore(Reader):
 
     def put_record(self, record: InvoiceRecord) -> None:
         self._now.records[record.invoice_id] = record
+        self._expect_due(record.check_at)
 
     def records(self) -> Iterator[InvoiceRecord]:
         """All that are committed, one after the other; nothing may be written meanwhile."""
@@ -149,6 +160,7 @@ class SqliteStore(Reader):
 
     def put_execution(self, execution: Execution, definition: str | None = None) -> None:
         id = execution.id
+        self._expect_due(execution.due)
         course = None if definition else self._course(id)
         if course:
             _, number, stimuli, past = course
@@ -201,6 +213,23 @@ class SqliteStore(Reader):
         return self._digests[course.definition] if course and course.definition else None
 
     # -- what is due
+
+    @property
+    def earliest(self) -> Instant:
+        """Nothing is due before this, as far as is known without looking, and no letter is to be tried again. What is
+        put meanwhile makes it earlier by itself."""
+        return self._earliest
+
+    def find_earliest(self) -> Instant:
+        """The same, exactly: LATEST if nothing is due. When everything is committed."""
+        due, letters = self.due(LATEST + 1, 1), self.letters_due(LATEST, 1)
+        instants = [one.at for one in due[:1]] + [letter.retry_at for letter in letters if letter.retry_at is not None]
+        self._earliest = min(instants, default=LATEST)
+        return self._earliest
+
+    def _expect_due(self, at: Instant | None) -> None:
+        if at is not None and at < self._earliest:
+            self._earliest = at
 
     def next_due(self) -> Due | None:
         due = self.due(LATEST + 1, 1)
@@ -268,6 +297,7 @@ class SqliteStore(Reader):
 
     def put_letter(self, letter: Letter) -> None:
         self._now.letters[letter.event_id] = letter
+        self._expect_due(letter.retry_at)
 
     def drop_letter(self, event_id: str) -> None:
         self._now.letters[event_id] = None

@@ -6,7 +6,7 @@ The store is the truth; this is a copy of its transitions, which can be thrown a
 import itertools
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import duckdb
 from msgspec import json
 
+from bems.embedded import rollup
 from bems.tracker.transitions import Transition
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Of the tables. One more for every change to them: a database of another version is made again."""
 
 COLUMNS = {
@@ -74,7 +75,10 @@ _INSERT = f"""INSERT INTO transitions SELECT {", ".join(_READ[name] for name in 
 
 _CREATE = f"""
 CREATE TABLE transitions ({", ".join(f"{name} {type}" for name, type in COLUMNS.items())});
-CREATE TABLE feed (version INTEGER NOT NULL, cell VARCHAR NOT NULL, watermark BIGINT NOT NULL);
+{rollup.CREATE}
+CREATE TABLE feed (
+    version INTEGER NOT NULL, cell VARCHAR NOT NULL, watermark BIGINT NOT NULL, rolled_up BIGINT NOT NULL
+);
 """
 
 # DuckDB has no class of errors for these.
@@ -129,18 +133,20 @@ class TimeSeries:
         if not self._execute("SELECT 1 FROM duckdb_tables() LIMIT 1").fetchall():
             self._execute("BEGIN")
             self._execute(_CREATE)
-            self._execute("INSERT INTO feed VALUES (?, ?, 0)", (VERSION, self._cell))
+            self._execute("INSERT INTO feed VALUES (?, ?, 0, 0)", (VERSION, self._cell))
             self._execute("COMMIT")
         try:
-            feeds = self._execute("SELECT version, cell, watermark FROM feed").fetchall()
+            feeds = self._execute("SELECT version, cell, watermark, rolled_up FROM feed").fetchall()
             [(count, last)] = self._execute("SELECT count(*), coalesce(max(seq), 0) FROM transitions").fetchall()
+            [(counted,)] = self._execute("SELECT coalesce(sum(transitions), 0) FROM rolled_up").fetchall()
         except duckdb.ProgrammingError:
             raise Unusable("another program made it") from None
         if [feed[:2] for feed in feeds] != [(VERSION, self._cell)]:
             raise Unusable("it is of another version or another cell")
-        watermark = int(feeds[0][2])
-        if not watermark == count == last:
-            raise Unusable(f"it has {count} rows up to number {last}, and says {watermark}")
+        watermark, self._rolled_up = map(int, feeds[0][2:])
+        if not watermark == count == last or self._rolled_up != counted:
+            found = f"{count} rows up to number {last}, {counted} rolled up"
+            raise Unusable(f"it has {found}, and says {watermark} and {self._rolled_up}")
         return watermark
 
     def _compare(self, source: Source) -> None:
@@ -158,16 +164,32 @@ class TimeSeries:
         texts = [json.encode(transition).decode() for _, transition in rows]
         self._execute("BEGIN")
         self._execute(_INSERT, {"cell": self._cell, "first": first, "texts": texts})
-        self._execute("UPDATE feed SET watermark = ?", (last,))
+        rolled_up = self._rolled_up
+        if last - rolled_up >= rollup.EVERY:
+            self._execute(rollup.ADD, {"behind": rolled_up})
+            rolled_up = last
+        self._execute("UPDATE feed SET watermark = ?, rolled_up = ?", (last, rolled_up))
         self._execute("COMMIT")
-        self.watermark = last
+        self.watermark, self._rolled_up = last, rolled_up
 
     def query(self, sql: str, parameters: object) -> list[Any]:
         """The rows of one statement that only reads. NotOpen, or a duckdb.Error."""
+        return self._query(lambda cursor: cursor.execute(sql, parameters).fetchall())
+
+    def query_hourly(self, sql: str, parameters: dict[str, object]) -> list[Any]:
+        """The same of a statement that asks the roll-up, `hourly($behind)`."""
+
+        def ask(cursor: duckdb.DuckDBPyConnection) -> list[Any]:
+            [(behind,)] = cursor.execute("SELECT rolled_up FROM feed").fetchall()
+            return cursor.execute(sql, {**parameters, "behind": behind}).fetchall()
+
+        return self._query(ask)
+
+    def _query(self, ask: Callable[[duckdb.DuckDBPyConnection], list[Any]]) -> list[Any]:
         try:
             with self._cursor() as cursor:
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
-                return cursor.execute(sql, parameters).fetchall()
+                return ask(cursor)
         except duckdb.InterruptException:
             raise NotOpen("the database was closed before it could answer") from None
         except duckdb.Error as error:

@@ -15,6 +15,7 @@ from collections import deque
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from bems.embedded.cell import Cell
 from bems.embedded.clock import RunningClock
@@ -25,7 +26,7 @@ from bems.embedded.store import Due, Letter
 from bems.tracker.commands import Command
 from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, Receipt
-from bems.tracker.instants import HOUR, LATEST, MINUTE, SECOND, Instant
+from bems.tracker.instants import HOUR, MINUTE, SECOND, Instant
 from bems.tracker.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,10 @@ QUEUED = 10_000
 """So many items may wait; at the longest for some seconds."""
 
 TURN = 1_000
-"""So many items, and as much of what is due, make a turn at most."""
+"""So many items make a turn at most."""
+
+DUE = 200
+"""And so much of what is due: where a hundred thousand timers are, whoever sends an event waits for no more of them."""
 
 SHORTEST = 0.001
 """Seconds that it sleeps at the least, if it sleeps at all."""
@@ -62,6 +66,30 @@ class Redrive:
 
 
 Item = Event | Command | Redrive
+
+
+class Waiting(Protocol):
+    """Somebody who waits for what becomes of an item. Called in the writer's thread."""
+
+    def begin(self) -> bool:
+        """Its turn begins; False: it was taken back."""
+        ...
+
+    def answer(self, answer: Receipt | Exception) -> None:
+        """It is durable, or failed."""
+        ...
+
+
+class _WaitingFuture:
+    def __init__(self, future: "Future[Receipt]") -> None:
+        self.begin = future.set_running_or_notify_cancel
+        self._future = future
+
+    def answer(self, answer: Receipt | Exception) -> None:
+        if isinstance(answer, Exception):
+            self._future.set_exception(answer)
+        else:
+            self._future.set_result(answer)
 
 
 def open_writer(folder: Path, policy: Policy, clock: RunningClock) -> "Writer":
@@ -97,7 +125,7 @@ class Writer:
         self._clock = clock
         self._queued = queued
         self._limit = turn
-        self._queue: deque[tuple[Item, Future[Receipt]]] = deque()
+        self._queue: deque[tuple[Item, Waiting]] = deque()
         self._changed = threading.Condition()
         self._poked = False
         self._open = True
@@ -121,6 +149,17 @@ class Writer:
         item back, if its turn has not begun. Raises Busy or Stopped at once.
         """
         return self._submit(item)
+
+    def hand_in(self, item: Item, waiting: Waiting) -> None:
+        """`submit` for many: what becomes of it is told to whoever waits, in the writer's thread."""
+        with self._changed:
+            if not self._open:
+                raise Stopped("the cell is stopping")
+            if len(self._queue) >= self._queued:
+                raise Busy(f"{self._queued} items are waiting already")
+            self._queue.append((item, waiting))
+            if len(self._queue) == 1:
+                self._changed.notify()
 
     def redrive(self, event_id: str) -> "Future[Receipt]":
         """Handle a dead letter again, or one that is yet to be tried again, now. `refused` says why it failed again."""
@@ -159,15 +198,17 @@ class Writer:
     def finish(self) -> None:
         """Take nothing more, and finish what was taken. The folder is still held, and what is in it can be read.
 
-        Of a writer that was never started, what was handed in is cancelled.
+        Of a writer that was never started, what was handed in is not accepted: Stopped.
         """
         with self._changed:
             self._open = False
             self._changed.notify()
         if self._thread.ident is not None:
             self._thread.join()
-        for _, future in self._queue:
-            future.cancel()
+        while self._queue:
+            _, waiting = self._queue.popleft()
+            if waiting.begin():
+                waiting.answer(Stopped("the writer was never started"))
 
     def stop(self) -> None:
         """Finish, and give the folder up. Returns when that is done; twice is harmless."""
@@ -184,14 +225,7 @@ class Writer:
 
     def _submit(self, item: Item) -> "Future[Receipt]":
         future: Future[Receipt] = Future()
-        with self._changed:
-            if not self._open:
-                raise Stopped("the cell is stopping")
-            if len(self._queue) >= self._queued:
-                raise Busy(f"{self._queued} items are waiting already")
-            self._queue.append((item, future))
-            if len(self._queue) == 1:
-                self._changed.notify()
+        self.hand_in(item, _WaitingFuture(future))
         return future
 
     # -- its own thread
@@ -216,28 +250,29 @@ class Writer:
             self._open = False
             left = list(self._queue)
             self._queue.clear()
-        for _, future in left:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(Stopped("the writer died before it came to this"))
+        for _, waiting in left:
+            if waiting.begin():
+                waiting.answer(Stopped("the writer died before it came to this"))
 
     def _finished(self) -> bool:
         with self._changed:
             return not self._open and not self._queue
 
-    def _take(self) -> list[tuple[Item, Future[Receipt]]]:
+    def _take(self) -> list[tuple[Item, Waiting]]:
         with self._changed:
             self._poked = False
             count = min(len(self._queue), self._limit)
             taken = [self._queue.popleft() for _ in range(count)]
-        return [(item, future) for item, future in taken if future.set_running_or_notify_cancel()]
+        return [(item, waiting) for item, waiting in taken if waiting.begin()]
 
     def _sleep(self) -> None:
         """Until something comes in, or something is due."""
         seconds = LOOK_EVERY
         try:
-            at = self._next()
-            if at is not None:
-                seconds = min(seconds, (at - self._clock.now()) / SECOND / self._clock.speed)
+            at, now = self._store.earliest, self._clock.now()
+            if at <= now:
+                at = self._store.find_earliest()
+            seconds = min(seconds, (at - now) / SECOND / self._clock.speed)
         except StoreFailed as error:
             log.error("what is due next is not known: %s", error)
             self._rest_until = time.monotonic() + LOOK_EVERY
@@ -249,47 +284,40 @@ class Writer:
             if seconds > 0 and self._open and not self._queue and not self._poked:
                 self._changed.wait(seconds)
 
-    def _next(self) -> Instant | None:
-        due, letters = self._store.next_due(), self._store.letters_due(LATEST, 1)
-        instants = [due.at] if due else []
-        instants += [letter.retry_at for letter in letters if letter.retry_at is not None]
-        return min(instants, default=None)
-
-    def _turn(self, taken: list[tuple[Item, Future[Receipt]]]) -> bool:
+    def _turn(self, taken: list[tuple[Item, Waiting]]) -> bool:
         """One turn; whether there is more to be done at once."""
-        now, answers, more = self._clock.now(), list[tuple[Future[Receipt], Receipt | Exception]](), False
+        now, answers, more = self._clock.now(), list[tuple[Waiting, Receipt | Exception]](), False
         try:
             self._store.expect([item.event_id for item, _ in taken if isinstance(item, Event)])
-            for item, future in taken:
-                answers.append((future, self._handle(item, now)))
-            if time.monotonic() >= self._rest_until:
+            for item, waiting in taken:
+                answers.append((waiting, self._handle(item, now)))
+            if self._store.earliest <= now and time.monotonic() >= self._rest_until:
                 more = self._do_what_is_due(now)
             self._store.commit()
             if self._failing:
                 self._store.probe()
+            if self._store.earliest <= now:
+                self._store.find_earliest()
         except Exception as error:
-            self._fail(error, [future for _, future in taken])
+            self._fail(error, [waiting for _, waiting in taken])
             return False
         if self._failing:
             log.warning("turns are stored again")
             self._failing = None
-        for future, receipt in answers:
-            if isinstance(receipt, Exception):
-                future.set_exception(receipt)
-            else:
-                future.set_result(receipt)
+        for waiting, answer in answers:
+            waiting.answer(answer)
         return more
 
-    def _fail(self, error: Exception, futures: list["Future[Receipt]"]) -> None:
+    def _fail(self, error: Exception, taken: list[Waiting]) -> None:
         """The turn is void: nobody was told that it was not."""
         # Once: while a disk is full, every turn would say the same.
         if self._failing != str(error):
-            log.error("a turn of %d items failed: %s", len(futures), error, exc_info=not isinstance(error, StoreFailed))
+            log.error("a turn of %d items failed: %s", len(taken), error, exc_info=not isinstance(error, StoreFailed))
         self._store.rollback()
         self._failing = str(error)
         self._rest_until = time.monotonic() + LOOK_EVERY
-        for future in futures:
-            future.set_exception(error)
+        for waiting in taken:
+            waiting.answer(error)
 
     def _handle(self, item: Item, now: Instant) -> Receipt | Exception:
         try:
@@ -346,13 +374,13 @@ class Writer:
 
     def _do_what_is_due(self, now: Instant) -> bool:
         """Fire what is due and try again what failed; whether more is due than fits into a turn."""
-        due = self._store.due(now + 1, self._limit)[: self._limit]
+        due = self._store.due(now + 1, DUE)[:DUE]
         for one in due:
             self._fire(one, now)
-        letters = self._store.letters_due(now + 1, self._limit)
+        letters = self._store.letters_due(now + 1, DUE)
         for letter in letters:
             self._try_again(letter, now)
-        return max(len(due), len(letters)) == self._limit
+        return max(len(due), len(letters)) == DUE
 
     def _fire(self, due: Due, now: Instant) -> None:
         key = (due.kind, due.key)

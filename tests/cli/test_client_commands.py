@@ -122,6 +122,18 @@ def test_the_books_are_balanced(finance: World) -> None:
     assert finance.bems("books", "--json").json["balanced"] is True
 
 
+def test_a_dashboard(finance: World) -> None:
+    answer = finance.bems("dashboard", "backlog", "--json").json
+    statuses = dict(answer["rows"])
+    assert (answer["columns"], statuses["Posted"]) == (["status", "invoices"], 1)
+    shown = finance.bems("dashboard", "backlog").out.splitlines()
+    assert shown[1].split() == ["Status", "Invoices"]
+    assert ["Posted", "1"] in [line.split() for line in shown]
+    volume = finance.bems("dashboard", "volume", "--by", "hour", "--json").json
+    assert sum(row[3] for row in volume["rows"]) == 7
+    assert finance.bems("dashboard", "volume", "--until", "2020-01-01").out.startswith("nothing from 2019-12-02T")
+
+
 def test_books_that_are_not_balanced_give_1(play: Play) -> None:
     counts = dict.fromkeys(
         ("accepted", "applied", "dead_letters", "set_aside", "transitions", "analytics", "alerts", "alert_rows"), 1
@@ -448,7 +460,7 @@ def test_what_does_not_speak_http() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["send", "invoice", "stuck", "alerts", "deliveries", "books", "dlq list", "dlq redrive"]
+    ["send", "invoice", "stuck", "alerts", "dashboard", "deliveries", "books", "dlq list", "dlq redrive"]
     + ["keys list", "keys add", "keys revoke"]
     + [f"act {verb}" for verb in ("complete", "cancel", "extend", "park", "revive", "acknowledge")],
 )

@@ -16,7 +16,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 
-import apsw
 import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,8 +25,7 @@ from msgspec import structs
 from bems.embedded import analytics as module
 from bems.embedded.analytics import ANALYTICS, Analytics
 from bems.embedded.clock import VirtualClock
-from bems.embedded.packing import Packing
-from bems.embedded.schema import DATABASE
+from bems.embedded.reader import open_reader
 from bems.embedded.time_series import COLUMNS, VERSION, NotOpen
 from bems.embedded.writer import open_writer
 from bems.tracker.actions import Severity
@@ -388,31 +386,15 @@ def test_killed_between_rows_and_watermark_it_goes_on_where_it_was(tmp_path: Pat
 
 def test_what_a_cell_commits_arrives(tmp_path: Path) -> None:
     clock = VirtualClock(NOW)
-    with open_writer(tmp_path, POLICY, clock) as writer, running(tmp_path, lambda: Reader(tmp_path)) as analytics:
+    with open_writer(tmp_path, POLICY, clock) as writer, running(tmp_path, lambda: open_reader(tmp_path)) as analytics:
         for number in range(20):
             writer.submit(event("ingestion", "received", NOW + number, f"e{number}", f"INV-{number}")).result(SOON)
             analytics.poke()
         until(lambda: analytics.watermark == 20)
         assert analytics.kinds() == {"event": 20}
-        reader = Reader(tmp_path)
+        reader = open_reader(tmp_path)
         assert stored_rows(analytics) == [expected_row(*row) for row in reader.transitions()]
         reader.close()
-
-
-class Reader:
-    """The rows of a store, through a connection of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._connection = apsw.Connection(str(folder / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
-        self._packing = Packing(dict(self._connection.execute("SELECT kind, content FROM dictionaries")))
-
-    def transitions(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Transition]]:
-        sql = "SELECT seq, body FROM transitions WHERE seq > ? ORDER BY seq LIMIT ?"
-        read = self._packing.read_transition
-        return [(seq, read(body)) for seq, body in self._connection.execute(sql, (after, limit))]
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 # -- when it feeds, and when it stops

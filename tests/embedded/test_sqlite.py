@@ -343,7 +343,7 @@ def test_a_store_keeps_the_dictionaries_it_was_made_with(tmp_path: Path, monkeyp
     store.close()
 
 
-def to_version_2(connection: apsw.Connection) -> None:
+def to_the_next_version(connection: apsw.Connection) -> None:
     connection.execute("ALTER TABLE invoices ADD COLUMN colour TEXT")
     connection.execute("UPDATE invoices SET colour = 'blue'")
 
@@ -355,15 +355,15 @@ def test_an_older_store_is_brought_up_to_date_and_then_refused_by_the_older_prog
     store.commit()
     store.close()
     for _ in range(2):
-        connection = open_database(tmp_path / DATABASE, (*MIGRATIONS, to_version_2), APPLICATION_ID)
-        assert connection.pragma("user_version") == 2
+        connection = open_database(tmp_path / DATABASE, (*MIGRATIONS, to_the_next_version), APPLICATION_ID)
+        assert connection.pragma("user_version") == len(MIGRATIONS) + 1
         assert connection.execute("SELECT invoice_id, colour FROM invoices").fetchall() == [("INV-1", "blue")]
         connection.close()
-    refused(tmp_path, "is of version 2, and this program knows versions up to 1")
+    refused(tmp_path, f"is of version {len(MIGRATIONS) + 1}, and this program knows versions up to {len(MIGRATIONS)}")
 
 
 def test_a_later_version_that_only_the_log_tells_of_is_refused(store: SqliteStore, tmp_path: Path) -> None:
-    store._execute("PRAGMA user_version = 2")
+    store._execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in (DATABASE, f"{DATABASE}-wal"):
@@ -381,7 +381,7 @@ def test_a_migration_that_fails_changes_nothing(store: SqliteStore, tmp_path: Pa
     store.close()
 
     def fail(connection: apsw.Connection) -> None:
-        to_version_2(connection)
+        to_the_next_version(connection)
         raise ZeroDivisionError
 
     before = (tmp_path / DATABASE).read_bytes()

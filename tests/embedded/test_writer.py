@@ -471,7 +471,8 @@ def test_a_writer_that_never_started_gives_back_what_it_holds(home: Home) -> Non
     writer = home.open()
     future = writer.submit(event("ingestion", "received"))
     writer.stop()
-    assert future.cancelled()
+    with pytest.raises(Stopped):
+        future.result(0)
     SqliteStore(home.folder).close()
 
 

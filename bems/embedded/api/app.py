@@ -48,8 +48,8 @@ class Api:
         self._parts = parts
         self._access = Access(parts.keys, parts.limits)
         self._metrics = Metrics()
-        self._landing = Landing(asyncio.get_running_loop())
-        self._intake = Intake(parts.writer, parts.clock, self._access, self._metrics, parts.limits.max_batch)
+        self._landing = Landing(parts.writer, asyncio.get_running_loop())
+        self._intake = Intake(self._landing, parts.clock, self._access, self._metrics, parts.limits.max_batch)
         self._document = msgspec.json.encode(document())
         self._paths: dict[str, list[Operation]] = {}
         for operation in OPERATIONS:

@@ -15,7 +15,7 @@ from bems.embedded.api.bodies import Gone, closing, read_body, read_headers, res
 from bems.embedded.api.landing import Landing
 from bems.embedded.api.metrics import Metrics
 from bems.embedded.reader import StoreFailed
-from bems.embedded.writer import Busy, Stopped, Writer
+from bems.embedded.writer import Busy, Stopped
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer, Result
 from bems.tracker.contract import STAGES, Event, Stage
@@ -35,10 +35,10 @@ PATHS: dict[str, tuple[Stage, bool]] = {
 class Intake:
     """Takes events, and answers when they are durable. It belongs to the event loop in which it is made."""
 
-    def __init__(self, writer: Writer, clock: Clock, access: Access, metrics: Metrics, max_batch: int) -> None:
-        self._writer, self._clock, self._access, self._metrics = writer, clock, access, metrics
+    def __init__(self, landing: Landing, clock: Clock, access: Access, metrics: Metrics, max_batch: int) -> None:
+        self._clock, self._access, self._metrics = clock, access, metrics
         self._max_batch = max_batch
-        self._landing = Landing(asyncio.get_running_loop())
+        self._landing = landing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A POST to one of PATHS."""
@@ -80,7 +80,7 @@ class Intake:
             self._count(stage, "refused")
             return answers.refused(event)
         try:
-            receipt = await self._landing.await_(self._writer.submit(event))
+            receipt = await self._landing.hand_in(event)
         except Exception as error:
             self._count(stage, "unavailable")
             return _unavailable(error)
@@ -116,7 +116,7 @@ class Intake:
 
     def _submit(self, event: Event) -> "asyncio.Future[Receipt] | Exception":
         try:
-            return self._landing.await_(self._writer.submit(event))
+            return self._landing.hand_in(event)
         except (Busy, Stopped) as error:
             return error
 

@@ -2,34 +2,36 @@
 
 import asyncio
 from collections import deque
-from concurrent.futures import Future
 from contextlib import suppress
 
+from bems.embedded.writer import Item, Writer
 from bems.tracker.decisions import Receipt
 
 
 class Landing:
-    """One wake-up of the loop brings all that was answered meanwhile: a turn's answers cost one, not hundreds."""
+    """Hands items to the writer. One wake-up of the loop brings all that was answered meanwhile: a turn's answers cost
+    one, not hundreds."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, writer: Writer, loop: asyncio.AbstractEventLoop) -> None:
+        self._writer = writer
         self._loop = loop
-        self._landed: deque[tuple[asyncio.Future[Receipt], Future[Receipt]]] = deque()
+        self._landed: deque[tuple[asyncio.Future[Receipt], Receipt | Exception]] = deque()
         self._woken = False
 
-    def await_(self, answer: "Future[Receipt]") -> "asyncio.Future[Receipt]":
-        """The same answer, for the loop."""
+    def hand_in(self, item: Item) -> "asyncio.Future[Receipt]":
+        """What becomes of an item, for the loop to await. Busy or Stopped at once; see `Writer.submit`."""
         awaited: asyncio.Future[Receipt] = self._loop.create_future()
-
-        def land(answer: "Future[Receipt]") -> None:
-            self._landed.append((awaited, answer))
-            if not self._woken:
-                self._woken = True
-                # A loop that has ended has nobody left who waits.
-                with suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(self._hand_out)
-
-        answer.add_done_callback(land)
+        self._writer.hand_in(item, _Place(self, awaited))
         return awaited
+
+    def land(self, awaited: "asyncio.Future[Receipt]", answer: Receipt | Exception) -> None:
+        """An answer, from the writer's thread."""
+        self._landed.append((awaited, answer))
+        if not self._woken:
+            self._woken = True
+            # A loop that has ended has nobody left who waits.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._hand_out)
 
     def _hand_out(self) -> None:
         # First, so that whatever lands from here on wakes the loop again.
@@ -38,8 +40,22 @@ class Landing:
             awaited, answer = self._landed.popleft()
             if awaited.done():
                 continue
-            error = answer.exception()
-            if error is None:
-                awaited.set_result(answer.result())
+            if isinstance(answer, Exception):
+                awaited.set_exception(answer)
             else:
-                awaited.set_exception(error)
+                awaited.set_result(answer)
+
+
+class _Place:
+    """The writer's view of one who awaits."""
+
+    __slots__ = ("_awaited", "_landing")
+
+    def __init__(self, landing: Landing, awaited: "asyncio.Future[Receipt]") -> None:
+        self._landing, self._awaited = landing, awaited
+
+    def begin(self) -> bool:
+        return True
+
+    def answer(self, answer: Receipt | Exception) -> None:
+        self._landing.land(self._awaited, answer)

@@ -5,13 +5,12 @@ The table at the end is the one source of the routes and of the OpenAPI document
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from msgspec import Struct
 
-from bems.embedded.api import books, views
+from bems.embedded.api import books, dashboards, views
 from bems.embedded.api.access import ACT, ADMINISTER, LOOK, Roles
 from bems.embedded.api.books import Books
 from bems.embedded.api.landing import Landing
@@ -19,6 +18,7 @@ from bems.embedded.api.parts import Parts
 from bems.embedded.api.queries import (
     AlertsQuery,
     CommandsQuery,
+    DashboardQuery,
     DeadLettersQuery,
     DeliveriesQuery,
     InvoicesQuery,
@@ -31,9 +31,9 @@ from bems.embedded.api.queries import (
 from bems.embedded.histories import Histories
 from bems.embedded.keys import Key, KeyRefused
 from bems.embedded.reader import Reader
+from bems.embedded.writer import Redrive
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer
-from bems.tracker.decisions import Receipt
 from bems.tracker.gate import Refusal
 from bems.tracker.instants import render
 from bems.tracker.projection import WAITS_FOR
@@ -198,7 +198,7 @@ async def command(ask: Ask) -> HttpAnswer:
     read = read_command(ask.body, ask.key.name, ask.parts.clock.now())
     if isinstance(read, Refusal):
         return answers.refused(read)
-    receipt = await ask.landing.await_(ask.parts.writer.submit(read))
+    receipt = await ask.landing.hand_in(read)
     if receipt.result in ("accepted", "duplicate"):
         return answers.content(200, Accepted(read.id, receipt.result))
     if receipt.result == "conflict":
@@ -233,8 +233,7 @@ async def redrive(ask: Ask) -> HttpAnswer:
     if request.event_ids is None or request.invoice_id or request.error:
         matching = await ask.parts.readers.ask(lambda reader: _matching(reader, request))
         more, wanted = len(matching) > MOST_REDRIVEN, matching[:MOST_REDRIVEN]
-    submitted: list[Future[Receipt]] = [ask.parts.writer.redrive(event_id) for event_id in wanted]
-    receipts = await asyncio.gather(*map(ask.landing.await_, submitted))
+    receipts = await asyncio.gather(*[ask.landing.hand_in(Redrive(event_id)) for event_id in wanted])
     done = [event_id for event_id, receipt in zip(wanted, receipts, strict=True) if receipt.result == "accepted"]
     failed = [
         NotRedriven(event_id, receipt.reason)
@@ -291,6 +290,14 @@ async def retry_deliveries(ask: Ask) -> HttpAnswer:
 
 async def get_books(ask: Ask) -> HttpAnswer:
     return answers.content(200, await books.balance(ask.parts))
+
+
+async def list_dashboards(_: Ask) -> HttpAnswer:
+    return answers.content(200, Page(dashboards.names(), None))
+
+
+async def get_dashboard(ask: Ask) -> HttpAnswer:
+    return await dashboards.look(ask.parts, ask.target, ask.query)
 
 
 async def list_keys(ask: Ask) -> HttpAnswer:
@@ -361,6 +368,14 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("GET", "/books", "getBooks", "Whether every accepted event is accounted for", LOOK, get_books,
               {200: Books}, problems=(400,)),
+    Operation(
+        "GET", "/dashboards", "listDashboards", "What can be asked of the series", LOOK, list_dashboards,
+        {200: Page[dashboards.Name]}, problems=(400,),
+    ),
+    Operation(
+        "GET", "/dashboards/{target}", "getDashboard", "What executives, operations and finance ask of the series",
+        LOOK, get_dashboard, {200: dashboards.Rows}, DashboardQuery, problems=(400, 404),
+    ),
     Operation("GET", "/keys", "listKeys", "Every key there ever was", ADMINISTER, list_keys, {200: Page[views.Key]},
               problems=(400,)),
     Operation(

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct, inspect
 
 from bems.tracker.actions import Severity
-from bems.tracker.contract import Stage
+from bems.tracker.contract import Moment, Stage
 from bems.tracker.faults import Fault, child, find_faults
 from bems.tracker.gate import Refusal, invalid
 from bems.tracker.projection import Status
@@ -95,6 +95,16 @@ class DeliveriesQuery(Struct, frozen=True, forbid_unknown_fields=True):
     state: Literal["waiting", "failed"] = "waiting"
     limit: Limit = 100
     cursor: Cursor | None = None
+
+
+class DashboardQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """What time a dashboard is about, and in which steps."""
+
+    since: Moment | None = None
+    """From its hour on. Without it, 30 days before `until`."""
+    until: Moment | None = None
+    """Without it, now."""
+    by: Literal["hour", "day"] = "day"
 
 
 def read_query(text: bytes, expected: type[T]) -> T | Refusal:

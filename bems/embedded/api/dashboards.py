@@ -1,0 +1,52 @@
+"""Dashboards, as they are asked for over HTTP."""
+
+from msgspec import Struct
+
+from bems.embedded import dashboards
+from bems.embedded.api.parts import Parts
+from bems.embedded.api.queries import DashboardQuery
+from bems.embedded.dashboards import DASHBOARDS
+from bems.embedded.time_series import NotOpen
+from bems.tracker import answers
+from bems.tracker.answers import HttpAnswer
+from bems.tracker.instants import DAY, EARLIEST, from_datetime, render
+from bems.tracker.wording import show
+
+DAYS = 30
+
+
+class Name(Struct, frozen=True):
+    """A dashboard that can be asked for."""
+
+    name: str
+    summary: str
+
+
+class Rows(Struct, frozen=True):
+    """What a dashboard shows of the hours from that of `since` on and before `until`: rows with a value for each
+    column. Amounts are decimals as text, times RFC 3339."""
+
+    name: str
+    since: str
+    until: str
+    columns: tuple[str, ...]
+    rows: list[list[str | int | float | None]]
+
+
+def names() -> list[Name]:
+    """All there are."""
+    return [Name(name, one.summary) for name, one in DASHBOARDS.items()]
+
+
+async def look(parts: Parts, name: str, query: DashboardQuery) -> HttpAnswer:
+    """What it shows now."""
+    if name not in DASHBOARDS:
+        return answers.not_found(f"there is no dashboard {show(name)}: ask for one of {', '.join(DASHBOARDS)}")
+    # Now is past as soon as it is asked for: its hour too, if it begins one.
+    until = parts.clock.now() + 1 if query.until is None else from_datetime(query.until)
+    since = max(EARLIEST, until - DAYS * DAY) if query.since is None else from_datetime(query.since)
+    try:
+        rows = await parts.readers.ask(lambda _: dashboards.ask(parts.analytics, name, since, until, query.by))
+    except NotOpen:
+        return answers.unavailable(1)
+    return answers.content(200, Rows(name, render(since), render(until), DASHBOARDS[name].columns, rows))

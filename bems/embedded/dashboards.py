@@ -1,0 +1,88 @@
+"""Dashboards: what executives, operations and finance ask of the series, from its roll-up.
+
+The SQL keeps to what Trino, which Athena is, understands too.
+"""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple, Protocol
+
+from bems.tracker.instants import Instant, to_datetime
+
+Unit = Literal["hour", "day"]
+
+_BETWEEN = "hour >= $since AND hour < $until"
+_TIME = "date_trunc($by, hour) AS time"
+
+
+class Dashboard(NamedTuple):
+    """`sql` may speak of $since, $until and $by."""
+
+    summary: str
+    columns: tuple[str, ...]
+    sql: str
+
+
+DASHBOARDS: dict[str, Dashboard] = {
+    "volume": Dashboard(
+        "Events by stage and outcome; superseded ones came after a newer one",
+        ("time", "stage", "outcome", "events", "superseded"),
+        f"""SELECT {_TIME}, stage, outcome, sum(transitions), sum(superseded) FROM hourly($behind)
+        WHERE kind = 'event' AND {_BETWEEN} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3""",
+    ),
+    "visibility": Dashboard(
+        "How soon events are visible after they were received: mean, and shares within limits",
+        ("time", "stage", "events", "mean_ms", "within_1s", "within_10s", "within_2min"),
+        f"""SELECT {_TIME}, stage, sum(measured), sum(lag_ms) * 1.0 / sum(measured),
+        sum(within_1s) * 1.0 / sum(measured), sum(within_10s) * 1.0 / sum(measured),
+        sum(within_2min) * 1.0 / sum(measured) FROM hourly($behind)
+        WHERE kind = 'event' AND measured > 0 AND {_BETWEEN} GROUP BY 1, 2 ORDER BY 1, 2""",
+    ),
+    "backlog": Dashboard(
+        "Invoices by status, as it was at the end of the time that is asked about",
+        ("status", "invoices"),
+        """SELECT status, sum(change) AS invoices FROM (
+            SELECT to_status AS status, transitions AS change FROM hourly($behind) WHERE hour < $until
+            UNION ALL SELECT from_status, -transitions FROM hourly($behind) WHERE hour < $until
+        ) WHERE status <> '' GROUP BY 1 HAVING sum(change) <> 0 ORDER BY 1""",
+    ),
+    "alerts": Dashboard(
+        "Alerts by stage and severity",
+        ("time", "stage", "severity", "alerts"),
+        f"""SELECT {_TIME}, stage, severity, sum(transitions) FROM hourly($behind)
+        WHERE kind = 'alert' AND {_BETWEEN} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3""",
+    ),
+    "amounts": Dashboard(
+        "Invoices and amounts that came into a status, by currency and the vendors' tier",
+        ("time", "status", "currency", "vendor_tier", "invoices", "amount"),
+        f"""SELECT {_TIME}, to_status, currency, vendor_tier, sum(transitions), sum(amount) FROM hourly($behind)
+        WHERE from_status <> to_status AND {_BETWEEN} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4""",
+    ),
+}
+
+
+class Series(Protocol):
+    """What knows the roll-up."""
+
+    def query_hourly(self, sql: str, parameters: dict[str, object]) -> list[Any]: ...
+
+
+def ask(series: Series, name: str, since: Instant, until: Instant, by: Unit) -> list[list[Any]]:
+    """The rows of a dashboard, from the hour of `since` on and before `until`. Times are text in RFC 3339, in UTC,
+    amounts exact decimals as text. NotOpen, or a duckdb.Error. KeyError: there is no such dashboard."""
+    sql = DASHBOARDS[name].sql
+    given = {
+        "since": to_datetime(since).replace(minute=0, second=0, microsecond=0, tzinfo=None),
+        "until": to_datetime(until).replace(tzinfo=None),
+        "by": by,
+    }
+    rows = series.query_hourly(sql, {name: value for name, value in given.items() if f"${name}" in sql})
+    return [[_plain(value) for value in row] for row in rows]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return f"{value.isoformat()}Z"
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return value

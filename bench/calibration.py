@@ -1,0 +1,22 @@
+"""The calibration loop: what this machine's processor is worth at the moment, beside every figure.
+
+A virtual machine's processor is shared, and a core-second of one minute may do half the work of one of the next. The
+loop is always the same, so figures of two runs can be compared after they were divided by it.
+"""
+
+import time
+
+LOOPS = 1_000_000
+
+
+def calibrate() -> float:
+    """CPU milliseconds that a fixed loop of pure Python takes now; the best of three."""
+    return min(_loop() for _ in range(3))
+
+
+def _loop() -> float:
+    begun = time.process_time()
+    total = 0
+    for number in range(LOOPS):
+        total += number
+    return (time.process_time() - begun) * 1000

@@ -1,0 +1,89 @@
+"""The cell that is measured: `bems up`, as anyone starts it, in a process of its own."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from bems.tracker.contract import STAGES
+from bench.client import Client, Connection
+from bench.events import Event
+from bench.processes import cpu_seconds, memory_mb
+
+UNLIMITED = "{requests_per_second: 100000, burst: 100000}"
+CELLS = f"""cells:
+  - name: bench
+    region: eu-west-1
+    embedded: {{port: 0}}
+    limits: {{key: {UNLIMITED}, stages: {{{", ".join(f"{stage}: {UNLIMITED}" for stage in STAGES)}}}}}
+"""
+"""As it comes, but for the throttle, which would be all that is measured."""
+
+
+class Cell:
+    """A running cell over a folder; `policy` is the text of a policy file, or None for the default."""
+
+    def __init__(self, folder: Path, *, policy: str | None = None, key: str | None = None) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        cells = folder.with_suffix(".cells.yaml")
+        cells.write_text(CELLS, encoding="utf-8")
+        command = [sys.executable, "-m", "bems.cli", "up", "--json", "--store", str(folder), "--cells", str(cells)]
+        if policy is not None:
+            file = folder.with_suffix(".policy.yaml")
+            file.write_text(policy, encoding="utf-8")
+            command += ["--policy", str(file)]
+        self.started = time.perf_counter()
+        with folder.with_suffix(".log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout
+        said = self.process.stdout.readline()
+        if not said:
+            raise RuntimeError(f"the cell did not start: {folder.with_suffix('.log').read_text()}")
+        answer = json.loads(said)
+        self.url: str = answer["url"]
+        self.key: str = key or answer["key"]
+        self.client = Client(self.url, {"x-api-key": self.key, "content-type": "application/json"}, post)
+
+    def connect(self) -> Connection:
+        return self.client.connect()
+
+    def cpu_seconds(self) -> float:
+        return cpu_seconds([self.process.pid])
+
+    def memory_mb(self) -> float:
+        return memory_mb([self.process.pid])
+
+    def kill(self) -> None:
+        """SIGKILL, as when the power fails for a process."""
+        self.process.kill()
+        self._wait()
+
+    def stop(self) -> None:
+        """SIGTERM, and its end."""
+        self.process.terminate()
+        self._wait()
+
+    def _wait(self) -> None:
+        self.process.wait(120)
+        assert self.process.stdout
+        self.process.stdout.close()
+
+    def __enter__(self) -> "Cell":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.stop()
+
+
+async def post(connection: Connection, event: Event) -> int:
+    """Send an event, or a batch, of which every event must have been accepted to count as 202."""
+    status, body = await connection.request("POST", f"/invoices/{event.stage}", event.body)
+    if status == 207 and body.count(b'"accepted"') != event.number:
+        return 503 if b'"unavailable"' in body else 400
+    return status

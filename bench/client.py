@@ -1,0 +1,178 @@
+"""The client: HTTP/1.1 over a connection that is kept, as little as a load generator needs.
+
+It runs on the machine that it measures, so it should take as little of it as it can.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.events import Event
+
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+PATIENCE = 60.0
+"""Seconds after which an answer counts as missing."""
+
+
+class Connection:
+    """One connection; requests follow one another on it."""
+
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
+        split = urlsplit(url)
+        self._host, self._port = split.hostname, split.port
+        lines = [f"{name}: {value}\r\n" for name, value in {"host": split.netloc, **headers}.items()]
+        self._headers = "".join(lines).encode()
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Status and body of the answer."""
+        if self._writer is None or self._reader is None:
+            self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        reader, writer = self._reader, self._writer
+        head = b"%s %s HTTP/1.1\r\n%scontent-length: %d\r\n\r\n" % (
+            method.encode(),
+            path.encode(),
+            self._headers,
+            len(body),
+        )
+        writer.write(head + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        found = _LENGTH.search(answer)
+        content = await reader.readexactly(int(found[1])) if found else b""
+        if b"connection: close" in answer.lower():
+            self.close()
+        return int(answer[9:12]), content
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._reader = self._writer = None
+
+    async def end(self) -> None:
+        """Close it, and wait until it is."""
+        writer = self._writer
+        self.close()
+        if writer is not None:
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+@dataclass
+class Takings:
+    """What a load met with. `seconds` are latencies of requests, `statuses` counts of events by the answer's status."""
+
+    seconds: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    elapsed: float = 0.0
+
+    @property
+    def accepted(self) -> int:
+        """Events that were answered with 2xx."""
+        return sum(count for status, count in self.statuses.items() if 200 <= status < 300)
+
+    @property
+    def rate(self) -> float:
+        """Accepted events a second."""
+        return self.accepted / self.elapsed
+
+    def percentile(self, share: float) -> float:
+        """Milliseconds within which this share of the requests was answered."""
+        ordered = sorted(self.seconds)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000
+
+    def latency(self) -> str:
+        return f"{self.percentile(0.5):.1f} / {self.percentile(0.99):.1f} ms"
+
+
+Post = Callable[[Connection, Event], Awaitable[int]]
+"""Sends an event by a connection, and answers the status."""
+
+
+class Client:
+    """Sends events to one engine. `post` says how an event is put to it."""
+
+    def __init__(self, url: str, headers: dict[str, str], post: Post) -> None:
+        self._url, self._headers, self.post = url, headers, post
+
+    def connect(self) -> Connection:
+        return Connection(self._url, self._headers)
+
+    async def closed(self, events: Iterable[Event], connections: int, *, seconds: float | None = None) -> Takings:
+        """All the events, or as many as fit into the seconds: each connection sends its next when one is answered."""
+        takings, left = Takings(), iter(events)
+        begun = time.perf_counter()
+        until = begun + (seconds or 1e9)
+
+        async def work() -> None:
+            connection = self.connect()
+            for event in left:
+                await self._send(connection, event, time.perf_counter(), takings)
+                if time.perf_counter() > until:
+                    break
+            await connection.end()
+
+        await asyncio.gather(*(work() for _ in range(connections)))
+        takings.elapsed = time.perf_counter() - begun
+        return takings
+
+    async def open(
+        self, events: Sequence[Event], rate: float, connections: int, *, seed: int = 1, window: int = 1_000
+    ) -> Takings:
+        """Each event at its time, at `rate` events a second on average (Poisson), whether those before were answered
+        or not, by the first connection that is free. A latency counts from the time at which it was to be sent.
+
+        Over `window` unanswered requests, the next wait for one of them: a client has no more sockets than that.
+        """
+        takings, random, free = Takings(), Random(seed), [self.connect() for _ in range(connections)]
+        pending: set[asyncio.Task[None]] = set()
+        begun = due = time.perf_counter()
+
+        async def send(connection: Connection, event: Event, due: float) -> None:
+            try:
+                await self._send(connection, event, due, takings)
+            finally:
+                free.append(connection)
+
+        for event in events:
+            due += random.expovariate(rate / event.number)
+            while (pause := due - time.perf_counter()) > 0:
+                # A timer wakes up to a millisecond late; the last bit is waited for in turns of the loop.
+                await asyncio.sleep(pause - 0.001 if pause > 0.0015 else 0)
+            while len(pending) >= window:
+                await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.create_task(send(free.pop() if free else self.connect(), event, due))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+        if pending:
+            await asyncio.wait(pending)
+        takings.elapsed = time.perf_counter() - begun
+        for connection in free:
+            await connection.end()
+        return takings
+
+    async def _send(self, connection: Connection, event: Event, due: float, takings: Takings) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                status = await self.post(connection, event)
+        except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError):
+            connection.close()
+            status = 0
+        takings.seconds.append(time.perf_counter() - due)
+        takings.statuses[status] += event.number
+
+
+async def get_json(connection: Connection, path: str) -> Any:
+    """The answer of a GET, which must be 200."""
+    status, body = await connection.request("GET", path)
+    if status != 200:
+        raise RuntimeError(f"GET {path}: {status} {body[:200]!r}")
+    return json.loads(body)

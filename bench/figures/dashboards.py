@@ -1,0 +1,141 @@
+"""Dashboards over a hundred million transitions: what a company of this size has after a month."""
+
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import get_args
+
+import duckdb
+
+from bems.embedded import dashboards, rollup
+from bems.embedded.dashboards import DASHBOARDS
+from bems.embedded.time_series import COLUMNS, TimeSeries
+from bems.tracker.instants import DAY, parse
+from bems.tracker.transitions import Transition
+from bench.figures import Figure
+
+ROWS, CHUNK = 100_000_000, 5_000_000
+START, DAYS = parse("2026-10-01T00:00:00Z"), 30
+
+_STAGES = "['ingestion', 'authorization', 'reconciliation', 'posting']"
+_STATUSES = "['AwaitingAuthorization', 'AwaitingReconciliation', 'AwaitingPosting', 'Posted']"
+_OUTCOMES = "['received', 'approved', 'matched', 'posted']"
+
+# Four rows an invoice; a few of them are alerts, of whose wait nothing changes.
+_VALUES = {
+    "seq": "seq",
+    "invoice_id": "'INV/2026/' || lpad((seq // 4)::VARCHAR, 9, '0')",
+    "cell": "'bench'",
+    "recorded_at": f"make_timestamp({START} + seq * ({DAYS * DAY} // {ROWS}))",
+    "stage": f"{_STAGES}[seq % 4 + 1]",
+    "transition_id": "'t' || seq",
+    "kind": "if(alert, 'alert', 'event')",
+    "from_status": f"if(seq % 4 = 0, NULL, {_STATUSES}[if(alert, seq % 4 + 1, seq % 4)])",
+    "to_status": f"{_STATUSES}[seq % 4 + 1]",
+    "outcome": f"if(alert, NULL, {_OUTCOMES}[seq % 4 + 1])",
+    "event_id": "if(alert, NULL, 'E-' || seq)",
+    "superseded": "h % 97 = 0 AND NOT alert",
+    "amount": "(h % 10000000) / 100",
+    "currency": "['EUR', 'USD', 'GBP', 'JPY', 'CHF', 'INR', 'BRL', 'SGD'][h % 8 + 1]",
+    "vendor_id": "'V-' || (h % 5000)",
+    "vendor_tier": "['gold', 'silver', 'standard'][h % 3 + 1]",
+    "terms_days": "30",
+    "due_date": "NULL",
+    "occurred_at": f"make_timestamp({START} + seq * ({DAYS * DAY} // {ROWS}))",
+    "received_at": f"make_timestamp({START} + seq * ({DAYS * DAY} // {ROWS}))",
+    "lag_ms": "if(alert, NULL, h % 40)",
+    "step": "if(alert, 1, NULL)",
+    "severity": "if(alert, if(h % 5 = 0, 'critical', 'warning'), NULL)",
+}
+
+
+class LastRow:
+    """The store that the series would be a copy of, as far as it is looked at: its last row."""
+
+    def __init__(self, seq: int) -> None:
+        self._row = Transition(
+            transition_id=f"t{seq}",
+            invoice_id="INV",
+            kind="event",
+            stage="posting",
+            recorded_at=START,
+            from_status=None,
+            to_status="Posted",
+            amount=Decimal(0),
+            currency="EUR",
+            vendor_id="V",
+        )
+        self._seq = seq
+
+    def transitions(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Transition]]:
+        return [(self._seq, self._row)][:limit] if after < self._seq else []
+
+    def close(self) -> None:
+        pass
+
+
+def measure(folder: Path) -> Iterator[Figure]:
+    """Each dashboard over the whole month, by the day and by the hour, three times; the slowest is the figure."""
+    path = folder / "analytics.duckdb"
+    TimeSeries(path, "bench", LastRow(0)).close()
+    begun = time.perf_counter()
+    rolling = fill(path)
+    filled = time.perf_counter() - begun
+    series = TimeSeries(path, "bench", LastRow(ROWS))
+    try:
+        [(hours,)] = series.query("SELECT count(*) FROM rolled_up", ())
+        seconds = {
+            (name, by): max(look(series, name, by) for _ in range(3))
+            for name in DASHBOARDS
+            for by in get_args(dashboards.Unit)
+        }
+    finally:
+        series.close()
+    slowest = max(seconds, key=lambda one: seconds[one])
+    told = "<br>".join(
+        f"{name}: {seconds[name, 'day'] * 1000:.0f} ms by day, {seconds[name, 'hour'] * 1000:.0f} by hour"
+        for name in DASHBOARDS
+    )
+    yield Figure(
+        f"dashboards over {ROWS:,} transitions of {DAYS} days, the slowest ({slowest[0]} by {slowest[1]})",
+        f"{seconds[slowest]:.2f} s",
+        "1 s each",
+        "0.2 s",
+        seconds[slowest] <= 1,
+    )
+    yield Figure("each of them", told)
+    yield Figure(
+        "the same: the roll-up",
+        f"{hours:,} rows; {rolling / ROWS * 1e9:.0f} ns of wall time a transition (making the rows: {filled:.0f} s)",
+    )
+
+
+def look(series: TimeSeries, name: str, by: dashboards.Unit) -> float:
+    """Seconds that one question takes."""
+    begun = time.perf_counter()
+    rows = dashboards.ask(series, name, START, START + DAYS * DAY, by)
+    seconds = time.perf_counter() - begun
+    if not rows:
+        raise RuntimeError(f"the dashboard {name} is empty")
+    return seconds
+
+
+def fill(path: Path) -> float:
+    """Make the rows, roll them up as the feed would, and answer the seconds that this took."""
+    rolling = 0.0
+    with duckdb.connect(str(path), config={"threads": 2, "memory_limit": "1GB"}) as database:
+        # The first row has the number 1, and begins an invoice.
+        for first in range(0, ROWS, CHUNK):
+            database.execute(
+                f"""INSERT INTO transitions SELECT {", ".join(f"{_VALUES[name]}" for name in COLUMNS)} FROM (
+                    SELECT range AS seq, (hash(range) % 1000000007)::BIGINT AS h,
+                    range % 4 > 0 AND hash(range) % 20 = 0 AS alert
+                    FROM range({first + 1}, {first + CHUNK + 1})
+                )"""
+            )
+            begun = time.perf_counter()
+            database.execute(rollup.ADD, {"behind": first})
+            rolling += time.perf_counter() - begun
+        database.execute("UPDATE feed SET watermark = ?, rolled_up = ?", (ROWS, ROWS))
+    return rolling

@@ -1,0 +1,32 @@
+"""Storage: the room that a finished invoice takes, beside the bytes that were sent of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvloop
+
+from bench.cell import Cell
+from bench.events import batches, lifecycles
+from bench.figures import Figure
+from bench.processes import bytes_in
+
+INVOICES = 20_000
+
+
+def measure(folder: Path) -> Iterator[Figure]:
+    """Bytes of `cell.db`, after a clean stop, for each invoice that was posted; and of DuckDB's copy beside it."""
+    events = lifecycles(INVOICES)
+    with Cell(folder / "storage") as cell:
+        uvloop.run(cell.client.closed(batches(events), 4))
+        cell.stop()
+    raw = sum(len(event.body) for event in events) / INVOICES
+    store = (folder / "storage" / "cell.db").stat().st_size / INVOICES
+    whole = bytes_in(folder / "storage") / INVOICES
+    yield Figure(
+        f"store per finished invoice ({raw:,.0f} bytes were sent of it)",
+        f"{store:,.0f} bytes = {store / raw:.2f} x",
+        "1.6 x",
+        "1.0 x",
+        store / raw <= 1.6,
+    )
+    yield Figure("the same, with DuckDB's copy of the transitions", f"{whole:,.0f} bytes = {whole / raw:.2f} x")

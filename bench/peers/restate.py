@@ -1,0 +1,105 @@
+"""Restate: its server from npm, and a service of its Python SDK, served by granian.
+
+One server with the defaults of its configuration, but for four partitions in the place of 24, which suits two
+processors better, a folder, ports of the loopback, and no telemetry. The service speaks request and response, by which
+an invocation that never waits is one HTTP exchange; the SDK's other protocol took more of the processor here.
+"""
+
+import json
+import platform
+import signal
+from pathlib import Path
+from urllib.parse import quote
+
+from bench.client import Client, Connection
+from bench.events import Event
+from bench.peers.engine import Engine, Missing, call, free_port
+from bench.peers.setup import locked_version, node_modules, python_with
+from bench.processes import bytes_in
+
+PLATFORMS = {
+    ("Linux", "x86_64"): "linux-x64",
+    ("Linux", "aarch64"): "linux-arm64",
+    ("Darwin", "arm64"): "darwin-arm64",
+    ("Darwin", "x86_64"): "darwin-x64",
+}
+SERVICES = Path(__file__).parent / "services"
+CONFIGURATION = """node-name = "bench"
+cluster-name = "bench"
+base-dir = "{folder}/data"
+default-num-partitions = 4
+disable-telemetry = true
+log-filter = "warn"
+listen-mode = "tcp"
+bind-address = "127.0.0.1:{fabric}"
+advertised-address = "http://127.0.0.1:{fabric}"
+
+[ingress]
+bind-address = "127.0.0.1:{ingress}"
+
+[admin]
+bind-address = "127.0.0.1:{admin}"
+disable-web-ui = true
+"""
+
+
+class Restate(Engine):
+    name = "Restate"
+    durable = "yes, fsync"
+    connections = (20, 200)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._server = self._granian = Path()
+
+    def prepare(self) -> str:
+        fitting = PLATFORMS.get((platform.system(), platform.machine()))
+        if fitting is None:
+            raise Missing(f"there is no server for {platform.system()} on {platform.machine()}")
+        package = node_modules() / "@restatedev" / f"restate-server-{fitting}"
+        self._server = package / "bin" / "restate-server"
+        if not self._server.exists():
+            raise Missing(f"npm brought no server for {fitting}")
+        self._granian = python_with("restate-sdk", "granian", "uvloop").with_name("granian")
+        version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]
+        return f"{version}, Python SDK {locked_version('restate-sdk')}"
+
+    def start(self, folder: Path) -> Client:
+        file = folder / "restate.toml"
+        if file.exists():
+            ports = json.loads((folder / "ports.json").read_text(encoding="utf-8"))
+        else:
+            # Kept over a restart: the server remembers where the service is.
+            ports = {name: free_port() for name in ("fabric", "ingress", "admin", "service")}
+            (folder / "ports.json").write_text(json.dumps(ports), encoding="utf-8")
+            file.write_text(CONFIGURATION.format(folder=folder, **ports), encoding="utf-8")
+        log, admin, service = folder / "restate.log", ports["admin"], ports["service"]
+        serve = [
+            self._granian,
+            "--interface",
+            "asgi",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(service),
+            "--loop",
+            "uvloop",
+        ]
+        serve += ["--no-access-log", "--log-level", "error", "--working-dir", SERVICES, "on_restate:app"]
+        self.processes.start(serve, log)
+        self.processes.start([self._server, "--config-file", file], log, ended_by=signal.SIGINT)
+        self.processes.wait_until(lambda: call(admin, "GET", "/health") == 200, log)
+        deployment = {"uri": f"http://127.0.0.1:{service}", "use_http_11": True, "force": True}
+        body = json.dumps(deployment).encode()
+        self.processes.wait_until(lambda: call(admin, "POST", "/deployments", body) in (200, 201), log)
+        return Client(f"http://127.0.0.1:{ports['ingress']}", {"content-type": "application/json"}, post)
+
+    def stored(self, folder: Path) -> int:
+        return bytes_in(folder / "data")
+
+
+async def post(connection: Connection, event: Event) -> int:
+    """Call the invoice's handler of the stage; answered when the invocation is completed and durable."""
+    path = f"/invoice/{quote(event.invoice_id, safe='')}/{event.stage}"
+    status, _ = await connection.request("POST", path, event.body)
+    return status

@@ -1,0 +1,99 @@
+"""An invoice as an execution of moto's Step Functions, which waits for a callback of each stage.
+
+It is made as cheap as can be: calls go to moto's backend, with neither boto3 nor signatures between; the function that
+the machine calls, for which moto would start a container, takes the task token where it stands; the definition is
+parsed once, where moto parses at every start.
+"""
+
+import asyncio
+import functools
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from moto import mock_aws
+from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
+from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
+from moto.stepfunctions.parser.models import stepfunctions_parser_backends
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+DEADLINES = {"authorization": 3 * 86400, "reconciliation": 5 * 86400, "posting": 20 * 86400}
+ACCOUNT, REGION = "123456789012", "us-east-1"
+
+
+def definition() -> str:
+    """Three waits, each with its deadline, over which it waits anew."""
+    states: dict[str, Any] = {"Posted": {"Type": "Succeed"}}
+    for stage, following in zip(DEADLINES, (*list(DEADLINES)[1:], "Posted"), strict=True):
+        payload = {"invoice_id.$": "$$.Execution.Input.invoice_id", "stage": stage, "token.$": "$$.Task.Token"}
+        states[stage] = {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken",
+            "Parameters": {"FunctionName": "Register", "Payload": payload},
+            "TimeoutSeconds": DEADLINES[stage],
+            "Catch": [{"ErrorEquals": ["States.Timeout"], "Next": stage}],
+            "Next": following,
+        }
+    return json.dumps({"StartAt": "authorization", "States": states})
+
+
+class Invoices:
+    """The executions, and the tokens that they wait with."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._backend = stepfunctions_parser_backends[ACCOUNT][REGION]
+        role = f"arn:aws:iam::{ACCOUNT}:role/invoices"
+        self._arn = self._backend.create_state_machine("invoices", definition(), role).arn
+        self._tokens: dict[tuple[str, str], asyncio.Future[str]] = {}
+        self._seen: set[str] = set()
+
+    def register(self, parameters: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """The function that the machine calls, on a thread of its own."""
+        told = parameters["Payload"]
+        told = json.loads(told) if isinstance(told, str | bytes) else told
+        self._loop.call_soon_threadsafe(self._known, told["invoice_id"], told["stage"], told["token"])
+        return {"ExecutedVersion": "$LATEST", "Payload": {}, "StatusCode": 200}
+
+    def _known(self, invoice_id: str, stage: str, token: str) -> None:
+        self._token(invoice_id, stage).set_result(token)
+
+    def _token(self, invoice_id: str, stage: str) -> asyncio.Future[str]:
+        return self._tokens.setdefault((invoice_id, stage), self._loop.create_future())
+
+    async def take(self, request: Request) -> Response:
+        """Waits for the execution to be there, if it is not yet."""
+        stage, event = request.path_params["stage"], await request.json()
+        if event["event_id"] in self._seen:
+            return Response(status_code=202)
+        self._seen.add(event["event_id"])
+        invoice_id = event["invoice_id"]
+        if stage == "ingestion":
+            self._backend.start_execution(self._arn, invoice_id.replace("/", "-"), json.dumps(event))
+        else:
+            token = await self._token(invoice_id, stage)
+            del self._tokens[invoice_id, stage]
+            self._backend.send_task_success(token, json.dumps({"status": event["status"]}))
+        return Response(status_code=202)
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
+        invoices = Invoices()
+        # moto has no types for what is replaced here.
+        lambda_eval_utils._invoke_lambda_function = invoices.register
+        AmazonStateLanguageParser.parse = functools.cache(AmazonStateLanguageParser.parse)
+        app.add_route("/invoices/{stage}", invoices.take, methods=["POST"])
+        yield
+
+
+async def health(_: Request) -> Response:
+    return Response()
+
+
+app = Starlette(routes=[Route("/health", health)], lifespan=lifespan)

@@ -1,0 +1,92 @@
+"""The load generator: everything is sent once, at its time, and every answer is counted."""
+
+import asyncio
+import time
+from collections import Counter
+
+import pytest
+
+from bench.client import Client, Connection, Takings
+from bench.events import Event
+
+EVENTS = [Event("ingestion", f"i{number}", f"e{number}", b"{}") for number in range(60)]
+
+
+class Server:
+    """Answers after a while; every fifth request 503, and hangs up on every seventh."""
+
+    def __init__(self, delay: float = 0.0, faults: bool = False) -> None:
+        self.delay, self.faults = delay, faults
+        self.connections = self.requests = self.waiting = self.most = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        while True:
+            try:
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(2)
+            except asyncio.IncompleteReadError:
+                break
+            self.requests += 1
+            number = self.requests
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+            await asyncio.sleep(self.delay)
+            self.waiting -= 1
+            if self.faults and number % 7 == 0:
+                break
+            status = 503 if self.faults and number % 5 == 0 else 202
+            writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 2\r\n\r\nok" % status)
+        writer.close()
+        await writer.wait_closed()
+
+
+async def post(connection: Connection, event: Event) -> int:
+    status, _ = await connection.request("POST", f"/{event.stage}", event.body)
+    return status
+
+
+async def load(server: Server, run: str, *arguments: float, **options: float) -> Takings:
+    async with await asyncio.start_server(server, "127.0.0.1") as listening:
+        port = listening.sockets[0].getsockname()[1]
+        client = Client(f"http://127.0.0.1:{port}", {}, post)
+        takings: Takings = await getattr(client, run)(EVENTS, *arguments, **options)
+        return takings
+
+
+def test_a_closed_load_keeps_its_connections() -> None:
+    server = Server()
+    takings = asyncio.run(load(server, "closed", 4))
+    assert takings.statuses == Counter({202: 60}) and len(takings.seconds) == 60
+    assert (server.connections, server.requests, takings.accepted) == (4, 60, 60)
+
+
+def test_what_is_refused_or_not_answered_is_not_accepted() -> None:
+    takings = asyncio.run(load(Server(faults=True), "closed", 3))
+    assert set(takings.statuses) == {0, 202, 503}
+    assert sum(takings.statuses.values()) == 60
+    assert takings.accepted == takings.statuses[202]
+
+
+def test_an_open_load_does_not_wait_for_answers() -> None:
+    server = Server(delay=0.2)
+    begun = time.monotonic()
+    takings = asyncio.run(load(server, "open", 1_000, 2))
+    assert takings.statuses[202] == 60
+    assert server.most > 20, "they were sent while others waited"
+    assert time.monotonic() - begun < 0.2 * 60 / 2, "two connections that wait would have taken so long"
+    assert min(takings.seconds) >= 0.19
+
+
+def test_a_window_bounds_what_is_unanswered_and_the_wait_counts() -> None:
+    server = Server(delay=0.05)
+    takings = asyncio.run(load(server, "open", 100_000, 2, window=10))
+    assert server.most <= 10
+    assert max(takings.seconds) > 0.2, "the last had to wait for five others before it"
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 51.0), (0.99, 100.0), (0.0, 1.0)])
+def test_percentiles(share: float, expected: float) -> None:
+    takings = Takings([number / 1000 for number in range(100, 0, -1)], Counter({202: 100}), 2.0)
+    assert takings.percentile(share) == pytest.approx(expected)
+    assert takings.rate == 50

@@ -1,0 +1,78 @@
+"""Dashboards over HTTP: what there is, of which time, and what cannot be asked."""
+
+import json
+
+import pytest
+
+from bems.embedded.analytics import Analytics
+from bems.embedded.dashboards import DASHBOARDS
+from bems.embedded.time_series import NotOpen
+from bems.tracker.instants import DAY
+from tests.embedded.api.calls import Cell, until
+from tests.tracker.samples import NOW
+
+
+@pytest.fixture(scope="module")
+def fed(cell: Cell) -> Cell:
+    for id in ("A", "B"):
+        cell.send("ingestion", invoice_id=id)
+    cell.send("authorization", invoice_id="A", status="approved")
+    until(lambda: cell.get("/books")["balanced"])
+    return cell
+
+
+def test_all_of_them(fed: Cell) -> None:
+    listed = fed.get("/dashboards")
+    assert [one["name"] for one in listed["items"]] == list(DASHBOARDS) and listed["next_cursor"] is None
+    for name, dashboard in DASHBOARDS.items():
+        shown = fed.get(f"/dashboards/{name}")
+        assert shown["columns"] == list(dashboard.columns)
+        assert all(len(row) == len(dashboard.columns) for row in shown["rows"])
+
+
+def test_of_which_time(fed: Cell) -> None:
+    shown = fed.get("/dashboards/backlog")
+    assert shown["rows"] == [["AwaitingAuthorization", 1], ["AwaitingReconciliation", 1]]
+    shown = fed.get("/dashboards/volume?by=hour")
+    assert [row[1:4] for row in shown["rows"]] == [["authorization", "approved", 1], ["ingestion", "received", 2]]
+    earlier = fed.get("/dashboards/volume?until=2020-01-01T00:00:00%2B01:00")
+    assert earlier == {
+        "name": "volume", "since": "2019-12-01T23:00:00Z", "until": "2019-12-31T23:00:00Z",
+        "columns": list(DASHBOARDS["volume"].columns), "rows": [],
+    }  # fmt: skip
+    assert fed.get("/dashboards/volume?until=1970-01-02T00:00:00Z")["since"] == "1970-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("query", "faults"),
+    [
+        ("by=minute", {"/by"}),
+        ("since=yesterday", {"/since"}),
+        ("since=2026-01-01T00:00:00", {"/since"}),
+        ("until=2026-13-01T00:00:00Z&limit=3", {"/until", "/limit"}),
+    ],
+)
+def test_what_cannot_be_asked(fed: Cell, query: str, faults: set[str]) -> None:
+    reply = fed.ask("GET", f"/dashboards/volume?{query}")
+    assert reply.status == 400 and set(reply.faults) == faults
+
+
+def test_one_that_is_not_there(fed: Cell) -> None:
+    reply = fed.ask("GET", "/dashboards/sales")
+    assert reply.status == 404
+    assert "ask for one of volume, visibility, backlog, alerts, amounts" in str(json.loads(reply.body)["detail"])
+
+
+def test_while_duckdb_is_not_open(fed: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> None:
+        raise NotOpen("the database is closed")
+
+    monkeypatch.setattr(Analytics, "query_hourly", closed)
+    reply = fed.ask("GET", "/dashboards/volume")
+    assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+
+
+def test_of_a_later_time(fed: Cell) -> None:
+    fed.move_to(NOW + 60 * DAY)
+    assert fed.get("/dashboards/volume")["rows"] == []
+    assert fed.get("/dashboards/backlog")["rows"]
