@@ -7,7 +7,7 @@ there to be read.
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import apsw
 
@@ -65,17 +65,12 @@ class Reader:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self._packing = Packing(self._dictionaries(), self._dictionaries)
+        # Not by way of ourselves: in a cycle a connection would be left to the garbage collector to close.
+        self._packing = Packing(_read_dictionaries(connection), lambda: _read_dictionaries(connection))
 
     def close(self) -> None:
         """Twice is harmless."""
         self._connection.close()
-
-    def _dictionaries(self) -> Dictionaries:
-        dictionaries: Dictionaries = {}
-        for kind, number, content in self._rows("SELECT kind, number, content FROM dictionaries"):
-            dictionaries.setdefault(kind, {})[number] = content
-        return dictionaries
 
     @contextmanager
     def moment(self) -> Iterator[None]:
@@ -262,3 +257,13 @@ class Reader:
         given = {sql: value for sql, value in conditions.items() if value is not None}
         where = f"WHERE {' AND '.join(given)}" if given else ""
         return self._rows(f"SELECT seq, body FROM {table} {where} ORDER BY seq DESC LIMIT ?", *given.values(), limit)
+
+
+def _read_dictionaries(connection: apsw.Connection) -> Dictionaries:
+    dictionaries: Dictionaries = {}
+    try:
+        for kind, number, content in connection.execute("SELECT kind, number, content FROM dictionaries").fetchall():
+            dictionaries.setdefault(str(kind), {})[cast(int, number)] = cast(bytes, content)
+    except apsw.Error as error:
+        raise StoreFailed(f"the store could not be read: {error}") from error
+    return dictionaries

@@ -127,7 +127,6 @@ class SqliteStore(Reader):
         self._turn, self._now = Changes(), Changes()
         self._records.clear()
         self._courses.clear()
-        self._earliest = NEVER
         if not self._connection.get_autocommit():
             with suppress(apsw.Error):
                 self._execute("ROLLBACK")

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple, cast
 import apsw
 from msgspec import json
 
+from bems.embedded import press
 from bems.embedded.alerting.deliveries import Deliveries
 from bems.embedded.alerting.delivery import Destination
 from bems.embedded.api.access import Access
 from bems.embedded.api.intake import Intake
+from bems.embedded.api.landing import Landing
 from bems.embedded.api.metrics import Metrics
 from bems.embedded.cell import Cell
 from bems.embedded.definition import embedded_text, load_machine
@@ -53,6 +55,7 @@ class Options(NamedTuple):
     turn: int
     checkpoint: int
     pages: int
+    lesson: int
 
 
 class Request:
@@ -100,6 +103,8 @@ class Life:
         self._closing: list[Any] = []
         self.commits = 0
         self._checkpoint = options.checkpoint
+        press.LESSON = press.FIRST_LESSON = options.lesson
+        press.NEXT_LESSON = 4 * options.lesson
         try:
             self.store = self._keep(SqliteStore(folder, cached=options.cached))
             self.store.keep_definition(MACHINE.digest, embedded_text())
@@ -125,7 +130,7 @@ class Life:
         return one
 
     async def _make_intake(self, clock: Any) -> Intake:
-        return Intake(self.writer, clock, cast(Access, AnyKey()), METRICS, 100)
+        return Intake(Landing(self.writer, asyncio.get_running_loop()), clock, cast(Access, AnyKey()), METRICS, 100)
 
     # -- what comes in
 

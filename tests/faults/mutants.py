@@ -42,9 +42,6 @@ MUTANTS: dict[str, list[Change]] = {
     "commits are synced by the next checkpoint": [
         Change(databases, "open_database", "synchronous = FULL", "synchronous = NORMAL"),
     ],
-    "what a killed process left in its log is not synced": [
-        Change(databases, "open_database", 'connection.execute("PRAGMA wal_checkpoint")', "pass"),
-    ],
     "a store whose making was cut off is refused": [
         Change(databases, "_is_there", "path.name + suffix", 'path.name + "-wal"'),
     ],
@@ -53,14 +50,14 @@ MUTANTS: dict[str, list[Change]] = {
             writer.Writer,
             "_turn",
             "            self._store.commit()\n",
-            "            for future, receipt in answers:\n"
-            "                future.set_result(receipt)\n"
+            "            for waiting, answer in answers:\n"
+            "                waiting.answer(answer)\n"
             "            answers, taken = [], []\n"
             "            self._store.commit()\n",
         ),
     ],
     "a commit that failed is acknowledged": [
-        Change(writer.Writer, "_fail", "future.set_exception(error)", "future.set_result(ACCEPTED)"),
+        Change(writer.Writer, "_fail", "waiting.answer(error)", "waiting.answer(ACCEPTED)"),
     ],
     "a turn that failed is stored with the next one": [
         Change(sqlite.SqliteStore, "rollback", "self._turn, self._now = Changes(), Changes()", "pass"),
@@ -115,7 +112,26 @@ MUTANTS: dict[str, list[Change]] = {
         ),
     ],
     "what fails when it is due is never tried again": [
-        Change(writer.Writer, "_fire", "now + RETRIES[min(failures, len(RETRIES)) - 1]", "LATEST"),
+        Change(writer.Writer, "_fire", "now + RETRIES[min(failures, len(RETRIES)) - 1]", "1 << 60"),
+    ],
+    "what is due earlier than anything before is not looked for": [
+        Change(sqlite.SqliteStore, "_expect_due", "at < self._earliest", "at < NEVER"),
+    ],
+    "values are written against a dictionary that is not kept": [
+        Change(
+            sqlite.SqliteStore,
+            "commit",
+            "if lesson:\n                self._execute(",
+            "if lesson:\n                (lambda *_: 0)(",
+        ),
+    ],
+    "a dictionary is used though the turn that kept it failed": [
+        Change(
+            sqlite.SqliteStore,
+            "commit",
+            "        lesson = self._packing.lesson()\n",
+            "        lesson = self._packing.lesson()\n        if lesson:\n            self._packing.adopt(*lesson)\n",
+        ),
     ],
     "what is long overdue is passed over": [
         Change(writer.Writer, "_fire", "self._cell.fire(due, now)", "due.at < now - HOUR or self._cell.fire(due, now)"),

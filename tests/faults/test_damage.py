@@ -25,7 +25,7 @@ from tests.faults.conftest import Figures
 from tests.faults.test_kill import Life
 
 PATIENCE = 60
-PAGE = 4096
+PAGE = 2048
 
 
 @pytest.fixture

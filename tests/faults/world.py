@@ -80,6 +80,7 @@ class World:
             turn=self.random.choice((1, 3, 1_000)),
             checkpoint=self.random.choice((1, 3, 20, 4_000)),
             pages=self.random.choice((10, -65_536)),
+            lesson=self.random.choice((10, 50, 1_000)),
         )
         self.followed: list[Transition] = []
 

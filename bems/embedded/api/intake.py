@@ -66,7 +66,7 @@ class Intake:
         body = await read_body(headers, receive, BATCH_LIMIT if batch else EVENT_LIMIT)
         if isinstance(body, HttpAnswer):
             return body
-        if self._writer.full:
+        if self._landing.full:
             # Before the gate, which takes longer than a turn: under more than it can take, a cell would do little else.
             return answers.unavailable(1)
         begun = time.perf_counter()

@@ -24,6 +24,11 @@ class Landing:
         self._writer.hand_in(item, _Place(self, awaited))
         return awaited
 
+    @property
+    def full(self) -> bool:
+        """Whether the writer would take nothing more now."""
+        return self._writer.full
+
     def land(self, awaited: "asyncio.Future[Receipt]", answer: Receipt | Exception) -> None:
         """An answer, from the writer's thread."""
         self._landed.append((awaited, answer))
