@@ -10,13 +10,15 @@ FUNCTIONS := $(BIN)/uv pip compile --quiet --no-header --upgrade --no-annotate -
 E2E := .venv-e2e
 E2E_PYTHON = $(shell $(BIN)/python tests/e2e/find_python.py)
 
-.PHONY: help demo test faults e2e check format synth assembly lock clean
+.PHONY: help demo test faults e2e bench bench-peers check format synth assembly lock clean
 
 help:
 	@echo "make demo    start a fresh cell, send it a generated month over HTTP, report what became of it"
 	@echo "make test    the whole test suite"
 	@echo "make faults  the fault tests in their long form, with 10,000 seeded stories; their figures into bench/RESULTS.md"
 	@echo "make e2e     the standard cell deployed into an emulator of AWS, and driven over HTTP; needs a Python 3.12"
+	@echo "make bench   the embedded cell measured, into bench/RESULTS.md"
+	@echo "make bench-peers  the same work on Restate, DBOS and moto beside it; sets them up in .venv-peers and .bench-peers"
 	@echo "make check   formatting, lint, types, import rules"
 	@echo "make format  format the code"
 	@echo "make synth   the cells of cells.yaml as CloudFormation, in cdk.out; DEPENDENCIES=none only to look at it"
@@ -61,6 +63,13 @@ $(E2E)/made: requirements-e2e.lock
 	@$(E2E)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-e2e.lock
 	@touch $@
 
+bench: .venv/test
+	$(BIN)/python -m bench
+
+# Sets the peers up by itself; one that cannot be had is left out, and the results say why.
+bench-peers: .venv/test
+	$(BIN)/python -m bench.peers
+
 check: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -89,8 +98,9 @@ lock:
 	$(COMPILE) --extra infra pyproject.toml -o requirements-infra.lock
 	$(COMPILE) --extra test pyproject.toml -o requirements-test.lock
 	$(BIN)/uv pip compile --quiet --no-header --upgrade --python-version 3.12 requirements-e2e.in -o requirements-e2e.lock
+	$(COMPILE) requirements-peers.in -o requirements-peers.lock
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["aws"], sep="\n")' \
 	| $(FUNCTIONS) --constraint requirements-test.lock - -o requirements-functions.lock
 
 clean:
-	rm -rf .venv .venv-e2e .build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-e2e .venv-peers .bench-peers .build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

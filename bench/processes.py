@@ -7,14 +7,14 @@ import psutil
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of the processes and of all their children."""
+    """User and system time of the processes and of all their children, of those too that have ended meanwhile."""
     total = 0.0
     for process in _family(pids):
         try:
             times = process.cpu_times()
         except psutil.Error:
             continue
-        total += times.user + times.system
+        total += times.user + times.system + times.children_user + times.children_system
     return total
 
 

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, NamedTuple, TypeVar
 
-from bems.embedded.packing import Packing
+from bems.embedded.packing import pack_event, pack_execution, pack_record, pack_transition
 from bems.embedded.store import AuditEntry, Due, Letter
 from bems.engine import Execution
 from bems.tracker.actions import Alert
@@ -29,7 +29,8 @@ class Course(NamedTuple):
 class Changes:
     """Newer versions of what the database holds, by key, and what is to be added to it, in order.
 
-    `bodies` are the packed forms: of records, courses and events by their keys, of transitions in their order.
+    `bodies` are the packed forms, not compressed yet: of records, courses and events by their keys, of transitions in
+    their order.
     """
 
     __slots__ = (
@@ -55,13 +56,12 @@ class Changes:
         some = self.records or self.courses or self.events or self.transitions or self.alerts or self.commands
         return bool(some or self.letters or self.postponed)
 
-    def pack(self, packing: Packing) -> None:
+    def pack(self) -> None:
         """Make the bodies: what cannot be packed raises here, and not in the middle of a transaction."""
-        record, execution, event = packing.record, packing.execution, packing.event
-        self.bodies_of_records = {id: record(one) for id, one in self.records.items()}
-        self.bodies_of_courses = {id: execution(one.execution, one.past) for id, one in self.courses.items()}
-        self.bodies_of_events = {id: event(one) for id, one in self.events.items()}
-        self.bodies_of_transitions = list(map(packing.transition, self.transitions))
+        self.bodies_of_records = {id: pack_record(one) for id, one in self.records.items()}
+        self.bodies_of_courses = {id: pack_execution(one.execution, one.past) for id, one in self.courses.items()}
+        self.bodies_of_events = {id: pack_event(one) for id, one in self.events.items()}
+        self.bodies_of_transitions = list(map(pack_transition, self.transitions))
 
     def absorb(self, other: "Changes") -> None:
         """Add what came after these, and is packed."""

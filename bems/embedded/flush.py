@@ -1,12 +1,14 @@
 """The flush: how a turn's changes become rows. Whoever calls it has begun a transaction."""
 
+from functools import cache
+from itertools import chain
 from typing import Any
 
 import apsw
 from msgspec import structs
 
-from bems.embedded import packing
 from bems.embedded.changes import Changes
+from bems.embedded.packing import Packing, pack_alert, pack_digest, pack_entry
 from bems.embedded.store import AuditEntry
 from bems.tracker.projection import project
 from bems.tracker.record import InvoiceRecord
@@ -15,19 +17,36 @@ FIRST_OPEN = 1 << 40
 """Rows that will be written again are numbered from here on, settled ones from 1, where they lie close together: a
 settled row is compressed, and would leave a page that is mostly empty."""
 
+_EVENTS = "INSERT INTO events VALUES", "(?, ?, ?, ?, ?)", ""
+_TRANSITIONS = (
+    "INSERT INTO transitions VALUES",
+    "(?, coalesce(?, (SELECT last_transition FROM invoices WHERE invoice_id = ?)), ?, ?, ?)",
+    "",
+)
 _INVOICES = [
-    f"""INSERT INTO invoices (number, invoice_id, status, step, since, mark, check_at, last_transition, record)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (invoice_id) DO UPDATE SET {number} status = excluded.status, step = excluded.step,
-    since = excluded.since, mark = excluded.mark, check_at = excluded.check_at,
-    last_transition = coalesce(excluded.last_transition, last_transition), record = excluded.record"""
+    (
+        """INSERT INTO invoices (number, invoice_id, status, step, since, mark, check_at, last_transition, record)
+        VALUES""",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"""ON CONFLICT (invoice_id) DO UPDATE SET {number} status = excluded.status, step = excluded.step,
+        since = excluded.since, mark = excluded.mark, check_at = excluded.check_at,
+        last_transition = coalesce(excluded.last_transition, last_transition), record = excluded.record""",
+    )
     for number in ("", "number = excluded.number,")
 ]
 _EXECUTIONS = [
-    f"""INSERT INTO executions (number, id, definition, due, stimuli, body) VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT (id) DO UPDATE SET {number} due = excluded.due, stimuli = excluded.stimuli, body = excluded.body"""
+    (
+        "INSERT INTO executions (number, id, definition, due, stimuli, body) VALUES",
+        "(?, ?, ?, ?, ?, ?)",
+        f"ON CONFLICT (id) DO UPDATE SET {number} due = excluded.due, stimuli = excluded.stimuli, body = excluded.body",
+    )
     for number in ("", "number = excluded.number,")
 ]
+"""Statements, as `_write_rows` takes them."""
+
+_AT_ONCE = (64, 16, 4, 1)
+"""Rows in a statement. Around every step of a statement Python's lock is given up, and where another thread waits for
+it, getting it back takes longer than writing a row."""
 
 
 class Numbers:
@@ -61,35 +80,28 @@ class Numbers:
         return self._connection.execute(f"SELECT max({column}) FROM {table} {where}").get or 0
 
 
-def write(connection: apsw.Connection, turn: Changes, numbers: Numbers) -> None:
+def write(connection: apsw.Connection, turn: Changes, packing: Packing, numbers: Numbers) -> None:
     """Write the turn; its events and transitions are numbered without a gap."""
-    many = connection.executemany
-    many(
-        "INSERT INTO events VALUES (?, ?, ?, ?, ?)",
-        [
-            (seq, id, packing.pack_digest(event.digest), event.invoice_id, turn.bodies_of_events[id])
-            for seq, (id, event) in enumerate(turn.events.items(), numbers.event + 1)
-        ],
-    )
-    rows, newest = _transition_rows(turn, numbers.transition)
-    many(
-        """INSERT INTO transitions VALUES
-        (?, coalesce(?, (SELECT last_transition FROM invoices WHERE invoice_id = ?)), ?, ?, ?)""",
-        rows,
-    )
+    _write_events(connection, turn, packing, numbers.event)
+    rows, newest = _transition_rows(turn, packing, numbers.transition)
+    _write_rows(connection, _TRANSITIONS, rows)
+    records = _press(packing, "record", turn.bodies_of_records)
+    courses = _press(packing, "execution", turn.bodies_of_courses)
     for settled in (False, True):
-        many(
+        _write_rows(
+            connection,
             _INVOICES[settled],
             [
-                _invoice_row(numbers.invoice(settled), record, newest.get(id), turn.bodies_of_records[id])
+                _invoice_row(numbers.invoice(settled), record, newest.get(id), records[id])
                 for id, record in turn.records.items()
                 if (record.wait is None) is settled
             ],
         )
-        many(
+        _write_rows(
+            connection,
             _EXECUTIONS[settled],
             [
-                (numbers.execution(settled), id, definition, execution.due, stimuli, turn.bodies_of_courses[id])
+                (numbers.execution(settled), id, definition, execution.due, stimuli, courses[id])
                 for id, (execution, definition, stimuli, _) in turn.courses.items()
                 if execution.finished is settled
             ],
@@ -98,10 +110,37 @@ def write(connection: apsw.Connection, turn: Changes, numbers: Numbers) -> None:
         _write_the_rarer(connection, turn)
 
 
+def _write_events(connection: apsw.Connection, turn: Changes, packing: Packing, last: int) -> None:
+    bodies = _press(packing, "event", turn.bodies_of_events)
+    rows = [
+        (seq, id, pack_digest(event.digest), event.invoice_id, bodies[id])
+        for seq, (id, event) in enumerate(turn.events.items(), last + 1)
+    ]
+    _write_rows(connection, _EVENTS, rows)
+
+
+def _press(packing: Packing, kind: str, bodies: dict[str, bytes]) -> dict[str, bytes]:
+    return dict(zip(bodies, packing.press(kind, list(bodies.values())), strict=True))
+
+
+def _write_rows(connection: apsw.Connection, statement: tuple[str, str, str], rows: list[tuple[Any, ...]]) -> None:
+    done = 0
+    for size in _AT_ONCE:
+        while len(rows) - done >= size:
+            connection.execute(_sql(statement, size), list(chain.from_iterable(rows[done : done + size])))
+            done += size
+
+
+@cache
+def _sql(statement: tuple[str, str, str], rows: int) -> str:
+    begin, row, end = statement
+    return f"{begin} {', '.join([row] * rows)} {end}"
+
+
 def _write_the_rarer(connection: apsw.Connection, turn: Changes) -> None:
     connection.executemany(
         "INSERT INTO alerts (id, invoice_id, stage, severity, body) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        [(alert.id, alert.invoice_id, alert.stage, alert.severity, packing.pack_alert(alert)) for alert in turn.alerts],
+        [(alert.id, alert.invoice_id, alert.stage, alert.severity, pack_alert(alert)) for alert in turn.alerts],
     )
     connection.executemany(
         """INSERT INTO commands (id, invoice_id, operator, accepted_at, verb, result, body)
@@ -122,11 +161,12 @@ def _write_the_rarer(connection: apsw.Connection, turn: Changes) -> None:
             connection.execute(sql, (until, key, at))
 
 
-def _transition_rows(turn: Changes, last: int) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
+def _transition_rows(turn: Changes, packing: Packing, last: int) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
     """Each row leads to the one before of its invoice, which may be in the database already; and the newest of each."""
     newest: dict[str, int] = {}
     rows = []
-    for seq, (transition, body) in enumerate(zip(turn.transitions, turn.bodies_of_transitions, strict=True), last + 1):
+    bodies = packing.press("transition", turn.bodies_of_transitions)
+    for seq, (transition, body) in enumerate(zip(turn.transitions, bodies, strict=True), last + 1):
         id = transition.invoice_id
         rows.append((seq, newest.get(id), id, id, transition.recorded_at, body))
         newest[id] = seq
@@ -141,5 +181,5 @@ def _invoice_row(number: int, record: InvoiceRecord, newest: int | None, content
 
 def _command_row(entry: AuditEntry) -> tuple[Any, ...]:
     command, result = entry.command, entry.receipt.result
-    body = packing.pack_entry(entry)
+    body = pack_entry(entry)
     return command.id, command.invoice_id, command.operator, command.accepted_at, command.name, result, body

@@ -68,8 +68,9 @@ class Packing:
         """Pack against this one from now on; it is in the store."""
         self._presses[kind].adopt(number, content)
 
-    def event(self, event: Event) -> bytes:
-        return self._events.press(pack_event(event))
+    def press(self, kind: str, contents: list[bytes]) -> list[bytes]:
+        """What `pack_event` and its like made of values of a kind, as it is stored."""
+        return self._presses[kind].press(contents)
 
     def read_event(self, event_id: str, digest: str, invoice_id: str, content: bytes) -> Event:
         body = _event.decode(self._events.unpress(content))
@@ -77,21 +78,11 @@ class Packing:
             body.stage, event_id, invoice_id, body.status, body.occurred_at, body.received_at, body.facts, digest
         )
 
-    def transition(self, transition: Transition) -> bytes:
-        return self._transitions.press(pack_transition(transition))
-
     def read_transition(self, content: bytes) -> Transition:
         return _transition.decode(self._transitions.unpress(content))
 
-    def record(self, record: InvoiceRecord) -> bytes:
-        return self._records.press(pack_record(record))
-
     def read_record(self, content: bytes) -> InvoiceRecord:
         return _record.decode(self._records.unpress(content))
-
-    def execution(self, execution: Execution, past: bytes) -> bytes:
-        """An execution with its past."""
-        return self._executions.press(pack_execution(execution, past))
 
     def read_execution(self, content: bytes) -> tuple[Execution, bytes]:
         execution, past = _any.decode(self._executions.unpress(content))

@@ -39,8 +39,8 @@ def repack(connection: apsw.Connection) -> None:
         table, key, column = _TABLES[kind]
         read, press = _reader(kind, old[kind]), Press({0: old[kind]}, dict)
         connection.execute("INSERT INTO dictionaries VALUES (?, 0, ?)", (kind, old[kind]))
-        for (content,) in connection.execute(f"SELECT {column} FROM {table} ORDER BY {key} DESC LIMIT {LESSON}"):
-            press.press(read(content))
+        newest = connection.execute(f"SELECT {column} FROM {table} ORDER BY {key} DESC LIMIT {LESSON}").fetchall()
+        press.press([read(cast(bytes, content)) for (content,) in newest])
         lesson = press.lesson()
         if lesson:
             connection.execute("INSERT INTO dictionaries VALUES (?, ?, ?)", (kind, *lesson))
@@ -49,8 +49,9 @@ def repack(connection: apsw.Connection) -> None:
         select = f"SELECT {key}, {column} FROM {table} WHERE {key} > ? ORDER BY {key} LIMIT 10000"
         while rows := cast("list[tuple[int, bytes]]", connection.execute(select, (last,)).fetchall()):
             last = rows[-1][0]
-            repacked = [(press.press(read(content)), number) for number, content in rows]
-            connection.executemany(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", repacked)
+            repacked = press.press([read(content) for _, content in rows])
+            pairs = zip(repacked, (number for number, _ in rows), strict=True)
+            connection.executemany(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", pairs)
 
 
 def _reader(kind: str, dictionary: bytes) -> Callable[[bytes], bytes]:

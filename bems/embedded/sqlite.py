@@ -8,6 +8,7 @@ Reads look at the item's changes, then the turn's, then a bounded cache, then th
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import apsw
 from msgspec import json
@@ -20,7 +21,7 @@ from bems.embedded.reader import Reader, StoreFailed
 from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.store import AuditEntry, Due, Letter
 from bems.engine import Execution, Stimulus
-from bems.tracker.actions import Alert
+from bems.tracker.actions import Alert, execution_name
 from bems.tracker.contract import Event
 from bems.tracker.instants import LATEST, Instant
 from bems.tracker.record import InvoiceRecord
@@ -59,6 +60,8 @@ class SqliteStore(Reader):
         self._courses: Cache[str, Course] = Cache(cached)
         self._turn, self._now = Changes(), Changes()
         self._unknown: set[str] = set()
+        self._no_invoices: set[str] = set()
+        self._no_executions: set[str] = set()
         self._earliest = NEVER
 
     def close(self) -> None:
@@ -82,7 +85,7 @@ class SqliteStore(Reader):
     def _settle(self) -> None:
         """Whatever was written so far stands, as far as the turn does."""
         if self._now:
-            self._now.pack(self._packing)
+            self._now.pack()
             self._turn.absorb(self._now)
             self._now = Changes()
 
@@ -95,7 +98,7 @@ class SqliteStore(Reader):
         lesson = self._packing.lesson()
         try:
             self._execute("BEGIN IMMEDIATE")
-            write(self._connection, turn, self._numbers)
+            write(self._connection, turn, self._packing, self._numbers)
             if lesson:
                 self._execute("INSERT INTO dictionaries VALUES (?, ?, ?)", lesson)
             self._execute("COMMIT")
@@ -113,6 +116,8 @@ class SqliteStore(Reader):
         self._courses.update(turn.courses)
         self._turn, self._now = Changes(), Changes()
         self._unknown.clear()
+        self._no_invoices.clear()
+        self._no_executions.clear()
 
     def probe(self) -> None:
         """See whether anything can be written at all. StoreFailed where it cannot."""
@@ -135,7 +140,7 @@ class SqliteStore(Reader):
 
     def record(self, invoice_id: str) -> InvoiceRecord | None:
         known = self._now.records.get(invoice_id) or self._turn.records.get(invoice_id) or self._records.get(invoice_id)
-        if known is not None:
+        if known is not None or invoice_id in self._no_invoices:
             return known
         record = super().record(invoice_id)
         if record is not None:
@@ -179,13 +184,14 @@ class SqliteStore(Reader):
 
     def _course(self, id: str) -> Course | None:
         known = self._now.courses.get(id) or self._turn.courses.get(id) or self._courses.get(id)
-        if known is not None:
+        if known is not None or id in self._no_executions:
             return known
         row = self._row("SELECT definition, stimuli, body FROM executions WHERE id = ?", id)
-        if row is None:
-            return None
-        execution, past = self._packing.read_execution(row[2])
-        course = Course(execution, row[0], row[1], past)
+        return self._read_course(id, *row) if row else None
+
+    def _read_course(self, id: str, definition: int | None, stimuli: int, body: bytes) -> Course:
+        execution, past = self._packing.read_execution(body)
+        course = Course(execution, definition, stimuli, past)
         self._courses.update({id: course})
         return course
 
@@ -272,10 +278,26 @@ class SqliteStore(Reader):
         row = self._row("SELECT digest FROM events WHERE event_id = ?", event_id)
         return packing.read_digest(row[0]) if row else None
 
-    def expect(self, event_ids: list[str]) -> None:
-        """These will be asked for in this turn: looking for all of them at once takes a fraction of the time."""
-        sql = "SELECT event_id FROM events WHERE event_id IN (SELECT value FROM json_each(?))"
-        self._unknown = set(event_ids).difference(id for (id,) in self._rows(sql, json.encode(event_ids).decode()))
+    def expect(self, events: list[Event]) -> None:
+        """These, their invoices and executions will be asked for in this turn: looking for all of them at once takes a
+        fraction of the time."""
+        ids = {event.event_id for event in events}
+        self._unknown = ids.difference(id for (id,) in self._those("SELECT event_id FROM events WHERE event_id", ids))
+        ids = {event.invoice_id for event in events if self._records.get(event.invoice_id) is None}
+        rows = self._those("SELECT invoice_id, record FROM invoices WHERE invoice_id", ids)
+        records = {id: self._packing.read_record(content) for id, content in rows}
+        self._records.update(records)
+        self._no_invoices = ids.difference(records)
+        # An invoice is stored with its executions: without it there is none.
+        self._no_executions = {execution_name(id, 1) for id in self._no_invoices}
+        names = {execution_name(record.invoice_id, record.run.number) for record in records.values()}
+        for id, *row in self._those("SELECT id, definition, stimuli, body FROM executions WHERE id", names):
+            self._read_course(id, *row)
+
+    def _those(self, sql: str, ids: set[str]) -> list[Any]:
+        if not ids:
+            return []
+        return self._rows(f"{sql} IN (SELECT value FROM json_each(?))", json.encode(sorted(ids)).decode())
 
     def add_event(self, event: Event) -> None:
         self._now.events[event.event_id] = event

@@ -288,7 +288,7 @@ class Writer:
         """One turn; whether there is more to be done at once."""
         now, answers, more = self._clock.now(), list[tuple[Waiting, Receipt | Exception]](), False
         try:
-            self._store.expect([item.event_id for item, _ in taken if isinstance(item, Event)])
+            self._store.expect([item for item, _ in taken if isinstance(item, Event)])
             for item, waiting in taken:
                 answers.append((waiting, self._handle(item, now)))
             if self._store.earliest <= now and time.monotonic() >= self._rest_until:

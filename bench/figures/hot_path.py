@@ -53,7 +53,7 @@ def _run(folder: Path, prefix: str, profiler: cProfile.Profile | None) -> tuple[
     read = time.process_time()
     for number in range(0, len(events), TURN):
         turn = events[number : number + TURN]
-        store.expect([event.event_id for event in turn])
+        store.expect(turn)
         for event in turn:
             with store.item():
                 cell.event(event, now)

@@ -45,6 +45,8 @@ def main() -> None:
     try:
         with console.status("") as status:
             outcome = measure(engines, folder, chosen.rounds, chosen.seconds, status.update)
+    except KeyboardInterrupt:
+        sys.exit(130)
     finally:
         end_children()
         shutil.rmtree(folder, ignore_errors=True)

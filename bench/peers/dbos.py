@@ -4,18 +4,16 @@ from pathlib import Path
 
 from bench.client import Client, Connection
 from bench.events import Event
-from bench.peers.engine import Engine, call, free_port
+from bench.peers.engine import Engine, call, free_port, uvicorn
 from bench.peers.postgres import Postgres
 from bench.peers.setup import locked_version, python_with
 from bench.processes import bytes_in
-
-SERVICES = Path(__file__).parent / "services"
 
 
 class Dbos(Engine):
     name = "DBOS"
     durable = "yes, fsync"
-    connections = (20, 200)
+    connections = (20, 64)
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,18 +28,9 @@ class Dbos(Engine):
 
     def start(self, folder: Path) -> Client:
         url, port, log = self._postgres.start(self.processes, folder), free_port(), folder / "dbos.log"
-        command = [self._python, "-m", "uvicorn", "--app-dir", SERVICES, "--host", "127.0.0.1", "--port", str(port)]
-        command += [
-            "--loop",
-            "uvloop",
-            "--http",
-            "httptools",
-            "--no-access-log",
-            "--log-level",
-            "warning",
-            "on_dbos:app",
-        ]
-        self.processes.start(command, log, environment={"DBOS_SYSTEM_DATABASE_URL": url})
+        self.processes.start(
+            uvicorn(self._python, "on_dbos:app", port), log, environment={"DBOS_SYSTEM_DATABASE_URL": url}
+        )
         self.processes.wait_until(lambda: call(port, "GET", "/health") == 200, log)
         self._empty.setdefault(folder, self._tables(folder))
         return Client(f"http://127.0.0.1:{port}", {"content-type": "application/json"}, post)

@@ -18,6 +18,7 @@ import psutil
 from bench.client import Client
 from bench.processes import cpu_seconds
 
+SERVICES = Path(__file__).parent / "services"
 PATIENCE = 90.0
 """Seconds within which an engine must have started."""
 
@@ -169,6 +170,13 @@ def call(port: int, method: str, path: str, body: bytes | None = None) -> int:
         return 0
     finally:
         connection.close()
+
+
+def uvicorn(python: Path, app: str, port: int) -> list[str | Path]:
+    """The command that serves an application of `services`."""
+    command: list[str | Path] = [python, "-m", "uvicorn", "--app-dir", SERVICES, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
+    return [*command, "--log-level", "warning", app]
 
 
 def _family(pid: int) -> list[psutil.Process]:

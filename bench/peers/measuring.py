@@ -17,8 +17,8 @@ from bench.peers.engine import Engine, Missing
 Invoice = Sequence[Event]
 """Its events, in the order of its stages."""
 
-OPEN = 8
-"""Invoices that each connection has open: an invoice's event follows after those of so many others."""
+OPEN = 2
+"""Invoices that each connection has open at a time. With more, the slowest engines would take ingestions only."""
 
 WARM_UP = 2.0
 WARMING, KILLED = 3_000, 3_000
@@ -146,7 +146,9 @@ class Outcome:
     """Seconds, by the engine's name."""
 
 
-def measure(engines: Sequence[Engine], folder: Path, rounds: int, seconds: float, say: Callable[[str], None]) -> Outcome:
+def measure(
+    engines: Sequence[Engine], folder: Path, rounds: int, seconds: float, say: Callable[[str], None]
+) -> Outcome:
     """The engines take turns, one running at a time, as often as there are rounds. One that cannot be had, or fails,
     loses its rows; the others go on."""
     outcome, present = Outcome(), list(engines)

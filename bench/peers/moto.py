@@ -9,9 +9,7 @@ from pathlib import Path
 
 from bench.client import Client, Connection
 from bench.events import Event
-from bench.peers.engine import Engine, Missing, call, free_port
-
-SERVICES = Path(__file__).parent / "services"
+from bench.peers.engine import Engine, Missing, call, free_port, uvicorn
 
 
 class Moto(Engine):
@@ -28,22 +26,11 @@ class Moto(Engine):
 
     def start(self, folder: Path) -> Client:
         port, log = free_port(), folder / "moto.log"
-        command = [sys.executable, "-m", "uvicorn", "--app-dir", SERVICES, "--host", "127.0.0.1", "--port", str(port)]
-        command += [
-            "--loop",
-            "uvloop",
-            "--http",
-            "httptools",
-            "--no-access-log",
-            "--log-level",
-            "warning",
-            "on_moto:app",
-        ]
-        self.processes.start(command, log)
+        self.processes.start(uvicorn(Path(sys.executable), "on_moto:app", port), log)
         self.processes.wait_until(lambda: call(port, "GET", "/health") == 200, log)
         return Client(f"http://127.0.0.1:{port}", {"content-type": "application/json"}, post)
 
-    def stored(self, folder: Path) -> None:
+    def stored(self, folder: Path) -> None:  # noqa: ARG002
         return None
 
 

@@ -48,7 +48,13 @@ class Postgres:
             if self._user:
                 os.chmod(folder.parent, 0o711)
                 shutil.chown(data, self._user)
-            make = [self._bin / "initdb", "--pgdata", data / "data", "--username=postgres", "--auth=trust"]
+            make: list[str | Path] = [
+                self._bin / "initdb",
+                "--pgdata",
+                data / "data",
+                "--username=postgres",
+                "--auth=trust",
+            ]
             made = subprocess.run(
                 [*make, "--encoding=UTF8", "--locale=C", "--no-instructions"],
                 user=self._user,
@@ -58,10 +64,10 @@ class Postgres:
             )
             if made.returncode:
                 raise RuntimeError(f"initdb failed: {made.stderr.strip()[-300:]}")
-        command = [self._bin / "postgres", "-D", data / "data", "-k", data, "-c", "listen_addresses="]
+        command: list[str | Path] = [self._bin / "postgres", "-D", data / "data", "-k", data, "-c", "listen_addresses="]
         # SIGINT is its fast shutdown, which ends with a checkpoint.
         processes.start(command, log, user=self._user, ended_by=signal.SIGINT)
-        ready = [self._bin / "pg_isready", "--quiet", "--host", data]
+        ready: list[str | Path] = [self._bin / "pg_isready", "--quiet", "--host", data]
         processes.wait_until(lambda: subprocess.run(ready).returncode == 0, log)
         return f"postgresql://postgres@/bems?host={data}"
 

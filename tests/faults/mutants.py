@@ -89,6 +89,10 @@ MUTANTS: dict[str, list[Change]] = {
         Change(sqlite.SqliteStore, "expect", "self._unknown = ", "self._unknown |= "),
         Change(sqlite.SqliteStore, "commit", "self._unknown.clear()", "pass"),
     ],
+    "an invoice that was not there in one turn is not looked for in the next": [
+        Change(sqlite.SqliteStore, "expect", "self._no_invoices = ", "self._no_invoices |= "),
+        Change(sqlite.SqliteStore, "commit", "self._no_invoices.clear()", "pass"),
+    ],
     "a failed commit takes its numbers along": [
         Change(
             sqlite.SqliteStore,

@@ -26,6 +26,7 @@ FOUND_BY = {
     "a turn is stored in two transactions": 1,
     "repeats are not looked for": 2,
     "what was looked up for a turn is believed in the next": 4,
+    "an invoice that was not there in one turn is not looked for in the next": 3,
     "a failed commit takes its numbers along": 3,
     "a row leads to the one before of another invoice": 3,
     "a timer that was moved stays where it was": 1,

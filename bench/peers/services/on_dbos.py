@@ -1,7 +1,9 @@
 """An invoice as a workflow of DBOS, which waits for a message of each stage. Its id is the invoice's."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,6 +35,8 @@ async def invoice(event: dict[str, Any]) -> list[Any]:
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    # DBOS works on the loop's threads, of which there are few where processors are; it has 20 connections.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(20))
     DBOS.launch()
     yield
     DBOS.destroy()

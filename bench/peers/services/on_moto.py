@@ -85,9 +85,9 @@ class Invoices:
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
         invoices = Invoices()
-        # moto has no types for what is replaced here.
-        lambda_eval_utils._invoke_lambda_function = invoices.register
-        AmazonStateLanguageParser.parse = functools.cache(AmazonStateLanguageParser.parse)
+        lambda_eval_utils._invoke_lambda_function = invoices.register  # type: ignore[assignment]
+        parse = functools.cache(AmazonStateLanguageParser.parse)
+        AmazonStateLanguageParser.parse = parse  # type: ignore[method-assign]
         app.add_route("/invoices/{stage}", invoices.take, methods=["POST"])
         yield
 
