@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -13,52 +14,62 @@ from bench.calibration import calibrate, calibrate_beside_others
 from bench.figures import Figure, dashboards, hot_path, million, open_loop, replay, storage, throughput
 from bench.results import table, write_section
 
-FIGURES: dict[str, Callable[[Path], Iterator[Figure]]] = {
-    "throughput": throughput.measure,
-    "open_loop": open_loop.measure,
-    "storage": storage.measure,
-    "hot_path": hot_path.measure,
-    "replay": replay.measure,
-    "dashboards": dashboards.measure,
-    "million": million.measure,
+
+class Part(NamedTuple):
+    """A part of the results."""
+
+    title: str
+    measure: Callable[[Path], Iterator[Figure]]
+
+
+PARTS = {
+    "throughput": Part("What an event costs", throughput.measure),
+    "open_loop": Part("A month's end, and past capacity", open_loop.measure),
+    "storage": Part("Storage", storage.measure),
+    "hot_path": Part("The hot path by function", hot_path.measure),
+    "replay": Part("Replay", replay.measure),
+    "dashboards": Part("Dashboards", dashboards.measure),
+    "million": Part("A million open invoices", million.measure),
 }
+
+HEAD = ("figure", "measured", "must reach", "aim", "", "calibration alone / beside others, ms")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m bench", description=__doc__, epilog="Example: python -m bench throughput storage"
     )
-    parser.add_argument("figures", nargs="*", help=f"some of {', '.join(FIGURES)}; all of them, if none is named")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; all, if none is named")
     parser.add_argument("--folder", type=Path, help="where the cells' stores are put for the while")
+    parser.add_argument("--dry", action="store_true", help="only print; write nothing into bench/RESULTS.md")
     chosen = parser.parse_args()
-    unknown = set(chosen.figures) - set(FIGURES)
+    unknown = set(chosen.parts) - set(PARTS)
     if unknown:
-        parser.error(f"no such figure: {', '.join(sorted(unknown))}; choose from {', '.join(FIGURES)}")
-    names, console = chosen.figures or list(FIGURES), Console(stderr=True)
-    rows = []
+        parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+    console = Console(stderr=True)
     with console.status("") as status:
-        for name in names:
+        for name in chosen.parts or PARTS:
             status.update(f"Measuring {name} ...")
-            begun, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="bems-bench-", dir=chosen.folder))
-            try:
-                for figure in FIGURES[name](folder):
-                    row = (*figure[:4], _verdict(figure), f"{calibrate():.1f} / {calibrate_beside_others():.1f}")
-                    rows.append(row)
-                    console.print(f"{figure.name}: {figure.measured.replace('<br>', '; ')} {row[4]}", highlight=False)
-            except BaseException:
-                for log in folder.glob("*.log"):
-                    console.print(f"The end of {log.name}:\n{log.read_text()[-2_000:]}", style="red", markup=False)
-                raise
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+            begun = time.monotonic()
+            rows = list(_measure(PARTS[name], chosen.folder, console))
+            if not chosen.dry:
+                write_section(name, PARTS[name].title, table(HEAD, rows))
             console.print(f"[dim]{name}: {time.monotonic() - begun:.0f} s[/dim]")
-    if names == list(FIGURES):
-        head = ("figure", "measured", "must reach", "aim", "", "calibration alone / beside others, ms")
-        write_section("cell", "The embedded cell", table(head, rows))
 
 
-def _verdict(figure: Figure) -> str:
-    return "" if figure.met is None else "reached" if figure.met else "**short of it**"
+def _measure(part: Part, parent: Path | None, console: Console) -> Iterator[tuple[str, ...]]:
+    folder = Path(tempfile.mkdtemp(prefix="bems-bench-", dir=parent))
+    try:
+        for figure in part.measure(folder):
+            verdict = "" if figure.met is None else "reached" if figure.met else "**short of it**"
+            console.print(f"{figure.name}: {figure.measured.replace('<br>', '; ')} {verdict}", highlight=False)
+            yield *figure[:4], verdict, f"{calibrate():.1f} / {calibrate_beside_others():.1f}"
+    except BaseException:
+        for log in folder.glob("*.log"):
+            console.print(f"The end of {log.name}:\n{log.read_text()[-2_000:]}", style="red", markup=False)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-SECTIONS = ("cell", "peers", "faults")
+SECTIONS = ("throughput", "open_loop", "storage", "hot_path", "replay", "dashboards", "million", "peers", "faults")
 """In the order in which they stand in the file."""
 
 HEAD = """# Results
 
-Written by `make bench` (the cell), `make bench-peers` (the peers beside it) and `make faults`; never by hand.
-What each figure means, and how it is taken: [docs/benchmarks.md](../docs/benchmarks.md).
+Written by `make bench` (the embedded cell), `make bench-peers` (others beside it) and `make faults`; never by hand.
+Each part says when and where it was measured; only figures of one run can be compared. What they mean, and how they
+are taken: [docs/benchmarks.md](../docs/benchmarks.md).
 """
 
 

@@ -37,8 +37,12 @@ QUEUED = 10_000
 TURN = 1_000
 """So many items make a turn at most."""
 
-DUE = 200
+DUE = 100
 """And so much of what is due: where a hundred thousand timers are, whoever sends an event waits for no more of them."""
+
+FEW, GATHER = 8, 0.003
+"""Where several senders send and fewer items than this came in during a turn, so many seconds are waited for more: a
+turn of few costs nearly as much as one of many. Whoever sends one after the other never waits."""
 
 SHORTEST = 0.001
 """Seconds that it sleeps at the least, if it sleeps at all."""
@@ -241,7 +245,9 @@ class Writer:
         try:
             while not self._finished():
                 more = self.turn()
-                if not more:
+                if 0 < len(self._queue) < FEW:
+                    time.sleep(GATHER)
+                elif not more:
                     self._sleep()
         except BaseException:
             log.critical("the writer died; nothing more is taken", exc_info=True)

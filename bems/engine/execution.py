@@ -106,8 +106,8 @@ class Execution:
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from a new execution's, by name."""
-        blank = _BLANK
-        return {name: value for name, value in zip(_NAMES, _values(self), strict=True) if value != blank.get(name, ...)}
+        values = zip(_NAMES, _values(self), _BLANK, strict=True)
+        return {name: value for name, value, blank in values if value != blank}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Execution":
@@ -116,7 +116,7 @@ class Execution:
 
 
 _NAMES: Final = tuple(field.name for field in fields(Execution))
-_BLANK: Final = {field.name: field.default for field in fields(Execution) if field.name not in ("id", "name")}
+_BLANK: Final = tuple(... if field.name in ("id", "name") else field.default for field in fields(Execution))
 _values = attrgetter(*_NAMES)
 
 

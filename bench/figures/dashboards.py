@@ -29,16 +29,16 @@ _VALUES = {
     "cell": "'bench'",
     "recorded_at": f"make_timestamp({START} + seq * ({DAYS * DAY} // {ROWS}))",
     "stage": f"{_STAGES}[seq % 4 + 1]",
-    "transition_id": "'t' || seq",
+    "transition_id": "seq",
     "kind": "if(alert, 'alert', 'event')",
     "from_status": f"if(seq % 4 = 0, NULL, {_STATUSES}[if(alert, seq % 4 + 1, seq % 4)])",
     "to_status": f"{_STATUSES}[seq % 4 + 1]",
     "outcome": f"if(alert, NULL, {_OUTCOMES}[seq % 4 + 1])",
-    "event_id": "if(alert, NULL, 'E-' || seq)",
+    "event_id": "if(alert, NULL, seq)",
     "superseded": "h % 97 = 0 AND NOT alert",
     "amount": "(h % 10000000) / 100",
     "currency": "['EUR', 'USD', 'GBP', 'JPY', 'CHF', 'INR', 'BRL', 'SGD'][h % 8 + 1]",
-    "vendor_id": "'V-' || (h % 5000)",
+    "vendor_id": "h % 5000",
     "vendor_tier": "['gold', 'silver', 'standard'][h % 3 + 1]",
     "terms_days": "30",
     "due_date": "NULL",
@@ -55,7 +55,7 @@ class LastRow:
 
     def __init__(self, seq: int) -> None:
         self._row = Transition(
-            transition_id=f"t{seq}",
+            transition_id=f"{seq}",
             invoice_id="INV",
             kind="event",
             stage="posting",

@@ -14,10 +14,10 @@ from bench.events import Event, lifecycles
 from bench.figures import Figure
 
 RATE, SECONDS = 1_000, 60
-LOOKED_AT = 20
+LOOKED_AT = 200
 """Of so many events, one is looked for in `GET /invoices/{id}` as soon as it is answered."""
 
-OVERLOAD, OVERLOAD_SECONDS = 8_000, 20
+OVERLOAD, OVERLOAD_SECONDS = 8_000, 10
 
 
 def measure(folder: Path) -> Iterator[Figure]:

@@ -11,16 +11,16 @@ from bench.results import describe_run, table, write_section
 def test_a_section_takes_the_place_of_its_last_version_and_leaves_the_others(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
     write_section("faults", "Faults", "| a |\n| b |", path)
-    write_section("cell", "The cell", "first", path)
+    write_section("throughput", "The cell", "first", path)
     write_section("peers", "Beside others", "peers' table", path)
-    write_section("cell", "The cell", "second", path)
+    write_section("throughput", "The cell", "second", path)
     text = path.read_text()
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["The cell", "Beside others", "Faults"]
     assert "second" in text and "first" not in text
     assert "peers' table" in text and "| a |\n| b |" in text
     assert text.startswith("# Results\n") and text.count("# Results\n") == 1
     before = text
-    write_section("cell", "The cell", "second", path)
+    write_section("throughput", "The cell", "second", path)
     assert re.sub(r"\d\d:\d\d", "", path.read_text()) == re.sub(r"\d\d:\d\d", "", before)
 
 
