@@ -12,7 +12,7 @@ from tests.faults.mutants import MUTANTS, find
 from tests.faults.simulation import play
 
 LONG = bool(os.environ.get("BEMS_LONG"))
-CHUNK, CHUNKS = (100, 100) if LONG else (10, 5)
+CHUNK, CHUNKS = (100, int(os.environ.get("BEMS_SEEDS", "10000")) // 100) if LONG else (10, 5)
 
 FOUND_BY = {
     "commits are not synced": 2,
