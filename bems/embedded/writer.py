@@ -1,8 +1,8 @@
 """The writer: the one thread that owns a durable cell.
 
 Each turn takes all that came in since the last one (events, commands, what is due), asks the cell, and commits it in
-one transaction; only then are the callers answered. So an answered event is durable, and batches come from load, or from
-a wait of milliseconds for more, where several senders send.
+one transaction; only then are the callers answered. So an answered event is durable, and batches come from load, or
+from a wait of milliseconds for more, where several senders send.
 
 Each item is for itself: one whose handling raises is undone and leaves the others alone. Such an event is accepted all
 the same, for it is durable: it is tried again with backoff, and then set aside until somebody has it redriven. A timer
