@@ -11,6 +11,7 @@ import time
 import traceback
 from typing import NamedTuple
 
+import apsw
 from msgspec import structs
 
 from bems.embedded.alerting.delivery import Delivery, Destination, NotDelivered, Now
@@ -111,8 +112,11 @@ class Courier:
             return self._dispatch() if self._stop_by is None else LATEST
         except Exception as error:
             # What came back is kept until it is settled, and nothing is sent meanwhile: it would be sent for ever.
-            log.exception("%s: the outbox cannot be used", self.key)
-            self.failing = f"the outbox cannot be used: {error}"
+            trouble = f"the outbox cannot be used: {error}"
+            # Once: it is tried again every second.
+            if trouble != self.failing:
+                log.error("%s: %s", self.key, trouble, exc_info=not isinstance(error, apsw.Error))
+            self.failing = trouble
             return None
 
     def _sleep(self, wake: Instant | None) -> None:

@@ -618,12 +618,13 @@ def test_alerts_that_cannot_be_read_are_read_later(home: Home, caplog: pytest.Lo
 
 
 def test_an_outbox_that_cannot_be_written_has_nothing_sent_again_and_again(
-    home: Home, monkeypatch: pytest.MonkeyPatch
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    full = [True]
+    full, tries = [True], []
     removed = Outbox.remove
 
     def remove(outbox: Outbox, delivery: Any) -> None:
+        tries.append(delivery)
         if full[0]:
             raise apsw.FullError("database or disk is full")
         removed(outbox, delivery)
@@ -635,7 +636,10 @@ def test_an_outbox_that_cannot_be_written_has_nothing_sent_again_and_again(
     deliveries = home.open(desk)
     until(lambda: deliveries.failing is not None)
     assert deliveries.failing == "desk: the outbox cannot be used: database or disk is full"
+    until(lambda: len(tries) > 2)
     assert desk.taken == ["A.1"]
+    assert caplog.text.count("outbox cannot be used") == 1
+    assert "Traceback" not in caplog.text
     full[0] = False
     desk.wait(taken=2)
     until(lambda: deliveries.delivered() == 2)

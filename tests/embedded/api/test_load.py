@@ -212,7 +212,9 @@ def test_the_books_show_a_row_that_is_missing(own: Cell) -> None:
     until(lambda: own.get("/books")["balanced"] is True)
     database = own.service.analytics._database
     assert database is not None
-    database._execute("DELETE FROM transitions WHERE seq = 3")
+    # The connection itself is the feeding thread's.
+    with database._cursor() as cursor:
+        cursor.execute("DELETE FROM transitions WHERE seq = 3")
     books = own.get("/books")
     assert (books["accepted"], books["applied"], books["transitions"], books["analytics"]) == (5, 4, 5, 4)
     assert books["balanced"] is False
