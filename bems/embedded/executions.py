@@ -45,7 +45,7 @@ class Executions:
         """Start by name; one that already exists is the same one."""
         name = execution.name
         if self._store.execution(name) is None:
-            self._store.put_execution(new_execution(name), self._machine.digest)
+            self._store.add_execution(new_execution(name), self._machine.digest)
             self._stimulate(name, Start(execution.input), now)
 
     def answer(self, answer: AnswerToken, now: Instant) -> None:
@@ -82,8 +82,7 @@ class Executions:
         if execution is None or execution.finished:
             return
         execution, effects, _ = step(self._histories.machine_of(id), execution, stimulus, now)
-        self._store.put_execution(execution)
-        self._store.add_stimulus(id, stimulus, now)
+        self._store.advance(execution, stimulus, now)
         for effect in effects:
             if isinstance(effect, Invoke):
                 self._waiting.append((id, self._call(effect, now)))

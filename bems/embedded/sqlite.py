@@ -162,21 +162,19 @@ class SqliteStore(Reader):
         course = self._course(id)
         return course.execution if course else None
 
-    def put_execution(self, execution: Execution, definition: str | None = None) -> None:
-        id = execution.id
+    def add_execution(self, execution: Execution, definition: str) -> None:
         self._expect_due(execution.due)
-        course = None if definition else self._course(id)
-        if course:
-            _, number, stimuli, past = course
-            self._now.courses[id] = Course(execution, number, stimuli, past)
-        else:
-            self._now.courses[id] = Course(execution, self._definitions[definition] if definition else None)
+        self._now.courses[execution.id] = Course(execution, self._definitions[definition])
 
-    def add_stimulus(self, execution_id: str, stimulus: Stimulus, at: Instant) -> None:
-        """One more piece of its past, which is part of its row: a run of thousands of stimuli has a large row."""
-        execution, definition, stimuli, past = self._courses_of(execution_id)
+    def advance(self, execution: Execution, stimulus: Stimulus, at: Instant) -> None:
+        """Its past is part of its row: a run of thousands of stimuli has a large row. KeyError: it was never added."""
+        self._expect_due(execution.due)
+        course = self._course(execution.id)
+        if course is None:
+            raise KeyError(execution.id)
+        _, definition, stimuli, past = course
         past += packing.pack_stimulus(stimulus, at)
-        self._now.courses[execution_id] = Course(execution, definition, stimuli + 1, past)
+        self._now.courses[execution.id] = Course(execution, definition, stimuli + 1, past)
 
     def stimuli(self, execution_id: str) -> list[tuple[Stimulus, Instant]]:
         course = self._course(execution_id)
@@ -193,12 +191,6 @@ class SqliteStore(Reader):
         execution, past = self._packing.read_execution(body)
         course = Course(execution, definition, stimuli, past)
         self._courses.update({id: course})
-        return course
-
-    def _courses_of(self, id: str) -> Course:
-        course = self._course(id)
-        if course is None:
-            raise KeyError(id)
         return course
 
     # -- definitions
@@ -264,7 +256,7 @@ class SqliteStore(Reader):
         return sorted(one for one in due if one not in postponed)
 
     def postpone(self, due: Due, until: Instant) -> None:
-        """Do not say that it is due before `until`, or the next `put` of its record or execution."""
+        """Do not say that it is due before `until`, or its record or execution is put anew."""
         self._now.postponed[due] = until
 
     # -- events and their letters

@@ -63,8 +63,12 @@ class Store(Protocol):
 
     def execution(self, id: str) -> Execution | None: ...
 
-    def put_execution(self, execution: Execution, definition: str | None = None) -> None:
-        """`definition` is the digest of the machine that a new execution is started with. It keeps it."""
+    def add_execution(self, execution: Execution, definition: str) -> None:
+        """A new one. `definition` is the digest of the machine that it is started with. It keeps it."""
+        ...
+
+    def advance(self, execution: Execution, stimulus: Stimulus, at: Instant) -> None:
+        """The execution as one more stimulus left it, which is kept too."""
         ...
 
     def definition_of(self, execution_id: str) -> str | None:
@@ -76,7 +80,7 @@ class Store(Protocol):
         ...
 
     def next_due(self) -> Due | None:
-        """What is due first. It stays until a `put` of its record or execution moves it."""
+        """What is due first. It stays until its record or execution is put anew."""
         ...
 
     def digest(self, event_id: str) -> str | None:
@@ -84,8 +88,6 @@ class Store(Protocol):
         ...
 
     def add_event(self, event: Event) -> None: ...
-
-    def add_stimulus(self, execution_id: str, stimulus: Stimulus, at: Instant) -> None: ...
 
     def stimuli(self, execution_id: str) -> list[tuple[Stimulus, Instant]]: ...
 
@@ -135,7 +137,15 @@ class MemoryStore:
     def execution(self, id: str) -> Execution | None:
         return self._executions.get(id)
 
-    def put_execution(self, execution: Execution, definition: str | None = None) -> None:  # noqa: ARG002
+    def add_execution(self, execution: Execution, definition: str) -> None:  # noqa: ARG002
+        self._put_execution(execution)
+
+    def advance(self, execution: Execution, stimulus: Stimulus, at: Instant) -> None:
+        self._put_execution(execution)
+        if self._keep_history:
+            self._stimuli.setdefault(execution.id, []).append((stimulus, at))
+
+    def _put_execution(self, execution: Execution) -> None:
         if execution.finished and not self._keep_history:
             self._executions.pop(execution.id, None)
             return
@@ -183,10 +193,6 @@ class MemoryStore:
 
     def add_event(self, event: Event) -> None:
         self._digests[event.event_id] = event.digest
-
-    def add_stimulus(self, execution_id: str, stimulus: Stimulus, at: Instant) -> None:
-        if self._keep_history:
-            self._stimuli.setdefault(execution_id, []).append((stimulus, at))
 
     def stimuli(self, execution_id: str) -> list[tuple[Stimulus, Instant]]:
         return self._stimuli.get(execution_id, [])

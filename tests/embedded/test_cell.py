@@ -88,7 +88,7 @@ def test_a_run_that_somebody_stopped_is_replaced_when_its_alert_is_due(cell: Cel
     execution = store.execution(RUN_1)
     assert execution
     stopped, _, _ = step(load_machine(), execution, Stop(), NOW + HOUR)
-    store.put_execution(stopped)
+    store.advance(stopped, Stop(), NOW + HOUR)
     while cell.fire_next(NOW + 4 * DAY) is not None:
         pass
     assert [alert.step for alert in store.alerts] == [1]

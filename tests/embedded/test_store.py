@@ -70,12 +70,15 @@ def test_an_execution_keeps_its_state_and_its_past(store: AnyStore, request: pyt
     assert store.execution("x-1") is None
     assert store.stimuli("x-1") == []
     execution = new_execution("x-1")
-    store.put_execution(execution, load_machine().digest)
+    store.add_execution(execution, load_machine().digest)
     settle(store, request)
     assert store.execution("x-1") == execution
-    store.add_stimulus("x-1", Start({"a": [1, None, "é"]}), NOW)
+    execution = execution.copy()
+    execution.status = "RUNNING"
+    store.advance(execution, Start({"a": [1, None, "é"]}), NOW)
     settle(store, request)
-    store.add_stimulus("x-1", TimerFired(), NOW + 1)
+    assert store.execution("x-1") == execution
+    store.advance(execution, TimerFired(), NOW + 1)
     settle(store, request)
     assert store.stimuli("x-1") == [(Start({"a": [1, None, "é"]}), NOW), (TimerFired(), NOW + 1)]
 
@@ -96,12 +99,12 @@ def test_what_is_due_first_moves_with_every_put(store: AnyStore, request: pytest
         assert store.next_due() == Due(at, "check", "INV-1")
     execution = new_execution("x-1")
     execution.status, execution.timer_at = "RUNNING", NOW + 1
-    store.put_execution(execution, load_machine().digest)
+    store.add_execution(execution, load_machine().digest)
     settle(store, request)
     assert store.next_due() == Due(NOW + 1, "timer", "x-1")
     execution = execution.copy()
     execution.timer_at = NOW + 2
-    store.put_execution(execution)
+    store.advance(execution, TimerFired(), NOW)
     settle(store, request)
     assert store.next_due() == Due(NOW + 2, "check", "INV-1"), "at the same instant, in the order of the alphabet"
     store.put_record(RECORD)
@@ -109,7 +112,7 @@ def test_what_is_due_first_moves_with_every_put(store: AnyStore, request: pytest
     assert store.next_due() == Due(NOW + 2, "timer", "x-1")
     execution = execution.copy()
     execution.status = "SUCCEEDED"
-    store.put_execution(execution)
+    store.advance(execution, TimerFired(), NOW)
     settle(store, request)
     assert store.next_due() is None
 
