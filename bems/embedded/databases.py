@@ -63,7 +63,10 @@ def open_database(path: Path, migrations: Sequence[Migration], application: int)
             # Half the usual: an event changes a few rows here and there, and the log gets a page for each.
             connection.execute("PRAGMA page_size = 2048")
         _migrate(connection, version, migrations, application)
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY"):
+        # It says what came of it and raises nothing. In any other mode a commit might be undone by a power cut.
+        if connection.execute("PRAGMA journal_mode = WAL").get != "wal":
+            raise StoreRefused(f"{path} cannot be written: SQLite can keep no write-ahead log beside it")
+        for pragma in ("synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA wal_autocheckpoint = 8000")
         # A log that readers made grow gives its room back.

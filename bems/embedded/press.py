@@ -33,6 +33,7 @@ class Press:
         self._read = read
         self._decompressors = {number: _decompressor(content) for number, content in dictionaries.items()}
         self._samples: list[bytes | bytearray | memoryview] = []
+        self._learned = b""
         self._packed = 0
         self._newest = max(dictionaries)
         self._lesson = NEXT_LESSON if self._newest else FIRST_LESSON
@@ -66,23 +67,28 @@ class Press:
         return self._decompressors[number].decompress(memoryview(content)[1:])
 
     def lesson(self) -> tuple[int, bytes] | None:
-        """Number and content of a better dictionary, if it is time for one."""
+        """Number and content of a better dictionary, if it is time for one: the same until it is adopted."""
         if self._packed < self._lesson or self._newest == MOST:
             return None
-        try:
-            content = zstandard.train_dictionary(SIZE, self._samples).as_bytes()
-        except zstandard.ZstdError:
-            # They have too little in common.
-            content = None
-        self._samples = []
-        self._lesson *= 10
-        return None if content is None else (self._newest + 1, content)
+        if not self._learned:
+            try:
+                self._learned = zstandard.train_dictionary(SIZE, self._samples).as_bytes()
+            except zstandard.ZstdError:
+                # They have too little in common.
+                self._wait_for_more()
+                return None
+        return self._newest + 1, self._learned
 
     def adopt(self, number: int, content: bytes) -> None:
         """Compress against this one from now on."""
         self._newest = number
         self._decompressors[number] = _decompressor(content)
         self._prepare(content)
+        self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
+        self._samples, self._learned = [], b""
+        self._lesson *= 10
 
 
 def _decompressor(content: bytes) -> zstandard.ZstdDecompressor:

@@ -277,14 +277,19 @@ class SqliteStore(Reader):
         self._unknown = ids.difference(id for (id,) in self._those("SELECT event_id FROM events WHERE event_id", ids))
         ids = {event.invoice_id for event in events if self._records.get(event.invoice_id) is None}
         rows = self._those("SELECT invoice_id, record FROM invoices WHERE invoice_id", ids)
-        records = {id: self._packing.read_record(content) for id, content in rows}
+        records = {}
+        for id, content in rows:
+            # One that cannot be read fails the item that comes upon it, and no other.
+            with suppress(Exception):
+                records[id] = self._packing.read_record(content)
         self._records.update(records)
-        self._no_invoices = ids.difference(records)
+        self._no_invoices = ids.difference(id for id, _ in rows)
         # An invoice is stored with its executions: without it there is none.
         self._no_executions = {execution_name(id, 1) for id in self._no_invoices}
         names = {execution_name(record.invoice_id, record.run.number) for record in records.values()}
         for id, *row in self._those("SELECT id, definition, stimuli, body FROM executions WHERE id", names):
-            self._read_course(id, *row)
+            with suppress(Exception):
+                self._read_course(id, *row)
 
     def _those(self, sql: str, ids: set[str]) -> list[Any]:
         if not ids:

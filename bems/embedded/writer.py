@@ -13,10 +13,9 @@ import logging
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 from bems.embedded.cell import Cell
 from bems.embedded.clock import RunningClock
@@ -73,28 +72,12 @@ class Redrive:
 Item = Event | Command | Redrive
 
 
-class Waiting(Protocol):
-    """Somebody who waits for what becomes of an item. Called in the writer's thread."""
+Answer = Receipt | Exception
+"""What became of an item, which is durable; or why it could not be stored: then it was not accepted, and is to be sent
+again. A repeat is harmless, and is told so."""
 
-    def begin(self) -> bool:
-        """Its turn begins; False: it was taken back."""
-        ...
-
-    def answer(self, answer: Receipt | Exception) -> None:
-        """It is durable, or failed."""
-        ...
-
-
-class _WaitingFuture:
-    def __init__(self, future: "Future[Receipt]") -> None:
-        self.begin = future.set_running_or_notify_cancel
-        self._future = future
-
-    def answer(self, answer: Receipt | Exception) -> None:
-        if isinstance(answer, Exception):
-            self._future.set_exception(answer)
-        else:
-            self._future.set_result(answer)
+Tell = Callable[[Answer], None]
+"""Tells somebody who waits. Called in the writer's thread."""
 
 
 def open_writer(folder: Path, policy: Policy, clock: RunningClock) -> "Writer":
@@ -130,7 +113,7 @@ class Writer:
         self._clock = clock
         self._queued = queued
         self._limit = turn
-        self._queue: deque[tuple[Item, Waiting]] = deque()
+        self._queue: deque[tuple[Item, Tell]] = deque()
         self._changed = threading.Condition()
         self._poked = False
         self._open = True
@@ -146,29 +129,17 @@ class Writer:
         self._thread.start()
         return self
 
-    def submit(self, item: Event | Command) -> "Future[Receipt]":
-        """Hand in an event that passed the gate, or a command.
-
-        The future holds what became of it once that is durable, and StoreFailed where it could not be stored: then it
-        was not accepted, and is to be sent again. A repeat is harmless, and is told so. Cancelling the future takes the
-        item back, if its turn has not begun. Raises Busy or Stopped at once.
-        """
-        return self._submit(item)
-
-    def hand_in(self, item: Item, waiting: Waiting) -> None:
-        """`submit` for many: what becomes of it is told to whoever waits, in the writer's thread."""
+    def submit(self, item: Item, tell: Tell) -> None:
+        """Hand in an event that passed the gate, a command, or a redrive, whose answer says why it failed again if it
+        is `refused`. Busy or Stopped at once."""
         with self._changed:
             if not self._open:
                 raise Stopped("the cell is stopping")
             if len(self._queue) >= self._queued:
                 raise Busy(f"{self._queued} items are waiting already")
-            self._queue.append((item, waiting))
+            self._queue.append((item, tell))
             if len(self._queue) == 1:
                 self._changed.notify()
-
-    def redrive(self, event_id: str) -> "Future[Receipt]":
-        """Handle a dead letter again, or one that is yet to be tried again, now. `refused` says why it failed again."""
-        return self._submit(Redrive(event_id))
 
     def poke(self) -> None:
         """Look at the clock: it was moved."""
@@ -211,9 +182,8 @@ class Writer:
         if self._thread.ident is not None:
             self._thread.join()
         while self._queue:
-            _, waiting = self._queue.popleft()
-            if waiting.begin():
-                waiting.answer(Stopped("the writer was never started"))
+            _, tell = self._queue.popleft()
+            tell(Stopped("the writer was never started"))
 
     def stop(self) -> None:
         """Finish, and give the folder up. Returns when that is done; twice is harmless."""
@@ -227,11 +197,6 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-    def _submit(self, item: Item) -> "Future[Receipt]":
-        future: Future[Receipt] = Future()
-        self.hand_in(item, _WaitingFuture(future))
-        return future
 
     # -- its own thread
 
@@ -257,20 +222,18 @@ class Writer:
             self._open = False
             left = list(self._queue)
             self._queue.clear()
-        for _, waiting in left:
-            if waiting.begin():
-                waiting.answer(Stopped("the writer died before it came to this"))
+        for _, tell in left:
+            tell(Stopped("the writer died before it came to this"))
 
     def _finished(self) -> bool:
         with self._changed:
             return not self._open and not self._queue
 
-    def _take(self) -> list[tuple[Item, Waiting]]:
+    def _take(self) -> list[tuple[Item, Tell]]:
         with self._changed:
             self._poked = False
             count = min(len(self._queue), self._limit)
-            taken = [self._queue.popleft() for _ in range(count)]
-        return [(item, waiting) for item, waiting in taken if waiting.begin()]
+            return [self._queue.popleft() for _ in range(count)]
 
     def _sleep(self) -> None:
         """Until something comes in, or something is due."""
@@ -291,31 +254,35 @@ class Writer:
             if seconds > 0 and self._open and not self._queue and not self._poked:
                 self._changed.wait(seconds)
 
-    def _turn(self, taken: list[tuple[Item, Waiting]]) -> bool:
+    def _turn(self, taken: list[tuple[Item, Tell]]) -> bool:
         """One turn; whether there is more to be done at once."""
-        now, answers, more = self._clock.now(), list[tuple[Waiting, Receipt | Exception]](), False
+        now, answers, more = self._clock.now(), list[tuple[Tell, Answer]](), False
         try:
             self._store.expect([item for item, _ in taken if isinstance(item, Event)])
-            for item, waiting in taken:
-                answers.append((waiting, self._handle(item, now)))
+            for item, tell in taken:
+                answers.append((tell, self._handle(item, now)))
             if self._store.earliest <= now and time.monotonic() >= self._rest_until:
                 more = self._do_what_is_due(now)
             self._store.commit()
+        except Exception as error:
+            self._fail(error, [tell for _, tell in taken])
+            return False
+        for tell, answer in answers:
+            tell(answer)
+        try:
             if self._failing:
                 self._store.probe()
             if self._store.earliest <= now:
                 self._store.find_earliest()
-        except Exception as error:
-            self._fail(error, [waiting for _, waiting in taken])
+        except StoreFailed as error:
+            self._fail(error, [])
             return False
         if self._failing:
             log.warning("turns are stored again")
             self._failing = None
-        for waiting, answer in answers:
-            waiting.answer(answer)
         return more
 
-    def _fail(self, error: Exception, taken: list[Waiting]) -> None:
+    def _fail(self, error: Exception, taken: list[Tell]) -> None:
         """The turn is void: nobody was told that it was not."""
         # Once: while a disk is full, every turn would say the same.
         if self._failing != str(error):
@@ -323,10 +290,10 @@ class Writer:
         self._store.rollback()
         self._failing = str(error)
         self._rest_until = time.monotonic() + LOOK_EVERY
-        for waiting in taken:
-            waiting.answer(error)
+        for tell in taken:
+            tell(error)
 
-    def _handle(self, item: Item, now: Instant) -> Receipt | Exception:
+    def _handle(self, item: Item, now: Instant) -> Answer:
         try:
             if isinstance(item, Redrive):
                 return self._redrive(item.event_id, now)
@@ -341,7 +308,7 @@ class Writer:
             log.exception("the event %s of %s failed", item.event_id, item.invoice_id)
             return self._accept_for_later(item, now, error)
 
-    def _accept_for_later(self, event: Event, now: Instant, error: Exception) -> Receipt | Exception:
+    def _accept_for_later(self, event: Event, now: Instant, error: Exception) -> Answer:
         """The event is durable, though nothing has come of it yet. One that cannot even be stored was not accepted."""
         try:
             with self._store.item():
@@ -360,10 +327,10 @@ class Writer:
         return self._try_again(letter, now)
 
     def _try_again(self, letter: Letter, now: Instant) -> Receipt:
-        event = self._store.event(letter.event_id)
-        assert event is not None, "a letter is written with its event"
         try:
             with self._store.item():
+                event = self._store.event(letter.event_id)
+                assert event is not None, "a letter is written with its event"
                 self._cell.redrive(event, now)
                 self._store.drop_letter(letter.event_id)
         except StoreFailed:

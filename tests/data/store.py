@@ -24,13 +24,14 @@ from bems.embedded.generator import EVERYDAY, generate
 from bems.embedded.keys import KEYS, Keys
 from bems.embedded.schema import DATABASE, MIGRATIONS
 from bems.embedded.sqlite import SqliteStore
-from bems.embedded.writer import Writer, open_writer
+from bems.embedded.writer import Redrive, Writer, open_writer
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Verb
 from bems.tracker.contract import Event
 from bems.tracker.gate import read_line
 from bems.tracker.instants import DAY, SECOND, Instant, parse
 from bems.tracker.projection import project
 from bems.tracker.requests import Role
+from tests.embedded.submitting import submit
 from tests.tracker.samples import plain_policy
 
 HERE = Path(__file__).parent
@@ -72,19 +73,19 @@ class Life:
     def move_to(self, instant: Instant) -> None:
         """What is due by then is done when this returns: it is, in each turn before its answers."""
         self.clock.move_to(instant)
-        self.writer.redrive("nothing").result(SOON)
+        submit(self.writer, Redrive("nothing")).result(SOON)
 
     def send(self, events: Iterable[Event]) -> list[str]:
         results: list[str] = []
         for event in events:
             self.move_to(event.occurred_at)
             sent = structs.replace(event, received_at=self.clock.now())
-            results.append(self.writer.submit(sent).result(SOON).result)
+            results.append(submit(self.writer, sent).result(SOON).result)
         return results
 
     def act(self, number: int, invoice_id: str, verb: Verb) -> str:
         command = Command(f"command-{number}", invoice_id, "ann", self.clock.now(), verb, "as it was told")
-        return self.writer.submit(command).result(SOON).result
+        return submit(self.writer, command).result(SOON).result
 
     def __enter__(self) -> "Life":
         return self
@@ -107,7 +108,7 @@ def begin(folder: Path) -> None:
     with Life(folder) as life, patch.object(Cell, "redrive", fail):
         life.send(first)
         for _ in range(6):
-            life.writer.redrive(min(poison)).result(SOON)
+            submit(life.writer, Redrive(min(poison))).result(SOON)
         store = life.writer._store
         waiting = [record.invoice_id for record in store.invoices(statuses=["AwaitingAuthorization"]) if record.wait]
         verbs: list[Verb] = [
@@ -148,7 +149,7 @@ def go_on(folder: Path) -> list[str]:
     half = len(every) // 2
     with Life(folder) as life:
         letters = life.writer._store.letters()
-        results: list[str] = [life.writer.redrive(letter.event_id).result(SOON).result for letter in letters]
+        results: list[str] = [submit(life.writer, Redrive(letter.event_id)).result(SOON).result for letter in letters]
         results += life.send(every[:half])
         results += life.send(every[half:])
         life.move_to(life.clock.now() + 10 * DAY)

@@ -33,6 +33,7 @@ from bems.tracker.contract import STAGES
 from bems.tracker.instants import LATEST, Instant, to_datetime
 from bems.tracker.projection import Status
 from bems.tracker.transitions import Transition, TransitionKind
+from tests.embedded.submitting import submit
 from tests.tracker.samples import NOW, POLICY, event
 
 ROOT = Path(__file__).parents[2]
@@ -388,7 +389,7 @@ def test_what_a_cell_commits_arrives(tmp_path: Path) -> None:
     clock = VirtualClock(NOW)
     with open_writer(tmp_path, POLICY, clock) as writer, running(tmp_path, lambda: open_reader(tmp_path)) as analytics:
         for number in range(20):
-            writer.submit(event("ingestion", "received", NOW + number, f"e{number}", f"INV-{number}")).result(SOON)
+            submit(writer, event("ingestion", "received", NOW + number, f"e{number}", f"INV-{number}")).result(SOON)
             analytics.poke()
         until(lambda: analytics.watermark == 20)
         assert analytics.kinds() == {"event": 20}

@@ -38,6 +38,7 @@ from bems.tracker.instants import DAY, HOUR, Instant, parse
 from bems.tracker.projection import WAITS_FOR, project
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
+from tests.embedded.submitting import submit
 from tests.tracker.samples import plain_policy
 
 KILLS = 30 if os.environ.get("BEMS_LONG") else 5
@@ -70,7 +71,7 @@ def serve(folder: Path, start: Instant, doom: str) -> None:
         for line in lines_until_terminated():
             event = read(line)
             clock.move_to(event.occurred_at)
-            future = writer.submit(structs.replace(event, received_at=clock.now()))
+            future = submit(writer, structs.replace(event, received_at=clock.now()))
             future.add_done_callback(acknowledge(event))
 
 

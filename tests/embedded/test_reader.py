@@ -9,10 +9,11 @@ from bems.embedded.clock import VirtualClock
 from bems.embedded.reader import Counts, Reader, StoreFailed, open_reader
 from bems.embedded.schema import DATABASE
 from bems.embedded.store import Letter
-from bems.embedded.writer import Writer, open_writer
+from bems.embedded.writer import Redrive, Writer, open_writer
 from bems.tracker.commands import Acknowledge, Command, Park
 from bems.tracker.decisions import Receipt
 from bems.tracker.instants import DAY, HOUR, SECOND, Instant
+from tests.embedded.submitting import submit
 from tests.tracker.samples import NOW, POLICY, event
 
 SOON = 20.0
@@ -28,10 +29,10 @@ class Home:
 
     def take(self, stage: str, status: str, invoice_id: str, event_id: str | None = None) -> Receipt:
         one = event(stage, status, NOW, event_id or f"{invoice_id}-{stage}", invoice_id)  # type: ignore[arg-type]
-        return self.writer.submit(one).result(SOON)
+        return submit(self.writer, one).result(SOON)
 
     def act(self, command: Command) -> Receipt:
-        return self.writer.submit(command).result(SOON)
+        return submit(self.writer, command).result(SOON)
 
     def move_to(self, instant: Instant) -> None:
         """What is due by then is done when this returns."""
@@ -150,7 +151,7 @@ def test_dead_letters_are_found_by_what_is_known_of_them(home: Home, monkeypatch
     for id in ("c", "a", "b"):
         home.take("ingestion", "received", "one" if id == "b" else "two", id)
     for _ in range(5):
-        home.writer.redrive("c").result(SOON)
+        submit(home.writer, Redrive("c")).result(SOON)
     reader = home.reader
     assert [letter.event_id for letter in reader.letters()] == ["a", "b", "c"]
     assert [letter.event_id for letter in reader.letters(after="a", limit=1)] == ["b"]

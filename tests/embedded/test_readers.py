@@ -17,6 +17,7 @@ from bems.embedded.readers import Readers
 from bems.embedded.schema import DATABASE
 from bems.embedded.writer import Busy, Writer, open_writer
 from tests.embedded.api.calls import SOON, Cell, together, until
+from tests.embedded.submitting import submit
 from tests.tracker.samples import NOW, POLICY, event
 
 BOUND = 256 * 1024
@@ -33,7 +34,7 @@ def write(writer: Writer, name: object, count: int = 20) -> None:
     """Some turns' worth of events."""
     for number in range(count):
         id = f"{name}-{number}"
-        writer.submit(event("ingestion", "received", NOW, id, id)).result(SOON)
+        submit(writer, event("ingestion", "received", NOW, id, id)).result(SOON)
 
 
 def size(folder: Path) -> int:

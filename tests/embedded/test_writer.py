@@ -18,12 +18,13 @@ from bems.embedded.reader import StoreFailed
 from bems.embedded.schema import DATABASE
 from bems.embedded.sqlite import SqliteStore
 from bems.embedded.store import Letter
-from bems.embedded.writer import RETRIES, Busy, Stopped, Writer, open_writer
+from bems.embedded.writer import RETRIES, Busy, Redrive, Stopped, Writer, open_writer
 from bems.tracker.commands import Command, Extend, Park
 from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, CONFLICT, DUPLICATE, Receipt
 from bems.tracker.instants import DAY, HOUR, MILLISECOND, MINUTE, SECOND, Instant
 from bems.tracker.projection import project
+from tests.embedded.submitting import submit
 from tests.tracker.samples import FACTS, NOW, POLICY, event, plain_policy
 
 SOON = 20.0
@@ -111,9 +112,9 @@ def break_events(monkeypatch: pytest.MonkeyPatch, invoice_id: str, error: BaseEx
 def test_an_answered_event_is_durable(home: Home) -> None:
     writer = home.open().start()
     received = event("ingestion", "received")
-    assert answer(writer.submit(received)) == ACCEPTED
-    assert answer(writer.submit(received)) == DUPLICATE
-    assert answer(writer.submit(structs.replace(received, digest="other"))) == CONFLICT
+    assert answer(submit(writer, received)) == ACCEPTED
+    assert answer(submit(writer, received)) == DUPLICATE
+    assert answer(submit(writer, structs.replace(received, digest="other"))) == CONFLICT
     store = home.read()
     assert store.events() == [(1, received)]
     store.close()
@@ -123,7 +124,7 @@ def test_what_waits_is_one_turn_and_each_is_answered_for_itself(home: Home, monk
     commits = count_commits(monkeypatch)
     writer = home.open()
     events = [event("ingestion", "received", event_id=f"e{number // 2}") for number in range(6)]
-    futures = [writer.submit(one) for one in events]
+    futures = [submit(writer, one) for one in events]
     writer.start()
     assert [answer(future) for future in futures] == [ACCEPTED, DUPLICATE] * 3
     writer.stop()
@@ -146,7 +147,7 @@ def count_commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_turn_is_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = count_commits(monkeypatch)
     writer = home.open(turn=4)
-    futures = [writer.submit(event("ingestion", "received", event_id=f"e{number}")) for number in range(10)]
+    futures = [submit(writer, event("ingestion", "received", event_id=f"e{number}")) for number in range(10)]
     writer.start()
     assert {answer(future) for future in futures} == {ACCEPTED}
     writer.stop()
@@ -155,31 +156,20 @@ def test_a_turn_is_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_full_queue_says_so_at_once(home: Home) -> None:
     writer = home.open(queued=2)
-    futures = [writer.submit(event("ingestion", "received", event_id=f"e{number}")) for number in range(2)]
+    futures = [submit(writer, event("ingestion", "received", event_id=f"e{number}")) for number in range(2)]
     with pytest.raises(Busy):
-        writer.submit(event("ingestion", "received"))
+        submit(writer, event("ingestion", "received"))
     writer.start()
     assert [answer(future) for future in futures] == [ACCEPTED] * 2
 
 
-def test_a_cancelled_future_takes_its_item_back(home: Home) -> None:
-    writer = home.open()
-    first, second = (writer.submit(event("ingestion", "received", event_id=id)) for id in ("e1", "e2"))
-    assert first.cancel()
-    writer.start()
-    assert answer(second) == ACCEPTED
-    store = home.read()
-    assert [one.event_id for _, one in store.events()] == ["e2"]
-    store.close()
-
-
 def test_commands_are_answered_and_audited(home: Home) -> None:
     writer = home.open().start()
-    answer(writer.submit(event("ingestion", "received")))
+    answer(submit(writer, event("ingestion", "received")))
     command = Command("1", "INV-1", "ann", NOW, Park(), "on holiday")
-    assert answer(writer.submit(command)) == ACCEPTED
-    assert answer(writer.submit(command)) == DUPLICATE
-    assert answer(writer.submit(Command("2", "INV-1", "ann", NOW, Extend(NOW + DAY)))).result == "refused"
+    assert answer(submit(writer, command)) == ACCEPTED
+    assert answer(submit(writer, command)) == DUPLICATE
+    assert answer(submit(writer, Command("2", "INV-1", "ann", NOW, Extend(NOW + DAY)))).result == "refused"
     store = home.read()
     entry, refused = store.command("1"), store.command("2")
     assert entry and entry.command == command and entry.receipt == ACCEPTED
@@ -194,7 +184,7 @@ def test_many_threads_are_served(home: Home) -> None:
     def send(number: int) -> None:
         for stage, status in (("authorization", "approved"), ("ingestion", "received")):
             one = event(stage, status, NOW, f"{number}-{stage}", f"INV-{number}")  # type: ignore[arg-type]
-            receipts.append(answer(writer.submit(one)))
+            receipts.append(answer(submit(writer, one)))
 
     threads = [threading.Thread(target=send, args=(number,)) for number in range(20)]
     for thread in threads:
@@ -216,7 +206,7 @@ def alerts(store: SqliteStore) -> list[tuple[str, int, Instant]]:
 
 def test_what_comes_due_happens_when_the_clock_says_so(home: Home) -> None:
     writer = home.open().start()
-    answer(writer.submit(event("ingestion", "received")))
+    answer(submit(writer, event("ingestion", "received")))
     home.move_to(NOW + 3 * DAY)
     until(lambda: home.count("alerts") == 1)
     store = home.read()
@@ -227,7 +217,7 @@ def test_what_comes_due_happens_when_the_clock_says_so(home: Home) -> None:
 def test_the_machines_own_clock_wakes_the_writer(home: Home) -> None:
     quick, clock = plain_policy("1m", "1d"), Ahead()
     writer = open_writer(home.folder, quick, clock).start()
-    answer(writer.submit(event("ingestion", "received")))
+    answer(submit(writer, event("ingestion", "received")))
     clock.ahead = MINUTE - 100 * MILLISECOND
     until(lambda: home.count("alerts") == 1)
     writer.stop()
@@ -242,14 +232,14 @@ class Ahead(SystemClock):
 
 def test_what_came_due_while_it_was_down_happens_at_the_start_once(home: Home) -> None:
     writer = home.open().start()
-    answer(writer.submit(event("ingestion", "received")))
-    answer(writer.submit(event("authorization", "approved", event_id="orphan", invoice_id="INV-2")))
+    answer(submit(writer, event("ingestion", "received")))
+    answer(submit(writer, event("authorization", "approved", event_id="orphan", invoice_id="INV-2")))
     writer.stop()
     home.clock.move_to(NOW + 4 * DAY + HOUR)
     for _ in range(2):
         writer = home.open().start()
-        answer(writer.submit(Command("1", "INV-0", "ann", NOW, Park())))
-        answer(writer.submit(Command("2", "INV-0", "ann", NOW, Park())))
+        answer(submit(writer, Command("1", "INV-0", "ann", NOW, Park())))
+        answer(submit(writer, Command("2", "INV-0", "ann", NOW, Park())))
     store = home.read()
     at = NOW + 4 * DAY + HOUR
     assert sorted(alerts(store)) == [("INV-1", 2, at), ("INV-2", 2, at)], "of two missed steps, the one reached"
@@ -259,14 +249,14 @@ def test_what_came_due_while_it_was_down_happens_at_the_start_once(home: Home) -
 
 def test_a_clock_that_goes_back_repeats_nothing(home: Home) -> None:
     writer = home.open().start()
-    answer(writer.submit(event("ingestion", "received")))
+    answer(submit(writer, event("ingestion", "received")))
     home.move_to(NOW + 3 * DAY)
     until(lambda: home.count("alerts") == 1)
     home.clock = VirtualClock(NOW)
     writer = home.open().start()
-    answer(writer.submit(event("authorization", "approved", NOW + 1)))
+    answer(submit(writer, event("authorization", "approved", NOW + 1)))
     home.move_to(NOW + 3 * DAY - 1)
-    answer(writer.submit(event("ingestion", "received", event_id="other", invoice_id="INV-2")))
+    answer(submit(writer, event("ingestion", "received", event_id="other", invoice_id="INV-2")))
     store = home.read()
     assert len(alerts(store)) == 1
     rows = [row.recorded_at for row in store.timeline("INV-1")]
@@ -284,9 +274,9 @@ def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
     writer = home.open().start()
     bad = event("ingestion", "received")
-    assert answer(writer.submit(bad)) == ACCEPTED, "it is durable"
-    assert answer(writer.submit(bad)) == DUPLICATE
-    assert answer(writer.submit(event("ingestion", "received", event_id="good", invoice_id="INV-2"))) == ACCEPTED
+    assert answer(submit(writer, bad)) == ACCEPTED, "it is durable"
+    assert answer(submit(writer, bad)) == DUPLICATE
+    assert answer(submit(writer, event("ingestion", "received", event_id="good", invoice_id="INV-2"))) == ACCEPTED
     now = NOW
     for attempt, delay in enumerate(RETRIES, 1):
         assert len(tried) == attempt
@@ -294,8 +284,8 @@ def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
         home.move_to(now)
         until(lambda attempt=attempt: len(tried) == attempt + 1)  # type: ignore[misc]
     home.move_to(now + 2 * HOUR)
-    assert answer(writer.redrive("nothing")).result == "refused"
-    refused = answer(writer.redrive(bad.event_id))
+    assert answer(submit(writer, Redrive("nothing"))).result == "refused"
+    refused = answer(submit(writer, Redrive(bad.event_id)))
     assert refused == Receipt("refused", "ValueError: broken")
     assert len(tried) == len(RETRIES) + 2
     store = home.read()
@@ -309,8 +299,8 @@ def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
 
     monkeypatch.undo()
     writer = home.open().start()
-    assert answer(writer.redrive(bad.event_id)) == ACCEPTED
-    assert answer(writer.redrive(bad.event_id)).result == "refused"
+    assert answer(submit(writer, Redrive(bad.event_id))) == ACCEPTED
+    assert answer(submit(writer, Redrive(bad.event_id))).result == "refused"
     store = home.read()
     assert store.letters() == []
     assert store.record("INV-1") is not None
@@ -322,8 +312,8 @@ def test_an_event_that_cannot_be_stored_fails_alone(home: Home, caplog: pytest.L
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
     writer = home.open()
     odd = structs.replace(FACTS, attributes={"note": "\ud800"})
-    bad = writer.submit(event("ingestion", "received", event_id="bad", facts=odd))
-    good = writer.submit(event("ingestion", "received", event_id="good", invoice_id="INV-2"))
+    bad = submit(writer, event("ingestion", "received", event_id="bad", facts=odd))
+    good = submit(writer, event("ingestion", "received", event_id="good", invoice_id="INV-2"))
     writer.start()
     with pytest.raises(UnicodeEncodeError):
         answer(bad)
@@ -333,6 +323,75 @@ def test_an_event_that_cannot_be_stored_fails_alone(home: Home, caplog: pytest.L
     store.close()
 
 
+def spoil(home: Home, sql: str) -> None:
+    """A row becomes what nothing can read; SQLite does not know that."""
+    home.stop()
+    connection = apsw.Connection(str(home.folder / DATABASE))
+    connection.execute(sql)
+    assert connection.changes() == 1
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "row", ["invoices SET record = x'00ff' WHERE invoice_id", "executions SET body = x'00ff' WHERE id"]
+)
+def test_a_row_that_cannot_be_read_fails_its_own_events_and_no_others(
+    home: Home, row: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
+    answer(submit(home.open().start(), event("ingestion", "received")))
+    spoil(home, f"UPDATE {row} LIKE 'INV-1%'")
+    writer = home.open()
+    futures = [
+        submit(writer, event("authorization", "approved", event_id="its")),
+        submit(writer, event("ingestion", "received", event_id="other", invoice_id="INV-2")),
+    ]
+    writer.start()
+    assert [answer(future) for future in futures] == [ACCEPTED] * 2
+    assert writer.failing is None
+    store = home.read()
+    assert [letter.event_id for letter in store.letters()] == ["its"]
+    assert store.record("INV-2") is not None
+    store.close()
+
+
+def test_a_letter_whose_event_cannot_be_read_holds_up_nothing_that_is_due(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
+    writer = home.open().start()
+    answer(submit(writer, event("ingestion", "received", event_id="other", invoice_id="INV-2")))
+    break_events(monkeypatch, "INV-1")
+    bad = event("ingestion", "received")
+    answer(submit(writer, bad))
+    spoil(home, "UPDATE events SET body = x'00ff' WHERE invoice_id = 'INV-1'")
+    home.clock.move_to(NOW + 10 * DAY)
+    home.open().start()
+    until(lambda: home.count("alerts") > 0)
+    assert answer(submit(home.writers[-1], Redrive(bad.event_id))).result == "refused"
+    store = home.read()
+    [letter] = store.letters()
+    assert letter.attempts > 1
+    store.close()
+
+
+def test_what_is_stored_is_answered_so_though_the_store_fails_right_after(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
+
+    def fail(_: SqliteStore) -> Instant:
+        raise StoreFailed("it cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "find_earliest", fail)
+        writer = home.open().start()
+        assert answer(submit(writer, event("ingestion", "received"))) == ACCEPTED
+        until(lambda: writer.failing == "it cannot be read")
+    until(lambda: writer.failing is None)
+    assert answer(submit(writer, event("ingestion", "received"))) == DUPLICATE
+
+
 def test_a_redriven_event_is_not_tried_a_second_time_in_the_same_turn(
     home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -340,9 +399,9 @@ def test_a_redriven_event_is_not_tried_a_second_time_in_the_same_turn(
     tried = break_events(monkeypatch, "INV-1")
     writer = home.open().start()
     bad = event("ingestion", "received")
-    answer(writer.submit(bad))
+    answer(submit(writer, bad))
     home.clock.move_to(NOW + DAY)
-    assert answer(writer.redrive(bad.event_id)).result == "refused"
+    assert answer(submit(writer, Redrive(bad.event_id))).result == "refused"
     store = home.read()
     assert [letter.attempts for letter in store.letters()] == [len(tried)]
     store.close()
@@ -354,7 +413,7 @@ def test_a_retry_that_succeeds_ends_the_matter(
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
     break_events(monkeypatch, "INV-1")
     writer = home.open().start()
-    answer(writer.submit(event("ingestion", "received")))
+    answer(submit(writer, event("ingestion", "received")))
     writer.stop()
     monkeypatch.undo()
     home.clock.move_to(NOW + SECOND)
@@ -371,7 +430,7 @@ def test_a_command_that_raises_is_refused_and_changes_nothing(
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
     writer = home.open().start()
     monkeypatch.setattr(Cell, "command", broken)
-    receipt = answer(writer.submit(Command("1", "INV-1", "ann", NOW, Park())))
+    receipt = answer(submit(writer, Command("1", "INV-1", "ann", NOW, Park())))
     assert receipt == Receipt("refused", "it could not be carried out: ValueError: broken")
 
 
@@ -393,15 +452,15 @@ def test_a_timer_that_raises_is_tried_ever_more_seldom_and_blocks_no_other(
             raise ValueError("broken")
 
     writer = home.open().start()
-    answer(writer.submit(event("ingestion", "received")))
-    answer(writer.submit(event("ingestion", "received", event_id="other", invoice_id="INV-2")))
+    answer(submit(writer, event("ingestion", "received")))
+    answer(submit(writer, event("ingestion", "received", event_id="other", invoice_id="INV-2")))
     monkeypatch.setattr(Cell, "fire", fail)
     now = NOW + 3 * DAY
     home.move_to(now)
     until(lambda: bool(fired))
     for times, delay in enumerate(RETRIES[:2], 1):
         home.move_to(now + delay - 1)
-        answer(writer.submit(Command(f"{times}", "INV-0", "ann", NOW, Park())))
+        answer(submit(writer, Command(f"{times}", "INV-0", "ann", NOW, Park())))
         assert len(fired) == times
         now += delay
         home.move_to(now)
@@ -423,14 +482,14 @@ def test_a_turn_that_cannot_be_stored_is_told_to_its_callers_and_the_next_goes_o
     execute = writer._store._execute
     execute(f"PRAGMA max_page_count = {execute('PRAGMA page_count').get}")
     events = [event("ingestion", "received", event_id=f"e{n}", invoice_id=f"INV-{n}") for n in range(200)]
-    futures = [writer.submit(one) for one in events]
+    futures = [submit(writer, one) for one in events]
     writer.start()
     for future in futures:
         with pytest.raises(StoreFailed, match="full"):
             future.result(SOON)
-    assert answer(writer.submit(Command("1", "INV-1", "ann", NOW, Park()))).reason == "there is no invoice INV-1"
+    assert answer(submit(writer, Command("1", "INV-1", "ann", NOW, Park()))).reason == "there is no invoice INV-1"
     execute("PRAGMA max_page_count = 1000000")
-    assert [answer(writer.submit(one)) for one in events[:2]] == [ACCEPTED] * 2
+    assert [answer(submit(writer, one)) for one in events[:2]] == [ACCEPTED] * 2
     store = home.read()
     assert [seq for seq, _ in store.transitions()] == [1, 2]
     store.close()
@@ -441,12 +500,12 @@ def test_a_writer_that_dies_leaves_nobody_waiting(
 ) -> None:
     monkeypatch.setattr(Writer, "_take", broken)
     writer = home.open()
-    future = writer.submit(event("ingestion", "received"))
+    future = submit(writer, event("ingestion", "received"))
     writer.start()
     with pytest.raises(Stopped, match="died"):
         answer(future)
     with pytest.raises(Stopped):
-        writer.submit(event("ingestion", "received"))
+        submit(writer, event("ingestion", "received"))
     assert "ValueError: broken" in caplog.text
 
 
@@ -455,13 +514,13 @@ def test_a_writer_that_dies_leaves_nobody_waiting(
 
 def test_stopping_finishes_what_was_taken_and_takes_no_more(home: Home) -> None:
     writer = home.open(turn=3)
-    futures = [writer.submit(event("ingestion", "received", event_id=f"e{number}")) for number in range(10)]
+    futures = [submit(writer, event("ingestion", "received", event_id=f"e{number}")) for number in range(10)]
     writer.start()
     writer.stop()
     writer.stop()
     assert [future.result(0) for future in futures] == [ACCEPTED] * 10
     with pytest.raises(Stopped):
-        writer.submit(event("ingestion", "received"))
+        submit(writer, event("ingestion", "received"))
     store = home.read()
     assert len(store.events()) == 10
     store.close()
@@ -469,7 +528,7 @@ def test_stopping_finishes_what_was_taken_and_takes_no_more(home: Home) -> None:
 
 def test_a_writer_that_never_started_gives_back_what_it_holds(home: Home) -> None:
     writer = home.open()
-    future = writer.submit(event("ingestion", "received"))
+    future = submit(writer, event("ingestion", "received"))
     writer.stop()
     with pytest.raises(Stopped):
         future.result(0)
@@ -480,4 +539,4 @@ def test_a_second_writer_on_the_folder_is_refused_and_leaves_the_first_alone(hom
     with home.open() as writer:
         with pytest.raises(StoreRefused, match="another cell runs on this folder"):
             open_writer(home.folder, POLICY, home.clock)
-        assert answer(writer.submit(event("ingestion", "received"))) == ACCEPTED
+        assert answer(submit(writer, event("ingestion", "received"))) == ACCEPTED

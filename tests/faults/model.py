@@ -64,7 +64,7 @@ class Model:
         self._letters: set[str] = set()
         self._transitions: list[Transition] = []
         self._commands: list[AuditEntry] = []
-        self._postponed: set[Due] = set()
+        self.postponed: set[Due] = set()
 
     def commit(self, journal: Journal) -> None:
         """The turn is in the store."""
@@ -82,6 +82,8 @@ class Model:
         """After a recovery: whether what was found is what should be, with one of the turns in doubt or without."""
         doubts, self.doubts = self.doubts, []
         if found == self.state():
+            # One that only put something off is in the store's calendar alone, if at all.
+            self.postponed |= {what for journal in doubts for kind, what, _ in journal if kind == "postpone"}
             return True
         for journal in doubts:
             self._apply(journal)
@@ -117,9 +119,9 @@ class Model:
                         self._commands.append(entry)
                 case "fire":
                     cell.fire(what, now)
-                    self._postponed.discard(what)
+                    self.postponed.discard(what)
                 case "postpone":
-                    self._postponed.add(what)
+                    self.postponed.add(what)
             self._transitions += self._store.take_transitions()
 
     # -- what should be
@@ -145,11 +147,12 @@ class Model:
     def command(self, id: str) -> AuditEntry | None:
         return self._store.command(id)
 
-    def due(self) -> set[tuple[str, str]]:
-        """What waits for its time: kind and key."""
+    def due(self) -> list[Due]:
+        """What waits for its time. A failure may have put it off."""
         state = self.state()
-        due = {("check", id) for id, record in state.records.items() if record.check_at is not None}
-        return due | {("timer", id) for id, execution in state.executions.items() if execution.due is not None}
+        due = [Due(at, "check", id) for id, record in state.records.items() if (at := record.check_at) is not None]
+        due += [Due(at, "timer", id) for id, execution in state.executions.items() if (at := execution.due) is not None]
+        return sorted(due)
 
     @property
     def letters(self) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from bems.embedded import cell, databases, flush, sqlite, writer
 from bems.embedded.alerting import courier, deliveries, outbox
 from bems.embedded.api import intake
+from bems.tracker.instants import DAY
 from tests.faults.examine import Broken
 from tests.faults.simulation import play
 
@@ -50,14 +51,14 @@ MUTANTS: dict[str, list[Change]] = {
             writer.Writer,
             "_turn",
             "            self._store.commit()\n",
-            "            for waiting, answer in answers:\n"
-            "                waiting.answer(answer)\n"
+            "            for tell, answer in answers:\n"
+            "                tell(answer)\n"
             "            answers, taken = [], []\n"
             "            self._store.commit()\n",
         ),
     ],
     "a commit that failed is acknowledged": [
-        Change(writer.Writer, "_fail", "waiting.answer(error)", "waiting.answer(ACCEPTED)"),
+        Change(writer.Writer, "_fail", "tell(error)", "tell(ACCEPTED)"),
     ],
     "a turn that failed is stored with the next one": [
         Change(sqlite.SqliteStore, "rollback", "self._turn, self._now = Changes(), Changes()", "pass"),
@@ -113,6 +114,14 @@ MUTANTS: dict[str, list[Change]] = {
             "write",
             "_INVOICES[settled],",
             '_INVOICES[settled].replace("check_at = excluded.check_at,", ""),',
+        ),
+    ],
+    "a timer is stored a day late": [
+        Change(flush, "write", "execution.due, stimuli", f"execution.due and execution.due + {DAY}, stimuli"),
+    ],
+    "a record is looked at a day late": [
+        Change(
+            flush, "_invoice_row", "record.check_at, newest", f"record.check_at and record.check_at + {DAY}, newest"
         ),
     ],
     "what fails when it is due is never tried again": [

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from bems.embedded.writer import Busy, Stopped
+from bems.embedded.writer import Busy, Redrive, Stopped
 from bems.tracker.commands import Command, Verb
 from bems.tracker.contract import STAGES
 from bems.tracker.decisions import Receipt
 from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND
+from tests.embedded.submitting import submit
 from tests.faults.examine import hold
 from tests.faults.life import Request
 from tests.faults.story import WEEKS, Sending, draw_verb, tell
@@ -134,7 +135,7 @@ class Network:
         for order, future in ordered:
             if not future.done():
                 self._ordered.append((order, future))
-            elif not self._gone() and not future.cancelled() and future.exception() is None:
+            elif not self._gone() and future.exception() is None:
                 self._note_order(order, future.result())
         if world.disk.dead:
             self.forget()
@@ -187,7 +188,7 @@ class Network:
         if world.life and self._copies():
             command = Command(order.id, order.invoice_id, "ann", world.clock.now(), order.verb)
             try:
-                self._ordered.append((order, world.life.writer.submit(command)))
+                self._ordered.append((order, submit(world.life.writer, command)))
             except (Busy, Stopped):
                 world.say(f"{order.id} was not taken")
         world.plan(HOUR, lambda: self._order(order))
@@ -210,7 +211,7 @@ class Network:
         if life:
             with suppress(Busy, Stopped):
                 for letter in letters:
-                    life.writer.redrive(letter)
+                    submit(life.writer, Redrive(letter))
         return bool(letters)
 
     def _redrive(self) -> None:

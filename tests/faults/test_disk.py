@@ -29,6 +29,21 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk.unregister()
 
 
+def test_a_cell_does_not_run_where_there_can_be_no_log(tmp_path: Path) -> None:
+    """SQLite would go on without one, and what it had committed might be undone when the power fails."""
+    default = str(apsw.vfs_details()[0]["zName"])
+    SqliteStore(tmp_path).close()
+    # It has no memory that processes share.
+    apsw.set_default_vfs("unix-dotfile")
+    try:
+        for folder in (tmp_path, tmp_path / "new"):
+            with pytest.raises(StoreRefused, match=r"cell.db cannot be \w+: "):
+                SqliteStore(folder)
+    finally:
+        apsw.set_default_vfs(default)
+    SqliteStore(tmp_path).close()
+
+
 def make_and_fill(folder: Path, events: int) -> int:
     """A cell that takes some events, one a turn, until it ends or its disk does; how many it could answer."""
     opened: list[SqliteStore] = []

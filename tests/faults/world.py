@@ -30,7 +30,7 @@ from tests.tracker.samples import plain_policy
 POLICY = plain_policy("2d", "1d", 2, 4)
 """A wait lasts five days at the most: then it is given up."""
 
-LONGEST = 8_000
+LONGEST = 20_000
 """Steps, after which a story is one without an end."""
 
 
@@ -183,26 +183,27 @@ class World:
             self._crash()
 
     def _note_given_up(self, life: Life) -> None:
-        try:
+        with self._failing_only_with_the_disk("1: the outbox cannot be read"):
             for delivery in life.deliveries.entries("failed"):
                 for receiver in self.receivers:
                     if receiver.key == delivery.destination:
                         receiver.given_up.add(delivery.alert.id)
-        except apsw.Error:
-            hold(self._faulty(), "1: the outbox cannot be read")
 
     def _follow(self, life: Life) -> None:
         """As analytics does: read the rows behind the watermark."""
-        try:
+        rows: list[tuple[int, Transition]] = []
+        with self._failing_only_with_the_disk("1: the store cannot be read"):
             rows = life.reader.transitions(len(self.followed))
-        except StoreFailed:
-            hold(self._faulty(), "1: the store cannot be read")
-            return
         hold([seq for seq, _ in rows] == list(range(len(self.followed) + 1, len(self.followed) + len(rows) + 1)), "6")
         self.followed += [row for _, row in rows]
 
-    def _faulty(self) -> bool:
-        return self.disk.dead or self.disk.failures > 0
+    @contextmanager
+    def _failing_only_with_the_disk(self, promise: str) -> Iterator[None]:
+        failures = self.disk.failures
+        try:
+            yield
+        except (StoreFailed, apsw.Error):
+            hold(self.disk.dead or self.disk.failures > failures, promise)
 
     # -- what goes wrong
 
@@ -272,6 +273,8 @@ class World:
                 self._crash()
             else:
                 hold(self.disk.failures > failures, f"1: it does not open, for no reason: {refusal}")
+                # The process is at its end.
+                self.disk.restart()
                 self.plan(HOUR, self._open)
             return
         self.life = life
@@ -291,10 +294,8 @@ class World:
 
     def retry_deliveries(self) -> None:
         if self.life:
-            try:
+            with self._failing_only_with_the_disk("9: deliveries cannot be tried again"):
                 self.life.deliveries.retry()
-            except apsw.Error:
-                hold(self._faulty(), "9: deliveries cannot be tried again")
 
     # -- the end
 

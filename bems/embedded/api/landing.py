@@ -3,8 +3,9 @@
 import asyncio
 from collections import deque
 from contextlib import suppress
+from functools import partial
 
-from bems.embedded.writer import Item, Writer
+from bems.embedded.writer import Answer, Item, Writer
 from bems.tracker.decisions import Receipt
 
 
@@ -15,13 +16,13 @@ class Landing:
     def __init__(self, writer: Writer, loop: asyncio.AbstractEventLoop) -> None:
         self._writer = writer
         self._loop = loop
-        self._landed: deque[tuple[asyncio.Future[Receipt], Receipt | Exception]] = deque()
+        self._landed: deque[tuple[asyncio.Future[Receipt], Answer]] = deque()
         self._woken = False
 
     def hand_in(self, item: Item) -> "asyncio.Future[Receipt]":
         """What becomes of an item, for the loop to await. Busy or Stopped at once; see `Writer.submit`."""
         awaited: asyncio.Future[Receipt] = self._loop.create_future()
-        self._writer.hand_in(item, _Place(self, awaited))
+        self._writer.submit(item, partial(self._land, awaited))
         return awaited
 
     @property
@@ -29,7 +30,7 @@ class Landing:
         """Whether the writer would take nothing more now."""
         return self._writer.full
 
-    def land(self, awaited: "asyncio.Future[Receipt]", answer: Receipt | Exception) -> None:
+    def _land(self, awaited: "asyncio.Future[Receipt]", answer: Answer) -> None:
         """An answer, from the writer's thread."""
         self._landed.append((awaited, answer))
         if not self._woken:
@@ -49,18 +50,3 @@ class Landing:
                 awaited.set_exception(answer)
             else:
                 awaited.set_result(answer)
-
-
-class _Place:
-    """The writer's view of one who awaits."""
-
-    __slots__ = ("_awaited", "_landing")
-
-    def __init__(self, landing: Landing, awaited: "asyncio.Future[Receipt]") -> None:
-        self._landing, self._awaited = landing, awaited
-
-    def begin(self) -> bool:
-        return True
-
-    def answer(self, answer: Receipt | Exception) -> None:
-        self._landing.land(self._awaited, answer)

@@ -9,7 +9,7 @@ import pytest
 
 from bems.embedded.api import bodies
 from bems.embedded.reader import StoreFailed
-from bems.embedded.writer import Busy, Item, Stopped, Waiting, Writer
+from bems.embedded.writer import Busy, Item, Stopped, Tell, Writer
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.gate import BATCH_LIMIT, EVENT_LIMIT
@@ -320,13 +320,13 @@ def test_each_stage_has_its_own_rate(make: Callable[..., Cell], batch: bool) -> 
 # -- 503
 
 
-def broken(error: Exception) -> Callable[[Writer, Item, Waiting], None]:
-    def hand_in(_writer: Writer, _item: Item, waiting: Waiting) -> None:
+def broken(error: Exception) -> Callable[[Writer, Item, Tell], None]:
+    def submit(_writer: Writer, _item: Item, tell: Tell) -> None:
         if isinstance(error, Busy | Stopped):
             raise error
-        waiting.answer(error)
+        tell(error)
 
-    return hand_in
+    return submit
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def broken(error: Exception) -> Callable[[Writer, Item, Waiting], None]:
 def test_what_cannot_be_taken_now_is_to_be_sent_again(
     cell: Cell, error: Exception, seconds: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Writer, "hand_in", broken(error))
+    monkeypatch.setattr(Writer, "submit", broken(error))
     reply = cell.send("ingestion", invoice_id="later")
     assert (reply.status, reply.faults, reply.headers["retry-after"]) == (503, {}, seconds)
     wrong = sent("ingestion", invoice_id="")
