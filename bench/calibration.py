@@ -9,11 +9,16 @@ import os
 import time
 
 LOOPS = 1_000_000
+WARM_UP = 0.3
+"""Seconds: a processor that was idle begins slowly, and what was measured may still be tidying up."""
 
 
 def calibrate() -> float:
-    """CPU milliseconds that a fixed loop of pure Python takes now; the best of three."""
-    return min(_loop() for _ in range(3))
+    """CPU milliseconds that a fixed loop of pure Python takes now; the best of five, once it is warm."""
+    warm = time.monotonic() + WARM_UP
+    while time.monotonic() < warm:
+        _loop()
+    return min(_loop() for _ in range(5))
 
 
 def calibrate_beside_others() -> float:
@@ -22,7 +27,6 @@ def calibrate_beside_others() -> float:
     for other in others:
         other.start()
     try:
-        time.sleep(0.1)
         return calibrate()
     finally:
         for other in others:

@@ -1,5 +1,6 @@
 """The cell that is measured: `bems up`, as anyone starts it, in a process of its own."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bems.tracker.contract import STAGES
-from bench.client import Client, Connection
+from bench.client import Client, Connection, get_json
 from bench.events import Event
 from bench.processes import cpu_seconds, memory_mb
 
@@ -52,6 +53,13 @@ class Cell:
 
     def cpu_seconds(self) -> float:
         return cpu_seconds([self.process.pid])
+
+    async def fed(self) -> None:
+        """Until DuckDB has everything: what an event costs is not over before."""
+        connection = self.connect()
+        while not (await get_json(connection, "/books"))["balanced"]:
+            await asyncio.sleep(0.2)
+        connection.close()
 
     def memory_mb(self) -> float:
         return memory_mb([self.process.pid])

@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -83,6 +83,10 @@ class Takings:
     seconds: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     elapsed: float = 0.0
+    """Seconds until the last answer."""
+
+    sending: float = 0.0
+    """Seconds until the last event of an open loop was sent."""
 
     @property
     def accepted(self) -> int:
@@ -135,12 +139,20 @@ class Client:
         return takings
 
     async def open(
-        self, events: Sequence[Event], rate: float, connections: int, *, seed: int = 1, window: int = 1_000
+        self,
+        events: Iterable[Event],
+        rate: float,
+        connections: int,
+        *,
+        seed: int = 1,
+        window: int = 1_000,
+        enough: Callable[[], bool] = lambda: False,
     ) -> Takings:
         """Each event at its time, at `rate` events a second on average (Poisson), whether those before were answered
         or not, by the first connection that is free. A latency counts from the time at which it was to be sent.
 
         Over `window` unanswered requests, the next wait for one of them: a client has no more sockets than that.
+        It ends with the events, or when there were `enough`.
         """
         takings, random, free = Takings(), Random(seed), [self.connect() for _ in range(connections)]
         pending: set[asyncio.Task[None]] = set()
@@ -153,6 +165,8 @@ class Client:
                 free.append(connection)
 
         for event in events:
+            if enough():
+                break
             due += random.expovariate(rate / event.number)
             while (pause := due - time.perf_counter()) > 0:
                 # A timer wakes up to a millisecond late; the last bit is waited for in turns of the loop.
@@ -162,6 +176,7 @@ class Client:
             task = asyncio.create_task(send(free.pop() if free else self.connect(), event, due))
             pending.add(task)
             task.add_done_callback(pending.discard)
+        takings.sending = time.perf_counter() - begun
         if pending:
             await asyncio.wait(pending)
         takings.elapsed = time.perf_counter() - begun

@@ -9,7 +9,7 @@ import psutil
 def cpu_seconds(pids: Iterable[int]) -> float:
     """User and system time of the processes and of all their children, of those too that have ended meanwhile."""
     total = 0.0
-    for process in _family(pids):
+    for process in family(pids):
         try:
             times = process.cpu_times()
         except psutil.Error:
@@ -21,7 +21,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 def memory_mb(pids: Iterable[int]) -> float:
     """Resident memory, of processes that share little."""
     total = 0
-    for process in _family(pids):
+    for process in family(pids):
         try:
             total += process.memory_info().rss
         except psutil.Error:
@@ -34,12 +34,13 @@ def bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _family(pids: Iterable[int]) -> list[psutil.Process]:
-    family = []
+def family(pids: Iterable[int]) -> list[psutil.Process]:
+    """The processes that are there, each with its children."""
+    found = []
     for pid in pids:
         try:
             process = psutil.Process(pid)
-            family += [process, *process.children(recursive=True)]
+            found += [process, *process.children(recursive=True)]
         except psutil.Error:
             continue
-    return family
+    return found

@@ -55,4 +55,5 @@ def run(cell: Cell, events: list[Event], batched: bool, connections: int) -> tup
     takings = uvloop.run(cell.client.closed(batches(events) if batched else events, connections))
     if takings.accepted != len(events):
         raise RuntimeError(f"{len(events)} events were sent and {takings.accepted} accepted: {takings.statuses}")
+    uvloop.run(cell.fed())
     return takings, cell.cpu_seconds() - before

@@ -16,7 +16,7 @@ from typing import ClassVar
 import psutil
 
 from bench.client import Client
-from bench.processes import cpu_seconds
+from bench.processes import cpu_seconds, family
 
 SERVICES = Path(__file__).parent / "services"
 PATIENCE = 90.0
@@ -70,12 +70,12 @@ class Processes:
             if ended or time.monotonic() > until:
                 words = " ".join(log.read_text(errors="replace").split())[-300:] if log.exists() else ""
                 raise RuntimeError(f"{'ended at its start' if ended else 'did not start in time'}: {words}")
-            time.sleep(0.1)
+            time.sleep(0.01)
 
     def stop(self, patience: float = 20.0) -> None:
         """Ask them to end, the newest first; end those that do not."""
         for process, ended_by in reversed(self._started):
-            family = _family(process.pid)
+            members = family([process.pid])
             if process.poll() is None:
                 process.send_signal(ended_by)
             try:
@@ -83,14 +83,13 @@ class Processes:
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                _end(family)
+                _end(members)
                 process.wait()
         self._started.clear()
 
     def kill(self) -> None:
         """SIGKILL to all of them, children too."""
-        families = [one for process, _ in self._started for one in _family(process.pid)]
-        _end(families)
+        _end(family(self.pids))
         for process, _ in self._started:
             process.wait()
         self._started.clear()
@@ -136,7 +135,7 @@ class Engine(ABC):
 
     def memory_mb(self) -> float:
         """Resident; where the system tells, a page that several share is counted once."""
-        return sum(_resident(process) for pid in self.pids for process in _family(pid)) / 1e6
+        return sum(_resident(process) for process in family(self.pids)) / 1e6
 
     @contextmanager
     def running(self, folder: Path) -> Iterator[Client]:
@@ -179,21 +178,13 @@ def uvicorn(python: Path, app: str, port: int) -> list[str | Path]:
     return [*command, "--log-level", "warning", app]
 
 
-def _family(pid: int) -> list[psutil.Process]:
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
-def _end(family: list[psutil.Process]) -> None:
-    for process in family:
+def _end(processes: list[psutil.Process]) -> None:
+    for process in processes:
         try:
             process.kill()
         except psutil.Error:
             continue
-    psutil.wait_procs(family, timeout=10)
+    psutil.wait_procs(processes, timeout=10)
 
 
 def _resident(process: psutil.Process) -> int:

@@ -19,9 +19,9 @@ HOW = """The engines take turns on this machine, one running at a time. Each get
 the same client over the loopback: one a request, four an invoice, with a timer of days armed for each stage that is
 waited for. A connection sends its next event when the last was answered. CPU is that of every process of the engine
 (server, service, database), not of the client, and is counted until the engine is idle again. The lower cost of each
-engine is in bold. Disk is what an engine that was stopped has left, per four events, without a write-ahead log that
-is used again. Kill -9 is of all processes of an engine under load; the time runs from their start again to the first
-event that is accepted."""
+engine is in bold. Disk is what the files of an engine have grown by when it was stopped, per four events; of PostgreSQL
+without its write-ahead log, which is used again, of Restate with its log, which it cuts by itself. Kill -9 is of all
+processes of an engine under load; the time runs from their start again to the first event that is accepted."""
 FORMS = """How each was built:
 
 - **Restate**: a virtual object per invoice, a short invocation per event, its state and the ids it has seen in the

@@ -51,6 +51,7 @@ class Restate(Engine):
     def __init__(self) -> None:
         super().__init__()
         self._server = self._granian = Path()
+        self._empty: dict[Path, int] = {}
 
     def prepare(self) -> str:
         fitting = PLATFORMS.get((platform.system(), platform.machine()))
@@ -66,7 +67,8 @@ class Restate(Engine):
 
     def start(self, folder: Path) -> Client:
         file = folder / "restate.toml"
-        if file.exists():
+        again = file.exists()
+        if again:
             ports = json.loads((folder / "ports.json").read_text(encoding="utf-8"))
         else:
             # Kept over a restart: the server remembers where the service is.
@@ -77,16 +79,18 @@ class Restate(Engine):
         serve: list[str | Path] = [self._granian, "--interface", "asgi", "--loop", "uvloop", "--log-level", "error"]
         serve += ["--host", "127.0.0.1", "--port", str(service), "--working-dir", SERVICES, "on_restate:app"]
         self.processes.start(serve, log)
-        self.processes.wait_until(lambda: call(service, "GET", "/") != 0, log)
         self.processes.start([self._server, "--config-file", file], log)
+        self.processes.wait_until(lambda: call(service, "GET", "/") != 0, log)
         self.processes.wait_until(lambda: call(admin, "GET", "/health") == 200, log)
-        deployment = {"uri": f"http://127.0.0.1:{service}", "use_http_11": True, "force": True}
-        body = json.dumps(deployment).encode()
-        self.processes.wait_until(lambda: call(admin, "POST", "/deployments", body) in (200, 201), log)
+        if not again:
+            body = json.dumps({"uri": f"http://127.0.0.1:{service}", "use_http_11": True}).encode()
+            self.processes.wait_until(lambda: call(admin, "POST", "/deployments", body) in (200, 201), log)
+            self._empty[folder] = bytes_in(folder / "data")
         return Client(f"http://127.0.0.1:{ports['ingress']}", {"content-type": "application/json"}, post)
 
     def stored(self, folder: Path) -> int:
-        return bytes_in(folder / "data")
+        """What it has grown by, its logs too, which it cuts by itself."""
+        return bytes_in(folder / "data") - self._empty[folder]
 
 
 async def post(connection: Connection, event: Event) -> int:

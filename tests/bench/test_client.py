@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ async def post(connection: Connection, event: Event) -> int:
     return status
 
 
-async def load(server: Server, run: str, *arguments: float, **options: float) -> Takings:
+async def load(server: Server, run: str, *arguments: float, **options: Any) -> Takings:
     async with await asyncio.start_server(server, "127.0.0.1") as listening:
         port = listening.sockets[0].getsockname()[1]
         client = Client(f"http://127.0.0.1:{port}", {}, post)
@@ -84,6 +85,13 @@ def test_a_window_bounds_what_is_unanswered_and_the_wait_counts() -> None:
     takings = asyncio.run(load(server, "open", 100_000, 2, window=10))
     assert server.most <= 10
     assert max(takings.seconds) > 0.2, "the last had to wait for five others before it"
+
+
+def test_an_open_load_ends_when_there_was_enough() -> None:
+    server = Server()
+    takings = asyncio.run(load(server, "open", 1_000, 2, enough=lambda: server.requests >= 10))
+    assert 10 <= sum(takings.statuses.values()) == server.requests < 60
+    assert 0 < takings.sending <= takings.elapsed
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 51.0), (0.99, 100.0), (0.0, 1.0)])
