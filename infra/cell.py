@@ -51,8 +51,8 @@ class CellStack(Stack):
         keys = Keys(self, "Keys", names, removal)
         records = Records(self, "Records", names, keys.records, removal)
         series, stream = self._series(names, cell, keys, removal, profile)
-        alerts = Alerts(self, "Alerts", names, cell, keys.alerts)
         intake = Intake(self, "Intake", names, keys.messages, removal)
+        alerts = Alerts(self, "Alerts", names, cell, keys.alerts, intake.undelivered)
         unrecorded = encrypted_queue(
             self, "Unrecorded", names.unrecorded, keys.messages, fed_by=NOBODY, removal=removal
         )

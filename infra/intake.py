@@ -132,8 +132,8 @@ class Intake(Construct):
         self.undelivered = encrypted_queue(self, "Undelivered", names.undelivered, key, fed_by=NOBODY, removal=removal)
 
 
-def from_topic(queue: sqs.IQueue, topic_arn: str) -> iam.PolicyStatement:
-    """A queue's statement for the topic that fills it."""
+def from_topic(queue: sqs.IQueue, topic_arn: str | list[str]) -> iam.PolicyStatement:
+    """A queue's statement for the topic, or topics, that fill it."""
     return iam.PolicyStatement(
         sid="TopicSends",
         principals=[iam.ServicePrincipal("sns.amazonaws.com")],
