@@ -134,6 +134,8 @@ def test_the_firewall_counts_what_batches_look_like(cell: Template) -> None:
         "SizeRestrictions_BODY": {"Count": {}},
         "CrossSiteScripting_BODY": {"Count": {}},
         "GenericRFI_BODY": {"Count": {}},
+        "GenericLFI_BODY": {"Count": {}},
+        "EC2MetaDataSSRF_BODY": {"Count": {}},
         "NoUserAgent_HEADER": {"Count": {}},
     }
     for name in list(rules)[1:3]:
