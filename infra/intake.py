@@ -16,6 +16,7 @@ from constructs import Construct
 from bems.tracker.contract import STAGES, Stage
 from infra.names import Names
 from infra.policies import arn
+from infra.removal import KEPT
 
 LONGEST = Duration.days(14)
 """How long SQS keeps a message at most."""
@@ -38,7 +39,7 @@ def encrypted_queue(
     visibility: Duration | None = None,
     dead_letters: sqs.IQueue | None = None,
     fed_by: sqs.RedriveAllowPolicy | None = None,
-    removal: RemovalPolicy = RemovalPolicy.RETAIN,
+    removal: RemovalPolicy = KEPT,
 ) -> sqs.Queue:
     """A queue under a key, TLS only, that keeps messages as long as SQS can. FIFO ones are in high-throughput mode."""
     fifo = name.endswith(".fifo")
