@@ -122,8 +122,7 @@ class TeamQueue(Construct):
             )
 
 
-def add_subscribers(
-    scope: Construct, names: Names, subscribers: Sequence[Subscriber], intake: Intake
-) -> dict[str, SubscriberRole]:
-    """The role of every subscriber of a cell, by its name."""
-    return {one.name: SubscriberRole(scope, f"Subscriber-{one.name}", names, one, intake) for one in subscribers}
+def add_subscribers(scope: Construct, names: Names, subscribers: Sequence[Subscriber], intake: Intake) -> None:
+    """The role of every subscriber of a cell."""
+    for one in subscribers:
+        SubscriberRole(scope, f"Subscriber-{one.name}", names, one, intake)
