@@ -21,7 +21,7 @@ KINDS: dict[str, type[settings.CellSettings]] = {
     "processor": settings.ProcessorSettings,
     "register_wait": settings.InvoiceSettings,
     "escalate": settings.InvoiceSettings,
-    "sweeper": settings.SweeperSettings,
+    "sweeper": settings.InvoiceSettings,
     "recorder": settings.RecorderSettings,
 }
 
