@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from aws_cdk import App
+from msgspec.structs import fields
 
 from bems.aws import settings
 from bems.aws.settings import read_settings
@@ -68,6 +69,10 @@ def test_each_function_can_read_its_settings(cell: Template) -> None:
         given = {name: "arn:aws:a:b:c:d" if "<" in value else value for name, value in variables.items()}
         assert read_settings(KINDS[handler], given).cell == cell.cell
         assert variables["POWERTOOLS_SERVICE_NAME"] == handler
+        # And is told nothing that it does not read.
+        read = {field.encode_name for field in fields(KINDS[handler])}
+        powertools = {f"POWERTOOLS_{name}" for name in ("LOG_LEVEL", "SERVICE_NAME", "TRACE_DISABLED")}
+        assert set(variables) - powertools <= read
 
 
 def test_each_function_is_told_of_its_own_cell(fifo: Template, standard: Template) -> None:
