@@ -6,13 +6,13 @@ a pause, which doubles each time.
 """
 
 import random
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, SqsFifoPartialProcessor
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
+from bems.aws.calls import some
 from bems.aws.clients import client
 from bems.aws.errors import is_transient
 from bems.aws.messages import Unreadable, read_message
@@ -115,14 +115,14 @@ def _process(made: Home, record: SQSRecord) -> None:
 
 def _postpone(made: Home, failures: list[tuple[SQSRecord, Any]]) -> None:
     """Set when each failed message comes again. Where that fails, it comes after the queue's own visibility timeout."""
-    for some in _some(failures):
+    for together in some(failures, CHANGES_MOST):
         entries = [
             {
                 "Id": str(position),
                 "ReceiptHandle": record.receipt_handle,
                 "VisibilityTimeout": 0 if isinstance(exception[1], PERMANENT) else pause(_receipts(record)),
             }
-            for position, (record, exception) in enumerate(some)
+            for position, (record, exception) in enumerate(together)
         ]
         try:
             answer = made.queue.change_message_visibility_batch(QueueUrl=made.settings.queue_url, Entries=entries)
@@ -141,10 +141,6 @@ def pause(receipts: int) -> int:
 
 def _receipts(record: SQSRecord) -> int:
     return int(record.attributes.approximate_receive_count)
-
-
-def _some(failures: list[tuple[SQSRecord, Any]]) -> Iterator[list[tuple[SQSRecord, Any]]]:
-    return (failures[start : start + CHANGES_MOST] for start in range(0, len(failures), CHANGES_MOST))
 
 
 warm(home)

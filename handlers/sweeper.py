@@ -7,8 +7,7 @@ nothing is due or its time is up; what it leaves, the next one finds. Sweeping a
 How many executions are open it tells from the same index, because Step Functions has no call for it: every invoice with
 an open execution has a check_at, and few others have (orphans, dormant ones, those with something pending). It counts
 shards until it has seen 20,000 invoices, and takes the others to be as full: a small cell is counted whole, and of a
-large one the error to expect is under a percent (1 / sqrt(20,000)). The quota is the account's, not the cell's:
-CloudWatch's own AWS/States OpenExecutionCount is about that.
+large one the error to expect is under a percent (1 / sqrt(20,000)). Alarms hold it against the quota.
 """
 
 from collections.abc import Callable
@@ -19,10 +18,11 @@ import msgspec
 
 from bems.aws.clients import client
 from bems.aws.records import SHARDS
-from bems.aws.settings import SweeperSettings
+from bems.aws.settings import InvoiceSettings
 from bems.tracker.contract import STAGES
 from bems.tracker.decisions import on_sweep
 from bems.tracker.instants import MINUTE, Instant
+from bems.tracker.labels import ENDED
 from bems.tracker.metrics import EVENTS_ACCEPTED, OPEN_EXECUTIONS, SWEEP_BACKLOG, SWEEP_COMPLETED, SWEEP_FAILED
 from handlers.invoices import Invoices, open_cell
 from handlers.telemetry import entry_point, logger, warm
@@ -35,16 +35,11 @@ RESERVE_MILLISECONDS = 15_000
 """What is left of the function's time when it stops sweeping: enough for one invoice and for counting."""
 
 COUNTED = 20_000
-NEAR = 0.8
-"""The part of the quota from which open executions are warned of."""
-
-ENDED = frozenset({"FAILED", "TIMED_OUT", "ABORTED"})
 
 
 class Home(NamedTuple):
     """What an instance of the function keeps."""
 
-    settings: SweeperSettings
     invoices: Invoices
     states: Any
 
@@ -60,8 +55,7 @@ class Swept(NamedTuple):
 @cache
 def home() -> Home:
     """Made once. SettingsError, PolicyMissing."""
-    settings, invoices = open_cell(SweeperSettings)
-    return Home(settings, invoices, client("stepfunctions"))
+    return Home(open_cell(InvoiceSettings)[1], client("stepfunctions"))
 
 
 @entry_point
@@ -81,9 +75,6 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
         meter.add(SWEEP_FAILED, swept.failed)
         if open_executions is not None:
             meter.add(OPEN_EXECUTIONS, open_executions)
-            if open_executions > NEAR * made.settings.open_executions:
-                quota = made.settings.open_executions
-                logger.warning("near the quota", extra={"open_executions": open_executions, "quota": quota})
         meter.add(SWEEP_COMPLETED)
         logger.info("swept", extra=swept._asdict())
         return swept._asdict()
@@ -125,7 +116,8 @@ def count_open(invoices: Invoices, milliseconds_left: Callable[[], int]) -> int 
 
 
 def _ended(made: Home, detail: dict[str, Any]) -> dict[str, int]:
-    """An execution ended. What raises is raised, so that EventBridge delivers it again."""
+    """An execution ended. What raises is raised: Lambda, which was called asynchronously, calls again, twice within the
+    hour, and then puts the notice into the queue of what is undelivered (`infra.sweeping`)."""
     if detail["status"] not in ENDED:
         return {"done": 0}
     started = _input_of(made, detail)

@@ -54,15 +54,26 @@ class Meter:
 
 
 class CountedAlerts:
-    """The Alerts port, counting."""
+    """The Alerts port, logging and counting. A cell that sends its alerts to `log` has them here, and nowhere else."""
 
     def __init__(self, alerts: Alerts, meter: Meter) -> None:
         self._alerts = alerts
         self._meter = meter
 
     def raise_alert(self, alert: Alert) -> None:
-        """Raise it, then count it."""
+        """Raise it, then log and count it: one that was raised twice is logged twice, with the same id."""
         self._alerts.raise_alert(alert)
+        logger.info(
+            "alert raised",
+            extra={
+                "alert_id": alert.id,
+                "invoice_id": alert.invoice_id,
+                "kind": alert.kind,
+                "stage": alert.stage,
+                "severity": alert.severity,
+                "step": alert.step,
+            },
+        )
         self._meter.add(ALERTS_RAISED, stage=alert.stage, severity=alert.severity)
 
 

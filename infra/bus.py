@@ -5,7 +5,6 @@ Each delivery has a role of its own, which says what it may publish to and with 
 EventBridge cannot be relied on to tell one rule from another. What cannot be delivered goes to one queue.
 """
 
-from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from aws_cdk import Duration, RemovalPolicy
@@ -18,9 +17,10 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from bems.tracker.contract import STAGES, Stage
+from bems.tracker.labels import detail_type, source
 from infra.intake import Intake
 from infra.keys import Keys
-from infra.names import Names, detail_type
+from infra.names import Names
 from infra.policies import allow, arn, own_account, service_role, use_key
 from infra.profile import Profile
 
@@ -78,22 +78,18 @@ class ClassicBus(Construct):
                 "Archive",
                 archive_name=names.prefix,
                 source_arn=resource.attr_arn,
-                event_pattern={"source": [names.source]},
+                event_pattern={"source": [source(names.cell)]},
                 retention_days=KEPT_DAYS,
                 kms_key_identifier=keys.messages.key_arn,
             )
             archive.apply_removal_policy(RemovalPolicy.DESTROY)
-        self.rules: Mapping[Stage, events.Rule] = {
-            stage: self._route(stage, names, keys.messages, intake.stages[stage].topic, intake.undelivered)
-            for stage in STAGES
-        }
+        for stage in STAGES:
+            self._route(stage, names, keys.messages, intake.stages[stage].topic, intake.undelivered)
 
     def publishing(self) -> list[iam.PolicyStatement]:
         return [allow(["events:PutEvents"], [self._bus.event_bus_arn])]
 
-    def _route(
-        self, stage: Stage, names: Names, key: kms.IKey, topic: sns.ITopic, undelivered: sqs.Queue
-    ) -> events.Rule:
+    def _route(self, stage: Stage, names: Names, key: kms.IKey, topic: sns.ITopic, undelivered: sqs.Queue) -> None:
         scope = Construct(self, stage.capitalize())
         rule_name = f"{names.prefix}-{stage}"
         role = service_role(
@@ -106,13 +102,13 @@ class ClassicBus(Construct):
                 "ArnLike": {"aws:SourceArn": arn(self, "events", f"rule/{self.name}/{rule_name}")},
             },
         )
-        return events.Rule(
+        events.Rule(
             scope,
             "Rule",
             rule_name=rule_name,
             description=f"{detail_type(stage)} to its topic",
             event_bus=self._bus,
-            event_pattern=events.EventPattern(source=[names.source], detail_type=[detail_type(stage)]),
+            event_pattern=events.EventPattern(source=[source(names.cell)], detail_type=[detail_type(stage)]),
             targets=[
                 targets.SnsTopic(
                     topic,

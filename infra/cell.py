@@ -24,6 +24,7 @@ from infra.log_groups import VENDED, log_group
 from infra.names import Names
 from infra.profile import Profile, read_profile
 from infra.records import Records
+from infra.removal import KEPT
 from infra.series import Series, TimestreamSeries
 from infra.subscribers import add_subscribers
 from infra.sweeping import Sweeping
@@ -46,13 +47,13 @@ class CellStack(Stack):
         )
         profile = read_profile(self.node)
         profile.check(cell.delivery, cell.time_series)
-        removal = RemovalPolicy.RETAIN if cell.removal == "retain" else RemovalPolicy.DESTROY
+        removal = KEPT if cell.removal == "retain" else RemovalPolicy.DESTROY
 
         keys = Keys(self, "Keys", names, removal)
         records = Records(self, "Records", names, keys.records, removal)
         series, stream = self._series(names, cell, keys, removal, profile)
-        alerts = Alerts(self, "Alerts", names, cell, keys.alerts)
         intake = Intake(self, "Intake", names, keys.messages, removal)
+        alerts = Alerts(self, "Alerts", names, cell, keys.alerts, intake.undelivered)
         unrecorded = encrypted_queue(
             self, "Unrecorded", names.unrecorded, keys.messages, fed_by=NOBODY, removal=removal
         )

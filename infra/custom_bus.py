@@ -13,10 +13,11 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from bems.tracker.contract import STAGES, Stage
+from bems.tracker.labels import detail_type, source
 from infra.bus import KEPT_DAYS, MOST_RETRIES, RETRY_HOURS
 from infra.intake import Intake
 from infra.keys import Keys
-from infra.names import Names, detail_type
+from infra.names import Names
 from infra.policies import allow, arn, own_account, service_role, use_key
 
 GROUP = "{% $events.SystemMetadata.EventGroupId %}"
@@ -96,7 +97,7 @@ class CustomBus(Construct):
                 filters=[
                     eventsv2.CfnSubscriber.FilterProperty(
                         scope="DATA",
-                        pattern=json.dumps({"detail-type": [detail_type(stage)], "source": [names.source]}),
+                        pattern=json.dumps({"detail-type": [detail_type(stage)], "source": [source(names.cell)]}),
                     )
                 ]
             ),

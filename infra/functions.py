@@ -11,7 +11,6 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from bems.tracker.cells import Cell
-from bems.tracker.metrics import NAMESPACE
 from infra.log_groups import log_group
 from infra.names import Names
 from infra.policies import allow, service_role
@@ -33,7 +32,8 @@ class Home:
 class Function(Construct):
     """One Lambda function: Python 3.13 on arm64, its role, its log group.
 
-    `invoked` is what others call: the function, or the alias of its warm instances where the cell has any.
+    `invoked` is what others call: the function, or the alias of one that can be kept warm. It is the same whether any
+    instance is, because executions that run and the API's picture keep the ARN that they were made with.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Function(Construct):
         super().__init__(scope, id)
         cell = home.cell
         name = home.names.function(id)
-        self.log_group = log_group(self, "Log", f"/aws/lambda/{name}", home.log_key, cell)
+        group = log_group(self, "Log", f"/aws/lambda/{name}", home.log_key, cell)
         tracing = [allow(["xray:PutTraceSegments", "xray:PutTelemetryRecords"], ["*"])] if cell.tracing else []
-        self.role = service_role(
+        role = service_role(
             self,
             "lambda.amazonaws.com",
             description,
             [
-                allow(["logs:CreateLogStream", "logs:PutLogEvents"], [self.log_group.log_group_arn]),
+                allow(["logs:CreateLogStream", "logs:PutLogEvents"], [group.log_group_arn]),
                 *tracing,
                 *statements,
             ],
@@ -76,16 +76,15 @@ class Function(Construct):
             architecture=lambda_.Architecture.ARM_64,
             code=home.code,
             handler=f"handlers.{handler}.handler",
-            role=self.role.without_policy_updates(),
+            role=role.without_policy_updates(),
             timeout=timeout,
             memory_size=memory,
             reserved_concurrent_executions=reserved if cell.concurrency.reserved else None,
-            log_group=self.log_group,
+            log_group=group,
             tracing=lambda_.Tracing.ACTIVE if cell.tracing else lambda_.Tracing.DISABLED,
             environment={
                 "BEMS_CELL": cell.name,
                 "POWERTOOLS_SERVICE_NAME": handler,
-                "POWERTOOLS_METRICS_NAMESPACE": NAMESPACE,
                 "POWERTOOLS_LOG_LEVEL": "INFO",
                 "POWERTOOLS_TRACE_DISABLED": "false" if cell.tracing else "true",
                 **environment,
@@ -93,11 +92,11 @@ class Function(Construct):
             **more,
         )
         self.invoked: lambda_.IFunction = self.function
-        if warm and cell.provisioned_concurrency:
+        if warm:
             self.invoked = lambda_.Alias(
                 self,
                 "Live",
                 alias_name="live",
                 version=self.function.current_version,
-                provisioned_concurrent_executions=cell.provisioned_concurrency,
+                provisioned_concurrent_executions=cell.provisioned_concurrency or None,
             )

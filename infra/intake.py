@@ -16,6 +16,7 @@ from constructs import Construct
 from bems.tracker.contract import STAGES, Stage
 from infra.names import Names
 from infra.policies import arn
+from infra.removal import KEPT
 
 LONGEST = Duration.days(14)
 """How long SQS keeps a message at most."""
@@ -38,7 +39,7 @@ def encrypted_queue(
     visibility: Duration | None = None,
     dead_letters: sqs.IQueue | None = None,
     fed_by: sqs.RedriveAllowPolicy | None = None,
-    removal: RemovalPolicy = RemovalPolicy.RETAIN,
+    removal: RemovalPolicy = KEPT,
 ) -> sqs.Queue:
     """A queue under a key, TLS only, that keeps messages as long as SQS can. FIFO ones are in high-throughput mode."""
     fifo = name.endswith(".fifo")
@@ -132,8 +133,8 @@ class Intake(Construct):
         self.undelivered = encrypted_queue(self, "Undelivered", names.undelivered, key, fed_by=NOBODY, removal=removal)
 
 
-def from_topic(queue: sqs.IQueue, topic_arn: str) -> iam.PolicyStatement:
-    """A queue's statement for the topic that fills it."""
+def from_topic(queue: sqs.IQueue, topic_arn: str | list[str]) -> iam.PolicyStatement:
+    """A queue's statement for the topic, or topics, that fill it."""
     return iam.PolicyStatement(
         sid="TopicSends",
         principals=[iam.ServicePrincipal("sns.amazonaws.com")],

@@ -42,7 +42,7 @@ class Lifecycle(Construct):
             [allow(["lambda:InvokeFunction"], functions), *_logging(), *(_tracing() if cell.tracing else ())],
             {"StringEquals": own_account(), "ArnLike": {"aws:SourceArn": self.arn}},
         )
-        self.machine = stepfunctions.CfnStateMachine(
+        stepfunctions.CfnStateMachine(
             self,
             "StateMachine",
             state_machine_name=names.state_machine,

@@ -47,17 +47,10 @@ AWS_METRICS: Mapping[str, Mapping[str, tuple[tuple[str, ...], ...]]] = {
         "OpenExecutionCount": ((),),
         "ThrottledEvents": (("APIName",), ("ServiceMetric",)),
     },
-    # DynamoDB developer guide, "DynamoDB metrics and dimensions".
-    "AWS/DynamoDB": {
-        "ConsumedReadCapacityUnits": (("TableName",),),
-        "ConsumedWriteCapacityUnits": (("TableName",),),
-        "ThrottledRequests": (("TableName", "Operation"),),
-    },
     # Data Firehose developer guide, "Monitoring with CloudWatch metrics", delivery to Iceberg.
     "AWS/Firehose": {
         "DeliveryToIceberg.DataFreshness": (("DeliveryStreamName",),),
         "DeliveryToIceberg.FailedRowCount": (("DeliveryStreamName",),),
-        "DeliveryToIceberg.SuccessfulRowCount": (("DeliveryStreamName",),),
     },
 }
 """By namespace and name, the sets of dimensions."""
@@ -77,7 +70,7 @@ class Watched:
     name: str
     dimensions: tuple[tuple[str, str], ...]
 
-    def metric(self, statistic: str = "Sum", period: Duration = _MINUTE, label: str | None = None) -> cloudwatch.Metric:
+    def metric(self, statistic: str = "Sum", period: Duration = _MINUTE) -> cloudwatch.Metric:
         """For an alarm."""
         return cloudwatch.Metric(
             namespace=self.namespace,
@@ -85,7 +78,6 @@ class Watched:
             dimensions_map=dict(self.dimensions) or None,
             statistic=statistic,
             period=period,
-            label=label,
         )
 
     def row(self, statistic: str = "Sum", label: str | None = None, **more: Any) -> list[Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from bems.tracker.actions import Severity
 from bems.tracker.contract import Stage
+from bems.tracker.labels import detail_type
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,6 @@ class Names:
     @property
     def prefix(self) -> str:
         return f"bems-{self.cell}"
-
-    @property
-    def source(self) -> str:
-        """The `source` of every message on the bus."""
-        return f"bems.{self.cell}"
 
     @property
     def state_machine(self) -> str:
@@ -56,11 +52,6 @@ class Names:
     @property
     def _suffix(self) -> str:
         return ".fifo" if self.fifo else ""
-
-
-def detail_type(stage: Stage) -> str:
-    """The `detail-type` of a stage's messages, such as `InvoicePosting`."""
-    return f"Invoice{stage.capitalize()}"
 
 
 def processor(stage: Stage) -> str:

@@ -30,16 +30,15 @@ def allow(
 def allow_service(
     service: str,
     actions: Sequence[str],
-    resources: Sequence[str] = ("*",),
     conditions: Mapping[str, Any] | None = None,
     sid: str | None = None,
 ) -> iam.PolicyStatement:
-    """A statement of a resource's policy for an AWS service; in a key's policy `*` is the key itself."""
+    """A statement of a key's policy for an AWS service: `*` is the key itself."""
     return iam.PolicyStatement(
         sid=sid,
         principals=[iam.ServicePrincipal(service)],
         actions=list(actions),
-        resources=list(resources),
+        resources=["*"],
         conditions=conditions,
     )
 

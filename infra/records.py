@@ -6,6 +6,7 @@ from aws_cdk import aws_kms as kms
 from constructs import Construct
 
 from infra.names import Names
+from infra.removal import KEPT
 
 CHECKS = "checks"
 """The sparse, sharded index on (check_shard, check_at)."""
@@ -28,7 +29,9 @@ class Records(Construct):
                 point_in_time_recovery_enabled=True
             ),
             stream=dynamodb.StreamViewType.NEW_IMAGE,
-            deletion_protection=removal == RemovalPolicy.RETAIN,
+            # Against everybody, CloudFormation too: a first deployment that fails cannot take the table away again
+            # (deployment guide, "One cell").
+            deletion_protection=removal == KEPT,
             removal_policy=removal,
         )
         # One partition key for all would take about 1,000 writes a second and then throttle the table: hence the

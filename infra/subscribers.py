@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aws_cdk import Aws, CfnOutput, Duration, RemovalPolicy, Stack
+from aws_cdk import Aws, CfnOutput, Duration, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_sns as sns
@@ -19,6 +19,7 @@ from bems.tracker.cells import Subscriber
 from infra.intake import Intake, encrypted_queue, from_topic
 from infra.names import Names
 from infra.policies import allow, allow_service
+from infra.removal import KEPT
 
 
 class SubscriberRole(Construct):
@@ -88,7 +89,8 @@ class TeamQueue(Construct):
         if name.endswith(".fifo") and not topic_arn.endswith(".fifo"):
             raise ValueError(f"{self.node.path}: {topic_arn} is a standard topic, which cannot feed a FIFO queue")
         base, fifo = name.removesuffix(".fifo"), ".fifo" if name.endswith(".fifo") else ""
-        self.key = kms.Key(self, "Key", enable_key_rotation=True, removal_policy=RemovalPolicy.DESTROY)
+        # It stays as the queues do, for without it nobody could read what is in them.
+        self.key = kms.Key(self, "Key", enable_key_rotation=True, removal_policy=KEPT)
         self.key.add_to_resource_policy(
             allow_service(
                 "sns.amazonaws.com",
@@ -120,8 +122,7 @@ class TeamQueue(Construct):
             )
 
 
-def add_subscribers(
-    scope: Construct, names: Names, subscribers: Sequence[Subscriber], intake: Intake
-) -> dict[str, SubscriberRole]:
-    """The role of every subscriber of a cell, by its name."""
-    return {one.name: SubscriberRole(scope, f"Subscriber-{one.name}", names, one, intake) for one in subscribers}
+def add_subscribers(scope: Construct, names: Names, subscribers: Sequence[Subscriber], intake: Intake) -> None:
+    """The role of every subscriber of a cell."""
+    for one in subscribers:
+        SubscriberRole(scope, f"Subscriber-{one.name}", names, one, intake)

@@ -8,9 +8,8 @@ from aws_cdk import aws_lambda_destinations as destinations
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from bems.tracker.labels import ENDED
 from infra.names import Names
-
-ENDED = ("FAILED", "TIMED_OUT", "ABORTED")
 
 
 class Sweeping(Construct):

@@ -12,7 +12,6 @@ NAMED: Mapping[str, tuple[str, str]] = {
     "DeliveryStreamName": ("AWS::KinesisFirehose::DeliveryStream", "deliverystreamname"),
     "FunctionName": ("AWS::Lambda::Function", "functionname"),
     "QueueName": ("AWS::SQS::Queue", "queuename"),
-    "TableName": ("AWS::DynamoDB::Table", "tablename"),
 }
 """Dimensions that name a resource: its type, and the property that has its name."""
 

@@ -133,7 +133,6 @@ class Workers(Construct):
             "Every minute looks after the invoices that are due",
             self._concurrency.sweeper,
             seconds=60,
-            environment={"BEMS_OPEN_EXECUTIONS": str(self._home.cell.limits.open_executions)},
             statements=[
                 allow(["dynamodb:Query"], [self._records.index_arn]),
                 allow(

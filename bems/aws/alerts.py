@@ -7,8 +7,8 @@ import msgspec
 from bems.tracker.actions import Alert, Severity
 from bems.tracker.instants import render
 
-SUBJECT_MOST = 100
-"""Characters of an SNS subject, printable ASCII on one line (API reference of Publish)."""
+SUBJECT_MOST = 99
+"""Characters of an SNS subject, on one line: less than 100 (API reference of Publish). Ours are printable ASCII."""
 
 _WORDS = {
     "stuck": "waits for its {stage}",

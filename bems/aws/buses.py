@@ -5,14 +5,13 @@ put again a few times; what is still not taken is for the sender to send again. 
 comes twice, and is known by its event_id.
 """
 
-import random
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from bems.aws.errors import BotoCoreError, ClientError, code
-from bems.aws.messages import Origin, detail_type, pack_detail, source
+from bems.aws.calls import put
+from bems.aws.messages import Origin, pack_detail
 from bems.tracker.contract import Event
+from bems.tracker.labels import detail_type, source
 
 CLASSIC_ENTRIES = 10
 """Entries of one PutEvents call to a classic bus (service model)."""
@@ -22,12 +21,6 @@ CUSTOM_ENTRIES = 100
 
 CALL_BYTES = 250_000
 """Of the entries of one call together. The limit was 256 KiB, and 1 MiB since 2026; an event takes a fifth at most."""
-
-ATTEMPTS = 3
-PAUSE_SECONDS = 0.05
-
-# Per-entry codes after which the same entry would be refused again.
-_FINAL = frozenset({"InvalidArgument", "MalformedDetail", "NotAuthorizedForSourceException", "InvalidInputException"})
 
 Entry = dict[str, Any]
 
@@ -50,7 +43,7 @@ class ClassicBus:
     def publish(self, events: Sequence[Event], origin: Origin) -> list[str | None]:
         """As of `Bus`."""
         entries = [{**_entry(event, origin), "EventBusName": self._name} for event in events]
-        return publish_entries(entries, CLASSIC_ENTRIES, self._put)
+        return _publish(entries, CLASSIC_ENTRIES, self._put)
 
     def _put(self, entries: list[Entry]) -> list[str | None]:
         answer = self._client.put_events(Entries=entries)
@@ -74,7 +67,7 @@ class CustomBus:
             }
             for event in events
         ]
-        return publish_entries(entries, CUSTOM_ENTRIES, self._put)
+        return _publish(entries, CUSTOM_ENTRIES, self._put)
 
     def _put(self, entries: list[Entry]) -> list[str | None]:
         answer = self._client.put_events(EventBusArn=self._arn, Entries=entries)
@@ -82,28 +75,9 @@ class CustomBus:
         return [None if "SuccessCode" in one else one.get("ErrorCode") or "Unknown" for one in answer["Entries"]]
 
 
-def publish_entries(
-    entries: list[Entry], most: int, put: Callable[[list[Entry]], list[str | None]]
-) -> list[str | None]:
+def _publish(entries: list[Entry], most: int, call: Callable[[list[Entry]], list[str | None]]) -> list[str | None]:
     """Put entries in calls of at most `most` and CALL_BYTES; each one's error code, None where it was taken."""
-    errors: list[str | None] = [None] * len(entries)
-    for waiting in _calls(entries, most):
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(random.uniform(0, PAUSE_SECONDS * 2**attempt))
-            try:
-                answers = put([entries[position] for position in waiting])
-            except (ClientError, BotoCoreError) as error:
-                # boto3 has tried for long enough; the other calls still get their chance.
-                for position in waiting:
-                    errors[position] = code(error)
-                break
-            for position, answer in zip(waiting, answers, strict=True):
-                errors[position] = answer
-            waiting = [position for position in waiting if errors[position] and errors[position] not in _FINAL]
-            if not waiting:
-                break
-    return errors
+    return [error for together in _calls(entries, most) for error in put(together, call)]
 
 
 def _entry(event: Event, origin: Origin) -> Entry:
@@ -114,15 +88,15 @@ def _entry(event: Event, origin: Origin) -> Entry:
     }
 
 
-def _calls(entries: list[Entry], most: int) -> list[list[int]]:
-    calls: list[list[int]] = []
+def _calls(entries: list[Entry], most: int) -> list[list[Entry]]:
+    calls: list[list[Entry]] = []
     room = 0
-    for position, entry in enumerate(entries):
+    for entry in entries:
         # As AWS counts (user guide, "Calculating PutEvents event entry size"), and some for what it adds.
         size = 200 + sum(len(str(value).encode()) for value in entry.values())
         if not calls or size > room or len(calls[-1]) >= most:
             calls.append([])
             room = CALL_BYTES
-        calls[-1].append(position)
+        calls[-1].append(entry)
         room -= size
     return calls

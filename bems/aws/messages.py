@@ -46,16 +46,6 @@ class _Detail(Struct, frozen=True):
     metadata: Metadata
 
 
-def source(cell: str) -> str:
-    """EventBridge's `source`."""
-    return f"bems.{cell}"
-
-
-def detail_type(stage: Stage) -> str:
-    """EventBridge's `detail-type`, such as `InvoicePosting`."""
-    return f"Invoice{stage.capitalize()}"
-
-
 def pack_detail(event: Event, origin: Origin) -> str:
     """The `detail` of an event. At most some 40,000 bytes, within the 256 KiB that every service on the way takes."""
     facts = event.facts

@@ -50,12 +50,6 @@ class ProcessorSettings(InvoiceSettings, frozen=True, kw_only=True):
     queue_url: Named = field(name="BEMS_QUEUE_URL")
 
 
-class SweeperSettings(InvoiceSettings, frozen=True, kw_only=True):
-    """`open_executions` is the Step Functions quota of the account and Region."""
-
-    open_executions: Annotated[int, Meta(ge=1)] = field(name="BEMS_OPEN_EXECUTIONS")
-
-
 class RecorderSettings(CellSettings, frozen=True, kw_only=True):
     """`timestream` has a database and a table, `s3tables` a Firehose stream. The queue is for what cannot be read."""
 

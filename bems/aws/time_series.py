@@ -4,13 +4,12 @@ A row may be written twice: in Timestream it is then the same row (dimensions, m
 Iceberg there are two with one `transition_id` and one `recorded_at`.
 """
 
-import random
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from bems.aws.calls import put, some
 from bems.aws.errors import BotoCoreError, ClientError, code
 from bems.tracker.instants import render
 from bems.tracker.series import COLUMNS, Value, row
@@ -21,9 +20,6 @@ TIMESTREAM_RECORDS = 100
 
 FIREHOSE_RECORDS = 500
 """Records of one PutRecordBatch call (service model). A row has at most 2 kB, so that 4 MB are never reached."""
-
-ATTEMPTS = 3
-PAUSE_SECONDS = 0.1
 
 # What every row of a series has in common, or what Timestream keeps beside the measures.
 _NOT_MEASURES = frozenset({"cell", "invoice_id", "stage", "recorded_at"})
@@ -78,7 +74,7 @@ class TimestreamSeries:
 
     def write(self, rows: Sequence[Row]) -> list[Outcome]:
         """As of `Series`, in calls of 100."""
-        return [outcome for call in _chunks(rows, TIMESTREAM_RECORDS) for outcome in self._write(call)]
+        return [outcome for call in some(rows, TIMESTREAM_RECORDS) for outcome in self._write(call)]
 
     def _write(self, rows: Sequence[Row]) -> list[Outcome]:
         try:
@@ -140,31 +136,15 @@ class FirehoseSeries:
 
     def write(self, rows: Sequence[Row]) -> list[Outcome]:
         """As of `Series`, in calls of 500. What Firehose did not take of a call is put again, and nothing else."""
-        return [outcome for call in _chunks(rows, FIREHOSE_RECORDS) for outcome in self._write(call)]
+        return [outcome for call in some(rows, FIREHOSE_RECORDS) for outcome in self._write(call)]
 
     def _write(self, rows: Sequence[Row]) -> list[Outcome]:
-        records = [{"Data": msgspec.json.encode(row(one.transition, self._cell))} for one in rows]
-        outcomes = [Outcome("failed", "Unknown")] * len(rows)
-        waiting = list(range(len(rows)))
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(random.uniform(0, PAUSE_SECONDS * 2**attempt))
-            try:
-                answer = self._client.put_record_batch(
-                    DeliveryStreamName=self._stream, Records=[records[position] for position in waiting]
-                )
-            except (ClientError, BotoCoreError) as error:
-                # boto3 has tried for long enough.
-                for position in waiting:
-                    outcomes[position] = Outcome("failed", code(error))
-                return outcomes
-            for position, result in zip(waiting, answer["RequestResponses"], strict=True):
-                error_code = result.get("ErrorCode")
-                outcomes[position] = Outcome("failed", error_code) if error_code else WRITTEN
-            waiting = [position for position in waiting if outcomes[position] is not WRITTEN]
-            if not waiting:
-                break
-        return outcomes
+        errors = put([{"Data": msgspec.json.encode(row(one.transition, self._cell))} for one in rows], self._put)
+        return [Outcome("failed", error) if error else WRITTEN for error in errors]
+
+    def _put(self, records: list[dict[str, bytes]]) -> list[str | None]:
+        answer = self._client.put_record_batch(DeliveryStreamName=self._stream, Records=records)
+        return [result.get("ErrorCode") for result in answer["RequestResponses"]]
 
 
 def _rejected(rows: Sequence[Row], rejected: list[dict[str, Any]]) -> list[Outcome]:
@@ -181,7 +161,3 @@ def _text(kind: str, value: Value) -> str:
     if kind == "timestamp":
         return render(int(value))
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))

@@ -61,7 +61,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     max_batch: Annotated[int, Meta(ge=1, le=100)] = 100
     """The most events in one batch request."""
     open_executions: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 1_000_000
-    """The Step Functions quota of the cell's account and Region; beyond it new waits are dormant."""
+    """The Step Functions quota of the cell's account and Region, for alarms and the dashboard; it stops nothing."""
 
 
 class Webhook(Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,7 +12,6 @@ from bems.aws.settings import (
     ProducerSettings,
     RecorderSettings,
     SettingsError,
-    SweeperSettings,
     read_settings,
 )
 from bems.tracker.policy_file import dump_policy
@@ -46,7 +45,6 @@ NEEDED: dict[type[CellSettings], set[str]] = {
     },
 }
 NEEDED[ProcessorSettings] = NEEDED[InvoiceSettings] | {"BEMS_STAGE", "BEMS_QUEUE_TYPE", "BEMS_QUEUE_URL"}
-NEEDED[SweeperSettings] = NEEDED[InvoiceSettings] | {"BEMS_OPEN_EXECUTIONS"}
 
 
 @pytest.mark.parametrize(("kind", "names"), NEEDED.items())
@@ -70,7 +68,6 @@ def test_a_function_reads_its_variables_and_names_the_one_that_is_missing(
         (InvoiceSettings, "BEMS_STATE_MACHINE_ARN", "bems-test"),
         (ProcessorSettings, "BEMS_STAGE", "payment"),
         (ProcessorSettings, "BEMS_QUEUE_TYPE", "lifo"),
-        (SweeperSettings, "BEMS_OPEN_EXECUTIONS", "0"),
         (RecorderSettings, "BEMS_TIME_SERIES", "influxdb"),
     ],
 )
@@ -81,7 +78,6 @@ def test_a_variable_that_makes_no_sense_is_named(kind: type[CellSettings], name:
 
 def test_numbers_are_read() -> None:
     assert read_settings(ProducerSettings, WHOLE).max_batch == 100
-    assert read_settings(SweeperSettings, WHOLE).open_executions == 1_000_000
 
 
 def test_an_iceberg_series_needs_its_stream() -> None:

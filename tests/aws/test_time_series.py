@@ -58,7 +58,7 @@ PLAIN = Transition(
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bems.aws.time_series.time.sleep", lambda _: None)
+    monkeypatch.setattr("bems.aws.calls.time.sleep", lambda _: None)
 
 
 @pytest.fixture

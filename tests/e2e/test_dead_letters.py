@@ -123,19 +123,19 @@ def applied(cell: DeployedCell, invoice_id: str) -> set[tuple[str, str]]:
 
 @contextmanager
 def fault(cell: DeployedCell, stage: Stage) -> Iterator[None]:
-    """The stage's processor looks for its records in a table that there is not."""
+    """The stage's processor, as its queue calls it, looks for its records in a table that there is not."""
     functions = cell.emulator.client("lambda")
     name = f"{STACK}-Invoice{stage.capitalize()}Processor"
+    right = functions.get_alias(FunctionName=name, Name="live")["FunctionVersion"]
     variables = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
-
-    def configure(changed: dict[str, str]) -> None:
-        functions.update_function_configuration(FunctionName=name, Environment={"Variables": changed})
-
-    configure({**variables, "BEMS_TABLE": "mislaid"})
+    broken = {**variables, "BEMS_TABLE": "mislaid"}
+    functions.update_function_configuration(FunctionName=name, Environment={"Variables": broken})
+    wrong = functions.publish_version(FunctionName=name)["Version"]
+    functions.update_alias(FunctionName=name, Name="live", FunctionVersion=wrong)
     try:
         yield
     finally:
-        configure(variables)
+        functions.update_alias(FunctionName=name, Name="live", FunctionVersion=right)
 
 
 @contextmanager

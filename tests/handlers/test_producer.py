@@ -38,7 +38,7 @@ def refusing(*ids: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bems.aws.buses.time.sleep", lambda _: None)
+    monkeypatch.setattr("bems.aws.calls.time.sleep", lambda _: None)
 
 
 def test_an_event_is_accepted_once_it_is_on_the_bus(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:

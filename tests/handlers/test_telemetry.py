@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from bems.tracker.actions import Alert
 from bems.tracker.metrics import CONFLICTS, EVENTS_ACCEPTED, SWEEP_BACKLOG, VISIBILITY_LATENCY
-from handlers.telemetry import Meter, entry_point, logger
+from handlers.telemetry import CountedAlerts, Meter, entry_point, logger
 from tests.aws.wire import Context
 from tests.handlers.emf import printed
+from tests.tracker.samples import FACTS, NOW
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +69,39 @@ def test_what_was_counted_is_written_when_the_invocation_fails(capsys: pytest.Ca
 def test_other_dimensions_are_a_mistake() -> None:
     with pytest.raises(ValueError, match="EventsAccepted has the dimensions cell, stage"):
         Meter("eu").add(EVENTS_ACCEPTED)
+
+
+class Topics:
+    """The Alerts port, which refuses what it is told to."""
+
+    def __init__(self, refuses: bool) -> None:
+        self._refuses = refuses
+
+    def raise_alert(self, alert: Alert) -> None:
+        if self._refuses:
+            raise RuntimeError(alert.id)
+
+
+def test_an_alert_that_was_raised_is_a_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """The destination `log`, which every severity has by default."""
+    alert = Alert("a1", "INV/1", "stuck", "posting", "critical", 3, NOW, NOW, NOW, FACTS)
+    with Meter("eu").flushed() as meter:
+        CountedAlerts(Topics(refuses=False), meter).raise_alert(alert)
+        with pytest.raises(RuntimeError):
+            CountedAlerts(Topics(refuses=True), meter).raise_alert(alert)
+    shown = printed(capsys)
+    assert shown.metrics == {("AlertsRaised", "eu", "posting", "critical"): [1.0]}
+    (line,) = shown.logs
+    assert (line["level"], line["message"]) == ("INFO", "alert raised")
+    told = {name: line[name] for name in ("alert_id", "invoice_id", "kind", "stage", "severity", "step")}
+    assert told == {
+        "alert_id": "a1",
+        "invoice_id": "INV/1",
+        "kind": "stuck",
+        "stage": "posting",
+        "severity": "critical",
+        "step": 3,
+    }
 
 
 def test_an_event_is_not_logged_whatever_the_environment_says(

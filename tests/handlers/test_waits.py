@@ -68,7 +68,8 @@ def test_who_asks_in_time_raises_the_alert_once(cloud: Cloud, capsys: pytest.Cap
     assert (alert["kind"], alert["step"], alert["severity"]) == ("stuck", 1, "warning")
     shown = printed(capsys)
     assert shown.metrics == {("AlertsRaised", "test", "authorization", "warning"): [1.0]}
-    assert [(line["level"], line["invoice_id"], line["run"]) for line in shown.logs] == [("INFO", "A", 1)] * 2
+    assert [line["message"] for line in shown.logs] == ["alert raised", "escalated", "escalated"]
+    assert [(line["level"], line["invoice_id"], line["run"]) for line in shown.logs] == [("INFO", "A", 1)] * 3
 
 
 def test_the_last_alert_parks(cloud: Cloud) -> None:

@@ -81,7 +81,10 @@ def dimensions(metric: dict[str, Any]) -> dict[str, str]:
 
 
 def metrics(alarm: dict[str, Any]) -> list[tuple[str, str, dict[str, str]]]:
-    stats = [one["MetricStat"]["Metric"] for one in alarm["Metrics"] if "MetricStat" in one]
+    if "MetricName" in alarm:
+        stats = [alarm]
+    else:
+        stats = [one["MetricStat"]["Metric"] for one in alarm["Metrics"] if "MetricStat" in one]
     return [(one["Namespace"], one["MetricName"], dimensions(one)) for one in stats]
 
 
@@ -172,6 +175,26 @@ def test_nothing_on_the_dashboard_is_a_metric_that_nobody_emits(cell: Template) 
     ]
     assert [title[0] for title in numbered] == ["1", "2", "3", "4", "5"]
     assert {widget["properties"]["region"] for widget in body["widgets"]} == {cell.region}
+
+
+def test_every_metric_on_the_list_is_watched_by_a_cell(fifo: Template, standard: Template) -> None:
+    watched = {
+        (namespace, name, frozenset(given))
+        for cell in (fifo, standard)
+        for alarm in found(cell).values()
+        for namespace, name, given in metrics(alarm)
+    }
+    for cell in (fifo, standard):
+        body = json.loads(cell.one("AWS::CloudWatch::Dashboard")["DashboardBody"])
+        for namespace, name, *rest in (row for one in body["widgets"] for row in one["properties"]["metrics"]):
+            watched.add((namespace, name, frozenset(text for text in rest[::2] if isinstance(text, str))))
+    listed = {
+        (namespace, name, frozenset(given))
+        for namespace, names in AWS_METRICS.items()
+        for name, sets in names.items()
+        for given in sets
+    }
+    assert listed <= watched
 
 
 def test_the_guard_finds_nothing_in_the_template_itself(cell: Template) -> None:

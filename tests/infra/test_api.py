@@ -11,7 +11,7 @@ from aws_cdk import aws_lambda as lambda_
 
 from bems.tracker.cells import Cell
 from bems.tracker.contract import STAGES, Stage
-from bems.tracker.schemas import gateway_models
+from bems.tracker.schemas import DRAFT_04, gateway_models
 from infra import api
 from infra.names import Names
 from tests.infra.template import Template
@@ -134,6 +134,8 @@ def test_the_firewall_counts_what_batches_look_like(cell: Template) -> None:
         "SizeRestrictions_BODY": {"Count": {}},
         "CrossSiteScripting_BODY": {"Count": {}},
         "GenericRFI_BODY": {"Count": {}},
+        "GenericLFI_BODY": {"Count": {}},
+        "EC2MetaDataSSRF_BODY": {"Count": {}},
         "NoUserAgent_HEADER": {"Count": {}},
     }
     for name in list(rules)[1:3]:
@@ -171,30 +173,27 @@ def test_the_stage_shows_all_of_the_api(cell: Template) -> None:
     """A deployment is a picture of what is there when it is taken."""
     deployment = cell.raw["Resources"][cell.whole("Api/Stage")["Properties"]["DeploymentId"]["Ref"]]
     before = {cell.paths[id] for id in deployment["DependsOn"]}
-    for kind in ("GatewayResponse", "Method", "Model", "RequestValidator"):
+    for kind in ("GatewayResponse", "Method", "Model", "RequestValidator", "Resource", "RestApi"):
         parts = set(cell.of(f"AWS::ApiGateway::{kind}"))
         assert parts
         assert parts <= before
 
 
-def test_another_api_is_another_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CloudFormation takes another only where its id is another one."""
-    pictures = [api.picture(), api.picture()]
-    assert pictures[0] == pictures[1]
-    assert "api_key_required=True" in pictures[0][1][0]
-    assert "Retry-After" in pictures[0][1][1]
-    monkeypatch.setattr(api, "gateway_models", dict)
-    assert api.picture() != pictures[0]
+def test_another_api_is_another_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CloudFormation takes another picture only where its id is another one."""
+    first = deployment_id()
+    assert first == deployment_id()
+    # A method that calls something else.
+    assert first != deployment_id(alias="live")
+    monkeypatch.setattr(api, "add_gateway_responses", lambda _: None)
+    without_answers = deployment_id()
+    assert without_answers != first
+    monkeypatch.setattr(api, "gateway_models", lambda: {**gateway_models(), "PostingEvent": {"$schema": DRAFT_04}})
+    assert deployment_id() not in (first, without_answers)
 
 
-def test_another_picture_is_another_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, same = deployment_id(), deployment_id()
-    monkeypatch.setattr(api, "picture", lambda: ["another"])
-    assert first == same != deployment_id()
-
-
-def deployment_id() -> str:
-    """The id of the deployment in a stack that has nothing but an API."""
+def deployment_id(alias: str | None = None) -> str:
+    """The id of the deployment in a stack that has nothing but an API, of a function or an alias of it."""
     stack = Stack(App(), "Plain")
     function = lambda_.Function(
         stack,
@@ -204,7 +203,7 @@ def deployment_id() -> str:
         code=lambda_.Code.from_inline("def handler(event, context): pass"),
     )
     cell = Cell(name="plain", region="eu-west-1")
-    producer: Any = SimpleNamespace(invoked=function)
+    producer: Any = SimpleNamespace(invoked=function.add_alias(alias) if alias else function)
     api.Api(stack, "Api", Names(cell.name, fifo=True), cell, kms.Key(stack, "Key"), producer)
     (id,) = assertions.Template.from_stack(stack).find_resources("AWS::ApiGateway::Deployment")
     return str(id)

@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_cdk import App
+from msgspec.structs import fields
 
 from bems.aws import settings
 from bems.aws.settings import read_settings
+from bems.tracker.cells import Cell
 from bems.tracker.contract import STAGES, Stage
+from infra.cell import CellStack
+from infra.code import WITHOUT
 from tests.infra.template import Template
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,7 +22,7 @@ KINDS: dict[str, type[settings.CellSettings]] = {
     "processor": settings.ProcessorSettings,
     "register_wait": settings.InvoiceSettings,
     "escalate": settings.InvoiceSettings,
-    "sweeper": settings.SweeperSettings,
+    "sweeper": settings.InvoiceSettings,
     "recorder": settings.RecorderSettings,
 }
 
@@ -64,7 +69,10 @@ def test_each_function_can_read_its_settings(cell: Template) -> None:
         given = {name: "arn:aws:a:b:c:d" if "<" in value else value for name, value in variables.items()}
         assert read_settings(KINDS[handler], given).cell == cell.cell
         assert variables["POWERTOOLS_SERVICE_NAME"] == handler
-        assert variables["POWERTOOLS_METRICS_NAMESPACE"] == "BEMS"
+        # And is told nothing that it does not read.
+        read = {field.encode_name for field in fields(KINDS[handler])}
+        powertools = {f"POWERTOOLS_{name}" for name in ("LOG_LEVEL", "SERVICE_NAME", "TRACE_DISABLED")}
+        assert set(variables) - powertools <= read
 
 
 def test_each_function_is_told_of_its_own_cell(fifo: Template, standard: Template) -> None:
@@ -122,18 +130,47 @@ def test_the_recorder_reads_every_change_and_gives_up_none_in_silence(cell: Temp
     assert only["Pattern"].replace(" ", "") == '{"dynamodb":{"NewImage":{"changes":{"B":[{"exists":true}]}}}}'
 
 
-def test_warm_instances_are_on_the_path_of_an_event_and_are_called(fifo: Template, standard: Template) -> None:
+def test_warm_instances_are_on_the_path_of_an_event_and_are_called(cell: Template) -> None:
     warm = {"Producer", "RegisterWait", *(f"Invoice{stage.capitalize()}Processor" for stage in STAGES)}
-    aliases = fifo.of("AWS::Lambda::Alias")
+    aliases = cell.of("AWS::Lambda::Alias")
     assert {path.split("/")[1] for path in aliases} == warm
+    kept = {"ProvisionedConcurrentExecutions": 2} if cell.cell == "eu-west" else None
     for alias in aliases.values():
-        assert alias["ProvisionedConcurrencyConfig"] == {"ProvisionedConcurrentExecutions": 2}
+        assert alias.get("ProvisionedConcurrencyConfig") == kept
     for stage in STAGES:
         noun = f"Invoice{stage.capitalize()}Processor"
-        called = fifo.at(f"Functions/{noun}/Mapping")["FunctionName"]
+        called = cell.at(f"Functions/{noun}/Mapping")["FunctionName"]
         assert f"<Functions/{noun}/Live>" in called
         assert called.endswith(":live")
-    assert standard.of("AWS::Lambda::Alias") == {}
+
+
+@pytest.mark.xdist_group("cdk")
+def test_who_calls_a_function_calls_the_same_whether_it_is_kept_warm(tmp_path: Path) -> None:
+    """An execution that runs calls the ARN that it was started with, and its role must still allow that."""
+    cold, warm = (synthesize(tmp_path / str(count), count) for count in (0, 2))
+    for type, called in (
+        ("AWS::ApiGateway::Method", "Integration"),
+        ("AWS::Lambda::EventSourceMapping", "FunctionName"),
+        ("AWS::Lambda::Permission", "FunctionName"),
+        ("AWS::StepFunctions::StateMachine", "DefinitionSubstitutions"),
+    ):
+        assert cold.of(type)
+        assert {path: one[called] for path, one in cold.of(type).items()} == {
+            path: one[called] for path, one in warm.of(type).items()
+        }
+    assert cold.statements("Lifecycle/Role") == warm.statements("Lifecycle/Role")
+    assert (
+        cold.whole("Api/Stage")["Properties"]["DeploymentId"] == warm.whole("Api/Stage")["Properties"]["DeploymentId"]
+    )
+
+
+def synthesize(out: Path, warm: int) -> Template:
+    """A cell with so many warm instances."""
+    context = {WITHOUT: True, "aws:cdk:enable-path-metadata": True}
+    app = App(analytics_reporting=False, outdir=str(out), context=context)
+    CellStack(app, Cell(name="plain", region="eu-west-1", provisioned_concurrency=warm))
+    app.synth()
+    return Template.load(out, "bems-plain")
 
 
 def test_the_sweeper_is_woken_by_the_clock_and_by_executions_that_ended(cell: Template) -> None:

@@ -23,7 +23,7 @@ def test_keys_are_rotated_and_outlive_the_stack_with_the_data(cell: Template) ->
     assert set(keys) == {"Keys/Messages", "Keys/Records", "Keys/Alerts", "Keys/Logs"}
     for path, key in keys.items():
         assert key["EnableKeyRotation"] is True
-        assert cell.whole(path)["DeletionPolicy"] == "Retain"
+        assert cell.whole(path)["DeletionPolicy"] == "RetainExceptOnCreate"
 
 
 def messages(cell: Template) -> dict[str, tuple[Any, ...]]:

@@ -87,12 +87,8 @@ def test_the_recorder_reads_the_stream_and_writes_its_series(fifo: Template, sta
 
 
 def test_the_state_machine_calls_its_two_functions(cell: Template) -> None:
-    # Where the cell keeps functions warm, the alias of the warm ones.
-    register_wait = "Live" if cell.cell == "eu-west" else "Function"
     calling, logging, tracing = cell.statements("Lifecycle/Role")
-    assert calling == (
-        f"lambda:InvokeFunction on <Functions/RegisterWait/{register_wait}> <Functions/Escalate/Function>"
-    )
+    assert calling == ("lambda:InvokeFunction on <Functions/RegisterWait/Live> <Functions/Escalate/Function>")
     assert logging.endswith(" on *")
     assert {action.split(":")[0] for action in logging.split()[:-2]} == {"logs"}
     assert not any("PutLogEvents" in one for one in (logging, tracing))

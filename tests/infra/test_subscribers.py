@@ -38,6 +38,9 @@ def test_a_queue_is_subscribed_with_its_filter_and_loses_nothing() -> None:
             ("sqs:SendMessage", {"ArnEquals": {"aws:SourceArn": TOPIC}})
         ]
     (key,) = template.find_resources("AWS::KMS::Key").values()
+    # What is in the queues can be read for as long as they are there.
+    for queue in template.find_resources("AWS::SQS::Queue").values():
+        assert queue["DeletionPolicy"] == key["DeletionPolicy"] == "RetainExceptOnCreate"
     (grant,) = key["Properties"]["KeyPolicy"]["Statement"][1:]
     assert grant["Principal"] == {"Service": "sns.amazonaws.com"}
     assert grant["Condition"] == {"ArnEquals": {"aws:SourceArn": TOPIC}}
