@@ -10,10 +10,10 @@ import msgspec
 
 from bems.embedded.alerting.delivery import Destination
 from bems.embedded.alerting.mail import Email
-from bems.embedded.alerting.messages import headline
 from bems.embedded.alerting.webhook import Webhook
 from bems.tracker import cells
 from bems.tracker.actions import Alert, Severity
+from bems.tracker.alert_messages import headline
 
 alerts_log = logging.getLogger("bems.alerts")
 

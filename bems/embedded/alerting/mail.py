@@ -13,9 +13,9 @@ from email.policy import SMTP
 from email.utils import format_datetime
 
 from bems.embedded.alerting.delivery import NotDelivered, Now, reason, time_of_day
-from bems.embedded.alerting.messages import headline, page
 from bems.embedded.alerting.webhook import cut
 from bems.tracker.actions import Alert
+from bems.tracker.alert_messages import headline, page
 from bems.tracker.cells import Smtp
 from bems.tracker.instants import to_datetime
 

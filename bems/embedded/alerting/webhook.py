@@ -24,8 +24,8 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionErr
 from urllib3.util import parse_url
 
 from bems.embedded.alerting.delivery import NotDelivered, Now, reason, time_of_day
-from bems.embedded.alerting.messages import payload
 from bems.tracker.actions import Alert
+from bems.tracker.alert_messages import payload
 from bems.tracker.instants import HOUR, SECOND, Instant, from_datetime
 
 MOST_READ = 64 * 1024

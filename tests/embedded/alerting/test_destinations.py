@@ -30,10 +30,10 @@ from bems.embedded.alerting import destinations
 from bems.embedded.alerting.delivery import Destination, NotDelivered
 from bems.embedded.alerting.destinations import Log, build
 from bems.embedded.alerting.mail import Email
-from bems.embedded.alerting.messages import headline, sentence
 from bems.embedded.alerting.webhook import LONGEST_PAUSE, Patience, Webhook
 from bems.tracker import cells
 from bems.tracker.actions import Alert
+from bems.tracker.alert_messages import headline, sentence
 from bems.tracker.contract import Facts, Source, Vendor
 from bems.tracker.instants import DAY, MINUTE, SECOND, parse
 from tests.tracker.samples import NOW

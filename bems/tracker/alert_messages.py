@@ -1,4 +1,4 @@
-"""Messages: what an alert says, to people in a line or a page, and to programs in JSON."""
+"""Alert messages: what an alert says, to people in a line or a page, to programs in JSON; in both homes the same."""
 
 from typing import Any
 
@@ -52,9 +52,11 @@ def page(alert: Alert, cell: str) -> str:
 
 
 def payload(alert: Alert, cell: str) -> dict[str, Any]:
-    """What programs get, ready for JSON: instants in RFC 3339, the amount as a decimal in a string."""
+    """What programs get, ready for JSON, people's sentence first: instants in RFC 3339, the amount as a decimal in a
+    string. `id` is the alert's: one that comes twice is one alert."""
     facts = alert.facts
     return {
+        "text": sentence(alert, cell),
         "id": alert.id,
         "invoice_id": alert.invoice_id,
         "kind": alert.kind,
@@ -70,7 +72,6 @@ def payload(alert: Alert, cell: str) -> dict[str, Any]:
         "amount": f"{facts.amount:f}",
         "currency": facts.currency,
         "vendor": msgspec.to_builtins(facts.vendor),
-        "text": sentence(alert, cell),
     }
 
 
