@@ -34,7 +34,7 @@ def finance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         }
         for stage, status in through.items():
             world.send(event(f"{stage}-4", status, "4711"), stage=stage)
-        world.go_on_to("2026-03-06T10:00:00Z")
+        world.go_on_to("2026-03-06T09:00:00Z")
         until(lambda: len(stuck_of(world)) == 3)
         yield world
 
@@ -293,7 +293,7 @@ def test_deliveries_that_a_destination_has_not_taken(tmp_path: Path) -> None:
     deaf = Deaf()
     with running(tmp_path, destinations={"warning": [deaf], "critical": [deaf]}) as world:
         world.send(event("e", invoice_id="I"))
-        world.go_on_to("2026-03-06T10:00:00Z")
+        world.go_on_to("2026-03-06T09:00:00Z")
         waiting = until(lambda: [one for one in world.bems("deliveries", "--json").json["items"] if one["error"]])
         assert (waiting[0]["destination"], waiting[0]["state"]) == (deaf.key, "waiting")
         shown = world.bems("deliveries", "--state", "waiting", role="viewer")
