@@ -560,6 +560,20 @@ def test_destinations_are_built_once_each() -> None:
 
 
 @pytest.mark.parametrize(
+    "other",
+    [
+        cells.Email(("a@example.com", "b@example.com")),
+        cells.Email(("b@example.com", "a@example.com", "b@example.com")),
+        cells.Email(("b@example.com", "a@example.com"), "bems@example.org"),
+    ],
+)
+def test_one_that_is_written_otherwise_is_the_same(other: cells.Email) -> None:
+    alerts = cells.Alerts(warning=(MAIL,), critical=(cells.Destination(email=other),))
+    built = build(alerts, cells.Embedded(smtp=SMTP_SERVER), "eu-west", {})
+    assert built["warning"] == built["critical"]
+
+
+@pytest.mark.parametrize(
     ("secret", "key"),
     [("plain", b"plain"), ("schlüssel", "schlüssel".encode()), ("whsec_AAEC/w==", b"\0\1\2\xff")],
 )
@@ -602,6 +616,24 @@ def test_the_signature_is_that_of_the_reference_libraries() -> None:
             {"CHAT_URL": f"ftp://{SECRET}"},
             "/alerts/critical/0/webhook/url_env: what CHAT_URL holds is no https URL",
         ),
+        (
+            [CHAT],
+            None,
+            {"CHAT_URL": f"https://chat.example.com:99999/{SECRET}"},
+            "/alerts/critical/0/webhook/url_env: what CHAT_URL holds is no https URL",
+        ),
+        (
+            [CHAT],
+            None,
+            {"CHAT_URL": f"https://:443/{SECRET}"},
+            "/alerts/critical/0/webhook/url_env: what CHAT_URL holds is no https URL",
+        ),
+        (
+            [LOG, cells.Destination(webhook=cells.Webhook(f"https://[::1/{SECRET}"))],
+            None,
+            {},
+            "/alerts/critical/1/webhook/url: what url holds is no https URL",
+        ),
         ([MAIL], None, {}, "/alerts/critical/0/email: e-mail needs a mail server: add embedded/smtp"),
         (
             [MAIL],
@@ -633,6 +665,12 @@ def test_the_signature_is_that_of_the_reference_libraries() -> None:
             {},
             "/alerts/critical/1: email a@example.com, b@example.com is listed before, with another key or sender: "
             "use the same",
+        ),
+        (
+            [CHAT, cells.Destination(webhook=cells.Webhook(url_env="CHAT_URL", secret_env="KEY"))],
+            None,
+            ENVIRONMENT,
+            "/alerts/critical/1: webhook $CHAT_URL is listed before, with another key or sender: use the same",
         ),
     ],
 )
