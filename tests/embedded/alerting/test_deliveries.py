@@ -647,6 +647,34 @@ def test_an_outbox_that_cannot_be_written_has_nothing_sent_again_and_again(
     until(lambda: deliveries.failing is None)
 
 
+def test_an_outbox_that_can_be_used_again_is_no_trouble_any_more(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though nothing was sent since; what fails then is told like the first time."""
+    heads = Outbox.heads
+
+    def full(*_: object) -> None:
+        raise apsw.FullError("database or disk is full")
+
+    desk = Desk(answers=away)
+    deliveries = home.open(desk)
+    for outages in (1, 2):
+        monkeypatch.setattr(Outbox, "heads", full)
+        deliveries.poke()
+        until(lambda: deliveries.failing == "desk: the outbox cannot be used: database or disk is full")
+        monkeypatch.setattr(Outbox, "heads", heads)
+        deliveries.poke()
+        until(lambda: deliveries.failing is None)
+        assert caplog.text.count("outbox cannot be used") == outages
+    home.feed.all = [alert("A")]
+    deliveries.poke()
+    until(lambda: deliveries.failing == "desk: nobody is there")
+    assert "desk: an alert was not taken" in caplog.text
+    monkeypatch.setattr(Outbox, "heads", full)
+    home.move(RETRIES[0])
+    until(lambda: deliveries.failing == "desk: the outbox cannot be used: database or disk is full; nobody is there")
+
+
 def test_a_fault_in_sending_is_an_attempt_that_failed_and_tells_no_secret(
     home: Home, caplog: pytest.LogCaptureFixture
 ) -> None:
