@@ -79,7 +79,7 @@ def test_without_that_they_do(writer: Writer, tmp_path: Path) -> None:
     writer._store._execute("PRAGMA wal_autocheckpoint = 20")
     overlapping = Overlapping(tmp_path, writer, None, 10)
     overlapping.run()
-    assert overlapping.longest > 30 * BOUND
+    assert overlapping.longest > 20 * BOUND
 
 
 def test_others_that_read_from_it_are_not_waited_for(writer: Writer, tmp_path: Path) -> None:
