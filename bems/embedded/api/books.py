@@ -35,7 +35,7 @@ async def balance(parts: Parts) -> Books:
     """The books as they are now."""
     counts = await parts.readers.ask(lambda reader: reader.counts())
     fed = parts.analytics.watermark
-    kinds = await parts.readers.ask(lambda _: _kinds(parts.analytics))
+    kinds = await parts.readers.run(lambda: _kinds(parts.analytics))
     # DuckDB had all of a store that did not change while it was asked: only then is what differs a difference.
     still = fed == counts.transitions and await parts.readers.ask(lambda reader: reader.counts()) == counts
     rows = sum(kinds.values()) if kinds else 0

@@ -46,7 +46,7 @@ async def look(parts: Parts, name: str, query: DashboardQuery) -> HttpAnswer:
     until = parts.clock.now() + 1 if query.until is None else from_datetime(query.until)
     since = max(EARLIEST, until - DAYS * DAY) if query.since is None else from_datetime(query.since)
     try:
-        rows = await parts.readers.ask(lambda _: dashboards.ask(parts.analytics, name, since, until, query.by))
+        rows = await parts.readers.run(lambda: dashboards.ask(parts.analytics, name, since, until, query.by))
     except NotOpen:
         return answers.unavailable(1)
     return answers.content(200, Rows(name, render(since), render(until), DASHBOARDS[name].columns, rows))
