@@ -173,9 +173,9 @@ def throttled(retry_after: int = 1) -> HttpAnswer:
     return problem(429, "too many requests: " + _AGAIN, headers=_retry(retry_after))
 
 
-def unavailable(retry_after: int = 5) -> HttpAnswer:
-    """503; `retry_after` in seconds, at least 1."""
-    return problem(503, _AGAIN, headers=_retry(retry_after))
+def unavailable(retry_after: int = 5, why: str = "") -> HttpAnswer:
+    """503; `retry_after` in seconds, at least 1. `why`: what can be told of it."""
+    return problem(503, f"{why}: {_AGAIN}" if why else _AGAIN, headers=_retry(retry_after))
 
 
 def problem(
