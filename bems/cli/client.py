@@ -13,7 +13,7 @@ import msgspec
 import urllib3
 from urllib3 import exceptions as broken
 
-from bems.cli.complaints import NoAnswer, complaint, no_answer, one_line
+from bems.cli.complaints import NoAnswer, complaint, no_answer, one_line, read_json
 from bems.cli.mistakes import Failure, Mistake
 from bems.tracker.requests import Role
 
@@ -26,6 +26,7 @@ PAGE = 500
 PAUSES = (0.3, 1.0, 3.0)
 """Seconds before a request that may be repeated is sent once more."""
 
+_ANYTHING = msgspec.json.Decoder()
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -78,9 +79,14 @@ class Client:
             "maxsize": connections,
             "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
         }
-        manager = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
-        # The pool itself: the manager would take `..` in an invoice's id for a path to be shortened.
-        self._pool = manager.connection_from_host(address.host, address.port, address.scheme or "http")
+        try:
+            manager = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
+            # The pool itself: the manager would take `..` in an invoice's id for a path to be shortened.
+            self._pool = manager.connection_from_host(address.host, address.port, address.scheme or "http")
+        except broken.HTTPError:
+            # It is not shown: it may have a password.
+            told = f"the proxy of this machine, such as {address.scheme}_proxy in the environment, cannot be used"
+            raise Mistake(f"{told}: http://host:port would be right") from None
         through = proxy is not None and address.scheme == "http"
         self._before = self.url if through else (address.path or "").rstrip("/")
 
@@ -148,10 +154,9 @@ class Client:
     def read(self, reply: Reply, may: AbstractSet[Role]) -> Any:
         """The JSON of a good answer; raises what is wrong with any other."""
         if 200 <= reply.status < 300:
-            try:
-                return msgspec.json.decode(reply.body)
-            except msgspec.DecodeError:
-                pass
+            content = read_json(reply.body, _ANYTHING)
+            if content is not None:
+                return content
         raise self.complaint(reply, may)
 
     def complaint(self, reply: Reply, may: AbstractSet[Role]) -> click.ClickException:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bems.cli.client import Client, escaped
 from bems.cli.files import load_policy
-from bems.cli.mistakes import Failure
+from bems.cli.mistakes import Failure, store_told
 from bems.cli.pacing import Pace
 from bems.cli.parcels import Told
 from bems.cli.sending import Sender
@@ -65,7 +65,11 @@ def demo(invoices: int, leave: bool, as_json: bool) -> None:
     stay = not (leave or as_json) and sys.stdin.isatty() and sys.stdout.isatty()
     lines = list(generate(invoices, SEED, start=START, days=DAYS))
     clock = AcceleratedClock(from_datetime(datetime(START.year, START.month, START.day, tzinfo=UTC)), SPEED)
-    with tempfile.TemporaryDirectory(prefix="bems-demo-") as folder, _service(Path(folder), clock) as service:
+    with (
+        store_told(),
+        tempfile.TemporaryDirectory(prefix="bems-demo-") as folder,
+        _service(Path(folder), clock) as service,
+    ):
         _, key = service.keys.add("demo", "admin", "bems demo", clock.now())
         click.echo(f"A fresh cell listens on {service.server.url}.", err=as_json)
         click.echo(

@@ -338,6 +338,9 @@ def test_a_key_that_may_not(finance: World) -> None:
         (Said(503, {"detail": "later"}), 1, "URL: later"),
         (Said(502, b"<html>"), 1, "URL: the answer is 502, text/html, and not the JSON of a cell; is this"),
         (Said(200, b"<html>"), 1, "URL: the answer is 200, text/html, and not the JSON of a cell; is this"),
+        (Said(200, b'{"detail": "\xff"}'), 1, "URL: the answer is 200, text/html, and not the JSON of a cell; is this"),
+        (Said(200, b'{"items":' + b"[" * 100_000), 1, "URL: the answer is 200, text/html, and not the JSON of a cell"),
+        (Said(500, b'{"x":' + b"[" * 100_000), 1, "URL: the answer is 500, text/html, and not the JSON of a cell"),
         (Said(200, {"hello": 1}), 1, "the answer is not a cell's, or one of another version"),
         (Said(200, []), 1, "the answer is not a cell's, or one of another version"),
         (
@@ -430,6 +433,36 @@ def test_a_proxy_is_used_for_what_is_not_here(play: Play) -> None:
     assert run("stuck", "--url", "http://cell.example/prod", http_proxy=proxy.url, no_proxy="").code == 0
     assert proxy.asked[0].path.startswith("http://cell.example/prod/invoices?stuck=true")
     assert proxy.asked[0].headers["Host"] == "cell.example"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "proxy"),
+    [
+        ("http", "socks5://u:pw@p:1"),
+        ("http", "http://u:pw@p:99999"),
+        ("http", "http://:1"),
+        ("http", "http://"),
+        ("https", "ftp://p"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used(scheme: str, proxy: str) -> None:
+    told = run("stuck", "--url", f"{scheme}://cell.example", **{f"{scheme}_proxy": proxy, "no_proxy": ""}).mistake()
+    assert told.startswith(f"the proxy of this machine, such as {scheme}_proxy in the environment, cannot be used")
+    assert "pw" not in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["invoice", "INV-\udcff"],
+        ["alerts", "--invoice", "INV-\udcff"],
+        ["act", "park", "INV-\udcff"],
+        ["keys", "add", "INV-\udcff", "--role", "viewer"],
+        ["dlq", "redrive", "INV-\udcff", "--json"],
+    ],
+)
+def test_arguments_are_utf_8(arguments: list[str]) -> None:
+    assert run(*arguments).mistake() == "'INV-\ufffd' is not UTF-8 text"
 
 
 def test_what_is_asked_may_be_asked_again_where_the_connection_was_cut(play: Play) -> None:

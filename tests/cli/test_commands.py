@@ -302,6 +302,14 @@ def test_demo_prints_what_the_readme_says() -> None:
     assert [row for row in rows if row not in printed] == []
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs a POSIX shell")
+def test_demo_tells_of_a_full_disk_in_one_line() -> None:
+    command = f"ulimit -f 8; exec {sys.executable} -m bems.cli demo --exit --invoices 10"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (1, b"", 1), result.stderr
+    assert b"is the disk full?" in result.stderr
+
+
 def test_demo_tells_programs_that_its_books_balance() -> None:
     result = bems("demo", "--invoices", "60", "--json")
     assert result.returncode == 0, result.stderr

@@ -228,10 +228,18 @@ def test_nothing_more_is_sent_where_nothing_can_be(play: Play) -> None:
         (Said(404, {"detail": "there is nothing at /x"}), "there is nothing at /x"),
         (Said(400, b"<html>plain HTTP to a TLS port"), "and not the JSON of a cell"),
         (Said(207, {"results": []}), "the answer 207 is not known"),
+        (Said(207, b"\xff"), "and not the JSON of a cell"),
+        (Said(207, b'{"x":' + b"[" * 100_000), "and not the JSON of a cell"),
     ):
         answer = run("send", "-", "--url", play(always(said)).url, stdin=lines(event("a"), event("b")))
         assert expected in answer.mistake(answer.code)
         assert answer.code in (1, 2)
+
+
+@pytest.mark.parametrize("body", [b'{"event_id": "\xff", "detail": "\xff"}', b'{"x":' + b"[" * 100_000])
+def test_an_acceptance_that_cannot_be_read(play: Play, body: bytes) -> None:
+    told = run("send", "-", "--url", play(always(Said(202, body))).url, stdin=lines(event("a"))).mistake(1)
+    assert "and not the JSON of a cell" in told
 
 
 def test_events_are_sent_no_faster_than_wanted(play: Play) -> None:
