@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -307,6 +308,25 @@ def test_deliveries_that_a_destination_has_not_taken(tmp_path: Path) -> None:
         )
 
 
+def test_as_many_deliveries_as_a_page_holds_are_all(play: Play) -> None:
+    """Of both states, over as many pages as it takes."""
+    delivery = {
+        "alert_id": "a", "invoice_id": "I", "destination": "log", "attempts": 1, "due": "now", "error": None,
+    }  # fmt: skip
+
+    def answer(asked: Asked) -> Said:
+        query = dict(parse_qsl(asked.path.partition("?")[2]))
+        begin, there = int(query.get("cursor", 0)), 500 if query["state"] == "failed" else 0
+        end = min(begin + int(query["limit"]), there)
+        items = [{**delivery, "state": query["state"]}] * (end - begin)
+        return Said(200, {"items": items, "next_cursor": str(end) if end - begin == int(query["limit"]) else None})
+
+    played = play(answer)
+    for limit, shown, more in ((1000, 500, False), (500, 500, False), (499, 499, True)):
+        listed = run("deliveries", "--json", "--limit", str(limit), "--url", played.url).json
+        assert (len(listed["items"]), listed["more"]) == (shown, more)
+
+
 def test_a_key_that_may_not(finance: World) -> None:
     for arguments, role, needed in (
         (["stuck"], "sender", "a viewer, operator or admin"),
@@ -446,7 +466,8 @@ def test_a_proxy_is_used_for_what_is_not_here(play: Play) -> None:
     ],
 )
 def test_a_proxy_that_cannot_be_used(scheme: str, proxy: str) -> None:
-    told = run("stuck", "--url", f"{scheme}://cell.example", **{f"{scheme}_proxy": proxy, "no_proxy": ""}).mistake()
+    environment: dict[str, Any] = {f"{scheme}_proxy": proxy, "no_proxy": ""}
+    told = run("stuck", "--url", f"{scheme}://cell.example", **environment).mistake()
     assert told.startswith(f"the proxy of this machine, such as {scheme}_proxy in the environment, cannot be used")
     assert "pw" not in told
 

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Meta, Struct, inspect
 
+from bems.embedded.alerting.delivery import State
 from bems.tracker.actions import Severity
 from bems.tracker.contract import Moment, Stage
 from bems.tracker.faults import Fault, child, find_faults
@@ -92,7 +93,7 @@ class DeadLettersQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class DeliveriesQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """Which deliveries of alerts, the oldest alerts first."""
 
-    state: Literal["waiting", "failed"] = "waiting"
+    state: State = "waiting"
     limit: Limit = 100
     cursor: Cursor | None = None
 
