@@ -55,9 +55,12 @@ def replay(
     """
     policy = load_policy(policy_file)
     log = LogFile(file)
-    for out in (invoices_out, refused_out):
-        if out is not None and log.is_file(out):
+    outs = [out for out in (invoices_out, refused_out) if out is not None]
+    for out in outs:
+        if log.is_file(out):
             raise Mistake(f"{out}: this is the log itself; write to another file")
+    if len(set(map(os.path.realpath, outs))) < len(outs):
+        raise Mistake(f"{refused_out}: --invoices-out and --refused-out are the same; write to two files")
     if isinstance(until, date):
         until = policy.calendar.back(until + timedelta(days=1), 0) - 1
     # Opened before the work, so that a path that cannot be written is told at once.

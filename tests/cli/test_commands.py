@@ -172,6 +172,14 @@ def test_the_log_itself_is_not_written_over(log: Path) -> None:
     assert log.read_bytes() == before
 
 
+@pytest.mark.parametrize(("first", "second"), [("out", "./out"), ("out", "link"), ("-", "-")])
+def test_two_lists_are_not_written_to_one_file(log: Path, tmp_path: Path, first: str, second: str) -> None:
+    (tmp_path / "link").symlink_to("out")
+    result = bems("replay", str(log), "--invoices-out", first, "--refused-out", second, cwd=tmp_path)
+    assert f"{second}: --invoices-out and --refused-out are the same" in mistake(result)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_written_keeps_its_mode_its_links_and_its_neighbours(tmp_path: Path) -> None:
     private = tmp_path / "private.jsonl"
     private.write_text("old")
