@@ -27,6 +27,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from msgspec import structs
 
 from bems.embedded.alerting import destinations
+from bems.embedded.alerting import mail as mail_module
 from bems.embedded.alerting.delivery import Destination, NotDelivered
 from bems.embedded.alerting.destinations import Log, build
 from bems.embedded.alerting.mail import Email
@@ -464,6 +465,20 @@ def test_who_refuses_for_now_is_tried_again_alone() -> None:
         postbox.refuses = {}
         destination.send(ALERT)
     assert [to for to, *_ in postbox.mails] == [["a@example.com"], ["b@example.com"]]
+
+
+def test_alerts_that_are_given_up_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mail_module, "MOST_SERVED", 2)
+    postbox = Postbox({"b@example.com": 451})
+    with mail_server(postbox) as server:
+        destination = mail(server)
+        for id in ("1", "2", "3"):
+            failure(destination, structs.replace(ALERT, id=id))
+        postbox.refuses, postbox.mails = {}, []
+        for id in ("3", "1"):
+            destination.send(structs.replace(ALERT, id=id))
+    assert [to for to, *_ in postbox.mails] == [["b@example.com"], ["a@example.com", "b@example.com"]]
+    assert len(destination._served) == 1
 
 
 def test_when_all_are_refused_it_is_not_delivered() -> None:
