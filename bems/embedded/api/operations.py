@@ -202,7 +202,7 @@ async def command(ask: Ask) -> HttpAnswer:
     if receipt.result in ("accepted", "duplicate"):
         return answers.content(200, Accepted(read.id, receipt.result))
     if receipt.result == "conflict":
-        return answers.problem(409, f"another command with the id {read.id} was accepted before: use an id only once")
+        return answers.problem(409, f"another command with the id {read.id} came before: use an id only once")
     known = await ask.parts.readers.ask(lambda reader: reader.record(read.invoice_id))
     return answers.problem(409, receipt.reason) if known else answers.not_found(receipt.reason)
 
