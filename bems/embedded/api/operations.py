@@ -83,7 +83,7 @@ class Accepted(Struct, frozen=True):
 
 
 class NotRedriven(Struct, frozen=True):
-    """A dead letter that failed again."""
+    """A dead letter that failed again, or an id of which there is none."""
 
     event_id: str
     error: str
