@@ -91,8 +91,9 @@ class Service:
         return self
 
     def stop(self) -> None:
-        """End in order: no more requests, what was taken is stored, what was stored is fed and delivered; and then the
-        folder is given up. Twice is harmless."""
+        """End in order: no more requests, what was taken is stored, what is being sent has its grace, what is stored is
+        fed; and then the folder is given up. Alerts that were not sent yet wait for the next start. Twice is
+        harmless."""
         self.server.stop()
         self.writer.finish()
         self._stop_parts()

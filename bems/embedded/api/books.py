@@ -16,8 +16,8 @@ class Books(Struct, frozen=True):
                     are redriven.
     `transitions`   rows of the series in the store; `analytics` those in DuckDB, which is at most two seconds behind.
     `applied`       rows of events in DuckDB: each accepted event has one, unless it is a dead letter.
-    `balanced`      accepted = applied + dead_letters, and transitions = analytics; null where they were not seen at
-                    one moment: DuckDB is behind or not open, or more came in meanwhile.
+    `balanced`      accepted = applied + dead_letters, and transitions = analytics; null where that is not so, but they
+                    were not seen at one moment: DuckDB is behind or not open, or more came in meanwhile.
     """
 
     accepted: int
