@@ -27,7 +27,6 @@ from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, SystemClock
 from bems.embedded.generator import generate
 from bems.embedded.service import Service
-from bems.tracker.answers import Error
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import Event
 from bems.tracker.gate import Refusal, split_line
@@ -125,8 +124,7 @@ def send_paced(service: Service, key: str, lines: Sequence[bytes], clock: Accele
             for number, line, event in pace.departures(lines):
                 split = split_line(line)
                 if isinstance(split, Refusal):
-                    errors = [Error(fault.pointer, fault.detail) for fault in split.faults]
-                    sender.refuse(number, split.event_id, errors)
+                    sender.refuse(number, split)
                     continue
                 if isinstance(event, Event) and number % LOOKED_AT == 0:
                     sample[number] = event
