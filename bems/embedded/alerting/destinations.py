@@ -14,11 +14,9 @@ from bems.embedded.alerting.mail import Email
 from bems.embedded.alerting.messages import headline
 from bems.embedded.alerting.webhook import Webhook
 from bems.tracker import cells
-from bems.tracker.actions import Alert, Severity
+from bems.tracker.actions import SEVERITIES, Alert, Severity
 
 alerts_log = logging.getLogger("bems.alerts")
-
-_SEVERITIES: tuple[Severity, ...] = ("warning", "critical")
 
 
 class Log:
@@ -42,7 +40,7 @@ def build(
     sender, or two entries contradict each other; it names the cell and the key, and no secret.
     """
     builder = _Builder(embedded, cell, environment)
-    return {severity: builder.build_all(f"alerts/{severity}", getattr(alerts, severity)) for severity in _SEVERITIES}
+    return {severity: builder.build_all(f"alerts/{severity}", getattr(alerts, severity)) for severity in SEVERITIES}
 
 
 class _Builder:

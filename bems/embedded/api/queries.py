@@ -19,6 +19,7 @@ from bems.tracker.contract import Moment, Stage
 from bems.tracker.faults import Fault, child, find_faults
 from bems.tracker.gate import Refusal, invalid
 from bems.tracker.projection import Status
+from bems.tracker.record import Mark
 from bems.tracker.wording import bare, show
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class InvoicesQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """The stage whose event they lack."""
     stuck: Literal[True] | None = None
     """Those of whose present wait an alert is out."""
-    mark: Literal["parked", "dormant"] | None = None
+    mark: Mark | None = None
     limit: Limit = 100
     cursor: Cursor | None = None
 
