@@ -133,7 +133,19 @@ def test_a_dashboard(finance: World) -> None:
     assert ["Posted", "1"] in [line.split() for line in shown]
     volume = finance.bems("dashboard", "volume", "--by", "hour", "--json").json
     assert sum(row[3] for row in volume["rows"]) == 7
-    assert finance.bems("dashboard", "volume", "--until", "2020-01-01").out.startswith("nothing from 2019-12-02T")
+    assert finance.bems("dashboard", "volume", "--until", "2020-01-01").out.startswith("nothing from 2019-12-03T")
+    for given, of in (
+        (("--since", "2020-01-01", "--until", "2020-01-01"), "2020-01-01T00:00:00Z to 2020-01-02T00:00:00Z"),
+        (
+            ("--since", "2020-01-01T01:00:00+01:00", "--until", "2020-01-03T12:30:00Z"),
+            "2020-01-01T00:00:00Z to 2020-01-03T12:30:00Z",
+        ),
+    ):
+        assert finance.bems("dashboard", "volume", *given).out == f"nothing from {of}\n"
+    assert (
+        "'2020-01-01T00:00:00' is not a time"
+        in finance.bems("dashboard", "volume", "--since", "2020-01-01T00:00:00").mistake()
+    )
 
 
 def test_books_that_are_not_balanced_give_1(play: Play) -> None:
