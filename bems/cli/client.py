@@ -20,6 +20,9 @@ from bems.tracker.requests import Role
 T = TypeVar("T")
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 60.0
+KEPT = 64
+"""Connections that are kept open for further requests: as many as are ever under way at once."""
+
 PAGE = 500
 """The most that the API gives at once."""
 
@@ -57,10 +60,10 @@ class _Page(msgspec.Struct):
 
 
 class Client:
-    """Speaks with the cell at `url`, which may have a path before those of the API. For as many threads as it has
-    connections. Its errors are click's: Mistake where the user can mend it, Failure where not."""
+    """Speaks with the cell at `url`, which may have a path before those of the API. For as many threads as ask: each
+    request under way has its connection. Its errors are click's: Mistake where the user can mend it, else Failure."""
 
-    def __init__(self, url: str, key: str | None = None, *, connections: int = 1) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
         address = _parse(self.url)
         key = key and key.strip()
@@ -76,7 +79,7 @@ class Client:
         self._here = address.host in _LOOPBACK
         proxy = None if self._here else _proxy(address.scheme or "http", address.host or "")
         settings: dict[str, Any] = {
-            "maxsize": connections,
+            "maxsize": KEPT,
             "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
         }
         try:

@@ -108,7 +108,7 @@ def _service(folder: Path, clock: AcceleratedClock) -> Iterator[Service]:
 
 def send_paced(service: Service, key: str, lines: Sequence[bytes], clock: AcceleratedClock) -> Walk:
     """Send the lines, each when its time has come, with a progress bar where a person watches."""
-    client, today = Client(service.server.url, key, connections=2 * IN_FLIGHT), SystemClock().now()
+    client, today = Client(service.server.url, key), SystemClock().now()
     pace, sample, unseen = Pace(clock, today), dict[int, Event](), list[str]()
     with _progress(len(lines), clock) as advance:
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from bems.cli.client import Client
+from bems.cli.client import KEPT, Client
 from bems.cli.complaints import one_line
 from bems.cli.files import LogFile, output_file, refused_line
 from bems.cli.mistakes import Mistake
@@ -31,7 +31,7 @@ COMPLAIN_EVERY = 30.0
 @click.command(epilog="Example: bems send events.jsonl.gz --rate 500 --refused-out refused.jsonl")
 @click.argument("file", metavar="FILE")
 @click.option("--batch", type=click.IntRange(1, 100), default=100, show_default=True, help="Events in a request.")
-@click.option("--in-flight", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
+@click.option("--in-flight", type=click.IntRange(1, KEPT), default=4, show_default=True, help="Requests at once.")
 @click.option("--rate", type=click.FloatRange(min=0.01), help="Events a second, at the most. Default: all it takes.")
 @click.option(
     "--retries-for",

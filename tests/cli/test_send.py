@@ -253,7 +253,7 @@ def test_events_are_sent_no_faster_than_wanted(play: Play) -> None:
 
 def test_an_event_does_not_wait_for_company(play: Play) -> None:
     told: list[Told] = []
-    client = Client(play(accept).url, connections=2)
+    client = Client(play(accept).url)
     sender = Sender(client, in_flight=2, told=told.append)
     assert sender.send("ingestion", json.dumps(event("a")).encode(), 7)
     assert sender.send("posting", json.dumps(event("b", "posted")).encode(), 8)
@@ -330,7 +330,7 @@ def test_a_cell_that_is_killed_and_started_again_has_every_event(tmp_path: Path)
     key = run("keys", "add", "root", "--role", "admin", "--store", folder).out.strip()
     told: list[Told] = []
     cell, url = start(folder, "0")
-    client = Client(url, key, connections=4)
+    client = Client(url, key)
     sender = Sender(client, batch=10, told=told.append, retries_for=60)
     split = [json.loads(line) for line in generate(400, 5) if line.startswith(b'{"stage":"ingestion"')]
     log = [json.dumps(line["event"]).encode() for line in split]
