@@ -10,6 +10,7 @@ from bems.cli.act import act
 from bems.cli.alerts import alerts, deliveries
 from bems.cli.backup import backup
 from bems.cli.books import books
+from bems.cli.complaints import one_line
 from bems.cli.dashboard import dashboard
 from bems.cli.demo import demo
 from bems.cli.dlq import dlq
@@ -71,6 +72,12 @@ def _run() -> int:
     except click.Abort:
         click.echo("bems: interrupted", err=True)
         return 130
+    except UnicodeEncodeError as fault:
+        # What Python makes of a byte that is not UTF-8; any other text can be sent.
+        if not "\ud800" <= fault.object[fault.start] <= "\udfff":
+            raise
+        click.echo(f"bems: {one_line(fault.object)!r} is not UTF-8 text", err=True)
+        return 2
     except OSError as fault:
         click.echo(f"bems: {fault.filename or 'output'}: {fault.strerror}", err=True)
         _forget_output()

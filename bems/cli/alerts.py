@@ -5,9 +5,10 @@ from typing import Any, get_args
 import click
 
 from bems.cli import options
-from bems.cli.client import PAGE, Client, shaped
+from bems.cli.client import Client, shaped
 from bems.cli.options import connected
 from bems.cli.show import counted, moment, money, print_json, print_list, whose
+from bems.embedded.alerting.delivery import State
 from bems.embedded.api.access import ACT, LOOK
 from bems.embedded.api.operations import Delivery, Retried
 from bems.embedded.api.views import Alert
@@ -16,7 +17,7 @@ from bems.tracker.contract import STAGES
 
 ALERTS = ("Invoice", "Raised (UTC)", "Alert", "Severity", "Waits since (UTC)", "Amount", "Vendor", "Id")
 DELIVERIES = ("Invoice", "Destination", "State", "Attempts", "Next attempt (UTC)", "Error", "Alert")
-STATES = ("failed", "waiting")
+STATES = get_args(State)
 
 
 @click.command(epilog="Example: bems alerts --severity critical --stage posting")
@@ -83,8 +84,7 @@ def deliveries(client: Client, state: str | None, retry: bool, limit: int, as_js
     more = False
     for one in STATES if state is None else (state,):
         found = client.list("/deliveries", LOOK, {"state": one}, limit)
-        # This list has no second page.
-        items, more = items + found.items, more or found.more or len(found.items) == PAGE
+        items, more = items + found.items, more or found.more
     items, more = items[:limit], more or len(items) > limit
     waiting = shaped(items, list[Delivery])
     print_list(items, more, as_json, DELIVERIES, map(_delivery_row, waiting), "undelivered alert")

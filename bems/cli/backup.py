@@ -7,11 +7,9 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from bems.cli.mistakes import Failure, Mistake
+from bems.cli.mistakes import Mistake, store_told
 from bems.cli.show import counted, moment, print_json
 from bems.embedded.backup import Backup, BackupRefused, back_up
-from bems.embedded.databases import StoreRefused
-from bems.embedded.reader import StoreFailed
 from bems.tracker.instants import render, to_datetime
 
 
@@ -43,11 +41,10 @@ def backup(folder: str, target: str, as_json: bool) -> None:
                 progress.update(task, description="Checking")
 
         try:
-            made = back_up(Path(folder), Path(target), told)
+            with store_told():
+                made = back_up(Path(folder), Path(target), told)
         except BackupRefused as refused:
             raise Mistake(str(refused)) from refused
-        except (StoreRefused, StoreFailed) as failed:
-            raise Failure(str(failed)) from failed
     if as_json:
         latest = None if made.latest is None else render(made.latest)
         print_json({"store": target, **msgspec.to_builtins(made), "latest": latest})

@@ -13,19 +13,23 @@ import msgspec
 import urllib3
 from urllib3 import exceptions as broken
 
-from bems.cli.complaints import NoAnswer, complaint, no_answer, one_line
+from bems.cli.complaints import NoAnswer, complaint, no_answer, one_line, read_json
 from bems.cli.mistakes import Failure, Mistake
 from bems.tracker.requests import Role
 
 T = TypeVar("T")
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 60.0
+KEPT = 64
+"""Connections that are kept open for further requests: as many as are ever under way at once."""
+
 PAGE = 500
 """The most that the API gives at once."""
 
 PAUSES = (0.3, 1.0, 3.0)
 """Seconds before a request that may be repeated is sent once more."""
 
+_ANYTHING = msgspec.json.Decoder()
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -56,10 +60,10 @@ class _Page(msgspec.Struct):
 
 
 class Client:
-    """Speaks with the cell at `url`, which may have a path before those of the API. For as many threads as it has
-    connections. Its errors are click's: Mistake where the user can mend it, Failure where not."""
+    """Speaks with the cell at `url`, which may have a path before those of the API. For as many threads as ask: each
+    request under way has its connection. Its errors are click's: Mistake where the user can mend it, else Failure."""
 
-    def __init__(self, url: str, key: str | None = None, *, connections: int = 1) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
         address = _parse(self.url)
         key = key and key.strip()
@@ -75,12 +79,17 @@ class Client:
         self._here = address.host in _LOOPBACK
         proxy = None if self._here else _proxy(address.scheme or "http", address.host or "")
         settings: dict[str, Any] = {
-            "maxsize": connections,
+            "maxsize": KEPT,
             "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
         }
-        manager = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
-        # The pool itself: the manager would take `..` in an invoice's id for a path to be shortened.
-        self._pool = manager.connection_from_host(address.host, address.port, address.scheme or "http")
+        try:
+            manager = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
+            # The pool itself: the manager would take `..` in an invoice's id for a path to be shortened.
+            self._pool = manager.connection_from_host(address.host, address.port, address.scheme or "http")
+        except broken.HTTPError:
+            # It is not shown: it may have a password.
+            told = f"the proxy of this machine, such as {address.scheme}_proxy in the environment, cannot be used"
+            raise Mistake(f"{told}: http://host:port would be right") from None
         through = proxy is not None and address.scheme == "http"
         self._before = self.url if through else (address.path or "").rstrip("/")
 
@@ -148,10 +157,9 @@ class Client:
     def read(self, reply: Reply, may: AbstractSet[Role]) -> Any:
         """The JSON of a good answer; raises what is wrong with any other."""
         if 200 <= reply.status < 300:
-            try:
-                return msgspec.json.decode(reply.body)
-            except msgspec.DecodeError:
-                pass
+            content = read_json(reply.body, _ANYTHING)
+            if content is not None:
+                return content
         raise self.complaint(reply, may)
 
     def complaint(self, reply: Reply, may: AbstractSet[Role]) -> click.ClickException:

@@ -4,7 +4,7 @@ import http.client
 import ssl
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import get_args
+from typing import TypeVar, get_args
 
 import click
 import msgspec
@@ -13,6 +13,8 @@ from urllib3 import exceptions as broken
 from bems.cli.mistakes import Failure, Mistake
 from bems.tracker.answers import Error
 from bems.tracker.requests import Role
+
+T = TypeVar("T")
 
 
 class NoAnswer(Failure):
@@ -90,12 +92,20 @@ class Said(msgspec.Struct):
         return one_line(": ".join(filter(None, (self.detail or self.message, where))))
 
 
-def read_said(body: bytes) -> Said | None:
-    """The problem in an answer; None if it is not JSON, and so of something that is no cell."""
+_SAID = msgspec.json.Decoder(Said)
+
+
+def read_json(body: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """What a body holds; None if it is no JSON of that form, and so of something that is no cell."""
     try:
-        return msgspec.json.decode(body, type=Said)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def read_said(body: bytes) -> Said | None:
+    """The problem in an answer; None if there is none."""
+    return read_json(body, _SAID)
 
 
 def _forbidden(may: AbstractSet[Role], *, has_key: bool) -> str:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bems.cli.client import Client, escaped
 from bems.cli.files import load_policy
-from bems.cli.mistakes import Failure
+from bems.cli.mistakes import Failure, store_told
 from bems.cli.pacing import Pace
 from bems.cli.parcels import Told
 from bems.cli.sending import Sender
@@ -27,7 +27,6 @@ from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, SystemClock
 from bems.embedded.generator import generate
 from bems.embedded.service import Service
-from bems.tracker.answers import Error
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import Event
 from bems.tracker.gate import Refusal, split_line
@@ -65,7 +64,11 @@ def demo(invoices: int, leave: bool, as_json: bool) -> None:
     stay = not (leave or as_json) and sys.stdin.isatty() and sys.stdout.isatty()
     lines = list(generate(invoices, SEED, start=START, days=DAYS))
     clock = AcceleratedClock(from_datetime(datetime(START.year, START.month, START.day, tzinfo=UTC)), SPEED)
-    with tempfile.TemporaryDirectory(prefix="bems-demo-") as folder, _service(Path(folder), clock) as service:
+    with (
+        store_told(),
+        tempfile.TemporaryDirectory(prefix="bems-demo-") as folder,
+        _service(Path(folder), clock) as service,
+    ):
         _, key = service.keys.add("demo", "admin", "bems demo", clock.now())
         click.echo(f"A fresh cell listens on {service.server.url}.", err=as_json)
         click.echo(
@@ -105,7 +108,7 @@ def _service(folder: Path, clock: AcceleratedClock) -> Iterator[Service]:
 
 def send_paced(service: Service, key: str, lines: Sequence[bytes], clock: AcceleratedClock) -> Walk:
     """Send the lines, each when its time has come, with a progress bar where a person watches."""
-    client, today = Client(service.server.url, key, connections=2 * IN_FLIGHT), SystemClock().now()
+    client, today = Client(service.server.url, key), SystemClock().now()
     pace, sample, unseen = Pace(clock, today), dict[int, Event](), list[str]()
     with _progress(len(lines), clock) as advance:
 
@@ -121,8 +124,7 @@ def send_paced(service: Service, key: str, lines: Sequence[bytes], clock: Accele
             for number, line, event in pace.departures(lines):
                 split = split_line(line)
                 if isinstance(split, Refusal):
-                    errors = [Error(fault.pointer, fault.detail) for fault in split.faults]
-                    sender.refuse(number, split.event_id, errors)
+                    sender.refuse(number, split)
                     continue
                 if isinstance(event, Event) and number % LOOKED_AT == 0:
                     sample[number] = event

@@ -16,8 +16,8 @@ from bems.embedded.api.views import DeadLetter
 
 COLUMNS = ("Event", "Invoice", "Attempts", "Failed (UTC)", "Tried again (UTC)", "Error")
 
-AT_ONCE = 300
-"""Ids in one request: the longest ones, and its body is still short enough for the API."""
+AT_ONCE = 1_000
+"""Ids in one request: as many as the API takes, of any length."""
 
 EVERY = 1_000_000
 
@@ -65,7 +65,7 @@ def redrive(
 ) -> None:
     """Handle dead letters again: those named, all, or all that match. Each is tried once.
 
-    Exit code 1 if any of them failed again.
+    Exit code 1 if any of them failed again, or is none.
     """
     if (len(event_ids) > 0) + every + (invoice is not None or error is not None) != 1:
         raise Mistake("say which: either EVENT_IDs, or --all, or --invoice and --error")
@@ -85,11 +85,11 @@ def redrive(
         redriven += answer["redriven"]
         failed += answer["failed"]
     if as_json:
-        print_json({"redriven": redriven, "failed": failed, "more": False})
+        print_json({"redriven": redriven, "failed": failed})
     else:
         for one in failed:
-            click.echo(f"{one['event_id']} failed again: {one_line(one['error'])}")
-        click.echo(f"{len(redriven):,} handled, {len(failed):,} failed again")
+            click.echo(f"{one['event_id']} was not handled: {one_line(one['error'])}")
+        click.echo(f"{len(redriven):,} handled, {len(failed):,} not")
     if failed:
         context.exit(1)
 

@@ -6,16 +6,18 @@ import os
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 from typing import IO, Any
 
 import click
+import msgspec
 
 from bems.calendars import expand
 from bems.cli.mistakes import Mistake
+from bems.tracker.answers import Error
 from bems.tracker.config import ConfigError, read_policy
 from bems.tracker.gate import LINE_LIMIT
 from bems.tracker.instants import EARLIEST, LATEST, Instant, from_datetime
@@ -117,6 +119,11 @@ class WhenParam(click.ParamType[Instant | date]):
         if not EARLIEST <= instant < LATEST:
             self.fail(f"{value!r} is not between 1970 and 3000", param, ctx)
         return instant
+
+
+def refused_line(line: int, event_id: str | None, errors: Sequence[Error]) -> bytes:
+    """What is written of a refused line of a log, with pointers into the line."""
+    return msgspec.json.encode({"line": line, "event_id": event_id, "errors": errors}) + b"\n"
 
 
 @contextmanager

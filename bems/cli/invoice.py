@@ -13,7 +13,7 @@ from bems.cli.client import Client, escaped, shaped
 from bems.cli.complaints import one_line
 from bems.cli.options import connected
 from bems.cli.report import MEANING
-from bems.cli.show import moment, money, print_json, screen, table
+from bems.cli.show import moment, money, print_json, screen, table, whose
 from bems.embedded.api.access import LOOK
 from bems.embedded.api.views import Command, Execution, InvoiceDetails, Transition, Waiting
 from bems.tracker.contract import PaymentTerms, Source, Vendor
@@ -94,7 +94,7 @@ def _waiting(wait: Waiting) -> Iterator[tuple[str, str]]:
 
 def _vendor(vendor: Vendor) -> str:
     more = ", ".join(filter(None, (vendor.id if vendor.name else "", vendor.country, vendor.tier)))
-    return f"{vendor.name or vendor.id}" + (f" ({more})" if more else "")
+    return whose(vendor) + (f" ({more})" if more else "")
 
 
 def _terms(terms: PaymentTerms) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import click
 
@@ -34,14 +34,10 @@ def connected(command: Callable[Concatenate[Client, P], R]) -> Callable[P, R]:
     @wraps(command)
     def run(*arguments: P.args, **options: P.kwargs) -> R:
         url, key = str(options.pop("url")), options.pop("key")
-        client = Client(url, None if key is None else str(key), connections=_connections(options))
+        client = Client(url, None if key is None else str(key))
         try:
             return command(client, *arguments, **options)
         finally:
             client.close()
 
     return run
-
-
-def _connections(options: Any) -> int:
-    return int(options.get("in_flight", 1))

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from bems.cli.client import Client, Reply
-from bems.cli.complaints import NoAnswer, Said, read_said
+from bems.cli.complaints import NoAnswer, Said, read_json, read_said
 from bems.embedded.api.access import SEND
 from bems.tracker.answers import Acceptance, Error, Result, Results
 from bems.tracker.contract import Stage
@@ -112,14 +112,11 @@ def post(client: Client, parcel: Parcel) -> Outcome:
 
 
 def _read_results(client: Client, parcel: Parcel, reply: Reply, seconds: float) -> Outcome:
-    try:
-        results = _RESULTS.decode(reply.body).results
-    except msgspec.DecodeError:
-        results = []
-    if len(results) != len(parcel.items):
+    read = read_json(reply.body, _RESULTS)
+    if read is None or len(read.results) != len(parcel.items):
         return Outcome(fault=client.complaint(reply, SEND))
     told, again = [], []
-    for item, result in zip(parcel.items, results, strict=True):
+    for item, result in zip(parcel.items, read.results, strict=True):
         if result.status == "unavailable":
             again.append(item)
         else:
@@ -129,12 +126,11 @@ def _read_results(client: Client, parcel: Parcel, reply: Reply, seconds: float) 
 
 
 def _read_single(client: Client, item: Item, reply: Reply, seconds: float) -> Outcome:
-    try:
-        if reply.status == 409:
-            errors = _errors(read_said(reply.body) or Said())
-            return Outcome([Told(item.line, "conflict", event_id(item.event), errors, seconds)])
-        acceptance = _ACCEPTANCE.decode(reply.body)
-    except msgspec.DecodeError:
+    if reply.status == 409:
+        errors = _errors(read_said(reply.body) or Said())
+        return Outcome([Told(item.line, "conflict", event_id(item.event), errors, seconds)])
+    acceptance = read_json(reply.body, _ACCEPTANCE)
+    if acceptance is None:
         return Outcome(fault=client.complaint(reply, SEND))
     return Outcome([Told(item.line, acceptance.status, acceptance.event_id, (), seconds)])
 
@@ -162,9 +158,10 @@ class _Named(msgspec.Struct):
     event_id: str | None = None
 
 
+_NAMED = msgspec.json.Decoder(_Named)
+
+
 def event_id(event: bytes) -> str | None:
     """What its sender called it, if that can be read."""
-    try:
-        return msgspec.json.decode(event, type=_Named).event_id
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    named = read_json(event, _NAMED)
+    return named.event_id if named else None

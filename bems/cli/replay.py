@@ -13,13 +13,14 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from bems.cli.files import LogFile, WhenParam, load_policy, output_file
+from bems.cli.files import LogFile, WhenParam, load_policy, output_file, refused_line
 from bems.cli.mistakes import Failure, Mistake
 from bems.cli.report import print_report
 from bems.embedded.clock import SystemClock
 from bems.embedded.replay import Refused, ReplayError
 from bems.embedded.replay import replay as run
 from bems.embedded.report import Report
+from bems.tracker.answers import as_errors
 from bems.tracker.instants import Instant, render
 from bems.tracker.policy import Policy
 
@@ -55,9 +56,12 @@ def replay(
     """
     policy = load_policy(policy_file)
     log = LogFile(file)
-    for out in (invoices_out, refused_out):
-        if out is not None and log.is_file(out):
+    outs = [out for out in (invoices_out, refused_out) if out is not None]
+    for out in outs:
+        if log.is_file(out):
             raise Mistake(f"{out}: this is the log itself; write to another file")
+    if len(set(map(os.path.realpath, outs))) < len(outs):
+        raise Mistake(f"{refused_out}: --invoices-out and --refused-out are the same; write to two files")
     if isinstance(until, date):
         until = policy.calendar.back(until + timedelta(days=1), 0) - 1
     # Opened before the work, so that a path that cannot be written is told at once.
@@ -65,8 +69,13 @@ def replay(
         output_file(invoices_out) if invoices_out is not None else nullcontext() as invoices_file,
         output_file(refused_out) if refused_out is not None else nullcontext() as refused_file,
     ):
-        refused = None if refused_file is None else lambda line: refused_file.write(refused_line(line))
-        report, seconds = replay_with_progress(log, policy, until, processes or cores(), refused)
+
+        def refused(one: Refused) -> None:
+            assert refused_file is not None
+            refused_file.write(refused_line(one.line, one.event_id, as_errors(one.faults)))
+
+        told = refused if refused_file is not None else None
+        report, seconds = replay_with_progress(log, policy, until, processes or cores(), told)
         if invoices_file:
             invoices_file.writelines(invoice_lines(report))
     if as_json:
@@ -133,9 +142,3 @@ def invoice_lines(report: Report) -> Iterator[bytes]:
             ],
         }
         yield encoder.encode(line) + b"\n"
-
-
-def refused_line(refused: Refused) -> bytes:
-    """What is written of a refused line of the log."""
-    errors = [{"pointer": fault.pointer, "detail": fault.detail} for fault in refused.faults]
-    return msgspec.json.encode({"line": refused.line, "event_id": refused.event_id, "errors": errors}) + b"\n"

@@ -5,6 +5,7 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
+from bems.cli.show import money, whose
 from bems.embedded.report import Report
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND, Instant, to_datetime
@@ -131,8 +132,8 @@ def _stuck(report: Report) -> Table | None:
             invoice.status,
             _day(invoice.waiting_since or 0),
             f"{len(out)}, parked" if invoice.parked else f"{len(out)}",
-            f"{invoice.amount:,} {invoice.currency}",
-            escape(invoice.vendor.name or invoice.vendor.id),
+            money(f"{invoice.amount:f}", invoice.currency),
+            escape(whose(invoice.vendor)),
         )
     return table
 

@@ -3,17 +3,16 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import IO, get_args
+from typing import get_args
 
 import click
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from bems.cli.client import Client
+from bems.cli.client import KEPT, Client
 from bems.cli.complaints import one_line
-from bems.cli.files import LogFile, output_file
+from bems.cli.files import LogFile, output_file, refused_line
 from bems.cli.mistakes import Mistake
 from bems.cli.options import connected
 from bems.cli.parcels import Fate, Told
@@ -32,7 +31,7 @@ COMPLAIN_EVERY = 30.0
 @click.command(epilog="Example: bems send events.jsonl.gz --rate 500 --refused-out refused.jsonl")
 @click.argument("file", metavar="FILE")
 @click.option("--batch", type=click.IntRange(1, 100), default=100, show_default=True, help="Events in a request.")
-@click.option("--in-flight", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
+@click.option("--in-flight", type=click.IntRange(1, KEPT), default=4, show_default=True, help="Requests at once.")
 @click.option("--rate", type=click.FloatRange(min=0.01), help="Events a second, at the most. Default: all it takes.")
 @click.option(
     "--retries-for",
@@ -78,7 +77,10 @@ def send(
         def told(one: Told) -> None:
             watch.told()
             if refused_file is not None and one.fate in ("refused", "conflict"):
-                write_refused(refused_file, one)
+                # The cell's pointers lead into the event, and it was asked about those only that are lines at all.
+                inside = "/event" if one.seconds else ""
+                errors = [Error(inside + error.pointer, error.detail) for error in one.errors]
+                refused_file.write(refused_line(one.line, one.event_id, errors))
 
         sender = Sender(
             client,
@@ -115,17 +117,9 @@ def send_lines(sender: Sender, lines: Iterator[tuple[int, bytes]]) -> None:
     for number, line in lines:
         split = split_line(line)
         if isinstance(split, Refusal):
-            sender.refuse(number, split.event_id, [Error(fault.pointer, fault.detail) for fault in split.faults])
+            sender.refuse(number, split)
         elif not sender.send(*split, number):
             return
-
-
-def write_refused(file: IO[bytes], told: Told) -> None:
-    """As `bems replay` writes it, with pointers into the line."""
-    # The cell's lead into the event, and it was asked about those only that are lines at all.
-    inside = "/event" if told.seconds else ""
-    errors = [{"pointer": inside + error.pointer, "detail": error.detail} for error in told.errors]
-    file.write(msgspec.json.encode({"line": told.line, "event_id": told.event_id, "errors": errors}) + b"\n")
 
 
 class Watch:
@@ -176,7 +170,6 @@ def watched(log: LogFile, retries_for: float) -> Iterator[Watch]:
 def print_summary(summary: Summary, as_json: bool) -> None:
     """What became of the events, and how fast."""
     fates: tuple[Fate, ...] = get_args(Fate)
-    rate = summary.sent / summary.seconds if summary.seconds else 0.0
     half, most = (summary.requests.percentile(percent) for percent in (50, 99))
     if as_json:
         print_json(
@@ -190,11 +183,11 @@ def print_summary(summary: Summary, as_json: bool) -> None:
                     "p99_ms": None if most is None else round(most * 1000, 1),
                 },
                 "seconds": round(summary.seconds, 3),
-                "events_per_second": round(rate, 1),
+                "events_per_second": round(summary.rate, 1),
             }
         )
         return
-    click.echo(f"{'Sent':<12}{summary.sent:>12,}  in {summary.seconds:.1f} s, {rate:,.0f} a second")
+    click.echo(f"{'Sent':<12}{summary.sent:>12,}  in {summary.seconds:.1f} s, {summary.rate:,.0f} a second")
     meanings: dict[Fate, str] = {
         "conflict": "another event with that id was accepted before",
         "undelivered": "send the file again; a repeat is harmless",

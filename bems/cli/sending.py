@@ -10,8 +10,9 @@ from bems.cli.client import Client
 from bems.cli.mistakes import Failure
 from bems.cli.parcels import Item, Outcome, Parcel, Told, post
 from bems.cli.summary import Summary
-from bems.tracker.answers import Error
+from bems.tracker.answers import as_errors
 from bems.tracker.contract import Stage
+from bems.tracker.gate import Refusal
 
 LINGER = 0.1
 """Seconds that an event waits for company."""
@@ -85,10 +86,10 @@ class Sender:
                 self._close(parcel)
         return True
 
-    def refuse(self, line: int, event_id: str | None, errors: Sequence[Error]) -> None:
-        """Count an event that is not even worth sending, and tell of it like the others."""
+    def refuse(self, line: int, refusal: Refusal) -> None:
+        """Count a line that is not even worth sending, and tell of it like the others."""
         self._start()
-        self._tell([Told(line, "refused", event_id, errors)])
+        self._tell([Told(line, "refused", refusal.event_id, as_errors(refusal.faults))])
 
     def finish(self) -> Summary:
         """Wait until every event has its answer, or is given up. Twice is harmless."""

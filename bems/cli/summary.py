@@ -29,6 +29,11 @@ class Summary:
         return self.fates.total()
 
     @property
+    def rate(self) -> float:
+        """Events a second."""
+        return self.sent / self.seconds if self.seconds else 0.0
+
+    @property
     def well(self) -> bool:
         """Whether the cell has every event."""
         return self.sent == self.fates["accepted"] + self.fates["duplicate"]

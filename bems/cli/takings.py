@@ -58,7 +58,7 @@ def take_stock(client: Client, analytics: Analytics) -> Takings:
 def as_document(sent: Summary, takings: Takings) -> dict[str, Any]:
     """All of it, for programs."""
     return {
-        "sent": {"events": sent.sent, "seconds": round(sent.seconds, 3), "events_per_second": round(_rate(sent), 1)},
+        "sent": {"events": sent.sent, "seconds": round(sent.seconds, 3), "events_per_second": round(sent.rate, 1)},
         "events": {fate: sent.fates[fate] for fate in get_args(Fate)},
         "answered_s": {f"p{percent}": sent.requests.percentile(percent) for percent in (50, 99)},
         "refused": dict(sent.places),
@@ -79,17 +79,13 @@ def print_takings(sent: Summary, takings: Takings) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=110)
     p50, p99 = (sent.requests.percentile(percent) or 0.0 for percent in (50, 99))
-    console.print(f"\n[bold]Sent[/]      {sent.sent:,} events in {sent.seconds:.1f} s ({_rate(sent):,.0f} a second)")
+    console.print(f"\n[bold]Sent[/]      {sent.sent:,} events in {sent.seconds:.1f} s ({sent.rate:,.0f} a second)")
     console.print(f"[bold]Answered[/]  durable and visible after {p50 * 1000:.1f} ms (half), {p99 * 1000:.1f} ms (99%)")
     for table in (_refusals(sent), _statuses(takings), _alerts(takings), _books(sent, takings)):
         if table:
             console.print(f"\n[bold]{table.title}[/]")
             table.title = None
             console.print(table)
-
-
-def _rate(sent: Summary) -> float:
-    return sent.sent / sent.seconds if sent.seconds else 0.0
 
 
 def _refusals(sent: Summary) -> Table | None:

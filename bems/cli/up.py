@@ -13,20 +13,15 @@ import click
 
 from bems.calendars import expand
 from bems.cli.files import load_policy, read_text
-from bems.cli.mistakes import Failure, Mistake
+from bems.cli.mistakes import Failure, Mistake, store_told
 from bems.cli.show import print_json
 from bems.embedded.alerting.destinations import build
 from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, RunningClock, SystemClock
-from bems.embedded.databases import StoreRefused
-from bems.embedded.reader import StoreFailed
 from bems.embedded.service import Service
 from bems.tracker.cells import Cell
 from bems.tracker.config import ConfigError, read_cells
-from bems.tracker.instants import MINUTE, render
 from bems.tracker.policy import Policy
-
-log = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether the writer still lives."""
@@ -69,33 +64,25 @@ def up(
         clock = AcceleratedClock(clock.now(), speed)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     ended = ended_by_signal()
-    try:
-        service = Service(
-            Path(folder),
-            policy,
-            name=cell.name,
-            host=cell.embedded.host if host is None else host,
-            port=cell.embedded.port if port is None else port,
-            limits=cell.limits,
-            destinations=build(cell.alerts, cell.embedded, cell.name, os.environ),
-            clock=clock,
-        )
-    except (StoreRefused, StoreFailed) as refused:
-        raise Failure(str(refused)) from refused
-    except (CannotListen, ValueError) as wrong:
-        raise Mistake(str(wrong)) from wrong
-    ahead = service.writer.latest() - clock.now()
-    if ahead > MINUTE:
-        latest = render(service.writer.latest())
-        log.warning("the newest entry is of %s, ahead of the clock: was time made to run faster here?", latest)
-    try:
+    with store_told():
+        try:
+            service = Service(
+                Path(folder),
+                policy,
+                name=cell.name,
+                host=cell.embedded.host if host is None else host,
+                port=cell.embedded.port if port is None else port,
+                limits=cell.limits,
+                destinations=build(cell.alerts, cell.embedded, cell.name, os.environ),
+                clock=clock,
+            )
+        except (CannotListen, ValueError) as wrong:
+            raise Mistake(str(wrong)) from wrong
         with service, spared_collector():
             welcome(service, folder, as_json)
             while not ended(LOOK_EVERY):
                 if not (service.writer.alive and service.server.alive):
                     raise Failure("the cell cannot go on; its log says why")
-    except (StoreRefused, StoreFailed) as refused:
-        raise Failure(str(refused)) from refused
     click.echo("The cell has ended; what it took is stored.", err=True)
 
 

@@ -24,6 +24,7 @@ from bems.tracker.decisions import (
     on_timeout,
     on_wait,
     repeated,
+    repeated_command,
 )
 from bems.tracker.draft import Decision, delivered
 from bems.tracker.instants import Instant, parse
@@ -57,7 +58,7 @@ class Cell:
         """An operator acts. Whatever becomes of it is in the audit log; a repeat is answered from there."""
         known = self.store.command(command.id)
         if known is not None:
-            return known.repeated(command)
+            return repeated_command(known.command, known.receipt, command)
         receipt = self._decide(command.invoice_id, now, lambda record: on_command(record, command, self.policy, now))
         self.store.add_command(AuditEntry(command, receipt))
         return receipt

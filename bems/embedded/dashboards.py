@@ -1,6 +1,6 @@
 """Dashboards: what executives, operations and finance ask of the series, from its roll-up.
 
-The SQL keeps to what Trino, which Athena is, understands too.
+The SQL is DuckDB's: `hourly` is a macro of the roll-up, and what begins with `$` a parameter.
 """
 
 from datetime import datetime

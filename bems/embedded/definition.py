@@ -25,6 +25,11 @@ def embedded_text() -> str:
     return text
 
 
+def compiled(text: str) -> Machine:
+    """A definition of now or before as it runs here."""
+    return load(text, resources={"lambda:invoke"})
+
+
 def load_machine() -> Machine:
-    """The definition as it runs here, compiled."""
-    return load(embedded_text(), resources={"lambda:invoke"})
+    """The definition of now, compiled."""
+    return compiled(embedded_text())

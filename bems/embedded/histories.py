@@ -2,10 +2,9 @@
 
 from typing import Any, Protocol
 
-from bems.engine import Machine, Stimulus, load, new_execution, replay_history
+from bems.embedded.definition import compiled
+from bems.engine import Machine, Stimulus, new_execution, replay_history
 from bems.tracker.instants import Instant
-
-LAMBDA_INVOKE = "lambda:invoke"
 
 
 class Past(Protocol):
@@ -31,7 +30,7 @@ class Histories:
         machine = self._machines.get(digest)
         if machine is None:
             assert digest is not None
-            machine = self._machines[digest] = load(self._past.definition(digest), resources={LAMBDA_INVOKE})
+            machine = self._machines[digest] = compiled(self._past.definition(digest))
         return machine
 
     def of(self, execution_id: str) -> list[dict[str, Any]]:

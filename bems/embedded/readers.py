@@ -1,4 +1,4 @@
-"""Readers: reading the cell beside the event loop, in threads of their own."""
+"""Readers: reading the cell beside the event loop, in threads of their own; and whatever else takes its time there."""
 
 import asyncio
 import threading
@@ -20,29 +20,47 @@ ASKED = 200
 """So many questions may be asked and not yet answered; of long lists, some seconds' work."""
 
 
+class _Threads:
+    """A few threads for what would hold up an event loop."""
+
+    def __init__(self, name: str) -> None:
+        self._asked = 0
+        self._executor = ThreadPoolExecutor(THREADS, name)
+
+    async def run(self, call: Callable[[], T]) -> T:
+        if self._asked >= ASKED:
+            raise Busy(f"{ASKED} questions are waiting already")
+        self._asked += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        finally:
+            self._asked -= 1
+
+    def close(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+
 class Readers:
-    """A reader in each of a few threads."""
+    """A reader in each of a few threads, and as many threads without one. For one event loop. Busy: too many wait
+    already."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._own = threading.local()
         self._open: list[Reader] = []
         self._log = Log(folder)
-        self._asked = 0
-        self._threads = ThreadPoolExecutor(THREADS, "bems-reader")
+        self._reading = _Threads("bems-reader")
+        self._beside = _Threads("bems-beside")
 
     async def ask(self, question: Callable[[Reader], T]) -> T:
-        """What the question answers, asked in a thread that has a reader, of one moment. For one event loop.
+        """What the question answers, asked in a thread that has a reader, of one moment. StoreFailed: it could not be
+        read."""
+        return await self._reading.run(lambda: self._ask(question))
 
-        StoreFailed: it could not be read. Busy: too many wait already.
-        """
-        if self._asked >= ASKED:
-            raise Busy(f"{ASKED} questions are waiting already")
-        self._asked += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, question)
-        finally:
-            self._asked -= 1
+    async def run(self, call: Callable[[], T]) -> T:
+        """What the call returns, which reads no store. In a thread of others, so that however long it takes, who reads
+        the store does not wait for it."""
+        return await self._beside.run(call)
 
     def _ask(self, question: Callable[[Reader], T]) -> T:
         reader: Reader | None = getattr(self._own, "reader", None)
@@ -54,7 +72,8 @@ class Readers:
 
     def close(self) -> None:
         """Wait for what was asked, and close. Twice is harmless."""
-        self._threads.shutdown(cancel_futures=True)
+        for threads in (self._reading, self._beside):
+            threads.close()
         for reader in self._open:
             reader.close()
         self._log.close()

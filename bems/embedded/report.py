@@ -7,7 +7,7 @@ from decimal import Decimal
 from math import ceil
 from typing import Any, NamedTuple
 
-from bems.tracker.actions import Alert, AlertKind, Severity
+from bems.tracker.actions import SEVERITIES, Alert, AlertKind, Severity
 from bems.tracker.contract import ORDER, STAGES, Stage, Vendor
 from bems.tracker.decisions import Receipt
 from bems.tracker.instants import SECOND, Instant
@@ -15,7 +15,6 @@ from bems.tracker.projection import WAITS_FOR, Status, project
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
 
-SEVERITIES: tuple[Severity, ...] = ("warning", "critical")
 CONFLICT = "event_id: sent before with another content"
 
 
@@ -183,7 +182,7 @@ def _stage_of(status: Status) -> int | None:
 
 def _invoice_line(record: InvoiceRecord, alerts: list[AlertLine]) -> InvoiceLine:
     status, wait, parked = project(record.outcomes), record.wait, record.mark == "parked"
-    since = wait.since if wait and wait.step else alerts[-1].waiting_since if parked and alerts else None
+    since = wait.since if wait and record.stuck else alerts[-1].waiting_since if parked and alerts else None
     facts = record.facts
     return InvoiceLine(
         record.invoice_id, status, alerts, WAITS_FOR[status], parked, since, facts.amount, facts.currency, facts.vendor

@@ -1,5 +1,6 @@
 """The service: a complete cell on one machine, from its folder to its port."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +20,10 @@ from bems.embedded.readers import Readers
 from bems.embedded.writer import open_writer
 from bems.tracker.actions import Severity
 from bems.tracker.cells import Limits
+from bems.tracker.instants import MINUTE, Instant, render
 from bems.tracker.policy import Policy
+
+log = logging.getLogger(__name__)
 
 NOBODY: Mapping[Severity, Sequence[Destination]] = {"warning": (), "critical": ()}
 """No destinations: alerts can be seen, and are not sent."""
@@ -29,7 +33,7 @@ class Service:
     """A cell that runs, between `start` and `stop`. It holds its folder from when it is made.
 
     An accelerated clock goes on from the latest instant that the folder knows. StoreRefused: its folder cannot be used.
-    CannotListen: its address cannot.
+    StoreFailed: it cannot be read. CannotListen: its address cannot be listened on.
     """
 
     def __init__(
@@ -48,8 +52,7 @@ class Service:
         with ExitStack() as parts:
             self.writer = open_writer(folder, policy, self.clock)
             parts.callback(self.writer.stop)
-            if isinstance(self.clock, AcceleratedClock):
-                self.clock.go_on_from(self.writer.latest())
+            self._start_clock(self.writer.latest())
             self.keys = Keys(folder)
             parts.callback(self.keys.close)
             self.readers = Readers(folder)
@@ -60,6 +63,13 @@ class Service:
             parts.callback(self.deliveries.stop)
             self.server = Server(lambda: Api(self._parts(name, limits or Limits())), host, port)
             self._stop_parts = parts.pop_all().close
+
+    def _start_clock(self, latest: Instant) -> None:
+        if isinstance(self.clock, AcceleratedClock):
+            self.clock.go_on_from(latest)
+        elif latest > self.clock.now() + MINUTE:
+            told = "the newest entry is of %s, ahead of the clock: was time made to run faster here?"
+            log.warning(told, render(latest))
 
     def _parts(self, name: str, limits: Limits) -> Parts:
         machine, keys = load_machine(), self.keys
@@ -81,8 +91,9 @@ class Service:
         return self
 
     def stop(self) -> None:
-        """End in order: no more requests, what was taken is stored, what was stored is fed and delivered; and then the
-        folder is given up. Twice is harmless."""
+        """End in order: no more requests, what was taken is stored, what is being sent has its grace, what is stored is
+        fed; and then the folder is given up. Alerts that were not sent yet wait for the next start. Twice is
+        harmless."""
         self.server.stop()
         self.writer.finish()
         self._stop_parts()

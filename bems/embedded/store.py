@@ -10,7 +10,7 @@ from bems.engine import Execution, Stimulus
 from bems.tracker.actions import Alert
 from bems.tracker.commands import Command
 from bems.tracker.contract import Event
-from bems.tracker.decisions import CONFLICT, DUPLICATE, Receipt
+from bems.tracker.decisions import Receipt
 from bems.tracker.instants import LATEST, Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
@@ -29,13 +29,6 @@ class AuditEntry(Struct, frozen=True):
 
     command: Command
     receipt: Receipt
-
-    def repeated(self, command: Command) -> Receipt:
-        """What a command of the same id is: this one, sent again, or another one. Who was refused is told so again."""
-        known = self.command
-        if (known.invoice_id, known.operator, known.verb) != (command.invoice_id, command.operator, command.verb):
-            return CONFLICT
-        return DUPLICATE if self.receipt.result == "accepted" else self.receipt
 
 
 class Letter(Struct, frozen=True):

@@ -14,6 +14,7 @@ from bems.tracker.contract import Facts, Stage
 from bems.tracker.instants import DAY, SECOND, Instant
 
 Severity = Literal["warning", "critical"]
+SEVERITIES: tuple[Severity, ...] = ("warning", "critical")
 AlertKind = Literal["stuck", "dispute", "failed"]
 Told = Literal["ok", "Rejected", "Cancelled", "Parked", "Superseded", "Mismatched", "PostingFailed"]
 """What an execution is told: that its stage is complete, or the name of the error that its definition catches."""

@@ -102,7 +102,7 @@ def refused_result(refusal: Refusal) -> Result:
         code=refusal.status,
         event_id=refusal.event_id,
         detail=refusal.summary,
-        errors=_errors(refusal.faults),
+        errors=as_errors(refusal.faults),
     )
 
 
@@ -128,7 +128,7 @@ def conflict(event_id: str) -> HttpAnswer:
 
 def refused(refusal: Refusal) -> HttpAnswer:
     """400 or 413, with every fault."""
-    return problem(refusal.status, refusal.summary, _errors(refusal.faults))
+    return problem(refusal.status, refusal.summary, as_errors(refusal.faults))
 
 
 def too_large(limit: int) -> HttpAnswer:
@@ -173,9 +173,9 @@ def throttled(retry_after: int = 1) -> HttpAnswer:
     return problem(429, "too many requests: " + _AGAIN, headers=_retry(retry_after))
 
 
-def unavailable(retry_after: int = 5) -> HttpAnswer:
-    """503; `retry_after` in seconds, at least 1."""
-    return problem(503, _AGAIN, headers=_retry(retry_after))
+def unavailable(retry_after: int = 5, why: str = "") -> HttpAnswer:
+    """503; `retry_after` in seconds, at least 1. `why`: what can be told of it."""
+    return problem(503, f"{why}: {_AGAIN}" if why else _AGAIN, headers=_retry(retry_after))
 
 
 def problem(
@@ -202,7 +202,8 @@ def _conflicting(event_id: str) -> Error:
     return Error("/event_id", f"{show(event_id)} was accepted before with another content: use an event_id only once")
 
 
-def _errors(faults: Iterable[Fault]) -> list[Error]:
+def as_errors(faults: Iterable[Fault]) -> list[Error]:
+    """The faults, as an answer tells them."""
     return [Error(fault.pointer, fault.detail) for fault in faults]
 
 

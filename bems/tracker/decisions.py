@@ -59,6 +59,14 @@ def repeated(known: str | None, digest: str) -> Receipt | None:
     return DUPLICATE if known == digest else CONFLICT
 
 
+def repeated_command(known: Command, receipt: Receipt, command: Command) -> Receipt:
+    """What a command is whose id `known` had, of which `receipt` came: that one, sent again, or another one. Who was
+    refused is told so again."""
+    if (known.invoice_id, known.operator, known.verb) != (command.invoice_id, command.operator, command.verb):
+        return CONFLICT
+    return DUPLICATE if receipt.result == "accepted" else receipt
+
+
 def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: Instant) -> Decision[Receipt]:
     """A source system reported something."""
     of = (event.occurred_at, event.event_id)

@@ -26,6 +26,11 @@ def from_datetime(moment: datetime) -> Instant:
     return (moment - _EPOCH) // _MICROSECOND
 
 
+def bounded(instant: Instant, latest: Instant = LATEST) -> Instant:
+    """The nearest one from EARLIEST to `latest`: whatever offset a time is given with, it can be shown in UTC."""
+    return min(max(instant, EARLIEST), latest)
+
+
 def to_datetime(instant: Instant) -> datetime:
     """The same instant as an aware datetime in UTC."""
     return _EPOCH + timedelta(microseconds=instant)

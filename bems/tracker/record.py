@@ -17,6 +17,10 @@ Stamp = tuple[Instant, int]
 """When a state was entered and how often it was retried (`$$.State.EnteredTime`, `$$.State.RetryCount`)."""
 
 
+Mark = Literal["parked", "dormant"]
+"""Parked: given up after its last alert. Dormant: waited for without an execution, until its next event or alert."""
+
+
 class Run(Struct, frozen=True, omit_defaults=True):
     """The newest execution of the invoice's state machine, and what it registered last.
 
@@ -65,9 +69,14 @@ class InvoiceRecord(Struct, frozen=True, omit_defaults=True):
     seen: tuple[tuple[str, str], ...] = ()
     run: Run = Run()
     wait: Wait | None = None
-    mark: Literal["parked", "dormant"] | None = None
+    mark: Mark | None = None
     reported: dict[Stage, str] = {}
     pending: tuple[Action, ...] = ()
     check_at: Instant | None = None
     changes: tuple[Transition, ...] = ()
     recorded_at: Instant = 0
+
+    @property
+    def stuck(self) -> bool:
+        """Whether an alert of its present wait is out."""
+        return self.wait is not None and self.wait.step > 0

@@ -1,6 +1,5 @@
 """Requests: what people and programs ask of a cell beside sending events, from bytes to values."""
 
-from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -10,7 +9,7 @@ from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend
 from bems.tracker.contract import Identifier, Moment, Stage
 from bems.tracker.faults import find_faults
 from bems.tracker.gate import Refusal, invalid, too_large, unreadable
-from bems.tracker.instants import EARLIEST, LATEST, Instant, from_datetime
+from bems.tracker.instants import LATEST, Instant, bounded, from_datetime
 from bems.tracker.reading import Reading, oddities
 
 T = TypeVar("T")
@@ -119,12 +118,8 @@ def read_command(body: bytes, operator: str, now: Instant) -> Command | Refusal:
     if isinstance(request, CompleteRequest):
         verb = Complete(request.stage)
     elif isinstance(request, ExtendRequest):
-        verb = Extend(_instant(request.until))
+        # What lies outside of what an instant may be is refused by the core, as too early or too late.
+        verb = Extend(bounded(from_datetime(request.until), LATEST + 1))
     else:
         verb = _PLAIN[type(request)]
     return Command(request.command_id, request.invoice_id, operator, now, verb, request.note)
-
-
-def _instant(moment: datetime) -> Instant:
-    """Whatever lies outside what an instant may be is refused by the core, as too early or too late."""
-    return min(max(from_datetime(moment), EARLIEST), LATEST + 1)

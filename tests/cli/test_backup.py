@@ -68,14 +68,15 @@ def test_a_disk_that_is_full_in_the_middle_is_told_and_nothing_is_left(folder: P
     assert {path.name for path in tmp_path.iterdir()} == {"cell"}
 
 
-def test_it_may_be_ended_in_the_middle(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_it_may_be_ended_in_the_middle(folder: Path, tmp_path: Path, end: signal.Signals, code: int) -> None:
     slow = "import bems.embedded.backup as b; b.STEP = 1; from bems.cli import main; main()"
     command = [sys.executable, "-c", slow, "backup", "--store", str(folder), str(tmp_path / "copy")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         until(lambda: any(tmp_path.glob(".copy.*/cell.db")) or process.poll() is not None)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(end)
         process.wait(60)
-    assert process.returncode == 143
+    assert process.returncode == code
     assert {path.name for path in tmp_path.iterdir()} == {"cell"}
 
 

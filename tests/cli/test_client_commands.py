@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -132,7 +133,19 @@ def test_a_dashboard(finance: World) -> None:
     assert ["Posted", "1"] in [line.split() for line in shown]
     volume = finance.bems("dashboard", "volume", "--by", "hour", "--json").json
     assert sum(row[3] for row in volume["rows"]) == 7
-    assert finance.bems("dashboard", "volume", "--until", "2020-01-01").out.startswith("nothing from 2019-12-02T")
+    assert finance.bems("dashboard", "volume", "--until", "2020-01-01").out.startswith("nothing from 2019-12-03T")
+    for given, of in (
+        (("--since", "2020-01-01", "--until", "2020-01-01"), "2020-01-01T00:00:00Z to 2020-01-02T00:00:00Z"),
+        (
+            ("--since", "2020-01-01T01:00:00+01:00", "--until", "2020-01-03T12:30:00Z"),
+            "2020-01-01T00:00:00Z to 2020-01-03T12:30:00Z",
+        ),
+    ):
+        assert finance.bems("dashboard", "volume", *given).out == f"nothing from {of}\n"
+    assert (
+        "'2020-01-01T00:00:00' is not a time"
+        in finance.bems("dashboard", "volume", "--since", "2020-01-01T00:00:00").mistake()
+    )
 
 
 def test_books_that_are_not_balanced_give_1(play: Play) -> None:
@@ -261,15 +274,18 @@ def test_dead_letters_are_listed_and_redriven(world: World, monkeypatch: pytest.
         again = world.bems("dlq", "redrive", "--error", "tariff", "--invoice", "I3")
         assert again.code == 1
         assert "To be handled again: 1 dead letter of invoice I3 with 'tariff' in its error" in again.out
-        assert "e3 failed again: " in again.out
-        assert "0 handled, 1 failed again" in again.out
+        assert "e3 was not handled: KeyError" in again.out
+        assert "0 handled, 1 not" in again.out
         assert "5 dead letters" in world.bems("dlq", "list").out
     one = world.bems("dlq", "redrive", "e0", "e0")
-    assert (one.code, one.out) == (0, "To be handled again: 1 dead letter: e0\n1 handled, 0 failed again\n")
+    assert (one.code, one.out) == (0, "To be handled again: 1 dead letter: e0\n1 handled, 0 not\n")
     rest = world.bems("dlq", "redrive", "--all", "--json")
-    assert (rest.code, rest.json) == (0, {"redriven": ["e1", "e2", "e3", "e4"], "failed": [], "more": False})
+    assert (rest.code, rest.json) == (0, {"redriven": ["e1", "e2", "e3", "e4"], "failed": []})
     assert world.bems("dlq", "list").out == "no dead letters\n"
-    assert world.bems("dlq", "redrive", "--all").out == "0 handled, 0 failed again\n"
+    assert world.bems("dlq", "redrive", "--all").out == "0 handled, 0 not\n"
+    none = world.bems("dlq", "redrive", *(f"none-{number}" for number in range(1_001)))
+    assert none.code == 1
+    assert "none-1000 was not handled: there is no dead letter none-1000\n0 handled, 1,001 not\n" in none.out
     assert world.bems("dlq", "redrive").mistake().startswith("say which: ")
     assert world.bems("dlq", "redrive", "e0", "--all").mistake().startswith("say which: ")
 
@@ -307,6 +323,25 @@ def test_deliveries_that_a_destination_has_not_taken(tmp_path: Path) -> None:
         )
 
 
+def test_as_many_deliveries_as_a_page_holds_are_all(play: Play) -> None:
+    """Of both states, over as many pages as it takes."""
+    delivery = {
+        "alert_id": "a", "invoice_id": "I", "destination": "log", "attempts": 1, "due": "now", "error": None,
+    }  # fmt: skip
+
+    def answer(asked: Asked) -> Said:
+        query = dict(parse_qsl(asked.path.partition("?")[2]))
+        begin, there = int(query.get("cursor", 0)), 500 if query["state"] == "failed" else 0
+        end = min(begin + int(query["limit"]), there)
+        items = [{**delivery, "state": query["state"]}] * (end - begin)
+        return Said(200, {"items": items, "next_cursor": str(end) if end - begin == int(query["limit"]) else None})
+
+    played = play(answer)
+    for limit, shown, more in ((1000, 500, False), (500, 500, False), (499, 499, True)):
+        listed = run("deliveries", "--json", "--limit", str(limit), "--url", played.url).json
+        assert (len(listed["items"]), listed["more"]) == (shown, more)
+
+
 def test_a_key_that_may_not(finance: World) -> None:
     for arguments, role, needed in (
         (["stuck"], "sender", "a viewer, operator or admin"),
@@ -338,6 +373,9 @@ def test_a_key_that_may_not(finance: World) -> None:
         (Said(503, {"detail": "later"}), 1, "URL: later"),
         (Said(502, b"<html>"), 1, "URL: the answer is 502, text/html, and not the JSON of a cell; is this"),
         (Said(200, b"<html>"), 1, "URL: the answer is 200, text/html, and not the JSON of a cell; is this"),
+        (Said(200, b'{"detail": "\xff"}'), 1, "URL: the answer is 200, text/html, and not the JSON of a cell; is this"),
+        (Said(200, b'{"items":' + b"[" * 100_000), 1, "URL: the answer is 200, text/html, and not the JSON of a cell"),
+        (Said(500, b'{"x":' + b"[" * 100_000), 1, "URL: the answer is 500, text/html, and not the JSON of a cell"),
         (Said(200, {"hello": 1}), 1, "the answer is not a cell's, or one of another version"),
         (Said(200, []), 1, "the answer is not a cell's, or one of another version"),
         (
@@ -430,6 +468,37 @@ def test_a_proxy_is_used_for_what_is_not_here(play: Play) -> None:
     assert run("stuck", "--url", "http://cell.example/prod", http_proxy=proxy.url, no_proxy="").code == 0
     assert proxy.asked[0].path.startswith("http://cell.example/prod/invoices?stuck=true")
     assert proxy.asked[0].headers["Host"] == "cell.example"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "proxy"),
+    [
+        ("http", "socks5://u:pw@p:1"),
+        ("http", "http://u:pw@p:99999"),
+        ("http", "http://:1"),
+        ("http", "http://"),
+        ("https", "ftp://p"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used(scheme: str, proxy: str) -> None:
+    environment: dict[str, Any] = {f"{scheme}_proxy": proxy, "no_proxy": ""}
+    told = run("stuck", "--url", f"{scheme}://cell.example", **environment).mistake()
+    assert told.startswith(f"the proxy of this machine, such as {scheme}_proxy in the environment, cannot be used")
+    assert "pw" not in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["invoice", "INV-\udcff"],
+        ["alerts", "--invoice", "INV-\udcff"],
+        ["act", "park", "INV-\udcff"],
+        ["keys", "add", "INV-\udcff", "--role", "viewer"],
+        ["dlq", "redrive", "INV-\udcff", "--json"],
+    ],
+)
+def test_arguments_are_utf_8(arguments: list[str]) -> None:
+    assert run(*arguments).mistake() == "'INV-\ufffd' is not UTF-8 text"
 
 
 def test_what_is_asked_may_be_asked_again_where_the_connection_was_cut(play: Play) -> None:

@@ -172,6 +172,14 @@ def test_the_log_itself_is_not_written_over(log: Path) -> None:
     assert log.read_bytes() == before
 
 
+@pytest.mark.parametrize(("first", "second"), [("out", "./out"), ("out", "link"), ("-", "-")])
+def test_two_lists_are_not_written_to_one_file(log: Path, tmp_path: Path, first: str, second: str) -> None:
+    (tmp_path / "link").symlink_to("out")
+    result = bems("replay", str(log), "--invoices-out", first, "--refused-out", second, cwd=tmp_path)
+    assert f"{second}: --invoices-out and --refused-out are the same" in mistake(result)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_written_keeps_its_mode_its_links_and_its_neighbours(tmp_path: Path) -> None:
     private = tmp_path / "private.jsonl"
     private.write_text("old")
@@ -300,6 +308,14 @@ def test_demo_prints_what_the_readme_says() -> None:
     rows = [" ".join(line.split()) for line in quoted.splitlines() if line.strip(" ─.")]
     assert len(rows) > 10
     assert [row for row in rows if row not in printed] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs a POSIX shell")
+def test_demo_tells_of_a_full_disk_in_one_line() -> None:
+    command = f"ulimit -f 8; exec {sys.executable} -m bems.cli demo --exit --invoices 10"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (1, b"", 1), result.stderr
+    assert b"is the disk full?" in result.stderr
 
 
 def test_demo_tells_programs_that_its_books_balance() -> None:

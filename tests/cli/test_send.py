@@ -228,10 +228,18 @@ def test_nothing_more_is_sent_where_nothing_can_be(play: Play) -> None:
         (Said(404, {"detail": "there is nothing at /x"}), "there is nothing at /x"),
         (Said(400, b"<html>plain HTTP to a TLS port"), "and not the JSON of a cell"),
         (Said(207, {"results": []}), "the answer 207 is not known"),
+        (Said(207, b"\xff"), "and not the JSON of a cell"),
+        (Said(207, b'{"x":' + b"[" * 100_000), "and not the JSON of a cell"),
     ):
         answer = run("send", "-", "--url", play(always(said)).url, stdin=lines(event("a"), event("b")))
         assert expected in answer.mistake(answer.code)
         assert answer.code in (1, 2)
+
+
+@pytest.mark.parametrize("body", [b'{"event_id": "\xff", "detail": "\xff"}', b'{"x":' + b"[" * 100_000])
+def test_an_acceptance_that_cannot_be_read(play: Play, body: bytes) -> None:
+    told = run("send", "-", "--url", play(always(Said(202, body))).url, stdin=lines(event("a"))).mistake(1)
+    assert "and not the JSON of a cell" in told
 
 
 def test_events_are_sent_no_faster_than_wanted(play: Play) -> None:
@@ -245,7 +253,7 @@ def test_events_are_sent_no_faster_than_wanted(play: Play) -> None:
 
 def test_an_event_does_not_wait_for_company(play: Play) -> None:
     told: list[Told] = []
-    client = Client(play(accept).url, connections=2)
+    client = Client(play(accept).url)
     sender = Sender(client, in_flight=2, told=told.append)
     assert sender.send("ingestion", json.dumps(event("a")).encode(), 7)
     assert sender.send("posting", json.dumps(event("b", "posted")).encode(), 8)
@@ -322,7 +330,7 @@ def test_a_cell_that_is_killed_and_started_again_has_every_event(tmp_path: Path)
     key = run("keys", "add", "root", "--role", "admin", "--store", folder).out.strip()
     told: list[Told] = []
     cell, url = start(folder, "0")
-    client = Client(url, key, connections=4)
+    client = Client(url, key)
     sender = Sender(client, batch=10, told=told.append, retries_for=60)
     split = [json.loads(line) for line in generate(400, 5) if line.startswith(b'{"stage":"ingestion"')]
     log = [json.dumps(line["event"]).encode() for line in split]

@@ -16,8 +16,11 @@ import urllib3
 
 from bems.embedded import databases
 from bems.embedded.api.server import CannotListen, Server
-from bems.embedded.databases import StoreRefused
+from bems.embedded.databases import StoreRefused, lock_folder
+from bems.embedded.reader import StoreFailed
 from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
+from bems.embedded.writer import Writer
+from tests.cli.worlds import run
 
 PATIENCE = 60
 
@@ -125,6 +128,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert f"127.0.0.1:{port}: " in refused("--port", port, cwd=tmp_path)
+    assert "'a..b': this is no host name" in refused("--host", "a..b", cwd=tmp_path)
     assert "several cells: use --cell with one of north, south" in refused("--cells", "two.yaml", cwd=tmp_path)
     assert "no cell east: use one of north, south" in refused("--cells", "two.yaml", "--cell", "east", cwd=tmp_path)
     assert "NOT_SET" in refused("--cells", "two.yaml", "--cell", "south", cwd=tmp_path)
@@ -149,6 +153,18 @@ def test_a_full_disk_at_the_start_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(databases, "_migrate", fail)
     with pytest.raises(StoreRefused, match=r"cannot be written: d.*full"):
         databases.open_database(tmp_path / DATABASE, MIGRATIONS, APPLICATION_ID)
+
+
+def test_a_store_that_cannot_be_read_at_the_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Writer) -> int:
+        raise StoreFailed("the store could not be read: disk I/O error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Writer, "latest", fail)
+        told = run("up", "--store", str(tmp_path), "--port", "0").mistake(1)
+    assert told == "the store could not be read: disk I/O error"
+    # The cell has stopped, and so given up its folder.
+    lock_folder(tmp_path).close()
 
 
 def test_time_that_ran_ahead_is_told(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from bems.embedded import log as log_module
 from bems.embedded import readers as readers_module
+from bems.embedded.analytics import Analytics
 from bems.embedded.clock import SystemClock
 from bems.embedded.log import Log
 from bems.embedded.reader import Reader, open_reader
@@ -80,7 +81,7 @@ def test_without_that_they_do(writer: Writer, tmp_path: Path) -> None:
     writer._store._execute("PRAGMA wal_autocheckpoint = 20")
     overlapping = Overlapping(tmp_path, writer, None, 10)
     overlapping.run()
-    assert overlapping.longest > 30 * BOUND
+    assert overlapping.longest > 20 * BOUND
 
 
 def test_others_that_read_from_it_are_not_waited_for(writer: Writer, tmp_path: Path) -> None:
@@ -178,4 +179,40 @@ def test_whoever_asks_too_much_is_answered_503(tmp_path: Path, monkeypatch: pyte
         reply = cell.ask("GET", path)
         assert (reply.status, reply.headers["retry-after"], reply.faults) == (503, "1", {}), path
     assert cell.send("ingestion").status == 202, "senders are not concerned"
+    cell.service.stop()
+
+
+@pytest.mark.parametrize(("slow", "longest"), [(readers_module.THREADS, BOUND), (1, -1)], ids=["threads", "log"])
+def test_a_slow_dashboard_holds_up_no_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: int, longest: int
+) -> None:
+    """Neither by taking all threads, nor by being waited for where the log is too long."""
+    monkeypatch.setattr(log_module, "LONGEST", longest)
+    asked, leave = threading.Semaphore(0), threading.Event()
+
+    def query(*_: object) -> list[object]:
+        asked.release()
+        assert leave.wait(SOON)
+        return []
+
+    monkeypatch.setattr(Analytics, "query_hourly", query)
+    cell = Cell(tmp_path)
+
+    def question() -> None:
+        try:
+            for _ in range(slow):
+                assert asked.acquire(timeout=SOON)
+            assert cell.ask("GET", "/invoices").status == 200
+        finally:
+            answered = not leave.is_set()
+            leave.set()
+        assert answered
+
+    def dashboard() -> None:
+        assert cell.ask("GET", "/dashboards/volume").status == 200
+
+    watchdog = threading.Timer(5, leave.set)
+    watchdog.start()
+    together([question, *[dashboard] * slow])
+    watchdog.cancel()
     cell.service.stop()

@@ -55,14 +55,16 @@ class Courier:
     """Brings the deliveries of a destination to it, from `start` to `stop`."""
 
     def __init__(self, destination: Destination, outbox: Outbox, now: Now, at_once: int = AT_ONCE) -> None:
-        self.failing: str | None = None
-        """Why the destination did not take what it was sent last."""
         self.key = destination.key
         self._destination = destination
         self._outbox = outbox
         self._now = now
         self._at_once = at_once
         self._outage = _NONE
+        self._refusal: str | None = None
+        """Why the destination did not take what it was sent last."""
+        self._trouble: str | None = None
+        """Why the outbox could not be used the last time."""
         self._away: dict[int, _Sending] = {}
         self._returned: list[tuple[_Sending, NotDelivered | None]] = []
         self._changed = threading.Condition()
@@ -72,6 +74,12 @@ class Courier:
         self._thread = threading.Thread(target=self._run, name=f"bems-{self.key}"[:60], daemon=True)
 
     # -- for any thread
+
+    @property
+    def failing(self) -> str | None:
+        """Why the destination did not take what it was sent last, and why the outbox cannot be used; None while all
+        goes well."""
+        return "; ".join(filter(None, (self._trouble, self._refusal))) or None
 
     def start(self) -> None:
         self._thread.start()
@@ -109,15 +117,17 @@ class Courier:
         """
         try:
             self._settle()
-            return self._dispatch() if self._stop_by is None else LATEST
+            wake = self._dispatch() if self._stop_by is None else LATEST
         except Exception as error:
             # What came back is kept until it is settled, and nothing is sent meanwhile: it would be sent for ever.
             trouble = f"the outbox cannot be used: {error}"
             # Once: it is tried again every second.
-            if trouble != self.failing:
+            if trouble != self._trouble:
                 log.error("%s: %s", self.key, trouble, exc_info=not isinstance(error, apsw.Error))
-            self.failing = trouble
+            self._trouble = trouble
             return None
+        self._trouble = None
+        return wake
 
     def _sleep(self, wake: Instant | None) -> None:
         """Until something comes back or is new, or `wake` is reached; for a moment, whatever comes, if that is None."""
@@ -178,7 +188,7 @@ class Courier:
             returned = self._returned[:]
         if not returned:
             return
-        now, outage, failing = self._now(), self._outage, self.failing
+        now, outage, refusal = self._now(), self._outage, self._refusal
         given_up: list[str] = []
         with self._outbox.transaction():
             for sending, failure in returned:
@@ -186,9 +196,9 @@ class Courier:
                     self._outbox.remove(sending.delivery)
                     if outage.failures:
                         self._outbox.forget_standing(self.key)
-                    outage, failing = _NONE, None
+                    outage, refusal = _NONE, None
                     continue
-                failing = str(failure)
+                refusal = str(failure)
                 tried = _tried(sending, failure, now)
                 self._outbox.put_back(tried)
                 if tried.state == "failed":
@@ -196,21 +206,21 @@ class Courier:
                 if failure.outage and (sending.probe or not outage.failures):
                     outage = _Outage(outage.failures + 1, now + _pause(outage.failures + 1, failure))
                     self._outbox.stand_for_all(self.key, sending.began)
-                    given_up += self._outbox.give_up(self.key, now - GIVE_UP_AFTER, failing)
-        self._tell(outage, failing, given_up)
-        self._outage, self.failing = outage, failing
+                    given_up += self._outbox.give_up(self.key, now - GIVE_UP_AFTER, refusal)
+        self._tell(outage, refusal, given_up)
+        self._outage, self._refusal = outage, refusal
         with self._changed:
             del self._returned[: len(returned)]
         for sending, _ in returned:
             del self._away[sending.delivery.seq]
 
-    def _tell(self, outage: _Outage, failing: str | None, given_up: list[str]) -> None:
+    def _tell(self, outage: _Outage, refusal: str | None, given_up: list[str]) -> None:
         if given_up:
             more = f" and {len(given_up) - _NAMED} more" if len(given_up) > _NAMED else ""
             named = ", ".join(given_up[:_NAMED]) + more
-            log.error("%s: given up after a day: alert %s: %s", self.key, named, failing)
-        elif failing and not self.failing:
-            log.warning("%s: an alert was not taken, and is tried again: %s", self.key, failing)
+            log.error("%s: given up after a day: alert %s: %s", self.key, named, refusal)
+        elif refusal and not self._refusal:
+            log.warning("%s: an alert was not taken, and is tried again: %s", self.key, refusal)
         if self._outage.failures and not outage.failures:
             log.warning("%s: alerts are taken again", self.key)
 

@@ -136,10 +136,10 @@ class Deliveries:
         """Those that wait or failed, behind (seq, destination), the oldest alerts first."""
         return self._outbox.entries(state, limit, after)
 
-    def retry(self, alert_id: str | None = None) -> int:
-        """Try again what failed, of one alert or of all, for another day; how many deliveries. What waits is tried
-        again at once, too; what was meant for a destination that is not configured stays as it is."""
-        count = self._outbox.retry(self._destinations, alert_id, self._now())
+    def retry(self) -> int:
+        """Try again what failed, for another day; how many deliveries. What waits is tried again at once, too; what was
+        meant for a destination that is not configured stays as it is."""
+        count = self._outbox.retry(self._destinations, self._now())
         for courier in self.couriers:
             courier.poke(hurry=True)
         return count

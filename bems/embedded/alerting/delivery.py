@@ -14,7 +14,7 @@ Now = Callable[[], Instant]
 time_of_day: Now = SystemClock().now
 """Deliveries live by the world's time, whatever the cell's clock says."""
 
-State = Literal["waiting", "failed"]
+State = Literal["failed", "waiting"]
 
 
 class Delivery(Struct, frozen=True):

@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from email.headerregistry import Address
 
 import msgspec
+from urllib3.util import parse_url
 
 from bems.embedded.alerting.delivery import Destination
 from bems.embedded.alerting.mail import Email
 from bems.embedded.alerting.webhook import Webhook
 from bems.tracker import cells
-from bems.tracker.actions import Alert, Severity
+from bems.tracker.actions import SEVERITIES, Alert, Severity
 from bems.tracker.alert_messages import headline
 
 alerts_log = logging.getLogger("bems.alerts")
-
-_SEVERITIES: tuple[Severity, ...] = ("warning", "critical")
 
 
 class Log:
@@ -41,7 +40,7 @@ def build(
     sender, or two entries contradict each other; it names the cell and the key, and no secret.
     """
     builder = _Builder(embedded, cell, environment)
-    return {severity: builder.build_all(f"alerts/{severity}", getattr(alerts, severity)) for severity in _SEVERITIES}
+    return {severity: builder.build_all(f"alerts/{severity}", getattr(alerts, severity)) for severity in SEVERITIES}
 
 
 class _Builder:
@@ -49,7 +48,7 @@ class _Builder:
         self._smtp = embedded.smtp
         self._cell = cell
         self._environment = environment
-        self._built: dict[str, tuple[cells.Destination, Destination]] = {}
+        self._built: dict[str, tuple[Destination, object]] = {}
 
     def build_all(self, place: str, listed: tuple[cells.Destination, ...]) -> list[Destination]:
         built = {}
@@ -60,29 +59,31 @@ class _Builder:
 
     def _build(self, place: str, config: cells.Destination) -> Destination:
         if config.webhook:
-            destination: Destination = self._webhook(f"{place}/webhook", config.webhook)
+            destination, using = self._webhook(f"{place}/webhook", config.webhook)
         elif config.email:
-            destination = self._email(f"{place}/email", config.email)
+            destination, using = self._email(f"{place}/email", config.email)
         else:
-            destination = Log()
-        known, first = self._built.setdefault(destination.key, (config, destination))
-        if known != config:
+            destination, using = Log(), None
+        first, used = self._built.setdefault(destination.key, (destination, using))
+        # What is in effect, not what is written: the order of addresses does not matter, nor who says the sender.
+        if used != using:
             raise self._mistake(place, f"{destination.key} is listed before, with another key or sender: use the same")
         return first
 
-    def _webhook(self, place: str, config: cells.Webhook) -> Webhook:
+    def _webhook(self, place: str, config: cells.Webhook) -> tuple[Destination, object]:
+        """The destination, and the key that it signs with."""
         if config.url_env:
-            name, url = f"${config.url_env}", self._secret(f"{place}/url_env", config.url_env)
-            try:
-                msgspec.convert(url, cells.Url)
-            except msgspec.ValidationError:
-                raise self._mistake(f"{place}/url_env", f"what {config.url_env} holds is no https URL") from None
+            where, holder, name = f"{place}/url_env", config.url_env, f"${config.url_env}"
+            url = self._secret(where, config.url_env)
         else:
-            name = url = config.url or ""
+            where, holder, name = f"{place}/url", "url", config.url or ""
+            url = name
+        if not _can_be_posted_to(url):
+            raise self._mistake(where, f"what {holder} holds is no https URL")
         signing = None
         if config.secret_env:
             signing = self._signing_key(f"{place}/secret_env", config.secret_env)
-        return Webhook(f"webhook {name}", url, signing, self._cell)
+        return Webhook(f"webhook {name}", url, signing, self._cell), signing
 
     def _signing_key(self, place: str, variable: str) -> bytes:
         """The spec serializes a key as base64 behind `whsec_`; any other text is a key as it stands."""
@@ -97,7 +98,8 @@ class _Builder:
             raise self._mistake(place, f"what {variable} holds begins with whsec_, but no base64 follows")
         return key
 
-    def _email(self, place: str, config: cells.Email) -> Email:
+    def _email(self, place: str, config: cells.Email) -> tuple[Destination, object]:
+        """The destination, and its sender."""
         smtp = self._smtp
         if smtp is None:
             raise self._mistake(place, "e-mail needs a mail server: add embedded/smtp")
@@ -115,7 +117,7 @@ class _Builder:
             password = self._secret("embedded/smtp/password_env", smtp.password_env)
             if not (smtp.user + password).isascii():
                 raise self._mistake("embedded/smtp", "user and password may only have ASCII characters")
-        return Email(f"email {', '.join(to)}", to, sender, smtp, password, self._cell)
+        return Email(f"email {', '.join(to)}", to, sender, smtp, password, self._cell), sender
 
     def _secret(self, place: str, variable: str) -> str:
         secret = self._environment.get(variable, "")
@@ -125,3 +127,12 @@ class _Builder:
 
     def _mistake(self, place: str, detail: str) -> ValueError:
         return ValueError(f"cell {self._cell}: /{place}: {detail}")
+
+
+def _can_be_posted_to(url: str) -> bool:
+    """Whether it is a URL, with a host and a port that can be. What urllib3 says of one that is none has it in it, and
+    so maybe a secret."""
+    try:
+        return bool(parse_url(msgspec.convert(url, cells.Url)).host)
+    except (msgspec.ValidationError, ValueError):
+        return False

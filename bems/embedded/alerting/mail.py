@@ -5,6 +5,7 @@ import logging
 import smtplib
 import ssl
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import suppress
 from email.headerregistry import Address
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 _POLICY = SMTP.clone(cte_type="7bit", max_line_length=400)
 """A subject fits into a line; a line may have 998 characters (RFC 5322)."""
+
+MOST_SERVED = 1_000
+"""Of so many alerts is remembered who took them while others did not. Of older ones, who did gets them twice."""
 
 Refused = dict[str, tuple[int, bytes]]
 """The server's answer by the address that it refuses. Its text is not passed on: nobody knows what is in it."""
@@ -52,7 +56,7 @@ class Email:
         self._cell = cell
         self._now = now
         self._timeout, self._total = timeout, total
-        self._served: dict[str, set[str]] = {}
+        self._served: OrderedDict[str, set[str]] = OrderedDict()
 
     def send(self, alert: Alert) -> None:
         """Whoever took it is not sent it again while others are tried again. Who refuses it for good while others take
@@ -71,6 +75,9 @@ class Email:
         later = {address: answer for address, answer in refused.items() if address not in for_good}
         if later:
             self._served[alert.id] = set(self._to) - set(later)
+            if len(self._served) > MOST_SERVED:
+                # As a rule one that was given up meanwhile.
+                self._served.popitem(last=False)
             raise NotDelivered(_refusals(later), outage=False)
         self._served.pop(alert.id, None)
 

@@ -165,17 +165,13 @@ class Outbox:
             WHERE state = 'waiting' AND destination NOT IN (SELECT value FROM json_each(?))"""
         return self._change(sql, error, json.encode(destinations).decode())
 
-    def retry(self, destinations: Sequence[str], alert_id: str | None, now: Instant) -> int:
-        """Failed deliveries to these destinations, of one alert or of all, wait again as new ones; how many. Those that
-        wait are due now."""
+    def retry(self, destinations: Sequence[str], now: Instant) -> int:
+        """Failed deliveries to these destinations wait again as new ones; how many. Those that wait are due now."""
         sql = """UPDATE deliveries SET state = 'waiting', attempts = 0, tried_at = NULL, error = NULL, due = ?
-            WHERE state = 'failed' AND destination IN (SELECT value FROM json_each(?))
-            AND alert_id = ifnull(?, alert_id)"""
-        hurry = """UPDATE deliveries SET due = ?
-            WHERE state = 'waiting' AND due > ? AND alert_id = ifnull(?, alert_id)"""
+            WHERE state = 'failed' AND destination IN (SELECT value FROM json_each(?))"""
         with self.transaction():
-            self._execute(hurry, (now, now, alert_id))
-            return self._change(sql, now, json.encode(destinations).decode(), alert_id)
+            self._execute("UPDATE deliveries SET due = ?1 WHERE state = 'waiting' AND due > ?1", (now,))
+            return self._change(sql, now, json.encode(destinations).decode())
 
     def _change(self, sql: str, *values: Any) -> int:
         with self._lock:

@@ -16,8 +16,8 @@ class Books(Struct, frozen=True):
                     are redriven.
     `transitions`   rows of the series in the store; `analytics` those in DuckDB, which is at most two seconds behind.
     `applied`       rows of events in DuckDB: each accepted event has one, unless it is a dead letter.
-    `balanced`      accepted = applied + dead_letters, and transitions = analytics; null where they were not seen at
-                    one moment: DuckDB is behind or not open, or more came in meanwhile.
+    `balanced`      accepted = applied + dead_letters, and transitions = analytics; null where that is not so, but they
+                    were not seen at one moment: DuckDB is behind or not open, or more came in meanwhile.
     """
 
     accepted: int
@@ -35,7 +35,7 @@ async def balance(parts: Parts) -> Books:
     """The books as they are now."""
     counts = await parts.readers.ask(lambda reader: reader.counts())
     fed = parts.analytics.watermark
-    kinds = await parts.readers.ask(lambda _: _kinds(parts.analytics))
+    kinds = await parts.readers.run(lambda: _kinds(parts.analytics))
     # DuckDB had all of a store that did not change while it was asked: only then is what differs a difference.
     still = fed == counts.transitions and await parts.readers.ask(lambda reader: reader.counts()) == counts
     rows = sum(kinds.values()) if kinds else 0

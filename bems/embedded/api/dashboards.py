@@ -1,5 +1,8 @@
 """Dashboards, as they are asked for over HTTP."""
 
+import logging
+
+import duckdb
 from msgspec import Struct
 
 from bems.embedded import dashboards
@@ -9,8 +12,10 @@ from bems.embedded.dashboards import DASHBOARDS
 from bems.embedded.time_series import NotOpen
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer
-from bems.tracker.instants import DAY, EARLIEST, from_datetime, render
+from bems.tracker.instants import DAY, bounded, from_datetime, render
 from bems.tracker.wording import show
+
+log = logging.getLogger(__name__)
 
 DAYS = 30
 
@@ -43,10 +48,13 @@ async def look(parts: Parts, name: str, query: DashboardQuery) -> HttpAnswer:
     if name not in DASHBOARDS:
         return answers.not_found(f"there is no dashboard {show(name)}: ask for one of {', '.join(DASHBOARDS)}")
     # Now is past as soon as it is asked for: its hour too, if it begins one.
-    until = parts.clock.now() + 1 if query.until is None else from_datetime(query.until)
-    since = max(EARLIEST, until - DAYS * DAY) if query.since is None else from_datetime(query.since)
+    until = parts.clock.now() + 1 if query.until is None else bounded(from_datetime(query.until))
+    since = bounded(until - DAYS * DAY if query.since is None else from_datetime(query.since))
     try:
-        rows = await parts.readers.ask(lambda _: dashboards.ask(parts.analytics, name, since, until, query.by))
-    except NotOpen:
-        return answers.unavailable(1)
+        rows = await parts.readers.run(lambda: dashboards.ask(parts.analytics, name, since, until, query.by))
+    except NotOpen as closed:
+        return answers.unavailable(1, str(closed))
+    except duckdb.Error as error:
+        log.error("the dashboard %s could not be answered: %s", name, error)
+        return answers.unavailable(why="DuckDB cannot answer, and the cell's log says why")
     return answers.content(200, Rows(name, render(since), render(until), DASHBOARDS[name].columns, rows))

@@ -83,7 +83,7 @@ class Accepted(Struct, frozen=True):
 
 
 class NotRedriven(Struct, frozen=True):
-    """A dead letter that failed again."""
+    """A dead letter that failed again, or an id of which there is none."""
 
     event_id: str
     error: str
@@ -202,7 +202,7 @@ async def command(ask: Ask) -> HttpAnswer:
     if receipt.result in ("accepted", "duplicate"):
         return answers.content(200, Accepted(read.id, receipt.result))
     if receipt.result == "conflict":
-        return answers.problem(409, f"another command with the id {read.id} was accepted before: use an id only once")
+        return answers.problem(409, f"another command with the id {read.id} came before: use an id only once")
     known = await ask.parts.readers.ask(lambda reader: reader.record(read.invoice_id))
     return answers.problem(409, receipt.reason) if known else answers.not_found(receipt.reason)
 
@@ -264,7 +264,7 @@ async def list_deliveries(ask: Ask) -> HttpAnswer:
         return answers.refused(after)
     seq, destination = after or (-1, "")
     deliveries = ask.parts.deliveries
-    entries = await ask.parts.readers.ask(lambda _: deliveries.entries(query.state, query.limit, (seq, destination)))
+    entries = await ask.parts.readers.run(lambda: deliveries.entries(query.state, query.limit, (seq, destination)))
     shown = [
         Delivery(
             entry.alert.id,
@@ -284,7 +284,7 @@ async def list_deliveries(ask: Ask) -> HttpAnswer:
 
 
 async def retry_deliveries(ask: Ask) -> HttpAnswer:
-    count = await ask.parts.readers.ask(lambda _: ask.parts.deliveries.retry())
+    count = await ask.parts.readers.run(lambda: ask.parts.deliveries.retry())
     return answers.content(200, Retried(count))
 
 
@@ -310,8 +310,8 @@ async def add_key(ask: Ask) -> HttpAnswer:
         return answers.refused(request)
     parts = ask.parts
     try:
-        key, text = await parts.readers.ask(
-            lambda _: parts.keys.add(request.name, request.role, ask.key.name, parts.clock.now())
+        key, text = await parts.readers.run(
+            lambda: parts.keys.add(request.name, request.role, ask.key.name, parts.clock.now())
         )
     except KeyRefused as refused:
         return answers.problem(409, str(refused))
@@ -321,7 +321,7 @@ async def add_key(ask: Ask) -> HttpAnswer:
 async def revoke_key(ask: Ask) -> HttpAnswer:
     parts = ask.parts
     try:
-        key = await parts.readers.ask(lambda _: parts.keys.revoke(ask.target, ask.key.name, parts.clock.now()))
+        key = await parts.readers.run(lambda: parts.keys.revoke(ask.target, ask.key.name, parts.clock.now()))
     except KeyRefused as refused:
         return answers.problem(409, str(refused))
     return (

@@ -13,11 +13,13 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Meta, Struct, inspect
 
+from bems.embedded.alerting.delivery import State
 from bems.tracker.actions import Severity
 from bems.tracker.contract import Moment, Stage
 from bems.tracker.faults import Fault, child, find_faults
 from bems.tracker.gate import Refusal, invalid
 from bems.tracker.projection import Status
+from bems.tracker.record import Mark
 from bems.tracker.wording import bare, show
 
 T = TypeVar("T")
@@ -54,7 +56,7 @@ class InvoicesQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """The stage whose event they lack."""
     stuck: Literal[True] | None = None
     """Those of whose present wait an alert is out."""
-    mark: Literal["parked", "dormant"] | None = None
+    mark: Mark | None = None
     limit: Limit = 100
     cursor: Cursor | None = None
 
@@ -92,7 +94,7 @@ class DeadLettersQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class DeliveriesQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """Which deliveries of alerts, the oldest alerts first."""
 
-    state: Literal["waiting", "failed"] = "waiting"
+    state: State = "waiting"
     limit: Limit = 100
     cursor: Cursor | None = None
 

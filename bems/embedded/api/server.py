@@ -120,6 +120,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
         raise CannotListen(f"{host}: {error.strerror}") from error
+    except ValueError as error:
+        # Names like `a..b`, which are not even looked up.
+        raise CannotListen(f"{host!r}: this is no host name") from error
     try:
         # So that a cell that was ended can be started again at once.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -16,7 +16,7 @@ from bems.tracker.actions import AlertKind, Severity, execution_name
 from bems.tracker.contract import PaymentTerms, Source, Stage, Vendor
 from bems.tracker.instants import Instant, to_datetime
 from bems.tracker.projection import WAITS_FOR, Status, project
-from bems.tracker.record import InvoiceRecord, Wait
+from bems.tracker.record import InvoiceRecord, Mark, Wait
 from bems.tracker.requests import Role
 from bems.tracker.transitions import Transition as Row
 from bems.tracker.transitions import TransitionKind
@@ -49,7 +49,7 @@ class Invoice(Struct, frozen=True, omit_defaults=True):
     vendor: Vendor
     recorded_at: datetime
     waiting: Waiting | None = None
-    mark: Literal["parked", "dormant"] | None = None
+    mark: Mark | None = None
 
 
 class Outcome(Struct, frozen=True):
@@ -181,7 +181,7 @@ def view_invoice(record: InvoiceRecord, reader: Reader) -> Invoice:
         record.invoice_id,
         status,
         WAITS_FOR[status],
-        bool(wait and wait.step),
+        record.stuck,
         _decimal(facts.amount),
         facts.currency,
         facts.vendor,

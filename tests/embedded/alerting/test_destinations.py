@@ -27,6 +27,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from msgspec import structs
 
 from bems.embedded.alerting import destinations
+from bems.embedded.alerting import mail as mail_module
 from bems.embedded.alerting.delivery import Destination, NotDelivered
 from bems.embedded.alerting.destinations import Log, build
 from bems.embedded.alerting.mail import Email
@@ -466,6 +467,20 @@ def test_who_refuses_for_now_is_tried_again_alone() -> None:
     assert [to for to, *_ in postbox.mails] == [["a@example.com"], ["b@example.com"]]
 
 
+def test_alerts_that_are_given_up_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mail_module, "MOST_SERVED", 2)
+    postbox = Postbox({"b@example.com": 451})
+    with mail_server(postbox) as server:
+        destination = mail(server)
+        for id in ("1", "2", "3"):
+            failure(destination, structs.replace(ALERT, id=id))
+        postbox.refuses, postbox.mails = {}, []
+        for id in ("3", "1"):
+            destination.send(structs.replace(ALERT, id=id))
+    assert [to for to, *_ in postbox.mails] == [["b@example.com"], ["a@example.com", "b@example.com"]]
+    assert len(destination._served) == 1
+
+
 def test_when_all_are_refused_it_is_not_delivered() -> None:
     postbox = Postbox({"a@example.com": 550, "b@example.com": 451})
     with mail_server(postbox) as server:
@@ -560,6 +575,20 @@ def test_destinations_are_built_once_each() -> None:
 
 
 @pytest.mark.parametrize(
+    "other",
+    [
+        cells.Email(("a@example.com", "b@example.com")),
+        cells.Email(("b@example.com", "a@example.com", "b@example.com")),
+        cells.Email(("b@example.com", "a@example.com"), "bems@example.org"),
+    ],
+)
+def test_one_that_is_written_otherwise_is_the_same(other: cells.Email) -> None:
+    alerts = cells.Alerts(warning=(MAIL,), critical=(cells.Destination(email=other),))
+    built = build(alerts, cells.Embedded(smtp=SMTP_SERVER), "eu-west", {})
+    assert built["warning"] == built["critical"]
+
+
+@pytest.mark.parametrize(
     ("secret", "key"),
     [("plain", b"plain"), ("schlüssel", "schlüssel".encode()), ("whsec_AAEC/w==", b"\0\1\2\xff")],
 )
@@ -602,6 +631,24 @@ def test_the_signature_is_that_of_the_reference_libraries() -> None:
             {"CHAT_URL": f"ftp://{SECRET}"},
             "/alerts/critical/0/webhook/url_env: what CHAT_URL holds is no https URL",
         ),
+        (
+            [CHAT],
+            None,
+            {"CHAT_URL": f"https://chat.example.com:99999/{SECRET}"},
+            "/alerts/critical/0/webhook/url_env: what CHAT_URL holds is no https URL",
+        ),
+        (
+            [CHAT],
+            None,
+            {"CHAT_URL": f"https://:443/{SECRET}"},
+            "/alerts/critical/0/webhook/url_env: what CHAT_URL holds is no https URL",
+        ),
+        (
+            [LOG, cells.Destination(webhook=cells.Webhook(f"https://[::1/{SECRET}"))],
+            None,
+            {},
+            "/alerts/critical/1/webhook/url: what url holds is no https URL",
+        ),
         ([MAIL], None, {}, "/alerts/critical/0/email: e-mail needs a mail server: add embedded/smtp"),
         (
             [MAIL],
@@ -633,6 +680,12 @@ def test_the_signature_is_that_of_the_reference_libraries() -> None:
             {},
             "/alerts/critical/1: email a@example.com, b@example.com is listed before, with another key or sender: "
             "use the same",
+        ),
+        (
+            [CHAT, cells.Destination(webhook=cells.Webhook(url_env="CHAT_URL", secret_env="KEY"))],
+            None,
+            ENVIRONMENT,
+            "/alerts/critical/1: webhook $CHAT_URL is listed before, with another key or sender: use the same",
         ),
     ],
 )

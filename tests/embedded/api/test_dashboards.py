@@ -2,6 +2,7 @@
 
 import json
 
+import duckdb
 import pytest
 
 from bems.embedded.analytics import Analytics
@@ -44,6 +45,24 @@ def test_of_which_time(fed: Cell) -> None:
 
 
 @pytest.mark.parametrize(
+    ("query", "since", "until"),
+    [
+        ("until=9999-12-31T23:59:59-14:00", "2999-12-02T00:00:00Z", "3000-01-01T00:00:00Z"),
+        (
+            "since=0001-01-01T00:00:00%2B14:00&until=1970-01-02T00:00:00Z",
+            "1970-01-01T00:00:00Z",
+            "1970-01-02T00:00:00Z",
+        ),
+        ("since=9999-12-31T23:59:59-14:00&until=2026-01-01T00:00:00Z", "3000-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+        ("until=0001-01-01T00:00:00%2B14:00", "1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z"),
+    ],
+)
+def test_of_a_time_beyond_all_times(fed: Cell, query: str, since: str, until: str) -> None:
+    shown = fed.get(f"/dashboards/volume?{query}")
+    assert (shown["since"], shown["until"], shown["rows"]) == (since, until, [])
+
+
+@pytest.mark.parametrize(
     ("query", "faults"),
     [
         ("by=minute", {"/by"}),
@@ -70,6 +89,19 @@ def test_while_duckdb_is_not_open(fed: Cell, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Analytics, "query_hourly", closed)
     reply = fed.ask("GET", "/dashboards/volume")
     assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+    assert reply.content["detail"].startswith("the database is closed: ")
+
+
+def test_where_duckdb_fails(fed: Cell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def full(*_: object) -> None:
+        raise duckdb.OutOfMemoryException("failed to offload data block")
+
+    monkeypatch.setattr(Analytics, "query_hourly", full)
+    reply = fed.ask("GET", "/dashboards/volume")
+    assert (reply.status, reply.headers["retry-after"]) == (503, "5")
+    assert reply.content["detail"].startswith("DuckDB cannot answer, and the cell's log says why: ")
+    assert "the dashboard volume could not be answered: failed to offload data block" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_of_a_later_time(fed: Cell) -> None:

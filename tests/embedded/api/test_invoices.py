@@ -160,6 +160,14 @@ def test_a_command_is_carried_out_once(cell: Cell, invoice: str) -> None:
     assert [one["result"] for one in cell.get(f"/commands?invoice_id={invoice}")["items"]] == ["accepted"]
 
 
+def test_a_command_that_was_refused_uses_up_its_id_too(cell: Cell, invoice: str) -> None:
+    id = f"r-{invoice}"
+    assert command(cell, "revive", invoice, id).status == 409
+    other = command(cell, "cancel", invoice, id)
+    detail = f"another command with the id {id} came before: use an id only once"
+    assert (other.status, other.content["detail"]) == (409, detail)
+
+
 def test_every_command_does_what_it_says(cell: Cell, invoice: str) -> None:
     until_ = render(NOW + 9 * DAY)
     assert command(cell, "extend", invoice, f"1{invoice}", until=until_).status == 200
