@@ -3,8 +3,6 @@
 The SQL is DuckDB's: `hourly` is a macro of the roll-up, and what begins with `$` a parameter.
 """
 
-from datetime import datetime
-from decimal import Decimal
 from typing import Any, Literal, NamedTuple, Protocol
 
 from bems.tracker.instants import Instant, to_datetime
@@ -12,7 +10,9 @@ from bems.tracker.instants import Instant, to_datetime
 Unit = Literal["hour", "day"]
 
 _BETWEEN = "hour >= $since AND hour < $until"
-_TIME = "date_trunc($by, hour) AS time"
+_SPAN = "date_trunc($by, hour)"
+_TIME = f"strftime({_SPAN}, '%Y-%m-%dT%H:%M:%SZ')"
+"""Text is made here: made of Python's values, the thousands of rows by the hour would take most of the time."""
 
 
 class Dashboard(NamedTuple):
@@ -28,7 +28,7 @@ DASHBOARDS: dict[str, Dashboard] = {
         "Events by stage and outcome; superseded ones came after a newer one",
         ("time", "stage", "outcome", "events", "superseded"),
         f"""SELECT {_TIME}, stage, outcome, sum(transitions), sum(superseded) FROM hourly($behind)
-        WHERE kind = 'event' AND {_BETWEEN} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3""",
+        WHERE kind = 'event' AND {_BETWEEN} GROUP BY {_SPAN}, 2, 3 ORDER BY 1, 2, 3""",
     ),
     "visibility": Dashboard(
         "How soon events are visible after they were received: mean, and shares within limits",
@@ -36,7 +36,7 @@ DASHBOARDS: dict[str, Dashboard] = {
         f"""SELECT {_TIME}, stage, sum(measured), sum(lag_ms) * 1.0 / sum(measured),
         sum(within_1s) * 1.0 / sum(measured), sum(within_10s) * 1.0 / sum(measured),
         sum(within_2min) * 1.0 / sum(measured) FROM hourly($behind)
-        WHERE kind = 'event' AND measured > 0 AND {_BETWEEN} GROUP BY 1, 2 ORDER BY 1, 2""",
+        WHERE kind = 'event' AND measured > 0 AND {_BETWEEN} GROUP BY {_SPAN}, 2 ORDER BY 1, 2""",
     ),
     "backlog": Dashboard(
         "Invoices by status, as it was at the end of the time that is asked about",
@@ -50,13 +50,14 @@ DASHBOARDS: dict[str, Dashboard] = {
         "Alerts by stage and severity",
         ("time", "stage", "severity", "alerts"),
         f"""SELECT {_TIME}, stage, severity, sum(transitions) FROM hourly($behind)
-        WHERE kind = 'alert' AND {_BETWEEN} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3""",
+        WHERE kind = 'alert' AND {_BETWEEN} GROUP BY {_SPAN}, 2, 3 ORDER BY 1, 2, 3""",
     ),
     "amounts": Dashboard(
         "Invoices and amounts that came into a status, by currency and the vendors' tier",
         ("time", "status", "currency", "vendor_tier", "invoices", "amount"),
-        f"""SELECT {_TIME}, to_status, currency, vendor_tier, sum(transitions), sum(amount) FROM hourly($behind)
-        WHERE from_status <> to_status AND {_BETWEEN} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4""",
+        f"""SELECT {_TIME}, to_status, currency, vendor_tier, sum(transitions),
+        CAST(sum(amount) AS VARCHAR) FROM hourly($behind)
+        WHERE from_status <> to_status AND {_BETWEEN} GROUP BY {_SPAN}, 2, 3, 4 ORDER BY 1, 2, 3, 4""",
     ),
 }
 
@@ -77,12 +78,4 @@ def ask(series: Series, name: str, since: Instant, until: Instant, by: Unit) -> 
         "by": by,
     }
     rows = series.query_hourly(sql, {name: value for name, value in given.items() if f"${name}" in sql})
-    return [[_plain(value) for value in row] for row in rows]
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, datetime):
-        return f"{value.isoformat()}Z"
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    return value
+    return [list(row) for row in rows]
