@@ -15,7 +15,8 @@ import pytest
 from bems.cli import client
 from bems.embedded.alerting.delivery import NotDelivered
 from bems.tracker.actions import Alert
-from tests.cli.worlds import Asked, Play, Said, World, event, run, running, until
+from tests.cli.worlds import Asked, Play, Said, World, event, run, running
+from tests.waiting import until
 
 STUCK = [f"INV/{number}" for number in (1, 2, 3)]
 

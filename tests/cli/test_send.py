@@ -23,7 +23,8 @@ from bems.cli.summary import place
 from bems.cli.timings import Timings
 from bems.embedded.generator import generate
 from bems.tracker.cells import Limits, Rate
-from tests.cli.worlds import Asked, Play, Said, World, event, lines, run, running, until
+from tests.cli.worlds import Asked, Play, Said, World, event, lines, run, running
+from tests.waiting import until
 
 MIXED = (
     lines(event("good"), event("other", amount="1.00"))

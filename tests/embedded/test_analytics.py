@@ -35,11 +35,9 @@ from bems.tracker.projection import Status
 from bems.tracker.transitions import Transition, TransitionKind
 from tests.embedded.submitting import submit
 from tests.tracker.samples import NOW, POLICY, event
+from tests.waiting import SOON, until
 
 ROOT = Path(__file__).parents[2]
-SOON = 20.0
-"""Seconds after which a test gives up waiting."""
-
 NEVER = 3600.0
 """Seconds between feeds, where only a poke or the end may cause one."""
 
@@ -88,16 +86,6 @@ def transition(number: int) -> Transition:
         vendor_id="V-42",
         event_id=f"e{number * 7919 % 104729}-{number}",
     )
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread does. No answer tells of it, so there is nothing to wait on but the thing itself."""
-    done = threading.Event()
-    for _ in range(int(SOON * 1000)):
-        if condition():
-            return
-        done.wait(0.001)
-    raise AssertionError("it did not happen")
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from bems.embedded.schema import DATABASE, MIGRATIONS
 from bems.tracker.actions import Alert
 from bems.tracker.instants import DAY
 from tests.data.store import stored, unpack, view
-from tests.embedded.api.calls import Cell, sent, until
+from tests.embedded.api.calls import Cell, sent
 from tests.tracker.samples import NOW
+from tests.waiting import until
 
 FILES = {DATABASE, DELIVERIES, KEYS}
 

@@ -16,9 +16,10 @@ from bems.embedded.reader import Reader, open_reader
 from bems.embedded.readers import Readers
 from bems.embedded.schema import DATABASE
 from bems.embedded.writer import Busy, Writer, open_writer
-from tests.embedded.api.calls import SOON, Cell, together, until
+from tests.embedded.api.calls import Cell, together
 from tests.embedded.submitting import submit
 from tests.tracker.samples import NOW, POLICY, event
+from tests.waiting import SOON, until
 
 BOUND = 256 * 1024
 

@@ -12,10 +12,10 @@ import urllib3
 
 from bems.embedded.clock import SystemClock
 from bems.embedded.reader import open_reader
-from tests.cli.worlds import until
 from tests.embedded.api.calls import sent
 from tests.faults.conftest import Figures
 from tests.faults.test_kill import POLICY, SPEED, Life
+from tests.waiting import until
 
 MEGABYTE = 1 << 20
 BATCH = 50

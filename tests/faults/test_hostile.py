@@ -16,10 +16,10 @@ import urllib3
 
 from bems.embedded.api.server import CONNECTIONS
 from bems.embedded.clock import SystemClock
-from tests.cli.worlds import until
-from tests.embedded.api.calls import SOON, Cell, Reply, head, raw, read_answers, sent
+from tests.embedded.api.calls import Cell, Reply, head, raw, read_answers, sent
 from tests.faults.conftest import Figures
 from tests.faults.test_kill import Life
+from tests.waiting import SOON, until
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,10 @@ from bems.tracker.actions import Alert
 from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, SECOND, Instant, parse
 from bems.tracker.projection import project
-from tests.embedded.api.calls import SOON, Cell, ask, together, until
+from tests.embedded.api.calls import Cell, ask, together
 from tests.embedded.test_crash import TODAY, make_log, read
 from tests.faults.conftest import Figures
+from tests.waiting import SOON, until
 
 SEEDS = range(20 if os.environ.get("BEMS_LONG") else 1)
 SENDERS = 4

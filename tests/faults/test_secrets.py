@@ -9,10 +9,9 @@ import pytest
 import urllib3
 
 from bems.tracker.contract import STAGES
-from tests.cli.worlds import until
-from tests.embedded.api.calls import SOON
 from tests.faults.conftest import Figures
 from tests.faults.test_kill import SPEED, Life
+from tests.waiting import SOON, until
 
 SIGNING = base64.b64encode(b"the key that signs").decode()
 SECRETS = {

@@ -18,9 +18,7 @@ from bems.tracker.contract import POSITIVE, Stage
 from bems.tracker.instants import Instant, render
 from bems.tracker.requests import Role
 from tests.tracker.samples import NOW, POLICY
-
-SOON = 20.0
-"""Seconds after which a test gives up waiting."""
+from tests.waiting import SOON
 
 ROLES: tuple[Role, ...] = ("sender", "viewer", "operator", "admin")
 PROBLEM = "application/problem+json"
@@ -191,16 +189,6 @@ def sent(stage: Stage, *, event_id: str | None = None, at: Instant = NOW, **chan
         "vendor": {"id": "V-42", "tier": "silver"},
         "source": {"system": "sap-ecc"},
     } | changes
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does, where no answer tells of it."""
-    done = threading.Event()
-    for _ in range(int(SOON * 500)):
-        if condition():
-            return
-        done.wait(0.002)
-    raise AssertionError("it did not happen")
 
 
 def together(jobs: Iterable[Callable[[], object]]) -> None:

@@ -12,7 +12,8 @@ from bems.embedded.api import protocol, server
 from bems.embedded.reader import StoreFailed
 from bems.embedded.readers import Readers
 from bems.tracker.contract import STAGES
-from tests.embedded.api.calls import SOON, Cell, ask, head, raw, read_answers, sent
+from tests.embedded.api.calls import Cell, ask, head, raw, read_answers, sent
+from tests.waiting import SOON
 
 # -- 404 and 405
 

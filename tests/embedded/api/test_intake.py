@@ -14,8 +14,9 @@ from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.gate import BATCH_LIMIT, EVENT_LIMIT
 from bems.tracker.instants import DAY
-from tests.embedded.api.calls import SOON, Cell, Reply, ask, head, raw, read_answers, sent
+from tests.embedded.api.calls import Cell, Reply, ask, head, raw, read_answers, sent
 from tests.tracker.samples import NOW
+from tests.waiting import SOON
 
 BATCH = [False, True]
 
