@@ -10,7 +10,7 @@ SOON = 20.0
 """Seconds after which a test gives up waiting."""
 
 
-def until(condition: Callable[[], T], seconds: float = SOON) -> T:
+def until(condition: Callable[[], T | None], seconds: float = SOON) -> T:
     """What the condition is, as soon as it is anything."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

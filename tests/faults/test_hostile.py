@@ -18,7 +18,7 @@ from bems.embedded.api.server import CONNECTIONS
 from bems.embedded.clock import SystemClock
 from tests.embedded.api.calls import Cell, Reply, head, raw, read_answers, sent
 from tests.faults.conftest import Figures
-from tests.faults.test_kill import Life
+from tests.process import Life
 from tests.waiting import SOON, until
 
 
@@ -138,10 +138,10 @@ class Crowd:
 @pytest.fixture
 def life(tmp_path: Path) -> Iterator[tuple[Life, str]]:
     """A process, and the key of its admin."""
-    life = Life(tmp_path / "cell", tmp_path / "errors.log", patience=120)
-    yield life, life.first_key()
-    assert life.process.poll() is None, "it lives"
-    assert life.end(signal.SIGTERM) == 0
+    with Life(tmp_path / "cell", tmp_path / "errors.log", patience=120) as life:
+        yield life, life.first_key()
+        assert life.process.poll() is None, "it lives"
+        assert life.end(signal.SIGTERM) == 0
     assert "Traceback" not in (tmp_path / "errors.log").read_text()
 
 
