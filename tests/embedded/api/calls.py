@@ -67,6 +67,12 @@ class Cell:
                 self.keys[role] = self.add_key(role, role)[1]
         self.service.start()
 
+    def __enter__(self) -> "Cell":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.service.stop()
+
     def add_key(self, name: str, role: Role) -> tuple[Key, str]:
         key, text = self.service.keys.add(name, role, "the test", NOW)
         SECRETS.add(text.split("_", 2)[2])
