@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from bems.embedded.schema import DATABASE
 from bems.embedded.service import Service
 from tests.cli.worlds import run
 from tests.data.store import stored, unpack
+from tests.embedded.spoiling import make_newer, put_anothers
 from tests.faults.conftest import Figures
 from tests.process import Life
 
@@ -82,13 +82,6 @@ def spoil_the_middle(path: Path) -> None:
     overwrite(path, PAGE, b"\xa5" * (path.stat().st_size - PAGE))
 
 
-def put_anothers(path: Path) -> None:
-    path.unlink()
-    connection = sqlite3.connect(path)
-    connection.executescript("CREATE TABLE bookmarks (url TEXT); INSERT INTO bookmarks VALUES ('https://example.com')")
-    connection.close()
-
-
 def put_text(path: Path) -> None:
     path.write_text("Dear all,\n\nplease find attached the invoices.\n" * 200)
 
@@ -96,12 +89,6 @@ def put_text(path: Path) -> None:
 def put_a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
-
-
-def make_newer(path: Path) -> None:
-    connection = apsw.Connection(str(path))
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
 
 
 DAMAGES: dict[Callable[[Path], None], str] = {

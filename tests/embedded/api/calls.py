@@ -9,10 +9,12 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bems.embedded.alerting.delivery import Destination
 from bems.embedded.clock import VirtualClock
 from bems.embedded.keys import Key
 from bems.embedded.reader import Reader, open_reader
 from bems.embedded.service import Service
+from bems.tracker.actions import Alert, Severity
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import POSITIVE, Stage
 from bems.tracker.instants import Instant, render
@@ -122,6 +124,19 @@ class Cell:
             yield reader
         finally:
             reader.close()
+
+
+class Inbox:
+    """A destination that takes everything, and keeps the ids."""
+
+    key = "inbox"
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.everything: dict[Severity, list[Destination]] = {"warning": [self], "critical": [self]}
+
+    def send(self, alert: Alert) -> None:
+        self.taken.append(alert.id)
 
 
 def ask(
