@@ -16,18 +16,14 @@ import urllib3
 
 from bems.embedded.api.server import CONNECTIONS
 from bems.embedded.clock import SystemClock
+from tests.embedded.api import conftest
 from tests.embedded.api.calls import Cell, Reply, head, raw, read_answers, sent
 from tests.faults.conftest import Figures
 from tests.process import Life
 from tests.waiting import SOON, until
 
-
-@pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
-    cell = Cell(tmp_path_factory.mktemp("cell"))
-    yield cell
-    cell.service.stop()
-
+cell = conftest.cell
+"""The one that the API's tests share too, in each module."""
 
 # -- requests in requests
 

@@ -21,7 +21,8 @@ import urllib3
 from bems.embedded.analytics import ANALYTICS
 from bems.embedded.sqlite import SqliteStore
 from bems.tracker.instants import DAY, to_datetime
-from tests.embedded.test_crash import examine, make_log, note, read
+from tests.embedded.log import make_log, read
+from tests.embedded.promises import examine, note
 from tests.faults.conftest import Figures
 from tests.process import PATIENCE, POLICY, SPEED, Life
 

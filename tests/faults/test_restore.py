@@ -28,11 +28,11 @@ from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, SECOND, Instant, parse
 from bems.tracker.projection import project
 from tests.embedded.api.calls import Cell, Inbox, ask, together
-from tests.embedded.test_crash import TODAY, make_log, read
+from tests.embedded.log import TODAY, make_log, read
 from tests.faults.conftest import Figures
 from tests.waiting import SOON, until
 
-SEEDS = range(20 if os.environ.get("BEMS_LONG") else 1)
+SEEDS, INVOICES = (range(20), 2_170) if os.environ.get("BEMS_LONG") else (range(1), 420)
 SENDERS = 4
 PAUSE = 0.008
 """Seconds between two events of a sender."""
@@ -148,7 +148,7 @@ def opened() -> Iterator[ExitStack]:
 def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
     opened: ExitStack, tmp_path: Path, seed: int, figures: Figures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = list(make_log(seed).values())
+    lines = list(make_log(seed, INVOICES).values())
     third = len(lines) // 3
     before, during, since = lines[:third], lines[third : 2 * third], lines[2 * third :]
     poison = {read(line).event_id for line in (before[7], during[5], during[-5], since[9])}
