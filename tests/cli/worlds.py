@@ -49,7 +49,11 @@ class Result(NamedTuple):
 def run(*arguments: str, stdin: bytes = b"", **environment: str) -> Result:
     """The command line, in this process."""
     out, err, make = StringIO(), StringIO(), LogFile.__init__
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("BEMS_")}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("BEMS_") and not name.lower().endswith("_proxy")
+    }
     with (
         ExitStack() as opened,
         TemporaryFile() as given,

@@ -25,6 +25,7 @@ from tests.waiting import SOON, until
 cell = conftest.cell
 """The one that the API's tests share too, in each module."""
 
+
 # -- requests in requests
 
 INNER = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -165,12 +166,12 @@ def test_thousands_of_idle_connections_leave_room_for_those_who_were_there(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < many + 500:
         pytest.skip(f"THOUSANDS OF CONNECTIONS need {many + 500} open files, and {hard} are allowed here")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many + 500), hard))
     process, key = life
     send = sender(process.url, key)
     assert send() == 202
     crowd = Crowd(port_of(process.url))
     try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many + 500), hard))
         idle = crowd.open(many)
         assert [send() for _ in range(50)] == [202] * 50
         idle[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -178,6 +179,7 @@ def test_thousands_of_idle_connections_leave_room_for_those_who_were_there(
         assert (late.status, late.headers["connection"], late.headers["retry-after"]) == (503, "close", "1")
     finally:
         crowd.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     until(lambda: send() == 202)
     figures.note("idle connections", f"{many:,}", f"those beyond {CONNECTIONS:,} answered 503 and closed")
 
