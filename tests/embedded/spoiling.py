@@ -1,6 +1,7 @@
 """Databases that are not what a cell can use."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -17,3 +18,9 @@ def put_anothers(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.executescript("CREATE TABLE bookmarks (url TEXT); INSERT INTO bookmarks VALUES ('https://example.com')")
     connection.close()
+
+
+def rewrite(path: Path, change: Callable[[bytearray], object]) -> None:
+    content = bytearray(path.read_bytes())
+    change(content)
+    path.write_bytes(content)
