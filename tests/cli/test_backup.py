@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.worlds import World, event, run, until
+from tests.cli.worlds import World, event, run
 from tests.data.store import stored, unpack
+from tests.waiting import until
 
 
 @pytest.fixture

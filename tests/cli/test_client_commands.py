@@ -3,7 +3,6 @@
 import json
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ import pytest
 from bems.cli import client
 from bems.embedded.alerting.delivery import NotDelivered
 from bems.tracker.actions import Alert
-from tests.cli.worlds import Asked, Play, Said, World, event, run, running, until
+from tests.cli.worlds import Asked, Play, Said, World, event, run, running
+from tests.waiting import until
 
 STUCK = [f"INV/{number}" for number in (1, 2, 3)]
 
@@ -431,28 +431,16 @@ def slow(url: str) -> str:
         return run("stuck", BEMS_URL=url).mistake(1)
 
 
-def test_tls_that_cannot_be_trusted(play: Play, tmp_path: Path) -> None:
-    certificate, key = tmp_path / "certificate", tmp_path / "key"
-    made = subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "1", "-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", str(key), "-out", str(certificate)),
-        ],
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip("needs openssl")
+def test_tls_that_cannot_be_trusted(play: Play, certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
     played = play(lambda _: Said(200, {"items": [], "next_cursor": None}))
     plain = played.url
     assert "TLS: " in run("stuck", "--url", plain.replace("http:", "https:")).mistake(1)
     played.wrap(context)
     url = plain.replace("http:", "https:")
     assert "TLS: the certificate is not trusted: self-signed certificate" in run("stuck", "--url", url).mistake(1)
-    assert run("stuck", "--url", url, SSL_CERT_FILE=str(certificate)).out == "no stuck invoices\n"
+    assert run("stuck", "--url", url, SSL_CERT_FILE=str(certificate / "cert.pem")).out == "no stuck invoices\n"
 
 
 def test_the_address_may_have_a_path(play: Play) -> None:

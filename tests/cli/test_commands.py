@@ -6,14 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from bems.embedded.generator import generate
+from tests.waiting import until
 
 LOG = list(generate(200, 3))
 
@@ -214,10 +212,10 @@ def test_a_killed_replay_leaves_no_process_behind(end: signal.Signals) -> None:
     assert parent.stdin
     parent.stdin.write(b"".join(LOG[:10]))
     parent.stdin.flush()
-    children = wait_for(lambda: found if len(found := children_of(parent.pid)) == 2 else None)
+    children = until(lambda: found if len(found := children_of(parent.pid)) == 2 else [])
     parent.send_signal(end)
     parent.communicate(timeout=30)  # returns only when no child holds the pipe any more
-    wait_for(lambda: not any(Path(f"/proc/{child}/stat").exists() for child in children) or None)
+    until(lambda: not any(Path(f"/proc/{child}/stat").exists() for child in children))
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to see a process's children")
@@ -231,7 +229,7 @@ def test_a_killed_worker_is_told() -> None:
     assert parent.stdin
     parent.stdin.write(LOG[0])
     parent.stdin.flush()
-    children = wait_for(lambda: found if len(found := children_of(parent.pid)) == 2 else None)
+    children = until(lambda: found if len(found := children_of(parent.pid)) == 2 else [])
     os.kill(children[0], signal.SIGKILL)
     _, stderr = parent.communicate(b"".join(LOG), timeout=30)
     assert parent.returncode == 1
@@ -248,18 +246,6 @@ def children_of(pid: int) -> list[int]:
         if int(fields[1]) == pid:
             children.append(int(stat.parent.name))
     return children
-
-
-T = TypeVar("T")
-
-
-def wait_for(condition: Callable[[], T | None], seconds: float = 30) -> T:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found is not None:
-            return found
-    raise AssertionError("it did not happen")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")

@@ -23,7 +23,9 @@ from bems.cli.summary import place
 from bems.cli.timings import Timings
 from bems.embedded.generator import generate
 from bems.tracker.cells import Limits, Rate
-from tests.cli.worlds import Asked, Play, Said, World, event, lines, run, running, until
+from tests.cli.worlds import Asked, Play, Said, World, event, lines, run, running
+from tests.process import Life
+from tests.waiting import SOON, until
 
 MIXED = (
     lines(event("good"), event("other", amount="1.00"))
@@ -204,14 +206,25 @@ def test_what_stands_before_the_cell_may_think_it_too_large(play: Play) -> None:
 
 
 def test_what_never_gets_through_is_given_up(play: Play) -> None:
-    def answer(asked: Asked) -> Said:
-        return Said(500, {"detail": "it fails"}) if b'"bad"' in asked.body else accept(asked)
+    bad_is_asked, good_is_told = threading.Event(), threading.Event()
 
-    log = lines(event("bad")) + lines(event("good", "approved"), stage="authorization")
-    sent = run("send", "-", "--json", "--url", play(answer).url, "--retries-for", "0.5", "--in-flight", "2", stdin=log)
-    # Something else got through meanwhile, or not: then all is given up, and says so.
+    def answer(asked: Asked) -> Said:
+        """Something gets through while the bad one is tried: else all would be given up."""
+        (one,) = asked.events
+        if one["event_id"] == "bad":
+            bad_is_asked.set()
+            good_is_told.wait(SOON)
+            return Said(500, {"detail": "it fails"})
+        bad_is_asked.wait(SOON)
+        if one["event_id"] == "next":
+            good_is_told.set()
+        return accept(asked)
+
+    log = lines(event("bad")) + lines(event("good", "approved"), event("next", "approved"), stage="authorization")
+    options = "--retries-for", "0.5", "--in-flight", "2", "--batch", "1"
+    sent = run("send", "-", "--json", "--url", play(answer).url, *options, stdin=log)
     assert sent.code == 1
-    assert (sent.json["events"]["accepted"], sent.json["events"]["undelivered"]) == (1, 1)
+    assert (sent.json["events"]["accepted"], sent.json["events"]["undelivered"]) == (2, 1)
 
     played = play(lambda _: Said(503, {"detail": "closed"}))
     told = run("send", "-", "--url", played.url, "--retries-for", "0", stdin=lines(event("a"))).mistake(1)
@@ -326,51 +339,48 @@ def test_ctrl_c_waits_for_what_is_under_way(play: Play) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_a_cell_that_is_killed_and_started_again_has_every_event(tmp_path: Path) -> None:
-    folder = str(tmp_path / "cell")
-    key = run("keys", "add", "root", "--role", "admin", "--store", folder).out.strip()
+    folder, errors = tmp_path / "cell", tmp_path / "errors.log"
+    key = run("keys", "add", "root", "--role", "admin", "--store", str(folder)).out.strip()
     told: list[Told] = []
-    cell, url = start(folder, "0")
-    client = Client(url, key)
-    sender = Sender(client, batch=10, told=told.append, retries_for=60)
     split = [json.loads(line) for line in generate(400, 5) if line.startswith(b'{"stage":"ingestion"')]
     log = [json.dumps(line["event"]).encode() for line in split]
-    sending = threading.Thread(target=lambda: [sender.send("ingestion", one, n) for n, one in enumerate(log)])
-    sending.start()
-    until(lambda: len(told) > 50)
-    cell.kill()
-    cell.communicate()
+    with Life(folder, errors) as life:
+        url = life.url
+        client = Client(url, key)
+        sender = Sender(client, batch=10, told=told.append, retries_for=60)
+        sending = threading.Thread(
+            target=lambda: [sender.send("ingestion", one, n) for n, one in enumerate(log)], daemon=True
+        )
+        sending.start()
+        until(lambda: len(told) > 50)
+        life.end(signal.SIGKILL)
     before = len(told)
-    cell, url = start(folder, url.rpartition(":")[2])
-    sending.join()
-    summary = sender.finish()
-    client.close()
-    assert sender.fault is None
-    assert summary.sent == len(log) > before
-    assert summary.fates["undelivered"] == 0
-    books = run("books", "--json", "--url", url, "--key", key)
-    assert books.json["accepted"] >= summary.fates["accepted"]
-    cell.terminate()
-    cell.communicate(timeout=30)
+    with until(lambda: live_again(folder, errors, url)):
+        sending.join()
+        summary = sender.finish()
+        client.close()
+        assert sender.fault is None
+        assert summary.sent == len(log) > before
+        assert summary.fates["undelivered"] == 0
+        books = run("books", "--json", "--url", url, "--key", key)
+        assert books.json["accepted"] >= summary.fates["accepted"]
 
 
-def start(folder: str, port: str) -> tuple[subprocess.Popen[str], str]:
-    cell = subprocess.Popen(
-        [sys.executable, "-m", "bems.cli", "up", "--store", folder, "--port", port],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert cell.stdout
-    said = cell.stdout.readline()
-    assert "http://" in said, said
-    return cell, said[said.index("http://") :].split()[0]
+def live_again(folder: Path, errors: Path, url: str) -> Life | None:
+    """At the address that it had; None while somebody else has it, whom any free port is given to."""
+    try:
+        return Life(folder, errors, "--port", url.rpartition(":")[2])
+    except AssertionError as error:
+        if "Address already in use" not in str(error).splitlines()[-1]:
+            raise
+        return None
 
 
 def test_a_rate_that_the_cell_sets_is_kept(tmp_path: Path) -> None:
-    with running(tmp_path, limits=Limits(key=Rate(10, 5))) as world:
-        log = lines(*(event(f"e{number}") for number in range(8)))
+    with running(tmp_path, limits=Limits(key=Rate(10, 1))) as world:
+        log = lines(*(event(f"e{number}") for number in range(4)))
         sent = world.bems("send", "-", "--batch", "1", "--json", stdin=log)
-        assert (sent.code, sent.err, sent.json["events"]["accepted"]) == (0, "", 8)
+        assert (sent.code, sent.err, sent.json["events"]["accepted"]) == (0, "", 4)
         assert sent.json["requests"]["repeated"] > 0
 
 

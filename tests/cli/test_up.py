@@ -86,9 +86,11 @@ def test_it_tells_programs_where_it_is(tmp_path: Path) -> None:
         command("--port", "0", "--store", str(tmp_path), "--json"), stdout=subprocess.PIPE
     ) as process:
         assert process.stdout
-        told = json.loads(process.stdout.readline())
-        assert urllib3.request("GET", f"{told['url']}/books", headers={"x-api-key": told["key"]}).status == 200
-        process.terminate()
+        try:
+            told = json.loads(process.stdout.readline())
+            assert urllib3.request("GET", f"{told['url']}/books", headers={"x-api-key": told["key"]}).status == 200
+        finally:
+            process.terminate()
     assert told["store"] == str(tmp_path)
     assert process.returncode == 0
 

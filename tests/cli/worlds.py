@@ -4,7 +4,6 @@ import json
 import os
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import pytest
@@ -25,7 +24,6 @@ from bems.tracker.cells import Limits
 from bems.tracker.instants import parse
 from bems.tracker.requests import Role
 
-T = TypeVar("T")
 START = "2026-03-02T10:00:00Z"
 
 
@@ -51,7 +49,11 @@ class Result(NamedTuple):
 def run(*arguments: str, stdin: bytes = b"", **environment: str) -> Result:
     """The command line, in this process."""
     out, err, make = StringIO(), StringIO(), LogFile.__init__
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("BEMS_")}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("BEMS_") and not name.lower().endswith("_proxy")
+    }
     with (
         ExitStack() as opened,
         TemporaryFile() as given,
@@ -188,16 +190,6 @@ class Asked(NamedTuple):
 
 
 Play = Callable[[Callable[[Asked], Said | None]], Played]
-
-
-def until(condition: Callable[[], T], seconds: float = 20) -> T:
-    """What the condition is, as soon as it is anything."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 def event(event_id: str, status: str = "received", invoice_id: str | None = None, **other: Any) -> dict[str, Any]:

@@ -33,12 +33,12 @@ from bems.tracker.projection import project
 from bems.tracker.requests import Role
 from tests.embedded.submitting import submit
 from tests.tracker.samples import plain_policy
+from tests.waiting import SOON
 
 HERE = Path(__file__).parent
 FILES = (DATABASE, DELIVERIES, KEYS)
 POLICY = plain_policy("2d", "1d", 2, 4)
 TODAY = parse("2027-01-01T00:00:00Z")
-SOON = 20.0
 
 
 def stored() -> dict[int, Path]:

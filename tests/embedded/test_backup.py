@@ -1,9 +1,8 @@
 """Copies of a cell's folder: what they hold, of which moment, and what is left where none can be made."""
 
-import sqlite3
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
@@ -15,11 +14,12 @@ from bems.embedded.databases import StoreRefused
 from bems.embedded.keys import KEYS
 from bems.embedded.reader import StoreFailed
 from bems.embedded.schema import DATABASE, MIGRATIONS
-from bems.tracker.actions import Alert
 from bems.tracker.instants import DAY
 from tests.data.store import stored, unpack, view
-from tests.embedded.api.calls import Cell, sent, until
+from tests.embedded.api.calls import Cell, Inbox, sent
+from tests.embedded.spoiling import make_newer, put_anothers
 from tests.tracker.samples import NOW
+from tests.waiting import until
 
 FILES = {DATABASE, DELIVERIES, KEYS}
 
@@ -72,24 +72,12 @@ def test_what_only_the_log_of_a_killed_cell_has_is_copied_too(folder: Path, tmp_
     assert (killed / DATABASE).read_bytes() == database != (tmp_path / "copy" / DATABASE).read_bytes()
 
 
-class Inbox:
-    key = "inbox"
-
-    def __init__(self) -> None:
-        self.taken: list[str] = []
-
-    def send(self, alert: Alert) -> None:
-        self.taken.append(alert.id)
-
-
 def test_a_running_cell_goes_on_meanwhile_and_the_copy_is_of_one_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After each piece more comes in; alerts are raised and delivered, and a key is revoked."""
     monkeypatch.setattr(backup, "STEP", 16 * 4096)
     inbox = Inbox()
-    cell = Cell(tmp_path / "cell", destinations={"warning": [inbox], "critical": [inbox]})
-    cell.send_all("ingestion", [sent("ingestion", event_id=f"{n}", invoice_id=f"{n}") for n in range(99)])
     pieces = list[int]()
 
     def go_on(done: int, _: int) -> None:
@@ -101,23 +89,20 @@ def test_a_running_cell_goes_on_meanwhile_and_the_copy_is_of_one_moment(
         until(lambda: len(pieces) < 4 or len(inbox.taken) >= 99)
         cell.service.keys.add(f"made-{done}", "viewer", "the test", NOW)
 
-    made = back_up(cell.folder, tmp_path / "copy", go_on)
+    with Cell(tmp_path / "cell", destinations=inbox.everything) as cell:
+        cell.send_all("ingestion", [sent("ingestion", event_id=f"{n}", invoice_id=f"{n}") for n in range(99)])
+        made = back_up(cell.folder, tmp_path / "copy", go_on)
     assert len(pieces) > 5
     assert made.events == 99 + 30, "as when its turn came, after the deliveries"
     assert made.keys == 4 + len(pieces) - 1, "the keys come last"
-    cell.service.stop()
-    restored = Cell(tmp_path / "copy", destinations={"warning": [inbox], "critical": [inbox]})
-    restored.keys |= cell.keys
-    assert restored.get("/books")["accepted"] == made.events
-    restored.service.stop()
+    with Cell(tmp_path / "copy", destinations=inbox.everything) as restored:
+        restored.keys |= cell.keys
+        assert restored.get("/books")["accepted"] == made.events
 
 
 def test_its_deliveries_are_never_ahead_of_it(tmp_path: Path) -> None:
     """An alert is raised and delivered while the files are copied: the copy starts, and tells it again."""
     inbox = Inbox()
-    options: dict[str, Any] = {"destinations": {"warning": [inbox], "critical": [inbox]}}
-    cell = Cell(tmp_path / "cell", **options)
-    cell.send("ingestion")
     told = list[int]()
 
     def alert(done: int, _: int) -> None:
@@ -126,13 +111,38 @@ def test_its_deliveries_are_never_ahead_of_it(tmp_path: Path) -> None:
             cell.move_to(NOW + 3 * DAY)
             until(lambda: len(inbox.taken) == 1 and cell.service.deliveries.waiting() == 0)
 
-    back_up(cell.folder, tmp_path / "copy", alert)
-    cell.service.stop()
-    restored = Cell(tmp_path / "copy", **options)
-    restored.move_to(NOW + 3 * DAY)
-    until(lambda: len(inbox.taken) == 2)
-    restored.service.stop()
+    with Cell(tmp_path / "cell", destinations=inbox.everything) as cell:
+        cell.send("ingestion")
+        back_up(cell.folder, tmp_path / "copy", alert)
+    with Cell(tmp_path / "copy", destinations=inbox.everything) as restored:
+        restored.move_to(NOW + 3 * DAY)
+        until(lambda: len(inbox.taken) == 2)
     assert len(set(inbox.taken)) == 1
+
+
+def test_it_has_its_name_when_all_of_it_is_on_the_disk(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, synced = list[str](), dict[str, bytes]()
+    sync, rename = backup._sync, Path.rename
+
+    def spy_sync(path: Path) -> None:
+        sync(path)
+        if path.is_file():
+            synced[path.name] = path.read_bytes()
+        done.append(path.name.partition(".copy.")[1] or path.name)
+
+    def spy_rename(path: Path, target: Path) -> Path:
+        done.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(backup, "_sync", spy_sync)
+    monkeypatch.setattr(Path, "rename", spy_rename)
+    back_up(folder, tmp_path / "copy")
+    monkeypatch.undo()
+    once = [name for name, _ in groupby(done)]
+    assert once == [DELIVERIES, DATABASE, KEYS, ".copy.", "rename", tmp_path.name]
+    assert synced == content(tmp_path / "copy")
 
 
 # -- where there is none
@@ -176,19 +186,6 @@ def spoil_pages(path: Path) -> None:
     path.write_bytes(content)
 
 
-def make_newer(path: Path) -> None:
-    connection = apsw.Connection(str(path))
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
-
-
-def make_foreign(path: Path) -> None:
-    path.unlink()
-    connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE t (a)")
-    connection.close()
-
-
 def remove(path: Path) -> None:
     path.unlink()
 
@@ -199,7 +196,7 @@ def remove(path: Path) -> None:
         (spoil_header, StoreRefused, "no SQLite database"),
         (spoil_pages, StoreFailed, "damaged"),
         (make_newer, StoreRefused, "use the newer program"),
-        (make_foreign, StoreRefused, "another program made it"),
+        (put_anothers, StoreRefused, "another program made it"),
         (remove, BackupRefused, "not the folder of a cell"),
     ],
 )

@@ -5,7 +5,6 @@ kills it, starts it again and sends again what was not answered, and some that w
 events, and stands some hours later after each start.
 """
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -20,30 +19,20 @@ from random import Random
 import pytest
 from msgspec import structs
 
-from bems.embedded.cell import Cell
 from bems.embedded.clock import VirtualClock
 from bems.embedded.databases import LOCK, StoreRefused
-from bems.embedded.definition import load_machine
-from bems.embedded.generator import EVERYDAY, generate
 from bems.embedded.schema import DATABASE
 from bems.embedded.sqlite import SqliteStore
-from bems.embedded.store import MemoryStore, Store
 from bems.embedded.writer import Writer, open_writer
-from bems.engine import RUNNING, new_execution, replay
-from bems.tracker.actions import execution_name
 from bems.tracker.contract import Event
 from bems.tracker.decisions import Receipt
-from bems.tracker.gate import read_line
-from bems.tracker.instants import DAY, HOUR, Instant, parse
-from bems.tracker.projection import WAITS_FOR, project
-from bems.tracker.record import InvoiceRecord
-from bems.tracker.transitions import Transition
+from bems.tracker.instants import DAY, HOUR, Instant
+from tests.embedded.log import make_log, read
+from tests.embedded.promises import POLICY, examine, note
 from tests.embedded.submitting import submit
-from tests.tracker.samples import plain_policy
 
 KILLS = 30 if os.environ.get("BEMS_LONG") else 5
-TODAY = parse("2027-01-01T00:00:00Z")
-POLICY = plain_policy("2d", "1d", 2, 4)
+INVOICES = 70 * (KILLS + 1)
 ROOT = Path(__file__).parents[2]
 IN_FLIGHT, TURN = 40, 16
 PATIENCE = 60.0
@@ -92,12 +81,6 @@ def meet(doom: str, store: SqliteStore) -> None:
         store._connection.set_progress_handler(come_nearer, 100)
     elif kind == "commit":
         store._connection.set_wal_hook(lambda *_: int(come_nearer()))
-
-
-def read(line: bytes) -> Event:
-    event = read_line(line, TODAY)
-    assert isinstance(event, Event), event
-    return event
 
 
 def lines_until_terminated() -> Iterator[bytes]:
@@ -202,19 +185,10 @@ def life(folder: Path, start: Instant, lines: list[bytes], doom: str = "") -> It
         child.end()
 
 
-def make_log(seed: int, invoices: int = 70 * (KILLS + 1)) -> dict[str, bytes]:
-    """Valid lines by event id, in the order in which they are sent. Each id has one content."""
-    profile = dataclasses.replace(EVERYDAY, malformed=0.0, conflicting=0.0, stuck=0.1, disputed=0.15, orphaned=0.05)
-    lines: dict[str, bytes] = {}
-    for line in generate(invoices, seed, days=40, profile=profile):
-        lines.setdefault(read(line).event_id, line)
-    return lines
-
-
 @pytest.mark.parametrize("seed", [1])
 def test_killed_at_any_moment_it_loses_and_doubles_nothing(tmp_path: Path, seed: int) -> None:
     random = Random(f"crash {seed}")
-    log, answered, now = make_log(seed), dict[str, str](), 0
+    log, answered, now = make_log(seed, INVOICES), dict[str, str](), 0
     occurred = {id: read(line).occurred_at for id, line in log.items()}
     for kill in range(KILLS):
         again = [line for id, line in log.items() if id not in answered or random.random() < 0.05]
@@ -240,106 +214,11 @@ def test_killed_at_any_moment_it_loses_and_doubles_nothing(tmp_path: Path, seed:
     store.close()
 
 
-def note(answered: dict[str, str], event_id: str, result: str) -> None:
-    """One that was answered is a duplicate from then on; one that was not may be either."""
-    assert result == "duplicate" or (result == "accepted" and event_id not in answered)
-    answered.setdefault(event_id, result)
-
-
-# -- what must hold at the end
-
-
-def examine(store: SqliteStore, log: dict[str, bytes], end: Instant) -> None:
-    cell = Cell(POLICY, load_machine(), store)
-    while due := store.due(end + 1, 100):
-        for one in due:
-            cell.fire(one, end)
-        store.commit()
-    events = [event for _, event in store.events(limit=1_000_000)]
-    assert sorted(event.event_id for event in events) == sorted(log)
-    assert store.letters() == []
-    rows = examine_transitions(store, events)
-    examine_alerts(store, rows)
-    reference = fed_in_memory(events)
-    for record in store.records():
-        other = reference.record(record.invoice_id)
-        assert other is not None
-        assert comparable(record) == comparable(other)
-        examine_run(store, record, end)
-    assert len(list(store.records())) == len(list(reference.records()))
-
-
-def examine_transitions(store: SqliteStore, events: list[Event]) -> list[Transition]:
-    numbered = store.transitions(limit=1_000_000)
-    assert [seq for seq, _ in numbered] == list(range(1, len(numbered) + 1))
-    rows = [row for _, row in numbered]
-    assert [row.event_id for row in rows if row.kind == "event"] == [event.event_id for event in events]
-    by_invoice: dict[str, list[Transition]] = {}
-    for row in rows:
-        by_invoice.setdefault(row.invoice_id, []).append(row)
-    for id, mine in by_invoice.items():
-        instants = [row.recorded_at for row in mine]
-        assert instants == sorted(set(instants)), "each at an instant of its own, and never back"
-        assert len({row.transition_id for row in mine}) == len(mine)
-        assert store.timeline(id) == mine[::-1]
-    return rows
-
-
-def examine_alerts(store: SqliteStore, rows: list[Transition]) -> None:
-    alerts = [alert for _, alert in store.alerts(limit=1_000_000)]
-    assert len(alerts) > 50
-    assert sorted(f"alert {alert.id}" for alert in alerts) == sorted(r.transition_id for r in rows if r.kind == "alert")
-    steps: dict[tuple[str, str, Instant], int] = {}
-    for alert in alerts:
-        assert alert.raised_at >= alert.due_at
-        if alert.kind == "stuck":
-            wait = alert.invoice_id, alert.stage, alert.waiting_since
-            assert alert.step > steps.get(wait, 0)
-            steps[wait] = alert.step
-
-
-def fed_in_memory(events: list[Event]) -> MemoryStore:
-    """The same events in the same order, each at the instant at which the child took it in."""
-    memory = MemoryStore()
-    cell = Cell(POLICY, load_machine(), memory)
-    for event in events:
-        while cell.fire_next(event.received_at) is not None:
-            pass
-        cell.event(event, event.received_at)
-    return memory
-
-
-def comparable(record: InvoiceRecord) -> object:
-    """What does not depend on when exactly a turn began."""
-    return project(record.outcomes), record.outcomes, record.facts, record.facts_of, record.terms_of, record.seen
-
-
-def examine_run(store: Store, record: InvoiceRecord, now: Instant) -> None:
-    assert record.pending == ()
-    waits_for, run = WAITS_FOR[project(record.outcomes)], record.run
-    if record.wait:
-        assert record.wait.stage == waits_for
-        assert record.wait.due > now, "whatever was due has been raised"
-    assert (record.wait is None) == (waits_for is None or record.mark == "parked")
-    for number in range(1, run.number + 1):
-        name = execution_name(record.invoice_id, number)
-        execution, past = store.execution(name), store.stimuli(name)
-        assert execution is not None
-        assert replay(load_machine(), new_execution(name), past)[0] == execution, "state and past are of one piece"
-        is_open = number == run.number and run.state == "open"
-        assert (execution.status == RUNNING) == is_open
-        if is_open:
-            assert execution.token == run.token is not None
-            assert execution.due is not None
-    if waits_for and waits_for != "ingestion" and record.mark is None:
-        assert run.state == "open"
-
-
 # -- ending well
 
 
 def test_a_terminated_cell_finishes_what_it_took_and_leaves_one_file(tmp_path: Path) -> None:
-    log, answered = make_log(2), dict[str, str]()
+    log, answered = make_log(2, INVOICES), dict[str, str]()
     with life(tmp_path, 0, list(log.values())) as child:
         for count, (event_id, result) in enumerate(child.answers(), 1):
             note(answered, event_id, result)

@@ -14,7 +14,7 @@ from bems.embedded.dashboards import DASHBOARDS
 from bems.tracker.contract import STAGES
 from bems.tracker.instants import DAY, HOUR, MINUTE, parse, to_datetime
 from bems.tracker.transitions import Transition
-from tests.embedded.test_analytics import Rows, feed, running
+from tests.embedded.rows import Rows, feed, running
 
 START = parse("2026-03-01T10:20:00Z")
 END = START + 40 * DAY

@@ -15,8 +15,7 @@ from bems.tracker.decisions import Receipt
 from bems.tracker.instants import DAY, HOUR, SECOND, Instant
 from tests.embedded.submitting import submit
 from tests.tracker.samples import NOW, POLICY, event
-
-SOON = 20.0
+from tests.waiting import SOON
 
 
 class Home:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import apsw
@@ -13,13 +14,14 @@ from bems.embedded import readers as readers_module
 from bems.embedded.analytics import Analytics
 from bems.embedded.clock import SystemClock
 from bems.embedded.log import Log
-from bems.embedded.reader import Reader, open_reader
+from bems.embedded.reader import Counts, Reader, open_reader
 from bems.embedded.readers import Readers
 from bems.embedded.schema import DATABASE
 from bems.embedded.writer import Busy, Writer, open_writer
-from tests.embedded.api.calls import SOON, Cell, together, until
+from tests.embedded.api.calls import Cell, together
 from tests.embedded.submitting import submit
 from tests.tracker.samples import NOW, POLICY, event
+from tests.waiting import SOON, until
 
 BOUND = 256 * 1024
 
@@ -43,45 +45,61 @@ def size(folder: Path) -> int:
 
 
 class Overlapping:
-    """Two readers of which one always reads, each as long as the writer takes for some turns."""
+    """Two askers of whom one always reads, each as long as the writer takes for some turns."""
 
-    def __init__(self, folder: Path, writer: Writer, log: Log | None, rounds: int) -> None:
-        self._folder, self._writer, self._log, self._rounds = folder, writer, log, rounds
+    def __init__(self, folder: Path, writer: Writer) -> None:
+        self._folder, self._writer = folder, writer
         self._reads = threading.Semaphore(0), threading.Semaphore(0)
-        self._over = [False, False]
         self.longest = 0
 
-    def run(self) -> None:
-        together([lambda: self._read(0), lambda: self._read(1)])
+    def run(self, rounds: int) -> None:
+        with closing(Readers(self._folder)) as readers:
+            asyncio.run(self._run(readers, rounds))
 
-    def _read(self, number: int) -> None:
-        reader = open_reader(self._folder)
-        for round in range(self._rounds):
-            with self._log.reading() if self._log else threading.Lock(), reader.moment():
-                reader.counts()
-                # Not to end before the other one has begun, unless that one is held.
-                self._reads[1 - number].release()
-                self._reads[number].acquire(timeout=0.2)
-                write(self._writer, f"{number}-{round}")
-                self.longest = max(self.longest, size(self._folder))
-        reader.close()
+    async def _run(self, readers: Readers, rounds: int) -> None:
+        await asyncio.gather(self._ask(readers, 0, rounds), self._ask(readers, 1, rounds))
+
+    async def _ask(self, readers: Readers, number: int, rounds: int) -> None:
+        for round in range(rounds):
+            await readers.ask(lambda reader, round=round: self._read(reader, number, round))  # type: ignore[misc]
+
+    def _read(self, reader: Reader, number: int, round: int) -> None:
+        reader.counts()
+        # Not to end before the other one has begun, unless that one is held.
+        self._reads[1 - number].release()
+        self._reads[number].acquire(timeout=0.2)
+        write(self._writer, f"{number}-{round}")
+        self.longest = max(self.longest, size(self._folder))
 
 
 def test_readers_that_always_overlap_do_not_make_the_log_grow_for_ever(writer: Writer, tmp_path: Path) -> None:
-    log = Log(tmp_path)
-    overlapping = Overlapping(tmp_path, writer, log, 10)
-    overlapping.run()
-    log.close()
-    log.close()
+    overlapping = Overlapping(tmp_path, writer)
+    overlapping.run(10)
     assert overlapping.longest < 12 * BOUND
 
 
-def test_without_that_they_do(writer: Writer, tmp_path: Path) -> None:
+def test_without_that_they_do(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the one before shows something."""
+    monkeypatch.setattr(Log, "reading", lambda _: nullcontext())
     writer._store._execute("PRAGMA wal_autocheckpoint = 20")
-    overlapping = Overlapping(tmp_path, writer, None, 10)
-    overlapping.run()
+    overlapping = Overlapping(tmp_path, writer)
+    overlapping.run(10)
     assert overlapping.longest > 20 * BOUND
+
+
+def test_a_question_is_answered_of_one_moment(writer: Writer, tmp_path: Path) -> None:
+    def question(reader: Reader) -> tuple[Counts, Counts]:
+        first = reader.counts()
+        write(writer, "meanwhile", 1)
+        return first, reader.counts()
+
+    async def ask() -> tuple[Counts, Counts, Counts]:
+        return *await readers.ask(question), await readers.ask(Reader.counts)
+
+    with closing(Readers(tmp_path)) as readers:
+        first, second, later = asyncio.run(ask())
+    assert first == second
+    assert later.events == first.events + 1
 
 
 def test_others_that_read_from_it_are_not_waited_for(writer: Writer, tmp_path: Path) -> None:
@@ -154,7 +172,7 @@ def test_a_log_that_cannot_be_brought_over_holds_up_nobody(
 def test_more_questions_than_may_wait_are_told_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers_module, "ASKED", 5)
     open_writer(tmp_path, POLICY, SystemClock()).stop()
-    readers, leave = Readers(tmp_path), threading.Event()
+    leave = threading.Event()
 
     def question(_: Reader) -> bool:
         return leave.wait(SOON)
@@ -167,19 +185,18 @@ def test_more_questions_than_may_wait_are_told_to_come_again(tmp_path: Path, mon
         first = await asyncio.gather(*asked, return_exceptions=True)
         return [*first, await readers.ask(question)]
 
-    answers = asyncio.run(ask())
-    readers.close()
+    with closing(Readers(tmp_path)) as readers:
+        answers = asyncio.run(ask())
     assert [answer if answer is True else type(answer) for answer in answers] == [True] * 5 + [Busy] * 3 + [True]
 
 
 def test_whoever_asks_too_much_is_answered_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = Cell(tmp_path)
     monkeypatch.setattr(readers_module, "ASKED", 0)
-    for path in ("/invoices", "/invoices/INV-1", "/alerts", "/metrics", "/books"):
-        reply = cell.ask("GET", path)
-        assert (reply.status, reply.headers["retry-after"], reply.faults) == (503, "1", {}), path
-    assert cell.send("ingestion").status == 202, "senders are not concerned"
-    cell.service.stop()
+    with Cell(tmp_path) as cell:
+        for path in ("/invoices", "/invoices/INV-1", "/alerts", "/metrics", "/books"):
+            reply = cell.ask("GET", path)
+            assert (reply.status, reply.headers["retry-after"], reply.faults) == (503, "1", {}), path
+        assert cell.send("ingestion").status == 202, "senders are not concerned"
 
 
 @pytest.mark.parametrize(("slow", "longest"), [(readers_module.THREADS, BOUND), (1, -1)], ids=["threads", "log"])
@@ -196,9 +213,8 @@ def test_a_slow_dashboard_holds_up_no_question(
         return []
 
     monkeypatch.setattr(Analytics, "query_hourly", query)
-    cell = Cell(tmp_path)
 
-    def question() -> None:
+    def question(cell: Cell) -> None:
         try:
             for _ in range(slow):
                 assert asked.acquire(timeout=SOON)
@@ -208,11 +224,11 @@ def test_a_slow_dashboard_holds_up_no_question(
             leave.set()
         assert answered
 
-    def dashboard() -> None:
+    def dashboard(cell: Cell) -> None:
         assert cell.ask("GET", "/dashboards/volume").status == 200
 
     watchdog = threading.Timer(5, leave.set)
     watchdog.start()
-    together([question, *[dashboard] * slow])
+    with Cell(tmp_path) as cell:
+        together([lambda: question(cell), *[lambda: dashboard(cell)] * slow])
     watchdog.cancel()
-    cell.service.stop()

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,7 @@ from bems.tracker.instants import DAY, HOUR, MILLISECOND, MINUTE, SECOND, Instan
 from bems.tracker.projection import project
 from tests.embedded.submitting import submit
 from tests.tracker.samples import FACTS, NOW, POLICY, event, plain_policy
-
-SOON = 20.0
-"""Seconds after which a test gives up waiting."""
+from tests.waiting import SOON, until
 
 
 class Home:
@@ -74,16 +72,6 @@ def home(tmp_path: Path) -> Iterator[Home]:
     home = Home(tmp_path / "cell")
     yield home
     home.stop()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does. No answer tells of it, so there is nothing to wait on but the thing itself."""
-    done = threading.Event()
-    for _ in range(int(SOON * 1000)):
-        if condition():
-            return
-        done.wait(0.001)
-    raise AssertionError("it did not happen")
 
 
 def answer(future: "Future[Receipt]") -> Receipt:

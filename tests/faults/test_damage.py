@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,8 +20,9 @@ from bems.embedded.schema import DATABASE
 from bems.embedded.service import Service
 from tests.cli.worlds import run
 from tests.data.store import stored, unpack
+from tests.embedded.spoiling import make_newer, put_anothers
 from tests.faults.conftest import Figures
-from tests.faults.test_kill import Life
+from tests.process import Life
 
 PATIENCE = 60
 PAGE = 2048
@@ -82,13 +82,6 @@ def spoil_the_middle(path: Path) -> None:
     overwrite(path, PAGE, b"\xa5" * (path.stat().st_size - PAGE))
 
 
-def put_anothers(path: Path) -> None:
-    path.unlink()
-    connection = sqlite3.connect(path)
-    connection.executescript("CREATE TABLE bookmarks (url TEXT); INSERT INTO bookmarks VALUES ('https://example.com')")
-    connection.close()
-
-
 def put_text(path: Path) -> None:
     path.write_text("Dear all,\n\nplease find attached the invoices.\n" * 200)
 
@@ -96,12 +89,6 @@ def put_text(path: Path) -> None:
 def put_a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
-
-
-def make_newer(path: Path) -> None:
-    connection = apsw.Connection(str(path))
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
 
 
 DAMAGES: dict[Callable[[Path], None], str] = {
@@ -141,7 +128,8 @@ def test_a_process_ends_with_a_line_and_a_code(folder: Path) -> None:
 def test_a_log_that_is_garbage_is_no_log(folder: Path, tmp_path: Path) -> None:
     """SQLite looks at the checksums of a log: what is none is as good as none, as after a crash."""
     (folder / f"{DATABASE}-wal").write_bytes(os.urandom(100_000))
-    assert Life(folder, tmp_path / "errors.log").end(signal.SIGTERM) == 0
+    with Life(folder, tmp_path / "errors.log") as life:
+        assert life.end(signal.SIGTERM) == 0
     assert "Traceback" not in (tmp_path / "errors.log").read_text()
 
 
@@ -155,10 +143,12 @@ def test_analytics_is_put_aside_as_it_is_and_made_again(
     folder: Path, tmp_path: Path, damage: Callable[[Path], None], figures: Figures
 ) -> None:
     log = tmp_path / "errors.log"
-    Life(folder, log).end(signal.SIGTERM)
+    with Life(folder, log) as life:
+        life.end(signal.SIGTERM)
     damage(folder / ANALYTICS)
     spoilt = snapshot(folder)[ANALYTICS]
-    assert Life(folder, log).end(signal.SIGTERM) == 0
+    with Life(folder, log) as life:
+        assert life.end(signal.SIGTERM) == 0
     said = log.read_text()
     assert "Traceback" not in said
     assert "cannot be used and is made again from the store" in said

@@ -12,10 +12,10 @@ import urllib3
 
 from bems.embedded.clock import SystemClock
 from bems.embedded.reader import open_reader
-from tests.cli.worlds import until
 from tests.embedded.api.calls import sent
 from tests.faults.conftest import Figures
-from tests.faults.test_kill import POLICY, SPEED, Life
+from tests.process import POLICY, SPEED, Life
+from tests.waiting import until
 
 MEGABYTE = 1 << 20
 BATCH = 50
@@ -141,38 +141,39 @@ def test_a_full_disk_is_said_and_the_cell_goes_on_when_there_is_room(
 ) -> None:
     policy, log = tmp_path / "policy.yaml", tmp_path / "errors.log"
     policy.write_text(POLICY)
-    life = Life(disk.folder, log, "--policy", str(policy), "--speed", str(SPEED), patience=2 * PATIENCE)
-    sender = Sender(life, life.first_key())
-    for _ in range(20):
-        sender.send()
-    disk.fill(life)
-    until(lambda: sender.send() > 0)
-    stored = len(sender.answered)
+    options = "--policy", str(policy), "--speed", str(SPEED)
+    with Life(disk.folder, log, *options, patience=2 * PATIENCE) as life:
+        sender = Sender(life, life.first_key())
+        for _ in range(20):
+            sender.send()
+        disk.fill(life)
+        until(lambda: sender.send() > 0)
+        stored = len(sender.answered)
 
-    # It says so, to senders and to whoever watches; what it has can be read.
-    until(lambda: sender.send_one() == 503)
-    health = sender.ask("GET", "/healthz")
-    assert (health.status, health.json()["status"]) == (503, "failing")
-    assert "could not be stored" in health.json()["store"]
-    assert sender.ask("GET", f"/invoices/{'INV%2F0'}").status == 200
-    for _ in range(3):
-        sender.send()
-    refused = len(sender.unavailable)
-    assert refused > BATCH
+        # It says so, to senders and to whoever watches; what it has can be read.
+        until(lambda: sender.send_one() == 503)
+        health = sender.ask("GET", "/healthz")
+        assert (health.status, health.json()["status"]) == (503, "failing")
+        assert "could not be stored" in health.json()["store"]
+        assert sender.ask("GET", f"/invoices/{'INV%2F0'}").status == 200
+        for _ in range(3):
+            sender.send()
+        refused = len(sender.unavailable)
+        assert refused > BATCH
 
-    # It goes on by itself.
-    disk.free(life)
-    until(lambda: sender.ask("GET", "/healthz").status == 200)
-    again = list(sender.unavailable.values())
-    for start in range(0, len(again), BATCH):
-        sender.send(again[start : start + BATCH])
-    assert not sender.unavailable
-    sender.send()
-    # Analytics tries again ever more seldom.
-    until(lambda: sender.ask("GET", "/books").json()["balanced"] is True, PATIENCE)
-    books = sender.ask("GET", "/books").json()
-    assert books["accepted"] == books["applied"] == len(sender.answered)
-    assert life.end(signal.SIGTERM) == 0
+        # It goes on by itself.
+        disk.free(life)
+        until(lambda: sender.ask("GET", "/healthz").status == 200)
+        again = list(sender.unavailable.values())
+        for start in range(0, len(again), BATCH):
+            sender.send(again[start : start + BATCH])
+        assert not sender.unavailable
+        sender.send()
+        # Analytics tries again ever more seldom.
+        until(lambda: sender.ask("GET", "/books").json()["balanced"] is True, PATIENCE)
+        books = sender.ask("GET", "/books").json()
+        assert books["accepted"] == books["applied"] == len(sender.answered)
+        assert life.end(signal.SIGTERM) == 0
     said = log.read_text()
     assert "turns are stored again" in said and said.count("a turn of") < 10, "it is not said at every turn"
     reader = open_reader(disk.folder)

@@ -16,17 +16,14 @@ import urllib3
 
 from bems.embedded.api.server import CONNECTIONS
 from bems.embedded.clock import SystemClock
-from tests.cli.worlds import until
-from tests.embedded.api.calls import SOON, Cell, Reply, head, raw, read_answers, sent
+from tests.embedded.api import conftest
+from tests.embedded.api.calls import Cell, Reply, head, raw, read_answers, sent
 from tests.faults.conftest import Figures
-from tests.faults.test_kill import Life
+from tests.process import Life
+from tests.waiting import SOON, until
 
-
-@pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
-    cell = Cell(tmp_path_factory.mktemp("cell"))
-    yield cell
-    cell.service.stop()
+cell = conftest.cell
+"""The one that the API's tests share too, in each module."""
 
 
 # -- requests in requests
@@ -138,10 +135,10 @@ class Crowd:
 @pytest.fixture
 def life(tmp_path: Path) -> Iterator[tuple[Life, str]]:
     """A process, and the key of its admin."""
-    life = Life(tmp_path / "cell", tmp_path / "errors.log", patience=120)
-    yield life, life.first_key()
-    assert life.process.poll() is None, "it lives"
-    assert life.end(signal.SIGTERM) == 0
+    with Life(tmp_path / "cell", tmp_path / "errors.log", patience=120) as life:
+        yield life, life.first_key()
+        assert life.process.poll() is None, "it lives"
+        assert life.end(signal.SIGTERM) == 0
     assert "Traceback" not in (tmp_path / "errors.log").read_text()
 
 
@@ -169,12 +166,12 @@ def test_thousands_of_idle_connections_leave_room_for_those_who_were_there(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < many + 500:
         pytest.skip(f"THOUSANDS OF CONNECTIONS need {many + 500} open files, and {hard} are allowed here")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many + 500), hard))
     process, key = life
     send = sender(process.url, key)
     assert send() == 202
     crowd = Crowd(port_of(process.url))
     try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many + 500), hard))
         idle = crowd.open(many)
         assert [send() for _ in range(50)] == [202] * 50
         idle[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -182,6 +179,7 @@ def test_thousands_of_idle_connections_leave_room_for_those_who_were_there(
         assert (late.status, late.headers["connection"], late.headers["retry-after"]) == (503, "close", "1")
     finally:
         crowd.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     until(lambda: send() == 202)
     figures.note("idle connections", f"{many:,}", f"those beyond {CONNECTIONS:,} answered 503 and closed")
 

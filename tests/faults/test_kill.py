@@ -5,11 +5,8 @@ The load is HTTP from several threads; the clock runs five days in a second, so 
 
 import json
 import os
-import re
 import signal
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -23,51 +20,14 @@ import urllib3
 
 from bems.embedded.analytics import ANALYTICS
 from bems.embedded.sqlite import SqliteStore
-from bems.tracker.contract import STAGES
 from bems.tracker.instants import DAY, to_datetime
-from tests.embedded.test_crash import examine, make_log, note, read
+from tests.embedded.log import make_log, read
+from tests.embedded.promises import examine, note
 from tests.faults.conftest import Figures
+from tests.process import PATIENCE, POLICY, SPEED, Life
 
 KILLS = 100 if os.environ.get("BEMS_LONG") else 5
-SPEED = 5 * 86_400
 THREADS = 6
-PATIENCE = 60.0
-POLICY = "stages:\n" + "".join(
-    f"  {stage}: {{deadline: 2d, escalate_every: 1d, critical_at: 2, give_up_at: 4, overrides: []}}\n"
-    for stage in STAGES
-)
-
-
-class Life:
-    """One life of the cell as a process."""
-
-    def __init__(self, folder: Path, log: Path, *options: str, patience: float = PATIENCE) -> None:
-        command = [sys.executable, "-m", "bems.cli", "up", "--store", str(folder), "--port", "0", *options]
-        with log.open("ab") as errors:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-        self._watchdog = threading.Timer(patience, self.process.kill)
-        self._watchdog.start()
-        assert self.process.stdout
-        first = self.process.stdout.readline()
-        found = re.search(r"http://\S+", first)
-        assert found, log.read_text()
-        self.url = found[0]
-
-    def first_key(self) -> str:
-        """The admin's key, which only the first life shows."""
-        assert self.process.stdout
-        for line in self.process.stdout:
-            if found := re.search(r"bems_\S+", line):
-                return found[0]
-        raise AssertionError("no key was shown")
-
-    def end(self, signal_number: int) -> int:
-        self.process.send_signal(signal_number)
-        code = self.process.wait(PATIENCE)
-        self._watchdog.cancel()
-        assert self.process.stdout
-        self.process.stdout.close()
-        return code
 
 
 class Doom:
@@ -138,18 +98,18 @@ def test_killed_under_load_it_loses_and_doubles_nothing(tmp_path: Path, seed: in
         left = [line for id, line in log.items() if id not in answered]
         again = [line for id, line in log.items() if id in answered and random.random() < 0.05]
         quota = random.randint(1, len(left) // (KILLS + 1 - kill))
-        life = Life(folder, errors, "--policy", str(policy), "--speed", str(SPEED))
-        key = key or life.first_key()
         last = kill == KILLS
-        doom = Doom(life, answered, len(log) * 2 if last else quota)
-        lines = left + again
-        if not last:
-            random.shuffle(lines)
-        load(life.url, key, lines, doom.note)
-        if kill:
-            recoveries.append(doom.first - killed)
-        killed = doom.killed
-        assert life.end(signal.SIGTERM if last else signal.SIGKILL) == (0 if last else -signal.SIGKILL)
+        with Life(folder, errors, "--policy", str(policy), "--speed", str(SPEED)) as life:
+            key = key or life.first_key()
+            doom = Doom(life, answered, len(log) * 2 if last else quota)
+            lines = left + again
+            if not last:
+                random.shuffle(lines)
+            load(life.url, key, lines, doom.note)
+            if kill:
+                recoveries.append(doom.first - killed)
+            killed = doom.killed
+            assert life.end(signal.SIGTERM if last else signal.SIGKILL) == (0 if last else -signal.SIGKILL)
     assert answered.keys() == log.keys()
     assert "Traceback" not in errors.read_text()
     store = SqliteStore(folder)

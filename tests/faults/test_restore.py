@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -23,38 +24,26 @@ import pytest
 
 from bems.embedded.analytics import ANALYTICS
 from bems.embedded.cell import Cell as Core
-from bems.tracker.actions import Alert
 from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, SECOND, Instant, parse
 from bems.tracker.projection import project
-from tests.embedded.api.calls import SOON, Cell, ask, together, until
-from tests.embedded.test_crash import TODAY, make_log, read
+from tests.embedded.api.calls import Cell, Inbox, ask, together
+from tests.embedded.log import TODAY, make_log, read
 from tests.faults.conftest import Figures
+from tests.waiting import SOON, until
 
-SEEDS = range(20 if os.environ.get("BEMS_LONG") else 1)
+SEEDS, INVOICES = (range(20), 2_170) if os.environ.get("BEMS_LONG") else (range(1), 420)
 SENDERS = 4
 PAUSE = 0.008
 """Seconds between two events of a sender."""
 
 
-class Inbox:
-    """A destination that takes everything, and keeps the ids."""
-
-    key = "inbox"
-
-    def __init__(self) -> None:
-        self.taken: list[str] = []
-
-    def send(self, alert: Alert) -> None:
-        self.taken.append(alert.id)
-
-
 class Home:
     """A cell in a folder, whose senders send the events of one invoice one after the other."""
 
-    def __init__(self, folder: Path, now: Instant, keys: dict[Any, str] | None = None) -> None:
+    def __init__(self, opened: ExitStack, folder: Path, now: Instant, keys: dict[Any, str] | None = None) -> None:
         self.inbox = Inbox()
-        self.cell = Cell(folder, destinations={"warning": [self.inbox], "critical": [self.inbox]})
+        self.cell = opened.enter_context(Cell(folder, destinations=self.inbox.everything))
         self.cell.keys |= keys or {}
         self.now = now
         self.move_to(now)
@@ -148,11 +137,18 @@ def back_up(folder: Path, target: Path) -> dict[str, Any]:
     return held
 
 
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """What ends with the test."""
+    with ExitStack() as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
-    tmp_path: Path, seed: int, figures: Figures, monkeypatch: pytest.MonkeyPatch
+    opened: ExitStack, tmp_path: Path, seed: int, figures: Figures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = list(make_log(seed).values())
+    lines = list(make_log(seed, INVOICES).values())
     third = len(lines) // 3
     before, during, since = lines[:third], lines[third : 2 * third], lines[2 * third :]
     poison = {read(line).event_id for line in (before[7], during[5], during[-5], since[9])}
@@ -168,7 +164,7 @@ def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
     held: dict[str, Any] = {}
 
     # One that never fails.
-    whole = Home(tmp_path / "whole", start)
+    whole = Home(opened, tmp_path / "whole", start)
     whole.send(before)
     whole.move_to(start + 3 * DAY)
     whole.send(during)
@@ -176,7 +172,7 @@ def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
     whole.send(since)
 
     # One that is copied under load, goes on, tells of alerts, and is lost.
-    home = Home(tmp_path / "cell", start)
+    home = Home(opened, tmp_path / "cell", start)
     home.send(before)
     home.move_to(start + 3 * DAY)
     home.send(during, lambda: held.update(back_up(home.cell.folder, copy)))
@@ -187,7 +183,7 @@ def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
     assert third < held["events"] < 2 * third, "it was taken in the middle"
     assert start + 3 * DAY <= parse(held["latest"]) < start + 3 * DAY + SECOND
 
-    restored = Home(copy, start + 3 * DAY, home.cell.keys)
+    restored = Home(opened, copy, start + 3 * DAY, home.cell.keys)
     answers = restored.send(during)
     assert answers["duplicate"] == held["events"] - third
     restored.move_to(start + 5 * DAY)

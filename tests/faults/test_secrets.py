@@ -9,10 +9,9 @@ import pytest
 import urllib3
 
 from bems.tracker.contract import STAGES
-from tests.cli.worlds import until
-from tests.embedded.api.calls import SOON
 from tests.faults.conftest import Figures
-from tests.faults.test_kill import SPEED, Life
+from tests.process import SPEED, Life
+from tests.waiting import SOON, until
 
 SIGNING = base64.b64encode(b"the key that signs").decode()
 SECRETS = {
@@ -41,30 +40,32 @@ def test_no_secret_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     cells.write_text(CELLS.replace("PORT", str(port)))
-    life = Life(tmp_path / "cell", log, "--cells", str(cells), "--speed", str(SPEED))
-    admin = life.first_key()
+    with Life(tmp_path / "cell", log, "--cells", str(cells), "--speed", str(SPEED)) as life:
+        admin = life.first_key()
 
-    def ask(method: str, path: str, key: str = admin, body: object = None) -> urllib3.BaseHTTPResponse:
-        return urllib3.request(
-            method, life.url + path, json=body, headers={"x-api-key": key}, retries=False, timeout=SOON
+        def ask(method: str, path: str, key: str = admin, body: object = None) -> urllib3.BaseHTTPResponse:
+            return urllib3.request(
+                method, life.url + path, json=body, headers={"x-api-key": key}, retries=False, timeout=SOON
+            )
+
+        made = ask("POST", "/keys", body={"name": "sap", "role": "sender"})
+        assert made.status == 201
+        key = made.json()["text"]
+        event = {
+            "event_id": "1", "invoice_id": "INV-1", "status": "received", "occurred_at": "2026-03-02T09:00:00Z",
+            "amount": "1.00", "currency": "EUR", "vendor": {"id": "V"}, "source": {"system": "sap"},
+        }  # fmt: skip
+        assert ask("POST", "/invoices/ingestion", key, event).status == 202
+        assert ask("POST", "/invoices/ingestion", key[:-1] + "!", event).status == 403
+        # All destinations have failed, and said so.
+        until(
+            lambda: all(what in log.read_text() for what in ("$BEMS_CHAT_URL", "email a@example.com", "critical:")), 60
         )
-
-    made = ask("POST", "/keys", body={"name": "sap", "role": "sender"})
-    assert made.status == 201
-    key = made.json()["text"]
-    event = {
-        "event_id": "1", "invoice_id": "INV-1", "status": "received", "occurred_at": "2026-03-02T09:00:00Z",
-        "amount": "1.00", "currency": "EUR", "vendor": {"id": "V"}, "source": {"system": "sap"},
-    }  # fmt: skip
-    assert ask("POST", "/invoices/ingestion", key, event).status == 202
-    assert ask("POST", "/invoices/ingestion", key[:-1] + "!", event).status == 403
-    # All destinations have failed, and said so.
-    until(lambda: all(what in log.read_text() for what in ("$BEMS_CHAT_URL", "email a@example.com", "critical:")), 60)
-    assert ask("GET", f"/healthz?{key}", admin).status == 200
-    assert ask("GET", "/books", admin + "x").status == 403
-    failing = ask("GET", "/healthz").json()["deliveries"]
-    assert "BEMS_CHAT_URL" in failing
-    assert life.end(signal.SIGTERM) == 0
+        assert ask("GET", f"/healthz?{key}", admin).status == 200
+        assert ask("GET", "/books", admin + "x").status == 403
+        failing = ask("GET", "/healthz").json()["deliveries"]
+        assert "BEMS_CHAT_URL" in failing
+        assert life.end(signal.SIGTERM) == 0
     said = log.read_text() + failing
     told = {admin, key, *SECRETS.values()}
     parts = {admin.split("_", 2)[2], key.split("_", 2)[2], SIGNING, "T0P-5ECRET", "pa55-of"}

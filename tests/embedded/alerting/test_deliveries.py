@@ -31,9 +31,8 @@ from bems.embedded.sqlite import SqliteStore
 from bems.tracker.actions import Alert
 from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND, Instant
 from tests.tracker.samples import FACTS, NOW
+from tests.waiting import SOON, until
 
-SOON = 20.0
-"""Seconds after which a test gives up waiting."""
 ROOT = Path(__file__).parents[2]
 KEY = b"signing-key-n0b0dy-kn0ws"
 PATIENT = Patience(SOON, SOON, SOON)
@@ -42,16 +41,6 @@ PATIENT = Patience(SOON, SOON, SOON)
 def alert(invoice_id: str, step: int = 1, severity: Any = "critical") -> Alert:
     id = f"{invoice_id}.{step}"
     return Alert(id, invoice_id, "stuck", "posting", severity, step, NOW, NOW + DAY, NOW + DAY, FACTS)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does, where nothing tells of it but the thing itself."""
-    done = threading.Event()
-    for _ in range(int(SOON * 1000)):
-        if condition():
-            return
-        done.wait(0.001)
-    raise AssertionError("it did not happen")
 
 
 class Clock:

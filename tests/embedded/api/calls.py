@@ -9,18 +9,18 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bems.embedded.alerting.delivery import Destination
 from bems.embedded.clock import VirtualClock
 from bems.embedded.keys import Key
 from bems.embedded.reader import Reader, open_reader
 from bems.embedded.service import Service
+from bems.tracker.actions import Alert, Severity
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import POSITIVE, Stage
 from bems.tracker.instants import Instant, render
 from bems.tracker.requests import Role
 from tests.tracker.samples import NOW, POLICY
-
-SOON = 20.0
-"""Seconds after which a test gives up waiting."""
+from tests.waiting import SOON
 
 ROLES: tuple[Role, ...] = ("sender", "viewer", "operator", "admin")
 PROBLEM = "application/problem+json"
@@ -68,6 +68,12 @@ class Cell:
             if not any(key.name == role for key in self.service.keys.all()):
                 self.keys[role] = self.add_key(role, role)[1]
         self.service.start()
+
+    def __enter__(self) -> "Cell":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.service.stop()
 
     def add_key(self, name: str, role: Role) -> tuple[Key, str]:
         key, text = self.service.keys.add(name, role, "the test", NOW)
@@ -118,6 +124,19 @@ class Cell:
             yield reader
         finally:
             reader.close()
+
+
+class Inbox:
+    """A destination that takes everything, and keeps the ids."""
+
+    key = "inbox"
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.everything: dict[Severity, list[Destination]] = {"warning": [self], "critical": [self]}
+
+    def send(self, alert: Alert) -> None:
+        self.taken.append(alert.id)
 
 
 def ask(
@@ -191,16 +210,6 @@ def sent(stage: Stage, *, event_id: str | None = None, at: Instant = NOW, **chan
         "vendor": {"id": "V-42", "tier": "silver"},
         "source": {"system": "sap-ecc"},
     } | changes
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does, where no answer tells of it."""
-    done = threading.Event()
-    for _ in range(int(SOON * 500)):
-        if condition():
-            return
-        done.wait(0.002)
-    raise AssertionError("it did not happen")
 
 
 def together(jobs: Iterable[Callable[[], object]]) -> None:

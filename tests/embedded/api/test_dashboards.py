@@ -9,8 +9,9 @@ from bems.embedded.analytics import Analytics
 from bems.embedded.dashboards import DASHBOARDS
 from bems.embedded.time_series import NotOpen
 from bems.tracker.instants import DAY
-from tests.embedded.api.calls import Cell, until
+from tests.embedded.api.calls import Cell
 from tests.tracker.samples import NOW
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

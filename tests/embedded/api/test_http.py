@@ -12,7 +12,8 @@ from bems.embedded.api import protocol, server
 from bems.embedded.reader import StoreFailed
 from bems.embedded.readers import Readers
 from bems.tracker.contract import STAGES
-from tests.embedded.api.calls import SOON, Cell, ask, head, raw, read_answers, sent
+from tests.embedded.api.calls import Cell, ask, head, raw, read_answers, sent
+from tests.waiting import SOON
 
 # -- 404 and 405
 
@@ -167,7 +168,7 @@ def test_many_questions_on_one_connection(cell: Cell) -> None:
 
 
 def test_a_silent_connection_is_not_kept_forever(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.5)
     cell = make()
     early = head("POST", "/invoices/ingestion", "wrong", "Content-Length: 100")
     for piece, answers in ((b"", 0), (b"GET / HTT", 0), (head("GET", "/healthz", ""), 1), (early, 1)):
@@ -177,7 +178,7 @@ def test_a_silent_connection_is_not_kept_forever(make: Callable[..., Cell], monk
 
 
 def test_who_is_still_sending_is_not_cut_off(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.5)
     cell = make()
     body = json.dumps(sent("ingestion")).encode()
     whole = head("POST", "/invoices/ingestion", cell.keys["sender"], body=body)

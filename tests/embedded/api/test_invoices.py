@@ -14,8 +14,9 @@ from bems.tracker.actions import execution_name
 from bems.tracker.instants import DAY, HOUR, SECOND, render
 from bems.tracker.projection import project
 from bems.tracker.requests import REQUEST_LIMIT
-from tests.embedded.api.calls import Cell, sent, together, until
+from tests.embedded.api.calls import Cell, sent, together
 from tests.tracker.samples import NOW
+from tests.waiting import until
 
 
 def command(cell: Cell, verb: str, invoice_id: str, command_id: str, **more: object) -> Any:

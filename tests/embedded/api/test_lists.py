@@ -18,8 +18,9 @@ from bems.embedded.api.queries import (
 )
 from bems.tracker.gate import Refusal
 from bems.tracker.instants import DAY, HOUR
-from tests.embedded.api.calls import Cell, sent, until
+from tests.embedded.api.calls import Cell, sent
 from tests.tracker.samples import NOW
+from tests.waiting import until
 
 LISTS = ("/invoices", "/invoices?stuck=true", "/alerts", "/commands", "/dead-letters")
 

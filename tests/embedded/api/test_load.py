@@ -15,7 +15,8 @@ from bems.embedded.analytics import ANALYTICS, Analytics
 from bems.embedded.api import server
 from bems.embedded.time_series import NotOpen
 from bems.tracker.contract import STAGES
-from tests.embedded.api.calls import SECRETS, SOON, Cell, ask, head, raw, sent, together, until
+from tests.embedded.api.calls import SECRETS, Cell, ask, head, raw, sent, together
+from tests.waiting import SOON, until
 
 
 def samples(cell: Cell) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

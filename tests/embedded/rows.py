@@ -1,0 +1,102 @@
+"""Rows of a store that analytics copies, and its database, looked into past it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, get_args
+
+import duckdb
+
+from bems.embedded.analytics import ANALYTICS, Analytics
+from bems.tracker.contract import STAGES
+from bems.tracker.transitions import Transition, TransitionKind
+from tests.tracker.samples import NOW
+from tests.waiting import until
+
+NEVER = 3600.0
+"""Seconds between feeds, where only a poke or the end may cause one."""
+
+KINDS: tuple[TransitionKind, ...] = get_args(TransitionKind)
+
+
+class Rows:
+    """A store that is a list: the source and its factory in one."""
+
+    def __init__(self, count: int = 0) -> None:
+        self.rows: list[Transition] = []
+        self.errors: list[Exception] = []
+        self.tries: list[float] = []
+        self.opened = self.closed = 0
+        self.grow(count)
+
+    def grow(self, count: int) -> None:
+        first = len(self.rows) + 1
+        self.rows += [transition(number) for number in range(first, first + count)]
+
+    def __call__(self) -> "Rows":
+        self.tries.append(time.monotonic())
+        if self.errors:
+            raise self.errors.pop()
+        self.opened += 1
+        return self
+
+    def transitions(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Transition]]:
+        return list(enumerate(self.rows[after : after + limit], after + 1))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def transition(number: int) -> Transition:
+    return Transition(
+        transition_id=f"t{number}",
+        invoice_id=f"INV-{number % 7}",
+        kind=KINDS[number % len(KINDS)],
+        stage=STAGES[number % len(STAGES)],
+        recorded_at=NOW + number,
+        from_status=None,
+        to_status="AwaitingAuthorization",
+        amount=Decimal(number).scaleb(-2),
+        currency="EUR",
+        vendor_id="V-42",
+        event_id=f"e{number * 7919 % 104729}-{number}",
+    )
+
+
+@contextmanager
+def running(folder: Path, rows: Callable[[], Any], **options: Any) -> Iterator[Analytics]:
+    """Started, and stopped at the end. Unless told otherwise, only a poke or the end makes it feed again."""
+    analytics = Analytics(folder, "north", rows, **{"every": NEVER, **options}).start()
+    try:
+        yield analytics
+    finally:
+        analytics.stop()
+
+
+def feed(analytics: Analytics, rows: Rows) -> None:
+    analytics.poke()
+    until(lambda: analytics.watermark == len(rows.rows))
+
+
+def feed_once(folder: Path, rows: Rows, **options: Any) -> None:
+    with running(folder, rows, **options):
+        pass
+
+
+def look_into(folder: Path, *queries: str) -> list[list[Any]]:
+    """What is in the database of a folder, read by DuckDB alone."""
+    with duckdb.connect(str(folder / ANALYTICS), read_only=True) as connection:
+        return [connection.execute(sql).fetchall() for sql in queries]
+
+
+def each_once(folder: Path, rows: Rows) -> bool:
+    """Whether the database has each row once, in their order, and says so."""
+    stored, says = look_into(folder, "SELECT seq, transition_id FROM transitions", "SELECT watermark FROM feed")
+    expected = [(seq, row.transition_id) for seq, row in rows.transitions(0, len(rows.rows))]
+    return stored == expected and says == [(len(expected),)]
+
+
+def asides(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob(f"{ANALYTICS}.*")}

@@ -1,0 +1,158 @@
+"""The folder of a cell and its database: what is refused, and what of another version is brought up to date."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from bems.embedded.databases import LOCK, StoreRefused, lock_folder, open_database
+from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
+from bems.embedded.sqlite import SqliteStore
+from bems.tracker.record import InvoiceRecord
+from tests.tracker.samples import FACTS, NOW
+
+RECORD = InvoiceRecord("INV-1", FACTS, (NOW, "e"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(tmp_path)
+    yield store
+    store.close()
+
+
+# -- the folder and its database
+
+
+def test_a_second_cell_on_the_folder_is_told_so(store: SqliteStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreRefused, match=f"{tmp_path} is in use"):
+        SqliteStore(tmp_path)
+    store.close()
+    SqliteStore(tmp_path).close()
+
+
+def test_a_folder_is_made_and_closing_leaves_one_database(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "a" / "b")
+    store.put_record(RECORD)
+    store.commit()
+    store.close()
+    store.close()
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {DATABASE, LOCK}
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreRefused, match="cannot be used"):
+        SqliteStore(tmp_path / "file")
+
+
+def refused(folder: Path, reason: str) -> None:
+    """It is refused for that reason, and not a byte of it is changed."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK}
+    with pytest.raises(StoreRefused, match=reason):
+        SqliteStore(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK} == before
+    lock_folder(folder).close()
+
+
+@pytest.mark.parametrize("content", [b"hello", b"x" * 5000, b"SQLite format 3\0"])
+def test_what_is_no_database_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / DATABASE).write_bytes(content)
+    refused(tmp_path, "not a store of a cell")
+
+
+@pytest.mark.parametrize("application", [0, 7])
+def test_another_programs_database_is_refused(tmp_path: Path, application: int) -> None:
+    connection = sqlite3.connect(tmp_path / DATABASE)
+    connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA application_id = {application}; CREATE TABLE t (a)")
+    connection.close()
+    refused(tmp_path, "another program made it")
+
+
+def test_an_empty_file_is_a_new_store(tmp_path: Path) -> None:
+    (tmp_path / DATABASE).touch()
+    SqliteStore(tmp_path).close()
+
+
+def test_a_store_that_was_cut_short_is_refused(store: SqliteStore, tmp_path: Path) -> None:
+    store.close()
+    os.truncate(tmp_path / DATABASE, 8192)
+    refused(tmp_path, "cut short")
+
+
+def test_a_damaged_store_is_refused(store: SqliteStore, tmp_path: Path) -> None:
+    store.close()
+    content = bytearray((tmp_path / DATABASE).read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    (tmp_path / DATABASE).write_bytes(content)
+    refused(tmp_path, "damaged")
+
+
+# -- versions
+
+
+def to_the_next_version(connection: apsw.Connection) -> None:
+    connection.execute("ALTER TABLE invoices ADD COLUMN colour TEXT")
+    connection.execute("UPDATE invoices SET colour = 'blue'")
+
+
+def test_an_older_store_is_brought_up_to_date_and_then_refused_by_the_older_program(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    store.put_record(RECORD)
+    store.commit()
+    store.close()
+    for _ in range(2):
+        connection = open_database(tmp_path / DATABASE, (*MIGRATIONS, to_the_next_version), APPLICATION_ID)
+        assert connection.pragma("user_version") == len(MIGRATIONS) + 1
+        assert connection.execute("SELECT invoice_id, colour FROM invoices").fetchall() == [("INV-1", "blue")]
+        connection.close()
+    refused(tmp_path, f"is of version {len(MIGRATIONS) + 1}, and this program knows versions up to {len(MIGRATIONS)}")
+
+
+def test_a_later_version_that_only_the_log_tells_of_is_refused(store: SqliteStore, tmp_path: Path) -> None:
+    store._execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in (DATABASE, f"{DATABASE}-wal"):
+        (copy / name).write_bytes((tmp_path / name).read_bytes())
+    before = (copy / DATABASE).read_bytes()
+    with pytest.raises(StoreRefused, match="use the newer program"):
+        SqliteStore(copy)
+    assert (copy / DATABASE).read_bytes() == before
+    assert (copy / f"{DATABASE}-wal").read_bytes() == (tmp_path / f"{DATABASE}-wal").read_bytes()
+
+
+def test_a_migration_that_fails_changes_nothing(store: SqliteStore, tmp_path: Path) -> None:
+    store.put_record(RECORD)
+    store.commit()
+    store.close()
+
+    def fail(connection: apsw.Connection) -> None:
+        to_the_next_version(connection)
+        raise ZeroDivisionError
+
+    before = (tmp_path / DATABASE).read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        open_database(tmp_path / DATABASE, (*MIGRATIONS, fail), APPLICATION_ID)
+    assert (tmp_path / DATABASE).read_bytes() == before
+    again = SqliteStore(tmp_path)
+    assert again.record("INV-1") == RECORD
+    again.close()
+
+
+def test_a_store_from_any_version_is_what_a_new_one_is(tmp_path: Path) -> None:
+    """The schema that the migrations lead to, one by one."""
+    schemas = []
+    for folder in (tmp_path / "new", tmp_path / "stepwise"):
+        folder.mkdir()
+        steps = range(1, len(MIGRATIONS) + 1) if folder.name == "stepwise" else [len(MIGRATIONS)]
+        for version in steps:
+            open_database(folder / DATABASE, MIGRATIONS[:version], APPLICATION_ID).close()
+        connection = open_database(folder / DATABASE, MIGRATIONS, APPLICATION_ID)
+        schemas.append(connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall())
+        connection.close()
+    assert schemas[0] == schemas[1]
