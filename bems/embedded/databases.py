@@ -65,7 +65,8 @@ def open_database(path: Path, migrations: Sequence[Migration], application: int)
         _migrate(connection, version, migrations, application)
         # It says what came of it and raises nothing. In any other mode a commit might be undone by a power cut.
         if connection.execute("PRAGMA journal_mode = WAL").get != "wal":
-            raise StoreRefused(f"{path} cannot be written: SQLite can keep no write-ahead log beside it")
+            told = "SQLite can keep no write-ahead log there, as on a network file system: use a disk of this machine"
+            raise StoreRefused(f"{path} cannot be written: {told}")
         for pragma in ("synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA wal_autocheckpoint = 8000")
