@@ -21,7 +21,7 @@ def bems(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subpro
         [sys.executable, "-m", "bems.cli", *arguments],
         input=stdin,
         capture_output=True,
-        timeout=60,
+        timeout=180,
         cwd=cwd,
         check=False,
     )
