@@ -32,6 +32,7 @@ CODES: dict[Operation, int] = {
     "sync": apsw.SQLITE_IOERR_FSYNC,
     "delete": apsw.SQLITE_IOERR_DELETE,
 }
+_LOGS = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_SUPER_JOURNAL
 NEVER = 1 << 60
 
 
@@ -214,6 +215,9 @@ class DiskFile(apsw.VFSFile):
     """An open file. What is not here goes to the real file."""
 
     def __init__(self, disk: Disk, entry: Entry, name: Any, flags: list[int]) -> None:
+        # As SQLite does on Unix (os_unix.c, UNIXFILE_DIRSYNC): the first sync of a log or journal that it may have made
+        # is one of the folder, too, and no other is.
+        self._syncs_folder = bool(flags[0] & apsw.SQLITE_OPEN_CREATE and flags[0] & _LOGS)
         super().__init__(REAL, name, flags)
         self._disk, self._entry = disk, entry
         disk.open_files += 1
@@ -263,9 +267,9 @@ class DiskFile(apsw.VFSFile):
                 self._inode.forgotten = True
             raise
         self._inode.sync()
-        if self._entry.is_new:
-            # SQLite then syncs the folder, too.
+        if self._syncs_folder:
             self._disk.sync_folder()
+            self._syncs_folder = False
 
 
 def _failure(operation: Operation) -> Exception:
