@@ -57,7 +57,10 @@ def add_up(rows: Iterable[Row]) -> list[list[str]]:
         elif known and known != count:
             count = f"{known}; {count}"
         sums[fault, outcome] = count, so_far + seconds
-    return [[fault, count, f"{seconds:.1f}", outcome] for (fault, outcome), (count, seconds) in sorted(sums.items())]
+    return [
+        [fault, f"{int(count):,}" if count.isdecimal() else count, f"{seconds:.1f}", outcome]
+        for (fault, outcome), (count, seconds) in sorted(sums.items())
+    ]
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -122,11 +122,11 @@ def test_more_than_it_can_take_is_answered_and_bounded(tmp_path: Path, figures: 
     assert overload.looks > SECONDS / 10
     assert peak < MOST_MEMORY, f"{peak:.0f} MB"
     assert peak < half * 1.25 + 50, "it does not grow with time"
-    offered = len(overload.accepted)
+    offered, throttled = len(overload.accepted), overload.statuses[429] * BATCH
     figures.note(
         f"load past capacity, {CONNECTIONS} connections with {BATCH} events in each request",
         f"{SECONDS} s",
         f"{offered:,} events offered, every one answered: {len(stored):,} accepted and stored, "
-        f"{refused:,} answered 503; slowest answer {overload.slowest:.1f} s, of a question meanwhile "
-        f"{overload.slowest_look:.1f} s; at most {peak:.0f} MB",
+        f"{refused:,} answered 503, {throttled:,} 429; slowest answer {overload.slowest:.1f} s, "
+        f"of a question meanwhile {overload.slowest_look:.1f} s; at most {peak:.0f} MB",
     )

@@ -205,7 +205,7 @@ def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
     assert again, "what was delivered since the copy was is delivered again, with the same id"
     figures.note(
         "folder lost, restored from a backup taken under load, sent again what came since",
-        f"{len(lines):,} events",
-        f"as one that never failed: {len(expected['records']):,} invoices, {len(alerts):,} alerts "
-        f"({len(again)} told again, by the same id), {len(poison)} dead letters, DuckDB row for row",
+        "1",
+        "as one that never failed: invoices, timelines and alerts to the microsecond, dead letters, DuckDB row for "
+        "row; what was told again had the same id",
     )
