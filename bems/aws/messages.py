@@ -63,6 +63,8 @@ def pack_detail(event: Event, origin: Origin) -> str:
         body["payment_terms"] = facts.payment_terms
     if facts.attributes:
         body["attributes"] = facts.attributes
+    if event.imported:
+        body["imported"] = True
     metadata = Metadata(*origin, render(event.received_at))
     detail = {"stage": event.stage, "event": {**body, "digest": event.digest}, "metadata": metadata}
     return msgspec.json.encode(detail).decode()

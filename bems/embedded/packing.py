@@ -35,6 +35,7 @@ class EventBody(Struct, frozen=True, omit_defaults=True):
     occurred_at: Instant
     received_at: Instant
     facts: Facts
+    imported: bool = False
 
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -75,7 +76,15 @@ class Packing:
     def read_event(self, event_id: str, digest: str, invoice_id: str, content: bytes) -> Event:
         body = _event.decode(self._events.unpress(content))
         return Event(
-            body.stage, event_id, invoice_id, body.status, body.occurred_at, body.received_at, body.facts, digest
+            body.stage,
+            event_id,
+            invoice_id,
+            body.status,
+            body.occurred_at,
+            body.received_at,
+            body.facts,
+            digest,
+            body.imported,
         )
 
     def read_transition(self, content: bytes) -> Transition:
@@ -90,7 +99,9 @@ class Packing:
 
 
 def pack_event(event: Event) -> bytes:
-    return _pack(EventBody(event.stage, event.status, event.occurred_at, event.received_at, event.facts))
+    return _pack(
+        EventBody(event.stage, event.status, event.occurred_at, event.received_at, event.facts, event.imported)
+    )
 
 
 def pack_transition(transition: Transition) -> bytes:

@@ -15,7 +15,7 @@ from bems.tracker.instants import DAY, SECOND, Instant
 
 Severity = Literal["warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("warning", "critical")
-AlertKind = Literal["stuck", "dispute", "failed"]
+AlertKind = Literal["stuck", "dispute", "failed", "identity"]
 Told = Literal["ok", "Rejected", "Cancelled", "Parked", "Superseded", "Mismatched", "PostingFailed"]
 """What an execution is told: that its stage is complete, or the name of the error that its definition catches."""
 
@@ -79,8 +79,9 @@ class AnswerToken(Struct, frozen=True, tag="answer"):
 class Alert(Struct, frozen=True, omit_defaults=True):
     """Somebody should look at this invoice.
 
-    `step` counts the alerts of one wait from 1 (0 for a dispute or a failed posting), `due_at` is the instant at which
-    it was due, `raised_at` the one at which it was decided.
+    `step` counts the alerts of one wait from 1; it is 0 for a dispute, a failed posting and an identity alert. `due_at`
+    is the instant at which the alert was due, `raised_at` the one at which it was decided. `waiting_since` is when the
+    invoice's present wait began, or `raised_at` if it waits for nothing. `detail` says what an identity alert found.
     """
 
     id: str
@@ -95,6 +96,7 @@ class Alert(Struct, frozen=True, omit_defaults=True):
     facts: Facts
     event_id: str | None = None
     last: bool = False
+    detail: str | None = None
 
 
 class RaiseAlert(Struct, frozen=True, tag="alert"):

@@ -18,6 +18,8 @@ def headline(alert: Alert) -> str:
             return f"{alert.invoice_id} is disputed: its reconciliation found a mismatch"
         case "failed":
             return f"{alert.invoice_id} could not be posted"
+        case "identity":
+            return f"{alert.invoice_id} may be two invoices under one id: {alert.detail}"
         case "stuck":
             last = ", the last one: it is parked" if alert.last else ""
             since = to_datetime(alert.waiting_since).date()
@@ -68,6 +70,7 @@ def payload(alert: Alert, cell: str) -> dict[str, Any]:
         "due_at": render(alert.due_at),
         "raised_at": render(alert.raised_at),
         "event_id": alert.event_id,
+        "detail": alert.detail,
         "cell": cell,
         "amount": f"{facts.amount:f}",
         "currency": facts.currency,

@@ -101,6 +101,9 @@ class EventBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     attributes: Annotated[
         dict[Label, Attribute], Meta(max_length=32, description="up to 32 strings by name, 4 kB together")
     ] = {}
+    imported: Annotated[
+        bool, Meta(description="whether this is a past event, whose deadline counts from when it occurred")
+    ] = False
 
 
 class IngestionEvent(EventBody, frozen=True, kw_only=True):
@@ -149,7 +152,8 @@ class Facts(Struct, frozen=True, omit_defaults=True):
 class Event(Struct, frozen=True):
     """An event that passed the gate, as the core takes it.
 
-    `digest` stands for the content: two events with one event_id and one digest are the same event sent twice.
+    `digest` stands for the content: two events with one event_id and one digest are the same event sent twice. It
+    leaves out `imported`, so that an event may be sent again as a past one.
     """
 
     stage: Stage
@@ -160,3 +164,4 @@ class Event(Struct, frozen=True):
     received_at: Instant
     facts: Facts
     digest: str
+    imported: bool = False

@@ -10,19 +10,21 @@ from msgspec import Struct, structs
 
 from bems.tracker.actions import Action, AnswerToken, seconds_until
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive
-from bems.tracker.contract import POSITIVE, Event, Stage
-from bems.tracker.draft import GRACE, LONGEST_RUN, RUNS_PER_WAIT, A, Decision, Draft
+from bems.tracker.contract import NEGATIVE, POSITIVE, Event, Stage
+from bems.tracker.draft import GRACE, LONGEST_RUN, MAX_SILENCE, RUNS_PER_WAIT, A, Decision, Draft
 from bems.tracker.instants import LATEST, Instant
 from bems.tracker.policy import Policy
 from bems.tracker.projection import Outcome
 from bems.tracker.record import InvoiceRecord, Stamp
 
 
-class Receipt(Struct, frozen=True):
-    """What became of an event or command. `reason` says why it was refused."""
+class Receipt(Struct, frozen=True, omit_defaults=True):
+    """What became of an event or command. `reason` says why it was refused; `next_alert_at` when, after an operator's
+    command, the invoice's next alert is due."""
 
     result: Literal["accepted", "duplicate", "conflict", "refused"]
     reason: str = ""
+    next_alert_at: Instant | None = None
 
 
 class WaitRequest(Struct, frozen=True):
@@ -90,7 +92,14 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
         occurred_at=event.occurred_at,
         received_at=event.received_at,
     )
-    _absorb(draft, row, event.stage, Outcome(event.status, event.event_id, event.occurred_at, event.received_at))
+    outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at)
+    draft.counts_from_occurrence = event.imported or policy.waits_from == "occurrence"
+    absorbed = _absorb(draft, row, event.stage, outcome)
+    if absorbed and event.imported and event.status == NEGATIVE[event.stage]:
+        # Nobody is called for a mismatch of last year; while it stands, the wait's own alerts say so.
+        draft.reported = {**draft.reported, event.stage: event.event_id}
+    draft.identify(outcome, event.facts)
+    draft.check_identity(event.event_id)
     draft.settle()
     return draft.finish(ACCEPTED)
 
@@ -106,7 +115,9 @@ def on_wait(record: InvoiceRecord | None, request: WaitRequest, policy: Policy, 
         return draft.finish(None)
     if request.stamp < record.run.stamp:
         return _unchanged(record, None)
-    draft.run = structs.replace(record.run, token=request.token, stage=request.stage, stamp=request.stamp)
+    draft.run = structs.replace(
+        record.run, token=request.token, stage=request.stage, stamp=request.stamp, silent_since=0
+    )
     draft.settle()
     return draft.finish(None)
 
@@ -116,6 +127,7 @@ def on_timeout(record: InvoiceRecord | None, run: int, stage: Stage, policy: Pol
     if record is None or run < record.run.number:
         return _unchanged(record, Onward("Superseded", now))
     draft = Draft(record, policy, now)
+    draft.hear()
     if draft.wait and draft.wait.stage == stage:
         draft.escalate()
     if draft.mark == "parked":
@@ -131,6 +143,7 @@ def on_dispute(record: InvoiceRecord | None, run: int, stage: Stage, policy: Pol
     if record is None or run < record.run.number:
         return _unchanged(record, Onward("Await", now))
     draft = Draft(record, policy, now)
+    draft.hear()
     outcome = draft.unreported(stage)
     if outcome and draft.wait and draft.wait.stage == stage:
         draft.dispute(draft.wait, outcome)
@@ -169,16 +182,17 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
         overruled = draft.outcomes.get(stage)
         occurred_at = max(command.accepted_at, overruled.occurred_at + 1) if overruled else command.accepted_at
         _absorb(draft, row, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at))
+        draft.check_identity(command.event_id)
     elif isinstance(verb, Revive):
         draft.revive()
     elif draft.wait and isinstance(verb, Park):
-        draft.park(draft.wait)
+        draft.park(draft.wait, command.operator)
     elif draft.wait and isinstance(verb, Extend):
-        draft.extend(draft.wait, verb.until)
+        draft.extend(draft.wait, verb.until, command.operator)
     elif draft.wait and isinstance(verb, Acknowledge):
         draft.wait = structs.replace(draft.wait, acknowledged=draft.wait.step)
     draft.settle()
-    return draft.finish(ACCEPTED)
+    return draft.finish(Receipt("accepted", next_alert_at=draft.wait.due if draft.wait else None))
 
 
 def on_sweep(
@@ -196,11 +210,14 @@ def on_sweep(
             if ended_runs >= RUNS_PER_WAIT and draft.mark is None:
                 draft.mark = "dormant"
     elif draft.wait and record.run.state == "open":
-        # Notice of an ended execution may never come: one that did not ask in time is given up.
-        silent = now >= draft.wait.due + GRACE
-        if silent:
+        if now >= draft.wait.due + GRACE:
             draft.escalate()
-        if now >= record.run.started_at + LONGEST_RUN or (silent and draft.wait):
+            if not draft.is_starting():
+                draft.run = structs.replace(draft.run, silent_since=draft.run.silent_since or now)
+        # Notice of an ended execution may never come: one that stays silent is given up.
+        silent_since = draft.run.silent_since
+        too_old = now >= record.run.started_at + LONGEST_RUN
+        if draft.wait and (too_old or (silent_since and now >= silent_since + MAX_SILENCE)):
             draft.replace_run()
     else:
         draft.escalate()
@@ -221,12 +238,15 @@ def _overtake(draft: Draft) -> None:
         draft.escalate()
 
 
-def _absorb(draft: Draft, row: dict[str, Any], stage: Stage, outcome: Outcome) -> None:
-    """An outcome came in, by event or command: whatever it says, somebody is there again."""
-    if not draft.absorb(stage, outcome):
+def _absorb(draft: Draft, row: dict[str, Any], stage: Stage, outcome: Outcome) -> bool:
+    """An outcome came in, by event or command: whatever it says, somebody is there again. Whether it is the newest."""
+    absorbed = draft.absorb(stage, outcome)
+    if not absorbed:
         row["superseded"] = True
+    draft.close(stage, outcome)
     if draft.mark == "dormant":
         draft.mark = None
+    return absorbed
 
 
 def _await(draft: Draft, stage: Stage) -> Onward:
@@ -253,8 +273,8 @@ def _objection(draft: Draft, command: Command) -> str:
     elif wait is None:
         return f"the invoice is {draft.status} and waits for nothing"
     elif isinstance(verb, Extend):
-        if not wait.deadline < verb.until <= LATEST:
-            return "the new deadline must be later than the present one, and before the year 3000"
-    elif isinstance(verb, Acknowledge) and wait.step == 0:
-        return "no alert has been raised in this wait"
+        if not max(wait.deadline, draft.now) < verb.until <= LATEST:
+            return "the new deadline must be later than now and than the present one, and before the year 3000"
+    elif isinstance(verb, Acknowledge) and not wait.stuck:
+        return "no alert is out in this wait"
     return ""

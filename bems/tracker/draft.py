@@ -21,14 +21,19 @@ from bems.tracker.actions import (
     seconds_until,
 )
 from bems.tracker.contract import NEGATIVE, ORDER, Facts, Stage
-from bems.tracker.instants import DAY, MINUTE, Instant
+from bems.tracker.instants import DAY, LATEST, MINUTE, Instant, to_datetime
 from bems.tracker.policy import Policy
 from bems.tracker.projection import WAITS_FOR, Outcome, newer, project
-from bems.tracker.record import SEEN, InvoiceRecord, Run, Wait
+from bems.tracker.record import SEEN, IdentityAlert, InvoiceRecord, Parked, Received, Run, Wait
 from bems.tracker.transitions import Transition
 
 GRACE = 5 * MINUTE
 """How long after an alert is due an open run may take to ask, before the sweep stops trusting it."""
+
+MAX_SILENCE = 55 * MINUTE
+"""How long after the sweep has raised an open run's alert the run may stay silent, before it is replaced."""
+
+MAX_VENDOR_IDS = 4
 
 LONGEST_RUN = 300 * DAY
 """A run older than this is replaced: Step Functions ends an execution after one year."""
@@ -68,9 +73,17 @@ class Draft:
         self.run = record.run
         self.wait = record.wait
         self.mark = record.mark
+        self.parked = record.parked
         self.reported = record.reported
+        self.vendor_ids = record.vendor_ids or (record.facts.vendor.id,)
+        self.first_received = record.first_received
+        self.last_received = record.last_received
+        self.closed_at = record.closed_at
+        self.identity_alerts = record.identity_alerts
+        self.counts_from_occurrence = False
         self.status = project(record.outcomes)
-        self.status_before = None if new else self.status
+        self.is_new = new
+        self.status_before = self.status
         self.actions: list[Action] = []
         self.rows: list[dict[str, Any]] = []
 
@@ -101,6 +114,36 @@ class Draft:
         if terms != self.facts.payment_terms:
             self.facts = structs.replace(self.facts, payment_terms=terms)
 
+    def identify(self, outcome: Outcome, facts: Facts) -> None:
+        """Keep what tells whether two invoices are reported under the one id."""
+        vendor_id = facts.vendor.id
+        if vendor_id not in self.vendor_ids and len(self.vendor_ids) < MAX_VENDOR_IDS:
+            self.vendor_ids = (*self.vendor_ids, vendor_id)
+        if outcome.status == "received":
+            terms = facts.payment_terms
+            received = Received(
+                outcome.occurred_at,
+                outcome.event_id,
+                facts.amount,
+                facts.currency,
+                vendor_id,
+                terms.due_date if terms else None,
+            )
+            of = (received.occurred_at, received.event_id)
+            first, last = self.first_received, self.last_received or self.first_received
+            if first is None or last is None:
+                self.first_received = received
+            elif of < (first.occurred_at, first.event_id):
+                self.first_received, self.last_received = received, last
+            elif of > (last.occurred_at, last.event_id):
+                self.last_received = received
+
+    def close(self, stage: Stage, outcome: Outcome) -> None:
+        """Keep when the invoice was first posted or cancelled, whatever came of it later."""
+        if (stage, outcome.status) in (("posting", "posted"), ("ingestion", "cancelled")):
+            at = outcome.occurred_at
+            self.closed_at = at if self.closed_at is None else min(self.closed_at, at)
+
     def absorb(self, stage: Stage, outcome: Outcome) -> bool:
         """Put an outcome into its register; False where a newer one stands there. A change revives a parked invoice."""
         if not newer(stage, outcome, self.outcomes.get(stage)):
@@ -120,62 +163,95 @@ class Draft:
 
     # -- marks and alerts
 
-    def extend(self, wait: Wait, deadline: Instant) -> None:
-        due = self.policy.due(wait.stage, self.facts, deadline, wait.step)
-        self.wait = structs.replace(wait, deadline=deadline, due=due)
+    def extend(self, wait: Wait, deadline: Instant, operator: str) -> None:
+        """Start the count of alerts anew at a later deadline; their ids go on."""
+        self.wait = structs.replace(
+            wait,
+            deadline=deadline,
+            due=self.policy.due(wait.stage, self.facts, deadline, 0),
+            base=wait.step,
+            extensions=wait.extensions + 1,
+            extended_by=operator,
+        )
 
-    def park(self, wait: Wait) -> None:
+    def park(self, wait: Wait, operator: str | None = None) -> None:
+        """Give the wait up; None: by its last alert."""
         self.row("park", f"park {self.next_version}", wait.stage)
+        self.parked = Parked(self.now, wait.stage, wait.since, wait.step, operator)
         self.wait, self.mark = None, "parked"
 
     def revive(self) -> None:
         self.row("revive", f"revive {self.next_version}", self.waits_for or "posting")
-        self.mark = None
+        self.mark = self.parked = None
+        self.counts_from_occurrence = False
 
     def escalate(self) -> None:
         """Rule 4: raise the one alert of the step that the wait has reached; the last one parks the invoice."""
         wait = self.wait
         if wait is None or self.now < wait.due:
             return
-        stage, policy, facts = wait.stage, self.policy, self.facts
-        give_up_at = policy.give_up_at(stage, facts)
+        stage, policy, facts, base = wait.stage, self.policy, self.facts, wait.base
+        give_up_at = base + policy.give_up_at(stage, facts)
         step, due_at = wait.step + 1, wait.due
-        due = policy.due(stage, facts, wait.deadline, step)
+        due = policy.due(stage, facts, wait.deadline, step - base)
         if self.now >= due or step > give_up_at:
             # Nobody asked for a while, or a new policy has its alerts at other times than the one before.
-            step = max(wait.step, policy.step(stage, facts, wait.deadline, self.now))
-            due_at = policy.due(stage, facts, wait.deadline, step - 1)
-            due = policy.due(stage, facts, wait.deadline, step)
+            step = max(wait.step, base + policy.step(stage, facts, wait.deadline, self.now))
+            due_at = policy.due(stage, facts, wait.deadline, step - base - 1)
+            due = policy.due(stage, facts, wait.deadline, step - base)
         last = step >= give_up_at
         if step > wait.step:
-            severity = policy.severity(stage, facts, step)
+            severity = policy.severity(stage, facts, step - base)
             id = alert_id(self.before.invoice_id, stage, wait.since, step)
-            self.alert("stuck", wait, severity, due_at, id, step, last)
+            self.alert("stuck", stage, severity, due_at, id, step, last)
         if self.mark == "dormant":
             self.mark = None
         self.wait = structs.replace(wait, step=step, due=due)
         if last:
-            self.park(wait)
+            self.park(self.wait)
 
     def dispute(self, wait: Wait, outcome: Outcome) -> None:
         """Rule 5: report a mismatch or failed posting once, and wait anew."""
         stage = wait.stage
         kind: AlertKind = "dispute" if stage == "reconciliation" else "failed"
         id = alert_id(self.before.invoice_id, kind, outcome.event_id)
-        self.alert(kind, wait, "warning", self.now, id, 0, False, outcome.event_id)
+        self.alert(kind, stage, "warning", self.now, id, event_id=outcome.event_id)
         self.reported = {**self.reported, stage: outcome.event_id}
         self.wait = None
+
+    def check_identity(self, event_id: str) -> None:
+        """Raise an alert, once each, where two vendors or two invoices seem to share the id."""
+        if not self.policy.identity:
+            return
+        if len(self.vendor_ids) > 1 and "vendor" not in self.identity_alerts:
+            self.alert_identity("vendor", f"vendors {' and '.join(self.vendor_ids[:2])} both use this id", event_id)
+        first, last = self.first_received, self.last_received
+        if first is None or last is None or self.closed_at is None or "reused" in self.identity_alerts:
+            return
+        if last.occurred_at > self.closed_at and last.differs_from(first):
+            detail = (
+                f"{first.amount:f} {first.currency} of {first.vendor_id} was closed on"
+                f" {to_datetime(self.closed_at).date()}, and {last.amount:f} {last.currency} of {last.vendor_id}"
+                f" received on {to_datetime(last.occurred_at).date()}"
+            )
+            self.alert_identity("reused", detail, event_id)
+
+    def alert_identity(self, what: IdentityAlert, detail: str, event_id: str) -> None:
+        self.identity_alerts = (*self.identity_alerts, what)
+        id = alert_id(self.before.invoice_id, "identity", what)
+        self.alert("identity", "ingestion", "warning", self.now, id, event_id=event_id, detail=detail)
 
     def alert(
         self,
         kind: AlertKind,
-        wait: Wait,
+        stage: Stage,
         severity: Severity,
         due_at: Instant,
         id: str,
-        step: int,
-        last: bool,
+        step: int = 0,
+        last: bool = False,
         event_id: str | None = None,
+        detail: str | None = None,
     ) -> None:
         self.actions.append(
             RaiseAlert(
@@ -183,21 +259,27 @@ class Draft:
                     id=id,
                     invoice_id=self.before.invoice_id,
                     kind=kind,
-                    stage=wait.stage,
+                    stage=stage,
                     severity=severity,
                     step=step,
-                    waiting_since=wait.since,
+                    waiting_since=self.wait.since if self.wait else self.now,
                     due_at=due_at,
                     raised_at=self.now,
                     facts=self.facts,
                     event_id=event_id,
                     last=last,
+                    detail=detail,
                 )
             )
         )
-        self.row("alert", f"alert {id}", wait.stage, outcome=kind, step=step, severity=severity, event_id=event_id)
+        self.row("alert", f"alert {id}", stage, outcome=kind, step=step, severity=severity, event_id=event_id)
 
     # -- the run
+
+    def hear(self) -> None:
+        """The run asks something: it is not silent."""
+        if self.run.silent_since:
+            self.run = structs.replace(self.run, silent_since=0)
 
     def close_run(self) -> None:
         """The run has its end; what it registered is of no more use."""
@@ -236,6 +318,8 @@ class Draft:
         else:
             if self.wait is None or self.wait.stage != waits_for:
                 self.begin_wait(waits_for)
+            if self.unreported(waits_for) and self.cannot_ask():
+                self.report_unasked(waits_for)
             if self.run.state != "open" and self.mark is None and self.status != "Orphan":
                 self.start_run()
         run = self.run
@@ -245,12 +329,41 @@ class Draft:
                 self.actions.append(AnswerToken(run.token, told, self.wait.due if self.wait else self.now))
                 self.run = structs.replace(run, token=None, state="closing" if ends else run.state)
 
-    def begin_wait(self, stage: Stage) -> None:
+    def begin_wait(self, stage: Stage) -> Wait:
         ingestion = self.outcomes.get("ingestion")
         ingested_at = ingestion.occurred_at if ingestion else None
-        deadline = self.policy.deadline(stage, self.facts, ingested_at, self.now)
-        self.wait = Wait(stage, self.now, deadline, deadline)
-        self.mark = None
+        counted_from = self.now
+        if self.counts_from_occurrence:
+            # An orphan's wait is that for its ingestion, which came with none: it is as old as its earliest event.
+            orphan = stage == "ingestion"
+            read = [o.occurred_at for s, o in self.outcomes.items() if orphan or ORDER[s] <= ORDER[stage]]
+            counted_from = min(self.now, min(read) if orphan else max(read))
+        deadline = self.policy.deadline(stage, self.facts, ingested_at, counted_from)
+        if counted_from == self.now:
+            wait = Wait(stage, self.now, deadline, deadline)
+        else:
+            # What is imported is given a day, in which the rest of what is known of the invoice may come.
+            deadline = min(max(deadline, self.now + DAY), LATEST)
+            wait = Wait(stage, self.now, deadline, deadline, counted_from=counted_from)
+        self.wait, self.mark = wait, None
+        return wait
+
+    def cannot_ask(self) -> bool:
+        """Whether no execution can ask what to report: none is there, none could be started, or it is silent."""
+        return self.mark == "dormant" or self.run.silent_since > 0 or self.is_starting()
+
+    def is_starting(self) -> bool:
+        """Whether an earlier decision's start of the run has not succeeded yet."""
+        return any(isinstance(one, StartExecution) and one.run == self.run.number for one in self.before.pending)
+
+    def report_unasked(self, stage: Stage) -> None:
+        """Report a dispute without being asked. A dormant invoice stays so: what ended its runs would end the next."""
+        wait, mark, outcome = self.wait, self.mark, self.unreported(stage)
+        assert wait and outcome
+        self.dispute(wait, outcome)
+        self.counts_from_occurrence = False
+        self.wait = structs.replace(self.begin_wait(stage), ended_runs=wait.ended_runs)
+        self.mark = mark
 
     def start_run(self) -> None:
         assert self.wait is not None
@@ -273,15 +386,26 @@ class Draft:
     def transitions(self) -> tuple[Transition, ...]:
         """The rows, each at an instant of its own: a time series keeps one row per invoice, stage and instant."""
         made, at = [], max(self.now, self.before.recorded_at + 1)
-        for row in self.rows:
-            facts = row.pop("facts") or self.facts
+        before = self.before.facts
+        status, amount, currency = self.status_before, before.amount, before.currency
+        for number, row in enumerate(self.rows):
+            stated = row.pop("facts")
+            facts = stated or self.facts
+            start = (None, None, None) if self.is_new and number == 0 else (status, amount, currency)
+            if row["kind"] in ("event", "command"):
+                status, amount, currency = self.status, self.facts.amount, self.facts.currency
             terms, received_at = facts.payment_terms, row.get("received_at")
             made.append(
                 Transition(
                     invoice_id=self.before.invoice_id,
                     recorded_at=at,
-                    from_status=self.status_before,
-                    to_status=self.status,
+                    decided_at=self.now,
+                    from_status=start[0],
+                    from_amount=start[1],
+                    from_currency=start[2],
+                    to_status=status,
+                    to_amount=amount,
+                    to_currency=currency,
                     amount=facts.amount,
                     currency=facts.currency,
                     vendor_id=facts.vendor.id,
@@ -289,6 +413,8 @@ class Draft:
                     terms_days=terms.days if terms else None,
                     due_date=terms.due_date if terms else None,
                     lag_ms=None if received_at is None else max(0, (at - received_at) // 1000),
+                    source=stated.source.system if stated else None,
+                    attributes=stated.attributes if stated else {},
                     **row,
                 )
             )
@@ -317,7 +443,13 @@ class Draft:
             run=self.run,
             wait=self.wait,
             mark=self.mark,
+            parked=self.parked,
             reported=self.reported,
+            vendor_ids=self.vendor_ids,
+            first_received=self.first_received,
+            last_received=self.last_received,
+            closed_at=self.closed_at,
+            identity_alerts=self.identity_alerts,
             pending=pending,
             check_at=check_at,
             changes=changes,
@@ -338,11 +470,18 @@ def look_at(run: Run, wait: Wait | None, pending: tuple[Action, ...], now: Insta
         due = wait.due
         if run.state == "open":
             due = min(due + GRACE, run.started_at + LONGEST_RUN)
+            if run.silent_since:
+                due = min(due, run.silent_since + MAX_SILENCE)
         at = due if at is None else min(at, due)
     return at
 
 
-def delivered(record: InvoiceRecord, now: Instant) -> InvoiceRecord:
-    """The record once all that it had pending has been carried out: rule 1's one more write."""
-    check_at = look_at(record.run, record.wait, (), now)
-    return structs.replace(record, version=record.version + 1, pending=(), changes=(), check_at=check_at)
+def delivered(record: InvoiceRecord, now: Instant, failed: tuple[Action, ...] = ()) -> InvoiceRecord:
+    """The record once what it had pending has been carried out, but for what failed: rule 1's one more write.
+
+    The very record that was given where nothing of it changes.
+    """
+    check_at = look_at(record.run, record.wait, failed, now)
+    if failed == record.pending and check_at == record.check_at:
+        return record
+    return structs.replace(record, version=record.version + 1, pending=failed, changes=(), check_at=check_at)

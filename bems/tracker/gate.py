@@ -196,19 +196,20 @@ def _admit(stage: Stage, sent: Body, body: bytes | None, now: Instant) -> Event 
         return None
     facts = Facts(amount, sent.currency, sent.vendor, sent.source, terms, attributes)
     content = _CANONICAL.encode((stage, sent.event_id, sent.invoice_id, sent.status, occurred_at, facts))
-    if body is not None and not _each_name_once(body, content):
+    if body is not None and not _each_name_once(body, content, 2 if sent.imported else 0):
         return None
     digest = blake2b(content, digest_size=12).hexdigest()
-    return Event(stage, sent.event_id, sent.invoice_id, sent.status, occurred_at, now, facts, digest)
+    return Event(stage, sent.event_id, sent.invoice_id, sent.status, occurred_at, now, facts, digest, sent.imported)
 
 
-def _each_name_once(body: bytes, content: bytes) -> bool:
+def _each_name_once(body: bytes, content: bytes, more: int) -> bool:
     """Whether no object in the body has a name twice, of which a decoder would silently keep the last.
 
     Quotation marks tell: a second one adds at least two that the content, written anew, does not have (it lacks the
-    eight of four names). Only a body with escapes, or with an explicit null, has to be read again to be sure.
+    eight of four names, and `more` for what is not part of it). Only a body with escapes, or with an explicit null, has
+    to be read again to be sure.
     """
-    if b"\\" not in body and body.count(b'"') == content.count(b'"') + 8:
+    if b"\\" not in body and body.count(b'"') == content.count(b'"') + 8 + more:
         return True
     reading = Reading(body)
     return reading.fault is None and not reading.odd

@@ -5,7 +5,7 @@ whose public holidays a shell looks up (`bems.calendars.expand`) because the tra
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -25,6 +25,8 @@ WEEKDAYS: tuple[Weekday, ...] = ("monday", "tuesday", "wednesday", "thursday", "
 
 DEFAULT_TERMS_DAYS = 30
 """Days from ingestion to payment of an invoice that names neither a due date nor its terms."""
+
+WaitsFrom = Literal["decision", "occurrence"]
 
 MAX_ALERTS = 1000
 
@@ -190,6 +192,10 @@ class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
     calendar: CalendarSpec = CalendarSpec("NL", "Europe/Amsterdam")
     stages: StagesSpec = StagesSpec()
+    waits_from: WaitsFrom = "decision"
+    """What a deadline counts from: the `decision`, or the `occurrence` of what the wait follows."""
+    identity: bool = True
+    """Whether an alert is raised when one invoice id seems to be used for two invoices; `off` raises none."""
 
 
 DEFAULT_STAGES = StagesSpec(
@@ -213,6 +219,8 @@ class Policy:
 
     calendar: BusinessCalendar
     stages: Mapping[Stage, StageRules] = field(hash=False)
+    waits_from: WaitsFrom = "decision"
+    identity: bool = True
 
     def deadline(self, stage: Stage, facts: Facts, ingested_at: Instant | None, now: Instant) -> Instant:
         """The deadline of a wait that begins now.
@@ -285,7 +293,8 @@ class Policy:
 def build_policy(spec: PolicySpec, days_off: frozenset[date]) -> Policy:
     """The policy of a spec, whose public holidays are `days_off`. ValueError says which rule makes no sense."""
     calendar = spec.calendar
-    return assemble_policy(calendar.timezone, days_off.union(calendar.days_off), calendar.weekend, spec.stages)
+    policy = assemble_policy(calendar.timezone, days_off.union(calendar.days_off), calendar.weekend, spec.stages)
+    return replace(policy, waits_from=spec.waits_from, identity=spec.identity)
 
 
 def assemble_policy(

@@ -1,5 +1,6 @@
 """The policy file: a policy with its dates, as JSON, so that reading it needs neither PyYAML nor holidays."""
 
+from dataclasses import replace
 from datetime import date
 from typing import Literal
 
@@ -15,6 +16,7 @@ from bems.tracker.policy import (
     StageRules,
     StageSpec,
     StagesSpec,
+    WaitsFrom,
     Weekday,
     When,
     WhenSpec,
@@ -30,6 +32,8 @@ class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True):
     weekend: tuple[Weekday, ...]
     days_off: tuple[date, ...]
     stages: StagesSpec
+    waits_from: WaitsFrom = "decision"
+    identity: bool = True
 
 
 def dump_policy(policy: Policy) -> bytes:
@@ -37,7 +41,10 @@ def dump_policy(policy: Policy) -> bytes:
     stages = StagesSpec(**{stage: _describe(policy.stages[stage]) for stage in STAGES})
     weekend = tuple(WEEKDAYS[weekday] for weekday in sorted(policy.calendar.weekend))
     days_off = tuple(sorted(policy.calendar.days_off))
-    return msgspec.json.encode(ExpandedPolicy(1, policy.calendar.timezone, weekend, days_off, stages))
+    expanded = ExpandedPolicy(
+        1, policy.calendar.timezone, weekend, days_off, stages, policy.waits_from, policy.identity
+    )
+    return msgspec.json.encode(expanded)
 
 
 def load_policy(document: bytes) -> Policy:
@@ -46,7 +53,8 @@ def load_policy(document: bytes) -> Policy:
         expanded = msgspec.json.decode(document, type=ExpandedPolicy)
     except msgspec.DecodeError as fault:
         raise ValueError(f"not an expanded policy: {fault}") from None
-    return assemble_policy(expanded.timezone, frozenset(expanded.days_off), expanded.weekend, expanded.stages)
+    policy = assemble_policy(expanded.timezone, frozenset(expanded.days_off), expanded.weekend, expanded.stages)
+    return replace(policy, waits_from=expanded.waits_from, identity=expanded.identity)
 
 
 def _describe(rules: StageRules) -> StageSpec:

@@ -7,6 +7,9 @@ Why doing it twice is harmless: before the save nothing has happened; after it t
 each of them is harmless to repeat. Whoever dies between the save and the clear leaves `pending` behind, and whoever
 comes next (the redelivered message, another decision, the sweep) carries it out again. The clear is conditional on the
 version, so it never forgets what somebody else has added meanwhile.
+
+Each action is tried, whatever becomes of the others: an alert must not wait for an execution that cannot be started.
+What was carried out is cleared at once; what failed stays pending, and its failure is raised at the end.
 """
 
 from collections.abc import Callable, Generator
@@ -40,21 +43,33 @@ Decide = Callable[[InvoiceRecord | None, Instant], Decision[A]]
 
 
 def steps(invoice_id: str, decide: Decide[A]) -> Generator[Step, Any, A]:
-    """Bring one decision into the world. `decide` is asked again when somebody else saved in between."""
+    """Bring one decision into the world. `decide` is asked again when somebody else saved in between.
+
+    An action is answered by None, or by the exception that it failed with.
+    """
     while True:
         record, now = yield Load(invoice_id)
         decision = decide(record, now)
         saved = decision.record
         if saved is None or saved is record or (yield Save(saved)):
             break
-    yield from decision.actions
+    failures: list[tuple[Action, Exception]] = []
+    for action in decision.actions:
+        failure = yield action
+        if failure is not None:
+            failures.append((action, failure))
     if saved is not None and saved.pending:
-        yield Save(delivered(saved, now))
+        cleared = delivered(saved, now, tuple(action for action, _ in failures))
+        if cleared is not saved:
+            yield Save(cleared)
+    if failures:
+        raise failures[0][1]
     return decision.answer
 
 
 def run(steps: Generator[Step, Any, A], records: Records, executions: Executions, alerts: Alerts, clock: Clock) -> A:
-    """Drive the steps over a home's ports. What a port raises ends it: its caller tries again, or the sweep comes."""
+    """Drive the steps over a home's ports. What a port raises is raised in the end: its caller tries again, or the
+    sweep comes."""
     result: Any = None
     while True:
         try:
@@ -67,9 +82,17 @@ def run(steps: Generator[Step, Any, A], records: Records, executions: Executions
             result = records.load(step.invoice_id), clock.now()
         elif isinstance(step, Save):
             result = records.save(step.record)
-        elif isinstance(step, StartExecution):
-            executions.start(step, clock.now())
-        elif isinstance(step, AnswerToken):
-            executions.answer(step, clock.now())
         else:
-            alerts.raise_alert(step.alert)
+            try:
+                _carry_out(step, executions, alerts, clock)
+            except Exception as failure:
+                result = failure
+
+
+def _carry_out(action: Action, executions: Executions, alerts: Alerts, clock: Clock) -> None:
+    if isinstance(action, StartExecution):
+        executions.start(action, clock.now())
+    elif isinstance(action, AnswerToken):
+        executions.answer(action, clock.now())
+    else:
+        alerts.raise_alert(action.alert)

@@ -1,5 +1,9 @@
 """Transitions: the time series, one multi-measure record per new event, alert, park, revive and command.
 
+The rows of an invoice are a chain: each row's `from_` values are the `to_` values of the row before, and only rows of
+kind `event` and `command` change them. So the counts and amounts that the series gives for a status and currency, the
+sum of what came in less the sum of what went out, are those of the records.
+
 A superseded event has its row too: the series is the audit trail. Which cell recorded it is the recorder's to add.
 """
 
@@ -18,10 +22,13 @@ TransitionKind = Literal["event", "alert", "park", "revive", "command"]
 
 
 class Transition(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One row. `recorded_at` is unique within an invoice and never goes back, whatever the clocks of its writers do.
+    """One row. `recorded_at` is unique within an invoice and never goes back, whatever the clocks of its writers do;
+    `decided_at` is the clock of the decision.
 
     `transition_id` says what happened, so a row that is written twice is known to be one. `lag_ms` is recorded minus
-    received, for events and commands.
+    received, for events and commands. `amount` and `currency` are what the event stated, or else the invoice's;
+    `from_amount` and its like are the invoice's before and after. `source` (the system) and `attributes` are those of
+    the event.
     """
 
     transition_id: str
@@ -45,3 +52,10 @@ class Transition(Struct, frozen=True, omit_defaults=True, kw_only=True):
     lag_ms: int | None = None
     step: int | None = None
     severity: Severity | None = None
+    decided_at: Instant | None = None
+    from_amount: Decimal | None = None
+    from_currency: str | None = None
+    to_amount: Decimal | None = None
+    to_currency: str | None = None
+    source: str | None = None
+    attributes: dict[str, str] = {}

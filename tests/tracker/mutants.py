@@ -1,8 +1,8 @@
 """Mutants: the core with one clause of a rule left out.
 
 Each is made from the real source by one replacement, so a change of the core that makes a replacement impossible fails
-loudly. A clause whose mutant no schedule breaks would be a clause that nothing needs. Three that no schedule of 300,000
-met have a test of their own only: an older run's timeout is answered Superseded, giving up answers the token
+loudly. A clause whose mutant no schedule breaks would be a clause that nothing needs. Four have a test of their own
+only: an older run's timeout is answered Superseded, giving up answers the token, a run that asks is silent no more
 (test_decisions.py), and the clear is conditional on the version (test_protocol.py).
 """
 
@@ -24,6 +24,22 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 1: a repeat carries out what is pending": [
         (decisions, "return Decision(record, pending, (), answer)", "return Decision(record, (), (), answer)"),
         (draft, "return Decision(before, pending, (), answer)", "return Decision(before, (), (), answer)"),
+    ],
+    "rule 1: each action is tried": [
+        (protocol, "failures.append((action, failure))", "raise failure"),
+    ],
+    "rule 1: what was carried out is cleared though something failed": [
+        (
+            protocol,
+            "if saved is not None and saved.pending:",
+            "if saved is not None and saved.pending and not failures:",
+        ),
+    ],
+    "rule 1: what failed stays pending": [
+        (protocol, "tuple(action for action, _ in failures)", "()"),
+    ],
+    "rule 1: and is tried again after the grace": [
+        (draft, "look_at(record.run, record.wait, failed, now)", "look_at(record.run, record.wait, (), now)"),
     ],
     "rule 2: a waiting status needs an open run": [
         (draft, 'self.run.state != "open"', 'self.run.state == "none"'),
@@ -64,7 +80,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (decisions, "if ended_runs >= RUNS_PER_WAIT and draft.mark is None:", "if False:"),
     ],
     "rule 2: dormant until its next event": [
-        (decisions, 'if draft.mark == "dormant":\n        draft.mark = None\n\n', "\n"),
+        (decisions, 'if draft.mark == "dormant":\n        draft.mark = None\n    return', "return"),
     ],
     "rule 2: dormant until its due instant": [
         (draft, 'if self.mark == "dormant":\n            self.mark = None', ""),
@@ -76,7 +92,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (draft, 'return "Mismatched", False', "return None, False"),
     ],
     "rule 3: a run older than 300 days is replaced": [
-        (decisions, "if now >= record.run.started_at + LONGEST_RUN or", "if"),
+        (decisions, "too_old = now >= record.run.started_at + LONGEST_RUN", "too_old = False"),
         (draft, "due = min(due + GRACE, run.started_at + LONGEST_RUN)", "due += GRACE"),
     ],
     "rule 4: whoever asks after it is due gets the one alert": [
@@ -88,13 +104,49 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (decisions, "if draft.wait and draft.wait.stage == stage:\n        draft.escalate()", "pass"),
     ],
     "rule 4: a silent run is replaced": [
-        (decisions, "or (silent and draft.wait):", "or False:"),
+        (decisions, "now >= silent_since + MAX_SILENCE", "False"),
+    ],
+    "rule 4: and looked at when that is due": [
+        (draft, "due = min(due, run.silent_since + MAX_SILENCE)", ""),
     ],
     "rule 4: the sweep raises what a silent run did not": [
-        (decisions, "if silent:\n            draft.escalate()", ""),
+        (
+            decisions,
+            "if now >= draft.wait.due + GRACE:\n            draft.escalate()",
+            "if now >= draft.wait.due + GRACE:",
+        ),
     ],
     "rule 4: the last alert parks": [
-        (draft, "if last:\n            self.park(wait)", ""),
+        (draft, "if last:\n            self.park(self.wait)", ""),
+    ],
+    "extend: the count of alerts begins anew": [
+        (draft, "base=wait.step,", "base=wait.base,"),
+    ],
+    "extend: severity counts from the extension": [
+        (draft, "policy.severity(stage, facts, step - base)", "policy.severity(stage, facts, step)"),
+    ],
+    "extend: giving up counts from the extension": [
+        (draft, "base + policy.give_up_at(stage, facts)", "policy.give_up_at(stage, facts)"),
+    ],
+    "extend: who asks late gets the step counted from the extension": [
+        (draft, "base + policy.step(stage", "policy.step(stage"),
+    ],
+    "extend: due instants count from the extension": [
+        (
+            draft,
+            "due = policy.due(stage, facts, wait.deadline, step - base)",
+            "due = policy.due(stage, facts, wait.deadline, step)",
+        ),
+    ],
+    "parked: the wait that was given up is kept": [
+        (
+            draft,
+            "self.parked = Parked(self.now, wait.stage, wait.since, wait.step, operator)",
+            "self.parked = Parked(self.now, wait.stage, self.now, wait.step, operator)",
+        ),
+    ],
+    "parked: with its last alert": [
+        (draft, "if last:\n            self.park(self.wait)", "if last:\n            self.park(wait)"),
     ],
     "rule 4: a timeout never forgets a token": [
         (
@@ -113,6 +165,42 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 5: once per event": [
         (draft, "self.reported = {**self.reported, stage: outcome.event_id}", "pass"),
     ],
+    "rule 5: also where no execution can ask": [
+        (draft, "if self.unreported(waits_for) and self.cannot_ask():", "if False:"),
+    ],
+    "rule 5: dormant": [
+        (draft, 'self.mark == "dormant" or self.run', "self.run"),
+    ],
+    "rule 5: or not started yet": [
+        (draft, " or self.is_starting()", " or False"),
+    ],
+    "rule 5: of a past event no alert": [
+        (decisions, "if absorbed and event.imported and event.status == NEGATIVE[event.stage]:", "if False:"),
+    ],
+    "identity: two vendors": [
+        (draft, 'if len(self.vendor_ids) > 1 and "vendor" not in self.identity_alerts:', "if False:"),
+    ],
+    "identity: once each": [
+        (draft, "self.identity_alerts = (*self.identity_alerts, what)", "pass"),
+    ],
+    "identity: the first vendor is kept": [
+        (draft, "self.vendor_ids = (*self.vendor_ids, vendor_id)", "self.vendor_ids = (vendor_id,)"),
+    ],
+    "identity: the earliest received is kept, whatever came first": [
+        (draft, "elif of < (first.occurred_at, first.event_id):", "elif False:"),
+    ],
+    "identity: the newest received is kept": [
+        (draft, "elif of > (last.occurred_at, last.event_id):", "elif False:"),
+    ],
+    "identity: a superseded posting closes too": [
+        (decisions, "    draft.close(stage, outcome)\n", "    if absorbed:\n        draft.close(stage, outcome)\n"),
+    ],
+    "identity: the earliest closing counts": [
+        (draft, "at if self.closed_at is None else min(self.closed_at, at)", "at"),
+    ],
+    "identity: a cancellation closes too": [
+        (draft, '(("posting", "posted"), ("ingestion", "cancelled"))', '(("posting", "posted"),)'),
+    ],
     "parked: only an event that changes a register revives": [
         (
             draft,
@@ -129,6 +217,23 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     ],
     "series: an instant of its own for every row": [
         (draft, "max(self.now, self.before.recorded_at + 1)", "self.now"),
+    ],
+    "series: only events and commands change a status": [
+        (draft, 'if row["kind"] in ("event", "command"):', "if number == 0:"),
+    ],
+    "series: a chain of amounts": [
+        (
+            draft,
+            "status, amount, currency = self.status, self.facts.amount, self.facts.currency",
+            "status, amount, currency = self.status, facts.amount, facts.currency",
+        ),
+    ],
+    "series: from what the record says, not the event before": [
+        (
+            draft,
+            "status, amount, currency = self.status_before, before.amount, before.currency",
+            "status, amount, currency = self.status_before, self.facts.amount, self.facts.currency",
+        ),
     ],
     "commands: a repeat is remembered": [
         (decisions, 'draft.remember(command.event_id, "")', "pass"),

@@ -1,6 +1,9 @@
 """Decisions, one by one: what is saved, done and answered."""
 
+import dataclasses
+import itertools
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -8,7 +11,7 @@ from msgspec import structs
 
 from bems.tracker.actions import AnswerToken, RaiseAlert, StartExecution
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive, Verb
-from bems.tracker.contract import Event, Stage, Vendor
+from bems.tracker.contract import Event, Facts, Source, Stage, Vendor
 from bems.tracker.decisions import (
     ACCEPTED,
     CONFLICT,
@@ -23,10 +26,11 @@ from bems.tracker.decisions import (
     on_timeout,
     on_wait,
 )
-from bems.tracker.draft import GRACE, LONGEST_RUN, Decision, delivered
+from bems.tracker.draft import GRACE, LONGEST_RUN, MAX_SILENCE, Decision, delivered
 from bems.tracker.instants import DAY, HOUR, SECOND, Instant
+from bems.tracker.policy import Policy
 from bems.tracker.projection import project
-from bems.tracker.record import SEEN, InvoiceRecord
+from bems.tracker.record import SEEN, InvoiceRecord, Parked
 from tests.tracker.samples import NOW, POLICY, event, facts, plain_policy
 
 RECEIVED = event("ingestion", "received")
@@ -311,6 +315,7 @@ def test_the_last_alert_parks_and_ends_the_run() -> None:
     assert decision.answer.next == "Parked"
     assert decision.record
     assert (decision.record.mark, decision.record.wait, decision.record.run.state) == ("parked", None, "closing")
+    assert decision.record.parked == Parked(DEADLINE + 2 * DAY, "authorization", NOW, 3)
     assert [row.kind for row in decision.transitions] == ["alert", "park"]
 
 
@@ -322,8 +327,7 @@ def test_giving_up_answers_the_registered_token() -> None:
 
 
 def test_a_timeout_of_an_older_run_is_superseded() -> None:
-    record = waiting(after(RECEIVED), "authorization")
-    record = saved(on_sweep(record, POLICY, DEADLINE + GRACE), DEADLINE + GRACE)
+    record = replaced()
     assert record.run.number == 2
     decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE + GRACE)
     assert decision.record is record
@@ -383,6 +387,20 @@ def test_an_event_that_changes_nothing_does_not_revive() -> None:
     assert decision.actions == ()
 
 
+def test_a_parked_invoice_is_stuck_since_its_wait_began() -> None:
+    assert (parked().stuck, parked().stuck_since) == (True, NOW)
+
+
+def test_a_revived_invoice_is_not_stuck() -> None:
+    record = saved(act(parked(), Revive(), NOW + 20 * DAY), NOW + 20 * DAY)
+    assert (record.stuck, record.parked) == (False, None)
+
+
+def test_a_parked_invoice_of_an_earlier_version_is_stuck_all_the_same() -> None:
+    record = structs.replace(parked(), parked=None)
+    assert record.stuck_since == record.recorded_at
+
+
 def test_a_parked_invoice_is_never_swept() -> None:
     assert parked().check_at is None
 
@@ -430,11 +448,44 @@ def test_a_sweep_before_anything_is_due_changes_nothing() -> None:
     assert decision.actions == ()
 
 
-def test_a_silent_run_gets_its_alert_and_is_replaced() -> None:
+def silent() -> InvoiceRecord:
+    record = waiting(after(RECEIVED), "authorization")
+    return saved(on_sweep(record, POLICY, DEADLINE + GRACE), DEADLINE + GRACE)
+
+
+def replaced() -> InvoiceRecord:
+    at = DEADLINE + GRACE + MAX_SILENCE
+    return saved(on_sweep(silent(), POLICY, at), at)
+
+
+def test_a_silent_run_gets_its_alert_and_is_left() -> None:
     record = waiting(after(RECEIVED), "authorization")
     assert record.check_at == DEADLINE + GRACE
     decision = on_sweep(record, POLICY, DEADLINE + GRACE)
     assert alerts(decision) == [("stuck", 1, "warning", DEADLINE)]
+    assert [type(action) for action in decision.actions] == [RaiseAlert]
+    assert silent().run.silent_since == DEADLINE + GRACE
+    assert silent().check_at == DEADLINE + GRACE + MAX_SILENCE
+
+
+@pytest.mark.parametrize("how", ["registers", "asks", "disputes"])
+def test_a_run_that_speaks_is_silent_no_more(how: str) -> None:
+    now = DEADLINE + 2 * GRACE
+    decision: Decision[Any]
+    if how == "registers":
+        decision = on_wait(silent(), WaitRequest(1, "authorization", "next", (now, 0)), POLICY, now)
+    elif how == "asks":
+        decision = on_timeout(silent(), 1, "authorization", POLICY, now)
+    else:
+        decision = on_dispute(silent(), 1, "reconciliation", POLICY, now)
+    assert decision.record and decision.record.run.silent_since == 0
+    later = on_sweep(saved(decision, now), POLICY, DEADLINE + GRACE + MAX_SILENCE)
+    assert later.record and later.record.run.number == 1
+
+
+def test_a_run_that_stays_silent_is_replaced() -> None:
+    decision = on_sweep(silent(), POLICY, DEADLINE + GRACE + MAX_SILENCE)
+    assert alerts(decision) == []
     assert [(a.token, a.told) for a in decision.actions if isinstance(a, AnswerToken)] == [("T", "Superseded")]
     assert [a.run for a in decision.actions if isinstance(a, StartExecution)] == [2]
 
@@ -539,12 +590,45 @@ def test_a_repeated_command_is_a_duplicate() -> None:
     assert act(first.record, Park()).answer == DUPLICATE
 
 
-def test_extend_moves_the_deadline_and_keeps_the_step() -> None:
+def extended() -> InvoiceRecord:
+    """Extended by ten days, one alert being out."""
     record = waiting(after(RECEIVED), "authorization")
     record = saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE), DEADLINE)
-    decision = act(record, Extend(DEADLINE + 10 * DAY), DEADLINE)
+    assert record.stuck
+    return saved(act(record, Extend(DEADLINE + 10 * DAY), DEADLINE), DEADLINE)
+
+
+def test_extend_begins_the_count_of_alerts_anew_at_the_new_deadline() -> None:
+    record, until = extended(), DEADLINE + 10 * DAY
+    assert record.wait
+    assert (record.wait.step, record.wait.base, record.wait.due, record.wait.since) == (1, 1, until, NOW)
+    assert not record.stuck
+    first = on_timeout(record, 1, "authorization", POLICY, until)
+    assert alerts(first) == [("stuck", 2, "warning", until)]
+    assert saved(first, until).stuck
+    last = on_timeout(record, 1, "authorization", POLICY, until + 2 * DAY)
+    assert alerts(last) == [("stuck", 4, "critical", until + 2 * DAY)]
+    assert last.answer.next == "Parked"
+
+
+def test_extend_says_when_the_next_alert_comes_by_whom_and_how_often() -> None:
+    again = structs.replace(command(Extend(DEADLINE + 20 * DAY), "C-2"), operator="bob")
+    decision = on_command(extended(), again, POLICY, DEADLINE)
+    assert decision.answer == Receipt("accepted", next_alert_at=DEADLINE + 20 * DAY)
     assert decision.record and decision.record.wait
-    assert (decision.record.wait.step, decision.record.wait.due) == (1, DEADLINE + 11 * DAY)
+    assert (decision.record.wait.extensions, decision.record.wait.extended_by) == (2, "bob")
+
+
+def test_acknowledge_after_an_extension_waits_for_the_next_alert() -> None:
+    decision = on_command(extended(), command(Acknowledge(), "C-2"), POLICY, DEADLINE)
+    assert decision.answer == Receipt("refused", "no alert is out in this wait")
+
+
+def test_a_deadline_that_has_passed_is_no_extension() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    record = saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE + DAY), DEADLINE + DAY)
+    decision = act(record, Extend(DEADLINE + HOUR), DEADLINE + DAY)
+    assert decision.answer.result == "refused"
 
 
 def test_park_and_revive() -> None:
@@ -552,6 +636,7 @@ def test_park_and_revive() -> None:
     decision = act(record, Park())
     assert [a.told for a in decision.actions if isinstance(a, AnswerToken)] == ["Parked"]
     assert decision.record and decision.record.mark == "parked"
+    assert decision.record.parked == Parked(NOW + 4 * HOUR, "authorization", NOW, 0, "ann")
     assert [row.kind for row in decision.transitions] == ["command", "park"]
     revived = on_command(saved(decision, NOW), command(Revive(), "C-2"), POLICY, NOW + 5 * DAY)
     assert revived.record and revived.record.wait and revived.record.wait.since == NOW + 5 * DAY
@@ -579,14 +664,204 @@ def test_acknowledge_is_remembered_and_stops_nothing() -> None:
         (parked(), Park(), "the invoice is parked: revive it first"),
         (parked(), Extend(NOW + 90 * DAY), "the invoice is parked: revive it first"),
         (after(RECEIVED, REJECTED), Park(), "the invoice is Rejected and waits for nothing"),
-        (after(RECEIVED), Extend(NOW), "the new deadline must be later than the present one, and before the year 3000"),
-        (after(RECEIVED), Acknowledge(), "no alert has been raised in this wait"),
+        (
+            after(RECEIVED),
+            Extend(NOW),
+            "the new deadline must be later than now and than the present one, and before the year 3000",
+        ),
+        (after(RECEIVED), Acknowledge(), "no alert is out in this wait"),
     ],
 )
 def test_a_command_that_could_change_nothing_is_refused(record: InvoiceRecord | None, verb: Verb, reason: str) -> None:
     decision = act(record, verb)
     assert decision.answer == Receipt("refused", reason)
     assert decision.record is record
+
+
+# -- disputes that no execution can ask about
+
+
+def test_a_dispute_of_a_dormant_invoice_is_reported_when_its_second_run_ends() -> None:
+    record = after(RECEIVED, APPROVED, MISMATCHED)
+    once = on_sweep(record, POLICY, NOW + DAY, ended_run=1)
+    assert alerts(once) == []
+    twice = on_sweep(saved(once, NOW + DAY), POLICY, NOW + DAY, ended_run=2)
+    assert alerts(twice) == [("dispute", 0, "warning", NOW + DAY)]
+    assert twice.record and twice.record.wait
+    assert (twice.record.mark, twice.record.wait.since, twice.record.wait.ended_runs) == ("dormant", NOW + DAY, 2)
+
+
+def test_a_dispute_before_the_run_could_be_started_is_reported_at_once() -> None:
+    refused = on_event(None, RECEIVED, POLICY, NOW).record
+    assert refused and refused.pending
+    record = on_event(refused, APPROVED, POLICY, NOW + HOUR).record
+    decision = on_event(record, MISMATCHED, POLICY, NOW + 2 * HOUR)
+    assert alerts(decision) == [("dispute", 0, "warning", NOW + 2 * HOUR)]
+    assert decision.record and decision.record.mark is None
+
+
+def test_the_sweep_reports_the_dispute_of_a_silent_run() -> None:
+    record = after(RECEIVED, APPROVED, MISMATCHED)
+    assert record.wait
+    at = record.wait.due + GRACE
+    decision = on_sweep(record, POLICY, at)
+    assert [alert[:3] for alert in alerts(decision)] == [("stuck", 1, "warning"), ("dispute", 0, "warning")]
+
+
+# -- two invoices under one id
+
+
+def other_vendor(one: Event) -> Event:
+    return structs.replace(one, facts=structs.replace(one.facts, vendor=Vendor("V-OTHER")))
+
+
+def identity_alerts(*events: Event, policy: Policy = POLICY) -> list[tuple[str, str | None]]:
+    record, found = None, []
+    for one in events:
+        decision = on_event(record, one, policy, NOW + 400 * DAY)
+        record = saved(decision, NOW + 400 * DAY)
+        raised = [action.alert for action in decision.actions if isinstance(action, RaiseAlert)]
+        found += [alert for alert in raised if alert.kind == "identity"]
+    assert all((alert.stage, alert.severity, alert.step) == ("ingestion", "warning", 0) for alert in found)
+    assert len({alert.id for alert in found}) == len(found)
+    return [(alert.kind, alert.detail) for alert in found]
+
+
+CLOSED = (RECEIVED, APPROVED, MATCHED, POSTED)
+AGAIN = event("ingestion", "received", NOW + 365 * DAY, "again", facts=facts(amount=Decimal("80.00")))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations((RECEIVED, APPROVED, other_vendor(MATCHED)))))
+def test_two_vendors_under_one_id_are_reported_once_in_any_order(order: tuple[Event, ...]) -> None:
+    ((_, detail),) = identity_alerts(*order, other_vendor(POSTED))
+    assert detail and "V-42" in detail and "V-OTHER" in detail
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations((*CLOSED, AGAIN))))
+def test_an_id_that_is_used_again_for_another_invoice_is_reported_once_in_any_order(order: tuple[Event, ...]) -> None:
+    assert identity_alerts(*order) == [
+        (
+            "identity",
+            "1250.00 EUR of V-42 was closed on 2026-03-02, and 80.00 EUR of V-42 received on 2027-03-02",
+        )
+    ]
+
+
+def test_an_event_of_another_invoice_is_taken_all_the_same() -> None:
+    decision = on_event(after(*CLOSED), AGAIN, POLICY, NOW + 365 * DAY)
+    assert decision.answer == ACCEPTED
+    assert decision.record and decision.record.outcomes["ingestion"].event_id == "again"
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        facts(),
+        facts(tier=None),
+        facts(days=14),
+        facts(due=date(2026, 4, 1)),
+    ],
+)
+def test_the_same_invoice_received_again_is_no_other_one(again: Facts) -> None:
+    first = event("ingestion", "received", facts=facts(due=date(2026, 4, 1)))
+    last = event("ingestion", "received", NOW + 365 * DAY, "again", facts=again)
+    assert identity_alerts(first, *CLOSED[1:], last) == []
+
+
+def test_another_due_date_is_another_invoice() -> None:
+    first = event("ingestion", "received", facts=facts(due=date(2026, 4, 1)))
+    last = event("ingestion", "received", NOW + 365 * DAY, "again", facts=facts(due=date(2027, 4, 1)))
+    assert len(identity_alerts(first, *CLOSED[1:], last)) == 1
+
+
+def test_an_amended_amount_before_the_invoice_is_closed_is_no_other_invoice() -> None:
+    amended = event("ingestion", "received", NOW + 2 * HOUR, "amended", facts=facts(amount=Decimal("80.00")))
+    assert identity_alerts(RECEIVED, amended, POSTED) == []
+
+
+def test_a_cancellation_closes_an_invoice_too() -> None:
+    cancelled = event("ingestion", "cancelled", NOW + DAY)
+    assert len(identity_alerts(RECEIVED, cancelled, AGAIN)) == 1
+
+
+def test_a_policy_may_switch_identity_alerts_off() -> None:
+    off = dataclasses.replace(POLICY, identity=False)
+    assert identity_alerts(*CLOSED, other_vendor(AGAIN), policy=off) == []
+
+
+def test_a_record_of_an_earlier_version_knows_its_vendor() -> None:
+    record = structs.replace(after(RECEIVED), vendor_ids=())
+    decision = on_event(record, other_vendor(APPROVED), POLICY, NOW + HOUR)
+    assert [alert[0] for alert in alerts(decision)] == ["identity"]
+
+
+# -- past events
+
+YEAR = 365 * DAY
+
+
+def past(one: Event) -> Event:
+    return structs.replace(one, imported=True)
+
+
+def test_the_deadline_of_a_past_event_counts_from_when_it_occurred() -> None:
+    received = past(event("ingestion", "received", NOW - DAY))
+    decision = on_event(None, received, POLICY, NOW)
+    assert decision.record and decision.record.wait
+    wait = decision.record.wait
+    assert (wait.since, wait.counted_from, wait.deadline) == (NOW, NOW - DAY, NOW - DAY + 3 * DAY)
+
+
+def test_but_is_never_before_the_next_day() -> None:
+    decision = on_event(None, past(event("ingestion", "received", NOW - YEAR)), POLICY, NOW)
+    assert decision.record and decision.record.wait and decision.record.wait.deadline == NOW + DAY
+
+
+def test_it_counts_from_the_latest_of_what_its_status_reads() -> None:
+    received, approved = event("ingestion", "received", NOW - 2 * DAY), event("authorization", "approved", NOW - DAY)
+    posted = past(event("posting", "posted", NOW - HOUR))
+    record = after(past(received), posted, past(approved), now=NOW)
+    assert record.wait and (record.wait.stage, record.wait.counted_from) == ("reconciliation", NOW - DAY)
+
+
+def test_the_wait_of_an_orphan_counts_from_its_earliest_event() -> None:
+    record = after(past(event("posting", "posted", NOW - HOUR)), now=NOW)
+    assert record.wait and (record.wait.stage, record.wait.counted_from) == ("ingestion", NOW - HOUR)
+
+
+def test_a_policy_may_count_every_wait_from_the_occurrence() -> None:
+    policy = dataclasses.replace(POLICY, waits_from="occurrence")
+    decision = on_event(None, event("ingestion", "received", NOW - DAY), policy, NOW)
+    assert decision.record and decision.record.wait and decision.record.wait.counted_from == NOW - DAY
+
+
+def test_a_wait_that_is_revived_counts_from_now() -> None:
+    later = NOW + 20 * DAY
+    decision = on_event(parked(), past(event("authorization", "approved", NOW + DAY)), POLICY, later)
+    assert decision.record and decision.record.wait
+    assert (decision.record.wait.counted_from, decision.record.wait.deadline) == (None, later + 3 * DAY)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations((RECEIVED, APPROVED, MISMATCHED, MATCHED, FAILED))))
+def test_a_finished_year_in_any_order_raises_no_alert(order: tuple[Event, ...]) -> None:
+    events = [past(structs.replace(one, occurred_at=one.occurred_at - YEAR)) for one in order]
+    matched = past(event("reconciliation", "matched", NOW - YEAR + 3 * HOUR, "matched"))
+    posted = past(event("posting", "posted", NOW - YEAR + 4 * HOUR, "posted"))
+    record = None
+    for number, one in enumerate((*events, matched, posted)):
+        now = NOW + number * HOUR
+        decision = on_event(record, one, POLICY, now)
+        assert not [action for action in decision.actions if isinstance(action, RaiseAlert)]
+        record = saved(on_sweep(saved(decision, now), POLICY, now), now)
+        assert not record.stuck
+    assert record and project(record.outcomes) == "Posted"
+
+
+def test_a_past_mismatch_that_still_stands_is_waited_for() -> None:
+    record = after(past(RECEIVED), past(APPROVED), past(MISMATCHED), now=NOW + YEAR)
+    record = waiting(record, "reconciliation", now=NOW + YEAR)
+    assert record.reported == {"reconciliation": MISMATCHED.event_id}
+    assert alerts(on_timeout(record, 1, "reconciliation", POLICY, NOW + YEAR + DAY))[0][:2] == ("stuck", 1)
 
 
 # -- the time series
@@ -606,3 +881,54 @@ def test_every_row_has_an_instant_of_its_own_though_clocks_go_back() -> None:
     record = after(RECEIVED)
     decision = on_event(record, APPROVED, POLICY, NOW - DAY)
     assert decision.transitions[0].recorded_at == record.recorded_at + 1
+
+
+def chain(*decisions: Decision[Any]) -> list[tuple[Any, ...]]:
+    return [
+        (row.kind, row.from_status, row.to_status, row.from_amount and str(row.from_amount), str(row.to_amount))
+        for decision in decisions
+        for row in decision.transitions
+    ]
+
+
+def test_an_alert_before_its_event_moves_nothing() -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    decision = on_event(record, event("authorization", "approved", DEADLINE + 1), POLICY, DEADLINE + 1)
+    assert [row[:3] for row in chain(decision)] == [
+        ("alert", "AwaitingAuthorization", "AwaitingAuthorization"),
+        ("event", "AwaitingAuthorization", "AwaitingReconciliation"),
+    ]
+
+
+def test_a_revival_after_its_event_moves_nothing() -> None:
+    decision = on_event(parked(), event("authorization", "approved", NOW + 20 * DAY), POLICY, NOW + 20 * DAY)
+    assert [row[:3] for row in chain(decision)] == [
+        ("event", "AwaitingAuthorization", "AwaitingReconciliation"),
+        ("revive", "AwaitingReconciliation", "AwaitingReconciliation"),
+    ]
+
+
+def test_rows_are_a_chain_of_the_invoices_amount_beside_what_the_event_stated() -> None:
+    first = on_event(None, event("ingestion", "received", facts=facts(amount=Decimal("100.00"))), POLICY, NOW)
+    dearer = event("authorization", "approved", NOW + HOUR, facts=facts(amount=Decimal("120.00")))
+    second = on_event(saved(first, NOW), dearer, POLICY, NOW + HOUR)
+    old = event("ingestion", "received", NOW - HOUR, "old", facts=facts(amount=Decimal("90.00")))
+    third = on_event(saved(second, NOW), old, POLICY, NOW + HOUR)
+    assert chain(first, second, third) == [
+        ("event", None, "AwaitingAuthorization", None, "100.00"),
+        ("event", "AwaitingAuthorization", "AwaitingReconciliation", "100.00", "120.00"),
+        ("event", "AwaitingReconciliation", "AwaitingReconciliation", "120.00", "120.00"),
+    ]
+    assert [str(row.amount) for row in third.transitions] == ["90.00"]
+
+
+def test_an_events_row_has_its_own_source_and_attributes() -> None:
+    stated = structs.replace(facts(), source=Source("workflow"), attributes={"approver": "Kim"})
+    decision = on_event(after(RECEIVED), structs.replace(APPROVED, facts=stated), POLICY, NOW + HOUR)
+    (row,) = decision.transitions
+    assert (row.source, row.attributes) == ("workflow", {"approver": "Kim"})
+
+
+def test_a_row_says_when_it_was_decided_though_the_clock_went_back() -> None:
+    decision = on_event(after(RECEIVED), APPROVED, POLICY, NOW - DAY)
+    assert decision.transitions[0].decided_at == NOW - DAY < decision.transitions[0].recorded_at

@@ -6,9 +6,9 @@ import pytest
 
 from bems.tracker.actions import Alert, AnswerToken, StartExecution
 from bems.tracker.contract import Event
-from bems.tracker.decisions import ACCEPTED, DUPLICATE, Receipt, WaitRequest, on_event, on_timeout, on_wait
+from bems.tracker.decisions import ACCEPTED, DUPLICATE, Receipt, WaitRequest, on_event, on_sweep, on_timeout, on_wait
 from bems.tracker.draft import GRACE, A, Decision
-from bems.tracker.instants import DAY, HOUR, Instant
+from bems.tracker.instants import DAY, HOUR, MINUTE, Instant
 from bems.tracker.protocol import run, steps
 from bems.tracker.record import InvoiceRecord
 from tests.tracker.samples import NOW, POLICY, event
@@ -28,6 +28,7 @@ class Home:
         self.raised: list[Alert] = []
         self.writes = 0
         self.fail: set[str] = set()
+        self.refuse: set[str] = set()
         self.before_save: Callable[[], object] | None = None
         self.after_alert: Callable[[], object] | None = None
 
@@ -64,6 +65,8 @@ class Home:
             interloper()
 
     def _maybe(self, call: str) -> None:
+        if call in self.refuse:
+            raise PermissionError(call)
         if call in self.fail:
             self.fail.remove(call)
             raise TimeoutError(call)
@@ -129,6 +132,60 @@ def test_what_fails_after_the_save_is_pending_and_the_redelivery_does_it(home: H
     assert home.event() == DUPLICATE
     assert [start.run for start in home.started] == [1]
     assert home.stored.pending == ()
+
+
+def test_an_action_that_fails_stops_none_behind_it(home: Home) -> None:
+    home.refuse = {"start"}
+    with pytest.raises(PermissionError):
+        home.event()
+    home.time = NOW + 3 * DAY
+    with pytest.raises(PermissionError):
+        home.run(lambda record, now: on_sweep(record, POLICY, now))
+    # The run counts as open, so that the sweep gives it its grace.
+    home.time += GRACE
+    with pytest.raises(PermissionError):
+        home.run(lambda record, now: on_sweep(record, POLICY, now))
+    assert [alert.step for alert in home.raised] == [1]
+    assert home.stored and [type(action) for action in home.stored.pending] == [StartExecution]
+    assert home.stored.check_at == home.time + GRACE
+
+
+def test_the_first_failure_is_raised_once_all_was_tried(home: Home) -> None:
+    home.event()
+    home.wait()
+    home.refuse = {"answer", "raise_alert"}
+    home.time = NOW + 4 * DAY
+    with pytest.raises(PermissionError, match="raise_alert"):
+        home.event(event("authorization", "approved", home.time))
+    assert home.stored and len(home.stored.pending) == 2
+
+
+def test_what_fails_again_is_put_off_without_being_decided_anew(home: Home) -> None:
+    home.refuse = {"start"}
+    with pytest.raises(PermissionError):
+        home.event()
+    writes, home.time = home.writes, NOW + GRACE
+    with pytest.raises(PermissionError):
+        home.run(lambda record, now: on_sweep(record, POLICY, now))
+    assert home.writes == writes + 1
+    assert home.stored and home.stored.check_at == home.time + GRACE
+
+
+def test_with_starts_refused_for_a_day_every_alert_is_published_once(home: Home) -> None:
+    home.refuse = {"start"}
+    with pytest.raises(PermissionError):
+        home.event()
+    home.time = NOW + 3 * DAY
+    while home.time < NOW + 4 * DAY + HOUR:
+        home.time += MINUTE
+        if home.stored and home.stored.check_at is not None and home.stored.check_at <= home.time:
+            with pytest.raises(PermissionError):
+                home.run(lambda record, now: on_sweep(record, POLICY, now))
+    assert [alert.step for alert in home.raised] == [1, 2]
+    home.refuse = set()
+    home.time += GRACE
+    home.run(lambda record, now: on_sweep(record, POLICY, now))
+    assert len(home.started) == 1 and home.stored and home.stored.pending == ()
 
 
 def test_the_clear_forgets_nothing_that_somebody_added(home: Home) -> None:

@@ -2,21 +2,26 @@
 
 A versioned table, functions that run the protocol step by step (between any two steps others run, or it dies, or Step
 Functions gives it up while it still runs), executions of the state machine, messages delivered at least once, a
-sweeper, operators, and functions whose clocks lag. A schedule is a seed and a list of moves; when they are used up, the
-world is drained of all that can happen and its invariants are checked; then time passes until every wait has ended.
+sweeper, operators, and functions whose clocks lag. Some worlds refuse every StartExecution for a while. A schedule is a
+seed and a list of moves; when they are used up, the world is drained of all that can happen and its invariants are
+checked; then time passes until every wait has ended.
 
 The invariants, by the number with which `Broken` begins:
 
 1. The status is what the newest event of each stage says.
 2. A waiting invoice has one live execution, unless orphan, parked or dormant; and a check_at. There are never two.
 3. The execution waits at the stage that the record waits for, with the token that the record knows.
-4. Every alert decided is raised, none is decided twice or while not waiting, none is overdue, every wait is given up.
+4. Every alert decided is raised, none is decided twice or while not waiting, none is overdue, every wait is given up;
+   each comes when its number says, counted from the newest extension; without crashes it is raised once.
 5. An invoice that waits for nothing has no live execution.
 6. Everything comes to rest.
-7. A dispute is reported, once.
+7. A dispute is reported, once, even where no execution can ask; that of an imported event is not.
 8. Nothing stays pending.
 9. An event that changes nothing does not revive.
-10. The time series has one row per instant, and tells every new event once.
+10. The time series has one row per instant, and tells every new event once. Its rows are a chain, and the counts and
+    amounts that it gives by status and currency are those of the records.
+11. A parked invoice keeps the wait that was given up.
+12. Two vendors, or another invoice after the first was closed, raise an identity alert, in whatever order.
 """
 
 from __future__ import annotations
@@ -28,10 +33,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from bems.tracker import decisions, protocol
-from bems.tracker.actions import AnswerToken, RaiseAlert, StartExecution, seconds_until
+from bems.tracker.actions import AnswerToken, RaiseAlert, StartExecution, alert_id, seconds_until
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive, Verb
 from bems.tracker.contract import NEGATIVE, POSITIVE, STAGES, Event, Facts, Source, Stage, Vendor
-from bems.tracker.draft import GRACE, LONGEST_RUN
+from bems.tracker.draft import GRACE, LONGEST_RUN, MAX_SILENCE, look_at
 from bems.tracker.instants import DAY, MINUTE, SECOND, Instant
 from bems.tracker.policy import (
     CalendarSpec,
@@ -45,12 +50,16 @@ from bems.tracker.policy import (
 )
 from bems.tracker.projection import WAITS_FOR, Outcome, newer, project
 from bems.tracker.record import InvoiceRecord
+from bems.tracker.transitions import Transition
 
 EPOCH = 20_000 * DAY
 ATTEMPTS = 4
 AWAITED: tuple[Stage, ...] = ("authorization", "reconciliation", "posting")
 SILVER = Facts(Decimal("10.00"), "EUR", Vendor("V-1"), Source("erp"))
 GOLD = Facts(Decimal("10.00"), "EUR", Vendor("V-1", tier="gold"), Source("erp"))
+DEARER = Facts(Decimal("12.00"), "EUR", Vendor("V-1"), Source("erp"))
+DOLLARS = Facts(Decimal("11.00"), "USD", Vendor("V-1"), Source("erp"))
+FOREIGN = Facts(Decimal("10.00"), "EUR", Vendor("V-2"), Source("erp"))
 # Longer than the 30 days that a state machine is told at once, so that waits wake early too.
 RULE = StageSpec("40d", "20d", critical_at=2, give_up_at=3)
 GOLDEN = OverrideSpec(WhenSpec(vendor_tier="gold"), deadline="25d", escalate_every="35d", give_up_at=2)
@@ -72,6 +81,10 @@ class Core(NamedTuple):
 
 
 REAL = Core(decisions, protocol)
+
+
+class Refused(Exception):
+    """What StartExecution raises while it is refused."""
 
 
 class Broken(AssertionError):
@@ -234,15 +247,22 @@ class World:
         self.sequence = self.uniques = 0
         # Some worlds get another policy on the way, or facts by which another rule holds.
         self.policy, self.restless = POLICY, draw.random() < 0.25
+        # In some the amount, currency or vendor changes; in some are past events; in some no execution can be started.
+        mixed, past = draw.random() < 0.3, draw.random() < 0.15
+        self.refusing = draw.random() < 0.15
         self.trace: list[str] | None = []
         self.records: dict[str, InvoiceRecord] = {}
         self.executions: dict[tuple[str, int], Execution] = {}
         self.functions: list[Function] = []
         self.raised: dict[str, int] = {}
+        self.published: dict[str, int] = {}
+        self.bases: dict[tuple[str, Instant], int] = {}
+        self.rows: dict[str, list[Transition]] = {}
         self.decided: dict[str, int] = {}
         self.told: dict[str, set[str]] = {}
         self.commanded: list[tuple[str, Stage, Outcome]] = []
         self.trusted: dict[str, Instant] = {}
+        self.early: set[str] = set()
         invoices = ["A", "B"][: 1 + (draw.random() < 0.25)]
         self.messages: list[Message] = []
         for k in range(draw.randint(3, 8)):
@@ -251,7 +271,10 @@ class World:
             status = (NEGATIVE if draw.random() < 0.35 else POSITIVE)[stage]
             at = EPOCH + draw.randint(90, 100) * DAY
             facts = GOLD if self.restless and draw.random() < 0.5 else SILVER
-            event = Event(stage, f"e{k}", invoice_id, status, at, self.now, facts, f"d{k}")
+            if mixed and draw.random() < 0.5:
+                facts = draw.choice((DEARER, DOLLARS, FOREIGN))
+            imported = past and draw.random() < 0.5
+            event = Event(stage, f"e{k}", invoice_id, status, at, self.now, facts, f"d{k}", imported)
             self.messages += [Message("event", invoice_id, event)] * draw.choice((1, 1, 2, 3))
         for k in range(draw.choice((0, 0, 1, 2, 3, 4))):
             invoice_id = draw.choice(invoices)
@@ -322,6 +345,10 @@ class World:
                 self.log(f"    raise {step.alert.kind} {step.alert.step} {step.alert.id}")
                 if self.raised.setdefault(step.alert.id, step.alert.step) != step.alert.step:
                     raise Broken(f"4: alert {step.alert.id} with two contents")
+                self.published[step.alert.id] = self.published.get(step.alert.id, 0) + 1
+            elif isinstance(step, StartExecution) and self.refusing:
+                self.log(f"    refused {step}")
+                result = Refused()
             elif isinstance(step, StartExecution):
                 self.log(f"    start {step}")
                 if (invoice_id, step.run) not in self.executions:
@@ -349,13 +376,36 @@ class World:
             if isinstance(action, RaiseAlert) and action not in before:
                 alert = action.alert
                 if alert.id in self.decided:
-                    raise Broken(f"{4 if alert.kind == 'stuck' else 7}: alert {alert} decided twice")
+                    number = {"stuck": 4, "identity": 12}.get(alert.kind, 7)
+                    raise Broken(f"{number}: alert {alert} decided twice")
                 if alert.kind == "stuck" and (not old or not old.wait or old.wait.stage != alert.stage):
                     raise Broken(f"4: alert {alert} decided while not waiting")
                 if alert.last and not any(change.kind == "park" for change in new.changes):
                     raise Broken(f"4: {new.invoice_id} is not parked by its last alert")
                 self.decided[alert.id] = alert.step
+                if alert.kind == "stuck" and old and old.wait and not self.restless:
+                    self.check_number(alert, old.wait)
+                if alert.kind in ("dispute", "failed") and any(
+                    event.imported and event.event_id == alert.event_id for _, event in self.events
+                ):
+                    raise Broken(f"7: {alert} is of a past event")
+        if new.mark == "parked" and old and old.mark != "parked":
+            wait, kept = old.wait, new.parked
+            steps = [action.alert.step for action in new.pending if isinstance(action, RaiseAlert)]
+            if not wait or not kept or (kept.stage, kept.since) != (wait.stage, wait.since) or kept.step < wait.step:
+                raise Broken(f"11: {new.invoice_id} was parked in {wait} and keeps {kept}")
+            if not kept.by and kept.step != max([wait.step, *steps]):
+                raise Broken(f"11: {new.invoice_id} gave up at {steps} and keeps {kept}")
+        if (new.mark == "parked") is not (new.parked is not None):
+            raise Broken(f"11: {new.invoice_id} is {new.mark} and keeps {new.parked}")
+        if name == "command" and old and old.wait and new.wait and new.wait.extensions > old.wait.extensions:
+            self.bases[new.invoice_id, new.wait.since] = max(
+                [old.wait.step, *(a.alert.step for a in new.pending if isinstance(a, RaiseAlert))]
+            )
+            if new.wait.due != new.wait.deadline or new.stuck:
+                raise Broken(f"4: {new.invoice_id} is extended to {new.wait}")
         for change in new.changes:
+            self.check_row(new.invoice_id, change)
             if old and change.recorded_at <= old.recorded_at:
                 raise Broken(f"10: {change.transition_id} recorded at or before its predecessor")
             if change.transition_id in self.told.setdefault(new.invoice_id, set()):
@@ -368,6 +418,24 @@ class World:
         self.log(f"    save {new.run} {new.wait} {new.mark} {project(new.outcomes)}")
         self.records[new.invoice_id] = new
         return True
+
+    def check_number(self, alert: Any, wait: Any) -> None:
+        """When an alert comes, how grave it is and whether it is the last follow from its number alone."""
+        number = alert.step - self.bases.get((alert.invoice_id, wait.since), 0)
+        expected = wait.deadline + (number - 1) * 20 * DAY, "critical" if number >= 2 else "warning", number >= 3
+        if (alert.due_at, alert.severity, alert.last) != expected:
+            raise Broken(f"4: alert {alert} should be {expected}")
+
+    def check_row(self, invoice_id: str, row: Transition) -> None:
+        rows = self.rows.setdefault(invoice_id, [])
+        start = row.from_status, row.from_amount, row.from_currency
+        end = row.to_status, row.to_amount, row.to_currency
+        before = (rows[-1].to_status, rows[-1].to_amount, rows[-1].to_currency) if rows else (None, None, None)
+        if start != before:
+            raise Broken(f"10: {row.transition_id} begins at {start}, its predecessor ends at {before}")
+        if row.kind not in ("event", "command") and start != end:
+            raise Broken(f"10: {row.transition_id}, a row of kind {row.kind}, moves {start} to {end}")
+        rows.append(row)
 
     # -- moves
 
@@ -400,6 +468,11 @@ class World:
             self.functions.remove(function)
             if function.caller:
                 function.caller.reply(function.job, end.value)
+        except Refused:
+            # Its message goes to the dead-letter queue; what it saved stands.
+            self.functions.remove(function)
+            if function.caller:
+                function.caller.lost(function.job)
 
     def crash(self, index: int) -> None:
         function = self.functions.pop(index)
@@ -472,8 +545,13 @@ class World:
         return True
 
     def next(self) -> Instant | None:
+        """While starts are refused, tries of what is pending are left out: they come every few minutes."""
         timers = [x.timer for x in self.executions.values() if x.timer is not None]
-        return min(timers + [r.check_at for r in self.records.values() if r.check_at is not None], default=None)
+        checks = [
+            look_at(record.run, record.wait, (), self.now) if self.refusing else record.check_at
+            for record in self.records.values()
+        ]
+        return min(timers + [at for at in checks if at is not None], default=None)
 
     def drain(self) -> None:
         """Everything that can happen without time passing, in a fair order and without faults."""
@@ -497,6 +575,48 @@ class World:
             self.check_record(invoice_id, record, late)
         if self.decided != self.raised:
             raise Broken(f"4: decided {self.decided} but raised {self.raised}")
+        if late:
+            often = [id for id, count in self.published.items() if id not in self.early and count > 1]
+            if often:
+                raise Broken(f"4: raised more than once: {often}")
+        self.check_totals()
+
+    def check_totals(self) -> None:
+        """Counts and amounts by status and currency, from the series and from the records."""
+        series: dict[tuple[str, str], tuple[int, Decimal]] = {}
+        records: dict[tuple[str, str], tuple[int, Decimal]] = {}
+
+        def add(to: dict[tuple[str, str], tuple[int, Decimal]], key: Any, amount: Any, sign: int = 1) -> None:
+            count, total = to.get(key, (0, Decimal(0)))
+            to[key] = count + sign, total + sign * amount
+
+        for rows in self.rows.values():
+            for row in rows:
+                add(series, (row.to_status, row.to_currency), row.to_amount)
+                if row.from_status:
+                    add(series, (row.from_status, row.from_currency), row.from_amount, -1)
+        for record in self.records.values():
+            add(records, (project(record.outcomes), record.facts.currency), record.facts.amount)
+        series = {key: value for key, value in series.items() if value != (0, 0)}
+        if series != records:
+            raise Broken(f"10: the series says {series}, the records {records}")
+
+    def check_identity(self, invoice_id: str) -> None:
+        """At the end: what the final set of events says must have been raised."""
+        events = [event for i, event in self.events if i == invoice_id]
+        if len({event.facts.vendor.id for event in events}) > 1:
+            if alert_id(invoice_id, "identity", "vendor") not in self.decided:
+                raise Broken(f"12: two vendors of {invoice_id} are not reported")
+        elif alert_id(invoice_id, "identity", "vendor") in self.decided:
+            raise Broken(f"12: two vendors of {invoice_id} are reported, which has one")
+        received = sorted((e.occurred_at, e.event_id, e.facts) for e in events if e.status == "received")
+        closed = [e.occurred_at for e in events if e.status in ("posted", "cancelled")]
+        if not received or not closed:
+            return
+        (_, _, first), (at, _, last) = received[0], received[-1]
+        same = (first.amount, first.currency, first.vendor.id) == (last.amount, last.currency, last.vendor.id)
+        if at > min(closed) and not same and alert_id(invoice_id, "identity", "reused") not in self.decided:
+            raise Broken(f"12: the second invoice of {invoice_id} is not reported")
 
     def check_record(self, invoice_id: str, record: InvoiceRecord, late: bool) -> None:
         status = project(record.outcomes)
@@ -504,7 +624,7 @@ class World:
         live = [x for (i, _), x in self.executions.items() if i == invoice_id and not x.ended]
         if status != self.oracle(invoice_id):
             raise Broken(f"1: {invoice_id} is {status}, events say {self.oracle(invoice_id)}")
-        if record.pending:
+        if record.pending and not (self.refusing and all(isinstance(a, StartExecution) for a in record.pending)):
             raise Broken(f"8: {invoice_id} pending {record.pending}")
         if len(live) > 1:
             raise Broken(f"2: {invoice_id} has live executions {[x.run for x in live]}")
@@ -516,13 +636,18 @@ class World:
         elif record.mark == "dormant":
             if live or not record.wait.ended_runs:
                 raise Broken(f"2: {invoice_id} is dormant without reason, or has a live execution")
-        elif status != "Orphan" and (not self.lossy or (late and self.now > self.trusted.get(invoice_id, self.now))):
+        elif (
+            status != "Orphan"
+            and not self.refusing
+            and (not self.lossy or (late and self.now > self.trusted.get(invoice_id, self.now)))
+        ):
             if not live:
                 raise Broken(f"2: {invoice_id} waits ({status}) without a live execution: {record.run}")
             if live[0].token != record.run.token:
                 raise Broken(f"3: {invoice_id} execution waits on {live[0].token}, record has {record.run.token}")
             if live[0].stage != waits_for:
                 raise Broken(f"3: {invoice_id} waits for {waits_for}, execution at {live[0].stage}")
+        if record.wait and waits_for and (record.mark == "dormant" or self.refusing or not self.lossy):
             outcome = record.outcomes.get(waits_for)
             if outcome and record.reported.get(waits_for) != outcome.event_id:
                 raise Broken(f"7: {invoice_id} dispute not reported")
@@ -532,6 +657,9 @@ class World:
             raise Broken(f"2: {invoice_id} run {record.run.number} is too old")
         if {f"event {event.event_id}" for i, event in self.events if i == invoice_id} - self.told[invoice_id]:
             raise Broken(f"10: an event of {invoice_id} is not told")
+        last = self.rows[invoice_id][-1]
+        if (last.to_status, last.to_amount, last.to_currency) != (status, record.facts.amount, record.facts.currency):
+            raise Broken(f"10: the last row of {invoice_id} ends at {last}")
 
     def oracle(self, invoice_id: str) -> str:
         """The status by a second way: the newest of all outcomes ever stated."""
@@ -554,7 +682,7 @@ def play(
     seed: int, moves: Moves, core: Core = REAL, without: frozenset[str] = frozenset(), trace: bool = False
 ) -> World:
     """One schedule, without the messages named in `without`. Raises Broken."""
-    world = World(seed, core, without)
+    world, draw = World(seed, core, without), random.Random(f"{seed} refusals")
     if not trace:
         world.trace = None
     try:
@@ -577,9 +705,23 @@ def play(
             world.now += MINUTE
             world.drain()
         world.check(late=False)
+        world.early = set(world.decided)
+        if world.refusing:
+            world.log("-- time passes, and no execution can be started")
+            for _ in range(draw.randint(1, 20)):
+                at = world.next()
+                if at is None:
+                    break
+                world.now = max(world.now + MINUTE, at)
+                world.drain()
+                world.check(late=True)
+            world.refusing = False
+            for _ in range(2 * GRACE // MINUTE + 1):
+                world.now += MINUTE
+                world.drain()
         for invoice_id, record in world.records.items():
             wait = record.wait if world.lossy else None
-            due = wait.due + GRACE if wait else 0
+            due = wait.due + GRACE + MAX_SILENCE if wait else 0
             world.trusted[invoice_id] = due
         world.log("-- time passes")
         for _ in range(400):
@@ -594,6 +736,7 @@ def play(
         for invoice_id, record in world.records.items():
             if WAITS_FOR[project(record.outcomes)] and record.mark != "parked":
                 raise Broken(f"4: {invoice_id} never given up")
+            world.check_identity(invoice_id)
     except Broken as broken:
         broken.trace = world.trace or []
         raise
