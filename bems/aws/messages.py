@@ -48,25 +48,8 @@ class _Detail(Struct, frozen=True):
 
 def pack_detail(event: Event, origin: Origin) -> str:
     """The `detail` of an event. At most some 40,000 bytes, within the 256 KiB that every service on the way takes."""
-    facts = event.facts
-    body: dict[str, Any] = {
-        "event_id": event.event_id,
-        "invoice_id": event.invoice_id,
-        "status": event.status,
-        "occurred_at": render(event.occurred_at),
-        "amount": format(facts.amount, "f"),
-        "currency": facts.currency,
-        "vendor": facts.vendor,
-        "source": facts.source,
-    }
-    if facts.payment_terms:
-        body["payment_terms"] = facts.payment_terms
-    if facts.attributes:
-        body["attributes"] = facts.attributes
-    if event.imported:
-        body["imported"] = True
     metadata = Metadata(*origin, render(event.received_at))
-    detail = {"stage": event.stage, "event": {**body, "digest": event.digest}, "metadata": metadata}
+    detail = {"stage": event.stage, "event": {**event.body(), "digest": event.digest}, "metadata": metadata}
     return msgspec.json.encode(detail).decode()
 
 

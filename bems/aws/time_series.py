@@ -4,7 +4,7 @@ A row may be written twice: in Timestream it is then the same row (dimensions, m
 Iceberg there are two with one `transition_id` and one `recorded_at`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -18,8 +18,12 @@ from bems.tracker.transitions import Transition
 TIMESTREAM_RECORDS = 100
 """Records of one WriteRecords call (service model)."""
 
+TIMESTREAM_RECORD_BYTES = 2_048
+"""Measure values of one multi-measure record (developer guide, Quotas). Their names are counted too, to be sure."""
+
 FIREHOSE_RECORDS = 500
-"""Records of one PutRecordBatch call (service model). A row has at most 2 kB, so that 4 MB are never reached."""
+FIREHOSE_BYTES = 4_000_000
+"""Records of one PutRecordBatch call, and what they may have together (API reference). A row has at most some 20 kB."""
 
 # What every row of a series has in common, or what Timestream keeps beside the measures.
 _NOT_MEASURES = frozenset({"cell", "invoice_id", "stage", "recorded_at"})
@@ -104,7 +108,7 @@ class TimestreamSeries:
         return [WRITTEN] * len(rows)
 
     def _record(self, version: int, transition: Transition) -> dict[str, Any]:
-        values = row(transition, self._cell)
+        values = _fit(row(transition, self._cell), transition.attributes)
         return {
             "Dimensions": [{"Name": "invoice_id", "Value": transition.invoice_id}],
             "MeasureName": transition.stage,
@@ -136,15 +140,44 @@ class FirehoseSeries:
 
     def write(self, rows: Sequence[Row]) -> list[Outcome]:
         """As of `Series`, in calls of 500. What Firehose did not take of a call is put again, and nothing else."""
-        return [outcome for call in some(rows, FIREHOSE_RECORDS) for outcome in self._write(call)]
-
-    def _write(self, rows: Sequence[Row]) -> list[Outcome]:
-        errors = put([{"Data": msgspec.json.encode(row(one.transition, self._cell))} for one in rows], self._put)
+        records = [msgspec.json.encode(row(one.transition, self._cell)) for one in rows]
+        errors = [error for call in _calls(records) for error in put([{"Data": one} for one in call], self._put)]
         return [Outcome("failed", error) if error else WRITTEN for error in errors]
 
     def _put(self, records: list[dict[str, bytes]]) -> list[str | None]:
         answer = self._client.put_record_batch(DeliveryStreamName=self._stream, Records=records)
         return [result.get("ErrorCode") for result in answer["RequestResponses"]]
+
+
+def _fit(values: dict[str, Value], attributes: dict[str, str]) -> dict[str, Value]:
+    """The values of a row, with as many of its attributes as Timestream has room for."""
+    room = TIMESTREAM_RECORD_BYTES - sum(
+        len(column.name) + len(_text(column.type, values[column.name]).encode())
+        for column in COLUMNS
+        if column.name in values and column.name not in (*_NOT_MEASURES, "attributes")
+    )
+    room -= len("attributes") + len("attributes_cut") + len("true")
+    kept: dict[str, str] = {}
+    for name, value in attributes.items():
+        if len(msgspec.json.encode({**kept, name: value})) <= room:
+            kept[name] = value
+    if len(kept) < len(attributes):
+        values = {**values, "attributes": msgspec.json.encode(kept).decode(), "attributes_cut": True}
+    return values
+
+
+def _calls(records: list[bytes]) -> Iterator[list[bytes]]:
+    """The records in calls of no more than Firehose takes."""
+    call: list[bytes] = []
+    size = 0
+    for record in records:
+        if len(call) == FIREHOSE_RECORDS or size + len(record) > FIREHOSE_BYTES:
+            yield call
+            call, size = [], 0
+        call.append(record)
+        size += len(record)
+    if call:
+        yield call
 
 
 def _rejected(rows: Sequence[Row], rejected: list[dict[str, Any]]) -> list[Outcome]:

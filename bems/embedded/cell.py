@@ -40,7 +40,8 @@ class Cell:
     def __init__(self, policy: Policy, machine: Machine, store: Store) -> None:
         self.policy = policy
         self.store = store
-        self.executions = Executions(machine, {REGISTER_WAIT: self._register_wait, ESCALATE: self._escalate}, store)
+        functions = {REGISTER_WAIT: self._register_wait, ESCALATE: self._escalate}
+        self.executions = Executions(machine, functions, store, self._execution_ended)
 
     def event(self, event: Event, now: Instant) -> Receipt:
         """A source system reported something."""
@@ -93,6 +94,10 @@ class Cell:
             else:
                 self.store.add_alert(action.alert)
         return decision.answer
+
+    def _execution_ended(self, started: dict[str, Any], now: Instant) -> None:
+        run = started["run"]
+        self._decide(started["invoice_id"], now, lambda record: on_sweep(record, self.policy, now, ended_run=run))
 
     def _register_wait(self, payload: dict[str, Any], now: Instant) -> dict[str, Any]:
         run, stamp = payload["run"], (parse(payload["entered_at"]), payload["retry_count"])

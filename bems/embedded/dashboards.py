@@ -5,6 +5,7 @@ The SQL is DuckDB's: `hourly` is a macro of the roll-up, and what begins with `$
 
 from typing import Any, Literal, NamedTuple, Protocol
 
+from bems.tracker.currencies import render_amount
 from bems.tracker.instants import Instant, to_datetime
 
 Unit = Literal["hour", "day"]
@@ -39,12 +40,14 @@ DASHBOARDS: dict[str, Dashboard] = {
         WHERE kind = 'event' AND measured > 0 AND {_BETWEEN} GROUP BY {_SPAN}, 2 ORDER BY 1, 2""",
     ),
     "backlog": Dashboard(
-        "Invoices by status, as it was at the end of the time that is asked about",
-        ("status", "invoices"),
-        """SELECT status, sum(change) AS invoices FROM (
-            SELECT to_status AS status, transitions AS change FROM hourly($behind) WHERE hour < $until
-            UNION ALL SELECT from_status, -transitions FROM hourly($behind) WHERE hour < $until
-        ) WHERE status <> '' GROUP BY 1 HAVING sum(change) <> 0 ORDER BY 1""",
+        "Invoices and amounts by status and currency, as it was at the end of the time that is asked about",
+        ("status", "currency", "invoices", "amount"),
+        """SELECT status, currency, sum(change), sum(amount) FROM (
+            SELECT to_status AS status, to_currency AS currency, transitions AS change, to_amount AS amount
+            FROM hourly($behind) WHERE hour < $until
+            UNION ALL SELECT from_status, from_currency, -transitions, -from_amount
+            FROM hourly($behind) WHERE hour < $until
+        ) WHERE status <> '' GROUP BY 1, 2 HAVING sum(change) <> 0 OR sum(amount) <> 0 ORDER BY 1, 2""",
     ),
     "alerts": Dashboard(
         "Alerts by stage and severity",
@@ -55,8 +58,8 @@ DASHBOARDS: dict[str, Dashboard] = {
     "amounts": Dashboard(
         "Invoices and amounts that came into a status, by currency and the vendors' tier",
         ("time", "status", "currency", "vendor_tier", "invoices", "amount"),
-        f"""SELECT {_TIME}, to_status, currency, vendor_tier, sum(transitions),
-        CAST(sum(amount) AS VARCHAR) FROM hourly($behind)
+        f"""SELECT {_TIME}, to_status, to_currency, vendor_tier, sum(transitions),
+        sum(to_amount) FROM hourly($behind)
         WHERE from_status <> to_status AND {_BETWEEN} GROUP BY {_SPAN}, 2, 3, 4 ORDER BY 1, 2, 3, 4""",
     ),
 }
@@ -78,4 +81,8 @@ def ask(series: Series, name: str, since: Instant, until: Instant, by: Unit) -> 
         "by": by,
     }
     rows = series.query_hourly(sql, {name: value for name, value in given.items() if f"${name}" in sql})
-    return [list(row) for row in rows]
+    columns = DASHBOARDS[name].columns
+    if "amount" not in columns:
+        return [list(row) for row in rows]
+    amount, currency = columns.index("amount"), columns.index("currency")
+    return [[*row[:amount], render_amount(row[amount], row[currency]), *row[amount + 1 :]] for row in rows]

@@ -1,12 +1,15 @@
 """Executions: the state machine's runs, on the engine instead of on Step Functions."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bems.embedded.histories import Histories
 from bems.embedded.store import Store
 from bems.engine import (
+    ABORTED,
+    FAILED,
+    TIMED_OUT,
     CallbackFailed,
     CallbackSucceeded,
     Invoke,
@@ -23,6 +26,8 @@ from bems.engine import (
 from bems.tracker.actions import AnswerToken, StartExecution
 from bems.tracker.instants import Instant
 
+ENDED_BY_ITSELF = frozenset((FAILED, TIMED_OUT, ABORTED))
+
 Function = Callable[[dict[str, Any], Instant], Any]
 """What a Lambda function is here: payload and instant to result."""
 
@@ -30,11 +35,19 @@ Function = Callable[[dict[str, Any], Instant], Any]
 class Executions:
     """The Executions port. All that a stimulus sets off (functions, their answers) is done before the call returns.
 
-    New executions run on `machine`; one that was started on another stays on that, whose definition the store keeps.
+    `ended` is told the input of an execution that fails, times out or is aborted, as EventBridge tells the sweeper. New
+    executions run on `machine`; one that was started on another stays on that, whose definition the store keeps.
     """
 
-    def __init__(self, machine: Machine, functions: dict[str, Function], store: Store) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        functions: Mapping[str, Function],
+        store: Store,
+        ended: Callable[[dict[str, Any], Instant], object],
+    ) -> None:
         self._machine = machine
+        self._ended = ended
         self._histories = Histories(machine, store)
         self._functions = functions
         self._store = store
@@ -83,6 +96,8 @@ class Executions:
             return
         execution, effects, _ = step(self._histories.machine_of(id), execution, stimulus, now)
         self._store.advance(execution, stimulus, now)
+        if execution.status in ENDED_BY_ITSELF:
+            self._ended(execution.input, now)
         for effect in effects:
             if isinstance(effect, Invoke):
                 self._waiting.append((id, self._call(effect, now)))

@@ -8,7 +8,7 @@ import apsw
 from msgspec import structs
 
 from bems.embedded.changes import Changes
-from bems.embedded.packing import Packing, pack_alert, pack_digest, pack_entry
+from bems.embedded.packing import Packing, pack_alert, pack_amount, pack_digest, pack_entry
 from bems.embedded.store import AuditEntry
 from bems.tracker.projection import project
 from bems.tracker.record import InvoiceRecord
@@ -25,11 +25,12 @@ _TRANSITIONS = (
 )
 _INVOICES = [
     (
-        """INSERT INTO invoices (number, invoice_id, status, step, since, mark, check_at, last_transition, record)
-        VALUES""",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        f"""ON CONFLICT (invoice_id) DO UPDATE SET {number} status = excluded.status, step = excluded.step,
-        since = excluded.since, mark = excluded.mark, check_at = excluded.check_at,
+        """INSERT INTO invoices (number, invoice_id, status, stuck_since, currency, whole, fraction, mark, check_at,
+        last_transition, record) VALUES""",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"""ON CONFLICT (invoice_id) DO UPDATE SET {number} status = excluded.status,
+        stuck_since = excluded.stuck_since, currency = excluded.currency, whole = excluded.whole,
+        fraction = excluded.fraction, mark = excluded.mark, check_at = excluded.check_at,
         last_transition = coalesce(excluded.last_transition, last_transition), record = excluded.record""",
     )
     for number in ("", "number = excluded.number,")
@@ -174,9 +175,20 @@ def _transition_rows(turn: Changes, packing: Packing, last: int) -> tuple[list[t
 
 
 def _invoice_row(number: int, record: InvoiceRecord, newest: int | None, content: bytes) -> tuple[Any, ...]:
-    status = project(record.outcomes)
-    step, since = (record.wait.step, record.wait.since) if record.wait else (None, None)
-    return number, record.invoice_id, status, step, since, record.mark, record.check_at, newest, content
+    whole, fraction = pack_amount(record.facts.amount)
+    return (
+        number,
+        record.invoice_id,
+        project(record.outcomes),
+        record.stuck_since,
+        record.facts.currency,
+        whole,
+        fraction,
+        record.mark,
+        record.check_at,
+        newest,
+        content,
+    )
 
 
 def _command_row(entry: AuditEntry) -> tuple[Any, ...]:

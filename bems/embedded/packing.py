@@ -4,6 +4,7 @@ MessagePack with the names of fields, so that a field can come later, compressed
 """
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -17,6 +18,9 @@ from bems.tracker.contract import Event, Facts, Stage
 from bems.tracker.instants import Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
+
+FRACTION = 10_000
+"""What the fraction of an amount is counted in: no currency has more than four decimals."""
 
 _ARRAY_32 = b"\xdd"
 
@@ -142,6 +146,13 @@ def read_past(count: int, past: bytes) -> list[tuple[Stimulus, Instant]]:
     """The stimuli of a past of so many pieces: as one MessagePack array, whose head is its length."""
     pieces: list[tuple[list[Any], Instant]] = _any.decode(_ARRAY_32 + count.to_bytes(4, "big") + past)
     return [(stimulus_from_json(stimulus), at) for stimulus, at in pieces]
+
+
+def pack_amount(amount: Decimal) -> tuple[int, int]:
+    """Whole units, and what is behind the point in ten-thousandths, both with the amount's sign: together they may have
+    more digits than an integer of SQLite."""
+    whole = int(amount)
+    return whole, int((amount - whole) * FRACTION)
 
 
 def pack_digest(digest: str) -> str | bytes:

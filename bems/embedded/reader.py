@@ -6,6 +6,7 @@ there to be read.
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -43,6 +44,30 @@ class Counts(NamedTuple):
     alerts: int
     letters: int
     set_aside: int
+
+
+class Total(NamedTuple):
+    """The invoices of a status and currency; `stuck` of them are stuck, `parked` of those are parked."""
+
+    status: Status
+    currency: str
+    invoices: int
+    amount: Decimal
+    stuck: int
+    stuck_amount: Decimal
+    parked: int
+
+
+def place_of(record: InvoiceRecord, by_value: bool) -> tuple[Any, ...]:
+    """Where a stuck invoice stands in the list of `Reader.stuck`."""
+    if not by_value:
+        return record.stuck_since, record.invoice_id
+    whole, fraction = packing.pack_amount(record.facts.amount)
+    return record.facts.currency, -whole, -fraction, record.invoice_id
+
+
+def _amount(half: int, upper: int | None, lower: int | None, fraction: int | None) -> Decimal:
+    return (upper or 0) * half + (lower or 0) + Decimal(fraction or 0) / packing.FRACTION
 
 
 def open_reader(folder: Path) -> "Reader":
@@ -123,16 +148,38 @@ class Reader:
         *,
         statuses: Collection[Status] | None = None,
         mark: str | None = None,
-        after: tuple[Instant, str] = (-1, ""),
+        after: tuple[Any, ...] | None = None,
+        by_value: bool = False,
         limit: int = 100,
     ) -> list[InvoiceRecord]:
-        """Those of whose present wait an alert is out, the longest waiting first; behind (waiting since, id)."""
+        """Those that are stuck, the longest waiting first; `by_value`, the currencies in the order of their codes and
+        the greatest amount of each first. `after` is the `place_of` the record that these follow."""
+        place = "currency, -whole, -fraction, invoice_id" if by_value else "stuck_since, invoice_id"
         of = "" if statuses is None else f"AND status IN ({', '.join('?' * len(statuses))})"
         of += " AND mark = ?" if mark else ""
-        sql = f"""SELECT record FROM invoices WHERE step > 0 AND (since, invoice_id) > (?, ?) {of}
-            ORDER BY since, invoice_id LIMIT ?"""
-        rows = self._rows(sql, *after, *(statuses or ()), *((mark,) if mark else ()), limit)
+        of += f" AND ({place}) > ({', '.join('?' * len(after))})" if after else ""
+        sql = f"SELECT record FROM invoices WHERE stuck_since IS NOT NULL {of} ORDER BY {place} LIMIT ?"
+        rows = self._rows(sql, *(statuses or ()), *((mark,) if mark else ()), *(after or ()), limit)
         return [self._packing.read_record(content) for (content,) in rows]
+
+    def totals(self) -> list[Total]:
+        """Counts and amounts by status and currency. It reads an index of all invoices."""
+        # SQLite's sums of integers overflow, and amounts have up to 18 digits: their upper and lower halves do not.
+        half = 1_000_000_000
+        sums = ", ".join(
+            f"sum({part}) FILTER ({which})"
+            for which in ("WHERE TRUE", "WHERE stuck_since IS NOT NULL")
+            for part in ("1", f"whole / {half}", f"whole % {half}", "fraction")
+        )
+        sql = f"""SELECT status, currency, count(*) FILTER (WHERE mark = 'parked'), {sums}
+            FROM invoices GROUP BY 1, 2 ORDER BY 1, 2"""
+        totals = []
+        for status, currency, parked, *parts in self._rows(sql):
+            (count, *amount), (stuck, *stuck_amount) = parts[:4], parts[4:]
+            totals.append(
+                Total(status, currency, count, _amount(half, *amount), stuck or 0, _amount(half, *stuck_amount), parked)
+            )
+        return totals
 
     def statuses(self) -> dict[Status, int]:
         """How many invoices are of each status. It reads an index of all of them."""

@@ -29,8 +29,7 @@ class AlertLine(NamedTuple):
 
 
 class InvoiceLine(NamedTuple):
-    """What became of an invoice. `stage` is what it waits for; `waiting_since` is where an alert is out for that wait,
-    or it was the last before the invoice was parked."""
+    """What became of an invoice. `stage` is what it lacks; `waiting_since` is None unless it is stuck."""
 
     invoice_id: str
     status: Status
@@ -181,9 +180,15 @@ def _stage_of(status: Status) -> int | None:
 
 
 def _invoice_line(record: InvoiceRecord, alerts: list[AlertLine]) -> InvoiceLine:
-    status, wait, parked = project(record.outcomes), record.wait, record.mark == "parked"
-    since = wait.since if wait and record.stuck else alerts[-1].waiting_since if parked and alerts else None
-    facts = record.facts
+    status, facts = project(record.outcomes), record.facts
     return InvoiceLine(
-        record.invoice_id, status, alerts, WAITS_FOR[status], parked, since, facts.amount, facts.currency, facts.vendor
+        record.invoice_id,
+        status,
+        alerts,
+        WAITS_FOR[status],
+        record.mark == "parked",
+        record.stuck_since,
+        facts.amount,
+        facts.currency,
+        facts.vendor,
     )

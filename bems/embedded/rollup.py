@@ -19,13 +19,15 @@ _KEY = {
     "outcome": "coalesce(outcome, '')",
     "severity": "coalesce(severity, '')",
     "vendor_tier": "coalesce(vendor_tier, '')",
-    "currency": "currency",
+    "from_currency": "coalesce(from_currency, '')",
+    "to_currency": "to_currency",
 }
 
 _SUMS = {
     "transitions": "count(*)",
     "superseded": "count(*) FILTER (superseded)",
-    "amount": "sum(amount)",
+    "from_amount": "coalesce(sum(from_amount), 0)",
+    "to_amount": "sum(to_amount)",
     "measured": "count(lag_ms)",
     "lag_ms": "coalesce(sum(lag_ms), 0)",
     "within_1s": "count(*) FILTER (lag_ms <= 1000)",
@@ -42,7 +44,7 @@ _COUNTED = (
 CREATE = f"""
 CREATE TABLE rolled_up (
     {", ".join(f"{name} {'TIMESTAMP' if name == 'hour' else 'VARCHAR'} NOT NULL" for name in _KEY)},
-    {", ".join(f"{name} {'DECIMAL(38, 4)' if name == 'amount' else 'BIGINT'} NOT NULL" for name in _SUMS)},
+    {", ".join(f"{name} {'DECIMAL(38, 4)' if name.endswith('amount') else 'BIGINT'} NOT NULL" for name in _SUMS)},
     PRIMARY KEY ({", ".join(_KEY)})
 );
 CREATE MACRO hourly(behind) AS TABLE SELECT * FROM rolled_up UNION ALL {_COUNTED.format("behind")};

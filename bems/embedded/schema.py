@@ -2,6 +2,7 @@
 
 import apsw
 
+from bems.embedded.chaining import chain_transitions
 from bems.embedded.databases import Migration
 from bems.embedded.dictionaries import make_dictionaries
 from bems.embedded.repacking import repack
@@ -66,5 +67,5 @@ def _create(connection: apsw.Connection) -> None:
     connection.executemany("INSERT INTO dictionaries VALUES (?, ?)", make_dictionaries().items())
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create, repack)
+MIGRATIONS: tuple[Migration, ...] = (_create, repack, chain_transitions)
 """The nth makes version n of version n - 1 (PRAGMA user_version). None is ever changed once it was released."""

@@ -19,7 +19,7 @@ from bems.tracker.transitions import Transition
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Of the tables. One more for every change to them: a database of another version is made again."""
 
 COLUMNS = {
@@ -46,6 +46,13 @@ COLUMNS = {
     "lag_ms": "BIGINT",
     "step": "INTEGER",
     "severity": "VARCHAR",
+    "decided_at": "TIMESTAMP",
+    "from_amount": "DECIMAL(22, 4)",
+    "from_currency": "VARCHAR",
+    "to_amount": "DECIMAL(22, 4) NOT NULL",
+    "to_currency": "VARCHAR NOT NULL",
+    "source": "VARCHAR",
+    "attributes": "JSON",
 }
 """Of the table `transitions`, whose rows stand in the order of `seq`, the store's number.
 

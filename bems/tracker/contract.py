@@ -5,11 +5,11 @@ The gate (`bems.tracker.gate`), the JSON Schemas and the OpenAPI document are al
 
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from bems.tracker.instants import Instant
+from bems.tracker.instants import Instant, render
 
 Stage = Literal["ingestion", "authorization", "reconciliation", "posting"]
 
@@ -165,3 +165,24 @@ class Event(Struct, frozen=True):
     facts: Facts
     digest: str
     imported: bool = False
+
+    def body(self) -> dict[str, Any]:
+        """The event as it is sent to its stage, ready for JSON; instants in UTC, and no field that says nothing."""
+        facts = self.facts
+        body: dict[str, Any] = {
+            "event_id": self.event_id,
+            "invoice_id": self.invoice_id,
+            "status": self.status,
+            "occurred_at": render(self.occurred_at),
+            "amount": format(facts.amount, "f"),
+            "currency": facts.currency,
+            "vendor": facts.vendor,
+            "source": facts.source,
+        }
+        if facts.payment_terms:
+            body["payment_terms"] = facts.payment_terms
+        if facts.attributes:
+            body["attributes"] = facts.attributes
+        if self.imported:
+            body["imported"] = True
+        return body

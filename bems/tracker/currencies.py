@@ -7,6 +7,8 @@ without a minor unit are not, because no rule could say how many decimals are ri
 metals (XAU, XAG, XPD, XPT), units of account (XBA to XBD, XDR, XSU, XUA), testing (XTS) and no currency (XXX).
 """
 
+from decimal import Decimal
+
 _BY_DECIMALS = {
     0: """
     BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF
@@ -50,3 +52,8 @@ WITHOUT_MINOR_UNIT = frozenset(
     {"XAG", "XAU", "XBA", "XBB", "XBC", "XBD", "XDR", "XPD", "XPT", "XSU", "XTS", "XUA", "XXX"}
 )
 """In ISO 4217, but not accepted."""
+
+
+def render_amount(amount: Decimal, currency: str) -> str:
+    """A plain decimal in text, such as `-1250.00`, with as many decimals as the currency has."""
+    return f"{amount:.{MINOR_UNITS[currency]}f}"

@@ -75,8 +75,10 @@ class Parked(Struct, frozen=True, omit_defaults=True):
     by: str | None = None
 
 
-class Received(Struct, frozen=True, omit_defaults=True):
-    """What a `received` event says an invoice is, to tell it from another one under the same id."""
+class Received(Struct, frozen=True, omit_defaults=True, array_like=True):
+    """What a `received` event says an invoice is, to tell it from another one under the same id.
+
+    Every record has one or two, so it is written without the names of its fields."""
 
     occurred_at: Instant
     event_id: str

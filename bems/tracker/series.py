@@ -5,9 +5,11 @@ Iceberg all are columns of one table. Timestream has no decimals and amounts are
 and here: queries cast it.
 """
 
+from datetime import date
+from decimal import Decimal
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, json
 
 from bems.tracker.transitions import Transition
 
@@ -48,18 +50,30 @@ COLUMNS: tuple[Column, ...] = (
     Column("lag_ms", "long"),
     Column("step", "int"),
     Column("severity", "string"),
+    Column("decided_at", "timestamp"),
+    Column("from_amount", "string"),
+    Column("from_currency", "string"),
+    Column("to_amount", "string"),
+    Column("to_currency", "string"),
+    Column("source", "string"),
+    Column("attributes", "string"),
+    Column("attributes_cut", "boolean"),
 )
-"""In the order of a table made for them. `amount` is a plain decimal such as `-1250.00`, `due_date` YYYY-MM-DD."""
+"""In the order of a table made for them; new ones come last. An amount is a plain decimal such as `-1250.00`,
+`due_date` YYYY-MM-DD, `attributes` a JSON object; where `attributes_cut`, the series had no room for all of them."""
 
 
 def row(transition: Transition, cell: str) -> dict[str, Value]:
     """The transition's row by column, without those in which it says nothing."""
-    values: dict[str, Value | None] = {"cell": cell}
+    values: dict[str, Value] = {"cell": cell}
     for column in COLUMNS[1:]:
-        value = getattr(transition, column.name)
-        if column.name == "amount":
+        value = getattr(transition, column.name, None)
+        if isinstance(value, Decimal):
             value = format(value, "f")
-        elif column.name == "due_date" and value is not None:
+        elif isinstance(value, date):
             value = value.isoformat()
-        values[column.name] = value
-    return {name: value for name, value in values.items() if value is not None}
+        elif isinstance(value, dict):
+            value = json.encode(value).decode() if value else None
+        if value is not None:
+            values[column.name] = value
+    return values

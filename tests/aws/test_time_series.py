@@ -41,6 +41,23 @@ FULL = Transition(
     lag_ms=2000,
     step=1,
     severity="warning",
+    decided_at=NOW + 2 * SECOND,
+    from_amount=Decimal("0.10"),
+    from_currency="EUR",
+    to_amount=Decimal("-0.10"),
+    to_currency="EUR",
+    source="sap-ecc",
+    attributes={"approver": 'Kim "K" Lee'},
+)
+LARGEST = structs.replace(
+    FULL,
+    invoice_id="i" * 128,
+    event_id="e" * 128,
+    transition_id="event " + "e" * 128,
+    vendor_id="v" * 128,
+    vendor_tier="\u20ac" * 64,
+    source="\u20ac" * 64,
+    attributes={},
 )
 PLAIN = Transition(
     transition_id="park 3",
@@ -107,8 +124,9 @@ def rows(count: int) -> list[Row]:
 
 def test_a_row_has_every_column_that_says_something() -> None:
     whole = row(FULL, "eu")
-    assert list(whole) == [column.name for column in COLUMNS]
-    assert whole["amount"] == "-0.10"
+    assert list(whole) == [column.name for column in COLUMNS if column.name != "attributes_cut"]
+    assert (whole["amount"], whole["from_amount"], whole["to_amount"]) == ("-0.10", "0.10", "-0.10")
+    assert json.loads(str(whole["attributes"])) == FULL.attributes
     assert whole["due_date"] == "2026-04-01"
     assert whole["recorded_at"] == FULL.recorded_at
     bare = row(PLAIN, "eu")
@@ -117,9 +135,9 @@ def test_a_row_has_every_column_that_says_something() -> None:
 
 
 def test_the_columns_are_all_that_a_transition_says() -> None:
-    assert {column.name for column in COLUMNS} == {*Transition.__struct_fields__, "cell"}
+    assert {column.name for column in COLUMNS} == {*Transition.__struct_fields__, "cell", "attributes_cut"}
     kinds = {"string": str, "int": int, "long": int, "boolean": bool, "timestamp": int}
-    for column in COLUMNS:
+    for column in COLUMNS[:-1]:
         assert type(row(FULL, "eu")[column.name]) is kinds[column.type]
 
 
@@ -188,7 +206,34 @@ def test_a_row_is_one_multi_measure_record(cloud: Cloud, timestream: TimestreamS
         "lag_ms": ("2000", "BIGINT"),
         "step": ("1", "BIGINT"),
         "severity": ("warning", "VARCHAR"),
+        "decided_at": ("2026-03-02T09:00:02Z", "VARCHAR"),
+        "from_amount": ("0.10", "VARCHAR"),
+        "from_currency": ("EUR", "VARCHAR"),
+        "to_amount": ("-0.10", "VARCHAR"),
+        "to_currency": ("EUR", "VARCHAR"),
+        "source": ("sap-ecc", "VARCHAR"),
+        "attributes": ('{"approver":"Kim \\"K\\" Lee"}', "VARCHAR"),
     }
+
+
+def test_attributes_that_a_record_has_no_room_for_are_left_out_and_flagged(
+    cloud: Cloud, timestream: TimestreamSeries
+) -> None:
+    attributes = {"first": "a" * 500, "huge": "\u20ac" * 1_000, "last": "z"}
+    timestream.write([Row(7, structs.replace(LARGEST, attributes=attributes))])
+    ((record,),) = [call.params["Records"] for call in cloud.wire.calls]
+    measures = {one["Name"]: one["Value"] for one in record["MeasureValues"]}
+    assert json.loads(measures["attributes"]) == {"first": "a" * 500, "last": "z"}
+    assert measures["attributes_cut"] == "true"
+    assert sum(len(name) + len(value.encode()) for name, value in measures.items()) <= 2_048
+
+
+def test_the_largest_row_has_room_without_attributes(cloud: Cloud, timestream: TimestreamSeries) -> None:
+    timestream.write([Row(7, structs.replace(LARGEST, attributes={"huge": "a" * 4_000}))])
+    ((record,),) = [call.params["Records"] for call in cloud.wire.calls]
+    measures = {one["Name"]: one["Value"] for one in record["MeasureValues"]}
+    assert measures["attributes"] == "{}"
+    assert sum(len(name) + len(value.encode()) for name, value in measures.items()) <= 2_048
 
 
 def test_a_row_that_is_written_again_is_the_same_record(cloud: Cloud, timestream: TimestreamSeries) -> None:
@@ -259,13 +304,12 @@ def test_what_firehose_did_not_take_is_put_again_and_nothing_else(cloud: Cloud, 
     assert sizes == [6, 3, 2]
 
 
-def test_500_of_the_largest_rows_are_below_4_mb() -> None:
-    largest = structs.replace(
-        FULL,
-        invoice_id="i" * 128,
-        event_id="e" * 128,
-        transition_id="event " + "e" * 128,
-        vendor_id="v" * 128,
-        vendor_tier="\u20ac" * 64,
-    )
-    assert len(json.dumps(row(largest, "c" * 20), ensure_ascii=False).encode()) < 2_000
+def test_no_call_has_more_than_4_mb(cloud: Cloud, firehose: FirehoseSeries) -> None:
+    # Each quotation mark is escaped in the attributes' JSON, and again in the row's.
+    large = structs.replace(LARGEST, attributes={"quotes": '"' * 4_000})
+    many = [Row(n, structs.replace(large, transition_id=f"t{n}")) for n in range(501)]
+    assert firehose.write(many) == [WRITTEN] * 501
+    sizes = [sum(len(record["Data"]) for record in call.params["Records"]) for call in cloud.wire.calls]
+    assert max(sizes) <= 4_000_000 and len(sizes) == 3
+    written = [json.loads(r["Data"])["transition_id"] for call in cloud.wire.calls for r in call.params["Records"]]
+    assert written == [f"t{n}" for n in range(501)]

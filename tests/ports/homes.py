@@ -84,7 +84,10 @@ class EmbeddedHome:
         self.records: Records = StoreRecords(store)
         self.alerts: Alerts = StoreAlerts(store)
         functions: dict[str, embedded.Function] = {"RegisterWaitFunction": self._wait, "EscalateFunction": self._park}
-        self.executions: Executions = embedded.Executions(MACHINE, functions, store)
+        self.executions: Executions = embedded.Executions(MACHINE, functions, store, self._ended)
+
+    def _ended(self, started: dict[str, Any], now: Instant) -> None:
+        """Nobody starts another one here."""
 
     def waits(self) -> list[dict[str, Any]]:
         return self._waits

@@ -597,7 +597,7 @@ class World:
                     add(series, (row.from_status, row.from_currency), row.from_amount, -1)
         for record in self.records.values():
             add(records, (project(record.outcomes), record.facts.currency), record.facts.amount)
-        series = {key: value for key, value in series.items() if value != (0, 0)}
+        series = {key: value for key, value in series.items() if value != (0, Decimal(0))}
         if series != records:
             raise Broken(f"10: the series says {series}, the records {records}")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,14 +26,13 @@ from bems.embedded.api.operations import OPERATIONS, Ask, Operation
 from bems.embedded.api.parts import Parts
 from bems.embedded.api.queries import NoQuery, read_query
 from bems.embedded.keys import Key
-from bems.embedded.reader import Counts, StoreFailed
+from bems.embedded.reader import Counts, StoreFailed, Total
 from bems.embedded.writer import Busy, Stopped
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer
 from bems.tracker.contract import STAGES
 from bems.tracker.gate import Refusal
 from bems.tracker.instants import render
-from bems.tracker.projection import Status
 from bems.tracker.requests import REQUEST_LIMIT
 from bems.tracker.wording import show
 
@@ -180,13 +180,26 @@ class Api:
         query = read_query(request.scope["query_string"], NoQuery)
         if isinstance(query, Refusal):
             return answers.refused(query)
-        gauges = await self._parts.readers.ask(lambda reader: list(self._gauges(reader.counts(), reader.statuses())))
+        gauges = await self._parts.readers.ask(lambda reader: list(self._gauges(reader.counts(), reader.totals())))
         return HttpAnswer(200, {"content-type": CONTENT_TYPE}, self._metrics.write(lambda: gauges))
 
-    def _gauges(self, counts: Counts, statuses: dict[Status, int]) -> Iterator[Gauge]:
+    def _gauges(self, counts: Counts, totals: list[Total]) -> Iterator[Gauge]:
         parts = self._parts
-        for status, count in statuses.items():
-            yield "bems_invoices", "Invoices, by status", {"status": status}, count
+        by_status: dict[str, Counter[str]] = {"invoices": Counter(), "stuck": Counter(), "parked": Counter()}
+        for total in totals:
+            for name, counter in by_status.items():
+                counter[total.status] += getattr(total, name)
+        for name, text in (
+            ("invoices", "Invoices, by status"),
+            ("stuck", "Invoices that are stuck: an alert is out in their present wait, or they are parked"),
+            ("parked", "Invoices that are parked: their last alert was raised, or an operator gave them up"),
+        ):
+            for status, number in by_status[name].items():
+                yield f"bems_{name}", text, {"status": status}, number
+        for total in totals:
+            labels = {"status": total.status, "currency": total.currency}
+            yield "bems_invoices_amount", "What the invoices are worth", labels, float(total.amount)
+            yield "bems_stuck_amount", "What the stuck invoices are worth", labels, float(total.stuck_amount)
         for state, count in (("set_aside", counts.set_aside), ("retried", counts.letters - counts.set_aside)):
             yield "bems_dead_letters", "Accepted events whose handling failed", {"state": state}, count
         yield "bems_accepted_events", "Events in the archive", {}, counts.events

@@ -1,11 +1,30 @@
 """The books: whether every accepted event is accounted for, and the series is the same in both places."""
 
+from decimal import Decimal
+from typing import Any
+
 import duckdb
 from msgspec import Struct
 
+from bems.embedded import dashboards
 from bems.embedded.analytics import Analytics
 from bems.embedded.api.parts import Parts
+from bems.embedded.reader import Counts, Reader, Total
 from bems.embedded.time_series import NotOpen
+from bems.tracker.currencies import render_amount
+from bems.tracker.instants import EARLIEST, LATEST
+from bems.tracker.projection import Status
+
+
+class Difference(Struct, frozen=True):
+    """A status and currency of which the records and the series say different things. Amounts are decimals in text."""
+
+    status: Status
+    currency: str
+    invoices: int
+    series_invoices: int
+    amount: str
+    series_amount: str
 
 
 class Books(Struct, frozen=True):
@@ -16,8 +35,11 @@ class Books(Struct, frozen=True):
                     are redriven.
     `transitions`   rows of the series in the store; `analytics` those in DuckDB, which is at most two seconds behind.
     `applied`       rows of events in DuckDB: each accepted event has one, unless it is a dead letter.
-    `balanced`      accepted = applied + dead_letters, and transitions = analytics; null where that is not so, but they
-                    were not seen at one moment: DuckDB is behind or not open, or more came in meanwhile.
+    `differences`   statuses and currencies whose invoices or amounts, as the records have them, are not those that the
+                    series gives.
+    `balanced`      accepted = applied + dead_letters, transitions = analytics, and no differences; null where that is
+                    not so, but they were not seen at one moment: DuckDB is behind or not open, or more came in
+                    meanwhile.
     """
 
     accepted: int
@@ -28,19 +50,22 @@ class Books(Struct, frozen=True):
     analytics: int
     alerts: int
     alert_rows: int
+    differences: list[Difference]
     balanced: bool | None
 
 
 async def balance(parts: Parts) -> Books:
     """The books as they are now."""
-    counts = await parts.readers.ask(lambda reader: reader.counts())
+    counts, totals = await parts.readers.ask(_count)
     fed = parts.analytics.watermark
-    kinds = await parts.readers.run(lambda: _kinds(parts.analytics))
+    kinds, backlog = await parts.readers.run(lambda: _count_series(parts.analytics))
     # DuckDB had all of a store that did not change while it was asked: only then is what differs a difference.
     still = fed == counts.transitions and await parts.readers.ask(lambda reader: reader.counts()) == counts
+    differences = find_differences(totals, backlog)
     rows = sum(kinds.values()) if kinds else 0
     applied, alert_rows = (kinds.get("event", 0), kinds.get("alert", 0)) if kinds else (0, 0)
     even = counts.events == applied + counts.letters and counts.transitions == rows and counts.alerts == alert_rows
+    even = even and not differences
     return Books(
         counts.events,
         applied,
@@ -50,13 +75,32 @@ async def balance(parts: Parts) -> Books:
         rows,
         counts.alerts,
         alert_rows,
+        differences,
         True if even else False if still and kinds is not None else None,
     )
 
 
-def _kinds(analytics: Analytics) -> dict[str, int] | None:
-    """How many rows of each kind DuckDB has; None where it cannot tell now."""
+def find_differences(totals: list[Total], backlog: list[list[Any]]) -> list[Difference]:
+    """Where records and series differ. `backlog` are the rows of the dashboard of that name."""
+    records = {(one.status, one.currency): (one.invoices, render_amount(one.amount, one.currency)) for one in totals}
+    series = {(status, currency): (int(count), amount) for status, currency, count, amount in backlog}
+    differences = []
+    for status, currency in sorted(records.keys() | series.keys()):
+        count, amount = records.get((status, currency), (0, "0"))
+        told_count, told_amount = series.get((status, currency), (0, "0"))
+        if (count, Decimal(amount)) != (told_count, Decimal(told_amount)):
+            differences.append(Difference(status, currency, count, told_count, amount, told_amount))
+    return differences
+
+
+def _count(reader: Reader) -> tuple[Counts, list[Total]]:
+    with reader.moment():
+        return reader.counts(), reader.totals()
+
+
+def _count_series(analytics: Analytics) -> tuple[dict[str, int] | None, list[list[Any]]]:
+    """How many rows of each kind DuckDB has (None where it cannot tell now), and what it says of the invoices."""
     try:
-        return analytics.kinds()
+        return analytics.kinds(), dashboards.ask(analytics, "backlog", EARLIEST, LATEST, "day")
     except (NotOpen, duckdb.Error):
-        return None
+        return None, []
