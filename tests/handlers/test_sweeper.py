@@ -6,12 +6,12 @@ import pytest
 
 from bems.aws.clients import client
 from bems.aws.records import DynamoRecords
-from bems.tracker.actions import execution_name
+from bems.tracker.actions import StartExecution, execution_name
 from bems.tracker.contract import STAGES
 from bems.tracker.decisions import on_event
 from bems.tracker.instants import DAY, HOUR, MINUTE
 from handlers import sweeper
-from tests.aws.cloud import TABLE, Cloud
+from tests.aws.cloud import TABLE, Cloud, event_body
 from tests.aws.wire import Context, Refused
 from tests.handlers.emf import printed
 from tests.tracker.samples import POLICY, event
@@ -205,3 +205,33 @@ def test_a_stale_index_costs_a_look_and_no_more(quick: Cloud) -> None:
     assert {call.operation for call in quick.wire.calls} == {"Query", "GetItem"}
     quick.wire.fakes |= {"GetItem": get, "Query": query}
     assert quick.record(id) == written
+
+
+@pytest.mark.parametrize("error", ["AccessDeniedException", "ExecutionLimitExceeded", "StateMachineDoesNotExist"])
+def test_with_starts_refused_for_days_every_alert_is_published_once(quick: Cloud, error: str) -> None:
+    start = quick.wire.fakes["StartExecution"]
+
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise Refused(error)
+
+    quick.wire.fakes["StartExecution"] = refuse
+    quick.post("ingestion", event_body("INV/1", "received", "e1"))
+    for _ in range(10):
+        quick.deliver()
+    assert len(quick.letters) == 1
+    until = quick.now + 4 * DAY + HOUR
+    while quick.now < until:
+        quick.now += 3 * HOUR
+        quick.sweep()
+    assert [alert["step"] for alert in quick.alerts] == [1, 2]
+    assert len({alert["id"] for alert in quick.alerts}) == 2
+    record = quick.record("INV/1")
+    assert [action.name for action in record.pending if isinstance(action, StartExecution)] == [
+        execution_name("INV/1", 1)
+    ]
+    quick.wire.fakes["StartExecution"] = start
+    quick.now += 10 * MINUTE
+    quick.sweep()
+    quick.settle()
+    assert quick.record("INV/1").pending == ()
+    assert quick.states("INV/1")
