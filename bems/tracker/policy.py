@@ -221,8 +221,8 @@ class Policy:
         content = (
             calendar.timezone,
             sorted(calendar.weekend),
-            sorted(calendar.days_off),
-            sorted(calendar.days_on),
+            [day.isoformat() for day in sorted(calendar.days_off)],
+            [day.isoformat() for day in sorted(calendar.days_on)],
             describe_stages(self.stages),
         )
         object.__setattr__(self, "digest", sha256(msgspec.json.encode(content)).hexdigest()[:16])
