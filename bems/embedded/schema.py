@@ -66,5 +66,13 @@ def _create(connection: apsw.Connection) -> None:
     connection.executemany("INSERT INTO dictionaries VALUES (?, ?)", make_dictionaries().items())
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create, repack)
+def _keep_policies(connection: apsw.Connection) -> None:
+    """Version 3: every policy that was in force, the newest last. `document` has its dates too, as JSON."""
+    connection.execute("""CREATE TABLE policies (
+        number INTEGER PRIMARY KEY, since INTEGER NOT NULL, digest TEXT NOT NULL, source TEXT NOT NULL,
+        document BLOB NOT NULL
+    ) STRICT""")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create, repack, _keep_policies)
 """The nth makes version n of version n - 1 (PRAGMA user_version). None is ever changed once it was released."""

@@ -267,7 +267,7 @@ def test_what_a_spec_leaves_out_is_as_in_the_default_policy() -> None:
 def test_no_vendor_is_treated_in_another_way_unless_a_spec_says_so(stage: Stage) -> None:
     gold = facts("10000", tier="gold")
     assert DEFAULT_POLICY.stages[stage].overrides == ()
-    own = policy(**{stage: StageSpec(deadline="5d")})
+    own = build_policy(PolicySpec(stages=msgspec.convert({stage: {"deadline": "5d"}}, StagesSpec)), frozenset())
     assert own.deadline(stage, gold, None, MONDAY) == MONDAY + 5 * DAY
 
 
