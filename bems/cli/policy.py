@@ -14,9 +14,11 @@ from bems.cli.files import WhenParam, load_policy, read_text
 from bems.cli.mistakes import Mistake
 from bems.cli.options import connected
 from bems.cli.show import counted, moment, print_json, print_list, screen, table
+from bems.cli.up import configure
 from bems.embedded.api.access import LOOK
 from bems.embedded.api.policies import Policy, PolicyCalendar, PolicyStage, PolicySummary, view_policy
 from bems.embedded.clock import SystemClock
+from bems.embedded.policies import DEFAULT
 from bems.tracker.config import ConfigError, ConfigFault, read_policy
 from bems.tracker.instants import Instant, render, to_datetime
 from bems.tracker.policy_warnings import find_warnings
@@ -49,17 +51,27 @@ def policy() -> None:
 @policy.command(epilog="Example: bems policy show --at 2026-03-31T18:00:00+02:00")
 @click.option("--at", type=WhenParam(), help="The policy that was in force then. A date means its beginning, in UTC.")
 @click.option("--policy", "file", metavar="FILE", help="The policy of a file, or `default`; no cell is asked.")
+@click.option("--cells", "cells_file", metavar="FILE", help="The policy of a cell that is described there, likewise.")
+@click.option("--cell", "cell_name", metavar="NAME", help="Which cell of it, where there are several.")
 @options.as_json
 @connected
-def show(client: Client, at: Instant | date | None, file: str | None, as_json: bool) -> None:
+def show(
+    client: Client,
+    at: Instant | date | None,
+    file: str | None,
+    cells_file: str | None,
+    cell_name: str | None,
+    as_json: bool,
+) -> None:
     """Print the policy in force, with nothing left out: every stage, its overrides in order, its calendar.
 
-    Needs a key of a viewer, operator or admin; with --policy it needs no cell.
+    Needs a key of a viewer, operator or admin; with --policy or --cells no cell is asked, such as one on AWS.
     """
-    if file is not None:
+    if file is not None or cells_file is not None or cell_name is not None:
         if at is not None:
-            raise click.UsageError("--at and --policy cannot be used together: a file has no history")
-        answer: Any = view_policy(load_policy(file), file)
+            raise click.UsageError("--at is about a running cell: a file has no history")
+        _, named = configure(cells_file, cell_name, file)
+        answer: Any = view_policy(named.policy, named.source) if named else view_policy(load_policy(None), DEFAULT)
     else:
         query = {"at": f"{at}T00:00:00Z" if isinstance(at, date) else at if at is None else render(at)}
         answer = client.ask("GET", "/policy", LOOK, query=query)

@@ -64,7 +64,25 @@ def test_a_file_is_printed_without_a_cell(file: str) -> None:
     shown = run("policy", "--policy", "default", "--json").json
     assert (shown["source"], shown["digest"]) == ("default", load_policy(None).digest)
     assert shown["in_force_from"] is None
-    assert "cannot be used together" in run("policy", "--policy", file, "--at", "2026-03-01").mistake()
+    assert "a file has no history" in run("policy", "--policy", file, "--at", "2026-03-01").mistake()
+
+
+def test_the_policy_of_a_cell_that_is_described_is_printed_without_it(tmp_path: Path, file: str) -> None:
+    cells = tmp_path / "cells.yaml"
+    cells.write_text(
+        "cells:\n  - {name: north, region: eu-west-1, policy_file: sla.yaml}\n"
+        "  - {name: south, region: eu-south-1}\n  - {name: east, region: eu-west-1, policy: {stages: {}}}\n"
+    )
+    shown = {
+        name: run("policy", "--cells", str(cells), "--cell", name, "--json").json for name in ("north", "south", "east")
+    }
+    default = load_policy(None).digest
+    assert {name: (one["source"], one["digest"]) for name, one in shown.items()} == {
+        "north": (file, load_policy(file).digest),
+        "south": ("default", default),
+        "east": (f"{cells}, cell east", default),
+    }
+    assert "use --cell with one of north, south, east" in run("policy", "--cells", str(cells)).mistake()
 
 
 def test_every_fault_of_a_file_is_named_at_once(tmp_path: Path) -> None:
