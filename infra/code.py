@@ -7,6 +7,7 @@ from aws_cdk import CfnRule, CfnRuleAssertion, Fn
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
+from bems.calendars import check_country
 from bems.tracker.cells import Cell
 from bems.tracker.config import read_policy
 from bems.tracker.policy import PolicySpec
@@ -48,5 +49,5 @@ def read_cell_policy(cell: Cell, root: Path) -> PolicySpec:
     if cell.policy is not None:
         return cell.policy
     if cell.policy_file is not None:
-        return read_policy((root / cell.policy_file).read_text(), cell.policy_file)
+        return read_policy((root / cell.policy_file).read_text(), cell.policy_file, check_country)
     return PolicySpec()

@@ -1,14 +1,23 @@
 import subprocess
 import sys
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 
+import holidays
 import pytest
 
-from bems.calendars import FIRST_YEAR, LAST_YEAR, days_off, expand
+from bems.calendars import FIRST_YEAR, LAST_YEAR, country_days, days_off, expand
 from bems.tracker.contract import Facts, Source, Vendor
 from bems.tracker.instants import parse
-from bems.tracker.policy import CalendarSpec, PolicySpec
+from bems.tracker.policy import CalendarSpec, PolicySpec, StageSpec, StagesSpec
+
+COUNTRIES = sorted(holidays.list_supported_countries(include_aliases=False))
+SAMPLE_YEARS = (2000, 2012, 2013, 2021, 2026, LAST_YEAR)
+"""Weekends moved in or before 2000, 2013, 2022; days of the weekend are worked by decree, of which those are known."""
+
+INVOICE = Facts(Decimal("1250.00"), "EUR", Vendor("V-42"), Source("sap-ecc"))
+
+PARTS = [("MY", part) for part in ("01", "02", "03", "10", "11")] + [("DE", "BY"), ("GB", "SCT"), ("ES", "MD")]
 
 
 def test_dutch_holidays() -> None:
@@ -76,16 +85,83 @@ def test_years_run_forward() -> None:
 
 
 def test_a_policy_is_expanded_with_the_holidays_of_its_calendar() -> None:
-    invoice = Facts(Decimal("1250.00"), "EUR", Vendor("V-42"), Source("sap-ecc"))
     policy = expand(PolicySpec())
     thursday = parse("2026-04-02T10:15:00+02:00")  # before Easter
-    assert policy.deadline("authorization", invoice, None, thursday) > parse("2026-04-08T00:00:00+02:00")
+    assert policy.deadline("authorization", INVOICE, None, thursday) > parse("2026-04-08T00:00:00+02:00")
     calendar = CalendarSpec("DE", "Europe/Berlin", subdivision="BY", days_off=(date(2026, 1, 7),))
     assert expand(PolicySpec(calendar)).calendar.add(parse("2026-01-05T09:00:00+01:00"), 1) == parse(
         "2026-01-08T09:00:00+01:00"
     )
     with pytest.raises(ValueError, match="is not a country"):
         expand(PolicySpec(CalendarSpec("XX", "Europe/Berlin")))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("country", "part"), [*((country, None) for country in COUNTRIES), *PARTS])
+def test_business_days_are_the_working_days_of_the_library(country: str, part: str | None) -> None:
+    calendar = expand(PolicySpec(CalendarSpec(country, "UTC", part))).calendar
+    years = {year + later for year in SAMPLE_YEARS for later in (0, 1)} - {LAST_YEAR + 1}  # December is in both
+    known = holidays.country_holidays(country, subdiv=part, years=years, expand=False)
+    for year in SAMPLE_YEARS:
+        days = [date(year, 1, 1) + timedelta(days=number) for number in range(365)]
+        noons = [parse(f"{day}T12:00:00Z") for day in days]
+        wrong = [day for day in days if calendar.is_business_day(day) != known.is_working_day(day)]
+        assert wrong == []
+        assert calendar.between(noons[0], noons[-1]) == sum(map(known.is_working_day, days[1:]))
+        tenth = calendar.local_date(calendar.add(noons[160], 10))
+        assert tenth == known.get_nth_working_day(known.get_nth_working_day(days[160], 0), 10)
+
+
+def test_a_saturday_that_hungary_works_counts() -> None:
+    spec = PolicySpec(
+        CalendarSpec("HU", "Europe/Budapest"), StagesSpec(authorization=StageSpec("3bd", "1bd", 2, 3, ()))
+    )
+    received = parse("2026-01-08T09:00:00+01:00")  # a Thursday
+    assert expand(spec).deadline("authorization", INVOICE, received, received) == parse("2026-01-12T08:00:00Z")
+
+
+@pytest.mark.parametrize("country", ["SA", "EG"])
+def test_a_week_may_begin_on_sunday(country: str) -> None:
+    calendar = expand(PolicySpec(CalendarSpec(country, "UTC"))).calendar
+    assert not calendar.is_business_day(date(2026, 11, 27)) and calendar.is_business_day(date(2026, 11, 29))
+
+
+def test_a_weekend_that_moved_is_the_one_of_its_time() -> None:
+    emirates = expand(PolicySpec(CalendarSpec("AE", "Asia/Dubai"))).calendar
+    friday, sunday = date(2021, 11, 26), date(2021, 11, 28)
+    assert not emirates.is_business_day(friday) and emirates.is_business_day(sunday)
+    friday, sunday = date(2026, 11, 27), date(2026, 11, 29)
+    assert emirates.is_business_day(friday) and not emirates.is_business_day(sunday)
+    assert emirates.is_business_day(date(2060, 11, 26)), "a Friday beyond the last year"
+
+
+def test_a_weekend_that_a_policy_names_is_the_one_of_every_year() -> None:
+    emirates = expand(PolicySpec(CalendarSpec("AE", "Asia/Dubai", weekend=("saturday", "sunday")))).calendar
+    assert emirates.is_business_day(date(2021, 11, 26)) and not emirates.is_business_day(date(2021, 11, 28))
+    # New Year's Day 2021 was a Friday, which is off as a holiday.
+    assert not emirates.is_business_day(date(2021, 1, 1))
+    # A holiday on what is no weekend any more is a day off.
+    sundays = expand(PolicySpec(CalendarSpec("NL", "UTC", weekend=("sunday",)))).calendar
+    assert not sundays.is_business_day(date(2026, 12, 26)) and sundays.is_business_day(date(2026, 12, 19))
+    # Hungary works on that Saturday, whatever the weekend is.
+    budapest = expand(PolicySpec(CalendarSpec("HU", "UTC", weekend=("saturday", "sunday")))).calendar
+    assert budapest.is_business_day(date(2026, 1, 10)) and not budapest.is_business_day(date(2026, 1, 17))
+
+
+def test_days_on_and_off_win_over_the_country() -> None:
+    calendar = CalendarSpec(
+        "HU", "UTC", days_off=(date(2026, 1, 10), date(2026, 11, 24)), days_on=(date(2026, 12, 25), date(2026, 12, 27))
+    )
+    own = expand(PolicySpec(calendar)).calendar
+    assert not own.is_business_day(date(2026, 1, 10)) and not own.is_business_day(date(2026, 11, 24))
+    assert own.is_business_day(date(2026, 12, 25)) and own.is_business_day(date(2026, 12, 27))
+
+
+def test_the_days_of_a_country_are_those_of_the_years_asked_for() -> None:
+    found = country_days("AE", first_year=2021, last_year=2022)
+    assert found.weekend == ("saturday", "sunday")
+    assert {day.year for day in found.weekend_before | found.week_before} == {2021}
+    assert country_days("AE", first_year=2021, last_year=2021).weekend == ("friday", "saturday")
 
 
 def test_the_library_is_not_loaded_before_it_is_needed() -> None:

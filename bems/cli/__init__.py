@@ -17,6 +17,7 @@ from bems.cli.dlq import dlq
 from bems.cli.generate import generate
 from bems.cli.invoice import invoice
 from bems.cli.keys import keys
+from bems.cli.policy import policy
 from bems.cli.replay import replay
 from bems.cli.send import send
 from bems.cli.stuck import stuck
@@ -41,6 +42,7 @@ for command in (
     generate,
     invoice,
     keys,
+    policy,
     replay,
     send,
     stuck,

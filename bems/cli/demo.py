@@ -26,6 +26,7 @@ from bems.embedded.api.access import LOOK
 from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, SystemClock
 from bems.embedded.generator import generate
+from bems.embedded.policies import DEFAULT
 from bems.embedded.service import Service
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import Event
@@ -99,9 +100,9 @@ def _service(folder: Path, clock: AcceleratedClock) -> Iterator[Service]:
     limits = Limits(WIDE_OPEN, StageRates(WIDE_OPEN, WIDE_OPEN, WIDE_OPEN, WIDE_OPEN))
     policy = load_policy(None)
     try:
-        service = Service(folder, policy, name="demo", port=PORT, limits=limits, clock=clock)
+        service = Service(folder, policy, policy_source=DEFAULT, name="demo", port=PORT, limits=limits, clock=clock)
     except CannotListen:
-        service = Service(folder, policy, name="demo", port=0, limits=limits, clock=clock)
+        service = Service(folder, policy, policy_source=DEFAULT, name="demo", port=0, limits=limits, clock=clock)
     with service:
         yield service
 

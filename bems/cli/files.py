@@ -15,8 +15,9 @@ from typing import IO, Any
 import click
 import msgspec
 
-from bems.calendars import expand
+from bems.calendars import check_country, expand
 from bems.cli.mistakes import Mistake
+from bems.embedded.policies import DEFAULT
 from bems.tracker.answers import Error
 from bems.tracker.config import ConfigError, read_policy
 from bems.tracker.gate import LINE_LIMIT
@@ -74,12 +75,12 @@ def _open(path: str) -> IO[bytes]:
 
 
 def load_policy(path: str | None) -> Policy:
-    """The policy of a file, or the default one, its calendar expanded."""
-    if path is None:
+    """The policy of a file, or the default one (None or `default`), its calendar expanded."""
+    if path is None or path == DEFAULT:
         return expand(PolicySpec())
     text = read_text(path)
     try:
-        return expand(read_policy(text, path))
+        return expand(read_policy(text, path, check_country))
     except ConfigError as fault:
         raise Mistake(str(fault)) from fault
     except ValueError as fault:

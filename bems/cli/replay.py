@@ -29,7 +29,9 @@ from bems.tracker.policy import Policy
     epilog="Example: bems replay events.jsonl.gz --policy stricter.yaml --invoices-out invoices.jsonl",
 )
 @click.argument("file", metavar="FILE")
-@click.option("--policy", "policy_file", metavar="FILE", help="The SLA policy (YAML). Default: the built-in one.")
+@click.option(
+    "--policy", "policy_file", metavar="FILE", help="The SLA policy (YAML). Default: the built-in one, `default`."
+)
 @click.option(
     "--until",
     type=WhenParam(),

@@ -8,20 +8,24 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
-from bems.calendars import expand
+from bems.calendars import check_country, expand
 from bems.cli.files import load_policy, read_text
 from bems.cli.mistakes import Failure, Mistake, store_told
 from bems.cli.show import print_json
 from bems.embedded.alerting.destinations import build
 from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, RunningClock, SystemClock
+from bems.embedded.policies import DEFAULT, PolicyInForce
 from bems.embedded.service import Service
 from bems.tracker.cells import Cell
 from bems.tracker.config import ConfigError, read_cells
+from bems.tracker.instants import render
 from bems.tracker.policy import Policy
+from bems.tracker.policy_warnings import find_warnings
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether the writer still lives."""
@@ -31,7 +35,13 @@ LOOK_EVERY = 1.0
 @click.option("--store", "folder", metavar="FOLDER", default=".bems", show_default=True, help="Where all is kept.")
 @click.option("--cells", "cells_file", metavar="FILE", help="The configuration. Default: a cell named local.")
 @click.option("--cell", "cell_name", metavar="NAME", help="Which cell of it, where there are several.")
-@click.option("--policy", "policy_file", metavar="FILE", help="The SLA policy, instead of the cell's.")
+@click.option(
+    "--policy",
+    "policy_file",
+    metavar="FILE",
+    help="The SLA policy, instead of the cell's; `default` is the built-in one. Without it, and where --cells says of "
+    "none, the one that the store keeps from the last start.",
+)
 @click.option("--host", metavar="HOST", help="What to listen on. Default: as configured, else 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="0 takes a free one. Default: as configured, else 8080.")
 @click.option(
@@ -58,7 +68,7 @@ def up(
     make one before: bems keys add NAME --role admin --store FOLDER. The log goes to standard error. SIGTERM or Ctrl-C
     ends the cell when what it took is stored.
     """
-    cell, policy = configure(cells_file, cell_name, policy_file)
+    cell, named = configure(cells_file, cell_name, policy_file)
     clock: RunningClock = SystemClock()
     if speed is not None:
         clock = AcceleratedClock(clock.now(), speed)
@@ -68,7 +78,8 @@ def up(
         try:
             service = Service(
                 Path(folder),
-                policy,
+                named.policy if named else lambda: load_policy(None),
+                policy_source=named.source if named else DEFAULT,
                 name=cell.name,
                 host=cell.embedded.host if host is None else host,
                 port=cell.embedded.port if port is None else port,
@@ -80,6 +91,7 @@ def up(
             raise Mistake(str(wrong)) from wrong
         with service, spared_collector():
             welcome(service, folder, as_json)
+            tell_policy(service.in_force)
             while not ended(LOOK_EVERY):
                 if not (service.writer.alive and service.server.alive):
                     raise Failure("the cell cannot go on; its log says why")
@@ -103,28 +115,36 @@ def ended_by_signal() -> Callable[[float], bool]:
     return ended
 
 
-def configure(cells_file: str | None, cell_name: str | None, policy_file: str | None) -> tuple[Cell, Policy]:
-    """The cell that is meant, with its policy."""
+class Named(NamedTuple):
+    """A policy that a start names, and where it was found."""
+
+    policy: Policy
+    source: str
+
+
+def configure(cells_file: str | None, cell_name: str | None, policy_file: str | None) -> tuple[Cell, Named | None]:
+    """The cell that is meant, and the policy that is named for it."""
     cell = Cell(name="local", region="eu-west-1")
     if cells_file is not None:
         cell = _find(cells_file, cell_name)
     elif cell_name is not None:
         raise Mistake(f"--cell {cell_name}: this needs --cells FILE, which describes it")
     if policy_file is not None:
-        return cell, load_policy(policy_file)
+        return cell, Named(load_policy(policy_file), policy_file)
     if cells_file is not None and cell.policy_file is not None:
-        return cell, load_policy(str(Path(cells_file).parent / cell.policy_file))
+        path = str(Path(cells_file).parent / cell.policy_file)
+        return cell, Named(load_policy(path), path)
     if cell.policy is None:
-        return cell, load_policy(None)
+        return cell, None
     try:
-        return cell, expand(cell.policy)
+        return cell, Named(expand(cell.policy), f"{cells_file}, cell {cell.name}")
     except ValueError as wrong:
         raise Mistake(f"{cells_file}: the policy of {cell.name}: {wrong}") from wrong
 
 
 def _find(cells_file: str, cell_name: str | None) -> Cell:
     try:
-        cells = read_cells(read_text(cells_file), cells_file).cells
+        cells = read_cells(read_text(cells_file), cells_file, check_country).cells
     except ConfigError as wrong:
         raise Mistake(str(wrong)) from wrong
     names = ", ".join(cell.name for cell in cells)
@@ -139,16 +159,32 @@ def _find(cells_file: str, cell_name: str | None) -> Cell:
 
 
 def welcome(service: Service, folder: str, as_json: bool) -> None:
-    """Say where the cell is, and show the first key, this once."""
+    """Say where the cell is and which policy it goes by, and show the first key, this once."""
     key = None
     if not service.keys.all():
         _, key = service.keys.add("admin", "admin", "bems up", service.clock.now())
     if as_json:
-        print_json({"url": service.server.url, "store": folder, "key": key})
+        policy = {
+            "digest": service.in_force.policy.digest,
+            "source": service.in_force.source,
+            "in_force_from": render(service.in_force.since or 0),
+            "is_resumed": service.in_force.is_resumed,
+        }
+        print_json({"url": service.server.url, "store": folder, "key": key, "policy": policy})
         return
     click.echo(f"The cell listens on {service.server.url} and keeps everything in {folder}. Ctrl-C ends it.")
     if key:
         click.echo(f"The first key, an admin's, is shown this once:\n\n    export BEMS_API_KEY={key}\n")
+
+
+def tell_policy(in_force: PolicyInForce) -> None:
+    """Say which policy the cell goes by, and what is odd about it."""
+    policy, source, since, is_resumed = in_force
+    kept = "; kept from the last start" if is_resumed else ""
+    other = ", --policy default takes the built-in one" if is_resumed and source != DEFAULT else ""
+    click.echo(f"Policy: {source} ({policy.digest}), in force since {render(since or 0)}{kept}{other}.", err=True)
+    for warning in find_warnings(policy):
+        click.echo(f"Warning: the policy {source}: {warning}.", err=True)
 
 
 @contextmanager

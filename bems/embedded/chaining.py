@@ -1,10 +1,10 @@
-"""Chaining: version 3 of the store, whose transitions are a chain of statuses and of the invoice's amount and currency.
+"""Chaining: version 4 of the store, whose transitions are a chain of statuses and of the invoice's amount and currency.
 
-Up to version 2 every row of a decision told the decision's whole move, so that an alert raised together with an event
+Up to version 3 every row of a decision told the decision's whole move, so that an alert raised together with an event
 counted it twice. The chained values are computed anew from events and commands in the order of their rows; rows, ids
 and instants stay. What records know since then of identity and of a wait that was given up comes from the same rows.
 
-The rules are those of the day on which version 3 was made, written here once more: a migration never changes, and the
+The rules are those of the day on which version 4 was made, written here once more: a migration never changes, and the
 tracker does. It reads MessagePack maps instead of the tracker's types for the same reason.
 """
 

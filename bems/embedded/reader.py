@@ -14,6 +14,7 @@ import apsw
 
 from bems.embedded import packing
 from bems.embedded.packing import Dictionaries, Packing
+from bems.embedded.policies import KeptPolicy
 from bems.embedded.schema import DATABASE
 from bems.embedded.store import AuditEntry, Letter
 from bems.engine import Execution, Stimulus
@@ -196,6 +197,22 @@ class Reader:
         """The latest instant at which something was recorded; 0 where nothing was."""
         row = self._row("SELECT recorded_at FROM transitions ORDER BY seq DESC LIMIT 1")
         return row[0] if row else 0
+
+    # -- policies
+
+    def policies(self, *, before: int | None = None, limit: int = 100) -> list[KeptPolicy]:
+        """Every policy that was in force, the newest first; those with a number below `before`."""
+        return self._policies("?1 IS NULL OR number < ?1", before, limit)
+
+    def policy_at(self, instant: Instant) -> KeptPolicy | None:
+        """The policy that was in force at an instant; None: that is before the first that was kept."""
+        found = self._policies("since <= ?1", instant, 1)
+        return found[0] if found else None
+
+    def _policies(self, condition: str, value: int | None, limit: int) -> list[KeptPolicy]:
+        until = "(SELECT since FROM policies n WHERE n.number = p.number + 1)"
+        sql = f"SELECT *, {until} FROM policies p WHERE {condition} ORDER BY number DESC LIMIT ?2"
+        return [KeptPolicy(*row) for row in self._rows(sql, value, limit)]
 
     # -- executions
 

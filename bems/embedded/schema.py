@@ -67,5 +67,13 @@ def _create(connection: apsw.Connection) -> None:
     connection.executemany("INSERT INTO dictionaries VALUES (?, ?)", make_dictionaries().items())
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create, repack, chain_transitions)
+def _keep_policies(connection: apsw.Connection) -> None:
+    """Version 3: every policy that was in force, the newest last. `document` has its dates too, as JSON."""
+    connection.execute("""CREATE TABLE policies (
+        number INTEGER PRIMARY KEY, since INTEGER NOT NULL, digest TEXT NOT NULL, source TEXT NOT NULL,
+        document BLOB NOT NULL
+    ) STRICT""")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create, repack, _keep_policies, chain_transitions)
 """The nth makes version n of version n - 1 (PRAGMA user_version). None is ever changed once it was released."""

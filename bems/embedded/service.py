@@ -15,13 +15,13 @@ from bems.embedded.api.server import Server
 from bems.embedded.clock import AcceleratedClock, RunningClock, SystemClock
 from bems.embedded.definition import load_machine
 from bems.embedded.keys import Keys
+from bems.embedded.policies import PROGRAM, PolicyInForce, PolicyOrDefault
 from bems.embedded.reader import open_reader
 from bems.embedded.readers import Readers
 from bems.embedded.writer import open_writer
 from bems.tracker.actions import Severity
 from bems.tracker.cells import Limits
 from bems.tracker.instants import MINUTE, Instant, render
-from bems.tracker.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,9 @@ NOBODY: Mapping[Severity, Sequence[Destination]] = {"warning": (), "critical": (
 class Service:
     """A cell that runs, between `start` and `stop`. It holds its folder from when it is made.
 
+    Where a start names no policy it goes on with the one that the folder keeps; `policy` then makes the default one,
+    for a folder that has none. `policy_source` says where a policy that is named was found.
+
     An accelerated clock goes on from the latest instant that the folder knows. StoreRefused: its folder cannot be used.
     StoreFailed: it cannot be read. CannotListen: its address cannot be listened on.
     """
@@ -39,8 +42,9 @@ class Service:
     def __init__(
         self,
         folder: Path,
-        policy: Policy,
+        policy: PolicyOrDefault,
         *,
+        policy_source: str = PROGRAM,
         name: str = "local",
         host: str = "127.0.0.1",
         port: int = 8080,
@@ -50,7 +54,7 @@ class Service:
     ) -> None:
         self.clock = clock or SystemClock()
         with ExitStack() as parts:
-            self.writer = open_writer(folder, policy, self.clock)
+            self.writer = open_writer(folder, policy, self.clock, policy_source=policy_source)
             parts.callback(self.writer.stop)
             self._start_clock(self.writer.latest())
             self.keys = Keys(folder)
@@ -77,9 +81,14 @@ class Service:
             name, self.clock, self.writer, self.readers, machine, keys, self.analytics, self.deliveries, limits
         )
 
+    @property
+    def in_force(self) -> PolicyInForce:
+        """The policy that the cell goes by; since when is known from its start on."""
+        return self.writer.in_force
+
     def start(self) -> "Service":
         """Begin: what came due meanwhile is done, and requests are answered. StoreRefused where the deliveries of the
-        folder are of another cell; then it has stopped."""
+        folder are of another cell, StoreFailed where the policy cannot be stored; then it has stopped."""
         try:
             self.writer.start()
             self.analytics.start()

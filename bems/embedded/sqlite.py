@@ -24,6 +24,8 @@ from bems.engine import Execution, Stimulus
 from bems.tracker.actions import Alert, execution_name
 from bems.tracker.contract import Event
 from bems.tracker.instants import LATEST, Instant
+from bems.tracker.policy import Policy
+from bems.tracker.policy_file import dump_policy
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
 
@@ -192,6 +194,24 @@ class SqliteStore(Reader):
         course = Course(execution, definition, stimuli, past)
         self._courses.update({id: course})
         return course
+
+    # -- policies
+
+    def keep_policy(self, policy: Policy, source: str, now: Instant) -> Instant:
+        """Keep the policy that is in force from now on, at once; the instant since when it is. The same policy as the
+        newest one is kept once: it may come from somewhere else now."""
+        document, newest = dump_policy(policy), next(iter(self.policies(limit=1)), None)
+        try:
+            if newest is not None and newest.digest == policy.digest:
+                if (newest.source, newest.document) != (source, document):
+                    sql = "UPDATE policies SET source = ?, document = ? WHERE number = ?"
+                    self._execute(sql, (source, document, newest.number))
+                return newest.since
+            sql = "INSERT INTO policies (since, digest, source, document) VALUES (?, ?, ?, ?)"
+            self._execute(sql, (now, policy.digest, source, document))
+        except apsw.Error as error:
+            raise StoreFailed(f"the policy could not be stored: {error}") from error
+        return now
 
     # -- definitions
 

@@ -47,6 +47,7 @@ COLUMNS = {
     "step": "INTEGER",
     "severity": "VARCHAR",
     "decided_at": "TIMESTAMP",
+    "policy_digest": "VARCHAR",
     "from_amount": "DECIMAL(22, 4)",
     "from_currency": "VARCHAR",
     "to_amount": "DECIMAL(22, 4) NOT NULL",

@@ -20,6 +20,7 @@ from types import TracebackType
 from bems.embedded.cell import Cell
 from bems.embedded.clock import RunningClock
 from bems.embedded.definition import embedded_text, load_machine
+from bems.embedded.policies import PROGRAM, PolicyInForce, PolicyOrDefault, choose_policy
 from bems.embedded.reader import StoreFailed
 from bems.embedded.sqlite import SqliteStore
 from bems.embedded.store import Due, Letter
@@ -27,7 +28,6 @@ from bems.tracker.commands import Command
 from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, Receipt
 from bems.tracker.instants import HOUR, MINUTE, SECOND, Instant
-from bems.tracker.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +80,17 @@ Tell = Callable[[Answer], None]
 """Tells somebody who waits. Called in the writer's thread."""
 
 
-def open_writer(folder: Path, policy: Policy, clock: RunningClock) -> "Writer":
-    """The writer of the durable cell in a folder, which is made if there is none. StoreRefused: see `SqliteStore`."""
+def open_writer(
+    folder: Path, policy: PolicyOrDefault, clock: RunningClock, *, policy_source: str = PROGRAM
+) -> "Writer":
+    """The writer of the durable cell in a folder, which is made if there is none. Without a policy that is named it
+    goes on with the one that the folder keeps. StoreRefused: see `SqliteStore`, or the kept policy cannot be read."""
     store = SqliteStore(folder)
     try:
         machine = load_machine()
         store.keep_definition(machine.digest, embedded_text())
-        return Writer(Cell(policy, machine, store), store, clock)
+        in_force = choose_policy(policy, policy_source, next(iter(store.policies(limit=1)), None))
+        return Writer(Cell(in_force.policy, machine, store), store, clock, in_force=in_force)
     except BaseException:
         store.close()
         raise
@@ -107,7 +111,9 @@ class Writer:
         *,
         queued: int = QUEUED,
         turn: int = TURN,
+        in_force: PolicyInForce | None = None,
     ) -> None:
+        self.in_force = in_force or PolicyInForce(cell.policy, PROGRAM)
         self._cell = cell
         self._store = store
         self._clock = clock
@@ -125,7 +131,11 @@ class Writer:
     # -- for any thread
 
     def start(self) -> "Writer":
-        """Begin. A writer is started once; what was handed in before waits for it."""
+        """Begin, and keep the policy that is in force from here on. A writer is started once; what was handed in before
+        waits for it. StoreFailed: the policy cannot be stored."""
+        if not self.in_force.is_resumed:
+            policy, source = self.in_force.policy, self.in_force.source
+            self.in_force = PolicyInForce(policy, source, self._store.keep_policy(policy, source, self._clock.now()))
         self._thread.start()
         return self
 

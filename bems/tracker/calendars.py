@@ -7,6 +7,7 @@ that they repeat is its first occurrence.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
+from itertools import accumulate
 from zoneinfo import ZoneInfo
 
 from bems.tracker.instants import EARLIEST, LATEST, SECOND, Instant
@@ -26,30 +27,39 @@ _NOT_A_PLACE = ("localtime", "posixrules", "Factory", "posix/", "right/")
 class BusinessCalendar:
     """The business days of one place.
 
-    `timezone` is an IANA name; `days_off` are local dates; `weekend` holds weekdays (Monday is 0). ValueError when the
-    time zone is unknown, a weekday is out of range, or more than 366 days on end are off.
+    `timezone` is an IANA name; `weekend` holds weekdays (Monday is 0). `days_off` and `days_on` are local dates: a date
+    of `days_on` is a business day whatever else is said of it, such as a Saturday that is worked in exchange for a
+    Friday. ValueError when the time zone is unknown, a weekday is out of range, or more than 366 days on end are off.
 
     Instants outside EARLIEST to LATEST are taken as those, and so are results: nothing overflows.
     """
 
     __slots__ = (
+        "_exceptions",
         "_hash",
+        "_is_on",
         "_known",
-        "_off",
+        "_offsets",
         "_positions",
         "_ranks",
         "_to_weekday",
         "_zone",
         "days_off",
+        "days_on",
         "timezone",
         "weekend",
     )
 
     def __init__(
-        self, timezone: str, days_off: Iterable[date] = (), weekend: Iterable[int] = SATURDAY_AND_SUNDAY
+        self,
+        timezone: str,
+        days_off: Iterable[date] = (),
+        weekend: Iterable[int] = SATURDAY_AND_SUNDAY,
+        days_on: Iterable[date] = (),
     ) -> None:
         self.timezone = timezone
         self.days_off = frozenset(days_off)
+        self.days_on = frozenset(days_on)
         self.weekend = frozenset(weekend)
         self._zone = load_zone(timezone)
         if not self.weekend <= frozenset(range(7)):
@@ -58,11 +68,16 @@ class BusinessCalendar:
         if not self._positions:
             raise ValueError("every day of the week is off: leave at least one business day")
         self._to_weekday = [bisect_right(self._positions, weekday) for weekday in range(7)]
-        self._off = sorted(day.toordinal() for day in self.days_off if day.weekday() not in self.weekend)
-        # The number of business days before each day off, by which the nth business day is found without walking.
-        self._ranks = [self._workdays(day) - 1 - index for index, day in enumerate(self._off)]
+        off = {day.toordinal() for day in self.days_off - self.days_on if day.weekday() not in self.weekend}
+        on = {day.toordinal() for day in self.days_on if day.weekday() in self.weekend}
+        # The days on which the week does not decide. By how many the count of business days differs from the week's
+        # before each of them, and the number of business days up to each, by which the nth is found without walking.
+        self._exceptions = sorted(off | on)
+        self._is_on = [day in on for day in self._exceptions]
+        self._offsets = [0, *accumulate(1 if is_on else -1 for is_on in self._is_on)]
+        self._ranks = [self._count(day) for day in self._exceptions]
         self._known: dict[tuple[int, int], tuple[int, bool]] = {}
-        self._hash = hash((self.timezone, self.days_off, self.weekend))
+        self._hash = hash((self.timezone, self.days_off, self.weekend, self.days_on))
         self._refuse_closure()
 
     def add(self, instant: Instant, days: int) -> Instant:
@@ -107,22 +122,25 @@ class BusinessCalendar:
         return datetime.fromtimestamp(min(max(instant, EARLIEST), LATEST) // SECOND, self._zone).date()
 
     def is_business_day(self, day: date) -> bool:
-        return day.weekday() not in self.weekend and day not in self.days_off
+        return day in self.days_on or (day.weekday() not in self.weekend and day not in self.days_off)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BusinessCalendar):
             return NotImplemented
-        mine, theirs = (self.timezone, self.weekend, self.days_off), (other.timezone, other.weekend, other.days_off)
-        return mine == theirs
+        return self._parts() == other._parts()
 
     def __hash__(self) -> int:
         return self._hash
 
     def __repr__(self) -> str:
-        return f"BusinessCalendar({self.timezone!r}, {len(self.days_off)} days off, weekend {sorted(self.weekend)})"
+        days = f"{len(self.days_off)} days off, {len(self.days_on)} days on"
+        return f"BusinessCalendar({self.timezone!r}, {days}, weekend {sorted(self.weekend)})"
 
-    def __reduce__(self) -> tuple[type["BusinessCalendar"], tuple[str, frozenset[date], frozenset[int]]]:
-        return BusinessCalendar, (self.timezone, self.days_off, self.weekend)
+    def __reduce__(self) -> tuple[type["BusinessCalendar"], tuple[object, ...]]:
+        return BusinessCalendar, self._parts()
+
+    def _parts(self) -> tuple[str, frozenset[date], frozenset[int], frozenset[date]]:
+        return self.timezone, self.days_off, self.weekend, self.days_on
 
     def _workdays(self, day: int) -> int:
         """How many days up to this one, from a fixed origin, are outside weekends. Day 1 of all is a Monday."""
@@ -131,11 +149,14 @@ class BusinessCalendar:
 
     def _count(self, day: int) -> int:
         """How many business days lie up to this one, from the same origin."""
-        return self._workdays(day) - bisect_right(self._off, day)
+        return self._workdays(day) + self._offsets[bisect_right(self._exceptions, day)]
 
     def _nth(self, index: int) -> int:
         """The day that is business day number `index` from the origin: the inverse of `_count`."""
-        weeks, position = divmod(index + bisect_left(self._ranks, index) - 1, len(self._positions))
+        before = bisect_left(self._ranks, index)
+        if before < len(self._ranks) and self._ranks[before] == index and self._is_on[before]:
+            return self._exceptions[before]
+        weeks, position = divmod(index - self._offsets[before] - 1, len(self._positions))
         return weeks * 7 + self._positions[position] + 1
 
     def _midnight(self, day: int) -> Instant:
@@ -147,10 +168,12 @@ class BusinessCalendar:
         return min(max(int(start.timestamp()) * SECOND, EARLIEST), LATEST)
 
     def _refuse_closure(self) -> None:
-        for rank in set(self._ranks):
+        off = [day for day, is_on in zip(self._exceptions, self._is_on, strict=True) if not is_on]
+        ranks = [self._count(day) for day in off]
+        for rank in set(ranks):
             if self._nth(rank + 1) - self._nth(rank) > _LONGEST_CLOSURE:
-                first = date.fromordinal(self._off[bisect_left(self._ranks, rank)])
-                last = date.fromordinal(self._off[bisect_right(self._ranks, rank) - 1])
+                first = date.fromordinal(off[bisect_left(ranks, rank)])
+                last = date.fromordinal(off[bisect_right(ranks, rank) - 1])
                 raise ValueError(f"every day from {first} to {last} is off: leave at least one business day a year")
 
 

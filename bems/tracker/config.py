@@ -50,14 +50,19 @@ class ConfigError(Exception):
         )
 
 
-def read_policy(text: str, name: str) -> PolicySpec:
+CheckCountry = Callable[[str, str | None], object]
+"""Raises ValueError for a country, or a part of it, that is not known; its attribute `key` is `country` or
+`subdivision`. The tracker knows no countries: a shell does (`bems.calendars.check_country`)."""
+
+
+def read_policy(text: str, name: str, check_country: CheckCountry | None = None) -> PolicySpec:
     """The policy that a file's text says; `name` is how messages call the file. ConfigError has all its faults."""
-    return _read(text, name, PolicySpec, lambda data: _check_policy(data, ""))
+    return _read(text, name, PolicySpec, lambda data: _check_policy(data, "", check_country))
 
 
-def read_cells(text: str, name: str) -> CellsFile:
+def read_cells(text: str, name: str, check_country: CheckCountry | None = None) -> CellsFile:
     """The cells that a file's text says; `name` is how messages call the file. ConfigError has all its faults."""
-    return _read(text, name, CellsFile, _check_cells)
+    return _read(text, name, CellsFile, lambda data: _check_cells(data, check_country))
 
 
 def _read(text: str, name: str, expected: type[_Config], check: Callable[[Any], Iterator[Fault]]) -> _Config:
@@ -74,24 +79,39 @@ def _read(text: str, name: str, expected: type[_Config], check: Callable[[Any], 
     return msgspec.convert(document.data, expected)
 
 
-def _check_cells(data: Any) -> Iterator[Fault]:
+def _check_cells(data: Any, check_country: CheckCountry | None) -> Iterator[Fault]:
     """What the types cannot say of the cells, of whatever parts of the data have the right form."""
     names: dict[str, int] = {}
     for index, cell in enumerate(_items(_get(data, "cells"))):
         name = _get(cell, "name")
         if isinstance(name, str) and names.setdefault(name, index) != index:
             yield Fault(f"/cells/{index}/name", f"{show(name)} is the name of cell {names[name]} too: use another")
-        yield from _check_policy(_get(cell, "policy"), f"/cells/{index}/policy")
+        yield from _check_policy(_get(cell, "policy"), f"/cells/{index}/policy", check_country)
 
 
-def _check_policy(data: Any, pointer: str) -> Iterator[Fault]:
+def _check_policy(data: Any, pointer: str, check_country: CheckCountry | None) -> Iterator[Fault]:
     """What the types cannot say of a policy, of whatever parts of the data have the right form."""
-    yield from _check_text(_get(data, "calendar"), "timezone", f"{pointer}/calendar", load_zone)
+    yield from _check_calendar(_get(data, "calendar"), f"{pointer}/calendar", check_country)
     for stage in STAGES:
         rule, here = _get(_get(data, "stages"), stage), f"{pointer}/stages/{stage}"
         yield from _check_rule(rule, here)
         for index, override in enumerate(_items(_get(rule, "overrides"))):
             yield from _check_rule(override, f"{here}/overrides/{index}")
+
+
+def _check_calendar(data: Any, pointer: str, check_country: CheckCountry | None) -> Iterator[Fault]:
+    yield from _check_text(data, "timezone", pointer, load_zone)
+    off = {day for day in _items(_get(data, "days_off")) if isinstance(day, str)}
+    for index, day in enumerate(_items(_get(data, "days_on"))):
+        if isinstance(day, str) and day in off:
+            yield Fault(f"{pointer}/days_on/{index}", f"{show(day)} is in days_off too: leave it out of one")
+    country, subdivision = _get(data, "country"), _get(data, "subdivision")
+    if check_country is None or not isinstance(country, str):
+        return
+    try:
+        check_country(country, subdivision if isinstance(subdivision, str) else None)
+    except ValueError as fault:
+        yield Fault(f"{pointer}/{getattr(fault, 'key', 'country')}", str(fault))
 
 
 def _check_rule(rule: Any, pointer: str) -> Iterator[Fault]:

@@ -400,6 +400,7 @@ class Draft:
                     invoice_id=self.before.invoice_id,
                     recorded_at=at,
                     decided_at=self.now,
+                    policy_digest=self.policy.digest,
                     from_status=start[0],
                     from_amount=start[1],
                     from_currency=start[2],

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
+from hashlib import sha256
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 from bems.tracker.actions import Severity
@@ -159,7 +161,7 @@ class StageSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     give_up_at: AlertNumber | None = None
     """The last alert, which parks the invoice."""
     overrides: tuple[OverrideSpec, ...] | None = None
-    """The first that matches wins. `[]` drops those of the default policy."""
+    """The first that matches wins. Those that are given are all there are."""
 
 
 class StagesSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -179,12 +181,14 @@ class CalendarSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """A name of the IANA database, such as `Europe/Amsterdam`."""
     subdivision: Subdivision | None = None
     """A part of the country with holidays of its own."""
-    weekend: Annotated[tuple[Weekday, ...], Meta(max_length=6, description="at most six days of the week")] = (
-        "saturday",
-        "sunday",
+    weekend: Annotated[tuple[Weekday, ...], Meta(max_length=6, description="at most six days of the week")] | None = (
+        None
     )
+    """Instead of the country's, in every year."""
     days_off: tuple[date, ...] = ()
-    """Dates off besides the public holidays."""
+    """Dates off besides the public holidays, and though the country works on them."""
+    days_on: tuple[date, ...] = ()
+    """Business days, though they are public holidays or of the weekend."""
 
 
 class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -200,13 +204,7 @@ class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
 DEFAULT_STAGES = StagesSpec(
     ingestion=StageSpec("10bd", "5bd", critical_at=3, give_up_at=6, overrides=()),
-    authorization=StageSpec(
-        "3bd",
-        "1bd",
-        critical_at=3,
-        give_up_at=20,
-        overrides=(OverrideSpec(WhenSpec(vendor_tier="gold", currency="EUR", amount_from="10000"), deadline="1bd"),),
-    ),
+    authorization=StageSpec("3bd", "1bd", critical_at=3, give_up_at=20, overrides=()),
     reconciliation=StageSpec("5bd", "2bd", critical_at=3, give_up_at=20, overrides=()),
     posting=StageSpec("due-3bd", "1bd", critical_at=2, give_up_at=20, overrides=()),
 )
@@ -221,6 +219,25 @@ class Policy:
     stages: Mapping[Stage, StageRules] = field(hash=False)
     waits_from: WaitsFrom = "decision"
     identity: bool = True
+    calendar_spec: CalendarSpec | None = field(default=None, compare=False)
+    """What the calendar was made from. No decision depends on it."""
+    digest: str = field(init=False, compare=False)
+    """16 hexadecimal digits; another policy, be it by one day off, has others."""
+
+    def __post_init__(self) -> None:
+        calendar = self.calendar
+        content: tuple[object, ...] = (
+            calendar.timezone,
+            sorted(calendar.weekend),
+            [day.isoformat() for day in sorted(calendar.days_off)],
+            [day.isoformat() for day in sorted(calendar.days_on)],
+            describe_stages(self.stages),
+        )
+        further = (self.waits_from, self.identity)
+        if further != ("decision", True):
+            # Policies that leave these out keep the digest that they had before there were any.
+            content = (*content, *further)
+        object.__setattr__(self, "digest", sha256(msgspec.json.encode(content)).hexdigest()[:16])
 
     def deadline(self, stage: Stage, facts: Facts, ingested_at: Instant | None, now: Instant) -> Instant:
         """The deadline of a wait that begins now.
@@ -290,19 +307,38 @@ class Policy:
         return date.fromordinal(min(max(due, 1), date.max.toordinal()))
 
 
-def build_policy(spec: PolicySpec, days_off: frozenset[date]) -> Policy:
-    """The policy of a spec, whose public holidays are `days_off`. ValueError says which rule makes no sense."""
+def build_policy(
+    spec: PolicySpec,
+    days_off: frozenset[date],
+    days_on: frozenset[date] = frozenset(),
+    weekend: tuple[Weekday, ...] = ("saturday", "sunday"),
+) -> Policy:
+    """The policy of a spec, whose country has these public holidays, worked days and weekend.
+
+    What the spec's calendar says of a day wins over what its country does. ValueError says which rule makes no sense.
+    """
     calendar = spec.calendar
-    policy = assemble_policy(calendar.timezone, days_off.union(calendar.days_off), calendar.weekend, spec.stages)
+    both = sorted({*calendar.days_off} & {*calendar.days_on})
+    if both:
+        raise ValueError(f"{both[0]} is in days_off and in days_on: leave it out of one")
+    off = days_off.union(calendar.days_off).difference(calendar.days_on)
+    on = days_on.union(calendar.days_on).difference(calendar.days_off)
+    named = weekend if calendar.weekend is None else calendar.weekend
+    policy = assemble_policy(calendar.timezone, off - on, named, spec.stages, on, calendar)
     return replace(policy, waits_from=spec.waits_from, identity=spec.identity)
 
 
 def assemble_policy(
-    timezone: str, days_off: frozenset[date], weekend: tuple[Weekday, ...], stages: StagesSpec
+    timezone: str,
+    days_off: frozenset[date],
+    weekend: tuple[Weekday, ...],
+    stages: StagesSpec,
+    days_on: frozenset[date] = frozenset(),
+    calendar_spec: CalendarSpec | None = None,
 ) -> Policy:
     """The policy of a calendar's parts and the stages' specs. ValueError as of `build_policy`."""
-    calendar = BusinessCalendar(timezone, days_off, (WEEKDAYS.index(weekday) for weekday in weekend))
-    return Policy(calendar, {stage: _read_stage(stage, getattr(stages, stage)) for stage in STAGES})
+    calendar = BusinessCalendar(timezone, days_off, (WEEKDAYS.index(weekday) for weekday in weekend), days_on)
+    return Policy(calendar, {stage: _read_stage(stage, getattr(stages, stage)) for stage in STAGES}, calendar_spec=calendar_spec)
 
 
 def _read_stage(stage: Stage, spec: StageSpec) -> StageRules:
@@ -315,6 +351,33 @@ def _read_stage(stage: Stage, spec: StageSpec) -> StageRules:
         )
     except ValueError as fault:
         raise ValueError(f"{stage}: {fault}") from None
+
+
+def describe_stages(stages: Mapping[Stage, StageRules]) -> StagesSpec:
+    """The specs of the stages with nothing left out, the same for equal rules."""
+    return StagesSpec(**{stage: _describe_rules(stages[stage]) for stage in STAGES})
+
+
+def _describe_rules(rules: StageRules) -> StageSpec:
+    def texts(rule: Rule) -> tuple[str, str, int, int]:
+        return str(rule.deadline), str(rule.escalate_every), rule.critical_at, rule.give_up_at
+
+    overrides = tuple(OverrideSpec(_describe_when(when), *texts(rule)) for when, rule in rules.overrides)
+    return StageSpec(*texts(rules.rule), overrides=overrides)
+
+
+def _describe_when(when: When) -> WhenSpec:
+    def text(amount: Decimal | None) -> str | None:
+        return None if amount is None else format(amount.normalize(), "f")
+
+    return WhenSpec(
+        vendor_tier=when.vendor_tier,
+        vendor=when.vendor,
+        currency=when.currency,
+        amount_from=text(when.amount_from),
+        amount_to=text(when.amount_to),
+        terms_days_from=when.terms_days_from,
+    )
 
 
 def _merged(spec: StageSpec | OverrideSpec, under: StageSpec) -> StageSpec:

@@ -51,6 +51,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("step", "int"),
     Column("severity", "string"),
     Column("decided_at", "timestamp"),
+    Column("policy_digest", "string"),
     Column("from_amount", "string"),
     Column("from_currency", "string"),
     Column("to_amount", "string"),

@@ -23,7 +23,7 @@ TransitionKind = Literal["event", "alert", "park", "revive", "command"]
 
 class Transition(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One row. `recorded_at` is unique within an invoice and never goes back, whatever the clocks of its writers do;
-    `decided_at` is the clock of the decision.
+    `decided_at` is the clock of the decision, `policy_digest` the policy that it was decided by.
 
     `transition_id` says what happened, so a row that is written twice is known to be one. `lag_ms` is recorded minus
     received, for events and commands. `amount` and `currency` are what the event stated, or else the invoice's;
@@ -53,6 +53,7 @@ class Transition(Struct, frozen=True, omit_defaults=True, kw_only=True):
     step: int | None = None
     severity: Severity | None = None
     decided_at: Instant | None = None
+    policy_digest: str | None = None
     from_amount: Decimal | None = None
     from_currency: str | None = None
     to_amount: Decimal | None = None

@@ -120,7 +120,7 @@ def test_until_takes_dates_and_times(log: Path) -> None:
         (["replay", "log.jsonl", "--policy", "missing.yaml"], "missing.yaml: No such file"),
         (["replay", "log.jsonl", "--policy", "log.gz"], "log.gz: not UTF-8 text"),
         (["replay", "log.jsonl", "--policy", "bad.yaml"], "bad.yaml:2: /stages/authorization/deadline: "),
-        (["replay", "log.jsonl", "--policy", "nowhere.yaml"], "nowhere.yaml: "),
+        (["replay", "log.jsonl", "--policy", "nowhere.yaml"], "nowhere.yaml:1: /calendar/country: "),
         (["replay", "log.jsonl", "--invoices-out", "."], ".: Is a directory"),
         (["replay", "log.jsonl", "--invoices-out", ""], ": "),
         (["replay", "log.jsonl", "--until", "3500-01-01"], "is not between 1970 and 3000"),

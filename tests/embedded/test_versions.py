@@ -9,9 +9,12 @@ import apsw
 import pytest
 from msgspec import json
 
+from bems.embedded.clock import SystemClock
 from bems.embedded.databases import open_database
 from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
-from tests.data.store import begin, events, go_on, stored, unpack, view
+from bems.embedded.sqlite import SqliteStore
+from bems.embedded.writer import open_writer
+from tests.data.store import POLICY, begin, events, go_on, stored, unpack, view
 
 STORED = stored()
 
@@ -62,6 +65,19 @@ def test_it_goes_on_as_one_that_was_new(version: int, tmp_path: Path) -> None:
     assert len(found["alerts"]) > len(held(version)["alerts"]) + 20, "timers fire"
     for name in expected:
         assert found[name] == expected[name], name
+
+
+def test_policies_are_kept_from_version_3_on(version: int, tmp_path: Path) -> None:
+    folder = unpack(STORED[version], tmp_path / "cell")
+    store = SqliteStore(folder)
+    kept = store.policies()
+    store.close()
+    assert [one.digest for one in kept] == ([POLICY.digest] if version >= 3 else [])
+    assert [one.load() for one in kept] == [POLICY][: len(kept)]
+    open_writer(folder, POLICY, SystemClock()).start().stop()
+    store = SqliteStore(folder)
+    assert [one.digest for one in store.policies()] == [POLICY.digest]
+    store.close()
 
 
 # -- the next version

@@ -264,7 +264,8 @@ def test_a_wait_that_begins_on_a_day_off_starts_with_the_next_business_day(start
 
 def test_an_override_shortens_the_deadline(start: Start) -> None:
     gold = facts(amount=facts().amount * 10, tier="gold")
-    invoice = start(MONDAY, DUTCH)
+    text = "stages: {authorization: {overrides: [{when: {vendor_tier: gold}, deadline: 1bd}]}}"
+    invoice = start(MONDAY, expand(read_policy(text, "policy.yaml")))
     invoice.send("ingestion", "received", gold)
     invoice.advance(days=1)
     assert invoice.due_at() == [local("2026-03-03T10:00+01:00")]

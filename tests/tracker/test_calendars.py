@@ -130,6 +130,31 @@ def test_a_weekend_may_be_on_other_days() -> None:
 
 
 @pytest.mark.parametrize(
+    ("start", "days", "end"),
+    [
+        # In exchange for Friday 2 January 2026 Hungary works on Saturday the 10th.
+        ("2026-01-08T09:00:00+01:00", 3, "2026-01-12T09:00:00+01:00"),
+        ("2026-01-08T09:00:00+01:00", 2, "2026-01-10T09:00:00+01:00"),
+        ("2026-01-10T09:00:00+01:00", 0, "2026-01-10T09:00:00+01:00"),
+        ("2026-01-10T09:00:00+01:00", 1, "2026-01-12T09:00:00+01:00"),
+        ("2026-01-11T09:00:00+01:00", 0, "2026-01-12T00:00:00+01:00"),
+        ("2025-12-31T09:00:00+01:00", 1, "2026-01-05T09:00:00+01:00"),
+        ("2026-01-03T09:00:00+01:00", 6, "2026-01-12T00:00:00+01:00"),
+    ],
+)
+def test_a_worked_day_of_the_weekend_counts(start: str, days: int, end: str) -> None:
+    off = [date(2026, 1, 1), date(2026, 1, 2)]
+    budapest = BusinessCalendar("Europe/Budapest", off, days_on=[date(2026, 1, 10)])
+    assert budapest.add(parse(start), days) == parse(end)
+
+
+def test_a_day_on_is_a_business_day_whatever_else_is_said_of_it() -> None:
+    day = date(2026, 12, 25)
+    assert BusinessCalendar(AMSTERDAM, [day], days_on=[day]).is_business_day(day)
+    assert BusinessCalendar(AMSTERDAM, days_on=[day]) != BusinessCalendar(AMSTERDAM)
+
+
+@pytest.mark.parametrize(
     ("due", "days", "start"),
     [
         (date(2026, 11, 27), 0, "2026-11-27 00:00"),
@@ -202,6 +227,9 @@ def test_calendars_compare_by_what_they_say() -> None:
     assert pickle.loads(pickle.dumps(amsterdam)) == amsterdam
     assert amsterdam != BusinessCalendar(AMSTERDAM)
     assert amsterdam != AMSTERDAM
+    worked = BusinessCalendar(AMSTERDAM, DAYS_OFF, days_on=[date(2026, 1, 10)])
+    assert worked != amsterdam
+    assert pickle.loads(pickle.dumps(worked)) == worked
     assert "6 days off" in repr(BusinessCalendar(AMSTERDAM, EASTER_2026 | CHRISTMAS_2026 | {KINGS_DAY_2026}))
 
 
@@ -212,6 +240,7 @@ calendars = st.builds(
     zones,
     st.frozensets(st.dates(date(2026, 1, 1), date(2027, 1, 1)), max_size=40).map(DAYS_OFF.union),
     weekends,
+    st.frozensets(st.dates(date(2025, 12, 1), date(2027, 1, 1)), max_size=40),
 )
 instants = st.integers(parse("2025-12-01T00:00:00Z"), parse("2027-02-01T00:00:00Z"))
 days = st.integers(0, 60)

@@ -67,7 +67,9 @@ def assert_faults(read: Callable[[str, str], object], text: str, *expected: str)
 
 def test_a_policy_is_read_as_its_types() -> None:
     text = """
-        calendar: {country: NL, subdivision: NH, timezone: Europe/Amsterdam, weekend: [sunday], days_off: [2026-12-24]}
+        calendar:
+          {country: NL, subdivision: NH, timezone: Europe/Amsterdam, weekend: [sunday],
+           days_off: [2026-12-24], days_on: [2026-05-05]}
         stages:
           authorization:
             deadline: 2bd
@@ -81,7 +83,7 @@ def test_a_policy_is_read_as_its_types() -> None:
                 critical_at: 1
     """
     assert read_policy(dedent(text), "x.yaml") == PolicySpec(
-        CalendarSpec("NL", "Europe/Amsterdam", "NH", ("sunday",), (date(2026, 12, 24),)),
+        CalendarSpec("NL", "Europe/Amsterdam", "NH", ("sunday",), (date(2026, 12, 24),), (date(2026, 5, 5),)),
         StagesSpec(
             authorization=StageSpec(
                 "2bd",
@@ -104,8 +106,7 @@ def test_the_default_policy_may_be_written_out() -> None:
         calendar: {country: NL, timezone: Europe/Amsterdam}
         stages:
           ingestion:      {deadline: 10bd, escalate_every: 5bd, critical_at: 3, give_up_at: 6}       # an orphan's wait
-          authorization:  {deadline: 3bd, escalate_every: 1bd, critical_at: 3, give_up_at: 20,
-                           overrides: [{when: {vendor_tier: gold, currency: EUR, amount_from: "10000"}, deadline: 1bd}]}
+          authorization:  {deadline: 3bd, escalate_every: 1bd, critical_at: 3, give_up_at: 20, overrides: []}
           reconciliation: {deadline: 5bd, escalate_every: 2bd, critical_at: 3, give_up_at: 20}
           posting:        {deadline: due-3bd, escalate_every: 1bd, critical_at: 2, give_up_at: 20}
     """
@@ -229,6 +230,7 @@ def test_a_policy_tells_all_its_faults_each_with_its_line() -> None:
           days_off:
             - 2026-12-24
             - 2026-13-24
+          days_on: [2026-12-27, 2026-12-24, 2026-12-24]
         stages:
           ingestion:
             deadline: 10 days
@@ -253,24 +255,26 @@ def test_a_policy_tells_all_its_faults_each_with_its_line() -> None:
         '3: /calendar/timezone: "Europe/Amstredam" is not a time zone: use a name of the IANA database',
         '4: /calendar/weekend/1: "sonday" is not one of ',
         '7: /calendar/days_off/1: "2026-13-24" is not a date',
-        '10: /stages/ingestion/deadline: "10 days" is not a deadline: use a whole number and s, m, h, d',
-        '11: /stages/ingestion/escalate_every: "due-5bd" counts back from the due date, as only a deadline may: use a',
-        "13: /stages/authorization/critical_at: 0 is less than 1: use ",
-        '13: /stages/authorization/deadline: "0bd" is no time at all: use at least 1bd',
-        '13: /stages/authorization/escalate_every: "3000bd" is too long: use at most 2600bd',
-        "13: /stages/authorization/give_up_at: 1001 is more than 1000: use ",
-        "15: /stages/reconciliation/deadline: 3 is a number, not a string",
-        "17: /stages/reconciliation/overrides/0/when: amounts of different currencies do not compare: name a",
-        '18: /stages/reconciliation/overrides/0/deadline: "3db" is not a duration: use ',
-        "19: /stages/reconciliation/overrides/1/when: there is no condition: use at least one of ",
-        '20: /stages/reconciliation/overrides/2/when: "when" is missing',
-        "21: /stages/reconciliation/overrides/3/when: no amount is from 5 and below 5: raise amount_to",
-        '23: /stages/reconciliation/overrides/4/when/amount_from: "1e4" does not have the right form: use ',
-        '23: /stages/reconciliation/overrides/4/when/currency: "euro" does not have the right form: use ',
-        "23: /stages/reconciliation/overrides/4/when/terms_days_from: -1 is less than 0: use ",
-        '24: /stages/reconciliation/overrides/5/when/vendor_teir: "vendor_teir" is not a field here: did you mean',
-        "25: /stages/reconciliation/overrides/6: 5 is a number, not an object",
-        '26: /stages/posting: "3bd" is a string, not an object',
+        '8: /calendar/days_on/1: "2026-12-24" is in days_off too: leave it out of one',
+        '8: /calendar/days_on/2: "2026-12-24" is in days_off too: leave it out of one',
+        '11: /stages/ingestion/deadline: "10 days" is not a deadline: use a whole number and s, m, h, d',
+        '12: /stages/ingestion/escalate_every: "due-5bd" counts back from the due date, as only a deadline may: use a',
+        "14: /stages/authorization/critical_at: 0 is less than 1: use ",
+        '14: /stages/authorization/deadline: "0bd" is no time at all: use at least 1bd',
+        '14: /stages/authorization/escalate_every: "3000bd" is too long: use at most 2600bd',
+        "14: /stages/authorization/give_up_at: 1001 is more than 1000: use ",
+        "16: /stages/reconciliation/deadline: 3 is a number, not a string",
+        "18: /stages/reconciliation/overrides/0/when: amounts of different currencies do not compare: name a",
+        '19: /stages/reconciliation/overrides/0/deadline: "3db" is not a duration: use ',
+        "20: /stages/reconciliation/overrides/1/when: there is no condition: use at least one of ",
+        '21: /stages/reconciliation/overrides/2/when: "when" is missing',
+        "22: /stages/reconciliation/overrides/3/when: no amount is from 5 and below 5: raise amount_to",
+        '24: /stages/reconciliation/overrides/4/when/amount_from: "1e4" does not have the right form: use ',
+        '24: /stages/reconciliation/overrides/4/when/currency: "euro" does not have the right form: use ',
+        "24: /stages/reconciliation/overrides/4/when/terms_days_from: -1 is less than 0: use ",
+        '25: /stages/reconciliation/overrides/5/when/vendor_teir: "vendor_teir" is not a field here: did you mean',
+        "26: /stages/reconciliation/overrides/6: 5 is a number, not an object",
+        '27: /stages/posting: "3bd" is a string, not an object',
     )
 
 

@@ -17,6 +17,7 @@ from bems.tracker.policy import (
     PolicySpec,
     StageSpec,
     StagesSpec,
+    Weekday,
     When,
     WhenSpec,
     build_policy,
@@ -38,8 +39,8 @@ def facts(
     return Facts(Decimal(amount), currency, Vendor(vendor, tier=tier), Source("sap-ecc"), terms)
 
 
-def policy(days_off: frozenset[date] = DAYS_OFF, **stages: StageSpec) -> Policy:
-    return build_policy(PolicySpec(stages=StagesSpec(**stages)), days_off)
+def policy(days_off: frozenset[date] = DAYS_OFF, days_on: frozenset[date] = frozenset(), **stages: StageSpec) -> Policy:
+    return build_policy(PolicySpec(stages=StagesSpec(**stages)), days_off, days_on)
 
 
 def waiting(**spec: str | int) -> Policy:
@@ -52,10 +53,9 @@ def test_the_default_policy_has_the_published_numbers() -> None:
         for stage in STAGES
         for spec in [getattr(DEFAULT_STAGES, stage)]
     }
-    gold = OverrideSpec(WhenSpec(vendor_tier="gold", currency="EUR", amount_from="10000"), deadline="1bd")
     assert said == {
         "ingestion": ("10bd", "5bd", 3, 6, ()),
-        "authorization": ("3bd", "1bd", 3, 20, (gold,)),
+        "authorization": ("3bd", "1bd", 3, 20, ()),
         "reconciliation": ("5bd", "2bd", 3, 20, ()),
         "posting": ("due-3bd", "1bd", 2, 20, ()),
     }
@@ -257,20 +257,80 @@ def test_the_first_override_that_matches_wins_and_changes_only_what_it_names() -
 
 
 def test_what_a_spec_leaves_out_is_as_in_the_default_policy() -> None:
+    own = policy(authorization=StageSpec(deadline="9bd"))
+    assert own.give_up_at("authorization", facts()) == 20
+    assert own.deadline("reconciliation", facts(), None, MONDAY) == parse("2026-11-30T10:15:00+01:00")
+    assert own.give_up_at("ingestion", facts()) == 6
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_vendor_is_treated_in_another_way_unless_a_spec_says_so(stage: Stage) -> None:
     gold = facts("10000", tier="gold")
-    next_day = parse("2026-11-24T10:15:00+01:00")
-    assert policy(authorization=StageSpec(deadline="9bd")).deadline("authorization", gold, None, MONDAY) == next_day
-    no_overrides = policy(authorization=StageSpec(overrides=()))
-    assert no_overrides.deadline("authorization", gold, None, MONDAY) == parse("2026-11-26T10:15:00+01:00")
-    assert no_overrides.give_up_at("ingestion", gold) == 6
+    assert DEFAULT_POLICY.stages[stage].overrides == ()
+    own = build_policy(PolicySpec(stages=msgspec.convert({stage: {"deadline": "5d"}}, StagesSpec)), frozenset())
+    assert own.deadline(stage, gold, None, MONDAY) == MONDAY + 5 * DAY
 
 
 def test_a_spec_adds_its_days_off_to_the_public_holidays() -> None:
     calendar = CalendarSpec("SA", "Asia/Riyadh", weekend=("friday", "saturday"), days_off=(date(2026, 11, 24),))
     own = build_policy(PolicySpec(calendar), frozenset({date(2026, 11, 25)}))
     monday = parse("2026-11-23T10:15:00+03:00")
-    assert own.deadline("authorization", facts("10000", tier="gold"), None, monday) == monday + 3 * DAY
+    assert own.deadline("authorization", facts(), None, monday) == parse("2026-11-30T10:15:00+03:00")
     assert own.calendar.weekend == {4, 5}
+
+
+CHRISTMAS, SATURDAY, FRIDAY = date(2026, 12, 25), date(2026, 1, 10), date(2026, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("calendar", "business_days", "days_off"),
+    [
+        ({}, [SATURDAY], [CHRISTMAS, FRIDAY]),
+        ({"weekend": ("sunday",)}, [SATURDAY, date(2026, 1, 17)], [CHRISTMAS, date(2026, 1, 18)]),
+        ({"weekend": ("saturday", "sunday")}, [SATURDAY], [date(2026, 1, 17)]),
+        ({"days_off": (SATURDAY,)}, [], [SATURDAY, CHRISTMAS]),
+        ({"days_on": (CHRISTMAS,)}, [CHRISTMAS, SATURDAY], [FRIDAY]),
+        ({"days_on": (date(2026, 1, 18),)}, [date(2026, 1, 18)], [date(2026, 1, 25)]),
+    ],
+)
+def test_what_a_calendar_says_wins_over_what_its_country_does(
+    calendar: dict[str, tuple[Weekday | date, ...]], business_days: list[date], days_off: list[date]
+) -> None:
+    spec = msgspec.convert({"country": "HU", "timezone": "Europe/Budapest", **calendar}, CalendarSpec)
+    made = build_policy(PolicySpec(spec), frozenset({CHRISTMAS, FRIDAY}), frozenset({SATURDAY})).calendar
+    assert all(made.is_business_day(day) for day in business_days)
+    assert not any(made.is_business_day(day) for day in days_off)
+    assert not made.days_off & made.days_on
+
+
+def test_a_weekend_is_the_countrys() -> None:
+    spec = PolicySpec(CalendarSpec("SA", "Asia/Riyadh"))
+    assert build_policy(spec, frozenset(), weekend=("friday", "saturday")).calendar.weekend == {4, 5}
+
+
+def test_a_day_cannot_be_off_and_on() -> None:
+    calendar = CalendarSpec("HU", "Europe/Budapest", days_off=(SATURDAY,), days_on=(SATURDAY,))
+    with pytest.raises(ValueError, match="2026-01-10 is in days_off and in days_on: leave it out of one"):
+        build_policy(PolicySpec(calendar), frozenset())
+
+
+def test_a_digest_is_of_what_a_policy_decides() -> None:
+    assert policy().digest == policy().digest
+    assert len(DEFAULT_POLICY.digest) == 16 and int(DEFAULT_POLICY.digest, 16)
+    when = [WhenSpec(currency="EUR", amount_from=amount) for amount in ("1000", "1000.00", "1001")]
+    same, equal, other = (policy(posting=StageSpec(overrides=(OverrideSpec(one, "1d"),))) for one in when)
+    assert same == equal != other
+    assert same.digest == equal.digest != other.digest
+    calendars = [
+        CalendarSpec("NL", "Europe/Amsterdam"),
+        CalendarSpec("NL", "Europe/Berlin"),
+        CalendarSpec("NL", "Europe/Amsterdam", weekend=("sunday",)),
+        CalendarSpec("NL", "Europe/Amsterdam", days_off=(SATURDAY,)),
+        CalendarSpec("NL", "Europe/Amsterdam", days_on=(SATURDAY,)),
+    ]
+    assert len({build_policy(PolicySpec(one), frozenset()).digest for one in calendars}) == len(calendars)
+    # It is kept with what was decided: it never changes.
+    assert DEFAULT_POLICY.digest == "90e80e715246ee18"
 
 
 @pytest.mark.parametrize(

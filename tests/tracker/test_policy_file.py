@@ -3,12 +3,13 @@
 import pickle
 import subprocess
 import sys
+from datetime import date
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 
-from bems.tracker.policy import DEFAULT_POLICY, OverrideSpec, Policy, StageSpec, WhenSpec
+from bems.tracker.policy import DEFAULT_POLICY, CalendarSpec, OverrideSpec, Policy, StageSpec, WhenSpec
 from bems.tracker.policy_file import dump_policy, load_policy
 from tests.tracker.test_policy import policies, policy
 
@@ -16,14 +17,18 @@ from tests.tracker.test_policy import policies, policy
 def test_a_policy_travels_as_json() -> None:
     when = WhenSpec(vendor_tier="gold", vendor="V", currency="EUR", amount_from="-1E+3", amount_to=7, terms_days_from=3)
     own = policy(
+        days_on=frozenset({date(2026, 11, 28)}),
         ingestion=StageSpec(deadline="due", overrides=(OverrideSpec(when, deadline="due-12h"),)),
         posting=StageSpec(escalate_every="90m", critical_at=1, give_up_at=1),
     )
     document = dump_policy(own)
     assert load_policy(document) == own
+    assert load_policy(document).digest == own.digest
+    assert load_policy(document).calendar_spec == own.calendar_spec == CalendarSpec("NL", "Europe/Amsterdam")
     assert dump_policy(load_policy(document)) == document
     assert b'"amount_from":"-1000"' in document
     assert b'"days_off":["2026-12-25","2027-01-01"]' in document
+    assert b'"days_on":["2026-11-28"]' in document
     assert load_policy(dump_policy(DEFAULT_POLICY)) == DEFAULT_POLICY
     assert pickle.loads(pickle.dumps(own)) == own
     assert own != DEFAULT_POLICY
@@ -52,6 +57,7 @@ def test_another_document_is_refused(change: dict[str, object]) -> None:
 @given(policies)
 def test_every_policy_travels_as_json(own: Policy) -> None:
     assert load_policy(dump_policy(own)) == own
+    assert load_policy(dump_policy(own)).digest == own.digest
 
 
 def test_reading_one_needs_neither_yaml_nor_holidays() -> None:

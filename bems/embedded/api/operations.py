@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from bems.embedded.api import books, dashboards, views
+from bems.embedded.api import books, dashboards, policies, views
 from bems.embedded.api.access import ACT, ADMINISTER, LOOK, Roles
 from bems.embedded.api.books import Books
 from bems.embedded.api.landing import Landing
@@ -25,6 +25,8 @@ from bems.embedded.api.queries import (
     NoQuery,
     Number,
     Page,
+    PoliciesQuery,
+    PolicyQuery,
     read_cursor,
     write_cursor,
 )
@@ -35,7 +37,7 @@ from bems.embedded.writer import Redrive
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer
 from bems.tracker.gate import Refusal
-from bems.tracker.instants import render
+from bems.tracker.instants import from_datetime, render
 from bems.tracker.projection import WAITS_FOR
 from bems.tracker.requests import AnyCommandRequest, KeyRequest, RedriveRequest, read_command, read_request
 from bems.tracker.wording import show
@@ -292,6 +294,29 @@ async def get_books(ask: Ask) -> HttpAnswer:
     return answers.content(200, await books.balance(ask.parts))
 
 
+async def get_policy(ask: Ask) -> HttpAnswer:
+    query: PolicyQuery = ask.query
+    at = None if query.at is None else from_datetime(query.at)
+    found = await ask.parts.readers.ask(
+        lambda reader: next(iter(reader.policies(limit=1)), None) if at is None else reader.policy_at(at)
+    )
+    if found is None:
+        return answers.not_found("no policy is known of that time: the first that was kept is of a later one")
+    return answers.content(200, policies.view_kept(found))
+
+
+async def list_policies(ask: Ask) -> HttpAnswer:
+    query: PoliciesQuery = ask.query
+    before = read_cursor(query.cursor, "policies", Number)
+    if isinstance(before, Refusal):
+        return answers.refused(before)
+    kept = await ask.parts.readers.ask(
+        lambda reader: reader.policies(before=before[0] if before else None, limit=query.limit)
+    )
+    cursor = write_cursor("policies", kept[-1].number) if len(kept) == query.limit else None
+    return answers.content(200, Page([policies.summarize(one) for one in kept], cursor))
+
+
 async def list_dashboards(_: Ask) -> HttpAnswer:
     return answers.content(200, Page(dashboards.names(), None))
 
@@ -368,6 +393,14 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("GET", "/books", "getBooks", "Whether every accepted event is accounted for", LOOK, get_books,
               {200: Books}, problems=(400,)),
+    Operation(
+        "GET", "/policy", "getPolicy", "The policy in force, now or at an instant, with every date", LOOK, get_policy,
+        {200: policies.Policy}, PolicyQuery, problems=(400, 404),
+    ),
+    Operation(
+        "GET", "/policies", "listPolicies", "Every policy that was in force, the newest first", LOOK, list_policies,
+        {200: Page[policies.PolicySummary]}, PoliciesQuery, problems=(400,),
+    ),
     Operation(
         "GET", "/dashboards", "listDashboards", "What can be asked of the series", LOOK, list_dashboards,
         {200: Page[dashboards.Name]}, problems=(400,),

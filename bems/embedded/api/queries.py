@@ -99,6 +99,20 @@ class DeliveriesQuery(Struct, frozen=True, forbid_unknown_fields=True):
     cursor: Cursor | None = None
 
 
+class PolicyQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which policy."""
+
+    at: Moment | None = None
+    """The one that was in force at that instant. Without it, the one that is."""
+
+
+class PoliciesQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """A page of the policies; the newest first."""
+
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
 class DashboardQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """What time a dashboard is about, and in which steps."""
 

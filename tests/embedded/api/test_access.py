@@ -32,6 +32,8 @@ MATRIX: dict[tuple[str, str], set[str]] = {
     ("GET", "/deliveries"): LOOK,
     ("POST", "/deliveries/retry"): ACT,
     ("GET", "/books"): LOOK,
+    ("GET", "/policy"): LOOK,
+    ("GET", "/policies"): LOOK,
     ("GET", "/dashboards"): LOOK,
     ("GET", "/dashboards/{target}"): LOOK,
     ("GET", "/metrics"): LOOK,

@@ -1,0 +1,105 @@
+"""Policies, as the API shows them: with nothing left out, and every date."""
+
+from datetime import date, datetime
+
+import msgspec
+from msgspec import Struct, structs
+
+from bems.embedded.policies import KeptPolicy
+from bems.tracker.contract import Stage
+from bems.tracker.instants import Instant, to_datetime
+from bems.tracker.policy import WEEKDAYS, StageSpec, WaitsFrom, Weekday, WhenSpec, describe_stages
+from bems.tracker.policy import Policy as Decider
+
+
+class PolicyRule(Struct, frozen=True):
+    """When alerts are due. `critical_at`: the first alert that is critical; `give_up_at`: the last one, which parks."""
+
+    deadline: str
+    escalate_every: str
+    critical_at: int
+    give_up_at: int
+
+
+class PolicyOverride(PolicyRule, frozen=True):
+    """The rule of the invoices that match `when`; each condition of it is met."""
+
+    when: WhenSpec
+
+
+class PolicyStage(PolicyRule, frozen=True):
+    """The rule of a stage. The first of its overrides that matches an invoice wins."""
+
+    overrides: list[PolicyOverride]
+
+
+class PolicyCalendar(Struct, frozen=True):
+    """Where business days are counted.
+
+    `days_off` and `days_on` are what the policy says; `all_days_off` and `all_days_on` are the dates on which the
+    weekend does not decide, the country's too. A country that is not known (null) is that of a policy which was made by
+    a program.
+    """
+
+    country: str | None
+    subdivision: str | None
+    timezone: str
+    weekend: list[Weekday]
+    days_off: list[date]
+    days_on: list[date]
+    all_days_off: list[date]
+    all_days_on: list[date]
+
+
+class PolicySummary(Struct, frozen=True):
+    """Which policy was in force, and when. `source`: `default`, or where it was found. `digest`: of what it decides."""
+
+    digest: str
+    source: str
+    in_force_from: datetime | None
+    in_force_until: datetime | None
+
+
+class Policy(PolicySummary, frozen=True):
+    """A policy with nothing left out."""
+
+    calendar: PolicyCalendar
+    stages: dict[Stage, PolicyStage]
+    waits_from: WaitsFrom
+    identity: bool
+
+
+def view_policy(policy: Decider, source: str, since: Instant | None = None, until: Instant | None = None) -> Policy:
+    """The policy, in force or not."""
+    spec, calendar = policy.calendar_spec, policy.calendar
+    stages: dict[Stage, StageSpec] = structs.asdict(describe_stages(policy.stages))  # type: ignore[assignment]
+    return Policy(
+        policy.digest,
+        source,
+        None if since is None else to_datetime(since),
+        None if until is None else to_datetime(until),
+        PolicyCalendar(
+            spec.country if spec else None,
+            spec.subdivision if spec else None,
+            calendar.timezone,
+            [WEEKDAYS[weekday] for weekday in sorted(calendar.weekend)],
+            sorted(spec.days_off) if spec else [],
+            sorted(spec.days_on) if spec else [],
+            sorted(day for day in calendar.days_off if day.weekday() not in calendar.weekend),
+            sorted(day for day in calendar.days_on if day.weekday() in calendar.weekend),
+        ),
+        {stage: msgspec.convert(msgspec.to_builtins(spec), PolicyStage) for stage, spec in stages.items()},
+        policy.waits_from,
+        policy.identity,
+    )
+
+
+def view_kept(kept: KeptPolicy) -> Policy:
+    """The policy as it was kept. StoreRefused: this program cannot read it."""
+    return structs.replace(view_policy(kept.load(), kept.source, kept.since, kept.until), digest=kept.digest)
+
+
+def summarize(kept: KeptPolicy) -> PolicySummary:
+    """Which policy it is."""
+    until = None if kept.until is None else to_datetime(kept.until)
+    return PolicySummary(kept.digest, kept.source, to_datetime(kept.since), until)

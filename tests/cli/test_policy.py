@@ -1,0 +1,183 @@
+"""`bems policy`, and which policy `bems up` goes by."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bems.cli.files import load_policy
+from tests.cli.test_up import cell, rest
+from tests.cli.worlds import World, run
+
+TEXT = """calendar: {country: HU, timezone: Europe/Budapest}
+stages:
+  authorization:
+    give_up_at: 2
+    overrides:
+      - {when: {vendor_tier: gold, currency: EUR, amount_from: "10000"}, deadline: 1bd}
+"""
+BAD = """calendar: {country: XX, timezone: Mars, days_off: [2026-12-24], days_on: [2026-12-24]}
+stages:
+  authorization: {deadline: 3 days, critical_at: 0}
+  posting: {overrides: [{when: {amount_from: 5}}]}
+  payment: {deadline: 3d}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "sla.yaml"
+    path.write_text(TEXT)
+    return str(path)
+
+
+def test_the_policy_in_force_is_printed(world: World) -> None:
+    result = world.bems("policy", role="viewer")
+    assert (result.code, result.err) == (0, "")
+    policy = load_policy(None)
+    assert result.out.startswith(f"program, digest {policy.digest}, in force since 2026-03-02 10:00:")
+    assert re.search(r"posting +due-3bd +1bd +2 +20", result.out)
+    assert "Business days of  NL, Europe/Amsterdam\nWeekend           saturday, sunday\n" in result.out
+    assert world.bems("policy", "show").out == result.out
+    answer = world.bems("policy", "--json").json
+    assert (answer["digest"], answer["calendar"]["country"]) == (policy.digest, "NL")
+    assert world.bems("policy", "--at", "2026-03-03", "--json").json == answer
+    assert "no policy is known of that time" in world.bems("policy", "--at", "2026-03-01").mistake()
+
+
+def test_policies_are_listed(world: World) -> None:
+    digest = load_policy(None).digest
+    result = world.bems("policy", "history", role="viewer")
+    assert re.search(rf"{digest} +2026-03-02 10:00:\d\d +- +program", result.out)
+    assert result.out.endswith("1 policy version\n")
+    listed = world.bems("policy", "history", "--json").json
+    assert ([one["digest"] for one in listed["items"]], listed["more"]) == ([digest], False)
+
+
+def test_a_file_is_printed_without_a_cell(file: str) -> None:
+    result = run("policy", "--policy", file)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"{file}, digest {load_policy(file).digest}\n")
+    assert re.search(r"override 1 +1bd +1bd +3 +2", result.out)
+    assert "authorization override 1: vendor_tier gold, currency EUR, amount_from 10000\n" in result.out
+    assert all(len(line) <= 80 for line in result.out.splitlines()[1:])
+    shown = run("policy", "--policy", "default", "--json").json
+    assert (shown["source"], shown["digest"]) == ("default", load_policy(None).digest)
+    assert shown["in_force_from"] is None
+    assert "a file has no history" in run("policy", "--policy", file, "--at", "2026-03-01").mistake()
+
+
+def test_the_policy_of_a_cell_that_is_described_is_printed_without_it(tmp_path: Path, file: str) -> None:
+    cells = tmp_path / "cells.yaml"
+    cells.write_text(
+        "cells:\n  - {name: north, region: eu-west-1, policy_file: sla.yaml}\n"
+        "  - {name: south, region: eu-south-1}\n  - {name: east, region: eu-west-1, policy: {stages: {}}}\n"
+    )
+    shown = {
+        name: run("policy", "--cells", str(cells), "--cell", name, "--json").json for name in ("north", "south", "east")
+    }
+    default = load_policy(None).digest
+    assert {name: (one["source"], one["digest"]) for name, one in shown.items()} == {
+        "north": (file, load_policy(file).digest),
+        "south": ("default", default),
+        "east": (f"{cells}, cell east", default),
+    }
+    assert "use --cell with one of north, south, east" in run("policy", "--cells", str(cells)).mistake()
+
+
+def test_every_fault_of_a_file_is_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(BAD)
+    for command in (
+        ["policy", "check", str(path)],
+        ["policy", "--policy", str(path)],
+        ["replay", "-", "--policy", str(path)],
+    ):
+        result = run(*command)
+        assert (result.code, result.out) == (2, "")
+        found = re.findall(r"bad\.yaml:(\d): (\S+): ", result.err)
+        assert len(found) == result.err.count("\n")
+        assert found == [
+            ("1", "/calendar/country"),
+            ("1", "/calendar/days_on/0"),
+            ("1", "/calendar/timezone"),
+            ("3", "/stages/authorization/critical_at"),
+            ("3", "/stages/authorization/deadline"),
+            ("4", "/stages/posting/overrides/0/when"),
+            ("5", "/stages/payment"),
+        ]
+    checked = run("policy", "check", str(path), "--json")
+    assert checked.code == 2
+    assert [fault["line"] for fault in checked.json["faults"]] == [1, 1, 1, 3, 3, 4, 5]
+    assert (
+        run("policy", "check", str(tmp_path / "none.yaml")).mistake().endswith("none.yaml: No such file or directory")
+    )
+
+
+def test_a_part_of_a_country_that_is_not_known_is_named_in_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("calendar:\n  country: GB\n  timezone: Europe/London\n  subdivision: BY\n")
+    assert ":4: /calendar/subdivision: 'BY' is not a part of GB" in run("policy", "check", str(path)).mistake()
+    cells = tmp_path / "cells.yaml"
+    cells.write_text("cells:\n  - name: a\n    region: eu-west-1\n    policy:\n      calendar:\n"
+                     "        country: XX\n        timezone: UTC\n")  # fmt: skip
+    told = run("up", "--cells", str(cells), "--store", str(tmp_path / "cell")).mistake()
+    assert ":6: /cells/0/policy/calendar/country: 'XX' is not a country" in told
+
+
+def test_what_is_odd_is_a_warning(file: str) -> None:
+    result = run("policy", "check", file)
+    assert (result.code, result.err) == (0, "")
+    assert f"{file}: warning: authorization: give_up_at 2 is below critical_at 3" in result.out
+    assert result.out.endswith(f"1 warning; its digest is {load_policy(file).digest}\n")
+    checked = run("policy", "check", file, "--json").json
+    assert (len(checked["warnings"]), checked["faults"]) == (1, [])
+    Path(file).write_text("{}")
+    assert "a cell can go by it, no warnings" in run("policy", "check", file).out
+
+
+def test_a_cell_says_which_policy_it_goes_by(tmp_path: Path, file: str) -> None:
+    store, digest = str(tmp_path / "cell"), load_policy(file).digest
+
+    def told(*options: str) -> str:
+        with cell("--store", store, *options) as (process, _):
+            process.terminate()
+            lines = rest(process)[1].splitlines()
+        return "\n".join(line for line in lines if line.startswith(("Policy: ", "Warning: ")))
+
+    since = r"in force since (\S+Z)"
+    first = re.fullmatch(
+        rf"Policy: {file} \({digest}\), {since}\.\nWarning: .* give_up_at 2 .*", told("--policy", file)
+    )
+    assert first
+    kept = re.fullmatch(
+        rf"Policy: {file} \({digest}\), {since}; kept from the last start, --policy default takes the built-in one\.\n"
+        r"Warning: the policy .*: authorization: give_up_at 2 .*",
+        told(),
+    )
+    assert kept and kept[1] == first[1]
+    built_in = re.fullmatch(rf"Policy: default \({load_policy(None).digest}\), {since}\.", told("--policy", "default"))
+    assert built_in and built_in[1] > first[1]
+    assert re.fullmatch(rf"Policy: default \(\S+\), {since}; kept from the last start\.", told())
+
+
+def test_a_start_tells_programs_its_policy(tmp_path: Path, file: str) -> None:
+    with cell("--store", str(tmp_path / "cell"), "--policy", file, "--json") as (process, _):
+        process.terminate()
+        rest(process)
+    cells = tmp_path / "cells.yaml"
+    cells.write_text("cells: [{name: north, region: eu-west-1}]\n")
+    # A cell of which the file says no policy goes on with the kept one.
+    with cell("--store", str(tmp_path / "cell"), "--cells", str(cells)) as (process, _):
+        process.terminate()
+        assert f"Policy: {file} (" in rest(process)[1]
+    cells.write_text("cells: [{name: north, region: eu-west-1, policy: {}}]\n")
+    with cell("--store", str(tmp_path / "cell"), "--cells", str(cells)) as (process, _):
+        process.terminate()
+        assert f"Policy: {cells}, cell north (" in rest(process)[1]
+
+
+def test_help_has_an_example() -> None:
+    for command in ([], ["show"], ["history"], ["check"]):
+        assert "Example: bems policy" in run("policy", *command, "--help").out
+    assert "No such command 'fly'" in run("policy", "fly").mistake()

@@ -1,0 +1,69 @@
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bems.tracker.policy import DEFAULT_POLICY, OverrideSpec, StageSpec, WhenSpec
+from bems.tracker.policy_warnings import find_warnings
+from tests.tracker.test_policy import any_facts, policy, whens
+
+GOLD = {"vendor_tier": "gold"}
+
+
+def warnings(*overrides: tuple[Mapping[str, object], Mapping[str, object]], **rule: int) -> list[str]:
+    made = tuple(OverrideSpec(WhenSpec(**when), **own) for when, own in overrides)  # type: ignore[arg-type]
+    return find_warnings(policy(authorization=StageSpec(overrides=made, **rule)))  # type: ignore[arg-type]
+
+
+def test_the_default_policy_has_none() -> None:
+    assert find_warnings(DEFAULT_POLICY) == []
+    assert warnings((GOLD, {"deadline": "1bd"}), give_up_at=3, critical_at=3) == []
+
+
+def test_giving_up_before_any_alert_is_critical() -> None:
+    told = "give_up_at 2 is below critical_at 3: an invoice is parked before any alert of it is critical"
+    assert warnings(give_up_at=2) == [f"authorization: {told}"]
+    assert warnings((GOLD, {"give_up_at": 2})) == [f"authorization, override 1: {told}"]
+    # It is told once: the override only has what its stage has.
+    assert warnings((GOLD, {"deadline": "1bd"}), give_up_at=2) == [f"authorization: {told}"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (GOLD, GOLD),
+        (GOLD, {**GOLD, "currency": "EUR"}),
+        ({"currency": "EUR"}, {"currency": "EUR", "amount_from": 5}),
+        ({"currency": "EUR", "amount_from": 5}, {"currency": "EUR", "amount_from": 5, "amount_to": 9}),
+        ({"currency": "EUR", "amount_to": 9}, {"currency": "EUR", "amount_to": 9}),
+        ({"terms_days_from": 30}, {"terms_days_from": 60, "vendor": "V"}),
+    ],
+)
+def test_an_override_behind_a_wider_one(first: Mapping[str, object], second: Mapping[str, object]) -> None:
+    assert warnings((first, {}), (second, {})) == [
+        "authorization, override 2: override 1 matches all its invoices first: move it before that one, or leave it out"
+    ]
+    assert first == second or warnings((second, {}), (first, {})) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (GOLD, {"vendor_tier": "silver"}),
+        (GOLD, {"currency": "EUR"}),
+        ({"currency": "EUR", "amount_from": 5}, {"currency": "EUR"}),
+        ({"currency": "EUR", "amount_from": 5}, {"currency": "USD", "amount_from": 6}),
+        ({"terms_days_from": 30}, {"vendor": "V"}),
+    ],
+)
+def test_an_override_that_some_invoices_come_to(first: Mapping[str, object], second: Mapping[str, object]) -> None:
+    assert warnings((first, {}), (second, {})) == []
+
+
+@settings(derandomize=True, max_examples=300)
+@given(whens, whens, st.lists(any_facts, min_size=1, max_size=9))
+def test_no_invoice_comes_to_one_that_is_warned_of(first: WhenSpec, second: WhenSpec, invoices: list) -> None:  # type: ignore[type-arg]
+    made = policy(authorization=StageSpec(overrides=(OverrideSpec(first), OverrideSpec(second))))
+    if find_warnings(made):
+        assert all(first.read().matches(facts) for facts in invoices if second.read().matches(facts))
