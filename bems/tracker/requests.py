@@ -27,7 +27,14 @@ KeyName = Annotated[
         description="1 to 64 of A-Z, a-z, 0-9, '.', '_', '@' and '-', the first a letter or digit",
     ),
 ]
-Note = Annotated[str, Meta(max_length=1000, description="up to 1000 characters")]
+Note = Annotated[
+    str,
+    Meta(
+        max_length=1000,
+        pattern=r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$",
+        description="up to 1000 characters, none of them control but tabs and line ends",
+    ),
+]
 
 
 class CommandRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="verb"):
