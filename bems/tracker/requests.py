@@ -9,7 +9,7 @@ from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend
 from bems.tracker.contract import Identifier, Moment, Stage
 from bems.tracker.faults import find_faults
 from bems.tracker.gate import Refusal, invalid, too_large, unreadable
-from bems.tracker.instants import LATEST, Instant, bounded, from_datetime
+from bems.tracker.instants import LATEST, Instant, bounded, from_datetime, without_leap_second
 from bems.tracker.reading import Reading, oddities
 
 T = TypeVar("T")
@@ -111,6 +111,8 @@ def read_request(body: bytes, expected: Any, what: str) -> Any:
     reading = Reading(body)
     if reading.fault is not None:
         return unreadable(what, reading.fault)
+    if isinstance(reading.data, dict) and isinstance(reading.data.get("until"), str):
+        reading.data["until"] = without_leap_second(reading.data["until"])
     odd = oddities(reading.data)
     faults = odd + [fault for fault in find_faults(reading.data, expected) if fault not in odd]
     return invalid(what, faults, None) if faults else msgspec.convert(reading.data, expected)

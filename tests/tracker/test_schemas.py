@@ -97,7 +97,7 @@ def test_what_is_no_batch_both_refuse(body: Any) -> None:
 
 
 def test_how_many_events_a_cell_takes_at_once_is_left_to_the_gate_which_knows() -> None:
-    body = {"events": [{}] * 101}
+    body: dict[str, Any] = {"events": [{}] * 101}
     assert not whole("IngestionBatch").is_valid(body)
     Draft4Validator(gateway_models()["IngestionBatch"]).validate(body)
 

@@ -56,6 +56,7 @@ def test_of_which_time(fed: Cell) -> None:
         ),
         ("since=9999-12-31T23:59:59-14:00&until=2026-01-01T00:00:00Z", "3000-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
         ("until=0001-01-01T00:00:00%2B14:00", "1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z"),
+        ("since=1980-12-31T23:59:60Z&until=1980-12-31T23:59:60Z", "1980-12-31T23:59:59Z", "1980-12-31T23:59:59Z"),
     ],
 )
 def test_of_a_time_beyond_all_times(fed: Cell, query: str, since: str, until: str) -> None:
