@@ -47,7 +47,7 @@ def test_an_event_is_accepted_once_it_is_on_the_bus(cloud: Cloud, capsys: pytest
     assert content(answer) == {"event_id": "e1", "status": "accepted"}
     assert answer["headers"]["content-type"] == "application/json"
     (message,) = cloud.messages
-    event = read_message(message["body"])
+    event = read_message(message["body"], cloud.now)
     assert (event.event_id, event.stage, event.received_at) == ("e1", "posting", cloud.now)
     assert json.loads(message["body"])["detail"]["metadata"] == {
         "cell": "test",
