@@ -6,9 +6,9 @@ the last that was rolled up, as it is asked: so it always tells of every row onc
 
 What has nothing to say in a column of the key is the empty text, because NULLs are never equal.
 
-How many rows an hour may have is not left to senders. Of what they write freely only the vendors' tier is in the key: the
-first `MAX_TIERS` that come keep their names, and all further ones are `OTHER` together. Which those are depends on the
-order of the rows alone, so a series that is made again has the same. Whatever else is in the key is a choice of few
+How many rows an hour may have is not left to senders. Of what they write freely only the vendors' tier is in the key:
+the first `MAX_TIERS` that come keep their names, and all further ones are `OTHER` together. Which those are depends on
+the order of the rows alone, so a series that is made again has the same. Whatever else is in the key is a choice of few
 (stages, statuses, outcomes, severities) or of ISO 4217 (currencies, whose amounts cannot be added).
 """
 
