@@ -565,7 +565,7 @@ def test_an_outbox_of_version_1_goes_on(tmp_path: Path) -> None:
     found = [
         (one.destination, one.seq, one.attempts, one.tried_at, one.error)
         for state in ("waiting", "failed")
-        for one in outbox.entries(state, 99, (-1, ""))  # type: ignore[arg-type]
+        for one in outbox.entries(state, 99, (-1, ""))
     ]
     assert found == [
         ("desk", 1, 2, NOW, "gone"),
