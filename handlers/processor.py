@@ -15,7 +15,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from bems.aws.calls import some
 from bems.aws.clients import client
 from bems.aws.errors import is_transient
-from bems.aws.messages import Unreadable, read_message
+from bems.aws.messages import TooEarly, Unreadable, read_message
 from bems.aws.settings import ProcessorSettings
 from bems.tracker.decisions import on_event
 from bems.tracker.metrics import CONFLICTS, EVENTS_PROCESSED, PROCESSING_FAILED
@@ -87,7 +87,11 @@ def _process(made: Home, record: SQSRecord) -> None:
     first = _receipts(record) == 1
     with logger.append_context_keys(message_id=record.message_id):
         try:
-            event = read_message(record.body)
+            event = read_message(record.body, made.invoices.clock.now())
+        except TooEarly as error:
+            made.invoices.meter.add(PROCESSING_FAILED, stage=made.settings.stage)
+            logger.warning("an event from a clock ahead of this one", extra={"reason": str(error)})
+            raise
         except Unreadable as error:
             if first:
                 made.invoices.meter.add(EVENTS_PROCESSED, stage=made.settings.stage, outcome="refused")

@@ -4,9 +4,13 @@ API Gateway's REST proxy calls it for `POST /invoices/{stage}` and `POST /invoic
 202 has its event on the bus; whoever is answered 503 sends it again.
 """
 
+import binascii
 from base64 import b64decode
 from functools import cache
 from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
 
 from bems.aws.buses import Bus, ClassicBus, CustomBus
 from bems.aws.clients import client
@@ -16,7 +20,6 @@ from bems.aws.settings import ProducerSettings, read_settings
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer
 from bems.tracker.contract import STAGES, Event, Stage
-from bems.tracker.faults import Fault
 from bems.tracker.gate import Refusal, read_batch, read_event
 from bems.tracker.metrics import EVENTS_ACCEPTED, EVENTS_REFUSED, EVENTS_UNPUBLISHED
 from bems.tracker.ports import Clock
@@ -30,6 +33,19 @@ class Home(NamedTuple):
     bus: Bus
     meter: Meter
     clock: Clock
+
+
+class ProxyRequest(Struct, frozen=True, rename="camel"):
+    """What API Gateway hands over of a request; other callers may leave out or null whatever they do not use."""
+
+    http_method: str | None = None
+    resource: str | None = None
+    path: str | None = None
+    path_parameters: dict[str, str | None] | None = None
+    headers: dict[str, str | None] | None = None
+    multi_value_headers: dict[str, list[str] | None] | None = None
+    body: str | None = None
+    is_base64_encoded: bool | None = None
 
 
 class Request(NamedTuple):
@@ -70,44 +86,53 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 def _answer(made: Home, event: dict[str, Any], origin: Origin) -> HttpAnswer:
-    route = _route(event)
+    try:
+        proxied = msgspec.convert(event, ProxyRequest)
+    except msgspec.ValidationError as error:
+        return answers.problem(400, f"this is no proxy request of API Gateway: {error}")
+    route = _route(proxied)
     if route is None:
         return answers.not_found()
     stage, batch = route
-    if event.get("httpMethod") != "POST":
+    if proxied.http_method != "POST":
         return answers.method_not_allowed(["POST"])
-    content_type = _header(event, "content-type")
-    if not answers.is_json(content_type):
+    answer = _take(made, proxied, stage, batch, origin)
+    if answer.status in answers.REFUSED_WHOLE:
         made.meter.add(EVENTS_REFUSED, stage=stage)
+    return answer
+
+
+def _take(made: Home, proxied: ProxyRequest, stage: Stage, batch: bool, origin: Origin) -> HttpAnswer:
+    content_type = _header(proxied, "content-type")
+    if not answers.is_json(content_type):
         return answers.unsupported_media_type(content_type)
-    request = Request(stage, batch, _body(event), origin)
+    try:
+        request = Request(stage, batch, _body(proxied), origin)
+    except (binascii.Error, ValueError):
+        return answers.problem(400, "the body is not base64, though isBase64Encoded says that it is")
     return _take_batch(made, request) if batch else _take_one(made, request)
 
 
 def _take_one(made: Home, request: Request) -> HttpAnswer:
     read = read_event(request.stage, request.body, made.clock.now())
     if isinstance(read, Refusal):
-        _count_refusal(made, request.stage, read)
+        _log_refusal(request.stage, read)
         return answers.refused(read)
     (error,) = _publish(made, request, [read])
     return answers.unavailable() if error else answers.accepted(read.event_id)
 
 
 def _take_batch(made: Home, request: Request) -> HttpAnswer:
-    read = read_batch(request.stage, request.body, made.clock.now())
+    read = read_batch(request.stage, request.body, made.clock.now(), made.settings.max_batch)
     if isinstance(read, Refusal):
-        _count_refusal(made, request.stage, read)
+        _log_refusal(request.stage, read)
         return answers.refused(read)
-    most = made.settings.max_batch
-    if len(read) > most:
-        refusal = Refusal(400, "the batch is not valid: 1 fault", [_too_many(len(read), most)])
-        _count_refusal(made, request.stage, refusal)
-        return answers.refused(refusal)
     errors = iter(_publish(made, request, [one for one in read if not isinstance(one, Refusal)]))
     results = []
     for one in read:
         if isinstance(one, Refusal):
-            _count_refusal(made, request.stage, one)
+            made.meter.add(EVENTS_REFUSED, stage=request.stage)
+            _log_refusal(request.stage, one)
             results.append(answers.refused_result(one))
         else:
             results.append(answers.result(one.event_id, "unavailable" if next(errors) else "accepted"))
@@ -127,22 +152,17 @@ def _publish(made: Home, request: Request, events: list[Event]) -> list[str | No
     return errors
 
 
-def _count_refusal(made: Home, stage: Stage, refusal: Refusal) -> None:
-    made.meter.add(EVENTS_REFUSED, stage=stage)
+def _log_refusal(stage: Stage, refusal: Refusal) -> None:
     # The reasons name fields and kinds of fault, never a value that was sent.
     logger.info("refused", extra={"stage": stage, "event_id": refusal.event_id, "reasons": refusal.reasons})
 
 
-def _too_many(given: int, most: int) -> Fault:
-    return Fault("/events", f"has {given} events, more than {most}: send less at once", "too many")
-
-
-def _route(event: dict[str, Any]) -> tuple[Stage, bool] | None:
+def _route(proxied: ProxyRequest) -> tuple[Stage, bool] | None:
     """Stage and form of `/invoices/posting` or `/invoices/posting/batch`, from the API's resource: unlike the path it
     has no prefix of a custom domain."""
-    resource = str(event.get("resource") or event.get("path") or "")
-    for name, value in (event.get("pathParameters") or {}).items():
-        resource = resource.replace(f"{{{name}}}", value)
+    resource = proxied.resource or proxied.path or ""
+    for name, value in (proxied.path_parameters or {}).items():
+        resource = resource.replace(f"{{{name}}}", value or "")
     match resource.strip("/").split("/"):
         case ["invoices", name]:
             batch = False
@@ -153,15 +173,19 @@ def _route(event: dict[str, Any]) -> tuple[Stage, bool] | None:
     return next(((stage, batch) for stage in STAGES if stage == name), None)
 
 
-def _header(event: dict[str, Any], name: str) -> str | None:
-    """A header by its name in lower case; API Gateway hands them over as they were sent."""
-    headers = event.get("headers") or {}
-    return next((value for given, value in headers.items() if given.lower() == name), None)
+def _header(proxied: ProxyRequest, name: str) -> str | None:
+    """A header by its name in lower case; API Gateway hands them over as they were sent. Of several, `headers` has the
+    last alone: none is chosen, as RFC 9110, section 5.3, says."""
+    for given, values in (proxied.multi_value_headers or {}).items():
+        if given.lower() == name and values:
+            return ", ".join(values)
+    return next((value for given, value in (proxied.headers or {}).items() if given.lower() == name), None)
 
 
-def _body(event: dict[str, Any]) -> bytes:
-    body = event.get("body") or ""
-    return b64decode(body) if event.get("isBase64Encoded") else body.encode("utf-8", "surrogatepass")
+def _body(proxied: ProxyRequest) -> bytes:
+    """The bytes that were sent. binascii.Error or ValueError where they cannot be told."""
+    body = proxied.body or ""
+    return b64decode(body, validate=True) if proxied.is_base64_encoded else body.encode("utf-8", "surrogatepass")
 
 
 warm(home)

@@ -7,9 +7,10 @@ from functools import cache
 from typing import Any
 
 from bems.aws.errors import retryable
+from bems.aws.messages import MAX_CLOCK_SKEW
 from bems.aws.settings import InvoiceSettings
 from bems.tracker.decisions import WaitRequest, on_wait
-from bems.tracker.instants import parse
+from bems.tracker.instants import bounded, parse
 from handlers.invoices import Invoices, open_cell
 from handlers.telemetry import entry_point, logger, warm
 from handlers.waits import WaitPayload, read_payload
@@ -26,7 +27,9 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     """A `WaitPayload`. The result is not looked at: the task ends by its token. Unavailable: to be retried."""
     invoices = home()
     wait = read_payload(event, WaitPayload)
-    request = WaitRequest(wait.run, wait.stage, wait.token, (parse(wait.entered_at), wait.retry_count))
+    # A stamp of a later time would be newer than those of all waits until then.
+    entered_at = bounded(parse(wait.entered_at), invoices.clock.now() + MAX_CLOCK_SKEW)
+    request = WaitRequest(wait.run, wait.stage, wait.token, (entered_at, wait.retry_count))
     with (
         retryable(),
         invoices.meter.flushed(),

@@ -12,7 +12,10 @@ from msgspec import Struct
 
 from bems.tracker.contract import Event, Stage
 from bems.tracker.gate import Refusal, read_event
-from bems.tracker.instants import parse, render
+from bems.tracker.instants import MINUTE, Instant, bounded, parse, render
+
+MAX_CLOCK_SKEW = 5 * MINUTE
+"""The clocks of AWS's services and functions differ by less. What a message states beyond this, nobody's clock said."""
 
 # What a message may be wrapped in on its way, outermost first, with the name under which the wrapping holds it: SNS
 # without raw delivery, a custom bus's envelope (under either of its names), EventBridge's envelope.
@@ -40,6 +43,10 @@ class Unreadable(Exception):
     """No event, and none will it become by trying again."""
 
 
+class TooEarly(Exception):
+    """An event that the gate took by a clock ahead of this one. A little later it can be read."""
+
+
 class _Detail(Struct, frozen=True):
     stage: Stage
     event: dict[str, Any]
@@ -53,17 +60,24 @@ def pack_detail(event: Event, origin: Origin) -> str:
     return msgspec.json.encode(detail).decode()
 
 
-def read_message(body: str) -> Event:
-    """The event in a queue's message. Unreadable says why there is none."""
+def read_message(body: str, now: Instant) -> Event:
+    """The event in a queue's message; Unreadable or TooEarly says why there is none.
+
+    Others may write on the bus: no event was received after `now`, and none occurred later than a day after it was
+    received, whatever the message says. One that waited long, or was replayed from an archive, is as old as it says.
+    """
     try:
         detail = msgspec.convert(_unwrap(body), _Detail)
-        received_at = parse(detail.metadata.received_at)
+        stated = parse(detail.metadata.received_at)
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise Unreadable(f"not a message of a producer: {error}") from None
     content = dict(detail.event)
     digest = content.pop("digest", None)
-    event = read_event(detail.stage, msgspec.json.encode(content), received_at)
+    encoded, received_at = msgspec.json.encode(content), bounded(stated, now)
+    event = read_event(detail.stage, encoded, received_at)
     if isinstance(event, Refusal):
+        if now < stated <= now + MAX_CLOCK_SKEW and isinstance(read_event(detail.stage, encoded, stated), Event):
+            raise TooEarly(f"{event.summary}: {', '.join(event.reasons)}")
         raise Unreadable(f"{event.summary}: {', '.join(event.reasons)}")
     if event.digest != digest:
         raise Unreadable("the event is not the one that its digest was made of")

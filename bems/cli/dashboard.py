@@ -42,6 +42,8 @@ def dashboard(
         return
     columns = [column.replace("_", " ").capitalize() for column in found.columns]
     screen().print(table(columns, ([_shown(value) for value in row] for row in found.rows)))
+    if found.truncated:
+        click.echo(f"earlier rows are left out; these are the last {len(found.rows):,}: ask for less time, or by day")
 
 
 def _moment(when: Instant | date | None) -> str | None:

@@ -21,7 +21,7 @@ from bems.embedded.policies import DEFAULT
 from bems.tracker.answers import Error
 from bems.tracker.config import ConfigError, read_policy
 from bems.tracker.gate import LINE_LIMIT
-from bems.tracker.instants import EARLIEST, LATEST, Instant, from_datetime
+from bems.tracker.instants import EARLIEST, LATEST, Instant, from_datetime, without_leap_second
 from bems.tracker.policy import Policy, PolicySpec
 
 
@@ -111,7 +111,7 @@ class WhenParam(click.ParamType[Instant | date]):
                 if not 1970 < day.year < 3000:
                     self.fail(f"{value!r} is not between 1970 and 3000", param, ctx)
                 return day
-            moment = datetime.fromisoformat(value)
+            moment = datetime.fromisoformat(without_leap_second(value))
             if moment.tzinfo is None:
                 raise ValueError
         except ValueError:

@@ -1,5 +1,6 @@
 """Showing: what a cell answered, for people and for programs. Times are in UTC."""
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,8 @@ from rich.text import Text
 from bems.cli.complaints import one_line
 from bems.tracker.contract import Vendor
 
+_find_unprintable = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
 RIGHT = (
     "Amount", "Alerts", "Attempts", "Step",
     "Events", "Invoices", "Mean ms", "Superseded", "Within 1s", "Within 10s", "Within 2min",
@@ -21,8 +24,13 @@ RIGHT = (
 
 
 def print_json(answer: object) -> None:
-    """One line, for programs."""
-    click.echo(msgspec.json.encode(answer).decode())
+    """One line, for programs. What would move a terminal's cursor, or turn the direction of its text, is escaped, as
+    JSON may be."""
+    click.echo(_find_unprintable.sub(_escaped, msgspec.json.encode(answer).decode()))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def print_list(
@@ -74,5 +82,5 @@ def money(amount: str, currency: str) -> str:
 
 
 def whose(vendor: Vendor) -> str:
-    """The name where there is one."""
-    return vendor.name or vendor.id
+    """The name where there is one, on one line."""
+    return one_line(vendor.name or vendor.id)

@@ -10,6 +10,9 @@ from bems.tracker.instants import Instant, to_datetime
 
 Unit = Literal["hour", "day"]
 
+MAX_ROWS = 20_000
+"""Of one answer: a month by the hour, of all but `amounts` of a cell with many currencies and tiers."""
+
 _BETWEEN = "hour >= $since AND hour < $until"
 _SPAN = "date_trunc($by, hour)"
 _TIME = f"strftime({_SPAN}, '%Y-%m-%dT%H:%M:%SZ')"
@@ -71,10 +74,11 @@ class Series(Protocol):
     def query_hourly(self, sql: str, parameters: dict[str, object]) -> list[Any]: ...
 
 
-def ask(series: Series, name: str, since: Instant, until: Instant, by: Unit) -> list[list[Any]]:
-    """The rows of a dashboard, from the hour of `since` on and before `until`. Times are text in RFC 3339, in UTC,
-    amounts exact decimals as text. NotOpen, or a duckdb.Error. KeyError: there is no such dashboard."""
-    sql = DASHBOARDS[name].sql
+def ask(series: Series, name: str, since: Instant, until: Instant, by: Unit, limit: int = MAX_ROWS) -> list[list[Any]]:
+    """The rows of a dashboard, from the hour of `since` on and before `until`, the last `limit` of them. Times are text
+    in RFC 3339, in UTC, amounts exact decimals as text. NotOpen, or a duckdb.Error. KeyError: there is no such
+    dashboard."""
+    sql = f"SELECT * FROM ({DASHBOARDS[name].sql}) ORDER BY ALL DESC LIMIT {limit:d}"
     given = {
         "since": to_datetime(since).replace(minute=0, second=0, microsecond=0, tzinfo=None),
         "until": to_datetime(until).replace(tzinfo=None),
@@ -83,6 +87,6 @@ def ask(series: Series, name: str, since: Instant, until: Instant, by: Unit) -> 
     rows = series.query_hourly(sql, {name: value for name, value in given.items() if f"${name}" in sql})
     columns = DASHBOARDS[name].columns
     if "amount" not in columns:
-        return [list(row) for row in rows]
+        return [list(row) for row in reversed(rows)]
     amount, currency = columns.index("amount"), columns.index("currency")
-    return [[*row[:amount], render_amount(row[amount], row[currency]), *row[amount + 1 :]] for row in rows]
+    return [[*row[:amount], render_amount(row[amount], row[currency]), *row[amount + 1 :]] for row in reversed(rows)]

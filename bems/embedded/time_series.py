@@ -19,7 +19,7 @@ from bems.tracker.transitions import Transition
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Of the tables. One more for every change to them: a database of another version is made again."""
 
 COLUMNS = {
@@ -146,11 +146,13 @@ class TimeSeries:
         try:
             feeds = self._execute("SELECT version, cell, watermark, rolled_up FROM feed").fetchall()
             [(count, last)] = self._execute("SELECT count(*), coalesce(max(seq), 0) FROM transitions").fetchall()
+            tiers = self._execute("SELECT name FROM tiers").fetchall()
             [(counted,)] = self._execute("SELECT coalesce(sum(transitions), 0) FROM rolled_up").fetchall()
         except duckdb.ProgrammingError:
             raise Unusable("another program made it") from None
         if [feed[:2] for feed in feeds] != [(VERSION, self._cell)]:
             raise Unusable("it is of another version or another cell")
+        self._tiers = {name for (name,) in tiers}
         watermark, self._rolled_up = map(int, feeds[0][2:])
         if not watermark == count == last or self._rolled_up != counted:
             found = f"{count} rows up to number {last}, {counted} rolled up"
@@ -170,7 +172,11 @@ class TimeSeries:
         if first != self.watermark + 1 or last != self.watermark + len(rows):
             raise ValueError(f"{len(rows)} rows from {first} to {last} do not follow upon row {self.watermark}")
         texts = [json.encode(transition).decode() for _, transition in rows]
+        tiers = self._tiers_with(rows)
         self._execute("BEGIN")
+        if len(tiers) > len(self._tiers):
+            new = sorted(tiers - self._tiers)
+            self._execute("INSERT INTO tiers SELECT unnest($new::VARCHAR[])", {"new": new})
         self._execute(_INSERT, {"cell": self._cell, "first": first, "texts": texts})
         rolled_up = self._rolled_up
         if last - rolled_up >= rollup.EVERY:
@@ -178,7 +184,17 @@ class TimeSeries:
             rolled_up = last
         self._execute("UPDATE feed SET watermark = ?, rolled_up = ?", (last, rolled_up))
         self._execute("COMMIT")
-        self.watermark, self._rolled_up = last, rolled_up
+        self.watermark, self._rolled_up, self._tiers = last, rolled_up, tiers
+
+    def _tiers_with(self, rows: Sequence[tuple[int, Transition]]) -> set[str]:
+        """The tiers of vendors that the roll-up tells apart once it has these rows too."""
+        tiers = set(self._tiers)
+        for _, transition in rows:
+            if len(tiers) >= rollup.MAX_TIERS:
+                break
+            if transition.vendor_tier is not None:
+                tiers.add(transition.vendor_tier)
+        return tiers
 
     def query(self, sql: str, parameters: object) -> list[Any]:
         """The rows of one statement that only reads. NotOpen, or a duckdb.Error."""

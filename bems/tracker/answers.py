@@ -37,6 +37,12 @@ _CODES: dict[Status, int] = {"accepted": 202, "duplicate": 202, "conflict": 409,
 _ENCODER = msgspec.json.Encoder()
 
 
+REFUSED_WHOLE = frozenset((400, 413, 415))
+"""Statuses that refuse a request to send events as a whole. How many events it held is not known, so in every runtime
+it counts as one refused event; of a batch that is answered 207, each refused event counts. No other answer counts as
+refused: the request may be sent again as it is (408, 429, 503), or nobody may send it (403, 404, 405)."""
+
+
 class HttpAnswer(Struct, frozen=True):
     """An HTTP response; header names in lower case."""
 

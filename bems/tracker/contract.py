@@ -35,7 +35,9 @@ NEGATIVE: dict[Stage, str] = {
 
 # `$` alone would let a final newline pass in Python; the look-ahead keeps one pattern right in every regex dialect.
 _PRINTABLE_ASCII = r"^[!-~]+(?!\n)$"
-_NO_CONTROL = r"^[^\u0000-\u001f\u007f]*(?!\n)$"
+# A pattern that the gate checks and msgspec does not: a store may hold texts that were accepted before U+0080 to U+009F
+# were refused, and these types read them too.
+_NO_CONTROL = {"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*(?!\n)$"}
 
 Identifier = Annotated[
     str,
@@ -43,15 +45,31 @@ Identifier = Annotated[
 ]
 Name = Annotated[
     str,
-    Meta(min_length=1, max_length=256, pattern=_NO_CONTROL, description="1 to 256 characters, none of them control"),
+    Meta(
+        min_length=1,
+        max_length=256,
+        description="1 to 256 characters, none of them control",
+        extra_json_schema=_NO_CONTROL,
+    ),
 ]
 Label = Annotated[
-    str, Meta(min_length=1, max_length=64, pattern=_NO_CONTROL, description="1 to 64 characters, none of them control")
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        description="1 to 64 characters, none of them control",
+        extra_json_schema=_NO_CONTROL,
+    ),
 ]
 Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}(?!\n)$", description="an ISO 3166-1 alpha-2 code, such as DE")]
 CurrencyCode = Annotated[str, Meta(pattern=r"^[A-Z]{3}(?!\n)$", description="an ISO 4217 code, such as EUR")]
 Attribute = Annotated[
-    str, Meta(max_length=4096, pattern=_NO_CONTROL, description="up to 4096 characters, none of them control")
+    str,
+    Meta(
+        max_length=4096,
+        description="up to 4096 characters, none of them control",
+        extra_json_schema=_NO_CONTROL,
+    ),
 ]
 Amount = Annotated[
     str,

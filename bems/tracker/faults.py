@@ -26,6 +26,7 @@ from bems.tracker.wording import (
     given,
     nearest,
     show,
+    without_metadata,
 )
 
 MOST_FAULTS = 100
@@ -58,8 +59,9 @@ def find_faults(data: object, expected: Any) -> list[Fault]:
 
     `data` is what a JSON or YAML decoder gives: dicts, lists, strings, numbers, booleans, None, dates. `expected` is
     any type that `msgspec.convert` takes. The two agree: `msgspec.convert(data, expected)` succeeds exactly when the
-    answer is empty, but for what only this one refuses: a string with a lone surrogate, which no UTF-8 can carry, and
-    more than `MOST_LEVELS` levels of a recursive type. Never raises, whatever the data.
+    answer is empty, but for what only this one refuses: a string with a lone surrogate, which no UTF-8 can carry, one
+    that does not match the `pattern` of its `extra_json_schema`, and more than `MOST_LEVELS` levels of a recursive
+    type. Never raises, whatever the data.
     """
     walk = _Walk()
     walk.check(data, _type_info(expected), "", None)
@@ -127,7 +129,7 @@ class _Walk:
             return
         if isinstance(expected, inspect.Metadata):
             described = (expected.extra_json_schema or {}).get("description")
-            self.check(data, expected.type, pointer, described or hint)
+            self.check(data, without_metadata(expected), pointer, described or hint)
             return
         checker = _CHECKERS.get(type(expected))
         if checker is None:

@@ -4,6 +4,7 @@ The happy path is one decode straight into the stage's struct and a few comparis
 by a slower and more patient reader, to be told all that is wrong with it. Nothing here raises, whatever the bytes.
 """
 
+import re
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
@@ -33,7 +34,7 @@ from bems.tracker.contract import (
 )
 from bems.tracker.currencies import MINOR_UNITS, WITHOUT_MINOR_UNIT
 from bems.tracker.faults import Fault, find_faults
-from bems.tracker.instants import DAY, EARLIEST, Instant, from_datetime, render
+from bems.tracker.instants import DAY, EARLIEST, Instant, from_datetime, render, without_leap_second
 from bems.tracker.reading import NOT_A_NUMBER, Reading, doubled_names, oddities
 from bems.tracker.wording import show
 
@@ -43,6 +44,8 @@ EVENT_LIMIT = 64 * 1024
 LINE_LIMIT = EVENT_LIMIT + 1024
 BATCH_LIMIT = 2 * 1024 * 1024
 BATCH_MOST = 100
+"""Events of one batch: at most so many, in any cell; `Limits.max_batch` may be less."""
+
 ATTRIBUTES_LIMIT = 4096
 DIGITS_MOST = 18
 AHEAD_MOST = DAY
@@ -78,7 +81,7 @@ class Refusal(Struct, frozen=True):
 class Batch(Struct, frozen=True, forbid_unknown_fields=True):
     """Several events of one stage."""
 
-    events: Annotated[list[Any], Meta(min_length=1, max_length=BATCH_MOST, description="a list of 1 to 100 events")]
+    events: Annotated[list[Any], Meta(min_length=1, description="a list of events")]
 
 
 class Line(Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,6 +106,7 @@ _DECODERS: dict[Stage, msgspec.json.Decoder[Body]] = {
 _BATCH = msgspec.json.Decoder(_RawBatch)
 _LINE = msgspec.json.Decoder(_RawLine)
 _CANONICAL = msgspec.json.Encoder(order="deterministic")
+_find_control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
@@ -117,19 +121,21 @@ def read_event(stage: Stage, body: bytes, now: Instant) -> Event | Refusal:
     return _admit(stage, sent, body, now) or _read_again(stage, body, now)
 
 
-def read_batch(stage: Stage, body: bytes, now: Instant) -> list[Event | Refusal] | Refusal:
+def read_batch(
+    stage: Stage, body: bytes, now: Instant, max_events: int = BATCH_MOST
+) -> list[Event | Refusal] | Refusal:
     """The events in the body of `POST /invoices/{stage}/batch`, `{"events": [...]}`: one result each, in order.
 
-    The whole is refused only if it is not an object with a list of 1 to 100 events.
+    The whole is refused only if it is not an object with a list of 1 to `max_events` events.
     """
     if len(body) > BATCH_LIMIT:
         return too_large("batch", len(body), BATCH_LIMIT)
     try:
         events = [bytes(raw) for raw in _BATCH.decode(body).events]
     except _UNREADABLE:
-        return _read_batch_again(stage, body, now)
-    if not 1 <= len(events) <= BATCH_MOST or body.count(b'"') != 2 + sum(event.count(b'"') for event in events):
-        return _read_batch_again(stage, body, now)
+        return _read_batch_again(stage, body, now, max_events)
+    if not 1 <= len(events) <= max_events or body.count(b'"') != 2 + sum(event.count(b'"') for event in events):
+        return _read_batch_again(stage, body, now, max_events)
     return [read_event(stage, event, now) for event in events]
 
 
@@ -191,6 +197,10 @@ def _admit(stage: Stage, sent: Body, body: bytes | None, now: Instant) -> Event 
             terms = terms if terms.days is not None else None
         elif not DUE_FIRST <= terms.due_date <= DUE_LAST:
             return None
+    # JSON has no control character below U+0020 unless it is escaped; U+0080 to U+009F are beyond ASCII.
+    may_have_controls = body is None or b"\\" in body or b"\x7f" in body or not body.isascii()
+    if may_have_controls and any(map(_find_control, _free_texts(sent))):
+        return None
     attributes = sent.attributes
     if attributes and (body is None or len(body) > ATTRIBUTES_LIMIT) and _bytes_of(attributes) > ATTRIBUTES_LIMIT:
         return None
@@ -213,6 +223,13 @@ def _each_name_once(body: bytes, content: bytes, more: int) -> bool:
         return True
     reading = Reading(body)
     return reading.fault is None and not reading.odd
+
+
+def _free_texts(sent: Body) -> list[str]:
+    """What a sender may write as it likes, control characters apart."""
+    vendor, source = sent.vendor, sent.source
+    texts = [vendor.name, vendor.tier, source.system, source.region, source.account_id]
+    return [text for text in (*texts, *sent.attributes, *sent.attributes.values()) if text]
 
 
 def _bytes_of(attributes: dict[str, str]) -> int:
@@ -240,14 +257,20 @@ def _read_again(stage: Stage, body: bytes, now: Instant) -> Event | Refusal:
     return unreadable("event", reading.fault) if reading.fault else _weigh(stage, reading.data, now)
 
 
-def _read_batch_again(stage: Stage, body: bytes, now: Instant) -> list[Event | Refusal] | Refusal:
+def _read_batch_again(
+    stage: Stage, body: bytes, now: Instant, max_events: int = BATCH_MOST
+) -> list[Event | Refusal] | Refusal:
     reading = Reading(body)
     if reading.fault is not None:
         return unreadable("batch", reading.fault)
     faults = doubled_names(reading.data) + find_faults(reading.data, Batch)
-    if faults or not isinstance(reading.data, dict):
+    events = reading.data.get("events") if isinstance(reading.data, dict) else None
+    if isinstance(events, list) and len(events) > max_events:
+        detail = f"has {len(events)} events, more than {max_events}, the most that this cell takes: send less at once"
+        faults.append(Fault("/events", detail, "too many"))
+    if faults or not isinstance(events, list):
         return invalid("batch", faults, None)
-    return [_weigh(stage, event, now) for event in reading.data["events"]]
+    return [_weigh(stage, event, now) for event in events]
 
 
 def _read_line_again(line: bytes, now: Instant) -> Event | Refusal:
@@ -265,6 +288,7 @@ def _read_line_again(line: bytes, now: Instant) -> Event | Refusal:
 
 def _weigh(stage: Stage, data: object, now: Instant) -> Event | Refusal:
     """An event from what the patient reader read."""
+    _read_leap_second(data)
     faults = _faults_of(stage, data, now)
     if not faults:
         sent = _convert(data, BODIES[stage])
@@ -280,6 +304,7 @@ def _faults_of(stage: Stage | None, data: object, now: Instant) -> list[Fault]:
 
     Without a stage, all but the status, which depends on it.
     """
+    _read_leap_second(data)
     odd = oddities(data)
     not_numbers = {fault.pointer for fault in odd if fault.kind == NOT_A_NUMBER}
     faults = [fault for fault in find_faults(data, BODIES[stage or "ingestion"]) if fault.pointer not in not_numbers]
@@ -287,6 +312,13 @@ def _faults_of(stage: Stage | None, data: object, now: Instant) -> list[Fault]:
         faults = [fault for fault in faults if fault.pointer != "/status"]
     rules = list(_broken_rules(data, now)) if isinstance(data, dict) else []
     return odd + faults + rules
+
+
+def _read_leap_second(data: object) -> None:
+    """Have a leap second read as the one before: no datetime has it, so the fast reader leaves it to this one."""
+    occurred_at = data.get("occurred_at") if isinstance(data, dict) else None
+    if isinstance(data, dict) and isinstance(occurred_at, str) and ":60" in occurred_at:
+        data["occurred_at"] = without_leap_second(occurred_at)
 
 
 def _broken_rules(data: dict[str, object], now: Instant) -> Iterator[Fault]:

@@ -338,7 +338,9 @@ def assemble_policy(
 ) -> Policy:
     """The policy of a calendar's parts and the stages' specs. ValueError as of `build_policy`."""
     calendar = BusinessCalendar(timezone, days_off, (WEEKDAYS.index(weekday) for weekday in weekend), days_on)
-    return Policy(calendar, {stage: _read_stage(stage, getattr(stages, stage)) for stage in STAGES}, calendar_spec=calendar_spec)
+    return Policy(
+        calendar, {stage: _read_stage(stage, getattr(stages, stage)) for stage in STAGES}, calendar_spec=calendar_spec
+    )
 
 
 def _read_stage(stage: Stage, spec: StageSpec) -> StageRules:

@@ -9,7 +9,7 @@ from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend
 from bems.tracker.contract import Identifier, Moment, Stage
 from bems.tracker.faults import find_faults
 from bems.tracker.gate import Refusal, invalid, too_large, unreadable
-from bems.tracker.instants import LATEST, Instant, bounded, from_datetime
+from bems.tracker.instants import LATEST, Instant, bounded, from_datetime, without_leap_second
 from bems.tracker.reading import Reading, oddities
 
 T = TypeVar("T")
@@ -27,7 +27,14 @@ KeyName = Annotated[
         description="1 to 64 of A-Z, a-z, 0-9, '.', '_', '@' and '-', the first a letter or digit",
     ),
 ]
-Note = Annotated[str, Meta(max_length=1000, description="up to 1000 characters")]
+Note = Annotated[
+    str,
+    Meta(
+        max_length=1000,
+        pattern=r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$",
+        description="up to 1000 characters, none of them control but tabs and line ends",
+    ),
+]
 
 
 class CommandRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="verb"):
@@ -104,6 +111,8 @@ def read_request(body: bytes, expected: Any, what: str) -> Any:
     reading = Reading(body)
     if reading.fault is not None:
         return unreadable(what, reading.fault)
+    if isinstance(reading.data, dict) and isinstance(reading.data.get("until"), str):
+        reading.data["until"] = without_leap_second(reading.data["until"])
     odd = oddities(reading.data)
     faults = odd + [fault for fault in find_faults(reading.data, expected) if fault not in odd]
     return invalid(what, faults, None) if faults else msgspec.convert(reading.data, expected)

@@ -56,8 +56,9 @@ def components(ref_template: str = "#/components/schemas/{name}") -> dict[str, S
 def gateway_models() -> dict[str, Schema]:
     """The draft-04 models of API Gateway by name, without references: `IngestionEvent`, `IngestionBatch`, ...
 
-    A batch's events are not looked into, because one wrong event must not refuse the others. Strings are not either,
-    but for enumerations, because regular expressions and lengths differ between validators.
+    A batch's events are not looked into, because one wrong event must not refuse the others, nor counted, because the
+    gate knows the cell's limit. Strings are not looked into either, but for enumerations, because regular expressions
+    and lengths differ between validators.
     """
     whole = components("{name}")
     models: dict[str, Schema] = {}
@@ -68,7 +69,7 @@ def gateway_models() -> dict[str, Schema]:
             "$schema": DRAFT_04,
             "title": batch_name(stage),
             "type": "object",
-            "properties": {"events": {"type": "array", "minItems": 1, "maxItems": BATCH_MOST}},
+            "properties": {"events": {"type": "array", "minItems": 1}},
             "required": ["events"],
             "additionalProperties": False,
         }

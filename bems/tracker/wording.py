@@ -6,7 +6,7 @@ from collections.abc import Iterable, Set
 from datetime import date, datetime, time
 from decimal import Decimal
 
-from msgspec import inspect
+from msgspec import inspect, structs
 
 _SHOWN = 60
 
@@ -98,8 +98,16 @@ def bare(expected: inspect.Type) -> tuple[inspect.Type, str | None]:
     said = None
     while isinstance(expected, inspect.Metadata):
         said = (expected.extra_json_schema or {}).get("description") or said
-        expected = expected.type
+        expected = without_metadata(expected)
     return expected, said
+
+
+def without_metadata(expected: inspect.Metadata) -> inspect.Type:
+    """The type inside, held to the `pattern` of the metadata too, which msgspec itself does not look at."""
+    pattern = (expected.extra_json_schema or {}).get("pattern")
+    if pattern and isinstance(expected.type, inspect.StrType):
+        return structs.replace(expected.type, pattern=pattern)
+    return expected.type
 
 
 def described(expected: inspect.Type) -> str | None:

@@ -131,6 +131,7 @@ def fill(path: Path) -> float:
     rolling, rolled_up = 0.0, ROWS - rollup.EVERY + 1
     fed_from = rolled_up - FED * rollup.EVERY
     with duckdb.connect(str(path), config={"threads": 2, "memory_limit": "1GB"}) as database:
+        database.execute("INSERT INTO tiers VALUES ('gold'), ('silver'), ('standard')")
         for first in range(0, fed_from, CHUNK):
             insert(database, first, min(first + CHUNK, fed_from))
             database.execute(rollup.ADD, {"behind": first})

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bems.aws.messages import Origin, Unreadable, pack_detail, read_message
+from bems.aws.messages import MAX_CLOCK_SKEW, Origin, TooEarly, Unreadable, pack_detail, read_message
 from bems.tracker.contract import NEGATIVE, POSITIVE, STAGES, Event
 from bems.tracker.gate import read_event
+from bems.tracker.instants import DAY, EARLIEST, MINUTE, Instant, parse, render
 from tests.aws.cloud import envelope, event_body
 from tests.tracker.samples import NOW
 
@@ -67,7 +68,7 @@ def wrappings() -> dict[str, Any]:
 
 @pytest.mark.parametrize("wrapping", wrappings())
 def test_a_message_is_read_in_any_wrapping(wrapping: str) -> None:
-    assert read_message(json.dumps(wrappings()[wrapping])) == sent()
+    assert read_message(json.dumps(wrappings()[wrapping]), NOW) == sent()
 
 
 labels = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=20)
@@ -97,7 +98,7 @@ def test_every_event_that_passes_the_gate_comes_through_as_it_is(body: dict[str,
     status = (POSITIVE if good else NEGATIVE)[stage]
     event = read_event(stage, json.dumps({**body, "currency": "EUR", "status": status}).encode(), NOW)
     assert isinstance(event, Event), event
-    assert read_message(pack_detail(event, ORIGIN)) == event
+    assert read_message(pack_detail(event, ORIGIN), NOW) == event
 
 
 def test_the_largest_event_is_far_below_256_kib() -> None:
@@ -107,7 +108,7 @@ def test_the_largest_event_is_far_below_256_kib() -> None:
         attributes={f"{n:02}": '"' * 126 for n in range(32)},
     )
     assert len(pack_detail(event, ORIGIN).encode()) < 40_000
-    assert read_message(pack_detail(event, ORIGIN)) == event
+    assert read_message(pack_detail(event, ORIGIN), NOW) == event
 
 
 @pytest.mark.parametrize(
@@ -129,4 +130,57 @@ def test_the_largest_event_is_far_below_256_kib() -> None:
 )
 def test_what_no_producer_sent_is_unreadable(body: str, problem: str) -> None:
     with pytest.raises(Unreadable, match=problem):
-        read_message(body)
+        read_message(body, NOW)
+
+
+def stating(received_at: str, **more: Any) -> str:
+    """A message that somebody wrote on the bus, with the digest that it takes."""
+    content = detail(**{name: value for name, value in more.items() if name != "occurred_at"})
+    content["metadata"]["received_at"] = received_at
+    if "occurred_at" in more:
+        body = event_body("INV/1", "posted", "e1", **more)
+        event = read_event("posting", json.dumps(body).encode(), parse("9999-12-30T00:00:00Z"))
+        assert isinstance(event, Event)
+        content["event"] |= {"occurred_at": more["occurred_at"], "digest": event.digest}
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("stated", "read"),
+    [
+        ("9999-12-30T00:00:00Z", NOW),
+        ("3000-01-01T00:00:00Z", NOW),
+        ("9999-12-31T23:59:59-23:59", NOW),
+        (render(NOW + 1), NOW),
+        (render(NOW), NOW),
+        (render(NOW - 400 * DAY), None),
+        (render(NOW - 5 * MINUTE), NOW - 5 * MINUTE),
+    ],
+)
+def test_nothing_was_received_after_now_whatever_the_message_says(stated: str, read: Instant | None) -> None:
+    if read is None:
+        # It occurred long after it is said to have been received.
+        with pytest.raises(Unreadable, match="in the future"):
+            read_message(stating(stated), NOW)
+    else:
+        assert read_message(stating(stated), NOW).received_at == read
+
+
+def test_an_event_of_long_ago_is_as_old_as_it_says() -> None:
+    event = read_message(stating("1970-01-01T00:00:00Z", occurred_at="1970-01-01T10:00:00Z"), NOW)
+    assert event.received_at == EARLIEST
+
+
+@pytest.mark.parametrize("stated", ["9999-12-30T00:00:00Z", "2999-01-01T00:00:00Z", render(NOW + MAX_CLOCK_SKEW + 1)])
+def test_nothing_occurred_more_than_a_day_after_now_whatever_the_message_says(stated: str) -> None:
+    assert read_message(stating(stated, occurred_at=render(NOW + DAY)), NOW).occurred_at == NOW + DAY
+    with pytest.raises(Unreadable, match="in the future"):
+        read_message(stating(stated, occurred_at=render(NOW + DAY + 1)), NOW)
+
+
+def test_an_event_that_a_clock_ahead_of_ours_let_in_comes_again() -> None:
+    ahead = NOW + 2
+    message = stating(render(ahead), occurred_at=render(ahead + DAY))
+    with pytest.raises(TooEarly, match="in the future"):
+        read_message(message, NOW)
+    assert read_message(message, ahead).received_at == ahead

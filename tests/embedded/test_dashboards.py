@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from msgspec import structs
 
 from bems.embedded import dashboards, rollup
 from bems.embedded.analytics import Analytics
@@ -115,6 +116,57 @@ def test_amounts_are_exact(analytics: Analytics) -> None:
             expected[key] = count + 1, amount + row.amount
     shown = dashboards.ask(analytics, "amounts", START, END, "day")
     assert [(*row[:5], Decimal(row[5])) for row in shown] == [(*key, *value) for key, value in sorted(expected.items())]
+
+
+def tiered(*tiers: str | None) -> list[Transition]:
+    """A row of each tier, of an invoice of its own."""
+    base = next(row for row in ROWS if row.from_status is None)
+    return [
+        structs.replace(base, transition_id=f"v{number}", invoice_id=f"v{number}", vendor_tier=tier)
+        for number, tier in enumerate(tiers)
+    ]
+
+
+def tiers_shown(analytics: Analytics) -> dict[str, int]:
+    shown = Counter[str]()
+    for _, _, _, tier, count, _ in dashboards.ask(analytics, "amounts", START - DAY, END, "day"):
+        shown[tier] += count
+    return dict(shown)
+
+
+@pytest.mark.parametrize("every", [1, 64, 10_000])
+def test_a_sender_of_many_tiers_does_not_choose_how_many_rows_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    monkeypatch.setattr(rollup, "EVERY", every)
+    names = [f"tier {number}" for number in range(400)]
+    rows = Rows()
+    rows.rows += tiered("gold", None, *names, "gold", *names[::-1])
+    kept = names[: rollup.MAX_TIERS - 1]
+    others = 2 * (len(names) - len(kept))
+    expected = {"gold": 2, "": 1, rollup.OTHER: others} | dict.fromkeys(kept, 2)
+    for batch in (30, 1_000):
+        folder = tmp_path / str(batch)
+        folder.mkdir()
+        with running(folder, rows, batch=batch) as analytics:
+            feed(analytics, rows)
+            assert tiers_shown(analytics) == expected
+            ((rolled_up,),) = analytics.query("SELECT count(*) FROM rolled_up")
+            assert rolled_up <= rollup.MAX_TIERS + 2
+        # A sender goes on after a restart.
+        with running(folder, rows, batch=batch) as analytics:
+            rows.rows += tiered(*(f"later {number}" for number in range(9)))
+            feed(analytics, rows)
+            assert tiers_shown(analytics) == expected | {rollup.OTHER: others + 9}
+            assert analytics.query("SELECT count(*) FROM tiers") == [(rollup.MAX_TIERS,)]
+        del rows.rows[-9:]
+
+
+def test_an_answer_has_the_last_rows_where_there_are_too_many(analytics: Analytics) -> None:
+    for name in DASHBOARDS:
+        everything = dashboards.ask(analytics, name, START, END, "hour")
+        assert len(everything) > 3
+        assert dashboards.ask(analytics, name, START, END, "hour", 3) == everything[-3:]
 
 
 def test_hours_from_and_until(analytics: Analytics) -> None:

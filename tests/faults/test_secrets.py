@@ -13,7 +13,7 @@ from tests.faults.conftest import Figures
 from tests.process import SPEED, Life
 from tests.waiting import SOON, until
 
-SIGNING = base64.b64encode(b"the key that signs").decode()
+SIGNING = base64.b64encode(b"the key that signs alerts").decode()
 SECRETS = {
     "BEMS_CHAT_URL": "https://127.0.0.1:1/hooks/T0P-5ECRET-PATH",
     "BEMS_WEBHOOK_KEY": f"whsec_{SIGNING}",

@@ -9,6 +9,7 @@ import pytest
 from bems.aws.messages import Origin, pack_detail
 from bems.tracker.contract import Event
 from bems.tracker.gate import read_event
+from bems.tracker.instants import DAY, SECOND, render
 from bems.tracker.projection import project
 from handlers import processor
 from handlers.processor import pause
@@ -97,6 +98,30 @@ def test_what_cannot_be_read_fails_and_keeps_nobody_waiting(
     assert pauses(queue) == [0]
     assert [record.invoice_id for record in queue.records()] == ["A"]
     assert printed(capsys).metrics[("EventsProcessed", "test", "authorization", "refused")] == [1.0]
+
+
+def test_no_event_freezes_a_stage_by_saying_that_it_comes_from_another_age(queue: Cloud) -> None:
+    hostile = json.loads(event("A", "e1"))
+    hostile["metadata"]["received_at"] = "9999-12-30T00:00:00Z"
+    assert handle(queue, ("A", json.dumps(hostile))) == []
+    assert queue.record("A").outcomes["authorization"].received_at == NOW
+    hostile["event"]["occurred_at"] = "9999-12-30T00:00:00Z"
+    assert handle(queue, ("B", json.dumps(hostile))) == [0]
+    assert pauses(queue) == [0]
+
+
+def test_an_event_that_a_clock_ahead_of_ours_let_in_comes_again(
+    queue: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = event_body("A", "approved", "e1", occurred_at=render(NOW + DAY + SECOND))
+    read = read_event("authorization", json.dumps(body).encode(), NOW + SECOND)
+    assert isinstance(read, Event)
+    message = pack_detail(read, Origin("test", "eu-west-1", "1"))
+    assert handle(queue, ("A", message)) == [0]
+    assert pauses(queue)[0] > 0
+    assert printed(capsys).metrics == {("ProcessingFailed", "test", "authorization"): [1.0]}
+    queue.now += SECOND
+    assert handle(queue, ("A", message), receipts=2) == []
 
 
 def test_what_goes_wrong_for_now_comes_again_after_a_pause(queue: Cloud, capsys: pytest.CaptureFixture[str]) -> None:

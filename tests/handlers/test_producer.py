@@ -47,7 +47,7 @@ def test_an_event_is_accepted_once_it_is_on_the_bus(cloud: Cloud, capsys: pytest
     assert content(answer) == {"event_id": "e1", "status": "accepted"}
     assert answer["headers"]["content-type"] == "application/json"
     (message,) = cloud.messages
-    event = read_message(message["body"])
+    event = read_message(message["body"], cloud.now)
     assert (event.event_id, event.stage, event.received_at) == ("e1", "posting", cloud.now)
     assert json.loads(message["body"])["detail"]["metadata"] == {
         "cell": "test",
@@ -85,6 +85,42 @@ def test_a_body_that_is_no_event_is_refused(cloud: Cloud, sent: bytes, status: i
     more = {"body": b64encode(sent).decode(), "isBase64Encoded": True}
     assert cloud.post("posting", b"", more=more)["statusCode"] == status
     assert cloud.post("posting", b"", batch=True, more=more)["statusCode"] == (400 if status == 413 else status)
+
+
+@pytest.mark.parametrize("sent", ["x", "e30", "e30=\n", "{}", "ü", "=", "\ud800"])
+@pytest.mark.parametrize("batch", [True, False])
+def test_a_body_that_is_not_the_base64_it_is_said_to_be_is_refused(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str], sent: str, batch: bool
+) -> None:
+    answer = cloud.post("posting", b"", batch=batch, more={"body": sent, "isBase64Encoded": True})
+    assert (answer["statusCode"], answer["headers"]["content-type"]) == (400, "application/problem+json")
+    assert content(answer)["detail"] == "the body is not base64, though isBase64Encoded says that it is"
+    assert printed(capsys).metrics == {("EventsRefused", "test", "posting"): [1.0]}
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ({"body": None}, 400),
+        ({"body": None, "isBase64Encoded": True}, 400),
+        ({"isBase64Encoded": None}, 202),
+        ({"headers": {"Content-Type": None}}, 415),
+        ({"headers": None, "multiValueHeaders": {"Content-Type": ["application/json"]}}, 202),
+        ({"headers": None, "multiValueHeaders": {"Content-Type": None}}, 415),
+        ({"multiValueHeaders": {"content-type": ["text/csv", "application/json"]}}, 415),
+        ({"resource": None}, 202),
+        ({"resource": None, "path": None}, 404),
+        ({"pathParameters": {"stage": None}, "resource": "/invoices/{stage}"}, 404),
+        ({"httpMethod": None}, 405),
+        ({"headers": []}, 400),
+        ({"headers": {"content-type": 1}}, 400),
+        ({"body": {}}, 400),
+        ({"isBase64Encoded": "yes"}, 400),
+        ({"pathParameters": "posting"}, 400),
+    ],
+)
+def test_whatever_a_request_lacks_it_is_answered(cloud: Cloud, more: dict[str, Any], status: int) -> None:
+    assert cloud.post("posting", body(), more=more)["statusCode"] == status
 
 
 @pytest.mark.parametrize("headers", [None, {}, {"content-type": "text/xml"}, {"Content-Type": "application/xml"}])
@@ -168,7 +204,10 @@ def test_the_cells_own_limit_of_a_batch_holds(cloud: Cloud, monkeypatch: pytest.
     producer.home.cache_clear()
     assert [answer["statusCode"] for answer in answers] == [207, 400]
     assert content(answers[1])["errors"] == [
-        {"pointer": "/events", "detail": "has 3 events, more than 2: send less at once"}
+        {
+            "pointer": "/events",
+            "detail": "has 3 events, more than 2, the most that this cell takes: send less at once",
+        }
     ]
 
 

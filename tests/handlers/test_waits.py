@@ -29,9 +29,17 @@ ASK = {"invoice_id": "A", "run": 1, "stage": "authorization", "reason": "timeout
 
 def test_a_wait_is_registered(cloud: Cloud) -> None:
     cloud.send("A", "ingestion", "received")
-    assert register_wait.handler({**WAIT, "entered_at": "2026-03-02T09:05:00.123Z", "retry_count": 2}, Context()) == {}
+    assert register_wait.handler({**WAIT, "entered_at": "2026-03-02T09:04:00.123Z", "retry_count": 2}, Context()) == {}
     run = cloud.record("A").run
-    assert (run.token, run.stage, run.stamp) == ("T", "authorization", (1772442300123000, 2))
+    assert (run.token, run.stage, run.stamp) == ("T", "authorization", (1772442240123000, 2))
+
+
+def test_a_wait_that_says_it_began_in_another_age_keeps_no_later_one_from_registering(cloud: Cloud) -> None:
+    cloud.send("A", "ingestion", "received")
+    register_wait.handler({**WAIT, "token": "hostile", "entered_at": "9999-12-30T00:00:00Z"}, Context())
+    cloud.now += 6 * MINUTE
+    register_wait.handler({**WAIT, "entered_at": "2026-03-02T09:06:00Z"}, Context())
+    assert cloud.record("A").run.token == "T"
 
 
 def test_a_wait_of_an_invoice_that_nobody_knows_is_superseded(cloud: Cloud) -> None:

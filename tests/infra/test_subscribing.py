@@ -136,7 +136,7 @@ class World:
         """The ids of the events in the team's queue, read as a processor reads them."""
         sqs = self.team.client("sqs")
         found = sqs.receive_message(QueueUrl=self.queue_url, MaxNumberOfMessages=10).get("Messages", [])
-        return [read_message(message["Body"]).event_id for message in found]
+        return [read_message(message["Body"], NOW).event_id for message in found]
 
 
 def signed_in(answer: Any) -> Any:

@@ -49,6 +49,17 @@ def test_each_verb_becomes_its_command(changes: dict[str, Any], verb: Any) -> No
     assert command(**changes, note="why") == Command("c-1", "INV/1", "ann", NOW, verb, "why")
 
 
+def test_a_note_may_have_lines_and_tabs() -> None:
+    note = "called the vendor:\r\n\tpays on Friday\n"
+    assert command(note=note) == Command("c-1", "INV/1", "ann", NOW, Park(), note)
+
+
+def test_a_leap_second_is_read_as_the_second_before() -> None:
+    expected = command(verb="extend", until="2026-06-30T23:59:59Z", note="2026-06-30T23:59:60Z")
+    assert command(verb="extend", until="2026-06-30T23:59:60Z", note="2026-06-30T23:59:60Z") == expected
+    assert isinstance(expected, Command)
+
+
 def test_every_verb_is_named() -> None:
     tags = [request.__struct_config__.tag for request in get_args(AnyCommandRequest)]
     assert sorted(tags) == sorted(VERBS)
@@ -84,6 +95,12 @@ def test_no_time_is_too_far_to_be_read(until: str, instant: int) -> None:
         ({"verb": "extend", "until": 1}, {"/until"}),
         ({"verb": "extend", "until": None, "x": 1}, {"/until", "/x"}),
         ({"note": "\ud800"}, {"/note"}),
+        ({"note": "\x1b[31m"}, {"/note"}),
+        ({"note": "\x00\n"}, {"/note"}),
+        ({"note": "\x9b31m"}, {"/note"}),
+        ({"note": "\x7f"}, {"/note"}),
+        ({"command_id": "c\x85", "invoice_id": "\x9f"}, {"/command_id", "/invoice_id"}),
+        ({"verb": "extend", "until": "2016-12-31T22:59:60Z"}, {"/until"}),
     ],
 )
 def test_a_command_is_refused_with_every_fault(changes: dict[str, Any], where: set[str]) -> None:

@@ -194,8 +194,8 @@ class Courier:
             for sending, failure in returned:
                 if failure is None:
                     self._outbox.remove(sending.delivery)
-                    if outage.failures:
-                        self._outbox.forget_standing(self.key)
+                    # Also after a restart, which forgets the outage and not since when it is.
+                    self._outbox.forget_standing(self.key)
                     outage, refusal = _NONE, None
                     continue
                 refusal = str(failure)

@@ -23,7 +23,7 @@ class Delivery(Struct, frozen=True):
     `seq`       the number of the alert in the store, which is the order of one invoice's alerts.
     `attempts`  how often it was tried itself.
     `due`       when it may be tried next.
-    `tried_at`  when it was first tried, or another one stood for it; a day later it is given up.
+    `tried_at`  when it was first tried, or since when others are tried for it; a day later it is given up.
     `state`     `failed`: given up, until somebody has it tried again.
     `error`     why it was not taken the last time.
     """

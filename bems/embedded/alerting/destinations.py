@@ -1,7 +1,6 @@
 """Destinations: where `cells.yaml` has alerts sent, with the secrets that the environment holds."""
 
 import base64
-import binascii
 import logging
 from collections.abc import Mapping
 from email.headerregistry import Address
@@ -15,6 +14,12 @@ from bems.embedded.alerting.webhook import Webhook
 from bems.tracker import cells
 from bems.tracker.actions import SEVERITIES, Alert, Severity
 from bems.tracker.alert_messages import headline
+
+_PREFIX = "whsec_"
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
+
+MIN_KEY_BYTES, MAX_KEY_BYTES = 24, 64
+"""Of a key that signs: 192 to 512 bits, as Standard Webhooks says."""
 
 alerts_log = logging.getLogger("bems.alerts")
 
@@ -86,16 +91,31 @@ class _Builder:
         return Webhook(f"webhook {name}", url, signing, self._cell), signing
 
     def _signing_key(self, place: str, variable: str) -> bytes:
-        """The spec serializes a key as base64 behind `whsec_`; any other text is a key as it stands."""
+        """The spec serializes a key as base64 behind `whsec_`; any other text is a key as it stands. What a shell, an
+        editor or a file of variables left in it would be no mistake that anybody hears of, but a wrong signature."""
         secret = self._secret(place, variable)
-        if not secret.startswith("whsec_"):
-            return secret.encode()
+        what = f"what {variable} holds"
+        if any(character.isspace() or not character.isprintable() for character in secret):
+            raise self._mistake(place, f"{what} has blanks or control characters: leave them out")
+        if any(quote in secret for quote in _QUOTES):
+            raise self._mistake(place, f"{what} has quotation marks: leave them out")
+        if not secret.startswith(_PREFIX):
+            if _PREFIX in secret.lower():
+                raise self._mistake(place, f"{what} has {_PREFIX} elsewhere than at its beginning: begin with it")
+            key = secret.encode()
+            if len(key) < MIN_KEY_BYTES:
+                raise self._mistake(place, f"{what} has {len(key)} bytes: a key has at least {MIN_KEY_BYTES}")
+            return key
+        encoded = secret.removeprefix(_PREFIX)
         try:
-            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-        except binascii.Error:
+            key = base64.b64decode(encoded, validate=True)
+        except ValueError:
             key = b""
         if not key:
-            raise self._mistake(place, f"what {variable} holds begins with whsec_, but no base64 follows")
+            raise self._mistake(place, f"{what} begins with {_PREFIX}, but no base64 follows")
+        if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
+            allowed = f"a key of Standard Webhooks has {MIN_KEY_BYTES} to {MAX_KEY_BYTES}"
+            raise self._mistake(place, f"{what} has {len(key)} bytes behind {_PREFIX}: {allowed}")
         return key
 
     def _email(self, place: str, config: cells.Email) -> tuple[Destination, object]:

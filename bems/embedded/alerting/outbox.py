@@ -39,7 +39,22 @@ CREATE TABLE progress (seq INTEGER NOT NULL, alert_id TEXT, delivered INTEGER NO
 INSERT INTO progress VALUES (0, NULL, 0);
 """
 
-_COLUMNS = "destination, seq, alert, attempts, due, tried_at, state, error"
+_OUTAGES = """
+-- A destination that fails as a whole, and since when. One row stands for all deliveries that wait for it and were not
+-- tried themselves, so that its failing, and its coming back, cost the same however many wait.
+CREATE TABLE outages (destination TEXT NOT NULL PRIMARY KEY, since INTEGER NOT NULL) STRICT;
+INSERT INTO outages SELECT destination, min(tried_at) FROM deliveries
+    WHERE state = 'waiting' AND attempts = 0 AND tried_at IS NOT NULL GROUP BY destination;
+UPDATE deliveries SET tried_at = NULL WHERE state = 'waiting' AND attempts = 0 AND tried_at IS NOT NULL;
+CREATE INDEX deliveries_tried ON deliveries (destination, tried_at) WHERE state = 'waiting' AND tried_at IS NOT NULL;
+"""
+
+# What was not tried itself has been due since it came, and has an attempt for it since the outage began.
+_TRIED_AT = """coalesce(this.tried_at, (
+    SELECT max(this.due, outages.since) FROM outages
+    WHERE outages.destination = this.destination AND this.state = 'waiting'
+))"""
+_COLUMNS = f"destination, seq, alert, attempts, due, {_TRIED_AT}, state, error"
 
 
 class Outbox:
@@ -130,31 +145,26 @@ class Outbox:
             )
 
     def stand_for_all(self, destination: str, now: Instant) -> None:
-        """The day of all that wait begins: one was tried in their stead."""
+        """The day of all that wait, and of what comes while this lasts, begins: one was tried in their stead."""
         with self._lock:
-            self._execute(
-                """UPDATE deliveries SET tried_at = ?
-                WHERE destination = ? AND state = 'waiting' AND tried_at IS NULL""",
-                (now, destination),
-            )
+            self._execute("INSERT OR IGNORE INTO outages VALUES (?, ?)", (destination, now))
 
     def forget_standing(self, destination: str) -> None:
         """The day of those that were not tried themselves has not begun after all."""
         with self._lock:
-            self._execute(
-                """UPDATE deliveries SET tried_at = NULL
-                WHERE destination = ? AND state = 'waiting' AND attempts = 0 AND tried_at IS NOT NULL""",
-                (destination,),
-            )
+            self._execute("DELETE FROM outages WHERE destination = ?", (destination,))
 
     def give_up(self, destination: str, tried_before: Instant, error: str) -> list[str]:
-        """Those that were first tried before an instant fail; the ids of their alerts."""
-        with self._lock:
-            rows = self._execute(
-                """UPDATE deliveries SET state = 'failed', error = ?
-                WHERE destination = ? AND state = 'waiting' AND tried_at <= ? RETURNING alert_id""",
-                (error, destination, tried_before),
-            ).fetchall()
+        """Those that were first tried before an instant, or for which another was, fail; the ids of their alerts."""
+        update = f"UPDATE deliveries AS this SET state = 'failed', error = ?, tried_at = {_TRIED_AT}"
+        those = "WHERE destination = ? AND state = 'waiting'"
+        values = (error, destination, tried_before)
+        with self.transaction():
+            rows = self._execute(f"{update} {those} AND tried_at <= ? RETURNING alert_id", values).fetchall()
+            since = self._execute("SELECT since FROM outages WHERE destination = ?", (destination,)).get
+            if since is not None and since <= tried_before:
+                untried = f"{those} AND due <= ? AND tried_at IS NULL"
+                rows += self._execute(f"{update} {untried} RETURNING alert_id", values).fetchall()
         return [str(alert_id) for (alert_id,) in rows]
 
     # -- what an operator asks for
@@ -192,7 +202,7 @@ class Outbox:
 
     def entries(self, state: State, limit: int, after: tuple[int, str]) -> list[Delivery]:
         """Those behind (seq, destination), the oldest alerts first."""
-        sql = f"""SELECT {_COLUMNS} FROM deliveries WHERE state = ? AND (seq, destination) > (?, ?)
+        sql = f"""SELECT {_COLUMNS} FROM deliveries AS this WHERE state = ? AND (seq, destination) > (?, ?)
             ORDER BY seq, destination LIMIT ?"""
         with self._lock:
             rows = self._execute(sql, (state, *after, limit)).fetchall()
@@ -208,7 +218,11 @@ def _create(connection: apsw.Connection) -> None:
     connection.execute(_SCHEMA)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create,)
+def _begin_outages(connection: apsw.Connection) -> None:
+    connection.execute(_OUTAGES)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create, _begin_outages)
 
 
 def _open(path: Path) -> apsw.Connection:

@@ -36,6 +36,8 @@ class Rows(Struct, frozen=True):
     until: str
     columns: tuple[str, ...]
     rows: list[list[str | int | float | None]]
+    truncated: bool = False
+    """Whether the earliest rows are left out, because there are too many for one answer."""
 
 
 def names() -> list[Name]:
@@ -51,10 +53,13 @@ async def look(parts: Parts, name: str, query: DashboardQuery) -> HttpAnswer:
     until = parts.clock.now() + 1 if query.until is None else bounded(from_datetime(query.until))
     since = bounded(until - DAYS * DAY if query.since is None else from_datetime(query.since))
     try:
-        rows = await parts.readers.run(lambda: dashboards.ask(parts.analytics, name, since, until, query.by))
+        rows = await parts.readers.run(
+            lambda: dashboards.ask(parts.analytics, name, since, until, query.by, dashboards.MAX_ROWS + 1)
+        )
     except NotOpen as closed:
         return answers.unavailable(1, str(closed))
     except duckdb.Error as error:
         log.error("the dashboard %s could not be answered: %s", name, error)
         return answers.unavailable(why="DuckDB cannot answer, and the cell's log says why")
-    return answers.content(200, Rows(name, render(since), render(until), DASHBOARDS[name].columns, rows))
+    kept, columns = rows[-dashboards.MAX_ROWS :], DASHBOARDS[name].columns
+    return answers.content(200, Rows(name, render(since), render(until), columns, kept, len(kept) < len(rows)))

@@ -20,7 +20,6 @@ from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer, Result
 from bems.tracker.contract import STAGES, Event, Stage
 from bems.tracker.decisions import Receipt
-from bems.tracker.faults import Fault
 from bems.tracker.gate import BATCH_LIMIT, EVENT_LIMIT, Refusal, read_batch, read_event
 from bems.tracker.ports import Clock
 
@@ -53,6 +52,8 @@ class Intake:
         except Exception:
             log.exception("a request to %s failed", scope["path"])
             answer = answers.failed()
+        if answer.status in answers.REFUSED_WHOLE:
+            self._count(stage, "refused")
         self._metrics.answered("POST", answer.status)
         await respond(send, answer)
 
@@ -68,6 +69,7 @@ class Intake:
             return body
         if self._landing.full:
             # Before the gate, which takes longer than a turn: under more than it can take, a cell would do little else.
+            self._count(stage, "unavailable")
             return answers.unavailable(1)
         begun = time.perf_counter()
         answer = await (self._batch(stage, body) if batch else self._event(stage, body))
@@ -77,7 +79,6 @@ class Intake:
     async def _event(self, stage: Stage, body: bytes) -> HttpAnswer:
         event = read_event(stage, body, self._clock.now())
         if isinstance(event, Refusal):
-            self._count(stage, "refused")
             return answers.refused(event)
         try:
             receipt = await self._landing.hand_in(event)
@@ -92,16 +93,9 @@ class Intake:
         return answers.conflict(event.event_id)
 
     async def _batch(self, stage: Stage, body: bytes) -> HttpAnswer:
-        read = read_batch(stage, body, self._clock.now())
+        read = read_batch(stage, body, self._clock.now(), self._max_batch)
         if isinstance(read, Refusal):
             return answers.refused(read)
-        if len(read) > self._max_batch:
-            detail = (
-                f"has {len(read)} items, more than {self._max_batch}, the most that this cell takes: send less at once"
-            )
-            return answers.refused(
-                Refusal(400, "the batch is not valid: 1 fault", [Fault("/events", detail, "too many")])
-            )
         submitted = [self._submit(event) if isinstance(event, Event) else event for event in read]
         results = []
         for event, answer in zip(read, submitted, strict=True):

@@ -6,6 +6,7 @@ A page ends with a cursor where more may follow; what comes meanwhile is neither
 import base64
 import binascii
 import re
+from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import parse_qsl
@@ -18,6 +19,7 @@ from bems.tracker.actions import Severity
 from bems.tracker.contract import Moment, Stage
 from bems.tracker.faults import Fault, child, find_faults
 from bems.tracker.gate import Refusal, invalid
+from bems.tracker.instants import without_leap_second
 from bems.tracker.projection import Status
 from bems.tracker.record import Mark
 from bems.tracker.wording import bare, show
@@ -142,7 +144,7 @@ def read_query(text: bytes, expected: type[T]) -> T | Refusal:
 
 @cache
 def _kinds(expected: type[Struct]) -> dict[str, type]:
-    """What the text of each parameter stands for: bool, int or str."""
+    """What the text of each parameter stands for: bool, int, datetime or str."""
     kinds: dict[str, type] = {}
     for field in inspect.type_info(expected).fields:  # type: ignore[attr-defined]
         plain, _ = bare(field.type)
@@ -152,6 +154,8 @@ def _kinds(expected: type[Struct]) -> dict[str, type]:
                 kinds[field.encode_name] = bool
             elif isinstance(member, inspect.IntType):
                 kinds[field.encode_name] = int
+            elif isinstance(member, inspect.DateTimeType):
+                kinds[field.encode_name] = datetime
     return kinds
 
 
@@ -159,6 +163,8 @@ def _converted(value: str, kind: type) -> object:
     """JSON has numbers and booleans, and a query has only text."""
     if kind is bool and value in ("true", "false"):
         return value == "true"
+    if kind is datetime:
+        return without_leap_second(value)
     return int(value) if kind is int and _WHOLE.fullmatch(value) else value
 
 

@@ -21,12 +21,13 @@ import apsw
 import pytest
 from msgspec import structs
 
-from bems.embedded.alerting.courier import RETRIES
+from bems.embedded.alerting.courier import RETRIES, Courier
 from bems.embedded.alerting.deliveries import REMOVED, TAKEN, Deliveries
 from bems.embedded.alerting.delivery import Destination, NotDelivered
-from bems.embedded.alerting.outbox import DATABASE, Outbox
+from bems.embedded.alerting.outbox import APPLICATION_ID, DATABASE, MIGRATIONS, Outbox
 from bems.embedded.alerting.webhook import Patience, Webhook
-from bems.embedded.databases import StoreRefused
+from bems.embedded.databases import StoreRefused, open_database
+from bems.embedded.packing import pack_alert
 from bems.embedded.sqlite import SqliteStore
 from bems.tracker.actions import Alert
 from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND, Instant
@@ -467,19 +468,113 @@ def test_the_day_of_an_alert_that_was_not_tried_itself_begins_anew_after_an_outa
 
     desk = Desk(answers=answers)
     home.feed.all = [alert("A", 1), alert("A", 2)]
-    home.open(desk)
+    deliveries = home.open(desk)
     home.settled(1)
     desk.answers = away
     home.move(SECOND)
     home.settled(2)
-    assert home.ask("SELECT tried_at FROM deliveries WHERE alert_id = 'A.2'") == NOW + SECOND
+    assert [one.tried_at for one in deliveries.entries("waiting")] == [NOW, NOW + SECOND]
     desk.answers = answers
     home.feed.all.append(alert("B"))
     home.move(SECOND)
     desk.wait(taken=1)
     until(lambda: home.ask("SELECT count(*) FROM deliveries") == 2)
-    assert home.ask("SELECT tried_at FROM deliveries WHERE alert_id = 'A.1'") == NOW
-    assert home.ask("SELECT tried_at FROM deliveries WHERE alert_id = 'A.2'") is None
+    assert [one.tried_at for one in deliveries.entries("waiting")] == [NOW, None]
+
+
+@pytest.mark.parametrize("waiting", [10, 20_000])
+def test_a_receiver_that_comes_and_goes_costs_the_same_however_many_wait(tmp_path: Path, waiting: int) -> None:
+    flaps = 20
+    outbox, clock, desk = Outbox(tmp_path), Clock(), Desk()
+    connection, log = outbox._connection, tmp_path / f"{DATABASE}-wal"
+    alerts = [(seq, alert(f"A{seq}")) for seq in range(1, waiting + flaps + 1)]
+    outbox.take(alerts, {"critical": ["desk"], "warning": []}, NOW)
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    changes = connection.total_changes()
+    courier = Courier(desk, outbox, clock.now, at_once=1)
+    for answers in (away, lambda _: None) * flaps:
+        desk.answers = answers
+        courier.look()
+        while not courier._away:
+            clock.at += MINUTE
+            courier.look()
+        until(lambda: len(courier._returned) == 1)
+    assert len(desk.taken) == flaps
+    assert outbox.count("waiting") == waiting + 1
+    # Of a failure the delivery and the outage; of a success both too, and the count of all.
+    assert connection.total_changes() - changes <= 5 * flaps
+    assert log.stat().st_size <= 60 * 2048 * flaps
+    outbox.close()
+
+
+def test_a_day_counts_from_when_another_was_tried_and_begins_anew_when_one_is_taken(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    keys: Any = {"critical": ["desk", "other"]}
+
+    def tried_at() -> list[Instant | None]:
+        return [one.tried_at for one in outbox.entries("waiting", 99, (-1, "")) if one.destination == "desk"]
+
+    outbox.take([(1, alert("A")), (2, alert("B"))], keys, NOW)
+    assert tried_at() == [None, None]
+    outbox.stand_for_all("desk", NOW + HOUR)
+    outbox.stand_for_all("desk", NOW + 2 * HOUR)
+    outbox.take([(3, alert("C"))], keys, NOW + 3 * HOUR)
+    assert tried_at() == [NOW + HOUR, NOW + HOUR, NOW + 3 * HOUR]
+    assert [one.tried_at for one in outbox.heads("desk", 9)] == tried_at()
+    assert [one.tried_at for one in outbox.heads("other", 9)] == [None] * 3
+    assert outbox.give_up("desk", NOW + HOUR - 1, "away") == []
+    assert outbox.give_up("desk", NOW + HOUR, "away") == ["A.1", "B.1"]
+    assert [(one.alert.id, one.tried_at, one.error) for one in outbox.entries("failed", 99, (-1, ""))] == [
+        ("A.1", NOW + HOUR, "away"),
+        ("B.1", NOW + HOUR, "away"),
+    ]
+    assert tried_at() == [NOW + 3 * HOUR]
+    outbox.forget_standing("desk")
+    assert tried_at() == [None]
+    assert outbox.give_up("desk", NOW + DAY, "away") == []
+    outbox.close()
+
+
+def test_after_a_restart_the_outage_goes_on_until_one_is_taken(home: Home) -> None:
+    home.feed.all = [alert(f"A{n}") for n in range(9)]
+    desk = Desk(answers=away)
+    home.open(desk, at_once=1)
+    home.settled(1)
+    desk.answers = lambda one: away(one) if one.id != "A0.1" else None
+    home.clock.at += HOUR
+    deliveries = home.open(desk, at_once=1)
+    until(lambda: {one.tried_at for one in deliveries.entries("waiting")} == {NOW})
+    desk.answers = lambda _: None
+    home.let_pass(SECOND, lambda: deliveries.waiting() == 0)
+    assert home.ask("SELECT count(*) FROM outages") == 0
+
+
+def test_an_outbox_of_version_1_goes_on(tmp_path: Path) -> None:
+    connection = open_database(tmp_path / DATABASE, MIGRATIONS[:1], APPLICATION_ID)
+    rows = [
+        ("desk", 1, "A.1", "A", 2, NOW + MINUTE, NOW, "waiting", "gone", pack_alert(alert("A"))),
+        ("desk", 2, "B.1", "B", 0, NOW, NOW + SECOND, "waiting", None, pack_alert(alert("B"))),
+        ("desk", 3, "C.1", "C", 0, NOW + HOUR, NOW + HOUR, "waiting", None, pack_alert(alert("C"))),
+        ("other", 3, "C.1", "C", 0, NOW, None, "waiting", None, pack_alert(alert("C"))),
+        ("other", 4, "D.1", "D", 0, NOW, NOW, "failed", "gone", pack_alert(alert("D"))),
+    ]
+    connection.executemany("INSERT INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    connection.close()
+    outbox = Outbox(tmp_path)
+    found = [
+        (one.destination, one.seq, one.attempts, one.tried_at, one.error)
+        for state in ("waiting", "failed")
+        for one in outbox.entries(state, 99, (-1, ""))
+    ]
+    assert found == [
+        ("desk", 1, 2, NOW, "gone"),
+        ("desk", 2, 0, NOW + SECOND, None),
+        ("desk", 3, 0, NOW + HOUR, None),
+        ("other", 3, 0, None, None),
+        ("other", 4, 0, NOW, "gone"),
+    ]
+    outbox.close()
 
 
 def test_a_destination_that_is_removed(home: Home) -> None:
@@ -739,9 +834,9 @@ def test_files_that_are_no_outbox(home: Home) -> None:
     path.unlink()
     Outbox(home.folder).close()
     newer = apsw.Connection(str(path))
-    newer.execute("PRAGMA user_version = 2")
+    newer.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     newer.close()
-    assert "of version 2" in refused(home)
+    assert f"of version {len(MIGRATIONS) + 1}" in refused(home)
 
 
 def test_a_damaged_outbox(home: Home) -> None:

@@ -44,7 +44,7 @@ BRIEF = Patience(connect=0.2, read=0.2, total=0.4)
 LONGER = Patience(connect=2, read=2, total=2)
 """For whoever must have said something by then, on a slow machine too."""
 
-SECRET = "n0b0dy-kn0ws"
+SECRET = "n0b0dy-kn0ws-what-th1s-1s"
 
 
 # -- receivers
@@ -603,7 +603,12 @@ def test_one_that_is_written_otherwise_is_the_same(other: cells.Email) -> None:
 
 @pytest.mark.parametrize(
     ("secret", "key"),
-    [("plain", b"plain"), ("schlüssel", "schlüssel".encode()), ("whsec_AAEC/w==", b"\0\1\2\xff")],
+    [
+        ("a-plain-text-of-24-bytes", b"a-plain-text-of-24-bytes"),
+        ("ein-schlüssel-aus-text!", "ein-schlüssel-aus-text!".encode()),
+        ("whsec_" + base64.b64encode(bytes(range(24))).decode(), bytes(range(24))),
+        ("whsec_" + base64.b64encode(bytes(range(192, 256))).decode(), bytes(range(192, 256))),
+    ],
 )
 def test_keys_are_text_or_base64_behind_a_prefix(secret: str, key: bytes) -> None:
     with receiver(answer(200)) as one:
@@ -615,6 +620,44 @@ def test_keys_are_text_or_base64_behind_a_prefix(secret: str, key: bytes) -> Non
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
     assert headers["webhook-signature"] == f"v1,{expected}"
+
+
+_RANDOM = base64.b64encode(bytes(range(200, 232))).decode()
+
+
+@pytest.mark.parametrize(
+    ("secret", "mistake"),
+    [
+        (f"'whsec_{_RANDOM}'", "has quotation marks: leave them out"),
+        (f'"whsec_{_RANDOM}"', "has quotation marks: leave them out"),
+        (f"\u201cwhsec_{_RANDOM}\u201d", "has quotation marks: leave them out"),
+        (f"whsec_{_RANDOM}\n", "has blanks or control characters: leave them out"),
+        (f" whsec_{_RANDOM}", "has blanks or control characters: leave them out"),
+        (f"whsec_ {_RANDOM}", "has blanks or control characters: leave them out"),
+        ("four words of some length", "has blanks or control characters: leave them out"),
+        (f"\ufeffwhsec_{_RANDOM}", "has blanks or control characters: leave them out"),
+        (f"KEY=whsec_{_RANDOM}", "has whsec_ elsewhere than at its beginning: begin with it"),
+        (f"WHSEC_{_RANDOM}", "has whsec_ elsewhere than at its beginning: begin with it"),
+        (f"whsec_whsec_{_RANDOM}", "begins with whsec_, but no base64 follows"),
+        ("whsec_", "begins with whsec_, but no base64 follows"),
+        ("whsec_ünï", "begins with whsec_, but no base64 follows"),
+        (f"whsec_{_RANDOM.rstrip('=')}", "begins with whsec_, but no base64 follows"),
+        ("short", "has 5 bytes: a key has at least 24"),
+        ("ü" * 11 + "x", "has 23 bytes: a key has at least 24"),
+        (
+            "whsec_" + base64.b64encode(bytes(23)).decode(),
+            "has 23 bytes behind whsec_: a key of Standard Webhooks has 24 to 64",
+        ),
+        (
+            "whsec_" + base64.b64encode(bytes(65)).decode(),
+            "has 65 bytes behind whsec_: a key of Standard Webhooks has 24 to 64",
+        ),
+    ],
+)
+def test_a_key_that_would_sign_what_no_receiver_takes_is_refused(secret: str, mistake: str) -> None:
+    with pytest.raises(ValueError, match="cell eu: ") as refused:
+        build(cells.Alerts(critical=(HOOK,)), cells.Embedded(), "eu", {"KEY": secret})
+    assert str(refused.value) == f"cell eu: /alerts/critical/0/webhook/secret_env: what KEY holds {mistake}"
 
 
 def test_the_signature_is_that_of_the_reference_libraries() -> None:

@@ -5,6 +5,7 @@ import json
 import duckdb
 import pytest
 
+from bems.embedded import dashboards
 from bems.embedded.analytics import Analytics
 from bems.embedded.dashboards import DASHBOARDS
 from bems.embedded.time_series import NotOpen
@@ -40,9 +41,21 @@ def test_of_which_time(fed: Cell) -> None:
     earlier = fed.get("/dashboards/volume?until=2020-01-01T00:00:00%2B01:00")
     assert earlier == {
         "name": "volume", "since": "2019-12-01T23:00:00Z", "until": "2019-12-31T23:00:00Z",
-        "columns": list(DASHBOARDS["volume"].columns), "rows": [],
+        "columns": list(DASHBOARDS["volume"].columns), "rows": [], "truncated": False,
     }  # fmt: skip
     assert fed.get("/dashboards/volume?until=1970-01-02T00:00:00Z")["since"] == "1970-01-01T00:00:00Z"
+
+
+def test_an_answer_that_would_be_too_large_has_its_last_rows_and_says_so(
+    fed: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = fed.get("/dashboards/volume")
+    count = len(everything["rows"])
+    assert not everything["truncated"]
+    monkeypatch.setattr(dashboards, "MAX_ROWS", count)
+    assert fed.get("/dashboards/volume") == everything
+    monkeypatch.setattr(dashboards, "MAX_ROWS", count - 1)
+    assert fed.get("/dashboards/volume") == everything | {"rows": everything["rows"][1:], "truncated": True}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +69,7 @@ def test_of_which_time(fed: Cell) -> None:
         ),
         ("since=9999-12-31T23:59:59-14:00&until=2026-01-01T00:00:00Z", "3000-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
         ("until=0001-01-01T00:00:00%2B14:00", "1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z"),
+        ("since=1980-12-31T23:59:60Z&until=1980-12-31T23:59:60Z", "1980-12-31T23:59:59Z", "1980-12-31T23:59:59Z"),
     ],
 )
 def test_of_a_time_beyond_all_times(fed: Cell, query: str, since: str, until: str) -> None:
