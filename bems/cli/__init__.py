@@ -18,6 +18,7 @@ from bems.cli.generate import generate
 from bems.cli.invoice import invoice
 from bems.cli.keys import keys
 from bems.cli.replay import replay
+from bems.cli.restore import restore
 from bems.cli.send import send
 from bems.cli.stuck import stuck
 from bems.cli.up import up
@@ -42,6 +43,7 @@ for command in (
     invoice,
     keys,
     replay,
+    restore,
     send,
     stuck,
     up,

@@ -80,9 +80,12 @@ Tell = Callable[[Answer], None]
 """Tells somebody who waits. Called in the writer's thread."""
 
 
-def open_writer(folder: Path, policy: Policy, clock: RunningClock) -> "Writer":
-    """The writer of the durable cell in a folder, which is made if there is none. StoreRefused: see `SqliteStore`."""
-    store = SqliteStore(folder)
+def open_writer(
+    folder: Path, policy: Policy, clock: RunningClock, inspect: Callable[[Path], object] = lambda _: None
+) -> "Writer":
+    """The writer of the durable cell in a folder, which is made if there is none. StoreRefused and `inspect`: see
+    `SqliteStore`."""
+    store = SqliteStore(folder, inspect=inspect)
     try:
         machine = load_machine()
         store.keep_definition(machine.digest, embedded_text())
@@ -160,6 +163,11 @@ class Writer:
     def failing(self) -> str | None:
         """Why nothing can be stored; None as far as is known that it can."""
         return self._failing
+
+    @property
+    def lost(self) -> str | None:
+        """Why nothing can be stored any more, until the cell is started again: its files are not where they were."""
+        return self._store.lost
 
     @property
     def queued(self) -> int:

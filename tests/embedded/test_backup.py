@@ -40,7 +40,7 @@ def only(folder: Path, *names: str) -> None:
 
 
 def test_a_cell_that_does_not_run_is_copied_and_left_as_it_was(folder: Path, tmp_path: Path) -> None:
-    before, held = content(folder), view(folder)
+    held, before = view(folder), content(folder)
     made = back_up(folder, tmp_path / "copy")
     only(tmp_path / "copy", *FILES)
     assert content(folder) == before
@@ -124,7 +124,7 @@ def test_it_has_its_name_when_all_of_it_is_on_the_disk(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done, synced = list[str](), dict[str, bytes]()
-    sync, rename = backup._sync, Path.rename
+    sync, rename = backup.sync, Path.rename
 
     def spy_sync(path: Path) -> None:
         sync(path)
@@ -136,7 +136,7 @@ def test_it_has_its_name_when_all_of_it_is_on_the_disk(
         done.append("rename")
         return rename(path, target)
 
-    monkeypatch.setattr(backup, "_sync", spy_sync)
+    monkeypatch.setattr(backup, "sync", spy_sync)
     monkeypatch.setattr(Path, "rename", spy_rename)
     back_up(folder, tmp_path / "copy")
     monkeypatch.undo()
@@ -243,7 +243,7 @@ def test_what_fails_in_the_middle_leaves_nothing(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(backup, "_sync", fail)
+        patch.setattr(backup, "sync", fail)
         with pytest.raises(StoreFailed, match=r"copy could not be written: .*(full|space)"):
             back_up(folder, tmp_path / "copy")
     nothing_left(folder)

@@ -92,7 +92,7 @@ class Api:
                 answer = closing(answers.unavailable())
             except (Stopped, StoreFailed, apsw.Error) as error:
                 log.error("%s %s could not be answered: %s", request.method, show(request.scope["path"]), error)
-                answer = answers.unavailable()
+                answer = answers.unavailable(why=str(error) if isinstance(error, StoreFailed) else "")
             except Exception:
                 log.exception("%s %s failed", request.method, show(request.scope["path"]))
                 answer = answers.failed()

@@ -127,7 +127,7 @@ class Intake:
             receipt = await answer
         except Exception as error:
             _unavailable(error)
-            return answers.result(event.event_id, "unavailable")
+            return answers.result(event.event_id, "unavailable", _cause(error))
         assert receipt.result != "refused", "the core refuses no event"
         return answers.result(event.event_id, receipt.result)
 
@@ -139,4 +139,9 @@ def _unavailable(error: Exception) -> HttpAnswer:
     """The event was not accepted. Why is in the log already, but for what nobody expects."""
     if not isinstance(error, Busy | Stopped | StoreFailed):
         log.error("an event could not be accepted", exc_info=error)
-    return answers.unavailable(1 if isinstance(error, Busy) else 5)
+    return answers.unavailable(1 if isinstance(error, Busy) else 5, _cause(error))
+
+
+def _cause(error: Exception) -> str:
+    """What a sender, who has a key, may know of it."""
+    return str(error) if isinstance(error, StoreFailed) else ""
