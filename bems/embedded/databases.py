@@ -250,9 +250,10 @@ def _inspect(path: Path, newest: int, ours: int, *, thorough: bool) -> int:
         if application != ours and (tables or application):
             raise StoreRefused(f"{path} is not a store of a cell: another program made it")
         _refuse_newer(path, version, newest)
-        said = connection.execute("PRAGMA quick_check(1)").get if thorough else "ok"
+        said = str(connection.execute("PRAGMA quick_check(1)").get) if thorough else "ok"
         if said != "ok":
-            raise StoreRefused(f"{path} is damaged, or the log beside it is another database's: {said}")
+            or_log = "" if quiet else ", or the log beside it is another database's"
+            raise StoreRefused(f"{path} is damaged{or_log}: {said.splitlines()[-1]}")
         for (table,) in tables:
             connection.execute(f'SELECT * FROM "{table}" ORDER BY rowid DESC LIMIT 1').fetchall()
         return version

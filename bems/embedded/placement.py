@@ -16,18 +16,19 @@ class Placement:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._known = [(str(path), found) for path in paths if (found := _identify(str(path)))]
-        self._fault: str | None = None
+        self.fault: str | None = None
+        """What was found the last time."""
 
     def find_fault(self) -> str | None:
         """Why what is written would be lost; None while it would not. It stays what it was found to be: what was
         written meanwhile is lost, whether the files come back or not. A few microseconds."""
-        if self._fault is None:
+        if self.fault is None:
             for path, known in self._known:
                 found = _identify(path)
                 if found != known:
-                    self._fault = _describe(path, found)
+                    self.fault = _describe(path, found)
                     break
-        return self._fault
+        return self.fault
 
 
 def _identify(path: str) -> _Identity | None:

@@ -14,8 +14,8 @@ from bems.embedded.backup import FILES, Backup, Told
 from bems.embedded.databases import CUT_OFF_RESTORE, LOCK, lock_folder
 from bems.embedded.permissions import make_folder
 
-_IGNORED = frozenset({LOCK, "lost+found"})
-"""What an empty folder may hold: the lock that we made, and what a file system makes in its root."""
+_IGNORED = (LOCK, "lost+found")
+"""What the names in an empty folder may begin with: the lock that we made, and what a file system has in its root."""
 
 _NAMED = 3
 
@@ -42,11 +42,26 @@ def restore(source: Path, folder: Path, told: Told = lambda *_: None) -> Backup:
         make_folder(folder)
     except OSError as error:
         raise RestoreRefused(f"{folder} cannot be made: {error.strerror}") from error
-    part, moved = None, list[Path]()
     lock = lock_folder(folder)
     try:
         # Somebody may have started a cell there meanwhile, and ended it.
         _refuse_folder(folder)
+        restored = _fill(folder, source, size, told)
+    except BaseException:
+        lock.close()
+        (folder / LOCK).unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    lock.close()
+    return restored
+
+
+def _fill(folder: Path, source: Path, size: int, told: Told) -> Backup:
+    """Have all that was copied in the folder, or nothing."""
+    part, moved = None, list[Path]()
+    try:
         with backup.failures_told(folder):
             part = Path(tempfile.mkdtemp(prefix=CUT_OFF_RESTORE, dir=folder))
             backup.copy_files(source, part, size, told, is_at_rest=True)
@@ -61,16 +76,11 @@ def restore(source: Path, folder: Path, told: Told = lambda *_: None) -> Backup:
             backup.sync(folder.parent)
         return restored
     except BaseException:
-        for path in (*moved, folder / LOCK):
+        for path in moved:
             path.unlink(missing_ok=True)
         if part:
             shutil.rmtree(part, ignore_errors=True)
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()
         raise
-    finally:
-        lock.close()
 
 
 def _refuse_source(source: Path) -> None:
@@ -91,7 +101,7 @@ def _refuse_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise RestoreRefused(f"{folder} is no folder: name one that is empty, or not there yet")
     try:
-        names = sorted({path.name for path in folder.iterdir()} - _IGNORED)
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(_IGNORED))
     except OSError as error:
         raise RestoreRefused(f"{folder} cannot be read: {error.strerror}") from error
     if names:

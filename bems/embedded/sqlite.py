@@ -106,7 +106,7 @@ class SqliteStore(Reader):
         files are no longer under their names, where nobody will find it. From then on every commit fails."""
         self._settle()
         turn = self._turn
-        if not turn:
+        if not turn or self._placement.fault:
             self._refuse_lost()
             return
         lesson = self._packing.lesson()
