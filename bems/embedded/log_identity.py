@@ -10,6 +10,7 @@ What this cannot tell: a file `cell.db` that was copied, alone, from under a run
 log of the same start it is taken for what a crash left.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -74,16 +75,19 @@ def find_belonging(database: Path) -> Belonging:
 
 
 def _read_header(log: Path) -> _Header | None:
-    """None where SQLite finds nothing in the log: it is empty, or its first frame is of an earlier one."""
+    """None where SQLite finds nothing in the log: its first frame is not there as a whole, or of an earlier log."""
     try:
         with log.open("rb") as file:
             content = file.read(_HEADER_BYTES + _FRAME_HEADER_BYTES)
+            size = os.fstat(file.fileno()).st_size
     except OSError:
         return None
     if len(content) < _HEADER_BYTES + _FRAME_HEADER_BYTES:
         return None
     magic, _, page_bytes, _, salt = struct.unpack(">5I", content[:20])
     salts = content[16:24]
+    if size < _HEADER_BYTES + _FRAME_HEADER_BYTES + page_bytes:
+        return None
     if magic not in _MAGIC or content[_HEADER_BYTES + 8 : _HEADER_BYTES + 16] != salts:
         return None
     return _Header(salt, salts, page_bytes)
@@ -136,9 +140,8 @@ def keep_salt(connection: apsw.Connection, database: Path) -> bool:
     From here on this connection only counts the salt up: SQLite makes a new one as long as a connection has not begun
     its log anew itself.
     """
-    log = log_path(database)
-    if _read_header(log) is None:
-        connection.execute(f"UPDATE {TABLE} SET starts = starts + 1")
+    # So that there is a log of this connection's: one in which nothing is valid may still have its old salt.
+    connection.execute(f"UPDATE {TABLE} SET starts = starts + 1")
     remember_salt(connection, database)
     [(is_busy, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return not is_busy

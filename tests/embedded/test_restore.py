@@ -86,12 +86,12 @@ def spoil_pages(path: Path) -> None:
 
 
 def spoil_index(path: Path) -> None:
-    """So that only a full check finds it: an index that lacks a row."""
+    """So that only a full check finds it: the entries of an index are not those that they should be."""
     connection = apsw.Connection(str(path))
     connection.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
     connection.execute("PRAGMA journal_mode = DELETE")
-    sql = "UPDATE sqlite_schema SET sql = sql || ' AND invoice_id < ''''' WHERE name = 'invoices_stuck'"
-    connection.execute(sql)
+    sql = "UPDATE sqlite_schema SET sql = replace(sql, '(status, invoice_id)', '(invoice_id, status)')"
+    connection.execute(f"{sql} WHERE name = 'invoices_by_status'")
     connection.close()
 
 
