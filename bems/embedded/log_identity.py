@@ -88,9 +88,20 @@ def _read_header(log: Path) -> _Header | None:
     salts = content[16:24]
     if size < _HEADER_BYTES + _FRAME_HEADER_BYTES + page_bytes:
         return None
-    if magic not in _MAGIC or content[_HEADER_BYTES + 8 : _HEADER_BYTES + 16] != salts:
+    if magic not in _MAGIC or _checksum(content[:24], magic) != content[24:32]:
+        return None
+    if content[_HEADER_BYTES + 8 : _HEADER_BYTES + 16] != salts:
         return None
     return _Header(salt, salts, page_bytes)
+
+
+def _checksum(content: bytes, magic: int) -> bytes:
+    """As the file format has it, over pairs of words, whose byte order the magic number tells."""
+    first = second = 0
+    for one, other in struct.iter_unpack(">II" if magic & 1 else "<II", content):
+        first = (first + one + second) & 0xFFFFFFFF
+        second = (second + other + first) & 0xFFFFFFFF
+    return struct.pack(">II", first, second)
 
 
 def _pages(log: Path, header: _Header) -> Iterator[int]:

@@ -13,14 +13,22 @@ import pytest
 import urllib3
 
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
-from bems.embedded.clock import SystemClock
+from bems.embedded.backup import back_up
+from bems.embedded.clock import SystemClock, VirtualClock
+from bems.embedded.databases import StoreRefused
 from bems.embedded.keys import KEYS
 from bems.embedded.reader import open_reader
 from bems.embedded.schema import DATABASE
+from bems.embedded.service import Service
+from bems.embedded.writer import Redrive, Writer
+from bems.tracker.instants import DAY
 from tests.cli.worlds import run
-from tests.embedded.api.calls import sent
+from tests.embedded.api.calls import POLICY, Cell, Inbox, sent
+from tests.embedded.submitting import submit
 from tests.faults.conftest import Figures
 from tests.process import Life
+from tests.tracker.samples import NOW
+from tests.waiting import SOON, until
 
 PATIENCE = 60
 
@@ -93,9 +101,9 @@ def test_a_backup_copied_over_the_folder_of_a_killed_cell_is_refused(
     # What it says helps: both ways.
     assert run("restore", str(backup), "--store", str(tmp_path / "restored")).code == 0
     restored = Folder(tmp_path / "restored")
-    restored.key = folder.key
+    restored.key, restored.count = folder.key, 10
     restored.live(2, signal.SIGTERM)
-    assert restored.events() == 3, "e1 and e2 are known"
+    assert restored.events() == 5
     for name in (DATABASE, KEYS, DELIVERIES):
         (folder.path / f"{name}-wal").unlink(missing_ok=True)
     folder.live(0, signal.SIGTERM)
@@ -171,3 +179,27 @@ def test_the_folder_that_cp_made_inside_another_is_named(folder: Folder, tmp_pat
     assert {path.name for path in existing.iterdir()} == {"cell"}, "nothing is made there"
     keys = run("keys", "add", "boss", "--role", "admin", "--store", str(existing))
     assert f"{existing}/cell does" in keys.mistake(2)
+
+
+def test_deliveries_of_another_time_are_refused_before_the_writer_raises_the_same_number_of_alerts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restored `cell.db` beside the deliveries of the time since: once it has as many alerts, nobody could tell."""
+    folder, inbox, later = tmp_path / "cell", Inbox(), NOW + 3 * DAY
+    with Cell(folder, destinations=inbox.everything) as cell:
+        cell.send_all("ingestion", [sent("ingestion", event_id=f"{n}", invoice_id=f"{n}") for n in range(3)])
+        back_up(folder, tmp_path / "copy")
+        cell.move_to(later)
+        until(lambda: len(inbox.taken) == 3 and cell.service.deliveries.waiting() == 0)
+    shutil.copy(tmp_path / "copy" / DATABASE, folder)
+    start = Writer.start
+
+    def start_and_raise(writer: Writer) -> Writer:
+        start(writer)
+        submit(writer, Redrive("nothing")).result(SOON)
+        return writer
+
+    monkeypatch.setattr(Writer, "start", start_and_raise)
+    service = Service(folder, POLICY, port=0, clock=VirtualClock(later), destinations=inbox.everything)
+    with pytest.raises(StoreRefused, match="goes with another store, or a later state of this one"):
+        service.start()
