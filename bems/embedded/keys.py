@@ -17,7 +17,7 @@ from msgspec import Struct
 from bems.embedded.databases import Migration, inspect_database, open_database
 from bems.embedded.log_identity import log_path
 from bems.embedded.placement import Placement
-from bems.embedded.reader import StoreFailed
+from bems.embedded.reader import StoreFailed, StoreLost
 from bems.tracker.faults import find_faults
 from bems.tracker.instants import Instant
 from bems.tracker.requests import KeyName, Role
@@ -134,7 +134,7 @@ class Keys:
             raise StoreFailed(f"the key could not be stored: {error}") from error
         fault = self._placement.find_fault()
         if fault:
-            raise StoreFailed(fault)
+            raise StoreLost(fault)
 
 
 def _hash(text: str) -> bytes:

@@ -19,7 +19,7 @@ from bems.embedded.databases import LOCK, StoreRefused, lock_folder, open_databa
 from bems.embedded.flush import Numbers, write
 from bems.embedded.log_identity import REMEMBER_EVERY_COMMITS, log_path, remember_salt
 from bems.embedded.placement import Placement
-from bems.embedded.reader import Reader, StoreFailed
+from bems.embedded.reader import Reader, StoreFailed, StoreLost
 from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.store import AuditEntry, Due, Letter
 from bems.engine import Execution, Stimulus
@@ -146,7 +146,7 @@ class SqliteStore(Reader):
     def _refuse_lost(self) -> None:
         fault = self.lost
         if fault:
-            raise StoreFailed(fault)
+            raise StoreLost(fault)
 
     def probe(self) -> None:
         """See whether anything can be written at all. StoreFailed where it cannot."""

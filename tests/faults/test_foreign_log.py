@@ -23,11 +23,11 @@ from bems.embedded.service import Service
 from bems.embedded.writer import Redrive, Writer
 from bems.tracker.instants import DAY
 from tests.cli.worlds import run
-from tests.embedded.api.calls import POLICY, Cell, Inbox, sent
+from tests.embedded.api.calls import Cell, Inbox, sent
 from tests.embedded.submitting import submit
 from tests.faults.conftest import Figures
 from tests.process import Life
-from tests.tracker.samples import NOW
+from tests.tracker.samples import NOW, POLICY
 from tests.waiting import SOON, until
 
 PATIENCE = 60

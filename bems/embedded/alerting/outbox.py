@@ -18,7 +18,7 @@ from bems.embedded.databases import Migration, inspect_database, open_database
 from bems.embedded.log_identity import log_path
 from bems.embedded.packing import pack_alert, read_alert
 from bems.embedded.placement import Placement
-from bems.embedded.reader import StoreFailed
+from bems.embedded.reader import StoreLost
 from bems.tracker.actions import Alert, Severity
 from bems.tracker.instants import Instant
 
@@ -171,10 +171,10 @@ class Outbox:
 
     def retry(self, destinations: Sequence[str], now: Instant) -> int:
         """Failed deliveries to these destinations wait again as new ones; how many. Those that wait are due now.
-        StoreFailed where the file is no longer under its name, and so what is asked for would be forgotten."""
+        StoreLost where the file is no longer under its name, and so what is asked for would be forgotten."""
         fault = self._placement.find_fault()
         if fault:
-            raise StoreFailed(fault)
+            raise StoreLost(fault)
         sql = """UPDATE deliveries SET state = 'waiting', attempts = 0, tried_at = NULL, error = NULL, due = ?
             WHERE state = 'failed' AND destination IN (SELECT value FROM json_each(?))"""
         with self.transaction():

@@ -14,7 +14,7 @@ from bems.embedded.api.access import SEND, Access
 from bems.embedded.api.bodies import Gone, closing, read_body, read_headers, respond
 from bems.embedded.api.landing import Landing
 from bems.embedded.api.metrics import Metrics
-from bems.embedded.reader import StoreFailed
+from bems.embedded.reader import StoreFailed, StoreLost
 from bems.embedded.writer import Busy, Stopped
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer, Result
@@ -144,4 +144,4 @@ def _unavailable(error: Exception) -> HttpAnswer:
 
 def _cause(error: Exception) -> str:
     """What a sender, who has a key, may know of it."""
-    return str(error) if isinstance(error, StoreFailed) else ""
+    return str(error) if isinstance(error, StoreLost) else ""
