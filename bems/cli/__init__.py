@@ -19,6 +19,7 @@ from bems.cli.invoice import invoice
 from bems.cli.keys import keys
 from bems.cli.policy import policy
 from bems.cli.replay import replay
+from bems.cli.restore import restore
 from bems.cli.send import send
 from bems.cli.stuck import stuck
 from bems.cli.up import up
@@ -44,6 +45,7 @@ for command in (
     keys,
     policy,
     replay,
+    restore,
     send,
     stuck,
     up,

@@ -1,5 +1,7 @@
 """`bems backup`: a copy of a cell's folder, taken while it runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -9,7 +11,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColum
 
 from bems.cli.mistakes import Mistake, store_told
 from bems.cli.show import counted, moment, print_json
-from bems.embedded.backup import Backup, BackupRefused, back_up
+from bems.embedded.backup import Backup, BackupRefused, Told, back_up
+from bems.embedded.permissions import private_umask
 from bems.tracker.instants import render, to_datetime
 
 
@@ -20,10 +23,25 @@ from bems.tracker.instants import render, to_datetime
 def backup(folder: str, target: str, as_json: bool) -> None:
     """Copy a cell's folder, whether it runs or not, to a new folder TO.
 
-    The copy is of one moment, is read as a whole once it is made, and appears under its name when it is on the disk. It
-    is restored by starting a cell on it: bems up --store TO; or on a copy of it, so that the backup stays. Then send
-    again what was sent since: what it has is a duplicate. It holds the hashes of keys, so keep it as you keep the cell.
+    The copy is of one moment, is read as a whole once it is made, and appears under its name when it is on the disk. A
+    cell is made from it with: bems restore TO --store FOLDER. It holds every invoice and the hashes of keys, and is its
+    owner's alone: keep it as you keep the cell.
     """
+    with copying("Copying") as told:
+        try:
+            with store_told(), private_umask():
+                made = back_up(Path(folder), Path(target), told)
+        except BackupRefused as refused:
+            raise Mistake(str(refused)) from refused
+    if as_json:
+        print_copy(target, made)
+    else:
+        click.echo(describe(target, made))
+
+
+@contextmanager
+def copying(what: str) -> Iterator[Told]:
+    """A progress bar, where somebody looks, and who moves it."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -33,26 +51,24 @@ def backup(folder: str, target: str, as_json: bool) -> None:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("Copying", total=None)
+        task = progress.add_task(what, total=None)
 
         def told(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
             if done == total:
                 progress.update(task, description="Checking")
 
-        try:
-            with store_told():
-                made = back_up(Path(folder), Path(target), told)
-        except BackupRefused as refused:
-            raise Mistake(str(refused)) from refused
-    if as_json:
-        latest = None if made.latest is None else render(made.latest)
-        print_json({"store": target, **msgspec.to_builtins(made), "latest": latest})
-    else:
-        click.echo(_told(target, made))
+        yield told
 
 
-def _told(target: str, made: Backup) -> str:
+def print_copy(target: str, made: Backup) -> None:
+    """What the copy holds, as JSON."""
+    latest = None if made.latest is None else render(made.latest)
+    print_json({"store": target, **msgspec.to_builtins(made), "latest": latest})
+
+
+def describe(target: str, made: Backup) -> str:
+    """What the copy holds, as a sentence."""
     until = f"until {moment(to_datetime(made.latest))} UTC" if made.latest is not None else "nothing yet"
     things = (
         counted(made.invoices, "invoice"),

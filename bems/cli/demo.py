@@ -26,6 +26,7 @@ from bems.embedded.api.access import LOOK
 from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, SystemClock
 from bems.embedded.generator import generate
+from bems.embedded.permissions import private_umask
 from bems.embedded.policies import DEFAULT
 from bems.embedded.service import Service
 from bems.tracker.cells import Limits, Rate, StageRates
@@ -66,6 +67,7 @@ def demo(invoices: int, leave: bool, as_json: bool) -> None:
     lines = list(generate(invoices, SEED, start=START, days=DAYS))
     clock = AcceleratedClock(from_datetime(datetime(START.year, START.month, START.day, tzinfo=UTC)), SPEED)
     with (
+        private_umask(),
         store_told(),
         tempfile.TemporaryDirectory(prefix="bems-demo-") as folder,
         _service(Path(folder), clock) as service,

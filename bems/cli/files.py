@@ -128,8 +128,9 @@ def refused_line(line: int, event_id: str | None, errors: Sequence[Error]) -> by
 
 
 @contextmanager
-def output_file(path: str) -> Iterator[IO[bytes]]:
-    """A file to write, or standard output for `-`. A regular file appears under its name, as a whole, at the end."""
+def output_file(path: str, *, is_private: bool = True) -> Iterator[IO[bytes]]:
+    """A file to write, or standard output for `-`. A regular file appears under its name, as a whole, at the end. A new
+    one is its owner's alone, unless it tells of nothing real; one that is replaced stays as open as it was."""
     if path == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -141,7 +142,8 @@ def output_file(path: str) -> Iterator[IO[bytes]]:
         if target.exists() and not target.is_file():
             part, file = None, target.open("wb")
         else:
-            mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+            new_mode = 0o600 if is_private else 0o666 & ~_umask()
+            mode = target.stat().st_mode & 0o777 if target.exists() else new_mode
             descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
             part, file = Path(name), os.fdopen(descriptor, "wb")
             os.fchmod(descriptor, mode)

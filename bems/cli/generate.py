@@ -35,7 +35,10 @@ def generate(invoices: int, seed: int, start: datetime, days: int, out: str) -> 
         raise Mistake(str(fault)) from fault
     console = Console(stderr=True)
     watched = console.is_terminal and out != "-"
-    with output_file(out) as file, Progress(console=console, transient=True, disable=not watched) as progress:
+    with (
+        output_file(out, is_private=False) as file,
+        Progress(console=console, transient=True, disable=not watched) as progress,
+    ):
         # About so many lines come of an invoice.
         task = progress.add_task("Writing", total=int(4.1 * invoices))
         for number, line in enumerate(log, 1):

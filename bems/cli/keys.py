@@ -17,7 +17,7 @@ from bems.embedded.api.access import ADMINISTER
 from bems.embedded.api.operations import NewKey
 from bems.embedded.api.views import Key
 from bems.embedded.clock import SystemClock
-from bems.embedded.databases import StoreRefused, lock_folder
+from bems.embedded.databases import StoreInUse, StoreRefused, lock_folder
 from bems.embedded.keys import KeyRefused, Keys
 from bems.embedded.reader import StoreFailed
 from bems.tracker.requests import Role
@@ -99,8 +99,10 @@ class _Keys(msgspec.Struct):
 def _add_offline(folder: Path, name: str, role: Role) -> NewKey:
     try:
         lock = lock_folder(folder)
-    except StoreRefused as refused:
+    except StoreInUse as refused:
         raise Mistake(f"{refused}; --store is for one that does not run") from refused
+    except StoreRefused as refused:
+        raise Mistake(str(refused)) from refused
     try:
         kept = Keys(folder)
         try:

@@ -19,6 +19,7 @@ from bems.cli.show import print_json
 from bems.embedded.alerting.destinations import build
 from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, RunningClock, SystemClock
+from bems.embedded.permissions import private_umask
 from bems.embedded.policies import DEFAULT, PolicyInForce
 from bems.embedded.service import Service
 from bems.tracker.cells import Cell
@@ -74,7 +75,7 @@ def up(
         clock = AcceleratedClock(clock.now(), speed)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     ended = ended_by_signal()
-    with store_told():
+    with private_umask(), store_told():
         try:
             service = Service(
                 Path(folder),
@@ -95,6 +96,9 @@ def up(
             while not ended(LOOK_EVERY):
                 if not (service.writer.alive and service.server.alive):
                     raise Failure("the cell cannot go on; its log says why")
+            lost = service.writer.lost
+    if lost:
+        raise Failure(lost)
     click.echo("The cell has ended; what it took is stored.", err=True)
 
 

@@ -18,10 +18,11 @@ from pathlib import Path
 import apsw
 from msgspec import Struct
 
-from bems.embedded import keys, schema
+from bems.embedded import keys, log_identity, schema
 from bems.embedded.alerting import outbox
-from bems.embedded.databases import StoreRefused, inspect_header
-from bems.embedded.reader import BUSY, Counts, Reader, StoreFailed
+from bems.embedded.databases import StoreRefused, inspect_header, refuse_foreign_log
+from bems.embedded.permissions import make_private
+from bems.embedded.reader import BUSY, StoreFailed
 from bems.tracker.instants import Instant
 
 FILES = (
@@ -65,10 +66,9 @@ def back_up(folder: Path, target: Path, told: Told = lambda *_: None) -> Backup:
     """
     if not (folder / schema.DATABASE).is_file():
         raise BackupRefused(f"{folder} has no {schema.DATABASE}: it is not the folder of a cell")
-    for name, application, version in FILES:
-        inspect_header(folder / name, version, application)
+    inspect_files(folder)
     _refuse_target(target)
-    size = _size(folder)
+    size = count_bytes(folder)
     free = shutil.disk_usage(target.parent).free
     if size > free:
         raise BackupRefused(f"{target}: the copy needs {size:,} bytes, and {free:,} are free there")
@@ -77,16 +77,28 @@ def back_up(folder: Path, target: Path, told: Told = lambda *_: None) -> Backup:
     except OSError as error:
         raise BackupRefused(f"{target} cannot be made: {error.strerror}") from error
     try:
-        with _failures_told(target):
-            _copy_files(folder, part, size, told)
-            backup = _examine(part)
-            _sync(part)
+        with failures_told(target):
+            copy_files(folder, part, size, told)
+            backup = examine(part)
+            sync(part)
             part.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
         return backup
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def inspect_files(folder: Path) -> None:
+    """StoreRefused where a file to be copied is not a cell's, of a newer version, or beside a log that is not its
+    own."""
+    for name, application, version in FILES:
+        inspect_header(folder / name, version, application)
+        try:
+            refuse_foreign_log(folder / name)
+        except StoreRefused:
+            # A cell that begins its log anew in this moment may look like it.
+            refuse_foreign_log(folder / name)
 
 
 def _refuse_target(target: Path) -> None:
@@ -97,7 +109,7 @@ def _refuse_target(target: Path) -> None:
         raise BackupRefused(f"{target} cannot be made: {target.parent} is no folder")
 
 
-def _size(folder: Path) -> int:
+def count_bytes(folder: Path) -> int:
     """Bytes that the copy may have: a log adds at the most what is in it."""
     size = 0
     for name, _, _ in FILES:
@@ -109,7 +121,8 @@ def _size(folder: Path) -> int:
 
 
 @contextmanager
-def _failures_told(target: Path) -> Iterator[None]:
+def failures_told(target: Path) -> Iterator[None]:
+    """What goes wrong in making a copy: StoreFailed, or BackupRefused where somebody else made the target."""
     try:
         yield
     except (apsw.FullError, apsw.IOError) as error:
@@ -123,18 +136,25 @@ def _failures_told(target: Path) -> Iterator[None]:
         raise StoreFailed(f"{target} could not be written: {error.strerror}") from error
 
 
-def _copy_files(folder: Path, part: Path, size: int, told: Told) -> None:
+def copy_files(folder: Path, part: Path, size: int, told: Told, *, is_at_rest: bool = False) -> None:
+    """Copy each database that there is, with what is in its log. `is_at_rest`: nobody writes to them, so one without a
+    log is read without any trace of it."""
     done = 0
     for name, application, _ in FILES:
         if (folder / name).exists():
-            for copied in _copy(folder / name, part / name, application):
+            for copied in _copy(folder / name, part / name, application, is_at_rest=is_at_rest):
                 told(done + copied, max(size, done + copied))
             done += copied
 
 
-def _copy(source: Path, target: Path, application: int) -> Iterator[int]:
+def _copy(source: Path, target: Path, application: int, *, is_at_rest: bool) -> Iterator[int]:
     """Copy one database, and tell of its bytes as they are done."""
-    reading = apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READONLY)
+    log = log_identity.log_path(source)
+    has_log = log.exists() and log.stat().st_size > 0
+    if is_at_rest and not has_log:
+        reading = _open_copy(source)
+    else:
+        reading = apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READONLY)
     try:
         reading.set_busy_timeout(BUSY)
         # From the first reading on it is of one moment: else every commit would have the copy begin anew.
@@ -144,24 +164,26 @@ def _copy(source: Path, target: Path, application: int) -> Iterator[int]:
         page_size = int(reading.execute("PRAGMA page_size").get)
         writing = apsw.Connection(str(target))
         try:
+            make_private(target)
             # What is cut off is thrown away, so it needs no journal; and it is synced here.
             writing.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
             with writing.backup("main", reading, "main") as backup:
                 while not backup.done:
                     begun = time.perf_counter()
                     backup.step(max(1, STEP // page_size))
-                    _sync(target)
+                    sync(target)
                     yield (backup.page_count - backup.remaining) * page_size
                     # The cell shares the disk and the processor: half of the time they are its own.
-                    time.sleep(0 if backup.done else time.perf_counter() - begun)
+                    time.sleep(0 if backup.done or is_at_rest else time.perf_counter() - begun)
+            log_identity.forget_salt(writing)
         finally:
             writing.close()
     finally:
         reading.close()
-    _sync(target)
+    sync(target)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Bring a file, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -170,29 +192,30 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _examine(part: Path) -> Backup:
-    """Read the whole copy. StoreFailed where it is damaged, which its original is then too."""
+def examine(part: Path, check: str = "quick_check") -> Backup:
+    """Read the whole copy. StoreFailed where it is damaged, which its original is then too. `check`: by which PRAGMA of
+    SQLite."""
     found = {name: _open_copy(part / name) for name, _, _ in FILES if (part / name).exists()}
     try:
         for name, connection in found.items():
-            said = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
+            said = [str(row[0]) for row in connection.execute(f"PRAGMA {check}(1)")]
             if said != ["ok"]:
-                raise StoreFailed(f"{name} is damaged, in the cell's folder too: {said[0]}")
-        reader = Reader(found[schema.DATABASE])
-        counts: Counts = reader.counts()
+                raise StoreFailed(f"{name} is damaged, in the folder that was copied too: {said[0]}")
+        # Tables and columns that each version of the store has.
+        cell = found[schema.DATABASE]
         return Backup(
             sum((part / name).stat().st_size for name in found),
-            counts.events,
-            sum(reader.statuses().values()),
-            counts.transitions,
-            counts.alerts,
-            counts.letters,
+            _count(cell, "SELECT coalesce(max(seq), 0) FROM events"),
+            _count(cell, "SELECT count(*) FROM invoices"),
+            _count(cell, "SELECT coalesce(max(seq), 0) FROM transitions"),
+            _count(cell, "SELECT count(*) FROM alerts"),
+            _count(cell, "SELECT count(*) FROM letters"),
             _count(found.get(outbox.DATABASE), "SELECT count(*) FROM deliveries WHERE state = 'waiting'"),
             _count(found.get(keys.KEYS), "SELECT count(*) FROM keys WHERE revoked_at IS NULL"),
-            reader.latest() or None,
+            _count(cell, "SELECT coalesce((SELECT recorded_at FROM transitions ORDER BY seq DESC LIMIT 1), 0)") or None,
         )
     except apsw.CorruptError as error:
-        raise StoreFailed(f"the cell's folder has a damaged file: {error}") from error
+        raise StoreFailed(f"the folder that was copied has a damaged file: {error}") from error
     finally:
         for connection in found.values():
             connection.close()

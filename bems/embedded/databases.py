@@ -5,13 +5,22 @@ A file says in its header whose it is (PRAGMA application_id) and of which versi
 
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import apsw
 
+from bems.embedded import log_identity
+from bems.embedded.log_identity import Belonging, find_belonging
+from bems.embedded.permissions import make_folder, make_private, tighten_folder
+
 LOCK = "cell.lock"
+
+CUT_OFF_RESTORE = ".restoring."
+"""What the name of a folder begins with in which a restore puts its copy together."""
+
+_TRUTH = "cell.db"
+_JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 
 Migration = Callable[[apsw.Connection], Any]
 
@@ -20,18 +29,28 @@ class StoreRefused(Exception):
     """The store cannot be used; the message says why, and names the folder. Nothing in it was changed."""
 
 
+class StoreInUse(StoreRefused):
+    """Another process holds the folder."""
+
+
 def lock_folder(folder: Path) -> apsw.Connection:
-    """The lock on a folder, held until it is closed or the process dies. StoreRefused where another one has it."""
+    """The lock on a folder, held until it is closed or the process dies. StoreRefused where another one has it.
+
+    The folder is made if there is none. It and the cell's files in it are its owner's alone from here on.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _refuse_misplaced(folder)
+        make_folder(folder)
         lock = apsw.Connection(str(folder / LOCK))
         try:
+            make_private(folder / LOCK)
             lock.execute("BEGIN EXCLUSIVE")
+            tighten_folder(folder)
         except BaseException:
             lock.close()
             raise
     except apsw.BusyError:
-        raise StoreRefused(f"{folder} is in use: another cell runs on this folder") from None
+        raise StoreInUse(f"{folder} is in use: another cell runs on this folder") from None
     except FileExistsError:
         raise StoreRefused(f"{folder} cannot be used: it is a file, and a folder is needed") from None
     except OSError as error:
@@ -39,6 +58,24 @@ def lock_folder(folder: Path) -> apsw.Connection:
     except apsw.Error as error:
         raise StoreRefused(f"{folder} cannot be used: {error}") from error
     return lock
+
+
+def _refuse_misplaced(folder: Path) -> None:
+    """StoreRefused for a folder in which a new cell would hide the one that was meant: of `cp -r BACKUP FOLDER`, where
+    FOLDER is there, comes FOLDER/BACKUP."""
+    if (folder / _TRUTH).exists() or not folder.is_dir():
+        return
+    inner = sorted(path.parent for path in folder.glob(f"*/{_TRUTH}"))
+    cut_off = [path for path in folder.iterdir() if path.name.startswith(CUT_OFF_RESTORE)]
+    if cut_off:
+        raise StoreRefused(
+            f"{folder} is of a restore that was cut off ({cut_off[0].name}): delete the folder, and restore again"
+        )
+    if inner:
+        raise StoreRefused(
+            f"{folder} holds no cell, but {inner[0]} does: use --store {inner[0]}, or, if that is a backup, "
+            f"bems restore {inner[0]} --store FOLDER with a folder that is empty or not there yet"
+        )
 
 
 def open_database(path: Path, migrations: Sequence[Migration], application: int) -> apsw.Connection:
@@ -49,41 +86,102 @@ def open_database(path: Path, migrations: Sequence[Migration], application: int)
     StoreRefused, before anything is written, where it is no store of a cell, damaged, or of a later version. A
     migration that fails leaves the version before it, and raises.
     """
-    inspect_header(path, len(migrations), application)
+    version, belonging = inspect_database(path, migrations, application)
     try:
-        version = _inspect(path, len(migrations), application)
         connection = apsw.Connection(str(path))
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise StoreRefused(f"{path} is damaged: {error}") from error
     except apsw.Error as error:
         raise StoreRefused(f"{path} cannot be opened: {error}") from error
     try:
+        make_private(path)
         connection.set_busy_timeout(5_000)
+        keeps_salt = bool(version) and log_identity.has_table(connection)
         if not version:
             # Half the usual: an event changes a few rows here and there, and the log gets a page for each.
             connection.execute("PRAGMA page_size = 2048")
+        if keeps_salt:
+            # Before a migration, which would be written to a log of which the database does not know yet.
+            _switch_log_on(connection, path)
+            _keep_salt(connection, path, belonging)
         _migrate(connection, version, migrations, application)
-        # It says what came of it and raises nothing. In any other mode a commit might be undone by a power cut.
-        if connection.execute("PRAGMA journal_mode = WAL").get != "wal":
-            told = "SQLite can keep no write-ahead log there, as on a network file system: use a disk of this machine"
-            raise StoreRefused(f"{path} cannot be written: {told}")
-        for pragma in ("synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY"):
+        if not keeps_salt:
+            log_identity.make_table(connection)
+            _switch_log_on(connection, path)
+            _keep_salt(connection, path, belonging)
+        for pragma in ("cache_size = -65536", "temp_store = MEMORY", "wal_autocheckpoint = 8000"):
             connection.execute(f"PRAGMA {pragma}")
-        connection.execute("PRAGMA wal_autocheckpoint = 8000")
         # A log that readers made grow gives its room back.
         connection.execute("PRAGMA journal_size_limit = 67108864")
-        # What a process wrote before it was killed may be in its log and not yet on the disk. Nobody is told of it
-        # before it is: the log is synced, and then brought into the database, which can wait for room.
-        with suppress(apsw.FullError):
-            connection.execute("PRAGMA wal_checkpoint")
     except BaseException as error:
         connection.close()
         if isinstance(error, apsw.FullError | apsw.IOError | apsw.ReadOnlyError | apsw.CantOpenError):
             # A full disk may say either of the first two.
             hint = "; is the disk full?" if isinstance(error, apsw.IOError) else ""
             raise StoreRefused(f"{path} cannot be written: {error}{hint}") from error
+        if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+            raise StoreRefused(f"{path} is damaged: {error}") from error
         raise
     return connection
+
+
+def inspect_database(
+    path: Path, migrations: Sequence[Migration], application: int, *, thorough: bool = False
+) -> tuple[int, Belonging]:
+    """The version of a database, 0 for a new one, and whose its log is. StoreRefused as in `open_database`; nothing is
+    written. `thorough`: all of it is read. The caller holds the folder's lock."""
+    inspect_header(path, len(migrations), application)
+    belonging = refuse_foreign_log(path)
+    thorough = thorough or belonging is Belonging.UNKNOWN
+    try:
+        return _inspect(path, len(migrations), application, thorough=thorough), belonging
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise StoreRefused(f"{path} is damaged: {error}") from error
+    except apsw.Error as error:
+        raise StoreRefused(f"{path} cannot be opened: {error}") from error
+
+
+def _switch_log_on(connection: apsw.Connection, path: Path) -> None:
+    # It says what came of it and raises nothing. In any other mode a commit might be undone by a power cut.
+    if connection.execute("PRAGMA journal_mode = WAL").get != "wal":
+        told = "SQLite can keep no write-ahead log there, as on a network file system: use a disk of this machine"
+        raise StoreRefused(f"{path} cannot be written: {told}")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _keep_salt(connection: apsw.Connection, path: Path, belonging: Belonging) -> None:
+    """Have the database know its log. That also brings what a process wrote before it was killed, and what may be in
+    its log and not yet on the disk, into the database: nobody is told of it before it is on the disk."""
+    try:
+        is_kept = log_identity.keep_salt(connection, path)
+    except apsw.FullError:
+        # A log that the database knows can wait for room: it was synced first.
+        if belonging is not Belonging.OWN:
+            raise
+        return
+    if not is_kept and belonging not in (Belonging.OWN, Belonging.UNKNOWN):
+        raise StoreRefused(
+            f"{path} is being read by another process, such as a backup: start again when that has ended"
+        )
+
+
+def refuse_foreign_log(path: Path) -> Belonging:
+    """Whether the log beside a database is its own. StoreRefused where it is another one's: SQLite would bring it into
+    the database."""
+    log = log_identity.log_path(path)
+    if not path.exists() or path.stat().st_size == 0:
+        if _is_there(path, "-wal"):
+            raise StoreRefused(
+                f"{path} is missing, and {log.name}, its log, is there: put the database back, or restore a backup "
+                "with bems restore into another folder. Nothing was changed"
+            )
+        return Belonging.NO_LOG
+    belonging = find_belonging(path)
+    if belonging is Belonging.FOREIGN:
+        raise StoreRefused(
+            f"{log} is not the log of the {path.name} beside it: one of the two was copied here without the other. "
+            "Nothing was changed. Restore a backup with bems restore BACKUP --store FOLDER into an empty folder; "
+            f"or, to go on from {path.name} as it is, without what is only in that log, move {log.name} away"
+        )
+    return belonging
 
 
 def inspect_header(path: Path, newest: int, ours: int) -> None:
@@ -111,7 +209,13 @@ def inspect_header(path: Path, newest: int, ours: int) -> None:
         raise StoreRefused(f"{path} is not a store of a cell: another program made it")
     if application:
         _refuse_newer(path, version, newest)
-    if size < pages * (page_size if page_size > 1 else 65536) and not interrupted and not _is_there(path, "-wal"):
+    page_size = page_size if page_size > 1 else 65536
+    if interrupted and header[18] == 2 and not _is_journal_of(path, size // page_size):
+        raise StoreRefused(
+            f"{path}-journal is not the journal of the {path.name} beside it: one of the two was copied here without "
+            "the other. Nothing was changed. Move the journal away, or use bems restore"
+        )
+    if size < pages * page_size and not interrupted and not _is_there(path, "-wal"):
         raise StoreRefused(f"{path} is damaged: it was cut short")
 
 
@@ -122,8 +226,17 @@ def _is_there(path: Path, suffix: str) -> bool:
     return file.exists() and file.stat().st_size > 0
 
 
-def _inspect(path: Path, newest: int, ours: int) -> int:
-    """The version of the database, its log included; 0 for a new one. Nothing is written."""
+def _is_journal_of(path: Path, pages: int) -> bool:
+    """Whether a journal may be of that database, which has a log: then it is of the switch to it, in which a database
+    has the size that it had. SQLite would cut it to the size that the journal tells."""
+    with path.with_name(f"{path.name}-journal").open("rb") as file:
+        header = file.read(28)
+    return not header.startswith(_JOURNAL_MAGIC) or len(header) < 28 or int.from_bytes(header[16:20], "big") == pages
+
+
+def _inspect(path: Path, newest: int, ours: int, *, thorough: bool) -> int:
+    """The version of the database, its log included; 0 for a new one. Nothing is written. `thorough`: read all of it,
+    for nothing else tells that the two belong together."""
     if not path.exists() or path.stat().st_size == 0:
         return 0
     # Without a log, SQLite is told not to make one; with one, not to bring it into the database.
@@ -137,6 +250,10 @@ def _inspect(path: Path, newest: int, ours: int) -> int:
         if application != ours and (tables or application):
             raise StoreRefused(f"{path} is not a store of a cell: another program made it")
         _refuse_newer(path, version, newest)
+        said = str(connection.execute("PRAGMA quick_check(1)").get) if thorough else "ok"
+        if said != "ok":
+            or_log = "" if quiet else ", or the log beside it is another database's"
+            raise StoreRefused(f"{path} is damaged{or_log}: {said.splitlines()[-1]}")
         for (table,) in tables:
             connection.execute(f'SELECT * FROM "{table}" ORDER BY rowid DESC LIMIT 1').fetchall()
         return version

@@ -14,8 +14,10 @@ from pathlib import Path
 import apsw
 from msgspec import Struct
 
-from bems.embedded.databases import Migration, open_database
-from bems.embedded.reader import StoreFailed
+from bems.embedded.databases import Migration, inspect_database, open_database
+from bems.embedded.log_identity import log_path
+from bems.embedded.placement import Placement
+from bems.embedded.reader import StoreFailed, StoreLost
 from bems.tracker.faults import find_faults
 from bems.tracker.instants import Instant
 from bems.tracker.requests import KeyName, Role
@@ -55,6 +57,11 @@ def _create(connection: apsw.Connection) -> None:
 MIGRATIONS: tuple[Migration, ...] = (_create,)
 
 
+def inspect_keys(folder: Path) -> None:
+    """StoreRefused where `Keys` would refuse the folder's file; nothing is written."""
+    inspect_database(folder / KEYS, MIGRATIONS, APPLICATION_ID)
+
+
 class Keys:
     """The keys of the cell in a folder, whose lock the caller holds. For any thread.
 
@@ -62,7 +69,9 @@ class Keys:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._connection = open_database(folder / KEYS, MIGRATIONS, APPLICATION_ID)
+        database = folder / KEYS
+        self._connection = open_database(database, MIGRATIONS, APPLICATION_ID)
+        self._placement = Placement([database, log_path(database)])
         self._lock = threading.Lock()
         self._keys: dict[str, tuple[Key, bytes]] = {}
         for *values, hashed in self._connection.execute("SELECT * FROM keys"):
@@ -123,6 +132,9 @@ class Keys:
             self._connection.execute(sql, values)
         except apsw.Error as error:
             raise StoreFailed(f"the key could not be stored: {error}") from error
+        fault = self._placement.find_fault()
+        if fault:
+            raise StoreLost(fault)
 
 
 def _hash(text: str) -> bytes:

@@ -37,6 +37,11 @@ class StoreFailed(Exception):
     """
 
 
+class StoreLost(StoreFailed):
+    """The database's files are not where they were opened: nobody would find what is written. The message says which,
+    and may be told to whoever has a key. It stays so until the cell is started again."""
+
+
 class Counts(NamedTuple):
     """How much there is, all at one moment. `letters` have not been applied, `set_aside` of them will not by itself."""
 

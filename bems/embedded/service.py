@@ -8,13 +8,14 @@ from types import TracebackType
 
 from bems.embedded.alerting.deliveries import Deliveries
 from bems.embedded.alerting.delivery import Destination
+from bems.embedded.alerting.outbox import inspect_outbox
 from bems.embedded.analytics import Analytics
 from bems.embedded.api.app import Api
 from bems.embedded.api.parts import Parts
 from bems.embedded.api.server import Server
 from bems.embedded.clock import AcceleratedClock, RunningClock, SystemClock
 from bems.embedded.definition import load_machine
-from bems.embedded.keys import Keys
+from bems.embedded.keys import Keys, inspect_keys
 from bems.embedded.policies import PROGRAM, PolicyInForce, PolicyOrDefault
 from bems.embedded.reader import open_reader
 from bems.embedded.readers import Readers
@@ -27,6 +28,12 @@ log = logging.getLogger(__name__)
 
 NOBODY: Mapping[Severity, Sequence[Destination]] = {"warning": (), "critical": ()}
 """No destinations: alerts can be seen, and are not sent."""
+
+
+def _inspect_others(folder: Path) -> None:
+    """StoreRefused for what is wrong with the databases beside `cell.db`, before that is changed."""
+    inspect_outbox(folder)
+    inspect_keys(folder)
 
 
 class Service:
@@ -54,7 +61,7 @@ class Service:
     ) -> None:
         self.clock = clock or SystemClock()
         with ExitStack() as parts:
-            self.writer = open_writer(folder, policy, self.clock, policy_source=policy_source)
+            self.writer = open_writer(folder, policy, self.clock, policy_source=policy_source, inspect=_inspect_others)
             parts.callback(self.writer.stop)
             self._start_clock(self.writer.latest())
             self.keys = Keys(folder)
@@ -90,9 +97,10 @@ class Service:
         """Begin: what came due meanwhile is done, and requests are answered. StoreRefused where the deliveries of the
         folder are of another cell, StoreFailed where the policy cannot be stored; then it has stopped."""
         try:
+            # Before the writer raises anything: what the outbox has seen last is looked up in the store as it was.
+            self.deliveries.start()
             self.writer.start()
             self.analytics.start()
-            self.deliveries.start()
             self.server.start()
         except BaseException:
             self.stop()

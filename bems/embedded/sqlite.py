@@ -5,7 +5,7 @@ Within that, `item` does the same for one event or timer: if it raises, what it 
 Reads look at the item's changes, then the turn's, then a bounded cache, then the database.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from msgspec import json
 
 from bems.embedded import packing
 from bems.embedded.changes import Cache, Changes, Course
-from bems.embedded.databases import lock_folder, open_database
+from bems.embedded.databases import LOCK, StoreRefused, lock_folder, open_database
 from bems.embedded.flush import Numbers, write
-from bems.embedded.reader import Reader, StoreFailed
+from bems.embedded.log_identity import REMEMBER_EVERY_COMMITS, log_path, remember_salt
+from bems.embedded.placement import Placement
+from bems.embedded.reader import Reader, StoreFailed, StoreLost
 from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.store import AuditEntry, Due, Letter
 from bems.engine import Execution, Stimulus
@@ -39,13 +41,18 @@ CACHED = 20_000
 class SqliteStore(Reader):
     """A Store on disk. It belongs to one thread at a time. What a Reader knows of several rows is what is committed.
 
-    StoreRefused where the folder is in use, or what is in it cannot be used; see `databases`.
+    StoreRefused where the folder is in use, or what is in it cannot be used; see `databases`. `inspect` is called once
+    the folder is locked, before anything in it is changed, and may refuse it too.
     """
 
-    def __init__(self, folder: Path, *, cached: int = CACHED) -> None:
+    def __init__(
+        self, folder: Path, *, cached: int = CACHED, inspect: Callable[[Path], object] = lambda _: None
+    ) -> None:
         self._lock = lock_folder(folder)
+        self._database = folder / DATABASE
         try:
-            self._connection = open_database(folder / DATABASE, MIGRATIONS, APPLICATION_ID)
+            inspect(folder)
+            self._connection = open_database(self._database, MIGRATIONS, APPLICATION_ID)
         except BaseException:
             self._lock.close()
             raise
@@ -55,9 +62,14 @@ class SqliteStore(Reader):
             self._definitions: dict[str, int] = dict(self._execute("SELECT digest, number FROM definitions"))
             self._digests = {number: digest for digest, number in self._definitions.items()}
             self._numbers = Numbers(self._connection)
+        except apsw.CorruptError as error:
+            self.close()
+            raise StoreRefused(f"{self._database} is damaged: {error}") from error
         except BaseException:
             self.close()
             raise
+        self._placement = Placement([self._database, log_path(self._database), folder / LOCK])
+        self._commits = 0
         self._records: Cache[str, InvoiceRecord] = Cache(cached)
         self._courses: Cache[str, Course] = Cache(cached)
         self._turn, self._now = Changes(), Changes()
@@ -92,15 +104,20 @@ class SqliteStore(Reader):
             self._now = Changes()
 
     def commit(self) -> None:
-        """Make durable what was written since the last time. StoreFailed: it could not be, and is forgotten."""
+        """Make durable what was written since the last time. StoreFailed: it could not be, and is forgotten; or the
+        files are no longer under their names, where nobody will find it. From then on every commit fails."""
         self._settle()
         turn = self._turn
-        if not turn:
+        if not turn or self._placement.fault:
+            self._refuse_lost()
             return
         lesson = self._packing.lesson()
         try:
             self._execute("BEGIN IMMEDIATE")
             write(self._connection, turn, self._packing, self._numbers)
+            self._commits += 1
+            if self._commits % REMEMBER_EVERY_COMMITS == 0:
+                remember_salt(self._connection, self._database)
             if lesson:
                 self._execute("INSERT INTO dictionaries VALUES (?, ?, ?)", lesson)
             self._execute("COMMIT")
@@ -110,6 +127,8 @@ class SqliteStore(Reader):
         except BaseException:
             self.rollback()
             raise
+        # After it and not before: so all that is answered was durable while it could be found.
+        self._refuse_lost()
         if lesson:
             self._packing.adopt(*lesson)
         self._numbers.event += len(turn.events)
@@ -121,8 +140,19 @@ class SqliteStore(Reader):
         self._no_invoices.clear()
         self._no_executions.clear()
 
+    @property
+    def lost(self) -> str | None:
+        """Why nobody will find what is written; None as long as somebody will."""
+        return self._placement.find_fault()
+
+    def _refuse_lost(self) -> None:
+        fault = self.lost
+        if fault:
+            raise StoreLost(fault)
+
     def probe(self) -> None:
         """See whether anything can be written at all. StoreFailed where it cannot."""
+        self._refuse_lost()
         try:
             # It writes the page that the number is on, whether it is another one or not.
             self._execute(f"PRAGMA user_version = {self._connection.pragma('user_version')}")

@@ -15,6 +15,7 @@ import duckdb
 from msgspec import json
 
 from bems.embedded import rollup
+from bems.embedded.permissions import make_private
 from bems.tracker.transitions import Transition
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class TimeSeries:
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
         self._closed = False
         self._connection = duckdb.connect(str(path), config=_CONFIG)
+        make_private(path)
         try:
             self._execute = self._connection.execute
             self._execute("SET GLOBAL TimeZone = 'UTC'")
@@ -160,10 +162,12 @@ class TimeSeries:
         return watermark
 
     def _compare(self, source: Source) -> None:
-        """A store that was restored from a backup lacks our last row, or has another one in its place."""
-        last = self._execute("SELECT seq, transition_id FROM transitions WHERE seq = ?", (self.watermark,)).fetchall()
+        """A store that was restored from a backup lacks our last row, or has another one in its place. What happened
+        again since has the same id, at another instant."""
+        sql = "SELECT seq, transition_id, epoch_us(recorded_at) FROM transitions WHERE seq = ?"
+        last = self._execute(sql, (self.watermark,)).fetchall()
         rows = source.transitions(self.watermark - 1, 1) if last else []
-        if last != [(seq, transition.transition_id) for seq, transition in rows]:
+        if last != [(seq, transition.transition_id, transition.recorded_at) for seq, transition in rows]:
             raise Unusable(f"the store does not have its row {self.watermark}")
 
     def append(self, rows: Sequence[tuple[int, Transition]]) -> None:

@@ -81,11 +81,17 @@ Tell = Callable[[Answer], None]
 
 
 def open_writer(
-    folder: Path, policy: PolicyOrDefault, clock: RunningClock, *, policy_source: str = PROGRAM
+    folder: Path,
+    policy: PolicyOrDefault,
+    clock: RunningClock,
+    *,
+    policy_source: str = PROGRAM,
+    inspect: Callable[[Path], object] = lambda _: None,
 ) -> "Writer":
     """The writer of the durable cell in a folder, which is made if there is none. Without a policy that is named it
-    goes on with the one that the folder keeps. StoreRefused: see `SqliteStore`, or the kept policy cannot be read."""
-    store = SqliteStore(folder)
+    goes on with the one that the folder keeps. StoreRefused and `inspect`: see `SqliteStore`; StoreRefused also where
+    the kept policy cannot be read."""
+    store = SqliteStore(folder, inspect=inspect)
     try:
         machine = load_machine()
         store.keep_definition(machine.digest, embedded_text())
@@ -170,6 +176,11 @@ class Writer:
     def failing(self) -> str | None:
         """Why nothing can be stored; None as far as is known that it can."""
         return self._failing
+
+    @property
+    def lost(self) -> str | None:
+        """Why nothing can be stored any more, until the cell is started again: its files are not where they were."""
+        return self._store.lost
 
     @property
     def queued(self) -> int:

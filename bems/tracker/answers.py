@@ -92,12 +92,12 @@ class Results(Struct, frozen=True):
     results: list[Result]
 
 
-def result(event_id: str, status: Literal["accepted", "duplicate", "conflict", "unavailable"]) -> Result:
-    """The result of an event that passed the gate."""
+def result(event_id: str, status: Literal["accepted", "duplicate", "conflict", "unavailable"], why: str = "") -> Result:
+    """The result of an event that passed the gate. `why` it is unavailable: what can be told of it."""
     if status == "conflict":
         errors = [_conflicting(event_id)]
         return Result(status=status, code=409, event_id=event_id, detail=_CONFLICT, errors=errors)
-    detail = _AGAIN if status == "unavailable" else None
+    detail = _again(why) if status == "unavailable" else None
     return Result(status=status, code=_CODES[status], event_id=event_id, detail=detail)
 
 
@@ -181,7 +181,7 @@ def throttled(retry_after: int = 1) -> HttpAnswer:
 
 def unavailable(retry_after: int = 5, why: str = "") -> HttpAnswer:
     """503; `retry_after` in seconds, at least 1. `why`: what can be told of it."""
-    return problem(503, f"{why}: {_AGAIN}" if why else _AGAIN, headers=_retry(retry_after))
+    return problem(503, _again(why), headers=_retry(retry_after))
 
 
 def problem(
@@ -202,6 +202,10 @@ def is_json(content_type: str | None) -> bool:
 
 _CONFLICT = "an event with this event_id and another content was accepted before"
 _AGAIN = "send it again later; a repeat is harmless"
+
+
+def _again(why: str) -> str:
+    return f"{why}: {_AGAIN}" if why else _AGAIN
 
 
 def _conflicting(event_id: str) -> Error:

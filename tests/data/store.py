@@ -48,8 +48,9 @@ def stored() -> dict[int, Path]:
 
 def unpack(stored: Path, folder: Path) -> Path:
     """The files as they were, in a folder of their own."""
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     for name in FILES:
+        (folder / name).touch(mode=0o600)
         (folder / name).write_bytes(gzip.decompress((stored / f"{name}.gz").read_bytes()))
     return folder
 

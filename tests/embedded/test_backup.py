@@ -125,7 +125,7 @@ def test_it_has_its_name_when_all_of_it_is_on_the_disk(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done, synced = list[str](), dict[str, bytes]()
-    sync, rename = backup._sync, Path.rename
+    sync, rename = backup.sync, Path.rename
 
     def spy_sync(path: Path) -> None:
         sync(path)
@@ -137,7 +137,7 @@ def test_it_has_its_name_when_all_of_it_is_on_the_disk(
         done.append("rename")
         return rename(path, target)
 
-    monkeypatch.setattr(backup, "_sync", spy_sync)
+    monkeypatch.setattr(backup, "sync", spy_sync)
     monkeypatch.setattr(Path, "rename", spy_rename)
     back_up(folder, tmp_path / "copy")
     monkeypatch.undo()
@@ -244,7 +244,7 @@ def test_what_fails_in_the_middle_leaves_nothing(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(backup, "_sync", fail)
+        patch.setattr(backup, "sync", fail)
         with pytest.raises(StoreFailed, match=r"copy could not be written: .*(full|space)"):
             back_up(folder, tmp_path / "copy")
     nothing_left(folder)

@@ -91,6 +91,19 @@ def test_a_damaged_store_is_refused(store: SqliteStore, tmp_path: Path) -> None:
     refused(tmp_path, "damaged")
 
 
+def test_the_journal_of_another_database_is_refused(store: SqliteStore, tmp_path: Path) -> None:
+    """One that was cut off in its making; SQLite would cut this one to the size that the other had."""
+    store.close()
+    other = apsw.Connection(str(tmp_path / "other"))
+    other.execute("PRAGMA cache_size = 1; CREATE TABLE t (a); BEGIN; INSERT INTO t VALUES (zeroblob(100000))")
+    other.cache_flush()
+    journal = (tmp_path / "other-journal").read_bytes()
+    assert journal[:4] == b"\xd9\xd5\x05\xf9"
+    (tmp_path / f"{DATABASE}-journal").write_bytes(journal)
+    other.close()
+    refused(tmp_path, "is not the journal of the cell.db beside it")
+
+
 # -- versions
 
 
@@ -135,10 +148,12 @@ def test_a_migration_that_fails_changes_nothing(store: SqliteStore, tmp_path: Pa
         to_the_next_version(connection)
         raise ZeroDivisionError
 
-    before = (tmp_path / DATABASE).read_bytes()
     with pytest.raises(ZeroDivisionError):
         open_database(tmp_path / DATABASE, (*MIGRATIONS, fail), APPLICATION_ID)
-    assert (tmp_path / DATABASE).read_bytes() == before
+    connection = apsw.Connection(str(tmp_path / DATABASE))
+    assert connection.pragma("user_version") == len(MIGRATIONS)
+    assert "colour" not in str(connection.execute("SELECT sql FROM sqlite_schema").fetchall())
+    connection.close()
     again = SqliteStore(tmp_path)
     assert again.record("INV-1") == RECORD
     again.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from msgspec import structs
 
 from bems.embedded.analytics import ANALYTICS
 from bems.embedded.time_series import VERSION
@@ -86,6 +87,16 @@ def test_a_missing_database_is_made_again(tmp_path: Path) -> None:
     feed_once(tmp_path, rows)
     (tmp_path / ANALYTICS).unlink()
     feed_once(tmp_path, rows)
+    assert each_once(tmp_path, rows)
+
+
+def test_a_store_from_a_backup_in_which_the_same_happened_later_is_followed(tmp_path: Path) -> None:
+    """Alerts that are raised again have the same ids, and other instants."""
+    rows = Rows(9)
+    feed_once(tmp_path, rows)
+    rows.rows[4:] = [structs.replace(row, recorded_at=row.recorded_at + 10**9) for row in rows.rows[4:]]
+    with running(tmp_path, rows) as analytics:
+        until(lambda: asides(tmp_path) and analytics.failing is None)
     assert each_once(tmp_path, rows)
 
 

@@ -38,10 +38,10 @@ class Change(NamedTuple):
 
 MUTANTS: dict[str, list[Change]] = {
     "commits are not synced": [
-        Change(databases, "open_database", "synchronous = FULL", "synchronous = OFF"),
+        Change(databases, "_switch_log_on", "synchronous = FULL", "synchronous = OFF"),
     ],
     "commits are synced by the next checkpoint": [
-        Change(databases, "open_database", "synchronous = FULL", "synchronous = NORMAL"),
+        Change(databases, "_switch_log_on", "synchronous = FULL", "synchronous = NORMAL"),
     ],
     "a store whose making was cut off is refused": [
         Change(databases, "_is_there", "path.name + suffix", 'path.name + "-wal"'),

@@ -14,8 +14,11 @@ import apsw
 from msgspec import json
 
 from bems.embedded.alerting.delivery import Delivery, State
-from bems.embedded.databases import Migration, StoreRefused, open_database
+from bems.embedded.databases import Migration, inspect_database, open_database
+from bems.embedded.log_identity import log_path
 from bems.embedded.packing import pack_alert, read_alert
+from bems.embedded.placement import Placement
+from bems.embedded.reader import StoreLost
 from bems.tracker.actions import Alert, Severity
 from bems.tracker.instants import Instant
 
@@ -68,6 +71,7 @@ class Outbox:
         self._lock = threading.RLock()
         self._connection = _open(folder / DATABASE)
         self._execute = self._connection.execute
+        self._placement = Placement([folder / DATABASE, log_path(folder / DATABASE)])
 
     def close(self) -> None:
         with self._lock:
@@ -176,7 +180,11 @@ class Outbox:
         return self._change(sql, error, json.encode(destinations).decode())
 
     def retry(self, destinations: Sequence[str], now: Instant) -> int:
-        """Failed deliveries to these destinations wait again as new ones; how many. Those that wait are due now."""
+        """Failed deliveries to these destinations wait again as new ones; how many. Those that wait are due now.
+        StoreLost where the file is no longer under its name, and so what is asked for would be forgotten."""
+        fault = self._placement.find_fault()
+        if fault:
+            raise StoreLost(fault)
         sql = """UPDATE deliveries SET state = 'waiting', attempts = 0, tried_at = NULL, error = NULL, due = ?
             WHERE state = 'failed' AND destination IN (SELECT value FROM json_each(?))"""
         with self.transaction():
@@ -225,13 +233,11 @@ def _begin_outages(connection: apsw.Connection) -> None:
 MIGRATIONS: tuple[Migration, ...] = (_create, _begin_outages)
 
 
+def inspect_outbox(folder: Path) -> None:
+    """Read all of a folder's outbox. StoreRefused where `Outbox` would refuse it; nothing is written."""
+    inspect_database(folder / DATABASE, MIGRATIONS, APPLICATION_ID, thorough=True)
+
+
 def _open(path: Path) -> apsw.Connection:
-    connection = open_database(path, MIGRATIONS, APPLICATION_ID)
-    try:
-        found = connection.pragma("quick_check")
-    except apsw.Error as error:
-        found = error
-    if found != "ok":
-        connection.close()
-        raise StoreRefused(f"{path} is damaged: {found}")
-    return connection
+    inspect_outbox(path.parent)
+    return open_database(path, MIGRATIONS, APPLICATION_ID)

@@ -26,7 +26,7 @@ from bems.embedded.api.operations import OPERATIONS, Ask, Operation
 from bems.embedded.api.parts import Parts
 from bems.embedded.api.queries import NoQuery, read_query
 from bems.embedded.keys import Key
-from bems.embedded.reader import Counts, StoreFailed, Total
+from bems.embedded.reader import Counts, StoreFailed, StoreLost, Total
 from bems.embedded.writer import Busy, Stopped
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer
@@ -92,7 +92,7 @@ class Api:
                 answer = closing(answers.unavailable())
             except (Stopped, StoreFailed, apsw.Error) as error:
                 log.error("%s %s could not be answered: %s", request.method, show(request.scope["path"]), error)
-                answer = answers.unavailable()
+                answer = answers.unavailable(why=str(error) if isinstance(error, StoreLost) else "")
             except Exception:
                 log.exception("%s %s failed", request.method, show(request.scope["path"]))
                 answer = answers.failed()

@@ -14,7 +14,7 @@ from bems.embedded.api.access import SEND, Access
 from bems.embedded.api.bodies import Gone, closing, read_body, read_headers, respond
 from bems.embedded.api.landing import Landing
 from bems.embedded.api.metrics import Metrics
-from bems.embedded.reader import StoreFailed
+from bems.embedded.reader import StoreFailed, StoreLost
 from bems.embedded.writer import Busy, Stopped
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer, Result
@@ -121,7 +121,7 @@ class Intake:
             receipt = await answer
         except Exception as error:
             _unavailable(error)
-            return answers.result(event.event_id, "unavailable")
+            return answers.result(event.event_id, "unavailable", _cause(error))
         assert receipt.result != "refused", "the core refuses no event"
         return answers.result(event.event_id, receipt.result)
 
@@ -133,4 +133,9 @@ def _unavailable(error: Exception) -> HttpAnswer:
     """The event was not accepted. Why is in the log already, but for what nobody expects."""
     if not isinstance(error, Busy | Stopped | StoreFailed):
         log.error("an event could not be accepted", exc_info=error)
-    return answers.unavailable(1 if isinstance(error, Busy) else 5)
+    return answers.unavailable(1 if isinstance(error, Busy) else 5, _cause(error))
+
+
+def _cause(error: Exception) -> str:
+    """What a sender, who has a key, may know of it."""
+    return str(error) if isinstance(error, StoreLost) else ""

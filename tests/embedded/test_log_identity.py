@@ -1,0 +1,128 @@
+"""Whose a log is: a crash's own log is known whatever began it anew, and no other is."""
+
+import shutil
+from pathlib import Path
+
+import apsw
+import pytest
+
+from bems.embedded import log_identity, sqlite
+from bems.embedded.backup import back_up
+from bems.embedded.databases import StoreRefused
+from bems.embedded.log_identity import Belonging, find_belonging, log_path
+from bems.embedded.schema import DATABASE, MIGRATIONS
+from bems.embedded.sqlite import SqliteStore
+from tests.data.store import stored, unpack
+from tests.tracker.samples import NOW, event
+
+
+def crash(folder: Path, name: str) -> Path:
+    """What a crash would leave now."""
+    return Path(shutil.copytree(folder, folder.with_name(name)))
+
+
+def add(store: SqliteStore, id: str) -> None:
+    store.add_event(event("ingestion", "received", NOW, id))
+    store.commit()
+
+
+def events(folder: Path) -> list[str]:
+    store = SqliteStore(folder)
+    ids = [one.event_id for _, one in store.events()]
+    store.close()
+    return ids
+
+
+def test_a_log_stays_known_when_another_connection_begins_it_anew(tmp_path: Path) -> None:
+    """As readers do where it is too long. A connection of SQLite's that has not begun its log anew itself would make a
+    new salt then."""
+    store = SqliteStore(tmp_path / "cell")
+    reader = apsw.Connection(str(tmp_path / "cell" / DATABASE))
+    for number in range(5):
+        add(store, f"e{number}")
+        assert find_belonging(crash(tmp_path / "cell", f"crashed-{number}") / DATABASE) is Belonging.OWN
+        assert reader.execute("PRAGMA wal_checkpoint(TRUNCATE)").get == (0, 0, 0)
+    add(store, "last")
+    left = crash(tmp_path / "cell", "left")
+    reader.close()
+    store.close()
+    assert events(left) == ["e0", "e1", "e2", "e3", "e4", "last"]
+
+
+def test_a_cell_that_runs_for_years_stays_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_identity, "_MAX_AHEAD", 8)
+    monkeypatch.setattr(sqlite, "REMEMBER_EVERY_COMMITS", 3)
+    store = SqliteStore(tmp_path / "cell")
+    for number in range(30):
+        add(store, f"e{number}")
+        store._execute("PRAGMA wal_checkpoint").fetchall()
+        assert find_belonging(tmp_path / "cell" / DATABASE) is Belonging.OWN
+    store.close()
+
+
+def test_a_start_that_is_cut_off_at_any_point_is_no_other_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cell"
+    store = SqliteStore(folder)
+    add(store, "e")
+    store.close()
+    left = list[Path]()
+    remember = log_identity.remember_salt
+
+    def spy(connection: apsw.Connection, database: Path) -> None:
+        left.append(crash(folder, f"before-{len(left)}"))
+        remember(connection, database)
+        left.append(crash(folder, f"after-{len(left)}"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log_identity, "remember_salt", spy)
+        SqliteStore(folder).close()
+    assert [find_belonging(one / DATABASE) for one in left] == [Belonging.STARTING] * 2
+    assert [events(one) for one in left] == [["e"]] * 2
+
+
+def test_what_sqlite_does_not_read_is_no_log(tmp_path: Path) -> None:
+    database = tmp_path / DATABASE
+    SqliteStore(tmp_path).close()
+    for content in (b"", b"x" * 100, b"\x37\x7f\x06\x82" + bytes(28), b"\x37\x7f\x06\x82" + bytes(100_000)):
+        log_path(database).write_bytes(content)
+        assert find_belonging(database) is Belonging.NO_LOG
+
+
+def test_a_backup_has_no_log(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "cell")
+    add(store, "e1")
+    back_up(tmp_path / "cell", tmp_path / "copy")
+    add(store, "e2")
+    shutil.copy(log_path(tmp_path / "cell" / DATABASE), tmp_path / "copy")
+    store.close()
+    assert find_belonging(tmp_path / "copy" / DATABASE) is Belonging.FOREIGN
+    with pytest.raises(StoreRefused, match="is not the log of"):
+        back_up(tmp_path / "copy", tmp_path / "again")
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_one_from_before_there_was_a_salt_is_read_as_a_whole(tmp_path: Path, fits: bool) -> None:
+    """It crashed under the earlier program, or another one's log lies there."""
+    folder = unpack(stored()[len(MIGRATIONS)], tmp_path / "cell")
+    connection = apsw.Connection(str(folder / DATABASE))
+    connection.execute("PRAGMA wal_autocheckpoint = 0; DELETE FROM letters; PRAGMA user_version = 2").fetchall()
+    left = crash(folder, "left")
+    connection.close()
+    assert find_belonging(left / DATABASE) is Belonging.UNKNOWN
+    if fits:
+        store = SqliteStore(left)
+        assert store.letters() == []
+        store.close()
+        return
+    other = SqliteStore(tmp_path / "other")
+    other.commit()
+    for number in range(40):
+        add(other, f"e{number}")
+    shutil.copy(log_path(tmp_path / "other" / DATABASE), left)
+    other.close()
+    before = {path.name: path.read_bytes() for path in left.iterdir() if path.suffix != ".db-shm"}
+    with pytest.raises(StoreRefused, match="damaged"):
+        SqliteStore(left)
+    assert {name: (left / name).read_bytes() for name in before if "shm" not in name} == {
+        name: content for name, content in before.items() if "shm" not in name
+    }

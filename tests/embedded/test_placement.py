@@ -1,0 +1,82 @@
+"""Files that are no longer where they were opened: what would be lost is refused."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
+from bems.embedded.keys import KEYS
+from bems.embedded.placement import Placement
+from bems.embedded.reader import StoreFailed
+from bems.embedded.schema import DATABASE
+from bems.embedded.sqlite import SqliteStore
+from tests.embedded.api.calls import Cell
+from tests.tracker.samples import NOW, event
+from tests.waiting import until
+
+
+def test_it_tells_what_happened_and_stays_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "file"
+    file.parent.mkdir()
+    file.touch()
+    placement = Placement([file, tmp_path / "never"])
+    assert placement.find_fault() is None
+    file.parent.rename(tmp_path / "away")
+    assert str(placement.find_fault()).startswith(f"{file.parent} was removed or renamed while the cell ran")
+    (tmp_path / "away").rename(file.parent)
+    assert placement.find_fault() == placement.fault is not None
+    again = Placement([file])
+    shutil.copy(file, tmp_path / "copy")
+    (tmp_path / "copy").rename(file)
+    assert str(again.find_fault()).startswith(f"{file} was replaced by another one")
+
+
+def test_nothing_is_acknowledged_that_was_committed_into_a_file_without_a_name(tmp_path: Path) -> None:
+    """The folder goes in the middle of a commit."""
+    store = SqliteStore(tmp_path / "cell")
+    store._connection.set_commit_hook(lambda: bool((tmp_path / "cell").rename(tmp_path / "away")) and False)
+    store.add_event(event("ingestion", "received", NOW, "e"))
+    with pytest.raises(StoreFailed, match="was removed or renamed"):
+        store.commit()
+    store._connection.set_commit_hook(None)
+    (tmp_path / "away").rename(tmp_path / "cell")
+    for call in (store.commit, store.probe):
+        with pytest.raises(StoreFailed, match="start the cell again"):
+            call()
+    store.close()
+
+
+def test_a_store_notices_without_anything_to_commit(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.commit()
+    (tmp_path / DATABASE).unlink()
+    with pytest.raises(StoreFailed, match=f"{DATABASE} was removed or renamed"):
+        store.commit()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "body"),
+    [(KEYS, "/keys", {"name": "late", "role": "viewer"}), (DELIVERIES, "/deliveries/retry", None)],
+)
+def test_what_an_operator_writes_is_refused_with_the_file_it_would_be_lost_in(
+    tmp_path: Path, name: str, path: str, body: object
+) -> None:
+    with Cell(tmp_path / "cell") as cell:
+        assert cell.ask("POST", path, body and {"name": "early", "role": "viewer"}).status in (200, 201)
+        (tmp_path / "cell" / name).rename(tmp_path / name)
+        answer = cell.ask("POST", path, body)
+        assert answer.status == 503
+        assert f"{name} was removed or renamed" in answer.content["detail"]
+
+
+def test_commands_and_redrives_are_refused_too(tmp_path: Path) -> None:
+    with Cell(tmp_path / "cell") as cell:
+        cell.send("ingestion")
+        (tmp_path / "cell").rename(tmp_path / "away")
+        until(lambda: cell.service.writer.failing)
+        command = {"command_id": "c", "verb": "park", "invoice_id": "INV-1"}
+        for path, body in (("/commands", command), ("/dead-letters/redrive", {"event_ids": ["e"]})):
+            answer = cell.ask("POST", path, body)
+            assert answer.status == 503 and "was removed or renamed" in answer.content["detail"], answer

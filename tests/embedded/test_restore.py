@@ -1,0 +1,163 @@
+"""Restoring a backup: what the folder has then, and that one in which something is, or a bad backup, is refused."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import pytest
+
+from bems.embedded import backup
+from bems.embedded.backup import back_up
+from bems.embedded.databases import CUT_OFF_RESTORE, LOCK, StoreRefused
+from bems.embedded.keys import KEYS
+from bems.embedded.reader import StoreFailed
+from bems.embedded.restore import RestoreRefused, restore
+from bems.embedded.schema import DATABASE, MIGRATIONS
+from bems.embedded.sqlite import SqliteStore
+from tests.data.store import FILES, stored, unpack, view
+from tests.embedded.spoiling import make_newer, put_anothers
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A backup."""
+    back_up(unpack(stored()[len(MIGRATIONS)], tmp_path / "cell"), tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_the_folder_holds_what_the_backup_does_which_stays_as_it_is(copy: Path, tmp_path: Path, made: bool) -> None:
+    folder = tmp_path / "restored"
+    if made:
+        folder.mkdir()
+        (folder / "lost+found").mkdir()
+    before = content(copy)
+    restored = restore(copy, folder)
+    assert content(copy) == before, "not even a log is left beside it"
+    assert {path.name for path in folder.iterdir() if path.is_file()} - {LOCK} == set(FILES)
+    held = view(folder)
+    assert held == view(tmp_path / "cell")
+    assert restored.events == len(held["events"]) and restored.invoices == len(held["invoices"])
+    assert restored.latest == held["transitions"][-1][1]["recorded_at"]
+
+
+@pytest.mark.parametrize("version", sorted(stored()))
+def test_a_backup_of_any_version_is_restored(tmp_path: Path, version: int) -> None:
+    old = unpack(stored()[version], tmp_path / "old")
+    restored = restore(old, tmp_path / "restored")
+    assert view(tmp_path / "restored") == view(old)
+    assert restored.events and restored.invoices and restored.latest
+
+
+def test_a_snapshot_with_its_log_is_restored_with_what_is_in_that(copy: Path, tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "cell")
+    store._execute("DELETE FROM letters")
+    shutil.copytree(tmp_path / "cell", tmp_path / "snapshot")
+    store.close()
+    assert restore(tmp_path / "snapshot", tmp_path / "restored").dead_letters == 0
+    assert restore(copy, tmp_path / "other").dead_letters > 0
+
+
+def test_a_folder_in_which_something_is_is_left_alone(copy: Path, tmp_path: Path) -> None:
+    cell, file = content(tmp_path / "cell"), tmp_path / "file"
+    with pytest.raises(RestoreRefused, match=r"cell is not empty: it holds .*Stop the cell.* move the folder away"):
+        restore(copy, tmp_path / "cell")
+    assert content(tmp_path / "cell") == cell
+    file.touch()
+    for path, reason in ((file, "is no folder"), (file / "cell", "is no folder"), (copy, "is not empty")):
+        with pytest.raises(RestoreRefused, match=reason):
+            restore(copy, path)
+
+
+def spoil_header(path: Path) -> None:
+    path.write_bytes(b"x" * 5000)
+
+
+def spoil_pages(path: Path) -> None:
+    found = bytearray(path.read_bytes())
+    middle = len(found) // 2 // 4096 * 4096
+    found[middle : middle + 8 * 4096] = b"\xff" * (8 * 4096)
+    path.write_bytes(found)
+
+
+def spoil_index(path: Path) -> None:
+    """So that only a full check finds it: the entries of an index are not those that they should be."""
+    connection = apsw.Connection(str(path))
+    connection.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
+    connection.execute("PRAGMA journal_mode = DELETE")
+    sql = "UPDATE sqlite_schema SET sql = replace(sql, '(status, invoice_id)', '(invoice_id, status)')"
+    connection.execute(f"{sql} WHERE name = 'invoices_by_status'")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "reason"),
+    [
+        (spoil_header, StoreRefused, "no SQLite database"),
+        (spoil_pages, StoreFailed, "damaged"),
+        (spoil_index, StoreFailed, "damaged"),
+        (make_newer, StoreRefused, "use the newer program"),
+        (put_anothers, StoreRefused, "another program made it"),
+        (Path.unlink, RestoreRefused, "no backup of a cell"),
+    ],
+)
+def test_what_is_no_good_backup_is_not_restored(
+    copy: Path, tmp_path: Path, spoil: Callable[[Path], None], error: type[Exception], reason: str
+) -> None:
+    spoil(copy / DATABASE)
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        with pytest.raises(error, match=reason):
+            restore(copy, tmp_path / name)
+    assert not (tmp_path / "new").exists() and not list((tmp_path / "empty").iterdir())
+
+
+def test_a_folder_of_backups_is_no_backup(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "backups").mkdir()
+    copy.rename(tmp_path / "backups" / "monday")
+    with pytest.raises(RestoreRefused, match="backups/monday does: name that"):
+        restore(tmp_path / "backups", tmp_path / "new")
+    with pytest.raises(RestoreRefused, match="nowhere is no folder"):
+        restore(tmp_path / "nowhere", tmp_path / "new")
+
+
+def test_what_fails_in_the_middle_leaves_nothing_and_no_room_is_told(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        restore(copy, tmp_path / "new", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert not (tmp_path / "new").exists()
+
+    def fail(path: Path) -> None:
+        if path.name == "new":
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backup, "sync", fail)
+        with pytest.raises(StoreFailed, match="new could not be written: No space"):
+            restore(copy, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_restore_that_was_killed_is_no_cell(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before `cell.db` has its place, whatever else has."""
+    folder = tmp_path / "new"
+
+    def die(path: Path) -> None:
+        if path == folder and (folder / KEYS).exists():
+            shutil.copytree(folder, tmp_path / "killed")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(backup, "sync", die)
+    with pytest.raises(KeyboardInterrupt):
+        restore(copy, folder)
+    assert list((tmp_path / "killed").glob(f"{CUT_OFF_RESTORE}*/{DATABASE}"))
+    with pytest.raises(StoreRefused, match=r"a restore that was cut off .*: delete the folder, and restore again"):
+        SqliteStore(tmp_path / "killed")
+    with pytest.raises(RestoreRefused, match="is not empty"):
+        restore(copy, tmp_path / "killed")

@@ -1,0 +1,205 @@
+"""A write-ahead log that lies beside the wrong database: `bems up` refuses it in words, and changes nothing. One that a
+crash left beside its own database is never refused."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
+from bems.embedded.backup import back_up
+from bems.embedded.clock import SystemClock, VirtualClock
+from bems.embedded.databases import StoreRefused
+from bems.embedded.keys import KEYS
+from bems.embedded.reader import open_reader
+from bems.embedded.schema import DATABASE
+from bems.embedded.service import Service
+from bems.embedded.writer import Redrive, Writer
+from bems.tracker.instants import DAY
+from tests.cli.worlds import run
+from tests.embedded.api.calls import Cell, Inbox, sent
+from tests.embedded.submitting import submit
+from tests.faults.conftest import Figures
+from tests.process import Life
+from tests.tracker.samples import NOW, POLICY
+from tests.waiting import SOON, until
+
+PATIENCE = 60
+
+
+class Folder:
+    """A cell's folder, and the admin's key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.key, self.count = path, "", 0
+        self.log = path.with_name(f"{path.name}.log")
+
+    def live(self, events: int, end: signal.Signals = signal.SIGKILL) -> None:
+        """A cell runs here, takes events, and ends."""
+        with Life(self.path, self.log) as life:
+            self.key = self.key or life.first_key()
+            for _ in range(events):
+                self.count += 1
+                self.send(life, self.count)
+            life.end(end)
+
+    def send(self, life: Life, number: int) -> None:
+        event: Any = sent("ingestion", event_id=f"e{number}", invoice_id=f"i{number}", at=SystemClock().now())
+        answer = urllib3.request("POST", f"{life.url}/invoices/ingestion", json=event, headers={"x-api-key": self.key})
+        assert answer.status == 202, answer.data
+
+    def events(self) -> int:
+        reader = open_reader(self.path)
+        try:
+            return reader.counts().events
+        finally:
+            reader.close()
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """The files but for the lock, and SQLite's index of a log, which is made anew whenever the log is read."""
+    files = [path for path in folder.iterdir() if path.is_file()]
+    return {path.name: path.read_bytes() for path in files if not path.match("cell.lock*") and not path.match("*-shm")}
+
+
+def refused(folder: Path) -> str:
+    """What `bems up` says of it, in one line."""
+    before = snapshot(folder)
+    command = [sys.executable, "-m", "bems.cli", "up", "--port", "0", "--store", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout) == (1, ""), done
+    told = [line for line in done.stderr.splitlines() if "was open to others" not in line]
+    assert len(told) == 1 and told[0].startswith("bems: "), done.stderr
+    assert snapshot(folder) == before, "nothing is changed"
+    return told[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "cell")
+
+
+def test_a_backup_copied_over_the_folder_of_a_killed_cell_is_refused(
+    folder: Folder, tmp_path: Path, figures: Figures
+) -> None:
+    folder.live(3, signal.SIGTERM)
+    backup = tmp_path / "backup"
+    assert run("backup", "--store", str(folder.path), str(backup)).code == 0
+    folder.live(4)
+    assert (folder.path / f"{DATABASE}-wal").stat().st_size
+    for path in backup.iterdir():
+        shutil.copy(path, folder.path)
+    told = refused(folder.path)
+    assert f"{DATABASE}-wal is not the log of the {DATABASE} beside it" in told
+    assert "bems restore BACKUP --store FOLDER" in told and f"move {DATABASE}-wal away" in told
+    # What it says helps: both ways.
+    assert run("restore", str(backup), "--store", str(tmp_path / "restored")).code == 0
+    restored = Folder(tmp_path / "restored")
+    restored.key, restored.count = folder.key, 10
+    restored.live(2, signal.SIGTERM)
+    assert restored.events() == 5
+    for name in (DATABASE, KEYS, DELIVERIES):
+        (folder.path / f"{name}-wal").unlink(missing_ok=True)
+    folder.live(0, signal.SIGTERM)
+    assert folder.events() == 3
+    figures.note("a backup copied over the folder of a killed cell", "1", "refused in words, not a byte changed")
+
+
+def test_a_backup_taken_in_the_same_life_is_told_from_its_cell_too(folder: Folder, tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    with Life(folder.path, folder.log) as life:
+        folder.key = life.first_key()
+        folder.send(life, 1)
+        assert run("backup", "--store", str(folder.path), str(backup)).code == 0
+        folder.send(life, 2)
+        life.end(signal.SIGKILL)
+    shutil.copy(backup / DATABASE, folder.path)
+    assert "is not the log of" in refused(folder.path)
+
+
+@pytest.mark.parametrize("name", [DATABASE, KEYS])
+def test_a_cold_copy_beside_the_log_of_a_later_life_is_refused(folder: Folder, tmp_path: Path, name: str) -> None:
+    folder.live(1, signal.SIGTERM)
+    shutil.copytree(folder.path, tmp_path / "copy")
+    with Life(folder.path, folder.log) as life:
+        folder.send(life, 2)
+        headers = {"x-api-key": folder.key}
+        body = {"name": "late", "role": "viewer"}
+        assert urllib3.request("POST", f"{life.url}/keys", json=body, headers=headers).status == 201
+        life.end(signal.SIGKILL)
+    shutil.copy(tmp_path / "copy" / name, folder.path)
+    assert f"{name}-wal is not the log of the {name} beside it" in refused(folder.path)
+
+
+def test_another_cells_log_is_refused(folder: Folder, tmp_path: Path) -> None:
+    other = Folder(tmp_path / "other")
+    folder.live(1, signal.SIGTERM)
+    other.live(1)
+    shutil.copy(other.path / f"{DATABASE}-wal", folder.path)
+    assert "is not the log of" in refused(folder.path)
+
+
+def test_a_log_without_its_database_is_refused(folder: Folder) -> None:
+    """SQLite would delete it, and an empty cell would start."""
+    folder.live(1)
+    (folder.path / DATABASE).unlink()
+    assert f"{DATABASE} is missing, and {DATABASE}-wal, its log, is there" in refused(folder.path)
+    (folder.path / DATABASE).touch()
+    assert "its log, is there" in refused(folder.path)
+
+
+def test_the_log_that_a_crash_left_is_taken_up_each_time(folder: Folder, tmp_path: Path) -> None:
+    """Also where the folder was moved, or copied with its log, and where another index of a log lies there."""
+    for life in range(4):
+        folder.live(2)
+        moved = tmp_path / f"moved-{life}"
+        if life % 2:
+            shutil.copytree(folder.path, moved)
+            (moved / f"{DATABASE}-shm").write_bytes(os.urandom(32768))
+        else:
+            folder.path.rename(moved)
+        folder.path = moved
+    folder.live(0, signal.SIGTERM)
+    assert folder.events() == 8
+
+
+def test_the_folder_that_cp_made_inside_another_is_named(folder: Folder, tmp_path: Path) -> None:
+    folder.live(1, signal.SIGTERM)
+    existing = tmp_path / "existing"
+    existing.mkdir()
+    subprocess.run(["cp", "-r", str(folder.path), str(existing)], check=True)
+    told = refused(existing)
+    assert f"{existing} holds no cell, but {existing}/cell does" in told and "bems restore" in told
+    assert {path.name for path in existing.iterdir()} == {"cell"}, "nothing is made there"
+    keys = run("keys", "add", "boss", "--role", "admin", "--store", str(existing))
+    assert f"{existing}/cell does" in keys.mistake(2)
+
+
+def test_deliveries_of_another_time_are_refused_before_the_writer_raises_the_same_number_of_alerts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restored `cell.db` beside the deliveries of the time since: once it has as many alerts, nobody could tell."""
+    folder, inbox, later = tmp_path / "cell", Inbox(), NOW + 3 * DAY
+    with Cell(folder, destinations=inbox.everything) as cell:
+        cell.send_all("ingestion", [sent("ingestion", event_id=f"{n}", invoice_id=f"{n}") for n in range(3)])
+        back_up(folder, tmp_path / "copy")
+        cell.move_to(later)
+        until(lambda: len(inbox.taken) == 3 and cell.service.deliveries.waiting() == 0)
+    shutil.copy(tmp_path / "copy" / DATABASE, folder)
+    start = Writer.start
+
+    def start_and_raise(writer: Writer) -> Writer:
+        start(writer)
+        submit(writer, Redrive("nothing")).result(SOON)
+        return writer
+
+    monkeypatch.setattr(Writer, "start", start_and_raise)
+    service = Service(folder, POLICY, port=0, clock=VirtualClock(later), destinations=inbox.everything)
+    with pytest.raises(StoreRefused, match="goes with another store, or a later state of this one"):
+        service.start()

@@ -1,0 +1,129 @@
+"""A folder that goes while its cell runs: nothing sent from then on is answered 202, and the answer says why."""
+
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from bems.embedded.clock import SystemClock
+from bems.embedded.reader import open_reader
+from bems.embedded.schema import DATABASE
+from tests.embedded.api.calls import sent
+from tests.faults.conftest import Figures
+from tests.process import Life
+from tests.waiting import until
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def rename(folder: Path) -> None:
+    folder.rename(folder.with_name("away"))
+
+
+def replace(folder: Path) -> None:
+    """By a copy of it."""
+    rename(folder)
+    shutil.copytree(folder.with_name("away"), folder)
+
+
+def unlink_database(folder: Path) -> None:
+    (folder / DATABASE).unlink()
+
+
+def unlink_log(folder: Path) -> None:
+    (folder / f"{DATABASE}-wal").unlink()
+
+
+def replace_log(folder: Path) -> None:
+    log = folder / f"{DATABASE}-wal"
+    content = log.read_bytes()
+    log.unlink()
+    log.write_bytes(content)
+
+
+LOSSES: dict[Callable[[Path], None], str] = {
+    remove: "{folder} was removed or renamed",
+    rename: "{folder} was removed or renamed",
+    replace: "{folder}/cell.db was replaced by another one",
+    unlink_database: "{folder}/cell.db was removed or renamed",
+    unlink_log: "{folder}/cell.db-wal was removed or renamed",
+    replace_log: "{folder}/cell.db-wal was replaced by another one",
+}
+
+
+@pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
+def test_each_write_is_refused_from_then_on_and_says_why(
+    lose: Callable[[Path], None], tmp_path: Path, figures: Figures
+) -> None:
+    folder = tmp_path / "cell"
+    why = LOSSES[lose].format(folder=folder)
+    with Life(folder, tmp_path / "errors.log") as life:
+        key = life.first_key()
+
+        def ask(method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
+            return urllib3.request(method, life.url + path, headers={"x-api-key": key}, **options)
+
+        def event(number: int) -> Any:
+            return sent("ingestion", event_id=f"e{number}", invoice_id=f"i{number}", at=SystemClock().now())
+
+        assert ask("POST", "/invoices/ingestion", json=event(1)).status == 202
+        lose(folder)
+        # At once: it is looked at after each commit.
+        answer = ask("POST", "/invoices/ingestion", json=event(2))
+        assert (answer.status, answer.headers["content-type"]) == (503, "application/problem+json")
+        assert why in answer.json()["detail"]
+        batch = ask("POST", "/invoices/ingestion/batch", json={"events": [event(3)]}).json()["results"]
+        assert batch[0]["code"] == 503 and why in batch[0]["detail"]
+        acted = ask("POST", "/commands", json={"command_id": "c", "verb": "park", "invoice_id": "i1"})
+        assert acted.status == 503 and why in acted.json()["detail"]
+        health = ask("GET", "/healthz")
+        assert (health.status, health.json()["status"]) == (503, "failing")
+        assert why in health.json()["store"]
+        assert urllib3.request("GET", f"{life.url}/healthz").status == 503
+        assert life.process.poll() is None
+        # It stays so: what was sent meanwhile is lost, whether the folder is back or not.
+        if lose is rename:
+            folder.with_name("away").rename(folder)
+            assert ask("POST", "/invoices/ingestion", json=event(4)).status == 503
+        assert life.end(signal.SIGTERM) == 1
+    said = (tmp_path / "errors.log").read_text()
+    assert said.splitlines()[-1].startswith(f"bems: {why}") and "Traceback" not in said
+    if lose is rename:
+        with Life(folder, tmp_path / "errors.log") as life:
+            assert ask("POST", "/invoices/ingestion", json=event(4)).status == 202
+            life.end(signal.SIGTERM)
+    figures.note(f"the folder of a running cell: {lose.__name__.replace('_', ' ')}", "1", "503 that says why, no 202")
+
+
+def test_an_idle_cell_notices_within_seconds(tmp_path: Path) -> None:
+    folder = tmp_path / "cell"
+    with Life(folder, tmp_path / "errors.log") as life:
+        rename(folder)
+        until(lambda: urllib3.request("GET", f"{life.url}/healthz").status == 503)
+
+
+def test_the_cell_in_its_place_keeps_its_log_when_the_old_one_ends(tmp_path: Path) -> None:
+    """SQLite removes a log by its name, which is now another cell's."""
+    folder = tmp_path / "cell"
+    with Life(folder, tmp_path / "old.log") as old:
+        old.first_key()
+        rename(folder)
+        with Life(folder, tmp_path / "new.log") as new:
+            key = new.first_key()
+            event: Any = sent("ingestion", event_id="e", invoice_id="i", at=SystemClock().now())
+            headers = {"x-api-key": key}
+            assert urllib3.request("POST", f"{new.url}/invoices/ingestion", json=event, headers=headers).status == 202
+            log = (folder / f"{DATABASE}-wal").stat()
+            old.end(signal.SIGTERM)
+            assert (folder / f"{DATABASE}-wal").stat().st_ino == log.st_ino
+            assert urllib3.request("GET", f"{new.url}/healthz").status == 200
+            new.end(signal.SIGKILL)
+    reader = open_reader(folder)
+    assert reader.counts().events == 1
+    reader.close()
