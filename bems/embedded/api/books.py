@@ -31,13 +31,13 @@ class Books(Struct, frozen=True):
     balanced: bool | None
 
 
-async def balance(parts: Parts) -> Books:
-    """The books as they are now."""
-    counts = await parts.readers.ask(lambda reader: reader.counts())
+async def balance(parts: Parts, key: str) -> Books:
+    """The books as they are now. `key` is the id of the key that asks."""
+    counts = await parts.readers.ask(lambda reader: reader.counts(), key)
     fed = parts.analytics.watermark
-    kinds = await parts.readers.run(lambda: _kinds(parts.analytics))
+    kinds = await parts.readers.run(lambda: _kinds(parts.analytics), key)
     # DuckDB had all of a store that did not change while it was asked: only then is what differs a difference.
-    still = fed == counts.transitions and await parts.readers.ask(lambda reader: reader.counts()) == counts
+    still = fed == counts.transitions and await parts.readers.ask(lambda reader: reader.counts(), key) == counts
     rows = sum(kinds.values()) if kinds else 0
     applied, alert_rows = (kinds.get("event", 0), kinds.get("alert", 0)) if kinds else (0, 0)
     even = counts.events == applied + counts.letters and counts.transitions == rows and counts.alerts == alert_rows

@@ -1,20 +1,36 @@
-"""The server: the API on a port, in a thread of its own."""
+"""The server: the API on a port, in a thread of its own.
+
+It accepts connections itself, one after the other, because asyncio accepts as many as come before it lets anybody look:
+a crowd would take every descriptor that the process may open, and with them those that alerts go out by.
+"""
 
 import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bems.embedded.api.bodies import closing, respond
-from bems.embedded.api.protocol import PLACE, Protocol
+from bems.embedded.api.descriptors import room_for_connections
+from bems.embedded.api.protocol import CONNECTION, Connections, Protocol, refusal
 from bems.tracker.answers import unavailable
+
+log = logging.getLogger(__name__)
 
 CONNECTIONS = 2_000
 """What comes by more of them at once is answered 503, and closed; those that were there before go on."""
+
+COURTESY = 64
+"""Connections beyond those are read from, so that their requests are answered 503. What comes by still more takes the
+place of one that has sent nothing yet, or is answered and closed unread."""
+
+ACCEPT_RETRY_SECONDS = 0.5
+"""Seconds until connections are accepted again where one could not be."""
 
 GOODBYE = 10
 """Seconds that requests under way have at the end."""
@@ -22,8 +38,9 @@ GOODBYE = 10
 BACKLOG = 2_048
 """Connections that may wait to be accepted."""
 
-KEEP_ALIVE = 30
-"""Seconds that a connection may lie idle between two requests."""
+KEEP_ALIVE = 75
+"""Seconds that a connection may lie idle between two requests: longer than the minute for which proxies and load
+balancers keep one, so that none sends a request on a connection that is just being closed here."""
 
 
 class CannotListen(Exception):
@@ -79,9 +96,11 @@ class Server:
 
     async def _serve(self) -> None:
         api = self._make()
+        room = room_for_connections(CONNECTIONS + COURTESY)
+        served = min(CONNECTIONS, max(1, room - COURTESY))
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope[PLACE] > CONNECTIONS:
+            if scope[CONNECTION].place > served:
                 await respond(send, closing(unavailable(1)))
             else:
                 await api(scope, receive, send)
@@ -96,22 +115,83 @@ class Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            # What a cell answers is true for the moment, and for those who have its key.
+            headers=[("cache-control", "no-store")],
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GOODBYE,
         )
-        self._server = server = _Server(config)
+        self._server = server = _Server(config, self._socket, room)
         server.on_startup = lambda: self._started.set_result(None)
-        await server.serve(sockets=[self._socket])
+        await server.serve(sockets=[])
 
 
 class _Server(uvicorn.Server):
-    """Tells when it has started. Signals are not its business, as it is in no main thread: who starts it ends it."""
+    """Accepts connections while there are fewer than `room`, and tells when it has started. Signals are not its
+    business, as it is in no main thread: who starts it ends it."""
 
     on_startup: Callable[[], None]
 
+    def __init__(self, config: uvicorn.Config, listening: socket.socket, room: int) -> None:
+        super().__init__(config)
+        self._listening, self._room = listening, room
+        self._shared = Connections()
+        self._accepting: asyncio.Task[None] | None = None
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._listening.setblocking(False)
+        self._accepting = asyncio.create_task(self._accept())
         self.on_startup()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._accepting is not None:
+            self._accepting.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._accepting
+        self._listening.close()
+        await super().shutdown(sockets)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        is_failing = False
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._listening)
+                is_failing = False
+            except ConnectionError:
+                # It has gone already.
+                continue
+            except OSError as error:
+                # No descriptor is left.
+                if not is_failing:
+                    log.error("a connection could not be accepted: %s", error)
+                is_failing = True
+                await asyncio.sleep(ACCEPT_RETRY_SECONDS)
+                continue
+            if len(self.server_state.connections) >= self._room and not self._shared.cut_off_silent():
+                _turn_away(connection)
+                await asyncio.sleep(0)
+                continue
+            try:
+                await loop.connect_accepted_socket(self._make_protocol, connection)
+            except OSError:
+                connection.close()
+
+    def _make_protocol(self) -> Protocol:
+        return Protocol(self.config, self.server_state, self.lifespan.state, shared=self._shared)
+
+
+_TURNED_AWAY = refusal(unavailable(1))
+
+
+def _turn_away(connection: socket.socket) -> None:
+    """Answer whatever may come, and close."""
+    with connection, suppress(OSError):
+        connection.setblocking(False)
+        connection.send(_TURNED_AWAY)
+        connection.shutdown(socket.SHUT_WR)
+        # What is unread would have the answer thrown away on its way.
+        connection.recv(65_536)
 
 
 def _listen(host: str, port: int) -> socket.socket:
