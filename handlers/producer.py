@@ -63,7 +63,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         answer = _answer(made, event, Origin(made.settings.cell, region, account))
     return {
         "statusCode": answer.status,
-        "headers": answer.headers,
+        "headers": {**answer.headers, "cache-control": "no-store"},
         "body": answer.body.decode(),
         "isBase64Encoded": False,
     }
@@ -80,6 +80,10 @@ def _answer(made: Home, event: dict[str, Any], origin: Origin) -> HttpAnswer:
     if not answers.is_json(content_type):
         made.meter.add(EVENTS_REFUSED, stage=stage)
         return answers.unsupported_media_type(content_type)
+    encoding = _header(event, "content-encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
+        made.meter.add(EVENTS_REFUSED, stage=stage)
+        return answers.unsupported_encoding(encoding)
     request = Request(stage, batch, _body(event), origin)
     return _take_batch(made, request) if batch else _take_one(made, request)
 

@@ -19,16 +19,16 @@ from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from bems.embedded.api.bodies import DRAINED
 from bems.tracker.answers import HttpAnswer, problem
 
 HEAD_LIMIT = 64 * 1024
-"""Bytes of a request's first line, headers and trailers."""
+"""Bytes of a request's first line and headers, and of its trailers; and one piece, which may end what was before."""
 
 MAX_FIELDS = 100
-"""Headers and trailers of a request."""
+"""Headers of a request."""
 
 HEAD_SECONDS = 10.0
 """A head has so long from its first byte to its last, and so has a new connection to send one."""
@@ -120,14 +120,16 @@ class Protocol(HttpToolsProtocol):
         """What is given up where the client hangs up."""
         self.is_lost = False
         self._shared = shared or Connections()
+        self._running: RequestResponseCycle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._ahead = b""
         self._is_ahead_planned = self._is_holding = False
         self._is_reading_head = self._is_reading_body = False
         self._is_timing_head = self._is_refused = False
-        self._progress = self._size = self._fields = self._dropped = 0
+        self._progress = self._dropped = 0
         self._refusal = NOT_HTTP
         self._host: bytes | None = None
+        self._known_host = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -144,6 +146,7 @@ class Protocol(HttpToolsProtocol):
         self._ahead = b""
         if self._unread is not None:
             self._unread.cancel()
+        self._forget_answer()
         super().connection_lost(exc)
         # Uvicorn keeps the timer, and with it all this, of a connection that was broken.
         self._unset_keepalive_if_required()
@@ -152,14 +155,25 @@ class Protocol(HttpToolsProtocol):
 
     def cut_off(self) -> None:
         """End the connection at once."""
+        self._forget_answer()
         self.transport.abort()
+
+    def _forget_answer(self) -> None:
+        # Uvicorn does that for the request that was read last, which need not be the one that is being answered.
+        if self._running is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     # -- who does not read
 
     def pause_writing(self) -> None:
         super().pause_writing()
         # Whoever does not read what is answered is not waited for.
-        self._unread = self.loop.call_later(min(UNREAD_SECONDS, self.timeout_keep_alive), self.transport.abort)
+        self._unread = self.loop.call_later(min(UNREAD_SECONDS, self.timeout_keep_alive), self.cut_off)
         self._shared.unread.hold(self, self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
@@ -173,7 +187,7 @@ class Protocol(HttpToolsProtocol):
         """Close the connection when what was written is read, and not for ever later."""
         self.transport.close()
         if self._unread is None and self.transport.get_write_buffer_size():
-            self._unread = self.loop.call_later(min(UNREAD_SECONDS, self.timeout_keep_alive), self.transport.abort)
+            self._unread = self.loop.call_later(min(UNREAD_SECONDS, self.timeout_keep_alive), self.cut_off)
 
     def timeout_keep_alive_handler(self) -> None:
         if not self.transport.is_closing():
@@ -208,7 +222,7 @@ class Protocol(HttpToolsProtocol):
         self._wait()
 
     def _parse(self, data: bytes) -> None:
-        if self._is_over():
+        if self._is_refused:
             return
         self._progress += len(data)
         try:
@@ -216,27 +230,29 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(self._refusal)
         else:
-            # What has no end is never parsed: a header, a trailer, an extension of a chunk.
+            # Bytes since something came to its end: that of a head, a trailer, an extension of a chunk may never come.
             if self._progress > HEAD_LIMIT + PIECE:
                 self._refuse(LONG_HEAD if self._is_reading_head or self._is_reading_body else NOT_HTTP)
+            elif self._is_reading_head and len(self.headers) > MAX_FIELDS:
+                self._refuse(MANY_FIELDS)
 
     def _is_over(self) -> bool:
         return self._is_refused or self.transport.is_closing()
 
     def _wait(self) -> None:
         """Have what comes next come in time, and count what is held."""
-        if self._is_refused or self._answering() or self.transport.is_closing():
+        if self._answering() or self._is_over():
             self._unset_keepalive_if_required()
         elif self._is_reading_head and not self._is_timing_head:
             self._is_timing_head = True
             self._end_in(HEAD_SECONDS)
-        if self._is_holding or self._is_reading_head or self._ahead or self.pipeline or self._progress:
+        if self._progress or self._is_holding or self._ahead or self.pipeline:
             self._hold()
 
     def _hold(self) -> None:
         held = self._progress + len(self._ahead) + _REQUEST_BYTES * len(self.pipeline)
         if self._is_reading_head:
-            held += self._size + _FIELD_BYTES * self._fields
+            held += _FIELD_BYTES * len(self.headers)
         self._is_holding = held > 0
         self._shared.held.hold(self, held)
 
@@ -252,13 +268,12 @@ class Protocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()
-        elif not self._answering():
-            if self._is_reading_body:
-                self._dropped = 0
-                self._end_in(DRAIN_SECONDS)
-            elif self._is_reading_head:
-                self._is_timing_head = True
-                self._end_in(HEAD_SECONDS)
+        elif self._is_reading_body and not self._answering():
+            self._dropped = 0
+            self._end_in(DRAIN_SECONDS)
+        elif self._is_reading_head and not self._answering():
+            self._is_timing_head = True
+            self._end_in(HEAD_SECONDS)
         if self._ahead and not self.pipeline and not self._is_ahead_planned:
             self._is_ahead_planned = True
             self.loop.call_soon(self._parse_ahead)
@@ -269,20 +284,9 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope[CONNECTION] = self  # type: ignore[literal-required]
         self._is_reading_head, self._is_reading_body, self._is_timing_head = True, False, False
-        self._size = self._fields = 0
         self._host = None
 
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-        self._size += len(url)
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields += 1
-        self._size += len(name) + len(value) + 4
-        if self._fields > MAX_FIELDS:
-            raise self._not_taken(MANY_FIELDS)
-        if self._size > HEAD_LIMIT:
-            raise self._not_taken(LONG_HEAD)
         if not self._is_reading_head:
             # A trailer.
             return
@@ -299,10 +303,12 @@ class Protocol(HttpToolsProtocol):
         if self._host is None:
             if self.parser.get_http_version() != "1.0":
                 raise self._not_taken(NO_HOST)
-        elif _HOST.fullmatch(self._host) is None:
-            raise self._not_taken(WRONG_HOST)
-        if self._size > HEAD_LIMIT:
-            raise self._not_taken(LONG_HEAD)
+        elif self._host != self._known_host:
+            if _HOST.fullmatch(self._host) is None:
+                raise self._not_taken(WRONG_HOST)
+            self._known_host = self._host
+        if len(self.headers) > MAX_FIELDS:
+            raise self._not_taken(MANY_FIELDS)
         self._progress = 0
         self._is_reading_head, self._is_reading_body = False, True
         self._shared.silent.pop(self, None)
