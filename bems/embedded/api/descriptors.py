@@ -39,7 +39,4 @@ def raise_limit(wanted: int) -> int:
 def room_for_connections(wanted: int) -> int:
     """How many connections may be open at once: `wanted`, or what the limit leaves beside the reserve."""
     limit = raise_limit(wanted + RESERVED)
-    room = min(wanted, limit - min(RESERVED, limit // 2))
-    if room < wanted:
-        log.warning("only %d files may be open here (ulimit -n), so at most %d connections are taken", limit, room)
-    return room
+    return min(wanted, limit - min(RESERVED, limit // 2))

@@ -98,6 +98,9 @@ class Server:
         api = self._make()
         room = room_for_connections(CONNECTIONS + COURTESY)
         served = min(CONNECTIONS, max(1, room - COURTESY))
+        if served < CONNECTIONS:
+            told = "few files may be open here (ulimit -n): %d connections are served at once, and not %d"
+            log.warning(told, served, CONNECTIONS)
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             if scope[CONNECTION].place > served:
