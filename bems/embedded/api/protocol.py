@@ -95,10 +95,12 @@ class Connections:
 
     def cut_off_silent(self) -> bool:
         """Cut off the one that has been silent for longest; whether there was one."""
-        for protocol in self.silent:
-            protocol.cut_off()
-            return True
-        return False
+        protocol = next(iter(self.silent), None)
+        if protocol is None:
+            return False
+        del self.silent[protocol]
+        protocol.cut_off()
+        return True
 
 
 class _Refused(Exception):

@@ -1,7 +1,7 @@
 """The server: the API on a port, in a thread of its own.
 
-It accepts connections itself, one after the other, because asyncio accepts as many as come before it lets anybody look:
-a crowd would take every descriptor that the process may open, and with them those that alerts go out by.
+It accepts connections itself, a few at a time, because asyncio accepts as many as come before it lets anybody look: a
+crowd would take every descriptor that the process may open, and with them those that alerts go out by.
 """
 
 import asyncio
@@ -28,6 +28,9 @@ CONNECTIONS = 2_000
 COURTESY = 64
 """Connections beyond those are read from, so that their requests are answered 503. What comes by still more takes the
 place of one that has sent nothing yet, or is answered and closed unread."""
+
+ACCEPTED_AT_ONCE = 16
+"""Connections, before others have their turn; so many may be beyond the limit for a moment."""
 
 ACCEPT_RETRY_SECONDS = 0.5
 """Seconds until connections are accepted again where one could not be."""
@@ -138,47 +141,76 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._listening, self._room = listening, room
         self._shared = Connections()
+        self._is_listening = True
         self._accepting: asyncio.Task[None] | None = None
+        self._coming: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._listening.setblocking(False)
-        self._accepting = asyncio.create_task(self._accept())
+        self._listen()
         self.on_startup()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._is_listening = False
         if self._accepting is not None:
             self._accepting.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._accepting
+        else:
+            asyncio.get_running_loop().remove_reader(self._listening)
         self._listening.close()
         await super().shutdown(sockets)
 
-    async def _accept(self) -> None:
+    def _listen(self) -> None:
+        if not self._is_listening:
+            return
+        try:
+            asyncio.get_running_loop().add_reader(self._listening, self._accept)
+        except NotImplementedError:
+            # Windows.
+            self._accepting = asyncio.create_task(self._accept_one_by_one())
+
+    def _accept(self) -> None:
         loop = asyncio.get_running_loop()
-        is_failing = False
-        while True:
+        for _ in range(ACCEPTED_AT_ONCE):
             try:
-                connection, _ = await loop.sock_accept(self._listening)
-                is_failing = False
+                connection, _ = self._listening.accept()
+            except BlockingIOError:
+                return
             except ConnectionError:
                 # It has gone already.
                 continue
             except OSError as error:
-                # No descriptor is left.
-                if not is_failing:
-                    log.error("a connection could not be accepted: %s", error)
-                is_failing = True
+                # No descriptor is left. Those that wait go on waiting.
+                log.error("a connection could not be accepted: %s", error)
+                loop.remove_reader(self._listening)
+                loop.call_later(ACCEPT_RETRY_SECONDS, self._listen)
+                return
+            self._take(connection)
+
+    async def _accept_one_by_one(self) -> None:
+        while True:
+            try:
+                connection, _ = await asyncio.get_running_loop().sock_accept(self._listening)
+            except OSError as error:
+                log.error("a connection could not be accepted: %s", error)
                 await asyncio.sleep(ACCEPT_RETRY_SECONDS)
                 continue
-            if len(self.server_state.connections) >= self._room and not self._shared.cut_off_silent():
-                _turn_away(connection)
-                await asyncio.sleep(0)
-                continue
-            try:
-                await loop.connect_accepted_socket(self._make_protocol, connection)
-            except OSError:
-                connection.close()
+            self._take(connection)
+
+    def _take(self, connection: socket.socket) -> None:
+        if len(self.server_state.connections) + len(self._coming) >= self._room and not self._shared.cut_off_silent():
+            _turn_away(connection)
+            return
+        connection.setblocking(False)
+        coming = asyncio.create_task(self._connect(connection))
+        self._coming.add(coming)
+        coming.add_done_callback(self._coming.discard)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
+        except OSError:
+            connection.close()
 
     def _make_protocol(self) -> Protocol:
         return Protocol(self.config, self.server_state, self.lifespan.state, shared=self._shared)
