@@ -43,12 +43,21 @@ class Access:
         self._keys, self._limits, self._seconds = keys, limits, seconds
         self._buckets: dict[tuple[str, Stage | None], Bucket] = {}
 
-    def admit(self, text: bytes | None, may: Roles, stage: Stage | None = None) -> Key | HttpAnswer:
-        """The key, or the answer to give. `text` is what `find_key` found; `stage` the one that is sent to."""
+    def admit(
+        self, text: bytes | None, may: Roles, stage: Stage | None = None, batch: int | None = None
+    ) -> Key | HttpAnswer:
+        """The key, or the answer to give. `text` is what `find_key` found; `stage` the one that is sent to.
+
+        A batch is admitted twice: as a request before it is read, and then as the `batch` of so many events that it has
+        turned out to be, each of which costs what an event alone does. That is for all of it or for nothing; the
+        request has been paid for either way.
+        """
         key = self._keys.check(text.decode("latin-1")) if text is not None else None
         if key is None or key.role not in may:
             return forbidden()
         now = self._seconds()
+        if batch is not None and stage is not None:
+            return self._charge(key, stage, batch, now)
         bucket = self._bucket(key, None, now)
         wait = bucket.take(now)
         if not wait and stage is not None:
@@ -57,17 +66,14 @@ class Access:
                 bucket.give_back()
         return throttled(math.ceil(wait)) if wait else key
 
-    def charge(self, key: Key, stage: Stage, count: int) -> HttpAnswer | None:
-        """A batch of an admitted request has `count` events, and each costs what one that is sent alone does. The
-        answer to give, if that is more than the key may send now; the request itself has been paid for then."""
-        now = self._seconds()
-        of_key, of_stage = self._bucket(key, None, now), self._bucket(key, stage, now)
+    def _charge(self, key: Key, stage: Stage, count: int, now: float) -> Key | HttpAnswer:
+        of_key = self._bucket(key, None, now)
         wait = of_key.take_batch(now, count)
         if not wait:
-            wait = of_stage.take_batch(now, count)
+            wait = self._bucket(key, stage, now).take_batch(now, count)
             if wait:
                 of_key.give_back(count - 1)
-        return throttled(math.ceil(wait), f"{count} events are more than this key may send now") if wait else None
+        return throttled(math.ceil(wait), f"{count} events are more than this key may send now") if wait else key
 
     def is_in_force(self, key: Key) -> bool:
         """Whether a key that was admitted still is one."""

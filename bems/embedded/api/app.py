@@ -53,7 +53,7 @@ class Api:
         self._landing = Landing(parts.writer, asyncio.get_running_loop())
         self._unfinished = Unfinished()
         self._intake = Intake(
-            self._landing, parts.clock, self._access, self._metrics, self._unfinished, parts.limits.max_batch
+            self._landing, parts.clock, self._access, self._metrics, parts.limits.max_batch, self._unfinished
         )
         self._document = msgspec.json.encode(document())
         self._paths: dict[str, list[Operation]] = {}

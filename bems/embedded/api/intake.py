@@ -14,7 +14,6 @@ from bems.embedded.api.access import SEND, Access, find_key
 from bems.embedded.api.bodies import Gone, Unfinished, closing, read_body, read_headers, respond
 from bems.embedded.api.landing import Landing
 from bems.embedded.api.metrics import Metrics
-from bems.embedded.keys import Key
 from bems.embedded.reader import StoreFailed
 from bems.embedded.writer import Busy, Stopped
 from bems.tracker import answers
@@ -42,10 +41,10 @@ class Intake:
         clock: Clock,
         access: Access,
         metrics: Metrics,
-        unfinished: Unfinished,
         max_batch: int,
+        unfinished: Unfinished | None = None,
     ) -> None:
-        self._unfinished = unfinished
+        self._unfinished = unfinished or Unfinished()
         self._clock, self._access, self._metrics = clock, access, metrics
         self._max_batch = max_batch
         self._landing = landing
@@ -67,7 +66,8 @@ class Intake:
         await respond(send, answer)
 
     async def _answer(self, stage: Stage, batch: bool, headers: dict[bytes, bytes], receive: Receive) -> HttpAnswer:
-        admitted = self._access.admit(find_key(headers), SEND, stage)
+        text = find_key(headers)
+        admitted = self._access.admit(text, SEND, stage)
         if isinstance(admitted, HttpAnswer):
             return admitted
         content_type = headers.get(b"content-type", b"").decode("latin-1")
@@ -81,7 +81,7 @@ class Intake:
             # Before the gate, which takes longer than a turn: under more than it can take, a cell would do little else.
             return answers.unavailable(1)
         begun = time.perf_counter()
-        answer = await (self._batch(stage, body, admitted) if batch else self._event(stage, body))
+        answer = await (self._batch(stage, body, text) if batch else self._event(stage, body))
         self._metrics.seconds.observe(time.perf_counter() - begun)
         return answer
 
@@ -102,7 +102,7 @@ class Intake:
             return answers.duplicate(event.event_id)
         return answers.conflict(event.event_id)
 
-    async def _batch(self, stage: Stage, body: bytes, key: Key) -> HttpAnswer:
+    async def _batch(self, stage: Stage, body: bytes, key: bytes | None) -> HttpAnswer:
         read = read_batch(stage, body, self._clock.now())
         if isinstance(read, Refusal):
             return answers.refused(read)
@@ -113,9 +113,10 @@ class Intake:
             return answers.refused(
                 Refusal(400, "the batch is not valid: 1 fault", [Fault("/events", detail, "too many")])
             )
-        throttled = self._access.charge(key, stage, len(read)) if len(read) > 1 else None
-        if throttled is not None:
-            return throttled
+        if len(read) > 1:
+            admitted = self._access.admit(key, SEND, stage, len(read))
+            if isinstance(admitted, HttpAnswer):
+                return admitted
         submitted = [self._submit(event) if isinstance(event, Event) else event for event in read]
         results = []
         for event, answer in zip(read, submitted, strict=True):

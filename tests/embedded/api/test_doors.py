@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -458,8 +459,13 @@ def test_keys_take_turns(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPa
     """However much one has asked, another's question is next but one."""
     cell = make()
     slow, order = Slow(monkeypatch), list[str]()
+
+    def note(_: Reader, *, invoice_id: str, **__: object) -> list[object]:
+        order.append(invoice_id)
+        return []
+
     keys = [cell.add_key(name, "viewer")[1] for name in ("one", "two")]
-    monkeypatch.setattr(Reader, "newest_alerts", lambda *_, **given: order.append(given["invoice_id"]) or [])
+    monkeypatch.setattr(Reader, "newest_alerts", note)
     with ExitStack() as opened:
 
         def ask(key: str, path: str) -> None:
@@ -533,7 +539,7 @@ def test_a_history_is_read_by_pages(own: Cell) -> None:
         own.send("reconciliation", invoice_id="H", event_id=f"m-{number}", status="mismatched", at=number + 10**15)
     (execution,) = own.get("/invoices/H")["executions"]
     path = f"/executions/{execution['name']}/history"
-    whole, cursor, pages = [], None, 0
+    whole, cursor, pages = list[dict[str, Any]](), None, 0
     while pages == 0 or cursor:
         page = own.get(path + "?limit=7" + (f"&cursor={cursor}" if cursor else ""))
         assert len(page["items"]) <= 7
