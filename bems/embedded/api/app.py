@@ -155,7 +155,7 @@ class Api:
             content_type = headers.get(b"content-type", b"").decode("latin-1")
             if not answers.is_json(content_type):
                 return answers.unsupported_media_type(content_type)
-            read = await read_body(headers, request.receive, REQUEST_LIMIT, self._unfinished, key.id)
+            read = await read_body(headers, request.receive, REQUEST_LIMIT, self._unfinished, key)
             if isinstance(read, HttpAnswer):
                 return read
             body = read

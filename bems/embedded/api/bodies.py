@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 from starlette.types import Receive, Send
 
@@ -39,10 +39,10 @@ class Unfinished:
     """The bytes of bodies that have not come whole yet, by the key that sends them. For one event loop."""
 
     def __init__(self) -> None:
-        self._of: Counter[str] = Counter()
+        self._of: Counter[Hashable] = Counter()
         self._all = 0
 
-    def add(self, key: str, size: int) -> bool:
+    def add(self, key: Hashable, size: int) -> bool:
         """So many more of that key; whether there is room for them."""
         self._all += size
         self._of[key] += size
@@ -52,7 +52,7 @@ class Unfinished:
 
 
 async def read_body(
-    headers: Mapping[bytes, bytes], receive: Receive, limit: int, unfinished: Unfinished, key: str
+    headers: Mapping[bytes, bytes], receive: Receive, limit: int, unfinished: Unfinished, key: Hashable
 ) -> bytes | HttpAnswer:
     """The body, or what to answer: 413 for more than `limit` bytes, 408 if it does not come, 503 if too much is on its
     way already, 415 and 400 if it is encoded. Raises Gone."""

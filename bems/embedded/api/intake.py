@@ -74,7 +74,7 @@ class Intake:
         if not answers.is_json(content_type):
             return answers.unsupported_media_type(content_type)
         limit = BATCH_LIMIT if batch else EVENT_LIMIT
-        body = await read_body(headers, receive, limit, self._unfinished, admitted.id)
+        body = await read_body(headers, receive, limit, self._unfinished, admitted)
         if isinstance(body, HttpAnswer):
             return body
         if self._landing.full:
