@@ -166,10 +166,6 @@ class Protocol(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
-
     # -- who does not read
 
     def pause_writing(self) -> None:
@@ -267,6 +263,8 @@ class Protocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def on_response_complete(self) -> None:
+        if self.pipeline:
+            self._running = self.pipeline[-1][0]
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()
@@ -316,6 +314,8 @@ class Protocol(HttpToolsProtocol):
         self._shared.silent.pop(self, None)
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            if not self.pipeline:
+                self._running = self.cycle
 
     def on_body(self, body: bytes) -> None:
         self._progress = 0
