@@ -79,7 +79,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         answer = _answer(made, event, Origin(made.settings.cell, region, account))
     return {
         "statusCode": answer.status,
-        "headers": answer.headers,
+        "headers": {**answer.headers, "cache-control": "no-store"},
         "body": answer.body.decode(),
         "isBase64Encoded": False,
     }
@@ -106,6 +106,9 @@ def _take(made: Home, proxied: ProxyRequest, stage: Stage, batch: bool, origin: 
     content_type = _header(proxied, "content-type")
     if not answers.is_json(content_type):
         return answers.unsupported_media_type(content_type)
+    encoding = _header(proxied, "content-encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
+        return answers.unsupported_encoding(encoding)
     try:
         request = Request(stage, batch, _body(proxied), origin)
     except (binascii.Error, ValueError):

@@ -50,7 +50,7 @@ ANSWERS: tuple[Answer, ...] = (
 def add_gateway_responses(api: apigateway.RestApi) -> None:
     """Give the API every answer of ANSWERS."""
     for answer in ANSWERS:
-        headers = {"Content-Type": f"'{PROBLEM_JSON}'"}
+        headers = {"Content-Type": f"'{PROBLEM_JSON}'", "Cache-Control": "'no-store'"}
         if answer.retry_after is not None:
             headers["Retry-After"] = f"'{answer.retry_after}'"
         api.add_gateway_response(

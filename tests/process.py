@@ -20,10 +20,14 @@ POLICY = "stages:\n" + "".join(
 
 
 class Life:
-    """One life of the cell. What it complains of is added to the log."""
+    """One life of the cell. What it complains of is added to the log. `files`: so many may be open there at most."""
 
-    def __init__(self, folder: Path, log: Path, *options: str, patience: float = PATIENCE) -> None:
-        command = [sys.executable, "-m", "bems.cli", "up", "--store", str(folder), "--port", "0", *options]
+    def __init__(
+        self, folder: Path, log: Path, *options: str, patience: float = PATIENCE, files: int | None = None
+    ) -> None:
+        limited = f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, ({files}, {files})); from bems.cli import main"
+        program = ["-m", "bems.cli"] if files is None else ["-c", f"{limited}; main()"]
+        command = [sys.executable, *program, "up", "--store", str(folder), "--port", "0", *options]
         self._log = log
         with log.open("ab") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)

@@ -29,6 +29,12 @@ PAGE = 500
 PAUSES = (0.3, 1.0, 3.0)
 """Seconds before a request that may be repeated is sent once more."""
 
+SEND_AGAIN = frozenset((429, 502, 503, 504))
+"""Statuses of answers after which the same request may have another: the cell's own, and those of a proxy before it."""
+
+LONGEST_WAIT_SECONDS = 5.0
+"""Whoever is to come again later than this is told so, and decides."""
+
 _ANYTHING = msgspec.json.Decoder()
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -125,7 +131,8 @@ class Client:
         repeat: bool = False,
     ) -> Any:
         """The JSON of a good answer. `may`: the roles that may ask. `repeat`: it is harmless to ask again, so that is
-        done a few times where the cell cannot be reached."""
+        done a few times where the cell cannot be reached, or says that it cannot answer now; a question is asked again
+        once."""
         if query:
             path += "?" + urlencode(
                 {name: value for name, value in query.items() if value is not None}, quote_via=quote
@@ -134,17 +141,22 @@ class Client:
         pauses = PAUSES if repeat else (0.0,) if method == "GET" else ()
         for pause in pauses:
             try:
-                return self.read(self.exchange(method, path, sent), may)
+                reply = self.exchange(method, path, sent)
             except NoAnswer as fault:
                 if not (fault.passing if repeat else fault.cut):
                     raise
-            time.sleep(pause)
+                time.sleep(pause)
+                continue
+            if reply.status not in SEND_AGAIN or reply.retry_after > LONGEST_WAIT_SECONDS:
+                return self.read(reply, may)
+            time.sleep(max(pause, reply.retry_after or PAUSES[0]))
         return self.read(self.exchange(method, path, sent), may)
 
-    def list(self, path: str, may: AbstractSet[Role], query: Mapping[str, object], limit: int) -> Listed:
-        """The first `limit` of a list, by as many requests as it takes."""
+    def list(
+        self, path: str, may: AbstractSet[Role], query: Mapping[str, object], limit: int, cursor: str | None = None
+    ) -> Listed:
+        """The first `limit` of a list, or behind a cursor of it, by as many requests as it takes."""
         items: list[Any] = []
-        cursor = None
         while True:
             # One more than wanted tells whether there is more.
             wanted = min(limit + 1 - len(items), PAGE)

@@ -1,6 +1,7 @@
 """`bems invoice`: all that is known of one invoice."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import click
 import msgspec
@@ -20,6 +21,9 @@ from bems.tracker.contract import PaymentTerms, Source, Vendor
 
 ENTERED = "StateEntered"
 
+MOST_EVENTS = 25_000
+"""No history has more (Step Functions' quota, which the engine has too)."""
+
 
 @click.command(epilog="Example: bems invoice INV/2026/000123 --history")
 @click.argument("invoice_id", metavar="ID")
@@ -34,6 +38,7 @@ def invoice(client: Client, invoice_id: str, history: bool, as_json: bool) -> No
     Needs a key of a viewer, operator or admin.
     """
     answer = client.ask("GET", f"/invoices/{escaped(invoice_id)}", LOOK)
+    _read_on(client, answer)
     if as_json:
         print_json(answer)
         return
@@ -64,6 +69,17 @@ def invoice(client: Client, invoice_id: str, history: bool, as_json: bool) -> No
         steps = _events(execution) if history else _states(execution)
         columns = ("Entered", "State") if not history else ("At", "No.", "Event", "Details")
         console.print(table(columns, steps))
+
+
+def _read_on(client: Client, answer: Any) -> None:
+    """Add to the executions what of their histories the answer had no room for."""
+    executions = answer.get("executions") if isinstance(answer, dict) else None
+    for execution in executions if isinstance(executions, list) else ():
+        if isinstance(execution, dict) and execution.get("next_cursor"):
+            path = f"/executions/{escaped(str(execution.get('name')))}/history"
+            rest = client.list(path, LOOK, {}, MOST_EVENTS, cursor=execution["next_cursor"])
+            execution["history"] = [*execution.get("history", ()), *rest.items]
+            execution["next_cursor"] = None
 
 
 def _facts(details: InvoiceDetails) -> Iterator[tuple[str, str]]:

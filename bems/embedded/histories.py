@@ -33,8 +33,8 @@ class Histories:
             machine = self._machines[digest] = compiled(self._past.definition(digest))
         return machine
 
-    def of(self, execution_id: str) -> list[dict[str, Any]]:
-        """The execution's history in the shape of GetExecutionHistory; empty for one that never was."""
-        return replay_history(
-            self.machine_of(execution_id), new_execution(execution_id), self._past.stimuli(execution_id)
-        )
+    def of(self, execution_id: str, after: int = 0, limit: int | None = None) -> list[dict[str, Any]]:
+        """The execution's history in the shape of GetExecutionHistory; empty for one that never was. Behind the first
+        `after` events, and `limit` at most: what comes behind those is not computed."""
+        machine, execution = self.machine_of(execution_id), new_execution(execution_id)
+        return replay_history(machine, execution, self._past.stimuli(execution_id), after, limit)

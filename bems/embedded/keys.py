@@ -124,6 +124,11 @@ class Keys:
         same = hmac.compare_digest(_hash(text), hashed)
         return key if same and key and key.revoked_at is None else None
 
+    def is_in_force(self, id: str) -> bool:
+        """Whether there is a key of that id that is not revoked."""
+        key, _ = self._keys.get(id, (None, b""))
+        return key is not None and key.revoked_at is None
+
     def _in_force(self) -> list[Key]:
         return [key for key, _ in self._keys.values() if key.revoked_at is None]
 

@@ -22,6 +22,20 @@ class Bucket:
         self._tokens -= 1
         return 0.0
 
-    def give_back(self) -> None:
+    def take_batch(self, now: float, count: int) -> float:
+        """Take `count` tokens, of which one was taken before: 0. If they are not there, the seconds until they are.
+
+        A bucket may hold fewer than `count` at the most: then a full one is enough, and what it lacks has to come
+        before anything else is let through.
+        """
+        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        needed = min(count, self._most)
+        if self._tokens < needed - 1:
+            return (needed - self._tokens) / self._rate
+        self._tokens -= count - 1
+        return 0.0
+
+    def give_back(self, count: int = 1) -> None:
         """What was taken is not needed after all."""
-        self._tokens += 1
+        self._tokens += count

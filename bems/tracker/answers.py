@@ -144,7 +144,7 @@ def too_large(limit: int) -> HttpAnswer:
 
 def forbidden() -> HttpAnswer:
     """403: no key, a wrong one, or a role that may not. It does not say which, as API Gateway does not."""
-    return problem(403, "this needs a key, in the header x-api-key, whose role may do it")
+    return problem(403, "this needs a key, as x-api-key or Authorization: Bearer, whose role may do it")
 
 
 def not_found(detail: str = "there is nothing here") -> HttpAnswer:
@@ -164,6 +164,12 @@ def unsupported_media_type(given: str | None) -> HttpAnswer:
     return problem(415, f"{sent}: use {JSON}", headers={"accept": JSON})
 
 
+def unsupported_encoding(given: str) -> HttpAnswer:
+    """415, for a body with a Content-Encoding; none is taken (RFC 7694, section 3)."""
+    detail = f"the Content-Encoding {show(given)} is not accepted: send the body as it is, without one"
+    return problem(415, detail, headers={"accept-encoding": "identity"})
+
+
 def timed_out() -> HttpAnswer:
     """408: the body did not come."""
     return problem(408, "the body did not come in time: " + _AGAIN, headers={"connection": "close"})
@@ -174,9 +180,9 @@ def failed() -> HttpAnswer:
     return problem(500, "this failed, and the cell's log says why; whether it was done is not known: " + _AGAIN)
 
 
-def throttled(retry_after: int = 1) -> HttpAnswer:
+def throttled(retry_after: int = 1, why: str = "too many requests") -> HttpAnswer:
     """429; `retry_after` in seconds, at least 1."""
-    return problem(429, "too many requests: " + _AGAIN, headers=_retry(retry_after))
+    return problem(429, f"{why}: {_AGAIN}", headers=_retry(retry_after))
 
 
 def unavailable(retry_after: int = 5, why: str = "") -> HttpAnswer:

@@ -38,7 +38,8 @@ RetentionDays = Literal[
 
 
 class Rate(Struct, frozen=True, forbid_unknown_fields=True):
-    """A token bucket: so many requests a second on average, so many at once."""
+    """A token bucket: so many requests a second on average, so many at once. On one machine a batch counts as often
+    as it has events, in API Gateway once."""
 
     requests_per_second: Annotated[int, Meta(ge=1, le=100_000)]
     burst: Annotated[int, Meta(ge=1, le=100_000)]

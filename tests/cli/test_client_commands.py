@@ -14,6 +14,7 @@ import pytest
 
 from bems.cli import client
 from bems.embedded.alerting.delivery import NotDelivered
+from bems.embedded.api import views
 from bems.tracker.actions import Alert
 from tests.cli.worlds import Asked, Play, Said, World, event, run, running
 from tests.waiting import until
@@ -107,6 +108,30 @@ def test_an_invoice_in_json_is_what_the_cell_answered(finance: World) -> None:
     assert (answer["invoice_id"], answer["status"]) == ("4711", "Posted")
     assert {"transitions", "executions", "outcomes"} <= set(answer)
     assert "Posted: through all four stages" in " ".join(finance.bems("invoice", "4711").out.split())
+
+
+def test_a_long_history_is_read_to_its_end(finance: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = finance.bems("invoice", "INV/1", "--json").json["executions"]
+    assert len(whole[0]["history"]) > 12
+    assert whole[0]["next_cursor"] is None
+    monkeypatch.setattr(views, "HISTORY_EVENTS", 5)
+    monkeypatch.setattr(client, "PAGE", 4)
+    assert finance.bems("invoice", "INV/1", "--json").json["executions"] == whole
+    shown = finance.bems("invoice", "INV/1", "--history").out
+    assert shown.count("StateEntered") >= 3
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_what_may_be_answered_another_time_is_asked_again(
+    play: Play, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PAUSES", (0.0, 0.0))
+    played = play(lambda _: Said(status, b"<html>") if len(played.asked) < 2 else Said(200, {"items": []}))
+    assert run("alerts", BEMS_URL=played.url).code == 0
+    assert len(played.asked) == 2
+    late = play(lambda _: Said(status, {"detail": "later"}, {"Retry-After": "60"}))
+    assert "later" in run("alerts", BEMS_URL=late.url).mistake(1)
+    assert len(late.asked) == 1, "nobody is kept waiting for a minute"
 
 
 @pytest.mark.parametrize("id", ["nope", "..", "a/../b", "%2e%2e", "a?b#c"])

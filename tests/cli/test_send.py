@@ -153,6 +153,7 @@ def test_what_fails_in_passing_is_tried_again(play: Play, monkeypatch: pytest.Mo
         Said(408, {"detail": "slow"}, {"connection": "close"}),
         None,
         Said(502, b"<html>Bad Gateway</html>"),
+        Said(504, b"<html>Gateway Timeout</html>"),
         Said(500, {"detail": "oh"}),
     ]
     asked_at: list[float] = []
@@ -167,10 +168,10 @@ def test_what_fails_in_passing_is_tried_again(play: Play, monkeypatch: pytest.Mo
         stdin=lines(event("a"), event("b")),
     )
     assert sent.code == 0
-    assert (sent.json["events"]["accepted"], sent.json["requests"]["repeated"]) == (2, 6)
+    assert (sent.json["events"]["accepted"], sent.json["requests"]["repeated"]) == (2, 7)
     assert asked_at[2] - asked_at[1] >= (batch == "1")
     told = sent.err.splitlines()
-    assert len(told) == 5  # 429 is no trouble, only a wish for less
+    assert len(told) == 6  # 429 is no trouble, only a wish for less
     assert told[0] == f"bems: {played.url}/prod: later; tried again for up to 300 seconds"
     assert {asked.path for asked in played.asked} == {"/prod/invoices/ingestion" + ("/batch" if batch == "100" else "")}
 

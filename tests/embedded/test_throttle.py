@@ -30,6 +30,25 @@ def test_what_is_given_back_can_be_taken() -> None:
     assert [bucket.take(0.0), bucket.take(0.0)] == [0, 1]
 
 
+def test_a_batch_takes_as_many_as_it_has_events() -> None:
+    bucket = Bucket(Rate(10, 100), 0.0)
+    assert bucket.take(0.0) == 0
+    assert bucket.take_batch(0.0, 60) == 0
+    assert bucket.take(0.0) == 0
+    assert bucket.take_batch(0.0, 60) == pytest.approx((60 - 39) / 10), "and nothing was taken"
+    assert bucket.take_batch(0.0, 40) == 0
+    assert bucket.take(0.0) == 0.1
+
+
+def test_a_batch_beyond_the_burst_needs_a_full_bucket_and_is_made_up_for() -> None:
+    bucket = Bucket(Rate(10, 5), 0.0)
+    assert bucket.take(0.0) == 0
+    assert bucket.take_batch(0.0, 25) == 0
+    assert bucket.take(0.0) == pytest.approx(2.1)
+    assert bucket.take(2.2) == 0
+    assert bucket.take_batch(2.2, 25) > 0
+
+
 @given(
     st.integers(1, 1000),
     st.integers(1, 1000),

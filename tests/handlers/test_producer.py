@@ -129,6 +129,21 @@ def test_only_json_is_taken(cloud: Cloud, headers: Any) -> None:
     assert (answer["statusCode"], answer["headers"]["accept"]) == (415, "application/json")
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
+def test_an_encoded_body_is_refused_by_its_encoding(cloud: Cloud, encoding: str) -> None:
+    headers = {"content-type": "application/json", "Content-Encoding": encoding}
+    answer = cloud.post("posting", body(), more={"headers": headers})
+    assert (answer["statusCode"], answer["headers"]["accept-encoding"]) == (415, "identity")
+    assert f'"{encoding}"' in content(answer)["detail"]
+    plain = {"content-type": "application/json", "Content-Encoding": "identity"}
+    assert cloud.post("posting", body(), more={"headers": plain})["statusCode"] == 202
+
+
+def test_no_answer_is_kept_by_a_cache(cloud: Cloud) -> None:
+    answers = [cloud.post("posting", body()), cloud.post("posting", {}), cloud.post("posting", body(), batch=True)]
+    assert {answer["headers"]["cache-control"] for answer in answers} == {"no-store"}
+
+
 @pytest.mark.parametrize(
     ("more", "status"),
     [

@@ -109,6 +109,7 @@ def test_what_the_gateway_answers_is_problem_json(cell: Template) -> None:
         headers = answer["ResponseParameters"]
         assert answer.get("StatusCode") == status
         assert headers["gatewayresponse.header.Content-Type"] == "'application/problem+json'"
+        assert headers["gatewayresponse.header.Cache-Control"] == "'no-store'"
         assert headers.get("gatewayresponse.header.Retry-After") == retry
         (template,) = answer["ResponseTemplates"].values()
         # As API Gateway fills it in: the message comes with its quotes.

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 
 from bems.embedded.keys import Key, Keys
 from bems.embedded.throttle import Bucket
@@ -19,19 +19,45 @@ ACT: Roles = frozenset(("operator", "admin"))
 ADMINISTER: Roles = frozenset(("admin",))
 
 
+def find_key(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """The key that the headers present, in x-api-key or as `Authorization: Bearer`; None where there is none.
+
+    Where both are sent, they have to be the same: of two different keys none is chosen, and b"" is no key.
+    An Authorization of another scheme, which a proxy may have asked for, is not looked at.
+    """
+    text = headers.get(b"x-api-key")
+    authorization = headers.get(b"authorization")
+    if authorization is None:
+        return text
+    scheme, _, token = authorization.partition(b" ")
+    if scheme.lower() != b"bearer":
+        return text
+    token = token.strip()
+    return token if text is None or text == token else b""
+
+
 class Access:
-    """Admits requests by the key in their header x-api-key. It belongs to the event loop's thread."""
+    """Admits requests by the key that they present. It belongs to the event loop's thread."""
 
     def __init__(self, keys: Keys, limits: Limits, seconds: Callable[[], float] = time.monotonic) -> None:
         self._keys, self._limits, self._seconds = keys, limits, seconds
         self._buckets: dict[tuple[str, Stage | None], Bucket] = {}
 
-    def admit(self, text: bytes | None, may: Roles, stage: Stage | None = None) -> Key | HttpAnswer:
-        """The key, or the answer to give. `text` is the header; `stage` the one that is sent to."""
+    def admit(
+        self, text: bytes | None, may: Roles, stage: Stage | None = None, batch: int | None = None
+    ) -> Key | HttpAnswer:
+        """The key, or the answer to give. `text` is what `find_key` found; `stage` the one that is sent to.
+
+        A batch is admitted twice: as a request before it is read, and then as the `batch` of so many events that it has
+        turned out to be, each of which costs what an event alone does. That is for all of it or for nothing; the
+        request has been paid for either way.
+        """
         key = self._keys.check(text.decode("latin-1")) if text is not None else None
         if key is None or key.role not in may:
             return forbidden()
         now = self._seconds()
+        if batch is not None and stage is not None:
+            return self._charge(key, stage, batch, now)
         bucket = self._bucket(key, None, now)
         wait = bucket.take(now)
         if not wait and stage is not None:
@@ -39,6 +65,19 @@ class Access:
             if wait:
                 bucket.give_back()
         return throttled(math.ceil(wait)) if wait else key
+
+    def _charge(self, key: Key, stage: Stage, count: int, now: float) -> Key | HttpAnswer:
+        of_key = self._bucket(key, None, now)
+        wait = of_key.take_batch(now, count)
+        if not wait:
+            wait = self._bucket(key, stage, now).take_batch(now, count)
+            if wait:
+                of_key.give_back(count - 1)
+        return throttled(math.ceil(wait), f"{count} events are more than this key may send now") if wait else key
+
+    def is_in_force(self, key: Key) -> bool:
+        """Whether a key that was admitted still is one."""
+        return self._keys.is_in_force(key.id)
 
     def _bucket(self, key: Key, stage: Stage | None, now: float) -> Bucket:
         bucket = self._buckets.get((key.id, stage))

@@ -16,17 +16,19 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from bems.embedded.api import views
-from bems.embedded.api.access import LOOK, Access
-from bems.embedded.api.bodies import Gone, closing, read_body, read_headers, respond
+from bems.embedded.api.access import LOOK, Access, find_key
+from bems.embedded.api.bodies import Gone, Unfinished, closing, read_body, read_headers, respond
 from bems.embedded.api.intake import PATHS, Intake
 from bems.embedded.api.landing import Landing
 from bems.embedded.api.metrics import CONTENT_TYPE, Metrics
 from bems.embedded.api.openapi import document
 from bems.embedded.api.operations import OPERATIONS, Ask, Operation
 from bems.embedded.api.parts import Parts
+from bems.embedded.api.protocol import CONNECTION
 from bems.embedded.api.queries import NoQuery, read_query
 from bems.embedded.keys import Key
 from bems.embedded.reader import Counts, StoreFailed, StoreLost, Total
+from bems.embedded.readers import Dropped, KeyBusy
 from bems.embedded.writer import Busy, Stopped
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer
@@ -49,7 +51,10 @@ class Api:
         self._access = Access(parts.keys, parts.limits)
         self._metrics = Metrics()
         self._landing = Landing(parts.writer, asyncio.get_running_loop())
-        self._intake = Intake(self._landing, parts.clock, self._access, self._metrics, parts.limits.max_batch)
+        self._unfinished = Unfinished()
+        self._intake = Intake(
+            self._landing, parts.clock, self._access, self._metrics, parts.limits.max_batch, self._unfinished
+        )
         self._document = msgspec.json.encode(document())
         self._paths: dict[str, list[Operation]] = {}
         for operation in OPERATIONS:
@@ -81,14 +86,22 @@ class Api:
         """An endpoint whose failures are answered, and which is counted."""
 
         async def answered(request: Request) -> Response:
+            connection = request.scope[CONNECTION]
+            if request.method in ("GET", "HEAD"):
+                # What only looks is given up where nobody is left who waits for it; what acts is done to its end.
+                connection.question = asyncio.current_task()
             try:
                 answer = await endpoint(request)
             except Gone:
                 answer = answers.timed_out()
             except Busy:
                 answer = answers.unavailable(1)
+            except KeyBusy as busy:
+                answer = answers.throttled(1, str(busy))
+            except Dropped:
+                answer = answers.forbidden()
             except asyncio.CancelledError:
-                # The server ends, and this took too long.
+                # The server ends, and this took too long; or whoever asked has hung up.
                 answer = closing(answers.unavailable())
             except (Stopped, StoreFailed, apsw.Error) as error:
                 log.error("%s %s could not be answered: %s", request.method, show(request.scope["path"]), error)
@@ -96,6 +109,8 @@ class Api:
             except Exception:
                 log.exception("%s %s failed", request.method, show(request.scope["path"]))
                 answer = answers.failed()
+            finally:
+                connection.question = None
             return self._response(request.method, answer)
 
         return answered
@@ -129,7 +144,7 @@ class Api:
 
     async def _answer(self, operation: Operation, request: Request) -> HttpAnswer:
         headers = read_headers(request.scope["headers"])
-        key = self._access.admit(headers.get(b"x-api-key"), operation.may)
+        key = self._access.admit(find_key(headers), operation.may)
         if isinstance(key, HttpAnswer):
             return key
         query: Any = read_query(request.scope["query_string"], operation.query)
@@ -140,17 +155,20 @@ class Api:
             content_type = headers.get(b"content-type", b"").decode("latin-1")
             if not answers.is_json(content_type):
                 return answers.unsupported_media_type(content_type)
-            read = await read_body(headers, request.receive, REQUEST_LIMIT)
+            read = await read_body(headers, request.receive, REQUEST_LIMIT, self._unfinished, key)
             if isinstance(read, HttpAnswer):
                 return read
             body = read
         target = request.path_params.get("target", "")
-        return await operation.handler(Ask(self._parts, self._landing, key, query, target, body))
+        answer = await operation.handler(Ask(self._parts, self._landing, key, query, target, body))
+        if operation.method == "GET" and not self._access.is_in_force(key):
+            # It was revoked while this was looked up.
+            return answers.forbidden()
+        return answer
 
     async def _health(self, request: Request) -> HttpAnswer:
         """Why something fails tells of addresses and files: that is for those with a key."""
-        key = request.headers.get("x-api-key")
-        told = key is not None and isinstance(self._admit(request), Key)
+        told = find_key(read_headers(request.scope["headers"])) is not None and isinstance(self._admit(request), Key)
 
         def state(failing: str | None) -> str:
             return "ok" if not failing else failing if told else "failing"
@@ -168,7 +186,7 @@ class Api:
         return HttpAnswer(503, {**answer.headers, "retry-after": "5"}, answer.body) if failing else answer
 
     def _admit(self, request: Request) -> Key | HttpAnswer:
-        return self._access.admit(read_headers(request.scope["headers"]).get(b"x-api-key"), LOOK)
+        return self._access.admit(find_key(read_headers(request.scope["headers"])), LOOK)
 
     async def _openapi(self, _: Request) -> HttpAnswer:
         return HttpAnswer(200, {"content-type": answers.JSON}, self._document)
@@ -180,7 +198,9 @@ class Api:
         query = read_query(request.scope["query_string"], NoQuery)
         if isinstance(query, Refusal):
             return answers.refused(query)
-        gauges = await self._parts.readers.ask(lambda reader: list(self._gauges(reader.counts(), reader.totals())))
+        gauges = await self._parts.readers.ask(
+            lambda reader: list(self._gauges(reader.counts(), reader.totals())), key.id
+        )
         return HttpAnswer(200, {"content-type": CONTENT_TYPE}, self._metrics.write(lambda: gauges))
 
     def _gauges(self, counts: Counts, totals: list[Total]) -> Iterator[Gauge]:

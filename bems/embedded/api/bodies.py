@@ -1,15 +1,19 @@
 """Bodies: what a request carries, read up to a limit, and the answer that is sent back."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
 
 from starlette.types import Receive, Send
 
-from bems.tracker.answers import HttpAnswer, timed_out, too_large
+from bems.tracker.answers import HttpAnswer, problem, timed_out, too_large, unavailable, unsupported_encoding
+from bems.tracker.wording import show
 
 BODY_SECONDS = 20.0
 """So long a sender may take for a body, once its headers are there."""
 
+UNFINISHED_BYTES, KEY_UNFINISHED_BYTES = 128 * 1024 * 1024, 32 * 1024 * 1024
+"""Bytes of bodies that have not come whole yet, of all keys together and of each; beyond them the answer is 503."""
 
 DRAINED = 8 * 1024 * 1024
 """Bytes of a body that is too large are read to their end nevertheless: who is still sending does not look for an
@@ -31,11 +35,35 @@ def read_headers(sent: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return headers
 
 
-async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes | HttpAnswer:
-    """The body, or what to answer: 413 for more than `limit` bytes, 408 if it does not come. Raises Gone."""
+class Unfinished:
+    """The bytes of bodies that have not come whole yet, by the key that sends them. For one event loop."""
+
+    def __init__(self) -> None:
+        self._of: Counter[Hashable] = Counter()
+        self._all = 0
+
+    def add(self, key: Hashable, size: int) -> bool:
+        """So many more of that key; whether there is room for them."""
+        self._all += size
+        self._of[key] += size
+        if not self._of[key]:
+            del self._of[key]
+        return self._all <= UNFINISHED_BYTES and self._of[key] <= KEY_UNFINISHED_BYTES
+
+
+async def read_body(
+    headers: Mapping[bytes, bytes], receive: Receive, limit: int, unfinished: Unfinished, key: Hashable
+) -> bytes | HttpAnswer:
+    """The body, or what to answer: 413 for more than `limit` bytes, 408 if it does not come, 503 if too much is on its
+    way already, 415 and 400 if it is encoded. Raises Gone."""
+    if b"content-encoding" in headers or b"transfer-encoding" in headers:
+        refused = _refuse_encoding(headers)
+        if refused is not None:
+            return refused
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > (limit if b"expect" in headers else DRAINED):
         return closing(too_large(limit))
+    held = 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
             message = await receive()
@@ -48,6 +76,13 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int
                     return closing(too_large(limit))
                 if size > limit:
                     pieces.clear()
+                    unfinished.add(key, -held)
+                    held = 0
+                else:
+                    came = size - held
+                    held = size
+                    if not unfinished.add(key, came):
+                        return closing(unavailable(1, "too many bodies are on their way"))
                 if not message.get("more_body"):
                     return b"".join(pieces) if size <= limit else too_large(limit)
                 message = await receive()
@@ -56,7 +91,20 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int
                 size += len(piece)
     except TimeoutError:
         return timed_out()
+    finally:
+        if held:
+            unfinished.add(key, -held)
     raise Gone
+
+
+def _refuse_encoding(headers: Mapping[bytes, bytes]) -> HttpAnswer | None:
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
+    if encoding.strip().lower() != "identity":
+        return unsupported_encoding(encoding)
+    transfer = headers.get(b"transfer-encoding", b"chunked").decode("latin-1")
+    if transfer.strip().lower() != "chunked":
+        return closing(problem(400, f"the Transfer-Encoding {show(transfer)} is not accepted: use chunked"))
+    return None
 
 
 def closing(answer: HttpAnswer) -> HttpAnswer:

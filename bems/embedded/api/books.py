@@ -54,13 +54,13 @@ class Books(Struct, frozen=True):
     balanced: bool | None
 
 
-async def balance(parts: Parts) -> Books:
-    """The books as they are now."""
-    counts, totals = await parts.readers.ask(_count)
+async def balance(parts: Parts, key: str) -> Books:
+    """The books as they are now. `key` is the id of the key that asks."""
+    counts, totals = await parts.readers.ask(_count, key)
     fed = parts.analytics.watermark
-    kinds, backlog = await parts.readers.run(lambda: _count_series(parts.analytics))
+    kinds, backlog = await parts.readers.run(lambda: _count_series(parts.analytics), key)
     # DuckDB had all of a store that did not change while it was asked: only then is what differs a difference.
-    still = fed == counts.transitions and await parts.readers.ask(lambda reader: reader.counts()) == counts
+    still = fed == counts.transitions and await parts.readers.ask(lambda reader: reader.counts(), key) == counts
     differences = find_differences(totals, backlog)
     rows = sum(kinds.values()) if kinds else 0
     applied, alert_rows = (kinds.get("event", 0), kinds.get("alert", 0)) if kinds else (0, 0)

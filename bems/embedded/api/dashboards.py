@@ -12,7 +12,7 @@ from bems.embedded.dashboards import DASHBOARDS
 from bems.embedded.time_series import NotOpen
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer
-from bems.tracker.instants import DAY, bounded, from_datetime, render
+from bems.tracker.instants import DAY, Instant, bounded, from_datetime, render
 from bems.tracker.wording import show
 
 log = logging.getLogger(__name__)
@@ -45,21 +45,23 @@ def names() -> list[Name]:
     return [Name(name, one.summary) for name, one in DASHBOARDS.items()]
 
 
-async def look(parts: Parts, name: str, query: DashboardQuery) -> HttpAnswer:
-    """What it shows now."""
+async def look(parts: Parts, name: str, query: DashboardQuery, key: str) -> HttpAnswer:
+    """What it shows now. `key` is the id of the key that asks."""
     if name not in DASHBOARDS:
         return answers.not_found(f"there is no dashboard {show(name)}: ask for one of {', '.join(DASHBOARDS)}")
     # Now is past as soon as it is asked for: its hour too, if it begins one.
     until = parts.clock.now() + 1 if query.until is None else bounded(from_datetime(query.until))
     since = bounded(until - DAYS * DAY if query.since is None else from_datetime(query.since))
     try:
-        rows = await parts.readers.run(
-            lambda: dashboards.ask(parts.analytics, name, since, until, query.by, dashboards.MAX_ROWS + 1)
-        )
+        return await parts.readers.run(lambda: _show(parts, name, since, until, query), key)
     except NotOpen as closed:
         return answers.unavailable(1, str(closed))
     except duckdb.Error as error:
         log.error("the dashboard %s could not be answered: %s", name, error)
         return answers.unavailable(why="DuckDB cannot answer, and the cell's log says why")
+
+
+def _show(parts: Parts, name: str, since: Instant, until: Instant, query: DashboardQuery) -> HttpAnswer:
+    rows = dashboards.ask(parts.analytics, name, since, until, query.by, dashboards.MAX_ROWS + 1)
     kept, columns = rows[-dashboards.MAX_ROWS :], DASHBOARDS[name].columns
     return answers.content(200, Rows(name, render(since), render(until), columns, kept, len(kept) < len(rows)))

@@ -10,8 +10,8 @@ import time
 
 from starlette.types import Receive, Scope, Send
 
-from bems.embedded.api.access import SEND, Access
-from bems.embedded.api.bodies import Gone, closing, read_body, read_headers, respond
+from bems.embedded.api.access import SEND, Access, find_key
+from bems.embedded.api.bodies import Gone, Unfinished, closing, read_body, read_headers, respond
 from bems.embedded.api.landing import Landing
 from bems.embedded.api.metrics import Metrics
 from bems.embedded.reader import StoreFailed, StoreLost
@@ -34,7 +34,16 @@ PATHS: dict[str, tuple[Stage, bool]] = {
 class Intake:
     """Takes events, and answers when they are durable. It belongs to the event loop in which it is made."""
 
-    def __init__(self, landing: Landing, clock: Clock, access: Access, metrics: Metrics, max_batch: int) -> None:
+    def __init__(
+        self,
+        landing: Landing,
+        clock: Clock,
+        access: Access,
+        metrics: Metrics,
+        max_batch: int,
+        unfinished: Unfinished | None = None,
+    ) -> None:
+        self._unfinished = unfinished or Unfinished()
         self._clock, self._access, self._metrics = clock, access, metrics
         self._max_batch = max_batch
         self._landing = landing
@@ -58,13 +67,15 @@ class Intake:
         await respond(send, answer)
 
     async def _answer(self, stage: Stage, batch: bool, headers: dict[bytes, bytes], receive: Receive) -> HttpAnswer:
-        admitted = self._access.admit(headers.get(b"x-api-key"), SEND, stage)
+        text = find_key(headers)
+        admitted = self._access.admit(text, SEND, stage)
         if isinstance(admitted, HttpAnswer):
             return admitted
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         if not answers.is_json(content_type):
             return answers.unsupported_media_type(content_type)
-        body = await read_body(headers, receive, BATCH_LIMIT if batch else EVENT_LIMIT)
+        limit = BATCH_LIMIT if batch else EVENT_LIMIT
+        body = await read_body(headers, receive, limit, self._unfinished, admitted)
         if isinstance(body, HttpAnswer):
             return body
         if self._landing.full:
@@ -72,7 +83,7 @@ class Intake:
             self._count(stage, "unavailable")
             return answers.unavailable(1)
         begun = time.perf_counter()
-        answer = await (self._batch(stage, body) if batch else self._event(stage, body))
+        answer = await (self._batch(stage, body, text) if batch else self._event(stage, body))
         self._metrics.seconds.observe(time.perf_counter() - begun)
         return answer
 
@@ -92,10 +103,14 @@ class Intake:
             return answers.duplicate(event.event_id)
         return answers.conflict(event.event_id)
 
-    async def _batch(self, stage: Stage, body: bytes) -> HttpAnswer:
+    async def _batch(self, stage: Stage, body: bytes, key: bytes | None) -> HttpAnswer:
         read = read_batch(stage, body, self._clock.now(), self._max_batch)
         if isinstance(read, Refusal):
             return answers.refused(read)
+        if len(read) > 1:
+            admitted = self._access.admit(key, SEND, stage, len(read))
+            if isinstance(admitted, HttpAnswer):
+                return admitted
         submitted = [self._submit(event) if isinstance(event, Event) else event for event in read]
         results = []
         for event, answer in zip(read, submitted, strict=True):

@@ -23,17 +23,25 @@ _MEANING = {
     201: "It was made.",
     202: "The event is durable, and visible. A duplicate was so before.",
     207: "One result per event, in their order.",
-    400: "It is not valid; `errors` names every fault.",
-    403: "No key, a wrong one, or one whose role may not.",
+    400: "It is not valid; `errors` names every fault. Or it is no request: it has no Host header, or more than one.",
+    403: "No key, a wrong one, two that differ, or one whose role may not.",
     404: "There is none.",
     408: "The body did not come in time.",
     409: "It contradicts what is already there.",
     413: "Too large.",
-    415: "The Content-Type is not application/json.",
-    429: "Too many requests with this key.",
+    415: "The Content-Type is not application/json, or there is a Content-Encoding; `detail` names it.",
+    429: "Too many events or questions with this key; others are served. A repeat is harmless.",
     500: "A fault of the cell's.",
     503: "The cell cannot take it now. A repeat is harmless.",
 }
+_ABOUT = """Invoices from ingestion to posting: send events, see what became of them, act.
+
+A key is sent as `x-api-key` or as `Authorization: Bearer`. Where both are sent and differ, the answer is 403.
+
+Send again, as late as `Retry-After` says, what is answered 429 or 503, and what a proxy before the cell answers 502
+or 504: a repeat is harmless. No answer is to be kept: each has `Cache-Control: no-store`."""
+_NO_STORE = {"Cache-Control": {"$ref": "#/components/headers/CacheControl"}}
+_WITH_KEY: list[dict[str, list[str]]] = [{"key": []}, {"bearer": []}]
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
 
 _INVOICE_OF_THE_EVENT = {"operationId": "getInvoice", "parameters": {"target": "$request.body#/invoice_id"}}
@@ -119,13 +127,17 @@ def document() -> Document:
         "info": {
             "title": "BEMS",
             "version": version("bems"),
-            "description": "Invoices from ingestion to posting: send events, see what became of them, act.",
+            "description": _ABOUT,
         },
-        "security": [{"key": []}],
+        "security": _WITH_KEY,
         "paths": paths,
         "components": {
             "schemas": dict(sorted(whole.items())),
-            "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "x-api-key"}},
+            "headers": {"CacheControl": {"description": "Of every answer.", "schema": {"const": "no-store"}}},
+            "securitySchemes": {
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            },
         },
     }
 
@@ -182,9 +194,9 @@ def _parameters(query: type[Struct]) -> list[Document]:
 
 def _health(schema: Document) -> Document:
     described = _open_to_all("getHealth", "Whether the cell works", schema, (200, 503))
-    described["responses"]["503"]["headers"] = _RETRY_AFTER
+    described["responses"]["503"]["headers"] |= _RETRY_AFTER
     # A key is welcome, and not needed.
-    described["security"] = [{}, {"key": []}]
+    described["security"] = [{}, *_WITH_KEY]
     return described
 
 
@@ -199,13 +211,13 @@ def _metrics() -> Document:
 
 
 def _answer(code: int, schema: Document, media_type: str = JSON) -> Document:
-    return {"description": _MEANING[code], "content": {media_type: {"schema": schema}}}
+    return {"description": _MEANING[code], "headers": {**_NO_STORE}, "content": {media_type: {"schema": schema}}}
 
 
 def _problems(codes: Any) -> Document:
     return {
         str(code): _answer(code, _reference("Problem"), PROBLEM_JSON)
-        | ({"headers": _RETRY_AFTER} if code in (429, 503) else {})
+        | ({"headers": _NO_STORE | _RETRY_AFTER} if code in (429, 503) else {})
         for code in sorted(codes)
     }
 

@@ -6,7 +6,7 @@ The table at the end is the one source of the routes and of the OpenAPI document
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -21,6 +21,7 @@ from bems.embedded.api.queries import (
     DashboardQuery,
     DeadLettersQuery,
     DeliveriesQuery,
+    HistoryQuery,
     InvoicesQuery,
     NoQuery,
     Number,
@@ -42,6 +43,8 @@ from bems.tracker.projection import WAITS_FOR
 from bems.tracker.requests import AnyCommandRequest, KeyRequest, RedriveRequest, read_command, read_request
 from bems.tracker.wording import show
 
+T = TypeVar("T")
+
 MOST_REDRIVEN = 1_000
 """So many dead letters are handled by one request at most."""
 
@@ -56,6 +59,10 @@ class Ask:
     query: Any
     target: str
     body: bytes
+
+    async def read(self, question: Callable[[Reader], T]) -> T:
+        """What the question answers, as one of this key's."""
+        return await self.parts.readers.ask(question, self.key.id)
 
 
 Handler = Callable[[Ask], Awaitable[HttpAnswer]]
@@ -125,12 +132,30 @@ class NewKey(Struct, frozen=True):
 
 
 async def get_invoice(ask: Ask) -> HttpAnswer:
-    def look(reader: Reader) -> views.InvoiceDetails | None:
+    # Answers are written where they are read: a long one would hold up the event loop.
+    def look(reader: Reader) -> HttpAnswer:
         record = reader.record(ask.target)
-        return views.view_details(record, reader, Histories(ask.parts.machine, reader)) if record else None
+        if record is None:
+            return answers.not_found(f"there is no invoice {show(ask.target)}")
+        return answers.content(200, views.view_details(record, reader, Histories(ask.parts.machine, reader)))
 
-    details = await ask.parts.readers.ask(look)
-    return answers.content(200, details) if details else answers.not_found(f"there is no invoice {show(ask.target)}")
+    return await ask.read(look)
+
+
+async def get_history(ask: Ask) -> HttpAnswer:
+    query: HistoryQuery = ask.query
+    after = read_cursor(query.cursor, views.history_list(ask.target), Number)
+    if isinstance(after, Refusal):
+        return answers.refused(after)
+
+    def look(reader: Reader) -> HttpAnswer:
+        if reader.execution(ask.target) is None:
+            return answers.not_found(f"there is no execution {show(ask.target)}")
+        histories = Histories(ask.parts.machine, reader)
+        events, cursor = views.view_history(ask.target, histories, after[0] if after else 0, query.limit)
+        return answers.content(200, Page(events, cursor))
+
+    return await ask.read(look)
 
 
 async def list_invoices(ask: Ask) -> HttpAnswer:
@@ -146,7 +171,7 @@ async def list_invoices(ask: Ask) -> HttpAnswer:
     if isinstance(behind, Refusal):
         return answers.refused(behind)
 
-    def look(reader: Reader) -> Page[views.Invoice]:
+    def look(reader: Reader) -> HttpAnswer:
         if query.stuck:
             since, after = behind or (-1, "")
             records = reader.stuck(statuses=statuses, mark=query.mark, after=(since, after), limit=query.limit)
@@ -159,9 +184,9 @@ async def list_invoices(ask: Ask) -> HttpAnswer:
             waiting = last.wait if query.stuck else None
             place = ("stuck", waiting.since) if waiting else ("ids",)
             cursor = write_cursor(*place, last.invoice_id)
-        return Page([views.view_invoice(record, reader) for record in records], cursor)
+        return answers.content(200, Page([views.view_invoice(record, reader) for record in records], cursor))
 
-    return answers.content(200, await ask.parts.readers.ask(look))
+    return await ask.read(look)
 
 
 async def list_alerts(ask: Ask) -> HttpAnswer:
@@ -169,7 +194,7 @@ async def list_alerts(ask: Ask) -> HttpAnswer:
     before = read_cursor(query.cursor, "alerts", Number)
     if isinstance(before, Refusal):
         return answers.refused(before)
-    alerts = await ask.parts.readers.ask(
+    alerts = await ask.read(
         lambda reader: reader.newest_alerts(
             invoice_id=query.invoice_id,
             stage=query.stage,
@@ -187,7 +212,7 @@ async def list_commands(ask: Ask) -> HttpAnswer:
     before = read_cursor(query.cursor, "commands", Number)
     if isinstance(before, Refusal):
         return answers.refused(before)
-    entries = await ask.parts.readers.ask(
+    entries = await ask.read(
         lambda reader: reader.audit(
             invoice_id=query.invoice_id, before=before[0] if before else None, limit=query.limit
         )
@@ -205,7 +230,7 @@ async def command(ask: Ask) -> HttpAnswer:
         return answers.content(200, Accepted(read.id, receipt.result))
     if receipt.result == "conflict":
         return answers.problem(409, f"another command with the id {read.id} came before: use an id only once")
-    known = await ask.parts.readers.ask(lambda reader: reader.record(read.invoice_id))
+    known = await ask.parts.readers.ask_first(lambda reader: reader.record(read.invoice_id))
     return answers.problem(409, receipt.reason) if known else answers.not_found(receipt.reason)
 
 
@@ -214,7 +239,7 @@ async def list_dead_letters(ask: Ask) -> HttpAnswer:
     after = read_cursor(query.cursor, "letters", str)
     if isinstance(after, Refusal):
         return answers.refused(after)
-    letters = await ask.parts.readers.ask(
+    letters = await ask.read(
         lambda reader: reader.letters(
             invoice_id=query.invoice_id,
             error=query.error,
@@ -233,7 +258,7 @@ async def redrive(ask: Ask) -> HttpAnswer:
         return answers.refused(request)
     wanted, more = list(dict.fromkeys(request.event_ids or ())), False
     if request.event_ids is None or request.invoice_id or request.error:
-        matching = await ask.parts.readers.ask(lambda reader: _matching(reader, request))
+        matching = await ask.read(lambda reader: _matching(reader, request))
         more, wanted = len(matching) > MOST_REDRIVEN, matching[:MOST_REDRIVEN]
     receipts = await asyncio.gather(*[ask.landing.hand_in(Redrive(event_id)) for event_id in wanted])
     done = [event_id for event_id, receipt in zip(wanted, receipts, strict=True) if receipt.result == "accepted"]
@@ -266,7 +291,9 @@ async def list_deliveries(ask: Ask) -> HttpAnswer:
         return answers.refused(after)
     seq, destination = after or (-1, "")
     deliveries = ask.parts.deliveries
-    entries = await ask.parts.readers.run(lambda: deliveries.entries(query.state, query.limit, (seq, destination)))
+    entries = await ask.parts.readers.run(
+        lambda: deliveries.entries(query.state, query.limit, (seq, destination)), ask.key.id
+    )
     shown = [
         Delivery(
             entry.alert.id,
@@ -286,12 +313,12 @@ async def list_deliveries(ask: Ask) -> HttpAnswer:
 
 
 async def retry_deliveries(ask: Ask) -> HttpAnswer:
-    count = await ask.parts.readers.run(lambda: ask.parts.deliveries.retry())
+    count = await ask.parts.readers.act(lambda: ask.parts.deliveries.retry())
     return answers.content(200, Retried(count))
 
 
 async def get_books(ask: Ask) -> HttpAnswer:
-    return answers.content(200, await books.balance(ask.parts))
+    return answers.content(200, await books.balance(ask.parts, ask.key.id))
 
 
 async def get_policy(ask: Ask) -> HttpAnswer:
@@ -322,7 +349,7 @@ async def list_dashboards(_: Ask) -> HttpAnswer:
 
 
 async def get_dashboard(ask: Ask) -> HttpAnswer:
-    return await dashboards.look(ask.parts, ask.target, ask.query)
+    return await dashboards.look(ask.parts, ask.target, ask.query, ask.key.id)
 
 
 async def list_keys(ask: Ask) -> HttpAnswer:
@@ -335,7 +362,7 @@ async def add_key(ask: Ask) -> HttpAnswer:
         return answers.refused(request)
     parts = ask.parts
     try:
-        key, text = await parts.readers.run(
+        key, text = await parts.readers.act(
             lambda: parts.keys.add(request.name, request.role, ask.key.name, parts.clock.now())
         )
     except KeyRefused as refused:
@@ -346,12 +373,13 @@ async def add_key(ask: Ask) -> HttpAnswer:
 async def revoke_key(ask: Ask) -> HttpAnswer:
     parts = ask.parts
     try:
-        key = await parts.readers.run(lambda: parts.keys.revoke(ask.target, ask.key.name, parts.clock.now()))
+        key = await parts.readers.act(lambda: parts.keys.revoke(ask.target, ask.key.name, parts.clock.now()))
     except KeyRefused as refused:
         return answers.problem(409, str(refused))
-    return (
-        answers.content(200, views.view_key(key)) if key else answers.not_found(f"there is no key {show(ask.target)}")
-    )
+    if key is None:
+        return answers.not_found(f"there is no key {show(ask.target)}")
+    parts.readers.drop(key.id)
+    return answers.content(200, views.view_key(key))
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -362,6 +390,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/invoices/{target}", "getInvoice", "All that is known of an invoice, and its executions' history",
         LOOK, get_invoice, {200: views.InvoiceDetails}, problems=(400, 404),
+    ),
+    Operation(
+        "GET", "/executions/{target}/history", "getHistory", "The history of an execution, the oldest event first",
+        LOOK, get_history, {200: Page[dict[str, Any]]}, HistoryQuery, problems=(400, 404),
     ),
     Operation(
         "GET", "/alerts", "listAlerts", "Alerts, the newest first", LOOK, list_alerts, {200: Page[views.Alert]},

@@ -81,6 +81,13 @@ class CommandsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     cursor: Cursor | None = None
 
 
+class HistoryQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which events of an execution's history; the oldest first."""
+
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
 class DeadLettersQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """Which dead letters, in the order of their event ids."""
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, structs
 
+from bems.embedded.api.queries import write_cursor
 from bems.embedded.histories import Histories
 from bems.embedded.keys import Key as StoredKey
 from bems.embedded.reader import Reader
@@ -23,6 +24,10 @@ from bems.tracker.transitions import TransitionKind
 
 MOST_RUNS = 10
 """So many executions of an invoice are shown with their history, the newest ones."""
+
+
+HISTORY_EVENTS = 100
+"""So many events of each of them, the first ones; a page of its own has the others."""
 
 
 class Waiting(Struct, frozen=True, omit_defaults=True):
@@ -104,12 +109,14 @@ class Alert(Struct, frozen=True, omit_defaults=True):
 
 
 class Execution(Struct, frozen=True):
-    """A run of the state machine, with its history as GetExecutionHistory gives it."""
+    """A run of the state machine, with the beginning of its history as GetExecutionHistory gives it. `next_cursor` asks
+    `/executions/{name}/history` for the rest; null: this is all."""
 
     name: str
     run: int
     status: str
     history: list[dict[str, Any]]
+    next_cursor: str | None = None
 
 
 class Command(Struct, frozen=True, omit_defaults=True):
@@ -226,7 +233,19 @@ def _executions(record: InvoiceRecord, reader: Reader, histories: Histories) -> 
         name = execution_name(record.invoice_id, run)
         execution = reader.execution(name)
         if execution is not None:
-            yield Execution(name, run, execution.status, histories.of(name))
+            yield Execution(name, run, execution.status, *view_history(name, histories, 0, HISTORY_EVENTS))
+
+
+def history_list(name: str) -> str:
+    """What the cursors of an execution's history are of."""
+    return f"history of {name}"
+
+
+def view_history(name: str, histories: Histories, after: int, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+    """A page of the execution's history, behind so many events; and the cursor of the next one, if there is more."""
+    events = histories.of(name, after, limit + 1)
+    more = len(events) > limit
+    return events[:limit], write_cursor(history_list(name), after + limit) if more else None
 
 
 def view_transition(row: Row) -> Transition:

@@ -24,6 +24,7 @@ MATRIX: dict[tuple[str, str], set[str]] = {
     ("GET", "/invoices/{target}"): LOOK,
     ("GET", "/invoices/ingestion"): LOOK,
     ("GET", "/invoices/ingestion/batch"): LOOK,
+    ("GET", "/executions/{target}/history"): LOOK,
     ("GET", "/alerts"): LOOK,
     ("GET", "/commands"): LOOK,
     ("POST", "/commands"): ACT,

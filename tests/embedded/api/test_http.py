@@ -138,7 +138,7 @@ def test_a_body_that_cannot_be_read_is_a_problem_and_the_end(cell: Cell) -> None
     assert (reply.status, reply.faults, more) == (400, {}, [])
 
 
-@pytest.mark.parametrize("header", ["Host: [", "Host: \u00ff", "Host: a/b?c#d", "Connection: , ,", "A:", "Upgrade: x"])
+@pytest.mark.parametrize("header", ["Connection: , ,", "A:", "Upgrade: x"])
 def test_odd_headers_change_nothing(cell: Cell, header: str) -> None:
     for path, status in (("/healthz", 200), ("/nothing", 404), ("/books", 200)):
         assert [reply.status for reply in raw(cell.port, head("GET", path, cell.keys["admin"], header))] == [status]
