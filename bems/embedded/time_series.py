@@ -53,9 +53,15 @@ TIMESTAMP is in UTC, with microseconds, as it is in Timestream and Athena; the s
 a zone would need pytz to be read.) An amount has up to 18 digits before the point, or up to 4 of them behind it.
 """
 
+MEMORY_MB = (64, 128, 256, 512)
+"""DuckDB keeps what it has read of its file until it has this much memory, so a small limit keeps the cell's memory
+flat. Each is tried when the one before was not enough for a feed or a question; the rest goes to `TEMPORARY`."""
+
+TEMPORARY = ".tmp"
+"""Follows the database's name: the folder of what has no room in memory, beside it."""
+
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 2,
-    "memory_limit": "512MB",
     "max_temp_directory_size": "1GB",
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -107,17 +113,20 @@ class TimeSeries:
     """The database, open. One thread appends to it, and any may ask.
 
     Unusable, or a duckdb.Error, where it cannot be opened. After an error in `append` it is to be closed, which undoes
-    what was begun. `damage` is what a query came upon.
+    what was begun. `damage` is what a query came upon, for which it is to be closed too: that the file is damaged, or
+    that `memory_mb` was not enough, and more may be.
     """
 
-    def __init__(self, path: Path, cell: str, source: Source) -> None:
+    def __init__(self, path: Path, cell: str, source: Source, memory_mb: int = MEMORY_MB[0]) -> None:
         _inspect_files(path)
+        self.memory_mb = memory_mb
         self.damage: duckdb.Error | None = None
         self._cell = cell
         self._changed = threading.Condition()
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
         self._closed = False
-        self._connection = duckdb.connect(str(path), config=_CONFIG)
+        limits = {"memory_limit": f"{memory_mb}MB", "temp_directory": f"{path}{TEMPORARY}"}
+        self._connection = duckdb.connect(str(path), config=_CONFIG | limits)
         try:
             self._execute = self._connection.execute
             self._execute("SET GLOBAL TimeZone = 'UTC'")
@@ -193,7 +202,7 @@ class TimeSeries:
         except duckdb.InterruptException:
             raise NotOpen("the database was closed before it could answer") from None
         except duckdb.Error as error:
-            if tells_of_damage(error):
+            if tells_of_damage(error) or (isinstance(error, duckdb.OutOfMemoryException) and self.more_memory()):
                 self.damage = error
             raise
 
@@ -211,6 +220,10 @@ class TimeSeries:
                 self._cursors.remove(cursor)
                 cursor.close()
                 self._changed.notify()
+
+    def more_memory(self) -> int | None:
+        """The next limit; None where it has all that it may have."""
+        return next((more for more in MEMORY_MB if more > self.memory_mb), None)
 
     def close(self) -> None:
         """Break off what is being asked, and close it. DuckDB then brings its log into the file, if it can."""
