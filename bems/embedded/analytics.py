@@ -21,6 +21,7 @@ from bems.embedded.time_series import (
     Source,
     TimeSeries,
     Unusable,
+    more_memory,
     set_aside,
     tells_of_damage,
 )
@@ -168,8 +169,8 @@ class Analytics:
 
     def _fail(self, error: Exception) -> float:
         """Seconds to wait until the next try, for which all is opened again."""
-        more = self._database.more_memory() if self._database else None
         self._close()
+        more = more_memory(self._memory_mb)
         if isinstance(error, duckdb.OutOfMemoryException) and more:
             log.info("analytics gets %d MB of memory, for %d were not enough", more, self._memory_mb)
             self._memory_mb = more

@@ -202,7 +202,9 @@ class TimeSeries:
         except duckdb.InterruptException:
             raise NotOpen("the database was closed before it could answer") from None
         except duckdb.Error as error:
-            if tells_of_damage(error) or (isinstance(error, duckdb.OutOfMemoryException) and self.more_memory()):
+            if tells_of_damage(error) or (
+                isinstance(error, duckdb.OutOfMemoryException) and more_memory(self.memory_mb)
+            ):
                 self.damage = error
             raise
 
@@ -221,10 +223,6 @@ class TimeSeries:
                 cursor.close()
                 self._changed.notify()
 
-    def more_memory(self) -> int | None:
-        """The next limit; None where it has all that it may have."""
-        return next((more for more in MEMORY_MB if more > self.memory_mb), None)
-
     def close(self) -> None:
         """Break off what is being asked, and close it. DuckDB then brings its log into the file, if it can."""
         with self._changed:
@@ -235,6 +233,11 @@ class TimeSeries:
                 # A query that has not begun is not interrupted: then again.
                 self._changed.wait(0.1)
         self._connection.close()
+
+
+def more_memory(memory_mb: int) -> int | None:
+    """The next limit; None after the last."""
+    return next((more for more in MEMORY_MB if more > memory_mb), None)
 
 
 def tells_of_damage(error: Exception) -> bool:

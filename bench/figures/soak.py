@@ -69,7 +69,7 @@ def measure(folder: Path, minutes: float = MINUTES, rate: float = RATE) -> Itera
         settled = [sample for sample in samples if sample.seconds >= SETTLED_MINUTES * 60]
         yield Figure(
             f"{rate:,.0f} events/s for {minutes:g} minutes, {looked:,} questions meanwhile",
-            f"{takings.accepted:,} accepted, {refused} not; p50 / p99 {takings.latency()}",
+            f"{takings.accepted:,} accepted, {refused} not; {takings.rate:,.0f}/s; p50 / p99 {takings.latency()}",
             "none refused",
             "",
             not refused,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -526,16 +526,19 @@ def test_a_question_that_needs_more_memory_gets_it_the_next_time(tmp_path: Path)
     assert each_once(tmp_path, rows) and asides(tmp_path) == set()
 
 
-def test_a_feed_that_needs_more_memory_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    append, limits = TimeSeries.append, []
+@pytest.mark.parametrize("method", ["append", "_check"])
+def test_what_feeds_or_opens_it_gets_the_memory_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    original, limits = getattr(TimeSeries, method), []
 
-    def hungry(self: TimeSeries, rows: Sequence[tuple[int, Transition]]) -> None:
+    def hungry(self: TimeSeries, *arguments: object) -> object:
         limits.append(self.memory_mb)
         if self.memory_mb < MEMORY_MB[2]:
             raise duckdb.OutOfMemoryException("Out of Memory Error: failed to allocate data")
-        append(self, rows)
+        return original(self, *arguments)
 
-    monkeypatch.setattr(TimeSeries, "append", hungry)
+    monkeypatch.setattr(TimeSeries, method, hungry)
     rows = Rows(5)
     with running(tmp_path, rows) as analytics:
         until(lambda: analytics.watermark == 5)
