@@ -10,7 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-SECTIONS = ("throughput", "open_loop", "storage", "hot_path", "replay", "dashboards", "million", "peers", "faults")
+SECTIONS = (
+    "floor", "throughput", "open_loop", "storage", "hot_path", "replay", "dashboards", "million", "soak",
+    "peers", "faults",
+)  # fmt: skip
 """In the order in which they stand in the file."""
 
 HEAD = """# Results

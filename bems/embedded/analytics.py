@@ -15,7 +15,16 @@ from typing import Any
 
 import duckdb
 
-from bems.embedded.time_series import NotOpen, Source, TimeSeries, Unusable, set_aside, tells_of_damage
+from bems.embedded.time_series import (
+    MEMORY_MB,
+    NotOpen,
+    Source,
+    TimeSeries,
+    Unusable,
+    more_memory,
+    set_aside,
+    tells_of_damage,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +64,7 @@ class Analytics:
         self._every = every
         self._source: Source | None = None
         self._database: TimeSeries | None = None
+        self._memory_mb = MEMORY_MB[0]
         self._watermark = 0
         self._failures = 0
         self._failing: str | None = None
@@ -146,7 +156,7 @@ class Analytics:
         if self._source is None:
             self._source = self._open_source()
         if self._database is None:
-            self._database = TimeSeries(self._path, self._cell, self._source)
+            self._database = TimeSeries(self._path, self._cell, self._source, self._memory_mb)
         if self._database.damage:
             raise self._database.damage
         more = True
@@ -160,6 +170,11 @@ class Analytics:
     def _fail(self, error: Exception) -> float:
         """Seconds to wait until the next try, for which all is opened again."""
         self._close()
+        more = more_memory(self._memory_mb)
+        if isinstance(error, duckdb.OutOfMemoryException) and more:
+            log.info("analytics gets %d MB of memory, for %d were not enough", more, self._memory_mb)
+            self._memory_mb = more
+            return 0
         self._failures += 1
         self._failing = f"{type(error).__name__}: {error}"
         if isinstance(error, Unusable) or tells_of_damage(error):

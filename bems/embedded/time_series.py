@@ -62,9 +62,15 @@ TIMESTAMP is in UTC, with microseconds, as it is in Timestream and Athena; the s
 a zone would need pytz to be read.) An amount has up to 18 digits before the point, or up to 4 of them behind it.
 """
 
+MEMORY_MB = (64, 128, 256, 512)
+"""DuckDB keeps what it has read of its file until it has this much memory, so a small limit keeps the cell's memory
+flat. Each is tried when the one before was not enough for a feed or a question; the rest goes to `TEMPORARY`."""
+
+TEMPORARY = ".tmp"
+"""Follows the database's name: the folder of what has no room in memory, beside it."""
+
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 2,
-    "memory_limit": "512MB",
     "max_temp_directory_size": "1GB",
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -116,17 +122,20 @@ class TimeSeries:
     """The database, open. One thread appends to it, and any may ask.
 
     Unusable, or a duckdb.Error, where it cannot be opened. After an error in `append` it is to be closed, which undoes
-    what was begun. `damage` is what a query came upon.
+    what was begun. `damage` is what a query came upon, for which it is to be closed too: that the file is damaged, or
+    that `memory_mb` was not enough, and more may be.
     """
 
-    def __init__(self, path: Path, cell: str, source: Source) -> None:
+    def __init__(self, path: Path, cell: str, source: Source, memory_mb: int = MEMORY_MB[0]) -> None:
         _inspect_files(path)
+        self.memory_mb = memory_mb
         self.damage: duckdb.Error | None = None
         self._cell = cell
         self._changed = threading.Condition()
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
         self._closed = False
-        self._connection = duckdb.connect(str(path), config=_CONFIG)
+        limits = {"memory_limit": f"{memory_mb}MB", "temp_directory": f"{path}{TEMPORARY}"}
+        self._connection = duckdb.connect(str(path), config=_CONFIG | limits)
         make_private(path)
         try:
             self._execute = self._connection.execute
@@ -221,7 +230,9 @@ class TimeSeries:
         except duckdb.InterruptException:
             raise NotOpen("the database was closed before it could answer") from None
         except duckdb.Error as error:
-            if tells_of_damage(error):
+            if tells_of_damage(error) or (
+                isinstance(error, duckdb.OutOfMemoryException) and more_memory(self.memory_mb)
+            ):
                 self.damage = error
             raise
 
@@ -250,6 +261,11 @@ class TimeSeries:
                 # A query that has not begun is not interrupted: then again.
                 self._changed.wait(0.1)
         self._connection.close()
+
+
+def more_memory(memory_mb: int) -> int | None:
+    """The next limit; None after the last."""
+    return next((more for more in MEMORY_MB if more > memory_mb), None)
 
 
 def tells_of_damage(error: Exception) -> bool:

@@ -15,6 +15,7 @@ from bench.cell import Cell
 from bench.client import Takings, get_json
 from bench.events import Event, batches, ingestions, lifecycles
 from bench.figures import Figure
+from bench.figures.floor import told, unit
 
 OPEN, DUE = 1_000_000, 100_000
 STEPS = (1_000, 10_000, 100_000, OPEN)
@@ -38,17 +39,18 @@ POLICY = f"""stages:
 def measure(folder: Path) -> Iterator[Figure]:
     """Fill, look at the idle cell, start it again, have it killed, and have a tenth of all timers due at once."""
     home, costs = folder / "million", []
-    with Cell(home, policy=POLICY) as cell:
+    with unit(folder) as floor, Cell(home, policy=POLICY) as cell:
         filled = 0
         for step in STEPS:
             # The hurried ones last, so that little time passes between their first and their last.
             rest = step - filled - (DUE if step == OPEN else 0)
             fill(cell, rest, f"F{step}")
             filled = step
+            of = floor.measure()
             if step == OPEN:
                 begun = time.monotonic()
                 fill(cell, DUE, "H", hurried=True)
-            costs.append(f"{step:,}: {probe(cell, f'P{step}'):.3f}")
+            costs.append(f"{step:,}: {told(probe(cell, f'P{step}'), of)}")
         key = cell.key
         uvloop.run(cell.fed())
         memory, idle = cell.memory_mb(), idle_cores(cell)

@@ -12,6 +12,7 @@ from bench.cell import Cell
 from bench.client import Connection, Takings, get_json
 from bench.events import Event, lifecycles
 from bench.figures import Figure
+from bench.figures.floor import told, unit
 
 RATE, SECONDS = 1_000, 60
 LOOKED_AT = 200
@@ -22,12 +23,14 @@ OVERLOAD, OVERLOAD_SECONDS = 8_000, 10
 
 def measure(folder: Path) -> Iterator[Figure]:
     """1,000 events a second for a minute, each answered when durable and visible; then far more than it can do."""
-    with Cell(folder / "open-loop") as cell:
+    with unit(folder) as floor, Cell(folder / "open-loop") as cell:
         uvloop.run(cell.client.closed(lifecycles(500, prefix="W"), 8))
         events = lifecycles(RATE * SECONDS // 4, prefix="O")
+        of = floor.measure()
         before, looker = cell.cpu_seconds(), Looker(cell)
         takings = uvloop.run(looker.run(events))
         cores = (cell.cpu_seconds() - before) / takings.elapsed
+        cost, of = cores * takings.elapsed / takings.accepted * 1000, (of + floor.measure()) / 2
         p50, p99 = takings.percentile(0.5), takings.percentile(0.99)
         refused = len(events) - takings.accepted
         yield Figure(
@@ -37,6 +40,7 @@ def measure(folder: Path) -> Iterator[Figure]:
             "5 / 25 ms",
             p50 <= 10 and p99 <= 50 and not refused,
         )
+        yield Figure("the same: CPU per 1,000 events", told(cost, of))
         yield Figure("the same: cores that the cell took", f"{cores:.2f}", "0.50", "", cores <= 0.5)
         yield Figure(
             f"the same: {len(looker.seconds):,} of them looked for at once by `GET /invoices/{{id}}`",

@@ -150,10 +150,10 @@ def test_the_table() -> None:
     cells = [[cell.strip() for cell in text.strip("|").split("|")] for text in lines[:5]]
     assert cells[0] == list(HEAD)
     assert cells[2] == [
-        "One (1.0)", "no", "20", "500", "0.50", "2.0 / 2.0 ms", "2.0 kB", "123 MB", "1.2 s", "19.0 to 21.0"
+        "One (1.0)", "no", "20", "500", "2.0 x (0.50)", "2.0 / 2.0 ms", "2.0 kB", "123 MB", "1.2 s", "19.0 to 21.0"
     ]  # fmt: skip
-    assert cells[3][4] == "**0.25**"
-    assert cells[4][4:9] == ["**3.00**", "2.0 / 2.0 ms", "", "123 MB", ""]
+    assert cells[3][4] == "**1.0 x (0.25)**"
+    assert cells[4][4:9] == ["**12.0 x (3.00)**", "2.0 / 2.0 ms", "", "123 MB", ""]
     assert "- One (1.0), 20 in flight: 1 x no answer, 2 x 503" in lines
     assert "Not measured" not in render(outcome)
     assert line(outcome.rows[1]).startswith("One (1.0), 200 in flight: 500 events/s, 0.25 core-seconds per 1,000")

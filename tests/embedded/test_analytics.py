@@ -24,7 +24,7 @@ from bems.embedded import analytics as module
 from bems.embedded.analytics import ANALYTICS, Analytics
 from bems.embedded.clock import VirtualClock
 from bems.embedded.reader import open_reader
-from bems.embedded.time_series import COLUMNS, NotOpen
+from bems.embedded.time_series import COLUMNS, MEMORY_MB, NotOpen, TimeSeries
 from bems.embedded.writer import open_writer
 from bems.tracker.actions import Severity
 from bems.tracker.contract import STAGES
@@ -473,4 +473,75 @@ def test_damage_that_a_query_comes_upon_is_repaired(tmp_path: Path) -> None:
         assert analytics.query("SELECT max(event_id) FROM transitions") == [
             (max(str(row.event_id) for row in rows.rows),)
         ]
+    assert each_once(tmp_path, rows)
+
+
+HUNGRY = "SELECT length(string_agg(repeat('x', 1_000_000), '')) FROM range({})"
+"""So many MB in one value, which cannot go to the disk."""
+
+
+def memory_limit(analytics: Analytics) -> str:
+    [(limit,)] = analytics.query("SELECT value FROM duckdb_settings() WHERE name = 'memory_limit'")
+    return str(limit)
+
+
+def is_open(analytics: Analytics) -> bool:
+    with suppress(NotOpen):
+        return analytics.count() >= 0
+    return False
+
+
+def test_memory_is_bounded_however_much_was_read(tmp_path: Path) -> None:
+    # Values that do not compress, all of which DuckDB would keep once they were read.
+    feed_once(tmp_path, Rows(10))
+    with duckdb.connect(str(tmp_path / ANALYTICS)) as database:
+        database.execute("CREATE TABLE more AS SELECT hash(range) AS content FROM range(12_000_000)")
+    assert (tmp_path / ANALYTICS).stat().st_size > 80_000_000
+    with running(tmp_path, Rows(10)) as analytics:
+        until(lambda: analytics.watermark == 10)
+        assert analytics.query("SELECT count(DISTINCT content % 256) FROM more") == [(256,)]
+        [(used,)] = analytics.query("SELECT sum(memory_usage_bytes) FROM duckdb_memory()")
+        assert used <= MEMORY_MB[0] * 1_000_000
+        temporary = analytics.query("SELECT value FROM duckdb_settings() WHERE name = 'temp_directory'")
+        assert temporary == [(str(tmp_path / f"{ANALYTICS}.tmp"),)]
+        assert memory_limit(analytics) == "61.0 MiB"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_question_that_needs_more_memory_gets_it_the_next_time(tmp_path: Path) -> None:
+    rows = Rows(100)
+    with running(tmp_path, rows) as analytics:
+        until(lambda: analytics.watermark == 100)
+        limits = []
+        for _ in MEMORY_MB:
+            before = rows.opened
+            limits.append(memory_limit(analytics))
+            with pytest.raises(duckdb.OutOfMemoryException):
+                analytics.query(HUNGRY.format(900))
+            if len(limits) < len(MEMORY_MB):
+                until(lambda opened=before: rows.opened > opened and is_open(analytics))  # type: ignore[misc]
+        assert limits == ["61.0 MiB", "122.0 MiB", "244.1 MiB", "488.2 MiB"]
+        assert memory_limit(analytics) == limits[-1], "and no more than that"
+        assert analytics.query(HUNGRY.format(70)) == [(70_000_000,)]
+    assert each_once(tmp_path, rows) and asides(tmp_path) == set()
+
+
+@pytest.mark.parametrize("method", ["append", "_check"])
+def test_what_feeds_or_opens_it_gets_the_memory_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    original, limits = getattr(TimeSeries, method), []
+
+    def hungry(self: TimeSeries, *arguments: object) -> object:
+        limits.append(self.memory_mb)
+        if self.memory_mb < MEMORY_MB[2]:
+            raise duckdb.OutOfMemoryException("Out of Memory Error: failed to allocate data")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(TimeSeries, method, hungry)
+    rows = Rows(5)
+    with running(tmp_path, rows) as analytics:
+        until(lambda: analytics.watermark == 5)
+        assert analytics.failing is None
+    assert limits == list(MEMORY_MB[:3])
     assert each_once(tmp_path, rows)

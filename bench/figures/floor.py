@@ -1,0 +1,120 @@
+"""The multiple of the floor: what the cell takes for an event, over what an engine takes at the least.
+
+The two floors (see `bench.floor`) and the cell take turns, so that whatever else the machine does meets all of them
+alike; of the rounds' multiples the median counts.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import uvloop
+
+from bench.cell import Cell
+from bench.client import Takings
+from bench.events import Event, lifecycles
+from bench.figures import Figure
+from bench.floor import Floor
+
+CONNECTIONS = (200, 32)
+BUDGET = 4.4
+"""So many times the floor with the gate may the cell take for single events, now and after every change; 4.8 with the
+console's read model, which is fed with every event."""
+
+ROUNDS, INVOICES, WARM_UP = 5, 2_000, 500
+UNIT_ROUNDS = 3
+
+
+@dataclass
+class Costs:
+    """Core-seconds per 1,000 events by round, of the two floors and the cell; each round has one of each."""
+
+    floor: list[float] = field(default_factory=list)
+    floor_with_gate: list[float] = field(default_factory=list)
+    cell: list[float] = field(default_factory=list)
+
+    def multiple(self) -> float:
+        """The cell's over that of the floor with the gate; the median of the rounds."""
+        return median(cell / floor for cell, floor in zip(self.cell, self.floor_with_gate, strict=True))
+
+    def describe(self) -> str:
+        return f"{median(self.floor):.3f} / {median(self.floor_with_gate):.3f} / {median(self.cell):.3f}"
+
+    def describe_rounds(self) -> str:
+        multiples = sorted(cell / floor for cell, floor in zip(self.cell, self.floor_with_gate, strict=True))
+        return f"{multiples[0]:.2f} to {multiples[-1]:.2f}"
+
+
+def measure(folder: Path, budget: float = BUDGET) -> Iterator[Figure]:
+    """Single events by 200 connections, and by 32."""
+    with ExitStack() as engines:
+        floor = engines.enter_context(Floor(folder / "floor", gate=False))
+        with_gate = engines.enter_context(Floor(folder / "floor-with-gate", gate=True))
+        cell = engines.enter_context(Cell(folder / "cell"))
+        for engine in (floor, with_gate, cell):
+            run(engine, lifecycles(WARM_UP, prefix="W"), CONNECTIONS[0])
+        for connections in CONNECTIONS:
+            costs = Costs()
+            for number in range(ROUNDS):
+                events = lifecycles(INVOICES, prefix=f"R{connections}-{number}")
+                costs.floor.append(cost(floor, events, connections))
+                costs.floor_with_gate.append(cost(with_gate, events, connections))
+                costs.cell.append(cost(cell, events, connections))
+            multiple = costs.multiple()
+            yield Figure(
+                f"CPU of the cell as a multiple of the floor with the gate, single events by {connections} connections",
+                f"{multiple:.1f} x ({costs.describe_rounds()} in {ROUNDS} rounds)",
+                f"{budget} x",
+                "",
+                round(multiple, 1) <= budget,
+            )
+            yield Figure(
+                "the same, as it was measured: core-seconds per 1,000 events of floor / floor with gate / cell",
+                costs.describe(),
+            )
+
+
+class Unit:
+    """The floor with the gate, beside whatever is measured: what its CPU is told in multiples of."""
+
+    def __init__(self, floor: Floor) -> None:
+        self._floor = floor
+        self._runs = 0
+        run(floor, lifecycles(WARM_UP, prefix="W"), CONNECTIONS[0])
+
+    def measure(self) -> float:
+        """Core-seconds that it takes for 1,000 single events by 200 connections, at the moment."""
+        self._runs += 1
+        rounds = [lifecycles(INVOICES // 2, prefix=f"U{self._runs}-{number}") for number in range(UNIT_ROUNDS)]
+        return median(cost(self._floor, events, CONNECTIONS[0]) for events in rounds)
+
+
+@contextmanager
+def unit(folder: Path) -> Iterator[Unit]:
+    """A running floor to measure by."""
+    with Floor(folder / "unit", gate=True) as floor:
+        yield Unit(floor)
+
+
+def told(seconds: float, of: float) -> str:
+    """A cost as a multiple of the floor's, and as it was measured."""
+    return f"{seconds / of:.1f} x the floor ({seconds:.3f} core-seconds)"
+
+
+def cost(engine: Floor | Cell, events: Sequence[Event], connections: int) -> float:
+    """Core-seconds per 1,000 events."""
+    takings, seconds = run(engine, events, connections)
+    return seconds / takings.accepted * 1000
+
+
+def run(engine: Floor | Cell, events: Sequence[Event], connections: int) -> tuple[Takings, float]:
+    """What the load met with, and the core-seconds of the engine, all its threads, DuckDB's too."""
+    before = engine.cpu_seconds()
+    takings = uvloop.run(engine.client.closed(events, connections))
+    sent = sum(event.number for event in events)
+    if takings.accepted != sent:
+        raise RuntimeError(f"{sent} events were sent and {takings.accepted} accepted: {takings.statuses}")
+    uvloop.run(engine.fed())
+    return takings, engine.cpu_seconds() - before

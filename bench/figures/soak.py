@@ -1,0 +1,180 @@
+"""The soak: a steady load for an hour, with people who look at it; resident memory must be flat once caches are full.
+
+Invoices keep being begun; most go through all stages, some are left waiting, and some of those get alerts. So what
+grows with the number of invoices that there ever were is seen, and so is what grows with those that are open.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import uvloop
+
+from bems.tracker.contract import STAGES
+from bench.cell import Cell
+from bench.client import Connection, Takings, get_json
+from bench.events import OCCURRED, Event, lifecycles
+from bench.figures import Figure
+from bench.figures.million import hurry
+
+MINUTES, RATE = 60.0, 500.0
+SETTLED_MINUTES = 10.0
+"""Until then caches may fill."""
+
+MAX_SLOPE = 20.0
+"""MB an hour, of a line laid through the samples from then on. An unbounded 100 bytes an event would be 180."""
+
+SAMPLE_SECONDS, LOOK_SECONDS = 10.0, 0.5
+PATTERN = 1_000
+LEFT_OPEN, LEFT_STUCK = 10, 50
+"""One invoice in so many is left after its reconciliation, and one in so many waits for its authorization for ever and
+has an alert every few minutes."""
+
+POLICY = """stages:
+  authorization:
+    overrides: [{when: {vendor: HURRIED}, deadline: 60s, escalate_every: 5m}]
+"""
+
+QUESTIONS = (
+    "/invoices?stuck=true&limit=100",
+    "/invoices?status=AwaitingPosting&limit=100",
+    "/alerts?limit=100",
+    "/dashboards/backlog",
+    "/dashboards/volume",
+    "/dashboards/visibility",
+    "/dashboards/alerts",
+    "/dashboards/amounts",
+    "/metrics",
+    "/books",
+)
+"""Asked in turn, with a look at one invoice between two of them."""
+
+
+class Sample(NamedTuple):
+    """Resident memory at a moment of the run."""
+
+    seconds: float
+    mb: float
+
+
+def measure(folder: Path, minutes: float = MINUTES, rate: float = RATE) -> Iterator[Figure]:
+    """Resident memory every ten seconds, and how it grows after the first ten minutes."""
+    with Cell(folder / "soak", policy=POLICY) as cell:
+        samples, takings, looked = uvloop.run(_run(cell, minutes * 60, rate))
+        refused = sum(takings.statuses.values()) - takings.accepted
+        settled = [sample for sample in samples if sample.seconds >= SETTLED_MINUTES * 60]
+        yield Figure(
+            f"{rate:,.0f} events/s for {minutes:g} minutes, {looked:,} questions meanwhile",
+            f"{takings.accepted:,} accepted, {refused} not; {takings.rate:,.0f}/s; p50 / p99 {takings.latency()}",
+            "none refused",
+            "",
+            not refused,
+        )
+        yield Figure("resident memory of the cell by minute", describe_curve(samples))
+        if len(settled) > 1:
+            slope, highest = slope_per_hour(settled), max(sample.mb for sample in settled)
+            yield Figure(
+                f"the same: growth after the first {SETTLED_MINUTES:g} minutes",
+                f"{slope:+.1f} MB an hour; {settled[0].mb:.0f} MB then, {samples[-1].mb:.0f} MB at the end, "
+                f"{highest:.0f} MB at most",
+                f"{MAX_SLOPE:.0f} MB an hour",
+                "flat",
+                slope <= MAX_SLOPE,
+            )
+
+
+async def _run(cell: Cell, seconds: float, rate: float) -> tuple[list[Sample], Takings, int]:
+    begun = time.monotonic()
+    samples = [Sample(0.0, cell.memory_mb())]
+    newest = [""]
+    watching = asyncio.create_task(_sample(cell, begun, samples))
+    looking = asyncio.create_task(_look(cell, newest))
+
+    post = cell.client.post
+
+    async def post_and_note(connection: Connection, event: Event) -> int:
+        status = await post(connection, event)
+        if status == 202:
+            newest[0] = event.invoice_id
+        return status
+
+    cell.client.post = post_and_note
+    takings = await cell.client.open(endless(), rate, 64, enough=lambda: time.monotonic() - begun >= seconds)
+    watching.cancel()
+    looking.cancel()
+    _, looked = await asyncio.gather(watching, looking, return_exceptions=True)
+    if isinstance(looked, BaseException):
+        raise looked
+    samples.append(Sample(time.monotonic() - begun, cell.memory_mb()))
+    return samples, takings, int(looked or 0)
+
+
+async def _sample(cell: Cell, begun: float, samples: list[Sample]) -> None:
+    while True:
+        await asyncio.sleep(SAMPLE_SECONDS)
+        samples.append(Sample(time.monotonic() - begun, cell.memory_mb()))
+
+
+async def _look(cell: Cell, newest: Sequence[str]) -> int:
+    """Ask one question after the other until cancelled; how many were answered."""
+    connection, answered = cell.connect(), 0
+    try:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if answered % 2:
+                await _ask(connection, QUESTIONS[answered // 2 % len(QUESTIONS)])
+            elif newest[0]:
+                await get_json(connection, f"/invoices/{quote(newest[0], safe='')}")
+            answered += 1
+    except asyncio.CancelledError:
+        connection.close()
+        return answered
+
+
+async def _ask(connection: Connection, path: str) -> None:
+    status, body = await connection.request("GET", path)
+    if status != 200:
+        raise RuntimeError(f"GET {path}: {status} {body[:200]!r}")
+
+
+def endless(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Iterator[Event]:
+    """Events of ever new invoices, which occur when they are taken from it: `PATTERN` invoices' events again and again,
+    with other ids each time."""
+    base = lifecycles(PATTERN, prefix="BASE")
+    numbers = {id: number for number, id in enumerate(dict.fromkeys(event.invoice_id for event in base))}
+    pattern = []
+    for event in base:
+        number, stage = numbers[event.invoice_id], STAGES.index(event.stage)
+        if number % LEFT_STUCK == 0:
+            if stage == 0:
+                pattern.append(event._replace(body=hurry(event.body)))
+        elif stage < len(STAGES) - 1 or number % LEFT_OPEN:
+            pattern.append(event)
+    [occurred] = {found[0].encode() for event in base if (found := OCCURRED.search(event.body.decode()))}
+    round_number = 0
+    while True:
+        prefix = f"S{round_number}"
+        ids = f'"{prefix}'.encode()
+        for event in pattern:
+            at = now().isoformat(timespec="milliseconds")
+            body = event.body.replace(b'"BASE', ids).replace(occurred, f'"occurred_at":"{at}"'.encode())
+            yield Event(event.stage, prefix + event.invoice_id[4:], prefix + event.event_id[4:], body)
+        round_number += 1
+
+
+def slope_per_hour(samples: Sequence[Sample]) -> float:
+    """MB an hour, of the line that lies nearest to the samples (least squares)."""
+    middle = sum(sample.seconds for sample in samples) / len(samples)
+    mean = sum(sample.mb for sample in samples) / len(samples)
+    spread = sum((sample.seconds - middle) ** 2 for sample in samples)
+    return sum((sample.seconds - middle) * (sample.mb - mean) for sample in samples) / spread * 3600
+
+
+def describe_curve(samples: Sequence[Sample], points: int = 14) -> str:
+    """The start, some minutes in between, and the end."""
+    chosen = sorted({round(number * (len(samples) - 1) / (points - 1)) for number in range(points)})
+    return "<br>".join(f"{samples[one].seconds / 60:.1f}: {samples[one].mb:.0f} MB" for one in chosen)

@@ -1,0 +1,164 @@
+"""The floor: the least that an engine can do for an event that it is sent over HTTP and keeps durably.
+
+The server is the cell's own (uvicorn with our protocol, in a process of its own); what it is sent is appended to a file
+as it is, and answered when it is on the disk: one write and one sync for all that came in meanwhile. With `--gate` the
+event is parsed and validated before. There are no keys, no deduplication, no decisions, timers, queries or analytics.
+
+What the cell takes is told as a multiple of the floor with the gate, measured beside it in the same run: a multiple
+means the same on every machine, a core-second does not. It runs as `python -m bench.floor FOLDER [--gate]`.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from starlette.types import Receive, Scope, Send
+
+from bems.cli.up import ended_by_signal, spared_collector
+from bems.embedded.api.bodies import respond
+from bems.embedded.api.server import Server
+from bems.embedded.writer import FEW, GATHER
+from bems.tracker import answers
+from bems.tracker.answers import HttpAnswer
+from bems.tracker.contract import STAGES, Stage
+from bems.tracker.gate import Refusal, read_event
+from bench.cell import post
+from bench.client import Client
+from bench.processes import cpu_seconds
+
+PATHS: dict[str, Stage] = {f"/invoices/{stage}": stage for stage in STAGES}
+ACCEPTED = HttpAnswer(202, {"content-type": answers.JSON}, b'{"status":"accepted"}')
+LOG = "floor.log"
+
+_sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+
+
+class Appender:
+    """Appends to a file in a thread of its own: what comes in during one write and sync goes into the next. It waits
+    for more where few came in, as the cell's writer does, so that both sync for groups of the same size."""
+
+    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._loop = loop
+        self._queue: deque[tuple[bytes, asyncio.Future[None]]] = deque()
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="floor-appender", daemon=True).start()
+
+    def append(self, body: bytes) -> "asyncio.Future[None]":
+        """Done when the body is on the disk."""
+        awaited: asyncio.Future[None] = self._loop.create_future()
+        with self._changed:
+            self._queue.append((body, awaited))
+            if len(self._queue) == 1:
+                self._changed.notify()
+        return awaited
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue)
+                group = [self._queue.popleft() for _ in range(len(self._queue))]
+            content = b"".join(b"%d\n%s\n" % (len(body), body) for body, _ in group)
+            while content:
+                content = content[os.write(self._file, content) :]
+            _sync(self._file)
+            self._loop.call_soon_threadsafe(_release, [awaited for _, awaited in group])
+            if 0 < len(self._queue) < FEW:
+                time.sleep(GATHER)
+
+
+def _release(group: "list[asyncio.Future[None]]") -> None:
+    for awaited in group:
+        if not awaited.done():
+            awaited.set_result(None)
+
+
+class App:
+    """The application; with `gate`, events are parsed and validated. It is made in the loop that it serves in."""
+
+    def __init__(self, folder: Path, *, gate: bool) -> None:
+        self._appender = Appender(folder / LOG, asyncio.get_running_loop())
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A POST to one of PATHS."""
+        if scope["type"] != "http":
+            return
+        stage = PATHS.get(scope["path"])
+        if stage is None or scope["method"] != "POST":
+            await respond(send, answers.not_found("the floor takes events only"))
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        answer = ACCEPTED
+        if self._gate:
+            event = read_event(stage, body, time.time_ns() // 1_000)
+            if isinstance(event, Refusal):
+                await respond(send, answers.refused(event))
+                return
+            answer = answers.accepted(event.event_id)
+        await self._appender.append(body)
+        await respond(send, answer)
+
+
+class Floor:
+    """A running floor in a process of its own."""
+
+    def __init__(self, folder: Path, *, gate: bool) -> None:
+        folder.mkdir(parents=True)
+        command = [sys.executable, "-m", "bench.floor", str(folder), *(["--gate"] if gate else [])]
+        with folder.with_suffix(".log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout
+        url = self.process.stdout.readline().strip()
+        if not url:
+            raise RuntimeError(f"the floor did not start: {folder.with_suffix('.log').read_text()}")
+        self.client = Client(url, {"content-type": "application/json"}, post)
+
+    def cpu_seconds(self) -> float:
+        return cpu_seconds([self.process.pid])
+
+    async def fed(self) -> None:
+        """Nothing is left to be done once it has answered."""
+
+    def __enter__(self) -> "Floor":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m bench.floor", description="The floor that the cell is measured against")
+    parser.add_argument("folder", type=Path, help="where what is sent is kept")
+    parser.add_argument("--gate", action="store_true", help="parse and validate each event first")
+    chosen = parser.parse_args()
+    ended = ended_by_signal()
+    server = Server(lambda: App(chosen.folder, gate=chosen.gate), "127.0.0.1", 0).start()
+    with spared_collector():
+        print(server.url, flush=True)
+        while not ended(1.0):
+            pass
+    server.stop()
+
+
+if __name__ == "__main__":
+    main()
