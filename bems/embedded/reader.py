@@ -283,16 +283,17 @@ class Reader:
         rows = self._rows("SELECT seq, body FROM transitions WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
         return [(seq, self._packing.read_transition(body)) for seq, body in rows]
 
-    def timeline(self, invoice_id: str, limit: int = 1_000) -> list[Transition]:
-        """The rows of one invoice, the newest first."""
+    def timeline(self, invoice_id: str, limit: int = 1_000, offset: int = 0) -> list[Transition]:
+        """The rows of one invoice, the newest first, without the first `offset` of them."""
         rows = self._rows(
             """WITH RECURSIVE row (seq, prev, body) AS (
                 SELECT seq, prev, body FROM transitions
                 WHERE seq = (SELECT last_transition FROM invoices WHERE invoice_id = ?)
                 UNION ALL SELECT t.seq, t.prev, t.body FROM row JOIN transitions t ON t.seq = row.prev
-            ) SELECT body FROM row LIMIT ?""",
+            ) SELECT body FROM row LIMIT ? OFFSET ?""",
             invoice_id,
             limit,
+            offset,
         )
         return [self._packing.read_transition(body) for (body,) in rows]
 
@@ -321,6 +322,11 @@ class Reader:
         """Operators' commands with a number below `before`, with theirs, the newest first; of an invoice."""
         rows = self._newest("commands", {"invoice_id = ?": invoice_id, "seq < ?": before}, limit)
         return [(seq, packing.read_entry(body)) for seq, body in rows]
+
+    def command_of(self, event_id: str) -> AuditEntry | None:
+        """The command that counts as an event of that id (`Command.event_id`)."""
+        row = self._row("SELECT body FROM commands WHERE id = ?", event_id.removeprefix("command "))
+        return packing.read_entry(row[0]) if row else None
 
     def _newest(self, table: str, conditions: dict[str, Any], limit: int) -> list[Any]:
         given = {sql: value for sql, value in conditions.items() if value is not None}

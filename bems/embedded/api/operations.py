@@ -6,6 +6,7 @@ The table at the end is the one source of the routes and of the OpenAPI document
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -21,6 +22,7 @@ from bems.embedded.api.queries import (
     DashboardQuery,
     DeadLettersQuery,
     DeliveriesQuery,
+    EventsQuery,
     HistoryQuery,
     InvoicesQuery,
     NoQuery,
@@ -28,22 +30,26 @@ from bems.embedded.api.queries import (
     Page,
     PoliciesQuery,
     PolicyQuery,
+    Whole,
     read_cursor,
     write_cursor,
 )
 from bems.embedded.histories import Histories
 from bems.embedded.keys import Key, KeyRefused
-from bems.embedded.reader import Reader
+from bems.embedded.reader import Reader, place_of
 from bems.embedded.writer import Redrive
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer
-from bems.tracker.gate import Refusal
-from bems.tracker.instants import from_datetime, render
+from bems.tracker.faults import Fault
+from bems.tracker.gate import Refusal, invalid
+from bems.tracker.instants import from_datetime, render, to_datetime
 from bems.tracker.projection import WAITS_FOR
 from bems.tracker.requests import AnyCommandRequest, KeyRequest, RedriveRequest, read_command, read_request
 from bems.tracker.wording import show
 
 T = TypeVar("T")
+
+ONLY_STUCK = Fault("/sort", "sorts those that are stuck only: add stuck=true", "not allowed")
 
 MOST_REDRIVEN = 1_000
 """So many dead letters are handled by one request at most."""
@@ -84,11 +90,12 @@ class Operation:
     problems: tuple[int, ...] = ()
 
 
-class Accepted(Struct, frozen=True):
-    """The command was carried out, now or before."""
+class Accepted(Struct, frozen=True, omit_defaults=True):
+    """The command was carried out, now or before. `next_alert_at`: when the invoice's next alert is due."""
 
     command_id: str
     status: str
+    next_alert_at: datetime | None = None
 
 
 class NotRedriven(Struct, frozen=True):
@@ -167,26 +174,56 @@ async def list_invoices(ask: Ask) -> HttpAnswer:
             for status, stage in WAITS_FOR.items()
             if query.status in (None, status) and query.stage in (None, stage)
         ]
-    behind = read_cursor(query.cursor, "stuck", Number, str) if query.stuck else read_cursor(query.cursor, "ids", str)
+    by_value = query.sort == "value"
+    if query.sort and not query.stuck:
+        return answers.refused(invalid("query", [ONLY_STUCK], None))
+    name, *shape = ("stuck by value", str, Whole, Whole, str) if by_value else ("stuck", Number, str)
+    if not query.stuck:
+        name, shape = "ids", [str]
+    behind = read_cursor(query.cursor, name, *shape)
     if isinstance(behind, Refusal):
         return answers.refused(behind)
 
     def look(reader: Reader) -> HttpAnswer:
         if query.stuck:
-            since, after = behind or (-1, "")
-            records = reader.stuck(statuses=statuses, mark=query.mark, after=(since, after), limit=query.limit)
+            records = reader.stuck(
+                statuses=statuses, mark=query.mark, after=behind, by_value=by_value, limit=query.limit
+            )
         else:
             (after,) = behind or ("",)
             records = reader.invoices(statuses=statuses, mark=query.mark, after=after, limit=query.limit)
         cursor = None
         if len(records) == query.limit:
             last = records[-1]
-            waiting = last.wait if query.stuck else None
-            place = ("stuck", waiting.since) if waiting else ("ids",)
-            cursor = write_cursor(*place, last.invoice_id)
+            cursor = write_cursor(name, *(place_of(last, by_value) if query.stuck else (last.invoice_id,)))
         return answers.content(200, Page([views.view_invoice(record, reader) for record in records], cursor))
 
     return await ask.read(look)
+
+
+async def list_events(ask: Ask) -> HttpAnswer:
+    """An id may end in `/events` itself: the address of such an invoice is its own, unless there is one without it."""
+    query: EventsQuery = ask.query
+    after = read_cursor(query.cursor, f"events of {ask.target}", Number, Number)
+    if isinstance(after, Refusal):
+        return answers.refused(after)
+
+    def look(reader: Reader) -> HttpAnswer:
+        if reader.record(ask.target) is None and not reader.letters(invoice_id=ask.target, limit=1):
+            longer = reader.record(f"{ask.target}/events")
+            if longer is not None:
+                return answers.content(200, views.view_details(longer, reader, Histories(ask.parts.machine, reader)))
+            return answers.not_found(f"there is no invoice {show(ask.target)}")
+        events, behind = views.view_events(ask.target, reader, after or (0, 0), query.limit)
+        cursor = write_cursor(f"events of {ask.target}", *behind) if behind else None
+        return answers.content(200, Page(events, cursor))
+
+    return await ask.read(look)
+
+
+async def list_totals(ask: Ask) -> HttpAnswer:
+    totals = await ask.read(lambda reader: reader.totals())
+    return answers.content(200, Page([views.view_total(total) for total in totals], None))
 
 
 async def list_alerts(ask: Ask) -> HttpAnswer:
@@ -227,7 +264,8 @@ async def command(ask: Ask) -> HttpAnswer:
         return answers.refused(read)
     receipt = await ask.landing.hand_in(read)
     if receipt.result in ("accepted", "duplicate"):
-        return answers.content(200, Accepted(read.id, receipt.result))
+        next_alert_at = None if receipt.next_alert_at is None else to_datetime(receipt.next_alert_at)
+        return answers.content(200, Accepted(read.id, receipt.result, next_alert_at))
     if receipt.result == "conflict":
         return answers.problem(409, f"another command with the id {read.id} came before: use an id only once")
     known = await ask.parts.readers.ask_first(lambda reader: reader.record(read.invoice_id))
@@ -386,6 +424,14 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/invoices", "listInvoices", "Invoices, by status, stage, or stuck", LOOK, list_invoices,
         {200: Page[views.Invoice]}, InvoicesQuery, problems=(400,),
+    ),
+    Operation(
+        "GET", "/totals", "listTotals", "Counts and amounts of invoices by status and currency", LOOK, list_totals,
+        {200: Page[views.Total]}, problems=(400,),
+    ),
+    Operation(
+        "GET", "/invoices/{target}/events", "listEvents", "The events of an invoice as they were sent, newest first",
+        LOOK, list_events, {200: Page[views.Event]}, EventsQuery, problems=(400, 404),
     ),
     Operation(
         "GET", "/invoices/{target}", "getInvoice", "All that is known of an invoice, and its executions' history",

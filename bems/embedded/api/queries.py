@@ -32,6 +32,8 @@ Cursor = Annotated[str, Meta(max_length=1024, description="what the page before 
 Limit = Annotated[int, Meta(ge=1, le=500, description="1 to 500")]
 Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 """A row's number, as SQLite has it."""
+Whole = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""Any integer that SQLite has."""
 Wanted = Annotated[str, Meta(min_length=1, max_length=128, description="1 to 128 characters")]
 
 
@@ -57,8 +59,17 @@ class InvoicesQuery(Struct, frozen=True, forbid_unknown_fields=True):
     stage: Stage | None = None
     """The stage whose event they lack."""
     stuck: Literal[True] | None = None
-    """Those of whose present wait an alert is out."""
+    """Those of whose present wait an alert is out, and those that are parked."""
+    sort: Literal["age", "value"] | None = None
+    """Of those that are stuck: the longest waiting first, or the greatest amount of each currency."""
     mark: Mark | None = None
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
+class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which of an invoice's events; the newest first."""
+
     limit: Limit = 100
     cursor: Cursor | None = None
 

@@ -11,16 +11,23 @@ from bems.embedded.api.queries import write_cursor
 from bems.embedded.histories import Histories
 from bems.embedded.keys import Key as StoredKey
 from bems.embedded.reader import Reader
+from bems.embedded.reader import Total as StoredTotal
 from bems.embedded.store import AuditEntry, Letter
 from bems.tracker.actions import Alert as RaisedAlert
 from bems.tracker.actions import AlertKind, Severity, execution_name
 from bems.tracker.contract import PaymentTerms, Source, Stage, Vendor
+from bems.tracker.currencies import render_amount
 from bems.tracker.instants import Instant, to_datetime
 from bems.tracker.projection import WAITS_FOR, Status, project
+from bems.tracker.projection import Outcome as Register
 from bems.tracker.record import InvoiceRecord, Mark, Wait
+from bems.tracker.record import Parked as GivenUp
 from bems.tracker.requests import Role
 from bems.tracker.transitions import Transition as Row
 from bems.tracker.transitions import TransitionKind
+
+MAX_ROWS = 1_000
+"""Rows of an invoice's series that one request reads."""
 
 MOST_RUNS = 10
 """So many executions of an invoice are shown with their history, the newest ones."""
@@ -31,7 +38,10 @@ HISTORY_EVENTS = 100
 
 
 class Waiting(Struct, frozen=True, omit_defaults=True):
-    """What an invoice waits for. `step` alerts are out, the newest of `severity`; `acknowledged` of them were seen."""
+    """What an invoice waits for. `step` alerts were raised, the newest of `severity`; `acknowledged` of them were seen.
+
+    `extensions` times the deadline was moved, by `extended_by` the last time; until the next alert it is not stuck.
+    `counted_from` is what the deadline counts from, where that is not `since`: of past events."""
 
     stage: Stage
     since: datetime
@@ -40,10 +50,24 @@ class Waiting(Struct, frozen=True, omit_defaults=True):
     step: int
     acknowledged: int
     severity: Severity | None = None
+    extensions: int = 0
+    extended_by: str | None = None
+    counted_from: datetime | None = None
+
+
+class Parked(Struct, frozen=True, omit_defaults=True):
+    """The wait that was given up: at an instant, by an operator, or by its last alert (no `by`)."""
+
+    at: datetime
+    stage: Stage
+    since: datetime
+    step: int
+    by: str | None = None
 
 
 class Invoice(Struct, frozen=True, omit_defaults=True):
-    """An invoice, as a list shows it. `stage` is the stage whose event it lacks; parked, it is not waited for."""
+    """An invoice, as a list shows it. `stage` is the stage whose event it lacks; parked, it is not waited for. `stuck`:
+    an alert is out in its present wait, or it is parked."""
 
     invoice_id: str
     status: Status
@@ -55,15 +79,21 @@ class Invoice(Struct, frozen=True, omit_defaults=True):
     recorded_at: datetime
     waiting: Waiting | None = None
     mark: Mark | None = None
+    parked: Parked | None = None
 
 
-class Outcome(Struct, frozen=True):
-    """The newest word of a stage."""
+class Outcome(Struct, frozen=True, omit_defaults=True):
+    """The latest outcome of a stage, with the source and the attributes of the event that stated it, or the operator
+    whose command did."""
 
     status: str
     event_id: str
     occurred_at: datetime
     received_at: datetime
+    source: Source | None = None
+    attributes: dict[str, str] = {}
+    operator: str | None = None
+    note: str = ""
 
 
 class Transition(Struct, frozen=True, omit_defaults=True):
@@ -87,6 +117,9 @@ class Transition(Struct, frozen=True, omit_defaults=True):
     severity: Severity | None = None
     terms_days: int | None = None
     due_date: date | None = None
+    source: str | None = None
+    attributes: dict[str, str] = {}
+    policy_digest: str | None = None
 
 
 class Alert(Struct, frozen=True, omit_defaults=True):
@@ -106,6 +139,31 @@ class Alert(Struct, frozen=True, omit_defaults=True):
     vendor: Vendor
     event_id: str | None = None
     last: bool = False
+    detail: str | None = None
+
+
+class Event(Struct, frozen=True):
+    """An accepted event of an invoice: `event` as it is sent to its stage, with times in UTC. `applied`: false for a
+    dead letter, whose handling has failed. `superseded`: a later outcome of its stage was known already."""
+
+    stage: Stage
+    event: dict[str, Any]
+    received_at: datetime
+    applied: bool
+    superseded: bool
+
+
+class Total(Struct, frozen=True):
+    """The invoices of a status and currency, how many of them are stuck, how many of those parked, and what they are
+    worth."""
+
+    status: Status
+    currency: str
+    invoices: int
+    amount: str
+    stuck: int
+    stuck_amount: str
+    parked: int
 
 
 class Execution(Struct, frozen=True):
@@ -195,7 +253,12 @@ def view_invoice(record: InvoiceRecord, reader: Reader) -> Invoice:
         to_datetime(record.recorded_at),
         _waiting(record.invoice_id, wait, reader) if wait else None,
         record.mark,
+        _parked(record.parked) if record.parked else None,
     )
+
+
+def _parked(parked: GivenUp) -> Parked:
+    return Parked(to_datetime(parked.at), parked.stage, to_datetime(parked.since), parked.step, parked.by)
 
 
 def _waiting(invoice_id: str, wait: Wait, reader: Reader) -> Waiting:
@@ -204,7 +267,18 @@ def _waiting(invoice_id: str, wait: Wait, reader: Reader) -> Waiting:
         alerts = reader.newest_alerts(invoice_id=invoice_id, stage=wait.stage, limit=10)
         severity = next((alert.severity for _, alert in alerts if alert.step == wait.step), None)
     since, deadline, due = to_datetime(wait.since), to_datetime(wait.deadline), to_datetime(wait.due)
-    return Waiting(wait.stage, since, deadline, due, wait.step, wait.acknowledged, severity)
+    return Waiting(
+        wait.stage,
+        since,
+        deadline,
+        due,
+        wait.step,
+        wait.acknowledged,
+        severity,
+        wait.extensions,
+        wait.extended_by,
+        _moment(wait.counted_from),
+    )
 
 
 def view_details(record: InvoiceRecord, reader: Reader, histories: Histories) -> InvoiceDetails:
@@ -215,17 +289,59 @@ def view_details(record: InvoiceRecord, reader: Reader, histories: Histories) ->
         payment_terms=facts.payment_terms,
         source=facts.source,
         attributes=facts.attributes,
-        outcomes={
-            stage: Outcome(
-                outcome.status, outcome.event_id, to_datetime(outcome.occurred_at), to_datetime(outcome.received_at)
-            )
-            for stage, outcome in record.outcomes.items()
-        },
+        outcomes={stage: _view_outcome(outcome, reader) for stage, outcome in record.outcomes.items()},
         transitions=[view_transition(row) for row in reader.timeline(id)],
         alerts=[view_alert(alert) for _, alert in reader.newest_alerts(invoice_id=id, limit=1_000)],
         commands=[view_command(entry) for _, entry in reader.audit(invoice_id=id, limit=1_000)],
         executions=list(_executions(record, reader, histories)),
     )
+
+
+def _view_outcome(outcome: Register, reader: Reader) -> Outcome:
+    shown = Outcome(
+        outcome.status, outcome.event_id, to_datetime(outcome.occurred_at), to_datetime(outcome.received_at)
+    )
+    event = reader.event(outcome.event_id)
+    if event is not None:
+        return structs.replace(shown, source=event.facts.source, attributes=event.facts.attributes)
+    entry = reader.command_of(outcome.event_id)
+    return structs.replace(shown, operator=entry.command.operator, note=entry.command.note) if entry else shown
+
+
+def view_events(
+    invoice_id: str, reader: Reader, after: tuple[int, int], limit: int
+) -> tuple[list[Event], tuple[int, int] | None]:
+    """A page of an invoice's events, the newest first, after those that have not been applied; and where the next one
+    begins. `after`: how many of the latter, and of the rows of its series, were shown or passed over before."""
+    letters_before, rows_before = after
+    letters = reader.letters(invoice_id=invoice_id, limit=1_000)[letters_before : letters_before + limit]
+    shown = [one for letter in letters if (one := _view_event(letter.event_id, reader, applied=False))]
+    rows = reader.timeline(invoice_id, limit=MAX_ROWS, offset=rows_before)
+    taken = 0
+    for row in rows:
+        if len(shown) >= limit:
+            break
+        taken += 1
+        if row.kind == "event" and row.event_id is not None:
+            one = _view_event(row.event_id, reader, applied=True, superseded=row.superseded)
+            shown += [one] if one else []
+    more = taken < len(rows) or len(rows) == MAX_ROWS
+    return shown, (letters_before + len(letters), rows_before + taken) if more else None
+
+
+def _view_event(event_id: str, reader: Reader, *, applied: bool, superseded: bool = False) -> Event | None:
+    event = reader.event(event_id)
+    if event is None:
+        return None
+    return Event(event.stage, event.body(), to_datetime(event.received_at), applied, superseded)
+
+
+def view_total(total: StoredTotal) -> Total:
+    """The total, with as many decimals as its currency has."""
+    values = total._asdict()
+    for name in ("amount", "stuck_amount"):
+        values[name] = render_amount(values[name], total.currency)
+    return Total(**values)
 
 
 def _executions(record: InvoiceRecord, reader: Reader, histories: Histories) -> Iterable[Execution]:
@@ -269,6 +385,9 @@ def view_transition(row: Row) -> Transition:
         row.severity,
         row.terms_days,
         row.due_date,
+        row.source,
+        row.attributes,
+        row.policy_digest,
     )
 
 
@@ -290,6 +409,7 @@ def view_alert(alert: RaisedAlert) -> Alert:
         facts.vendor,
         alert.event_id,
         alert.last,
+        alert.detail,
     )
 
 
