@@ -7,13 +7,14 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from bems.cli.commands import CheckedCommand
 from bems.cli.mistakes import Mistake, store_told
 from bems.cli.show import counted, moment, print_json
 from bems.embedded.backup import Backup, BackupRefused, back_up
 from bems.tracker.instants import render, to_datetime
 
 
-@click.command(epilog="Example: bems backup --store /var/lib/bems /mnt/backups/bems-2026-11-23")
+@click.command(cls=CheckedCommand, epilog="Example: bems backup --store /var/lib/bems /mnt/backups/bems-2026-11-23")
 @click.option("--store", "folder", metavar="FOLDER", default=".bems", show_default=True, help="The cell's folder.")
 @click.argument("target", metavar="TO")
 @click.option("--json", "as_json", is_flag=True, help="Print what the copy holds as one JSON object.")

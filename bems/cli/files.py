@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from bems.calendars import expand
+from bems.cli.diagnosis import AS_LINES, what_file
 from bems.cli.mistakes import Mistake
 from bems.tracker.answers import Error
 from bems.tracker.config import ConfigError, read_policy
@@ -23,16 +24,26 @@ from bems.tracker.gate import LINE_LIMIT
 from bems.tracker.instants import EARLIEST, LATEST, Instant, from_datetime
 from bems.tracker.policy import Policy, PolicySpec
 
+HEAD_BYTES = 4096
+"""So many from a file's beginning show what kind of file it is."""
+
 
 class LogFile:
-    """The lines of an event log, plain or gzipped, and how far they have been read."""
+    """The lines of an event log, plain or gzipped, and how far they have been read. Mistake for a file of another kind;
+    `instead` says what to write in its place."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, instead: str = AS_LINES) -> None:
         self.path = path
         self._raw = _open(path)
         head = io.BufferedReader(self._raw, 1 << 16)  # type: ignore[type-var]
         with self._told():
-            self._lines: Any = gzip.GzipFile(fileobj=head) if head.peek(2)[:2] == b"\x1f\x8b" else head
+            lines: Any = gzip.GzipFile(fileobj=head) if head.peek(2)[:2] == b"\x1f\x8b" else head
+            # In a buffer, because what is looked at must still be there to be read.
+            self._lines: Any = io.BufferedReader(lines, 1 << 16) if lines is not head else head
+            what = what_file(self._lines.peek(HEAD_BYTES)[:HEAD_BYTES], instead)
+        if what is not None:
+            self._raw.close()
+            raise Mistake(f"{path}: {what}")
         self.size: int | None = None if path == "-" else os.fstat(self._raw.fileno()).st_size or None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -127,8 +138,11 @@ def refused_line(line: int, event_id: str | None, errors: Sequence[Error]) -> by
 
 
 @contextmanager
-def output_file(path: str) -> Iterator[IO[bytes]]:
-    """A file to write, or standard output for `-`. A regular file appears under its name, as a whole, at the end."""
+def output_file(path: str, *, is_new: bool = False) -> Iterator[IO[bytes]]:
+    """A file to write, or standard output for `-`. A regular file appears under its name, as a whole, at the end.
+
+    `is_new`: a regular file that is there already is a Mistake; --force is said to change that.
+    """
     if path == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -137,6 +151,8 @@ def output_file(path: str) -> Iterator[IO[bytes]]:
     with _writing(path):
         if target.is_dir():
             raise IsADirectoryError(0, "Is a directory")
+        if is_new and target.is_file():
+            raise FileExistsError(0, "it exists already; name another file, or overwrite it with --force")
         if target.exists() and not target.is_file():
             part, file = None, target.open("wb")
         else:
