@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -25,7 +26,6 @@ IN_FLIGHT = 4
 RETRIES_FOR_SECONDS = 60.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 MAX_MISTAKES_SHOWN = 10
-AS_IDS = "write an id a line, or CSV in UTF-8 with a column invoice_id"
 HEADERS = ("invoice_id", "invoiceid", "invoice", "id")
 DELIMITERS = "\t;,"
 
@@ -146,7 +146,9 @@ def read_ids(path: str) -> list[str]:
     ids: dict[str, None] = {}
     mistakes: list[str] = []
     table = _Table()
-    for number, line in enumerate(LogFile(path, AS_IDS), 1):
+    with closing(_IdFile(path)) as log:
+        lines = list(log)
+    for number, line in enumerate(lines, 1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError:
@@ -179,6 +181,10 @@ def _of_json(text: str) -> Any:
         if isinstance(place, dict) and "invoice_id" in place:
             return place["invoice_id"]
     return ""
+
+
+class _IdFile(LogFile):
+    INSTEAD = "write an id a line, or CSV in UTF-8 with a column invoice_id"
 
 
 class _Table:

@@ -30,9 +30,11 @@ HEAD_BYTES = 4096
 
 class LogFile:
     """The lines of an event log, plain or gzipped, and how far they have been read. Mistake for a file of another kind;
-    `instead` says what to write in its place."""
+    `INSTEAD` says what to write in its place."""
 
-    def __init__(self, path: str, instead: str = AS_LINES) -> None:
+    INSTEAD = AS_LINES
+
+    def __init__(self, path: str) -> None:
         self.path = path
         self._raw = _open(path)
         head = io.BufferedReader(self._raw, 1 << 16)  # type: ignore[type-var]
@@ -40,7 +42,7 @@ class LogFile:
             lines: Any = gzip.GzipFile(fileobj=head) if head.peek(2)[:2] == b"\x1f\x8b" else head
             # In a buffer, because what is looked at must still be there to be read.
             self._lines: Any = io.BufferedReader(lines, 1 << 16) if lines is not head else head
-            what = what_file(self._lines.peek(HEAD_BYTES)[:HEAD_BYTES], instead)
+            what = what_file(self._lines.peek(HEAD_BYTES)[:HEAD_BYTES], self.INSTEAD)
         if what is not None:
             self._raw.close()
             raise Mistake(f"{path}: {what}")
@@ -54,6 +56,10 @@ class LogFile:
                 yield line
                 while len(line) == limit and not line.endswith(b"\n"):
                     line = self._lines.readline(limit)
+
+    def close(self) -> None:
+        """Close the file. Harmless where that is done already."""
+        self._raw.close()
 
     def position(self) -> int:
         """Bytes of the file that have been read, compressed ones where it is compressed."""

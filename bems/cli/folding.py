@@ -9,6 +9,9 @@ from bems.cli.show import duration
 from bems.embedded.api.views import Alert, Transition
 
 FRIDAY = 4
+CYCLES = (1, 2, 3, 4)
+"""So many states may come again in turn."""
+
 SLACK = timedelta(minutes=10)
 """Alerts are raised when somebody gets to it: so far from each other, they still have one rhythm."""
 
@@ -61,12 +64,12 @@ class Entered(NamedTuple):
 def fold_states(states: Sequence[tuple[str, str]]) -> list[Entered]:
     """The states that an execution entered, (when, name) the oldest first, as what is shown, the newest first.
 
-    One or two states that come again at once are folded: a wait and its alert.
+    A few states that come again at once are folded: a wait, its alert, and the choice after it.
     """
     folded: list[Entered] = []
     start = 0
     while start < len(states):
-        length, times = max(((size, _repeats(states, start, size)) for size in (1, 2)), key=lambda found: found[1])
+        length, times = max(((size, _repeats(states, start, size)) for size in CYCLES), key=lambda found: found[1])
         at, first_at = states[start + (times - 1) * length][0], states[start][0]
         block = [name for _, name in states[start : start + length]]
         if times == 1:

@@ -17,6 +17,9 @@ GAP_CELLS = 2
 LONG_WORD_CELLS = 24
 """Longer words are ids, or of a script that has no blanks: they may go on in the next line of their cell."""
 
+MIN_PROSE_CELLS = 12
+"""Prose in fewer cells would be a word a line: rather its column leaves."""
+
 LONG_NAME_CELLS = 24
 """Where room is short, a longer name of a row has a line of its own above the row."""
 
@@ -65,7 +68,7 @@ def print_table(
             _print(console, line)
     if layout.left_out:
         how = "; --wide shows all" if wide is not None else ""
-        console.print(Text(f"Without room for: {', '.join(layout.left_out)}{how}", style="dim"), soft_wrap=True)
+        console.print(Text(f"Without room for: {', '.join(layout.left_out)}{how}", style="dim"))
 
 
 def lay_out(columns: Sequence[Column], rows: Sequence[Row], room: int | None, *, header: bool = True) -> Layout:
@@ -79,7 +82,7 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Row], room: int | None, *,
     if widths[0] > LONG_NAME_CELLS:
         widths[0] = max([cell_len(names[0]), *(size for one in cells[0] if (size := cell_len(one)) <= LONG_NAME_CELLS)])
     least = [
-        min(width, _longest_word([name, *own])) if column.is_prose else width
+        min(width, max(MIN_PROSE_CELLS, _longest_word([name, *own]))) if column.is_prose else width
         for column, name, own, width in zip(columns, names, cells, widths, strict=True)
     ]
     shown, left = [0], room - least[0]
