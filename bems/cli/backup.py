@@ -1,13 +1,12 @@
 """`bems backup`: a copy of a cell's folder, taken while it runs."""
 
-from pathlib import Path
-
 import click
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from bems.cli.commands import CheckedCommand
+from bems.cli.files import folder_of
 from bems.cli.mistakes import Mistake, store_told
 from bems.cli.show import counted, moment, print_json
 from bems.embedded.backup import Backup, BackupRefused, back_up
@@ -43,7 +42,7 @@ def backup(folder: str, target: str, as_json: bool) -> None:
 
         try:
             with store_told():
-                made = back_up(Path(folder), Path(target), told)
+                made = back_up(folder_of(folder), folder_of(target), told)
         except BackupRefused as refused:
             raise Mistake(str(refused)) from refused
     if as_json:

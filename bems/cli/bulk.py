@@ -23,7 +23,7 @@ from bems.tracker.contract import Identifier
 from bems.tracker.wording import show
 
 IN_FLIGHT = 4
-RETRIES_FOR_SECONDS = 60.0
+RETRIES_FOR_SECONDS = 15.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 MAX_MISTAKES_SHOWN = 10
 HEADERS = ("invoice_id", "invoiceid", "invoice", "id")
@@ -134,7 +134,7 @@ class Summary(NamedTuple):
 
     def __str__(self) -> str:
         parts = [f"{self.counts[result]:,} {IN_WORDS[result]}" for result in get_args(Result) if self.counts[result]]
-        return f"{self.counts.total():,} in all: {', '.join(parts)}"
+        return ": ".join(filter(None, (f"{self.counts.total():,} in all", ", ".join(parts))))
 
 
 def read_ids(path: str) -> list[str]:

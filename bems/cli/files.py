@@ -113,6 +113,13 @@ def read_text(path: str) -> str:
         raise Mistake(f"{path}: not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
 
 
+def folder_of(path: str) -> Path:
+    """The folder of that name, there or not. Mistake for no name at all, which would be the present folder."""
+    if not path or "\0" in path:
+        raise Mistake(f"{path!r} is no name of a folder")
+    return Path(path)
+
+
 class WhenParam(click.ParamType[Instant | date]):
     """An RFC 3339 time, or a date."""
 

@@ -10,6 +10,7 @@ import msgspec
 from bems.cli import options
 from bems.cli.client import Client, escaped, shaped
 from bems.cli.commands import CheckedGroup
+from bems.cli.files import folder_of
 from bems.cli.layout import Column, print_table
 from bems.cli.mistakes import Failure, Mistake
 from bems.cli.options import connected
@@ -74,7 +75,7 @@ def add(client: Client, name: str, role: Role, folder: str | None, as_json: bool
     if folder is None:
         answer = client.ask("POST", "/keys", ADMINISTER, body={"name": name, "role": role})
     else:
-        answer = msgspec.to_builtins(_add_offline(Path(folder), name, role))
+        answer = msgspec.to_builtins(_add_offline(folder_of(folder), name, role))
     made = shaped(answer, NewKey)
     if as_json:
         print_json(answer)

@@ -14,7 +14,7 @@ import click
 
 from bems.calendars import expand
 from bems.cli.commands import CheckedCommand
-from bems.cli.files import load_policy, read_text
+from bems.cli.files import folder_of, load_policy, read_text
 from bems.cli.mistakes import Failure, Mistake, store_told
 from bems.cli.show import print_json
 from bems.embedded.alerting.destinations import build
@@ -73,7 +73,7 @@ def up(
     with store_told():
         try:
             service = Service(
-                Path(folder),
+                folder_of(folder),
                 policy,
                 name=cell.name,
                 host=cell.embedded.host if host is None else host,
