@@ -73,6 +73,7 @@ def dashboard(
         click.echo(f"nothing from {found.since} to {found.until}")
         return
     columns, rows = _as_people_read(found, by)
+    click.echo()
     print_table(screen(), columns, rows, wide=wide)
 
 

@@ -55,6 +55,7 @@ def list_(client: Client, wide: bool, as_json: bool) -> None:
     if as_json:
         print_json({"items": answer["items"], "more": False})
         return
+    click.echo()
     print_table(screen(), COLUMNS, map(_row, known), wide=wide)
     click.echo()
     click.echo(f"{counted(sum(key.revoked_at is None for key in known), 'key')} in force")
