@@ -28,6 +28,7 @@ def test_json_has_all_that_is_printed() -> None:
     report = replay("--json").json
     printed = [line.split() for line in replay().out.splitlines()]
     assert report["period"]["first"][:10] in [row[1] for row in printed if row[:1] == ["Period"]]
+    assert report["reasons"]
     for reason, count in report["reasons"].items():
         assert [*reason.split(), str(count)] in printed
     assert ["of", "these", "parked", str(report["parked"])] in [row[:4] for row in printed]

@@ -52,7 +52,8 @@ async def look(parts: Parts, name: str, query: DashboardQuery) -> HttpAnswer:
     # Now is past as soon as it is asked for: its hour too, if it begins one.
     until = parts.clock.now() + 1 if query.until is None else bounded(from_datetime(query.until))
     since = bounded(until - DAYS * DAY if query.since is None else from_datetime(query.since))
-    if query.since is not None and since >= until:
+    # A time beyond all times is taken as the last one, and shows nothing.
+    if query.since is not None and since == from_datetime(query.since) and since >= until:
         detail = f"{render(since)} is not before until, {render(until)}: nothing lies between; exchange them?"
         return answers.refused(invalid("query", [Fault("/since", detail, "reversed")], None))
     try:
