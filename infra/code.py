@@ -49,5 +49,5 @@ def read_cell_policy(cell: Cell, root: Path) -> PolicySpec:
     if cell.policy is not None:
         return cell.policy
     if cell.policy_file is not None:
-        return read_policy((root / cell.policy_file).read_text(), cell.policy_file, check_country)
+        return read_policy((root / cell.policy_file).read_text(encoding="utf-8"), cell.policy_file, check_country)
     return PolicySpec()

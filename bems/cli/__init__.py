@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from io import TextIOWrapper
 from types import FrameType
 
 import click
@@ -10,6 +11,7 @@ from bems.cli.act import act
 from bems.cli.alerts import alerts, deliveries
 from bems.cli.backup import backup
 from bems.cli.books import books
+from bems.cli.commands import CheckedGroup, SeveralMistakes
 from bems.cli.complaints import one_line
 from bems.cli.dashboard import dashboard
 from bems.cli.demo import demo
@@ -25,7 +27,7 @@ from bems.cli.stuck import stuck
 from bems.cli.up import up
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CheckedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="bems", message="%(prog)s %(version)s")
 def bems() -> None:
     """BEMS tracks every invoice from ingestion to posting and finds the ones that are stuck."""
@@ -56,6 +58,10 @@ for command in (
 def main() -> None:
     """Run the command line. What goes wrong is told in one line: exit code 2 for a user's mistake, 1 for a failure."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal of another encoding has no character for is shown as a question mark.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # The exit is outside of what handles errors, whose frames would keep databases open until the very end.
     sys.exit(_run())
 
@@ -66,9 +72,12 @@ def _run() -> int:
     except click.exceptions.NoArgsIsHelpError as help:
         click.echo(help.format_message(), err=True)
         return 2
+    except SeveralMistakes as mistakes:
+        for mistake in mistakes.several:
+            _tell(mistake)
+        return mistakes.exit_code
     except click.UsageError as mistake:
-        # Click lists choices on lines of their own.
-        click.echo(f"bems: {' '.join(mistake.format_message().split())}", err=True)
+        _tell(mistake)
         return mistake.exit_code
     except click.ClickException as mistake:
         click.echo(f"bems: {mistake.format_message()}", err=True)
@@ -87,6 +96,11 @@ def _run() -> int:
         _forget_output()
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _tell(mistake: click.UsageError) -> None:
+    """In one line; click lists choices on lines of their own."""
+    click.echo(f"bems: {' '.join(mistake.format_message().split())}", err=True)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

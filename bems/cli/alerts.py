@@ -6,6 +6,8 @@ import click
 
 from bems.cli import options
 from bems.cli.client import Client, shaped
+from bems.cli.commands import CheckedCommand
+from bems.cli.layout import Column
 from bems.cli.options import connected
 from bems.cli.show import counted, moment, money, print_json, print_list, whose
 from bems.embedded.alerting.delivery import State
@@ -15,20 +17,44 @@ from bems.embedded.api.views import Alert
 from bems.tracker.actions import Severity
 from bems.tracker.contract import STAGES
 
-ALERTS = ("Invoice", "Raised (UTC)", "Alert", "Severity", "Waits since (UTC)", "Amount", "Vendor", "Id")
-DELIVERIES = ("Invoice", "Destination", "State", "Attempts", "Next attempt (UTC)", "Error", "Alert")
+ALERTS = (
+    Column("Invoice"),
+    Column("Raised (UTC)", 2),
+    Column("Alert", 1, is_prose=True),
+    Column("Severity", 3),
+    Column("Waits since (UTC)", 6),
+    Column("Amount", 4, is_right=True),
+    Column("Vendor", 5, is_prose=True),
+    Column("Id", 7),
+)
+DELIVERIES = (
+    Column("Invoice"),
+    Column("Destination", 1),
+    Column("State", 2),
+    Column("Attempts", 5, is_right=True),
+    Column("Next attempt (UTC)", 4),
+    Column("Error", 3, is_prose=True),
+    Column("Alert", 6),
+)
 STATES = get_args(State)
 
 
-@click.command(epilog="Example: bems alerts --severity critical --stage posting")
+@click.command(cls=CheckedCommand, epilog="Example: bems alerts --severity critical --stage posting")
 @click.option("--severity", type=click.Choice(get_args(Severity)), help="Only those of this severity.")
 @click.option("--stage", type=click.Choice(STAGES), help="Only those of this stage.")
 @click.option("--invoice", metavar="ID", help="Only those of this invoice.")
 @options.limit
+@options.wide
 @options.as_json
 @connected
 def alerts(
-    client: Client, severity: str | None, stage: str | None, invoice: str | None, limit: int, as_json: bool
+    client: Client,
+    severity: str | None,
+    stage: str | None,
+    invoice: str | None,
+    limit: int,
+    wide: bool,
+    as_json: bool,
 ) -> None:
     """List alerts, the newest first.
 
@@ -37,7 +63,7 @@ def alerts(
     query = {"severity": severity, "stage": stage, "invoice_id": invoice}
     found = client.list("/alerts", LOOK, query, limit)
     raised = shaped(found.items, list[Alert])
-    print_list(found.items, found.more, as_json, ALERTS, map(_row, raised), "alert")
+    print_list(found.items, found.more, as_json, ALERTS, map(_row, raised), "alert", wide=wide)
 
 
 def name_of(alert: Alert) -> str:
@@ -60,13 +86,14 @@ def _row(alert: Alert) -> tuple[str, ...]:
     )
 
 
-@click.command(epilog="Example: bems deliveries --state failed --retry")
+@click.command(cls=CheckedCommand, epilog="Example: bems deliveries --state failed --retry")
 @click.option("--state", type=click.Choice(STATES), help="failed: given up; waiting: tried again. Default: both.")
 @click.option("--retry", is_flag=True, help="Try again all that were given up; needs a key of an operator or admin.")
 @options.limit
+@options.wide
 @options.as_json
 @connected
-def deliveries(client: Client, state: str | None, retry: bool, limit: int, as_json: bool) -> None:
+def deliveries(client: Client, state: str | None, retry: bool, limit: int, wide: bool, as_json: bool) -> None:
     """List alerts that were not delivered yet.
 
     An alert is listed once for each destination that has not taken it, the oldest first. Needs a key of a viewer,
@@ -87,7 +114,7 @@ def deliveries(client: Client, state: str | None, retry: bool, limit: int, as_js
         items, more = items + found.items, more or found.more
     items, more = items[:limit], more or len(items) > limit
     waiting = shaped(items, list[Delivery])
-    print_list(items, more, as_json, DELIVERIES, map(_delivery_row, waiting), "undelivered alert")
+    print_list(items, more, as_json, DELIVERIES, map(_delivery_row, waiting), "undelivered alert", wide=wide)
 
 
 def _delivery_row(delivery: Delivery) -> tuple[str, ...]:
@@ -96,7 +123,7 @@ def _delivery_row(delivery: Delivery) -> tuple[str, ...]:
         delivery.destination,
         delivery.state,
         str(delivery.attempts),
-        delivery.due,
+        delivery.due[:19].replace("T", " "),
         delivery.error or "-",
         delivery.alert_id,
     )

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from bems.cli.commands import CheckedCommand
+from bems.cli.files import folder_of
 from bems.cli.mistakes import Mistake, store_told
 from bems.cli.show import counted, moment, print_json
 from bems.embedded.backup import Backup, BackupRefused, Told, back_up
@@ -16,7 +17,7 @@ from bems.embedded.permissions import private_umask
 from bems.tracker.instants import render, to_datetime
 
 
-@click.command(epilog="Example: bems backup --store /var/lib/bems /mnt/backups/bems-2026-11-23")
+@click.command(cls=CheckedCommand, epilog="Example: bems backup --store /var/lib/bems /mnt/backups/bems-2026-11-23")
 @click.option("--store", "folder", metavar="FOLDER", default=".bems", show_default=True, help="The cell's folder.")
 @click.argument("target", metavar="TO")
 @click.option("--json", "as_json", is_flag=True, help="Print what the copy holds as one JSON object.")
@@ -30,7 +31,7 @@ def backup(folder: str, target: str, as_json: bool) -> None:
     with copying("Copying") as told:
         try:
             with store_told(), private_umask():
-                made = back_up(Path(folder), Path(target), told)
+                made = back_up(folder_of(folder), folder_of(target), told)
         except BackupRefused as refused:
             raise Mistake(str(refused)) from refused
     if as_json:

@@ -6,6 +6,7 @@ import click
 
 from bems.cli import options
 from bems.cli.client import Client, shaped
+from bems.cli.commands import CheckedCommand
 from bems.cli.options import connected
 from bems.cli.show import print_json
 from bems.embedded.api.access import LOOK
@@ -17,7 +18,7 @@ PATIENCE = 10.0
 LOOK_EVERY = 0.25
 
 
-@click.command(epilog="Example: bems books")
+@click.command(cls=CheckedCommand, epilog="Example: bems books")
 @options.as_json
 @connected
 @click.pass_context

@@ -6,24 +6,47 @@ import click
 
 from bems.cli import options
 from bems.cli.client import Client, shaped
+from bems.cli.commands import CheckedCommand
 from bems.cli.files import WhenParam
+from bems.cli.layout import Column, print_table
+from bems.cli.mistakes import Mistake
 from bems.cli.options import connected
-from bems.cli.show import print_json, screen, table
+from bems.cli.show import duration, money, print_json, screen
 from bems.embedded.api.access import LOOK
 from bems.embedded.api.dashboards import Rows
 from bems.embedded.dashboards import DASHBOARDS
 from bems.tracker.instants import Instant, from_datetime, render
 
+TEXTS = frozenset({"time", "stage", "outcome", "status", "severity", "currency", "vendor_tier"})
+TITLES = {"time": "Time (UTC)", "mean_ms": "Mean"}
+RANKS = {
+    "vendor_tier": 3,
+    "invoices": 2,
+    "superseded": 2,
+    "within_1s": 4,
+    "within_10s": 5,
+    "within_2min": 1,
+    "mean_ms": 1,
+}
+"""The greater, the sooner a column leaves a narrow terminal."""
 
-@click.command(epilog="Example: bems dashboard volume --since 2026-11-01 --by day")
+
+@click.command(cls=CheckedCommand, epilog="Example: bems dashboard volume --since 2026-11-01 --by day")
 @click.argument("name", type=click.Choice(list(DASHBOARDS)))
 @click.option("--since", type=WhenParam(), help="A date means its beginning, in UTC. Default: 30 days before the end.")
 @click.option("--until", type=WhenParam(), help="A date means the end of that day, in UTC. Default: now.")
 @click.option("--by", type=click.Choice(["hour", "day"]), default="day", show_default=True, help="In which steps.")
+@options.wide
 @options.as_json
 @connected
 def dashboard(
-    client: Client, name: str, since: Instant | date | None, until: Instant | date | None, by: str, as_json: bool
+    client: Client,
+    name: str,
+    since: Instant | date | None,
+    until: Instant | date | None,
+    by: str,
+    wide: bool,
+    as_json: bool,
 ) -> None:
     """Show a dashboard: volume, visibility, backlog, alerts or amounts.
 
@@ -31,7 +54,16 @@ def dashboard(
     """
     if isinstance(until, date):
         until += timedelta(days=1)
-    query = {"since": _moment(since), "until": _moment(until), "by": by}
+    begin, end = _moment(since), _moment(until)
+    if begin is not None and end is not None and begin >= end:
+        raise Mistake(
+            f"--since {render(begin)} is not before --until {render(end)}: nothing lies between; exchange them?"
+        )
+    query = {
+        "since": None if begin is None else render(begin),
+        "until": None if end is None else render(end),
+        "by": by,
+    }
     answer = client.ask("GET", f"/dashboards/{name}", LOOK, query=query)
     if as_json:
         print_json(answer)
@@ -40,19 +72,51 @@ def dashboard(
     if not found.rows:
         click.echo(f"nothing from {found.since} to {found.until}")
         return
-    columns = [column.replace("_", " ").capitalize() for column in found.columns]
-    screen().print(table(columns, ([_shown(value) for value in row] for row in found.rows)))
+    columns, rows = _as_people_read(found, by)
+    click.echo()
+    print_table(screen(), columns, rows, wide=wide)
     if found.truncated:
         click.echo(f"earlier rows are left out; these are the last {len(found.rows):,}: ask for less time, or by day")
 
 
-def _moment(when: Instant | date | None) -> str | None:
-    if isinstance(when, date):
-        when = from_datetime(datetime.combine(when, time(), UTC))
-    return None if when is None else render(when)
+def _moment(when: Instant | date | None) -> Instant | None:
+    return from_datetime(datetime.combine(when, time(), UTC)) if isinstance(when, date) else when
 
 
-def _shown(value: str | int | float | None) -> str:
-    if isinstance(value, float):
-        return f"{value:,.3f}"
-    return f"{value:,}" if isinstance(value, int) else value or "-"
+def _as_people_read(found: Rows, by: str) -> tuple[list[Column], list[list[str]]]:
+    """The columns, and rows whose amounts have their currency, times no more than the step is long."""
+    names = list(found.columns)
+    of_currency = names.index("currency") if {"currency", "amount"} <= set(names) else None
+    shown = [number for number in range(len(names)) if number != of_currency]
+    columns = [
+        Column(
+            TITLES.get(names[number]) or names[number].replace("_", " ").capitalize(),
+            RANKS.get(names[number], 0),
+            is_right=names[number] not in TEXTS,
+        )
+        for number in shown
+    ]
+    rows = []
+    for row in found.rows:
+        currency = "" if of_currency is None else str(row[of_currency] or "-")
+        rows.append([_shown(names[number], row[number], currency, by) for number in shown])
+    return columns, rows
+
+
+def _shown(name: str, value: str | int | float | None, currency: str, by: str) -> str:
+    match name, value:
+        case _, None | "":
+            return "-"
+        case "time", str():
+            return value[:10] if by == "day" else value[:16].replace("T", " ")
+        case "amount", str() if currency:
+            return money(value, currency)
+        case "mean_ms", int() | float():
+            return duration(value / 1000)
+        case _, int():
+            return f"{value:,}"
+        case _, float():
+            # Shares within limits.
+            return f"{value:.1%}"
+        case _:
+            return str(value)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bems.cli.client import Client, escaped
+from bems.cli.commands import CheckedCommand
 from bems.cli.files import load_policy
 from bems.cli.mistakes import Failure, store_told
 from bems.cli.pacing import Pace
@@ -53,7 +54,7 @@ class Walk(NamedTuple):
     unseen: list[str]
 
 
-@click.command(epilog="Example: bems demo --exit")
+@click.command(cls=CheckedCommand, epilog="Example: bems demo --exit")
 @click.option("--invoices", type=click.IntRange(1, 1_000_000), default=INVOICES, show_default=True, help="How many.")
 @click.option("--exit", "leave", is_flag=True, help="End after the summary; without a terminal that is so anyway.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, and end.")

@@ -6,7 +6,9 @@ import click
 
 from bems.cli import options
 from bems.cli.client import Client, shaped
+from bems.cli.commands import CheckedGroup
 from bems.cli.complaints import one_line
+from bems.cli.layout import Column
 from bems.cli.mistakes import Mistake
 from bems.cli.options import connected
 from bems.cli.show import counted, moment, print_json, print_list
@@ -14,7 +16,14 @@ from bems.embedded.api.access import ACT
 from bems.embedded.api.operations import Redriven
 from bems.embedded.api.views import DeadLetter
 
-COLUMNS = ("Event", "Invoice", "Attempts", "Failed (UTC)", "Tried again (UTC)", "Error")
+COLUMNS = (
+    Column("Event"),
+    Column("Invoice", 1),
+    Column("Attempts", 4, is_right=True),
+    Column("Failed (UTC)", 3),
+    Column("Tried again (UTC)", 5),
+    Column("Error", 2, is_prose=True),
+)
 
 AT_ONCE = 1_000
 """Ids in one request: as many as the API takes, of any length."""
@@ -25,7 +34,7 @@ of_invoice = click.option("--invoice", metavar="ID", help="Only those of this in
 with_error = click.option("--error", metavar="TEXT", help="Only those with this text in their error.")
 
 
-@click.group()
+@click.group(cls=CheckedGroup)
 def dlq() -> None:
     """See and redrive events whose handling failed.
 
@@ -37,13 +46,14 @@ def dlq() -> None:
 @of_invoice
 @with_error
 @options.limit
+@options.wide
 @options.as_json
 @connected
-def list_(client: Client, invoice: str | None, error: str | None, limit: int, as_json: bool) -> None:
+def list_(client: Client, invoice: str | None, error: str | None, limit: int, wide: bool, as_json: bool) -> None:
     """List dead letters, in the order of their event ids."""
     found = client.list("/dead-letters", ACT, {"invoice_id": invoice, "error": error}, limit)
     letters = shaped(found.items, list[DeadLetter])
-    print_list(found.items, found.more, as_json, COLUMNS, map(_row, letters), "dead letter")
+    print_list(found.items, found.more, as_json, COLUMNS, map(_row, letters), "dead letter", wide=wide)
 
 
 @dlq.command(epilog="Example: bems dlq redrive --error KeyError")

@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from bems.calendars import check_country, expand
+from bems.cli.diagnosis import AS_LINES, what_file
 from bems.cli.mistakes import Mistake
 from bems.embedded.policies import DEFAULT
 from bems.tracker.answers import Error
@@ -24,16 +25,28 @@ from bems.tracker.gate import LINE_LIMIT
 from bems.tracker.instants import EARLIEST, LATEST, Instant, from_datetime, without_leap_second
 from bems.tracker.policy import Policy, PolicySpec
 
+HEAD_BYTES = 4096
+"""So many from a file's beginning show what kind of file it is."""
+
 
 class LogFile:
-    """The lines of an event log, plain or gzipped, and how far they have been read."""
+    """The lines of an event log, plain or gzipped, and how far they have been read. Mistake for a file of another kind;
+    `INSTEAD` says what to write in its place."""
+
+    INSTEAD = AS_LINES
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._raw = _open(path)
         head = io.BufferedReader(self._raw, 1 << 16)  # type: ignore[type-var]
         with self._told():
-            self._lines: Any = gzip.GzipFile(fileobj=head) if head.peek(2)[:2] == b"\x1f\x8b" else head
+            lines: Any = gzip.GzipFile(fileobj=head) if head.peek(2)[:2] == b"\x1f\x8b" else head
+            # In a buffer, because what is looked at must still be there to be read.
+            self._lines: Any = io.BufferedReader(lines, 1 << 16) if lines is not head else head
+            what = what_file(self._lines.peek(HEAD_BYTES)[:HEAD_BYTES], self.INSTEAD)
+        if what is not None:
+            self._raw.close()
+            raise Mistake(f"{path}: {what}")
         self.size: int | None = None if path == "-" else os.fstat(self._raw.fileno()).st_size or None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -44,6 +57,10 @@ class LogFile:
                 yield line
                 while len(line) == limit and not line.endswith(b"\n"):
                     line = self._lines.readline(limit)
+
+    def close(self) -> None:
+        """Close the file. Harmless where that is done already."""
+        self._raw.close()
 
     def position(self) -> int:
         """Bytes of the file that have been read, compressed ones where it is compressed."""
@@ -97,6 +114,13 @@ def read_text(path: str) -> str:
         raise Mistake(f"{path}: not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
 
 
+def folder_of(path: str) -> Path:
+    """The folder of that name, there or not. Mistake for no name at all, which would be the present folder."""
+    if not path or "\0" in path:
+        raise Mistake(f"{path!r} is no name of a folder")
+    return Path(path)
+
+
 class WhenParam(click.ParamType[Instant | date]):
     """An RFC 3339 time, or a date."""
 
@@ -128,9 +152,12 @@ def refused_line(line: int, event_id: str | None, errors: Sequence[Error]) -> by
 
 
 @contextmanager
-def output_file(path: str, *, is_private: bool = True) -> Iterator[IO[bytes]]:
+def output_file(path: str, *, is_private: bool = True, is_new: bool = False) -> Iterator[IO[bytes]]:
     """A file to write, or standard output for `-`. A regular file appears under its name, as a whole, at the end. A new
-    one is its owner's alone, unless it tells of nothing real; one that is replaced stays as open as it was."""
+    one is its owner's alone, unless it tells of nothing real; one that is replaced stays as open as it was.
+
+    `is_new`: a regular file that is there already is a Mistake; --force is said to change that.
+    """
     if path == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -139,6 +166,8 @@ def output_file(path: str, *, is_private: bool = True) -> Iterator[IO[bytes]]:
     with _writing(path):
         if target.is_dir():
             raise IsADirectoryError(0, "Is a directory")
+        if is_new and target.is_file():
+            raise FileExistsError(0, "it exists already; name another file, or overwrite it with --force")
         if target.exists() and not target.is_file():
             part, file = None, target.open("wb")
         else:

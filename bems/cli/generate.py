@@ -6,12 +6,14 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from bems.cli.commands import CheckedCommand
 from bems.cli.files import output_file
 from bems.cli.mistakes import Mistake
 from bems.embedded.generator import generate as lines
 
 
 @click.command(
+    cls=CheckedCommand,
     epilog="Example: bems generate --invoices 2000 --seed 7 --out events.jsonl",
 )
 @click.option("--invoices", type=click.IntRange(1, 100_000_000), default=2000, show_default=True, help="How many.")
@@ -21,7 +23,8 @@ from bems.embedded.generator import generate as lines
 )
 @click.option("--days", type=click.IntRange(1, 3660), default=31, show_default=True, help="How long invoices come in.")
 @click.option("--out", metavar="FILE", default="-", help="Where to write. Default: standard output.")
-def generate(invoices: int, seed: int, start: datetime, days: int, out: str) -> None:
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+def generate(invoices: int, seed: int, start: datetime, days: int, out: str, force: bool) -> None:
     """Write a log of invoice events, one JSON object a line, in the order of their arrival.
 
     Most invoices go their way; some events are early, late, doubled, out of order or malformed, some invoices are
@@ -36,7 +39,7 @@ def generate(invoices: int, seed: int, start: datetime, days: int, out: str) -> 
     console = Console(stderr=True)
     watched = console.is_terminal and out != "-"
     with (
-        output_file(out, is_private=False) as file,
+        output_file(out, is_private=False, is_new=not force) as file,
         Progress(console=console, transient=True, disable=not watched) as progress,
     ):
         # About so many lines come of an invoice.

@@ -1,22 +1,23 @@
 """`bems invoice`: all that is known of one invoice."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
 from rich.text import Text
 
 from bems.cli import options
 from bems.cli.alerts import name_of
 from bems.cli.client import Client, escaped, shaped
-from bems.cli.complaints import one_line
+from bems.cli.commands import CheckedCommand
+from bems.cli.folding import Entered, cadence, fold_alerts, fold_states, fold_waits
+from bems.cli.layout import Column, print_table
 from bems.cli.options import connected
 from bems.cli.report import MEANING
-from bems.cli.show import moment, money, print_json, screen, table, whose
+from bems.cli.show import moment, money, print_json, screen, whose
 from bems.embedded.api.access import LOOK
-from bems.embedded.api.views import Command, Execution, InvoiceDetails, Transition, Waiting
+from bems.embedded.api.views import Alert, Command, Execution, InvoiceDetails, Transition, Waiting
 from bems.tracker.contract import PaymentTerms, Source, Vendor
 
 ENTERED = "StateEntered"
@@ -24,16 +25,43 @@ ENTERED = "StateEntered"
 MOST_EVENTS = 25_000
 """No history has more (Step Functions' quota, which the engine has too)."""
 
+FACTS = (Column("Fact"), Column("Value", is_prose=True))
+HAPPENED = (
+    Column("Recorded"),
+    Column("What", is_prose=True),
+    Column("Status", 1, is_prose=True),
+    Column("Event", 2, is_prose=True),
+)
+ALERTS = (
+    Column("Raised"),
+    Column("Alert", is_prose=True),
+    Column("Severity", 1),
+    Column("Due", 2, is_prose=True),
+    Column("Id", 3, is_prose=True),
+)
+COMMANDS = (
+    Column("Accepted"),
+    Column("Command", is_prose=True),
+    Column("Operator", 2),
+    Column("Result", 1, is_prose=True),
+    Column("Note", 3, is_prose=True),
+    Column("Id", 4),
+)
+STATES = (Column("Entered"), Column("State", is_prose=True))
+EVENTS = (Column("At"), Column("No.", 2, is_right=True), Column("Event", 1), Column("Details", 3, is_prose=True))
 
-@click.command(epilog="Example: bems invoice INV/2026/000123 --history")
+
+@click.command(cls=CheckedCommand, epilog="Example: bems invoice INV/2026/000123 --history")
 @click.argument("invoice_id", metavar="ID")
 @click.option("--history", is_flag=True, help="Show each event in the history of its executions.")
+@options.wide
 @options.as_json
 @connected
-def invoice(client: Client, invoice_id: str, history: bool, as_json: bool) -> None:
+def invoice(client: Client, invoice_id: str, history: bool, wide: bool, as_json: bool) -> None:
     """Show all that is known of an invoice.
 
-    Its status, what it waits for, what happened to it, and the states that its executions walked through.
+    Its status, what it waits for, what happened to it, and the states that its executions walked through: the newest
+    first, the alerts of one wait in one line.
 
     Needs a key of a viewer, operator or admin.
     """
@@ -44,31 +72,23 @@ def invoice(client: Client, invoice_id: str, history: bool, as_json: bool) -> No
         return
     details = shaped(answer, InvoiceDetails)
     console = screen()
-    for label, text in _facts(details):
-        console.print(Text(f"{label:<12}", style="bold"), Text(one_line(text)), sep="", soft_wrap=True)
-    _print_part(
-        console,
-        "What happened (UTC)",
-        ("Recorded", "What", "Status", "Event"),
-        map(_happening, reversed(details.transitions)),
-    )
-    _print_part(
-        console,
-        "Alerts (UTC)",
-        ("Alert", "Severity", "Due", "Raised", "Id"),
-        ((name_of(one), one.severity, moment(one.due_at), moment(one.raised_at), one.id) for one in details.alerts),
-    )
-    _print_part(
-        console,
-        "Commands (UTC)",
-        ("Accepted", "Command", "Operator", "Result", "Note", "Id"),
-        map(_command, details.commands),
-    )
-    for execution in reversed(details.executions):
-        console.print(Text(f"\nExecution {execution.name}: {execution.status}", style="bold"))
-        steps = _events(execution) if history else _states(execution)
-        columns = ("Entered", "State") if not history else ("At", "No.", "Event", "Details")
-        console.print(table(columns, steps))
+    print_table(console, FACTS, _facts(details), header=False)
+
+    def part(title: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+        several = list(rows)
+        if several:
+            console.print(Text(f"\n{title}", style="bold"))
+            print_table(console, columns, several, wide=wide)
+
+    part("What happened (UTC), the newest first", HAPPENED, map(_happening, fold_alerts(details.transitions)))
+    part("Alerts (UTC), the newest first", ALERTS, map(_alerts, fold_waits(details.alerts)))
+    part("Commands (UTC), the newest first", COMMANDS, map(_command, details.commands))
+    for execution in details.executions:
+        title = f"Execution {execution.name}: {execution.status}; the newest first"
+        if history:
+            part(title, EVENTS, reversed(list(_events(execution))))
+        else:
+            part(title, STATES, map(_state, fold_states(list(_states(execution)))))
 
 
 def _read_on(client: Client, answer: Any) -> None:
@@ -123,15 +143,12 @@ def _source(source: Source) -> str:
     return ", ".join(filter(None, (source.system, source.region, source.account_id)))
 
 
-def _print_part(console: Console, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    several = list(rows)
-    if several:
-        console.print(Text(f"\n{title}", style="bold"))
-        console.print(table(columns, several))
-
-
-def _happening(row: Transition) -> tuple[str, ...]:
+def _happening(rows: Sequence[Transition]) -> tuple[str, ...]:
+    row, first = rows[0], rows[-1]
     match row.kind:
+        case "alert" if len(rows) > 1:
+            rhythm = cadence([one.recorded_at for one in reversed(rows)])
+            what = f"alerts {first.step} to {row.step} of {row.stage}, {rhythm}, last {row.severity}"
         case "alert":
             what = f"alert {row.step} of {row.stage}, {row.severity}" if row.step else f"alert of {row.stage}"
         case "park" | "revive":
@@ -157,7 +174,24 @@ def _command(command: Command) -> tuple[str, ...]:
     return moment(command.accepted_at), verb, command.operator, result, command.note, command.command_id
 
 
-def _states(execution: Execution) -> Iterator[tuple[str, ...]]:
+def _alerts(alerts: Sequence[Alert]) -> tuple[str, ...]:
+    newest, first = alerts[0], alerts[-1]
+    if len(alerts) == 1:
+        return moment(newest.raised_at), name_of(newest), newest.severity, moment(newest.due_at), newest.id
+    rhythm = cadence([one.due_at for one in reversed(alerts)])
+    last = ", the last" if newest.last else ""
+    what = f"{newest.stage} stuck, {first.step} to {newest.step}{last}, {rhythm}"
+    due = f"{moment(first.due_at)} to {moment(newest.due_at)}"
+    return moment(newest.raised_at), what, f"last {newest.severity}", due, f"{first.id} to {newest.id}"
+
+
+def _state(entered: Entered) -> tuple[str, ...]:
+    return entered.at, entered.state + (
+        f", {entered.times} times since {entered.first_at}" if entered.times > 1 else ""
+    )
+
+
+def _states(execution: Execution) -> Iterator[tuple[str, str]]:
     for event in execution.history:
         if str(event.get("type", "")).endswith(ENTERED):
             name = event.get("stateEnteredEventDetails", {}).get("name", "-")

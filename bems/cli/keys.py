@@ -9,9 +9,12 @@ import msgspec
 
 from bems.cli import options
 from bems.cli.client import Client, escaped, shaped
+from bems.cli.commands import CheckedGroup
+from bems.cli.files import folder_of
+from bems.cli.layout import Column, print_table
 from bems.cli.mistakes import Failure, Mistake
 from bems.cli.options import connected
-from bems.cli.show import counted, moment, print_json, screen, table
+from bems.cli.show import counted, moment, print_json, screen
 from bems.embedded.api import views
 from bems.embedded.api.access import ADMINISTER
 from bems.embedded.api.operations import NewKey
@@ -22,28 +25,39 @@ from bems.embedded.keys import KeyRefused, Keys
 from bems.embedded.reader import StoreFailed
 from bems.tracker.requests import Role
 
-COLUMNS = ("Name", "Role", "Id", "Made (UTC)", "By", "Revoked (UTC)", "By")
+COLUMNS = (
+    Column("Name"),
+    Column("Role", 1),
+    Column("Id", 2),
+    Column("Made (UTC)", 4),
+    Column("By", 5),
+    Column("Revoked (UTC)", 3),
+    Column("Revoked by", 6),
+)
 ROLES = get_args(Role)
 BY = "bems keys"
 """Who makes a key where no key is needed for it."""
 
 
-@click.group()
+@click.group(cls=CheckedGroup)
 def keys() -> None:
     """See, make and revoke keys. Needs a key of an admin, or the folder of a cell that is not running."""
 
 
 @keys.command("list", epilog="Example: bems keys list")
+@options.wide
 @options.as_json
 @connected
-def list_(client: Client, as_json: bool) -> None:
+def list_(client: Client, wide: bool, as_json: bool) -> None:
     """List every key there ever was, without its text."""
     answer = client.ask("GET", "/keys", ADMINISTER)
     known = shaped(answer, _Keys).items
     if as_json:
         print_json({"items": answer["items"], "more": False})
         return
-    screen().print(table(COLUMNS, map(_row, known)))
+    click.echo()
+    print_table(screen(), COLUMNS, map(_row, known), wide=wide)
+    click.echo()
     click.echo(f"{counted(sum(key.revoked_at is None for key in known), 'key')} in force")
 
 
@@ -62,7 +76,7 @@ def add(client: Client, name: str, role: Role, folder: str | None, as_json: bool
     if folder is None:
         answer = client.ask("POST", "/keys", ADMINISTER, body={"name": name, "role": role})
     else:
-        answer = msgspec.to_builtins(_add_offline(Path(folder), name, role))
+        answer = msgspec.to_builtins(_add_offline(folder_of(folder), name, role))
     made = shaped(answer, NewKey)
     if as_json:
         print_json(answer)

@@ -16,6 +16,7 @@ URL = "http://127.0.0.1:8080"
 limit = click.option(
     "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many at the most."
 )
+wide = click.option("--wide", is_flag=True, help="Show every column, however narrow the terminal is.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print what the cell answered, as one JSON object.")
 
 

@@ -10,10 +10,12 @@ import msgspec
 from bems.calendars import check_country, expand
 from bems.cli import options
 from bems.cli.client import Client, shaped
+from bems.cli.commands import CheckedGroup
 from bems.cli.files import WhenParam, load_policy, read_text
+from bems.cli.layout import Column, print_table
 from bems.cli.mistakes import Mistake
 from bems.cli.options import connected
-from bems.cli.show import counted, moment, print_json, print_list, screen, table
+from bems.cli.show import counted, moment, print_json, print_list, screen
 from bems.cli.up import configure
 from bems.embedded.api.access import LOOK
 from bems.embedded.api.policies import Policy, PolicyCalendar, PolicyStage, PolicySummary, view_policy
@@ -23,15 +25,26 @@ from bems.tracker.config import ConfigError, ConfigFault, read_policy
 from bems.tracker.instants import Instant, render, to_datetime
 from bems.tracker.policy_warnings import find_warnings
 
-RULES = ("Stage", "Deadline", "Then every", "Critical from", "Gives up at")
-HISTORY = ("Digest", "In force from (UTC)", "Until (UTC)", "Source")
+RULES = (
+    Column("Stage"),
+    Column("Deadline"),
+    Column("Then every"),
+    Column("Critical from", is_right=True),
+    Column("Gives up at", is_right=True),
+)
+HISTORY = (
+    Column("Digest"),
+    Column("In force from (UTC)"),
+    Column("Until (UTC)", 2),
+    Column("Source", 1, is_prose=True),
+)
 YEARS_SHOWN = 2
 """So many years of days off are shown to people, from the present one on; --json has all."""
 
 _NO_BREAK = "\u00a0"
 
 
-class _DefaultGroup(click.Group):
+class _DefaultGroup(CheckedGroup):
     """A group that takes arguments without the name of a command for those of `show`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -83,9 +96,10 @@ def show(
 
 @policy.command(epilog="Example: bems policy history")
 @options.limit
+@options.wide
 @options.as_json
 @connected
-def history(client: Client, limit: int, as_json: bool) -> None:
+def history(client: Client, limit: int, wide: bool, as_json: bool) -> None:
     """List every policy that was in force, the newest first. `bems policy show --at` prints one of them.
 
     Needs a key of a viewer, operator or admin.
@@ -95,7 +109,7 @@ def history(client: Client, limit: int, as_json: bool) -> None:
         (one.digest, moment(one.in_force_from), moment(one.in_force_until), one.source)
         for one in shaped(found, list[PolicySummary])
     ]
-    print_list(found, more, as_json, HISTORY, rows, "policy version")
+    print_list(found, more, as_json, HISTORY, rows, "policy version", wide=wide)
 
 
 @policy.command(epilog="Example: bems policy check policy.yaml")
@@ -135,7 +149,7 @@ def _print(shown: Policy) -> None:
     click.echo()
     year = (shown.in_force_until or to_datetime(SystemClock().now())).year
     _print_calendar(shown.calendar, year)
-    screen().print(table(RULES, [row for name, stage in shown.stages.items() for row in _rows(name, stage)]))
+    print_table(screen(), RULES, [row for name, stage in shown.stages.items() for row in _rows(name, stage)])
     for name, stage in shown.stages.items():
         for number, override in enumerate(stage.overrides, 1):
             conditions = msgspec.to_builtins(override.when).items()

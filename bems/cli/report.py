@@ -1,19 +1,45 @@
 """The report as a finance person reads it."""
 
-from rich import box
-from rich.console import Console, JustifyMethod
-from rich.markup import escape
-from rich.table import Table
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from bems.cli.show import money, whose
-from bems.embedded.report import Report
+import click
+from msgspec import to_builtins
+from rich.console import Console
+from rich.text import Text
+
+from bems.cli.layout import Column, Row, print_table
+from bems.cli.show import duration, money, screen, whose
+from bems.embedded.report import InvoiceLine, Report
 from bems.tracker.contract import STAGES, Stage
-from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND, Instant, to_datetime
+from bems.tracker.instants import DAY, Instant, render, to_datetime
 from bems.tracker.projection import WAITS_FOR, Status
 
 MOST = 10
+MOST_REASONS = 12
 LONG_JUMP = 30 * DAY
-LEFT = ("Meaning", "Status", "Vendor", "Alerts")
+
+STATUSES = (
+    Column("Status"),
+    Column("Invoices", is_right=True),
+    Column("Share", is_right=True),
+    Column("Meaning", 1, is_prose=True),
+)
+TIMES = ("Stage", "Passed", "Half within", "90% within", "99% within")
+ALERTS = (
+    Column("Stage"),
+    Column("Invoices", is_right=True),
+    Column("Warnings", is_right=True),
+    Column("Critical", is_right=True),
+)
+STUCK = (
+    Column("Invoice"),
+    Column("Status", 2),
+    Column("Waits since", 3),
+    Column("Alerts", 4, is_right=True),
+    Column("Amount", 1, is_right=True),
+    Column("Vendor", 5, is_prose=True),
+)
 
 MEANING: dict[Status, str] = {
     "Orphan": "events came, but no ingestion yet",
@@ -28,125 +54,184 @@ MEANING: dict[Status, str] = {
 }
 
 
-def print_report(report: Report, seconds: float) -> None:
-    """Print to standard output; plain text where it is not a terminal."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=110)
+def as_document(report: Report, seconds: float) -> dict[str, Any]:
+    """All that the printed report has, for programs; of what it shows only the first, everything."""
     lines = report.accepted + report.duplicate + report.refused
-    console.print(
-        f"\n[bold]Events[/]    {report.accepted:,} accepted, {report.duplicate:,} duplicate, {report.refused:,} refused"
-    )
-    if report.left_out:
-        console.print(f"          {report.left_out:,} later than --until were left out")
+    alerted = alerted_invoices(report)
+    period = None
     if report.first is not None:
-        console.print(
-            f"[bold]Period[/]    {_day(report.first)} to {_day(report.last)}; time ran on to {_day(report.end)}"
-        )
-    console.print(f"[bold]Replayed[/]  {lines:,} events in {seconds:.1f} s ({lines / seconds:,.0f} a second)")
-    if report.jump and report.jump.after - report.jump.before > LONG_JUMP:
+        period = {"first": render(report.first), "last": render(report.last), "end": render(report.end)}
+    jump = None
+    if report.jump is not None and is_long_jump(report):
+        jump = {"line": report.jump.line, "before": render(report.jump.before), "after": render(report.jump.after)}
+    return {
+        **report.summary(),
+        "left_out": report.left_out,
+        "period": period,
+        "jump": jump,
+        "reasons": dict(report.reasons.most_common()),
+        "parked": report.parked,
+        "alerted_invoices": {stage: count for stage, count in alerted.items() if count},
+        "alerts_per_100_invoices": alerts_per_100_invoices(report),
+        "passed": {stage: len(report.durations[stage]) for stage in STAGES},
+        "stuck": [_stuck_document(invoice) for invoice in report.stuck()],
+        "seconds": round(seconds, 3),
+        "events_per_second": round(lines / seconds, 1),
+    }
+
+
+def _stuck_document(invoice: InvoiceLine) -> dict[str, Any]:
+    return {
+        "invoice_id": invoice.invoice_id,
+        "status": invoice.status,
+        "stage": invoice.stage,
+        "waiting_since": render(invoice.waiting_since or 0),
+        "alerts": alerts_out(invoice),
+        "parked": invoice.parked,
+        "amount": f"{invoice.amount:f}",
+        "currency": invoice.currency,
+        "vendor": to_builtins(invoice.vendor),
+    }
+
+
+def alerts_per_100_invoices(report: Report) -> float:
+    """How loud a policy is, whatever the volume; 0 without invoices."""
+    return round(100 * report.alerts.total() / len(report.invoices), 1) if report.invoices else 0.0
+
+
+class Part(NamedTuple):
+    """A table of a report, with its title."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+
+
+def print_report(report: Report, seconds: float, *, wide: bool = False) -> None:
+    """Print to standard output; plain text where it is not a terminal."""
+    console = screen()
+    lines = report.accepted + report.duplicate + report.refused
+    click.echo()
+    heading(
+        console,
+        "Events",
+        f"{report.accepted:,} accepted, {report.duplicate:,} duplicate, {report.refused:,} refused"
+        + (f"; {report.left_out:,} later than --until were left out" if report.left_out else ""),
+    )
+    if report.first is not None:
+        heading(console, "Period", f"{_day(report.first)} to {_day(report.last)}; time ran on to {_day(report.end)}")
+    heading(console, "Replayed", f"{lines:,} events in {duration(seconds)} ({lines / seconds:,.0f} a second)")
+    if is_long_jump(report):
+        assert report.jump is not None
         days = (report.jump.after - report.jump.before) // DAY
-        console.print(
-            f"[bold]Note[/]      line {report.jump.line:,} of the log is {days} days later than all before it, of "
-            f"{_day(report.jump.after)};\n          if that date is wrong, what waited then counts as stuck too soon"
+        heading(
+            console,
+            "Note",
+            f"line {report.jump.line:,} of the log is {days} days later than all before it, of "
+            f"{_day(report.jump.after)}; if that date is wrong, what waited then counts as stuck too soon",
         )
-    for table in (_refusals(report), _statuses(report), _stages(report), _alerts(report), _stuck(report)):
-        if table:
-            console.print(f"\n[bold]{table.title}[/]")
-            table.title = None
-            console.print(table)
+    for part in (_refusals(report), _statuses(report), _stages(report), _alerts(report), _stuck(report)):
+        if part:
+            print_part(console, part, wide=wide)
 
 
-def new_table(title: str, *columns: str) -> Table:
-    """A table whose numbers stand to the right."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        align: JustifyMethod = "right" if number and column not in LEFT else "left"
-        table.add_column(
-            column, justify=align, no_wrap=column == "Vendor", max_width=22 if column == "Vendor" else None
-        )
-    return table
+def heading(console: Console, label: str, text: str) -> None:
+    """A line with its label, wrapped between words where a terminal is narrow."""
+    print_table(console, (Column("", 0), Column("", 0, is_prose=True)), [(f"{label:<8}", text)], header=False)
 
 
-def _refusals(report: Report) -> Table | None:
+def print_part(console: Console, part: Part, *, wide: bool | None = None) -> None:
+    """Print a table under its title."""
+    console.print(Text(f"\n{part.title}\n", style="bold"))
+    print_table(console, part.columns, part.rows, wide=wide)
+
+
+def is_long_jump(report: Report) -> bool:
+    """Whether two lines lie so far apart that a date may be wrong."""
+    return report.jump is not None and report.jump.after - report.jump.before > LONG_JUMP
+
+
+def _refusals(report: Report) -> Part | None:
     if not report.reasons:
         return None
-    table = new_table("Refused, by reason (an event may have several)", "Reason", "Events")
-    for reason, count in report.reasons.most_common(12):
-        table.add_row(reason, f"{count:,}")
-    if len(report.reasons) > 12:
-        table.add_row(f"{len(report.reasons) - 12} more reasons", "")
-    return table
+    rows: list[Row] = [(reason, f"{count:,}") for reason, count in report.reasons.most_common(MOST_REASONS)]
+    if len(report.reasons) > MOST_REASONS:
+        rows.append((f"{len(report.reasons) - MOST_REASONS} more reasons", ""))
+    columns = Column("Reason", is_prose=True), Column("Events", is_right=True)
+    return Part("Refused, by reason (an event may have several)", columns, rows)
 
 
-def _statuses(report: Report) -> Table | None:
+def _statuses(report: Report) -> Part | None:
     total = len(report.invoices)
     if not total:
         return None
-    table = new_table(f"What became of {total:,} invoices", "Status", "Invoices", "Share", "Meaning")
-    for status in WAITS_FOR:
-        if count := report.statuses[status]:
-            table.add_row(status, f"{count:,}", f"{count / total:.1%}", MEANING[status])
-    table.add_section()
-    table.add_row(
-        "of these parked", f"{report.parked:,}", f"{report.parked / total:.1%}", "given up after the last alert"
-    )
-    return table
+    rows: list[Row] = [
+        (status, f"{count:,}", f"{count / total:.1%}", MEANING[status])
+        for status in WAITS_FOR
+        if (count := report.statuses[status])
+    ]
+    parked = f"{report.parked:,}", f"{report.parked / total:.1%}", "given up after the last alert"
+    return Part(f"What became of {total:,} invoices", STATUSES, [*rows, None, ("of these parked", *parked)])
 
 
-def _stages(report: Report) -> Table | None:
+def _stages(report: Report) -> Part | None:
     if not any(report.durations.values()):
         return None
-    table = new_table("Time in each stage", "Stage", "Passed", "Half within", "90% within", "99% within")
+    rows: list[Row] = []
     for stage in STAGES:
-        times = (_duration(report.percentile(stage, percent)) for percent in (50, 90, 99))
-        table.add_row(stage, f"{len(report.durations[stage]):,}", *times)
-    return table
+        times = (report.percentile(stage, percent) for percent in (50, 90, 99))
+        shown = ("-" if time is None else duration(time) for time in times)
+        rows.append((stage, f"{len(report.durations[stage]):,}", *shown))
+    columns = [Column(name, is_right=name != "Stage") for name in TIMES]
+    return Part("Time in each stage", columns, rows)
 
 
-def _alerts(report: Report) -> Table | None:
-    if not report.alerts:
-        return None
-    stuck: dict[Stage, int] = dict.fromkeys(STAGES, 0)
+def alerted_invoices(report: Report) -> dict[Stage, int]:
+    """Of how many invoices an alert was raised in each stage."""
+    alerted: dict[Stage, int] = dict.fromkeys(STAGES, 0)
     for invoice in report.invoices:
         for stage in {alert.stage for alert in invoice.alerts}:
-            stuck[stage] += 1
-    table = new_table("Alerts", "Stage", "Invoices", "Warnings", "Critical")
+            alerted[stage] += 1
+    return alerted
+
+
+def _alerts(report: Report) -> Part | None:
+    if not report.alerts:
+        return None
+    alerted = alerted_invoices(report)
+    rows: list[Row] = []
     for stage in STAGES:
         warnings, critical = report.alerts[stage, "warning"], report.alerts[stage, "critical"]
         if warnings or critical:
-            table.add_row(stage, f"{stuck[stage]:,}", f"{warnings:,}", f"{critical:,}")
-    return table
+            rows.append((stage, f"{alerted[stage]:,}", f"{warnings:,}", f"{critical:,}"))
+    return Part("Alerts", ALERTS, rows)
 
 
-def _stuck(report: Report) -> Table | None:
+def _stuck(report: Report) -> Part | None:
     stuck = report.stuck()
     if not stuck:
         return None
     title = f"Stuck at the end: {len(stuck):,} invoices" + (f", the {MOST} longest" if len(stuck) > MOST else "")
-    table = new_table(title, "Invoice", "Status", "Waits since", "Alerts", "Amount", "Vendor")
+    rows: list[Row] = []
     for invoice in stuck[:MOST]:
-        out = [alert for alert in invoice.alerts if alert.waiting_since == invoice.waiting_since]
-        table.add_row(
-            escape(invoice.invoice_id),
-            invoice.status,
-            _day(invoice.waiting_since or 0),
-            f"{len(out)}, parked" if invoice.parked else f"{len(out)}",
-            money(f"{invoice.amount:f}", invoice.currency),
-            escape(whose(invoice.vendor)),
+        alerts = alerts_out(invoice)
+        rows.append(
+            (
+                invoice.invoice_id,
+                invoice.status,
+                _day(invoice.waiting_since or 0),
+                f"{alerts}, parked" if invoice.parked else f"{alerts}",
+                money(f"{invoice.amount:f}", invoice.currency),
+                whose(invoice.vendor),
+            )
         )
-    return table
+    return Part(title, STUCK, rows)
+
+
+def alerts_out(invoice: InvoiceLine) -> int:
+    """How many alerts are out of the wait that an invoice is stuck in."""
+    return sum(alert.waiting_since == invoice.waiting_since for alert in invoice.alerts)
 
 
 def _day(instant: Instant) -> str:
     return to_datetime(instant).strftime("%Y-%m-%d")
-
-
-def _duration(seconds: float | None) -> str:
-    """Two figures are enough to see what is slow."""
-    if seconds is None:
-        return "-"
-    for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "min")):
-        if seconds * SECOND >= unit:
-            return f"{seconds * SECOND / unit:.1f} {name}"
-    return f"{seconds:.0f} s" if seconds else "0"

@@ -1,11 +1,12 @@
 """`bems restore`: a cell's folder, made from a backup."""
 
 import shlex
-from pathlib import Path
 
 import click
 
 from bems.cli.backup import copying, describe, print_copy
+from bems.cli.commands import CheckedCommand
+from bems.cli.files import folder_of
 from bems.cli.mistakes import Mistake, store_told
 from bems.embedded.backup import BackupRefused
 from bems.embedded.permissions import private_umask
@@ -13,7 +14,7 @@ from bems.embedded.restore import RestoreRefused
 from bems.embedded.restore import restore as make_folder
 
 
-@click.command(epilog="Example: bems restore /mnt/backups/bems-2026-11-23 --store /var/lib/bems")
+@click.command(cls=CheckedCommand, epilog="Example: bems restore /mnt/backups/bems-2026-11-23 --store /var/lib/bems")
 @click.argument("source", metavar="BACKUP")
 @click.option(
     "--store", "folder", metavar="FOLDER", default=".bems", show_default=True, help="The folder to make: empty, or new."
@@ -28,7 +29,7 @@ def restore(source: str, folder: str, as_json: bool) -> None:
     with copying("Restoring") as told:
         try:
             with store_told(), private_umask():
-                made = make_folder(Path(source), Path(folder), told)
+                made = make_folder(folder_of(source), folder_of(folder), told)
         except (RestoreRefused, BackupRefused) as refused:
             raise Mistake(str(refused)) from refused
     if as_json:

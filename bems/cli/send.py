@@ -11,13 +11,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from bems.cli.client import KEPT, Client
+from bems.cli.commands import CheckedCommand
 from bems.cli.complaints import one_line
+from bems.cli.diagnosis import what_line
 from bems.cli.files import LogFile, output_file, refused_line
 from bems.cli.mistakes import Mistake
 from bems.cli.options import connected
 from bems.cli.parcels import Fate, Told
+from bems.cli.refusals import FirstRefused, Refused
 from bems.cli.sending import Sender
-from bems.cli.show import print_json
+from bems.cli.show import duration, print_json, screen
 from bems.cli.summary import Summary
 from bems.embedded.replay import BYTE_ORDER_MARK
 from bems.tracker.answers import Error
@@ -28,7 +31,7 @@ COMPLAIN_EVERY = 30.0
 """Seconds between two lines about the same trouble."""
 
 
-@click.command(epilog="Example: bems send events.jsonl.gz --rate 500 --refused-out refused.jsonl")
+@click.command(cls=CheckedCommand, epilog="Example: bems send events.jsonl.gz --rate 500 --refused-out refused.jsonl")
 @click.argument("file", metavar="FILE")
 @click.option("--batch", type=click.IntRange(1, 100), default=100, show_default=True, help="Events in a request.")
 @click.option("--in-flight", type=click.IntRange(1, KEPT), default=4, show_default=True, help="Requests at once.")
@@ -69,6 +72,7 @@ def send(
     if refused_out is not None and log.is_file(refused_out):
         raise Mistake(f"{refused_out}: this is the log itself; write to another file")
     interrupted, mistake = False, None
+    first_refused, hints = FirstRefused(), dict[int, str | None]()
     with (
         output_file(refused_out) if refused_out is not None else nullcontext() as refused_file,
         watched(log, retries_for) as watch,
@@ -76,11 +80,13 @@ def send(
 
         def told(one: Told) -> None:
             watch.told()
-            if refused_file is not None and one.fate in ("refused", "conflict"):
+            if one.fate in ("refused", "conflict"):
                 # The cell's pointers lead into the event, and it was asked about those only that are lines at all.
                 inside = "/event" if one.seconds else ""
                 errors = [Error(inside + error.pointer, error.detail) for error in one.errors]
-                refused_file.write(refused_line(one.line, one.event_id, errors))
+                first_refused.add(Refused(one.line, one.event_id, errors, hints.pop(one.line, None)))
+                if refused_file is not None:
+                    refused_file.write(refused_line(one.line, one.event_id, errors))
 
         sender = Sender(
             client,
@@ -93,7 +99,7 @@ def send(
         )
         try:
             try:
-                send_lines(sender, watch.lines())
+                send_lines(sender, watch.lines(), hints)
             except Mistake as unreadable:
                 # What could be read of the log is sent.
                 mistake = unreadable
@@ -104,7 +110,7 @@ def send(
             summary = sender.finish()
     fault = mistake or sender.fault
     if summary.requests.count or not fault:
-        print_summary(summary, as_json)
+        print_summary(summary, first_refused, refused_out, as_json)
     if interrupted:
         context.exit(INTERRUPTED)
     if fault:
@@ -112,11 +118,13 @@ def send(
     context.exit(0 if summary.well else 1)
 
 
-def send_lines(sender: Sender, lines: Iterator[tuple[int, bytes]]) -> None:
-    """Send each line, unless it is not even one. Whether its event is good is for the cell to judge, by its clock."""
+def send_lines(sender: Sender, lines: Iterator[tuple[int, bytes]], hints: dict[int, str | None]) -> None:
+    """Send each line, unless it is not even one: then `hints` says what it is instead, where that can be told. Whether
+    its event is good is for the cell to judge, by its clock."""
     for number, line in lines:
         split = split_line(line)
         if isinstance(split, Refusal):
+            hints[number] = what_line(line)
             sender.refuse(number, split)
         elif not sender.send(*split, number):
             return
@@ -167,7 +175,7 @@ def watched(log: LogFile, retries_for: float) -> Iterator[Watch]:
         yield Watch(log, progress, retries_for)
 
 
-def print_summary(summary: Summary, as_json: bool) -> None:
+def print_summary(summary: Summary, first_refused: FirstRefused, refused_out: str | None, as_json: bool) -> None:
     """What became of the events, and how fast."""
     fates: tuple[Fate, ...] = get_args(Fate)
     half, most = (summary.requests.percentile(percent) for percent in (50, 99))
@@ -176,6 +184,7 @@ def print_summary(summary: Summary, as_json: bool) -> None:
             {
                 "events": {"sent": summary.sent, **{str(fate): summary.fates[fate] for fate in fates}},
                 "refused_by": dict(summary.places.most_common()),
+                "first_refused": first_refused.as_document(),
                 "requests": {
                     "answered": summary.requests.count,
                     "repeated": summary.retries,
@@ -187,7 +196,7 @@ def print_summary(summary: Summary, as_json: bool) -> None:
             }
         )
         return
-    click.echo(f"{'Sent':<12}{summary.sent:>12,}  in {summary.seconds:.1f} s, {summary.rate:,.0f} a second")
+    click.echo(f"{'Sent':<12}{summary.sent:>12,}  in {duration(summary.seconds)}, {summary.rate:,.0f} a second")
     meanings: dict[Fate, str] = {
         "conflict": "another event with that id was accepted before",
         "undelivered": "send the file again; a repeat is harmless",
@@ -200,6 +209,7 @@ def print_summary(summary: Summary, as_json: bool) -> None:
     if half is not None and most is not None:
         repeated = f", {summary.retries:,} repeated" if summary.retries else ""
         click.echo(
-            f"{'Requests':<12}{summary.requests.count:>12,}  half within {half * 1000:,.0f} ms, "
-            f"99% within {most * 1000:,.0f} ms{repeated}"
+            f"{'Requests':<12}{summary.requests.count:>12,}  half within {duration(half)}, 99% within "
+            f"{duration(most)}{repeated}"
         )
+    first_refused.print(screen(), refused_out)

@@ -7,20 +7,13 @@ from typing import Any
 
 import click
 import msgspec
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from bems.cli.complaints import one_line
+from bems.cli.layout import Column, print_table
 from bems.tracker.contract import Vendor
 
 _find_unprintable = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-RIGHT = (
-    "Amount", "Alerts", "Attempts", "Step",
-    "Events", "Invoices", "Mean ms", "Superseded", "Within 1s", "Within 10s", "Within 2min",
-)  # fmt: skip
 
 
 def print_json(answer: object) -> None:
@@ -34,33 +27,29 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def print_list(
-    answer: Sequence[Any], more: bool, as_json: bool, columns: Sequence[str], rows: Iterable[Sequence[str]], what: str
+    answer: Sequence[Any],
+    more: bool,
+    as_json: bool,
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[str]],
+    what: str,
+    *,
+    wide: bool = False,
 ) -> None:
-    """A list, and whether it goes on. `what` names one of its items."""
+    """A list, and whether it goes on. `what` names one of its items; `wide`: with every column, whatever the room."""
     if as_json:
         print_json({"items": answer, "more": more})
         return
     if answer:
-        screen().print(table(columns, rows))
+        click.echo()
+        print_table(screen(), columns, rows, wide=wide)
+        click.echo()
     click.echo(counted(len(answer), what) + ("; there are more, see --limit" if more else ""))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table; the first column is never cut, because it names what other commands take."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        justify: Any = "right" if column in RIGHT else "left"
-        made.add_column(Text(column), justify=justify, no_wrap=not number, overflow="fold")
-    for row in rows:
-        # As texts, because what senders wrote is no markup.
-        made.add_row(*(Text(one_line(cell)) for cell in row))
-    return made
-
-
 def screen() -> Console:
-    """Standard output; where it is not a terminal, plain text whose rows are one line each."""
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=2_000)
+    """Standard output, for tables and texts that are no markup."""
+    return Console(highlight=False, markup=False)
 
 
 def counted(number: int, what: str) -> str:
@@ -75,10 +64,31 @@ def moment(at: datetime | None) -> str:
 
 
 def money(amount: str, currency: str) -> str:
-    """Digits in groups, as a person reads them."""
+    """Digits in groups, as a person reads them: `84,120.00 EUR`"""
     whole, point, fraction = amount.partition(".")
     sign = "-" if whole.startswith("-") else ""
     return f"{sign}{int(whole.lstrip('-') or '0'):,}{point}{fraction} {currency}"
+
+
+def duration(seconds: float) -> str:
+    """In its two largest units, with the letters that a policy has: `3d 4h`, `1h 30m`, `4.2s`, `12ms`"""
+    if seconds < 0:
+        return "-" + duration(-seconds)
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f}ms" if seconds else "0s"
+    if seconds < 9.95:
+        return f"{seconds:.1f}s".replace(".0s", "s")
+    minutes = round(seconds / 60)
+    # Rounded to the smaller unit first, so that 1h 59m 40s is 2h and not 1h 60m.
+    if minutes >= 24 * 60:
+        return _two_units(round(seconds / 3_600), 24, "d", "h")
+    return _two_units(minutes, 60, "h", "m") if seconds >= 3_599.5 else _two_units(round(seconds), 60, "m", "s")
+
+
+def _two_units(smaller: int, size: int, unit: str, smaller_unit: str) -> str:
+    count, rest = divmod(smaller, size)
+    parts = (f"{count:,}{unit}" if count else "", f"{rest}{smaller_unit}" if rest else "")
+    return " ".join(filter(None, parts))
 
 
 def whose(vendor: Vendor) -> str:

@@ -3,12 +3,15 @@
 import time
 from typing import Any, NamedTuple, get_args
 
+import click
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from bems.cli.client import Client
+from bems.cli.layout import Column, Row, print_table
 from bems.cli.parcels import Fate
-from bems.cli.report import MEANING, new_table
+from bems.cli.report import ALERTS, MEANING, STATUSES, Part, heading, print_part
+from bems.cli.show import duration, screen
 from bems.cli.summary import Summary
 from bems.embedded.analytics import Analytics
 from bems.embedded.api.access import LOOK
@@ -75,50 +78,44 @@ def as_document(sent: Summary, takings: Takings) -> dict[str, Any]:
 
 def print_takings(sent: Summary, takings: Takings) -> None:
     """Print to standard output; plain text where it is not a terminal."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=110)
+    console = screen()
     p50, p99 = (sent.requests.percentile(percent) or 0.0 for percent in (50, 99))
-    console.print(f"\n[bold]Sent[/]      {sent.sent:,} events in {sent.seconds:.1f} s ({sent.rate:,.0f} a second)")
-    console.print(f"[bold]Answered[/]  durable and visible after {p50 * 1000:.1f} ms (half), {p99 * 1000:.1f} ms (99%)")
-    for table in (_refusals(sent), _statuses(takings), _alerts(takings), _books(sent, takings)):
-        if table:
-            console.print(f"\n[bold]{table.title}[/]")
-            table.title = None
-            console.print(table)
+    click.echo()
+    heading(console, "Sent", f"{sent.sent:,} events in {duration(sent.seconds)} ({sent.rate:,.0f} a second)")
+    heading(console, "Answered", f"durable and visible after {duration(p50)} (half), {duration(p99)} (99%)")
+    for part in (_refusals(sent), _statuses(takings), _alerts(takings)):
+        if part:
+            print_part(console, part)
+    _print_books(console, sent, takings)
 
 
-def _refusals(sent: Summary) -> Table | None:
+def _refusals(sent: Summary) -> Part | None:
     if not sent.places:
         return None
-    table = new_table("Refused, by where the fault is (an event may have several)", "Field", "Events")
-    for place, count in sent.places.most_common():
-        table.add_row(place, f"{count:,}")
-    return table
+    rows = [(place, f"{count:,}") for place, count in sent.places.most_common()]
+    columns = Column("Field", is_prose=True), Column("Events", is_right=True)
+    return Part("Refused, by where the fault is (an event may have several)", columns, rows)
 
 
-def _statuses(takings: Takings) -> Table:
+def _statuses(takings: Takings) -> Part:
     total = sum(takings.statuses.values())
-    table = new_table(f"What became of {total:,} invoices", "Status", "Invoices", "Share", "Meaning")
-    for status in WAITS_FOR:
-        if count := takings.statuses.get(status):
-            table.add_row(status, f"{count:,}", f"{count / total:.1%}", MEANING[status])
-    table.add_section()
-    table.add_row("of these stuck", f"{takings.stuck:,}", f"{takings.stuck / total:.1%}", "late, and alerted")
-    return table
+    rows: list[Row] = [
+        (status, f"{count:,}", f"{count / total:.1%}", MEANING[status])
+        for status in WAITS_FOR
+        if (count := takings.statuses.get(status))
+    ]
+    stuck = "of these stuck", f"{takings.stuck:,}", f"{takings.stuck / total:.1%}", "late, and alerted"
+    return Part(f"What became of {total:,} invoices", STATUSES, [*rows, None, stuck])
 
 
-def _alerts(takings: Takings) -> Table | None:
+def _alerts(takings: Takings) -> Part | None:
     if not takings.alerts:
         return None
-    table = new_table("Alerts that were raised meanwhile", "Stage", "Invoices", "Warnings", "Critical")
-    for stage in STAGES:
-        if stage in takings.alerts:
-            table.add_row(stage, *(f"{count:,}" for count in takings.alerts[stage]))
-    return table
+    rows = [(stage, *(f"{count:,}" for count in takings.alerts[stage])) for stage in STAGES if stage in takings.alerts]
+    return Part("Alerts that were raised meanwhile", ALERTS, rows)
 
 
-def _books(sent: Summary, takings: Takings) -> Table:
+def _print_books(console: Console, sent: Summary, takings: Takings) -> None:
     fates, books = sent.fates, takings.books
     answered = f"{fates['accepted']:,} accepted + {fates['duplicate']:,} duplicate + "
     answered += f"{fates['refused']:,} refused + {fates['conflict']:,} conflicting"
@@ -135,8 +132,7 @@ def _books(sent: Summary, takings: Takings) -> Table:
             books["transitions"] == books["analytics"],
         ),
     )
-    table = Table.grid(padding=(0, 1))
-    table.title = "The books"
-    for left, right, even in rows:
-        table.add_row(f" {left}", "=" if even else "[red]is not[/]", right)
-    return table
+    columns = Column("Left"), Column("Sign"), Column("Right", is_prose=True)
+    console.print(Text("\nThe books", style="bold"))
+    shown = [(left, "=" if even else "is not", right) for left, right, even in rows]
+    print_table(console, columns, shown, header=False)

@@ -1,5 +1,6 @@
 """`bems up`: a cell on this machine."""
 
+import errno
 import gc
 import logging
 import os
@@ -13,7 +14,8 @@ from typing import NamedTuple
 import click
 
 from bems.calendars import check_country, expand
-from bems.cli.files import load_policy, read_text
+from bems.cli.commands import CheckedCommand
+from bems.cli.files import folder_of, load_policy, read_text
 from bems.cli.mistakes import Failure, Mistake, store_told
 from bems.cli.show import print_json
 from bems.embedded.alerting.destinations import build
@@ -28,11 +30,15 @@ from bems.tracker.instants import render
 from bems.tracker.policy import Policy
 from bems.tracker.policy_warnings import find_warnings
 
+OTHER_PORT = "choose another with --port, or a free one with --port 0"
+TAKEN = (errno.EADDRINUSE, errno.EACCES)
+"""Another program has the port, or it is one below 1024, which not everybody may have."""
+
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether the writer still lives."""
 
 
-@click.command(epilog="Example: bems up --store /var/lib/bems --policy policy.yaml")
+@click.command(cls=CheckedCommand, epilog="Example: bems up --store /var/lib/bems --policy policy.yaml")
 @click.option("--store", "folder", metavar="FOLDER", default=".bems", show_default=True, help="Where all is kept.")
 @click.option("--cells", "cells_file", metavar="FILE", help="The configuration. Default: a cell named local.")
 @click.option("--cell", "cell_name", metavar="NAME", help="Which cell of it, where there are several.")
@@ -78,7 +84,7 @@ def up(
     with private_umask(), store_told():
         try:
             service = Service(
-                Path(folder),
+                folder_of(folder),
                 named.policy if named else lambda: load_policy(None),
                 policy_source=named.source if named else DEFAULT,
                 name=cell.name,
@@ -88,7 +94,10 @@ def up(
                 destinations=build(cell.alerts, cell.embedded, cell.name, os.environ),
                 clock=clock,
             )
-        except (CannotListen, ValueError) as wrong:
+        except CannotListen as wrong:
+            hint = f"; {OTHER_PORT}" if isinstance(wrong.__cause__, OSError) and wrong.__cause__.errno in TAKEN else ""
+            raise Mistake(f"{wrong}{hint}") from wrong
+        except ValueError as wrong:
             raise Mistake(str(wrong)) from wrong
         with service, spared_collector():
             welcome(service, folder, as_json)

@@ -96,7 +96,7 @@ def test_an_invoice_is_shown_with_all_that_happened_to_it(finance: World) -> Non
         if "ingestion received new > AwaitingAuthorization INV/1-1, occurred 2026-03-02 09:00:00" in line
     ]
     alerted = [line for line in shown if "alert 1 of authorization, warning" in line]
-    assert shown.index(happened[0]) < shown.index(alerted[0])
+    assert shown.index(alerted[0]) < shown.index(happened[0]), "the newest first"
     states = [line.split()[-1] for line in shown if line.endswith(("AwaitAuthorization", "AuthorizationStuck"))]
     assert states == ["AwaitAuthorization", "AuthorizationStuck", "AwaitAuthorization"]
     assert "TaskSubmitted" not in result.out

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bems.cli.files import WhenParam
+from bems.cli.layout import Column
 from bems.cli.show import print_json, print_list, whose
 from bems.tracker.contract import Vendor
 from bems.tracker.instants import parse
@@ -21,7 +22,7 @@ def test_json_is_the_same_value_in_plain_text(capsys: pytest.CaptureFixture[str]
 
 
 def test_tables_are_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
-    print_list([1], False, False, ["Invoice", "Vendor"], [["INV/1", HOSTILE]], "invoice")
+    print_list([1], False, False, [Column("Invoice"), Column("Vendor")], [["INV/1", HOSTILE]], "invoice")
     shown = capsys.readouterr().out
     assert all(line.isprintable() for line in shown.split("\n"))
     assert "Ünï 😀" in shown

@@ -129,7 +129,8 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("cells:\n  - {name: north, region: nowhere}\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert f"127.0.0.1:{port}: " in refused("--port", port, cwd=tmp_path)
+        told = refused("--port", port, cwd=tmp_path)
+        assert f"127.0.0.1:{port}: " in told and "choose another with --port" in told
     assert "'a..b': this is no host name" in refused("--host", "a..b", cwd=tmp_path)
     assert "several cells: use --cell with one of north, south" in refused("--cells", "two.yaml", cwd=tmp_path)
     assert "no cell east: use one of north, south" in refused("--cells", "two.yaml", "--cell", "east", cwd=tmp_path)

@@ -50,7 +50,7 @@ class Synthesized(NamedTuple):
 
 @pytest.fixture(scope="session")
 def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Synthesized:
-    """Both cells, twice, side by side; by whichever worker comes first, for all."""
+    """All cells, twice, side by side; by whichever worker comes first, for all."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     first, second, said = shared / "cdk.out", shared / "again", shared / "cdk.log"
@@ -67,7 +67,7 @@ def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Synthesized:
 
 @pytest.fixture(scope="session")
 def assembly(synthesized: Synthesized) -> Path:
-    """The folder with the assembly of both cells."""
+    """The folder with the assembly of all cells."""
     return synthesized.first
 
 
@@ -85,5 +85,5 @@ def standard(assembly: Path) -> Template:
 
 @pytest.fixture(scope="session", params=["bems-eu-west", "bems-us-east"])
 def cell(request: pytest.FixtureRequest, assembly: Path) -> Template:
-    """Each of the two."""
+    """Each of the two that have all the variants between them."""
     return Template.load(assembly, request.param)

@@ -526,14 +526,25 @@ def test_a_flood_of_faults_is_cut_and_soon_told() -> None:
 
 
 def test_the_mail_server_of_the_committed_cells_may_be_switched_on() -> None:
-    eu, _ = read_cells(re.sub("(?m)^ {6}# ", " " * 6, EXAMPLE.read_text()), EXAMPLE.name).cells
+    _, eu, _ = read_cells(re.sub("(?m)^ {6}# ", " " * 6, EXAMPLE.read_text()), EXAMPLE.name).cells
     assert eu.embedded.smtp == Smtp(
         "mail.example.com", 587, "starttls", "bems", "BEMS_SMTP_PASSWORD", "bems@example.com"
     )
 
 
-def test_the_committed_cells_are_two_variants() -> None:
-    eu, us = read_cells(EXAMPLE.read_text(), EXAMPLE.name).cells
+def test_any_account_can_deploy_the_first_of_the_committed_cells() -> None:
+    first = read_cells(EXAMPLE.read_text(), EXAMPLE.name).cells[0]
+    assert (first.delivery, first.time_series) == ("standard", "s3tables")
+    # A new account has ten instances, of which none can be reserved, and no parameter is asked for.
+    assert (first.concurrency.account, first.concurrency.reserved) == (10, False)
+    assert (first.account, first.alerts, first.provisioned_concurrency) == (None, Alerts(), 0)
+    for guide in ("README.md", "docs/deployment.md"):
+        text = (EXAMPLE.parent / guide).read_text()
+        assert re.findall(r"deploy --app cdk\.out (\S+)", text)[0] == f"bems-{first.name}"
+
+
+def test_the_other_committed_cells_are_two_variants() -> None:
+    _, eu, us = read_cells(EXAMPLE.read_text(), EXAMPLE.name).cells
     assert (eu.region, eu.delivery, eu.time_series) == ("eu-west-1", "fifo", "timestream")
     assert (us.region, us.delivery, us.time_series) == ("us-east-1", "standard", "s3tables")
     assert eu.policy is not None

@@ -12,6 +12,8 @@ from bems.embedded.dashboards import DASHBOARDS
 from bems.embedded.time_series import NotOpen
 from bems.tracker import answers
 from bems.tracker.answers import HttpAnswer
+from bems.tracker.faults import Fault
+from bems.tracker.gate import invalid
 from bems.tracker.instants import DAY, Instant, bounded, from_datetime, render
 from bems.tracker.wording import show
 
@@ -52,6 +54,10 @@ async def look(parts: Parts, name: str, query: DashboardQuery, key: str) -> Http
     # Now is past as soon as it is asked for: its hour too, if it begins one.
     until = parts.clock.now() + 1 if query.until is None else bounded(from_datetime(query.until))
     since = bounded(until - DAYS * DAY if query.since is None else from_datetime(query.since))
+    # A time beyond all times is taken as the last one, and shows nothing.
+    if query.since is not None and since == from_datetime(query.since) and since >= until:
+        detail = f"{render(since)} is not before until, {render(until)}: nothing lies between; exchange them?"
+        return answers.refused(invalid("query", [Fault("/since", detail, "reversed")], None))
     try:
         return await parts.readers.run(lambda: _show(parts, name, since, until, query), key)
     except NotOpen as closed:

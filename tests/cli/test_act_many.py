@@ -1,0 +1,170 @@
+"""`bems act` over many invoices, and the times to come that it is given."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bems.cli import bulk
+from bems.cli.bulk import command_id, read_ids
+from bems.cli.files import load_policy
+from bems.cli.mistakes import Mistake
+from bems.cli.until import Until, UntilParam, resolve
+from bems.tracker.instants import parse, render
+from tests.cli.worlds import Asked, Play, Said, World, event, run
+
+
+@pytest.fixture
+def three(world: World) -> World:
+    world.send(*(event(f"e{number}", invoice_id=f"I{number}") for number in range(3)))
+    return world
+
+
+def test_each_outcome_is_reported(three: World, tmp_path: Path) -> None:
+    (tmp_path / "ids").write_text("# the late ones\nI0\n\nI1\nnope\nI0\n")
+    first = three.bems("act", "park", "--from", str(tmp_path / "ids"), "I2", "--run", "monday")
+    assert (first.code, first.err) == (1, "")
+    assert first.out.splitlines() == [
+        "park I2: done",
+        "park I0: done",
+        "park I1: done",
+        "park nope: not found",
+        "4 in all: 3 done, 1 not found",
+        "To retry it safely, repeat it with --run monday",
+    ]
+    again = three.bems("act", "park", "--from", str(tmp_path / "ids"), "I2", "--run", "monday", "--json")
+    assert again.code == 1
+    assert {one["invoice_id"]: one["result"] for one in again.json["results"]} == {
+        "I2": "repeated",
+        "I0": "repeated",
+        "I1": "repeated",
+        "nope": "not_found",
+    }
+    assert again.json["summary"] == {**again.json["summary"], "repeated": 3, "not_found": 1, "refused": 0}
+    other = three.bems("act", "park", "I0", "I1")
+    assert other.code == 1
+    assert "park I0: refused: the invoice is parked: revive it first" in other.out
+    assert "2 in all: 2 refused" in other.out
+    assert three.bems("act", "revive", "I0", "I1", "I2").code == 0
+
+
+def test_ids_are_read_from_lists_csv_and_json(tmp_path: Path) -> None:
+    def ids(text: str) -> list[str]:
+        (tmp_path / "ids").write_text(text)
+        return read_ids(str(tmp_path / "ids"))
+
+    assert ids("\ufeffI/1\r\nI/2 \n#I/3\n") == ["I/1", "I/2"]
+    assert ids('invoice_id,amount\nI/1,"1,000.00"\n"I,2",5\n') == ["I/1", "I,2"]
+    assert ids("Amount;Invoice ID\n1,00;I/1\n2,00;I/2\n") == ["I/1", "I/2"]
+    assert ids("I/1\t1.00\nI/2\t2.00\n") == ["I/1", "I/2"]
+    assert ids('{"invoice_id": "I/1", "status": "Posted"}\n{"stage": "x", "event": {"invoice_id": "I/2"}}') == [
+        "I/1",
+        "I/2",
+    ]
+    with pytest.raises(Mistake) as wrong:
+        ids('I 1\nfine\n{"a": 1}\n' + "x" * 129)
+    assert [line.partition(": ")[0] for line in wrong.value.message.splitlines()] == [
+        f"{tmp_path}/ids:{number}" for number in (1, 3, 4)
+    ]
+
+
+def test_mistakes_are_told_before_anything_is_done(three: World, tmp_path: Path) -> None:
+    (tmp_path / "bad").write_bytes(b"I0\n\xff\n")
+    (tmp_path / "book.xlsx").write_bytes(b"PK\x03\x04...[Content_Types].xml")
+    assert (
+        f"{tmp_path}/bad:2: this is not UTF-8 text" in three.bems("act", "park", "--from", f"{tmp_path}/bad").mistake()
+    )
+    told = three.bems("act", "park", "--from", f"{tmp_path}/book.xlsx").mistake()
+    assert "an Excel file" in told and "CSV in UTF-8 with a column invoice_id" in told
+    assert "No such file" in three.bems("act", "park", "--from", "none").mistake()
+    assert three.bems("act", "park").mistake() == "say which: INVOICE ids, or --from FILE"
+    assert "--run" in three.bems("act", "park", "I0", "I1", "--command-id", "x").mistake()
+    assert "operator or admin" in three.bems("act", "park", "I0", "I1", role="viewer").mistake()
+    assert three.bems("invoice", "I0", "--json").json.get("mark") is None
+    nothing = three.bems("act", "park", "--from", "-", stdin=b"# none\n")
+    assert (nothing.code, nothing.out.splitlines()[0]) == (0, "0 in all")
+
+
+def test_a_run_that_was_cut_short_is_told_and_repeated(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "RETRIES_FOR_SECONDS", 0.0)
+    monkeypatch.setattr(bulk, "IN_FLIGHT", 1)
+
+    def answer(asked: Asked) -> Said:
+        sent = json.loads(asked.body)
+        if sent["invoice_id"] == "I1":
+            return Said(503, {"detail": "the disk is full"})
+        return Said(200, {"command_id": sent["command_id"], "status": "accepted"})
+
+    played = play(answer)
+    cut = run("act", "park", "I0", "I1", "I2", "--run", "r", "--url", played.url)
+    assert cut.code == 1
+    assert cut.out.splitlines() == [
+        "park I0: done",
+        "park I1: whether it was done is not known",
+        "3 in all: 1 done, 1 whether it was done is not known, 1 not sent",
+        "To retry it safely, repeat it with --run r",
+    ]
+    assert "the disk is full; to go on, repeat it with --run r" in cut.err
+    ids = [json.loads(asked.body)["command_id"] for asked in played.asked]
+    assert ids == [command_id("r", "I0"), command_id("r", "I1")]
+
+
+def test_a_busy_cell_is_asked_again(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "FIRST_PAUSE_SECONDS", 0.001)
+    answers = [Said(429, {"detail": "slower"}), Said(502, b"<html>"), None]
+
+    def answer(_: Asked) -> Said | None:
+        return answers.pop(0) if answers else Said(200, {"command_id": "c", "status": "accepted"})
+
+    done = run("act", "park", "I0", "I1", "--url", play(answer).url)
+    assert (done.code, done.err) == (0, "")
+
+
+NOW = parse("2026-03-06T15:00:00Z")
+"""A Friday."""
+
+
+@pytest.mark.parametrize(
+    ("given", "instant", "meaning"),
+    [
+        ("friday", "2026-03-13T23:00:00Z", "the end of Friday 2026-03-13 in Europe/Amsterdam"),
+        ("Sat", "2026-03-07T23:00:00Z", "the end of Saturday 2026-03-07 in Europe/Amsterdam"),
+        ("tomorrow", "2026-03-07T23:00:00Z", "the end of Saturday 2026-03-07 in Europe/Amsterdam"),
+        ("2026-03-31", "2026-03-31T22:00:00Z", "the end of Tuesday 2026-03-31 in Europe/Amsterdam"),
+        ("+3d", "2026-03-09T15:00:00Z", "3d from now"),
+        ("+12h", "2026-03-07T03:00:00Z", "12h from now"),
+        ("+3bd", "2026-03-11T15:00:00Z", "3bd from now by the policy's calendar in Europe/Amsterdam"),
+        ("2026-03-31T12:00:00+02:00", "2026-03-31T10:00:00Z", ""),
+    ],
+)
+def test_times_to_come(given: str, instant: str, meaning: str) -> None:
+    until: Until = UntilParam().convert(given, None, None)
+    meant = resolve(until, NOW, load_policy(None))
+    assert (render(meant.instant), meant.meaning) == (instant, meaning)
+
+
+def test_the_answer_says_which_time_was_meant(three: World) -> None:
+    three.go_on_to("2026-03-02T12:00:00Z")
+    told = three.bems("act", "extend", "I0", "--until", "+30d").out
+    assert "New deadline: 2026-04-01 12:00:0" in told and "UTC (30d from now)" in told
+    many = three.bems("act", "extend", "I1", "I2", "--until", "+20bd")
+    assert many.code == 0
+    assert (
+        "(20bd from now by the built-in policy's calendar in Europe/Amsterdam; --policy FILE takes another)" in many.out
+    )
+    # A repeat must mean the same time.
+    assert "--until 2026-03-30T" in many.out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("until", "told"),
+    [
+        ("soon", "'soon' is not a time; friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or"),
+        ("+3w", '"3w" is not a duration'),
+        ("+0d", "is no time at all"),
+        ("2026-02-30", "'2026-02-30' is not a time"),
+        ("fr", "'fr' is not a time"),
+    ],
+)
+def test_what_is_no_time(until: str, told: str) -> None:
+    assert told in run("act", "extend", "I", "--until", until).mistake()

@@ -1,0 +1,128 @@
+"""Tables: what leaves where there is little room, and that nothing is cut or broken."""
+
+from collections.abc import Sequence
+from io import StringIO
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from bems.cli.alerts import ALERTS, DELIVERIES
+from bems.cli.dlq import COLUMNS as DEAD_LETTERS
+from bems.cli.invoice import ALERTS as INVOICE_ALERTS
+from bems.cli.invoice import COMMANDS, HAPPENED
+from bems.cli.keys import COLUMNS as KEYS
+from bems.cli.layout import Column, print_table
+from bems.cli.show import duration, money
+from bems.cli.stuck import COLUMNS as STUCK
+
+COLUMNS = (
+    Column("Invoice"),
+    Column("Status", 2),
+    Column("Since", 3),
+    Column("Amount", 1, is_right=True),
+    Column("Vendor", 4, is_prose=True),
+)
+ROWS = [
+    ("INV/2026/000352", "AwaitingReconciliation", "2026-01-03 10:15:00", "84,120.00 EUR", "Acme GmbH & Co. KG"),
+    (
+        "INV/2026/000353",
+        "Posted",
+        "2026-01-04 10:15:00",
+        "999,999,999,999,999,999 JPY",
+        "日本電気株式会社東京本社経理部",
+    ),
+    (
+        "X" * 128,
+        "Disputed",
+        "2026-01-05 10:15:00",
+        "-1.00 EUR",
+        "Donaudampfschifffahrtsgesellschaft International " * 3,
+    ),
+]
+
+
+def shown(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None, *, wide: bool = False
+) -> list[str]:
+    """The lines on a terminal of that width, or in a pipe."""
+    out = StringIO()
+    console = Console(file=out, width=width or 20, force_terminal=width is not None, color_system=None)
+    print_table(console, columns, rows, wide=wide)
+    return out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
+def test_a_table_fits_the_terminal_and_breaks_no_word(width: int) -> None:
+    lines = shown(COLUMNS, ROWS, width)
+    # A long id is in a line of its own, which only the terminal itself wraps, so that it can be copied.
+    assert [line for line in lines if cell_len(line) > width] in ([], ["X" * 128])
+    words = {word for row in ROWS for cell in row for word in cell.split()}
+    # A script without blanks, and a word of more cells than any has, go on in the next line.
+    breakable = {word for word in words if cell_len(word) > 24}
+    end = next((number for number, line in enumerate(lines) if line.startswith("Without room for: ")), len(lines))
+    for line in lines[2:end]:
+        assert all(word in words or any(word in one for one in breakable) for word in line.split()), line
+
+
+def test_the_least_important_columns_leave_first_and_are_named() -> None:
+    few = [ROWS[0]]
+    assert shown(COLUMNS, few, 200)[0].split() == ["Invoice", "Status", "Since", "Amount", "Vendor"]
+    assert shown(COLUMNS, few, 80)[0].split() == ["Invoice", "Status", "Since", "Amount"]
+    assert shown(COLUMNS, few, 80)[-1] == "Without room for: Vendor; --wide shows all"
+    assert shown(COLUMNS, few, 40)[0].split() == ["Invoice", "Amount"]
+    assert " ".join(shown(COLUMNS, few, 40)[-2:]) == "Without room for: Status, Since, Vendor; --wide shows all"
+    assert len(shown(COLUMNS, few, 40, wide=True)[2]) > 80
+
+
+def test_nothing_is_cut_in_a_pipe() -> None:
+    lines = shown(COLUMNS, ROWS, None)
+    assert len(lines) == 2 + len(ROWS)
+    for line, row in zip(lines[2:], ROWS, strict=True):
+        assert all(cell.strip() in line for cell in row)
+
+
+def test_prose_is_wrapped_between_words_before_a_column_leaves() -> None:
+    columns = Column("Id"), Column("Error", 1, is_prose=True)
+    lines = shown(columns, [("e-1", "KeyError: the tariff of this vendor is not known")], 30)
+    assert lines[2:] == ["e-1  KeyError: the tariff of", "     this vendor is not known"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        *(ALERTS, DELIVERIES, DEAD_LETTERS, KEYS, STUCK),
+        *(HAPPENED, INVOICE_ALERTS, COMMANDS),
+    ],
+)
+def test_every_table_of_a_command_fits(columns: Sequence[Column]) -> None:
+    row = ["2026-01-05 10:15:00 AwaitingReconciliation" if one.is_prose else "2026-01-05 10:15:00" for one in columns]
+    for width in (80, 120):
+        assert max(map(len, shown(columns, [row], width))) <= width
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (0.0049, "5ms"),
+        (0.9996, "1s"),
+        (1.25, "1.2s"),
+        (59.6, "1m"),
+        (90 * 60, "1h 30m"),
+        (3_599.6, "1h"),
+        (7_180, "2h"),
+        (84_600, "23h 30m"),
+        (86_399, "1d"),
+        (3 * 86_400 + 4 * 3_600, "3d 4h"),
+        (1_234 * 86_400, "1,234d"),
+        (-90, "-1m 30s"),
+    ],
+)
+def test_durations_are_written_as_in_a_policy(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_amounts_are_grouped() -> None:
+    assert money("84120.00", "EUR") == "84,120.00 EUR"
+    assert money("-999999999999999999", "JPY") == "-999,999,999,999,999,999 JPY"
