@@ -131,3 +131,38 @@ def test_a_store_without_history_forgets_what_is_over() -> None:
     cell.event(event("ingestion", "cancelled", NOW + 1), NOW)
     assert store.execution(RUN_1) is None
     assert cell.executions.history(RUN_1) == []
+
+
+def test_a_run_that_ends_by_itself_is_replaced_at_once_and_its_dispute_reported(
+    cell: Cell, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mismatches without end fill the history of an execution."""
+    monkeypatch.setattr("bems.engine.turn.MAX_EVENTS", 120)
+    monkeypatch.setattr("bems.engine.turn._NEARLY_FULL", 110)
+    cell.event(event("ingestion", "received"), NOW)
+    cell.event(event("authorization", "approved", NOW + 1), NOW + 1)
+    for n in range(2, 60):
+        cell.event(event("reconciliation", "mismatched", NOW + n, f"mismatch {n}"), NOW + n)
+        record = store.record("INV-1")
+        assert record and record.run.state == "open" and record.mark is None
+        execution = store.execution(execution_name("INV-1", record.run.number))
+        assert execution and execution.status == "RUNNING" and execution.token == record.run.token is not None
+    assert record.run.number > 1
+    first = store.execution(RUN_1)
+    assert first and first.status == "FAILED"
+    assert [alert.event_id for alert in store.alerts if alert.kind == "dispute"] == [
+        f"mismatch {n}" for n in range(2, 60)
+    ]
+
+
+def test_runs_that_end_at_once_make_dormant_and_their_dispute_is_reported(
+    cell: Cell, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell.event(event("ingestion", "received"), NOW)
+    cell.event(event("authorization", "approved", NOW + 1), NOW + 1)
+    monkeypatch.setattr("bems.engine.turn.MAX_EVENTS", 10)
+    monkeypatch.setattr("bems.engine.turn._NEARLY_FULL", 0)
+    cell.event(event("reconciliation", "mismatched", NOW + 2), NOW + 2)
+    record = store.record("INV-1")
+    assert record and record.mark == "dormant"
+    assert [alert.kind for alert in store.alerts] == ["dispute"]

@@ -18,7 +18,14 @@
 9. Each alert reaches each destination of its severity, those of one invoice in their order, unless it was given up
    after a day. It comes a second time only after an answer that said no, or an end of the process while it was under
    way.
+10. The rows of an invoice are a chain of statuses, amounts and currencies. The counts and amounts by status and
+    currency that they give are those of the records, and those that the store's index gives.
+11. An invoice that waits while its dispute or failed posting stands has been reported. A parked one keeps the wait that
+    was given up, and is stuck.
 """
+
+from collections import defaultdict
+from typing import Any
 
 from bems.embedded.alerting.outbox import DATABASE as OUTBOX
 from bems.embedded.reader import Reader
@@ -55,12 +62,59 @@ def examine(life: Life, model: Model, answered: dict[str, str], followed: list[T
     missing = sorted(id for id in answered if id not in stored)
     hold(not missing, f"2: answered and not there: {missing}")
     check_rows(state, life.reader)
+    check_chain(state.transitions)
+    check_totals(state, life.reader)
     check_calendar(life.store, model)
     check_following(state.transitions, followed)
     check_alerts(state.alerts)
     for record in state.records.values():
         check_status(record, state)
         check_run(record, state)
+        check_report(record)
+
+
+def check_chain(rows: list[Transition]) -> None:
+    ends: dict[str, Any] = {}
+    for row in rows:
+        start = row.from_status, row.from_amount, row.from_currency
+        before = ends.get(row.invoice_id, (None, None, None))
+        hold(start == before, f"10: {row.transition_id} of {row.invoice_id} begins at {start}, not at {before}")
+        ends[row.invoice_id] = end = row.to_status, row.to_amount, row.to_currency
+        hold(row.kind in ("event", "command") or start == end, f"10: {row.transition_id} moves {row.invoice_id}")
+
+
+def check_totals(state: State, reader: Reader) -> None:
+    series: dict[Any, Any] = defaultdict(int)
+    records: dict[Any, Any] = defaultdict(int)
+    for row in state.transitions:
+        series[row.to_status, row.to_currency, "count"] += 1
+        series[row.to_status, row.to_currency, "amount"] += row.to_amount
+        if row.from_status is not None:
+            series[row.from_status, row.from_currency, "count"] -= 1
+            series[row.from_status, row.from_currency, "amount"] -= row.from_amount
+    for record in state.records.values():
+        status, facts = project(record.outcomes), record.facts
+        records[status, facts.currency, "count"] += 1
+        records[status, facts.currency, "amount"] += facts.amount
+    found = {key: value for key, value in series.items() if value}
+    hold(found == dict(records), f"10: the series says {found}, the records {dict(records)}")
+    indexed = {
+        (total.status, total.currency, name): value
+        for total in reader.totals()
+        for name, value in (("count", total.invoices), ("amount", total.amount))
+    }
+    hold(indexed == dict(records), f"10: the index says {indexed}, the records {dict(records)}")
+    stuck = sum(record.stuck for record in state.records.values())
+    hold(sum(total.stuck for total in reader.totals()) == stuck, f"10: {stuck} are stuck, and the index says otherwise")
+
+
+def check_report(record: InvoiceRecord) -> None:
+    if record.wait is not None:
+        outcome = record.outcomes.get(record.wait.stage)
+        told = outcome is None or record.reported.get(record.wait.stage) == outcome.event_id
+        hold(told, f"11: {outcome} of {record.invoice_id} was not reported")
+    hold((record.mark == "parked") == (record.parked is not None), f"11: {record.invoice_id} keeps {record.parked}")
+    hold(record.mark != "parked" or record.stuck, f"11: {record.invoice_id} is parked, and not stuck")
 
 
 def check_files(life: Life) -> None:
