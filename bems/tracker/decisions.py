@@ -18,7 +18,7 @@ from bems.tracker.projection import Outcome
 from bems.tracker.record import InvoiceRecord, Stamp
 
 
-class Receipt(Struct, frozen=True, omit_defaults=True):
+class Receipt(Struct, frozen=True):
     """What became of an event or command. `reason` says why it was refused; `next_alert_at` when, after an operator's
     command, the invoice's next alert is due."""
 
