@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
+import click
 import duckdb
 import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bems.cli import bems
 from bems.embedded.api.app import Api
 from bems.embedded.api.intake import PATHS
 from bems.embedded.api.metrics import Metrics
@@ -87,7 +89,8 @@ def lacking(names: Iterable[str], known: set[str]) -> list[str]:
 
 
 def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    fenced: list[tuple[str, str]] = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    return [block for its, block in fenced if its == language]
 
 
 # -- links and paths
@@ -278,6 +281,48 @@ def test_examples_of_configuration_are_valid(page: Path) -> None:
             assert read_cells(block, page.name).cells
         elif "stages:" in block:
             assert read_policy(block, page.name)
+
+
+# -- what is typed
+
+
+def commands_of(text: str) -> Iterator[str]:
+    """What `bems` is called with, in blocks of code and in backticks."""
+    for block in blocks(text, ""):
+        yield from re.findall(r"^(?: *\. .*&& )?bems +(.*?)(?: +#.*)?$", block, re.MULTILINE)
+    for code in CODE.findall(without_code(text)):
+        if code.startswith("bems "):
+            yield code.removeprefix("bems ")
+
+
+def wrong_in(command: str) -> str:
+    """What is no command or option; empty where all is."""
+    known: click.Command = bems
+    for word in command.split():
+        if word.startswith("--"):
+            options = {option for parameter in known.params for option in parameter.opts}
+            if isinstance(known, click.Group) and "show" in known.commands:
+                options |= {option for parameter in known.commands["show"].params for option in parameter.opts}
+            if word.partition("=")[0] not in {*options, "--help", "--version"}:
+                return word
+        elif isinstance(known, click.Group) and re.fullmatch(r"[a-z]+", word):
+            if word not in known.commands:
+                return word
+            known = known.commands[word]
+    return ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_are_there(page: Path) -> None:
+    for command in commands_of(page.read_text(encoding="utf-8")):
+        assert not wrong_in(command), f"{page.name}: bems {command}: there is no {wrong_in(command)}"
+
+
+def test_every_command_is_shown() -> None:
+    """`bems demo` is `make demo`."""
+    shown = " ".join(command for page in PAGES for command in commands_of(page.read_text(encoding="utf-8"))).split()
+    missing = lacking([name for name in bems.commands if name != "demo"], {*shown})
+    assert not missing, f"README.md and docs do not show bems {missing}"
 
 
 # -- what is said of the code and the tests
