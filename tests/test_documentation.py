@@ -47,6 +47,7 @@ OPERATIONS_PAGE, CONTRACT, TESTING = "docs/operations.md", "docs/contract.md", "
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 OURS = ("bems/", "handlers/", "infra/", "statemachines/", "tests/", "bench/", "docs/")
+MODULES = {path.name for folder in OURS for path in (ROOT / folder).rglob("*.py")} | {"app.py"}
 
 
 def read(page: str | Path) -> str:
@@ -120,6 +121,8 @@ def test_paths_and_modules_are_there(page: Path) -> None:
     for path in CODE.findall(without_code(text)):
         if path.startswith(OURS) and re.fullmatch(r"[\w./-]+", path):
             assert (ROOT / path).exists(), f"{page.name}: there is no {path}"
+        elif re.fullmatch(r"\w+\.py", path):
+            assert path in MODULES, f"{page.name}: there is no {path}"
     for module in re.findall(r"python -m ((?:bems|tests|bench)[\w.]*)", text):
         assert find_spec(module.rstrip(".")), f"{page.name}: there is no module {module}"
 
