@@ -198,7 +198,7 @@ class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     stages: StagesSpec = StagesSpec()
     waits_from: WaitsFrom = "decision"
     """What a deadline counts from: the `decision`, or the `occurrence` of what the wait follows."""
-    identity: bool = True
+    identity: Literal["on", "off"] | bool = "on"
     """Whether an alert is raised when one invoice id seems to be used for two invoices; `off` raises none."""
 
 
@@ -325,7 +325,7 @@ def build_policy(
     on = days_on.union(calendar.days_on).difference(calendar.days_off)
     named = weekend if calendar.weekend is None else calendar.weekend
     policy = assemble_policy(calendar.timezone, off - on, named, spec.stages, on, calendar)
-    return replace(policy, waits_from=spec.waits_from, identity=spec.identity)
+    return replace(policy, waits_from=spec.waits_from, identity=spec.identity in ("on", True))
 
 
 def assemble_policy(

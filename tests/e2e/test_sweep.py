@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from bems.tracker.draft import GRACE
+from bems.tracker.draft import GRACE, MAX_SILENCE
 from bems.tracker.instants import SECOND
+from bems.tracker.record import Run
 from tests.e2e.cell import DeployedCell, Execution
 from tests.e2e.polling import until
 from tests.e2e.stories import lines, orderly
@@ -52,7 +53,8 @@ def test_an_execution_that_is_stopped_is_replaced_at_once(cell: DeployedCell) ->
 
 
 def test_a_stuck_invoice_is_alerted_by_the_sweep(cell: DeployedCell, alerts: str) -> None:
-    """Three business days and the five minutes that a run has to ask pass in a moment."""
+    """Three business days and the five minutes that a run has to ask pass in a moment; then the time after which one
+    that stays silent is replaced."""
     plan = orderly(2021)
     first, *rest = lines(plan)
     cell.send(first)
@@ -62,7 +64,10 @@ def test_a_stuck_invoice_is_alerted_by_the_sweep(cell: DeployedCell, alerts: str
     cell.pass_time_until(record.wait.due + GRACE + SECOND)
     heard = until("the alert is heard", lambda: told_of(cell, alerts, plan.invoice_id), 90)
     assert (heard["kind"], heard["stage"], heard["severity"], heard["step"]) == ("stuck", "authorization", "warning", 1)
-    until("another run waits", lambda: waits(cell, plan.invoice_id, 2))
+    silent = until("the sweep waits for a word of the run", lambda: silent_run(cell, plan.invoice_id))
+    assert silent.number == 1, "it is left, for it may only be late"
+    cell.pass_time_until(silent.silent_since + MAX_SILENCE + SECOND)
+    until("another run waits", lambda: waits(cell, plan.invoice_id, 2), 90)
     for line in rest:
         cell.send(line)
     cell.until_status(plan.invoice_id, "Posted")
@@ -74,6 +79,11 @@ def test_a_stuck_invoice_is_alerted_by_the_sweep(cell: DeployedCell, alerts: str
 def waits(cell: DeployedCell, invoice_id: str, run: int) -> bool:
     record = cell.record(invoice_id)
     return record is not None and record.run.number == run and record.run.token is not None and not record.pending
+
+
+def silent_run(cell: DeployedCell, invoice_id: str) -> Run | None:
+    record = cell.record(invoice_id)
+    return record.run if record is not None and record.run.silent_since and not record.pending else None
 
 
 def told_of(cell: DeployedCell, url: str, invoice_id: str) -> dict[str, Any] | None:

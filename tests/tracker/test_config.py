@@ -115,6 +115,14 @@ def test_the_default_policy_may_be_written_out() -> None:
     assert spec.stages.authorization == DEFAULT_STAGES.authorization
 
 
+@pytest.mark.parametrize(("written", "is_on"), [("on", True), ("true", True), ("off", False), ("false", False)])
+def test_identity_alerts_are_on_or_off(written: str, is_on: bool) -> None:
+    spec = read_policy(f"identity: {written}\nwaits_from: occurrence\n", "a.yaml")
+    policy = build_policy(spec, frozenset())
+    assert (policy.identity, policy.waits_from) == (is_on, "occurrence")
+    assert build_policy(read_policy("calendar: {country: NL, timezone: UTC}", "a.yaml"), frozenset()).identity
+
+
 def test_norway_is_a_country_and_not_a_boolean() -> None:
     spec = read_policy("calendar: {country: NO, timezone: Europe/Oslo}", "x.yaml")
     assert spec.calendar.country == "NO"
@@ -552,6 +560,7 @@ def test_the_other_committed_cells_are_two_variants() -> None:
     assert us.policy.calendar.timezone == "America/New_York"
     written_out = build_policy(PolicySpec(eu.policy.calendar, eu.policy.stages), frozenset())
     assert written_out.stages == build_policy(PolicySpec(), frozenset()).stages
+    assert (eu.policy.waits_from, eu.policy.identity) == (PolicySpec().waits_from, PolicySpec().identity)
     assert eu.limits == Limits()
     assert eu.concurrency == Concurrency()
 
