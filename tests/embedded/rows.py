@@ -62,6 +62,8 @@ def transition(number: int) -> Transition:
         currency="EUR",
         vendor_id="V-42",
         event_id=f"e{number * 7919 % 104729}-{number}",
+        to_amount=Decimal(number).scaleb(-2),
+        to_currency="EUR",
     )
 
 

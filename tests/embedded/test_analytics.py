@@ -1,5 +1,6 @@
 """Analytics: each row once and as it was, whatever is interrupted, killed or fails."""
 
+import json
 import logging
 import os
 import signal
@@ -50,18 +51,22 @@ def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
 # -- values
 
 
+INSTANTS = ("recorded_at", "occurred_at", "received_at", "decided_at")
+
+
 def in_duckdb(instant: Instant | None) -> datetime | None:
     return None if instant is None else to_datetime(instant).replace(tzinfo=None)
 
 
 def expected_row(seq: int, row: Transition) -> dict[str, object]:
-    instants = {name: in_duckdb(getattr(row, name)) for name in ("recorded_at", "occurred_at", "received_at")}
+    instants = {name: in_duckdb(getattr(row, name)) for name in INSTANTS}
     return {"seq": seq, "cell": "north", **structs.asdict(row), **instants}
 
 
 def stored_rows(analytics: Analytics, after: int = 0) -> list[dict[str, object]]:
     sql = f"SELECT {', '.join(COLUMNS)} FROM transitions WHERE seq > ? ORDER BY seq"
-    return [dict(zip(COLUMNS, row, strict=True)) for row in analytics.query(sql, (after,))]
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in analytics.query(sql, (after,))]
+    return [{**row, "attributes": json.loads(row["attributes"] or "{}")} for row in rows]
 
 
 def test_each_field_has_its_column() -> None:
@@ -85,6 +90,12 @@ EXTREMES = {
         lag_ms=LATEST // 1000,
         step=2**31 - 1,
         severity="critical",
+        decided_at=LATEST - 2,
+        policy_digest="0123456789abcdef",
+        from_amount=Decimal("-0.05"),
+        from_currency="USD",
+        source="sap-ecc",
+        attributes={"approver": 'Kim "K" Łódź', "": "null"},
     ),
     "most digits": structs.replace(PLAIN, amount=Decimal("999999999999999999"), currency="JPY"),
     "most decimals": structs.replace(PLAIN, amount=Decimal("99999999999999.9999"), currency="CLF"),
@@ -142,6 +153,14 @@ def transitions() -> st.SearchStrategy[Transition]:
         lag_ms=maybe(st.integers(-LATEST, LATEST)),
         step=maybe(number),
         severity=maybe(st.sampled_from(get_args(Severity))),
+        decided_at=maybe(instant),
+        policy_digest=maybe(text),
+        from_amount=maybe(amounts()),
+        from_currency=maybe(text),
+        to_amount=amounts(),
+        to_currency=text,
+        source=maybe(text),
+        attributes=st.dictionaries(text, text, max_size=3),
     )
 
 
