@@ -6,7 +6,7 @@ from pathlib import Path
 
 from constructs import Construct
 
-from bems.calendars import check_country, expand
+from bems.calendars import expand
 from bems.tracker.cells import Cell
 from bems.tracker.config import ConfigError, read_cells
 from infra import concurrency
@@ -25,7 +25,7 @@ def add_stacks(scope: Construct, folder: Path) -> None:
     mistakes: list[str] = []
     cells: tuple[Cell, ...] = ()
     with _collected(mistakes, CELLS):
-        cells = tuple(read_cells((folder / CELLS).read_text(encoding="utf-8"), CELLS, check_country).cells)
+        cells = tuple(read_cells((folder / CELLS).read_text(encoding="utf-8"), CELLS).cells)
     with _collected(mistakes, CELLS):
         concurrency.check(cells)
     for cell in cells:

@@ -10,10 +10,10 @@ import pytest
 from bems.embedded import backup
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
 from bems.embedded.backup import Backup, BackupRefused, back_up
-from bems.embedded.databases import StoreRefused
+from bems.embedded.databases import StoreRefused, open_database
 from bems.embedded.keys import KEYS
 from bems.embedded.reader import StoreFailed
-from bems.embedded.schema import DATABASE, MIGRATIONS
+from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.tracker.instants import DAY
 from tests.data.store import stored, unpack, view
 from tests.embedded.api.calls import Cell, Inbox, sent
@@ -60,7 +60,7 @@ def test_a_cell_that_does_not_run_is_copied_and_left_as_it_was(folder: Path, tmp
 
 
 def test_what_only_the_log_of_a_killed_cell_has_is_copied_too(folder: Path, tmp_path: Path) -> None:
-    connection = apsw.Connection(str(folder / DATABASE))
+    connection = open_database(folder / DATABASE, MIGRATIONS, APPLICATION_ID)
     connection.execute("PRAGMA wal_autocheckpoint = 0; DELETE FROM letters").fetchall()
     killed = tmp_path / "killed"
     killed.mkdir()

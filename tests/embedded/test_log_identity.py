@@ -10,7 +10,7 @@ from bems.embedded import log_identity, sqlite
 from bems.embedded.backup import back_up
 from bems.embedded.databases import StoreRefused
 from bems.embedded.log_identity import Belonging, find_belonging, log_path
-from bems.embedded.schema import DATABASE, MIGRATIONS
+from bems.embedded.schema import DATABASE
 from bems.embedded.sqlite import SqliteStore
 from tests.data.store import stored, unpack
 from tests.tracker.samples import NOW, event
@@ -103,9 +103,9 @@ def test_a_backup_has_no_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fits", [True, False])
 def test_one_from_before_there_was_a_salt_is_read_as_a_whole(tmp_path: Path, fits: bool) -> None:
     """It crashed under the earlier program, or another one's log lies there."""
-    folder = unpack(stored()[len(MIGRATIONS)], tmp_path / "cell")
+    folder = unpack(stored()[2], tmp_path / "cell")
     connection = apsw.Connection(str(folder / DATABASE))
-    connection.execute("PRAGMA wal_autocheckpoint = 0; DELETE FROM letters; PRAGMA user_version = 2").fetchall()
+    connection.execute("PRAGMA wal_autocheckpoint = 0; DELETE FROM letters").fetchall()
     left = crash(folder, "left")
     connection.close()
     assert find_belonging(left / DATABASE) is Belonging.UNKNOWN

@@ -90,7 +90,7 @@ def spoil_index(path: Path) -> None:
     connection = apsw.Connection(str(path))
     connection.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
     connection.execute("PRAGMA journal_mode = DELETE")
-    sql = "UPDATE sqlite_schema SET sql = replace(sql, '(status, invoice_id)', '(invoice_id, status)')"
+    sql = "UPDATE sqlite_schema SET sql = replace(sql, '(status, invoice_id,', '(invoice_id, status,')"
     connection.execute(f"{sql} WHERE name = 'invoices_by_status'")
     connection.close()
 

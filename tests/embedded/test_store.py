@@ -125,14 +125,15 @@ def test_a_cell_runs_the_same_on_it(store: AnyStore, request: pytest.FixtureRequ
         assert cell.event(received, NOW) == ACCEPTED
         settle(store, request)
         assert cell.event(received, NOW) == DUPLICATE
-        assert cell.command(parked, NOW + HOUR) == ACCEPTED
+        assert cell.command(parked, NOW + HOUR).result == "accepted"
         settle(store, request)
         assert cell.command(parked, NOW + HOUR) == DUPLICATE
         assert cell.command(structs.replace(parked, operator="bob"), NOW + HOUR) == CONFLICT
         again = Command("2", "INV-1", "ann", NOW + HOUR, Acknowledge())
         refused = cell.command(again, NOW + HOUR)
         assert refused.result == "refused"
-        assert cell.command(Command("3", "INV-1", "ann", NOW + 2 * HOUR, Revive()), NOW + 2 * HOUR) == ACCEPTED
+        revived = cell.command(Command("3", "INV-1", "ann", NOW + 2 * HOUR, Revive()), NOW + 2 * HOUR)
+        assert (revived.result, revived.next_alert_at) == ("accepted", NOW + 2 * HOUR + 3 * DAY)
         assert cell.command(again, NOW + 2 * HOUR) == refused, "what was refused stays refused under its id"
         cell.event(event("authorization", "approved", NOW + 3 * HOUR), NOW + 3 * HOUR)
         while cell.fire_next(NOW + 4 * DAY) is not None:

@@ -137,6 +137,7 @@ def test_a_webhook_is_a_signed_post() -> None:
         "id": "a1b2c3",
         "invoice_id": "INV-1",
         "kind": "stuck",
+        "detail": None,
         "stage": "posting",
         "severity": "critical",
         "step": 3,

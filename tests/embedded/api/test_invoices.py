@@ -68,7 +68,11 @@ def test_an_invoice_is_shown_as_it_is_stored(own: Cell) -> None:
     ]
     assert [row["event_id"] for row in shown["transitions"] if row.get("superseded")] == ["late"]
     assert [alert["id"] for alert in shown["alerts"]] == [alert.id for _, alert in alerts]
-    assert [(alert["kind"], alert["step"]) for alert in shown["alerts"]] == [("dispute", 0), ("stuck", 1)]
+    assert [(alert["kind"], alert["step"]) for alert in shown["alerts"]] == [
+        ("dispute", 0),
+        ("identity", 0),
+        ("stuck", 1),
+    ]
     assert [(one["command_id"], one["operator"], one["verb"], one["note"]) for one in shown["commands"]] == [
         ("c1", "operator", "acknowledge", "seen")
     ]
@@ -91,10 +95,14 @@ def test_a_stuck_invoice_says_how_much(own: Cell) -> None:
     own.move_to(NOW + 5 * DAY)
     until(lambda: own.get("/invoices/S").get("mark") == "parked")
     shown = own.get("/invoices/S")
-    assert (shown["stuck"], "waiting" in shown, shown["stage"]) == (False, False, "authorization")
+    assert (shown["stuck"], "waiting" in shown, shown["stage"]) == (True, False, "authorization")
+    assert shown["parked"] == {
+        "at": render(NOW + 5 * DAY), "stage": "authorization", "since": render(NOW), "step": 3,
+    }  # fmt: skip
     assert command(own, "revive", "S", "again").status == 200
     shown = own.get("/invoices/S")
     assert (shown["stuck"], [run["run"] for run in shown["executions"]]) == (False, [2, 1])
+    assert "parked" not in shown
 
 
 def test_there_is_no_such_invoice(cell: Cell) -> None:
@@ -154,7 +162,8 @@ def invoice(cell: Cell, request: pytest.FixtureRequest) -> str:
 def test_a_command_is_carried_out_once(cell: Cell, invoice: str) -> None:
     for result in ("accepted", "duplicate"):
         reply = command(cell, "complete", invoice, f"c-{invoice}", stage="authorization")
-        assert (reply.status, reply.content) == (200, {"command_id": f"c-{invoice}", "status": result})
+        due = {"next_alert_at": render(NOW + 3 * DAY)} if result == "accepted" else {}
+        assert (reply.status, reply.content) == (200, {"command_id": f"c-{invoice}", "status": result, **due})
     assert cell.get(f"/invoices/{invoice}")["status"] == "AwaitingReconciliation"
     other = command(cell, "cancel", invoice, f"c-{invoice}")
     assert (other.status, other.faults) == (409, {})

@@ -87,10 +87,13 @@ ALL = ["I0", "I1", "I2", "I3", "I4", "I5", "Orphaned", "P1", "P2"]
         ({"mark": "dormant"}, []),
         ({"mark": "parked", "stage": "authorization"}, ["P1", "P2"]),
         ({"mark": "parked", "stage": "posting"}, []),
-        ({"stuck": "true"}, ["I0", "I1"]),
-        ({"stuck": "true", "stage": "authorization"}, ["I0", "I1"]),
+        ({"stuck": "true"}, ["I0", "I1", "P1", "P2"]),
+        ({"stuck": "true", "sort": "age"}, ["I0", "I1", "P1", "P2"]),
+        ({"stuck": "true", "sort": "value"}, ["I0", "I1", "P1", "P2"]),
+        ({"stuck": "true", "stage": "authorization"}, ["I0", "I1", "P1", "P2"]),
         ({"stuck": "true", "status": "Disputed"}, []),
-        ({"stuck": "true", "mark": "parked"}, []),
+        ({"stuck": "true", "mark": "parked"}, ["P1", "P2"]),
+        ({"stuck": "true", "mark": "parked", "sort": "value"}, ["P1", "P2"]),
     ],
 )
 def test_invoices_are_found_by_what_they_are(
@@ -102,11 +105,17 @@ def test_invoices_are_found_by_what_they_are(
 
 def test_the_stuck_come_longest_waiting_first(full: Cell) -> None:
     stuck = list(pages(full, "/invoices", stuck="true", limit=1))
-    since = [invoice["waiting"]["since"] for invoice in stuck]
-    assert since == sorted(since) == ["2026-03-02T09:00:00Z", "2026-03-02T10:00:00Z"]
-    assert [(invoice["stuck"], invoice["waiting"]["step"], invoice["waiting"]["severity"]) for invoice in stuck] == [
-        (True, 1, "warning")
-    ] * 2
+    waits = [invoice.get("waiting") or invoice["parked"] for invoice in stuck]
+    since = [wait["since"] for wait in waits]
+    assert since == sorted(since) == [f"2026-03-02T{hour:02}:00:00Z" for hour in (9, 10, 15, 15)]
+    assert [
+        (invoice["stuck"], wait["step"], wait.get("severity")) for invoice, wait in zip(stuck, waits, strict=True)
+    ] == [
+        (True, 1, "warning"),
+        (True, 1, "warning"),
+        (True, 0, None),
+        (True, 0, None),
+    ]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 500])
