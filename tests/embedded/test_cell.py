@@ -147,7 +147,7 @@ def test_a_run_that_ends_by_itself_is_replaced_at_once_and_its_dispute_reported(
         assert record and record.run.state == "open" and record.mark is None
         execution = store.execution(execution_name("INV-1", record.run.number))
         assert execution and execution.status == "RUNNING" and execution.token == record.run.token is not None
-    assert record.run.number > 1
+    assert record and record.run.number > 1
     first = store.execution(RUN_1)
     assert first and first.status == "FAILED"
     assert [alert.event_id for alert in store.alerts if alert.kind == "dispute"] == [
