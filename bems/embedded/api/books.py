@@ -94,8 +94,7 @@ def find_differences(totals: list[Total], backlog: list[list[Any]]) -> list[Diff
 
 
 def _count(reader: Reader) -> tuple[Counts, list[Total]]:
-    with reader.moment():
-        return reader.counts(), reader.totals()
+    return reader.counts(), reader.totals()
 
 
 def _count_series(analytics: Analytics) -> tuple[dict[str, int] | None, list[list[Any]]]:
