@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -17,6 +18,7 @@ from bems.cli.client import Client, Reply
 from bems.cli.complaints import NoAnswer, one_line, read_json, read_said
 from bems.cli.files import LogFile
 from bems.cli.mistakes import Failure, Mistake
+from bems.cli.show import moment
 from bems.embedded.api.access import ACT
 from bems.embedded.api.operations import Accepted
 from bems.tracker.contract import Identifier
@@ -46,11 +48,13 @@ _ACCEPTED = msgspec.json.Decoder(Accepted)
 
 
 class Outcome(NamedTuple):
-    """What became of the command for an invoice, and why where it was not done."""
+    """What became of the command for an invoice, why where it was not done, and when the invoice's next alert is due
+    where that is known."""
 
     invoice_id: str
     result: Result
     reason: str = ""
+    next_alert_at: datetime | None = None
 
 
 def command_id(run: str, invoice_id: str) -> str:
@@ -116,7 +120,8 @@ class Bulk:
 def _read(invoice_id: str, reply: Reply) -> Outcome | None:
     """What an answer says of the invoice; None if it says nothing of it."""
     if reply.status == 200 and (accepted := read_json(reply.body, _ACCEPTED)) is not None:
-        return Outcome(invoice_id, "done" if accepted.status == "accepted" else "repeated")
+        result: Result = "done" if accepted.status == "accepted" else "repeated"
+        return Outcome(invoice_id, result, next_alert_at=accepted.next_alert_at)
     said = read_said(reply.body)
     if said is None or reply.status not in (400, 404, 409, 413):
         return None
@@ -213,7 +218,12 @@ def as_document(run: str, body: dict[str, str], outcomes: Sequence[Outcome], sum
         "run": run,
         **body,
         "results": [
-            {"invoice_id": one.invoice_id, "result": one.result, **({"reason": one.reason} if one.reason else {})}
+            {
+                "invoice_id": one.invoice_id,
+                "result": one.result,
+                **({"reason": one.reason} if one.reason else {}),
+                **({"next_alert_at": one.next_alert_at} if one.next_alert_at else {}),
+            }
             for one in outcomes
         ],
         "summary": {result: summary.counts[result] for result in get_args(Result)},
@@ -224,7 +234,8 @@ def line_of(verb: str, outcome: Outcome) -> str:
     """`park INV-1: refused: the invoice is parked: revive it first`"""
     told = IN_WORDS[outcome.result]
     reason = f": {one_line(outcome.reason)}" if outcome.reason and outcome.result != "not_found" else ""
-    return f"{verb} {one_line(outcome.invoice_id)}: {told}{reason}"
+    alert = f", next alert {moment(outcome.next_alert_at)} UTC" if verb == "extend" and outcome.next_alert_at else ""
+    return f"{verb} {one_line(outcome.invoice_id)}: {told}{alert}{reason}"
 
 
 def failure_of(fault: click.ClickException, again: str) -> click.ClickException:
