@@ -302,6 +302,8 @@ def test_demo_prints_what_the_readme_says() -> None:
     rows = [" ".join(line.split()) for line in quoted.splitlines() if line.strip(" ─.")]
     assert len(rows) > 10
     assert [row for row in rows if row not in printed] == []
+    # Without a terminal nothing stays: it says how to keep the cell running.
+    assert any(line.startswith("Nothing is left running.") for line in printed)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")

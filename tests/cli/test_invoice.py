@@ -54,6 +54,10 @@ def test_a_stage_that_is_completed_out_of_turn_says_what_is_missing(world: World
     assert "\nposting is complete, but authorization comes before it and is still missing\n" in done.out
     assert "\nWaits for authorization until " in done.out
     assert "still missing" not in world.bems("act", "complete", "I", "--stage", "authorization").out
+    world.send(event("f", invoice_id="J"), event("g", invoice_id="K"))
+    several = world.bems("act", "complete", "J", "K", "--stage", "reconciliation").out
+    assert "complete K: done, but authorization comes before it and is still missing\n" in several
+    assert "still missing" not in world.bems("act", "complete", "J", "K", "--stage", "authorization").out
 
 
 def test_a_parked_invoice_says_since_when_and_by_whom(world: World) -> None:
