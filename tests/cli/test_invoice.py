@@ -12,7 +12,7 @@ from tests.waiting import until
 def facts_of(world: World, invoice_id: str) -> dict[str, str]:
     """The first part, without the blanks between its columns."""
     shown = world.bems("invoice", invoice_id).out.split("\n\n")[0]
-    return dict(line.split("  ", 1)[0:2] for line in shown.splitlines() if "  " in line)  # type: ignore[misc]
+    return dict(line.split("  ", 1)[0:2] for line in shown.splitlines() if "  " in line)
 
 
 def is_stuck(world: World, invoice_id: str) -> bool:
