@@ -20,8 +20,8 @@ from bems.cli.show import moment, print_json
 from bems.cli.until import Until, UntilParam, is_relative, resolve
 from bems.embedded.api.access import ACT, LOOK
 from bems.embedded.api.operations import Accepted
-from bems.embedded.api.views import Health, Invoice
-from bems.tracker.contract import STAGES
+from bems.embedded.api.views import Health, Invoice, Waiting
+from bems.tracker.contract import ORDER, STAGES
 from bems.tracker.instants import Instant, parse, render, to_datetime
 
 
@@ -98,7 +98,8 @@ def cancel(client: Client, given: Given) -> None:
 @click.option("--policy", "policy_file", metavar="FILE", help="The policy whose calendar and time zone days are of.")
 @common
 def extend(client: Client, given: Given, until: Until, policy_file: str | None) -> None:
-    """The wait's deadline moves to a later time; alerts that are out stay so.
+    """Move the wait's deadline to a later time. The count of alerts starts anew there, and until the next alert, of
+    which the answer says the time, the invoice is not stuck.
 
     A relative time counts from the cell's clock, and a weekday is the next such day, never today. The answer says
     which time was meant.
@@ -169,7 +170,17 @@ def _carry_out_one(client: Client, given: Given, verb: str, what: dict[str, str]
         click.echo(_new_deadline(what["until"], meaning))
     click.echo(f"Status: {invoice.status}, {MEANING[invoice.status]}" + (f"; {invoice.mark}" if invoice.mark else ""))
     if invoice.waiting is not None:
-        click.echo(f"Waits for {invoice.waiting.stage} until {moment(invoice.waiting.deadline)} UTC")
+        click.echo(_still_waits(invoice.waiting, what.get("stage")))
+        next_alert_at = accepted.next_alert_at or invoice.waiting.next_alert_at
+        click.echo(f"Next alert: {moment(next_alert_at)} UTC")
+
+
+def _still_waits(wait: Waiting, completed: Any) -> str:
+    """What the invoice waits for; after a stage that was completed out of turn, that this one comes before it."""
+    waits = f"Waits for {wait.stage} until {moment(wait.deadline)} UTC"
+    if completed in STAGES and ORDER[wait.stage] < ORDER[completed]:
+        return f"{completed} is complete, but {wait.stage} comes before it and is still missing\n{waits}"
+    return waits
 
 
 def _carry_out_many(

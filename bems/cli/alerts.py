@@ -37,6 +37,12 @@ DELIVERIES = (
     Column("Alert", 6),
 )
 STATES = get_args(State)
+KINDS: dict[str, str] = {
+    "dispute": "reconciliation disputed",
+    "failed": "posting failed",
+    "identity": "two invoices under one id?",
+}
+"""Of alerts that are not one of a wait's, in words."""
 
 
 @click.command(cls=CheckedCommand, epilog="Example: bems alerts --severity critical --stage posting")
@@ -70,7 +76,9 @@ def name_of(alert: Alert) -> str:
     """Which one it is, in words."""
     if alert.kind == "stuck":
         return f"{alert.stage} stuck, {alert.step}" + (", the last" if alert.last else "")
-    return "reconciliation disputed" if alert.kind == "dispute" else "posting failed"
+    if alert.kind == "identity":
+        return " ".join(filter(None, (KINDS["identity"], alert.detail)))
+    return KINDS[alert.kind]
 
 
 def _row(alert: Alert) -> tuple[str, ...]:
@@ -79,7 +87,7 @@ def _row(alert: Alert) -> tuple[str, ...]:
         moment(alert.raised_at),
         name_of(alert),
         alert.severity,
-        moment(alert.waiting_since),
+        moment(alert.waiting_since) if alert.kind == "stuck" else "-",
         money(alert.amount, alert.currency),
         whose(alert.vendor),
         alert.id,

@@ -7,15 +7,24 @@ import click
 from bems.cli import options
 from bems.cli.client import Client, shaped
 from bems.cli.commands import CheckedCommand
+from bems.cli.layout import Column, print_table
 from bems.cli.options import connected
-from bems.cli.show import print_json
+from bems.cli.show import money, print_json, screen
 from bems.embedded.api.access import LOOK
-from bems.embedded.api.books import Books
+from bems.embedded.api.books import Books, Difference
 
 PATIENCE = 10.0
 """Seconds that the series may lag behind before that counts as not balanced."""
 
 LOOK_EVERY = 0.25
+
+DIFFERENCES = (
+    Column("Status"),
+    Column("Invoices", is_right=True),
+    Column("In the series", is_right=True),
+    Column("Amount", is_right=True),
+    Column("In the series", is_right=True),
+)
 
 
 @click.command(cls=CheckedCommand, epilog="Example: bems books")
@@ -25,7 +34,9 @@ LOOK_EVERY = 0.25
 def books(context: click.Context, client: Client, as_json: bool) -> None:
     """Show whether every event is accounted for.
 
-    The books are balanced if accepted = applied + dead letters, and the series is the same in the store and in DuckDB.
+    The books are balanced if accepted = applied + dead letters, the series is the same in the store and in DuckDB, and
+    it gives the same invoices and amounts of every status and currency as the records; what differs is shown.
+
     DuckDB may be two seconds behind; it is waited for, ten seconds at most. Exit code 1 if the books are not balanced.
     Needs a key of a viewer, operator or admin.
     """
@@ -52,5 +63,13 @@ def books(context: click.Context, client: Client, as_json: bool) -> None:
             click.echo(f"{label:<26}{count:>14,}")
         told = {True: "yes", False: "no", None: "not yet: DuckDB is behind"}
         click.echo(f"{'Balanced':<26}{told[counted.balanced]:>14}")
+        if counted.differences:
+            click.echo("\nWhere the records and the series differ\n")
+            print_table(screen(), DIFFERENCES, map(_row, counted.differences))
     if not counted.balanced:
         context.exit(1)
+
+
+def _row(one: Difference) -> tuple[str, ...]:
+    amounts = money(one.amount, one.currency), money(one.series_amount, one.currency)
+    return one.status, f"{one.invoices:,}", f"{one.series_invoices:,}", *amounts

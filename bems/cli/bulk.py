@@ -7,19 +7,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, get_args
 
 import click
 import msgspec
 
-from bems.cli.client import Client, Reply
+from bems.cli.client import Client, Reply, escaped, shaped
 from bems.cli.complaints import NoAnswer, one_line, read_json, read_said
 from bems.cli.files import LogFile
 from bems.cli.mistakes import Failure, Mistake
+from bems.cli.show import moment
 from bems.embedded.api.access import ACT
 from bems.embedded.api.operations import Accepted
-from bems.tracker.contract import Identifier
+from bems.embedded.api.views import Invoice
+from bems.tracker.contract import ORDER, STAGES, Identifier, Stage
 from bems.tracker.wording import show
 
 IN_FLIGHT = 4
@@ -46,11 +49,14 @@ _ACCEPTED = msgspec.json.Decoder(Accepted)
 
 
 class Outcome(NamedTuple):
-    """What became of the command for an invoice, and why where it was not done."""
+    """What became of the command for an invoice, why where it was not done, and when the invoice's next alert is due
+    where that is known. `is_missing`: the stage that comes before the completed one, and that the invoice waits for."""
 
     invoice_id: str
     result: Result
     reason: str = ""
+    next_alert_at: datetime | None = None
+    is_missing: Stage | None = None
 
 
 def command_id(run: str, invoice_id: str) -> str:
@@ -99,7 +105,7 @@ class Bulk:
             else:
                 outcome = _read(invoice_id, reply)
                 if outcome is not None:
-                    return outcome
+                    return self._with_missing(outcome) if outcome.result in GOOD else outcome
                 wait = max(pause, reply.retry_after)
                 trouble = self._client.complaint(reply, ACT)  # type: ignore[assignment]
                 is_passing = reply.status in (408, 429) or reply.status >= 500
@@ -112,11 +118,25 @@ class Bulk:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         return Outcome(invoice_id, "unknown" if was_sent else "not_sent")
 
+    def _with_missing(self, outcome: Outcome) -> Outcome:
+        """With what the invoice still waits for before the completed stage, unless that cannot be read."""
+        completed = self._body.get("stage")
+        if completed not in STAGES:
+            return outcome
+        try:
+            found = self._client.ask("GET", f"/invoices/{escaped(outcome.invoice_id)}", ACT)
+            stage = shaped(found, Invoice).stage
+        except click.ClickException:
+            return outcome
+        is_earlier = stage is not None and ORDER[stage] < ORDER[completed]
+        return outcome._replace(is_missing=stage) if is_earlier else outcome
+
 
 def _read(invoice_id: str, reply: Reply) -> Outcome | None:
     """What an answer says of the invoice; None if it says nothing of it."""
     if reply.status == 200 and (accepted := read_json(reply.body, _ACCEPTED)) is not None:
-        return Outcome(invoice_id, "done" if accepted.status == "accepted" else "repeated")
+        result: Result = "done" if accepted.status == "accepted" else "repeated"
+        return Outcome(invoice_id, result, next_alert_at=accepted.next_alert_at)
     said = read_said(reply.body)
     if said is None or reply.status not in (400, 404, 409, 413):
         return None
@@ -213,7 +233,13 @@ def as_document(run: str, body: dict[str, str], outcomes: Sequence[Outcome], sum
         "run": run,
         **body,
         "results": [
-            {"invoice_id": one.invoice_id, "result": one.result, **({"reason": one.reason} if one.reason else {})}
+            {
+                "invoice_id": one.invoice_id,
+                "result": one.result,
+                **({"reason": one.reason} if one.reason else {}),
+                **({"next_alert_at": one.next_alert_at} if one.next_alert_at else {}),
+                **({"waits_for": one.is_missing} if one.is_missing else {}),
+            }
             for one in outcomes
         ],
         "summary": {result: summary.counts[result] for result in get_args(Result)},
@@ -224,7 +250,9 @@ def line_of(verb: str, outcome: Outcome) -> str:
     """`park INV-1: refused: the invoice is parked: revive it first`"""
     told = IN_WORDS[outcome.result]
     reason = f": {one_line(outcome.reason)}" if outcome.reason and outcome.result != "not_found" else ""
-    return f"{verb} {one_line(outcome.invoice_id)}: {told}{reason}"
+    alert = f", next alert {moment(outcome.next_alert_at)} UTC" if verb == "extend" and outcome.next_alert_at else ""
+    missing = f", but {outcome.is_missing} comes before it and is still missing" if outcome.is_missing else ""
+    return f"{verb} {one_line(outcome.invoice_id)}: {told}{alert}{missing}{reason}"
 
 
 def failure_of(fault: click.ClickException, again: str) -> click.ClickException:

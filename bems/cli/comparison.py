@@ -8,9 +8,8 @@ import click
 from bems.cli.layout import Column, Row
 from bems.cli.report import Part, alerts_per_100_invoices, as_document, heading, print_part
 from bems.cli.show import screen
-from bems.embedded.report import Report
+from bems.embedded.report import ALERTED, Report
 from bems.tracker.actions import SEVERITIES
-from bems.tracker.contract import STAGES
 
 BUILT_IN = "built-in"
 
@@ -58,7 +57,7 @@ def _figures(first: Replayed, second: Replayed) -> Sequence[tuple[str, float, fl
     a, b = first.report, second.report
     figures: list[tuple[str, float, float]] = [
         (f"{stage}, {severity} alerts", a.alerts[stage, severity], b.alerts[stage, severity])
-        for stage in STAGES
+        for stage in ALERTED
         for severity in SEVERITIES
         if a.alerts[stage, severity] or b.alerts[stage, severity]
     ]

@@ -1,5 +1,6 @@
 """`bems demo`: a fresh cell, and a generated month of invoices sent to it over HTTP."""
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from bems.cli.show import print_json
 from bems.cli.summary import Summary
 from bems.cli.takings import as_document, print_takings, take_stock
 from bems.cli.up import LOOK_EVERY, ended_by_signal
+from bems.cli.worst import Worst
 from bems.embedded.api.access import LOOK
 from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, SystemClock
@@ -43,6 +45,9 @@ IN_FLIGHT = 6
 LOOKED_AT = 25
 """Of every so many accepted events, one is looked for in the next question."""
 
+NOT_LEFT_RUNNING = """Nothing is left running. Run make demo (or bems demo) in a terminal, without --exit: the
+cell then keeps running, and its address and key are shown for these commands:"""
+
 PORT = 8080
 WIDE_OPEN = Rate(100_000, 100_000)
 
@@ -62,7 +67,9 @@ def demo(invoices: int, leave: bool, as_json: bool) -> None:
     """Start a fresh cell, send it a generated month of invoice events over HTTP, and report what became of them.
 
     The cell listens on port 8080, or on a free one where that is taken. Time in it runs fast until the last story has
-    ended. Then it goes on serving, so that you can look around, until Ctrl-C; what it kept is then gone.
+    ended. The report ends with what is stuck, the worst of it (the greatest amount in the currency of the most stuck
+    invoices), and three commands. Then the cell keeps running, so that you can try them, until Ctrl-C; what it kept is
+    then gone.
     """
     stay = not (leave or as_json) and sys.stdin.isatty() and sys.stdout.isatty()
     lines = list(generate(invoices, SEED, start=START, days=DAYS))
@@ -86,11 +93,14 @@ def demo(invoices: int, leave: bool, as_json: bool) -> None:
         with closing(Client(service.server.url, key)) as client:
             takings = take_stock(client, service.analytics)
         if as_json:
-            print_json(as_document(walk.summary, takings))
+            print_json({**as_document(walk.summary, takings), "commands": example_commands(takings.worst)})
         else:
             print_takings(walk.summary, takings)
+        commands = example_commands(takings.worst)
         if stay:
-            _serve_on(service, key)
+            _serve_on(service, key, commands)
+        elif not as_json:
+            click.echo(f"\n{NOT_LEFT_RUNNING}\n\n" + "\n".join(f"    {command}" for command in commands))
     if walk.unseen:
         raise Failure(f"{len(walk.unseen)} accepted events could not be seen at once, such as {walk.unseen[0]}")
     if not takings.balance_with(walk.summary):
@@ -174,17 +184,25 @@ def _progress(total: int, clock: AcceleratedClock) -> Iterator[Callable[[], None
         yield advance
 
 
-def _serve_on(service: Service, key: str) -> None:
-    click.echo(
-        f"""
-The cell goes on serving, from here on as slowly as we live. In another terminal:
+def example_commands(worst: Worst | None) -> list[str]:
+    """What to look at, and what to do, for a shell."""
+    if worst is None:
+        return ["bems dashboard backlog", "bems alerts", "bems books"]
+    invoice_id = shlex.quote(worst.invoice.invoice_id)
+    return [
+        "bems stuck --by value",
+        f"bems invoice {invoice_id}",
+        f'bems act complete {invoice_id} --stage {worst.stage} --note "done by hand"',
+    ]
 
-    export BEMS_URL={service.server.url} BEMS_API_KEY={key}
-    bems stuck
-    bems invoice ID
 
-Ctrl-C ends it."""
-    )
+def _serve_on(service: Service, key: str, commands: Sequence[str]) -> None:
+    exports = [f"export BEMS_URL={service.server.url} BEMS_API_KEY={key}"]
+    if sys.prefix != sys.base_prefix:
+        # Another terminal need not know this environment.
+        exports.insert(0, f"export PATH={shlex.quote(str(Path(sys.prefix, 'bin')))}:$PATH")
+    shown = "\n".join(f"    {line}" for line in (*exports, *commands))
+    click.echo(f"\nThe cell keeps running, now in real time. In another terminal:\n\n{shown}\n\nCtrl-C ends it.")
     ended = ended_by_signal()
     while not ended(LOOK_EVERY):
         pass

@@ -1,6 +1,7 @@
 """`bems invoice`: all that is known of one invoice."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import click
@@ -8,24 +9,61 @@ import msgspec
 from rich.text import Text
 
 from bems.cli import options
-from bems.cli.alerts import name_of
+from bems.cli.alerts import KINDS, name_of
 from bems.cli.client import Client, escaped, shaped
 from bems.cli.commands import CheckedCommand
 from bems.cli.folding import Entered, cadence, fold_alerts, fold_states, fold_waits
 from bems.cli.layout import Column, print_table
+from bems.cli.mistakes import Mistake
 from bems.cli.options import connected
 from bems.cli.report import MEANING
-from bems.cli.show import moment, money, print_json, screen, whose
+from bems.cli.show import counted, moment, money, print_json, print_list, screen, times, whose
 from bems.embedded.api.access import LOOK
-from bems.embedded.api.views import Alert, Command, Execution, InvoiceDetails, Transition, Waiting
-from bems.tracker.contract import PaymentTerms, Source, Vendor
+from bems.embedded.api.views import Alert, Command, Event, Execution, InvoiceDetails, Outcome, Transition, Waiting
+from bems.tracker.contract import STAGES, PaymentTerms, Source, Stage, Vendor
 
 ENTERED = "StateEntered"
 
 MOST_EVENTS = 25_000
 """No history has more (Step Functions' quota, which the engine has too)."""
 
+MAX_SENT = 1_000_000
+"""More events than any invoice has."""
+
+
+class _Sent(msgspec.Struct):
+    """What is shown of an event as it was sent."""
+
+    event_id: str
+    status: str
+    occurred_at: datetime
+    amount: str
+    currency: str
+    vendor: Vendor
+    source: Source
+    attributes: dict[str, str] = {}
+    imported: bool = False
+
+
 FACTS = (Column("Fact"), Column("Value", is_prose=True))
+OUTCOMES = (
+    Column("Stage"),
+    Column("Outcome"),
+    Column("Occurred", 2),
+    Column("Stated by", 1, is_prose=True),
+    Column("Attributes or note", 1, is_prose=True),
+    Column("Event", 3, is_prose=True),
+)
+SENT = (
+    Column("Occurred (UTC)"),
+    Column("Outcome", is_prose=True),
+    Column("Amount", 1, is_right=True),
+    Column("Source", 2, is_prose=True),
+    Column("Attributes", 3, is_prose=True),
+    Column("Vendor", 5, is_prose=True),
+    Column("Received (UTC)", 4),
+    Column("Event", 6),
+)
 HAPPENED = (
     Column("Recorded"),
     Column("What", is_prose=True),
@@ -54,17 +92,24 @@ EVENTS = (Column("At"), Column("No.", 2, is_right=True), Column("Event", 1), Col
 @click.command(cls=CheckedCommand, epilog="Example: bems invoice INV/2026/000123 --history")
 @click.argument("invoice_id", metavar="ID")
 @click.option("--history", is_flag=True, help="Show each event in the history of its executions.")
+@click.option("--events", is_flag=True, help="Show the invoice's events as they were sent, and nothing else.")
 @options.wide
 @options.as_json
 @connected
-def invoice(client: Client, invoice_id: str, history: bool, wide: bool, as_json: bool) -> None:
+def invoice(client: Client, invoice_id: str, history: bool, events: bool, wide: bool, as_json: bool) -> None:
     """Show all that is known of an invoice.
 
-    Its status, what it waits for, what happened to it, and the states that its executions walked through: the newest
-    first, the alerts of one wait in one line.
+    Its status, what it waits for, who stated the latest outcome of each stage, what happened to it, and the states that
+    its executions walked through: the newest first, the alerts of one wait in one line. With --events, every event as
+    it was sent, the newest first, those before it whose handling has failed.
 
-    Needs a key of a viewer, operator or admin.
+    Requires a viewer, operator or admin key.
     """
+    if events:
+        if history:
+            raise Mistake("--events and --history: use one of them at a time")
+        _show_events(client, invoice_id, wide=wide, as_json=as_json)
+        return
     answer = client.ask("GET", f"/invoices/{escaped(invoice_id)}", LOOK)
     _read_on(client, answer)
     if as_json:
@@ -80,6 +125,8 @@ def invoice(client: Client, invoice_id: str, history: bool, wide: bool, as_json:
             console.print(Text(f"\n{title}", style="bold"))
             print_table(console, columns, several, wide=wide)
 
+    outcomes = [_outcome(stage, details.outcomes[stage]) for stage in STAGES if stage in details.outcomes]
+    part("The latest outcome of each stage (UTC)", OUTCOMES, outcomes)
     part("What happened (UTC), the newest first", HAPPENED, map(_happening, fold_alerts(details.transitions)))
     part("Alerts (UTC), the newest first", ALERTS, map(_alerts, fold_waits(details.alerts)))
     part("Commands (UTC), the newest first", COMMANDS, map(_command, details.commands))
@@ -89,6 +136,46 @@ def invoice(client: Client, invoice_id: str, history: bool, wide: bool, as_json:
             part(title, EVENTS, reversed(list(_events(execution))))
         else:
             part(title, STATES, map(_state, fold_states(list(_states(execution)))))
+
+
+def _show_events(client: Client, invoice_id: str, *, wide: bool, as_json: bool) -> None:
+    found = client.list(f"/invoices/{escaped(invoice_id)}/events", LOOK, {}, MAX_SENT)
+    rows = [] if as_json else map(_sent, shaped(found.items, list[Event]))
+    print_list(found.items, found.more, as_json, SENT, rows, "event", wide=wide)
+
+
+def _sent(one: Event) -> tuple[str, ...]:
+    event = shaped(one.event, _Sent)
+    outcome = f"{one.stage} {event.status}" + (", imported" if event.imported else "")
+    if not one.applied:
+        outcome += ", not applied: a dead letter"
+    elif one.superseded:
+        outcome += ", superseded"
+    return (
+        moment(event.occurred_at),
+        outcome,
+        money(event.amount, event.currency),
+        event.source.system,
+        _named(event.attributes) or "-",
+        whose(event.vendor),
+        moment(one.received_at),
+        event.event_id,
+    )
+
+
+def _outcome(stage: Stage, outcome: Outcome) -> tuple[str, ...]:
+    stated_by = "-"
+    if outcome.operator is not None:
+        stated_by = f"the operator {outcome.operator}"
+    elif outcome.source is not None:
+        stated_by = outcome.source.system
+    said = outcome.note or _named(outcome.attributes) or "-"
+    return stage, outcome.status, moment(outcome.occurred_at), stated_by, said, outcome.event_id
+
+
+def _named(attributes: dict[str, str]) -> str:
+    """`approver: jane; reason: price`"""
+    return "; ".join(f"{name}: {value}" for name, value in attributes.items())
 
 
 def _read_on(client: Client, answer: Any) -> None:
@@ -115,17 +202,31 @@ def _facts(details: InvoiceDetails) -> Iterator[tuple[str, str]]:
     for name, value in (details.attributes or {}).items():
         yield "Attribute", f"{name}: {value}"
     if details.waiting is not None:
-        yield from _waiting(details.waiting)
-    elif details.stage is not None:
+        yield from _waiting(details.waiting, is_stuck=details.stuck)
+    if details.parked is not None:
+        parked = details.parked
+        by = f"by {parked.by}" if parked.by else "after its last alert"
+        yield "Parked", f"since {moment(parked.at)} UTC, {by}"
+        yield "Waited for", f"{parked.stage}, since {moment(parked.since)} UTC; {counted(parked.step, 'alert')}"
+    if details.waiting is None and details.stage is not None:
         yield "Lacks", f"{details.stage}, which nobody waits for any more; bems act revive changes that"
 
 
-def _waiting(wait: Waiting) -> Iterator[tuple[str, str]]:
+def _waiting(wait: Waiting, *, is_stuck: bool) -> Iterator[tuple[str, str]]:
     yield "Waits for", f"{wait.stage}, since {moment(wait.since)} UTC"
     yield "Deadline", f"{moment(wait.deadline)} UTC"
+    if wait.counted_from is not None:
+        yield "Counted from", f"{moment(wait.counted_from)} UTC, when its events occurred"
+    if wait.extensions:
+        until = "the deadline has passed" if is_stuck else "not stuck until then"
+        by = f"by {wait.extended_by}, {times(wait.extensions)}"
+        yield "Extended", f"to {moment(wait.deadline)} UTC, {by}; {until}"
     yield "Next alert", f"{moment(wait.next_alert_at)} UTC"
     seen = f"; {wait.acknowledged} acknowledged" if wait.acknowledged else ""
-    yield "Alerts out", (f"{wait.step}, the newest {wait.severity}{seen}" if wait.step else "none")
+    if wait.extensions and wait.step and not is_stuck:
+        yield "Alerts out", f"none since it was extended, {wait.step} before{seen}"
+    else:
+        yield "Alerts out", (f"{wait.step}, the newest {wait.severity}{seen}" if wait.step else "none")
 
 
 def _vendor(vendor: Vendor) -> str:
@@ -150,7 +251,9 @@ def _happening(rows: Sequence[Transition]) -> tuple[str, ...]:
             rhythm = cadence([one.recorded_at for one in reversed(rows)])
             what = f"alerts {first.step} to {row.step} of {row.stage}, {rhythm}, last {row.severity}"
         case "alert":
-            what = f"alert {row.step} of {row.stage}, {row.severity}" if row.step else f"alert of {row.stage}"
+            what = f"alert {row.step} of {row.stage}, {row.severity}"
+            if not row.step:
+                what = f"alert: {KINDS.get(row.outcome or '', row.stage)}"
         case "park" | "revive":
             what = {"park": "parked", "revive": "revived"}[row.kind]
         case _:

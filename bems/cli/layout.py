@@ -20,6 +20,8 @@ LONG_WORD_CELLS = 24
 MIN_PROSE_CELLS = 12
 """Prose in fewer cells would be a word a line: rather its column leaves."""
 
+PROSE_CELLS = 80
+
 LONG_NAME_CELLS = 24
 """Where room is short, a longer name of a row has a line of its own above the row."""
 
@@ -69,6 +71,12 @@ def print_table(
     if layout.left_out:
         how = "; --wide shows all" if wide is not None else ""
         console.print(Text(f"Without room for: {', '.join(layout.left_out)}{how}", style="dim"))
+
+
+def print_prose(console: Console, text: str) -> None:
+    """Print a paragraph, wrapped between words; likewise where there is no terminal, and so no bound."""
+    for line in Text(one_line(text)).wrap(console, min(console.width, PROSE_CELLS)):
+        _print(console, line.plain.rstrip())
 
 
 def lay_out(columns: Sequence[Column], rows: Sequence[Row], room: int | None, *, header: bool = True) -> Layout:

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from bems.cli.layout import Column, Row, print_table
 from bems.cli.show import duration, money, screen, whose
-from bems.embedded.report import InvoiceLine, Report
-from bems.tracker.contract import STAGES, Stage
+from bems.embedded.report import ALERTED, Alerted, InvoiceLine, Report
+from bems.tracker.contract import STAGES
 from bems.tracker.instants import DAY, Instant, render, to_datetime
 from bems.tracker.projection import WAITS_FOR, Status
 
@@ -40,6 +40,7 @@ STUCK = (
     Column("Amount", 1, is_right=True),
     Column("Vendor", 5, is_prose=True),
 )
+IDENTITIES = (Column("Invoice"), Column("What two invoices may share the id", is_prose=True))
 
 MEANING: dict[Status, str] = {
     "Orphan": "events came, but no ingestion yet",
@@ -75,6 +76,7 @@ def as_document(report: Report, seconds: float) -> dict[str, Any]:
         "alerts_per_100_invoices": alerts_per_100_invoices(report),
         "passed": {stage: len(report.durations[stage]) for stage in STAGES},
         "stuck": [_stuck_document(invoice) for invoice in report.stuck()],
+        "identity": [{"invoice_id": invoice_id, "detail": detail} for invoice_id, detail in _shared_ids(report)],
         "seconds": round(seconds, 3),
         "events_per_second": round(lines / seconds, 1),
     }
@@ -130,7 +132,14 @@ def print_report(report: Report, seconds: float, *, wide: bool = False) -> None:
             f"line {report.jump.line:,} of the log is {days} days later than all before it, of "
             f"{_day(report.jump.after)}; if that date is wrong, what waited then counts as stuck too soon",
         )
-    for part in (_refusals(report), _statuses(report), _stages(report), _alerts(report), _stuck(report)):
+    for part in (
+        _refusals(report),
+        _statuses(report),
+        _stages(report),
+        _alerts(report),
+        _stuck(report),
+        _identities(report),
+    ):
         if part:
             print_part(console, part, wide=wide)
 
@@ -186,12 +195,12 @@ def _stages(report: Report) -> Part | None:
     return Part("Time in each stage", columns, rows)
 
 
-def alerted_invoices(report: Report) -> dict[Stage, int]:
-    """Of how many invoices an alert was raised in each stage."""
-    alerted: dict[Stage, int] = dict.fromkeys(STAGES, 0)
+def alerted_invoices(report: Report) -> dict[Alerted, int]:
+    """Of how many invoices an alert was raised in each stage, and of their identity."""
+    alerted: dict[Alerted, int] = dict.fromkeys(ALERTED, 0)
     for invoice in report.invoices:
-        for stage in {alert.stage for alert in invoice.alerts}:
-            alerted[stage] += 1
+        for of in {alert.counted_under for alert in invoice.alerts}:
+            alerted[of] += 1
     return alerted
 
 
@@ -200,10 +209,10 @@ def _alerts(report: Report) -> Part | None:
         return None
     alerted = alerted_invoices(report)
     rows: list[Row] = []
-    for stage in STAGES:
-        warnings, critical = report.alerts[stage, "warning"], report.alerts[stage, "critical"]
+    for of in ALERTED:
+        warnings, critical = report.alerts[of, "warning"], report.alerts[of, "critical"]
         if warnings or critical:
-            rows.append((stage, f"{alerted[stage]:,}", f"{warnings:,}", f"{critical:,}"))
+            rows.append((of, f"{alerted[of]:,}", f"{warnings:,}", f"{critical:,}"))
     return Part("Alerts", ALERTS, rows)
 
 
@@ -228,9 +237,29 @@ def _stuck(report: Report) -> Part | None:
     return Part(title, STUCK, rows)
 
 
+def _identities(report: Report) -> Part | None:
+    """The ids that may stand for two invoices each."""
+    shared = _shared_ids(report)
+    if not shared:
+        return None
+    several = "1 id" if len(shared) == 1 else f"{len(shared):,} times an id"
+    title = f"{several} may stand for two invoices" + (f", the first {MOST}" if len(shared) > MOST else "")
+    return Part(title, IDENTITIES, shared[:MOST])
+
+
+def _shared_ids(report: Report) -> list[tuple[str, str]]:
+    """The invoice and the detail of each identity alert."""
+    return [
+        (invoice.invoice_id, alert.detail or "")
+        for invoice in report.invoices
+        for alert in invoice.alerts
+        if alert.kind == "identity"
+    ]
+
+
 def alerts_out(invoice: InvoiceLine) -> int:
     """How many alerts are out of the wait that an invoice is stuck in."""
-    return sum(alert.waiting_since == invoice.waiting_since for alert in invoice.alerts)
+    return sum(alert.kind == "stuck" and alert.waiting_since == invoice.waiting_since for alert in invoice.alerts)
 
 
 def _day(instant: Instant) -> str:

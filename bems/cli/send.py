@@ -6,13 +6,14 @@ from contextlib import contextmanager, nullcontext
 from typing import get_args
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from bems.cli.client import KEPT, Client
 from bems.cli.commands import CheckedCommand
-from bems.cli.complaints import one_line
+from bems.cli.complaints import one_line, read_json
 from bems.cli.diagnosis import what_line
 from bems.cli.files import LogFile, output_file, refused_line
 from bems.cli.mistakes import Mistake
@@ -45,6 +46,11 @@ COMPLAIN_EVERY = 30.0
     help="How long to go on where the cell cannot be reached or takes nothing.",
 )
 @click.option("--refused-out", metavar="FILE", help="Write one JSON line per refused line: its number and every fault.")
+@click.option(
+    "--past",
+    is_flag=True,
+    help="These are past events, older than the cell: mark each as imported, unless it says itself whether it is.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @connected
 @click.pass_context
@@ -57,6 +63,7 @@ def send(
     rate: float | None,
     retries_for: float,
     refused_out: str | None,
+    past: bool,
     as_json: bool,
 ) -> None:
     """Send a log of events to a cell.
@@ -64,6 +71,10 @@ def send(
     FILE holds one JSON object a line, {"stage": ..., "event": {...}}, plain or gzipped; - reads standard input. The
     order is not kept, because it cannot matter. To send a file again is harmless: what the cell has is a duplicate.
     Ctrl-C waits for the requests under way. Needs a key of a sender or admin.
+
+    With --past, deadlines count from when the events occurred, and are a day from now at the earliest: a finished year,
+    sent in any order, raises no alert of a wait, a mismatch or a failed posting. What is still open then does, from
+    tomorrow on. Without it every event counts as news.
 
     Exit code 0 if the cell has every event, accepted now or before; 1 if any was refused, is in conflict with one that
     the cell has, or was not delivered; 130 after Ctrl-C.
@@ -99,7 +110,7 @@ def send(
         )
         try:
             try:
-                send_lines(sender, watch.lines(), hints)
+                send_lines(sender, watch.lines(), hints, past=past)
             except Mistake as unreadable:
                 # What could be read of the log is sent.
                 mistake = unreadable
@@ -118,16 +129,38 @@ def send(
     context.exit(0 if summary.well else 1)
 
 
-def send_lines(sender: Sender, lines: Iterator[tuple[int, bytes]], hints: dict[int, str | None]) -> None:
+def send_lines(
+    sender: Sender, lines: Iterator[tuple[int, bytes]], hints: dict[int, str | None], *, past: bool = False
+) -> None:
     """Send each line, unless it is not even one: then `hints` says what it is instead, where that can be told. Whether
-    its event is good is for the cell to judge, by its clock."""
+    its event is good is for the cell to judge, by its clock. `past`: mark each event as imported."""
     for number, line in lines:
         split = split_line(line)
         if isinstance(split, Refusal):
             hints[number] = what_line(line)
             sender.refuse(number, split)
-        elif not sender.send(*split, number):
+            continue
+        stage, event = split
+        if not sender.send(stage, as_past(event) if past else event, number):
             return
+
+
+class _Stated(msgspec.Struct):
+    """Whether an event says of itself that it is imported."""
+
+    imported: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_STATED = msgspec.json.Decoder(_Stated)
+
+
+def as_past(event: bytes) -> bytes:
+    """The event with `imported` set, unless it states that itself. What is no event stays as it is, to be refused."""
+    stated = read_json(event, _STATED)
+    if stated is None or stated.imported is not msgspec.UNSET:
+        return event
+    rest = event.lstrip()[1:].lstrip()
+    return b'{"imported":true' + (b"" if rest.startswith(b"}") else b",") + rest
 
 
 class Watch:

@@ -63,6 +63,16 @@ def moment(at: datetime | None) -> str:
     return "-" if at is None else at.strftime("%Y-%m-%d %H:%M:%S")
 
 
+def day(at: datetime) -> str:
+    """`3 January 2026`, in UTC"""
+    return f"{at.day} {at:%B %Y}"
+
+
+def times(number: int) -> str:
+    """`once`, `twice`, `3 times`"""
+    return {1: "once", 2: "twice"}.get(number, f"{number:,} times")
+
+
 def money(amount: str, currency: str) -> str:
     """Digits in groups, as a person reads them: `84,120.00 EUR`"""
     whole, point, fraction = amount.partition(".")

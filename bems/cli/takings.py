@@ -8,35 +8,37 @@ from rich.console import Console
 from rich.text import Text
 
 from bems.cli.client import Client
-from bems.cli.layout import Column, Row, print_table
+from bems.cli.layout import Column, Row, print_prose, print_table
 from bems.cli.parcels import Fate
 from bems.cli.report import ALERTS, MEANING, STATUSES, Part, heading, print_part
 from bems.cli.show import duration, screen
+from bems.cli.stuck_totals import StuckTotals, read_stuck_totals
 from bems.cli.summary import Summary
+from bems.cli.worst import Worst, find_worst
 from bems.embedded.analytics import Analytics
 from bems.embedded.api.access import LOOK
-from bems.tracker.contract import STAGES
+from bems.embedded.report import ALERTED
 from bems.tracker.projection import WAITS_FOR
 
 PATIENCE = 15.0
 """Seconds that the series has to follow the store."""
 
-MOST_STUCK = 100_000
-
 # What DuckDB knows, so that the store and its copy are compared in what people see too.
 _STATUSES = """SELECT to_status, count(*) FROM (
     SELECT arg_max(to_status, seq) AS to_status FROM transitions GROUP BY invoice_id
 ) GROUP BY to_status"""
-_ALERTS = """SELECT stage, count(DISTINCT invoice_id), count(*) FILTER (severity = 'warning'),
-    count(*) FILTER (severity = 'critical') FROM transitions WHERE kind = 'alert' GROUP BY stage"""
+_ALERTS = """SELECT CASE outcome WHEN 'identity' THEN outcome ELSE stage END, count(DISTINCT invoice_id),
+    count(*) FILTER (severity = 'warning'), count(*) FILTER (severity = 'critical')
+    FROM transitions WHERE kind = 'alert' GROUP BY 1"""
 
 
 class Takings(NamedTuple):
-    """Invoices by status, how many are stuck now, (invoices, warnings, critical alerts) by stage, and the books as the
-    API gives them."""
+    """Invoices by status, what is stuck now and the worst of it, (invoices, warnings, critical alerts) by stage or
+    `identity`, and the books as the API gives them."""
 
     statuses: dict[str, int]
-    stuck: int
+    stuck: StuckTotals
+    worst: Worst | None
     alerts: dict[str, tuple[int, int, int]]
     books: dict[str, Any]
 
@@ -54,8 +56,8 @@ def take_stock(client: Client, analytics: Analytics) -> Takings:
         time.sleep(0.05)
         books = client.ask("GET", "/books", LOOK)
     alerts = {stage: (invoices, warnings, critical) for stage, invoices, warnings, critical in analytics.query(_ALERTS)}
-    stuck = client.list("/invoices", LOOK, {"stuck": "true"}, MOST_STUCK)
-    return Takings(dict(analytics.query(_STATUSES)), len(stuck.items), alerts, books)
+    stuck = read_stuck_totals(client)
+    return Takings(dict(analytics.query(_STATUSES)), stuck, find_worst(client, stuck), alerts, books)
 
 
 def as_document(sent: Summary, takings: Takings) -> dict[str, Any]:
@@ -66,7 +68,8 @@ def as_document(sent: Summary, takings: Takings) -> dict[str, Any]:
         "answered_s": {f"p{percent}": sent.requests.percentile(percent) for percent in (50, 99)},
         "refused": dict(sent.places),
         "statuses": takings.statuses,
-        "stuck": takings.stuck,
+        **takings.stuck.as_document(),
+        "worst": takings.worst.as_document(takings.stuck) if takings.worst else None,
         "alerts": {
             stage: {"invoices": invoices, "warning": warnings, "critical": critical}
             for stage, (invoices, warnings, critical) in takings.alerts.items()
@@ -87,6 +90,7 @@ def print_takings(sent: Summary, takings: Takings) -> None:
         if part:
             print_part(console, part)
     _print_books(console, sent, takings)
+    _print_stuck(console, takings)
 
 
 def _refusals(sent: Summary) -> Part | None:
@@ -104,14 +108,18 @@ def _statuses(takings: Takings) -> Part:
         for status in WAITS_FOR
         if (count := takings.statuses.get(status))
     ]
-    stuck = "of these stuck", f"{takings.stuck:,}", f"{takings.stuck / total:.1%}", "late, and alerted"
-    return Part(f"What became of {total:,} invoices", STATUSES, [*rows, None, stuck])
+    for name, count, meaning in (
+        ("of these stuck", takings.stuck.total, "late and alerted, or parked"),
+        ("of these parked", takings.stuck.parked, "given up after the last alert"),
+    ):
+        rows.append((name, f"{count:,}", f"{count / total:.1%}", meaning))
+    return Part(f"What became of {total:,} invoices", STATUSES, [*rows[:-2], None, *rows[-2:]])
 
 
 def _alerts(takings: Takings) -> Part | None:
     if not takings.alerts:
         return None
-    rows = [(stage, *(f"{count:,}" for count in takings.alerts[stage])) for stage in STAGES if stage in takings.alerts]
+    rows = [(name, *(f"{n:,}" for n in takings.alerts[name])) for name in ALERTED if name in takings.alerts]
     return Part("Alerts that were raised meanwhile", ALERTS, rows)
 
 
@@ -136,3 +144,11 @@ def _print_books(console: Console, sent: Summary, takings: Takings) -> None:
     console.print(Text("\nThe books", style="bold"))
     shown = [(left, "=" if even else "is not", right) for left, right, even in rows]
     print_table(console, columns, shown, header=False)
+
+
+def _print_stuck(console: Console, takings: Takings) -> None:
+    console.print(Text("\nStuck", style="bold"))
+    print_prose(console, f"{takings.stuck}.")
+    if takings.worst:
+        print_prose(console, f"The worst: {takings.worst.sentence()}")
+        print_prose(console, takings.worst.effect(takings.stuck))

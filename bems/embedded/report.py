@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bems.tracker.actions import SEVERITIES, Alert, AlertKind, Severity
 from bems.tracker.contract import ORDER, STAGES, Stage, Vendor
@@ -14,6 +14,11 @@ from bems.tracker.instants import SECOND, Instant
 from bems.tracker.projection import WAITS_FOR, Status, project
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
+
+Alerted = Stage | Literal["identity"]
+"""What an alert is counted under: the stage that is waited for or went wrong, or that one id may be two invoices."""
+
+ALERTED: tuple[Alerted, ...] = (*STAGES, "identity")
 
 CONFLICT = "event_id: sent before with another content"
 
@@ -26,6 +31,11 @@ class AlertLine(NamedTuple):
     kind: AlertKind
     due_at: Instant
     waiting_since: Instant
+    detail: str | None = None
+
+    @property
+    def counted_under(self) -> Alerted:
+        return "identity" if self.kind == "identity" else self.stage
 
 
 class InvoiceLine(NamedTuple):
@@ -63,7 +73,7 @@ class Report:
         self.invoices: list[InvoiceLine] = []
         self.statuses: Counter[Status] = Counter()
         self.parked = 0
-        self.alerts: Counter[tuple[Stage, Severity]] = Counter()
+        self.alerts: Counter[tuple[Alerted, Severity]] = Counter()
         self.durations: dict[Stage, array[int]] = {stage: array("q") for stage in STAGES}
         self._standing: dict[str, Standing] = {}
 
@@ -116,9 +126,9 @@ class Report:
     def finish(self, records: Iterable[InvoiceRecord], alerts: Iterable[Alert]) -> None:
         by_invoice: dict[str, list[AlertLine]] = {}
         for alert in alerts:
-            line = AlertLine(alert.stage, alert.severity, alert.kind, alert.due_at, alert.waiting_since)
+            line = AlertLine(alert.stage, alert.severity, alert.kind, alert.due_at, alert.waiting_since, alert.detail)
             by_invoice.setdefault(alert.invoice_id, []).append(line)
-            self.alerts[alert.stage, alert.severity] += 1
+            self.alerts[line.counted_under, alert.severity] += 1
         for record in records:
             self.invoices.append(_invoice_line(record, by_invoice.get(record.invoice_id, [])))
             self.statuses[self.invoices[-1].status] += 1
@@ -148,10 +158,10 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """The report as JSON, but for how fast it was made."""
         alerts: dict[str, dict[str, int]] = {}
-        for stage in STAGES:
-            counts: dict[str, int] = {name: self.alerts[stage, name] for name in SEVERITIES if self.alerts[stage, name]}
+        for of in ALERTED:
+            counts: dict[str, int] = {name: self.alerts[of, name] for name in SEVERITIES if self.alerts[of, name]}
             if counts:
-                alerts[stage] = counts
+                alerts[of] = counts
         return {
             "events": {"accepted": self.accepted, "duplicate": self.duplicate, "refused": self.refused},
             "invoices": len(self.invoices),

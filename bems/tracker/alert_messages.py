@@ -5,8 +5,11 @@ from typing import Any
 import msgspec
 
 from bems.tracker.actions import Alert
-from bems.tracker.contract import Vendor
+from bems.tracker.contract import Stage, Vendor
 from bems.tracker.instants import render, to_datetime
+
+_BAD_OUTCOMES: dict[Stage, str] = {"reconciliation": "which found a mismatch", "posting": "which failed"}
+"""What an alert of a wait that an event of its own stage began says of that event."""
 
 _BRACKETS = str.maketrans("<>", "\u2039\u203a")
 
@@ -23,7 +26,8 @@ def headline(alert: Alert) -> str:
         case "stuck":
             last = ", the last one: it is parked" if alert.last else ""
             since = to_datetime(alert.waiting_since).date()
-            return f"{alert.invoice_id} waits for {alert.stage} since {since} (alert {alert.step}{last})"
+            why = "" if alert.event_id is None else f", {_BAD_OUTCOMES[alert.stage]}"
+            return f"{alert.invoice_id} waits for {alert.stage} since {since}{why} (alert {alert.step}{last})"
 
 
 def sentence(alert: Alert, cell: str) -> str:

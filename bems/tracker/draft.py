@@ -203,7 +203,10 @@ class Draft:
         if step > wait.step:
             severity = policy.severity(stage, facts, step - base)
             id = alert_id(self.before.invoice_id, stage, wait.since, step)
-            self.alert("stuck", stage, severity, due_at, id, step, last)
+            outcome = self.outcomes.get(stage)
+            # A mismatch or failed posting that still stands is what the wait is about.
+            event_id = outcome.event_id if outcome else None
+            self.alert("stuck", stage, severity, due_at, id, step, last, event_id)
         if self.mark == "dormant":
             self.mark = None
         self.wait = structs.replace(wait, step=step, due=due)

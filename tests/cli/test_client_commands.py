@@ -43,7 +43,7 @@ def finance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def stuck_of(world: World, *options: str) -> list[dict[str, Any]]:
     found = world.bems("stuck", "--json", *options).json
-    assert set(found) == {"items", "more"}
+    assert set(found) == {"items", "more", "stuck", "parked", "stuck_amounts"}
     return list(found["items"])
 
 
@@ -52,16 +52,17 @@ def test_stuck_shows_the_longest_waiting_first(finance: World) -> None:
     assert (result.code, result.err) == (0, "")
     rows = [line.split() for line in result.out.splitlines() if line.strip().startswith("INV/")]
     assert [row[0] for row in rows] == STUCK
-    assert (rows[0][1], rows[0][2], rows[0][4:6]) == ("AwaitingAuthorization", "2026-03-02", ["1", "warning"])
+    assert rows[0][1:5] == ["authorization", "2026-03-02", "1", "warning"]
     assert "1,250.00 EUR" in result.out
     assert "Acme [GmbH]" in result.out
-    assert result.out.endswith("3 stuck invoices\n")
+    assert result.out.endswith("\n3 are stuck: 3,750.00 EUR\n")
 
 
 def test_lists_say_whether_there_are_more(finance: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "2 stuck invoices; there are more, see --limit" in finance.bems("stuck", "--limit", "2").out
+    shown = finance.bems("stuck", "--limit", "2").out
+    assert shown.endswith("\n3 are stuck: 3,750.00 EUR; the first 2 are shown, see --limit\n")
     assert finance.bems("stuck", "--limit", "2", "--json").json["more"] is True
-    assert finance.bems("stuck", "--stage", "posting").out == "no stuck invoices\n"
+    assert finance.bems("stuck", "--stage", "posting").out == "none is stuck\n"
     monkeypatch.setattr(client, "PAGE", 1)
     assert [one["invoice_id"] for one in stuck_of(finance)] == STUCK
     assert finance.bems("stuck", "--limit", "3", "--json").json["more"] is False
@@ -151,11 +152,11 @@ def test_the_books_are_balanced(finance: World) -> None:
 def test_a_dashboard(finance: World) -> None:
     assert finance.bems("books").code == 0, "DuckDB has everything"
     answer = finance.bems("dashboard", "backlog", "--json").json
-    statuses = dict(answer["rows"])
-    assert (answer["columns"], statuses["Posted"]) == (["status", "invoices"], 1)
+    assert answer["columns"] == ["status", "currency", "invoices", "amount"]
+    assert ["Posted", "EUR", 1, "1250.00"] in answer["rows"]
     shown = finance.bems("dashboard", "backlog").out.splitlines()
-    assert shown[1].split() == ["Status", "Invoices"]
-    assert ["Posted", "1"] in [line.split() for line in shown]
+    assert shown[1].split() == ["Status", "Invoices", "Amount"]
+    assert ["Posted", "1", "1,250.00", "EUR"] in [line.split() for line in shown]
     volume = finance.bems("dashboard", "volume", "--by", "hour", "--json").json
     assert sum(row[3] for row in volume["rows"]) == 7
     assert finance.bems("dashboard", "volume", "--until", "2020-01-01").out.startswith("nothing from 2019-12-03T")
@@ -178,11 +179,29 @@ def test_books_that_are_not_balanced_give_1(play: Play) -> None:
         ("accepted", "applied", "dead_letters", "set_aside", "transitions", "analytics", "alerts", "alert_rows"), 1
     )
     balanced = [None, False]
-    played = play(lambda _: Said(200, {**counts, "balanced": balanced.pop(0)}))
+    played = play(lambda _: Said(200, {**counts, "differences": [], "balanced": balanced.pop(0)}))
     result = run("books", BEMS_URL=played.url)
     assert result.code == 1
     assert result.out.rstrip().endswith("no")
     assert len(played.asked) == 2
+
+
+def test_books_show_where_records_and_series_differ(play: Play) -> None:
+    counts = dict.fromkeys(
+        ("accepted", "applied", "dead_letters", "set_aside", "transitions", "analytics", "alerts", "alert_rows"), 1
+    )
+    difference = {
+        "status": "Posted",
+        "currency": "JPY",
+        "invoices": 1200,
+        "series_invoices": 1199,
+        "amount": "84120",
+        "series_amount": "-9",
+    }
+    played = play(lambda _: Said(200, {**counts, "differences": [difference], "balanced": False}))
+    result = run("books", BEMS_URL=played.url)
+    assert result.code == 1
+    assert result.out.splitlines()[-1].split() == ["Posted", "1,200", "1,199", "84,120", "JPY", "-9", "JPY"]
 
 
 def test_every_act(world: World) -> None:
@@ -192,6 +211,7 @@ def test_every_act(world: World) -> None:
     assert "Status: AwaitingReconciliation, approved, not yet matched" in done.out
     extended = world.bems("act", "extend", "I", "--until", "2026-12-24T12:00:00+01:00")
     assert "Waits for reconciliation until 2026-12-24 11:00:00 UTC" in extended.out
+    assert extended.out.endswith("\nNext alert: 2026-12-24 11:00:00 UTC\n")
     assert "no alert" in world.bems("act", "acknowledge", "I").mistake()
     assert "; parked" in world.bems("act", "park", "I").out
     assert world.bems("act", "park", "I").mistake() == "the invoice is parked: revive it first"
@@ -465,14 +485,14 @@ def test_tls_that_cannot_be_trusted(play: Play, certificate: Path) -> None:
     played.wrap(context)
     url = plain.replace("http:", "https:")
     assert "TLS: the certificate is not trusted: self-signed certificate" in run("stuck", "--url", url).mistake(1)
-    assert run("stuck", "--url", url, SSL_CERT_FILE=str(certificate / "cert.pem")).out == "no stuck invoices\n"
+    assert run("stuck", "--url", url, SSL_CERT_FILE=str(certificate / "cert.pem")).out == "none is stuck\n"
 
 
 def test_the_address_may_have_a_path(play: Play) -> None:
     played = play(lambda _: Said(200, {"items": [], "next_cursor": None}))
     for url in (f"{played.url}/prod", f"{played.url}/prod/"):
         assert run("stuck", "--url", url, "--key", " a-key ").code == 0
-    assert {asked.path.partition("?")[0] for asked in played.asked} == {"/prod/invoices"}
+    assert {asked.path.partition("?")[0] for asked in played.asked} == {"/prod/invoices", "/prod/totals"}
     assert {asked.headers["x-api-key"] for asked in played.asked} == {"a-key"}
 
 
@@ -517,10 +537,10 @@ def test_arguments_are_utf_8(arguments: list[str]) -> None:
 def test_what_is_asked_may_be_asked_again_where_the_connection_was_cut(play: Play) -> None:
     answers = [None, Said(200, {"items": [], "next_cursor": None})]
     played = play(lambda _: answers.pop(0))
-    assert run("stuck", "--url", played.url).code == 0
+    assert run("alerts", "--url", played.url).code == 0
     assert len(played.asked) == 2
     played = play(lambda _: None)
-    assert "cut before an answer came" in run("stuck", "--url", played.url).mistake(1)
+    assert "cut before an answer came" in run("alerts", "--url", played.url).mistake(1)
     assert len(played.asked) == 2
 
 

@@ -302,6 +302,8 @@ def test_demo_prints_what_the_readme_says() -> None:
     rows = [" ".join(line.split()) for line in quoted.splitlines() if line.strip(" ─.")]
     assert len(rows) > 10
     assert [row for row in rows if row not in printed] == []
+    # Without a terminal nothing stays: it says how to keep the cell running.
+    assert any(line.startswith("Nothing is left running.") for line in printed)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
@@ -321,6 +323,15 @@ def test_demo_tells_programs_that_its_books_balance() -> None:
     assert sum(told["statuses"].values()) >= 60
     assert told["books"]["accepted"] == told["events"]["accepted"] > 0 == told["events"]["undelivered"]
     assert sum(told["alerts"][stage]["critical"] for stage in told["alerts"]) > 0 < told["stuck"]
+    assert told["stuck"] >= told["parked"]
+    assert told["stuck_amounts"]
+    worst = told["worst"]
+    assert worst["if_completed"]["stuck"] == told["stuck"] - 1
+    assert told["commands"] == [
+        "bems stuck --by value",
+        f"bems invoice {worst['invoice_id']}",
+        f'bems act complete {worst["invoice_id"]} --stage {worst["stage"]} --note "done by hand"',
+    ]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")

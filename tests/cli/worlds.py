@@ -81,8 +81,8 @@ def shut(log: LogFile) -> None:
 class World:
     """A running cell whose clock is moved by hand."""
 
-    def __init__(self, service: Service, clock: AcceleratedClock) -> None:
-        self.service, self.clock = service, clock
+    def __init__(self, service: Service, clock: AcceleratedClock, folder: Path) -> None:
+        self.service, self.clock, self.folder = service, clock, folder
         self.url = service.server.url
         self._keys: dict[str, str] = {}
 
@@ -109,7 +109,7 @@ def running(folder: Path, **options: Any) -> Iterator[World]:
     clock = AcceleratedClock(parse(START), 1.0)
     quiet: dict[str, Any] = {"destinations": {"warning": [], "critical": []}, "limits": Limits(), "port": 0}
     with Service(folder, load_policy(None), clock=clock, **{**quiet, **options}) as service:
-        yield World(service, clock)
+        yield World(service, clock, folder)
 
 
 class Said(NamedTuple):

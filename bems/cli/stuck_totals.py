@@ -1,0 +1,73 @@
+"""Stuck totals: how many invoices are stuck, how many of them parked, and what they are worth in each currency."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from bems.cli.client import Client, shaped
+from bems.cli.show import money
+from bems.embedded.api.access import LOOK
+from bems.embedded.api.views import Total
+from bems.tracker.contract import Stage
+from bems.tracker.projection import WAITS_FOR
+
+
+class _Page(Struct):
+    items: list[Total]
+
+
+class StuckTotals(NamedTuple):
+    """Stuck is an invoice with an alert out in its present wait, or parked; `parked` counts the latter. `invoices` and
+    `amounts` are by currency, the currency of the most stuck invoices first."""
+
+    parked: int
+    invoices: dict[str, int]
+    amounts: dict[str, str]
+
+    @property
+    def total(self) -> int:
+        return sum(self.invoices.values())
+
+    @property
+    def main_currency(self) -> str | None:
+        """The currency of the most stuck invoices, because amounts of different currencies cannot be compared."""
+        return next(iter(self.invoices), None)
+
+    def as_document(self) -> dict[str, Any]:
+        """All of it, for programs."""
+        return {"stuck": self.total, "parked": self.parked, "stuck_amounts": self.amounts}
+
+    def __str__(self) -> str:
+        """`23 are stuck, 4 of them parked: 84,120.00 EUR, 1,200.00 GBP`"""
+        if not self.total:
+            return "none is stuck"
+        parked = f", {self.parked:,} of {'them' if self.total > 1 else 'it'} parked" if self.parked else ""
+        if self.parked == self.total:
+            parked = ", all of them parked" if self.total > 1 else ", and parked"
+        worth = ", ".join(money(amount, currency) for currency, amount in self.amounts.items())
+        return f"{self.total:,} {'are' if self.total > 1 else 'is'} stuck{parked}: {worth}"
+
+
+def read_stuck_totals(client: Client, stage: Stage | None = None) -> StuckTotals:
+    """The totals of a cell; `stage`: only of invoices that lack that stage's event."""
+    totals = shaped(client.ask("GET", "/totals", LOOK), _Page).items
+    return sum_up(one for one in totals if stage is None or WAITS_FOR[one.status] == stage)
+
+
+def sum_up(totals: Iterable[Total]) -> StuckTotals:
+    """The totals of all statuses together."""
+    parked = 0
+    invoices: Counter[str] = Counter()
+    amounts: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for total in totals:
+        if total.stuck:
+            parked += total.parked
+            invoices[total.currency] += total.stuck
+            amounts[total.currency] += Decimal(total.stuck_amount)
+    ordered = sorted(invoices, key=lambda currency: (-invoices[currency], currency))
+    return StuckTotals(
+        parked, {one: invoices[one] for one in ordered}, {one: format(amounts[one], "f") for one in ordered}
+    )

@@ -1,0 +1,75 @@
+"""`bems send --past`: events older than the cell, without a flood of alerts."""
+
+import json
+import random
+from collections import Counter
+from datetime import date
+
+import pytest
+
+from bems.cli.send import as_past
+from bems.embedded.generator import generate
+from tests.cli.worlds import World, event, lines
+from tests.waiting import until
+
+LAST_YEAR = list(generate(300, 5, start=date(2024, 6, 1), days=365))
+
+
+def alerts_of(world: World) -> Counter[str]:
+    found = world.bems("alerts", "--json", "--limit", "100000").json
+    return Counter(alert["kind"] for alert in found["items"])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_past_year_in_any_order_raises_no_alert_of_a_wait_a_mismatch_or_a_failure(world: World, seed: int) -> None:
+    shuffled = list(LAST_YEAR)
+    random.Random(seed).shuffle(shuffled)
+    sent = world.bems("send", "-", "--past", "--json", stdin=b"".join(shuffled)).json
+    assert sent["events"]["accepted"] > 1_000
+    assert sum(alerts_of(world)[kind] for kind in ("stuck", "dispute", "failed")) == 0
+    assert world.bems("stuck").out == "none is stuck\n"
+    world.go_on_to("2026-03-02T11:00:00Z")
+    # What comes now has been handled after whatever was due by then.
+    world.send(event("now", occurred_at="2026-03-02T10:59:00Z"))
+    assert sum(alerts_of(world)[kind] for kind in ("stuck", "dispute", "failed")) == 0
+    # What of that year is still open is found, a day later.
+    world.go_on_to("2026-03-03T11:00:00Z")
+    until(lambda: alerts_of(world)["stuck"])
+
+
+def test_without_it_old_events_are_news(world: World) -> None:
+    world.bems("send", "-", stdin=b"".join(LAST_YEAR))
+    assert alerts_of(world)["dispute"] > 0
+
+
+def test_an_event_that_states_itself_whether_it_is_imported_keeps_that(world: World) -> None:
+    ids = ("unstated", "stated", "denied")
+    events = [event(id, invoice_id="I", amount=f"{number}.00") for number, id in enumerate(ids, 1)]
+    events[1]["imported"], events[2]["imported"] = True, False
+    assert world.bems("send", "-", "--past", stdin=lines(*events)).code == 0
+    found = world.bems("invoice", "I", "--events", "--json").json["items"]
+    assert {one["event"]["event_id"]: one["event"].get("imported", False) for one in found} == {
+        "unstated": True,
+        "stated": True,
+        "denied": False,
+    }
+    again = world.bems("send", "-", "--json", stdin=lines(*events)).json
+    assert again["events"]["duplicate"] == 3, "the same events, imported or not"
+
+
+@pytest.mark.parametrize(
+    ("event", "past"),
+    [
+        (b'{"a":1}', {"imported": True, "a": 1}),
+        (b" {} ", {"imported": True}),
+        (b'\n{ "event_id" : "x"}', {"imported": True, "event_id": "x"}),
+        (b'{"imported":false}', {"imported": False}),
+        (b'{"a":{"imported":false}}', {"imported": True, "a": {"imported": False}}),
+        (b'{"\\u0069mported":null}', {"imported": None}),
+        (b"[1]", [1]),
+        (b'"text"', "text"),
+        (b"null", None),
+    ],
+)
+def test_what_is_marked_as_past(event: bytes, past: object) -> None:
+    assert json.loads(as_past(event)) == past

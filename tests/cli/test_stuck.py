@@ -1,0 +1,156 @@
+"""What is stuck: one meaning wherever it is told, and what it is worth."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bems.cli.client import Client
+from bems.cli.stuck_totals import StuckTotals, sum_up
+from bems.cli.takings import take_stock
+from bems.cli.worst import find_worst
+from bems.embedded.api.views import Total
+from bems.embedded.generator import generate
+from bems.embedded.reader import open_reader
+from bems.embedded.report import Report
+from tests.cli.worlds import World, event, running
+from tests.waiting import until
+
+
+@pytest.fixture(scope="module")
+def month(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A cell with a generated month, in which some are stuck, one of these parked by hand and one extended."""
+    with running(tmp_path_factory.mktemp("month")) as world:
+        sent = world.bems("send", "-", "--json", stdin=b"".join(generate(600, 3))).json
+        assert sent["events"]["accepted"] > 2_000
+        world.send(event("big", invoice_id="BIG/1", amount="999999.00"))
+        world.go_on_to("2026-03-20T10:00:00Z")
+        until(lambda: len(stuck_in(world)["items"]) > 10)
+        assert world.bems("act", "park", stuck_in(world)["items"][1]["invoice_id"]).code == 0
+        assert world.bems("act", "extend", stuck_in(world)["items"][0]["invoice_id"], "--until", "+30d").code == 0
+        until(lambda: world.bems("books").code == 0)
+        yield world
+
+
+def stuck_in(world: World, *options: str) -> dict[str, Any]:
+    return dict(world.bems("stuck", "--json", "--limit", "1000", *options).json)
+
+
+def metrics_of(world: World) -> dict[str, dict[tuple[str, ...], float]]:
+    """The value of each metric by the values of its labels, that of `status` before that of `currency`."""
+    with closing(Client(world.url, world.key("viewer"))) as client:
+        text = client.exchange("GET", "/metrics").body.decode()
+    return {
+        family.name: {
+            tuple(value for _, value in sorted(sample.labels.items(), reverse=True)): sample.value
+            for sample in family.samples
+        }
+        for family in text_string_to_metric_families(text)
+    }
+
+
+def test_everybody_means_the_same_by_stuck(month: World) -> None:
+    told = stuck_in(month)
+    listed = {one["invoice_id"] for one in told["items"]}
+    with closing(Client(month.url, month.key("viewer"))) as client:
+        totals = client.ask("GET", "/totals", frozenset())["items"]
+        takings = take_stock(client, month.service.analytics)
+    report = Report()
+    with closing(open_reader(month.folder)) as reader:
+        report.finish(reader.invoices(limit=10_000), [])
+    metrics = metrics_of(month)
+    counts = {
+        "stuck": told["stuck"],
+        "stuck, listed": len(listed),
+        "totals": sum(one["stuck"] for one in totals),
+        "replay": len(report.stuck()),
+        "demo": takings.stuck.total,
+        "metrics": sum(metrics["bems_stuck"].values()),
+    }
+    assert len(set(counts.values())) == 1, counts
+    assert counts["stuck"] > 10
+    assert {one.invoice_id for one in report.stuck()} == listed
+    parked = told["parked"], sum(one["parked"] for one in totals), report.parked, takings.stuck.parked
+    assert set(parked) == {sum(metrics["bems_parked"].values())} == {1}
+    assert f"{counts['stuck']} are stuck, 1 of them parked: " in month.bems("stuck").out
+    assert takings.stuck.amounts == told["stuck_amounts"]
+    for currency, amount in told["stuck_amounts"].items():
+        of_currency = [value for labels, value in metrics["bems_stuck_amount"].items() if currency in labels]
+        assert sum(of_currency) == pytest.approx(float(amount))
+
+
+def test_the_backlog_is_that_of_the_metrics(month: World) -> None:
+    rows = month.bems("dashboard", "backlog", "--json").json["rows"]
+    metrics = metrics_of(month)
+    counts: dict[tuple[str, ...], float] = {}
+    for status, _, count, _ in rows:
+        counts[(status,)] = counts.get((status,), 0) + count
+    assert counts == metrics["bems_invoices"]
+    assert len(counts) > 5
+    amounts = {(status, currency): float(Decimal(amount)) for status, currency, _, amount in rows}
+    assert amounts == metrics["bems_invoices_amount"]
+
+
+def test_stuck_is_sorted_by_age_or_by_value_within_each_currency(month: World) -> None:
+    by_age = [
+        one["waiting"]["since"] if "waiting" in one else one["parked"]["since"] for one in stuck_in(month)["items"]
+    ]
+    assert by_age == sorted(by_age)
+    by_value = [(one["currency"], -Decimal(one["amount"])) for one in stuck_in(month, "--by", "value")["items"]]
+    assert by_value == sorted(by_value)
+    assert len({currency for currency, _ in by_value}) > 1
+
+
+def test_stuck_marks_what_is_parked_and_counts_by_stage(month: World) -> None:
+    rows = [line for line in month.bems("stuck", "--limit", "1000").out.splitlines() if " parked " in line]
+    assert len([row for row in rows if row[:3] in ("INV", "CN/", "BIG")]) == 1
+    of_stage = stuck_in(month, "--stage", "posting")
+    assert of_stage["stuck"] == len(of_stage["items"]) > 0
+    assert all(one["stage"] == "posting" for one in of_stage["items"])
+
+
+def test_the_worst_is_told_in_a_sentence_and_what_its_completion_changes(month: World) -> None:
+    with closing(Client(month.url, month.key("admin"))) as client:
+        totals = take_stock(client, month.service.analytics).stuck
+        worst = find_worst(client, totals)
+    assert worst is not None
+    assert totals.main_currency == "EUR"
+    sentence = worst.sentence()
+    assert sentence.startswith("BIG/1, 999,999.00 EUR, Acme [GmbH], waits for authorization since 2 March 2026: ")
+    assert "no authorization event came; next alert " in sentence
+    assert worst.effect(totals) == (
+        "Completing authorization by hand would move it to AwaitingReconciliation (approved, not yet matched) and "
+        f"leave {totals.total - 1} stuck."
+    )
+
+
+def test_the_promise_about_a_completion_is_kept(world: World) -> None:
+    world.send(event("a", invoice_id="A"), event("b", invoice_id="B", amount="9.00"))
+    world.send(event("m", "mismatched", "A", attributes={"reason": "price"}), stage="reconciliation")
+    world.send(event("n", "approved", "A", occurred_at="2026-03-02T09:30:00Z"), stage="authorization")
+    world.go_on_to("2026-04-10T10:00:00Z")
+    until(lambda: stuck_in(world)["stuck"] == 2)
+    with closing(Client(world.url, world.key("admin"))) as client:
+        totals = take_stock(client, world.service.analytics).stuck
+        worst = find_worst(client, totals)
+    assert worst is not None
+    assert "waits for reconciliation since 2 March 2026: mismatched by sap (reason price); " in worst.sentence()
+    assert world.bems("act", "complete", "A", "--stage", worst.stage).code == 0
+    promised = worst.as_document(totals)["if_completed"]
+    assert world.bems("invoice", "A", "--json").json["status"] == promised["status"] == "AwaitingPosting"
+    assert stuck_in(world)["stuck"] == promised["stuck"] == 1
+
+
+def test_totals_in_words() -> None:
+    def total(currency: str, stuck: int, amount: str, parked: int) -> Total:
+        return Total("AwaitingPosting", currency, 9, "1.00", stuck, amount, parked)
+
+    assert str(sum_up([])) == "none is stuck"
+    assert str(sum_up([total("EUR", 0, "0.00", 0)])) == "none is stuck"
+    assert str(sum_up([total("EUR", 1, "10.50", 1)])) == "1 is stuck, and parked: 10.50 EUR"
+    several = sum_up([total("CHF", 1, "7.00", 0), total("EUR", 22, "84120.00", 4)])
+    assert str(several) == "23 are stuck, 4 of them parked: 84,120.00 EUR, 7.00 CHF"
+    assert several == StuckTotals(4, {"EUR": 22, "CHF": 1}, {"EUR": "84120.00", "CHF": "7.00"})
