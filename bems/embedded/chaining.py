@@ -150,7 +150,7 @@ def _parked(connection: apsw.Connection, invoice_id: str, rows: list[tuple[int, 
     at = max(position for position, (_, row) in enumerate(rows) if row["kind"] == "park")
     park = rows[at][1]
     entered = max(
-        (row["recorded_at"] for _, row in rows[:at] if row["from_status"] != row["to_status"]),
+        (row["recorded_at"] for _, row in rows[:at] if _begins_a_wait(row)),
         default=rows[0][1]["recorded_at"],
     )
     parked = {"at": park["recorded_at"], "stage": park["stage"], "since": entered, "step": 0}
@@ -164,6 +164,12 @@ def _parked(connection: apsw.Connection, invoice_id: str, rows: list[tuple[int, 
         id = before["event_id"].removeprefix("command ")
         parked["by"] = connection.execute("SELECT operator FROM commands WHERE id = ?", (id,)).get
     return parked
+
+
+def _begins_a_wait(row: Row) -> bool:
+    """A wait begins where the status changes, with a revival, and with the report of a dispute or failed posting."""
+    reported = row["kind"] == "alert" and row.get("outcome") in ("dispute", "failed")
+    return row["from_status"] != row["to_status"] or row["kind"] == "revive" or reported
 
 
 class _Walk:

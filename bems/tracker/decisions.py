@@ -11,8 +11,8 @@ from msgspec import Struct, structs
 from bems.tracker.actions import Action, AnswerToken, seconds_until
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive
 from bems.tracker.contract import NEGATIVE, POSITIVE, Event, Stage
-from bems.tracker.draft import GRACE, LONGEST_RUN, MAX_SILENCE, RUNS_PER_WAIT, A, Decision, Draft
-from bems.tracker.instants import LATEST, Instant
+from bems.tracker.draft import DISPUTABLE, GRACE, LONGEST_RUN, MAX_SILENCE, RUNS_PER_WAIT, A, Decision, Draft
+from bems.tracker.instants import LATEST, Instant, render
 from bems.tracker.policy import Policy
 from bems.tracker.projection import Outcome
 from bems.tracker.record import InvoiceRecord, Stamp
@@ -66,7 +66,7 @@ def repeated_command(known: Command, receipt: Receipt, command: Command) -> Rece
     refused is told so again."""
     if (known.invoice_id, known.operator, known.verb) != (command.invoice_id, command.operator, command.verb):
         return CONFLICT
-    return DUPLICATE if receipt.result == "accepted" else receipt
+    return structs.replace(receipt, result="duplicate") if receipt.result == "accepted" else receipt
 
 
 def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: Instant) -> Decision[Receipt]:
@@ -79,7 +79,8 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
             if event_id == event.event_id:
                 return _unchanged(record, repeated(digest, event.digest))
         draft = Draft(record, policy, now)
-        _overtake(draft)
+        if not event.imported:
+            _overtake(draft)
     draft.learn(event.facts, event.occurred_at, event.event_id)
     draft.remember(event.event_id, event.digest)
     row = draft.row(
@@ -94,13 +95,20 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
     )
     outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at)
     draft.counts_from_occurrence = event.imported or policy.waits_from == "occurrence"
+    replaced = draft.unreported(event.stage) if event.imported else None
     absorbed = _absorb(draft, row, event.stage, outcome)
-    if absorbed and event.imported and event.status == NEGATIVE[event.stage]:
+    is_bad = event.stage in DISPUTABLE and event.status == NEGATIVE[event.stage]
+    if absorbed and event.imported and is_bad:
         # Nobody is called for a mismatch of last year; while it stands, the wait's own alerts say so.
+        if replaced:
+            draft.report(event.stage, replaced)
         draft.reported = {**draft.reported, event.stage: event.event_id}
     draft.identify(outcome, event.facts)
     draft.check_identity(event.event_id)
     draft.settle()
+    wait = draft.wait
+    if wait and absorbed and event.imported and (wait.counted_from or (is_bad and wait.stage == event.stage)):
+        draft.put_off()
     return draft.finish(ACCEPTED)
 
 
@@ -156,7 +164,7 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
     if record is None:
         return Decision(None, (), (), Receipt("refused", f"there is no invoice {command.invoice_id}"))
     if any(event_id == command.event_id for event_id, _ in record.seen):
-        return _unchanged(record, DUPLICATE)
+        return _unchanged(record, Receipt("duplicate", next_alert_at=record.wait.due if record.wait else None))
     draft = Draft(record, policy, now)
     _overtake(draft)
     reason = _objection(draft, command)
@@ -273,8 +281,10 @@ def _objection(draft: Draft, command: Command) -> str:
     elif wait is None:
         return f"the invoice is {draft.status} and waits for nothing"
     elif isinstance(verb, Extend):
-        if not max(wait.deadline, draft.now) < verb.until <= LATEST:
-            return "the new deadline must be later than now and than the present one, and before the year 3000"
+        if not max(wait.due, draft.now) < verb.until <= LATEST:
+            return (
+                f"the new deadline must be later than {render(wait.due)}, when the next alert is due, and before 3000"
+            )
     elif isinstance(verb, Acknowledge) and not wait.stuck:
         return "no alert is out in this wait"
     return ""

@@ -20,7 +20,7 @@ from bems.tracker.actions import (
     alert_id,
     seconds_until,
 )
-from bems.tracker.contract import NEGATIVE, ORDER, Facts, Stage
+from bems.tracker.contract import NEGATIVE, ORDER, STAGES, Facts, Stage
 from bems.tracker.instants import DAY, LATEST, MINUTE, Instant, to_datetime
 from bems.tracker.policy import Policy
 from bems.tracker.projection import WAITS_FOR, Outcome, newer, project
@@ -34,6 +34,14 @@ MAX_SILENCE = 55 * MINUTE
 """How long after the sweep has raised an open run's alert the run may stay silent, before it is replaced."""
 
 MAX_VENDOR_IDS = 4
+
+DISPUTABLE: frozenset[Stage] = frozenset(("reconciliation", "posting"))
+"""Stages whose negative outcome does not end the invoice, and is reported."""
+
+LATER_DISPUTABLE: dict[Stage, tuple[Stage, ...]] = {
+    stage: tuple(later for later in STAGES[number + 1 :] if later in DISPUTABLE) for number, stage in enumerate(STAGES)
+}
+"""Those of them that come after a stage."""
 
 LONGEST_RUN = 300 * DAY
 """A run older than this is replaced: Step Functions ends an execution after one year."""
@@ -79,6 +87,8 @@ class Draft:
         self.first_received = record.first_received
         self.last_received = record.last_received
         self.closed_at = record.closed_at
+        if self.first_received is None and not new:
+            self.remember_identity(record)
         self.identity_alerts = record.identity_alerts
         self.counts_from_occurrence = False
         self.status = project(record.outcomes)
@@ -138,6 +148,14 @@ class Draft:
             elif of > (last.occurred_at, last.event_id):
                 self.last_received = received
 
+    def remember_identity(self, record: InvoiceRecord) -> None:
+        """What a record of before identity alerts still tells of its invoice."""
+        ingestion, posting = record.outcomes.get("ingestion"), record.outcomes.get("posting")
+        if ingestion and ingestion.status == "received":
+            self.identify(ingestion, record.facts)
+            if posting and posting.status == "posted" and self.closed_at is None:
+                self.closed_at = posting.occurred_at
+
     def close(self, stage: Stage, outcome: Outcome) -> None:
         """Keep when the invoice was first posted or cancelled, whatever came of it later."""
         if (stage, outcome.status) in (("posting", "posted"), ("ingestion", "cancelled")):
@@ -156,7 +174,7 @@ class Draft:
 
     def unreported(self, stage: Stage) -> Outcome | None:
         """The stage's mismatch or failure, where it has not been reported yet."""
-        outcome = self.outcomes.get(stage)
+        outcome = self.outcomes.get(stage) if stage in DISPUTABLE else None
         if outcome and outcome.status == NEGATIVE[stage] and self.reported.get(stage) != outcome.event_id:
             return outcome
         return None
@@ -211,16 +229,22 @@ class Draft:
             self.mark = None
         self.wait = structs.replace(wait, step=step, due=due)
         if last:
+            outcome = self.unreported(stage)
+            if outcome:
+                self.report(stage, outcome)
             self.park(self.wait)
 
     def dispute(self, wait: Wait, outcome: Outcome) -> None:
         """Rule 5: report a mismatch or failed posting once, and wait anew."""
-        stage = wait.stage
+        self.report(wait.stage, outcome)
+        self.wait = None
+
+    def report(self, stage: Stage, outcome: Outcome) -> None:
+        """Raise the alert of a mismatch or failed posting, once."""
         kind: AlertKind = "dispute" if stage == "reconciliation" else "failed"
         id = alert_id(self.before.invoice_id, kind, outcome.event_id)
         self.alert(kind, stage, "warning", self.now, id, event_id=outcome.event_id)
         self.reported = {**self.reported, stage: outcome.event_id}
-        self.wait = None
 
     def check_identity(self, event_id: str) -> None:
         """Raise an alert, once each, where two vendors or two invoices seem to share the id."""
@@ -323,6 +347,11 @@ class Draft:
                 self.begin_wait(waits_for)
             if self.unreported(waits_for) and self.cannot_ask():
                 self.report_unasked(waits_for)
+            for stage in LATER_DISPUTABLE[waits_for]:
+                # The present wait goes on.
+                outcome = self.unreported(stage)
+                if outcome:
+                    self.report(stage, outcome)
             if self.run.state != "open" and self.mark is None and self.status != "Orphan":
                 self.start_run()
         run = self.run
@@ -342,7 +371,7 @@ class Draft:
             read = [o.occurred_at for s, o in self.outcomes.items() if orphan or ORDER[s] <= ORDER[stage]]
             counted_from = min(self.now, min(read) if orphan else max(read))
         deadline = self.policy.deadline(stage, self.facts, ingested_at, counted_from)
-        if counted_from == self.now:
+        if not self.counts_from_occurrence:
             wait = Wait(stage, self.now, deadline, deadline)
         else:
             # What is imported is given a day, in which the rest of what is known of the invoice may come.
@@ -350,6 +379,12 @@ class Draft:
             wait = Wait(stage, self.now, deadline, deadline, counted_from=counted_from)
         self.wait, self.mark = wait, None
         return wait
+
+    def put_off(self) -> None:
+        """A past event was learned of: unless alerts are out, the first one is a day from now at the earliest."""
+        wait, earliest = self.wait, min(self.now + DAY, LATEST)
+        if wait and not wait.stuck and wait.due < earliest:
+            self.wait = structs.replace(wait, deadline=earliest, due=earliest)
 
     def cannot_ask(self) -> bool:
         """Whether no execution can ask what to report: none is there, none could be started, or it is silent."""
@@ -391,12 +426,14 @@ class Draft:
         made, at = [], max(self.now, self.before.recorded_at + 1)
         before = self.before.facts
         status, amount, currency = self.status_before, before.amount, before.currency
+        current = before
         for number, row in enumerate(self.rows):
             stated = row.pop("facts")
-            facts = stated or self.facts
             start = (None, None, None) if self.is_new and number == 0 else (status, amount, currency)
             if row["kind"] in ("event", "command"):
-                status, amount, currency = self.status, self.facts.amount, self.facts.currency
+                current = self.facts
+                status, amount, currency = self.status, current.amount, current.currency
+            facts = stated or current
             terms, received_at = facts.payment_terms, row.get("received_at")
             made.append(
                 Transition(

@@ -44,15 +44,49 @@ def covers(found: Any, expected: Any, name: str) -> bool:
     return bool(found == expected)
 
 
-def known(found: Any, version: int) -> Any:
-    """Without what nobody can know any more of the rows and commands of an older program."""
-    if version < CHAINED_FROM:
-        for _, row in found["transitions"][: len(held(version)["transitions"])]:
-            row.pop("decided_at", None)
-            row.pop("policy_digest", None)
-        for _, entry in found["commands"]:
-            entry["receipt"].pop("next_alert_at")
-    return found
+def comparable(found: Any, expected: Any, version: int) -> tuple[Any, Any]:
+    """Two views without what nobody can know any more of the rows and commands of an older program; and without the
+    invoices for which it raised no alert where the present one does, of a mismatch in a stage that is not awaited yet.
+    """
+    if version >= CHAINED_FROM:
+        return found, expected
+    known = {alert["id"] for _, alert in held(version)["alerts"]}
+    end = held(version)["transitions"][-1][1]["recorded_at"]
+    silent = {
+        alert["invoice_id"]
+        for _, alert in expected["alerts"]
+        if alert["kind"] in ("dispute", "failed") and alert["raised_at"] <= end and alert["id"] not in known
+    }
+    assert 0 < len(silent) < 8, silent
+    return strip(found, silent), strip(expected, silent)
+
+
+def strip(found: Any, invoices: set[str]) -> Any:
+    names = {name for id in invoices for name in (id, id.replace("/", "-"))}
+    for _, row in found["transitions"]:
+        row.pop("decided_at", None)
+        row.pop("policy_digest", None)
+        if row["kind"] == "alert" and row["outcome"] == "stuck":
+            # An alert of a standing mismatch names its event.
+            row.pop("event_id", None)
+    for _, alert in found["alerts"]:
+        if alert["kind"] == "stuck":
+            alert.pop("event_id", None)
+    for _, entry in found["commands"]:
+        entry["receipt"].pop("next_alert_at")
+    kept = [invoice[0] not in invoices for invoice in found["invoices"]]
+    found["timelines"] = [rows for rows, keep in zip(found["timelines"], kept, strict=False) if keep]
+
+    def reduce(content: Any) -> Any:
+        if not isinstance(content, list):
+            return content
+        # Numbers are others where a row more was written.
+        several = [
+            one[1] if isinstance(one, list) and len(one) == 2 and isinstance(one[0], int) else one for one in content
+        ]
+        return [one for one in several if not any(name in json.encode(one).decode() for name in names)]
+
+    return {name: reduce(content) for name, content in found.items() if not name.startswith("deliver")}
 
 
 @pytest.fixture(params=sorted(STORED))
@@ -92,7 +126,7 @@ def test_it_goes_on_as_one_that_was_new(version: int, tmp_path: Path) -> None:
     for folder in (old, new):
         counts = {"duplicate": before, "accepted": len(events()) - before + letters}
         assert Counter(go_on(folder)) == counts
-    found, expected = known(view(old), version), known(view(new), version)
+    found, expected = comparable(view(old), view(new), version)
     assert len(found["alerts"]) > len(held(version)["alerts"]) + 20, "timers fire"
     for name in expected:
         assert found[name] == expected[name], name

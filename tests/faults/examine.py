@@ -33,7 +33,8 @@ from bems.embedded.schema import DATABASE
 from bems.embedded.sqlite import SqliteStore
 from bems.engine import RUNNING, new_execution, replay
 from bems.tracker.actions import Alert
-from bems.tracker.contract import Stage
+from bems.tracker.contract import NEGATIVE, Stage
+from bems.tracker.draft import DISPUTABLE
 from bems.tracker.instants import LATEST, Instant
 from bems.tracker.projection import WAITS_FOR, Outcome, newer, project
 from bems.tracker.record import InvoiceRecord
@@ -110,9 +111,11 @@ def check_totals(state: State, reader: Reader) -> None:
 
 def check_report(record: InvoiceRecord) -> None:
     if record.wait is not None:
-        outcome = record.outcomes.get(record.wait.stage)
-        told = outcome is None or record.reported.get(record.wait.stage) == outcome.event_id
-        hold(told, f"11: {outcome} of {record.invoice_id} was not reported")
+        for stage in DISPUTABLE:
+            outcome = record.outcomes.get(stage)
+            bad = outcome is not None and outcome.status == NEGATIVE[stage]
+            told = not bad or record.reported.get(stage) == (outcome and outcome.event_id)
+            hold(told, f"11: {outcome} of {record.invoice_id} was not reported")
     hold((record.mark == "parked") == (record.parked is not None), f"11: {record.invoice_id} keeps {record.parked}")
     hold(record.mark != "parked" or record.stuck, f"11: {record.invoice_id} is parked, and not stuck")
 

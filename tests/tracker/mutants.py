@@ -117,7 +117,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         ),
     ],
     "rule 4: the last alert parks": [
-        (draft, "if last:\n            self.park(self.wait)", ""),
+        (draft, "            self.park(self.wait)", "            pass"),
     ],
     "extend: the count of alerts begins anew": [
         (draft, "base=wait.step,", "base=wait.base,"),
@@ -146,7 +146,17 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         ),
     ],
     "parked: with its last alert": [
-        (draft, "if last:\n            self.park(self.wait)", "if last:\n            self.park(wait)"),
+        (draft, "            self.park(self.wait)", "            self.park(wait)"),
+    ],
+    "rule 5: before the last alert gives up": [
+        (
+            draft,
+            "outcome = self.unreported(stage)\n            if outcome:\n                self.report(stage, outcome)\n            self.park",
+            "self.park",
+        ),
+    ],
+    "rule 5: of a later stage than the awaited one too": [
+        (draft, "for stage in LATER_DISPUTABLE[waits_for]:", "for stage in ():"),
     ],
     "rule 4: a timeout never forgets a token": [
         (
@@ -175,7 +185,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (draft, " or self.is_starting()", " or False"),
     ],
     "rule 5: of a past event no alert": [
-        (decisions, "if absorbed and event.imported and event.status == NEGATIVE[event.stage]:", "if False:"),
+        (decisions, "if absorbed and event.imported and is_bad:", "if False:"),
     ],
     "identity: two vendors": [
         (draft, 'if len(self.vendor_ids) > 1 and "vendor" not in self.identity_alerts:', "if False:"),
@@ -222,11 +232,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (draft, 'if row["kind"] in ("event", "command"):', "if number == 0:"),
     ],
     "series: a chain of amounts": [
-        (
-            draft,
-            "status, amount, currency = self.status, self.facts.amount, self.facts.currency",
-            "status, amount, currency = self.status, facts.amount, facts.currency",
-        ),
+        (draft, "self.status, current.amount, current.currency", "self.status, (stated or current).amount, currency"),
     ],
     "series: from what the record says, not the event before": [
         (

@@ -624,11 +624,19 @@ def test_acknowledge_after_an_extension_waits_for_the_next_alert() -> None:
     assert decision.answer == Receipt("refused", "no alert is out in this wait")
 
 
-def test_a_deadline_that_has_passed_is_no_extension() -> None:
+@pytest.mark.parametrize("until", [DEADLINE + HOUR, DEADLINE + DAY + HOUR, DEADLINE + 2 * DAY])
+def test_an_extension_brings_no_alert_forward(until: Instant) -> None:
     record = waiting(after(RECEIVED), "authorization")
     record = saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE + DAY), DEADLINE + DAY)
-    decision = act(record, Extend(DEADLINE + HOUR), DEADLINE + DAY)
+    decision = act(record, Extend(until), DEADLINE + DAY)
     assert decision.answer.result == "refused"
+    assert "when the next alert is due" in decision.answer.reason
+
+
+def test_a_repeated_command_says_again_when_the_next_alert_comes() -> None:
+    record = extended()
+    repeat = on_command(record, command(Extend(DEADLINE + 10 * DAY), at=DEADLINE), POLICY, DEADLINE + HOUR)
+    assert repeat.answer == Receipt("duplicate", next_alert_at=DEADLINE + 10 * DAY)
 
 
 def test_park_and_revive() -> None:
@@ -667,7 +675,7 @@ def test_acknowledge_is_remembered_and_stops_nothing() -> None:
         (
             after(RECEIVED),
             Extend(NOW),
-            "the new deadline must be later than now and than the present one, and before the year 3000",
+            "the new deadline must be later than 2026-03-05T09:00:00Z, when the next alert is due, and before 3000",
         ),
         (after(RECEIVED), Acknowledge(), "no alert is out in this wait"),
     ],
@@ -698,6 +706,27 @@ def test_a_dispute_before_the_run_could_be_started_is_reported_at_once() -> None
     decision = on_event(record, MISMATCHED, POLICY, NOW + 2 * HOUR)
     assert alerts(decision) == [("dispute", 0, "warning", NOW + 2 * HOUR)]
     assert decision.record and decision.record.mark is None
+
+
+@pytest.mark.parametrize(("bad", "kind"), [(MISMATCHED, "dispute"), (FAILED, "failed")])
+@pytest.mark.parametrize("before", [(), (RECEIVED,)])
+def test_what_goes_wrong_in_a_later_stage_is_reported_at_once(bad: Event, kind: str, before: tuple[Event, ...]) -> None:
+    record = after(*before, now=NOW) if before else None
+    decision = on_event(record, bad, POLICY, NOW + HOUR)
+    assert alerts(decision) == [(kind, 0, "warning", NOW + HOUR)]
+    assert decision.record and decision.record.wait
+    assert decision.record.wait.stage == ("authorization" if before else "ingestion")
+    assert decision.record.wait.since == (NOW if before else NOW + HOUR), "the present wait goes on"
+    once = after(APPROVED, record=saved(decision, NOW + HOUR), now=NOW + 2 * HOUR)
+    assert alerts(on_dispute(once, 1, "reconciliation", POLICY, NOW + 3 * HOUR)) == []
+
+
+def test_a_dispute_that_nobody_asked_about_is_reported_before_the_invoice_is_given_up() -> None:
+    record = after(RECEIVED, APPROVED, MISMATCHED)
+    assert record.wait
+    decision = on_sweep(record, plain_policy(give_up_at=1), record.wait.due + GRACE)
+    assert [alert[0] for alert in alerts(decision)] == ["stuck", "dispute"]
+    assert decision.record and decision.record.mark == "parked"
 
 
 def test_the_sweep_reports_the_dispute_of_a_silent_run() -> None:
@@ -789,8 +818,17 @@ def test_a_policy_may_switch_identity_alerts_off() -> None:
     assert identity_alerts(*CLOSED, other_vendor(AGAIN), policy=off) == []
 
 
+def without_identity(record: InvoiceRecord) -> InvoiceRecord:
+    return structs.replace(record, vendor_ids=(), first_received=None, last_received=None, closed_at=None)
+
+
+def test_a_record_of_an_earlier_version_knows_what_it_was_closed_as() -> None:
+    record = without_identity(after(*CLOSED))
+    assert [alert[0] for alert in alerts(on_event(record, AGAIN, POLICY, NOW + 365 * DAY))] == ["identity"]
+
+
 def test_a_record_of_an_earlier_version_knows_its_vendor() -> None:
-    record = structs.replace(after(RECEIVED), vendor_ids=())
+    record = without_identity(after(RECEIVED))
     decision = on_event(record, other_vendor(APPROVED), POLICY, NOW + HOUR)
     assert [alert[0] for alert in alerts(decision)] == ["identity"]
 
@@ -833,6 +871,47 @@ def test_a_policy_may_count_every_wait_from_the_occurrence() -> None:
     policy = dataclasses.replace(POLICY, waits_from="occurrence")
     decision = on_event(None, event("ingestion", "received", NOW - DAY), policy, NOW)
     assert decision.record and decision.record.wait and decision.record.wait.counted_from == NOW - DAY
+
+
+def test_a_policy_of_occurrence_says_the_same_of_an_event_that_is_decided_as_it_occurs() -> None:
+    policy = dataclasses.replace(plain_policy(deadline="4h"), waits_from="occurrence")
+    for late in (0, 1):
+        decision = on_event(None, RECEIVED, policy, NOW + late)
+        assert decision.record and decision.record.wait
+        assert (decision.record.wait.deadline, decision.record.wait.counted_from) == (NOW + late + DAY, NOW)
+
+
+def test_a_past_mismatch_gives_a_present_wait_a_day() -> None:
+    record = after(RECEIVED, APPROVED)
+    assert record.wait and record.wait.stage == "reconciliation"
+    now = record.wait.due - SECOND
+    decision = on_event(record, past(MISMATCHED), POLICY, now)
+    assert alerts(decision) == []
+    assert decision.record and decision.record.wait and decision.record.wait.due == now + DAY
+
+
+def test_a_past_event_that_comes_after_the_deadline_of_others_raises_nothing() -> None:
+    record = after(past(event("ingestion", "received", NOW - YEAR)), now=NOW)
+    assert record.wait and record.wait.due == NOW + DAY
+    decision = on_event(record, past(event("authorization", "approved", NOW - YEAR + HOUR)), POLICY, NOW + DAY + SECOND)
+    assert alerts(decision) == []
+    assert decision.record and decision.record.wait and decision.record.wait.due >= NOW + 2 * DAY
+
+
+def test_a_past_mismatch_swallows_no_present_one() -> None:
+    record = after(RECEIVED, APPROVED, MISMATCHED)
+    later = past(event("reconciliation", "mismatched", NOW + 5 * HOUR, "past"))
+    decision = on_event(record, later, POLICY, NOW + 6 * HOUR)
+    raised = [action.alert for action in decision.actions if isinstance(action, RaiseAlert)]
+    assert [(alert.kind, alert.event_id) for alert in raised] == [("dispute", MISMATCHED.event_id)]
+
+
+def test_an_alert_of_a_standing_mismatch_names_its_event() -> None:
+    record = after(RECEIVED, APPROVED, past(MISMATCHED), now=NOW)
+    assert record.wait
+    decision = on_timeout(record, 1, "reconciliation", POLICY, record.wait.due)
+    (alert,) = [action.alert for action in decision.actions if isinstance(action, RaiseAlert)]
+    assert (alert.kind, alert.event_id) == ("stuck", MISMATCHED.event_id)
 
 
 def test_a_wait_that_is_revived_counts_from_now() -> None:
@@ -932,3 +1011,11 @@ def test_an_events_row_has_its_own_source_and_attributes() -> None:
 def test_a_row_says_when_it_was_decided_though_the_clock_went_back() -> None:
     decision = on_event(after(RECEIVED), APPROVED, POLICY, NOW - DAY)
     assert decision.transitions[0].decided_at == NOW - DAY < decision.transitions[0].recorded_at
+
+
+def test_a_row_before_an_event_says_what_the_invoice_was_then() -> None:
+    record = waiting(after(event("ingestion", "received", facts=facts(amount=Decimal("100.00")))), "authorization")
+    dearer = event("authorization", "approved", DEADLINE + 1, facts=facts(amount=Decimal("120.00"), currency="USD"))
+    alert, approved = on_event(record, dearer, POLICY, DEADLINE + 1).transitions
+    assert (alert.kind, alert.amount, alert.currency) == ("alert", Decimal("100.00"), "EUR")
+    assert (approved.amount, approved.currency) == (Decimal("120.00"), "USD")

@@ -390,6 +390,9 @@ class World:
                 ):
                     raise Broken(f"7: {alert} is of a past event")
         if new.mark == "parked" and old and old.mark != "parked":
+            gave_up = new.parked is not None and new.parked.by is None
+            if gave_up and self.unreported(new):
+                raise Broken(f"7: {new.invoice_id} gives up before its dispute was reported")
             wait, kept = old.wait, new.parked
             steps = [action.alert.step for action in new.pending if isinstance(action, RaiseAlert)]
             if not wait or not kept or (kept.stage, kept.since) != (wait.stage, wait.since) or kept.step < wait.step:
@@ -418,6 +421,16 @@ class World:
         self.log(f"    save {new.run} {new.wait} {new.mark} {project(new.outcomes)}")
         self.records[new.invoice_id] = new
         return True
+
+    def unreported(self, record: InvoiceRecord) -> list[Stage]:
+        """The stages whose mismatch or failure nobody was told of."""
+        return [
+            stage
+            for stage in STAGES[2:]
+            if (outcome := record.outcomes.get(stage))
+            and outcome.status == NEGATIVE[stage]
+            and record.reported.get(stage) != outcome.event_id
+        ]
 
     def check_number(self, alert: Any, wait: Any) -> None:
         """When an alert comes, how grave it is and whether it is the last follow from its number alone."""
@@ -647,9 +660,9 @@ class World:
                 raise Broken(f"3: {invoice_id} execution waits on {live[0].token}, record has {record.run.token}")
             if live[0].stage != waits_for:
                 raise Broken(f"3: {invoice_id} waits for {waits_for}, execution at {live[0].stage}")
-        if record.wait and waits_for and (record.mark == "dormant" or self.refusing or not self.lossy):
-            outcome = record.outcomes.get(waits_for)
-            if outcome and record.reported.get(waits_for) != outcome.event_id:
+        if record.wait and waits_for:
+            is_asked_for = self.lossy and not self.refusing and record.mark != "dormant"
+            if [stage for stage in self.unreported(record) if stage != waits_for or not is_asked_for]:
                 raise Broken(f"7: {invoice_id} dispute not reported")
         if record.wait and self.now > record.wait.due + GRACE:
             raise Broken(f"4: {invoice_id} alert {record.wait.step + 1} is overdue")

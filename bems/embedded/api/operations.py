@@ -204,7 +204,7 @@ async def list_invoices(ask: Ask) -> HttpAnswer:
 async def list_events(ask: Ask) -> HttpAnswer:
     """An id may end in `/events` itself: the address of such an invoice is its own, unless there is one without it."""
     query: EventsQuery = ask.query
-    after = read_cursor(query.cursor, f"events of {ask.target}", Number, Number)
+    after = read_cursor(query.cursor, f"events of {ask.target}", str, Number)
     if isinstance(after, Refusal):
         return answers.refused(after)
 
@@ -214,7 +214,7 @@ async def list_events(ask: Ask) -> HttpAnswer:
             if longer is not None:
                 return answers.content(200, views.view_details(longer, reader, Histories(ask.parts.machine, reader)))
             return answers.not_found(f"there is no invoice {show(ask.target)}")
-        events, behind = views.view_events(ask.target, reader, after or (0, 0), query.limit)
+        events, behind = views.view_events(ask.target, reader, after or ("", 0), query.limit)
         cursor = write_cursor(f"events of {ask.target}", *behind) if behind else None
         return answers.content(200, Page(events, cursor))
 

@@ -309,13 +309,16 @@ def _view_outcome(outcome: Register, reader: Reader) -> Outcome:
 
 
 def view_events(
-    invoice_id: str, reader: Reader, after: tuple[int, int], limit: int
-) -> tuple[list[Event], tuple[int, int] | None]:
+    invoice_id: str, reader: Reader, after: tuple[str, int], limit: int
+) -> tuple[list[Event], tuple[str, int] | None]:
     """A page of an invoice's events, the newest first, after those that have not been applied; and where the next one
-    begins. `after`: how many of the latter, and of the rows of its series, were shown or passed over before."""
-    letters_before, rows_before = after
-    letters = reader.letters(invoice_id=invoice_id, limit=1_000)[letters_before : letters_before + limit]
-    shown = [one for letter in letters if (one := _view_event(letter.event_id, reader, applied=False))]
+    begins. `after`: the last id of the latter that was shown, and how many rows of the series were passed over."""
+    last_letter, rows_before = after
+    letters = reader.letters(invoice_id=invoice_id, after=last_letter, limit=limit + 1)
+    shown = [one for letter in letters[:limit] if (one := _view_event(letter.event_id, reader, applied=False))]
+    if len(letters) > limit:
+        return shown, (letters[limit - 1].event_id, rows_before)
+    last_letter = letters[-1].event_id if letters else last_letter
     rows = reader.timeline(invoice_id, limit=MAX_ROWS, offset=rows_before)
     taken = 0
     for row in rows:
@@ -326,7 +329,7 @@ def view_events(
             one = _view_event(row.event_id, reader, applied=True, superseded=row.superseded)
             shown += [one] if one else []
     more = taken < len(rows) or len(rows) == MAX_ROWS
-    return shown, (letters_before + len(letters), rows_before + taken) if more else None
+    return shown, (last_letter, rows_before + taken) if more else None
 
 
 def _view_event(event_id: str, reader: Reader, *, applied: bool, superseded: bool = False) -> Event | None:
