@@ -8,13 +8,19 @@ from collections.abc import Iterable
 
 from msgspec import structs
 
-from bems.tracker.contract import Event, PaymentTerms, Stage
+from bems.tracker.contract import STAGES, Event, PaymentTerms, Stage
 from bems.tracker.instants import Instant
 from bems.tracker.policy import Policy
 from bems.tracker.projection import WAITS_FOR, Outcome, newer, project
 
 AlertSeen = tuple[Stage, str, str, Instant]
 """Stage, severity, kind, due instant."""
+
+
+LATER: tuple[tuple[Stage, str, str], ...] = (
+    ("reconciliation", "mismatched", "dispute"),
+    ("posting", "failed", "failed"),
+)
 
 
 class Walk:
@@ -51,6 +57,12 @@ class Walk:
             return
         if waits_for != self.stage:
             self.begin(waits_for, now)
+        for stage, bad, kind in LATER:
+            later = self.outcomes.get(stage)
+            is_later = STAGES.index(stage) > STAGES.index(waits_for)
+            if is_later and later and later.status == bad and later.event_id not in self.reported:
+                self.alerts.append((stage, "warning", kind, now))
+                self.reported.add(later.event_id)
         outcome = self.outcomes.get(waits_for)
         if outcome and outcome.event_id not in self.reported:
             kind = "dispute" if waits_for == "reconciliation" else "failed"

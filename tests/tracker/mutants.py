@@ -151,8 +151,8 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 5: before the last alert gives up": [
         (
             draft,
-            "outcome = self.unreported(stage)\n            if outcome:\n                self.report(stage, outcome)\n            self.park",
-            "self.park",
+            "                self.report(stage, outcome)\n            self.park",
+            "                pass\n            self.park",
         ),
     ],
     "rule 5: of a later stage than the awaited one too": [
