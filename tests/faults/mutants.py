@@ -120,9 +120,7 @@ MUTANTS: dict[str, list[Change]] = {
         Change(flush, "write", "execution.due, stimuli", f"execution.due and execution.due + {DAY}, stimuli"),
     ],
     "a record is looked at a day late": [
-        Change(
-            flush, "_invoice_row", "record.check_at, newest", f"record.check_at and record.check_at + {DAY}, newest"
-        ),
+        Change(flush, "_invoice_row", "record.check_at,", f"record.check_at and record.check_at + {DAY},"),
     ],
     "what fails when it is due is never tried again": [
         Change(writer.Writer, "_fire", "now + RETRIES[min(failures, len(RETRIES)) - 1]", "1 << 60"),

@@ -38,7 +38,7 @@ FOUND_BY = {
     "values are written against a dictionary that is not kept": 3,
     "a dictionary is used though the turn that kept it failed": 3,
     "what is long overdue is passed over": 2,
-    "who registers after the clock went back is taken for late": 3,
+    "who registers after the clock went back is taken for late": 2,
     "an event whose handling failed is not kept": 1,
     "a redriven letter stays": 1,
     "what was not stored is answered with 202": 3,
