@@ -24,13 +24,16 @@ START, DAYS = parse("2026-10-01T00:00:00Z"), 30
 _STAGES = "['ingestion', 'authorization', 'reconciliation', 'posting']"
 _STATUSES = "['AwaitingAuthorization', 'AwaitingReconciliation', 'AwaitingPosting', 'Posted']"
 _OUTCOMES = "['received', 'approved', 'matched', 'posted']"
+_CURRENCIES = "['EUR', 'USD', 'GBP', 'JPY', 'CHF', 'INR', 'BRL', 'SGD']"
+_STEP = DAYS * DAY // ROWS
+"""Microseconds from a row to the next one."""
 
 # Four rows an invoice; a few of them are alerts, of whose wait nothing changes.
 _VALUES = {
     "seq": "seq",
     "invoice_id": "'INV/2026/' || lpad((seq // 4)::VARCHAR, 9, '0')",
     "cell": "'bench'",
-    "recorded_at": f"make_timestamp({START} + seq * ({DAYS * DAY} // {ROWS}))",
+    "recorded_at": f"make_timestamp({START} + seq * {_STEP})",
     "stage": f"{_STAGES}[seq % 4 + 1]",
     "transition_id": "seq",
     "kind": "if(alert, 'alert', 'event')",
@@ -40,16 +43,24 @@ _VALUES = {
     "event_id": "if(alert, NULL, seq)",
     "superseded": "h % 97 = 0 AND NOT alert",
     "amount": "(h % 10000000) / 100",
-    "currency": "['EUR', 'USD', 'GBP', 'JPY', 'CHF', 'INR', 'BRL', 'SGD'][h % 8 + 1]",
+    "currency": f"{_CURRENCIES}[seq // 4 % 8 + 1]",
     "vendor_id": "h % 5000",
     "vendor_tier": "['gold', 'silver', 'standard'][h % 3 + 1]",
     "terms_days": "30",
     "due_date": "NULL",
-    "occurred_at": f"make_timestamp({START} + seq * ({DAYS * DAY} // {ROWS}))",
-    "received_at": f"make_timestamp({START} + seq * ({DAYS * DAY} // {ROWS}))",
+    "occurred_at": f"make_timestamp({START} + seq * {_STEP})",
+    "received_at": f"make_timestamp({START} + seq * {_STEP})",
     "lag_ms": "if(alert, NULL, h % 40)",
     "step": "if(alert, 1, NULL)",
     "severity": "if(alert, if(h % 5 = 0, 'critical', 'warning'), NULL)",
+    "decided_at": f"make_timestamp({START} + seq * {_STEP})",
+    "policy_digest": "'0123456789abcdef'",
+    "from_amount": "if(seq % 4 = 0, NULL, (seq // 4 % 10000000) / 100)",
+    "from_currency": f"if(seq % 4 = 0, NULL, {_CURRENCIES}[seq // 4 % 8 + 1])",
+    "to_amount": "(seq // 4 % 10000000) / 100",
+    "to_currency": f"{_CURRENCIES}[seq // 4 % 8 + 1]",
+    "source": "'sap-ecc'",
+    "attributes": """'{"po":"4500012345"}'""",
 }
 
 
@@ -62,7 +73,7 @@ class LastRow:
             invoice_id="INV",
             kind="event",
             stage="posting",
-            recorded_at=START,
+            recorded_at=START + seq * _STEP,
             from_status=None,
             to_status="Posted",
             amount=Decimal(0),
