@@ -149,12 +149,12 @@ class Draft:
                 self.last_received = received
 
     def remember_identity(self, record: InvoiceRecord) -> None:
-        """What a record of before identity alerts still tells of its invoice."""
-        ingestion, posting = record.outcomes.get("ingestion"), record.outcomes.get("posting")
-        if ingestion and ingestion.status == "received":
+        """Take from the registers what a record of before identity alerts does not keep."""
+        for stage, outcome in record.outcomes.items():
+            self.close(stage, outcome)
+        ingestion = record.outcomes.get("ingestion")
+        if ingestion:
             self.identify(ingestion, record.facts)
-            if posting and posting.status == "posted" and self.closed_at is None:
-                self.closed_at = posting.occurred_at
 
     def close(self, stage: Stage, outcome: Outcome) -> None:
         """Keep when the invoice was first posted or cancelled, whatever came of it later."""

@@ -68,7 +68,7 @@ def test_an_event_whose_handling_failed_is_among_them(own: Cell, monkeypatch: py
     redrive = Decider.redrive
 
     def fail(cell: Decider, event: Event, now: Instant) -> Any:
-        if event.event_id == "poison":
+        if event.event_id.startswith("poison"):
             raise ValueError("poison")
         return redrive(cell, event, now)
 
@@ -78,6 +78,20 @@ def test_an_event_whose_handling_failed_is_among_them(own: Cell, monkeypatch: py
     own.send("authorization", invoice_id="only", event_id="poison")
     events = own.get("/invoices/B/events")["items"]
     assert [(one["event"]["event_id"], one["applied"]) for one in events] == [("poison", False), ("B-ingestion", True)]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_events_whose_handling_failed_are_shown_over_as_many_pages_as_there_are(
+    own: Cell, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    def fail(_: Decider, event: Event, __: Instant) -> Any:
+        raise ValueError(event.event_id)
+
+    monkeypatch.setattr(Decider, "redrive", fail)
+    for number in range(5):
+        own.send("authorization", invoice_id="L", event_id=f"poison{number}")
+    events = list(pages(own, "/invoices/L/events", limit=limit))
+    assert [one["event"]["event_id"] for one in events] == [f"poison{number}" for number in range(5)]
 
 
 def test_an_id_may_end_in_events(own: Cell) -> None:
