@@ -3,6 +3,7 @@
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,9 @@ class Sender:
                 for n in numbers
             ]
         reply = self.ask("POST", "/invoices/ingestion/batch", json={"events": events})
+        while reply.status == 429:  # A fast machine sends more than a key may.
+            time.sleep(int(reply.headers["retry-after"]))
+            reply = self.ask("POST", "/invoices/ingestion/batch", json={"events": events})
         assert reply.status == 207, reply.data
         for event, result in zip(events, reply.json()["results"], strict=True):
             id = event["event_id"]
