@@ -40,7 +40,7 @@ TURN = 1_000
 DUE = 100
 """And so much of what is due: where a hundred thousand timers are, whoever sends an event waits for no more of them."""
 
-FEW, GATHER = 8, 0.003
+FEW, GATHER = 32, 0.003
 """Where several senders send and fewer items than this came in during a turn, so many seconds are waited for more: a
 turn of few costs nearly as much as one of many. Whoever sends one after the other never waits."""
 
