@@ -7,9 +7,9 @@ from pathlib import Path
 from aws_cdk import App
 
 from infra.assembly import InvalidCells, add_stacks
-from infra.findings import check
-from infra.guards import guard
-from infra.packaging import DependenciesMissing
+from infra.compute.packaging import DependenciesMissing
+from infra.guards.cdk_nag import add_cdk_nag
+from infra.guards.rule_aspect import add_rules
 
 here = Path(__file__).parent
 context = json.loads((here / "cdk.json").read_text())["context"]
@@ -19,6 +19,6 @@ try:
     add_stacks(app, here)
 except (InvalidCells, DependenciesMissing) as wrong:
     sys.exit(str(wrong))
-guard(app)
-check(app)
+add_rules(app)
+add_cdk_nag(app)
 app.synth()

@@ -57,7 +57,7 @@ class Cell:
     async def fed(self) -> None:
         """Until DuckDB has everything: what an event costs is not over before."""
         connection = self.connect()
-        while not (await get_json(connection, "/books"))["balanced"]:
+        while not (await get_json(connection, "/check"))["balanced"]:
             await asyncio.sleep(0.2)
         connection.close()
 

@@ -77,7 +77,7 @@ class Connection:
 
 
 @dataclass
-class Takings:
+class LoadResult:
     """What a load met with. `seconds` are latencies of requests, `statuses` counts of events by the answer's status."""
 
     seconds: list[float] = field(default_factory=list)
@@ -120,9 +120,9 @@ class Client:
     def connect(self) -> Connection:
         return Connection(self._url, self._headers)
 
-    async def closed(self, events: Iterable[Event], connections: int, *, seconds: float | None = None) -> Takings:
+    async def closed(self, events: Iterable[Event], connections: int, *, seconds: float | None = None) -> LoadResult:
         """All the events, or as many as fit into the seconds: each connection sends its next when one is answered."""
-        takings, left = Takings(), iter(events)
+        takings, left = LoadResult(), iter(events)
         begun = time.perf_counter()
         until = begun + (seconds or 1e9)
 
@@ -147,14 +147,14 @@ class Client:
         seed: int = 1,
         window: int = 1_000,
         enough: Callable[[], bool] = lambda: False,
-    ) -> Takings:
+    ) -> LoadResult:
         """Each event at its time, at `rate` events a second on average (Poisson), whether those before were answered
         or not, by the first connection that is free. A latency counts from the time at which it was to be sent.
 
         Over `window` unanswered requests, the next wait for one of them: a client has no more sockets than that.
         It ends with the events, or when there were `enough`.
         """
-        takings, random, free = Takings(), Random(seed), [self.connect() for _ in range(connections)]
+        takings, random, free = LoadResult(), Random(seed), [self.connect() for _ in range(connections)]
         pending: set[asyncio.Task[None]] = set()
         begun = due = time.perf_counter()
 
@@ -184,7 +184,7 @@ class Client:
             await connection.end()
         return takings
 
-    async def _send(self, connection: Connection, event: Event, due: float, takings: Takings) -> None:
+    async def _send(self, connection: Connection, event: Event, due: float, takings: LoadResult) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
                 status = await self.post(connection, event)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from bems.embedded.generator import CLEAN, generate
+from bems.generator.event_log import CLEAN, generate
 from bems.tracker.contract import STAGES
 
 SEED = 20

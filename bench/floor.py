@@ -23,20 +23,20 @@ from types import TracebackType
 
 from starlette.types import Receive, Scope, Send
 
-from bems.cli.up import ended_by_signal, spared_collector
-from bems.embedded.api.bodies import respond
+from bems.cli.commands.up import shutdown_signal, tuned_gc
+from bems.embedded.api.bodies import send_response
 from bems.embedded.api.server import Server
-from bems.embedded.writer import FEW, GATHER
-from bems.tracker import answers
-from bems.tracker.answers import HttpAnswer
+from bems.embedded.writer import COALESCE_BELOW, COALESCE_SECONDS
+from bems.tracker import responses
 from bems.tracker.contract import STAGES, Stage
-from bems.tracker.gate import Refusal, read_event
+from bems.tracker.parsing import InvalidEvent, parse_event
+from bems.tracker.responses import HttpResponse
 from bench.cell import post
 from bench.client import Client
 from bench.processes import cpu_seconds
 
 PATHS: dict[str, Stage] = {f"/invoices/{stage}": stage for stage in STAGES}
-ACCEPTED = HttpAnswer(202, {"content-type": answers.JSON}, b'{"status":"accepted"}')
+ACCEPTED = HttpResponse(202, {"content-type": responses.JSON}, b'{"status":"accepted"}')
 LOG = "floor.log"
 
 _sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
@@ -72,8 +72,8 @@ class Appender:
                 content = content[os.write(self._file, content) :]
             _sync(self._file)
             self._loop.call_soon_threadsafe(_release, [awaited for _, awaited in group])
-            if 0 < len(self._queue) < FEW:
-                time.sleep(GATHER)
+            if 0 < len(self._queue) < COALESCE_BELOW:
+                time.sleep(COALESCE_SECONDS)
 
 
 def _release(group: "list[asyncio.Future[None]]") -> None:
@@ -95,7 +95,7 @@ class App:
             return
         stage = PATHS.get(scope["path"])
         if stage is None or scope["method"] != "POST":
-            await respond(send, answers.not_found("the floor takes events only"))
+            await send_response(send, responses.not_found("the floor takes events only"))
             return
         body, more = b"", True
         while more:
@@ -105,13 +105,13 @@ class App:
             body, more = body + message.get("body", b""), message.get("more_body", False)
         answer = ACCEPTED
         if self._gate:
-            event = read_event(stage, body, time.time_ns() // 1_000)
-            if isinstance(event, Refusal):
-                await respond(send, answers.refused(event))
+            event = parse_event(stage, body, time.time_ns() // 1_000)
+            if isinstance(event, InvalidEvent):
+                await send_response(send, responses.bad_request(event))
                 return
-            answer = answers.accepted(event.event_id)
+            answer = responses.accepted(event.event_id)
         await self._appender.append(body)
-        await respond(send, answer)
+        await send_response(send, answer)
 
 
 class Floor:
@@ -151,9 +151,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where what is sent is kept")
     parser.add_argument("--gate", action="store_true", help="parse and validate each event first")
     chosen = parser.parse_args()
-    ended = ended_by_signal()
+    ended = shutdown_signal()
     server = Server(lambda: App(chosen.folder, gate=chosen.gate), "127.0.0.1", 0).start()
-    with spared_collector():
+    with tuned_gc():
         print(server.url, flush=True)
         while not ended(1.0):
             pass

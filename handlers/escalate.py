@@ -10,21 +10,21 @@ from typing import Any
 from bems.aws.errors import retryable
 from bems.aws.settings import InvoiceSettings
 from bems.tracker.decisions import on_dispute, on_timeout
-from handlers.invoices import Invoices, open_cell
-from handlers.telemetry import entry_point, logger, warm
-from handlers.waits import EscalatePayload, read_payload
+from handlers.invoices import InvoiceService, build_service
+from handlers.payloads import EscalatePayload, read_payload
+from handlers.telemetry import entry_point, init_on_cold_start, logger
 
 
 @cache
-def home() -> Invoices:
+def dependencies() -> InvoiceService:
     """Made once. SettingsError, PolicyMissing."""
-    return open_cell(InvoiceSettings)[1]
+    return build_service(InvoiceSettings)[1]
 
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, str | int]:  # noqa: ARG001
     """An `EscalatePayload` to `{next, deadline_seconds}`, both always there. Unavailable: to be retried."""
-    invoices = home()
+    invoices = dependencies()
     asked = read_payload(event, EscalatePayload)
     decide = on_dispute if asked.reason == "dispute" else on_timeout
     with (
@@ -39,4 +39,4 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, str | int]:  # noq
         return onward.payload(invoices.clock.now())
 
 
-warm(home)
+init_on_cold_start(dependencies)

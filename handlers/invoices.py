@@ -12,18 +12,18 @@ from bems.aws.policy import read_policy
 from bems.aws.records import DynamoRecords
 from bems.aws.settings import InvoiceSettings, read_settings
 from bems.tracker.actions import Severity
+from bems.tracker.apply_decision import Decide, apply_steps, run_steps
 from bems.tracker.policy import Policy
-from bems.tracker.protocol import Decide, run, steps
-from handlers.telemetry import CountedAlerts, Meter
+from handlers.telemetry import CountedAlerts, MetricsBuffer
 
 A = TypeVar("A")
 _S = TypeVar("_S", bound=InvoiceSettings)
 
 
-class Invoices:
+class InvoiceService:
     """The ports and the policy of one cell."""
 
-    def __init__(self, settings: InvoiceSettings, policy: Policy, meter: Meter) -> None:
+    def __init__(self, settings: InvoiceSettings, policy: Policy, meter: MetricsBuffer) -> None:
         topics: dict[Severity, str] = {
             "warning": settings.warning_topic_arn,
             "critical": settings.critical_topic_arn,
@@ -37,10 +37,10 @@ class Invoices:
 
     def decide(self, invoice_id: str, decide: Decide[A]) -> A:
         """One decision, saved, carried out and cleared. What a service does not take is raised, and stays pending."""
-        return run(steps(invoice_id, decide), self.records, self._executions, self._alerts, self.clock)
+        return run_steps(apply_steps(invoice_id, decide), self.records, self._executions, self._alerts, self.clock)
 
 
-def open_cell(kind: type[_S], variables: Mapping[str, str] = environ) -> tuple[_S, Invoices]:
+def build_service(kind: type[_S], variables: Mapping[str, str] = environ) -> tuple[_S, InvoiceService]:
     """The settings of one kind, and the cell's invoices. SettingsError, PolicyMissing."""
     settings = read_settings(kind, variables)
-    return settings, Invoices(settings, read_policy(variables), Meter(settings.cell))
+    return settings, InvoiceService(settings, read_policy(variables), MetricsBuffer(settings.cell))

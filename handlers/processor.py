@@ -12,29 +12,29 @@ from typing import Any, NamedTuple
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, SqsFifoPartialProcessor
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from bems.aws.calls import some
+from bems.aws.batching import chunks
 from bems.aws.clients import client
 from bems.aws.errors import is_transient
-from bems.aws.messages import TooEarly, Unreadable, read_message
+from bems.aws.messages import InvalidMessage, TooEarly, decode_message
 from bems.aws.settings import ProcessorSettings
 from bems.tracker.decisions import on_event
 from bems.tracker.metrics import CONFLICTS, EVENTS_PROCESSED, PROCESSING_FAILED
-from handlers.invoices import Invoices, open_cell
-from handlers.telemetry import entry_point, logger, warm
+from handlers.invoices import InvoiceService, build_service
+from handlers.telemetry import entry_point, init_on_cold_start, logger
 
-FIRST_PAUSE = 5
-LONGEST_PAUSE = 900
+MIN_BACKOFF_SECONDS = 5
+MAX_BACKOFF_SECONDS = 900
 """Seconds that a message is left alone after its first failure, and at most. SQS allows 12 hours."""
 
-CHANGES_MOST = 10
+MAX_BATCH_ENTRIES = 10
 """Messages in one ChangeMessageVisibilityBatch call (API reference)."""
 
 
-class Home(NamedTuple):
+class Dependencies(NamedTuple):
     """What an instance of the function keeps."""
 
     settings: ProcessorSettings
-    invoices: Invoices
+    invoices: InvoiceService
     queue: Any
 
 
@@ -42,7 +42,7 @@ class Conflict(Exception):
     """Another event of this event_id is known: it will be no different next time."""
 
 
-PERMANENT = (Unreadable, Conflict)
+PERMANENT = (InvalidMessage, Conflict)
 
 
 class FifoProcessor(SqsFifoPartialProcessor):
@@ -60,16 +60,16 @@ class FifoProcessor(SqsFifoPartialProcessor):
 
 
 @cache
-def home() -> Home:
+def dependencies() -> Dependencies:
     """Made once. SettingsError, PolicyMissing."""
-    settings, invoices = open_cell(ProcessorSettings)
-    return Home(settings, invoices, client("sqs"))
+    settings, invoices = build_service(ProcessorSettings)
+    return Dependencies(settings, invoices, client("sqs"))
 
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
     """A batch of the queue's messages to those that failed."""
-    made = home()
+    made = dependencies()
     processor: Any
     if made.settings.queue_type == "fifo":
         processor = FifoProcessor()
@@ -78,21 +78,21 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     with made.invoices.meter.flushed():
         with processor(records=event["Records"], handler=lambda record: _process(made, record)):
             processor.process()
-        _postpone(made, list(zip(processor.fail_messages, processor.exceptions, strict=True)))
+        _set_visibility(made, list(zip(processor.fail_messages, processor.exceptions, strict=True)))
     answer: dict[str, Any] = processor.response()
     return answer
 
 
-def _process(made: Home, record: SQSRecord) -> None:
+def _process(made: Dependencies, record: SQSRecord) -> None:
     first = _receipts(record) == 1
     with logger.append_context_keys(message_id=record.message_id):
         try:
-            event = read_message(record.body, made.invoices.clock.now())
+            event = decode_message(record.body, made.invoices.clock.now())
         except TooEarly as error:
             made.invoices.meter.add(PROCESSING_FAILED, stage=made.settings.stage)
             logger.warning("an event from a clock ahead of this one", extra={"reason": str(error)})
             raise
-        except Unreadable as error:
+        except InvalidMessage as error:
             if first:
                 made.invoices.meter.add(EVENTS_PROCESSED, stage=made.settings.stage, outcome="refused")
             logger.error("a message that cannot be read", extra={"reason": str(error)})
@@ -117,14 +117,14 @@ def _process(made: Home, record: SQSRecord) -> None:
             raise Conflict(event.event_id)
 
 
-def _postpone(made: Home, failures: list[tuple[SQSRecord, Any]]) -> None:
+def _set_visibility(made: Dependencies, failures: list[tuple[SQSRecord, Any]]) -> None:
     """Set when each failed message comes again. Where that fails, it comes after the queue's own visibility timeout."""
-    for together in some(failures, CHANGES_MOST):
+    for together in chunks(failures, MAX_BATCH_ENTRIES):
         entries = [
             {
                 "Id": str(position),
                 "ReceiptHandle": record.receipt_handle,
-                "VisibilityTimeout": 0 if isinstance(exception[1], PERMANENT) else pause(_receipts(record)),
+                "VisibilityTimeout": 0 if isinstance(exception[1], PERMANENT) else backoff_seconds(_receipts(record)),
             }
             for position, (record, exception) in enumerate(together)
         ]
@@ -137,9 +137,9 @@ def _postpone(made: Home, failures: list[tuple[SQSRecord, Any]]) -> None:
                 logger.warning("some pauses could not be set", extra={"failed": answer["Failed"]})
 
 
-def pause(receipts: int) -> int:
+def backoff_seconds(receipts: int) -> int:
     """Seconds until the next try, the n-th receipt having failed: from half to all of 5, 10, 20, ... 900."""
-    most = min(FIRST_PAUSE * 2 ** min(receipts - 1, 30), LONGEST_PAUSE)
+    most = min(MIN_BACKOFF_SECONDS * 2 ** min(receipts - 1, 30), MAX_BACKOFF_SECONDS)
     return random.randint(-(-most // 2), most)
 
 
@@ -147,4 +147,4 @@ def _receipts(record: SQSRecord) -> int:
     return int(record.attributes.approximate_receive_count)
 
 
-warm(home)
+init_on_cold_start(dependencies)

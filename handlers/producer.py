@@ -17,21 +17,21 @@ from bems.aws.clients import client
 from bems.aws.clock import SystemClock
 from bems.aws.messages import Origin
 from bems.aws.settings import ProducerSettings, read_settings
-from bems.tracker import answers
-from bems.tracker.answers import HttpAnswer
+from bems.tracker import responses
 from bems.tracker.contract import STAGES, Event, Stage
-from bems.tracker.gate import Refusal, read_batch, read_event
 from bems.tracker.metrics import EVENTS_ACCEPTED, EVENTS_REFUSED, EVENTS_UNPUBLISHED
+from bems.tracker.parsing import InvalidEvent, parse_batch, parse_event
 from bems.tracker.ports import Clock
-from handlers.telemetry import Meter, entry_point, logger, warm
+from bems.tracker.responses import HttpResponse
+from handlers.telemetry import MetricsBuffer, entry_point, init_on_cold_start, logger
 
 
-class Home(NamedTuple):
+class Dependencies(NamedTuple):
     """What an instance of the function keeps."""
 
     settings: ProducerSettings
     bus: Bus
-    meter: Meter
+    meter: MetricsBuffer
     clock: Clock
 
 
@@ -58,7 +58,7 @@ class Request(NamedTuple):
 
 
 @cache
-def home() -> Home:
+def dependencies() -> Dependencies:
     """Made once. SettingsError."""
     settings = read_settings(ProducerSettings)
     bus: Bus
@@ -66,13 +66,13 @@ def home() -> Home:
         bus = ClassicBus(client("events"), settings.bus_name)
     else:
         bus = CustomBus(client("eventbridgev2"), settings.bus_name)
-    return Home(settings, bus, Meter(settings.cell), SystemClock())
+    return Dependencies(settings, bus, MetricsBuffer(settings.cell), SystemClock())
 
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """An API Gateway proxy request to its answer."""
-    made = home()
+    made = dependencies()
     # arn:aws:lambda:REGION:ACCOUNT:function:NAME
     region, account = context.invoked_function_arn.split(":")[3:5]
     with made.meter.flushed():
@@ -85,64 +85,64 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     }
 
 
-def _answer(made: Home, event: dict[str, Any], origin: Origin) -> HttpAnswer:
+def _answer(made: Dependencies, event: dict[str, Any], origin: Origin) -> HttpResponse:
     try:
         proxied = msgspec.convert(event, ProxyRequest)
     except msgspec.ValidationError as error:
-        return answers.problem(400, f"this is no proxy request of API Gateway: {error}")
+        return responses.problem(400, f"this is no proxy request of API Gateway: {error}")
     route = _route(proxied)
     if route is None:
-        return answers.not_found()
+        return responses.not_found()
     stage, batch = route
     if proxied.http_method != "POST":
-        return answers.method_not_allowed(["POST"])
-    answer = _take(made, proxied, stage, batch, origin)
-    if answer.status in answers.REFUSED_WHOLE:
+        return responses.method_not_allowed(["POST"])
+    answer = _handle(made, proxied, stage, batch, origin)
+    if answer.status in responses.REFUSED_STATUSES:
         made.meter.add(EVENTS_REFUSED, stage=stage)
     return answer
 
 
-def _take(made: Home, proxied: ProxyRequest, stage: Stage, batch: bool, origin: Origin) -> HttpAnswer:
+def _handle(made: Dependencies, proxied: ProxyRequest, stage: Stage, batch: bool, origin: Origin) -> HttpResponse:
     content_type = _header(proxied, "content-type")
-    if not answers.is_json(content_type):
-        return answers.unsupported_media_type(content_type)
+    if not responses.is_json(content_type):
+        return responses.unsupported_media_type(content_type)
     encoding = _header(proxied, "content-encoding")
     if encoding is not None and encoding.strip().lower() != "identity":
-        return answers.unsupported_encoding(encoding)
+        return responses.unsupported_encoding(encoding)
     try:
         request = Request(stage, batch, _body(proxied), origin)
     except (binascii.Error, ValueError):
-        return answers.problem(400, "the body is not base64, though isBase64Encoded says that it is")
-    return _take_batch(made, request) if batch else _take_one(made, request)
+        return responses.problem(400, "the body is not base64, though isBase64Encoded says that it is")
+    return _handle_batch(made, request) if batch else _handle_event(made, request)
 
 
-def _take_one(made: Home, request: Request) -> HttpAnswer:
-    read = read_event(request.stage, request.body, made.clock.now())
-    if isinstance(read, Refusal):
+def _handle_event(made: Dependencies, request: Request) -> HttpResponse:
+    read = parse_event(request.stage, request.body, made.clock.now())
+    if isinstance(read, InvalidEvent):
         _log_refusal(request.stage, read)
-        return answers.refused(read)
+        return responses.bad_request(read)
     (error,) = _publish(made, request, [read])
-    return answers.unavailable() if error else answers.accepted(read.event_id)
+    return responses.unavailable() if error else responses.accepted(read.event_id)
 
 
-def _take_batch(made: Home, request: Request) -> HttpAnswer:
-    read = read_batch(request.stage, request.body, made.clock.now(), made.settings.max_batch)
-    if isinstance(read, Refusal):
+def _handle_batch(made: Dependencies, request: Request) -> HttpResponse:
+    read = parse_batch(request.stage, request.body, made.clock.now(), made.settings.max_batch)
+    if isinstance(read, InvalidEvent):
         _log_refusal(request.stage, read)
-        return answers.refused(read)
-    errors = iter(_publish(made, request, [one for one in read if not isinstance(one, Refusal)]))
+        return responses.bad_request(read)
+    errors = iter(_publish(made, request, [one for one in read if not isinstance(one, InvalidEvent)]))
     results = []
     for one in read:
-        if isinstance(one, Refusal):
+        if isinstance(one, InvalidEvent):
             made.meter.add(EVENTS_REFUSED, stage=request.stage)
             _log_refusal(request.stage, one)
-            results.append(answers.refused_result(one))
+            results.append(responses.invalid_event_result(one))
         else:
-            results.append(answers.result(one.event_id, "unavailable" if next(errors) else "accepted"))
-    return answers.batch(results)
+            results.append(responses.event_result(one.event_id, "unavailable" if next(errors) else "accepted"))
+    return responses.batch_results(results)
 
 
-def _publish(made: Home, request: Request, events: list[Event]) -> list[str | None]:
+def _publish(made: Dependencies, request: Request, events: list[Event]) -> list[str | None]:
     errors = made.bus.publish(events, request.origin)
     for event, error in zip(events, errors, strict=True):
         with logger.append_context_keys(stage=event.stage, invoice_id=event.invoice_id, event_id=event.event_id):
@@ -155,7 +155,7 @@ def _publish(made: Home, request: Request, events: list[Event]) -> list[str | No
     return errors
 
 
-def _log_refusal(stage: Stage, refusal: Refusal) -> None:
+def _log_refusal(stage: Stage, refusal: InvalidEvent) -> None:
     # The reasons name fields and kinds of fault, never a value that was sent.
     logger.info("refused", extra={"stage": stage, "event_id": refusal.event_id, "reasons": refusal.reasons})
 
@@ -191,4 +191,4 @@ def _body(proxied: ProxyRequest) -> bytes:
     return b64decode(body, validate=True) if proxied.is_base64_encoded else body.encode("utf-8", "surrogatepass")
 
 
-warm(home)
+init_on_cold_start(dependencies)

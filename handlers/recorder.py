@@ -12,27 +12,27 @@ from typing import Any, NamedTuple
 
 from bems.aws.clients import client
 from bems.aws.clock import SystemClock
-from bems.aws.errors import BotoCoreError, ClientError, code
+from bems.aws.errors import BotoCoreError, ClientError, error_code
 from bems.aws.records import read_changes
 from bems.aws.settings import RecorderSettings, read_settings
-from bems.aws.time_series import FirehoseSeries, Outcome, Row, Series, TimestreamSeries
+from bems.aws.time_series import FirehoseSeries, Row, TimeSeriesWriter, TimestreamSeries, WriteResult
 from bems.tracker.metrics import RECORDS_REJECTED, RECORDS_UNREADABLE, TRANSITIONS_RECORDED, VISIBILITY_LATENCY
 from bems.tracker.ports import Clock
-from bems.tracker.series import row
-from handlers.telemetry import Meter, entry_point, logger, warm
+from bems.tracker.time_series_schema import to_row
+from handlers.telemetry import MetricsBuffer, entry_point, init_on_cold_start, logger
 
 
-class Home(NamedTuple):
+class Dependencies(NamedTuple):
     """What an instance of the function keeps."""
 
     settings: RecorderSettings
-    series: Series
+    series: TimeSeriesWriter
     queue: Any
-    meter: Meter
+    meter: MetricsBuffer
     clock: Clock
 
 
-class Sourced(NamedTuple):
+class StreamRow(NamedTuple):
     """A row, and the sequence number of the stream's record that it came in."""
 
     sequence_number: str
@@ -48,41 +48,43 @@ class Unreadable(NamedTuple):
 
 
 @cache
-def home() -> Home:
+def dependencies() -> Dependencies:
     """Made once. SettingsError."""
     settings = read_settings(RecorderSettings)
-    series: Series
+    series: TimeSeriesWriter
     if settings.time_series == "timestream":
         # The settings have made sure of both names.
         database, table = settings.database or "", settings.time_table or ""
         series = TimestreamSeries(client("timestream-write"), database, table, settings.cell)
     else:
         series = FirehoseSeries(client("firehose"), settings.delivery_stream or "", settings.cell)
-    return Home(settings, series, client("sqs"), Meter(settings.cell), SystemClock())
+    return Dependencies(settings, series, client("sqs"), MetricsBuffer(settings.cell), SystemClock())
 
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
     """A batch of the stream to the record from which on it is to come again, if any (Lambda takes the lowest)."""
-    made = home()
+    made = dependencies()
     with made.meter.flushed():
         rows, unreadable = _rows(event["Records"])
         outcomes = made.series.write([one.row for one in rows])
         failed = {
-            one.sequence_number for one, outcome in zip(rows, outcomes, strict=True) if not _told(made, one, outcome)
+            one.sequence_number
+            for one, outcome in zip(rows, outcomes, strict=True)
+            if not _report_outcome(made, one, outcome)
         }
         for one in unreadable:
             # What is behind a failure comes again with it, and would be set aside each time.
             if failed and int(one.sequence_number) > min(map(int, failed)):
                 break
-            if not _set_aside(made, one):
+            if not _quarantine(made, one):
                 failed.add(one.sequence_number)
     return {"batchItemFailures": [{"itemIdentifier": number} for number in sorted(failed, key=int)]}
 
 
-def _rows(records: list[dict[str, Any]]) -> tuple[list[Sourced], list[Unreadable]]:
+def _rows(records: list[dict[str, Any]]) -> tuple[list[StreamRow], list[Unreadable]]:
     """The rows of all records that can be read, and the other records, both in the stream's order."""
-    rows: list[Sourced] = []
+    rows: list[StreamRow] = []
     unreadable: list[Unreadable] = []
     for record in records:
         change = record["dynamodb"]
@@ -93,11 +95,11 @@ def _rows(records: list[dict[str, Any]]) -> tuple[list[Sourced], list[Unreadable
         except ValueError as error:
             unreadable.append(Unreadable(change["SequenceNumber"], record, str(error)))
             continue
-        rows += [Sourced(change["SequenceNumber"], Row(version, transition)) for transition in transitions]
+        rows += [StreamRow(change["SequenceNumber"], Row(version, transition)) for transition in transitions]
     return rows, unreadable
 
 
-def _told(made: Home, one: Sourced, outcome: Outcome) -> bool:
+def _report_outcome(made: Dependencies, one: StreamRow, outcome: WriteResult) -> bool:
     """Log and count what became of a row; False where it is to come again."""
     transition = one.row.transition
     with logger.append_context_keys(invoice_id=transition.invoice_id, event_id=transition.event_id):
@@ -106,7 +108,7 @@ def _told(made: Home, one: Sourced, outcome: Outcome) -> bool:
             return False
         if outcome.result == "rejected":
             made.meter.add(RECORDS_REJECTED)
-            content = row(transition, made.settings.cell)
+            content = to_row(transition, made.settings.cell)
             logger.error("the series refused a row", extra={"reason": outcome.reason, "row": content})
             return True
         if outcome.reason:
@@ -118,7 +120,7 @@ def _told(made: Home, one: Sourced, outcome: Outcome) -> bool:
     return True
 
 
-def _set_aside(made: Home, one: Unreadable) -> bool:
+def _quarantine(made: Dependencies, one: Unreadable) -> bool:
     """Keep a record whole, and count it; False where it is to come again. One that comes again all the same, because
     the function died, is kept twice; recorded from both, it is one row.
 
@@ -132,11 +134,13 @@ def _set_aside(made: Home, one: Unreadable) -> bool:
         try:
             made.queue.send_message(QueueUrl=made.settings.unrecorded_queue_url, MessageBody=body)
         except (BotoCoreError, ClientError) as error:
-            logger.warning("a record cannot be read, nor set aside", extra={"reason": one.reason, "error": code(error)})
+            logger.warning(
+                "a record cannot be read, nor set aside", extra={"reason": one.reason, "error": error_code(error)}
+            )
             return False
         made.meter.add(RECORDS_UNREADABLE)
         logger.error("a record that cannot be read is set aside", extra={"reason": one.reason})
         return True
 
 
-warm(home)
+init_on_cold_start(dependencies)

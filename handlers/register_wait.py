@@ -10,25 +10,25 @@ from bems.aws.errors import retryable
 from bems.aws.messages import MAX_CLOCK_SKEW
 from bems.aws.settings import InvoiceSettings
 from bems.tracker.decisions import WaitRequest, on_wait
-from bems.tracker.instants import bounded, parse
-from handlers.invoices import Invoices, open_cell
-from handlers.telemetry import entry_point, logger, warm
-from handlers.waits import WaitPayload, read_payload
+from bems.tracker.instants import clamp, parse
+from handlers.invoices import InvoiceService, build_service
+from handlers.payloads import WaitPayload, read_payload
+from handlers.telemetry import entry_point, init_on_cold_start, logger
 
 
 @cache
-def home() -> Invoices:
+def dependencies() -> InvoiceService:
     """Made once. SettingsError, PolicyMissing."""
-    return open_cell(InvoiceSettings)[1]
+    return build_service(InvoiceSettings)[1]
 
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
     """A `WaitPayload`. The result is not looked at: the task ends by its token. Unavailable: to be retried."""
-    invoices = home()
+    invoices = dependencies()
     wait = read_payload(event, WaitPayload)
     # A stamp of a later time would be newer than those of all waits until then.
-    entered_at = bounded(parse(wait.entered_at), invoices.clock.now() + MAX_CLOCK_SKEW)
+    entered_at = clamp(parse(wait.entered_at), invoices.clock.now() + MAX_CLOCK_SKEW)
     request = WaitRequest(wait.run, wait.stage, wait.token, (entered_at, wait.retry_count))
     with (
         retryable(),
@@ -40,4 +40,4 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     return {}
 
 
-warm(home)
+init_on_cold_start(dependencies)

@@ -21,30 +21,30 @@ from bems.aws.records import SHARDS
 from bems.aws.settings import InvoiceSettings
 from bems.tracker.contract import STAGES
 from bems.tracker.decisions import on_sweep
+from bems.tracker.eventbridge_names import ENDED
 from bems.tracker.instants import MINUTE, Instant
-from bems.tracker.labels import ENDED
 from bems.tracker.metrics import EVENTS_ACCEPTED, OPEN_EXECUTIONS, SWEEP_BACKLOG, SWEEP_COMPLETED, SWEEP_FAILED
-from handlers.invoices import Invoices, open_cell
-from handlers.telemetry import entry_point, logger, warm
+from handlers.invoices import InvoiceService, build_service
+from handlers.telemetry import entry_point, init_on_cold_start, logger
 
 PAGE = 25
-MOST = 5000
+MAX_INVOICES = 5000
 """Invoices asked for at once, and swept at most."""
 
 RESERVE_MILLISECONDS = 15_000
 """What is left of the function's time when it stops sweeping: enough for one invoice and for counting."""
 
-COUNTED = 20_000
+SAMPLE_TARGET = 20_000
 
 
-class Home(NamedTuple):
+class Dependencies(NamedTuple):
     """What an instance of the function keeps."""
 
-    invoices: Invoices
+    invoices: InvoiceService
     states: Any
 
 
-class Swept(NamedTuple):
+class SweepResult(NamedTuple):
     """What a sweep did and left."""
 
     done: int
@@ -53,15 +53,15 @@ class Swept(NamedTuple):
 
 
 @cache
-def home() -> Home:
+def dependencies() -> Dependencies:
     """Made once. SettingsError, PolicyMissing."""
-    return Home(open_cell(InvoiceSettings)[1], client("stepfunctions"))
+    return Dependencies(build_service(InvoiceSettings)[1], client("stepfunctions"))
 
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
     """A `Step Functions Execution Status Change` of EventBridge, or a schedule's tick, which is anything else."""
-    made = home()
+    made = dependencies()
     with made.invoices.meter.flushed():
         if event.get("source") == "aws.states":
             return _ended(made, event["detail"])
@@ -80,7 +80,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
         return swept._asdict()
 
 
-def sweep(invoices: Invoices, milliseconds_left: Callable[[], int]) -> Swept:
+def sweep(invoices: InvoiceService, milliseconds_left: Callable[[], int]) -> SweepResult:
     """Sweep what is due now. An invoice whose sweeping raises is left for the next time, and keeps nobody waiting."""
     now = invoices.clock.now()
     done = failed = 0
@@ -89,10 +89,12 @@ def sweep(invoices: Invoices, milliseconds_left: Callable[[], int]) -> Swept:
         for shard in list(starts):
             page = invoices.records.due(shard, now, PAGE, starts.pop(shard))
             for position, invoice_id in enumerate(page.invoice_ids):
-                if done + failed >= MOST or milliseconds_left() < RESERVE_MILLISECONDS:
+                if done + failed >= MAX_INVOICES or milliseconds_left() < RESERVE_MILLISECONDS:
                     others = [other for other in starts if other != shard]
                     left = len(page.invoice_ids) - position
-                    return Swept(done, failed, left + sum(invoices.records.count_due(one, now, PAGE) for one in others))
+                    return SweepResult(
+                        done, failed, left + sum(invoices.records.count_due(one, now, PAGE) for one in others)
+                    )
                 try:
                     _sweep_one(invoices, invoice_id)
                     done += 1
@@ -101,23 +103,23 @@ def sweep(invoices: Invoices, milliseconds_left: Callable[[], int]) -> Swept:
                     logger.exception("sweeping failed", extra={"invoice_id": invoice_id})
             if page.next:
                 starts[shard] = page.next
-    return Swept(done, failed, 0)
+    return SweepResult(done, failed, 0)
 
 
-def count_open(invoices: Invoices, milliseconds_left: Callable[[], int]) -> int | None:
+def count_open(invoices: InvoiceService, milliseconds_left: Callable[[], int]) -> int | None:
     """About how many executions are open; None where there was no time to count."""
     counted = shards = 0
     for shard in _shards(invoices.clock.now()):
-        if counted >= COUNTED or milliseconds_left() < RESERVE_MILLISECONDS // 2:
+        if counted >= SAMPLE_TARGET or milliseconds_left() < RESERVE_MILLISECONDS // 2:
             break
-        counted += invoices.records.count_checked(shard)
+        counted += invoices.records.count_open(shard)
         shards += 1
     return counted * SHARDS // shards if shards else None
 
 
-def _ended(made: Home, detail: dict[str, Any]) -> dict[str, int]:
+def _ended(made: Dependencies, detail: dict[str, Any]) -> dict[str, int]:
     """An execution ended. What raises is raised: Lambda, which was called asynchronously, calls again, twice within the
-    hour, and then puts the notice into the queue of what is undelivered (`infra.sweeping`)."""
+    hour, and then puts the notice into the queue of what is undelivered (`infra.compute.sweep_schedule`)."""
     if detail["status"] not in ENDED:
         return {"done": 0}
     started = _input_of(made, detail)
@@ -132,7 +134,7 @@ def _ended(made: Home, detail: dict[str, Any]) -> dict[str, int]:
     return {"done": 1}
 
 
-def _input_of(made: Home, detail: dict[str, Any]) -> tuple[str, int] | None:
+def _input_of(made: Dependencies, detail: dict[str, Any]) -> tuple[str, int] | None:
     """Invoice and run of an execution. The event leaves its input out where the machine has a key of the customer's."""
     text = detail.get("input")
     if not text:
@@ -145,7 +147,7 @@ def _input_of(made: Home, detail: dict[str, Any]) -> tuple[str, int] | None:
         return None
 
 
-def _sweep_one(invoices: Invoices, invoice_id: str, ended_run: int | None = None) -> None:
+def _sweep_one(invoices: InvoiceService, invoice_id: str, ended_run: int | None = None) -> None:
     invoices.decide(invoice_id, lambda record, now: on_sweep(record, invoices.policy, now, ended_run))
 
 
@@ -155,4 +157,4 @@ def _shards(now: Instant) -> list[int]:
     return [*range(first, SHARDS), *range(first)]
 
 
-warm(home)
+init_on_cold_start(dependencies)

@@ -20,7 +20,7 @@ tracer = Tracer(patch_modules=["botocore"])
 """Off outside Lambda, and wherever POWERTOOLS_TRACE_DISABLED says so."""
 
 
-class Meter:
+class MetricsBuffer:
     """Adds up an invocation's metrics, and writes each set of dimensions once (CloudWatch's embedded metric format)."""
 
     def __init__(self, cell: str) -> None:
@@ -45,7 +45,7 @@ class Meter:
         self._values.clear()
 
     @contextmanager
-    def flushed(self) -> Iterator["Meter"]:
+    def flushed(self) -> Iterator["MetricsBuffer"]:
         """What was counted is written, however the invocation ends."""
         try:
             yield self
@@ -56,7 +56,7 @@ class Meter:
 class CountedAlerts:
     """The Alerts port, logging and counting. A cell that sends its alerts to `log` has them here, and nowhere else."""
 
-    def __init__(self, alerts: Alerts, meter: Meter) -> None:
+    def __init__(self, alerts: Alerts, meter: MetricsBuffer) -> None:
         self._alerts = alerts
         self._meter = meter
 
@@ -85,7 +85,7 @@ def entry_point(function: Callable[[dict[str, Any], Any], T]) -> Callable[[dict[
     return entry
 
 
-def warm(build: Callable[[], object]) -> None:
+def init_on_cold_start(build: Callable[[], object]) -> None:
     """In Lambda, build now, while the function starts: that is when it has the most processor, and when an instance of
     provisioned concurrency is made ready. A setting that is wrong then says so in the log of the start."""
     if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:

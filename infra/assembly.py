@@ -9,9 +9,9 @@ from constructs import Construct
 from bems.calendars import expand
 from bems.tracker.cells import Cell
 from bems.tracker.config import ConfigError, read_cells
-from infra import concurrency
 from infra.cell import CellStack
-from infra.code import read_cell_policy
+from infra.compute import concurrency
+from infra.compute.function_code import read_cell_policy
 
 CELLS = "cells.yaml"
 
@@ -27,7 +27,7 @@ def add_stacks(scope: Construct, folder: Path) -> None:
     with _collected(mistakes, CELLS):
         cells = tuple(read_cells((folder / CELLS).read_text(encoding="utf-8"), CELLS).cells)
     with _collected(mistakes, CELLS):
-        concurrency.check(cells)
+        concurrency.check_account_quota(cells)
     for cell in cells:
         with _collected(mistakes, cell.policy_file or f"{CELLS}: the policy of {cell.name}"):
             expand(read_cell_policy(cell, folder))

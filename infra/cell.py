@@ -6,29 +6,29 @@ from constructs import Construct
 
 from bems.tracker.cells import Cell
 from bems.tracker.contract import STAGES
-from infra.alarms import Alarms
-from infra.alerts import Alerts
-from infra.api import Api
-from infra.backup import Backup
-from infra.bus import Bus, ClassicBus
-from infra.code import FunctionCode
-from infra.custom_bus import CustomBus
-from infra.dashboard import Dashboard
-from infra.firewall import Firewall
-from infra.functions import Home
-from infra.iceberg import IcebergSeries
-from infra.intake import NOBODY, Intake, encrypted_queue
-from infra.keys import Keys
-from infra.lifecycle import Lifecycle
-from infra.log_groups import VENDED, log_group
-from infra.names import Names
-from infra.profile import Profile, read_profile
-from infra.records import Records
-from infra.removal import KEPT
-from infra.series import Series, TimestreamSeries
-from infra.subscribers import add_subscribers
-from infra.sweeping import Sweeping
-from infra.workers import Workers
+from infra.common.keys import Keys
+from infra.common.names import Names
+from infra.common.profile import Profile, read_profile
+from infra.common.removal import RETAIN_ON_UPDATE_OR_DELETE
+from infra.compute.function_code import FunctionCode
+from infra.compute.functions import FunctionDefaults
+from infra.compute.lambda_functions import LambdaFunctions
+from infra.compute.state_machines import Lifecycle
+from infra.compute.sweep_schedule import Sweeping
+from infra.data.backup import Backup
+from infra.data.iceberg import IcebergSeries
+from infra.data.records_table import Records
+from infra.data.timestream import Series, TimestreamSeries
+from infra.ingress.api import Api
+from infra.ingress.bus import Bus, ClassicBus
+from infra.ingress.custom_bus import CustomBus
+from infra.ingress.firewall import Firewall
+from infra.messaging.alert_topics import Alerts
+from infra.messaging.stage_queues import DENY_REDRIVE, StageQueues, encrypted_queue
+from infra.messaging.subscribers import add_subscribers
+from infra.monitoring.alarms import Alarms
+from infra.monitoring.dashboard import Dashboard
+from infra.monitoring.log_groups import VENDED, log_group
 
 
 class CellStack(Stack):
@@ -47,15 +47,15 @@ class CellStack(Stack):
         )
         profile = read_profile(self.node)
         profile.check(cell.delivery, cell.time_series)
-        removal = KEPT if cell.removal == "retain" else RemovalPolicy.DESTROY
+        removal = RETAIN_ON_UPDATE_OR_DELETE if cell.removal == "retain" else RemovalPolicy.DESTROY
 
         keys = Keys(self, "Keys", names, removal)
         records = Records(self, "Records", names, keys.records, removal)
         series, stream = self._series(names, cell, keys, removal, profile)
-        intake = Intake(self, "Intake", names, keys.messages, removal)
+        intake = StageQueues(self, "Intake", names, keys.messages, removal)
         alerts = Alerts(self, "Alerts", names, cell, keys.alerts, intake.undelivered)
         unrecorded = encrypted_queue(
-            self, "Unrecorded", names.unrecorded, keys.messages, fed_by=NOBODY, removal=removal
+            self, "Unrecorded", names.unrecorded, keys.messages, redrive_allow=DENY_REDRIVE, removal=removal
         )
 
         bus: Bus
@@ -67,8 +67,8 @@ class CellStack(Stack):
             bus = ClassicBus(self, "Bus", names, keys, intake, profile)
 
         code = FunctionCode(self, "Code", cell, profile)
-        home = Home(cell, names, code.code, keys.logs)
-        workers = Workers(self, home, keys, bus, intake, records, series, alerts, unrecorded)
+        home = FunctionDefaults(cell, names, code.code, keys.logs)
+        workers = LambdaFunctions(self, home, keys, bus, intake, records, series, alerts, unrecorded)
         lifecycle = Lifecycle(self, "Lifecycle", names, cell, keys.logs, workers.register_wait, workers.escalate)
         Sweeping(self, "Sweeping", names, workers.sweeper.function, lifecycle.arn, intake.undelivered)
         api = Api(self, "Api", names, cell, keys.logs, workers.producer)
@@ -77,25 +77,25 @@ class CellStack(Stack):
         if profile.firewall:
             Firewall(self, "Firewall", names, cell, keys.logs, api.stage.stage_arn)
         if profile.backup:
-            Backup(self, "Backup", names, keys.records, records.table.table_arn, series.backed_up(), removal)
+            Backup(self, "Backup", names, keys.records, records.table.table_arn, series.backup_arns(), removal)
         add_subscribers(self, names, cell.subscribers, intake)
 
         Alarms(self, "Alarms", names, cell, profile, alerts.topics, lifecycle.arn, api.access_log, delivery_log, stream)
         Dashboard(self, "Dashboard", names, cell, lifecycle.arn, stream)
-        self._tell(names, intake, alerts, records, lifecycle, api)
+        self._outputs(names, intake, alerts, records, lifecycle, api)
 
     def _series(
         self, names: Names, cell: Cell, keys: Keys, removal: RemovalPolicy, profile: Profile
     ) -> tuple[Series, str | None]:
         if cell.time_series == "timestream":
             return TimestreamSeries(self, "Series", names, keys.records, removal), None
-        keys.let_tables_be_maintained()
+        keys.grant_table_maintenance()
         group = log_group(self, "SeriesLog", f"/aws/kinesisfirehose/{names.prefix}", keys.logs, cell)
         series = IcebergSeries(self, "Series", names, keys.records, group, removal, profile)
         return series, series.stream_name
 
-    def _tell(
-        self, names: Names, intake: Intake, alerts: Alerts, records: Records, lifecycle: Lifecycle, api: Api
+    def _outputs(
+        self, names: Names, intake: StageQueues, alerts: Alerts, records: Records, lifecycle: Lifecycle, api: Api
     ) -> None:
         told = {
             "ApiUrl": ("POST events to {ApiUrl}invoices/{stage}", api.url),
@@ -104,7 +104,7 @@ class CellStack(Stack):
             "RecordsTable": ("The table of invoices", records.table.table_name),
             "DashboardUrl": (
                 "The cell's page",
-                f"https://{self.region}.console.{_console(self)}/cloudwatch/home?region={self.region}#dashboards:name={names.prefix}",
+                f"https://{self.region}.console.{_console_links(self)}/cloudwatch/home?region={self.region}#dashboards:name={names.prefix}",
             ),
             **{
                 f"{stage.capitalize()}TopicArn": (
@@ -122,5 +122,5 @@ class CellStack(Stack):
             CfnOutput(self, id, description=description, value=value)
 
 
-def _console(stack: Stack) -> str:
+def _console_links(stack: Stack) -> str:
     return "aws.amazon.com" if stack.partition == "aws" else Aws.URL_SUFFIX

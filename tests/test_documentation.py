@@ -15,26 +15,26 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bems.cli import bems
+from bems.embedded.analytics.dashboards import DASHBOARDS
+from bems.embedded.analytics.time_series import COLUMNS as DUCKDB_COLUMNS
 from bems.embedded.api.app import Api
-from bems.embedded.api.intake import PATHS
+from bems.embedded.api.event_endpoint import PATHS
 from bems.embedded.api.metrics import Metrics
 from bems.embedded.api.operations import OPERATIONS, Operation
-from bems.embedded.dashboards import DASHBOARDS
-from bems.embedded.reader import Counts, Total
-from bems.embedded.time_series import COLUMNS as DUCKDB_COLUMNS
-from bems.tracker import answers
+from bems.embedded.storage.reader import Counts, Total
+from bems.tracker import responses
 from bems.tracker.actions import Alert, AlertKind
-from bems.tracker.alert_messages import payload
+from bems.tracker.alert_messages import json_body
 from bems.tracker.commands import Verb
 from bems.tracker.config import read_cells, read_policy
-from bems.tracker.contract import BODIES, NEGATIVE, POSITIVE, STAGES, Event, Facts, Source, Vendor
-from bems.tracker.gate import read_event
+from bems.tracker.contract import BODIES, FAILURE_STATUS, STAGES, SUCCESS_STATUS, Event, Facts, Source, Vendor
 from bems.tracker.instants import parse
 from bems.tracker.metrics import METRICS
+from bems.tracker.parsing import parse_event
 from bems.tracker.policy import CalendarSpec, OverrideSpec, PolicySpec, StageSpec, StagesSpec, WhenSpec
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.requests import Role
-from bems.tracker.series import COLUMNS
+from bems.tracker.time_series_schema import COLUMNS
 from tests.faults.mutants import MUTANTS as FAULT_MUTANTS
 from tests.faults.test_simulation import FOUND_BY
 from tests.tracker.mutants import MUTANTS
@@ -193,7 +193,7 @@ def test_every_status_of_an_answer_is_described() -> None:
     table = section(CONTRACT, "Requests and answers")
     stated = {code for row in re.findall(r"^\| (\d{3}[^|]*) \|", table, re.MULTILINE) for code in row.split()}
     codes = {code.strip(",`") for code in stated} - {""}
-    missing = lacking(map(str, answers._TITLES), codes)
+    missing = lacking(map(str, responses._TITLES), codes)
     assert not missing, f"{CONTRACT}, 'Requests and answers', has no row for {missing}"
 
 
@@ -212,13 +212,13 @@ def test_every_field_of_an_event_is_described() -> None:
     fields = {name for body in BODIES.values() for name in body.__struct_fields__}
     missing = lacking(sorted(fields), first_cells(events))
     assert not missing, f"{CONTRACT}, 'Events', has no row for {missing}"
-    missing = lacking([*POSITIVE.values(), *NEGATIVE.values()], named(events))
+    missing = lacking([*SUCCESS_STATUS.values(), *FAILURE_STATUS.values()], named(events))
     assert not missing, f"{CONTRACT}, 'Events', does not say the outcomes {missing}"
 
 
 def test_the_example_of_an_event_is_valid() -> None:
     [example] = blocks(section(CONTRACT, "Events"), "json")
-    assert isinstance(read_event("authorization", example.encode(), parse("2026-11-24T00:00:00Z")), Event)
+    assert isinstance(parse_event("authorization", example.encode(), parse("2026-11-24T00:00:00Z")), Event)
 
 
 def test_every_field_of_an_alert_message_is_described() -> None:
@@ -230,7 +230,7 @@ def test_every_field_of_an_alert_message_is_described() -> None:
     )
     text = section(CONTRACT, "Alert messages")
     [example] = blocks(text, "json")
-    message = payload(alert, "eu-west")
+    message = json_body(alert, "eu-west")
     assert msgspec.json.decode(example) == message
     missing = lacking(message, first_cells(text))
     assert not missing, f"{CONTRACT}, 'Alert messages', has no row for {missing}"

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 
 from bems.tracker.actions import Alert, Severity
-from bems.tracker.alert_messages import headline, payload
+from bems.tracker.alert_messages import headline, json_body
 
-SUBJECT_MOST = 99
+MAX_SUBJECT_CHARACTERS = 99
 """Characters of an SNS subject, on one line: less than 100 (API reference of Publish). Ours are printable ASCII."""
 
 
@@ -44,9 +44,9 @@ class SnsAlerts:
 def subject(alert: Alert, cell: str) -> str:
     """`[critical] eu-west: INV-1 waits for posting since 2026-03-02 (alert 3)`, cut to what SNS takes."""
     text = f"[{alert.severity}] {cell}: {headline(alert)}"
-    return text if len(text) <= SUBJECT_MOST else f"{text[: SUBJECT_MOST - 3]}..."
+    return text if len(text) <= MAX_SUBJECT_CHARACTERS else f"{text[: MAX_SUBJECT_CHARACTERS - 3]}..."
 
 
 def message(alert: Alert, cell: str) -> str:
     """The payload of a webhook, one field a line."""
-    return msgspec.json.format(msgspec.json.encode(payload(alert, cell)), indent=2).decode()
+    return msgspec.json.format(msgspec.json.encode(json_body(alert, cell)), indent=2).decode()

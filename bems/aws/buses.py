@@ -8,10 +8,10 @@ comes twice, and is known by its event_id.
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from bems.aws.calls import put
-from bems.aws.messages import Origin, pack_detail
+from bems.aws.batching import put_with_retries
+from bems.aws.messages import Origin, encode_detail
 from bems.tracker.contract import Event
-from bems.tracker.labels import detail_type, source
+from bems.tracker.eventbridge_names import detail_type, source
 
 CLASSIC_ENTRIES = 10
 """Entries of one PutEvents call to a classic bus (service model)."""
@@ -77,14 +77,14 @@ class CustomBus:
 
 def _publish(entries: list[Entry], most: int, call: Callable[[list[Entry]], list[str | None]]) -> list[str | None]:
     """Put entries in calls of at most `most` and CALL_BYTES; each one's error code, None where it was taken."""
-    return [error for together in _calls(entries, most) for error in put(together, call)]
+    return [error for together in _calls(entries, most) for error in put_with_retries(together, call)]
 
 
 def _entry(event: Event, origin: Origin) -> Entry:
     return {
         "Source": source(origin.cell),
         "DetailType": detail_type(event.stage),
-        "Detail": pack_detail(event, origin),
+        "Detail": encode_detail(event, origin),
     }
 
 

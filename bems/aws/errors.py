@@ -49,7 +49,7 @@ class Unavailable(Exception):
     """
 
 
-def code(error: BaseException) -> str:
+def error_code(error: BaseException) -> str:
     """The service's code of an error, such as `ThrottlingException`; the class's name where it has none."""
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code") or "Unknown")
@@ -63,7 +63,7 @@ def is_transient(error: BaseException) -> bool:
     """
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return code(error) in _TRANSIENT or status >= 500
+        return error_code(error) in _TRANSIENT or status >= 500
     return isinstance(error, ConnectionError | HTTPClientError | TimeoutError)
 
 
@@ -74,8 +74,8 @@ def retryable() -> Iterator[None]:
         yield
     except Exception as error:
         if is_transient(error):
-            raise Unavailable(f"{code(error)}: {error}") from error
+            raise Unavailable(f"{error_code(error)}: {error}") from error
         raise
 
 
-__all__ = ["BotoCoreError", "ClientError", "Unavailable", "code", "is_transient", "retryable"]
+__all__ = ["BotoCoreError", "ClientError", "Unavailable", "error_code", "is_transient", "retryable"]

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from bems.aws.errors import ClientError, code
-from bems.tracker.actions import AnswerToken, StartExecution
+from bems.aws.errors import ClientError, error_code
+from bems.tracker.actions import SendTaskAnswer, StartExecution
 from bems.tracker.instants import Instant
 
 # API reference of SendTaskSuccess. All three say that nobody waits for this answer any more.
@@ -38,18 +38,18 @@ class StepFunctionsExecutions:
                 input=msgspec.json.encode(execution.input).decode(),
             )
         except ClientError as error:
-            if code(error) != "ExecutionAlreadyExists":
+            if error_code(error) != "ExecutionAlreadyExists":
                 raise
 
-    def answer(self, answer: AnswerToken, now: Instant) -> None:
+    def answer(self, answer: SendTaskAnswer, now: Instant) -> None:
         """Answer by token; an unknown, used or expired token counts as answered."""
         try:
-            if answer.told == "ok":
+            if answer.answer == "ok":
                 output = msgspec.json.encode(answer.output(now)).decode()
                 self._client.send_task_success(taskToken=answer.token, output=output)
             else:
-                cause = _CAUSES[answer.told]
-                self._client.send_task_failure(taskToken=answer.token, error=answer.told, cause=cause)
+                cause = _CAUSES[answer.answer]
+                self._client.send_task_failure(taskToken=answer.token, error=answer.answer, cause=cause)
         except ClientError as error:
-            if code(error) not in DEAD_TOKEN:
+            if error_code(error) not in DEAD_TOKEN:
                 raise

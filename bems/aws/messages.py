@@ -11,15 +11,15 @@ import msgspec
 from msgspec import Struct
 
 from bems.tracker.contract import Event, Stage
-from bems.tracker.gate import Refusal, read_event
-from bems.tracker.instants import MINUTE, Instant, bounded, parse, render
+from bems.tracker.instants import MINUTE, Instant, clamp, parse, render
+from bems.tracker.parsing import InvalidEvent, parse_event
 
 MAX_CLOCK_SKEW = 5 * MINUTE
 """The clocks of AWS's services and functions differ by less. What a message states beyond this, nobody's clock said."""
 
 # What a message may be wrapped in on its way, outermost first, with the name under which the wrapping holds it: SNS
 # without raw delivery, a custom bus's envelope (under either of its names), EventBridge's envelope.
-_WRAPPINGS = ("Message", "Data", "data", "detail")
+_ENVELOPE_KEYS = ("Message", "Data", "data", "detail")
 
 
 class Origin(NamedTuple):
@@ -39,7 +39,7 @@ class Metadata(Struct, frozen=True):
     received_at: str
 
 
-class Unreadable(Exception):
+class InvalidMessage(Exception):
     """No event, and none will it become by trying again."""
 
 
@@ -53,14 +53,14 @@ class _Detail(Struct, frozen=True):
     metadata: Metadata
 
 
-def pack_detail(event: Event, origin: Origin) -> str:
+def encode_detail(event: Event, origin: Origin) -> str:
     """The `detail` of an event. At most some 40,000 bytes, within the 256 KiB that every service on the way takes."""
     metadata = Metadata(*origin, render(event.received_at))
     detail = {"stage": event.stage, "event": {**event.body(), "digest": event.digest}, "metadata": metadata}
     return msgspec.json.encode(detail).decode()
 
 
-def read_message(body: str, now: Instant) -> Event:
+def decode_message(body: str, now: Instant) -> Event:
     """The event in a queue's message; Unreadable or TooEarly says why there is none.
 
     Others may write on the bus: no event was received after `now`, and none occurred later than a day after it was
@@ -70,23 +70,23 @@ def read_message(body: str, now: Instant) -> Event:
         detail = msgspec.convert(_unwrap(body), _Detail)
         stated = parse(detail.metadata.received_at)
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
-        raise Unreadable(f"not a message of a producer: {error}") from None
+        raise InvalidMessage(f"not a message of a producer: {error}") from None
     content = dict(detail.event)
     digest = content.pop("digest", None)
-    encoded, received_at = msgspec.json.encode(content), bounded(stated, now)
-    event = read_event(detail.stage, encoded, received_at)
-    if isinstance(event, Refusal):
-        if now < stated <= now + MAX_CLOCK_SKEW and isinstance(read_event(detail.stage, encoded, stated), Event):
+    encoded, received_at = msgspec.json.encode(content), clamp(stated, now)
+    event = parse_event(detail.stage, encoded, received_at)
+    if isinstance(event, InvalidEvent):
+        if now < stated <= now + MAX_CLOCK_SKEW and isinstance(parse_event(detail.stage, encoded, stated), Event):
             raise TooEarly(f"{event.summary}: {', '.join(event.reasons)}")
-        raise Unreadable(f"{event.summary}: {', '.join(event.reasons)}")
+        raise InvalidMessage(f"{event.summary}: {', '.join(event.reasons)}")
     if event.digest != digest:
-        raise Unreadable("the event is not the one that its digest was made of")
+        raise InvalidMessage("the event is not the one that its digest was made of")
     return event
 
 
 def _unwrap(body: str) -> Any:
     content: Any = msgspec.json.decode(body)
-    for wrapping in _WRAPPINGS:
+    for wrapping in _ENVELOPE_KEYS:
         if isinstance(content, dict) and "stage" not in content and wrapping in content:
             content = content[wrapping]
             if isinstance(content, str):

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import structs
 
-from bems.aws.errors import ClientError, code
+from bems.aws.errors import ClientError, error_code
 from bems.tracker.instants import EARLIEST, LATEST, Instant
-from bems.tracker.projection import project
 from bems.tracker.record import InvoiceRecord
+from bems.tracker.status import status_of
 from bems.tracker.transitions import Transition
 
 INDEX = "checks"
@@ -74,7 +74,7 @@ class DynamoRecords:
                 **_condition(record.version - 1),
             )
         except ClientError as error:
-            if code(error) != "ConditionalCheckFailedException":
+            if error_code(error) != "ConditionalCheckFailedException":
                 raise
             return bool(error.response.get("Item") == item)
         return True
@@ -88,7 +88,7 @@ class DynamoRecords:
         """How many of a shard are due, up to `limit`."""
         return int(self._query(shard, None, now, Limit=limit, Select="COUNT")["Count"])
 
-    def count_checked(self, shard: int) -> int:
+    def count_open(self, shard: int) -> int:
         """How many invoices of a shard have a check_at at all. It reads the keys of them all."""
         count, start = 0, None
         while True:
@@ -120,7 +120,7 @@ def pack_item(record: InvoiceRecord) -> dict[str, dict[str, Any]]:
         "invoice_id": {"S": record.invoice_id},
         "version": {"N": str(record.version)},
         "record": {"B": _pack(structs.replace(record, changes=()))},
-        "status": {"S": project(record.outcomes)},
+        "status": {"S": status_of(record.outcomes)},
     }
     if record.changes:
         item["changes"] = {"B": _pack(record.changes)}

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from bems.tracker.contract import Stage
-from bems.tracker.gate import BATCH_MOST
+from bems.tracker.parsing import MAX_BATCH_EVENTS
 
 _S = TypeVar("_S", bound="CellSettings")
 
@@ -31,7 +31,7 @@ class ProducerSettings(CellSettings, frozen=True, kw_only=True):
 
     bus: Literal["classic", "custom"] = field(name="BEMS_BUS")
     bus_name: Named = field(name="BEMS_BUS_NAME")
-    max_batch: Annotated[int, Meta(ge=1, le=BATCH_MOST)] = field(name="BEMS_MAX_BATCH")
+    max_batch: Annotated[int, Meta(ge=1, le=MAX_BATCH_EVENTS)] = field(name="BEMS_MAX_BATCH")
 
 
 class InvoiceSettings(CellSettings, frozen=True, kw_only=True):

@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from bems.aws.calls import put, some
-from bems.aws.errors import BotoCoreError, ClientError, code
+from bems.aws.batching import chunks, put_with_retries
+from bems.aws.errors import BotoCoreError, ClientError, error_code
 from bems.tracker.instants import render
-from bems.tracker.series import COLUMNS, Value, row
+from bems.tracker.time_series_schema import COLUMNS, Value, to_row
 from bems.tracker.transitions import Transition
 
 TIMESTREAM_RECORDS = 100
@@ -43,7 +43,7 @@ class Row(NamedTuple):
     transition: Transition
 
 
-class Outcome(NamedTuple):
+class WriteResult(NamedTuple):
     """What became of a row: `failed` may be tried again, `rejected` is refused for good.
 
     A written row with a reason was there before, with other values, and still has those."""
@@ -52,13 +52,13 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
-WRITTEN = Outcome("written")
+WRITTEN = WriteResult("written")
 
 
-class Series(Protocol):
+class TimeSeriesWriter(Protocol):
     """Takes rows."""
 
-    def write(self, rows: Sequence[Row]) -> list[Outcome]:
+    def write(self, rows: Sequence[Row]) -> list[WriteResult]:
         """What became of each row, in order. Raises nothing of AWS's."""
         ...
 
@@ -76,11 +76,11 @@ class TimestreamSeries:
         self._table = table
         self._cell = cell
 
-    def write(self, rows: Sequence[Row]) -> list[Outcome]:
+    def write(self, rows: Sequence[Row]) -> list[WriteResult]:
         """As of `Series`, in calls of 100."""
-        return [outcome for call in some(rows, TIMESTREAM_RECORDS) for outcome in self._write(call)]
+        return [outcome for call in chunks(rows, TIMESTREAM_RECORDS) for outcome in self._write(call)]
 
-    def _write(self, rows: Sequence[Row]) -> list[Outcome]:
+    def _write(self, rows: Sequence[Row]) -> list[WriteResult]:
         try:
             self._client.write_records(
                 DatabaseName=self._database,
@@ -93,22 +93,22 @@ class TimestreamSeries:
                 Records=[self._record(*one) for one in rows],
             )
         except ClientError as error:
-            if code(error) == "RejectedRecordsException":
+            if error_code(error) == "RejectedRecordsException":
                 response: Any = error.response
                 return _rejected(rows, response.get("RejectedRecords", []))
-            if code(error) == "ValidationException":
+            if error_code(error) == "ValidationException":
                 # It does not say which record it means: look for it by halves, and write the others.
                 if len(rows) == 1:
-                    return [Outcome("rejected", str(error))]
+                    return [WriteResult("rejected", str(error))]
                 half = len(rows) // 2
                 return self._write(rows[:half]) + self._write(rows[half:])
-            return [Outcome("failed", code(error))] * len(rows)
+            return [WriteResult("failed", error_code(error))] * len(rows)
         except BotoCoreError as error:
-            return [Outcome("failed", code(error))] * len(rows)
+            return [WriteResult("failed", error_code(error))] * len(rows)
         return [WRITTEN] * len(rows)
 
     def _record(self, version: int, transition: Transition) -> dict[str, Any]:
-        values = _fit(row(transition, self._cell), transition.attributes)
+        values = _fit(to_row(transition, self._cell), transition.attributes)
         return {
             "Dimensions": [{"Name": "invoice_id", "Value": transition.invoice_id}],
             "MeasureName": transition.stage,
@@ -127,7 +127,7 @@ class TimestreamSeries:
 
 
 class FirehoseSeries:
-    """A Firehose stream into an Iceberg table with the columns of `bems.tracker.series`.
+    """A Firehose stream into an Iceberg table with the columns of `bems.tracker.time_series_schema`.
 
     A row is a JSON object; its timestamps are microseconds, which is what Firehose wants of them (developer guide,
     "Understand supported data types").
@@ -138,11 +138,13 @@ class FirehoseSeries:
         self._stream = stream
         self._cell = cell
 
-    def write(self, rows: Sequence[Row]) -> list[Outcome]:
+    def write(self, rows: Sequence[Row]) -> list[WriteResult]:
         """As of `Series`, in calls of 500. What Firehose did not take of a call is put again, and nothing else."""
-        records = [msgspec.json.encode(row(one.transition, self._cell)) for one in rows]
-        errors = [error for call in _calls(records) for error in put([{"Data": one} for one in call], self._put)]
-        return [Outcome("failed", error) if error else WRITTEN for error in errors]
+        records = [msgspec.json.encode(to_row(one.transition, self._cell)) for one in rows]
+        errors = [
+            error for call in _calls(records) for error in put_with_retries([{"Data": one} for one in call], self._put)
+        ]
+        return [WriteResult("failed", error) if error else WRITTEN for error in errors]
 
     def _put(self, records: list[dict[str, bytes]]) -> list[str | None]:
         answer = self._client.put_record_batch(DeliveryStreamName=self._stream, Records=records)
@@ -180,13 +182,13 @@ def _calls(records: list[bytes]) -> Iterator[list[bytes]]:
         yield call
 
 
-def _rejected(rows: Sequence[Row], rejected: list[dict[str, Any]]) -> list[Outcome]:
+def _rejected(rows: Sequence[Row], rejected: list[dict[str, Any]]) -> list[WriteResult]:
     """The rows that are not named were written. One for which the series names an existing version is there already,
     maybe as an earlier release of this code wrote it: then the outcome has the reason all the same."""
     outcomes = [WRITTEN] * len(rows)
     for one in rejected:
         known = one.get("ExistingVersion") is not None
-        outcomes[one["RecordIndex"]] = Outcome("written" if known else "rejected", one.get("Reason", ""))
+        outcomes[one["RecordIndex"]] = WriteResult("written" if known else "rejected", one.get("Reason", ""))
     return outcomes
 
 

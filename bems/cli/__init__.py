@@ -7,24 +7,24 @@ from types import FrameType
 
 import click
 
-from bems.cli.act import act
-from bems.cli.alerts import alerts, deliveries
-from bems.cli.backup import backup
-from bems.cli.books import books
-from bems.cli.commands import CheckedGroup, SeveralMistakes
-from bems.cli.complaints import one_line
-from bems.cli.dashboard import dashboard
-from bems.cli.demo import demo
-from bems.cli.dlq import dlq
-from bems.cli.generate import generate
-from bems.cli.invoice import invoice
-from bems.cli.keys import keys
-from bems.cli.policy import policy
-from bems.cli.replay import replay
-from bems.cli.restore import restore
-from bems.cli.send import send
-from bems.cli.stuck import stuck
-from bems.cli.up import up
+from bems.cli.checked_commands import CheckedGroup, SeveralMistakes
+from bems.cli.commands.act import act
+from bems.cli.commands.alerts import alerts, deliveries
+from bems.cli.commands.backup import backup
+from bems.cli.commands.check import check
+from bems.cli.commands.dashboard import dashboard
+from bems.cli.commands.demo import demo
+from bems.cli.commands.dlq import dlq
+from bems.cli.commands.generate import generate
+from bems.cli.commands.invoice import invoice
+from bems.cli.commands.keys import keys
+from bems.cli.commands.policy import policy
+from bems.cli.commands.replay import replay
+from bems.cli.commands.restore import restore
+from bems.cli.commands.send import send
+from bems.cli.commands.stuck import stuck
+from bems.cli.commands.up import up
+from bems.cli.http_errors import one_line
 
 
 @click.group(cls=CheckedGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,7 +37,7 @@ for command in (
     act,
     alerts,
     backup,
-    books,
+    check,
     dashboard,
     deliveries,
     demo,

@@ -13,14 +13,14 @@ import msgspec
 import urllib3
 from urllib3 import exceptions as broken
 
-from bems.cli.complaints import NoAnswer, complaint, no_answer, one_line, read_json
-from bems.cli.mistakes import Failure, Mistake
+from bems.cli.errors import Failure, UserError
+from bems.cli.http_errors import NoResponse, no_answer, one_line, read_json, to_click_error
 from bems.tracker.requests import Role
 
 T = TypeVar("T")
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 60.0
-KEPT = 64
+POOL_SIZE = 64
 """Connections that are kept open for further requests: as many as are ever under way at once."""
 
 PAGE = 500
@@ -53,7 +53,7 @@ class Reply(NamedTuple):
         return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else 0.0
 
 
-class Listed(NamedTuple):
+class ListResult(NamedTuple):
     """The beginning of a list, and whether there is more of it."""
 
     items: list[Any]
@@ -74,7 +74,7 @@ class Client:
         address = _parse(self.url)
         key = key and key.strip()
         if key and not (key.isascii() and key.isprintable()):
-            raise Mistake("the key has characters that no key has: was it copied as a whole, and nothing else?")
+            raise UserError("the key has characters that no key has: was it copied as a whole, and nothing else?")
         self._has_key = bool(key)
         self._headers = {
             "accept": "application/json",
@@ -85,7 +85,7 @@ class Client:
         self._here = address.host in _LOOPBACK
         proxy = None if self._here else _proxy(address.scheme or "http", address.host or "")
         settings: dict[str, Any] = {
-            "maxsize": KEPT,
+            "maxsize": POOL_SIZE,
             "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
         }
         try:
@@ -95,7 +95,7 @@ class Client:
         except broken.HTTPError:
             # It is not shown: it may have a password.
             told = f"the proxy of this machine, such as {address.scheme}_proxy in the environment, cannot be used"
-            raise Mistake(f"{told}: http://host:port would be right") from None
+            raise UserError(f"{told}: http://host:port would be right") from None
         through = proxy is not None and address.scheme == "http"
         self._before = self.url if through else (address.path or "").rstrip("/")
 
@@ -103,7 +103,7 @@ class Client:
         """Give up the connections. Twice is harmless."""
         self._pool.close()
 
-    def exchange(self, method: str, path: str, body: bytes | None = None) -> Reply:
+    def request(self, method: str, path: str, body: bytes | None = None) -> Reply:
         """One request, and its answer whatever it says. Raises NoAnswer."""
         try:
             response = self._pool.urlopen(
@@ -120,7 +120,7 @@ class Client:
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Reply(response.status, headers, response.data)
 
-    def ask(
+    def request_json(
         self,
         method: str,
         path: str,
@@ -141,30 +141,32 @@ class Client:
         pauses = PAUSES if repeat else (0.0,) if method == "GET" else ()
         for pause in pauses:
             try:
-                reply = self.exchange(method, path, sent)
-            except NoAnswer as fault:
-                if not (fault.passing if repeat else fault.cut):
+                reply = self.request(method, path, sent)
+            except NoResponse as fault:
+                if not (fault.retryable if repeat else fault.connection_lost):
                     raise
                 time.sleep(pause)
                 continue
             if reply.status not in SEND_AGAIN or reply.retry_after > LONGEST_WAIT_SECONDS:
                 return self.read(reply, may)
             time.sleep(max(pause, reply.retry_after or PAUSES[0]))
-        return self.read(self.exchange(method, path, sent), may)
+        return self.read(self.request(method, path, sent), may)
 
     def list(
         self, path: str, may: AbstractSet[Role], query: Mapping[str, object], limit: int, cursor: str | None = None
-    ) -> Listed:
+    ) -> ListResult:
         """The first `limit` of a list, or behind a cursor of it, by as many requests as it takes."""
         items: list[Any] = []
         while True:
             # One more than wanted tells whether there is more.
             wanted = min(limit + 1 - len(items), PAGE)
-            page = shaped(self.ask("GET", path, may, query={**query, "limit": wanted, "cursor": cursor}), _Page)
+            page = decode_as(
+                self.request_json("GET", path, may, query={**query, "limit": wanted, "cursor": cursor}), _Page
+            )
             items += page.items
             cursor = page.next_cursor
             if cursor is None or len(items) > limit:
-                return Listed(items[:limit], len(items) > limit)
+                return ListResult(items[:limit], len(items) > limit)
 
     def read(self, reply: Reply, may: AbstractSet[Role]) -> Any:
         """The JSON of a good answer; raises what is wrong with any other."""
@@ -172,14 +174,14 @@ class Client:
             content = read_json(reply.body, _ANYTHING)
             if content is not None:
                 return content
-        raise self.complaint(reply, may)
+        raise self.error_of(reply, may)
 
-    def complaint(self, reply: Reply, may: AbstractSet[Role]) -> click.ClickException:
+    def error_of(self, reply: Reply, may: AbstractSet[Role]) -> click.ClickException:
         """What to tell of an answer that is not what was asked for, in one line."""
-        return complaint(self.url, reply.status, reply.headers, reply.body, may, has_key=self._has_key)
+        return to_click_error(self.url, reply.status, reply.headers, reply.body, may, has_key=self._has_key)
 
 
-def shaped(answer: Any, expected: type[T]) -> T:
+def decode_as(answer: Any, expected: type[T]) -> T:
     """The answer as what it should be. Failure: a cell would not answer so."""
     try:
         return msgspec.convert(answer, expected)
@@ -187,7 +189,7 @@ def shaped(answer: Any, expected: type[T]) -> T:
         raise Failure(f"the answer is not a cell's, or one of another version: {one_line(str(error))}") from error
 
 
-def escaped(id: str) -> str:
+def quote_path(id: str) -> str:
     """The id as a part of a path."""
     return quote(id, safe="")
 
@@ -197,11 +199,11 @@ def _parse(url: str) -> urllib3.util.Url:
     try:
         address = urllib3.util.parse_url(url)
     except broken.LocationParseError:
-        raise Mistake(f"{one_line(url)!r} is not an address: {like}") from None
+        raise UserError(f"{one_line(url)!r} is not an address: {like}") from None
     if address.scheme not in ("http", "https") or not address.host:
-        raise Mistake(f"{one_line(url)!r} is not an address with http:// or https://: {like}")
+        raise UserError(f"{one_line(url)!r} is not an address with http:// or https://: {like}")
     if address.auth or address.query is not None or address.fragment is not None:
-        raise Mistake(f"the address has more than a host and a path: {like}")
+        raise UserError(f"the address has more than a host and a path: {like}")
     return address
 
 

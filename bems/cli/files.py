@@ -16,14 +16,14 @@ import click
 import msgspec
 
 from bems.calendars import check_country, expand
-from bems.cli.diagnosis import AS_LINES, what_file
-from bems.cli.mistakes import Mistake
-from bems.embedded.policies import DEFAULT
-from bems.tracker.answers import Error
+from bems.cli.errors import UserError
+from bems.cli.input_diagnosis import AS_LINES, what_file
+from bems.embedded.storage.policy_history import DEFAULT
 from bems.tracker.config import ConfigError, read_policy
-from bems.tracker.gate import LINE_LIMIT
 from bems.tracker.instants import EARLIEST, LATEST, Instant, from_datetime, without_leap_second
+from bems.tracker.parsing import MAX_LINE_BYTES
 from bems.tracker.policy import Policy, PolicySpec
+from bems.tracker.responses import Error
 
 HEAD_BYTES = 4096
 """So many from a file's beginning show what kind of file it is."""
@@ -46,12 +46,12 @@ class LogFile:
             what = what_file(self._lines.peek(HEAD_BYTES)[:HEAD_BYTES], self.INSTEAD)
         if what is not None:
             self._raw.close()
-            raise Mistake(f"{path}: {what}")
+            raise UserError(f"{path}: {what}")
         self.size: int | None = None if path == "-" else os.fstat(self._raw.fileno()).st_size or None
 
     def __iter__(self) -> Iterator[bytes]:
         """Each line; of one that is too long for an event only the beginning, which the gate refuses by its length."""
-        limit = LINE_LIMIT + 1
+        limit = MAX_LINE_BYTES + 1
         with self._told():
             while line := self._lines.readline(limit):
                 yield line
@@ -75,20 +75,20 @@ class LogFile:
         try:
             yield
         except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
-            raise Mistake(f"{self.path}: the compressed data is damaged: {fault}") from fault
+            raise UserError(f"{self.path}: the compressed data is damaged: {fault}") from fault
         except OSError as fault:
-            raise Mistake(f"{self.path}: {fault.strerror}") from fault
+            raise UserError(f"{self.path}: {fault.strerror}") from fault
 
 
 def _open(path: str) -> IO[bytes]:
     if path == "-":
         if sys.stdin is None:
-            raise Mistake("-: there is no standard input")
+            raise UserError("-: there is no standard input")
         return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
     try:
         return open(path, "rb", buffering=0)
     except OSError as fault:
-        raise Mistake(f"{path}: {fault.strerror}") from fault
+        raise UserError(f"{path}: {fault.strerror}") from fault
 
 
 def load_policy(path: str | None) -> Policy:
@@ -99,9 +99,9 @@ def load_policy(path: str | None) -> Policy:
     try:
         return expand(read_policy(text, path, check_country))
     except ConfigError as fault:
-        raise Mistake(str(fault)) from fault
+        raise UserError(str(fault)) from fault
     except ValueError as fault:
-        raise Mistake(f"{path}: {fault}") from fault
+        raise UserError(f"{path}: {fault}") from fault
 
 
 def read_text(path: str) -> str:
@@ -109,15 +109,15 @@ def read_text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as fault:
-        raise Mistake(f"{path}: {fault.strerror}") from fault
+        raise UserError(f"{path}: {fault.strerror}") from fault
     except UnicodeDecodeError as fault:
-        raise Mistake(f"{path}: not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
+        raise UserError(f"{path}: not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
 
 
 def folder_of(path: str) -> Path:
     """The folder of that name, there or not. Mistake for no name at all, which would be the present folder."""
     if not path or "\0" in path:
-        raise Mistake(f"{path!r} is no name of a folder")
+        raise UserError(f"{path!r} is no name of a folder")
     return Path(path)
 
 
@@ -193,7 +193,7 @@ def _writing(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        raise Mistake(f"{path}: {fault.strerror}") from fault
+        raise UserError(f"{path}: {fault.strerror}") from fault
 
 
 def _umask() -> int:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from bems.embedded.clock import AcceleratedClock
 from bems.tracker.contract import Event
-from bems.tracker.gate import Refusal, read_line
 from bems.tracker.instants import HOUR, SECOND, Instant
+from bems.tracker.parsing import InvalidEvent, parse_line
 
 AHEAD = 2 * HOUR
 """So far the clock may run ahead of the earliest event under way, so that several can be."""
@@ -20,15 +20,15 @@ LONGEST = 0.05
 """Seconds that a wait takes at the most before the clock is looked at again."""
 
 
-class Departure(NamedTuple):
+class ScheduledLine(NamedTuple):
     """A line whose time has come: its number, from 1, and what it holds."""
 
     number: int
     line: bytes
-    event: Event | Refusal
+    event: Event | InvalidEvent
 
 
-class Pace:
+class ReplayPacer:
     """Lets lines depart when their time has come. `clock` stands still until the first one does.
 
     What occurred more than a day after `today` is a mistake in the log, for which nobody waits.
@@ -39,19 +39,19 @@ class Pace:
         self._lock = threading.Lock()
         self._under_way: dict[int, Instant] = {}
         self._next = clock.now()
-        clock.let_run_to(self._next)
+        clock.run_until(self._next)
 
-    def departures(self, lines: Iterable[bytes]) -> Iterator[Departure]:
+    def schedule(self, lines: Iterable[bytes]) -> Iterator[ScheduledLine]:
         """The lines, each at the latest time that any so far tells of."""
         for number, line in enumerate(lines, 1):
-            event = read_line(line, self._today)
+            event = parse_line(line, self._today)
             if isinstance(event, Event):
                 self._wait_until(max(self._next, event.occurred_at))
             with self._lock:
                 self._under_way[number] = self._next
-            yield Departure(number, line, event)
+            yield ScheduledLine(number, line, event)
 
-    def arrived(self, number: int) -> None:
+    def acknowledge(self, number: int) -> None:
         """The line was answered. For any thread."""
         with self._lock:
             del self._under_way[number]
@@ -67,4 +67,4 @@ class Pace:
     def _let_run(self) -> None:
         # Lines depart in the order of their times, so the first that is under way is the earliest.
         earliest = next(iter(self._under_way.values()), None)
-        self._clock.let_run_to(self._next if earliest is None else min(self._next, earliest + AHEAD))
+        self._clock.run_until(self._next if earliest is None else min(self._next, earliest + AHEAD))

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from bems.cli.client import Client, shaped
-from bems.cli.show import money
-from bems.embedded.api.access import LOOK
+from bems.cli.client import Client, decode_as
+from bems.cli.output import format_amount
+from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.views import Total
 from bems.tracker.contract import Stage
-from bems.tracker.projection import WAITS_FOR
+from bems.tracker.status import WAITS_FOR
 
 
 class _Page(Struct):
@@ -47,13 +47,13 @@ class StuckTotals(NamedTuple):
         parked = f", {self.parked:,} of {'them' if self.total > 1 else 'it'} parked" if self.parked else ""
         if self.parked == self.total:
             parked = ", all of them parked" if self.total > 1 else ", and parked"
-        worth = ", ".join(money(amount, currency) for currency, amount in self.amounts.items())
+        worth = ", ".join(format_amount(amount, currency) for currency, amount in self.amounts.items())
         return f"{self.total:,} {'are' if self.total > 1 else 'is'} stuck{parked}: {worth}"
 
 
 def read_stuck_totals(client: Client, stage: Stage | None = None) -> StuckTotals:
     """The totals of a cell; `stage`: only of invoices that lack that stage's event."""
-    totals = shaped(client.ask("GET", "/totals", LOOK), _Page).items
+    totals = decode_as(client.request_json("GET", "/totals", VIEWERS), _Page).items
     return sum_up(one for one in totals if stage is None or WAITS_FOR[one.status] == stage)
 
 

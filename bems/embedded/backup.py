@@ -18,11 +18,12 @@ from pathlib import Path
 import apsw
 from msgspec import Struct
 
-from bems.embedded import keys, log_identity, schema
 from bems.embedded.alerting import outbox
-from bems.embedded.databases import StoreRefused, inspect_header, refuse_foreign_log
-from bems.embedded.permissions import make_private
-from bems.embedded.reader import BUSY, StoreFailed
+from bems.embedded.auth import keys
+from bems.embedded.storage import schema, wal_identity
+from bems.embedded.storage.database_files import StoreUnusable, inspect_header, refuse_foreign_log
+from bems.embedded.storage.file_permissions import make_private
+from bems.embedded.storage.reader import BUSY_TIMEOUT_MS, StoreFailed
 from bems.tracker.instants import Instant
 
 FILES = (
@@ -32,11 +33,11 @@ FILES = (
 )
 """In the order in which they are copied."""
 
-STEP = 4 * 1024 * 1024
+COPY_CHUNK_BYTES = 4 * 1024 * 1024
 """Bytes that are copied at a time, and then are brought to the disk: one long sync at the end would have the cell's own
 commits wait behind it."""
 
-Told = Callable[[int, int], object]
+OnProgress = Callable[[int, int], object]
 """Hears how many bytes of how many are done."""
 
 
@@ -58,7 +59,7 @@ class Backup(Struct, frozen=True):
     latest: Instant | None
 
 
-def back_up(folder: Path, target: Path, told: Told = lambda *_: None) -> Backup:
+def back_up(folder: Path, target: Path, told: OnProgress = lambda *_: None) -> Backup:
     """Copy the cell in `folder` to `target`, which appears under its name as a whole, and on the disk, or not at all.
 
     BackupRefused; StoreRefused where the folder's files are not a cell's, or of a newer version; StoreFailed where they
@@ -96,7 +97,7 @@ def inspect_files(folder: Path) -> None:
         inspect_header(folder / name, version, application)
         try:
             refuse_foreign_log(folder / name)
-        except StoreRefused:
+        except StoreUnusable:
             # A cell that begins its log anew in this moment may look like it.
             refuse_foreign_log(folder / name)
 
@@ -136,7 +137,7 @@ def failures_told(target: Path) -> Iterator[None]:
         raise StoreFailed(f"{target} could not be written: {error.strerror}") from error
 
 
-def copy_files(folder: Path, part: Path, size: int, told: Told, *, is_at_rest: bool = False) -> None:
+def copy_files(folder: Path, part: Path, size: int, told: OnProgress, *, is_at_rest: bool = False) -> None:
     """Copy each database that there is, with what is in its log. `is_at_rest`: nobody writes to them, so one without a
     log is read without any trace of it."""
     done = 0
@@ -149,18 +150,18 @@ def copy_files(folder: Path, part: Path, size: int, told: Told, *, is_at_rest: b
 
 def _copy(source: Path, target: Path, application: int, *, is_at_rest: bool) -> Iterator[int]:
     """Copy one database, and tell of its bytes as they are done."""
-    log = log_identity.log_path(source)
+    log = wal_identity.log_path(source)
     has_log = log.exists() and log.stat().st_size > 0
     if is_at_rest and not has_log:
         reading = _open_copy(source)
     else:
         reading = apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        reading.set_busy_timeout(BUSY)
+        reading.set_busy_timeout(BUSY_TIMEOUT_MS)
         # From the first reading on it is of one moment: else every commit would have the copy begin anew.
         reading.execute("BEGIN")
         if reading.execute("PRAGMA application_id").get != application:
-            raise StoreRefused(f"{source} is not a store of a cell: another program made it")
+            raise StoreUnusable(f"{source} is not a store of a cell: another program made it")
         page_size = int(reading.execute("PRAGMA page_size").get)
         writing = apsw.Connection(str(target))
         try:
@@ -170,12 +171,12 @@ def _copy(source: Path, target: Path, application: int, *, is_at_rest: bool) -> 
             with writing.backup("main", reading, "main") as backup:
                 while not backup.done:
                     begun = time.perf_counter()
-                    backup.step(max(1, STEP // page_size))
+                    backup.step(max(1, COPY_CHUNK_BYTES // page_size))
                     sync(target)
                     yield (backup.page_count - backup.remaining) * page_size
                     # The cell shares the disk and the processor: half of the time they are its own.
                     time.sleep(0 if backup.done or is_at_rest else time.perf_counter() - begun)
-            log_identity.forget_salt(writing)
+            wal_identity.forget_salt(writing)
         finally:
             writing.close()
     finally:

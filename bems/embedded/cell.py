@@ -9,27 +9,27 @@ from typing import Any, TypeVar
 
 from bems.embedded.definition import ESCALATE, REGISTER_WAIT
 from bems.embedded.executions import Executions
-from bems.embedded.store import AuditEntry, Due, Store
+from bems.embedded.storage.store import AuditEntry, DueItem, Store
 from bems.engine import Machine
-from bems.tracker.actions import AnswerToken, StartExecution
+from bems.tracker.actions import SendTaskAnswer, StartExecution
 from bems.tracker.commands import Command
 from bems.tracker.contract import Event
 from bems.tracker.decisions import (
     Receipt,
     WaitRequest,
+    classify_duplicate,
+    classify_repeated_command,
     on_command,
     on_dispute,
     on_event,
     on_sweep,
     on_timeout,
     on_wait,
-    repeated,
-    repeated_command,
 )
-from bems.tracker.draft import Decision, delivered
 from bems.tracker.instants import Instant, parse
 from bems.tracker.policy import Policy
 from bems.tracker.record import InvoiceRecord
+from bems.tracker.record_builder import Decision, clear_pending
 
 A = TypeVar("A")
 
@@ -43,9 +43,9 @@ class Cell:
         functions = {REGISTER_WAIT: self._register_wait, ESCALATE: self._escalate}
         self.executions = Executions(machine, functions, store, self._execution_ended)
 
-    def event(self, event: Event, now: Instant) -> Receipt:
+    def handle_event(self, event: Event, now: Instant) -> Receipt:
         """A source system reported something."""
-        repeat = repeated(self.store.digest(event.event_id), event.digest)
+        repeat = classify_duplicate(self.store.digest(event.event_id), event.digest)
         if repeat:
             return repeat
         self.store.add_event(event)
@@ -55,11 +55,11 @@ class Cell:
         """Handle an event that is in the store already. Twice is harmless: its invoice remembers it."""
         return self._decide(event.invoice_id, now, lambda record: on_event(record, event, self.policy, now))
 
-    def command(self, command: Command, now: Instant) -> Receipt:
+    def handle_command(self, command: Command, now: Instant) -> Receipt:
         """An operator acts. Whatever becomes of it is in the audit log; a repeat is answered from there."""
         known = self.store.command(command.id)
         if known is not None:
-            return repeated_command(known.command, known.receipt, command)
+            return classify_repeated_command(known.command, known.receipt, command)
         receipt = self._decide(command.invoice_id, now, lambda record: on_command(record, command, self.policy, now))
         self.store.add_command(AuditEntry(command, receipt))
         return receipt
@@ -69,10 +69,10 @@ class Cell:
         due = self.store.next_due()
         if due is None or due.at >= before:
             return None
-        self.fire(due, due.at)
+        self.fire_due(due, due.at)
         return due.at
 
-    def fire(self, due: Due, now: Instant) -> None:
+    def fire_due(self, due: DueItem, now: Instant) -> None:
         """Do what is due, at `now`. Too early, or for the second time, it does nothing."""
         if due.kind == "timer":
             self.executions.fire(due.key, now)
@@ -84,12 +84,12 @@ class Cell:
         decision = decide(before)
         record = decision.record
         if record is not None and record is not before:
-            self.store.put_record(delivered(record, now) if record.pending else record)
+            self.store.put_record(clear_pending(record, now) if record.pending else record)
             self.store.add_transitions(decision.transitions)
         for action in decision.actions:
             if isinstance(action, StartExecution):
                 self.executions.start(action, now)
-            elif isinstance(action, AnswerToken):
+            elif isinstance(action, SendTaskAnswer):
                 self.executions.answer(action, now)
             else:
                 self.store.add_alert(action.alert)

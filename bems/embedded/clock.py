@@ -8,7 +8,7 @@ from bems.tracker.instants import LATEST, SECOND, Instant
 from bems.tracker.ports import Clock
 
 
-class RunningClock(Clock, Protocol):
+class CellClock(Clock, Protocol):
     """A clock that a cell lives by. `speed`: so many seconds of it pass in one of ours."""
 
     @property
@@ -66,7 +66,7 @@ class AcceleratedClock:
         """So many seconds of it pass in one of ours."""
         return self._speed
 
-    def go_on_from(self, instant: Instant) -> None:
+    def advance_to(self, instant: Instant) -> None:
         """Be at `instant`, unless it is later already."""
         with self._lock:
             self._now = max(self.now(), instant)
@@ -77,7 +77,7 @@ class AcceleratedClock:
             self.now()
             self._speed = speed
 
-    def let_run_to(self, until: Instant) -> None:
+    def run_until(self, until: Instant) -> None:
         """Stop there at the latest. An instant that has passed already stops it where it is."""
         with self._lock:
             self.now()

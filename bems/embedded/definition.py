@@ -17,7 +17,7 @@ def definition_text() -> str:
     return files("bems").joinpath("statemachines", "invoice_lifecycle.asl.json").read_text()
 
 
-def embedded_text() -> str:
+def resolved_text() -> str:
     """The definition as it runs here: its functions' placeholders are their names."""
     text = definition_text()
     for name in (REGISTER_WAIT, ESCALATE):
@@ -25,11 +25,11 @@ def embedded_text() -> str:
     return text
 
 
-def compiled(text: str) -> Machine:
+def compile_definition(text: str) -> Machine:
     """A definition of now or before as it runs here."""
     return load(text, resources={"lambda:invoke"})
 
 
 def load_machine() -> Machine:
     """The definition of now, compiled."""
-    return compiled(embedded_text())
+    return compile_definition(resolved_text())

@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bems.embedded.histories import Histories
-from bems.embedded.store import Store
+from bems.embedded.execution_histories import ExecutionHistories
+from bems.embedded.storage.store import Store
 from bems.engine import (
     ABORTED,
     FAILED,
@@ -23,7 +23,7 @@ from bems.engine import (
     new_execution,
     step,
 )
-from bems.tracker.actions import AnswerToken, StartExecution
+from bems.tracker.actions import SendTaskAnswer, StartExecution
 from bems.tracker.instants import Instant
 
 ENDED_BY_ITSELF = frozenset((FAILED, TIMED_OUT, ABORTED))
@@ -48,7 +48,7 @@ class Executions:
     ) -> None:
         self._machine = machine
         self._ended = ended
-        self._histories = Histories(machine, store)
+        self._histories = ExecutionHistories(machine, store)
         self._functions = functions
         self._store = store
         self._waiting: deque[tuple[str, Stimulus]] = deque()
@@ -59,25 +59,27 @@ class Executions:
         name = execution.name
         if self._store.execution(name) is None:
             self._store.add_execution(new_execution(name), self._machine.digest)
-            self._stimulate(name, Start(execution.input), now)
+            self._enqueue(name, Start(execution.input), now)
 
-    def answer(self, answer: AnswerToken, now: Instant) -> None:
+    def answer(self, answer: SendTaskAnswer, now: Instant) -> None:
         """Answer by token; an unknown, used or expired token counts as answered."""
         token = answer.token
         stimulus = (
-            CallbackSucceeded(token, answer.output(now)) if answer.told == "ok" else CallbackFailed(token, answer.told)
+            CallbackSucceeded(token, answer.output(now))
+            if answer.answer == "ok"
+            else CallbackFailed(token, answer.answer)
         )
-        self._stimulate(execution_id(token), stimulus, now)
+        self._enqueue(execution_id(token), stimulus, now)
 
     def fire(self, id: str, now: Instant) -> None:
         """An execution's timer is due."""
-        self._stimulate(id, TimerFired(), now)
+        self._enqueue(id, TimerFired(), now)
 
     def history(self, id: str) -> list[dict[str, Any]]:
         """The execution's history in the shape of GetExecutionHistory, computed from what happened to it."""
-        return self._histories.of(id)
+        return self._histories.history_of(id)
 
-    def _stimulate(self, id: str, stimulus: Stimulus, now: Instant) -> None:
+    def _enqueue(self, id: str, stimulus: Stimulus, now: Instant) -> None:
         """Queue it behind what is already happening: a function may answer the very execution that called it."""
         self._waiting.append((id, stimulus))
         if self._busy:
@@ -95,7 +97,7 @@ class Executions:
         if execution is None or execution.finished:
             return
         execution, effects, _ = step(self._histories.machine_of(id), execution, stimulus, now)
-        self._store.advance(execution, stimulus, now)
+        self._store.append_stimulus(execution, stimulus, now)
         if execution.status in ENDED_BY_ITSELF:
             self._ended(execution.input, now)
         for effect in effects:

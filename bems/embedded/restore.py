@@ -9,10 +9,11 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from bems.embedded import backup, schema
-from bems.embedded.backup import FILES, Backup, Told
-from bems.embedded.databases import CUT_OFF_RESTORE, LOCK, lock_folder
-from bems.embedded.permissions import make_folder
+from bems.embedded import backup
+from bems.embedded.backup import FILES, Backup, OnProgress
+from bems.embedded.storage import schema
+from bems.embedded.storage.database_files import CUT_OFF_RESTORE, LOCK, lock_folder
+from bems.embedded.storage.file_permissions import make_folder
 
 _IGNORED = (LOCK, "lost+found")
 """What the names in an empty folder may begin with: the lock that we made, and what a file system has in its root."""
@@ -24,7 +25,7 @@ class RestoreRefused(Exception):
     """There is no backup, or the folder cannot take it; the message says what to do. Nothing was changed."""
 
 
-def restore(source: Path, folder: Path, told: Told = lambda *_: None) -> Backup:
+def restore(source: Path, folder: Path, told: OnProgress = lambda *_: None) -> Backup:
     """Make the cell in `folder` from the backup in `source`. The folder is empty, or not there yet.
 
     RestoreRefused; StoreRefused where the backup's files are not a cell's, or of a newer version; StoreFailed where
@@ -58,7 +59,7 @@ def restore(source: Path, folder: Path, told: Told = lambda *_: None) -> Backup:
     return restored
 
 
-def _fill(folder: Path, source: Path, size: int, told: Told) -> Backup:
+def _fill(folder: Path, source: Path, size: int, told: OnProgress) -> Backup:
     """Have all that was copied in the folder, or nothing."""
     part, moved = None, list[Path]()
     try:

@@ -9,16 +9,16 @@ from types import TracebackType
 from bems.embedded.alerting.deliveries import Deliveries
 from bems.embedded.alerting.delivery import Destination
 from bems.embedded.alerting.outbox import inspect_outbox
-from bems.embedded.analytics import Analytics
+from bems.embedded.analytics.feeder import AnalyticsFeeder
 from bems.embedded.api.app import Api
-from bems.embedded.api.parts import Parts
+from bems.embedded.api.cell_context import CellContext
 from bems.embedded.api.server import Server
-from bems.embedded.clock import AcceleratedClock, RunningClock, SystemClock
+from bems.embedded.auth.keys import Keys, inspect_keys
+from bems.embedded.clock import AcceleratedClock, CellClock, SystemClock
 from bems.embedded.definition import load_machine
-from bems.embedded.keys import Keys, inspect_keys
-from bems.embedded.policies import PROGRAM, PolicyInForce, PolicyOrDefault
-from bems.embedded.reader import open_reader
-from bems.embedded.readers import Readers
+from bems.embedded.storage.policy_history import PROGRAM, PolicyInForce, PolicyOrDefault
+from bems.embedded.storage.reader import open_reader
+from bems.embedded.storage.reader_pool import ReaderPool
 from bems.embedded.writer import open_writer
 from bems.tracker.actions import Severity
 from bems.tracker.cells import Limits
@@ -26,7 +26,7 @@ from bems.tracker.instants import MINUTE, Instant, render
 
 log = logging.getLogger(__name__)
 
-NOBODY: Mapping[Severity, Sequence[Destination]] = {"warning": (), "critical": ()}
+NO_DESTINATIONS: Mapping[Severity, Sequence[Destination]] = {"warning": (), "critical": ()}
 """No destinations: alerts can be seen, and are not sent."""
 
 
@@ -57,7 +57,7 @@ class Service:
         port: int = 8080,
         limits: Limits | None = None,
         destinations: Mapping[Severity, Sequence[Destination]] | None = None,
-        clock: RunningClock | None = None,
+        clock: CellClock | None = None,
     ) -> None:
         self.clock = clock or SystemClock()
         with ExitStack() as parts:
@@ -66,25 +66,25 @@ class Service:
             self._start_clock(self.writer.latest())
             self.keys = Keys(folder)
             parts.callback(self.keys.close)
-            self.readers = Readers(folder)
+            self.readers = ReaderPool(folder)
             parts.callback(self.readers.close)
-            self.analytics = Analytics(folder, name, lambda: open_reader(folder))
+            self.analytics = AnalyticsFeeder(folder, name, lambda: open_reader(folder))
             parts.callback(self.analytics.stop)
-            self.deliveries = Deliveries(folder, lambda: open_reader(folder), destinations or NOBODY)
+            self.deliveries = Deliveries(folder, lambda: open_reader(folder), destinations or NO_DESTINATIONS)
             parts.callback(self.deliveries.stop)
             self.server = Server(lambda: Api(self._parts(name, limits or Limits())), host, port)
             self._stop_parts = parts.pop_all().close
 
     def _start_clock(self, latest: Instant) -> None:
         if isinstance(self.clock, AcceleratedClock):
-            self.clock.go_on_from(latest)
+            self.clock.advance_to(latest)
         elif latest > self.clock.now() + MINUTE:
             told = "the newest entry is of %s, ahead of the clock: was time made to run faster here?"
             log.warning(told, render(latest))
 
-    def _parts(self, name: str, limits: Limits) -> Parts:
+    def _parts(self, name: str, limits: Limits) -> CellContext:
         machine, keys = load_machine(), self.keys
-        return Parts(
+        return CellContext(
             name, self.clock, self.writer, self.readers, machine, keys, self.analytics, self.deliveries, limits
         )
 

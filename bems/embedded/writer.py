@@ -18,12 +18,12 @@ from pathlib import Path
 from types import TracebackType
 
 from bems.embedded.cell import Cell
-from bems.embedded.clock import RunningClock
-from bems.embedded.definition import embedded_text, load_machine
-from bems.embedded.policies import PROGRAM, PolicyInForce, PolicyOrDefault, choose_policy
-from bems.embedded.reader import StoreFailed
-from bems.embedded.sqlite import SqliteStore
-from bems.embedded.store import Due, Letter
+from bems.embedded.clock import CellClock
+from bems.embedded.definition import load_machine, resolved_text
+from bems.embedded.storage.policy_history import PROGRAM, PolicyInForce, PolicyOrDefault, choose_policy
+from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.sqlite_store import SqliteStore
+from bems.embedded.storage.store import DeadLetter, DueItem
 from bems.tracker.commands import Command
 from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, Receipt
@@ -31,30 +31,30 @@ from bems.tracker.instants import HOUR, MINUTE, SECOND, Instant
 
 log = logging.getLogger(__name__)
 
-QUEUED = 10_000
+MAX_QUEUED_ITEMS = 10_000
 """So many items may wait; at the longest for some seconds."""
 
-TURN = 1_000
+MAX_GROUP_ITEMS = 1_000
 """So many items make a turn at most."""
 
-DUE = 100
+MAX_DUE_PER_GROUP = 100
 """And so much of what is due: where a hundred thousand timers are, whoever sends an event waits for no more of them."""
 
-FEW, GATHER = 32, 0.003
+COALESCE_BELOW, COALESCE_SECONDS = 32, 0.003
 """Where several senders send and fewer items than this came in during a turn, so many seconds are waited for more: a
 turn of few costs nearly as much as one of many. Whoever sends one after the other never waits."""
 
-SHORTEST = 0.001
+MIN_SLEEP_SECONDS = 0.001
 """Seconds that it sleeps at the least, if it sleeps at all."""
 
-LOOK_EVERY = 1.0
+POLL_SECONDS = 1.0
 """Seconds after which it looks at the clock again though nothing seems due: a machine's clock may jump."""
 
-RETRIES = (SECOND, 10 * SECOND, MINUTE, 10 * MINUTE, HOUR)
+RETRY_DELAYS = (SECOND, 10 * SECOND, MINUTE, 10 * MINUTE, HOUR)
 """How long to wait after each failure. An event that fails once more is set aside; a timer stays with the last."""
 
 
-class Busy(Exception):
+class QueueFull(Exception):
     """The queue is full. Nothing was taken; send it again later."""
 
 
@@ -72,18 +72,18 @@ class Redrive:
 Item = Event | Command | Redrive
 
 
-Answer = Receipt | Exception
+ItemResult = Receipt | Exception
 """What became of an item, which is durable; or why it could not be stored: then it was not accepted, and is to be sent
 again. A repeat is harmless, and is told so."""
 
-Tell = Callable[[Answer], None]
+OnResult = Callable[[ItemResult], None]
 """Tells somebody who waits. Called in the writer's thread."""
 
 
 def open_writer(
     folder: Path,
     policy: PolicyOrDefault,
-    clock: RunningClock,
+    clock: CellClock,
     *,
     policy_source: str = PROGRAM,
     inspect: Callable[[Path], object] = lambda _: None,
@@ -94,7 +94,7 @@ def open_writer(
     store = SqliteStore(folder, inspect=inspect)
     try:
         machine = load_machine()
-        store.keep_definition(machine.digest, embedded_text())
+        store.store_definition(machine.digest, resolved_text())
         in_force = choose_policy(policy, policy_source, next(iter(store.policies(limit=1)), None))
         return Writer(Cell(in_force.policy, machine, store), store, clock, in_force=in_force)
     except BaseException:
@@ -113,23 +113,23 @@ class Writer:
         self,
         cell: Cell,
         store: SqliteStore,
-        clock: RunningClock,
+        clock: CellClock,
         *,
-        queued: int = QUEUED,
-        turn: int = TURN,
+        queued: int = MAX_QUEUED_ITEMS,
+        turn: int = MAX_GROUP_ITEMS,
         in_force: PolicyInForce | None = None,
     ) -> None:
         self.in_force = in_force or PolicyInForce(cell.policy, PROGRAM)
         self._cell = cell
         self._store = store
         self._clock = clock
-        self._queued = queued
-        self._limit = turn
-        self._queue: deque[tuple[Item, Tell]] = deque()
+        self._max_queued_items = queued
+        self._max_group_items = turn
+        self._queue: deque[tuple[Item, OnResult]] = deque()
         self._changed = threading.Condition()
         self._poked = False
         self._open = True
-        self._rest_until = 0.0
+        self._backoff_until = 0.0
         self._failures: dict[tuple[str, str], int] = {}
         self._failing: str | None = None
         self._thread = threading.Thread(target=self._run, name="bems-writer")
@@ -141,23 +141,23 @@ class Writer:
         waits for it. StoreFailed: the policy cannot be stored."""
         if not self.in_force.is_resumed:
             policy, source = self.in_force.policy, self.in_force.source
-            self.in_force = PolicyInForce(policy, source, self._store.keep_policy(policy, source, self._clock.now()))
+            self.in_force = PolicyInForce(policy, source, self._store.store_policy(policy, source, self._clock.now()))
         self._thread.start()
         return self
 
-    def submit(self, item: Item, tell: Tell) -> None:
+    def submit(self, item: Item, tell: OnResult) -> None:
         """Hand in an event that passed the gate, a command, or a redrive, whose answer says why it failed again if it
         is `refused`. Busy or Stopped at once."""
         with self._changed:
             if not self._open:
                 raise Stopped("the cell is stopping")
-            if len(self._queue) >= self._queued:
-                raise Busy(f"{self._queued} items are waiting already")
+            if len(self._queue) >= self._max_queued_items:
+                raise QueueFull(f"{self._max_queued_items} items are waiting already")
             self._queue.append((item, tell))
             if len(self._queue) == 1:
                 self._changed.notify()
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Look at the clock: it was moved."""
         with self._changed:
             self._poked = True
@@ -168,19 +168,19 @@ class Writer:
         return self._store.latest()
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it still takes anything."""
         return self._open
 
     @property
-    def failing(self) -> str | None:
+    def failure(self) -> str | None:
         """Why nothing can be stored; None as far as is known that it can."""
         return self._failing
 
     @property
-    def lost(self) -> str | None:
+    def loss(self) -> str | None:
         """Why nothing can be stored any more, until the cell is started again: its files are not where they were."""
-        return self._store.lost
+        return self._store.loss
 
     @property
     def queued(self) -> int:
@@ -188,9 +188,9 @@ class Writer:
         return len(self._queue)
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether nothing more would be taken now."""
-        return len(self._queue) >= self._queued
+        return len(self._queue) >= self._max_queued_items
 
     def finish(self) -> None:
         """Take nothing more, and finish what was taken. The folder is still held, and what is in it can be read.
@@ -221,19 +221,19 @@ class Writer:
 
     # -- its own thread
 
-    def turn(self) -> bool:
+    def commit_group(self) -> bool:
         """One turn of what came in and what is due; whether there is more to be done at once.
 
         For its own thread, or for whoever is in its place before `start`.
         """
-        return self._turn(self._take())
+        return self._commit_group(self._take())
 
     def _run(self) -> None:
         try:
-            while not self._finished():
-                more = self.turn()
-                if 0 < len(self._queue) < FEW:
-                    time.sleep(GATHER)
+            while not self._is_finished():
+                more = self.commit_group()
+                if 0 < len(self._queue) < COALESCE_BELOW:
+                    time.sleep(COALESCE_SECONDS)
                 elif not more:
                     self._sleep()
         except BaseException:
@@ -246,80 +246,84 @@ class Writer:
         for _, tell in left:
             tell(Stopped("the writer died before it came to this"))
 
-    def _finished(self) -> bool:
+    def _is_finished(self) -> bool:
         with self._changed:
             return not self._open and not self._queue
 
-    def _take(self) -> list[tuple[Item, Tell]]:
+    def _take(self) -> list[tuple[Item, OnResult]]:
         with self._changed:
             self._poked = False
-            count = min(len(self._queue), self._limit)
+            count = min(len(self._queue), self._max_group_items)
             return [self._queue.popleft() for _ in range(count)]
 
     def _sleep(self) -> None:
         """Until something comes in, or something is due."""
-        seconds = LOOK_EVERY
+        seconds = POLL_SECONDS
         try:
-            at, now = self._store.earliest, self._clock.now()
+            at, now = self._store.next_due_hint, self._clock.now()
             if at <= now:
-                at = self._store.find_earliest()
+                at = self._store.refresh_next_due()
             seconds = min(seconds, (at - now) / SECOND / self._clock.speed)
         except StoreFailed as error:
             log.error("what is due next is not known: %s", error)
-            self._rest_until = time.monotonic() + LOOK_EVERY
-        seconds = max(seconds, self._rest_until - time.monotonic())
+            self._backoff_until = time.monotonic() + POLL_SECONDS
+        seconds = max(seconds, self._backoff_until - time.monotonic())
         if seconds > 0:
             # An accelerated clock may be held just before what is due.
-            seconds = max(seconds, SHORTEST)
+            seconds = max(seconds, MIN_SLEEP_SECONDS)
         with self._changed:
             if seconds > 0 and self._open and not self._queue and not self._poked:
                 self._changed.wait(seconds)
 
-    def _turn(self, taken: list[tuple[Item, Tell]]) -> bool:
+    def _commit_group(self, taken: list[tuple[Item, OnResult]]) -> bool:
         """One turn; whether there is more to be done at once."""
-        now, answers, more = self._clock.now(), list[tuple[Tell, Answer]](), False
+        now, answers, more = self._clock.now(), list[tuple[OnResult, ItemResult]](), False
         try:
-            self._store.expect([item for item, _ in taken if isinstance(item, Event)])
+            self._store.prefetch([item for item, _ in taken if isinstance(item, Event)])
             for item, tell in taken:
                 answers.append((tell, self._handle(item, now)))
-            if self._store.earliest <= now and time.monotonic() >= self._rest_until:
-                more = self._do_what_is_due(now)
+            if self._store.next_due_hint <= now and time.monotonic() >= self._backoff_until:
+                more = self._fire_due(now)
             self._store.commit()
         except Exception as error:
-            self._fail(error, [tell for _, tell in taken])
+            self._abort_group(error, [tell for _, tell in taken])
             return False
         for tell, answer in answers:
             tell(answer)
         try:
             if self._failing:
-                self._store.probe()
-            if self._store.earliest <= now:
-                self._store.find_earliest()
+                self._store.check_writable()
+            if self._store.next_due_hint <= now:
+                self._store.refresh_next_due()
         except StoreFailed as error:
-            self._fail(error, [])
+            self._abort_group(error, [])
             return False
         if self._failing:
             log.warning("turns are stored again")
             self._failing = None
         return more
 
-    def _fail(self, error: Exception, taken: list[Tell]) -> None:
+    def _abort_group(self, error: Exception, taken: list[OnResult]) -> None:
         """The turn is void: nobody was told that it was not."""
         # Once: while a disk is full, every turn would say the same.
         if self._failing != str(error):
             log.error("a turn of %d items failed: %s", len(taken), error, exc_info=not isinstance(error, StoreFailed))
         self._store.rollback()
         self._failing = str(error)
-        self._rest_until = time.monotonic() + LOOK_EVERY
+        self._backoff_until = time.monotonic() + POLL_SECONDS
         for tell in taken:
             tell(error)
 
-    def _handle(self, item: Item, now: Instant) -> Answer:
+    def _handle(self, item: Item, now: Instant) -> ItemResult:
         try:
             if isinstance(item, Redrive):
                 return self._redrive(item.event_id, now)
-            with self._store.item():
-                return self._cell.event(item, now) if isinstance(item, Event) else self._cell.command(item, now)
+            with self._store.savepoint():
+                return (
+                    self._cell.handle_event(item, now)
+                    if isinstance(item, Event)
+                    else self._cell.handle_command(item, now)
+                )
         except StoreFailed:
             raise
         except Exception as error:
@@ -327,14 +331,14 @@ class Writer:
                 log.exception("the command %s failed", item)
                 return Receipt("refused", f"it could not be carried out: {_describe(error)}")
             log.exception("the event %s of %s failed", item.event_id, item.invoice_id)
-            return self._accept_for_later(item, now, error)
+            return self._store_dead_letter(item, now, error)
 
-    def _accept_for_later(self, event: Event, now: Instant, error: Exception) -> Answer:
+    def _store_dead_letter(self, event: Event, now: Instant, error: Exception) -> ItemResult:
         """The event is durable, though nothing has come of it yet. One that cannot even be stored was not accepted."""
         try:
-            with self._store.item():
+            with self._store.savepoint():
                 self._store.add_event(event)
-                self._put_letter(event.event_id, event.invoice_id, 1, now, error)
+                self._put_dead_letter(event.event_id, event.invoice_id, 1, now, error)
         except StoreFailed:
             raise
         except Exception as fatal:
@@ -342,54 +346,54 @@ class Writer:
         return ACCEPTED
 
     def _redrive(self, event_id: str, now: Instant) -> Receipt:
-        letter = self._store.letter(event_id)
+        letter = self._store.dead_letter(event_id)
         if letter is None:
             return Receipt("refused", f"there is no dead letter {event_id}")
-        return self._try_again(letter, now)
+        return self._retry(letter, now)
 
-    def _try_again(self, letter: Letter, now: Instant) -> Receipt:
+    def _retry(self, letter: DeadLetter, now: Instant) -> Receipt:
         try:
-            with self._store.item():
+            with self._store.savepoint():
                 event = self._store.event(letter.event_id)
                 assert event is not None, "a letter is written with its event"
                 self._cell.redrive(event, now)
-                self._store.drop_letter(letter.event_id)
+                self._store.drop_dead_letter(letter.event_id)
         except StoreFailed:
             raise
         except Exception as error:
             log.exception("the event %s of %s failed again", letter.event_id, letter.invoice_id)
-            with self._store.item():
-                self._put_letter(letter.event_id, letter.invoice_id, letter.attempts + 1, now, error)
+            with self._store.savepoint():
+                self._put_dead_letter(letter.event_id, letter.invoice_id, letter.attempts + 1, now, error)
             return Receipt("refused", _describe(error))
         return ACCEPTED
 
-    def _put_letter(self, event_id: str, invoice_id: str, attempts: int, now: Instant, error: Exception) -> None:
-        retry_at = now + RETRIES[attempts - 1] if attempts <= len(RETRIES) else None
-        self._store.put_letter(Letter(event_id, invoice_id, attempts, now, retry_at, _describe(error)))
+    def _put_dead_letter(self, event_id: str, invoice_id: str, attempts: int, now: Instant, error: Exception) -> None:
+        retry_at = now + RETRY_DELAYS[attempts - 1] if attempts <= len(RETRY_DELAYS) else None
+        self._store.put_dead_letter(DeadLetter(event_id, invoice_id, attempts, now, retry_at, _describe(error)))
 
-    def _do_what_is_due(self, now: Instant) -> bool:
+    def _fire_due(self, now: Instant) -> bool:
         """Fire what is due and try again what failed; whether more is due than fits into a turn."""
-        due = self._store.due(now + 1, DUE)[:DUE]
+        due = self._store.due(now + 1, MAX_DUE_PER_GROUP)[:MAX_DUE_PER_GROUP]
         for one in due:
             self._fire(one, now)
-        letters = self._store.letters_due(now + 1, DUE)
+        letters = self._store.dead_letters_due(now + 1, MAX_DUE_PER_GROUP)
         for letter in letters:
-            self._try_again(letter, now)
-        return max(len(due), len(letters)) == DUE
+            self._retry(letter, now)
+        return max(len(due), len(letters)) == MAX_DUE_PER_GROUP
 
-    def _fire(self, due: Due, now: Instant) -> None:
+    def _fire(self, due: DueItem, now: Instant) -> None:
         key = (due.kind, due.key)
         try:
-            with self._store.item():
-                self._cell.fire(due, now)
+            with self._store.savepoint():
+                self._cell.fire_due(due, now)
             self._failures.pop(key, None)
         except StoreFailed:
             raise
         except Exception:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             log.exception("the %s of %s failed", due.kind, due.key)
-            with self._store.item():
-                self._store.postpone(due, now + RETRIES[min(failures, len(RETRIES)) - 1])
+            with self._store.savepoint():
+                self._store.postpone(due, now + RETRY_DELAYS[min(failures, len(RETRY_DELAYS)) - 1])
 
 
 def _describe(error: Exception) -> str:

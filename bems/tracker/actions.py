@@ -8,7 +8,7 @@ import re
 from hashlib import blake2b
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from bems.tracker.contract import Facts, Stage
 from bems.tracker.instants import DAY, SECOND, Instant
@@ -16,17 +16,17 @@ from bems.tracker.instants import DAY, SECOND, Instant
 Severity = Literal["warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("warning", "critical")
 AlertKind = Literal["stuck", "dispute", "failed", "identity"]
-Told = Literal["ok", "Rejected", "Cancelled", "Parked", "Superseded", "Mismatched", "PostingFailed"]
+TaskAnswer = Literal["ok", "Rejected", "Cancelled", "Parked", "Superseded", "Mismatched", "PostingFailed"]
 """What an execution is told: that its stage is complete, or the name of the error that its definition catches."""
 
-LONGEST_WAIT = 30 * DAY
+MAX_WAIT = 30 * DAY
 _OUTSIDE_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 def seconds_until(until: Instant, now: Instant) -> int:
     """What a state machine is told to wait: whole seconds, rounded up, at least 1 (AWS fails a task whose timeout is 0
     or less) and at most 30 days, after which it asks again and is told the rest."""
-    return -(-min(max(until - now, SECOND), LONGEST_WAIT) // SECOND)
+    return -(-min(max(until - now, SECOND), MAX_WAIT) // SECOND)
 
 
 def execution_name(invoice_id: str, run: int) -> str:
@@ -61,14 +61,14 @@ class StartExecution(Struct, frozen=True, tag="start"):
         return {"invoice_id": self.invoice_id, "run": self.run, "deadline_seconds": self.deadline_seconds}
 
 
-class AnswerToken(Struct, frozen=True, tag="answer"):
+class SendTaskAnswer(Struct, frozen=True, tag="answer"):
     """Answer a waiting execution by its task token: SendTaskSuccess for `ok`, else SendTaskFailure with that error.
 
     `until` is the instant until which the next stage is waited for; an answer to a dead token counts as delivered.
     """
 
     token: str
-    told: Told
+    answer: TaskAnswer = field(name="told")
     until: Instant
 
     def output(self, now: Instant) -> dict[str, int]:
@@ -105,4 +105,4 @@ class RaiseAlert(Struct, frozen=True, tag="alert"):
     alert: Alert
 
 
-Action = StartExecution | AnswerToken | RaiseAlert
+Action = StartExecution | SendTaskAnswer | RaiseAlert

@@ -30,22 +30,25 @@ def headline(alert: Alert) -> str:
             return f"{alert.invoice_id} waits for {alert.stage} since {since}{why} (alert {alert.step}{last})"
 
 
-def sentence(alert: Alert, cell: str) -> str:
+def summary_line(alert: Alert, cell: str) -> str:
     """The headline with who and how much, on one line. Angle brackets, which chat services take for commands, are
     replaced; so is whatever does not print."""
     facts = alert.facts
-    about = f"{facts.amount:f} {facts.currency} of {_called(facts.vendor)}"
+    about = f"{facts.amount:f} {facts.currency} of {_vendor_name(facts.vendor)}"
     return f"{alert.severity}: {headline(alert)}, {about}, cell {cell}".translate(_BRACKETS)
 
 
-def page(alert: Alert, cell: str) -> str:
+def text_body(alert: Alert, cell: str) -> str:
     """The facts, one on a line."""
     facts = alert.facts
-    vendor = [facts.vendor.id, *filter(None, (facts.vendor.country, facts.vendor.tier and _plain(facts.vendor.tier)))]
+    vendor = [
+        facts.vendor.id,
+        *filter(None, (facts.vendor.country, facts.vendor.tier and _single_line(facts.vendor.tier))),
+    ]
     lines = {
         "Invoice": alert.invoice_id,
         "Amount": f"{facts.amount:f} {facts.currency}",
-        "Vendor": f"{_called(facts.vendor)} ({', '.join(vendor)})",
+        "Vendor": f"{_vendor_name(facts.vendor)} ({', '.join(vendor)})",
         "Stage": alert.stage,
         "Severity": alert.severity,
         "Waiting since": render(alert.waiting_since),
@@ -57,12 +60,12 @@ def page(alert: Alert, cell: str) -> str:
     return f"{headline(alert)}\n\n" + "".join(f"{name + ':':<15}{value}\n" for name, value in lines.items())
 
 
-def payload(alert: Alert, cell: str) -> dict[str, Any]:
+def json_body(alert: Alert, cell: str) -> dict[str, Any]:
     """What programs get, ready for JSON, people's sentence first: instants in RFC 3339, the amount as a decimal in a
     string. `id` is the alert's: one that comes twice is one alert."""
     facts = alert.facts
     return {
-        "text": sentence(alert, cell),
+        "text": summary_line(alert, cell),
         "id": alert.id,
         "invoice_id": alert.invoice_id,
         "kind": alert.kind,
@@ -82,10 +85,10 @@ def payload(alert: Alert, cell: str) -> dict[str, Any]:
     }
 
 
-def _called(vendor: Vendor) -> str:
-    return _plain(vendor.name) if vendor.name else vendor.id
+def _vendor_name(vendor: Vendor) -> str:
+    return _single_line(vendor.name) if vendor.name else vendor.id
 
 
-def _plain(text: str) -> str:
+def _single_line(text: str) -> str:
     """On one line: a name may hold what ends one (U+2028), or turns the direction of what follows."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -11,7 +11,7 @@ from itertools import accumulate
 from zoneinfo import ZoneInfo
 
 from bems.tracker.instants import EARLIEST, LATEST, SECOND, Instant
-from bems.tracker.wording import show
+from bems.validation.error_messages import format_value
 
 SATURDAY_AND_SUNDAY = frozenset({5, 6})
 """Weekdays as `date.weekday` numbers them: Monday is 0."""
@@ -19,8 +19,8 @@ SATURDAY_AND_SUNDAY = frozenset({5, 6})
 # Days that no instant between EARLIEST and LATEST can have as its local date, in any time zone, bound the arithmetic.
 _FIRST_DAY = date(1969, 12, 1).toordinal()
 _LAST_DAY = date(3000, 1, 31).toordinal()
-_LONGEST_CLOSURE = 366
-_REMEMBERED = 1 << 16
+_MAX_CLOSURE_DAYS = 366
+_MAX_CACHED = 1 << 16
 _NOT_A_PLACE = ("localtime", "posixrules", "Factory", "posix/", "right/")
 
 
@@ -35,10 +35,10 @@ class BusinessCalendar:
     """
 
     __slots__ = (
+        "_cache",
         "_exceptions",
         "_hash",
         "_is_on",
-        "_known",
         "_offsets",
         "_positions",
         "_ranks",
@@ -76,9 +76,9 @@ class BusinessCalendar:
         self._is_on = [day in on for day in self._exceptions]
         self._offsets = [0, *accumulate(1 if is_on else -1 for is_on in self._is_on)]
         self._ranks = [self._count(day) for day in self._exceptions]
-        self._known: dict[tuple[int, int], tuple[int, bool]] = {}
+        self._cache: dict[tuple[int, int], tuple[int, bool]] = {}
         self._hash = hash((self.timezone, self.days_off, self.weekend, self.days_on))
-        self._refuse_closure()
+        self._check_not_always_closed()
 
     def add(self, instant: Instant, days: int) -> Instant:
         """The instant `days` (0 or more) business days later, at the same local time of day.
@@ -89,7 +89,7 @@ class BusinessCalendar:
         instant = min(max(instant, EARLIEST), LATEST)
         local = datetime.fromtimestamp(instant // SECOND, self._zone)
         today = local.toordinal()
-        day, from_midnight = self._known.get((today, days)) or self._look_up(today, days)
+        day, from_midnight = self._cache.get((today, days)) or self._look_up(today, days)
         if from_midnight:
             return self._midnight(day)
         if days == 0:
@@ -104,17 +104,17 @@ class BusinessCalendar:
         index = self._count(today)
         off = self._count(today - 1) == index
         found = self._nth(index + days + off), off
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known[today, days] = found
+        if len(self._cache) >= _MAX_CACHED:
+            self._cache.clear()
+        self._cache[today, days] = found
         return found
 
-    def back(self, day: date, days: int) -> Instant:
+    def subtract(self, day: date, days: int) -> Instant:
         """00:00 of the `days`-th business day before a local date, which may itself be off; 0 is 00:00 of that date."""
         ordinal = day.toordinal()
         return self._midnight(ordinal if days == 0 else self._nth(self._count(ordinal - 1) + 1 - days))
 
-    def between(self, start: Instant, end: Instant) -> int:
+    def business_days_between(self, start: Instant, end: Instant) -> int:
         """How many business days the local dates of two instants lie apart; a day off counts as the one before it."""
         return self._count(self.local_date(end).toordinal()) - self._count(self.local_date(start).toordinal())
 
@@ -167,11 +167,11 @@ class BusinessCalendar:
         start = datetime.fromordinal(day).replace(tzinfo=self._zone)
         return min(max(int(start.timestamp()) * SECOND, EARLIEST), LATEST)
 
-    def _refuse_closure(self) -> None:
+    def _check_not_always_closed(self) -> None:
         off = [day for day, is_on in zip(self._exceptions, self._is_on, strict=True) if not is_on]
         ranks = [self._count(day) for day in off]
         for rank in set(ranks):
-            if self._nth(rank + 1) - self._nth(rank) > _LONGEST_CLOSURE:
+            if self._nth(rank + 1) - self._nth(rank) > _MAX_CLOSURE_DAYS:
                 first = date.fromordinal(off[bisect_left(ranks, rank)])
                 last = date.fromordinal(off[bisect_right(ranks, rank) - 1])
                 raise ValueError(f"every day from {first} to {last} is off: leave at least one business day a year")
@@ -185,5 +185,5 @@ def load_zone(timezone: str) -> ZoneInfo:
         return ZoneInfo(timezone)
     except (ValueError, OSError, LookupError):
         raise ValueError(
-            f"{show(timezone)} is not a time zone: use a name of the IANA database, such as Europe/Amsterdam"
+            f"{format_value(timezone)} is not a time zone: use a name of the IANA database, such as Europe/Amsterdam"
         ) from None

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bems.tracker.contract import STAGES, Name, Stage
-from bems.tracker.gate import BATCH_MOST
+from bems.tracker.parsing import MAX_BATCH_EVENTS
 from bems.tracker.policy import PolicySpec
 
 CellName = Annotated[
@@ -60,7 +60,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     key: Rate = Rate(1000, 2000)
     """How fast one API key may send to all stages together."""
     stages: StageRates = StageRates()
-    max_batch: Annotated[int, Meta(ge=1, le=BATCH_MOST)] = BATCH_MOST
+    max_batch: Annotated[int, Meta(ge=1, le=MAX_BATCH_EVENTS)] = MAX_BATCH_EVENTS
     """The most events in one batch request."""
     open_executions: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 1_000_000
     """The Step Functions quota of the cell's account and Region, for alarms and the dashboard; it stops nothing."""

@@ -17,12 +17,12 @@ from bems.tracker.calendars import load_zone
 from bems.tracker.cells import CellsFile
 from bems.tracker.contract import STAGES
 from bems.tracker.durations import parse_deadline, parse_duration
-from bems.tracker.faults import MOST_FAULTS, Fault, child, find_faults
 from bems.tracker.policy import PolicySpec
-from bems.tracker.wording import show
+from bems.validation.error_messages import format_value
+from bems.validation.field_errors import MAX_ERRORS, FieldError, append_pointer, validate
 
-MOST_CHARACTERS = 256 * 1024
-MOST_LEVELS = 16
+MAX_CHARACTERS = 256 * 1024
+MAX_LEVELS = 16
 
 _Config = TypeVar("_Config")
 
@@ -31,7 +31,7 @@ _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
 _CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
-class ConfigFault(Struct, frozen=True):
+class ConfigFieldError(Struct, frozen=True):
     """One thing that is wrong in a file: its line (from 1), a JSON Pointer, and what is wrong and would be right."""
 
     line: int
@@ -42,7 +42,7 @@ class ConfigFault(Struct, frozen=True):
 class ConfigError(Exception):
     """Every fault of a file; as text, one `name:line: path: what is wrong: what would be right` a line."""
 
-    def __init__(self, name: str, faults: list[ConfigFault]) -> None:
+    def __init__(self, name: str, faults: list[ConfigFieldError]) -> None:
         self.name = name
         self.faults = faults
         super().__init__(
@@ -65,31 +65,33 @@ def read_cells(text: str, name: str, check_country: CheckCountry | None = None) 
     return _read(text, name, CellsFile, lambda data: _check_cells(data, check_country))
 
 
-def _read(text: str, name: str, expected: type[_Config], check: Callable[[Any], Iterator[Fault]]) -> _Config:
+def _read(text: str, name: str, expected: type[_Config], check: Callable[[Any], Iterator[FieldError]]) -> _Config:
     document = _Document(text)
     faults = document.faults
     if not document.unreadable:
-        found = find_faults(document.data, expected)
+        found = validate(document.data, expected)
         refused = {fault.pointer for fault in found}
-        found += [fault for fault in islice(check(document.data), MOST_FAULTS) if fault.pointer not in refused]
-        own = [fault for fault in found if not document.spoilt(fault)]
-        faults += [ConfigFault(document.line(fault.pointer), fault.pointer, fault.detail) for fault in own]
+        found += [fault for fault in islice(check(document.data), MAX_ERRORS) if fault.pointer not in refused]
+        own = [fault for fault in found if not document.is_invalid(fault)]
+        faults += [ConfigFieldError(document.line(fault.pointer), fault.pointer, fault.detail) for fault in own]
     if faults:
         raise ConfigError(name, sorted(faults, key=lambda fault: (fault.line, fault.pointer)))
     return msgspec.convert(document.data, expected)
 
 
-def _check_cells(data: Any, check_country: CheckCountry | None) -> Iterator[Fault]:
+def _check_cells(data: Any, check_country: CheckCountry | None) -> Iterator[FieldError]:
     """What the types cannot say of the cells, of whatever parts of the data have the right form."""
     names: dict[str, int] = {}
     for index, cell in enumerate(_items(_get(data, "cells"))):
         name = _get(cell, "name")
         if isinstance(name, str) and names.setdefault(name, index) != index:
-            yield Fault(f"/cells/{index}/name", f"{show(name)} is the name of cell {names[name]} too: use another")
+            yield FieldError(
+                f"/cells/{index}/name", f"{format_value(name)} is the name of cell {names[name]} too: use another"
+            )
         yield from _check_policy(_get(cell, "policy"), f"/cells/{index}/policy", check_country)
 
 
-def _check_policy(data: Any, pointer: str, check_country: CheckCountry | None) -> Iterator[Fault]:
+def _check_policy(data: Any, pointer: str, check_country: CheckCountry | None) -> Iterator[FieldError]:
     """What the types cannot say of a policy, of whatever parts of the data have the right form."""
     yield from _check_calendar(_get(data, "calendar"), f"{pointer}/calendar", check_country)
     for stage in STAGES:
@@ -99,32 +101,34 @@ def _check_policy(data: Any, pointer: str, check_country: CheckCountry | None) -
             yield from _check_rule(override, f"{here}/overrides/{index}")
 
 
-def _check_calendar(data: Any, pointer: str, check_country: CheckCountry | None) -> Iterator[Fault]:
+def _check_calendar(data: Any, pointer: str, check_country: CheckCountry | None) -> Iterator[FieldError]:
     yield from _check_text(data, "timezone", pointer, load_zone)
     off = {day for day in _items(_get(data, "days_off")) if isinstance(day, str)}
     for index, day in enumerate(_items(_get(data, "days_on"))):
         if isinstance(day, str) and day in off:
-            yield Fault(f"{pointer}/days_on/{index}", f"{show(day)} is in days_off too: leave it out of one")
+            yield FieldError(
+                f"{pointer}/days_on/{index}", f"{format_value(day)} is in days_off too: leave it out of one"
+            )
     country, subdivision = _get(data, "country"), _get(data, "subdivision")
     if check_country is None or not isinstance(country, str):
         return
     try:
         check_country(country, subdivision if isinstance(subdivision, str) else None)
     except ValueError as fault:
-        yield Fault(f"{pointer}/{getattr(fault, 'key', 'country')}", str(fault))
+        yield FieldError(f"{pointer}/{getattr(fault, 'key', 'country')}", str(fault))
 
 
-def _check_rule(rule: Any, pointer: str) -> Iterator[Fault]:
+def _check_rule(rule: Any, pointer: str) -> Iterator[FieldError]:
     yield from _check_text(rule, "deadline", pointer, parse_deadline)
     yield from _check_text(rule, "escalate_every", pointer, parse_duration)
 
 
-def _check_text(data: Any, key: str, pointer: str, parse: Callable[[str], object]) -> Iterator[Fault]:
+def _check_text(data: Any, key: str, pointer: str, parse: Callable[[str], object]) -> Iterator[FieldError]:
     text = _get(data, key)
     try:
         parse(text) if isinstance(text, str) else None
     except ValueError as fault:
-        yield Fault(f"{pointer}/{key}", str(fault))
+        yield FieldError(f"{pointer}/{key}", str(fault))
 
 
 def _get(data: Any, key: str) -> Any:
@@ -143,13 +147,13 @@ class _Document:
 
     def __init__(self, text: str) -> None:
         self.data: Any = None
-        self.faults: list[ConfigFault] = []
+        self.faults: list[ConfigFieldError] = []
         self.unreadable = True
         self._lines: dict[str, int] = {}
         self._spoilt: set[str] = set()
         self._level = 0
-        if len(text) > MOST_CHARACTERS:
-            self._fault(1, "", f"has {len(text)} characters, more than {MOST_CHARACTERS}: split it")
+        if len(text) > MAX_CHARACTERS:
+            self._field_error(1, "", f"has {len(text)} characters, more than {MAX_CHARACTERS}: split it")
             return
         try:
             loader = yaml.SafeLoader(text)
@@ -158,13 +162,13 @@ class _Document:
         except yaml.MarkedYAMLError as error:
             tab, mark = "character '\\t'" in str(error.problem), error.problem_mark
             problem = "has a tab where only spaces may be: use spaces" if tab else f"cannot be read: {error.problem}"
-            self._fault(mark.line + 1 if mark else 1, "", problem)
+            self._field_error(mark.line + 1 if mark else 1, "", problem)
         except (ValueError, OverflowError):
             # PyYAML lets these out for an escape or a version of the language that is out of range.
-            self._fault(loader.line + 1, "", "cannot be read: a number in an escape is out of range")
+            self._field_error(loader.line + 1, "", "cannot be read: a number in an escape is out of range")
         except yaml.reader.ReaderError as error:
-            line, shown = text.count("\n", 0, error.position) + 1, show(text[error.position])
-            self._fault(line, "", f"has the character {shown}, which YAML does not allow: leave it out")
+            line, shown = text.count("\n", 0, error.position) + 1, format_value(text[error.position])
+            self._field_error(line, "", f"has the character {shown}, which YAML does not allow: leave it out")
 
     def line(self, pointer: str) -> int:
         """The line of a value, or of the nearest one around where it should be."""
@@ -172,7 +176,7 @@ class _Document:
             pointer = pointer.rpartition("/")[0]
         return self._lines.get(pointer, 1)
 
-    def spoilt(self, fault: Fault) -> bool:
+    def is_invalid(self, fault: FieldError) -> bool:
         """Whether a fault only follows from one of the text itself."""
         pointer = fault.pointer
         while pointer not in self._spoilt and pointer:
@@ -182,7 +186,7 @@ class _Document:
     def _read(self) -> None:
         self._next()
         if isinstance(self._next(), yaml.StreamEndEvent):
-            self._fault(1, "", "is empty: write at least one key")
+            self._field_error(1, "", "is empty: write at least one key")
             return
         event = self._next()
         self.data = self._node(event, "", event.start_mark.line + 1)
@@ -191,15 +195,17 @@ class _Document:
         if isinstance(event, yaml.StreamEndEvent):
             self.unreadable = False
         else:
-            self._fault(event.start_mark.line + 1, "", "has a second document: put it in a file of its own")
+            self._field_error(event.start_mark.line + 1, "", "has a second document: put it in a file of its own")
 
     def _node(self, event: Any, pointer: str, line: int) -> Any:
         self._lines[pointer] = line
         if isinstance(event, yaml.AliasEvent):
-            return self._spoil(line, pointer, f"{show(f'*{event.anchor}')} is an alias: repeat the value itself")
+            return self._mark_invalid(
+                line, pointer, f"{format_value(f'*{event.anchor}')} is an alias: repeat the value itself"
+            )
         if event.tag is not None:
             self._skip(event)
-            return self._spoil(line, pointer, f"{show(event.tag)} is a tag: leave it out")
+            return self._mark_invalid(line, pointer, f"{format_value(event.tag)} is a tag: leave it out")
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(pointer)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -209,7 +215,7 @@ class _Document:
             return items
         value = _scalar(event)
         if value is None:
-            self._spoil(line, pointer, "has no value: give it one, or leave it out")
+            self._mark_invalid(line, pointer, "has no value: give it one, or leave it out")
         return value
 
     def _mapping(self, pointer: str) -> dict[str, Any]:
@@ -218,15 +224,17 @@ class _Document:
             line = event.start_mark.line + 1
             name = _scalar(event) if isinstance(event, yaml.ScalarEvent) else None
             if isinstance(name, str) and name not in mapping:
-                mapping[name] = self._node(self._next(), child(pointer, name), line)
+                mapping[name] = self._node(self._next(), append_pointer(pointer, name), line)
                 continue
             if isinstance(name, str):
-                here = child(pointer, name)
-                self._fault(line, here, f"{show(name)} is already in line {self._lines[here]}: keep one of them")
+                here = append_pointer(pointer, name)
+                self._field_error(
+                    line, here, f"{format_value(name)} is already in line {self._lines[here]}: keep one of them"
+                )
             else:
                 self._skip(event)
-                shown = show(name) if isinstance(event, yaml.ScalarEvent) else "this"
-                self._fault(line, pointer, f"{shown} is not a name: use text, in quotes if need be")
+                shown = format_value(name) if isinstance(event, yaml.ScalarEvent) else "this"
+                self._field_error(line, pointer, f"{shown} is not a name: use text, in quotes if need be")
             self._skip(self._next())
         return mapping
 
@@ -238,17 +246,17 @@ class _Document:
     def _next(self) -> Any:
         event = self._get_event()
         self._level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if self._level > MOST_LEVELS:
-            raise yaml.MarkedYAMLError(problem=f"over {MOST_LEVELS} levels deep", problem_mark=event.start_mark)
+        if self._level > MAX_LEVELS:
+            raise yaml.MarkedYAMLError(problem=f"over {MAX_LEVELS} levels deep", problem_mark=event.start_mark)
         return event
 
-    def _spoil(self, line: int, pointer: str, detail: str) -> None:
+    def _mark_invalid(self, line: int, pointer: str, detail: str) -> None:
         self._spoilt.add(pointer)
-        self._fault(line, pointer, detail)
+        self._field_error(line, pointer, detail)
 
-    def _fault(self, line: int, pointer: str, detail: str) -> None:
-        if len(self.faults) < MOST_FAULTS:
-            self.faults.append(ConfigFault(line, pointer, detail))
+    def _field_error(self, line: int, pointer: str, detail: str) -> None:
+        if len(self.faults) < MAX_ERRORS:
+            self.faults.append(ConfigFieldError(line, pointer, detail))
 
 
 def _scalar(event: yaml.ScalarEvent) -> str | int | bool | None:

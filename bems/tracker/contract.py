@@ -1,6 +1,6 @@
 """The contract: what a source system sends, as one definition.
 
-The gate (`bems.tracker.gate`), the JSON Schemas and the OpenAPI document are all made from these structs.
+The gate (`bems.tracker.parsing`), the JSON Schemas and the OpenAPI document are all made from these structs.
 """
 
 from datetime import date, datetime
@@ -16,9 +16,9 @@ Stage = Literal["ingestion", "authorization", "reconciliation", "posting"]
 STAGES: tuple[Stage, ...] = ("ingestion", "authorization", "reconciliation", "posting")
 """In the order in which every invoice passes them."""
 
-ORDER: dict[Stage, int] = {stage: position for position, stage in enumerate(STAGES)}
+STAGE_INDEX: dict[Stage, int] = {stage: position for position, stage in enumerate(STAGES)}
 
-POSITIVE: dict[Stage, str] = {
+SUCCESS_STATUS: dict[Stage, str] = {
     "ingestion": "received",
     "authorization": "approved",
     "reconciliation": "matched",
@@ -26,7 +26,7 @@ POSITIVE: dict[Stage, str] = {
 }
 """The outcome that completes each stage."""
 
-NEGATIVE: dict[Stage, str] = {
+FAILURE_STATUS: dict[Stage, str] = {
     "ingestion": "cancelled",
     "authorization": "rejected",
     "reconciliation": "mismatched",
@@ -78,7 +78,7 @@ Amount = Annotated[
         description='a decimal in a string, such as "1250.00"; negative for credit notes; at most 18 digits',
     ),
 ]
-Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with offset, such as 2026-11-23T10:15:00Z")]
+Timestamp = Annotated[datetime, Meta(tz=True, description="RFC 3339 with offset, such as 2026-11-23T10:15:00Z")]
 
 
 class Vendor(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -110,7 +110,7 @@ class EventBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
     event_id: Identifier
     invoice_id: Identifier
-    occurred_at: Moment
+    occurred_at: Timestamp
     amount: Amount
     currency: CurrencyCode
     vendor: Vendor

@@ -8,14 +8,23 @@ from typing import Any, Literal, overload
 
 from msgspec import Struct, structs
 
-from bems.tracker.actions import Action, AnswerToken, seconds_until
+from bems.tracker.actions import Action, SendTaskAnswer, seconds_until
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive
-from bems.tracker.contract import NEGATIVE, POSITIVE, Event, Stage
-from bems.tracker.draft import DISPUTABLE, GRACE, LONGEST_RUN, MAX_SILENCE, RUNS_PER_WAIT, A, Decision, Draft
+from bems.tracker.contract import FAILURE_STATUS, SUCCESS_STATUS, Event, Stage
 from bems.tracker.instants import LATEST, Instant, render
 from bems.tracker.policy import Policy
-from bems.tracker.projection import Outcome
 from bems.tracker.record import InvoiceRecord, Stamp
+from bems.tracker.record_builder import (
+    DISPUTABLE_STAGES,
+    GRACE_PERIOD,
+    MAX_FAILED_RUNS,
+    MAX_RUN_AGE,
+    MAX_SILENCE,
+    A,
+    Decision,
+    RecordBuilder,
+)
+from bems.tracker.status import Outcome
 
 
 class Receipt(Struct, frozen=True):
@@ -36,32 +45,32 @@ class WaitRequest(Struct, frozen=True):
     stamp: Stamp
 
 
-class Onward(Struct, frozen=True):
+class NextStep(Struct, frozen=True):
     """What an execution that asked does next: wait again until an instant, or end."""
 
     next: Literal["Await", "Parked", "Superseded"]
-    until: Instant
+    wait_until: Instant
 
     def payload(self, now: Instant) -> dict[str, str | int]:
         """The Escalate function's result, computed when it is sent."""
-        return {"next": self.next, "deadline_seconds": seconds_until(self.until, now)}
+        return {"next": self.next, "deadline_seconds": seconds_until(self.wait_until, now)}
 
 
 ACCEPTED, DUPLICATE, CONFLICT = Receipt("accepted"), Receipt("duplicate"), Receipt("conflict")
 
 
 @overload
-def repeated(known: str, digest: str) -> Receipt: ...
+def classify_duplicate(known: str, digest: str) -> Receipt: ...
 @overload
-def repeated(known: str | None, digest: str) -> Receipt | None: ...
-def repeated(known: str | None, digest: str) -> Receipt | None:
+def classify_duplicate(known: str | None, digest: str) -> Receipt | None: ...
+def classify_duplicate(known: str | None, digest: str) -> Receipt | None:
     """What an event is of whose id the digest is `known`; None for the first of its id."""
     if known is None:
         return None
     return DUPLICATE if known == digest else CONFLICT
 
 
-def repeated_command(known: Command, receipt: Receipt, command: Command) -> Receipt:
+def classify_repeated_command(known: Command, receipt: Receipt, command: Command) -> Receipt:
     """What a command is whose id `known` had, of which `receipt` came: that one, sent again, or another one. Who was
     refused is told so again."""
     if (known.invoice_id, known.operator, known.verb) != (command.invoice_id, command.operator, command.verb):
@@ -73,17 +82,17 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
     """A source system reported something."""
     of = (event.occurred_at, event.event_id)
     if record is None:
-        draft = Draft(InvoiceRecord(event.invoice_id, event.facts, of), policy, now, new=True)
+        draft = RecordBuilder(InvoiceRecord(event.invoice_id, event.facts, of), policy, now, new=True)
     else:
-        for event_id, digest in record.seen:
+        for event_id, digest in record.recent_event_ids:
             if event_id == event.event_id:
-                return _unchanged(record, repeated(digest, event.digest))
-        draft = Draft(record, policy, now)
+                return _unchanged(record, classify_duplicate(digest, event.digest))
+        draft = RecordBuilder(record, policy, now)
         if not event.imported:
-            _overtake(draft)
-    draft.learn(event.facts, event.occurred_at, event.event_id)
-    draft.remember(event.event_id, event.digest)
-    row = draft.row(
+            _raise_overdue_alert(draft)
+    draft.merge_facts(event.facts, event.occurred_at, event.event_id)
+    draft.remember_event(event.event_id, event.digest)
+    row = draft.add_row(
         "event",
         f"event {event.event_id}",
         event.stage,
@@ -95,20 +104,20 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
     )
     outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at)
     draft.counts_from_occurrence = event.imported or policy.waits_from == "occurrence"
-    replaced = draft.unreported(event.stage) if event.imported else None
-    absorbed = _absorb(draft, row, event.stage, outcome)
-    is_bad = event.stage in DISPUTABLE and event.status == NEGATIVE[event.stage]
+    replaced = draft.unreported_dispute(event.stage) if event.imported else None
+    absorbed = _apply_outcome(draft, row, event.stage, outcome)
+    is_bad = event.stage in DISPUTABLE_STAGES and event.status == FAILURE_STATUS[event.stage]
     if absorbed and event.imported and is_bad:
         # Nobody is called for a mismatch of last year; while it stands, the wait's own alerts say so.
         if replaced:
             draft.report(event.stage, replaced)
-        draft.reported = {**draft.reported, event.stage: event.event_id}
+        draft.reported_disputes = {**draft.reported_disputes, event.stage: event.event_id}
     draft.identify(outcome, event.facts)
     draft.check_identity(event.event_id)
-    draft.settle()
+    draft.align_wait()
     wait = draft.wait
     if wait and absorbed and event.imported and (wait.counted_from or (is_bad and wait.stage == event.stage)):
-        draft.put_off()
+        draft.postpone_first_alert()
     return draft.finish(ACCEPTED)
 
 
@@ -116,66 +125,70 @@ def on_wait(record: InvoiceRecord | None, request: WaitRequest, policy: Policy, 
     """An execution now waits. A stamp older than the run's newest is a late repeat, whatever its stage, and is ignored;
     an equal one is not, since AWS's clock in it counts milliseconds."""
     if record is None:
-        return Decision(None, (AnswerToken(request.token, "Superseded", now),), (), None)
-    draft = Draft(record, policy, now)
+        return Decision(None, (SendTaskAnswer(request.token, "Superseded", now),), (), None)
+    draft = RecordBuilder(record, policy, now)
     if request.run < record.run.number:
-        draft.actions.append(AnswerToken(request.token, "Superseded", now))
+        draft.actions.append(SendTaskAnswer(request.token, "Superseded", now))
         return draft.finish(None)
     if request.stamp < record.run.stamp:
         return _unchanged(record, None)
     draft.run = structs.replace(
         record.run, token=request.token, stage=request.stage, stamp=request.stamp, silent_since=0
     )
-    draft.settle()
+    draft.align_wait()
     return draft.finish(None)
 
 
-def on_timeout(record: InvoiceRecord | None, run: int, stage: Stage, policy: Policy, now: Instant) -> Decision[Onward]:
+def on_timeout(
+    record: InvoiceRecord | None, run: int, stage: Stage, policy: Policy, now: Instant
+) -> Decision[NextStep]:
     """A wait ran out, or woke early. The token that the run registered stays: an answer to it may be on its way."""
     if record is None or run < record.run.number:
-        return _unchanged(record, Onward("Superseded", now))
-    draft = Draft(record, policy, now)
-    draft.hear()
+        return _unchanged(record, NextStep("Superseded", now))
+    draft = RecordBuilder(record, policy, now)
+    draft.clear_silence()
     if draft.wait and draft.wait.stage == stage:
         draft.escalate()
     if draft.mark == "parked":
-        draft.settle()
+        draft.align_wait()
         draft.close_run()
-        return draft.finish(Onward("Parked", now))
-    draft.settle()
-    return draft.finish(_await(draft, stage))
+        return draft.finish(NextStep("Parked", now))
+    draft.align_wait()
+    return draft.finish(_wait_again(draft, stage))
 
 
-def on_dispute(record: InvoiceRecord | None, run: int, stage: Stage, policy: Policy, now: Instant) -> Decision[Onward]:
+def on_dispute(
+    record: InvoiceRecord | None, run: int, stage: Stage, policy: Policy, now: Instant
+) -> Decision[NextStep]:
     """A mismatch or failed posting is to be reported, once; the wait of its stage starts anew."""
     if record is None or run < record.run.number:
-        return _unchanged(record, Onward("Await", now))
-    draft = Draft(record, policy, now)
-    draft.hear()
-    outcome = draft.unreported(stage)
+        return _unchanged(record, NextStep("Await", now))
+    draft = RecordBuilder(record, policy, now)
+    draft.clear_silence()
+    outcome = draft.unreported_dispute(stage)
     if outcome and draft.wait and draft.wait.stage == stage:
         draft.dispute(draft.wait, outcome)
-    draft.settle()
-    return draft.finish(_await(draft, stage))
+    draft.align_wait()
+    return draft.finish(_wait_again(draft, stage))
 
 
 def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, now: Instant) -> Decision[Receipt]:
     """An operator acts. A command that could change nothing is refused with a reason."""
     if record is None:
         return Decision(None, (), (), Receipt("refused", f"there is no invoice {command.invoice_id}"))
-    if any(event_id == command.event_id for event_id, _ in record.seen):
+    if any(event_id == command.event_id for event_id, _ in record.recent_event_ids):
         return _unchanged(record, Receipt("duplicate", next_alert_at=record.wait.due if record.wait else None))
-    draft = Draft(record, policy, now)
-    _overtake(draft)
-    reason = _objection(draft, command)
+    draft = RecordBuilder(record, policy, now)
+    _raise_overdue_alert(draft)
+    reason = _rejection_reason(draft, command)
     if reason:
         return _unchanged(record, Receipt("refused", reason))
-    draft.remember(command.event_id, "")
+    draft.remember_event(command.event_id, "")
     verb = command.verb
     stage: Stage = draft.waits_for or "posting"
     if isinstance(verb, Complete | Cancel):
         stage = verb.stage if isinstance(verb, Complete) else "ingestion"
-    row = draft.row(
+    row = draft.add_row(
         "command",
         command.event_id,
         stage,
@@ -186,10 +199,10 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
         step=draft.wait.step if draft.wait else None,
     )
     if isinstance(verb, Complete | Cancel):
-        status = POSITIVE[stage] if isinstance(verb, Complete) else "cancelled"
+        status = SUCCESS_STATUS[stage] if isinstance(verb, Complete) else "cancelled"
         overruled = draft.outcomes.get(stage)
         occurred_at = max(command.accepted_at, overruled.occurred_at + 1) if overruled else command.accepted_at
-        _absorb(draft, row, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at))
+        _apply_outcome(draft, row, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at))
         draft.check_identity(command.event_id)
     elif isinstance(verb, Revive):
         draft.revive()
@@ -199,7 +212,7 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
         draft.extend(draft.wait, verb.until, command.operator)
     elif draft.wait and isinstance(verb, Acknowledge):
         draft.wait = structs.replace(draft.wait, acknowledged=draft.wait.step)
-    draft.settle()
+    draft.align_wait()
     return draft.finish(Receipt("accepted", next_alert_at=draft.wait.due if draft.wait else None))
 
 
@@ -209,27 +222,27 @@ def on_sweep(
     """The safety net: at `check_at`, or when a run is known to have ended by itself (failed, timed out, aborted)."""
     if record is None:
         return Decision(None, (), (), None)
-    draft = Draft(record, policy, now)
+    draft = RecordBuilder(record, policy, now)
     if ended_run == record.run.number and record.run.state == "open":
         draft.close_run()
         if draft.wait:
             ended_runs = draft.wait.ended_runs + 1
             draft.wait = structs.replace(draft.wait, ended_runs=ended_runs)
-            if ended_runs >= RUNS_PER_WAIT and draft.mark is None:
+            if ended_runs >= MAX_FAILED_RUNS and draft.mark is None:
                 draft.mark = "dormant"
     elif draft.wait and record.run.state == "open":
-        if now >= draft.wait.due + GRACE:
+        if now >= draft.wait.due + GRACE_PERIOD:
             draft.escalate()
             if not draft.is_starting():
                 draft.run = structs.replace(draft.run, silent_since=draft.run.silent_since or now)
         # Notice of an ended execution may never come: one that stays silent is given up.
         silent_since = draft.run.silent_since
-        too_old = now >= record.run.started_at + LONGEST_RUN
+        too_old = now >= record.run.started_at + MAX_RUN_AGE
         if draft.wait and (too_old or (silent_since and now >= silent_since + MAX_SILENCE)):
             draft.replace_run()
     else:
         draft.escalate()
-    draft.settle()
+    draft.align_wait()
     return draft.finish(None)
 
 
@@ -239,36 +252,36 @@ def _unchanged(record: InvoiceRecord | None, answer: A) -> Decision[A]:
     return Decision(record, pending, (), answer)
 
 
-def _overtake(draft: Draft) -> None:
+def _raise_overdue_alert(draft: RecordBuilder) -> None:
     """An event or command may come before the execution whose timer, of whole seconds, has just run out: the alert that
     was due before it comes before it."""
     if draft.wait and draft.now > draft.wait.due:
         draft.escalate()
 
 
-def _absorb(draft: Draft, row: dict[str, Any], stage: Stage, outcome: Outcome) -> bool:
+def _apply_outcome(draft: RecordBuilder, row: dict[str, Any], stage: Stage, outcome: Outcome) -> bool:
     """An outcome came in, by event or command: whatever it says, somebody is there again. Whether it is the newest."""
-    absorbed = draft.absorb(stage, outcome)
+    absorbed = draft.apply_outcome(stage, outcome)
     if not absorbed:
         row["superseded"] = True
-    draft.close(stage, outcome)
+    draft.remember_closing(stage, outcome)
     if draft.mark == "dormant":
         draft.mark = None
     return absorbed
 
 
-def _await(draft: Draft, stage: Stage) -> Onward:
+def _wait_again(draft: RecordBuilder, stage: Stage) -> NextStep:
     """Wait on. At another stage than the invoice's there is nothing to wait for: the Await is answered at once."""
     wait = draft.wait
-    return Onward("Await", wait.due if wait and wait.stage == stage else draft.now)
+    return NextStep("Await", wait.due if wait and wait.stage == stage else draft.now)
 
 
-def _objection(draft: Draft, command: Command) -> str:
+def _rejection_reason(draft: RecordBuilder, command: Command) -> str:
     """Why a command could change nothing; empty where it can."""
     verb, wait = command.verb, draft.wait
     if isinstance(verb, Complete):
         register = draft.outcomes.get(verb.stage)
-        if register and register.status == POSITIVE[verb.stage]:
+        if register and register.status == SUCCESS_STATUS[verb.stage]:
             return f"{verb.stage} is already {register.status}"
     elif isinstance(verb, Cancel):
         if draft.status == "Cancelled":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND
-from bems.tracker.wording import show
+from bems.validation.error_messages import format_value
 
 Unit = Literal["s", "m", "h", "d", "bd"]
 
@@ -18,7 +18,7 @@ MAX_BUSINESS_DAYS = 2600
 _MICROSECONDS: dict[Unit, int] = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "bd": 0}
 _UNITS: dict[str, Unit] = {"s": "s", "m": "m", "h": "h", "d": "d", "bd": "bd"}
 _DURATION = re.compile(r"([0-9]+)(s|m|h|d|bd)")
-_RIGHT = "a whole number and s, m, h, d (24 hours each) or bd (business days), such as 90m, 12h, 3d or 5bd"
+_EXPECTED = "a whole number and s, m, h, d (24 hours each) or bd (business days), such as 90m, 12h, 3d or 5bd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Duration:
 
     def __post_init__(self) -> None:
         if self.amount < 1:
-            raise ValueError(f"{show(str(self))} is no time at all: use at least 1{self.unit}")
-        if self.amount > _most(self.unit):
-            raise ValueError(f"{show(str(self))} is too long: use at most {_most(self.unit)}{self.unit}")
+            raise ValueError(f"{format_value(str(self))} is no time at all: use at least 1{self.unit}")
+        if self.amount > _max_amount(self.unit):
+            raise ValueError(f"{format_value(str(self))} is too long: use at most {_max_amount(self.unit)}{self.unit}")
 
     @property
     def business_days(self) -> int:
@@ -63,11 +63,13 @@ def parse_duration(text: str) -> Duration:
     match = _DURATION.fullmatch(text)
     if match is None:
         if text.startswith("due"):
-            raise ValueError(f"{show(text)} counts back from the due date, as only a deadline may: use {_RIGHT}")
-        raise ValueError(f"{show(text)} is not a duration: use {_RIGHT}")
+            raise ValueError(
+                f"{format_value(text)} counts back from the due date, as only a deadline may: use {_EXPECTED}"
+            )
+        raise ValueError(f"{format_value(text)} is not a duration: use {_EXPECTED}")
     digits, unit = match[1].lstrip("0") or "0", _UNITS[match[2]]
     if len(digits) > 9:
-        raise ValueError(f"{show(text)} is too long: use at most {_most(unit)}{unit}")
+        raise ValueError(f"{format_value(text)} is too long: use at most {_max_amount(unit)}{unit}")
     return Duration(int(digits), unit)
 
 
@@ -81,9 +83,9 @@ def parse_deadline(text: str) -> Duration | BeforeDue:
     if text.startswith("due-"):
         return BeforeDue(parse_duration(text.removeprefix("due-")))
     if not _DURATION.fullmatch(text):
-        raise ValueError(f"{show(text)} is not a deadline: use {_RIGHT}, or due, due-3bd or due-2d")
+        raise ValueError(f"{format_value(text)} is not a deadline: use {_EXPECTED}, or due, due-3bd or due-2d")
     return parse_duration(text)
 
 
-def _most(unit: Unit) -> int:
+def _max_amount(unit: Unit) -> int:
     return MAX_BUSINESS_DAYS if unit == "bd" else MAX_DAYS * DAY // _MICROSECONDS[unit]

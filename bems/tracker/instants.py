@@ -30,7 +30,7 @@ def from_datetime(moment: datetime) -> Instant:
     return (moment - _EPOCH) // _MICROSECOND
 
 
-def bounded(instant: Instant, latest: Instant = LATEST) -> Instant:
+def clamp(instant: Instant, latest: Instant = LATEST) -> Instant:
     """The nearest one from EARLIEST to `latest`: whatever offset a time is given with, it can be shown in UTC."""
     return min(max(instant, EARLIEST), latest)
 

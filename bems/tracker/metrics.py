@@ -55,8 +55,9 @@ EVENTS_ACCEPTED = Metric("EventsAccepted", "Count", ("cell", "stage"), ("produce
 """Published to the bus: the sender was told 202. The sweeper adds 0 each minute, so that silence is a number too."""
 
 EVENTS_REFUSED = Metric("EventsRefused", "Count", ("cell", "stage"), ("producer",))
-"""Refused events, by the rule of `answers.REFUSED_WHOLE`: each of a batch that can be read, and one for a request that
-is refused as a whole. What API Gateway refuses by itself does not come here: its own metric `4XXError` has that."""
+"""Refused events, by the rule of `responses.REFUSED_STATUSES`: each of a batch that can be read, and one for a
+request that is refused as a whole. What API Gateway refuses by itself does not come here: its own
+metric `4XXError` has that."""
 
 EVENTS_UNPUBLISHED = Metric("EventsUnpublished", "Count", ("cell", "stage"), ("producer",))
 """Valid, but the bus did not take it: the sender was told 503, and sends it again."""

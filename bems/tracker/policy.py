@@ -19,7 +19,7 @@ from bems.tracker.calendars import BusinessCalendar
 from bems.tracker.contract import STAGES, Amount, Country, CurrencyCode, Facts, Identifier, Label, Stage
 from bems.tracker.durations import BeforeDue, Duration, parse_deadline, parse_duration
 from bems.tracker.instants import DAY, LATEST, Instant
-from bems.tracker.wording import choices
+from bems.validation.error_messages import join_choices
 
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 
@@ -58,7 +58,7 @@ class When:
         if bounded and self.currency is None:
             raise ValueError("amounts of different currencies do not compare: name a currency too")
         if not (bounded or self.currency or self.vendor or self.vendor_tier or self.terms_days_from is not None):
-            raise ValueError(f"there is no condition: use at least one of {choices(_CONDITIONS)}")
+            raise ValueError(f"there is no condition: use at least one of {join_choices(_CONDITIONS)}")
         if self.amount_from is not None and self.amount_to is not None and self.amount_from >= self.amount_to:
             raise ValueError(
                 f"no amount is from {self.amount_from} and below {self.amount_to}: raise amount_to above amount_from"
@@ -251,9 +251,9 @@ class Policy:
             return self._later(now, deadline, 1)
         due_date, offset = self._due_date(facts, now if ingested_at is None else ingested_at), deadline.offset
         if offset is None:
-            before = self.calendar.back(due_date, 0)
+            before = self.calendar.subtract(due_date, 0)
         else:
-            before = self.calendar.back(due_date, offset.business_days) - offset.microseconds
+            before = self.calendar.subtract(due_date, offset.business_days) - offset.microseconds
         return min(max(before, now + DAY), LATEST)
 
     def due(self, stage: Stage, facts: Facts, deadline: Instant, step: int) -> Instant:
@@ -273,7 +273,7 @@ class Policy:
         if every.unit != "bd":
             return min(rule.give_up_at, (now - deadline) // every.microseconds + 1)
         # Local dates tell the step to within one; due() settles which.
-        passed = min(rule.give_up_at - 1, self.calendar.between(deadline, now) // every.business_days + 1)
+        passed = min(rule.give_up_at - 1, self.calendar.business_days_between(deadline, now) // every.business_days + 1)
         while passed > 0 and self._later(deadline, every, passed) > now:
             passed -= 1
         return passed + 1
@@ -399,5 +399,5 @@ def _rule(spec: StageSpec) -> Rule:
 DEFAULT_POLICY = build_policy(PolicySpec(), frozenset())
 """The default numbers in Europe/Amsterdam, with weekends but no public holidays.
 
-A shell wants `bems.calendars.expand(PolicySpec())`, which has them.
+A shell wants `bems.calendars.expand(PolicySpec`, which has them.
 """

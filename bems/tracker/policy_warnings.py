@@ -14,12 +14,12 @@ def find_warnings(policy: Policy) -> list[str]:
 
 
 def _warnings_of(rules: StageRules) -> list[str]:
-    found = [f": {_silent(rules.rule)}"] if _silent(rules.rule) else []
+    found = [f": {_raises_no_alert(rules.rule)}"] if _raises_no_alert(rules.rule) else []
     for number, (when, rule) in enumerate(rules.overrides, 1):
         # What an override does not name is as its stage says, which has been told of.
         is_own = (rule.critical_at, rule.give_up_at) != (rules.rule.critical_at, rules.rule.give_up_at)
-        if is_own and _silent(rule):
-            found.append(f", override {number}: {_silent(rule)}")
+        if is_own and _raises_no_alert(rule):
+            found.append(f", override {number}: {_raises_no_alert(rule)}")
         wider = next((n for n, (other, _) in enumerate(rules.overrides[: number - 1], 1) if _covers(other, when)), None)
         if wider is not None:
             found.append(
@@ -29,7 +29,7 @@ def _warnings_of(rules: StageRules) -> list[str]:
     return found
 
 
-def _silent(rule: Rule) -> str | None:
+def _raises_no_alert(rule: Rule) -> str | None:
     if rule.give_up_at >= rule.critical_at:
         return None
     return (

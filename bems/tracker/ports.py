@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from bems.tracker.actions import Alert, AnswerToken, StartExecution
+from bems.tracker.actions import Alert, SendTaskAnswer, StartExecution
 from bems.tracker.instants import Instant
 from bems.tracker.record import InvoiceRecord
 
@@ -32,7 +32,7 @@ class Executions(Protocol):
         """Start by name; one that already exists is the same one."""
         ...
 
-    def answer(self, answer: AnswerToken, now: Instant) -> None:
+    def answer(self, answer: SendTaskAnswer, now: Instant) -> None:
         """Answer by token; an unknown, used or expired token counts as answered."""
         ...
 

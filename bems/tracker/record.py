@@ -9,10 +9,10 @@ from msgspec import Struct
 from bems.tracker.actions import Action
 from bems.tracker.contract import Facts, Stage
 from bems.tracker.instants import Instant
-from bems.tracker.projection import Outcome
+from bems.tracker.status import Outcome
 from bems.tracker.transitions import Transition
 
-SEEN = 32
+MAX_REMEMBERED_EVENTS = 32
 """How many of the newest event ids a record remembers. An older repeat changes nothing either: its register stands."""
 
 Stamp = tuple[Instant, int]
@@ -99,12 +99,22 @@ IdentityAlert = Literal["vendor", "reused"]
 """Two vendors use one invoice id; or an id is used again, for another invoice, after the first one was closed."""
 
 
-class InvoiceRecord(Struct, frozen=True, omit_defaults=True):
+_STORED_NAMES = {
+    "facts_version": "facts_of",
+    "terms_version": "terms_of",
+    "tier_version": "tier_of",
+    "recent_event_ids": "seen",
+    "reported_disputes": "reported",
+}
+"""Fields that are stored under an earlier name: records of before stay readable."""
+
+
+class InvoiceRecord(Struct, frozen=True, omit_defaults=True, rename=_STORED_NAMES):
     """Everything that is known of an invoice. `version` counts its writes; a write is conditional on the one before.
 
-    `facts` are those of the newest event (`facts_of`: its occurred_at and event_id), but payment terms and the vendor's
-    tier stay those of the newest event that stated any (`terms_of`, and `tier_of` with the vendor's id and tier): a
-    system that does not know them must not erase them.
+    `facts` are those of the newest event (`facts_version`: its occurred_at and event_id). Payment terms and the
+    vendor's tier stay those of the newest event that stated any (`terms_version`; `tier_version` adds the vendor's id
+    and tier): a system that does not know them must not erase them.
 
     `parked` says what the mark `parked` gave up. What identity alerts are raised from: the first four vendors' ids,
     the earliest and the newest `received` (None: the earliest is the newest too), and the earliest occurrence of
@@ -113,17 +123,17 @@ class InvoiceRecord(Struct, frozen=True, omit_defaults=True):
 
     invoice_id: str
     facts: Facts
-    facts_of: tuple[Instant, str]
-    terms_of: tuple[Instant, str] | None = None
-    tier_of: tuple[Instant, str, str, str] | None = None
+    facts_version: tuple[Instant, str]
+    terms_version: tuple[Instant, str] | None = None
+    tier_version: tuple[Instant, str, str, str] | None = None
     version: int = 0
     outcomes: dict[Stage, Outcome] = {}
-    seen: tuple[tuple[str, str], ...] = ()
+    recent_event_ids: tuple[tuple[str, str], ...] = ()
     run: Run = Run()
     wait: Wait | None = None
     mark: Mark | None = None
     parked: Parked | None = None
-    reported: dict[Stage, str] = {}
+    reported_disputes: dict[Stage, str] = {}
     vendor_ids: tuple[str, ...] = ()
     first_received: Received | None = None
     last_received: Received | None = None

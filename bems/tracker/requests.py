@@ -6,15 +6,15 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive, Verb
-from bems.tracker.contract import Identifier, Moment, Stage
-from bems.tracker.faults import find_faults
-from bems.tracker.gate import Refusal, invalid, too_large, unreadable
-from bems.tracker.instants import LATEST, Instant, bounded, from_datetime, without_leap_second
-from bems.tracker.reading import Reading, oddities
+from bems.tracker.contract import Identifier, Stage, Timestamp
+from bems.tracker.instants import LATEST, Instant, clamp, from_datetime, without_leap_second
+from bems.tracker.parsing import InvalidEvent, invalid, too_large, unreadable
+from bems.validation.field_errors import validate
+from bems.validation.lenient_json import LenientJson, find_anomalies
 
 T = TypeVar("T")
 
-REQUEST_LIMIT = 1024 * 1024
+MAX_REQUEST_BYTES = 1024 * 1024
 """Bytes of a request: a thousand ids of any length."""
 
 Role = Literal["sender", "viewer", "operator", "admin"]
@@ -54,7 +54,7 @@ class CompleteRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, k
 class ExtendRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="extend"):
     """The present wait's deadline moves to a later time."""
 
-    until: Moment
+    until: Timestamp
 
 
 class CancelRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="cancel"):
@@ -75,7 +75,7 @@ class AcknowledgeRequest(CommandRequest, frozen=True, forbid_unknown_fields=True
 
 AnyCommandRequest = CompleteRequest | CancelRequest | ExtendRequest | ParkRequest | ReviveRequest | AcknowledgeRequest
 VERBS: tuple[str, ...] = ("complete", "cancel", "extend", "park", "revive", "acknowledge")
-_PLAIN: dict[type[CommandRequest], Verb] = {
+_VERBS_WITHOUT_ARGUMENTS: dict[type[CommandRequest], Verb] = {
     CancelRequest: Cancel(),
     ParkRequest: Park(),
     ReviveRequest: Revive(),
@@ -106,29 +106,29 @@ class KeyRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_request(body: bytes, expected: Any, what: str) -> Any:
     """The request that a body holds, as an `expected`, or a Refusal with every fault; `what` is its name in that."""
-    if len(body) > REQUEST_LIMIT:
-        return too_large(what, len(body), REQUEST_LIMIT)
-    reading = Reading(body)
+    if len(body) > MAX_REQUEST_BYTES:
+        return too_large(what, len(body), MAX_REQUEST_BYTES)
+    reading = LenientJson(body)
     if reading.fault is not None:
         return unreadable(what, reading.fault)
     if isinstance(reading.data, dict) and isinstance(reading.data.get("until"), str):
         reading.data["until"] = without_leap_second(reading.data["until"])
-    odd = oddities(reading.data)
-    faults = odd + [fault for fault in find_faults(reading.data, expected) if fault not in odd]
+    odd = find_anomalies(reading.data)
+    faults = odd + [fault for fault in validate(reading.data, expected) if fault not in odd]
     return invalid(what, faults, None) if faults else msgspec.convert(reading.data, expected)
 
 
-def read_command(body: bytes, operator: str, now: Instant) -> Command | Refusal:
+def read_command(body: bytes, operator: str, now: Instant) -> Command | InvalidEvent:
     """The command in the body of `POST /commands`, accepted at `now`."""
     request = read_request(body, AnyCommandRequest, "command")
-    if isinstance(request, Refusal):
+    if isinstance(request, InvalidEvent):
         return request
     verb: Verb
     if isinstance(request, CompleteRequest):
         verb = Complete(request.stage)
     elif isinstance(request, ExtendRequest):
         # What lies outside of what an instant may be is refused by the core, as too early or too late.
-        verb = Extend(bounded(from_datetime(request.until), LATEST + 1))
+        verb = Extend(clamp(from_datetime(request.until), LATEST + 1))
     else:
-        verb = _PLAIN[type(request)]
+        verb = _VERBS_WITHOUT_ARGUMENTS[type(request)]
     return Command(request.command_id, request.invoice_id, operator, now, verb, request.note)

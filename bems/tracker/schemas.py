@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from bems.tracker.answers import Acceptance, Problem, Results
 from bems.tracker.contract import BODIES, STAGES, Stage
-from bems.tracker.gate import BATCH_MOST
+from bems.tracker.parsing import MAX_BATCH_EVENTS
+from bems.tracker.responses import BatchResults, EventAccepted, Problem
 
 Schema = dict[str, Any]
 
@@ -41,14 +41,14 @@ def components(ref_template: str = "#/components/schemas/{name}") -> dict[str, S
     batches = [
         msgspec.defstruct(
             batch_name(stage),
-            [("events", Annotated[list[body], Meta(min_length=1, max_length=BATCH_MOST)])],  # type: ignore[valid-type]
+            [("events", Annotated[list[body], Meta(min_length=1, max_length=MAX_BATCH_EVENTS)])],  # type: ignore[valid-type]
             namespace={"__doc__": f"`POST /invoices/{stage}/batch`"},
             forbid_unknown_fields=True,
         )
         for stage, body in BODIES.items()
     ]
     _, schemas = msgspec.json.schema_components(
-        [*BODIES.values(), *batches, Acceptance, Results, Problem], ref_template=ref_template
+        [*BODIES.values(), *batches, EventAccepted, BatchResults, Problem], ref_template=ref_template
     )
     return dict(sorted(schemas.items()))
 

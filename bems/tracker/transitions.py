@@ -16,7 +16,7 @@ from msgspec import Struct
 from bems.tracker.actions import Severity
 from bems.tracker.contract import Stage
 from bems.tracker.instants import Instant
-from bems.tracker.projection import Status
+from bems.tracker.status import Status
 
 TransitionKind = Literal["event", "alert", "park", "revive", "command"]
 

@@ -8,9 +8,9 @@ from typing import get_args
 
 import duckdb
 
-from bems.embedded import dashboards, rollup
-from bems.embedded.dashboards import DASHBOARDS
-from bems.embedded.time_series import COLUMNS, TimeSeries
+from bems.embedded.analytics import dashboards, rollup
+from bems.embedded.analytics.dashboards import DASHBOARDS
+from bems.embedded.analytics.time_series import COLUMNS, TimeSeries
 from bems.tracker.instants import DAY, parse
 from bems.tracker.transitions import Transition
 from bench.figures import Figure
@@ -121,7 +121,7 @@ def measure(folder: Path) -> Iterator[Figure]:
     yield Figure("each of them", told)
     yield Figure(
         "the same: the roll-up",
-        f"{hours:,} rows; {rolling * 1e9:.0f} ns of wall time a transition, {rollup.EVERY:,} at a time "
+        f"{hours:,} rows; {rolling * 1e9:.0f} ns of wall time a transition, {rollup.ROWS_PER_ROLLUP:,} at a time "
         f"(making the rows: {filled:.0f} s)",
     )
 
@@ -139,17 +139,17 @@ def look(series: TimeSeries, name: str, by: dashboards.Unit) -> float:
 def fill(path: Path) -> float:
     """Make the rows, roll them up but for as many as the feed leaves for later, and answer the seconds that a row takes
     to be rolled up where there are so many."""
-    rolling, rolled_up = 0.0, ROWS - rollup.EVERY + 1
-    fed_from = rolled_up - FED * rollup.EVERY
+    rolling, rolled_up = 0.0, ROWS - rollup.ROWS_PER_ROLLUP + 1
+    fed_from = rolled_up - FED * rollup.ROWS_PER_ROLLUP
     with duckdb.connect(str(path), config={"threads": 2, "memory_limit": "1GB"}) as database:
         database.execute("INSERT INTO tiers VALUES ('gold'), ('silver'), ('standard')")
         for first in range(0, fed_from, CHUNK):
             insert(database, first, min(first + CHUNK, fed_from))
-            database.execute(rollup.ADD, {"behind": first})
-        for first in range(fed_from, rolled_up, rollup.EVERY):
-            insert(database, first, first + rollup.EVERY)
+            database.execute(rollup.UPSERT_SQL, {"behind": first})
+        for first in range(fed_from, rolled_up, rollup.ROWS_PER_ROLLUP):
+            insert(database, first, first + rollup.ROWS_PER_ROLLUP)
             begun = time.perf_counter()
-            database.execute(rollup.ADD, {"behind": first})
+            database.execute(rollup.UPSERT_SQL, {"behind": first})
             rolling += time.perf_counter() - begun
         insert(database, rolled_up, ROWS)
         database.execute("UPDATE feed SET watermark = ?, rolled_up = ?", (ROWS, rolled_up))

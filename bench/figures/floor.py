@@ -13,7 +13,7 @@ from statistics import median
 import uvloop
 
 from bench.cell import Cell
-from bench.client import Takings
+from bench.client import LoadResult
 from bench.events import Event, lifecycles
 from bench.figures import Figure
 from bench.floor import Floor
@@ -109,7 +109,7 @@ def cost(engine: Floor | Cell, events: Sequence[Event], connections: int) -> flo
     return seconds / takings.accepted * 1000
 
 
-def run(engine: Floor | Cell, events: Sequence[Event], connections: int) -> tuple[Takings, float]:
+def run(engine: Floor | Cell, events: Sequence[Event], connections: int) -> tuple[LoadResult, float]:
     """What the load met with, and the core-seconds of the engine, all its threads, DuckDB's too."""
     before = engine.cpu_seconds()
     takings = uvloop.run(engine.client.closed(events, connections))

@@ -10,11 +10,11 @@ from typing import Any
 
 from bems.cli.files import load_policy
 from bems.embedded.cell import Cell
-from bems.embedded.definition import embedded_text, load_machine
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.definition import load_machine, resolved_text
+from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.tracker.contract import STAGES, Event, Stage
-from bems.tracker.gate import read_event
 from bems.tracker.instants import Instant
+from bems.tracker.parsing import parse_event
 from bench.events import lifecycles
 from bench.figures import Figure
 
@@ -39,7 +39,7 @@ def measure(folder: Path) -> Iterator[Figure]:
 def _run(folder: Path, prefix: str, profiler: cProfile.Profile | None) -> tuple[float, float]:
     """Microseconds of CPU an event: of the gate, and of everything from the turn's beginning to its commit."""
     machine, store, now = load_machine(), SqliteStore(folder), time.time_ns() // 1_000
-    store.keep_definition(machine.digest, embedded_text())
+    store.store_definition(machine.digest, resolved_text())
     cell = Cell(load_policy(None), machine, store)
     sent = [
         (stage, event.body) for event in lifecycles(INVOICES, prefix=prefix) for stage in STAGES if stage == event.stage
@@ -53,10 +53,10 @@ def _run(folder: Path, prefix: str, profiler: cProfile.Profile | None) -> tuple[
     read = time.process_time()
     for number in range(0, len(events), TURN):
         turn = events[number : number + TURN]
-        store.expect(turn)
+        store.prefetch(turn)
         for event in turn:
-            with store.item():
-                cell.event(event, now)
+            with store.savepoint():
+                cell.handle_event(event, now)
         store.commit()
     done = time.process_time()
     if profiler:
@@ -67,7 +67,7 @@ def _run(folder: Path, prefix: str, profiler: cProfile.Profile | None) -> tuple[
 
 
 def _read(stage: Stage, body: bytes, now: Instant) -> Event:
-    event = read_event(stage, body, now)
+    event = parse_event(stage, body, now)
     if not isinstance(event, Event):
         raise RuntimeError(f"an event was refused: {event}")
     return event

@@ -12,7 +12,7 @@ from pathlib import Path
 import uvloop
 
 from bench.cell import Cell
-from bench.client import Takings, get_json
+from bench.client import LoadResult, get_json
 from bench.events import Event, batches, ingestions, lifecycles
 from bench.figures import Figure
 from bench.figures.floor import told, unit
@@ -146,7 +146,7 @@ async def kill_under_load(cell: Cell, load: list[Event], home: Path, key: str) -
         return time.perf_counter() - begun
 
 
-async def load_until_all_are_done(cell: Cell) -> tuple[Takings, float]:
+async def load_until_all_are_done(cell: Cell) -> tuple[LoadResult, float]:
     """Send events in the open loop until every overdue invoice has its alert; and the seconds that took."""
     begun, connection = time.perf_counter(), cell.connect()
     events = lifecycles(PROBE_RATE * MOST_SECONDS // 4, prefix="D")
@@ -154,7 +154,7 @@ async def load_until_all_are_done(cell: Cell) -> tuple[Takings, float]:
     sending = asyncio.create_task(cell.client.open(events, PROBE_RATE, 16, enough=lambda: done))
     while not done and not sending.done():
         await asyncio.sleep(0.5)
-        done = (await get_json(connection, "/books"))["alert_rows"] >= DUE
+        done = (await get_json(connection, "/check"))["alert_rows"] >= DUE
     seconds = time.perf_counter() - begun
     connection.close()
     takings = await sending

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import uvloop
 
 from bench.cell import Cell
-from bench.client import Connection, Takings, get_json
+from bench.client import Connection, LoadResult, get_json
 from bench.events import Event, lifecycles
 from bench.figures import Figure
 from bench.figures.floor import told, unit
@@ -76,7 +76,7 @@ class Looker:
         ordered = sorted(self.seconds)
         return f"{ordered[len(ordered) // 2] * 1000:.1f} / {ordered[int(len(ordered) * 0.99)] * 1000:.1f} ms"
 
-    async def run(self, events: list[Event]) -> Takings:
+    async def run(self, events: list[Event]) -> LoadResult:
         client, sent = self._cell.client, 0
         post = client.post
         free: list[Connection] = []
@@ -111,6 +111,6 @@ class Looker:
 async def count(cell: Cell) -> int:
     """Accepted events in the store."""
     connection = cell.connect()
-    books = await get_json(connection, "/books")
+    books = await get_json(connection, "/check")
     connection.close()
     return int(books["accepted"])

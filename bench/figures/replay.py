@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bems.embedded.generator import EVERYDAY, generate
+from bems.generator.event_log import EVERYDAY, generate
 from bench.figures import Figure
 
 INVOICES = 30_000

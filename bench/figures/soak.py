@@ -16,7 +16,7 @@ import uvloop
 
 from bems.tracker.contract import STAGES
 from bench.cell import Cell
-from bench.client import Connection, Takings, get_json
+from bench.client import Connection, LoadResult, get_json
 from bench.events import OCCURRED, Event, lifecycles
 from bench.figures import Figure
 from bench.figures.million import hurry
@@ -49,7 +49,7 @@ QUESTIONS = (
     "/dashboards/alerts",
     "/dashboards/amounts",
     "/metrics",
-    "/books",
+    "/check",
 )
 """Asked in turn, with a look at one invoice between two of them."""
 
@@ -87,7 +87,7 @@ def measure(folder: Path, minutes: float = MINUTES, rate: float = RATE) -> Itera
             )
 
 
-async def _run(cell: Cell, seconds: float, rate: float) -> tuple[list[Sample], Takings, int]:
+async def _run(cell: Cell, seconds: float, rate: float) -> tuple[list[Sample], LoadResult, int]:
     begun = time.monotonic()
     samples = [Sample(0.0, cell.memory_mb())]
     newest = [""]

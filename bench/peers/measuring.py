@@ -10,7 +10,7 @@ from pathlib import Path
 import uvloop
 
 from bench.calibration import calibrate
-from bench.client import Client, Takings
+from bench.client import Client, LoadResult
 from bench.events import Event, lifecycles
 from bench.peers.engine import Engine, Missing
 
@@ -38,7 +38,7 @@ class Row:
     engine: Engine
     version: str
     connections: int
-    takings: Takings = field(default_factory=Takings)
+    takings: LoadResult = field(default_factory=LoadResult)
     cpu: float = 0.0
     memory: float = 0.0
     stored: int | None = None
@@ -72,23 +72,23 @@ def interleaved(left: Iterator[Invoice]) -> Iterator[Event]:
             yield from stage
 
 
-async def load(client: Client, sent: Iterable[Invoice], connections: int, seconds: float) -> Takings:
+async def load(client: Client, sent: Iterable[Invoice], connections: int, seconds: float) -> LoadResult:
     """Each connection sends its next event when the last was answered, so an invoice's events come in their order."""
     left = iter(sent)
     parts = await asyncio.gather(*(client.closed(interleaved(left), 1, seconds=seconds) for _ in range(connections)))
     return merged(parts)
 
 
-def merged(parts: Iterable[Takings]) -> Takings:
+def merged(parts: Iterable[LoadResult]) -> LoadResult:
     """Of loads that ran at the same time."""
-    whole = Takings()
+    whole = LoadResult()
     for part in parts:
         add(whole, part)
         whole.elapsed = max(whole.elapsed, part.elapsed)
     return whole
 
 
-def add(whole: Takings, part: Takings) -> None:
+def add(whole: LoadResult, part: LoadResult) -> None:
     whole.seconds += part.seconds
     whole.statuses += part.statuses
 

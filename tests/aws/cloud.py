@@ -341,7 +341,7 @@ def forget() -> None:
     """What functions keep between invocations."""
     clients.client.cache_clear()
     for module in HANDLERS:
-        module.home.cache_clear()
+        module.dependencies.cache_clear()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from msgspec import structs
 from bems.aws.alerts import SnsAlerts, message, subject
 from bems.aws.clients import client
 from bems.tracker.actions import Alert
-from bems.tracker.alert_messages import payload
+from bems.tracker.alert_messages import json_body
 from bems.tracker.contract import Facts, Source, Vendor
 from bems.tracker.instants import HOUR
 from tests.aws.cloud import CELL, Cloud
@@ -48,7 +48,7 @@ def test_an_alert_goes_to_its_severitys_topic_with_what_filters_need(cloud: Clou
 def test_the_message_is_read_by_people_first_and_by_programs() -> None:
     text = message(ALERT, "eu-west")
     assert text.splitlines()[1].startswith('  "text": "critical: INV/1 waits for posting since 2026-03-02 (alert 3')
-    assert json.loads(text) == payload(ALERT, "eu-west"), "what a webhook of the other home gets"
+    assert json.loads(text) == json_body(ALERT, "eu-west"), "what a webhook of the other home gets"
 
 
 def test_a_dispute_names_its_event() -> None:

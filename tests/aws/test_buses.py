@@ -21,7 +21,7 @@ CUSTOM = "arn:aws:events:eu-west-1:123456789012:event-busv2/bems-test/abcdefghij
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bems.aws.calls.time.sleep", lambda _: None)
+    monkeypatch.setattr("bems.aws.batching.time.sleep", lambda _: None)
 
 
 @pytest.fixture(params=["classic", "custom"])

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError, ConnectTimeoutError
 from bems.aws.clients import client
 from bems.aws.errors import is_transient
 from bems.aws.executions import StepFunctionsExecutions
-from bems.tracker.actions import AnswerToken, StartExecution, Told
+from bems.tracker.actions import SendTaskAnswer, StartExecution, TaskAnswer
 from bems.tracker.instants import HOUR
 from tests.aws.cloud import MACHINE_ARN, Cloud
 from tests.aws.wire import Refused
@@ -33,10 +33,10 @@ def refusing(error: str, status: int = 400) -> Callable[[dict[str, Any]], dict[s
 @pytest.mark.parametrize("told", ["ok", "Rejected"])
 @pytest.mark.parametrize("error", ["TaskDoesNotExist", "TaskTimedOut", "InvalidToken"])
 def test_a_dead_token_counts_as_answered(
-    cloud: Cloud, executions: StepFunctionsExecutions, error: str, told: Told
+    cloud: Cloud, executions: StepFunctionsExecutions, error: str, told: TaskAnswer
 ) -> None:
     cloud.wire.fakes |= {"SendTaskSuccess": refusing(error), "SendTaskFailure": refusing(error)}
-    executions.answer(AnswerToken("T", told, NOW), NOW)
+    executions.answer(SendTaskAnswer("T", told, NOW), NOW)
     assert [call.operation for call in cloud.wire.calls] == ["SendTaskSuccess" if told == "ok" else "SendTaskFailure"]
 
 
@@ -66,8 +66,8 @@ def test_any_other_error_is_raised(
         cloud.wire.fakes[operation] = refusing(error, status)
     calls: list[Callable[[], None]] = [
         lambda: executions.start(START, NOW),
-        lambda: executions.answer(AnswerToken("T", "ok", NOW), NOW),
-        lambda: executions.answer(AnswerToken("T", "Parked", NOW), NOW),
+        lambda: executions.answer(SendTaskAnswer("T", "ok", NOW), NOW),
+        lambda: executions.answer(SendTaskAnswer("T", "Parked", NOW), NOW),
     ]
     for call in calls:
         with pytest.raises(ClientError) as raised:
@@ -92,8 +92,8 @@ def test_the_input_is_the_same_text_each_time(cloud: Cloud, executions: StepFunc
 
 def test_an_answer_says_what_and_why(cloud: Cloud, executions: StepFunctionsExecutions) -> None:
     cloud.wire.fakes |= {"SendTaskSuccess": lambda _: {}, "SendTaskFailure": lambda _: {}}
-    executions.answer(AnswerToken("T", "ok", NOW + HOUR), NOW)
-    executions.answer(AnswerToken("T", "Rejected", NOW + HOUR), NOW)
+    executions.answer(SendTaskAnswer("T", "ok", NOW + HOUR), NOW)
+    executions.answer(SendTaskAnswer("T", "Rejected", NOW + HOUR), NOW)
     success, failure = cloud.wire.calls
     assert success.params == {"taskToken": "T", "output": '{"deadline_seconds":3600}'}
     assert failure.params == {"taskToken": "T", "error": "Rejected", "cause": "the invoice was rejected"}

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bems.aws.messages import MAX_CLOCK_SKEW, Origin, TooEarly, Unreadable, pack_detail, read_message
-from bems.tracker.contract import NEGATIVE, POSITIVE, STAGES, Event
-from bems.tracker.gate import read_event
+from bems.aws.messages import MAX_CLOCK_SKEW, InvalidMessage, Origin, TooEarly, decode_message, encode_detail
+from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS, Event
 from bems.tracker.instants import DAY, EARLIEST, MINUTE, Instant, parse, render
+from bems.tracker.parsing import parse_event
 from tests.aws.cloud import envelope, event_body
 from tests.tracker.samples import NOW
 
@@ -19,13 +19,13 @@ ORIGIN = Origin("eu-west", "eu-west-1", "123456789012")
 
 
 def sent(**more: Any) -> Event:
-    event = read_event("posting", json.dumps(event_body("INV/1", "posted", "e1", **more)).encode(), NOW)
+    event = parse_event("posting", json.dumps(event_body("INV/1", "posted", "e1", **more)).encode(), NOW)
     assert isinstance(event, Event), event
     return event
 
 
 def detail(**more: Any) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(pack_detail(sent(**more), ORIGIN))
+    content: dict[str, Any] = json.loads(encode_detail(sent(**more), ORIGIN))
     return content
 
 
@@ -68,7 +68,7 @@ def wrappings() -> dict[str, Any]:
 
 @pytest.mark.parametrize("wrapping", wrappings())
 def test_a_message_is_read_in_any_wrapping(wrapping: str) -> None:
-    assert read_message(json.dumps(wrappings()[wrapping]), NOW) == sent()
+    assert decode_message(json.dumps(wrappings()[wrapping]), NOW) == sent()
 
 
 labels = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=20)
@@ -95,10 +95,10 @@ bodies = st.fixed_dictionaries(
 @settings(derandomize=True, max_examples=150)
 @given(bodies, st.sampled_from(STAGES), st.booleans())
 def test_every_event_that_passes_the_gate_comes_through_as_it_is(body: dict[str, Any], stage: Any, good: bool) -> None:
-    status = (POSITIVE if good else NEGATIVE)[stage]
-    event = read_event(stage, json.dumps({**body, "currency": "EUR", "status": status}).encode(), NOW)
+    status = (SUCCESS_STATUS if good else FAILURE_STATUS)[stage]
+    event = parse_event(stage, json.dumps({**body, "currency": "EUR", "status": status}).encode(), NOW)
     assert isinstance(event, Event), event
-    assert read_message(pack_detail(event, ORIGIN), NOW) == event
+    assert decode_message(encode_detail(event, ORIGIN), NOW) == event
 
 
 def test_the_largest_event_is_far_below_256_kib() -> None:
@@ -107,8 +107,8 @@ def test_the_largest_event_is_far_below_256_kib() -> None:
         source={"system": "\u20ac" * 64, "region": "\u20ac" * 64, "account_id": "\u20ac" * 64},
         attributes={f"{n:02}": '"' * 126 for n in range(32)},
     )
-    assert len(pack_detail(event, ORIGIN).encode()) < 40_000
-    assert read_message(pack_detail(event, ORIGIN), NOW) == event
+    assert len(encode_detail(event, ORIGIN).encode()) < 40_000
+    assert decode_message(encode_detail(event, ORIGIN), NOW) == event
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_the_largest_event_is_far_below_256_kib() -> None:
     ],
 )
 def test_what_no_producer_sent_is_unreadable(body: str, problem: str) -> None:
-    with pytest.raises(Unreadable, match=problem):
-        read_message(body, NOW)
+    with pytest.raises(InvalidMessage, match=problem):
+        decode_message(body, NOW)
 
 
 def stating(received_at: str, **more: Any) -> str:
@@ -139,7 +139,7 @@ def stating(received_at: str, **more: Any) -> str:
     content["metadata"]["received_at"] = received_at
     if "occurred_at" in more:
         body = event_body("INV/1", "posted", "e1", **more)
-        event = read_event("posting", json.dumps(body).encode(), parse("9999-12-30T00:00:00Z"))
+        event = parse_event("posting", json.dumps(body).encode(), parse("9999-12-30T00:00:00Z"))
         assert isinstance(event, Event)
         content["event"] |= {"occurred_at": more["occurred_at"], "digest": event.digest}
     return json.dumps(content)
@@ -160,27 +160,27 @@ def stating(received_at: str, **more: Any) -> str:
 def test_nothing_was_received_after_now_whatever_the_message_says(stated: str, read: Instant | None) -> None:
     if read is None:
         # It occurred long after it is said to have been received.
-        with pytest.raises(Unreadable, match="in the future"):
-            read_message(stating(stated), NOW)
+        with pytest.raises(InvalidMessage, match="in the future"):
+            decode_message(stating(stated), NOW)
     else:
-        assert read_message(stating(stated), NOW).received_at == read
+        assert decode_message(stating(stated), NOW).received_at == read
 
 
 def test_an_event_of_long_ago_is_as_old_as_it_says() -> None:
-    event = read_message(stating("1970-01-01T00:00:00Z", occurred_at="1970-01-01T10:00:00Z"), NOW)
+    event = decode_message(stating("1970-01-01T00:00:00Z", occurred_at="1970-01-01T10:00:00Z"), NOW)
     assert event.received_at == EARLIEST
 
 
 @pytest.mark.parametrize("stated", ["9999-12-30T00:00:00Z", "2999-01-01T00:00:00Z", render(NOW + MAX_CLOCK_SKEW + 1)])
 def test_nothing_occurred_more_than_a_day_after_now_whatever_the_message_says(stated: str) -> None:
-    assert read_message(stating(stated, occurred_at=render(NOW + DAY)), NOW).occurred_at == NOW + DAY
-    with pytest.raises(Unreadable, match="in the future"):
-        read_message(stating(stated, occurred_at=render(NOW + DAY + 1)), NOW)
+    assert decode_message(stating(stated, occurred_at=render(NOW + DAY)), NOW).occurred_at == NOW + DAY
+    with pytest.raises(InvalidMessage, match="in the future"):
+        decode_message(stating(stated, occurred_at=render(NOW + DAY + 1)), NOW)
 
 
 def test_an_event_that_a_clock_ahead_of_ours_let_in_comes_again() -> None:
     ahead = NOW + 2
     message = stating(render(ahead), occurred_at=render(ahead + DAY))
     with pytest.raises(TooEarly, match="in the future"):
-        read_message(message, NOW)
-    assert read_message(message, ahead).received_at == ahead
+        decode_message(message, NOW)
+    assert decode_message(message, ahead).received_at == ahead

@@ -17,9 +17,9 @@ from bems.aws.errors import is_transient
 from bems.aws.records import SHARDS, DynamoRecords, pack_item, read_changes, shard_of
 from bems.tracker.contract import Facts, Source, Vendor
 from bems.tracker.decisions import on_event, on_timeout
-from bems.tracker.draft import delivered
 from bems.tracker.instants import DAY, MINUTE
 from bems.tracker.record import InvoiceRecord
+from bems.tracker.record_builder import clear_pending
 from tests.aws.cloud import TABLE, Cloud
 from tests.aws.wire import Refused
 from tests.tracker.samples import FACTS, NOW, POLICY, event
@@ -63,7 +63,7 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_a_write_whose_answer_was_lost_is_no_lost_race(records: DynamoRecords, lost: list[str]) -> None:
     lost += ["PutItem", "PutItem"]
     assert records.save(first())
-    second = delivered(first(), NOW)
+    second = clear_pending(first(), NOW)
     lost += ["PutItem"]
     assert records.save(second)
     assert records.load("INV-1") == second
@@ -71,7 +71,7 @@ def test_a_write_whose_answer_was_lost_is_no_lost_race(records: DynamoRecords, l
 
 def test_a_lost_race_is_told_from_a_lost_answer(records: DynamoRecords, lost: list[str]) -> None:
     assert records.save(first())
-    assert records.save(delivered(first(), NOW))
+    assert records.save(clear_pending(first(), NOW))
     lost += ["PutItem"]
     assert not records.save(structs.replace(first(), version=2, mark="parked"))
 
@@ -92,7 +92,7 @@ def test_a_write_whose_every_answer_is_lost_is_found_again(records: DynamoRecord
 def test_a_lost_answer_that_somebody_built_upon_is_a_lost_race(records: DynamoRecords, cloud: Cloud) -> None:
     """Our write was done, its answer lost, and somebody saved the next version before our next try."""
     assert records.save(first())
-    assert records.save(delivered(first(), NOW))
+    assert records.save(clear_pending(first(), NOW))
     assert not records.save(first())
     assert cloud.wire.calls[-1].params["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
 
@@ -211,7 +211,7 @@ def test_due_invoices_come_page_by_page_the_most_overdue_first(records: DynamoRe
     assert records.due(7, NOW, 3).invoice_ids == []
     assert records.due(8, NOW + DAY, 3).invoice_ids == []
     assert records.count_due(7, NOW + 4 * MINUTE, 3) == 3
-    assert (records.count_checked(7), records.count_checked(8)) == (5, 0)
+    assert (records.count_open(7), records.count_open(8)) == (5, 0)
 
 
 @settings(derandomize=True, max_examples=200)

@@ -11,9 +11,9 @@ from botocore.exceptions import ReadTimeoutError
 from msgspec import structs
 
 from bems.aws.clients import client
-from bems.aws.time_series import WRITTEN, FirehoseSeries, Outcome, Row, Series, TimestreamSeries
+from bems.aws.time_series import WRITTEN, FirehoseSeries, Row, TimeSeriesWriter, TimestreamSeries, WriteResult
 from bems.tracker.instants import HOUR, SECOND
-from bems.tracker.series import COLUMNS, row
+from bems.tracker.time_series_schema import COLUMNS, to_row
 from bems.tracker.transitions import Transition
 from tests.aws.cloud import DATABASE, TIME_TABLE, Cloud, flat
 from tests.aws.wire import THROUGH, Refused
@@ -76,7 +76,7 @@ PLAIN = Transition(
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bems.aws.calls.time.sleep", lambda _: None)
+    monkeypatch.setattr("bems.aws.batching.time.sleep", lambda _: None)
 
 
 @pytest.fixture
@@ -95,8 +95,8 @@ def firehose(cloud: Cloud) -> FirehoseSeries:
 
 
 @pytest.fixture(params=["timestream", "firehose"])
-def series(request: pytest.FixtureRequest) -> Series:
-    found: Series = request.getfixturevalue(request.param)
+def series(request: pytest.FixtureRequest) -> TimeSeriesWriter:
+    found: TimeSeriesWriter = request.getfixturevalue(request.param)
     return found
 
 
@@ -124,13 +124,13 @@ def rows(count: int) -> list[Row]:
 
 
 def test_a_row_has_every_column_that_says_something() -> None:
-    whole = row(FULL, "eu")
+    whole = to_row(FULL, "eu")
     assert list(whole) == [column.name for column in COLUMNS if column.name != "attributes_cut"]
     assert (whole["amount"], whole["from_amount"], whole["to_amount"]) == ("-0.10", "0.10", "-0.10")
     assert json.loads(str(whole["attributes"])) == FULL.attributes
     assert whole["due_date"] == "2026-04-01"
     assert whole["recorded_at"] == FULL.recorded_at
-    bare = row(PLAIN, "eu")
+    bare = to_row(PLAIN, "eu")
     assert {column.name for column in COLUMNS if column.required} == set(bare)
     assert (bare["amount"], bare["superseded"]) == ("1000", False)
 
@@ -139,14 +139,16 @@ def test_the_columns_are_all_that_a_transition_says() -> None:
     assert {column.name for column in COLUMNS} == {*Transition.__struct_fields__, "cell", "attributes_cut"}
     kinds = {"string": str, "int": int, "long": int, "boolean": bool, "timestamp": int}
     for column in COLUMNS[:-1]:
-        assert type(row(FULL, "eu")[column.name]) is kinds[column.type]
+        assert type(to_row(FULL, "eu")[column.name]) is kinds[column.type]
 
 
 # -- both
 
 
 @pytest.mark.parametrize("count", [0, 1, 100, 101, 501])
-def test_all_rows_are_written_in_calls_that_the_service_takes(cloud: Cloud, series: Series, count: int) -> None:
+def test_all_rows_are_written_in_calls_that_the_service_takes(
+    cloud: Cloud, series: TimeSeriesWriter, count: int
+) -> None:
     assert series.write(rows(count)) == [WRITTEN] * count
     most = 100 if isinstance(series, TimestreamSeries) else 500
     sizes = [len(call.params["Records"]) for call in cloud.wire.calls]
@@ -164,12 +166,14 @@ def test_all_rows_are_written_in_calls_that_the_service_takes(cloud: Cloud, seri
         (ReadTimeoutError(endpoint_url="https://x"), "ReadTimeoutError"),
     ],
 )
-def test_a_call_that_is_refused_may_be_tried_again(cloud: Cloud, series: Series, error: Exception, code: str) -> None:
+def test_a_call_that_is_refused_may_be_tried_again(
+    cloud: Cloud, series: TimeSeriesWriter, error: Exception, code: str
+) -> None:
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
         raise error
 
     cloud.wire.fakes |= {"WriteRecords": refuse, "PutRecordBatch": refuse}
-    assert series.write(rows(3)) == [Outcome("failed", code)] * 3
+    assert series.write(rows(3)) == [WriteResult("failed", code)] * 3
 
 
 # -- Timestream
@@ -256,9 +260,9 @@ def test_rejected_records_are_told_from_those_beside_them(cloud: Cloud, timestre
     cloud.wire.fakes["WriteRecords"] = refuse
     assert timestream.write(rows(5)) == [
         WRITTEN,
-        Outcome("rejected", "outside the retention of the memory store"),
+        WriteResult("rejected", "outside the retention of the memory store"),
         WRITTEN,
-        Outcome("written", "a higher version is there"),
+        WriteResult("written", "a higher version is there"),
         WRITTEN,
     ]
 
@@ -288,7 +292,7 @@ def test_a_row_is_one_json_object_with_instants_in_microseconds(cloud: Cloud, fi
     (call,) = cloud.wire.calls
     assert call.params["DeliveryStreamName"] == "bems-test"
     one, two = (json.loads(record["Data"]) for record in call.params["Records"])
-    assert (one, two) == (row(FULL, "test"), row(PLAIN, "test"))
+    assert (one, two) == (to_row(FULL, "test"), to_row(PLAIN, "test"))
     assert one["occurred_at"] == NOW - HOUR
 
 
@@ -300,7 +304,7 @@ def test_what_firehose_did_not_take_is_put_again_and_nothing_else(cloud: Cloud, 
         return failures[id] < 0
 
     cloud.wire.fakes["PutRecordBatch"] = taking(takes)
-    failed = Outcome("failed", "ServiceUnavailableException")
+    failed = WriteResult("failed", "ServiceUnavailableException")
     assert firehose.write(rows(6)) == [WRITTEN, WRITTEN, WRITTEN, WRITTEN, failed, WRITTEN]
     sizes = [len(call.params["Records"]) for call in cloud.wire.calls]
     assert sizes == [6, 3, 2]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.client import Client, Connection, Takings
+from bench.client import Client, Connection, LoadResult
 from bench.events import Event
 
 EVENTS = [Event("ingestion", f"i{number}", f"e{number}", b"{}") for number in range(60)]
@@ -48,11 +48,11 @@ async def post(connection: Connection, event: Event) -> int:
     return status
 
 
-async def load(server: Server, run: str, *arguments: float, **options: Any) -> Takings:
+async def load(server: Server, run: str, *arguments: float, **options: Any) -> LoadResult:
     async with await asyncio.start_server(server, "127.0.0.1") as listening:
         port = listening.sockets[0].getsockname()[1]
         client = Client(f"http://127.0.0.1:{port}", {}, post)
-        takings: Takings = await getattr(client, run)(EVENTS, *arguments, **options)
+        takings: LoadResult = await getattr(client, run)(EVENTS, *arguments, **options)
         return takings
 
 
@@ -98,6 +98,6 @@ def test_an_open_load_ends_when_there_was_enough() -> None:
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 51.0), (0.99, 100.0), (0.0, 1.0)])
 def test_percentiles(share: float, expected: float) -> None:
-    takings = Takings([number / 1000 for number in range(100, 0, -1)], Counter({202: 100}), 2.0)
+    takings = LoadResult([number / 1000 for number in range(100, 0, -1)], Counter({202: 100}), 2.0)
     assert takings.percentile(share) == pytest.approx(expected)
     assert takings.rate == 50

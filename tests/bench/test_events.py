@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from datetime import UTC, datetime
 
 from bems.tracker.contract import STAGES, Event
-from bems.tracker.gate import read_batch, read_event
 from bems.tracker.instants import from_datetime
+from bems.tracker.parsing import parse_batch, parse_event
 from bench.events import batches, ingestions, lifecycles
 from bench.figures.million import hurry
 
@@ -15,7 +15,7 @@ def test_four_events_an_invoice_that_the_gate_takes_now() -> None:
     events, now = lifecycles(50, prefix="T"), from_datetime(datetime.now(UTC))
     stages = defaultdict[str, list[str]](list)
     for sent in events:
-        read = read_event(sent.stage, sent.body, now)  # type: ignore[arg-type]
+        read = parse_event(sent.stage, sent.body, now)  # type: ignore[arg-type]
         assert isinstance(read, Event)
         assert (read.event_id, read.invoice_id, read.stage) == (sent.event_id, sent.invoice_id, sent.stage)
         assert abs(now - read.occurred_at) < 60_000_000, "no deadline has passed"
@@ -33,7 +33,7 @@ def test_batches_have_the_same_events_in_the_same_order() -> None:
     by_stage = defaultdict[str, list[str]](list)
     for batch in sent:
         stage = batch.stage.removesuffix("/batch")
-        read = read_batch(stage, batch.body, from_datetime(datetime.now(UTC)))  # type: ignore[arg-type]
+        read = parse_batch(stage, batch.body, from_datetime(datetime.now(UTC)))  # type: ignore[arg-type]
         assert isinstance(read, list) and len(read) == batch.number <= 100
         by_stage[stage] += [one.event_id for one in read if isinstance(one, Event)]
     assert by_stage == {stage: [event.event_id for event in events if event.stage == stage] for stage in STAGES}

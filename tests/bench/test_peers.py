@@ -12,7 +12,7 @@ import psutil
 import pytest
 import uvloop
 
-from bench.client import Client, Connection, Takings
+from bench.client import Client, Connection, LoadResult
 from bench.events import Event, lifecycles
 from bench.peers import measuring, setup
 from bench.peers.engine import Engine, Missing, Processes
@@ -75,7 +75,7 @@ def run(tmp_path: Path, *engines: Engine, rounds: int = 1) -> Outcome:
 
 
 def row(engine: Engine, connections: int, cpu: float) -> Row:
-    takings = Takings(seconds=[0.002] * 1000, elapsed=2.0)
+    takings = LoadResult(seconds=[0.002] * 1000, elapsed=2.0)
     takings.statuses[202] = 1000
     return Row(engine, "1.0", connections, takings, cpu, 123.4, 2048, [19.0, 21.0])
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bems.tracker.contract import STAGES, Event
-from bems.tracker.gate import read_event
 from bems.tracker.instants import from_datetime
+from bems.tracker.parsing import parse_event
 from bench.figures import soak
 from bench.figures.soak import LEFT_OPEN, LEFT_STUCK, PATTERN, Sample, describe_curve, endless, slope_per_hour
 
@@ -21,7 +21,7 @@ def test_events_of_ever_new_invoices_that_occur_when_they_are_taken() -> None:
     assert len({event.event_id for event in events}) == len(events)
     later = from_datetime(now + timedelta(days=2))
     for number in (0, 1, 4_000, len(events) - 1):
-        read = read_event(events[number].stage, events[number].body, later)  # type: ignore[arg-type]
+        read = parse_event(events[number].stage, events[number].body, later)  # type: ignore[arg-type]
         assert isinstance(read, Event)
         assert (read.event_id, read.invoice_id) == (events[number].event_id, events[number].invoice_id)
         assert read.occurred_at // 1_000_000 == from_datetime(now + timedelta(seconds=number)) // 1_000_000

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bems.cli import bulk
-from bems.cli.bulk import command_id, read_ids
+from bems.cli import bulk_commands
+from bems.cli.bulk_commands import command_id, read_ids
+from bems.cli.deadlines import Until, UntilParam, resolve
+from bems.cli.errors import UserError
 from bems.cli.files import load_policy
-from bems.cli.mistakes import Mistake
-from bems.cli.until import Until, UntilParam, resolve
 from bems.tracker.instants import parse, render
 from tests.cli.worlds import Asked, Play, Said, World, event, run
 
@@ -61,7 +61,7 @@ def test_ids_are_read_from_lists_csv_and_json(tmp_path: Path) -> None:
         "I/1",
         "I/2",
     ]
-    with pytest.raises(Mistake) as wrong:
+    with pytest.raises(UserError) as wrong:
         ids('I 1\nfine\n{"a": 1}\n' + "x" * 129)
     assert [line.partition(": ")[0] for line in wrong.value.message.splitlines()] == [
         f"{tmp_path}/ids:{number}" for number in (1, 3, 4)
@@ -86,8 +86,8 @@ def test_mistakes_are_told_before_anything_is_done(three: World, tmp_path: Path)
 
 
 def test_a_run_that_was_cut_short_is_told_and_repeated(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "RETRIES_FOR_SECONDS", 0.0)
-    monkeypatch.setattr(bulk, "IN_FLIGHT", 1)
+    monkeypatch.setattr(bulk_commands, "RETRIES_FOR_SECONDS", 0.0)
+    monkeypatch.setattr(bulk_commands, "IN_FLIGHT", 1)
 
     def answer(asked: Asked) -> Said:
         sent = json.loads(asked.body)
@@ -110,7 +110,7 @@ def test_a_run_that_was_cut_short_is_told_and_repeated(play: Play, monkeypatch: 
 
 
 def test_a_busy_cell_is_asked_again(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(bulk_commands, "FIRST_PAUSE_SECONDS", 0.001)
     answers = [Said(429, {"detail": "slower"}), Said(502, b"<html>"), None]
 
     def answer(_: Asked) -> Said | None:

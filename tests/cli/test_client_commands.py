@@ -141,16 +141,16 @@ def test_an_invoice_that_is_not_there(finance: World, id: str) -> None:
 
 
 def test_the_books_are_balanced(finance: World) -> None:
-    result = finance.bems("books")
+    result = finance.bems("check")
     assert result.code == 0
     shown = [" ".join(line.split()) for line in result.out.splitlines()]
     assert shown[0] == "Accepted events 7"
     assert shown[-1] == "Balanced yes"
-    assert finance.bems("books", "--json").json["balanced"] is True
+    assert finance.bems("check", "--json").json["balanced"] is True
 
 
 def test_a_dashboard(finance: World) -> None:
-    assert finance.bems("books").code == 0, "DuckDB has everything"
+    assert finance.bems("check").code == 0, "DuckDB has everything"
     answer = finance.bems("dashboard", "backlog", "--json").json
     assert answer["columns"] == ["status", "currency", "invoices", "amount"]
     assert ["Posted", "EUR", 1, "1250.00"] in answer["rows"]
@@ -180,7 +180,7 @@ def test_books_that_are_not_balanced_give_1(play: Play) -> None:
     )
     balanced = [None, False]
     played = play(lambda _: Said(200, {**counts, "differences": [], "balanced": balanced.pop(0)}))
-    result = run("books", BEMS_URL=played.url)
+    result = run("check", BEMS_URL=played.url)
     assert result.code == 1
     assert result.out.rstrip().endswith("no")
     assert len(played.asked) == 2
@@ -199,7 +199,7 @@ def test_books_show_where_records_and_series_differ(play: Play) -> None:
         "series_amount": "-9",
     }
     played = play(lambda _: Said(200, {**counts, "differences": [difference], "balanced": False}))
-    result = run("books", BEMS_URL=played.url)
+    result = run("check", BEMS_URL=played.url)
     assert result.code == 1
     assert result.out.splitlines()[-1].split() == ["Posted", "1,200", "1,199", "84,120", "JPY", "-9", "JPY"]
 
@@ -268,13 +268,13 @@ def test_keys_are_made_listed_and_revoked(world: World) -> None:
     assert (
         run("stuck", "--url", world.url, "--key", text).mistake().startswith("the key is wrong, revoked, or of another")
     )
-    assert world.service.keys.check(text)
+    assert world.service.keys.verify(text)
     assert "there is a key sap already" in world.bems("keys", "add", "sap", "--role", "viewer").mistake()
     assert "sap" in world.bems("keys", "list").out
     listed = world.bems("keys", "list", "--json").json["items"]
     assert {(key["name"], key["role"]) for key in listed} == {("the-admin", "admin"), ("sap", "sender")}
     assert "revoked at" in world.bems("keys", "revoke", "sap").out
-    assert not world.service.keys.check(text)
+    assert not world.service.keys.verify(text)
     assert "there is no key sap; bems keys list" in world.bems("keys", "revoke", "sap").mistake()
     again = world.bems("keys", "add", "sap", "--role", "viewer", "--json").json
     assert world.bems("keys", "revoke", again["key"]["id"], "--json").json["revoked_by"] == "the-admin"
@@ -432,7 +432,7 @@ def test_a_key_that_may_not(finance: World) -> None:
 )
 def test_answers_that_are_not_what_was_asked_for(play: Play, said: Said, code: int, told: str) -> None:
     played = play(lambda _: said)
-    for command in (["stuck"], ["invoice", "I"], ["books"], ["stuck", "--json"]):
+    for command in (["stuck"], ["invoice", "I"], ["check"], ["stuck", "--json"]):
         assert run(*command, "--url", played.url).mistake(code).startswith(told.replace("URL", played.url))
 
 
@@ -563,7 +563,7 @@ def test_what_does_not_speak_http() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["send", "invoice", "stuck", "alerts", "dashboard", "deliveries", "books", "dlq list", "dlq redrive"]
+    ["send", "invoice", "stuck", "alerts", "dashboard", "deliveries", "check", "dlq list", "dlq redrive"]
     + ["keys list", "keys add", "keys revoke"]
     + [f"act {verb}" for verb in ("complete", "cancel", "extend", "park", "revive", "acknowledge")],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bems.embedded.generator import generate
+from bems.generator.event_log import generate
 from tests.waiting import until
 
 LOG = list(generate(200, 3))
@@ -321,7 +321,7 @@ def test_demo_tells_programs_that_its_books_balance() -> None:
     assert told["balanced"] is True
     assert told["sent"]["events"] == len(list(generate(60, 1))) == sum(told["events"].values())
     assert sum(told["statuses"].values()) >= 60
-    assert told["books"]["accepted"] == told["events"]["accepted"] > 0 == told["events"]["undelivered"]
+    assert told["check"]["accepted"] == told["events"]["accepted"] > 0 == told["events"]["undelivered"]
     assert sum(told["alerts"][stage]["critical"] for stage in told["alerts"]) > 0 < told["stuck"]
     assert told["stuck"] >= told["parked"]
     assert told["stuck_amounts"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bems.embedded.generator import generate
+from bems.generator.event_log import generate
 from tests.cli.worlds import Result, run
 
 LOG = b"".join(generate(300, 3))

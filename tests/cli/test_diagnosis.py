@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bems.cli.diagnosis import what_line
-from bems.cli.refusals import FirstRefused, Refused
-from bems.tracker.answers import Error
+from bems.cli.input_diagnosis import what_line
+from bems.cli.refused_events import FirstRefused, Refused
+from bems.tracker.responses import Error
 from tests.cli.worlds import World, event, lines, run
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bems.cli.folding import cadence, fold_alerts, fold_states, fold_waits
+from bems.cli.row_folding import cadence, fold_alerts, fold_states, fold_waits
 from bems.embedded.api.views import Alert, Transition
 from bems.tracker.contract import Vendor
 from tests.cli.worlds import World, event

@@ -7,14 +7,14 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from bems.cli.alerts import ALERTS, DELIVERIES
-from bems.cli.dlq import COLUMNS as DEAD_LETTERS
-from bems.cli.invoice import ALERTS as INVOICE_ALERTS
-from bems.cli.invoice import COMMANDS, HAPPENED
-from bems.cli.keys import COLUMNS as KEYS
-from bems.cli.layout import Column, print_table
-from bems.cli.show import duration, money
-from bems.cli.stuck import COLUMNS as STUCK
+from bems.cli.commands.alerts import ALERTS, DELIVERIES
+from bems.cli.commands.dlq import COLUMNS as DEAD_LETTERS
+from bems.cli.commands.invoice import ALERTS as INVOICE_ALERTS
+from bems.cli.commands.invoice import COMMANDS, HAPPENED
+from bems.cli.commands.keys import COLUMNS as KEYS
+from bems.cli.commands.stuck import COLUMNS as STUCK
+from bems.cli.output import duration, format_amount
+from bems.cli.table_layout import Column, print_table
 
 COLUMNS = (
     Column("Invoice"),
@@ -124,5 +124,5 @@ def test_durations_are_written_as_in_a_policy(seconds: float, text: str) -> None
 
 
 def test_amounts_are_grouped() -> None:
-    assert money("84120.00", "EUR") == "84,120.00 EUR"
-    assert money("-999999999999999999", "JPY") == "-999,999,999,999,999,999 JPY"
+    assert format_amount("84120.00", "EUR") == "84,120.00 EUR"
+    assert format_amount("-999999999999999999", "JPY") == "-999,999,999,999,999,999 JPY"

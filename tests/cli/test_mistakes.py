@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bems.cli import bulk, client
+from bems.cli import bulk_commands, client
 from tests.cli.worlds import World, run
 
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -16,7 +16,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "act park": ("I", "J"),
     "alerts": (),
     "backup": ("to",),
-    "books": (),
+    "check": (),
     "dashboard": ("backlog",),
     "deliveries": (),
     "dlq list": (),
@@ -53,7 +53,7 @@ FILES = [
 def is_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What may be repeated is not, so that it ends at once where nobody answers."""
     monkeypatch.setattr(client, "PAUSES", ())
-    monkeypatch.setattr(bulk, "RETRIES_FOR_SECONDS", 0.0)
+    monkeypatch.setattr(bulk_commands, "RETRIES_FOR_SECONDS", 0.0)
 
 
 def told(code: int, out: str, err: str) -> None:

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from bems.cli.demo import WIDE_OPEN, send_paced
+from bems.cli.commands.demo import WIDE_OPEN, send_paced
 from bems.cli.files import load_policy
-from bems.cli.pacing import AHEAD, Pace
+from bems.cli.pacing import AHEAD, ReplayPacer
 from bems.embedded.clock import AcceleratedClock
-from bems.embedded.generator import generate
-from bems.embedded.reader import open_reader
-from bems.embedded.replay import replay
+from bems.embedded.replay.replay import replay
 from bems.embedded.service import Service
+from bems.embedded.storage.reader import open_reader
+from bems.generator.event_log import generate
 from bems.tracker.cells import Limits, StageRates
 from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, LATEST, SECOND, parse
-from bems.tracker.projection import project
+from bems.tracker.status import status_of
 
 START, TODAY = parse("2026-01-01T00:00:00Z"), parse("2026-11-01T00:00:00Z")
 LOG = list(generate(250, 11))
@@ -26,13 +26,13 @@ def test_replay_and_a_cell_over_http_come_to_the_same(tmp_path: Path) -> None:
     with Service(tmp_path, load_policy(None), port=0, limits=limits, clock=clock) as service:
         _, key = service.keys.add("test", "admin", "test", START)
         walk = send_paced(service, key, LOG, clock)
-        clock.let_run_to(LATEST)
-    fates = walk.summary.fates
+        clock.run_until(LATEST)
+    fates = walk.summary.dispositions
     assert (fates["accepted"], fates["duplicate"]) == (report.accepted, report.duplicate)
     assert fates["refused"] + fates["conflict"] == report.refused
-    assert walk.unseen == []
+    assert walk.not_visible == []
     reader = open_reader(tmp_path)
-    statuses = {record.invoice_id: project(record.outcomes) for record in reader.invoices(limit=10_000)}
+    statuses = {record.invoice_id: status_of(record.outcomes) for record in reader.invoices(limit=10_000)}
     reader.close()
     assert statuses == {invoice.invoice_id: invoice.status for invoice in report.invoices}
     assert len(statuses) >= 250
@@ -40,24 +40,24 @@ def test_replay_and_a_cell_over_http_come_to_the_same(tmp_path: Path) -> None:
 
 def test_what_departs_is_never_far_behind_the_clock() -> None:
     clock = AcceleratedClock(START, 365 * DAY / SECOND)
-    pace = Pace(clock, TODAY)
+    pace = ReplayPacer(clock, TODAY)
     latest = START
-    for number, _, event in pace.departures(LOG):
+    for number, _, event in pace.schedule(LOG):
         if isinstance(event, Event):
             latest = max(latest, event.occurred_at)
         assert latest <= clock.now() <= latest + AHEAD
-        pace.arrived(number)
+        pace.acknowledge(number)
     assert latest > START + 30 * DAY
 
 
 def test_the_clock_stands_still_for_what_is_under_way() -> None:
     clock = AcceleratedClock(START, 365 * DAY / SECOND)
-    pace = Pace(clock, TODAY)
-    departures = pace.departures(LOG)
+    pace = ReplayPacer(clock, TODAY)
+    departures = pace.schedule(LOG)
     first = next(departures)
     assert isinstance(first.event, Event)
     held = first.event.occurred_at + AHEAD
     for _ in range(1000):
         assert clock.now() <= held
-    pace.arrived(first.number)
+    pace.acknowledge(first.number)
     assert next(departures).number == 2

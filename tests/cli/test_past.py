@@ -7,8 +7,8 @@ from datetime import date
 
 import pytest
 
-from bems.cli.send import as_past
-from bems.embedded.generator import generate
+from bems.cli.commands.send import as_past
+from bems.generator.event_log import generate
 from tests.cli.worlds import World, event, lines
 from tests.waiting import until
 

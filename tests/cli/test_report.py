@@ -4,11 +4,11 @@ from decimal import Decimal
 
 import pytest
 
-from bems.cli.report import print_report
-from bems.embedded.report import AlertLine, InvoiceLine, Jump, Report
+from bems.cli.replay_report import print_report
+from bems.embedded.replay.report import AlertLine, ClockJump, InvoiceLine, Report
 from bems.tracker.contract import Stage, Vendor
 from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND, Instant, parse
-from bems.tracker.projection import Status
+from bems.tracker.status import Status
 
 START = parse("2026-03-02T09:00:00Z")
 
@@ -88,7 +88,7 @@ def test_every_number_stands_in_its_place(report: Report, capsys: pytest.Capture
 
 
 def test_a_short_jump_is_not_worth_a_note(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
-    report.jump = Jump(1, START, START + 30 * DAY)
+    report.jump = ClockJump(1, START, START + 30 * DAY)
     print_report(report, 1)
     assert "Note" not in capsys.readouterr().out
 

@@ -20,7 +20,7 @@ def test_a_cell_goes_on_from_what_was_restored(world: World, tmp_path: Path) -> 
     with running(restored) as other:
         other._keys |= world._keys
         other.send(event("3", invoice_id="INV/1"), event("4"))
-        assert other.bems("books", "--json").json["accepted"] == 4
+        assert other.bems("check", "--json").json["accepted"] == 4
     again = run("restore", "--json", str(tmp_path / "copy"), "--store", str(tmp_path / "other"))
     assert (again.json["store"], again.json["events"], again.json["invoices"]) == (str(tmp_path / "other"), 3, 2)
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from bems.cli.batches import LineResult
 from bems.cli.client import Client
-from bems.cli.mistakes import Failure, Mistake
-from bems.cli.parcels import Told
-from bems.cli.sending import Sender
-from bems.cli.summary import place
-from bems.cli.timings import Timings
-from bems.embedded.generator import generate
+from bems.cli.errors import Failure, UserError
+from bems.cli.latency import LatencyHistogram
+from bems.cli.send_summary import place
+from bems.cli.sender import Sender
+from bems.generator.event_log import generate
 from bems.tracker.cells import Limits, Rate
 from tests.cli.worlds import Asked, Play, Said, World, event, lines, run, running
 from tests.process import Life
@@ -113,7 +113,7 @@ def test_a_log_that_is_damaged_is_sent_as_far_as_it_can_be_read(world: World, tm
     assert sent.code == 2
     assert sent.err.startswith(f"bems: {tmp_path}/torn.gz: the compressed data is damaged: ")
     assert "accepted" in sent.out
-    assert world.bems("books", "--json").json["accepted"] > 100
+    assert world.bems("check", "--json").json["accepted"] > 100
 
 
 def test_mistakes(world: World, tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_batches_are_small_enough_for_the_api(world: World) -> None:
 
 @pytest.mark.parametrize("batch", ["100", "1"])
 def test_what_fails_in_passing_is_tried_again(play: Play, monkeypatch: pytest.MonkeyPatch, batch: str) -> None:
-    monkeypatch.setattr("bems.cli.sending.LEAST_PAUSE", 0.01)
-    monkeypatch.setattr("bems.cli.sending.MOST_PAUSE", 0.02)
+    monkeypatch.setattr("bems.cli.sender.MIN_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("bems.cli.sender.MAX_PAUSE_SECONDS", 0.02)
     troubles = [
         Said(503, {"detail": "later"}),
         Said(429, {"message": "Too Many Requests"}, {"Retry-After": "1"} if batch == "1" else {}),
@@ -266,20 +266,20 @@ def test_events_are_sent_no_faster_than_wanted(play: Play) -> None:
 
 
 def test_an_event_does_not_wait_for_company(play: Play) -> None:
-    told: list[Told] = []
+    told: list[LineResult] = []
     client = Client(play(accept).url)
     sender = Sender(client, in_flight=2, told=told.append)
     assert sender.send("ingestion", json.dumps(event("a")).encode(), 7)
     assert sender.send("posting", json.dumps(event("b", "posted")).encode(), 8)
     until(lambda: len(told) == 2)
-    assert {(one.line, one.fate, one.event_id) for one in told} == {(7, "accepted", "a"), (8, "accepted", "b")}
+    assert {(one.line, one.disposition, one.event_id) for one in told} == {(7, "accepted", "a"), (8, "accepted", "b")}
     assert all(0 < one.seconds < 10 for one in told)
-    assert sender.finish().fates == Counter(accepted=2)
+    assert sender.finish().dispositions == Counter(accepted=2)
     client.close()
 
 
 def test_a_listener_that_fails_ends_it(play: Play) -> None:
-    def full(_: Told) -> None:
+    def full(_: LineResult) -> None:
         raise OSError(28, "No space left on device")
 
     client = Client(play(accept).url)
@@ -307,8 +307,8 @@ def test_what_is_abandoned_is_undelivered(play: Play) -> None:
     sender.abandon()
     go_on.set()
     summary = sender.finish()
-    assert summary.fates == Counter(accepted=1, undelivered=1)
-    assert not summary.well
+    assert summary.dispositions == Counter(accepted=1, undelivered=1)
+    assert not summary.all_delivered
     client.close()
 
 
@@ -342,7 +342,7 @@ def test_ctrl_c_waits_for_what_is_under_way(play: Play) -> None:
 def test_a_cell_that_is_killed_and_started_again_has_every_event(tmp_path: Path) -> None:
     folder, errors = tmp_path / "cell", tmp_path / "errors.log"
     key = run("keys", "add", "root", "--role", "admin", "--store", str(folder)).out.strip()
-    told: list[Told] = []
+    told: list[LineResult] = []
     split = [json.loads(line) for line in generate(400, 5) if line.startswith(b'{"stage":"ingestion"')]
     log = [json.dumps(line["event"]).encode() for line in split]
     with Life(folder, errors) as life:
@@ -362,9 +362,9 @@ def test_a_cell_that_is_killed_and_started_again_has_every_event(tmp_path: Path)
         client.close()
         assert sender.fault is None
         assert summary.sent == len(log) > before
-        assert summary.fates["undelivered"] == 0
-        books = run("books", "--json", "--url", url, "--key", key)
-        assert books.json["accepted"] >= summary.fates["accepted"]
+        assert summary.dispositions["undelivered"] == 0
+        books = run("check", "--json", "--url", url, "--key", key)
+        assert books.json["accepted"] >= summary.dispositions["accepted"]
 
 
 def live_again(folder: Path, errors: Path, url: str) -> Life | None:
@@ -386,7 +386,7 @@ def test_a_rate_that_the_cell_sets_is_kept(tmp_path: Path) -> None:
 
 
 def test_timings_are_right_within_two_percent() -> None:
-    timings = Timings()
+    timings = LatencyHistogram()
     assert timings.percentile(50) is None
     for number in range(1, 1001):
         timings.add(number / 1000)
@@ -415,10 +415,10 @@ def test_places_are_few(pointer: str, field: str) -> None:
 
 
 def test_a_sender_that_cannot_go_on_says_why(play: Play) -> None:
-    for said, kind in ((Said(403, {}), Mistake), (Said(301, b""), Failure)):
+    for said, kind in ((Said(403, {}), UserError), (Said(301, b""), Failure)):
         client = Client(play(always(said)).url)
         sender = Sender(client, in_flight=1)
         sender.send("ingestion", b"{}", 1)
-        assert sender.finish().fates == Counter(undelivered=1)
+        assert sender.finish().dispositions == Counter(undelivered=1)
         assert isinstance(sender.fault, kind)
         client.close()

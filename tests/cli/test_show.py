@@ -5,8 +5,8 @@ import json
 import pytest
 
 from bems.cli.files import WhenParam
-from bems.cli.layout import Column
-from bems.cli.show import print_json, print_list, whose
+from bems.cli.output import print_json, print_list, vendor_label
+from bems.cli.table_layout import Column
 from bems.tracker.contract import Vendor
 from bems.tracker.instants import parse
 
@@ -29,7 +29,7 @@ def test_tables_are_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_vendor_is_named_in_plain_text() -> None:
-    assert whose(Vendor("V", HOSTILE)).isprintable()
+    assert vendor_label(Vendor("V", HOSTILE)).isprintable()
 
 
 def test_a_leap_second_is_read_as_the_second_before() -> None:

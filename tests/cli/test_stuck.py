@@ -9,13 +9,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bems.cli.client import Client
+from bems.cli.demo_report import collect
 from bems.cli.stuck_totals import StuckTotals, sum_up
-from bems.cli.takings import take_stock
-from bems.cli.worst import find_worst
+from bems.cli.worst_invoice import find_worst
 from bems.embedded.api.views import Total
-from bems.embedded.generator import generate
-from bems.embedded.reader import open_reader
-from bems.embedded.report import Report
+from bems.embedded.replay.report import Report
+from bems.embedded.storage.reader import open_reader
+from bems.generator.event_log import generate
 from tests.cli.worlds import World, event, running
 from tests.waiting import until
 
@@ -31,7 +31,7 @@ def month(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         until(lambda: len(stuck_in(world)["items"]) > 10)
         assert world.bems("act", "park", stuck_in(world)["items"][1]["invoice_id"]).code == 0
         assert world.bems("act", "extend", stuck_in(world)["items"][0]["invoice_id"], "--until", "+30d").code == 0
-        until(lambda: world.bems("books").code == 0)
+        until(lambda: world.bems("check").code == 0)
         yield world
 
 
@@ -42,7 +42,7 @@ def stuck_in(world: World, *options: str) -> dict[str, Any]:
 def metrics_of(world: World) -> dict[str, dict[tuple[str, ...], float]]:
     """The value of each metric by the values of its labels, that of `status` before that of `currency`."""
     with closing(Client(world.url, world.key("viewer"))) as client:
-        text = client.exchange("GET", "/metrics").body.decode()
+        text = client.request("GET", "/metrics").body.decode()
     return {
         family.name: {
             tuple(value for _, value in sorted(sample.labels.items(), reverse=True)): sample.value
@@ -56,8 +56,8 @@ def test_everybody_means_the_same_by_stuck(month: World) -> None:
     told = stuck_in(month)
     listed = {one["invoice_id"] for one in told["items"]}
     with closing(Client(month.url, month.key("viewer"))) as client:
-        totals = client.ask("GET", "/totals", frozenset())["items"]
-        takings = take_stock(client, month.service.analytics)
+        totals = client.request_json("GET", "/totals", frozenset())["items"]
+        takings = collect(client, month.service.analytics)
     report = Report()
     with closing(open_reader(month.folder)) as reader:
         report.finish(reader.invoices(limit=10_000), [])
@@ -114,7 +114,7 @@ def test_stuck_marks_what_is_parked_and_counts_by_stage(month: World) -> None:
 
 def test_the_worst_is_told_in_a_sentence_and_what_its_completion_changes(month: World) -> None:
     with closing(Client(month.url, month.key("admin"))) as client:
-        totals = take_stock(client, month.service.analytics).stuck
+        totals = collect(client, month.service.analytics).stuck
         worst = find_worst(client, totals)
     assert worst is not None
     assert totals.main_currency == "EUR"
@@ -134,7 +134,7 @@ def test_the_promise_about_a_completion_is_kept(world: World) -> None:
     world.go_on_to("2026-04-10T10:00:00Z")
     until(lambda: stuck_in(world)["stuck"] == 2)
     with closing(Client(world.url, world.key("admin"))) as client:
-        totals = take_stock(client, world.service.analytics).stuck
+        totals = collect(client, world.service.analytics).stuck
         worst = find_worst(client, totals)
     assert worst is not None
     assert "waits for reconciliation since 2 March 2026: mismatched by sap (reason price); " in worst.sentence()

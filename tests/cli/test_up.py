@@ -14,11 +14,11 @@ import apsw
 import pytest
 import urllib3
 
-from bems.embedded import databases
 from bems.embedded.api.server import CannotListen, Server
-from bems.embedded.databases import StoreRefused, lock_folder
-from bems.embedded.reader import StoreFailed
-from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
+from bems.embedded.storage import database_files
+from bems.embedded.storage.database_files import StoreUnusable, lock_folder
+from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.writer import Writer
 from tests.cli.worlds import run
 
@@ -88,7 +88,7 @@ def test_it_tells_programs_where_it_is(tmp_path: Path) -> None:
         assert process.stdout
         try:
             told = json.loads(process.stdout.readline())
-            assert urllib3.request("GET", f"{told['url']}/books", headers={"x-api-key": told["key"]}).status == 200
+            assert urllib3.request("GET", f"{told['url']}/check", headers={"x-api-key": told["key"]}).status == 200
         finally:
             process.terminate()
     assert told["store"] == str(tmp_path)
@@ -153,9 +153,9 @@ def test_a_full_disk_at_the_start_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(databases, "_migrate", fail)
-    with pytest.raises(StoreRefused, match=r"cannot be written: d.*full"):
-        databases.open_database(tmp_path / DATABASE, MIGRATIONS, APPLICATION_ID)
+    monkeypatch.setattr(database_files, "_migrate", fail)
+    with pytest.raises(StoreUnusable, match=r"cannot be written: d.*full"):
+        database_files.open_database(tmp_path / DATABASE, MIGRATIONS, APPLICATION_ID)
 
 
 def test_a_store_that_cannot_be_read_at_the_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

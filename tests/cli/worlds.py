@@ -100,8 +100,8 @@ class World:
         assert sent.code == 0, sent
 
     def go_on_to(self, when: str) -> None:
-        self.clock.go_on_from(parse(when))
-        self.service.writer.poke()
+        self.clock.advance_to(parse(when))
+        self.service.writer.wake()
 
 
 @contextmanager

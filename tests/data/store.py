@@ -18,19 +18,19 @@ from msgspec import json, structs, to_builtins
 
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
 from bems.embedded.alerting.outbox import Outbox
+from bems.embedded.auth.keys import KEYS, Keys
 from bems.embedded.cell import Cell
 from bems.embedded.clock import VirtualClock
-from bems.embedded.generator import EVERYDAY, generate
-from bems.embedded.keys import KEYS, Keys
-from bems.embedded.schema import DATABASE, MIGRATIONS
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.storage.schema import DATABASE, MIGRATIONS
+from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.writer import Redrive, Writer, open_writer
+from bems.generator.event_log import EVERYDAY, generate
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Verb
 from bems.tracker.contract import Event
-from bems.tracker.gate import read_line
 from bems.tracker.instants import DAY, SECOND, Instant, parse
-from bems.tracker.projection import project
+from bems.tracker.parsing import parse_line
 from bems.tracker.requests import Role
+from bems.tracker.status import status_of
 from tests.embedded.submitting import submit
 from tests.tracker.samples import plain_policy
 from tests.waiting import SOON
@@ -58,7 +58,7 @@ def unpack(stored: Path, folder: Path) -> Path:
 def events() -> list[Event]:
     """A month of sendings, each event once."""
     profile = dataclasses.replace(EVERYDAY, malformed=0.0, conflicting=0.0, stuck=0.25, disputed=0.2, orphaned=0.1)
-    read = (read_line(line, TODAY) for line in generate(48, 11, days=40, profile=profile))
+    read = (parse_line(line, TODAY) for line in generate(48, 11, days=40, profile=profile))
     return list({event.event_id: event for event in read if isinstance(event, Event)}.values())
 
 
@@ -135,10 +135,10 @@ def _tell(folder: Path) -> None:
     keys.revoke(key.id, "the-admin", now)
     keys.close()
     store, outbox = SqliteStore(folder), Outbox(folder)
-    outbox.take(store.alerts(limit=9), {"warning": ["log"], "critical": ["log", "email boss@example.com"]}, now)
-    first, second, *_ = outbox.heads("log", 9)
+    outbox.enqueue(store.alerts(limit=9), {"warning": ["log"], "critical": ["log", "email boss@example.com"]}, now)
+    first, second, *_ = outbox.next_per_invoice("log", 9)
     outbox.remove(first)
-    outbox.put_back(structs.replace(second, attempts=9, state="failed", error="nobody was there", tried_at=now))
+    outbox.update(structs.replace(second, attempts=9, state="failed", error="nobody was there", tried_at=now))
     outbox.close()
     store.close()
 
@@ -149,7 +149,7 @@ def go_on(folder: Path) -> list[str]:
     every = events()
     half = len(every) // 2
     with Life(folder) as life:
-        letters = life.writer._store.letters()
+        letters = life.writer._store.dead_letters()
         results: list[str] = [submit(life.writer, Redrive(letter.event_id)).result(SOON).result for letter in letters]
         results += life.send(every[:half])
         results += life.send(every[half:])
@@ -163,15 +163,15 @@ def view(folder: Path) -> Any:
     try:
         held = {
             "invoices": [
-                [r.invoice_id, project(r.outcomes), r.mark, r.wait, r.run.number, r.run.state, r.outcomes]
+                [r.invoice_id, status_of(r.outcomes), r.mark, r.wait, r.run.number, r.run.state, r.outcomes]
                 for r in store.invoices(limit=999)
             ],
             "events": store.events(limit=9999),
             "transitions": store.transitions(limit=9999),
             "timelines": [[row.transition_id for row in store.timeline(r.invoice_id)] for r in store.invoices()],
             "alerts": store.alerts(limit=9999),
-            "commands": store.audit(limit=999),
-            "letters": store.letters(),
+            "commands": store.commands(limit=999),
+            "letters": store.dead_letters(),
             "due": store.due(TODAY, 9999),
             "statuses": dict(sorted(store.statuses().items())),
             "deliveries": [outbox.entries(state, 999, (-1, "")) for state in ("waiting", "failed")],

@@ -4,8 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
-from bems.embedded.generator import generate
-from bems.embedded.replay import replay
+from bems.embedded.replay.replay import replay
+from bems.generator.event_log import generate
 from bems.tracker.instants import parse
 from tests.embedded.test_replay import POLICY, TODAY, golden_results
 

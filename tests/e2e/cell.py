@@ -11,8 +11,8 @@ from bems.aws.records import DynamoRecords
 from bems.tracker.actions import execution_name
 from bems.tracker.contract import Stage
 from bems.tracker.instants import Instant
-from bems.tracker.projection import Status, project
 from bems.tracker.record import InvoiceRecord
+from bems.tracker.status import Status, status_of
 from tests.e2e.deployment import STACK
 from tests.e2e.emulator import Emulator
 from tests.e2e.polling import until
@@ -85,7 +85,7 @@ class DeployedCell:
 
     def status(self, invoice_id: str) -> Status | None:
         record = self.record(invoice_id)
-        return None if record is None else project(record.outcomes)
+        return None if record is None else status_of(record.outcomes)
 
     def until_status(self, invoice_id: str, status: Status, seconds: float = 60) -> InvoiceRecord:
         """The record, once it has the status."""

@@ -4,21 +4,21 @@ from datetime import date
 
 from msgspec import structs
 
-from bems.embedded.generator import CLEAN, Plan, plans, render
-from bems.embedded.stories import Form
+from bems.generator.event_log import CLEAN, Scenario, render, scenarios
+from bems.generator.scenarios import Form
 
 
-def orderly(year: int) -> Plan:
+def orderly(year: int) -> Scenario:
     """An invoice to which nothing happens but its four events."""
-    (plan,) = plans(1, seed=year, start=date(year, 3, 2), days=1, profile=CLEAN)
+    (plan,) = scenarios(1, seed=year, start=date(year, 3, 2), days=1, profile=CLEAN)
     return plan
 
 
-def lines(plan: Plan) -> list[bytes]:
+def lines(plan: Scenario) -> list[bytes]:
     """Its events, in the order in which they arrive."""
-    return [render(plan, sending) for sending in sorted(plan.sendings, key=lambda sending: sending.arrives)]
+    return [render(plan, sending) for sending in sorted(plan.emissions, key=lambda sending: sending.arrives)]
 
 
-def line(plan: Plan, position: int, form: Form) -> bytes:
+def line(plan: Scenario, position: int, form: Form) -> bytes:
     """One of its events in another form."""
-    return render(plan, structs.replace(plan.sendings[position], form=form))
+    return render(plan, structs.replace(plan.emissions[position], form=form))

@@ -12,8 +12,8 @@ from aws_cdk import aws_kinesisfirehose as firehose
 
 from bems.tracker.config import read_cells
 from infra.cell import CellStack
-from infra.guards import guard
-from infra.profile import PROFILE
+from infra.common.profile import PROFILE
+from infra.guards.rule_aspect import add_rules
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,5 +39,5 @@ if __name__ == "__main__":
     for cell in read_cells((ROOT / "cells.yaml").read_text(), "cells.yaml").cells:
         if cell.delivery == "standard":
             write_rows_to_the_bucket(CellStack(app, cell))
-    guard(app)
+    add_rules(app)
     app.synth()

@@ -9,8 +9,8 @@ from random import Random
 
 import pytest
 
-from bems.embedded.generator import CLEAN, Plan, plans, render
-from bems.tracker.projection import WAITS_FOR
+from bems.generator.event_log import CLEAN, Scenario, render, scenarios
+from bems.tracker.status import WAITS_FOR
 from tests.e2e.cell import DeployedCell, Execution
 from tests.e2e.polling import until
 from tests.e2e.stories import lines, orderly
@@ -25,8 +25,8 @@ EVENTFUL = replace(
     disputed=0.3,
     failed=0.2,
     late=0.2,
-    doubled=0.3,
-    doubled_days_later=0.5,
+    duplicated=0.3,
+    duplicated_days_later=0.5,
 )
 """Much happens, but every event comes once at least, and as it should be."""
 
@@ -48,7 +48,7 @@ def test_an_invoice_is_posted_in_one_execution(cell: DeployedCell) -> None:
 def test_a_log_ends_as_it_was_told(cell: DeployedCell) -> None:
     """In the order of arrival, with what is early, late, doubled, disputed in it."""
     told = eventful(1991)
-    for _, line in sorted((sending.arrives, render(plan, sending)) for plan in told for sending in plan.sendings):
+    for _, line in sorted((sending.arrives, render(plan, sending)) for plan in told for sending in plan.emissions):
         cell.send(line)
     assert check(cell, told) >= {"Posted", "Rejected", "Cancelled"}
 
@@ -56,21 +56,21 @@ def test_a_log_ends_as_it_was_told(cell: DeployedCell) -> None:
 def test_no_order_and_no_haste_changes_how_it_ends(cell: DeployedCell) -> None:
     """Every event twice, in no order, eight senders at once."""
     told = eventful(1992)
-    sent = [render(plan, sending) for plan in told for sending in plan.sendings] * 2
+    sent = [render(plan, sending) for plan in told for sending in plan.emissions] * 2
     Random("no order").shuffle(sent)
     with ThreadPoolExecutor(8) as senders:
         list(senders.map(cell.send, sent))
     check(cell, told)
 
 
-def eventful(year: int) -> list[Plan]:
-    told = list(plans(16, seed=year, start=date(year, 3, 1), days=10, profile=EVENTFUL))
+def eventful(year: int) -> list[Scenario]:
+    told = list(scenarios(16, seed=year, start=date(year, 3, 1), days=10, profile=EVENTFUL))
     kinds = Counter(plan.status for plan in told)
     assert kinds.keys() >= {"Posted", "Rejected", "Cancelled"}, kinds
     return told
 
 
-def check(cell: DeployedCell, told: list[Plan]) -> set[str]:
+def check(cell: DeployedCell, told: list[Scenario]) -> set[str]:
     """Status, executions and rows of every invoice; in which states executions ended."""
     ends = set()
     for plan in told:
@@ -85,12 +85,12 @@ def check(cell: DeployedCell, told: list[Plan]) -> set[str]:
             until_waiting(cell, plan)
         elif record.run.number:
             assert ended.states[-1] in ENDS[plan.status], (plan.invoice_id, ended)
-    sent = {event_id(plan, number) for plan in told for number in range(len(plan.sendings))}
+    sent = {event_id(plan, number) for plan in told for number in range(len(plan.emissions))}
     until("every event is in the series", lambda: sent <= {row.get("event_id") for row in cell.rows()})
     return ends
 
 
-def until_waiting(cell: DeployedCell, plan: Plan) -> None:
+def until_waiting(cell: DeployedCell, plan: Scenario) -> None:
     def waiting() -> bool:
         record = cell.record(plan.invoice_id)
         assert record is not None
@@ -100,6 +100,6 @@ def until_waiting(cell: DeployedCell, plan: Plan) -> None:
     until(f"an execution of {plan.invoice_id} waits", waiting)
 
 
-def event_id(plan: Plan, number: int) -> str:
-    identity: str = json.loads(render(plan, plan.sendings[number]))["event"]["event_id"]
+def event_id(plan: Scenario, number: int) -> str:
+    identity: str = json.loads(render(plan, plan.emissions[number]))["event"]["event_id"]
     return identity

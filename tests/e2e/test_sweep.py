@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bems.tracker.draft import GRACE, MAX_SILENCE
 from bems.tracker.instants import SECOND
 from bems.tracker.record import Run
+from bems.tracker.record_builder import GRACE_PERIOD, MAX_SILENCE
 from tests.e2e.cell import DeployedCell, Execution
 from tests.e2e.polling import until
 from tests.e2e.stories import lines, orderly
@@ -61,7 +61,7 @@ def test_a_stuck_invoice_is_alerted_by_the_sweep(cell: DeployedCell, alerts: str
     until("it waits", lambda: waits(cell, plan.invoice_id, 1))
     record = cell.record(plan.invoice_id)
     assert record is not None and record.wait is not None
-    cell.pass_time_until(record.wait.due + GRACE + SECOND)
+    cell.pass_time_until(record.wait.due + GRACE_PERIOD + SECOND)
     heard = until("the alert is heard", lambda: told_of(cell, alerts, plan.invoice_id), 90)
     assert (heard["kind"], heard["stage"], heard["severity"], heard["step"]) == ("stuck", "authorization", "warning", 1)
     silent = until("the sweep waits for a word of the run", lambda: silent_run(cell, plan.invoice_id))

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from bems.embedded.generator import EVERYDAY, generate
+from bems.generator.event_log import EVERYDAY, generate
 from bems.tracker.contract import Event
-from bems.tracker.gate import read_line
 from bems.tracker.instants import parse
+from bems.tracker.parsing import parse_line
 
 TODAY = parse("2027-01-01T00:00:00Z")
 
@@ -20,6 +20,6 @@ def make_log(seed: int, invoices: int) -> dict[str, bytes]:
 
 
 def read(line: bytes) -> Event:
-    event = read_line(line, TODAY)
+    event = parse_line(line, TODAY)
     assert isinstance(event, Event), event
     return event

@@ -2,14 +2,14 @@
 
 from bems.embedded.cell import Cell
 from bems.embedded.definition import load_machine
-from bems.embedded.sqlite import SqliteStore
-from bems.embedded.store import MemoryStore, Store
+from bems.embedded.storage.sqlite_store import SqliteStore
+from bems.embedded.storage.store import MemoryStore, Store
 from bems.engine import RUNNING, new_execution, replay
 from bems.tracker.actions import execution_name
 from bems.tracker.contract import Event
 from bems.tracker.instants import Instant
-from bems.tracker.projection import WAITS_FOR, project
 from bems.tracker.record import InvoiceRecord
+from bems.tracker.status import WAITS_FOR, status_of
 from bems.tracker.transitions import Transition
 from tests.tracker.samples import plain_policy
 
@@ -27,11 +27,11 @@ def examine(store: SqliteStore, log: dict[str, bytes], end: Instant) -> None:
     cell = Cell(POLICY, load_machine(), store)
     while due := store.due(end + 1, 100):
         for one in due:
-            cell.fire(one, end)
+            cell.fire_due(one, end)
         store.commit()
     events = [event for _, event in store.events(limit=1_000_000)]
     assert sorted(event.event_id for event in events) == sorted(log)
-    assert store.letters() == []
+    assert store.dead_letters() == []
     rows = examine_transitions(store, events)
     examine_alerts(store, rows)
     reference = fed_in_memory(events)
@@ -79,18 +79,25 @@ def fed_in_memory(events: list[Event]) -> MemoryStore:
     for event in events:
         while cell.fire_next(event.received_at) is not None:
             pass
-        cell.event(event, event.received_at)
+        cell.handle_event(event, event.received_at)
     return memory
 
 
 def comparable(record: InvoiceRecord) -> object:
     """What does not depend on when exactly a turn began."""
-    return project(record.outcomes), record.outcomes, record.facts, record.facts_of, record.terms_of, record.seen
+    return (
+        status_of(record.outcomes),
+        record.outcomes,
+        record.facts,
+        record.facts_version,
+        record.terms_version,
+        record.recent_event_ids,
+    )
 
 
 def examine_run(store: Store, record: InvoiceRecord, now: Instant) -> None:
     assert record.pending == ()
-    waits_for, run = WAITS_FOR[project(record.outcomes)], record.run
+    waits_for, run = WAITS_FOR[status_of(record.outcomes)], record.run
     if record.wait:
         assert record.wait.stage == waits_for
         assert record.wait.due > now, "whatever was due has been raised"

@@ -11,7 +11,7 @@ from msgspec import structs
 from bems.tracker.contract import STAGES, Event, PaymentTerms, Stage
 from bems.tracker.instants import Instant
 from bems.tracker.policy import Policy
-from bems.tracker.projection import WAITS_FOR, Outcome, newer, project
+from bems.tracker.status import WAITS_FOR, Outcome, status_of, supersedes
 
 AlertSeen = tuple[Stage, str, str, Instant]
 """Stage, severity, kind, due instant."""
@@ -43,14 +43,14 @@ class Walk:
         if of >= self.facts_of:
             self.facts, self.facts_of = event.facts, of
         outcome = Outcome(event.status, event.event_id, event.occurred_at, now)
-        if newer(event.stage, outcome, self.outcomes.get(event.stage)):
+        if supersedes(event.stage, outcome, self.outcomes.get(event.stage)):
             self.outcomes[event.stage] = outcome
             if self.parked:
                 self.parked, self.stage = False, None
         self.settle(now)
 
     def settle(self, now: Instant) -> None:
-        status = project(self.outcomes)
+        status = status_of(self.outcomes)
         waits_for = WAITS_FOR[status]
         if waits_for is None or self.parked:
             self.stage = None if waits_for is None else self.stage

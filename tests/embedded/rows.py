@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import duckdb
 
-from bems.embedded.analytics import ANALYTICS, Analytics
+from bems.embedded.analytics.feeder import ANALYTICS, AnalyticsFeeder
 from bems.tracker.contract import STAGES
 from bems.tracker.transitions import Transition, TransitionKind
 from tests.tracker.samples import NOW
@@ -68,17 +68,17 @@ def transition(number: int) -> Transition:
 
 
 @contextmanager
-def running(folder: Path, rows: Callable[[], Any], **options: Any) -> Iterator[Analytics]:
+def running(folder: Path, rows: Callable[[], Any], **options: Any) -> Iterator[AnalyticsFeeder]:
     """Started, and stopped at the end. Unless told otherwise, only a poke or the end makes it feed again."""
-    analytics = Analytics(folder, "north", rows, **{"every": NEVER, **options}).start()
+    analytics = AnalyticsFeeder(folder, "north", rows, **{"every": NEVER, **options}).start()
     try:
         yield analytics
     finally:
         analytics.stop()
 
 
-def feed(analytics: Analytics, rows: Rows) -> None:
-    analytics.poke()
+def feed(analytics: AnalyticsFeeder, rows: Rows) -> None:
+    analytics.wake()
     until(lambda: analytics.watermark == len(rows.rows))
 
 

@@ -2,7 +2,7 @@
 
 from concurrent.futures import Future
 
-from bems.embedded.writer import Answer, Item, Writer
+from bems.embedded.writer import Item, ItemResult, Writer
 from bems.tracker.decisions import Receipt
 
 
@@ -10,7 +10,7 @@ def submit(writer: Writer, item: Item) -> "Future[Receipt]":
     """What becomes of the item; raises what `Writer.submit` does."""
     future: Future[Receipt] = Future()
 
-    def tell(answer: Answer) -> None:
+    def tell(answer: ItemResult) -> None:
         if isinstance(answer, Exception):
             future.set_exception(answer)
         else:

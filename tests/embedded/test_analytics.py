@@ -21,16 +21,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from bems.embedded import analytics as module
-from bems.embedded.analytics import ANALYTICS, Analytics
+from bems.embedded.analytics import feeder as module
+from bems.embedded.analytics.feeder import ANALYTICS, AnalyticsFeeder
+from bems.embedded.analytics.time_series import COLUMNS, MEMORY_MB, NotOpen, TimeSeries
 from bems.embedded.clock import VirtualClock
-from bems.embedded.reader import open_reader
-from bems.embedded.time_series import COLUMNS, MEMORY_MB, NotOpen, TimeSeries
+from bems.embedded.storage.reader import open_reader
 from bems.embedded.writer import open_writer
 from bems.tracker.actions import Severity
 from bems.tracker.contract import STAGES
 from bems.tracker.instants import LATEST, Instant, to_datetime
-from bems.tracker.projection import Status
+from bems.tracker.status import Status
 from bems.tracker.transitions import Transition
 from tests.embedded.rows import KINDS, NEVER, Rows, asides, each_once, feed, feed_once, look_into, running, transition
 from tests.embedded.spoiling import rewrite
@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """What fails is tried again at once."""
     caplog.set_level(logging.CRITICAL, "bems.embedded")
-    monkeypatch.setattr(module, "RETRIES", (0.001,))
+    monkeypatch.setattr(module, "RETRY_SECONDS", (0.001,))
 
 
 # -- values
@@ -63,7 +63,7 @@ def expected_row(seq: int, row: Transition) -> dict[str, object]:
     return {"seq": seq, "cell": "north", **structs.asdict(row), **instants}
 
 
-def stored_rows(analytics: Analytics, after: int = 0) -> list[dict[str, object]]:
+def stored_rows(analytics: AnalyticsFeeder, after: int = 0) -> list[dict[str, object]]:
     sql = f"SELECT {', '.join(COLUMNS)} FROM transitions WHERE seq > ? ORDER BY seq"
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in analytics.query(sql, (after,))]
     return [{**row, "attributes": json.loads(row["attributes"] or "{}")} for row in rows]
@@ -269,12 +269,12 @@ def test_an_interrupted_feed_leaves_neither_rows_nor_watermark(
     monkeypatch.setattr(duckdb, "connect", act_before(words, fail))
     rows.grow(4)
     with running(tmp_path, rows) as analytics:
-        until(lambda: analytics.failing == "IOException: the disk is full")
+        until(lambda: analytics.failure == "IOException: the disk is full")
         with suppress(NotOpen):
             assert analytics.count() == 3
         assert analytics.watermark in (0, 3)
         armed = False
-        until(lambda: analytics.watermark == 7 and analytics.failing is None)
+        until(lambda: analytics.watermark == 7 and analytics.failure is None)
     monkeypatch.undo()
     assert each_once(tmp_path, rows)
     assert asides(tmp_path) == set()
@@ -312,7 +312,7 @@ def test_what_a_cell_commits_arrives(tmp_path: Path) -> None:
     with open_writer(tmp_path, POLICY, clock) as writer, running(tmp_path, lambda: open_reader(tmp_path)) as analytics:
         for number in range(20):
             submit(writer, event("ingestion", "received", NOW + number, f"e{number}", f"INV-{number}")).result(SOON)
-            analytics.poke()
+            analytics.wake()
         until(lambda: analytics.watermark == 20)
         assert analytics.kinds() == {"event": 20}
         reader = open_reader(tmp_path)
@@ -325,8 +325,8 @@ def test_what_a_cell_commits_arrives(tmp_path: Path) -> None:
 
 def test_it_feeds_by_itself_within_two_seconds(tmp_path: Path) -> None:
     rows = Rows(1)
-    assert module.FEED_EVERY <= 1, "and a feed takes less than another"
-    with running(tmp_path, rows, every=module.FEED_EVERY) as analytics:
+    assert module.FEED_SECONDS <= 1, "and a feed takes less than another"
+    with running(tmp_path, rows, every=module.FEED_SECONDS) as analytics:
         until(lambda: analytics.watermark == 1)
         rows.grow(1)
         until(lambda: analytics.watermark == 2)
@@ -334,7 +334,7 @@ def test_it_feeds_by_itself_within_two_seconds(tmp_path: Path) -> None:
 
 def test_stopping_feeds_what_is_there_and_leaves_one_file(tmp_path: Path) -> None:
     rows = Rows(10)
-    analytics = Analytics(tmp_path, "north", rows, batch=3, every=NEVER).start()
+    analytics = AnalyticsFeeder(tmp_path, "north", rows, batch=3, every=NEVER).start()
     until(lambda: analytics.watermark == 10)
     rows.grow(20)
     analytics.stop()
@@ -352,18 +352,18 @@ def test_stopping_takes_only_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyP
             self.grow(limit)
             return super().transitions(after, limit)
 
-    monkeypatch.setattr(module, "LAST_FEED", 0.0)
+    monkeypatch.setattr(module, "STOP_TIMEOUT_SECONDS", 0.0)
     with running(tmp_path, Endless(), batch=2) as analytics:
         until(lambda: analytics.watermark > 2)
     assert look_into(tmp_path, "SELECT watermark FROM feed") == [[(analytics.watermark,)]]
 
 
 def test_stopping_before_the_start_is_harmless(tmp_path: Path) -> None:
-    analytics = Analytics(tmp_path, "north", Rows())
+    analytics = AnalyticsFeeder(tmp_path, "north", Rows())
     with pytest.raises(NotOpen):
         analytics.count()
     analytics.stop()
-    assert (analytics.watermark, analytics.failing) == (0, None)
+    assert (analytics.watermark, analytics.failure) == (0, None)
 
 
 def test_stopping_breaks_off_a_query(tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ def test_a_query_only_reads_and_its_error_is_told(tmp_path: Path) -> None:
             with pytest.raises(duckdb.Error):
                 analytics.query(sql)
         assert analytics.query("SELECT seq FROM transitions WHERE kind = $kind", {"kind": KINDS[1]}) == [(1,)]
-        assert (analytics.count(), analytics.failing) == (2, None)
+        assert (analytics.count(), analytics.failure) == (2, None)
 
 
 # -- what fails
@@ -419,17 +419,17 @@ def test_a_query_only_reads_and_its_error_is_told(tmp_path: Path) -> None:
 def test_a_source_that_fails_is_tried_again_and_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "RETRIES", (0.001, 0.2))
+    monkeypatch.setattr(module, "RETRY_SECONDS", (0.001, 0.2))
     rows = Rows(5)
     rows.errors = [OSError("no such store"), ValueError("not yet")]
     with running(tmp_path, rows) as analytics:
-        until(lambda: analytics.failing == "OSError: no such store")
+        until(lambda: analytics.failure == "OSError: no such store")
         with pytest.raises(NotOpen):
             analytics.count()
 
         def poked_and_well() -> bool:
-            analytics.poke()
-            return analytics.failing is None
+            analytics.wake()
+            return analytics.failure is None
 
         until(poked_and_well)
     second, third = rows.tries[1:]
@@ -451,7 +451,7 @@ def test_a_gap_in_the_numbers_is_not_passed_over(tmp_path: Path) -> None:
 
     rows = Gap(5)
     with running(tmp_path, rows, batch=2) as analytics:
-        until(lambda: analytics.failing and "do not follow" in analytics.failing)
+        until(lambda: analytics.failure and "do not follow" in analytics.failure)
         assert analytics.watermark == 2
         rows.missing = False
         until(lambda: analytics.watermark == 5)
@@ -463,7 +463,7 @@ def test_a_place_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
     (tmp_path / ANALYTICS).mkdir()
     rows = Rows(5)
     with running(tmp_path, rows) as analytics:
-        until(lambda: analytics.failing and "IsADirectoryError" in analytics.failing)
+        until(lambda: analytics.failure and "IsADirectoryError" in analytics.failure)
         (tmp_path / ANALYTICS).rmdir()
         until(lambda: analytics.watermark == 5)
     assert each_once(tmp_path, rows)
@@ -488,7 +488,7 @@ def test_damage_that_a_query_comes_upon_is_repaired(tmp_path: Path) -> None:
         with pytest.raises(duckdb.Error, match="Corrupt"):
             analytics.query("SELECT max(event_id) FROM transitions")
         until(lambda: asides(tmp_path) == {f"{ANALYTICS}.damaged-1"} and analytics.watermark == 20_000)
-        until(lambda: analytics.failing is None)
+        until(lambda: analytics.failure is None)
         assert analytics.query("SELECT max(event_id) FROM transitions") == [
             (max(str(row.event_id) for row in rows.rows),)
         ]
@@ -499,12 +499,12 @@ HUNGRY = "SELECT length(string_agg(repeat('x', 1_000_000), '')) FROM range({})"
 """So many MB in one value, which cannot go to the disk."""
 
 
-def memory_limit(analytics: Analytics) -> str:
+def memory_limit(analytics: AnalyticsFeeder) -> str:
     [(limit,)] = analytics.query("SELECT value FROM duckdb_settings() WHERE name = 'memory_limit'")
     return str(limit)
 
 
-def is_open(analytics: Analytics) -> bool:
+def is_open(analytics: AnalyticsFeeder) -> bool:
     with suppress(NotOpen):
         return analytics.count() >= 0
     return False
@@ -561,6 +561,6 @@ def test_what_feeds_or_opens_it_gets_the_memory_that_it_needs(
     rows = Rows(5)
     with running(tmp_path, rows) as analytics:
         until(lambda: analytics.watermark == 5)
-        assert analytics.failing is None
+        assert analytics.failure is None
     assert limits == list(MEMORY_MB[:3])
     assert each_once(tmp_path, rows)

@@ -9,11 +9,11 @@ import pytest
 
 from bems.embedded import backup
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
+from bems.embedded.auth.keys import KEYS
 from bems.embedded.backup import Backup, BackupRefused, back_up
-from bems.embedded.databases import StoreRefused, open_database
-from bems.embedded.keys import KEYS
-from bems.embedded.reader import StoreFailed
-from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
+from bems.embedded.storage.database_files import StoreUnusable, open_database
+from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.tracker.instants import DAY
 from tests.data.store import stored, unpack, view
 from tests.embedded.api.calls import Cell, Inbox, sent
@@ -77,7 +77,7 @@ def test_a_running_cell_goes_on_meanwhile_and_the_copy_is_of_one_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After each piece more comes in; alerts are raised and delivered, and a key is revoked."""
-    monkeypatch.setattr(backup, "STEP", 16 * 4096)
+    monkeypatch.setattr(backup, "COPY_CHUNK_BYTES", 16 * 4096)
     inbox = Inbox()
     pieces = list[int]()
 
@@ -98,7 +98,7 @@ def test_a_running_cell_goes_on_meanwhile_and_the_copy_is_of_one_moment(
     assert made.keys == 4 + len(pieces) - 1, "the keys come last"
     with Cell(tmp_path / "copy", destinations=inbox.everything) as restored:
         restored.keys |= cell.keys
-        assert restored.get("/books")["accepted"] == made.events
+        assert restored.get("/check")["accepted"] == made.events
 
 
 def test_its_deliveries_are_never_ahead_of_it(tmp_path: Path) -> None:
@@ -194,10 +194,10 @@ def remove(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "reason"),
     [
-        (spoil_header, StoreRefused, "no SQLite database"),
+        (spoil_header, StoreUnusable, "no SQLite database"),
         (spoil_pages, StoreFailed, "damaged"),
-        (make_newer, StoreRefused, "use the newer program"),
-        (put_anothers, StoreRefused, "another program made it"),
+        (make_newer, StoreUnusable, "use the newer program"),
+        (put_anothers, StoreUnusable, "another program made it"),
         (remove, BackupRefused, "not the folder of a cell"),
     ],
 )
@@ -213,7 +213,7 @@ def test_what_is_no_good_cell_is_not_copied(
 @pytest.mark.parametrize("name", [DELIVERIES, KEYS])
 def test_a_file_beside_it_that_is_no_good_is_told_of(folder: Path, tmp_path: Path, name: str) -> None:
     spoil_header(folder / name)
-    with pytest.raises(StoreRefused, match=name):
+    with pytest.raises(StoreUnusable, match=name):
         back_up(folder, tmp_path / "copy")
     nothing_left(folder)
     (folder / name).unlink()

@@ -4,12 +4,12 @@ import pytest
 
 from bems.embedded.cell import Cell
 from bems.embedded.definition import load_machine
-from bems.embedded.store import Due, MemoryStore
+from bems.embedded.storage.store import DueItem, MemoryStore
 from bems.engine import Stop, step
-from bems.tracker.actions import AnswerToken, execution_name
+from bems.tracker.actions import SendTaskAnswer, execution_name
 from bems.tracker.commands import Cancel, Command, Extend, Park, Revive
 from bems.tracker.instants import DAY, HOUR
-from bems.tracker.projection import project
+from bems.tracker.status import status_of
 from tests.tracker.samples import NOW, POLICY, event
 
 RUN_1, RUN_2 = execution_name("INV-1", 1), execution_name("INV-1", 2)
@@ -31,8 +31,8 @@ def states(cell: Cell, name: str) -> list[str]:
 
 
 def test_nothing_is_left_pending(cell: Cell, store: MemoryStore) -> None:
-    cell.event(event("ingestion", "received"), NOW)
-    cell.event(event("authorization", "approved"), NOW)
+    cell.handle_event(event("ingestion", "received"), NOW)
+    cell.handle_event(event("authorization", "approved"), NOW)
     record = store.record("INV-1")
     assert record and record.pending == ()
     execution = store.execution(RUN_1)
@@ -41,31 +41,31 @@ def test_nothing_is_left_pending(cell: Cell, store: MemoryStore) -> None:
 
 
 def test_one_event_id_with_two_contents_is_a_conflict_even_of_two_invoices(cell: Cell) -> None:
-    assert cell.event(event("ingestion", "received", event_id="e", digest="1"), NOW).result == "accepted"
-    assert cell.event(event("ingestion", "received", event_id="e", digest="1"), NOW).result == "duplicate"
+    assert cell.handle_event(event("ingestion", "received", event_id="e", digest="1"), NOW).result == "accepted"
+    assert cell.handle_event(event("ingestion", "received", event_id="e", digest="1"), NOW).result == "duplicate"
     other = event("ingestion", "received", event_id="e", digest="2", invoice_id="INV-2")
-    assert cell.event(other, NOW).result == "conflict"
+    assert cell.handle_event(other, NOW).result == "conflict"
 
 
 def test_an_answer_to_a_dead_token_counts_as_answered(cell: Cell, store: MemoryStore) -> None:
-    cell.event(event("ingestion", "received"), NOW)
+    cell.handle_event(event("ingestion", "received"), NOW)
     before = store.execution(RUN_1)
     for token in ("nobody", "nobody#1", f"{RUN_1}#999", ""):
-        cell.executions.answer(AnswerToken(token, "ok", NOW), NOW)
+        cell.executions.answer(SendTaskAnswer(token, "ok", NOW), NOW)
     assert store.execution(RUN_1) == before
 
 
 def test_an_operator_parks_and_revives(cell: Cell) -> None:
-    cell.event(event("ingestion", "received"), NOW)
-    assert cell.command(Command("1", "INV-1", "ann", NOW, Park()), NOW).result == "accepted"
+    cell.handle_event(event("ingestion", "received"), NOW)
+    assert cell.handle_command(Command("1", "INV-1", "ann", NOW, Park()), NOW).result == "accepted"
     assert states(cell, RUN_1) == ["AwaitAuthorization", "Parked"]
-    assert cell.command(Command("2", "INV-1", "ann", NOW, Revive()), NOW).result == "accepted"
+    assert cell.handle_command(Command("2", "INV-1", "ann", NOW, Revive()), NOW).result == "accepted"
     assert states(cell, RUN_2) == ["AwaitAuthorization"]
 
 
 def test_an_extended_deadline_is_kept_by_the_execution(cell: Cell, store: MemoryStore) -> None:
-    cell.event(event("ingestion", "received"), NOW)
-    cell.command(Command("1", "INV-1", "ann", NOW, Extend(NOW + 10 * DAY)), NOW)
+    cell.handle_event(event("ingestion", "received"), NOW)
+    cell.handle_command(Command("1", "INV-1", "ann", NOW, Extend(NOW + 10 * DAY)), NOW)
     while cell.fire_next(NOW + 10 * DAY) is not None:
         pass
     assert store.alerts == []
@@ -75,20 +75,20 @@ def test_an_extended_deadline_is_kept_by_the_execution(cell: Cell, store: Memory
 
 
 def test_a_cancelled_invoice_ends_its_run(cell: Cell, store: MemoryStore) -> None:
-    cell.event(event("ingestion", "received"), NOW)
-    cell.command(Command("1", "INV-1", "ann", NOW + HOUR, Cancel()), NOW + HOUR)
+    cell.handle_event(event("ingestion", "received"), NOW)
+    cell.handle_command(Command("1", "INV-1", "ann", NOW + HOUR, Cancel()), NOW + HOUR)
     record = store.record("INV-1")
-    assert record and project(record.outcomes) == "Cancelled"
+    assert record and status_of(record.outcomes) == "Cancelled"
     assert states(cell, RUN_1)[-1] == "Cancelled"
     assert store.next_due() is None
 
 
 def test_a_run_that_somebody_stopped_is_replaced_when_its_alert_is_due(cell: Cell, store: MemoryStore) -> None:
-    cell.event(event("ingestion", "received"), NOW)
+    cell.handle_event(event("ingestion", "received"), NOW)
     execution = store.execution(RUN_1)
     assert execution
     stopped, _, _ = step(load_machine(), execution, Stop(), NOW + HOUR)
-    store.advance(stopped, Stop(), NOW + HOUR)
+    store.append_stimulus(stopped, Stop(), NOW + HOUR)
     while cell.fire_next(NOW + 4 * DAY) is not None:
         pass
     assert [alert.step for alert in store.alerts] == [1]
@@ -96,8 +96,8 @@ def test_a_run_that_somebody_stopped_is_replaced_when_its_alert_is_due(cell: Cel
 
 
 def test_a_run_registers_though_the_clock_went_back(cell: Cell, store: MemoryStore) -> None:
-    cell.event(event("ingestion", "received", NOW + 3 * DAY), NOW + 3 * DAY)
-    cell.event(event("authorization", "approved", NOW), NOW)
+    cell.handle_event(event("ingestion", "received", NOW + 3 * DAY), NOW + 3 * DAY)
+    cell.handle_event(event("authorization", "approved", NOW), NOW)
     record, execution = store.record("INV-1"), store.execution(execution_name("INV-1", 1))
     assert record and execution
     assert record.run.token == execution.token is not None
@@ -105,30 +105,30 @@ def test_a_run_registers_though_the_clock_went_back(cell: Cell, store: MemorySto
     while cell.fire_next(NOW + DAY):
         fired += 1
     assert fired == 0, "else it would ask again every second until the clock has caught up"
-    cell.event(event("reconciliation", "matched", NOW + HOUR), NOW + HOUR)
+    cell.handle_event(event("reconciliation", "matched", NOW + HOUR), NOW + HOUR)
     assert states(cell, execution_name("INV-1", 1))[-1] == "AwaitPosting"
 
 
 def test_fire_next_stops_before_its_bound(cell: Cell) -> None:
-    cell.event(event("ingestion", "received"), NOW)
+    cell.handle_event(event("ingestion", "received"), NOW)
     assert cell.fire_next(NOW + 3 * DAY) is None
     assert cell.fire_next(NOW + 3 * DAY + 1) == NOW + 3 * DAY
 
 
 def test_the_store_tells_what_is_due_first(store: MemoryStore, cell: Cell) -> None:
-    cell.event(event("ingestion", "received", invoice_id="INV-1"), NOW + DAY)
-    cell.event(event("authorization", "approved", invoice_id="INV-2"), NOW)
-    assert store.next_due() == Due(NOW + 3 * DAY, "check", "INV-2")
-    cell.event(event("ingestion", "cancelled", invoice_id="INV-2"), NOW)
-    assert store.next_due() == Due(NOW + 4 * DAY, "timer", RUN_1)
+    cell.handle_event(event("ingestion", "received", invoice_id="INV-1"), NOW + DAY)
+    cell.handle_event(event("authorization", "approved", invoice_id="INV-2"), NOW)
+    assert store.next_due() == DueItem(NOW + 3 * DAY, "check", "INV-2")
+    cell.handle_event(event("ingestion", "cancelled", invoice_id="INV-2"), NOW)
+    assert store.next_due() == DueItem(NOW + 4 * DAY, "timer", RUN_1)
 
 
 def test_a_store_without_history_forgets_what_is_over() -> None:
     store = MemoryStore()
     cell = Cell(POLICY, load_machine(), store)
-    cell.event(event("ingestion", "received"), NOW)
+    cell.handle_event(event("ingestion", "received"), NOW)
     assert store.execution(RUN_1)
-    cell.event(event("ingestion", "cancelled", NOW + 1), NOW)
+    cell.handle_event(event("ingestion", "cancelled", NOW + 1), NOW)
     assert store.execution(RUN_1) is None
     assert cell.executions.history(RUN_1) == []
 
@@ -139,10 +139,10 @@ def test_a_run_that_ends_by_itself_is_replaced_at_once_and_its_dispute_reported(
     """Mismatches without end fill the history of an execution."""
     monkeypatch.setattr("bems.engine.turn.MAX_EVENTS", 120)
     monkeypatch.setattr("bems.engine.turn._NEARLY_FULL", 110)
-    cell.event(event("ingestion", "received"), NOW)
-    cell.event(event("authorization", "approved", NOW + 1), NOW + 1)
+    cell.handle_event(event("ingestion", "received"), NOW)
+    cell.handle_event(event("authorization", "approved", NOW + 1), NOW + 1)
     for n in range(2, 60):
-        cell.event(event("reconciliation", "mismatched", NOW + n, f"mismatch {n}"), NOW + n)
+        cell.handle_event(event("reconciliation", "mismatched", NOW + n, f"mismatch {n}"), NOW + n)
         record = store.record("INV-1")
         assert record and record.run.state == "open" and record.mark is None
         execution = store.execution(execution_name("INV-1", record.run.number))
@@ -158,11 +158,11 @@ def test_a_run_that_ends_by_itself_is_replaced_at_once_and_its_dispute_reported(
 def test_runs_that_end_at_once_make_dormant_and_their_dispute_is_reported(
     cell: Cell, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell.event(event("ingestion", "received"), NOW)
-    cell.event(event("authorization", "approved", NOW + 1), NOW + 1)
+    cell.handle_event(event("ingestion", "received"), NOW)
+    cell.handle_event(event("authorization", "approved", NOW + 1), NOW + 1)
     monkeypatch.setattr("bems.engine.turn.MAX_EVENTS", 10)
     monkeypatch.setattr("bems.engine.turn._NEARLY_FULL", 0)
-    cell.event(event("reconciliation", "mismatched", NOW + 2), NOW + 2)
+    cell.handle_event(event("reconciliation", "mismatched", NOW + 2), NOW + 2)
     record = store.record("INV-1")
     assert record and record.mark == "dormant"
     assert [alert.kind for alert in store.alerts] == ["dispute"]

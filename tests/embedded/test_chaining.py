@@ -6,7 +6,7 @@ import apsw
 import msgspec
 import pytest
 
-from bems.embedded.chaining import _parked
+from bems.embedded.storage.migration_v4 import _parked
 
 
 def row(at: int, kind: str, **more: Any) -> tuple[int, dict[str, Any]]:

@@ -53,7 +53,7 @@ def test_it_stops_where_it_is_told_to(watch: Watch) -> None:
     clock = AcceleratedClock(0, 1, 5 * SECOND)
     watch.seconds += 60
     assert clock.now() == 5 * SECOND
-    clock.let_run_to(8 * SECOND)
+    clock.run_until(8 * SECOND)
     assert clock.now() == 5 * SECOND, "it does not make up for standing still"
     watch.seconds += 2
     assert clock.now() == 7 * SECOND
@@ -64,10 +64,10 @@ def test_it_stops_where_it_is_told_to(watch: Watch) -> None:
 def test_to_stop_it_in_the_past_stops_it_where_it_is(watch: Watch) -> None:
     clock = AcceleratedClock(0, 1)
     watch.seconds += 7
-    clock.let_run_to(3 * SECOND)
+    clock.run_until(3 * SECOND)
     watch.seconds += 7
     assert clock.now() == 7 * SECOND
-    clock.let_run_to(9 * SECOND)
+    clock.run_until(9 * SECOND)
     watch.seconds += 7
     assert clock.now() == 9 * SECOND
 
@@ -84,7 +84,7 @@ def test_it_never_goes_back_whoever_looks_and_moves_it() -> None:
     def move(step: Instant) -> None:
         together.wait()
         for number in range(1_000):
-            clock.let_run_to(number * step)
+            clock.run_until(number * step)
             clock.set_speed(1e6 + number % 7)
 
     threads = [threading.Thread(target=look, args=(mine,)) for mine in seen]

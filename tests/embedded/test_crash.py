@@ -20,9 +20,9 @@ import pytest
 from msgspec import structs
 
 from bems.embedded.clock import VirtualClock
-from bems.embedded.databases import LOCK, StoreRefused
-from bems.embedded.schema import DATABASE
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.storage.database_files import LOCK, StoreUnusable
+from bems.embedded.storage.schema import DATABASE
+from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.writer import Writer, open_writer
 from bems.tracker.contract import Event
 from bems.tracker.decisions import Receipt
@@ -109,7 +109,7 @@ def lines_until_terminated() -> Iterator[bytes]:
 def main() -> None:
     try:
         serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
-    except StoreRefused as error:
+    except StoreUnusable as error:
         sys.exit(f"refused: {error}")
 
 

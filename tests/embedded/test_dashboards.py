@@ -9,9 +9,9 @@ from random import Random
 import pytest
 from msgspec import structs
 
-from bems.embedded import dashboards, rollup
-from bems.embedded.analytics import Analytics
-from bems.embedded.dashboards import DASHBOARDS
+from bems.embedded.analytics import dashboards, rollup
+from bems.embedded.analytics.dashboards import DASHBOARDS
+from bems.embedded.analytics.feeder import AnalyticsFeeder
 from bems.tracker.contract import STAGES
 from bems.tracker.instants import DAY, HOUR, MINUTE, parse, to_datetime
 from bems.tracker.transitions import Transition
@@ -68,9 +68,11 @@ ROWS = make_rows(900)
 
 
 @pytest.fixture(params=[1, 7, 300, 10_000], ids=lambda every: f"every{every}")
-def analytics(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Analytics]:
+def analytics(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[AnalyticsFeeder]:
     """All the rows, of which those that did not fill a roll-up are not in it yet."""
-    monkeypatch.setattr(rollup, "EVERY", request.param)
+    monkeypatch.setattr(rollup, "ROWS_PER_ROLLUP", request.param)
     rows = Rows()
     with running(tmp_path, rows, batch=50) as analytics:
         for number in range(0, len(ROWS), 90):
@@ -83,7 +85,7 @@ def day(row: Transition) -> str:
     return f"{to_datetime(row.recorded_at):%Y-%m-%d}T00:00:00Z"
 
 
-def test_volume(analytics: Analytics) -> None:
+def test_volume(analytics: AnalyticsFeeder) -> None:
     expected, late = Counter[tuple[str, str, str]](), Counter[tuple[str, str, str]]()
     for row in ROWS:
         if row.kind == "event":
@@ -93,7 +95,7 @@ def test_volume(analytics: Analytics) -> None:
     assert shown == [[*key, count, late[key]] for key, count in sorted(expected.items())]
 
 
-def test_visibility(analytics: Analytics) -> None:
+def test_visibility(analytics: AnalyticsFeeder) -> None:
     shown = dashboards.ask(analytics, "visibility", START, END, "day")
     assert sum(row[2] for row in shown) == sum(row.kind == "event" for row in ROWS)
     for time, stage, events, *told in shown:
@@ -103,7 +105,7 @@ def test_visibility(analytics: Analytics) -> None:
         assert list(map(float, told)) == pytest.approx([sum(lags) / len(lags), *shares])
 
 
-def test_backlog_is_the_status_of_every_invoice_at_that_time(analytics: Analytics) -> None:
+def test_backlog_is_the_status_of_every_invoice_at_that_time(analytics: AnalyticsFeeder) -> None:
     # A question in the middle of an hour is about all of that hour.
     for until in (START - HOUR, START, START + 9 * DAY - 20 * MINUTE, END):
         last = {row.invoice_id: row for row in ROWS if row.recorded_at // HOUR * HOUR < until}
@@ -118,13 +120,13 @@ def test_backlog_is_the_status_of_every_invoice_at_that_time(analytics: Analytic
         ]
 
 
-def test_alerts(analytics: Analytics) -> None:
+def test_alerts(analytics: AnalyticsFeeder) -> None:
     expected = Counter((day(row), row.stage, row.severity or "") for row in ROWS if row.kind == "alert")
     shown = dashboards.ask(analytics, "alerts", START, END, "day")
     assert shown == [[*key, count] for key, count in sorted(expected.items())]
 
 
-def test_amounts_are_exact(analytics: Analytics) -> None:
+def test_amounts_are_exact(analytics: AnalyticsFeeder) -> None:
     expected: dict[tuple[str, ...], tuple[int, Decimal]] = {}
     for row in ROWS:
         if row.from_status != row.to_status:
@@ -144,7 +146,7 @@ def tiered(*tiers: str | None) -> list[Transition]:
     ]
 
 
-def tiers_shown(analytics: Analytics) -> dict[str, int]:
+def tiers_shown(analytics: AnalyticsFeeder) -> dict[str, int]:
     shown = Counter[str]()
     for _, _, _, tier, count, _ in dashboards.ask(analytics, "amounts", START - DAY, END, "day"):
         shown[tier] += count
@@ -155,7 +157,7 @@ def tiers_shown(analytics: Analytics) -> dict[str, int]:
 def test_a_sender_of_many_tiers_does_not_choose_how_many_rows_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    monkeypatch.setattr(rollup, "EVERY", every)
+    monkeypatch.setattr(rollup, "ROWS_PER_ROLLUP", every)
     names = [f"tier {number}" for number in range(400)]
     rows = Rows()
     rows.rows += tiered("gold", None, *names, "gold", *names[::-1])
@@ -179,14 +181,14 @@ def test_a_sender_of_many_tiers_does_not_choose_how_many_rows_are_counted(
         del rows.rows[-9:]
 
 
-def test_an_answer_has_the_last_rows_where_there_are_too_many(analytics: Analytics) -> None:
+def test_an_answer_has_the_last_rows_where_there_are_too_many(analytics: AnalyticsFeeder) -> None:
     for name in DASHBOARDS:
         everything = dashboards.ask(analytics, name, START, END, "hour")
         assert len(everything) > 3
         assert dashboards.ask(analytics, name, START, END, "hour", 3) == everything[-3:]
 
 
-def test_hours_from_and_until(analytics: Analytics) -> None:
+def test_hours_from_and_until(analytics: AnalyticsFeeder) -> None:
     since, until = START + DAY, START + 2 * DAY
     # From the beginning of the hour of `since`, before `until`.
     begin = since // HOUR * HOUR
@@ -202,7 +204,7 @@ def test_hours_from_and_until(analytics: Analytics) -> None:
 
 
 def test_a_database_whose_roll_up_lost_something_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollup, "EVERY", 10)
+    monkeypatch.setattr(rollup, "ROWS_PER_ROLLUP", 10)
     rows = Rows()
     rows.rows += ROWS[:100]
     with running(tmp_path, rows, batch=50) as analytics:
@@ -219,7 +221,7 @@ def test_a_database_whose_roll_up_lost_something_is_made_again(tmp_path: Path, m
     assert list(tmp_path.glob("*.damaged-*"))
 
 
-def test_there_is_no_other(analytics: Analytics) -> None:
+def test_there_is_no_other(analytics: AnalyticsFeeder) -> None:
     with pytest.raises(KeyError):
         dashboards.ask(analytics, "sales", START, END, "day")
     assert list(DASHBOARDS) == ["volume", "visibility", "backlog", "alerts", "amounts"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from bems.embedded.databases import LOCK, StoreRefused, lock_folder, open_database
-from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.storage.database_files import LOCK, StoreUnusable, lock_folder, open_database
+from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
+from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.tracker.record import InvoiceRecord
 from tests.tracker.samples import FACTS, NOW
 
@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 
 def test_a_second_cell_on_the_folder_is_told_so(store: SqliteStore, tmp_path: Path) -> None:
-    with pytest.raises(StoreRefused, match=f"{tmp_path} is in use"):
+    with pytest.raises(StoreUnusable, match=f"{tmp_path} is in use"):
         SqliteStore(tmp_path)
     store.close()
     SqliteStore(tmp_path).close()
@@ -45,14 +45,14 @@ def test_a_folder_is_made_and_closing_leaves_one_database(tmp_path: Path) -> Non
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreRefused, match="cannot be used"):
+    with pytest.raises(StoreUnusable, match="cannot be used"):
         SqliteStore(tmp_path / "file")
 
 
 def refused(folder: Path, reason: str) -> None:
     """It is refused for that reason, and not a byte of it is changed."""
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK}
-    with pytest.raises(StoreRefused, match=reason):
+    with pytest.raises(StoreUnusable, match=reason):
         SqliteStore(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK} == before
     lock_folder(folder).close()
@@ -133,7 +133,7 @@ def test_a_later_version_that_only_the_log_tells_of_is_refused(store: SqliteStor
     for name in (DATABASE, f"{DATABASE}-wal"):
         (copy / name).write_bytes((tmp_path / name).read_bytes())
     before = (copy / DATABASE).read_bytes()
-    with pytest.raises(StoreRefused, match="use the newer program"):
+    with pytest.raises(StoreUnusable, match="use the newer program"):
         SqliteStore(copy)
     assert (copy / DATABASE).read_bytes() == before
     assert (copy / f"{DATABASE}-wal").read_bytes() == (tmp_path / f"{DATABASE}-wal").read_bytes()

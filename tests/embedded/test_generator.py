@@ -14,16 +14,16 @@ from msgspec import structs
 
 from bems.embedded.cell import Cell
 from bems.embedded.definition import load_machine
-from bems.embedded.generator import CLEAN, MALFORMATIONS, Plan, Profile, generate, plans, render
-from bems.embedded.store import MemoryStore
-from bems.embedded.stories import DAY, THURSDAY, Sending
-from bems.embedded.suppliers import COUNTRIES, make_suppliers
-from bems.tracker.contract import NEGATIVE, POSITIVE, STAGES, Event
+from bems.embedded.storage.store import MemoryStore
+from bems.generator.event_log import CLEAN, MALFORMATIONS, Profile, Scenario, generate, render, scenarios
+from bems.generator.scenarios import DAY_SECONDS, THURSDAY, Emission
+from bems.generator.vendors import COUNTRIES, make_vendors
+from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS, Event
 from bems.tracker.currencies import MINOR_UNITS
-from bems.tracker.gate import Refusal, read_line
 from bems.tracker.instants import HOUR, MINUTE, SECOND, Instant, parse
+from bems.tracker.parsing import InvalidEvent, parse_line
 from bems.tracker.policy import DEFAULT_POLICY
-from bems.tracker.projection import Status, project
+from bems.tracker.status import Status, status_of
 
 TODAY = parse("2026-12-31T00:00:00Z")
 
@@ -41,15 +41,15 @@ class Run:
     store: MemoryStore = field(default_factory=MemoryStore)
 
     def statuses(self) -> dict[str, Status]:
-        return {record.invoice_id: project(record.outcomes) for record in self.store.records()}
+        return {record.invoice_id: status_of(record.outcomes) for record in self.store.records()}
 
 
 def run(invoices: int, seed: int, profile: Profile) -> Run:
     done, clock = Run(), 0
     cell = Cell(DEFAULT_POLICY, load_machine(), done.store)
     for line in generate(invoices, seed, profile=profile):
-        event = read_line(line, TODAY)
-        if isinstance(event, Refusal):
+        event = parse_line(line, TODAY)
+        if isinstance(event, InvalidEvent):
             done.refusals.update(event.reasons)
             continue
         while cell.fire_next(event.occurred_at) is not None:
@@ -57,20 +57,20 @@ def run(invoices: int, seed: int, profile: Profile) -> Run:
         done.behind.append(max(0, clock - event.occurred_at))
         clock = max(clock, event.occurred_at)
         done.events.append(event)
-        done.receipts[cell.event(structs.replace(event, received_at=clock), clock).result] += 1
+        done.receipts[cell.handle_event(structs.replace(event, received_at=clock), clock).result] += 1
     while cell.fire_next(clock + 1) is not None:
         pass
     return done
 
 
 @cache
-def everyday() -> tuple[list[Plan], Run]:
+def everyday() -> tuple[list[Scenario], Run]:
     """2,000 invoices of an ordinary company, planned and run. Nobody may change them."""
-    return list(plans(2000, 1)), run(2000, 1, Profile())
+    return list(scenarios(2000, 1)), run(2000, 1, Profile())
 
 
-def forms(planned: list[Plan]) -> Counter[str]:
-    return Counter(sending.form for plan in planned for sending in plan.sendings)
+def forms(planned: list[Scenario]) -> Counter[str]:
+    return Counter(sending.form for plan in planned for sending in plan.emissions)
 
 
 # -- reproducible
@@ -84,13 +84,13 @@ def test_a_seed_gives_the_same_log_on_every_machine_and_python() -> None:
 @pytest.mark.parametrize("other", [2, -1, 2**70])
 def test_every_seed_gives_another_log_with_other_suppliers(other: int) -> None:
     assert not set(generate(100, 1)) & set(generate(100, other))
-    assert make_suppliers(1) != make_suppliers(other)
+    assert make_vendors(1) != make_vendors(other)
 
 
 @pytest.mark.parametrize("days", [1, 31, 365])
 @pytest.mark.parametrize("invoices", [0, 1, 7, 1000])
 def test_there_are_as_many_invoices_as_asked_for(invoices: int, days: int) -> None:
-    planned = list(plans(invoices, 1, days=days))
+    planned = list(scenarios(invoices, 1, days=days))
     assert len({plan.invoice_id for plan in planned}) == invoices
     first = (date(2026, 1, 1) - date(1970, 1, 1)).days
     assert all(first <= plan.day < first + days for plan in planned)
@@ -120,7 +120,7 @@ def test_numbers_that_make_no_sense_are_refused_at_once(invoices: int, start: da
 
 @pytest.mark.parametrize("profile", [Profile(), HARD], ids=["everyday", "hard"])
 def test_lines_come_in_the_order_of_their_arrival(profile: Profile) -> None:
-    sent = [(plan, sending) for plan in plans(1000, 3, profile=profile) for sending in plan.sendings]
+    sent = [(plan, sending) for plan in scenarios(1000, 3, profile=profile) for sending in plan.emissions]
     sent.sort(key=lambda pair: pair[1].arrives)
     assert [render(*pair) for pair in sent] == list(generate(1000, 3, profile=profile))
 
@@ -134,17 +134,15 @@ def test_what_is_told_goes_forward_with_some_of_it_late() -> None:
 
 def test_nothing_arrives_before_it_occurs_and_usually_soon_after() -> None:
     planned, _ = everyday()
-    lags = [
-        sending.arrives - sending.occurs + plan.supplier.utc_offset for plan in planned for sending in plan.sendings
-    ]
+    lags = [sending.arrives - sending.occurs + plan.vendor.utc_offset for plan in planned for sending in plan.emissions]
     assert min(lags) > 0
     assert sum(lag < 120 for lag in lags) / len(lags) > 0.93
 
 
 def test_a_repeat_or_a_conflict_comes_after_its_event() -> None:
-    for plan in plans(1000, 4, profile=HARD):
-        first = {sending.number: sending.arrives for sending in plan.sendings if sending.form == "sent"}
-        for sending in plan.sendings:
+    for plan in scenarios(1000, 4, profile=HARD):
+        first = {sending.number: sending.arrives for sending in plan.emissions if sending.form == "sent"}
+        for sending in plan.emissions:
             if sending.form in ("repeat", "conflict"):
                 assert sending.arrives > first[sending.number]
 
@@ -154,7 +152,7 @@ def test_a_repeat_or_a_conflict_comes_after_its_event() -> None:
 
 @pytest.mark.parametrize("seed", [5, 6])
 def test_the_core_ends_with_the_status_of_each_story(seed: int) -> None:
-    told = {plan.invoice_id: plan.status for plan in plans(600, seed, profile=HARD)}
+    told = {plan.invoice_id: plan.status for plan in scenarios(600, seed, profile=HARD)}
     assert run(600, seed, HARD).statuses() == {id: status for id, status in told.items() if status}
     assert len(set(told.values())) == 10
 
@@ -170,9 +168,9 @@ def test_a_clean_log_has_four_events_an_invoice_each_in_its_place() -> None:
     assert not done.refusals
     assert set(done.statuses().values()) == {"Posted"}
     assert {alert.kind for alert in done.store.alerts} <= {"stuck"}
-    for plan in plans(300, 1, profile=CLEAN):
-        assert tuple(sending.stage for sending in plan.sendings) == STAGES
-        assert all(before.occurs < after.occurs for before, after in pairwise(plan.sendings))
+    for plan in scenarios(300, 1, profile=CLEAN):
+        assert tuple(sending.stage for sending in plan.emissions) == STAGES
+        assert all(before.occurs < after.occurs for before, after in pairwise(plan.emissions))
 
 
 # -- every kind of trouble
@@ -182,7 +180,7 @@ def test_all_that_can_become_of_an_invoice_occurs() -> None:
     _, done = everyday()
     assert set(done.statuses().values()) == set(get_args(Status))
     outcomes = {(event.stage, event.status) for event in done.events}
-    assert outcomes == {*POSITIVE.items(), *NEGATIVE.items()}
+    assert outcomes == {*SUCCESS_STATUS.items(), *FAILURE_STATUS.items()}
 
 
 def test_alerts_of_every_kind_stage_and_severity_occur_and_some_are_given_up() -> None:
@@ -199,12 +197,12 @@ def test_alerts_of_every_kind_stage_and_severity_occur_and_some_are_given_up() -
 
 def test_goods_come_before_invoices_and_orphans_find_theirs_weeks_later() -> None:
     planned, _ = everyday()
-    early = [plan for plan in planned if plan.sendings and plan.sendings[0].stage == "reconciliation"]
+    early = [plan for plan in planned if plan.emissions and plan.emissions[0].stage == "reconciliation"]
     assert 0.01 < len(early) / len(planned) < 0.06
     weeks = [
-        sending.arrives - sending.occurs > 13 * DAY
+        sending.arrives - sending.occurs > 13 * DAY_SECONDS
         for plan in planned
-        for sending in plan.sendings
+        for sending in plan.emissions
         if sending.stage == "ingestion" and sending.form == "sent"
     ]
     assert 3 <= sum(weeks) <= 30
@@ -212,9 +210,9 @@ def test_goods_come_before_invoices_and_orphans_find_theirs_weeks_later() -> Non
 
 def test_rejections_are_reversed_disputes_repaired_twice_and_failures_posted() -> None:
     histories = Counter(
-        (plan.status, sending.stage, *(other.status for other in plan.sendings if _same_stage(other, sending)))
+        (plan.status, sending.stage, *(other.status for other in plan.emissions if _same_stage(other, sending)))
         for plan in everyday()[0]
-        for sending in plan.sendings
+        for sending in plan.emissions
         if sending.form == "sent"
     )
     assert histories["Posted", "authorization", "rejected", "approved"]
@@ -226,7 +224,7 @@ def test_rejections_are_reversed_disputes_repaired_twice_and_failures_posted() -
     assert histories["Cancelled", "posting", "posted"]
 
 
-def _same_stage(other: Sending, sending: Sending) -> bool:
+def _same_stage(other: Emission, sending: Emission) -> bool:
     return other.form == "sent" and other.stage == sending.stage
 
 
@@ -235,7 +233,7 @@ def test_the_shares_are_those_of_the_profile() -> None:
     sent = forms(planned)
     total, profile = sum(sent.values()), Profile()
     assert 4 * len(planned) < total < 4.2 * len(planned)
-    for form, share in (("repeat", profile.doubled), ("malformed", profile.malformed), ("conflict", 0.001)):
+    for form, share in (("repeat", profile.duplicated), ("malformed", profile.malformed), ("conflict", 0.001)):
         assert 0.5 * share < sent[form] / total < 2 * share
     assert done.receipts == {"accepted": sent["sent"], "duplicate": sent["repeat"], "conflict": sent["conflict"]}
     ends = Counter(plan.status for plan in planned)
@@ -247,7 +245,7 @@ def test_the_shares_are_those_of_the_profile() -> None:
 
 @pytest.mark.parametrize("invoices", [500, 30_000])
 def test_more_invoices_do_not_change_the_character(invoices: int) -> None:
-    planned = list(plans(invoices, 8))
+    planned = list(scenarios(invoices, 8))
     sent = forms(planned)
     assert 4.05 < sum(sent.values()) / invoices < 4.2
     assert 0.9 < sum(plan.status == "Posted" for plan in planned) / invoices < 0.98
@@ -286,15 +284,15 @@ def test_each_malformation_is_refused_for_its_reason_only(
     for line in generate(50, 2, profile=CLEAN):
         broken = pattern.sub(replacement, line.decode(), count=1).encode()
         assert broken.endswith(b"\n")
-        refusal = read_line(broken, TODAY)
-        assert isinstance(refusal, Refusal), broken
+        refusal = parse_line(broken, TODAY)
+        assert isinstance(refusal, InvalidEvent), broken
         assert refusal.reasons == [reason]
 
 
 def test_the_malformed_are_refused_and_nothing_else_is() -> None:
-    for plan in plans(300, 9, profile=HARD):
-        for sending in plan.sendings:
-            refused = isinstance(read_line(render(plan, sending), TODAY), Refusal)
+    for plan in scenarios(300, 9, profile=HARD):
+        for sending in plan.emissions:
+            refused = isinstance(parse_line(render(plan, sending), TODAY), InvalidEvent)
             assert refused == (sending.form == "malformed")
 
 
@@ -315,30 +313,30 @@ def test_month_end_has_several_times_the_mean_and_weekends_hardly_anything() -> 
     assert 4 < days[date(2026, 1, 30)] / mean < 7
     assert 2.5 < days[date(2026, 1, 29)] / mean < 5
     arrivals = Counter(
-        datetime.fromtimestamp(sending.arrives, UTC).weekday() for plan in planned for sending in plan.sendings
+        datetime.fromtimestamp(sending.arrives, UTC).weekday() for plan in planned for sending in plan.emissions
     )
     assert max(arrivals[5], arrivals[6]) < min(arrivals[weekday] for weekday in range(5)) / 5
 
 
 def test_business_is_done_in_business_hours_of_the_supplier() -> None:
     planned, _ = everyday()
-    hours = Counter(sending.occurs % DAY // 3600 for plan in planned for sending in plan.sendings)
+    hours = Counter(sending.occurs % DAY_SECONDS // 3600 for plan in planned for sending in plan.emissions)
     total = sum(hours.values())
     assert sum(hours[hour] for hour in range(8, 18)) / total > 0.9
     assert not sum(hours[hour] for hour in range(3, 8))
-    gulf = [sending for plan in planned if plan.supplier.country in ("KW", "BH") for sending in plan.sendings]
-    weekdays = Counter((sending.occurs // DAY + THURSDAY) % 7 for sending in gulf)
+    gulf = [sending for plan in planned if plan.vendor.country in ("KW", "BH") for sending in plan.emissions]
+    weekdays = Counter((sending.occurs // DAY_SECONDS + THURSDAY) % 7 for sending in gulf)
     assert weekdays[6] > 5 * (weekdays[4] + weekdays[5])
 
 
 def test_occurred_at_is_what_was_planned_however_its_system_writes_it() -> None:
     written = set()
-    for plan in plans(300, 2, profile=CLEAN):
-        for sending in plan.sendings:
+    for plan in scenarios(300, 2, profile=CLEAN):
+        for sending in plan.emissions:
             line = render(plan, sending)
-            event = read_line(line, TODAY)
+            event = parse_line(line, TODAY)
             assert isinstance(event, Event)
-            assert event.occurred_at == (sending.occurs - plan.supplier.utc_offset) * SECOND
+            assert event.occurred_at == (sending.occurs - plan.vendor.utc_offset) * SECOND
             written.add(json.loads(line)["event"]["occurred_at"][19:])
     assert written == {"Z", ".000+00:00", "+01:00", "+03:00", "+08:00", "+09:00"}
 
@@ -347,7 +345,7 @@ def test_amounts_are_written_as_their_currency_is_and_spread_like_money() -> Non
     planned, _ = everyday()
     euros = []
     for plan in planned:
-        amount, supplier = Decimal(plan.amount), plan.supplier
+        amount, supplier = Decimal(plan.amount), plan.vendor
         assert amount.as_tuple().exponent == -MINOR_UNITS[supplier.currency]
         assert amount != 0
         euros.append(abs(float(amount)) * 10**supplier.decimals / supplier.minor_per_euro)
@@ -359,11 +357,11 @@ def test_amounts_are_written_as_their_currency_is_and_spread_like_money() -> Non
 
 def test_suppliers_are_a_few_hundred_of_all_kinds_and_a_few_are_big() -> None:
     planned, done = everyday()
-    volumes = Counter(plan.supplier.id for plan in planned)
+    volumes = Counter(plan.vendor.id for plan in planned)
     assert 200 < len(volumes) <= 300
     assert 0.05 < max(volumes.values()) / len(planned) < 0.15
     assert 0.3 < sum(volume for _, volume in volumes.most_common(10)) / len(planned) < 0.6
-    assert {plan.supplier.country for plan in planned} == {country.code for country in COUNTRIES}
+    assert {plan.vendor.country for plan in planned} == {country.code for country in COUNTRIES}
     assert {"EUR", "USD", "GBP", "JPY", "CHF", "BHD", "KWD"} <= {event.facts.currency for event in done.events}
     assert {event.facts.vendor.tier for event in done.events} == {"gold", "silver", "standard"}
     assert {event.facts.source.system for event in done.events} >= {"sap-ecc", "oracle-fusion", "coupa", "concur"}
@@ -380,14 +378,14 @@ def test_suppliers_are_a_few_hundred_of_all_kinds_and_a_few_are_big() -> None:
 def test_countries_keep_their_share_of_the_volume_whatever_the_seed() -> None:
     assert sum(country.share for country in COUNTRIES) == 100
     for seed in range(5):
-        counts = Counter(plan.supplier.country for plan in plans(5000, seed))
+        counts = Counter(plan.vendor.country for plan in scenarios(5000, seed))
         for country in COUNTRIES:
             assert abs(counts[country.code] / 5000 - country.share / 100) < 0.025
 
 
 def test_facts_of_an_invoice_stay_and_approvals_know_less() -> None:
-    for plan in plans(200, 2, profile=CLEAN):
-        read = [read_line(render(plan, sending), TODAY) for sending in plan.sendings]
+    for plan in scenarios(200, 2, profile=CLEAN):
+        read = [parse_line(render(plan, sending), TODAY) for sending in plan.emissions]
         facts = [event.facts for event in read if isinstance(event, Event)]
         assert len({(fact.amount, fact.currency, fact.vendor) for fact in facts}) == 1
         assert facts[1].payment_terms is None

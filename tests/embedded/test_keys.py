@@ -5,9 +5,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from bems.embedded.databases import StoreRefused
-from bems.embedded.keys import APPLICATION_ID, KEYS, Key, KeyRefused, Keys
-from bems.embedded.reader import StoreFailed
+from bems.embedded.auth.keys import APPLICATION_ID, KEYS, Key, KeyRefused, Keys
+from bems.embedded.storage.database_files import StoreUnusable
+from bems.embedded.storage.reader import StoreFailed
 from bems.tracker.instants import DAY
 from tests.tracker.samples import NOW
 
@@ -21,7 +21,7 @@ def test_a_key_is_known_by_its_text_alone(keys: Keys) -> None:
     key, text = keys.add("ann", "operator", "the host", NOW)
     assert key == Key(key.id, "ann", "operator", NOW, "the host")
     assert re.fullmatch(r"bems_[0-9a-f]{8}_[A-Za-z0-9_-]{43}", text)
-    assert keys.check(text) == key
+    assert keys.verify(text) == key
     for wrong in (
         "",
         "bems_",
@@ -34,19 +34,19 @@ def test_a_key_is_known_by_its_text_alone(keys: Keys) -> None:
         "\ud800",
         "\xff" * 57,
     ):
-        assert keys.check(wrong) is None
+        assert keys.verify(wrong) is None
 
 
 def test_keys_are_drawn_anew_each_time(keys: Keys) -> None:
     made = [keys.add(f"k{number}", "sender", "x", NOW) for number in range(50)]
     assert len({key.id for key, _ in made}) == len({text.split("_", 2)[2] for _, text in made}) == 50
-    assert [keys.check(text) for _, text in made] == [key for key, _ in made]
+    assert [keys.verify(text) for _, text in made] == [key for key, _ in made]
 
 
 def test_the_secret_of_one_does_not_open_another(keys: Keys) -> None:
     (one, first), (_, second) = (keys.add(name, "admin", "x", NOW) for name in ("a", "b"))
-    assert keys.check(f"bems_{one.id}_{second.split('_', 2)[2]}") is None
-    assert keys.check(f"bems_{'0' * 8}_{first.split('_', 2)[2]}") is None
+    assert keys.verify(f"bems_{one.id}_{second.split('_', 2)[2]}") is None
+    assert keys.verify(f"bems_{'0' * 8}_{first.split('_', 2)[2]}") is None
 
 
 def test_only_a_hash_is_kept(keys: Keys, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_keys_outlive_the_cell(keys: Keys, tmp_path: Path) -> None:
     keys.close()
     again = Keys(tmp_path)
     assert again.all() == [kept, revoked]
-    assert (again.check(text), again.check(old)) == (kept, None)
+    assert (again.verify(text), again.verify(old)) == (kept, None)
     again.close()
 
 
@@ -75,7 +75,7 @@ def test_a_revoked_key_is_kept_with_who_and_when(keys: Keys) -> None:
     key, text = keys.add("ann", "viewer", "eve", NOW)
     revoked = keys.revoke(key.id, "bob", NOW + DAY)
     assert revoked == Key(key.id, "ann", "viewer", NOW, "eve", NOW + DAY, "bob")
-    assert keys.check(text) is None
+    assert keys.verify(text) is None
     assert keys.revoke(key.id, "carl", NOW + 2 * DAY) == revoked, "the first time counts"
     assert keys.revoke("00000000", "bob", NOW) is None
 
@@ -106,7 +106,7 @@ def test_there_is_always_an_admin_once_there_was_one(keys: Keys) -> None:
     keys.add("op", "operator", "x", NOW)
     with pytest.raises(KeyRefused, match="one is the last key of an admin"):
         keys.revoke(one.id, "one", NOW)
-    assert keys.check(text) == one
+    assert keys.verify(text) == one
     two, _ = keys.add("two", "admin", "x", NOW)
     assert keys.revoke(one.id, "two", NOW) is not None
     with pytest.raises(KeyRefused):
@@ -121,7 +121,7 @@ def test_what_could_not_be_stored_is_not_in_force(keys: Keys) -> None:
     with pytest.raises(StoreFailed):
         keys.revoke(kept.id, "x", NOW)
     assert keys.all() == [kept]
-    assert keys.check(text) == kept
+    assert keys.verify(text) == kept
     keys._connection.execute("PRAGMA query_only = off")
     assert keys.add("new", "viewer", "x", NOW)[0] in keys.all()
 
@@ -130,7 +130,7 @@ def test_another_file_is_not_taken_for_keys(tmp_path: Path) -> None:
     other = apsw.Connection(str(tmp_path / KEYS))
     other.execute("CREATE TABLE t (x)")
     other.close()
-    with pytest.raises(StoreRefused, match="another program made it"):
+    with pytest.raises(StoreUnusable, match="another program made it"):
         Keys(tmp_path)
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import apsw
 import pytest
 
-from bems.embedded import log_identity, sqlite
 from bems.embedded.backup import back_up
-from bems.embedded.databases import StoreRefused
-from bems.embedded.log_identity import Belonging, find_belonging, log_path
-from bems.embedded.schema import DATABASE
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.storage import sqlite_store, wal_identity
+from bems.embedded.storage.database_files import StoreUnusable
+from bems.embedded.storage.schema import DATABASE
+from bems.embedded.storage.sqlite_store import SqliteStore
+from bems.embedded.storage.wal_identity import Belonging, find_belonging, log_path
 from tests.data.store import stored, unpack
 from tests.tracker.samples import NOW, event
 
@@ -50,8 +50,8 @@ def test_a_log_stays_known_when_another_connection_begins_it_anew(tmp_path: Path
 
 
 def test_a_cell_that_runs_for_years_stays_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_identity, "_MAX_AHEAD", 8)
-    monkeypatch.setattr(sqlite, "REMEMBER_EVERY_COMMITS", 3)
+    monkeypatch.setattr(wal_identity, "_MAX_AHEAD", 8)
+    monkeypatch.setattr(sqlite_store, "REMEMBER_EVERY_COMMITS", 3)
     store = SqliteStore(tmp_path / "cell")
     for number in range(30):
         add(store, f"e{number}")
@@ -66,7 +66,7 @@ def test_a_start_that_is_cut_off_at_any_point_is_no_other_log(tmp_path: Path, mo
     add(store, "e")
     store.close()
     left = list[Path]()
-    remember = log_identity.remember_salt
+    remember = wal_identity.remember_salt
 
     def spy(connection: apsw.Connection, database: Path) -> None:
         left.append(crash(folder, f"before-{len(left)}"))
@@ -74,7 +74,7 @@ def test_a_start_that_is_cut_off_at_any_point_is_no_other_log(tmp_path: Path, mo
         left.append(crash(folder, f"after-{len(left)}"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(log_identity, "remember_salt", spy)
+        patch.setattr(wal_identity, "remember_salt", spy)
         SqliteStore(folder).close()
     assert [find_belonging(one / DATABASE) for one in left] == [Belonging.STARTING] * 2
     assert [events(one) for one in left] == [["e"]] * 2
@@ -96,7 +96,7 @@ def test_a_backup_has_no_log(tmp_path: Path) -> None:
     shutil.copy(log_path(tmp_path / "cell" / DATABASE), tmp_path / "copy")
     store.close()
     assert find_belonging(tmp_path / "copy" / DATABASE) is Belonging.FOREIGN
-    with pytest.raises(StoreRefused, match="is not the log of"):
+    with pytest.raises(StoreUnusable, match="is not the log of"):
         back_up(tmp_path / "copy", tmp_path / "again")
 
 
@@ -111,7 +111,7 @@ def test_one_from_before_there_was_a_salt_is_read_as_a_whole(tmp_path: Path, fit
     assert find_belonging(left / DATABASE) is Belonging.UNKNOWN
     if fits:
         store = SqliteStore(left)
-        assert store.letters() == []
+        assert store.dead_letters() == []
         store.close()
         return
     other = SqliteStore(tmp_path / "other")
@@ -121,7 +121,7 @@ def test_one_from_before_there_was_a_salt_is_read_as_a_whole(tmp_path: Path, fit
     shutil.copy(log_path(tmp_path / "other" / DATABASE), left)
     other.close()
     before = {path.name: path.read_bytes() for path in left.iterdir() if path.suffix != ".db-shm"}
-    with pytest.raises(StoreRefused, match="damaged"):
+    with pytest.raises(StoreUnusable, match="damaged"):
         SqliteStore(left)
     assert {name: (left / name).read_bytes() for name in before if "shm" not in name} == {
         name: content for name, content in before.items() if "shm" not in name

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bems.embedded.analytics import ANALYTICS
+from bems.embedded.analytics.feeder import ANALYTICS
+from bems.embedded.auth.keys import Keys
 from bems.embedded.backup import back_up
-from bems.embedded.databases import LOCK, lock_folder
-from bems.embedded.keys import Keys
 from bems.embedded.restore import restore
-from bems.embedded.schema import DATABASE
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.storage.database_files import LOCK, lock_folder
+from bems.embedded.storage.schema import DATABASE
+from bems.embedded.storage.sqlite_store import SqliteStore
 from tests.cli.worlds import run
 from tests.data.store import FILES, stored
 from tests.process import Life

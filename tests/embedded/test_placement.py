@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
-from bems.embedded.keys import KEYS
-from bems.embedded.placement import Placement
-from bems.embedded.reader import StoreFailed
-from bems.embedded.schema import DATABASE
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.auth.keys import KEYS
+from bems.embedded.storage.file_guard import FileGuard
+from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.schema import DATABASE
+from bems.embedded.storage.sqlite_store import SqliteStore
 from tests.embedded.api.calls import Cell
 from tests.tracker.samples import NOW, event
 from tests.waiting import until
@@ -20,13 +20,13 @@ def test_it_tells_what_happened_and_stays_with_it(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "file"
     file.parent.mkdir()
     file.touch()
-    placement = Placement([file, tmp_path / "never"])
+    placement = FileGuard([file, tmp_path / "never"])
     assert placement.find_fault() is None
     file.parent.rename(tmp_path / "away")
     assert str(placement.find_fault()).startswith(f"{file.parent} was removed or renamed while the cell ran")
     (tmp_path / "away").rename(file.parent)
     assert placement.find_fault() == placement.fault is not None
-    again = Placement([file])
+    again = FileGuard([file])
     shutil.copy(file, tmp_path / "copy")
     (tmp_path / "copy").rename(file)
     assert str(again.find_fault()).startswith(f"{file} was replaced by another one")
@@ -41,7 +41,7 @@ def test_nothing_is_acknowledged_that_was_committed_into_a_file_without_a_name(t
         store.commit()
     store._connection.set_commit_hook(None)
     (tmp_path / "away").rename(tmp_path / "cell")
-    for call in (store.commit, store.probe):
+    for call in (store.commit, store.check_writable):
         with pytest.raises(StoreFailed, match="start the cell again"):
             call()
     store.close()
@@ -75,7 +75,7 @@ def test_commands_and_redrives_are_refused_too(tmp_path: Path) -> None:
     with Cell(tmp_path / "cell") as cell:
         cell.send("ingestion")
         (tmp_path / "cell").rename(tmp_path / "away")
-        until(lambda: cell.service.writer.failing)
+        until(lambda: cell.service.writer.failure)
         command = {"command_id": "c", "verb": "park", "invoice_id": "INV-1"}
         for path, body in (("/commands", command), ("/dead-letters/redrive", {"event_ids": ["e"]})):
             answer = cell.ask("POST", path, body)

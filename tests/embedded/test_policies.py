@@ -10,11 +10,11 @@ import pytest
 from bems.calendars import expand
 from bems.embedded.backup import back_up
 from bems.embedded.clock import VirtualClock
-from bems.embedded.databases import StoreRefused
-from bems.embedded.policies import PolicyInForce, PolicyOrDefault
-from bems.embedded.reader import StoreFailed, open_reader
-from bems.embedded.schema import DATABASE
 from bems.embedded.service import Service
+from bems.embedded.storage.database_files import StoreUnusable
+from bems.embedded.storage.policy_history import PolicyInForce, PolicyOrDefault
+from bems.embedded.storage.reader import StoreFailed, open_reader
+from bems.embedded.storage.schema import DATABASE
 from bems.embedded.writer import open_writer
 from bems.tracker.instants import DAY, parse
 from bems.tracker.policy import CalendarSpec, Policy, PolicySpec
@@ -122,7 +122,7 @@ def test_a_kept_policy_that_cannot_be_read_is_told(home: Home) -> None:
     home.start(POLICY)
     spoil(home, "UPDATE policies SET document = '{}'")
     with pytest.raises(
-        StoreRefused, match=r"the policy in force, sla.yaml, cannot be read: .*: name one with --policy"
+        StoreUnusable, match=r"the policy in force, sla.yaml, cannot be read: .*: name one with --policy"
     ):
         home.start(never)
     assert home.start(STRICT, "strict.yaml").since == NOW + DAY

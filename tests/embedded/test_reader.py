@@ -6,9 +6,9 @@ import pytest
 
 from bems.embedded.cell import Cell
 from bems.embedded.clock import VirtualClock
-from bems.embedded.reader import Counts, Reader, StoreFailed, open_reader
-from bems.embedded.schema import DATABASE
-from bems.embedded.store import Letter
+from bems.embedded.storage.reader import Counts, Reader, StoreFailed, open_reader
+from bems.embedded.storage.schema import DATABASE
+from bems.embedded.storage.store import DeadLetter
 from bems.embedded.writer import Redrive, Writer, open_writer
 from bems.tracker.commands import Acknowledge, Command, Park
 from bems.tracker.decisions import Receipt
@@ -36,7 +36,7 @@ class Home:
     def move_to(self, instant: Instant) -> None:
         """What is due by then is done when this returns."""
         self.clock.move_to(instant)
-        self.writer.poke()
+        self.writer.wake()
         for number in range(2):
             self.act(Command(f"look {instant} {number}", "nobody", "x", NOW, Park()))
 
@@ -60,7 +60,7 @@ def test_nothing_is_there_at_first(home: Home) -> None:
     assert (reader.latest(), reader.statuses()) == (0, {})
     assert (reader.record("x"), reader.execution("x"), reader.event("x"), reader.definition_of("x")) == (None,) * 4
     assert reader.invoices() == reader.stuck() == []
-    nothing: list[object] = [reader.letters(), reader.newest_alerts(), reader.audit(), reader.timeline("x")]
+    nothing: list[object] = [reader.dead_letters(), reader.newest_alerts(), reader.commands(), reader.timeline("x")]
     nothing += [reader.stimuli("x"), reader.events(), reader.transitions(), reader.alerts()]
     assert nothing == [[]] * 8
     with pytest.raises(KeyError):
@@ -135,44 +135,44 @@ def test_alerts_and_commands_come_newest_first(home: Home) -> None:
 
     command = Command("seen", "a", "ann", NOW, Acknowledge())
     assert home.act(command).result == "accepted"
-    (seq, entry), *_ = reader.audit()
+    (seq, entry), *_ = reader.commands()
     assert entry.command == command
-    assert [entry.command.id for _, entry in reader.audit(invoice_id="a")] == ["seen"]
-    assert seq not in [seq for seq, _ in reader.audit(before=seq)]
+    assert [entry.command.id for _, entry in reader.commands(invoice_id="a")] == ["seen"]
+    assert seq not in [seq for seq, _ in reader.commands(before=seq)]
 
 
 def test_dead_letters_are_found_by_what_is_known_of_them(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Cell, event: object, __: Instant) -> None:
         raise ValueError(f"100%_broken {event.event_id}")  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(Cell, "event", fail)
+    monkeypatch.setattr(Cell, "handle_event", fail)
     monkeypatch.setattr(Cell, "redrive", fail)
     for id in ("c", "a", "b"):
         home.take("ingestion", "received", "one" if id == "b" else "two", id)
     for _ in range(5):
         submit(home.writer, Redrive("c")).result(SOON)
     reader = home.reader
-    assert [letter.event_id for letter in reader.letters()] == ["a", "b", "c"]
-    assert [letter.event_id for letter in reader.letters(after="a", limit=1)] == ["b"]
-    assert [letter.event_id for letter in reader.letters(invoice_id="two")] == ["a", "c"]
-    assert [letter.event_id for letter in reader.letters(error="broken a")] == ["a"]
-    assert reader.letters(error="100_") == reader.letters(error="BROKEN") == [], "a text, not a pattern"
-    assert reader.letters(set_aside=True) == [Letter("c", "two", 6, NOW, None, "ValueError: 100%_broken c")]
-    assert [letter.retry_at for letter in reader.letters(set_aside=False)] == [NOW + SECOND] * 2
+    assert [letter.event_id for letter in reader.dead_letters()] == ["a", "b", "c"]
+    assert [letter.event_id for letter in reader.dead_letters(after="a", limit=1)] == ["b"]
+    assert [letter.event_id for letter in reader.dead_letters(invoice_id="two")] == ["a", "c"]
+    assert [letter.event_id for letter in reader.dead_letters(error="broken a")] == ["a"]
+    assert reader.dead_letters(error="100_") == reader.dead_letters(error="BROKEN") == [], "a text, not a pattern"
+    assert reader.dead_letters(set_aside=True) == [DeadLetter("c", "two", 6, NOW, None, "ValueError: 100%_broken c")]
+    assert [letter.retry_at for letter in reader.dead_letters(set_aside=False)] == [NOW + SECOND] * 2
     assert reader.counts() == Counts(3, 0, 0, 3, 1)
 
 
 def test_what_is_read_together_was_so_at_one_moment(home: Home) -> None:
     home.take("ingestion", "received", "a")
     reader = home.reader
-    with reader.moment():
+    with reader.snapshot():
         before = reader.counts()
         home.take("ingestion", "received", "b")
         assert (reader.counts(), reader.record("b")) == (before, None)
     assert reader.record("b") is not None
-    with pytest.raises(ZeroDivisionError), reader.moment():
+    with pytest.raises(ZeroDivisionError), reader.snapshot():
         1 / 0  # noqa: B018
-    with reader.moment():
+    with reader.snapshot():
         assert reader.counts().events == 2
 
 
@@ -191,7 +191,7 @@ def test_what_cannot_be_read_is_told(home: Home, tmp_path: Path) -> None:
     home.reader.close()
     with pytest.raises(StoreFailed):
         home.reader.counts()
-    with pytest.raises(StoreFailed), home.reader.moment():
+    with pytest.raises(StoreFailed), home.reader.snapshot():
         pass
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import apsw
 import pytest
 
-from bems.embedded import log as log_module
-from bems.embedded import readers as readers_module
-from bems.embedded.analytics import Analytics
+from bems.embedded.analytics.feeder import AnalyticsFeeder
 from bems.embedded.clock import SystemClock
-from bems.embedded.log import Log
-from bems.embedded.reader import Counts, Reader, open_reader
-from bems.embedded.readers import Readers
-from bems.embedded.schema import DATABASE
-from bems.embedded.writer import Busy, Writer, open_writer
+from bems.embedded.storage import reader_pool as readers_module
+from bems.embedded.storage import wal as log_module
+from bems.embedded.storage.reader import Counts, Reader, open_reader
+from bems.embedded.storage.reader_pool import ReaderPool
+from bems.embedded.storage.schema import DATABASE
+from bems.embedded.storage.wal import WalCheckpointer
+from bems.embedded.writer import QueueFull, Writer, open_writer
 from tests.embedded.api.calls import Cell, together
 from tests.embedded.submitting import submit
 from tests.tracker.samples import NOW, POLICY, event
@@ -28,7 +28,7 @@ BOUND = 256 * 1024
 
 @pytest.fixture
 def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
-    monkeypatch.setattr(log_module, "LONGEST", BOUND)
+    monkeypatch.setattr(log_module, "MAX_WAL_BYTES", BOUND)
     with open_writer(tmp_path, POLICY, SystemClock()) as writer:
         yield writer
 
@@ -53,15 +53,15 @@ class Overlapping:
         self.longest = 0
 
     def run(self, rounds: int) -> None:
-        with closing(Readers(self._folder)) as readers:
+        with closing(ReaderPool(self._folder)) as readers:
             asyncio.run(self._run(readers, rounds))
 
-    async def _run(self, readers: Readers, rounds: int) -> None:
+    async def _run(self, readers: ReaderPool, rounds: int) -> None:
         await asyncio.gather(self._ask(readers, 0, rounds), self._ask(readers, 1, rounds))
 
-    async def _ask(self, readers: Readers, number: int, rounds: int) -> None:
+    async def _ask(self, readers: ReaderPool, number: int, rounds: int) -> None:
         for round in range(rounds):
-            await readers.ask(lambda reader, round=round: self._read(reader, number, round))  # type: ignore[misc]
+            await readers.read(lambda reader, round=round: self._read(reader, number, round))  # type: ignore[misc]
 
     def _read(self, reader: Reader, number: int, round: int) -> None:
         reader.counts()
@@ -80,7 +80,7 @@ def test_readers_that_always_overlap_do_not_make_the_log_grow_for_ever(writer: W
 
 def test_without_that_they_do(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the one before shows something."""
-    monkeypatch.setattr(Log, "reading", lambda _: nullcontext())
+    monkeypatch.setattr(WalCheckpointer, "reading", lambda _: nullcontext())
     writer._store._execute("PRAGMA wal_autocheckpoint = 20")
     overlapping = Overlapping(tmp_path, writer)
     overlapping.run(10)
@@ -94,9 +94,9 @@ def test_a_question_is_answered_of_one_moment(writer: Writer, tmp_path: Path) ->
         return first, reader.counts()
 
     async def ask() -> tuple[Counts, Counts, Counts]:
-        return *await readers.ask(question), await readers.ask(Reader.counts)
+        return *await readers.read(question), await readers.read(Reader.counts)
 
-    with closing(Readers(tmp_path)) as readers:
+    with closing(ReaderPool(tmp_path)) as readers:
         first, second, later = asyncio.run(ask())
     assert first == second
     assert later.events == first.events + 1
@@ -104,8 +104,8 @@ def test_a_question_is_answered_of_one_moment(writer: Writer, tmp_path: Path) ->
 
 def test_others_that_read_from_it_are_not_waited_for(writer: Writer, tmp_path: Path) -> None:
     """A backup reads for long: questions go on, and so does the writer; the log is begun anew when it has ended."""
-    backup, log = open_reader(tmp_path), Log(tmp_path)
-    with backup.moment():
+    backup, log = open_reader(tmp_path), WalCheckpointer(tmp_path)
+    with backup.snapshot():
         backup.counts()
         write(writer, "a", 40)
         with log.reading():
@@ -119,12 +119,12 @@ def test_others_that_read_from_it_are_not_waited_for(writer: Writer, tmp_path: P
     log._not_before = 0.0
     with log.reading():
         assert size(tmp_path) == 0
-    assert writer.failing is None
+    assert writer.failure is None
     log.close()
 
 
 def test_the_writer_goes_on_while_questions_are_held(writer: Writer, tmp_path: Path) -> None:
-    log, inside, leave = Log(tmp_path), threading.Event(), threading.Event()
+    log, inside, leave = WalCheckpointer(tmp_path), threading.Event(), threading.Event()
 
     def stay() -> None:
         with log.reading():
@@ -158,8 +158,8 @@ def test_a_log_that_cannot_be_brought_over_holds_up_nobody(
     def fail(*_: object) -> None:
         raise apsw.FullError("database or disk is full")
 
-    log = Log(tmp_path)
-    monkeypatch.setattr(Log, "_truncate", fail)
+    log = WalCheckpointer(tmp_path)
+    monkeypatch.setattr(WalCheckpointer, "_truncate", fail)
     write(writer, "a", 40)
     for _ in range(2):
         with log.reading():
@@ -170,7 +170,7 @@ def test_a_log_that_cannot_be_brought_over_holds_up_nobody(
 
 
 def test_more_questions_than_may_wait_are_told_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers_module, "ASKED", 5)
+    monkeypatch.setattr(readers_module, "MAX_QUEUED_QUERIES", 5)
     open_writer(tmp_path, POLICY, SystemClock()).stop()
     leave = threading.Event()
 
@@ -178,22 +178,22 @@ def test_more_questions_than_may_wait_are_told_to_come_again(tmp_path: Path, mon
         return leave.wait(SOON)
 
     async def ask() -> list[bool | BaseException]:
-        asked = [asyncio.ensure_future(readers.ask(question)) for _ in range(8)]
+        asked = [asyncio.ensure_future(readers.read(question)) for _ in range(8)]
         # Those for whom there is no room are told at once.
         await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
         leave.set()
         first = await asyncio.gather(*asked, return_exceptions=True)
-        return [*first, await readers.ask(question)]
+        return [*first, await readers.read(question)]
 
-    with closing(Readers(tmp_path)) as readers:
+    with closing(ReaderPool(tmp_path)) as readers:
         answers = asyncio.run(ask())
-    assert [answer if answer is True else type(answer) for answer in answers] == [True] * 5 + [Busy] * 3 + [True]
+    assert [answer if answer is True else type(answer) for answer in answers] == [True] * 5 + [QueueFull] * 3 + [True]
 
 
 def test_whoever_asks_too_much_is_answered_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers_module, "ASKED", 0)
+    monkeypatch.setattr(readers_module, "MAX_QUEUED_QUERIES", 0)
     with Cell(tmp_path) as cell:
-        for path in ("/invoices", "/invoices/INV-1", "/alerts", "/metrics", "/books"):
+        for path in ("/invoices", "/invoices/INV-1", "/alerts", "/metrics", "/check"):
             reply = cell.ask("GET", path)
             assert (reply.status, reply.headers["retry-after"], reply.faults) == (503, "1", {}), path
         assert cell.send("ingestion").status == 202, "senders are not concerned"
@@ -204,7 +204,7 @@ def test_a_slow_dashboard_holds_up_no_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: int, longest: int
 ) -> None:
     """Neither by taking all threads, nor by being waited for where the log is too long."""
-    monkeypatch.setattr(log_module, "LONGEST", longest)
+    monkeypatch.setattr(log_module, "MAX_WAL_BYTES", longest)
     asked, leave = threading.Semaphore(0), threading.Event()
 
     def query(*_: object) -> list[object]:
@@ -212,7 +212,7 @@ def test_a_slow_dashboard_holds_up_no_question(
         assert leave.wait(SOON)
         return []
 
-    monkeypatch.setattr(Analytics, "query_hourly", query)
+    monkeypatch.setattr(AnalyticsFeeder, "query_hourly", query)
 
     def question(cell: Cell) -> None:
         try:

@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from bems.calendars import expand
-from bems.embedded.generator import generate
-from bems.embedded.replay import BYTE_ORDER_MARK, Shares, replay
-from bems.embedded.report import Report
+from bems.embedded.replay.replay import BYTE_ORDER_MARK, WorkerPool, replay
+from bems.embedded.replay.report import Report
+from bems.generator.event_log import generate
 from bems.tracker.contract import Event
-from bems.tracker.gate import read_line
 from bems.tracker.instants import DAY, Instant, parse
+from bems.tracker.parsing import parse_line
 from bems.tracker.policy import PolicySpec
 from tests.embedded.reference import walk
 from tests.tracker.samples import NOW, plain_policy
@@ -210,19 +210,19 @@ def test_invoices_are_shared_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None
     class Counting:
         def __init__(self, *_: object) -> None: ...
 
-        def take(self, *_: object) -> None:
+        def feed(self, *_: object) -> None:
             taken[id(self)] += 1
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr("bems.embedded.replay.Remote", Counting)
-    with Shares(POLICY, 2) as shares:
+    monkeypatch.setattr("bems.embedded.replay.replay.ProcessWorker", Counting)
+    with WorkerPool(POLICY, 2) as shares:
         # A quarter of a log's invoices, drawn by a checksum of their ids, as samples are.
         drawn = [one for one in (f"INV-{number}" for number in range(4000)) if crc32(one.encode()) % 4 == 0]
         for invoice_id in drawn:
             event = read(line("ingestion", "received", "2026-01-05T10:00:00Z", invoice_id))
             assert event
-            shares.take(event, b"", NOW)
+            shares.feed(event, b"", NOW)
     assert len(taken) == 2
     assert min(taken.values()) > 0.4 * len(drawn)
 
@@ -283,7 +283,7 @@ def test_doubled_and_shuffled_within_thirty_days_the_statuses_are_the_same(log: 
 
 
 def read(line: bytes) -> Event | None:
-    event = read_line(line, TODAY)
+    event = parse_line(line, TODAY)
     return event if isinstance(event, Event) else None
 
 

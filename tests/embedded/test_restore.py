@@ -8,13 +8,13 @@ import apsw
 import pytest
 
 from bems.embedded import backup
+from bems.embedded.auth.keys import KEYS
 from bems.embedded.backup import back_up
-from bems.embedded.databases import CUT_OFF_RESTORE, LOCK, StoreRefused
-from bems.embedded.keys import KEYS
-from bems.embedded.reader import StoreFailed
 from bems.embedded.restore import RestoreRefused, restore
-from bems.embedded.schema import DATABASE, MIGRATIONS
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.storage.database_files import CUT_OFF_RESTORE, LOCK, StoreUnusable
+from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.schema import DATABASE, MIGRATIONS
+from bems.embedded.storage.sqlite_store import SqliteStore
 from tests.data.store import FILES, stored, unpack, view
 from tests.embedded.spoiling import make_newer, put_anothers
 
@@ -98,11 +98,11 @@ def spoil_index(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "reason"),
     [
-        (spoil_header, StoreRefused, "no SQLite database"),
+        (spoil_header, StoreUnusable, "no SQLite database"),
         (spoil_pages, StoreFailed, "damaged"),
         (spoil_index, StoreFailed, "damaged"),
-        (make_newer, StoreRefused, "use the newer program"),
-        (put_anothers, StoreRefused, "another program made it"),
+        (make_newer, StoreUnusable, "use the newer program"),
+        (put_anothers, StoreUnusable, "another program made it"),
         (Path.unlink, RestoreRefused, "no backup of a cell"),
     ],
 )
@@ -157,7 +157,7 @@ def test_a_restore_that_was_killed_is_no_cell(copy: Path, tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         restore(copy, folder)
     assert list((tmp_path / "killed").glob(f"{CUT_OFF_RESTORE}*/{DATABASE}"))
-    with pytest.raises(StoreRefused, match=r"a restore that was cut off .*: delete the folder, and restore again"):
+    with pytest.raises(StoreUnusable, match=r"a restore that was cut off .*: delete the folder, and restore again"):
         SqliteStore(tmp_path / "killed")
     with pytest.raises(RestoreRefused, match="is not empty"):
         restore(copy, tmp_path / "killed")

@@ -8,12 +8,12 @@ import pytest
 from msgspec import structs
 
 from bems.embedded.cell import Cell
-from bems.embedded.changes import Cache
 from bems.embedded.definition import ESCALATE, REGISTER_WAIT, definition_text, load_machine
-from bems.embedded.dictionaries import make_dictionaries
-from bems.embedded.reader import StoreFailed
-from bems.embedded.sqlite import SqliteStore
-from bems.embedded.store import Due, Letter
+from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.seed_dictionaries import make_dictionaries
+from bems.embedded.storage.sqlite_store import SqliteStore
+from bems.embedded.storage.store import DeadLetter, DueItem
+from bems.embedded.storage.unit_of_work import LruCache
 from bems.engine import load
 from bems.tracker.actions import execution_name
 from bems.tracker.instants import DAY
@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 def open_store(folder: Path, **options: Any) -> SqliteStore:
     store = SqliteStore(folder, **options)
-    store.keep_definition(MACHINE.digest, "{}")
+    store.store_definition(MACHINE.digest, "{}")
     return store
 
 
@@ -49,7 +49,7 @@ def reopened(store: SqliteStore, folder: Path) -> SqliteStore:
 def test_what_was_committed_is_there_after_opening_again(store: SqliteStore, tmp_path: Path) -> None:
     cell = Cell(POLICY, MACHINE, store)
     received = event("ingestion", "received")
-    cell.event(received, NOW)
+    cell.handle_event(received, NOW)
     while cell.fire_next(NOW + 4 * DAY):
         pass
     store.commit()
@@ -72,23 +72,23 @@ def test_what_was_not_committed_is_not(store: SqliteStore, tmp_path: Path) -> No
 
 def test_an_item_that_raises_is_forgotten_and_the_others_stand(store: SqliteStore) -> None:
     cell = Cell(POLICY, MACHINE, store)
-    with store.item():
-        cell.event(event("ingestion", "received", invoice_id="INV-1"), NOW)
+    with store.savepoint():
+        cell.handle_event(event("ingestion", "received", invoice_id="INV-1"), NOW)
     before = store.record("INV-1")
 
     def fail() -> None:
-        cell.event(event("authorization", "approved", invoice_id="INV-1"), NOW)
-        cell.event(event("ingestion", "received", event_id="other", invoice_id="INV-2"), NOW)
+        cell.handle_event(event("authorization", "approved", invoice_id="INV-1"), NOW)
+        cell.handle_event(event("ingestion", "received", event_id="other", invoice_id="INV-2"), NOW)
         assert store.record("INV-2") is not None, "its own writes are seen"
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), store.item():
+    with pytest.raises(ZeroDivisionError), store.savepoint():
         fail()
     assert store.record("INV-1") == before
     assert store.record("INV-2") is None
     assert store.digest("other") is None
-    with store.item():
-        cell.event(event("ingestion", "received", event_id="third", invoice_id="INV-3"), NOW)
+    with store.savepoint():
+        cell.handle_event(event("ingestion", "received", event_id="third", invoice_id="INV-3"), NOW)
     store.commit()
     assert [one.invoice_id for _, one in store.events()] == ["INV-1", "INV-3"]
     assert [seq for seq, _ in store.transitions()] == [1, 2]
@@ -96,7 +96,7 @@ def test_an_item_that_raises_is_forgotten_and_the_others_stand(store: SqliteStor
 
 
 def test_an_item_that_cannot_be_written_raises_by_itself(store: SqliteStore) -> None:
-    with pytest.raises(OverflowError, match="can't serialize ints"), store.item():
+    with pytest.raises(OverflowError, match="can't serialize ints"), store.savepoint():
         store.put_record(structs.replace(RECORD, check_at=1 << 70))
     store.put_record(RECORD)
     store.commit()
@@ -135,7 +135,7 @@ def test_caches_are_bounded_and_nothing_depends_on_them(tmp_path: Path) -> None:
     assert [store.record(f"INV-{number}") is not None for number in range(6)] == [True] * 5 + [False]
     assert len(store._records._values) == 2
     store.close()
-    cache: Cache[str, int] = Cache(2)
+    cache: LruCache[str, int] = LruCache(2)
     cache.update({"a": 1, "b": 2})
     assert cache.get("a") == 1
     cache.update({"c": 3})
@@ -156,8 +156,8 @@ def test_what_is_due_comes_in_order_and_in_batches(store: SqliteStore) -> None:
     put_wait(store, "INV-4", NOW + 9)
     put_wait(store, "INV-5", NOW + 3)
     due = [("INV-3", 2), ("INV-2", 3), ("INV-5", 3), ("INV-1", 4)]
-    assert store.due(NOW + 5, 10) == [Due(NOW + at, "check", id) for id, at in due]
-    assert store.due(NOW + 5, 1)[0] == Due(NOW + 2, "check", "INV-3")
+    assert store.due(NOW + 5, 10) == [DueItem(NOW + at, "check", id) for id, at in due]
+    assert store.due(NOW + 5, 1)[0] == DueItem(NOW + 2, "check", "INV-3")
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -165,39 +165,42 @@ def test_what_is_postponed_is_due_later(store: SqliteStore, committed: bool) -> 
     put_wait(store, "INV-1", NOW)
     put_wait(store, "INV-2", NOW + 1)
     store.commit()
-    store.postpone(Due(NOW, "check", "INV-1"), NOW + 5)
+    store.postpone(DueItem(NOW, "check", "INV-1"), NOW + 5)
     if committed:
         store.commit()
-    assert store.next_due() == Due(NOW + 1, "check", "INV-2")
+    assert store.next_due() == DueItem(NOW + 1, "check", "INV-2")
     store.commit()
-    assert store.due(NOW + 9, 5) == [Due(NOW + 1, "check", "INV-2"), Due(NOW + 5, "check", "INV-1")]
+    assert store.due(NOW + 9, 5) == [DueItem(NOW + 1, "check", "INV-2"), DueItem(NOW + 5, "check", "INV-1")]
 
 
 def test_who_moved_in_the_same_turn_is_not_postponed(store: SqliteStore) -> None:
     put_wait(store, "INV-1", NOW)
     store.commit()
-    store.postpone(Due(NOW, "check", "INV-1"), NOW + 5)
+    store.postpone(DueItem(NOW, "check", "INV-1"), NOW + 5)
     put_wait(store, "INV-1", NOW + 1)
     store.commit()
-    assert store.next_due() == Due(NOW + 1, "check", "INV-1")
+    assert store.next_due() == DueItem(NOW + 1, "check", "INV-1")
 
 
 # -- letters, timelines, definitions, dictionaries
 
 
 def test_letters_wait_until_they_are_due_or_dropped(store: SqliteStore) -> None:
-    first, dead = Letter("e1", "INV-1", 1, NOW, NOW + 5, "KeyError: x"), Letter("e2", "INV-2", 6, NOW + 1, None, "y")
-    store.put_letter(first)
-    store.put_letter(dead)
-    assert store.letter("e1") == first
+    first, dead = (
+        DeadLetter("e1", "INV-1", 1, NOW, NOW + 5, "KeyError: x"),
+        DeadLetter("e2", "INV-2", 6, NOW + 1, None, "y"),
+    )
+    store.put_dead_letter(first)
+    store.put_dead_letter(dead)
+    assert store.dead_letter("e1") == first
     store.commit()
-    assert (store.letter("e1"), store.letters()) == (first, [first, dead])
-    assert store.letters_due(NOW + 5, 9) == []
-    assert store.letters_due(NOW + 6, 9) == [first]
-    store.drop_letter("e1")
-    assert store.letter("e1") is None
+    assert (store.dead_letter("e1"), store.dead_letters()) == (first, [first, dead])
+    assert store.dead_letters_due(NOW + 5, 9) == []
+    assert store.dead_letters_due(NOW + 6, 9) == [first]
+    store.drop_dead_letter("e1")
+    assert store.dead_letter("e1") is None
     store.commit()
-    assert (store.letter("e1"), store.letters()) == (None, [dead])
+    assert (store.dead_letter("e1"), store.dead_letters()) == (None, [dead])
 
 
 def test_a_timeline_leads_back_over_turns(store: SqliteStore) -> None:
@@ -206,7 +209,7 @@ def test_a_timeline_leads_back_over_turns(store: SqliteStore) -> None:
         for id in ("INV-1", "INV-2"):
             status = {"ingestion": "received", "authorization": "approved", "reconciliation": "matched"}.get(stage)
             at = NOW + number
-            cell.event(event(stage, status or "posted", at, f"{id}-{stage}", id), at)  # type: ignore[arg-type]
+            cell.handle_event(event(stage, status or "posted", at, f"{id}-{stage}", id), at)  # type: ignore[arg-type]
         if number != 1:
             store.commit()
     stages = [row.stage for row in store.timeline("INV-1")]
@@ -227,11 +230,11 @@ def test_an_execution_keeps_the_definition_that_it_was_started_with(tmp_path: Pa
     ):
         machine = load(text, resources={"lambda:invoke"})
         store = SqliteStore(tmp_path)
-        store.keep_definition(machine.digest, text)
-        store.keep_definition(machine.digest, text)
+        store.store_definition(machine.digest, text)
+        store.store_definition(machine.digest, text)
         cell = Cell(POLICY, machine, store)
-        cell.event(event(stage, status, at), at)  # type: ignore[arg-type]
-        cell.event(event("ingestion", "received", at, f"other {at}", f"INV-{at}"), at)
+        cell.handle_event(event(stage, status, at), at)  # type: ignore[arg-type]
+        cell.handle_event(event("ingestion", "received", at, f"other {at}", f"INV-{at}"), at)
         store.commit()
         store.close()
     store = SqliteStore(tmp_path)
@@ -252,11 +255,11 @@ def states(cell: Cell, name: str) -> list[str]:
 
 def test_a_store_keeps_the_dictionaries_it_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = dict.fromkeys(make_dictionaries(), b"other times")
-    monkeypatch.setattr("bems.embedded.schema.make_dictionaries", lambda: others)
+    monkeypatch.setattr("bems.embedded.storage.schema.make_dictionaries", lambda: others)
     sent = [event("ingestion", status, NOW + at) for at, status in enumerate(("received", "cancelled"))]
     for one in sent:
         store = open_store(tmp_path)
-        Cell(POLICY, MACHINE, store).event(one, one.received_at)
+        Cell(POLICY, MACHINE, store).handle_event(one, one.received_at)
         store.commit()
         store.close()
         monkeypatch.undo()

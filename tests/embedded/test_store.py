@@ -8,8 +8,8 @@ from msgspec import structs
 
 from bems.embedded.cell import Cell
 from bems.embedded.definition import load_machine
-from bems.embedded.sqlite import SqliteStore
-from bems.embedded.store import AuditEntry, Due, MemoryStore
+from bems.embedded.storage.sqlite_store import SqliteStore
+from bems.embedded.storage.store import AuditEntry, DueItem, MemoryStore
 from bems.engine import Start, TimerFired, new_execution
 from bems.tracker.actions import execution_name
 from bems.tracker.commands import Acknowledge, Command, Extend, Park, Revive
@@ -29,7 +29,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStore]:
         yield MemoryStore(keep_history=True)
         return
     sqlite = SqliteStore(tmp_path)
-    sqlite.keep_definition(load_machine().digest, "{}")
+    sqlite.store_definition(load_machine().digest, "{}")
     yield sqlite
     sqlite.close()
 
@@ -75,10 +75,10 @@ def test_an_execution_keeps_its_state_and_its_past(store: AnyStore, request: pyt
     assert store.execution("x-1") == execution
     execution = execution.copy()
     execution.status = "RUNNING"
-    store.advance(execution, Start({"a": [1, None, "é"]}), NOW)
+    store.append_stimulus(execution, Start({"a": [1, None, "é"]}), NOW)
     settle(store, request)
     assert store.execution("x-1") == execution
-    store.advance(execution, TimerFired(), NOW + 1)
+    store.append_stimulus(execution, TimerFired(), NOW + 1)
     settle(store, request)
     assert store.stimuli("x-1") == [(Start({"a": [1, None, "é"]}), NOW), (TimerFired(), NOW + 1)]
 
@@ -96,23 +96,23 @@ def test_what_is_due_first_moves_with_every_put(store: AnyStore, request: pytest
     for at in (NOW + 5, NOW + 9, NOW + 2):
         store.put_record(structs.replace(RECORD, check_at=at))
         settle(store, request)
-        assert store.next_due() == Due(at, "check", "INV-1")
+        assert store.next_due() == DueItem(at, "check", "INV-1")
     execution = new_execution("x-1")
     execution.status, execution.timer_at = "RUNNING", NOW + 1
     store.add_execution(execution, load_machine().digest)
     settle(store, request)
-    assert store.next_due() == Due(NOW + 1, "timer", "x-1")
+    assert store.next_due() == DueItem(NOW + 1, "timer", "x-1")
     execution = execution.copy()
     execution.timer_at = NOW + 2
-    store.advance(execution, TimerFired(), NOW)
+    store.append_stimulus(execution, TimerFired(), NOW)
     settle(store, request)
-    assert store.next_due() == Due(NOW + 2, "check", "INV-1"), "at the same instant, in the order of the alphabet"
+    assert store.next_due() == DueItem(NOW + 2, "check", "INV-1"), "at the same instant, in the order of the alphabet"
     store.put_record(RECORD)
     settle(store, request)
-    assert store.next_due() == Due(NOW + 2, "timer", "x-1")
+    assert store.next_due() == DueItem(NOW + 2, "timer", "x-1")
     execution = execution.copy()
     execution.status = "SUCCEEDED"
-    store.advance(execution, TimerFired(), NOW)
+    store.append_stimulus(execution, TimerFired(), NOW)
     settle(store, request)
     assert store.next_due() is None
 
@@ -122,23 +122,23 @@ def test_a_cell_runs_the_same_on_it(store: AnyStore, request: pytest.FixtureRequ
     cells = Cell(POLICY, load_machine(), store), Cell(POLICY, load_machine(), reference)
     received, parked = event("ingestion", "received"), Command("1", "INV-1", "ann", NOW + HOUR, Park())
     for cell in cells:
-        assert cell.event(received, NOW) == ACCEPTED
+        assert cell.handle_event(received, NOW) == ACCEPTED
         settle(store, request)
-        assert cell.event(received, NOW) == DUPLICATE
-        assert cell.command(parked, NOW + HOUR).result == "accepted"
+        assert cell.handle_event(received, NOW) == DUPLICATE
+        assert cell.handle_command(parked, NOW + HOUR).result == "accepted"
         settle(store, request)
-        assert cell.command(parked, NOW + HOUR) == DUPLICATE
-        assert cell.command(structs.replace(parked, operator="bob"), NOW + HOUR) == CONFLICT
+        assert cell.handle_command(parked, NOW + HOUR) == DUPLICATE
+        assert cell.handle_command(structs.replace(parked, operator="bob"), NOW + HOUR) == CONFLICT
         again = Command("2", "INV-1", "ann", NOW + HOUR, Acknowledge())
-        refused = cell.command(again, NOW + HOUR)
+        refused = cell.handle_command(again, NOW + HOUR)
         assert refused.result == "refused"
-        revived = cell.command(Command("3", "INV-1", "ann", NOW + 2 * HOUR, Revive()), NOW + 2 * HOUR)
+        revived = cell.handle_command(Command("3", "INV-1", "ann", NOW + 2 * HOUR, Revive()), NOW + 2 * HOUR)
         assert (revived.result, revived.next_alert_at) == ("accepted", NOW + 2 * HOUR + 3 * DAY)
-        assert cell.command(again, NOW + 2 * HOUR) == refused, "what was refused stays refused under its id"
-        cell.event(event("authorization", "approved", NOW + 3 * HOUR), NOW + 3 * HOUR)
+        assert cell.handle_command(again, NOW + 2 * HOUR) == refused, "what was refused stays refused under its id"
+        cell.handle_event(event("authorization", "approved", NOW + 3 * HOUR), NOW + 3 * HOUR)
         while cell.fire_next(NOW + 4 * DAY) is not None:
             settle(store, request)
-        cell.event(event("ingestion", "cancelled", NOW + DAY), NOW + 5 * DAY)
+        cell.handle_event(event("ingestion", "cancelled", NOW + DAY), NOW + 5 * DAY)
         settle(store, request)
     assert store.record("INV-1") == reference.record("INV-1")
     for name in (RUN_1, execution_name("INV-1", 2)):

@@ -2,51 +2,51 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bems.embedded.api.access import SEND, Access
-from bems.embedded.keys import Key, Keys
-from bems.embedded.throttle import Bucket
-from bems.tracker.answers import HttpAnswer
+from bems.embedded.api.access import SENDERS, Access
+from bems.embedded.auth.keys import Key, Keys
+from bems.embedded.auth.rate_limit import TokenBucket
 from bems.tracker.cells import Limits, Rate, StageRates
+from bems.tracker.responses import HttpResponse
 from tests.tracker.samples import NOW
 
 
 def test_a_bucket_is_full_at_first_and_fills_again() -> None:
-    bucket = Bucket(Rate(2, 3), 100.0)
-    assert [bucket.take(100.0) for _ in range(4)] == [0, 0, 0, 0.5]
-    assert bucket.take(100.25) == 0.25
-    assert bucket.take(100.5) == 0
-    assert bucket.take(100.5) == 0.5
+    bucket = TokenBucket(Rate(2, 3), 100.0)
+    assert [bucket.acquire(100.0) for _ in range(4)] == [0, 0, 0, 0.5]
+    assert bucket.acquire(100.25) == 0.25
+    assert bucket.acquire(100.5) == 0
+    assert bucket.acquire(100.5) == 0.5
 
 
 def test_it_never_holds_more_than_its_burst() -> None:
-    bucket = Bucket(Rate(1000, 2), 0.0)
-    assert [bucket.take(1e9) for _ in range(3)] == [0, 0, 0.001]
+    bucket = TokenBucket(Rate(1000, 2), 0.0)
+    assert [bucket.acquire(1e9) for _ in range(3)] == [0, 0, 0.001]
 
 
 def test_what_is_given_back_can_be_taken() -> None:
-    bucket = Bucket(Rate(1, 1), 0.0)
-    assert bucket.take(0.0) == 0
-    bucket.give_back()
-    assert [bucket.take(0.0), bucket.take(0.0)] == [0, 1]
+    bucket = TokenBucket(Rate(1, 1), 0.0)
+    assert bucket.acquire(0.0) == 0
+    bucket.refund()
+    assert [bucket.acquire(0.0), bucket.acquire(0.0)] == [0, 1]
 
 
 def test_a_batch_takes_as_many_as_it_has_events() -> None:
-    bucket = Bucket(Rate(10, 100), 0.0)
-    assert bucket.take(0.0) == 0
-    assert bucket.take_batch(0.0, 60) == 0
-    assert bucket.take(0.0) == 0
-    assert bucket.take_batch(0.0, 60) == pytest.approx((60 - 39) / 10), "and nothing was taken"
-    assert bucket.take_batch(0.0, 40) == 0
-    assert bucket.take(0.0) == 0.1
+    bucket = TokenBucket(Rate(10, 100), 0.0)
+    assert bucket.acquire(0.0) == 0
+    assert bucket.acquire_batch(0.0, 60) == 0
+    assert bucket.acquire(0.0) == 0
+    assert bucket.acquire_batch(0.0, 60) == pytest.approx((60 - 39) / 10), "and nothing was taken"
+    assert bucket.acquire_batch(0.0, 40) == 0
+    assert bucket.acquire(0.0) == 0.1
 
 
 def test_a_batch_beyond_the_burst_needs_a_full_bucket_and_is_made_up_for() -> None:
-    bucket = Bucket(Rate(10, 5), 0.0)
-    assert bucket.take(0.0) == 0
-    assert bucket.take_batch(0.0, 25) == 0
-    assert bucket.take(0.0) == pytest.approx(2.1)
-    assert bucket.take(2.2) == 0
-    assert bucket.take_batch(2.2, 25) > 0
+    bucket = TokenBucket(Rate(10, 5), 0.0)
+    assert bucket.acquire(0.0) == 0
+    assert bucket.acquire_batch(0.0, 25) == 0
+    assert bucket.acquire(0.0) == pytest.approx(2.1)
+    assert bucket.acquire(2.2) == 0
+    assert bucket.acquire_batch(2.2, 25) > 0
 
 
 @given(
@@ -57,15 +57,15 @@ def test_a_batch_beyond_the_burst_needs_a_full_bucket_and_is_made_up_for() -> No
 def test_it_lets_through_its_rate_and_its_burst_and_says_rightly_when(
     rate: int, burst: int, pauses: list[float]
 ) -> None:
-    bucket, now, let_through = Bucket(Rate(rate, burst), 0.0), 0.0, 0
+    bucket, now, let_through = TokenBucket(Rate(rate, burst), 0.0), 0.0, 0
     for pause in pauses:
         now += pause
-        wait = bucket.take(now)
+        wait = bucket.acquire(now)
         let_through += wait == 0
         assert let_through <= burst + now * rate + 1e-6
         if wait:
             assert 0 < wait <= 1 / rate + 1e-9
-            assert bucket.take(now + wait + 1e-6) == 0
+            assert bucket.acquire(now + wait + 1e-6) == 0
             let_through, now = let_through + 1, now + wait + 1e-6
 
 
@@ -75,29 +75,33 @@ class Holder(Keys):
     def __init__(self) -> None:
         pass
 
-    def check(self, text: str) -> Key | None:
+    def verify(self, text: str) -> Key | None:
         role = {"one": "sender", "two": "sender", "three": "viewer"}.get(text)
         return Key(text, text, role, NOW, "x") if role else None  # type: ignore[arg-type]
 
 
-def status(answer: Key | HttpAnswer) -> tuple[int, str | None]:
-    return (answer.status, answer.headers.get("retry-after")) if isinstance(answer, HttpAnswer) else (200, None)
+def status(answer: Key | HttpResponse) -> tuple[int, str | None]:
+    return (answer.status, answer.headers.get("retry-after")) if isinstance(answer, HttpResponse) else (200, None)
 
 
 def test_each_key_and_each_stage_has_its_own() -> None:
     now = [0.0]
     stages = StageRates(*[Rate(1, 2)] * 4)
     access = Access(Holder(), Limits(Rate(10, 3), stages), lambda: now[0])
-    assert [status(access.admit(b"one", SEND, "ingestion")) for _ in range(3)] == [(200, None), (200, None), (429, "1")]
-    assert status(access.admit(b"one", SEND, "posting")) == (200, None), "what the stage refused did not count"
-    assert status(access.admit(b"one", SEND, "posting")) == (429, "1")
-    assert status(access.admit(b"two", SEND, "ingestion")) == (200, None)
+    assert [status(access.authorize(b"one", SENDERS, "ingestion")) for _ in range(3)] == [
+        (200, None),
+        (200, None),
+        (429, "1"),
+    ]
+    assert status(access.authorize(b"one", SENDERS, "posting")) == (200, None), "what the stage refused did not count"
+    assert status(access.authorize(b"one", SENDERS, "posting")) == (429, "1")
+    assert status(access.authorize(b"two", SENDERS, "ingestion")) == (200, None)
     now[0] = 1.0
-    assert status(access.admit(b"one", SEND, "ingestion")) == (200, None)
+    assert status(access.authorize(b"one", SENDERS, "ingestion")) == (200, None)
 
 
 @pytest.mark.parametrize("text", [None, b"", b"nobody", b"three", b"\xff"])
 def test_who_may_not_costs_nobody_anything(text: bytes | None) -> None:
     access = Access(Holder(), Limits(Rate(1, 1)), lambda: 0.0)
-    assert {status(access.admit(text, SEND, "ingestion")) for _ in range(5)} == {(403, None)}
-    assert status(access.admit(b"one", SEND, "ingestion")) == (200, None)
+    assert {status(access.authorize(text, SENDERS, "ingestion")) for _ in range(5)} == {(403, None)}
+    assert status(access.authorize(b"one", SENDERS, "ingestion")) == (200, None)

@@ -9,8 +9,8 @@ import duckdb
 import pytest
 from msgspec import structs
 
-from bems.embedded.analytics import ANALYTICS
-from bems.embedded.time_series import VERSION
+from bems.embedded.analytics.feeder import ANALYTICS
+from bems.embedded.analytics.time_series import VERSION
 from tests.embedded.rows import Rows, asides, each_once, feed_once, running
 from tests.embedded.spoiling import put_anothers, rewrite
 from tests.waiting import until
@@ -75,7 +75,7 @@ def test_what_is_no_copy_of_the_store_is_set_aside_and_made_again(
     SPOILT[how](path)
     spoilt = path.read_bytes()
     with running(tmp_path, rows) as analytics:
-        until(lambda: analytics.watermark == 9 and analytics.failing is None)
+        until(lambda: analytics.watermark == 9 and analytics.failure is None)
     assert each_once(tmp_path, rows)
     assert (tmp_path / f"{ANALYTICS}.damaged-2").read_bytes() == spoilt
     assert asides(tmp_path) == {f"{ANALYTICS}.damaged-1", f"{ANALYTICS}.damaged-2"}
@@ -96,7 +96,7 @@ def test_a_store_from_a_backup_in_which_the_same_happened_later_is_followed(tmp_
     feed_once(tmp_path, rows)
     rows.rows[4:] = [structs.replace(row, recorded_at=row.recorded_at + 10**9) for row in rows.rows[4:]]
     with running(tmp_path, rows) as analytics:
-        until(lambda: asides(tmp_path) and analytics.failing is None)
+        until(lambda: asides(tmp_path) and analytics.failure is None)
     assert each_once(tmp_path, rows)
 
 
@@ -106,7 +106,7 @@ def test_a_store_from_a_backup_is_followed(tmp_path: Path, length: int) -> None:
     feed_once(tmp_path, rows)
     rows.rows = rows.rows[:length]
     with running(tmp_path, rows) as analytics:
-        until(lambda: asides(tmp_path) and analytics.failing is None)
+        until(lambda: asides(tmp_path) and analytics.failure is None)
     assert each_once(tmp_path, rows)
     assert asides(tmp_path) == {f"{ANALYTICS}.damaged-1"}
 

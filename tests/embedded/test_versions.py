@@ -10,9 +10,9 @@ import pytest
 from msgspec import json
 
 from bems.embedded.clock import SystemClock
-from bems.embedded.databases import open_database
-from bems.embedded.schema import APPLICATION_ID, DATABASE, MIGRATIONS
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.storage.database_files import open_database
+from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
+from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.writer import open_writer
 from tests.data.store import POLICY, begin, events, go_on, stored, unpack, view
 

@@ -13,17 +13,17 @@ from msgspec import structs
 
 from bems.embedded.cell import Cell
 from bems.embedded.clock import SystemClock, VirtualClock
-from bems.embedded.databases import StoreRefused
-from bems.embedded.reader import StoreFailed
-from bems.embedded.schema import DATABASE
-from bems.embedded.sqlite import SqliteStore
-from bems.embedded.store import Letter
-from bems.embedded.writer import RETRIES, Busy, Redrive, Stopped, Writer, open_writer
+from bems.embedded.storage.database_files import StoreUnusable
+from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.schema import DATABASE
+from bems.embedded.storage.sqlite_store import SqliteStore
+from bems.embedded.storage.store import DeadLetter
+from bems.embedded.writer import RETRY_DELAYS, QueueFull, Redrive, Stopped, Writer, open_writer
 from bems.tracker.commands import Command, Extend, Park
 from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, CONFLICT, DUPLICATE, Receipt
 from bems.tracker.instants import DAY, HOUR, MILLISECOND, MINUTE, SECOND, Instant
-from bems.tracker.projection import project
+from bems.tracker.status import status_of
 from tests.embedded.submitting import submit
 from tests.tracker.samples import FACTS, NOW, POLICY, event, plain_policy
 from tests.waiting import SOON, until
@@ -52,7 +52,7 @@ class Home:
 
     def move_to(self, at: Instant) -> None:
         self.clock.move_to(at)
-        self.writers[-1].poke()
+        self.writers[-1].wake()
 
     def count(self, table: str) -> int:
         """How many rows are committed, seen from outside."""
@@ -125,7 +125,7 @@ def count_commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     commit = SqliteStore.commit
 
     def counted(store: SqliteStore) -> None:
-        commits.append(len(store._turn.events))
+        commits.append(len(store._turn_changes.events))
         commit(store)
 
     monkeypatch.setattr(SqliteStore, "commit", counted)
@@ -145,7 +145,7 @@ def test_a_turn_is_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_full_queue_says_so_at_once(home: Home) -> None:
     writer = home.open(queued=2)
     futures = [submit(writer, event("ingestion", "received", event_id=f"e{number}")) for number in range(2)]
-    with pytest.raises(Busy):
+    with pytest.raises(QueueFull):
         submit(writer, event("ingestion", "received"))
     writer.start()
     assert [answer(future) for future in futures] == [ACCEPTED] * 2
@@ -181,7 +181,7 @@ def test_many_threads_are_served(home: Home) -> None:
         thread.join()
     assert receipts == [ACCEPTED] * 40
     store = home.read()
-    assert {project(record.outcomes) for record in store.records()} == {"AwaitingReconciliation"}
+    assert {status_of(record.outcomes) for record in store.records()} == {"AwaitingReconciliation"}
     store.close()
 
 
@@ -266,7 +266,7 @@ def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
     assert answer(submit(writer, bad)) == DUPLICATE
     assert answer(submit(writer, event("ingestion", "received", event_id="good", invoice_id="INV-2"))) == ACCEPTED
     now = NOW
-    for attempt, delay in enumerate(RETRIES, 1):
+    for attempt, delay in enumerate(RETRY_DELAYS, 1):
         assert len(tried) == attempt
         now += delay
         home.move_to(now)
@@ -275,10 +275,10 @@ def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
     assert answer(submit(writer, Redrive("nothing"))).result == "refused"
     refused = answer(submit(writer, Redrive(bad.event_id)))
     assert refused == Receipt("refused", "ValueError: broken")
-    assert len(tried) == len(RETRIES) + 2
+    assert len(tried) == len(RETRY_DELAYS) + 2
     store = home.read()
-    assert store.letters() == [
-        Letter(bad.event_id, "INV-1", len(RETRIES) + 2, now + 2 * HOUR, None, "ValueError: broken")
+    assert store.dead_letters() == [
+        DeadLetter(bad.event_id, "INV-1", len(RETRY_DELAYS) + 2, now + 2 * HOUR, None, "ValueError: broken")
     ]
     assert store.event(bad.event_id) == bad
     assert store.record("INV-1") is None
@@ -290,7 +290,7 @@ def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
     assert answer(submit(writer, Redrive(bad.event_id))) == ACCEPTED
     assert answer(submit(writer, Redrive(bad.event_id))).result == "refused"
     store = home.read()
-    assert store.letters() == []
+    assert store.dead_letters() == []
     assert store.record("INV-1") is not None
     assert [row.event_id for row in store.timeline("INV-1")] == [bad.event_id]
     store.close()
@@ -336,9 +336,9 @@ def test_a_row_that_cannot_be_read_fails_its_own_events_and_no_others(
     ]
     writer.start()
     assert [answer(future) for future in futures] == [ACCEPTED] * 2
-    assert writer.failing is None
+    assert writer.failure is None
     store = home.read()
-    assert [letter.event_id for letter in store.letters()] == ["its"]
+    assert [letter.event_id for letter in store.dead_letters()] == ["its"]
     assert store.record("INV-2") is not None
     store.close()
 
@@ -358,7 +358,7 @@ def test_a_letter_whose_event_cannot_be_read_holds_up_nothing_that_is_due(
     until(lambda: home.count("alerts") > 0)
     assert answer(submit(home.writers[-1], Redrive(bad.event_id))).result == "refused"
     store = home.read()
-    [letter] = store.letters()
+    [letter] = store.dead_letters()
     assert letter.attempts > 1
     store.close()
 
@@ -372,11 +372,11 @@ def test_what_is_stored_is_answered_so_though_the_store_fails_right_after(
         raise StoreFailed("it cannot be read")
 
     with monkeypatch.context() as patch:
-        patch.setattr(SqliteStore, "find_earliest", fail)
+        patch.setattr(SqliteStore, "refresh_next_due", fail)
         writer = home.open().start()
         assert answer(submit(writer, event("ingestion", "received"))) == ACCEPTED
-        until(lambda: writer.failing == "it cannot be read")
-    until(lambda: writer.failing is None)
+        until(lambda: writer.failure == "it cannot be read")
+    until(lambda: writer.failure is None)
     assert answer(submit(writer, event("ingestion", "received"))) == DUPLICATE
 
 
@@ -391,7 +391,7 @@ def test_a_redriven_event_is_not_tried_a_second_time_in_the_same_turn(
     home.clock.move_to(NOW + DAY)
     assert answer(submit(writer, Redrive(bad.event_id))).result == "refused"
     store = home.read()
-    assert [letter.attempts for letter in store.letters()] == [len(tried)]
+    assert [letter.attempts for letter in store.dead_letters()] == [len(tried)]
     store.close()
 
 
@@ -408,7 +408,7 @@ def test_a_retry_that_succeeds_ends_the_matter(
     writer = home.open().start()
     until(lambda: home.count("invoices") == 1)
     store = home.read()
-    assert store.letters() == []
+    assert store.dead_letters() == []
     store.close()
 
 
@@ -417,7 +417,7 @@ def test_a_command_that_raises_is_refused_and_changes_nothing(
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
     writer = home.open().start()
-    monkeypatch.setattr(Cell, "command", broken)
+    monkeypatch.setattr(Cell, "handle_command", broken)
     receipt = answer(submit(writer, Command("1", "INV-1", "ann", NOW, Park())))
     assert receipt == Receipt("refused", "it could not be carried out: ValueError: broken")
 
@@ -431,7 +431,7 @@ def test_a_timer_that_raises_is_tried_ever_more_seldom_and_blocks_no_other(
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
     fired: list[Instant] = []
-    fire = Cell.fire
+    fire = Cell.fire_due
 
     def fail(cell: Cell, due: Any, now: Instant) -> None:
         fire(cell, due, now)
@@ -442,11 +442,11 @@ def test_a_timer_that_raises_is_tried_ever_more_seldom_and_blocks_no_other(
     writer = home.open().start()
     answer(submit(writer, event("ingestion", "received")))
     answer(submit(writer, event("ingestion", "received", event_id="other", invoice_id="INV-2")))
-    monkeypatch.setattr(Cell, "fire", fail)
+    monkeypatch.setattr(Cell, "fire_due", fail)
     now = NOW + 3 * DAY
     home.move_to(now)
     until(lambda: bool(fired))
-    for times, delay in enumerate(RETRIES[:2], 1):
+    for times, delay in enumerate(RETRY_DELAYS[:2], 1):
         home.move_to(now + delay - 1)
         answer(submit(writer, Command(f"{times}", "INV-0", "ann", NOW, Park())))
         assert len(fired) == times
@@ -455,7 +455,7 @@ def test_a_timer_that_raises_is_tried_ever_more_seldom_and_blocks_no_other(
         until(lambda times=times: len(fired) == times + 1)  # type: ignore[misc]
     until(lambda: home.count("alerts") == 1)
     monkeypatch.undo()
-    home.move_to(now + RETRIES[2])
+    home.move_to(now + RETRY_DELAYS[2])
     until(lambda: home.count("alerts") == 2)
     store = home.read()
     assert {(id, step) for id, step, _ in alerts(store)} == {("INV-1", 1), ("INV-2", 1)}
@@ -525,6 +525,6 @@ def test_a_writer_that_never_started_gives_back_what_it_holds(home: Home) -> Non
 
 def test_a_second_writer_on_the_folder_is_refused_and_leaves_the_first_alone(home: Home) -> None:
     with home.open() as writer:
-        with pytest.raises(StoreRefused, match="another cell runs on this folder"):
+        with pytest.raises(StoreUnusable, match="another cell runs on this folder"):
             open_writer(home.folder, POLICY, home.clock)
         assert answer(submit(writer, event("ingestion", "received"))) == ACCEPTED

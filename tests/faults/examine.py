@@ -28,18 +28,18 @@ from collections import defaultdict
 from typing import Any
 
 from bems.embedded.alerting.outbox import DATABASE as OUTBOX
-from bems.embedded.reader import Reader
-from bems.embedded.schema import DATABASE
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.storage.reader import Reader
+from bems.embedded.storage.schema import DATABASE
+from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.engine import RUNNING, new_execution, replay
 from bems.tracker.actions import Alert
-from bems.tracker.contract import NEGATIVE, Stage
-from bems.tracker.draft import DISPUTABLE
+from bems.tracker.contract import FAILURE_STATUS, Stage
 from bems.tracker.instants import LATEST, Instant
-from bems.tracker.projection import WAITS_FOR, Outcome, newer, project
 from bems.tracker.record import InvoiceRecord
+from bems.tracker.record_builder import DISPUTABLE_STAGES
+from bems.tracker.status import WAITS_FOR, Outcome, status_of, supersedes
 from bems.tracker.transitions import Transition
-from tests.faults.life import MACHINE, Life
+from tests.faults.life import MACHINE, CellProcess
 from tests.faults.model import ALL, Model, State, names_of, read_state
 
 
@@ -52,7 +52,7 @@ def hold(condition: object, what: str) -> None:
         raise Broken(what)
 
 
-def examine(life: Life, model: Model, answered: dict[str, str], followed: list[Transition]) -> None:
+def examine(life: CellProcess, model: Model, answered: dict[str, str], followed: list[Transition]) -> None:
     """After a recovery: all but what only the end can show."""
     check_files(life)
     state = read_state(life.reader)
@@ -94,7 +94,7 @@ def check_totals(state: State, reader: Reader) -> None:
             series[row.from_status, row.from_currency, "count"] -= 1
             series[row.from_status, row.from_currency, "amount"] -= row.from_amount
     for record in state.records.values():
-        status, facts = project(record.outcomes), record.facts
+        status, facts = status_of(record.outcomes), record.facts
         records[status, facts.currency, "count"] += 1
         records[status, facts.currency, "amount"] += facts.amount
     found = {key: value for key, value in series.items() if value}
@@ -111,16 +111,16 @@ def check_totals(state: State, reader: Reader) -> None:
 
 def check_report(record: InvoiceRecord) -> None:
     if record.wait is not None:
-        for stage in DISPUTABLE:
+        for stage in DISPUTABLE_STAGES:
             outcome = record.outcomes.get(stage)
-            bad = outcome is not None and outcome.status == NEGATIVE[stage]
-            told = not bad or record.reported.get(stage) == (outcome and outcome.event_id)
+            bad = outcome is not None and outcome.status == FAILURE_STATUS[stage]
+            told = not bad or record.reported_disputes.get(stage) == (outcome and outcome.event_id)
             hold(told, f"11: {outcome} of {record.invoice_id} was not reported")
     hold((record.mark == "parked") == (record.parked is not None), f"11: {record.invoice_id} keeps {record.parked}")
     hold(record.mark != "parked" or record.stuck, f"11: {record.invoice_id} is parked, and not stuck")
 
 
-def check_files(life: Life) -> None:
+def check_files(life: CellProcess) -> None:
     for connection, name in ((life.store._connection, DATABASE), (life.deliveries._outbox._connection, OUTBOX)):
         found = connection.execute("PRAGMA integrity_check").fetchall()
         hold(found == [("ok",)], f"1: {name}: {found}")
@@ -198,16 +198,16 @@ def check_status(record: InvoiceRecord, state: State) -> None:
     for event in state.events:
         if event.event_id in applied:
             outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at)
-            if newer(event.stage, outcome, registers.get(event.stage)):
+            if supersedes(event.stage, outcome, registers.get(event.stage)):
                 registers[event.stage] = outcome
     hold(record.outcomes == registers, f"5: {record.invoice_id} has {record.outcomes}, its events say {registers}")
 
 
 def check_run(record: InvoiceRecord, state: State) -> None:
-    id, run, waits_for = record.invoice_id, record.run, WAITS_FOR[project(record.outcomes)]
+    id, run, waits_for = record.invoice_id, record.run, WAITS_FOR[status_of(record.outcomes)]
     hold(record.pending == (), f"7: something is pending of {id}")
     waiting = waits_for is not None and record.mark != "parked"
-    hold((record.wait is not None) == waiting, f"7: {id} is {project(record.outcomes)} and waits for {record.wait}")
+    hold((record.wait is not None) == waiting, f"7: {id} is {status_of(record.outcomes)} and waits for {record.wait}")
     if waiting:
         hold(record.wait and record.wait.stage == waits_for, f"7: {id} waits for another stage than its status says")
         hold(record.check_at is not None, f"7: nobody will look at {id}")
@@ -226,13 +226,13 @@ def check_run(record: InvoiceRecord, state: State) -> None:
             hold(execution.due is not None, f"7: {name} has no timer")
 
 
-def examine_end(life: Life, now: Instant) -> None:
+def examine_end(life: CellProcess, now: Instant) -> None:
     """Weeks after the last event: whatever could run out has."""
     state = read_state(life.reader)
     hold(state.letters == [], f"3: dead letters are left: {state.letters}")
     hold(life.next_due() is None, f"7: something is still due at {life.next_due()}, and it is {now}")
     for record in state.records.values():
-        if WAITS_FOR[project(record.outcomes)] and record.mark != "parked":
+        if WAITS_FOR[status_of(record.outcomes)] and record.mark != "parked":
             raise Broken(f"7: {record.invoice_id} waits for ever: {record.wait}")
         check_escalation(record, state)
 

@@ -12,18 +12,18 @@ from typing import Any, NamedTuple, cast
 import apsw
 from msgspec import json
 
-from bems.embedded import press
 from bems.embedded.alerting.deliveries import Deliveries
 from bems.embedded.alerting.delivery import Destination
 from bems.embedded.api.access import Access
-from bems.embedded.api.intake import Intake
-from bems.embedded.api.landing import Landing
+from bems.embedded.api.event_endpoint import EventEndpoint
 from bems.embedded.api.metrics import Metrics
+from bems.embedded.api.writer_bridge import WriterBridge
+from bems.embedded.auth.keys import Key
 from bems.embedded.cell import Cell
-from bems.embedded.definition import embedded_text, load_machine
-from bems.embedded.keys import Key
-from bems.embedded.reader import Reader, StoreFailed, open_reader
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.definition import load_machine, resolved_text
+from bems.embedded.storage import compression
+from bems.embedded.storage.reader import Reader, StoreFailed, open_reader
+from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.writer import Writer
 from bems.tracker.actions import Severity
 from bems.tracker.contract import Stage
@@ -83,7 +83,7 @@ class Request:
             self.answer = json.decode(message["body"])
 
 
-class Life:
+class CellProcess:
     """It opens what is in the folder, or raises what the parts raise. `now` is the cell's clock."""
 
     def __init__(
@@ -103,11 +103,11 @@ class Life:
         self._closing: list[Any] = []
         self.commits = 0
         self._checkpoint = options.checkpoint
-        press.LESSON = press.FIRST_LESSON = options.lesson
-        press.NEXT_LESSON = 4 * options.lesson
+        compression.TRAINING_SAMPLES = compression.FIRST_TRAINING_AFTER = options.lesson
+        compression.NEXT_TRAINING_AFTER = 4 * options.lesson
         try:
             self.store = self._keep(SqliteStore(folder, cached=options.cached))
-            self.store.keep_definition(MACHINE.digest, embedded_text())
+            self.store.keep_definition(MACHINE.digest, resolved_text())
             # SQLite passes over what fails there, once it has committed; an exception of ours would make it a failure.
             self.store._connection.execute("PRAGMA wal_autocheckpoint = 0")
             self.store._connection.execute(f"PRAGMA cache_size = {options.pages}")
@@ -129,8 +129,10 @@ class Life:
         self._closing.append(one)
         return one
 
-    async def _make_intake(self, clock: Any) -> Intake:
-        return Intake(Landing(self.writer, asyncio.get_running_loop()), clock, cast(Access, AnyKey()), METRICS, 100)
+    async def _make_intake(self, clock: Any) -> EventEndpoint:
+        return EventEndpoint(
+            WriterBridge(self.writer, asyncio.get_running_loop()), clock, cast(Access, AnyKey()), METRICS, 100
+        )
 
     # -- what comes in
 
@@ -166,7 +168,7 @@ class Life:
         self.run_loop()
         turns = 0
         while not self._disk.dead:
-            more = self.writer.turn() or self.writer.queued > 0
+            more = self.writer.commit_group() or self.writer.queued > 0
             self._handler.take()
             turns += 1
             if not more:
@@ -179,7 +181,7 @@ class Life:
         """A round of the deliveries; when they want to look again."""
         while self.deliveries.look():
             pass
-        wakes = [courier.look() for courier in self.deliveries.couriers]
+        wakes = [courier.poll() for courier in self.deliveries.couriers]
         # Where the outbox cannot be used, it would try every second.
         return min(wake if wake is not None else self._clock.now() + HOUR for wake in wakes)
 
@@ -198,7 +200,9 @@ class Life:
     def away(self) -> list[tuple[str, str]]:
         """What is under way to a destination: destination and alert."""
         couriers = self.deliveries.couriers
-        return [(courier.key, sending.delivery.alert.id) for courier in couriers for sending in courier._away.values()]
+        return [
+            (courier.key, sending.delivery.alert.id) for courier in couriers for sending in courier._in_flight.values()
+        ]
 
     def stop(self) -> None:
         """As it should end: what was taken is stored."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from bems.embedded.cell import Cell
-from bems.embedded.reader import Reader
-from bems.embedded.store import AuditEntry, Due, Letter, MemoryStore
+from bems.embedded.storage.reader import Reader
+from bems.embedded.storage.store import AuditEntry, DeadLetter, DueItem, MemoryStore
 from bems.engine import Execution, Machine, Stimulus
 from bems.tracker.actions import Alert, execution_name
 from bems.tracker.commands import Command
@@ -64,7 +64,7 @@ class Model:
         self._letters: set[str] = set()
         self._transitions: list[Transition] = []
         self._commands: list[AuditEntry] = []
-        self.postponed: set[Due] = set()
+        self.postponed: set[DueItem] = set()
 
     def commit(self, journal: Journal) -> None:
         """The turn is in the store."""
@@ -102,7 +102,7 @@ class Model:
                 case "event":
                     if what.event_id not in self._events:
                         self._events[what.event_id] = what
-                    cell.event(what, now)
+                    cell.handle_event(what, now)
                 case "letter":
                     if what.event_id not in self._events:
                         self._events[what.event_id] = what
@@ -113,16 +113,16 @@ class Model:
                     self._letters.discard(what.event_id)
                 case "command":
                     known = self._store.command(what.id)
-                    cell.command(what, now)
+                    cell.handle_command(what, now)
                     entry = self._store.command(what.id)
                     if known is None and entry is not None:
                         self._commands.append(entry)
                 case "fire":
-                    cell.fire(what, now)
+                    cell.fire_due(what, now)
                     self.postponed.discard(what)
                 case "postpone":
                     self.postponed.add(what)
-            self._transitions += self._store.take_transitions()
+            self._transitions += self._store.drain_transitions()
 
     # -- what should be
 
@@ -147,11 +147,13 @@ class Model:
     def command(self, id: str) -> AuditEntry | None:
         return self._store.command(id)
 
-    def due(self) -> list[Due]:
+    def due(self) -> list[DueItem]:
         """What waits for its time. A failure may have put it off."""
         state = self.state()
-        due = [Due(at, "check", id) for id, record in state.records.items() if (at := record.check_at) is not None]
-        due += [Due(at, "timer", id) for id, execution in state.executions.items() if (at := execution.due) is not None]
+        due = [DueItem(at, "check", id) for id, record in state.records.items() if (at := record.check_at) is not None]
+        due += [
+            DueItem(at, "timer", id) for id, execution in state.executions.items() if (at := execution.due) is not None
+        ]
         return sorted(due)
 
     @property
@@ -175,10 +177,10 @@ def read_state(reader: Reader) -> State:
     executions = {name: execution for name in names if (execution := reader.execution(name))}
     return State(
         [event for _, event in reader.events(limit=ALL)],
-        [letter.event_id for letter in reader.letters(limit=ALL)],
+        [letter.event_id for letter in reader.dead_letters(limit=ALL)],
         [row for _, row in reader.transitions(limit=ALL)],
         [alert for _, alert in reader.alerts(limit=ALL)],
-        [entry for _, entry in reversed(reader.audit(limit=ALL))],
+        [entry for _, entry in reversed(reader.commands(limit=ALL))],
         records,
         executions,
         {name: reader.stimuli(name) for name in executions},
@@ -199,13 +201,13 @@ class Handler:
         store.put_letter, store.postpone = self.put_letter, self.postpone
 
     def _noting(self, kind: Any, method: Callable[[Any, Instant], Any]) -> Callable[[Any, Instant], Any]:
-        def noting(what: Event | Command | Due, now: Instant) -> Any:
+        def noting(what: Event | Command | DueItem, now: Instant) -> Any:
             # The handling of an event is one of a redriven one, behind the archive.
             outermost, self._within = not self._within, True
             try:
                 result = method(what, now)
                 if kind != "event":
-                    self._poison(kind, what.key if isinstance(what, Due) else what.invoice_id)
+                    self._poison(kind, what.key if isinstance(what, DueItem) else what.invoice_id)
             finally:
                 self._within = self._within and not outermost
             if outermost:
@@ -214,12 +216,12 @@ class Handler:
 
         return noting
 
-    def put_letter(self, letter: Letter) -> None:
+    def put_letter(self, letter: DeadLetter) -> None:
         event = self._event_of(letter.event_id)
         self._put_letter(letter)
         self.journal.append(Entry("letter", event, letter.failed_at))
 
-    def postpone(self, due: Due, until: Instant) -> None:
+    def postpone(self, due: DueItem, until: Instant) -> None:
         self._postpone(due, until)
         self.journal.append(Entry("postpone", due, until))
 

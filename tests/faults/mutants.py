@@ -19,9 +19,10 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-from bems.embedded import cell, databases, flush, sqlite, writer
-from bems.embedded.alerting import courier, deliveries, outbox
-from bems.embedded.api import intake
+from bems.embedded import cell, writer
+from bems.embedded.alerting import deliveries, dispatcher, outbox
+from bems.embedded.api import event_endpoint
+from bems.embedded.storage import database_files, row_writer, sqlite_store
 from bems.tracker.instants import DAY
 from tests.faults.examine import Broken
 from tests.faults.simulation import play
@@ -38,18 +39,18 @@ class Change(NamedTuple):
 
 MUTANTS: dict[str, list[Change]] = {
     "commits are not synced": [
-        Change(databases, "_switch_log_on", "synchronous = FULL", "synchronous = OFF"),
+        Change(database_files, "_switch_log_on", "synchronous = FULL", "synchronous = OFF"),
     ],
     "commits are synced by the next checkpoint": [
-        Change(databases, "_switch_log_on", "synchronous = FULL", "synchronous = NORMAL"),
+        Change(database_files, "_switch_log_on", "synchronous = FULL", "synchronous = NORMAL"),
     ],
     "a store whose making was cut off is refused": [
-        Change(databases, "_is_there", "path.name + suffix", 'path.name + "-wal"'),
+        Change(database_files, "_is_there", "path.name + suffix", 'path.name + "-wal"'),
     ],
     "events are answered before the commit": [
         Change(
             writer.Writer,
-            "_turn",
+            "_commit_group",
             "            self._store.commit()\n",
             "            for tell, answer in answers:\n"
             "                tell(answer)\n"
@@ -58,119 +59,137 @@ MUTANTS: dict[str, list[Change]] = {
         ),
     ],
     "a commit that failed is acknowledged": [
-        Change(writer.Writer, "_fail", "tell(error)", "tell(ACCEPTED)"),
+        Change(writer.Writer, "_abort_group", "tell(error)", "tell(ACCEPTED)"),
     ],
     "a turn that failed is stored with the next one": [
-        Change(sqlite.SqliteStore, "rollback", "self._turn, self._now = Changes(), Changes()", "pass"),
+        Change(
+            sqlite_store.SqliteStore,
+            "rollback",
+            "self._turn_changes, self._item_changes = WriteSet(), WriteSet()",
+            "pass",
+        ),
     ],
     "an item that failed leaves its traces": [
-        Change(sqlite.SqliteStore, "item", "self._now = Changes()", "self._settle()"),
+        Change(sqlite_store.SqliteStore, "savepoint", "self._item_changes = WriteSet()", "self._merge_item()"),
     ],
     "records are cached before they are committed, and after they are not": [
         Change(
-            sqlite.SqliteStore,
-            "_settle",
-            "self._now = Changes()",
-            "self._records.update(self._now.records); self._now = Changes()",
+            sqlite_store.SqliteStore,
+            "_merge_item",
+            "self._item_changes = WriteSet()",
+            "self._records.update(self._item_changes.records); self._item_changes = WriteSet()",
         ),
-        Change(sqlite.SqliteStore, "rollback", "self._records.clear()", "pass"),
+        Change(sqlite_store.SqliteStore, "rollback", "self._records.clear()", "pass"),
     ],
     "a turn is stored in two transactions": [
         Change(
-            flush,
-            "write",
+            row_writer,
+            "write_turn",
             "    rows, newest",
             '    connection.execute("COMMIT")\n    connection.execute("BEGIN IMMEDIATE")\n    rows, newest',
         ),
     ],
     "repeats are not looked for": [
-        Change(cell.Cell, "event", "if repeat:", "if False:"),
+        Change(cell.Cell, "handle_event", "if repeat:", "if False:"),
     ],
     "what was looked up for a turn is believed in the next": [
-        Change(sqlite.SqliteStore, "expect", "self._unknown = ", "self._unknown |= "),
-        Change(sqlite.SqliteStore, "commit", "self._unknown.clear()", "pass"),
+        Change(sqlite_store.SqliteStore, "prefetch", "self._unknown_event_ids = ", "self._unknown_event_ids |= "),
+        Change(sqlite_store.SqliteStore, "commit", "self._unknown_event_ids.clear()", "pass"),
     ],
     "an invoice that was not there in one turn is not looked for in the next": [
-        Change(sqlite.SqliteStore, "expect", "self._no_invoices = ", "self._no_invoices |= "),
-        Change(sqlite.SqliteStore, "commit", "self._no_invoices.clear()", "pass"),
+        Change(sqlite_store.SqliteStore, "prefetch", "self._absent_invoices = ", "self._absent_invoices |= "),
+        Change(sqlite_store.SqliteStore, "commit", "self._absent_invoices.clear()", "pass"),
     ],
     "a failed commit takes its numbers along": [
         Change(
-            sqlite.SqliteStore,
+            sqlite_store.SqliteStore,
             "commit",
             "        except apsw.Error as error:\n",
             "        except apsw.Error as error:\n            self._numbers.transition += len(turn.transitions)\n",
         ),
     ],
     "a row leads to the one before of another invoice": [
-        Change(flush, "_transition_rows", "newest.get(id)", "newest.get(id, next(iter(newest.values()), None))"),
+        Change(row_writer, "_transition_rows", "newest.get(id)", "newest.get(id, next(iter(newest.values()), None))"),
     ],
     "a timer that was moved stays where it was": [
-        Change(flush, "write", "_EXECUTIONS[settled],", '_EXECUTIONS[settled].replace("due = excluded.due,", ""),'),
+        Change(
+            row_writer,
+            "write_turn",
+            "_EXECUTIONS[settled],",
+            '_EXECUTIONS[settled].replace("due = excluded.due,", ""),',
+        ),
     ],
     "a record that was changed is not looked at again": [
         Change(
-            flush,
-            "write",
+            row_writer,
+            "write_turn",
             "_INVOICES[settled],",
             '_INVOICES[settled].replace("check_at = excluded.check_at,", ""),',
         ),
     ],
     "a timer is stored a day late": [
-        Change(flush, "write", "execution.due, stimuli", f"execution.due and execution.due + {DAY}, stimuli"),
+        Change(row_writer, "write_turn", "execution.due, stimuli", f"execution.due and execution.due + {DAY}, stimuli"),
     ],
     "a record is looked at a day late": [
-        Change(flush, "_invoice_row", "record.check_at,", f"record.check_at and record.check_at + {DAY},"),
+        Change(row_writer, "_invoice_row", "record.check_at,", f"record.check_at and record.check_at + {DAY},"),
     ],
     "what fails when it is due is never tried again": [
-        Change(writer.Writer, "_fire", "now + RETRIES[min(failures, len(RETRIES)) - 1]", "1 << 60"),
+        Change(writer.Writer, "_fire", "now + RETRY_DELAYS[min(failures, len(RETRY_DELAYS)) - 1]", "1 << 60"),
     ],
     "what is due earlier than anything before is not looked for": [
-        Change(sqlite.SqliteStore, "_expect_due", "at < self._earliest", "at < NEVER"),
+        Change(sqlite_store.SqliteStore, "_lower_due_hint", "at < self._earliest", "at < NEVER"),
     ],
     "values are written against a dictionary that is not kept": [
         Change(
-            sqlite.SqliteStore,
+            sqlite_store.SqliteStore,
             "commit",
-            "if lesson:\n                self._execute(",
-            "if lesson:\n                (lambda *_: 0)(",
+            "if dictionary:\n                self._execute(",
+            "if dictionary:\n                (lambda *_: 0)(",
         ),
     ],
     "a dictionary is used though the turn that kept it failed": [
         Change(
-            sqlite.SqliteStore,
+            sqlite_store.SqliteStore,
             "commit",
-            "        lesson = self._packing.lesson()\n",
-            "        lesson = self._packing.lesson()\n        if lesson:\n            self._packing.adopt(*lesson)\n",
+            "        dictionary = self._codec.next_dictionary()\n",
+            "        dictionary = self._codec.next_dictionary()\n"
+            "        if dictionary:\n            self._codec.use_dictionary(*dictionary)\n",
         ),
     ],
     "what is long overdue is passed over": [
-        Change(writer.Writer, "_fire", "self._cell.fire(due, now)", "due.at < now - HOUR or self._cell.fire(due, now)"),
+        Change(
+            writer.Writer,
+            "_fire",
+            "self._cell.fire_due(due, now)",
+            "due.at < now - HOUR or self._cell.fire_due(due, now)",
+        ),
     ],
     "who registers after the clock went back is taken for late": [
         Change(cell.Cell, "_register_wait", "if record and record.run.number == run", "if False"),
     ],
     "an event whose handling failed is not kept": [
-        Change(writer.Writer, "_accept_for_later", "self._put_letter", "0 and self._put_letter"),
+        Change(writer.Writer, "_store_dead_letter", "self._put_dead_letter", "0 and self._put_dead_letter"),
     ],
     "a redriven letter stays": [
-        Change(writer.Writer, "_try_again", "self._store.drop_letter(letter.event_id)", "pass"),
+        Change(writer.Writer, "_retry", "self._store.drop_dead_letter(letter.event_id)", "pass"),
     ],
     "what was not stored is answered with 202": [
         Change(
-            intake,
+            event_endpoint,
             "_unavailable",
-            "return answers.unavailable",
-            "return answers.accepted('') if 1 else answers.unavailable",
+            "return responses.unavailable",
+            "return responses.accepted('') if 1 else responses.unavailable",
         ),
     ],
     "an alert does not wait for the one before": [
-        Change(outbox.Outbox, "heads", "AND older.seq < this.seq", "AND older.seq > this.seq AND older.seq < 0"),
+        Change(
+            outbox.Outbox, "next_per_invoice", "AND older.seq < this.seq", "AND older.seq > this.seq AND older.seq < 0"
+        ),
     ],
     "the watermark of alerts moves before they are in the outbox": [
         Change(
             outbox.Outbox,
-            "take",
+            "enqueue",
             "        with self.transaction():\n",
             '        self._execute("UPDATE progress SET seq = ?, alert_id = ?", (seq, newest.id))\n'
             "        with self.transaction():\n",
@@ -178,18 +197,18 @@ MUTANTS: dict[str, list[Change]] = {
     ],
     "an alert is forgotten before it is sent": [
         Change(
-            courier.Courier,
+            dispatcher.Dispatcher,
             "_dispatch",
-            "self._away[delivery.seq] = sending",
-            "self._away[delivery.seq] = sending; self._outbox.remove(delivery)",
+            "self._in_flight[delivery.seq] = sending",
+            "self._in_flight[delivery.seq] = sending; self._outbox.remove(delivery)",
         ),
     ],
     "an alert that was not taken is not tried again": [
-        Change(courier, "_tried", 'state="failed" if now >= last else "waiting"', 'state="failed"'),
+        Change(dispatcher, "_tried", 'state="failed" if now >= last else "waiting"', 'state="failed"'),
         Change(outbox.Outbox, "retry", "WHERE state = 'failed' AND", "WHERE false AND"),
     ],
     "an alert that was sent is not forgotten": [
-        Change(courier.Courier, "_settle", "self._outbox.remove(sending.delivery)", "pass"),
+        Change(dispatcher.Dispatcher, "_settle", "self._outbox.remove(sending.delivery)", "pass"),
     ],
     "new alerts are read from the first again": [
         Change(

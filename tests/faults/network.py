@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from bems.embedded.writer import Busy, Redrive, Stopped
+from bems.embedded.writer import QueueFull, Redrive, Stopped
 from bems.tracker.commands import Command, Verb
 from bems.tracker.contract import STAGES
 from bems.tracker.decisions import Receipt
@@ -189,7 +189,7 @@ class Network:
             command = Command(order.id, order.invoice_id, "ann", world.clock.now(), order.verb)
             try:
                 self._ordered.append((order, submit(world.life.writer, command)))
-            except (Busy, Stopped):
+            except (QueueFull, Stopped):
                 world.say(f"{order.id} was not taken")
         world.plan(HOUR, lambda: self._order(order))
 
@@ -209,7 +209,7 @@ class Network:
         """An operator has every dead letter handled again; whether there were any."""
         life, letters = self._world.life, self._world.model.letters
         if life:
-            with suppress(Busy, Stopped):
+            with suppress(QueueFull, Stopped):
                 for letter in letters:
                     submit(life.writer, Redrive(letter))
         return bool(letters)

@@ -21,7 +21,7 @@ from unittest.mock import patch
 import apsw
 
 from bems.embedded import writer
-from bems.embedded.alerting import courier
+from bems.embedded.alerting import dispatcher
 from bems.tracker.instants import SECOND, render
 from tests.faults.examine import Broken
 from tests.faults.world import World
@@ -37,7 +37,7 @@ def play(seed: int, folder: Path, say: Callable[[str], None] | None = None) -> W
     try:
         with (
             patch.object(writer, "time", monotonic),
-            patch.object(courier, "threading", threads),
+            patch.object(dispatcher, "threading", threads),
             patch.object(sys, "excepthook", world.disk.told_nobody),
             patch.object(sys, "unraisablehook", world.disk.unraisable_hook),
         ):

@@ -5,7 +5,7 @@ from random import Random
 from msgspec import Struct, json
 
 from bems.tracker.commands import Acknowledge, Cancel, Complete, Extend, Park, Revive, Verb
-from bems.tracker.contract import NEGATIVE, POSITIVE, STAGES, Stage
+from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS, Stage
 from bems.tracker.instants import DAY, HOUR, MINUTE, Instant, parse, render
 
 BEGIN = parse("2026-03-02T09:00:00Z")
@@ -65,7 +65,7 @@ def _sending(event_id: str, invoice_id: str, stage: Stage, positive: bool, at: I
     body = {
         "event_id": event_id,
         "invoice_id": invoice_id,
-        "status": (POSITIVE if positive else NEGATIVE)[stage],
+        "status": (SUCCESS_STATUS if positive else FAILURE_STATUS)[stage],
         "occurred_at": render(at - random.choice((0, 0, MINUTE, 3 * HOUR))),
         "amount": f"{random.randrange(1, 1_000_000)}.{random.randrange(100):02}",
         "currency": "EUR",

@@ -13,11 +13,11 @@ import duckdb
 import pytest
 
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
-from bems.embedded.analytics import ANALYTICS
-from bems.embedded.databases import LOCK
-from bems.embedded.keys import KEYS
-from bems.embedded.schema import DATABASE
+from bems.embedded.analytics.feeder import ANALYTICS
+from bems.embedded.auth.keys import KEYS
 from bems.embedded.service import Service
+from bems.embedded.storage.database_files import LOCK
+from bems.embedded.storage.schema import DATABASE
 from tests.cli.worlds import run
 from tests.data.store import stored, unpack
 from tests.embedded.spoiling import make_newer, put_anothers

@@ -11,10 +11,10 @@ from random import Random
 import apsw
 import pytest
 
-from bems.embedded.databases import StoreRefused
-from bems.embedded.reader import StoreFailed
-from bems.embedded.schema import DATABASE
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.storage.database_files import StoreUnusable
+from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.schema import DATABASE
+from bems.embedded.storage.sqlite_store import SqliteStore
 from tests.faults.conftest import Figures
 from tests.faults.disk import Disk, close_all
 from tests.tracker.samples import NOW, event
@@ -37,7 +37,7 @@ def test_a_cell_does_not_run_where_there_can_be_no_log(tmp_path: Path) -> None:
     apsw.set_default_vfs("unix-dotfile")
     try:
         for folder in (tmp_path, tmp_path / "new"):
-            with pytest.raises(StoreRefused, match=r"cell.db cannot be \w+: "):
+            with pytest.raises(StoreUnusable, match=r"cell.db cannot be \w+: "):
                 SqliteStore(folder)
     finally:
         apsw.set_default_vfs(default)
@@ -55,7 +55,7 @@ def make_and_fill(folder: Path, events: int) -> int:
             store.add_event(event("ingestion", "received", NOW, f"e{number}"))
             store.commit()
             answered += 1
-    except (StoreRefused, StoreFailed, apsw.Error):
+    except (StoreUnusable, StoreFailed, apsw.Error):
         pass
     finally:
         close_all(*opened)
@@ -170,7 +170,7 @@ def test_a_foreign_database_with_a_journal_is_refused_and_untouched(tmp_path: Pa
     connection.close()
     (tmp_path / f"{DATABASE}-journal").write_bytes(b"x" * 512)
     before = (tmp_path / DATABASE).read_bytes()
-    with pytest.raises(StoreRefused, match="another program made it"):
+    with pytest.raises(StoreUnusable, match="another program made it"):
         SqliteStore(tmp_path)
     assert (tmp_path / DATABASE).read_bytes() == before
     assert (tmp_path / f"{DATABASE}-journal").read_bytes() == b"x" * 512

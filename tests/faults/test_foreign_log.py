@@ -13,13 +13,13 @@ import pytest
 import urllib3
 
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
+from bems.embedded.auth.keys import KEYS
 from bems.embedded.backup import back_up
 from bems.embedded.clock import SystemClock, VirtualClock
-from bems.embedded.databases import StoreRefused
-from bems.embedded.keys import KEYS
-from bems.embedded.reader import open_reader
-from bems.embedded.schema import DATABASE
 from bems.embedded.service import Service
+from bems.embedded.storage.database_files import StoreUnusable
+from bems.embedded.storage.reader import open_reader
+from bems.embedded.storage.schema import DATABASE
 from bems.embedded.writer import Redrive, Writer
 from bems.tracker.instants import DAY
 from tests.cli.worlds import run
@@ -201,5 +201,5 @@ def test_deliveries_of_another_time_are_refused_before_the_writer_raises_the_sam
 
     monkeypatch.setattr(Writer, "start", start_and_raise)
     service = Service(folder, POLICY, port=0, clock=VirtualClock(later), destinations=inbox.everything)
-    with pytest.raises(StoreRefused, match="goes with another store, or a later state of this one"):
+    with pytest.raises(StoreUnusable, match="goes with another store, or a later state of this one"):
         service.start()

@@ -12,7 +12,7 @@ import pytest
 import urllib3
 
 from bems.embedded.clock import SystemClock
-from bems.embedded.reader import open_reader
+from bems.embedded.storage.reader import open_reader
 from tests.embedded.api.calls import sent
 from tests.faults.conftest import Figures
 from tests.process import POLICY, SPEED, Life
@@ -174,8 +174,8 @@ def test_a_full_disk_is_said_and_the_cell_goes_on_when_there_is_room(
         assert not sender.unavailable
         sender.send()
         # Analytics tries again ever more seldom.
-        until(lambda: sender.ask("GET", "/books").json()["balanced"] is True, PATIENCE)
-        books = sender.ask("GET", "/books").json()
+        until(lambda: sender.ask("GET", "/check").json()["balanced"] is True, PATIENCE)
+        books = sender.ask("GET", "/check").json()
         assert books["accepted"] == books["applied"] == len(sender.answered)
         assert life.end(signal.SIGTERM) == 0
     said = log.read_text()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from bems.embedded.api.server import CONNECTIONS
+from bems.embedded.api.server import MAX_CONNECTIONS
 from bems.embedded.clock import SystemClock
 from tests.embedded.api import conftest
 from tests.embedded.api.calls import Cell, Reply, head, raw, read_answers, sent
@@ -162,7 +162,7 @@ def port_of(url: str) -> int:
 def test_thousands_of_idle_connections_leave_room_for_those_who_were_there(
     life: tuple[Life, str], figures: Figures
 ) -> None:
-    many = CONNECTIONS + 500
+    many = MAX_CONNECTIONS + 500
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < many + 500:
         pytest.skip(f"THOUSANDS OF CONNECTIONS need {many + 500} open files, and {hard} are allowed here")
@@ -181,7 +181,7 @@ def test_thousands_of_idle_connections_leave_room_for_those_who_were_there(
         crowd.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     until(lambda: send() == 202)
-    figures.note("idle connections", f"{many:,}", f"those beyond {CONNECTIONS:,} answered 503 and closed")
+    figures.note("idle connections", f"{many:,}", f"those beyond {MAX_CONNECTIONS:,} answered 503 and closed")
 
 
 def test_slow_heads_and_bodies_hold_up_nobody(life: tuple[Life, str], figures: Figures) -> None:

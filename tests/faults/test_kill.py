@@ -18,8 +18,8 @@ import duckdb
 import pytest
 import urllib3
 
-from bems.embedded.analytics import ANALYTICS
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.analytics.feeder import ANALYTICS
+from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.tracker.instants import DAY, to_datetime
 from tests.embedded.log import make_log, read
 from tests.embedded.promises import examine, note

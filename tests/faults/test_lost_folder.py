@@ -10,8 +10,8 @@ import pytest
 import urllib3
 
 from bems.embedded.clock import SystemClock
-from bems.embedded.reader import open_reader
-from bems.embedded.schema import DATABASE
+from bems.embedded.storage.reader import open_reader
+from bems.embedded.storage.schema import DATABASE
 from tests.embedded.api.calls import sent
 from tests.faults.conftest import Figures
 from tests.process import Life

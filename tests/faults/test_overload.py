@@ -12,8 +12,8 @@ import apsw
 from msgspec import json
 
 from bems.embedded.clock import SystemClock
-from bems.embedded.schema import DATABASE
-from bems.embedded.writer import QUEUED
+from bems.embedded.storage.schema import DATABASE
+from bems.embedded.writer import MAX_QUEUED_ITEMS
 from tests.embedded.api.calls import sent
 from tests.faults.conftest import Figures
 from tests.process import Life
@@ -32,7 +32,7 @@ class Overload:
     """Connections that send batches as fast as they are answered, all together more than fits into the queue."""
 
     def __init__(self, url: str, key: str) -> None:
-        assert CONNECTIONS * BATCH > 1.5 * QUEUED
+        assert CONNECTIONS * BATCH > 1.5 * MAX_QUEUED_ITEMS
         found = re.fullmatch(r"http://(.+):(\d+)", url)
         assert found
         self.host, self.port, self.key = found[1], int(found[2]), key

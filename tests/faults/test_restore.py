@@ -22,11 +22,11 @@ from zlib import crc32
 import duckdb
 import pytest
 
-from bems.embedded.analytics import ANALYTICS
+from bems.embedded.analytics.feeder import ANALYTICS
 from bems.embedded.cell import Cell as Core
 from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, SECOND, Instant, parse
-from bems.tracker.projection import project
+from bems.tracker.status import status_of
 from tests.embedded.api.calls import Cell, Inbox, ask, together
 from tests.embedded.log import TODAY, make_log, read
 from tests.faults.conftest import Figures
@@ -90,7 +90,7 @@ class Home:
         return answers
 
     def end(self) -> None:
-        until(lambda: self.cell.get("/books")["balanced"] is True)
+        until(lambda: self.cell.get("/check")["balanced"] is True)
         alerts = self.cell.service.deliveries
         until(lambda: alerts.waiting() == 0 and len(self.alerts()) == alerts._outbox.last()[0])
         self.cell.service.stop()
@@ -106,14 +106,23 @@ class Home:
             rows = reader.transitions(limit=100_000)
             return {
                 "records": [
-                    (r.invoice_id, project(r.outcomes), r.outcomes, r.facts, r.wait, r.mark, r.seen, r.run.number)
+                    (
+                        r.invoice_id,
+                        status_of(r.outcomes),
+                        r.outcomes,
+                        r.facts,
+                        r.wait,
+                        r.mark,
+                        r.recent_event_ids,
+                        r.run.number,
+                    )
                     for r in records
                 ],
                 "timelines": {r.invoice_id: reader.timeline(r.invoice_id) for r in records},
                 "alerts": sorted(
                     (alert.id, alert.due_at, alert.raised_at) for _, alert in reader.alerts(limit=100_000)
                 ),
-                "letters": [(letter.event_id, letter.attempts, letter.retry_at) for letter in reader.letters()],
+                "letters": [(letter.event_id, letter.attempts, letter.retry_at) for letter in reader.dead_letters()],
                 "events": sorted(event.event_id for _, event in reader.events(limit=100_000)),
                 "copied": [(seq, row.transition_id) for seq, row in rows] == self.copied(),
             }

@@ -62,7 +62,7 @@ def test_no_secret_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             lambda: all(what in log.read_text() for what in ("$BEMS_CHAT_URL", "email a@example.com", "critical:")), 60
         )
         assert ask("GET", f"/healthz?{key}", admin).status == 200
-        assert ask("GET", "/books", admin + "x").status == 403
+        assert ask("GET", "/check", admin + "x").status == 403
         failing = ask("GET", "/healthz").json()["deliveries"]
         assert "BEMS_CHAT_URL" in failing
         assert life.end(signal.SIGTERM) == 0

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tests.faults.world import World
 
 
-class Weather:
+class FaultInjector:
     """Of one world, as its seed has it."""
 
     def __init__(self, world: "World") -> None:
@@ -32,7 +32,7 @@ class Weather:
         for receiver in self._world.receivers:
             receiver.moody = receiver.down = False
 
-    def poison(self, kind: str, key: str) -> None:
+    def maybe_raise(self, kind: str, key: str) -> None:
         """Raise where the handling of this should."""
         if self._calm:
             return
@@ -45,7 +45,7 @@ class Weather:
         if not self._calm and self._world.random.random() < self._crash_rate:
             self._world.disk.die_after(self._world.random.randrange(120))
 
-    def tick(self) -> None:
+    def next_fault(self) -> None:
         """It changes, three times a day."""
         world, random = self._world, self._world.random
         disk = world.disk

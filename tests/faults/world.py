@@ -13,18 +13,18 @@ from typing import Any
 
 import apsw
 
-from bems.embedded.databases import StoreRefused
-from bems.embedded.reader import StoreFailed
+from bems.embedded.storage.database_files import StoreUnusable
+from bems.embedded.storage.reader import StoreFailed
 from bems.tracker.instants import DAY, HOUR, LATEST, MINUTE, SECOND, Instant, render
 from bems.tracker.transitions import Transition
 from tests.faults.disk import NEVER, Disk
 from tests.faults.examine import examine, examine_end, hold
-from tests.faults.life import MACHINE, Life, Options
+from tests.faults.life import MACHINE, CellProcess, Options
 from tests.faults.model import Model
 from tests.faults.network import Network
 from tests.faults.receiver import Receiver
 from tests.faults.story import BEGIN, WEEKS
-from tests.faults.weather import Weather
+from tests.faults.weather import FaultInjector
 from tests.tracker.samples import plain_policy
 
 POLICY = plain_policy("2d", "1d", 2, 4)
@@ -63,7 +63,7 @@ class World:
         self.digest = blake2b(digest_size=8)
         self.model = Model(POLICY, MACHINE)
         self.disk = Disk(draw("disk"))
-        self.life: Life | None = None
+        self.life: CellProcess | None = None
         self.network = Network(self, draw("network"))
         self.receivers = [Receiver(key, draw(key)) for key in ("hook", "pager")]
         self._say = say
@@ -73,7 +73,7 @@ class World:
         self._planned = 0
         self._on_the_way: dict[int, Callable[[], None]] = {}
         self._calm = False
-        self._weather = Weather(self)
+        self._weather = FaultInjector(self)
         self._options = Options(
             cached=self.random.choice((1, 3, 20_000)),
             queued=self.random.choice((3, 30, 10_000)),
@@ -113,7 +113,7 @@ class World:
     def play(self) -> None:
         self.network.begin()
         for number in range(WEEKS * 7 * 3):
-            self.plan(number * 8 * HOUR + self.random.randrange(8 * HOUR), self._weather.tick)
+            self.plan(number * 8 * HOUR + self.random.randrange(8 * HOUR), self._weather.next_fault)
         self._open()
         end = BEGIN + WEEKS * 7 * DAY
         while self._plans and self.clock.true < end:
@@ -158,7 +158,7 @@ class World:
         """When the cell would wake by itself, in true time. A machine may sleep over that."""
         if self.life is None or (not self._calm and self.random.random() < 0.2):
             return None
-        if self.life.writer.failing:
+        if self.life.writer.failure:
             # It would try every second.
             return self.clock.true + HOUR
         instants = [at for at in (self.life.next_due(), self._courier_wakes) if at is not None and at < LATEST]
@@ -182,14 +182,14 @@ class World:
         if self.disk.dead:
             self._crash()
 
-    def _note_given_up(self, life: Life) -> None:
+    def _note_given_up(self, life: CellProcess) -> None:
         with self._failing_only_with_the_disk("1: the outbox cannot be read"):
             for delivery in life.deliveries.entries("failed"):
                 for receiver in self.receivers:
                     if receiver.key == delivery.destination:
                         receiver.given_up.add(delivery.alert.id)
 
-    def _follow(self, life: Life) -> None:
+    def _follow(self, life: CellProcess) -> None:
         """As analytics does: read the rows behind the watermark."""
         rows: list[tuple[int, Transition]] = []
         with self._failing_only_with_the_disk("1: the store cannot be read"):
@@ -244,7 +244,7 @@ class World:
         if self.life and not self._calm:
             self.disk.dead = True
 
-    def _excuse(self, life: Life) -> None:
+    def _excuse(self, life: CellProcess) -> None:
         """What is being sent arrives now or never; nobody hears of it, and it is sent again."""
         for key, alert_id in life.away():
             for receiver in self.receivers:
@@ -261,11 +261,11 @@ class World:
         self._weather.before_opening()
         hook, pager = self.receivers
         try:
-            life = Life(
-                self._folder, POLICY, self.clock, self.disk, self.model, self._options, self._weather.poison,
+            life = CellProcess(
+                self._folder, POLICY, self.clock, self.disk, self.model, self._options, self._weather.maybe_raise,
                 {"warning": [hook], "critical": [hook, pager]}, self._loop,
             )  # fmt: skip
-        except (StoreRefused, StoreFailed, apsw.Error, OSError) as error:
+        except (StoreUnusable, StoreFailed, apsw.Error, OSError) as error:
             refusal = f"{type(error).__name__}: {str(error).replace(str(self._folder), '')}"
         if refusal:
             self.say(f"does not open: {refusal}")

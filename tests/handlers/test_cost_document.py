@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bems.tracker.series import row
+from bems.tracker.time_series_schema import to_row
 from bems.tracker.transitions import Transition
 from tests.aws.cloud import Cloud
 from tests.handlers.test_costs import STORIES, Cost, Story, happy, stuck
@@ -88,7 +88,7 @@ def measure(cloud: Cloud, story: Story, capsys: pytest.CaptureFixture[str]) -> d
     told = [one for packed in changes for one in msgspec.msgpack.decode(packed, type=tuple[Transition, ...])]
     return {
         "detail": sum(len(entry["Detail"].encode()) for entry in entries) / 1000,
-        "rows": sum(len(msgspec.json.encode(row(one, "test"))) for one in told) / 1000,
+        "rows": sum(len(msgspec.json.encode(to_row(one, "test"))) for one in told) / 1000,
         "logs": logged / 1000,
     }
 

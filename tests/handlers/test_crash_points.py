@@ -10,7 +10,7 @@ import pytest
 
 from bems.tracker.actions import execution_name
 from bems.tracker.instants import DAY, HOUR, MINUTE
-from bems.tracker.projection import project
+from bems.tracker.status import status_of
 from tests.aws.cloud import Cloud
 
 Story = Callable[[Cloud, str], None]
@@ -87,9 +87,9 @@ def told(cloud: Cloud, id: str) -> dict[str, Any]:
     record = cloud.record(id)
     alerts = Counter({one["id"]: 1 for one in cloud.alerts})
     return {
-        "status": project(record.outcomes),
+        "status": status_of(record.outcomes),
         "outcomes": sorted((stage, one.status, one.event_id) for stage, one in record.outcomes.items()),
-        "seen": sorted(event_id for event_id, _ in record.seen),
+        "seen": sorted(event_id for event_id, _ in record.recent_event_ids),
         "mark": record.mark,
         "wait": record.wait and (record.wait.stage, record.wait.step),
         "run": (record.run.number, record.run.state),

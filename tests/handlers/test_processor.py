@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from bems.aws.messages import Origin, pack_detail
+from bems.aws.messages import Origin, encode_detail
 from bems.tracker.contract import Event
-from bems.tracker.gate import read_event
 from bems.tracker.instants import DAY, SECOND, render
-from bems.tracker.projection import project
+from bems.tracker.parsing import parse_event
+from bems.tracker.status import status_of
 from handlers import processor
-from handlers.processor import pause
+from handlers.processor import backoff_seconds
 from tests.aws.cloud import Cloud, event_body
 from tests.aws.wire import THROUGH, Context, Refused
 from tests.handlers.emf import printed
@@ -25,16 +25,16 @@ def queue(request: pytest.FixtureRequest, cloud: Cloud, monkeypatch: pytest.Monk
     cloud.hurry()
     cloud.wire.fakes["ChangeMessageVisibilityBatch"] = lambda _: {"Successful": [], "Failed": []}
     monkeypatch.setenv("BEMS_QUEUE_TYPE", request.param)
-    processor.home.cache_clear()
+    processor.dependencies.cache_clear()
     yield cloud
-    processor.home.cache_clear()
+    processor.dependencies.cache_clear()
 
 
 def event(invoice_id: str, event_id: str, **more: Any) -> str:
     body = event_body(invoice_id, "approved", event_id, **more)
-    read = read_event("authorization", json.dumps(body).encode(), NOW)
+    read = parse_event("authorization", json.dumps(body).encode(), NOW)
     assert isinstance(read, Event)
-    return pack_detail(read, Origin("test", "eu-west-1", "123456789012"))
+    return encode_detail(read, Origin("test", "eu-west-1", "123456789012"))
 
 
 def handle(cloud: Cloud, *bodies: tuple[str, str], receipts: int = 1) -> list[int]:
@@ -52,7 +52,10 @@ def pauses(cloud: Cloud) -> list[int]:
 
 def test_events_are_taken_into_their_records(queue: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     assert handle(queue, ("A", event("A", "e1")), ("B", event("B", "e2")), ("A", event("A", "e1"))) == []
-    assert {record.invoice_id: project(record.outcomes) for record in queue.records()} == {"A": "Orphan", "B": "Orphan"}
+    assert {record.invoice_id: status_of(record.outcomes) for record in queue.records()} == {
+        "A": "Orphan",
+        "B": "Orphan",
+    }
     assert pauses(queue) == []
     shown = printed(capsys)
     assert shown.metrics == {
@@ -63,9 +66,9 @@ def test_events_are_taken_into_their_records(queue: Cloud, capsys: pytest.Captur
 
 
 def test_business_outcomes_are_no_errors(queue: Cloud) -> None:
-    read = read_event("authorization", json.dumps(event_body("A", "rejected", "e1")).encode(), NOW)
+    read = parse_event("authorization", json.dumps(event_body("A", "rejected", "e1")).encode(), NOW)
     assert isinstance(read, Event)
-    assert handle(queue, ("A", pack_detail(read, Origin("test", "eu-west-1", "1")))) == []
+    assert handle(queue, ("A", encode_detail(read, Origin("test", "eu-west-1", "1")))) == []
 
 
 @pytest.mark.parametrize("receipts", [1, 2])
@@ -78,7 +81,7 @@ def test_a_conflict_fails_until_it_is_a_dead_letter(
     assert handle(queue, ("A", other), ("A", event("A", "e2")), receipts=receipts) == [0]
     assert pauses(queue) == [0]
     record = queue.record("A")
-    assert [event_id for event_id, _ in record.seen] == ["e1", "e2"]
+    assert [event_id for event_id, _ in record.recent_event_ids] == ["e1", "e2"]
     shown = printed(capsys)
     once: dict[tuple[str, ...], list[float]] = {
         ("EventsProcessed", "test", "authorization", "conflict"): [1.0],
@@ -114,9 +117,9 @@ def test_an_event_that_a_clock_ahead_of_ours_let_in_comes_again(
     queue: Cloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
     body = event_body("A", "approved", "e1", occurred_at=render(NOW + DAY + SECOND))
-    read = read_event("authorization", json.dumps(body).encode(), NOW + SECOND)
+    read = parse_event("authorization", json.dumps(body).encode(), NOW + SECOND)
     assert isinstance(read, Event)
-    message = pack_detail(read, Origin("test", "eu-west-1", "1"))
+    message = encode_detail(read, Origin("test", "eu-west-1", "1"))
     assert handle(queue, ("A", message)) == [0]
     assert pauses(queue)[0] > 0
     assert printed(capsys).metrics == {("ProcessingFailed", "test", "authorization"): [1.0]}
@@ -133,7 +136,7 @@ def test_what_goes_wrong_for_now_comes_again_after_a_pause(queue: Cloud, capsys:
         return put(params)
 
     queue.wire.fakes["PutItem"] = refuse
-    fifo = processor.home().settings.queue_type == "fifo"
+    fifo = processor.dependencies().settings.queue_type == "fifo"
     failed = handle(queue, ("A", event("A", "e1")), ("B", event("B", "e2")), ("A", event("A", "e3")), receipts=3)
     assert failed == [0, 2]
     assert len(pauses(queue)) == 2 and all(10 <= seconds <= 20 for seconds in pauses(queue))
@@ -156,9 +159,9 @@ def test_what_fails_after_the_save_is_done_by_the_redelivery(queue: Cloud) -> No
         raise Refused("ExecutionLimitExceeded")
 
     queue.wire.fakes["StartExecution"] = refuse
-    read = read_event("ingestion", json.dumps(event_body("A", "received", "e0")).encode(), NOW)
+    read = parse_event("ingestion", json.dumps(event_body("A", "received", "e0")).encode(), NOW)
     assert isinstance(read, Event)
-    message = ("A", pack_detail(read, Origin("test", "eu-west-1", "1")))
+    message = ("A", encode_detail(read, Origin("test", "eu-west-1", "1")))
     assert handle(queue, message) == [0]
     assert queue.record("A").pending
     queue.wire.fakes["StartExecution"] = start
@@ -196,6 +199,6 @@ def test_motos_queue_takes_the_pauses(queue: Cloud, capsys: pytest.CaptureFixtur
 
 def test_pauses_double_up_to_a_quarter_of_an_hour() -> None:
     for receipts, most in ((1, 5), (2, 10), (3, 20), (8, 640), (9, 900), (1000, 900)):
-        drawn = [pause(receipts) for _ in range(200)]
+        drawn = [backoff_seconds(receipts) for _ in range(200)]
         assert most / 2 <= min(drawn) and max(drawn) <= most
         assert len(set(drawn)) > 1

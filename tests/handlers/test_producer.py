@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bems.aws.messages import read_message
+from bems.aws.messages import decode_message
 from handlers import producer
 from tests.aws.cloud import Cloud, event_body
 from tests.aws.wire import Context, Refused
@@ -38,7 +38,7 @@ def refusing(*ids: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bems.aws.calls.time.sleep", lambda _: None)
+    monkeypatch.setattr("bems.aws.batching.time.sleep", lambda _: None)
 
 
 def test_an_event_is_accepted_once_it_is_on_the_bus(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,7 +47,7 @@ def test_an_event_is_accepted_once_it_is_on_the_bus(cloud: Cloud, capsys: pytest
     assert content(answer) == {"event_id": "e1", "status": "accepted"}
     assert answer["headers"]["content-type"] == "application/json"
     (message,) = cloud.messages
-    event = read_message(message["body"], cloud.now)
+    event = decode_message(message["body"], cloud.now)
     assert (event.event_id, event.stage, event.received_at) == ("e1", "posting", cloud.now)
     assert json.loads(message["body"])["detail"]["metadata"] == {
         "cell": "test",
@@ -214,9 +214,9 @@ def test_a_batch_of_none_or_too_many_is_refused_whole(cloud: Cloud, sent: Any) -
 
 def test_the_cells_own_limit_of_a_batch_holds(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEMS_MAX_BATCH", "2")
-    producer.home.cache_clear()
+    producer.dependencies.cache_clear()
     answers = [cloud.post("posting", {"events": [body(n) for n in range(count)]}, batch=True) for count in (2, 3)]
-    producer.home.cache_clear()
+    producer.dependencies.cache_clear()
     assert [answer["statusCode"] for answer in answers] == [207, 400]
     assert content(answers[1])["errors"] == [
         {
@@ -230,13 +230,13 @@ def test_the_custom_bus_is_chosen_by_a_setting(cloud: Cloud, monkeypatch: pytest
     arn = "arn:aws:events:eu-west-1:123456789012:event-busv2/bems-test/abcdefghijklmnopqrstuvwxy"
     monkeypatch.setenv("BEMS_BUS", "custom")
     monkeypatch.setenv("BEMS_BUS_NAME", arn)
-    producer.home.cache_clear()
+    producer.dependencies.cache_clear()
     cloud.wire.fakes["PutEvents"] = lambda asked: {
         "FailedEntryCount": 0,
         "Entries": [{"EventId": "e", "SuccessCode": "PUBLISHED"} for _ in asked["Entries"]],
     }
     assert cloud.post("posting", body())["statusCode"] == 202
-    producer.home.cache_clear()
+    producer.dependencies.cache_clear()
     (call,) = cloud.wire.calls
     assert call.params["EventBusArn"] == arn
 
@@ -256,6 +256,6 @@ def test_neither_keys_nor_payloads_are_logged(cloud: Cloud, capsys: pytest.Captu
 
 def test_a_wrong_environment_says_so(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     monkeypatch.delenv("BEMS_BUS_NAME")
-    producer.home.cache_clear()
+    producer.dependencies.cache_clear()
     with pytest.raises(RuntimeError, match="BEMS_BUS_NAME"):
         producer.handler({}, Context())

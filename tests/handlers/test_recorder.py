@@ -237,7 +237,7 @@ def test_firehose_is_chosen_by_a_setting(cloud: Cloud, monkeypatch: pytest.Monke
     records = stream_of(cloud, "A", "B")
     monkeypatch.setenv("BEMS_TIME_SERIES", "s3tables")
     monkeypatch.setenv("BEMS_DELIVERY_STREAM", "bems-test")
-    monkeypatch.setattr("bems.aws.calls.time.sleep", lambda _: None)
+    monkeypatch.setattr("bems.aws.batching.time.sleep", lambda _: None)
     taken: list[bytes] = []
 
     def put(params: dict[str, Any]) -> dict[str, Any]:
@@ -250,9 +250,9 @@ def test_firehose_is_chosen_by_a_setting(cloud: Cloud, monkeypatch: pytest.Monke
         return {"FailedPutCount": 1, "RequestResponses": answers}
 
     cloud.wire.fakes["PutRecordBatch"] = put
-    recorder.home.cache_clear()
+    recorder.dependencies.cache_clear()
     assert handle(records) == [sequence(records[2])]
-    recorder.home.cache_clear()
+    recorder.dependencies.cache_clear()
     assert len(taken) == 3
 
 

@@ -82,7 +82,7 @@ def test_a_sweep_ends_in_time_and_says_what_it_left(quick: Cloud, capsys: pytest
 
 
 def test_a_sweep_takes_no_more_than_its_most(quick: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeper, "MOST", 10)
+    monkeypatch.setattr(sweeper, "MAX_INVOICES", 10)
     orphans(quick, 30)
     assert quick.sweep() == {"done": 10, "failed": 0, "left": 20}
 
@@ -125,13 +125,13 @@ def test_each_minute_begins_with_another_shard(quick: Cloud) -> None:
 
 
 def test_a_large_cell_is_counted_by_some_of_its_shards(quick: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeper, "COUNTED", 120)
+    monkeypatch.setattr(sweeper, "SAMPLE_TARGET", 120)
     orphans(quick, 400)
-    counted = sweeper.count_open(sweeper.home().invoices, lambda: 60_000)
+    counted = sweeper.count_open(sweeper.dependencies().invoices, lambda: 60_000)
     assert counted is not None and counted == pytest.approx(400, rel=0.2)
     asked = [call for call in quick.wire.calls if call.operation == "Query"]
     assert 15 < len(asked) < 24
-    assert sweeper.count_open(sweeper.home().invoices, lambda: 0) is None
+    assert sweeper.count_open(sweeper.dependencies().invoices, lambda: 0) is None
 
 
 # -- executions that ended

@@ -7,7 +7,7 @@ import pytest
 
 from bems.tracker.actions import Alert
 from bems.tracker.metrics import CONFLICTS, EVENTS_ACCEPTED, SWEEP_BACKLOG, VISIBILITY_LATENCY
-from handlers.telemetry import CountedAlerts, Meter, entry_point, logger
+from handlers.telemetry import CountedAlerts, MetricsBuffer, entry_point, logger
 from tests.aws.wire import Context
 from tests.handlers.emf import printed
 from tests.tracker.samples import FACTS, NOW
@@ -20,7 +20,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_invocations_metrics_are_written_once_a_set_of_dimensions(capsys: pytest.CaptureFixture[str]) -> None:
-    meter = Meter("eu")
+    meter = MetricsBuffer("eu")
     for stage in ("posting", "ingestion", "posting"):
         meter.add(EVENTS_ACCEPTED, stage=stage)
     meter.add(CONFLICTS, 2, stage="posting")
@@ -41,7 +41,7 @@ def test_an_invocations_metrics_are_written_once_a_set_of_dimensions(capsys: pyt
 
 
 def test_a_zero_is_written_too(capsys: pytest.CaptureFixture[str]) -> None:
-    with Meter("eu").flushed() as meter:
+    with MetricsBuffer("eu").flushed() as meter:
         meter.add(SWEEP_BACKLOG, 0)
     assert printed(capsys).metrics == {("SweepBacklog", "eu"): [0.0]}
 
@@ -49,7 +49,7 @@ def test_a_zero_is_written_too(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("count", [99, 100, 101, 250])
 def test_every_duration_is_kept_however_many(capsys: pytest.CaptureFixture[str], count: int) -> None:
     """The embedded metric format takes 100 values of a metric in one line."""
-    meter = Meter("eu")
+    meter = MetricsBuffer("eu")
     for value in range(count):
         meter.add(VISIBILITY_LATENCY, value, stage="posting")
     meter.flush()
@@ -59,7 +59,7 @@ def test_every_duration_is_kept_however_many(capsys: pytest.CaptureFixture[str],
 
 
 def test_what_was_counted_is_written_when_the_invocation_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    meter = Meter("eu")
+    meter = MetricsBuffer("eu")
     meter.add(SWEEP_BACKLOG, 1)
     with pytest.raises(ZeroDivisionError), meter.flushed():
         raise ZeroDivisionError
@@ -68,7 +68,7 @@ def test_what_was_counted_is_written_when_the_invocation_fails(capsys: pytest.Ca
 
 def test_other_dimensions_are_a_mistake() -> None:
     with pytest.raises(ValueError, match="EventsAccepted has the dimensions cell, stage"):
-        Meter("eu").add(EVENTS_ACCEPTED)
+        MetricsBuffer("eu").add(EVENTS_ACCEPTED)
 
 
 class Topics:
@@ -85,7 +85,7 @@ class Topics:
 def test_an_alert_that_was_raised_is_a_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     """The destination `log`, which every severity has by default."""
     alert = Alert("a1", "INV/1", "stuck", "posting", "critical", 3, NOW, NOW, NOW, FACTS)
-    with Meter("eu").flushed() as meter:
+    with MetricsBuffer("eu").flushed() as meter:
         CountedAlerts(Topics(refuses=False), meter).raise_alert(alert)
         with pytest.raises(RuntimeError):
             CountedAlerts(Topics(refuses=True), meter).raise_alert(alert)

@@ -5,9 +5,9 @@ from typing import Any
 
 from bems.tracker import metrics as tracker
 from bems.tracker.contract import STAGES
-from infra.metrics import AWS_METRICS
-from infra.resources import of_template
-from infra.watching import watch
+from infra.guards.alarm_rules import check_alarms
+from infra.guards.resources import template_resources
+from infra.monitoring.metrics import AWS_METRICS
 from tests.infra.template import Template
 
 Watched = tuple[str, str, dict[str, str], str]
@@ -198,7 +198,7 @@ def test_every_metric_on_the_list_is_watched_by_a_cell(fifo: Template, standard:
 
 
 def test_the_guard_finds_nothing_in_the_template_itself(cell: Template) -> None:
-    assert list(watch(of_template(cell.raw))) == []
+    assert list(check_alarms(template_resources(cell.raw))) == []
 
 
 def test_people_hear_of_alerts(fifo: Template, standard: Template) -> None:

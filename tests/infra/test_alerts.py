@@ -9,9 +9,9 @@ from aws_cdk.assertions import Template as Assertions
 
 from bems.tracker.cells import Alerts as Setting
 from bems.tracker.cells import Cell, Destination, Email, Webhook
-from infra.alerts import Alerts
-from infra.intake import NOBODY, encrypted_queue
-from infra.names import Names
+from infra.common.names import Names
+from infra.messaging.alert_topics import Alerts
+from infra.messaging.stage_queues import DENY_REDRIVE, encrypted_queue
 from tests.infra.access import verdict
 from tests.infra.template import Template
 
@@ -37,7 +37,7 @@ def subscriptions(*destinations: Destination) -> dict[str, tuple[str, str]]:
     stack = Stack(App(analytics_reporting=False), "Plain")
     key = kms.Key(stack, "Key")
     cell = Cell(name="plain", region="eu-west-1", alerts=Setting(critical=destinations))
-    undelivered = encrypted_queue(stack, "Undelivered", "undelivered", key, fed_by=NOBODY)
+    undelivered = encrypted_queue(stack, "Undelivered", "undelivered", key, redrive_allow=DENY_REDRIVE)
     Alerts(stack, "Alerts", Names(cell.name, fifo=True), cell, key, undelivered)
     found = Assertions.from_stack(stack).find_resources("AWS::SNS::Subscription")
     return {id: (one["Properties"]["Protocol"], str(one["Properties"]["Endpoint"])) for id, one in found.items()}

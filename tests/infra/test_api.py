@@ -12,8 +12,8 @@ from aws_cdk import aws_lambda as lambda_
 from bems.tracker.cells import Cell
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.schemas import DRAFT_04, gateway_models
-from infra import api
-from infra.names import Names
+from infra.common.names import Names
+from infra.ingress import api
 from tests.infra.template import Template
 
 

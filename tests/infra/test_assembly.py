@@ -10,11 +10,11 @@ from aws_cdk import aws_sqs as sqs
 from cfnlint.api import lint
 
 from bems.tracker.cells import Cell
-from infra import packaging
-from infra.code import FunctionCode
-from infra.findings import ACKNOWLEDGED, check
-from infra.profile import AWS
-from infra.wildcards import WILDCARDS
+from infra.common.profile import AWS
+from infra.compute import packaging
+from infra.compute.function_code import FunctionCode
+from infra.guards.cdk_nag import ACKNOWLEDGED, add_cdk_nag
+from infra.guards.wildcards import WILDCARDS
 from tests.infra.conftest import ROOT, Synthesized
 from tests.infra.template import Template
 
@@ -78,7 +78,7 @@ def test_cdk_nag_ends_a_synthesis_with_a_finding_that_has_no_reason() -> None:
     # The cells come through it: `synthesized` would fail.
     app = App(analytics_reporting=False)
     sqs.Queue(Stack(app, "Wrong"), "Queue")
-    check(app)
+    add_cdk_nag(app)
     with pytest.raises(RuntimeError, match="AwsSolutions-SQS4"):
         app.synth()
 

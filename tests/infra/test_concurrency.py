@@ -10,8 +10,8 @@ from aws_cdk import App
 from bems.tracker.cells import Cell, Concurrency
 from bems.tracker.contract import STAGES
 from infra.cell import CellStack
-from infra.code import WITHOUT
-from infra.concurrency import check
+from infra.compute.concurrency import check_account_quota
+from infra.compute.function_code import WITHOUT
 from tests.infra.template import Template
 
 SMALL = Concurrency(account=10, reserved=False, processor=2)
@@ -62,7 +62,7 @@ def test_cells_that_do_not_fit_in_one_account_are_named(cells: list[Cell]) -> No
     with pytest.raises(
         ValueError, match=r'cells a, b of eu-west-1 reserve 1620 of the .* raise .*"concurrency.account"'
     ):
-        check(cells)
+        check_account_quota(cells)
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_cells_that_do_not_fit_in_one_account_are_named(cells: list[Cell]) -> No
     ],
 )
 def test_cells_that_fit_are_let_through(cells: list[Cell]) -> None:
-    check(cells)
+    check_account_quota(cells)

@@ -13,7 +13,7 @@ from bems.aws.settings import read_settings
 from bems.tracker.cells import Cell
 from bems.tracker.contract import STAGES, Stage
 from infra.cell import CellStack
-from infra.code import WITHOUT
+from infra.compute.function_code import WITHOUT
 from tests.infra.template import Template
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,11 +22,11 @@ from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_stepfunctions as stepfunctions
 
 from bems.tracker import metrics as tracker
-from infra.guards import guard
-from infra.intake import NOBODY, encrypted_queue
-from infra.metrics import aws, from_logs, own
-from infra.refusals import find_refusals
-from infra.resources import Resource, of_template
+from infra.guards.resources import Resource, template_resources
+from infra.guards.rule_aspect import add_rules
+from infra.guards.rules import check_rules
+from infra.messaging.stage_queues import DENY_REDRIVE, encrypted_queue
+from infra.monitoring.metrics import aws_metric, cell_metric, log_metric
 from tests.infra.template import Template
 
 # One worker starts CDK once for all of them.
@@ -40,7 +40,7 @@ def refused(wrong: Wrong) -> str:
     app = App(analytics_reporting=False)
     stack = Stack(app, "Wrong")
     wrong(stack, kms.Key(stack, "Key"))
-    guard(app)
+    add_rules(app)
     try:
         app.synth()
     except RuntimeError as error:
@@ -54,7 +54,7 @@ def topic(stack: Stack, key: kms.Key, *, fifo: bool = False) -> sns.Topic:
 
 def queue(stack: Stack, key: kms.Key, *, fifo: bool = False) -> sqs.Queue:
     suffix = ".fifo" if fifo else ""
-    aside = encrypted_queue(stack, "Aside", f"aside{suffix}", key, fed_by=NOBODY)
+    aside = encrypted_queue(stack, "Aside", f"aside{suffix}", key, redrive_allow=DENY_REDRIVE)
     return encrypted_queue(stack, "Queue", f"queue{suffix}", key, dead_letters=aside)
 
 
@@ -118,7 +118,7 @@ def table_without_key(stack: Stack, _: kms.Key) -> None:
 
 
 def queue_with_the_key_of_aws(stack: Stack, key: kms.Key) -> None:
-    aside = encrypted_queue(stack, "Aside", "aside", key, fed_by=NOBODY)
+    aside = encrypted_queue(stack, "Aside", "aside", key, redrive_allow=DENY_REDRIVE)
     sqs.CfnQueue(
         stack,
         "Queue",
@@ -192,11 +192,11 @@ def unknown_aws_metric(stack: Stack, key: kms.Key) -> None:
 
 
 def aws_metric_of_nothing(stack: Stack, key: kms.Key) -> None:
-    alarm(stack, key, aws("AWS/SQS", "ApproximateAgeOfOldestMessage", QueueName="nobody-has-this-name").metric())
+    alarm(stack, key, aws_metric("AWS/SQS", "ApproximateAgeOfOldestMessage", QueueName="nobody-has-this-name").metric())
 
 
 def metric_that_no_filter_makes(stack: Stack, key: kms.Key) -> None:
-    alarm(stack, key, from_logs("a", "RequestsThrottled").metric())
+    alarm(stack, key, log_metric("a", "RequestsThrottled").metric())
 
 
 def wrong_metric_in_arithmetic(stack: Stack, key: kms.Key) -> None:
@@ -205,7 +205,7 @@ def wrong_metric_in_arithmetic(stack: Stack, key: kms.Key) -> None:
 
 
 def alarm_that_tells_nobody(stack: Stack, key: kms.Key) -> None:
-    alarm(stack, key, own(tracker.SWEEP_COMPLETED, cell="a").metric(), told=False)
+    alarm(stack, key, cell_metric(tracker.SWEEP_COMPLETED, cell="a").metric(), told=False)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,11 @@ def test_a_guard_refuses(wrong: Wrong, path: str, why: str) -> None:
 def right(stack: Stack, key: kms.Key) -> None:
     subscribe(stack, topic(stack, key, fifo=True).topic_arn, queue(stack, key, fifo=True).queue_arn)
     made = cloudwatch.Alarm(
-        stack, "Alarm", metric=own(tracker.SWEEP_COMPLETED, cell="a").metric(), threshold=1, evaluation_periods=1
+        stack,
+        "Alarm",
+        metric=cell_metric(tracker.SWEEP_COMPLETED, cell="a").metric(),
+        threshold=1,
+        evaluation_periods=1,
     )
     made.add_alarm_action(actions.SnsAction(sns.Topic(stack, "Alerts", master_key=key)))
     role(stack, ["xray:PutTraceSegments"], "*")
@@ -279,6 +283,6 @@ def test_a_fifo_topic_may_fill_a_standard_queue() -> None:
 
 def test_nothing_goes_past_the_guards_by_an_escape_hatch(cell: Template) -> None:
     # Aspects see constructs; this sees what is deployed.
-    resources: list[Resource] = of_template(cell.raw)
+    resources: list[Resource] = template_resources(cell.raw)
     assert len(resources) > 200
-    assert find_refusals(resources) == []
+    assert check_rules(resources) == []

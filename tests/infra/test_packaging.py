@@ -10,8 +10,8 @@ from bems.aws import clients
 from bems.calendars import expand
 from bems.tracker.policy import CalendarSpec, PolicySpec
 from bems.tracker.policy_file import load_policy
-from infra import packaging
-from infra.profile import HERE, LAMBDA
+from infra.common.profile import HERE, LAMBDA
+from infra.compute import packaging
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,8 +8,8 @@ from aws_cdk import App
 
 from bems.tracker.cells import Cell
 from infra.cell import CellStack
-from infra.code import WITHOUT
-from infra.profile import EMULATOR, PROFILE, read_profile
+from infra.common.profile import EMULATOR, PROFILE, read_profile
+from infra.compute.function_code import WITHOUT
 from tests.infra.template import Template
 
 pytestmark = pytest.mark.xdist_group("cdk")

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bems.tracker.series import COLUMNS
+from bems.tracker.time_series_schema import COLUMNS
 from tests.infra.template import Template
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,8 +6,8 @@ import pytest
 from aws_cdk import App, Stack
 from aws_cdk.assertions import Template
 
-from infra.guards import guard
-from infra.subscribers import TeamQueue
+from infra.guards.rule_aspect import add_rules
+from infra.messaging.subscribers import TeamQueue
 
 pytestmark = pytest.mark.xdist_group("cdk")
 
@@ -17,7 +17,7 @@ FILTER = {"detail": {"event": {"currency": ["EUR"], "status": ["posted"]}}}
 
 def stack() -> Stack:
     app = App(analytics_reporting=False)
-    guard(app)
+    add_rules(app)
     return Stack(app, "Treasury")
 
 

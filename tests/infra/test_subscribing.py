@@ -17,10 +17,10 @@ from moto import mock_aws
 from moto.sns.models import sns_backends
 
 from bems.aws.buses import CustomBus
-from bems.aws.messages import Origin, read_message
+from bems.aws.messages import Origin, decode_message
 from bems.tracker.contract import STAGES, Event
-from bems.tracker.gate import read_event
-from infra.subscribers import TeamQueue
+from bems.tracker.parsing import parse_event
+from infra.messaging.subscribers import TeamQueue
 from tests.aws.cloud import envelope, event_body
 from tests.infra.access import verdict
 from tests.infra.template import Template
@@ -136,7 +136,7 @@ class World:
         """The ids of the events in the team's queue, read as a processor reads them."""
         sqs = self.team.client("sqs")
         found = sqs.receive_message(QueueUrl=self.queue_url, MaxNumberOfMessages=10).get("Messages", [])
-        return [read_message(message["Body"], NOW).event_id for message in found]
+        return [decode_message(message["Body"], NOW).event_id for message in found]
 
 
 def signed_in(answer: Any) -> Any:
@@ -163,7 +163,7 @@ def put(events: Sequence[Event]) -> list[dict[str, Any]]:
 
 
 def event(stage: Any, status: str, event_id: str, currency: str = "EUR") -> Event:
-    sent = read_event(stage, json.dumps(event_body("INV/1", status, event_id, currency=currency)).encode(), NOW)
+    sent = parse_event(stage, json.dumps(event_body("INV/1", status, event_id, currency=currency)).encode(), NOW)
     assert isinstance(sent, Event), sent
     return sent
 

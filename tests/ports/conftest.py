@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from bems.aws.clients import client
-from bems.embedded.definition import embedded_text
-from bems.embedded.sqlite import SqliteStore
-from bems.embedded.store import MemoryStore
+from bems.embedded.definition import resolved_text
+from bems.embedded.storage.sqlite_store import SqliteStore
+from bems.embedded.storage.store import MemoryStore
 from tests.aws.cloud import TABLE, Cloud
 from tests.aws.fixtures import cloud, whole_cloud
 from tests.ports.homes import MACHINE, AwsHome, EmbeddedHome, Home
@@ -25,7 +25,7 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
         return
     if request.param == "sqlite":
         store = SqliteStore(tmp_path)
-        store.keep_definition(MACHINE.digest, embedded_text())
+        store.store_definition(MACHINE.digest, resolved_text())
         yield EmbeddedHome(store, lambda: sqlite_alerts(store))
         store.close()
         return

@@ -10,7 +10,7 @@ from bems.aws.executions import StepFunctionsExecutions
 from bems.aws.records import DynamoRecords
 from bems.embedded import executions as embedded
 from bems.embedded.definition import load_machine
-from bems.embedded.store import Store
+from bems.embedded.storage.store import Store
 from bems.tracker.actions import Alert
 from bems.tracker.instants import Instant
 from bems.tracker.ports import Alerts, Executions, Records

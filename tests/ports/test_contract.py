@@ -3,11 +3,11 @@
 import pytest
 from msgspec import structs
 
-from bems.tracker.actions import Alert, AnswerToken, Severity, StartExecution, Told, alert_id, execution_name
+from bems.tracker.actions import Alert, SendTaskAnswer, Severity, StartExecution, TaskAnswer, alert_id, execution_name
 from bems.tracker.decisions import on_event
-from bems.tracker.draft import delivered
 from bems.tracker.instants import HOUR
 from bems.tracker.record import InvoiceRecord
+from bems.tracker.record_builder import clear_pending
 from tests.ports.homes import Home
 from tests.tracker.samples import FACTS, NOW, POLICY, event
 
@@ -48,7 +48,7 @@ def test_what_is_saved_is_loaded(home: Home) -> None:
 def test_a_record_is_saved_only_over_the_version_before_it(home: Home) -> None:
     first = record()
     assert home.records.save(first)
-    second = delivered(first, NOW)
+    second = clear_pending(first, NOW)
     assert home.records.save(second)
     assert known(home) == second
     other = structs.replace(second, version=2, mark="parked")
@@ -100,27 +100,27 @@ def test_a_start_with_another_input_is_the_same_one_too(home: Home) -> None:
 
 def test_a_start_after_the_end_is_the_same_one_too(home: Home) -> None:
     home.executions.start(START, NOW)
-    home.executions.answer(AnswerToken(home.waits()[0]["token"], "Rejected", NOW), NOW)
+    home.executions.answer(SendTaskAnswer(home.waits()[0]["token"], "Rejected", NOW), NOW)
     home.executions.start(START, NOW)
     assert (len(home.waits()), home.status(NAME)) == (1, "SUCCEEDED")
 
 
 def test_an_answer_moves_the_execution_on(home: Home) -> None:
     home.executions.start(START, NOW)
-    home.executions.answer(AnswerToken(home.waits()[0]["token"], "ok", NOW + HOUR), NOW)
+    home.executions.answer(SendTaskAnswer(home.waits()[0]["token"], "ok", NOW + HOUR), NOW)
     assert [wait["stage"] for wait in home.waits()] == ["authorization", "reconciliation"]
 
 
 @pytest.mark.parametrize("told", ["Rejected", "Cancelled", "Parked", "Superseded"])
-def test_an_answer_ends_the_execution(home: Home, told: Told) -> None:
+def test_an_answer_ends_the_execution(home: Home, told: TaskAnswer) -> None:
     home.executions.start(START, NOW)
-    home.executions.answer(AnswerToken(home.waits()[0]["token"], told, NOW), NOW)
+    home.executions.answer(SendTaskAnswer(home.waits()[0]["token"], told, NOW), NOW)
     assert home.status(NAME) == "SUCCEEDED"
 
 
 def test_an_answer_says_how_long_to_wait_from_when_it_is_sent(home: Home) -> None:
     home.executions.start(START, NOW)
-    home.executions.answer(AnswerToken(home.waits()[0]["token"], "ok", NOW + 10), NOW)
+    home.executions.answer(SendTaskAnswer(home.waits()[0]["token"], "ok", NOW + 10), NOW)
     assert len(home.waits()) == 2
     home.later(1)
     assert home.status(NAME) == "SUCCEEDED", "the wait of a second ran out, and EscalateFunction says Parked"
@@ -129,9 +129,9 @@ def test_an_answer_says_how_long_to_wait_from_when_it_is_sent(home: Home) -> Non
 def test_a_used_token_counts_as_answered(home: Home) -> None:
     home.executions.start(START, NOW)
     token = home.waits()[0]["token"]
-    answers: tuple[Told, ...] = ("ok", "ok", "Rejected")
+    answers: tuple[TaskAnswer, ...] = ("ok", "ok", "Rejected")
     for told in answers:
-        home.executions.answer(AnswerToken(token, told, NOW + HOUR), NOW)
+        home.executions.answer(SendTaskAnswer(token, told, NOW + HOUR), NOW)
     assert (len(home.waits()), home.status(NAME)) == (2, "RUNNING")
 
 
@@ -139,15 +139,15 @@ def test_an_expired_token_counts_as_answered(home: Home) -> None:
     home.executions.start(START, NOW)
     token = home.waits()[0]["token"]
     home.later(3600)
-    home.executions.answer(AnswerToken(token, "ok", NOW + HOUR), NOW)
+    home.executions.answer(SendTaskAnswer(token, "ok", NOW + HOUR), NOW)
     assert (len(home.waits()), home.status(NAME)) == (1, "SUCCEEDED")
 
 
 @pytest.mark.parametrize("token", ["nobody's", f"{NAME}#nobody's", "x" * 2048])
 def test_an_unknown_token_counts_as_answered(home: Home, token: str) -> None:
     home.executions.start(START, NOW)
-    home.executions.answer(AnswerToken(token, "ok", NOW), NOW)
-    home.executions.answer(AnswerToken(token, "Rejected", NOW), NOW)
+    home.executions.answer(SendTaskAnswer(token, "ok", NOW), NOW)
+    home.executions.answer(SendTaskAnswer(token, "Rejected", NOW), NOW)
     assert home.status(NAME) == "RUNNING"
 
 

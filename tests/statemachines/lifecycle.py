@@ -8,14 +8,14 @@ from freezegun.api import FrozenDateTimeFactory
 from bems.embedded.cell import Cell
 from bems.embedded.clock import SystemClock
 from bems.embedded.definition import load_machine
-from bems.embedded.store import MemoryStore
+from bems.embedded.storage.store import MemoryStore
 from bems.tracker.actions import execution_name
 from bems.tracker.contract import Facts, Stage
 from bems.tracker.decisions import Receipt
 from bems.tracker.instants import to_datetime
 from bems.tracker.policy import Policy
-from bems.tracker.projection import project
 from bems.tracker.record import InvoiceRecord
+from bems.tracker.status import status_of
 from tests.tracker.samples import FACTS, event
 
 INVOICE = "INV/2026/000123"
@@ -36,7 +36,7 @@ class Lifecycle:
         self.sent += 1
         now = self.clock.now()
         occurred_at = now - int(ago.total_seconds()) * 1_000_000
-        return self.cell.event(event(stage, status, occurred_at, f"e{self.sent}", INVOICE, facts), now)
+        return self.cell.handle_event(event(stage, status, occurred_at, f"e{self.sent}", INVOICE, facts), now)
 
     def advance(self, **duration: float) -> None:
         """Let time pass, stopping at every instant at which something is due."""
@@ -56,7 +56,7 @@ class Lifecycle:
 
     @property
     def status(self) -> str:
-        return project(self.record.outcomes)
+        return status_of(self.record.outcomes)
 
     @property
     def alerts(self) -> list[tuple[str, str, int, str]]:

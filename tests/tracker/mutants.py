@@ -11,47 +11,51 @@ import sys
 from collections.abc import Iterable
 from types import ModuleType
 
-from bems.tracker import decisions, draft, protocol
+from bems.tracker import apply_decision, decisions, record_builder
 from tests.tracker.world import Broken, Core, play, schedule
 
 MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 1: whoever saves in between keeps what is pending": [
-        (draft, "(*before.pending, *self.actions) if self.actions else before.pending", "tuple(self.actions)"),
+        (record_builder, "(*before.pending, *self.actions) if self.actions else before.pending", "tuple(self.actions)"),
     ],
     "rule 1: what is pending is looked at again after the grace": [
-        (draft, "at = now + GRACE if pending else None", "at = None"),
+        (record_builder, "at = now + GRACE_PERIOD if pending else None", "at = None"),
     ],
     "rule 1: a repeat carries out what is pending": [
         (decisions, "return Decision(record, pending, (), answer)", "return Decision(record, (), (), answer)"),
-        (draft, "return Decision(before, pending, (), answer)", "return Decision(before, (), (), answer)"),
+        (record_builder, "return Decision(before, pending, (), answer)", "return Decision(before, (), (), answer)"),
     ],
     "rule 1: each action is tried": [
-        (protocol, "failures.append((action, failure))", "raise failure"),
+        (apply_decision, "failures.append((action, failure))", "raise failure"),
     ],
     "rule 1: what was carried out is cleared though something failed": [
         (
-            protocol,
+            apply_decision,
             "if saved is not None and saved.pending:",
             "if saved is not None and saved.pending and not failures:",
         ),
     ],
     "rule 1: what failed stays pending": [
-        (protocol, "tuple(action for action, _ in failures)", "()"),
+        (apply_decision, "tuple(action for action, _ in failures)", "()"),
     ],
     "rule 1: and is tried again after the grace": [
-        (draft, "look_at(record.run, record.wait, failed, now)", "look_at(record.run, record.wait, (), now)"),
+        (
+            record_builder,
+            "next_check_at(record.run, record.wait, failed, now)",
+            "next_check_at(record.run, record.wait, (), now)",
+        ),
     ],
     "rule 2: a waiting status needs an open run": [
-        (draft, 'self.run.state != "open"', 'self.run.state == "none"'),
+        (record_builder, 'self.run.state != "open"', 'self.run.state == "none"'),
     ],
     "rule 2: a closing run that asks again is given its answer again": [
-        (draft, "if run.token and run.stage:", 'if run.token and run.stage and run.state == "open":'),
+        (record_builder, "if run.token and run.stage:", 'if run.token and run.stage and run.state == "open":'),
     ],
     "rule 2: a wait of an older run is answered Superseded": [
-        (decisions, 'draft.actions.append(AnswerToken(request.token, "Superseded", now))', "pass"),
+        (decisions, 'draft.actions.append(SendTaskAnswer(request.token, "Superseded", now))', "pass"),
     ],
     "rule 2: a run that is replaced has its token answered": [
-        (draft, 'self.actions.append(AnswerToken(self.run.token, "Superseded", self.now))', "pass"),
+        (record_builder, 'self.actions.append(SendTaskAnswer(self.run.token, "Superseded", self.now))', "pass"),
     ],
     "rule 2: a stamp older than the run's newest is ignored": [
         (decisions, "if request.stamp < record.run.stamp:", "if False:"),
@@ -77,86 +81,90 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         ),
     ],
     "rule 2: so many ended runs make the invoice dormant": [
-        (decisions, "if ended_runs >= RUNS_PER_WAIT and draft.mark is None:", "if False:"),
+        (decisions, "if ended_runs >= MAX_FAILED_RUNS and draft.mark is None:", "if False:"),
     ],
     "rule 2: dormant until its next event": [
         (decisions, 'if draft.mark == "dormant":\n        draft.mark = None\n    return', "return"),
     ],
     "rule 2: dormant until its due instant": [
-        (draft, 'if self.mark == "dormant":\n            self.mark = None', ""),
+        (record_builder, 'if self.mark == "dormant":\n            self.mark = None', ""),
     ],
     "rule 3: a complete stage answers its wait at once": [
-        (draft, 'return "ok", False', "return None, False"),
+        (record_builder, 'return "ok", False', "return None, False"),
     ],
     "rule 3: a wait of a later stage is answered Mismatched": [
-        (draft, 'return "Mismatched", False', "return None, False"),
+        (record_builder, 'return "Mismatched", False', "return None, False"),
     ],
     "rule 3: a run older than 300 days is replaced": [
-        (decisions, "too_old = now >= record.run.started_at + LONGEST_RUN", "too_old = False"),
-        (draft, "due = min(due + GRACE, run.started_at + LONGEST_RUN)", "due += GRACE"),
+        (decisions, "too_old = now >= record.run.started_at + MAX_RUN_AGE", "too_old = False"),
+        (record_builder, "due = min(due + GRACE_PERIOD, run.started_at + MAX_RUN_AGE)", "due += GRACE_PERIOD"),
     ],
     "rule 4: whoever asks after it is due gets the one alert": [
-        (draft, "if wait is None or self.now < wait.due:", "if wait is None:"),
-        (draft, "step, due_at = wait.step + 1, wait.due", "step, due_at = max(wait.step, 1), wait.due"),
-        (draft, "if step > wait.step:", "if True:"),
+        (record_builder, "if wait is None or self.now < wait.due:", "if wait is None:"),
+        (record_builder, "step, due_at = wait.step + 1, wait.due", "step, due_at = max(wait.step, 1), wait.due"),
+        (record_builder, "if step > wait.step:", "if True:"),
     ],
     "rule 4: a wait that times out escalates": [
-        (decisions, "if draft.wait and draft.wait.stage == stage:\n        draft.escalate()", "pass"),
+        (
+            decisions,
+            "if draft.wait and draft.wait.stage == stage:\n        draft.escalate()",
+            "pass",
+        ),
     ],
     "rule 4: a silent run is replaced": [
         (decisions, "now >= silent_since + MAX_SILENCE", "False"),
     ],
     "rule 4: and looked at when that is due": [
-        (draft, "due = min(due, run.silent_since + MAX_SILENCE)", ""),
+        (record_builder, "due = min(due, run.silent_since + MAX_SILENCE)", ""),
     ],
     "rule 4: the sweep raises what a silent run did not": [
         (
             decisions,
-            "if now >= draft.wait.due + GRACE:\n            draft.escalate()",
-            "if now >= draft.wait.due + GRACE:",
+            "if now >= draft.wait.due + GRACE_PERIOD:\n            draft.escalate()",
+            "if now >= draft.wait.due + GRACE_PERIOD:",
         ),
     ],
     "rule 4: the last alert parks": [
-        (draft, "            self.park(self.wait)", "            pass"),
+        (record_builder, "            self.park(self.wait)", "            pass"),
     ],
     "extend: the count of alerts begins anew": [
-        (draft, "base=wait.step,", "base=wait.base,"),
+        (record_builder, "base=wait.step,", "base=wait.base,"),
     ],
     "extend: severity counts from the extension": [
-        (draft, "policy.severity(stage, facts, step - base)", "policy.severity(stage, facts, step)"),
+        (record_builder, "policy.severity(stage, facts, step - base)", "policy.severity(stage, facts, step)"),
     ],
     "extend: giving up counts from the extension": [
-        (draft, "base + policy.give_up_at(stage, facts)", "policy.give_up_at(stage, facts)"),
+        (record_builder, "base + policy.give_up_at(stage, facts)", "policy.give_up_at(stage, facts)"),
     ],
     "extend: who asks late gets the step counted from the extension": [
-        (draft, "base + policy.step(stage", "policy.step(stage"),
+        (record_builder, "base + policy.step(stage", "policy.step(stage"),
     ],
     "extend: due instants count from the extension": [
         (
-            draft,
+            record_builder,
             "due = policy.due(stage, facts, wait.deadline, step - base)",
             "due = policy.due(stage, facts, wait.deadline, step)",
         ),
     ],
     "parked: the wait that was given up is kept": [
         (
-            draft,
+            record_builder,
             "self.parked = Parked(self.now, wait.stage, wait.since, wait.step, operator)",
             "self.parked = Parked(self.now, wait.stage, self.now, wait.step, operator)",
         ),
     ],
     "parked: with its last alert": [
-        (draft, "            self.park(self.wait)", "            self.park(wait)"),
+        (record_builder, "            self.park(self.wait)", "            self.park(wait)"),
     ],
     "rule 5: before the last alert gives up": [
         (
-            draft,
+            record_builder,
             "                self.report(stage, outcome)\n            self.park",
             "                pass\n            self.park",
         ),
     ],
     "rule 5: of a later stage than the awaited one too": [
-        (draft, "for stage in LATER_DISPUTABLE[waits_for]:", "for stage in ():"),
+        (record_builder, "for stage in LATER_DISPUTABLE_STAGES[waits_for]:", "for stage in ():"),
     ],
     "rule 4: a timeout never forgets a token": [
         (
@@ -170,89 +178,97 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (decisions, "else:\n        draft.escalate()", ""),
     ],
     "rule 5: a dispute is reported": [
-        (draft, "if self.unreported(stage):", "if False:"),
+        (record_builder, "if self.unreported_dispute(stage):", "if False:"),
     ],
     "rule 5: once per event": [
-        (draft, "self.reported = {**self.reported, stage: outcome.event_id}", "pass"),
+        (record_builder, "self.reported_disputes = {**self.reported_disputes, stage: outcome.event_id}", "pass"),
     ],
     "rule 5: also where no execution can ask": [
-        (draft, "if self.unreported(waits_for) and self.cannot_ask():", "if False:"),
+        (record_builder, "if self.unreported_dispute(waits_for) and self.has_no_asking_run():", "if False:"),
     ],
     "rule 5: dormant": [
-        (draft, 'self.mark == "dormant" or self.run', "self.run"),
+        (record_builder, 'self.mark == "dormant" or self.run', "self.run"),
     ],
     "rule 5: or not started yet": [
-        (draft, " or self.is_starting()", " or False"),
+        (record_builder, " or self.is_starting()", " or False"),
     ],
     "rule 5: of a past event no alert": [
         (decisions, "if absorbed and event.imported and is_bad:", "if False:"),
     ],
     "identity: two vendors": [
-        (draft, 'if len(self.vendor_ids) > 1 and "vendor" not in self.identity_alerts:', "if False:"),
+        (record_builder, 'if len(self.vendor_ids) > 1 and "vendor" not in self.identity_alerts:', "if False:"),
     ],
     "identity: once each": [
-        (draft, "self.identity_alerts = (*self.identity_alerts, what)", "pass"),
+        (record_builder, "self.identity_alerts = (*self.identity_alerts, what)", "pass"),
     ],
     "identity: the first vendor is kept": [
-        (draft, "self.vendor_ids = (*self.vendor_ids, vendor_id)", "self.vendor_ids = (vendor_id,)"),
+        (record_builder, "self.vendor_ids = (*self.vendor_ids, vendor_id)", "self.vendor_ids = (vendor_id,)"),
     ],
     "identity: the earliest received is kept, whatever came first": [
-        (draft, "elif of < (first.occurred_at, first.event_id):", "elif False:"),
+        (record_builder, "elif of < (first.occurred_at, first.event_id):", "elif False:"),
     ],
     "identity: the newest received is kept": [
-        (draft, "elif of > (last.occurred_at, last.event_id):", "elif False:"),
+        (record_builder, "elif of > (last.occurred_at, last.event_id):", "elif False:"),
     ],
     "identity: a superseded posting closes too": [
-        (decisions, "    draft.close(stage, outcome)\n", "    if absorbed:\n        draft.close(stage, outcome)\n"),
+        (
+            decisions,
+            "    draft.remember_closing(stage, outcome)\n",
+            "    if absorbed:\n        draft.remember_closing(stage, outcome)\n",
+        ),
     ],
     "identity: the earliest closing counts": [
-        (draft, "at if self.closed_at is None else min(self.closed_at, at)", "at"),
+        (record_builder, "at if self.closed_at is None else min(self.closed_at, at)", "at"),
     ],
     "identity: a cancellation closes too": [
-        (draft, '(("posting", "posted"), ("ingestion", "cancelled"))', '(("posting", "posted"),)'),
+        (record_builder, '(("posting", "posted"), ("ingestion", "cancelled"))', '(("posting", "posted"),)'),
     ],
     "parked: only an event that changes a register revives": [
         (
-            draft,
-            "if not newer(stage, outcome, self.outcomes.get(stage)):\n            return False",
-            "if not newer(stage, outcome, self.outcomes.get(stage)):\n"
+            record_builder,
+            "if not supersedes(stage, outcome, self.outcomes.get(stage)):\n            return False",
+            "if not supersedes(stage, outcome, self.outcomes.get(stage)):\n"
             '            if self.mark == "parked":\n                self.revive()\n            return False',
         ),
     ],
     "parked: an event that changes a register revives": [
-        (draft, 'if self.mark == "parked":\n            self.revive()', ""),
+        (record_builder, 'if self.mark == "parked":\n            self.revive()', ""),
     ],
     "projection: the newest outcome stands": [
-        (draft, "if not newer(stage, outcome, self.outcomes.get(stage)):", "if False:"),
+        (record_builder, "if not supersedes(stage, outcome, self.outcomes.get(stage)):", "if False:"),
     ],
     "series: an instant of its own for every row": [
-        (draft, "max(self.now, self.before.recorded_at + 1)", "self.now"),
+        (record_builder, "max(self.now, self.before.recorded_at + 1)", "self.now"),
     ],
     "series: only events and commands change a status": [
-        (draft, 'if row["kind"] in ("event", "command"):', "if number == 0:"),
+        (record_builder, 'if row["kind"] in ("event", "command"):', "if number == 0:"),
     ],
     "series: a chain of amounts": [
-        (draft, "self.status, current.amount, current.currency", "self.status, (stated or current).amount, currency"),
+        (
+            record_builder,
+            "self.status, current.amount, current.currency",
+            "self.status, (stated or current).amount, currency",
+        ),
     ],
     "series: from what the record says, not the event before": [
         (
-            draft,
+            record_builder,
             "status, amount, currency = self.status_before, before.amount, before.currency",
             "status, amount, currency = self.status_before, self.facts.amount, self.facts.currency",
         ),
     ],
     "commands: a repeat is remembered": [
-        (decisions, 'draft.remember(command.event_id, "")', "pass"),
+        (decisions, 'draft.remember_event(command.event_id, "")', "pass"),
     ],
     "events: a repeat is remembered": [
-        (decisions, "draft.remember(event.event_id, event.digest)", "pass"),
+        (decisions, "draft.remember_event(event.event_id, event.digest)", "pass"),
     ],
 }
 
 
 def mutant(replacements: list[tuple[ModuleType, str, str]]) -> Core:
     """The decisions and the protocol of a core with these replacements."""
-    sources = {module.__name__: inspect.getsource(module) for module in (draft, decisions, protocol)}
+    sources = {module.__name__: inspect.getsource(module) for module in (record_builder, decisions, apply_decision)}
     for module, old, new in replacements:
         source = sources[module.__name__]
         assert old in source, f"{module.__name__} has no longer: {old}"
@@ -265,7 +281,7 @@ def mutant(replacements: list[tuple[ModuleType, str, str]]) -> Core:
             exec(compile(source, name, "exec"), made[name].__dict__)
     finally:
         sys.modules.update(real)
-    return Core(made[decisions.__name__], made[protocol.__name__])
+    return Core(made[decisions.__name__], made[apply_decision.__name__])
 
 
 def broken_by(clause: str, seeds: Iterable[int]) -> int | None:

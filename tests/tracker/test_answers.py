@@ -3,27 +3,27 @@ from typing import Any
 
 import pytest
 
-from bems.tracker import answers
-from bems.tracker.answers import HttpAnswer
-from bems.tracker.faults import Fault
-from bems.tracker.gate import Refusal
+from bems.tracker import responses
+from bems.tracker.parsing import InvalidEvent
+from bems.tracker.responses import HttpResponse
+from bems.validation.field_errors import FieldError
 
-REFUSAL = Refusal(400, "the event is not valid: 1 fault", [Fault("/amount", "is missing", "missing")], "e-1")
+REFUSAL = InvalidEvent(400, "the event is not valid: 1 fault", [FieldError("/amount", "is missing", "missing")], "e-1")
 
 
-def content(answer: HttpAnswer) -> Any:
+def content(answer: HttpResponse) -> Any:
     return json.loads(answer.body)
 
 
 @pytest.mark.parametrize("word", ["accepted", "duplicate"])
 def test_an_event_that_is_durable_is_answered_with_202(word: str) -> None:
-    answer = getattr(answers, word)("e-1")
+    answer = getattr(responses, word)("e-1")
     assert (answer.status, answer.headers) == (202, {"content-type": "application/json"})
     assert content(answer) == {"event_id": "e-1", "status": word}
 
 
 def test_a_conflict_names_the_event() -> None:
-    answer = answers.conflict("e-1")
+    answer = responses.conflict("e-1")
     assert answer.status == 409
     assert content(answer)["errors"][0]["pointer"] == "/event_id"
     assert '"e-1"' in content(answer)["errors"][0]["detail"]
@@ -31,8 +31,8 @@ def test_a_conflict_names_the_event() -> None:
 
 @pytest.mark.parametrize("status", [400, 413])
 def test_a_refusal_is_a_problem_with_every_fault(status: Any) -> None:
-    faults = [Fault("/amount", "is missing", "missing"), Fault("/vendor/id", "is empty", "empty")]
-    answer = answers.refused(Refusal(status, "the event is not valid: 2 faults", faults))
+    faults = [FieldError("/amount", "is missing", "missing"), FieldError("/vendor/id", "is empty", "empty")]
+    answer = responses.bad_request(InvalidEvent(status, "the event is not valid: 2 faults", faults))
     assert answer.headers == {"content-type": "application/problem+json"}
     assert answer.status == status
     assert content(answer) == {
@@ -45,13 +45,13 @@ def test_a_refusal_is_a_problem_with_every_fault(status: Any) -> None:
 
 
 def test_a_batch_is_answered_event_by_event_in_order() -> None:
-    answer = answers.batch(
+    answer = responses.batch_results(
         [
-            answers.result("e-1", "accepted"),
-            answers.refused_result(REFUSAL),
-            answers.result("e-2", "conflict"),
-            answers.result("e-3", "unavailable"),
-            answers.result("e-1", "duplicate"),
+            responses.event_result("e-1", "accepted"),
+            responses.invalid_event_result(REFUSAL),
+            responses.event_result("e-2", "conflict"),
+            responses.event_result("e-3", "unavailable"),
+            responses.event_result("e-1", "duplicate"),
         ]
     )
     assert (answer.status, answer.headers) == (207, {"content-type": "application/json"})
@@ -72,25 +72,25 @@ def test_a_batch_is_answered_event_by_event_in_order() -> None:
 @pytest.mark.parametrize(
     ("answer", "status", "headers"),
     [
-        (answers.forbidden(), 403, {}),
-        (answers.not_found(), 404, {}),
-        (answers.method_not_allowed(["GET", "POST"]), 405, {"allow": "GET, POST"}),
-        (answers.too_large(65536), 413, {}),
-        (answers.unsupported_media_type("text/plain"), 415, {"accept": "application/json"}),
-        (answers.unsupported_media_type(None), 415, {"accept": "application/json"}),
-        (answers.throttled(3), 429, {"retry-after": "3"}),
-        (answers.throttled(0), 429, {"retry-after": "1"}),
-        (answers.unavailable(), 503, {"retry-after": "5"}),
+        (responses.forbidden(), 403, {}),
+        (responses.not_found(), 404, {}),
+        (responses.method_not_allowed(["GET", "POST"]), 405, {"allow": "GET, POST"}),
+        (responses.too_large(65536), 413, {}),
+        (responses.unsupported_media_type("text/plain"), 415, {"accept": "application/json"}),
+        (responses.unsupported_media_type(None), 415, {"accept": "application/json"}),
+        (responses.too_many_requests(3), 429, {"retry-after": "3"}),
+        (responses.too_many_requests(0), 429, {"retry-after": "1"}),
+        (responses.unavailable(), 503, {"retry-after": "5"}),
     ],
 )
-def test_other_problems(answer: HttpAnswer, status: int, headers: dict[str, str]) -> None:
+def test_other_problems(answer: HttpResponse, status: int, headers: dict[str, str]) -> None:
     assert answer.status == status == content(answer)["status"]
     assert answer.headers == {"content-type": "application/problem+json", **headers}
     assert content(answer).keys() == {"type", "title", "status", "detail"}
 
 
 def test_a_hostile_media_type_is_shown_safely() -> None:
-    detail = content(answers.unsupported_media_type("x" * 10_000 + "\ud800"))["detail"]
+    detail = content(responses.unsupported_media_type("x" * 10_000 + "\ud800"))["detail"]
     assert len(detail) < 200
 
 
@@ -108,4 +108,4 @@ def test_a_hostile_media_type_is_shown_safely() -> None:
     ],
 )
 def test_only_json_in_utf_8_is_taken(content_type: str | None, accepted: bool) -> None:
-    assert answers.is_json(content_type) is accepted
+    assert responses.is_json(content_type) is accepted

@@ -24,7 +24,7 @@ from bems.tracker.cells import (
     StageRates,
     Webhook,
 )
-from bems.tracker.config import MOST_CHARACTERS, ConfigError, read_cells, read_policy
+from bems.tracker.config import MAX_CHARACTERS, ConfigError, read_cells, read_policy
 from bems.tracker.policy import (
     DEFAULT_STAGES,
     CalendarSpec,
@@ -183,7 +183,7 @@ def test_text_that_reads_as_a_number_or_boolean_needs_quotes(written: str) -> No
         ("stages: " + "[" * 17, "1: the file: cannot be read: over 16 levels deep"),
         ("stages: " + "[" * 100_000, "1: the file: cannot be read: over 16 levels deep"),
         ("? " + "[" * 100_000, "1: the file: cannot be read: over 16 levels deep"),
-        ("x" * (MOST_CHARACTERS + 1), "1: the file: has 262145 characters, more than 262144: split it"),
+        ("x" * (MAX_CHARACTERS + 1), "1: the file: has 262145 characters, more than 262144: split it"),
     ],
 )
 def test_a_text_that_is_not_one_document_of_yaml(text: str, fault: str) -> None:

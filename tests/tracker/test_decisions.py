@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from bems.tracker.actions import AnswerToken, RaiseAlert, StartExecution
+from bems.tracker.actions import RaiseAlert, SendTaskAnswer, StartExecution
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive, Verb
 from bems.tracker.contract import Event, Facts, Source, Stage, Vendor
 from bems.tracker.decisions import (
     ACCEPTED,
     CONFLICT,
     DUPLICATE,
-    Onward,
+    NextStep,
     Receipt,
     WaitRequest,
     on_command,
@@ -26,11 +26,11 @@ from bems.tracker.decisions import (
     on_timeout,
     on_wait,
 )
-from bems.tracker.draft import GRACE, LONGEST_RUN, MAX_SILENCE, Decision, delivered
 from bems.tracker.instants import DAY, HOUR, SECOND, Instant
 from bems.tracker.policy import Policy
-from bems.tracker.projection import project
-from bems.tracker.record import SEEN, InvoiceRecord, Parked
+from bems.tracker.record import MAX_REMEMBERED_EVENTS, InvoiceRecord, Parked
+from bems.tracker.record_builder import GRACE_PERIOD, MAX_RUN_AGE, MAX_SILENCE, Decision, clear_pending
+from bems.tracker.status import status_of
 from tests.tracker.samples import NOW, POLICY, event, facts, plain_policy
 
 RECEIVED = event("ingestion", "received")
@@ -54,7 +54,7 @@ def after(*events: Event, now: Instant | None = None, record: InvoiceRecord | No
 
 def saved(decision: Decision[Any], now: Instant) -> InvoiceRecord:
     assert decision.record
-    return delivered(decision.record, now) if decision.record.pending else decision.record
+    return clear_pending(decision.record, now) if decision.record.pending else decision.record
 
 
 def waiting(record: InvoiceRecord, stage: Stage, token: str = "T", now: Instant = NOW) -> InvoiceRecord:
@@ -80,7 +80,7 @@ def test_an_ingestion_starts_a_run() -> None:
     assert record and record.pending == decision.actions
     assert record.version == 1
     assert record.wait and (record.wait.stage, record.wait.deadline) == ("authorization", DEADLINE)
-    assert record.check_at == NOW + GRACE
+    assert record.check_at == NOW + GRACE_PERIOD
 
 
 def test_an_orphan_waits_for_its_ingestion_without_a_run() -> None:
@@ -119,10 +119,10 @@ def test_the_next_decision_keeps_what_is_pending() -> None:
 
 
 def test_a_record_remembers_the_newest_event_ids() -> None:
-    many = [event("authorization", "rejected", NOW - n, f"e{n}") for n in range(SEEN + 8)]
+    many = [event("authorization", "rejected", NOW - n, f"e{n}") for n in range(MAX_REMEMBERED_EVENTS + 8)]
     record = after(RECEIVED, *many, now=NOW)
-    assert len(record.seen) == SEEN
-    assert record.seen[-1][0] == f"e{SEEN + 7}"
+    assert len(record.recent_event_ids) == MAX_REMEMBERED_EVENTS
+    assert record.recent_event_ids[-1][0] == f"e{MAX_REMEMBERED_EVENTS + 7}"
 
 
 def test_a_superseded_event_leaves_its_register_and_its_row() -> None:
@@ -142,7 +142,7 @@ def test_a_superseded_event_leaves_its_register_and_its_row() -> None:
 def test_an_event_answers_the_execution_that_waits_for_it() -> None:
     record = waiting(after(RECEIVED), "authorization")
     decision = on_event(record, APPROVED, POLICY, NOW + HOUR)
-    assert decision.actions == (AnswerToken("T", "ok", NOW + HOUR + 3 * DAY),)
+    assert decision.actions == (SendTaskAnswer("T", "ok", NOW + HOUR + 3 * DAY),)
     assert decision.record and decision.record.run.token is None
     assert decision.record.run.state == "open"
 
@@ -153,14 +153,14 @@ def test_an_event_answers_the_execution_that_waits_for_it() -> None:
 def test_a_terminal_event_ends_the_run(events: list[Event], told: str) -> None:
     record = waiting(after(RECEIVED), "authorization")
     decision = on_event(record, events[0], POLICY, NOW + DAY)
-    assert [action.told for action in decision.actions if isinstance(action, AnswerToken)] == [told]
+    assert [action.answer for action in decision.actions if isinstance(action, SendTaskAnswer)] == [told]
     assert decision.record and decision.record.run.state == "closing"
     assert decision.record.wait is None
 
 
 def test_a_rejection_reversed_starts_the_next_run() -> None:
     record = after(REJECTED, record=waiting(after(RECEIVED), "authorization"))
-    assert project(record.outcomes) == "Rejected"
+    assert status_of(record.outcomes) == "Rejected"
     reversal = event("authorization", "approved", NOW + 2 * DAY)
     decision = on_event(record, reversal, POLICY, NOW + 2 * DAY)
     assert [a.run for a in decision.actions if isinstance(a, StartExecution)] == [2]
@@ -168,16 +168,16 @@ def test_a_rejection_reversed_starts_the_next_run() -> None:
 
 def test_a_late_cancellation_of_a_posted_invoice_cancels_it() -> None:
     record = after(RECEIVED, APPROVED, MATCHED, POSTED)
-    assert project(record.outcomes) == "Posted"
+    assert status_of(record.outcomes) == "Posted"
     record = after(event("ingestion", "cancelled", NOW + DAY), record=record)
-    assert project(record.outcomes) == "Cancelled"
+    assert status_of(record.outcomes) == "Cancelled"
 
 
 def test_payment_terms_survive_an_event_that_states_none() -> None:
     with_terms = event("ingestion", "received", facts=facts(days=14))
     record = after(with_terms, APPROVED)
     assert record.facts.payment_terms and record.facts.payment_terms.days == 14
-    assert record.facts_of == (APPROVED.occurred_at, APPROVED.event_id)
+    assert record.facts_version == (APPROVED.occurred_at, APPROVED.event_id)
 
 
 def test_older_payment_terms_do_not_overwrite_newer_ones() -> None:
@@ -220,13 +220,13 @@ def test_facts_are_those_of_the_newest_event_whatever_the_order() -> None:
 def test_a_complete_stage_answers_its_wait_at_once() -> None:
     record = after(RECEIVED, APPROVED, MATCHED)
     decision = on_wait(record, WaitRequest(1, "authorization", "T", (NOW, 0)), POLICY, NOW)
-    assert [a.told for a in decision.actions if isinstance(a, AnswerToken)] == ["ok"]
+    assert [a.answer for a in decision.actions if isinstance(a, SendTaskAnswer)] == ["ok"]
 
 
 def test_the_posting_wait_of_a_posted_invoice_ends_the_run() -> None:
     record = after(RECEIVED, APPROVED, MATCHED, POSTED)
     decision = on_wait(record, WaitRequest(1, "posting", "T", (NOW, 0)), POLICY, NOW)
-    assert [a.told for a in decision.actions if isinstance(a, AnswerToken)] == ["ok"]
+    assert [a.answer for a in decision.actions if isinstance(a, SendTaskAnswer)] == ["ok"]
     assert decision.record and decision.record.run.state == "closing"
 
 
@@ -234,22 +234,22 @@ def test_a_wait_of_a_later_stage_is_answered_mismatched_reported_or_not() -> Non
     record = after(RECEIVED, APPROVED, MISMATCHED)
     for reported in ({}, {"reconciliation": MISMATCHED.event_id}):
         told = on_wait(
-            structs.replace(record, reported=reported), WaitRequest(1, "posting", "T", (NOW, 0)), POLICY, NOW
+            structs.replace(record, reported_disputes=reported), WaitRequest(1, "posting", "T", (NOW, 0)), POLICY, NOW
         ).actions
-        assert [a.told for a in told if isinstance(a, AnswerToken)] == ["Mismatched"]
+        assert [a.answer for a in told if isinstance(a, SendTaskAnswer)] == ["Mismatched"]
 
 
 def test_a_wait_of_an_older_run_is_answered_superseded() -> None:
     record = structs.replace(after(RECEIVED), run=structs.replace(after(RECEIVED).run, number=2))
     decision = on_wait(record, WaitRequest(1, "authorization", "old", (NOW, 0)), POLICY, NOW)
-    assert [(a.token, a.told) for a in decision.actions if isinstance(a, AnswerToken)] == [("old", "Superseded")]
+    assert [(a.token, a.answer) for a in decision.actions if isinstance(a, SendTaskAnswer)] == [("old", "Superseded")]
     assert decision.record and decision.record.run == record.run
 
 
 def test_a_wait_without_a_record_is_answered_superseded() -> None:
     decision = on_wait(None, WaitRequest(1, "authorization", "T", (NOW, 0)), POLICY, NOW)
     assert decision.record is None
-    assert decision.actions == (AnswerToken("T", "Superseded", NOW),)
+    assert decision.actions == (SendTaskAnswer("T", "Superseded", NOW),)
 
 
 def test_an_older_stamp_is_a_late_repeat() -> None:
@@ -272,7 +272,7 @@ def test_a_timeout_raises_the_alert_and_waits_on() -> None:
     record = waiting(after(RECEIVED), "authorization")
     decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE)
     assert alerts(decision) == [("stuck", 1, "warning", DEADLINE)]
-    assert decision.answer == Onward("Await", DEADLINE + DAY)
+    assert decision.answer == NextStep("Await", DEADLINE + DAY)
     assert decision.answer.payload(DEADLINE) == {"next": "Await", "deadline_seconds": 86400}
 
 
@@ -284,10 +284,10 @@ def test_a_wait_that_woke_early_is_told_the_rest() -> None:
 
 
 def test_seconds_are_rounded_up_at_least_one_at_most_thirty_days() -> None:
-    assert Onward("Await", NOW + 1).payload(NOW)["deadline_seconds"] == 1
-    assert Onward("Await", NOW - DAY).payload(NOW)["deadline_seconds"] == 1
-    assert Onward("Await", NOW + SECOND + 1).payload(NOW)["deadline_seconds"] == 2
-    assert Onward("Await", NOW + 31 * DAY).payload(NOW)["deadline_seconds"] == 30 * 86400
+    assert NextStep("Await", NOW + 1).payload(NOW)["deadline_seconds"] == 1
+    assert NextStep("Await", NOW - DAY).payload(NOW)["deadline_seconds"] == 1
+    assert NextStep("Await", NOW + SECOND + 1).payload(NOW)["deadline_seconds"] == 2
+    assert NextStep("Await", NOW + 31 * DAY).payload(NOW)["deadline_seconds"] == 30 * 86400
 
 
 def test_whoever_asks_late_gets_the_one_alert_of_the_step_reached() -> None:
@@ -302,7 +302,7 @@ def test_whoever_asks_late_gets_the_one_alert_of_the_step_reached() -> None:
 def test_the_same_alert_has_the_same_id_whoever_raises_it() -> None:
     record = waiting(after(RECEIVED), "authorization")
     by_execution = on_timeout(record, 1, "authorization", POLICY, DEADLINE).actions[0]
-    by_sweep = on_sweep(record, POLICY, DEADLINE + GRACE).actions[0]
+    by_sweep = on_sweep(record, POLICY, DEADLINE + GRACE_PERIOD).actions[0]
     assert isinstance(by_execution, RaiseAlert) and isinstance(by_sweep, RaiseAlert)
     assert by_execution.alert.id == by_sweep.alert.id
     assert by_sweep.alert.due_at == DEADLINE
@@ -323,13 +323,13 @@ def test_giving_up_answers_the_registered_token() -> None:
     # The timeout was given up by Step Functions, runs on, and finds that its execution waits again.
     record = waiting(after(RECEIVED), "authorization", "next")
     decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE + 2 * DAY)
-    assert [(a.token, a.told) for a in decision.actions if isinstance(a, AnswerToken)] == [("next", "Parked")]
+    assert [(a.token, a.answer) for a in decision.actions if isinstance(a, SendTaskAnswer)] == [("next", "Parked")]
 
 
 def test_a_timeout_of_an_older_run_is_superseded() -> None:
     record = replaced()
     assert record.run.number == 2
-    decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE + GRACE)
+    decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE + GRACE_PERIOD)
     assert decision.record is record
     assert decision.answer.next == "Superseded"
 
@@ -354,7 +354,7 @@ def test_an_event_after_the_deadline_comes_after_the_alert() -> None:
     decision = on_event(record, event("authorization", "approved", DEADLINE + 1), POLICY, DEADLINE + 1)
     assert alerts(decision) == [("stuck", 1, "warning", DEADLINE)]
     assert [row.kind for row in decision.transitions] == ["alert", "event"]
-    assert decision.record and project(decision.record.outcomes) == "AwaitingReconciliation"
+    assert decision.record and status_of(decision.record.outcomes) == "AwaitingReconciliation"
 
 
 def test_an_old_event_after_the_deadline_is_still_the_superseded_one() -> None:
@@ -413,7 +413,7 @@ def test_a_dispute_is_reported_once_and_the_wait_starts_anew() -> None:
     first = on_dispute(record, 1, "reconciliation", POLICY, NOW + DAY)
     assert alerts(first) == [("dispute", 0, "warning", NOW + DAY)]
     assert first.record and first.record.wait and first.record.wait.since == NOW + DAY
-    assert first.answer == Onward("Await", NOW + 4 * DAY)
+    assert first.answer == NextStep("Await", NOW + 4 * DAY)
     again = on_dispute(saved(first, NOW + DAY), 1, "reconciliation", POLICY, NOW + 2 * DAY)
     assert alerts(again) == []
 
@@ -434,8 +434,8 @@ def test_a_mismatch_while_posting_is_awaited_is_told_to_the_execution() -> None:
     record = waiting(after(RECEIVED, APPROVED, MATCHED), "posting")
     late = event("reconciliation", "mismatched", NOW + 5 * HOUR)
     decision = on_event(record, late, POLICY, NOW + 5 * HOUR)
-    assert [a.told for a in decision.actions if isinstance(a, AnswerToken)] == ["Mismatched"]
-    assert decision.record and project(decision.record.outcomes) == "Disputed"
+    assert [a.answer for a in decision.actions if isinstance(a, SendTaskAnswer)] == ["Mismatched"]
+    assert decision.record and status_of(decision.record.outcomes) == "Disputed"
 
 
 # -- sweeps
@@ -443,34 +443,34 @@ def test_a_mismatch_while_posting_is_awaited_is_told_to_the_execution() -> None:
 
 def test_a_sweep_before_anything_is_due_changes_nothing() -> None:
     record = waiting(after(RECEIVED), "authorization")
-    decision = on_sweep(record, POLICY, DEADLINE + GRACE - 1)
+    decision = on_sweep(record, POLICY, DEADLINE + GRACE_PERIOD - 1)
     assert decision.record is record
     assert decision.actions == ()
 
 
 def silent() -> InvoiceRecord:
     record = waiting(after(RECEIVED), "authorization")
-    return saved(on_sweep(record, POLICY, DEADLINE + GRACE), DEADLINE + GRACE)
+    return saved(on_sweep(record, POLICY, DEADLINE + GRACE_PERIOD), DEADLINE + GRACE_PERIOD)
 
 
 def replaced() -> InvoiceRecord:
-    at = DEADLINE + GRACE + MAX_SILENCE
+    at = DEADLINE + GRACE_PERIOD + MAX_SILENCE
     return saved(on_sweep(silent(), POLICY, at), at)
 
 
 def test_a_silent_run_gets_its_alert_and_is_left() -> None:
     record = waiting(after(RECEIVED), "authorization")
-    assert record.check_at == DEADLINE + GRACE
-    decision = on_sweep(record, POLICY, DEADLINE + GRACE)
+    assert record.check_at == DEADLINE + GRACE_PERIOD
+    decision = on_sweep(record, POLICY, DEADLINE + GRACE_PERIOD)
     assert alerts(decision) == [("stuck", 1, "warning", DEADLINE)]
     assert [type(action) for action in decision.actions] == [RaiseAlert]
-    assert silent().run.silent_since == DEADLINE + GRACE
-    assert silent().check_at == DEADLINE + GRACE + MAX_SILENCE
+    assert silent().run.silent_since == DEADLINE + GRACE_PERIOD
+    assert silent().check_at == DEADLINE + GRACE_PERIOD + MAX_SILENCE
 
 
 @pytest.mark.parametrize("how", ["registers", "asks", "disputes"])
 def test_a_run_that_speaks_is_silent_no_more(how: str) -> None:
-    now = DEADLINE + 2 * GRACE
+    now = DEADLINE + 2 * GRACE_PERIOD
     decision: Decision[Any]
     if how == "registers":
         decision = on_wait(silent(), WaitRequest(1, "authorization", "next", (now, 0)), POLICY, now)
@@ -479,14 +479,14 @@ def test_a_run_that_speaks_is_silent_no_more(how: str) -> None:
     else:
         decision = on_dispute(silent(), 1, "reconciliation", POLICY, now)
     assert decision.record and decision.record.run.silent_since == 0
-    later = on_sweep(saved(decision, now), POLICY, DEADLINE + GRACE + MAX_SILENCE)
+    later = on_sweep(saved(decision, now), POLICY, DEADLINE + GRACE_PERIOD + MAX_SILENCE)
     assert later.record and later.record.run.number == 1
 
 
 def test_a_run_that_stays_silent_is_replaced() -> None:
-    decision = on_sweep(silent(), POLICY, DEADLINE + GRACE + MAX_SILENCE)
+    decision = on_sweep(silent(), POLICY, DEADLINE + GRACE_PERIOD + MAX_SILENCE)
     assert alerts(decision) == []
-    assert [(a.token, a.told) for a in decision.actions if isinstance(a, AnswerToken)] == [("T", "Superseded")]
+    assert [(a.token, a.answer) for a in decision.actions if isinstance(a, SendTaskAnswer)] == [("T", "Superseded")]
     assert [a.run for a in decision.actions if isinstance(a, StartExecution)] == [2]
 
 
@@ -502,8 +502,8 @@ def test_a_run_older_than_300_days_is_replaced() -> None:
     far = NOW + 400 * DAY
     record = structs.replace(record, wait=structs.replace(record.wait, deadline=far, due=far))
     record = saved(on_sweep(record, POLICY, NOW), NOW)
-    assert record.check_at == NOW + LONGEST_RUN
-    decision = on_sweep(record, POLICY, NOW + LONGEST_RUN)
+    assert record.check_at == NOW + MAX_RUN_AGE
+    decision = on_sweep(record, POLICY, NOW + MAX_RUN_AGE)
     assert [a.run for a in decision.actions if isinstance(a, StartExecution)] == [2]
     assert alerts(decision) == []
 
@@ -562,9 +562,9 @@ def act(record: InvoiceRecord | None, verb: Verb, now: Instant = NOW + 4 * HOUR)
 
 def test_complete_states_the_positive_outcome() -> None:
     decision = act(waiting(after(RECEIVED), "authorization"), Complete("authorization"))
-    assert decision.record and project(decision.record.outcomes) == "AwaitingReconciliation"
+    assert decision.record and status_of(decision.record.outcomes) == "AwaitingReconciliation"
     assert decision.record.outcomes["authorization"].event_id == "command C-1"
-    assert [a.told for a in decision.actions if isinstance(a, AnswerToken)] == ["ok"]
+    assert [a.answer for a in decision.actions if isinstance(a, SendTaskAnswer)] == ["ok"]
     (row,) = decision.transitions
     assert (row.kind, row.outcome, row.stage) == ("command", "complete", "authorization")
 
@@ -582,7 +582,7 @@ def test_a_command_counts_from_when_it_was_accepted() -> None:
 
 def test_cancel_is_an_outcome_too() -> None:
     decision = act(after(RECEIVED), Cancel())
-    assert decision.record and project(decision.record.outcomes) == "Cancelled"
+    assert decision.record and status_of(decision.record.outcomes) == "Cancelled"
 
 
 def test_a_repeated_command_is_a_duplicate() -> None:
@@ -642,7 +642,7 @@ def test_a_repeated_command_says_again_when_the_next_alert_comes() -> None:
 def test_park_and_revive() -> None:
     record = waiting(after(RECEIVED), "authorization")
     decision = act(record, Park())
-    assert [a.told for a in decision.actions if isinstance(a, AnswerToken)] == ["Parked"]
+    assert [a.answer for a in decision.actions if isinstance(a, SendTaskAnswer)] == ["Parked"]
     assert decision.record and decision.record.mark == "parked"
     assert decision.record.parked == Parked(NOW + 4 * HOUR, "authorization", NOW, 0, "ann")
     assert [row.kind for row in decision.transitions] == ["command", "park"]
@@ -724,7 +724,7 @@ def test_what_goes_wrong_in_a_later_stage_is_reported_at_once(bad: Event, kind: 
 def test_a_dispute_that_nobody_asked_about_is_reported_before_the_invoice_is_given_up() -> None:
     record = after(RECEIVED, APPROVED, MISMATCHED)
     assert record.wait
-    decision = on_sweep(record, plain_policy(give_up_at=1), record.wait.due + GRACE)
+    decision = on_sweep(record, plain_policy(give_up_at=1), record.wait.due + GRACE_PERIOD)
     assert [alert[0] for alert in alerts(decision)] == ["stuck", "dispute"]
     assert decision.record and decision.record.mark == "parked"
 
@@ -732,7 +732,7 @@ def test_a_dispute_that_nobody_asked_about_is_reported_before_the_invoice_is_giv
 def test_the_sweep_reports_the_dispute_of_a_silent_run() -> None:
     record = after(RECEIVED, APPROVED, MISMATCHED)
     assert record.wait
-    at = record.wait.due + GRACE
+    at = record.wait.due + GRACE_PERIOD
     decision = on_sweep(record, POLICY, at)
     assert [alert[:3] for alert in alerts(decision)] == [("stuck", 1, "warning"), ("dispute", 0, "warning")]
 
@@ -933,13 +933,13 @@ def test_a_finished_year_in_any_order_raises_no_alert(order: tuple[Event, ...]) 
         assert not [action for action in decision.actions if isinstance(action, RaiseAlert)]
         record = saved(on_sweep(saved(decision, now), POLICY, now), now)
         assert not record.stuck
-    assert record and project(record.outcomes) == "Posted"
+    assert record and status_of(record.outcomes) == "Posted"
 
 
 def test_a_past_mismatch_that_still_stands_is_waited_for() -> None:
     record = after(past(RECEIVED), past(APPROVED), past(MISMATCHED), now=NOW + YEAR)
     record = waiting(record, "reconciliation", now=NOW + YEAR)
-    assert record.reported == {"reconciliation": MISMATCHED.event_id}
+    assert record.reported_disputes == {"reconciliation": MISMATCHED.event_id}
     assert alerts(on_timeout(record, 1, "reconciliation", POLICY, NOW + YEAR + DAY))[0][:2] == ("stuck", 1)
 
 

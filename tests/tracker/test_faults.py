@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
-from bems.tracker import faults
 from bems.tracker.contract import BODIES, AuthorizationEvent, PaymentTerms, Source, Vendor
-from bems.tracker.faults import MOST_FAULTS, Fault, child, find_faults
+from bems.validation import field_errors
+from bems.validation.field_errors import MAX_ERRORS, FieldError, append_pointer, validate
 
 VALID: dict[str, Any] = {
     "event_id": "01JD8Y6QZ3",
@@ -84,11 +84,11 @@ def accepted(data: object, expected: Any) -> bool:
 
 
 def pointers(data: object, expected: Any) -> dict[str, str]:
-    return {fault.pointer: fault.kind for fault in find_faults(data, expected)}
+    return {fault.pointer: fault.kind for fault in validate(data, expected)}
 
 
 def test_a_valid_value_has_none() -> None:
-    assert find_faults(VALID, AuthorizationEvent) == []
+    assert validate(VALID, AuthorizationEvent) == []
 
 
 def test_all_faults_are_found_at_once_each_with_its_pointer() -> None:
@@ -148,14 +148,14 @@ def test_all_faults_are_found_at_once_each_with_its_pointer() -> None:
     ],
 )
 def test_a_detail_says_what_is_wrong_and_what_is_right(change: dict[str, Any], detail: str) -> None:
-    (fault,) = find_faults(VALID | change, AuthorizationEvent)
+    (fault,) = validate(VALID | change, AuthorizationEvent)
     assert detail in fault.detail
 
 
 def test_a_missing_field_says_what_belongs_there() -> None:
     data = {name: value for name, value in VALID.items() if name != "vendor"}
-    assert find_faults(data, AuthorizationEvent) == [
-        Fault("/vendor", '"vendor" is missing: use an object with "id"', "missing")
+    assert validate(data, AuthorizationEvent) == [
+        FieldError("/vendor", '"vendor" is missing: use an object with "id"', "missing")
     ]
 
 
@@ -170,14 +170,14 @@ def test_what_is_not_an_object_has_one_fault_at_the_root(data: object) -> None:
     "text", ["x" * 10**6, "\ud800" * 1000, "\x00\n\u2028", 10**6000, -(10**6000), {"a": 1}, [0] * 10**5], ids=kind
 )
 def test_the_value_is_shown_short_and_safely(text: object) -> None:
-    for fault in find_faults({"event_id": text, "vendor": {"id": "x", "name": text}}, AuthorizationEvent):
+    for fault in validate({"event_id": text, "vendor": {"id": "x", "name": text}}, AuthorizationEvent):
         assert len(fault.detail) < 300
         assert fault.detail.encode().decode().isprintable()
 
 
 def test_a_long_or_broken_name_makes_no_long_or_broken_pointer() -> None:
     data = VALID | {"x" * 10**6: 1, "\ud800": 2, 3: 4, None: 5}
-    found = find_faults(data, AuthorizationEvent)
+    found = validate(data, AuthorizationEvent)
     assert len(found) == 4
     assert all(len(fault.pointer) < 140 and fault.pointer.encode() for fault in found)
 
@@ -191,17 +191,17 @@ def test_a_lone_surrogate_is_a_fault_that_msgspec_does_not_see() -> None:
 
 def test_their_number_is_bounded() -> None:
     data = VALID | {f"amount{n}": n for n in range(10_000)}
-    assert len(find_faults(data, AuthorizationEvent)) == MOST_FAULTS
+    assert len(validate(data, AuthorizationEvent)) == MAX_ERRORS
 
 
 def test_their_depth_is_bounded() -> None:
     data: dict[str, Any] = {}
     for _ in range(1000):
         data = {"next": data}
-    (fault,) = find_faults(data, Node)
+    (fault,) = validate(data, Node)
     assert fault.kind == "nested too deep"
     data["next"] = data
-    assert len(find_faults(data, Node)) == 1
+    assert len(validate(data, Node)) == 1
 
 
 @pytest.mark.parametrize(
@@ -236,14 +236,14 @@ def test_what_a_struct_itself_refuses_is_found_among_others() -> None:
 
 
 def test_optional_and_plain_types() -> None:
-    assert find_faults(None, int | None) == []
-    assert find_faults("x", int | None)[0].pointer == ""
-    assert find_faults({"a": [1]}, dict[str, list[int]]) == []
+    assert validate(None, int | None) == []
+    assert validate("x", int | None)[0].pointer == ""
+    assert validate({"a": [1]}, dict[str, list[int]]) == []
     assert pointers({"a": [1, "x"]}, dict[str, list[int]]) == {"/a/1": "wrong type"}
 
 
 def test_children_are_escaped() -> None:
-    assert child("/a", "b/c~d") == "/a/b~1c~0d"
+    assert append_pointer("/a", "b/c~d") == "/a/b~1c~0d"
 
 
 JSON = st.recursive(
@@ -293,17 +293,17 @@ def test_it_agrees_with_msgspec(expected: type[Struct]) -> None:
     @settings(max_examples=150, derandomize=True, deadline=None, database=None)
     @given(objects(expected, JSON) | mutated)
     def agree(data: dict[str, Any]) -> None:
-        assert (find_faults(data, expected) == []) is accepted(data, expected)
+        assert (validate(data, expected) == []) is accepted(data, expected)
 
     agree()
 
 
 def test_it_agrees_with_msgspec_about_the_contract_without_asking_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "_refused_by_msgspec", lambda *_: None)
+    monkeypatch.setattr(field_errors, "_msgspec_error", lambda *_: None)
 
     @settings(max_examples=400, derandomize=True, deadline=None, database=None)
     @given(objects(AuthorizationEvent, JSON).map(lambda change: VALID | change) | objects(AuthorizationEvent, JSON))
     def agree(data: dict[str, Any]) -> None:
-        assert (find_faults(data, AuthorizationEvent) == []) is accepted(data, AuthorizationEvent)
+        assert (validate(data, AuthorizationEvent) == []) is accepted(data, AuthorizationEvent)
 
     agree()

@@ -1,7 +1,7 @@
 """Labels: the words that queues of other teams filter by, and rules of AWS's match, do not change."""
 
 from bems.tracker.contract import STAGES
-from bems.tracker.labels import ENDED, detail_type, source
+from bems.tracker.eventbridge_names import ENDED, detail_type, source
 
 
 def test_an_event_is_known_by_its_cell_and_stage() -> None:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bems.tracker.contract import NEGATIVE, POSITIVE, STAGES, Event, Stage
+from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS, Event, Stage
 from bems.tracker.decisions import on_event
-from bems.tracker.projection import WAITS_FOR, Outcome, Outcomes, Status, newer, project
 from bems.tracker.record import InvoiceRecord
+from bems.tracker.status import WAITS_FOR, Outcome, Outcomes, Status, status_of, supersedes
 from tests.tracker.samples import DAY, NOW, POLICY, event
 
 TABLE: list[tuple[str, Status]] = [
@@ -30,7 +30,9 @@ TABLE: list[tuple[str, Status]] = [
     ("received approved matched posted", "Posted"),
 ]
 
-STAGE_OF: dict[str, Stage] = {outcome: stage for names in (POSITIVE, NEGATIVE) for stage, outcome in names.items()}
+STAGE_OF: dict[str, Stage] = {
+    outcome: stage for names in (SUCCESS_STATUS, FAILURE_STATUS) for stage, outcome in names.items()
+}
 
 
 def registers(outcomes: str) -> Outcomes:
@@ -39,7 +41,7 @@ def registers(outcomes: str) -> Outcomes:
 
 @pytest.mark.parametrize(("outcomes", "status"), TABLE)
 def test_status(outcomes: str, status: Status) -> None:
-    assert project(registers(outcomes)) == status
+    assert status_of(registers(outcomes)) == status
 
 
 def test_every_status_says_what_it_waits_for() -> None:
@@ -48,19 +50,19 @@ def test_every_status_says_what_it_waits_for() -> None:
 
 def test_the_later_outcome_wins() -> None:
     early, late = Outcome("rejected", "z", NOW, NOW), Outcome("approved", "a", NOW + 1, NOW)
-    assert newer("authorization", late, early)
-    assert not newer("authorization", early, late)
+    assert supersedes("authorization", late, early)
+    assert not supersedes("authorization", early, late)
 
 
 def test_at_equal_times_the_negative_outcome_wins() -> None:
     good, bad = Outcome("approved", "z", NOW, NOW), Outcome("rejected", "a", NOW, NOW)
-    assert newer("authorization", bad, good)
-    assert not newer("authorization", good, bad)
+    assert supersedes("authorization", bad, good)
+    assert not supersedes("authorization", good, bad)
 
 
 def test_at_equal_times_of_one_outcome_the_greater_event_id_wins() -> None:
-    assert newer("posting", Outcome("posted", "b", NOW, NOW), Outcome("posted", "a", NOW, NOW))
-    assert not newer("posting", Outcome("posted", "a", NOW, NOW), Outcome("posted", "a", NOW, NOW + 5))
+    assert supersedes("posting", Outcome("posted", "b", NOW, NOW), Outcome("posted", "a", NOW, NOW))
+    assert not supersedes("posting", Outcome("posted", "a", NOW, NOW), Outcome("posted", "a", NOW, NOW + 5))
 
 
 @st.composite
@@ -68,7 +70,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
     kinds = st.tuples(st.sampled_from(STAGES), st.booleans(), st.integers(0, 3))
     drawn = draw(st.lists(kinds, min_size=1, max_size=8))
     return [
-        event(stage, (POSITIVE if good else NEGATIVE)[stage], NOW + day * DAY, f"e{number}")
+        event(stage, (SUCCESS_STATUS if good else FAILURE_STATUS)[stage], NOW + day * DAY, f"e{number}")
         for number, (stage, good, day) in enumerate(drawn)
     ]
 
@@ -89,7 +91,7 @@ def test_any_order_repetition_and_delay_ends_in_the_same_outcomes(events: list[E
     delays = st.lists(st.integers(0, 40 * DAY), min_size=len(other), max_size=len(other))
     straight, shuffled = run(events, [0] * len(events)), run(other, data.draw(delays))
     assert shuffled.outcomes == straight.outcomes
-    assert project(shuffled.outcomes) == project(straight.outcomes)
+    assert status_of(shuffled.outcomes) == status_of(straight.outcomes)
     assert shuffled.facts == straight.facts
 
 
@@ -101,4 +103,4 @@ def test_every_order_of_a_reversed_rejection_ends_approved() -> None:
         event("reconciliation", "matched", NOW + 3 * DAY),
     ]
     for order in permutations(events):
-        assert project(run(list(order), [0] * 4).outcomes) == "AwaitingPosting"
+        assert status_of(run(list(order), [0] * 4).outcomes) == "AwaitingPosting"

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from bems.tracker.actions import Alert, AnswerToken, StartExecution
+from bems.tracker.actions import Alert, SendTaskAnswer, StartExecution
+from bems.tracker.apply_decision import apply_steps, run_steps
 from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, DUPLICATE, Receipt, WaitRequest, on_event, on_sweep, on_timeout, on_wait
-from bems.tracker.draft import GRACE, A, Decision
 from bems.tracker.instants import DAY, HOUR, MINUTE, Instant
-from bems.tracker.protocol import run, steps
 from bems.tracker.record import InvoiceRecord
+from bems.tracker.record_builder import GRACE_PERIOD, A, Decision
 from tests.tracker.samples import NOW, POLICY, event
 
 RECEIVED = event("ingestion", "received")
@@ -24,7 +24,7 @@ class Home:
         self.stored: InvoiceRecord | None = None
         self.time = NOW
         self.started: list[StartExecution] = []
-        self.answered: list[tuple[AnswerToken, Instant]] = []
+        self.answered: list[tuple[SendTaskAnswer, Instant]] = []
         self.raised: list[Alert] = []
         self.writes = 0
         self.fail: set[str] = set()
@@ -53,7 +53,7 @@ class Home:
         self._maybe("start")
         self.started.append(execution)
 
-    def answer(self, answer: AnswerToken, now: Instant) -> None:
+    def answer(self, answer: SendTaskAnswer, now: Instant) -> None:
         self._maybe("answer")
         self.answered.append((answer, now))
 
@@ -79,7 +79,7 @@ class Home:
         self.run(lambda record, now: on_wait(record, request, POLICY, now))
 
     def run(self, decide: Callable[[InvoiceRecord | None, Instant], Decision[A]]) -> A:
-        return run(steps("INV-1", decide), self, self, self, self)
+        return run_steps(apply_steps("INV-1", decide), self, self, self, self)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_decision_is_saved_done_and_cleared(home: Home) -> None:
     assert [start.run for start in home.started] == [1]
     assert home.stored and home.stored.pending == ()
     assert (home.stored.version, home.writes) == (2, 2)
-    assert home.stored.check_at == NOW + 3 * DAY + GRACE
+    assert home.stored.check_at == NOW + 3 * DAY + GRACE_PERIOD
 
 
 def test_a_decision_without_actions_is_one_write(home: Home) -> None:
@@ -128,7 +128,7 @@ def test_what_fails_after_the_save_is_pending_and_the_redelivery_does_it(home: H
     with pytest.raises(TimeoutError):
         home.event()
     assert home.stored and home.stored.pending
-    assert home.stored.check_at == NOW + GRACE
+    assert home.stored.check_at == NOW + GRACE_PERIOD
     assert home.event() == DUPLICATE
     assert [start.run for start in home.started] == [1]
     assert home.stored.pending == ()
@@ -142,12 +142,12 @@ def test_an_action_that_fails_stops_none_behind_it(home: Home) -> None:
     with pytest.raises(PermissionError):
         home.run(lambda record, now: on_sweep(record, POLICY, now))
     # The run counts as open, so that the sweep gives it its grace.
-    home.time += GRACE
+    home.time += GRACE_PERIOD
     with pytest.raises(PermissionError):
         home.run(lambda record, now: on_sweep(record, POLICY, now))
     assert [alert.step for alert in home.raised] == [1]
     assert home.stored and [type(action) for action in home.stored.pending] == [StartExecution]
-    assert home.stored.check_at == home.time + GRACE
+    assert home.stored.check_at == home.time + GRACE_PERIOD
 
 
 def test_the_first_failure_is_raised_once_all_was_tried(home: Home) -> None:
@@ -164,11 +164,11 @@ def test_what_fails_again_is_put_off_without_being_decided_anew(home: Home) -> N
     home.refuse = {"start"}
     with pytest.raises(PermissionError):
         home.event()
-    writes, home.time = home.writes, NOW + GRACE
+    writes, home.time = home.writes, NOW + GRACE_PERIOD
     with pytest.raises(PermissionError):
         home.run(lambda record, now: on_sweep(record, POLICY, now))
     assert home.writes == writes + 1
-    assert home.stored and home.stored.check_at == home.time + GRACE
+    assert home.stored and home.stored.check_at == home.time + GRACE_PERIOD
 
 
 def test_with_starts_refused_for_a_day_every_alert_is_published_once(home: Home) -> None:
@@ -183,7 +183,7 @@ def test_with_starts_refused_for_a_day_every_alert_is_published_once(home: Home)
                 home.run(lambda record, now: on_sweep(record, POLICY, now))
     assert [alert.step for alert in home.raised] == [1, 2]
     home.refuse = set()
-    home.time += GRACE
+    home.time += GRACE_PERIOD
     home.run(lambda record, now: on_sweep(record, POLICY, now))
     assert len(home.started) == 1 and home.stored and home.stored.pending == ()
 
@@ -201,9 +201,9 @@ def test_the_clear_forgets_nothing_that_somebody_added(home: Home) -> None:
     # Before the clear that follows the alert, an approval saves its answer, and dies before it is given.
     home.after_alert = approve
     home.run(lambda record, now: on_timeout(record, 1, "authorization", POLICY, now))
-    assert home.stored and [type(action) for action in home.stored.pending].count(AnswerToken) == 1
+    assert home.stored and [type(action) for action in home.stored.pending].count(SendTaskAnswer) == 1
     home.event(APPROVED)
-    assert [answer.told for answer, _ in home.answered] == ["ok"]
+    assert [answer.answer for answer, _ in home.answered] == ["ok"]
     assert home.stored.pending == ()
 
 
@@ -222,5 +222,5 @@ def test_an_answer_is_computed_when_it_is_sent(home: Home) -> None:
 
 def test_a_wait_without_a_record_is_answered_and_nothing_is_saved(home: Home) -> None:
     home.wait()
-    assert [answer.told for answer, _ in home.answered] == ["Superseded"]
+    assert [answer.answer for answer, _ in home.answered] == ["Superseded"]
     assert home.stored is None

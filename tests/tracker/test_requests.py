@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive
-from bems.tracker.gate import Refusal
 from bems.tracker.instants import DAY, EARLIEST, LATEST
+from bems.tracker.parsing import InvalidEvent
 from bems.tracker.requests import (
-    REQUEST_LIMIT,
+    MAX_REQUEST_BYTES,
     VERBS,
     AnyCommandRequest,
     KeyRequest,
@@ -23,14 +23,14 @@ from tests.tracker.samples import NOW
 PARK = {"verb": "park", "command_id": "c-1", "invoice_id": "INV/1"}
 
 
-def command(**changes: Any) -> Command | Refusal:
+def command(**changes: Any) -> Command | InvalidEvent:
     return read_command(json.dumps(PARK | changes).encode(), "ann", NOW)
 
 
 def pointers(refusal: object) -> set[str]:
-    assert isinstance(refusal, Refusal)
-    assert refusal.faults
-    return {fault.pointer for fault in refusal.faults}
+    assert isinstance(refusal, InvalidEvent)
+    assert refusal.errors
+    return {fault.pointer for fault in refusal.errors}
 
 
 @pytest.mark.parametrize(
@@ -116,16 +116,16 @@ def test_a_command_is_refused_with_every_fault(changes: dict[str, Any], where: s
 @pytest.mark.parametrize("expected", [AnyCommandRequest, RedriveRequest, KeyRequest])
 def test_what_is_no_request_is_refused(expected: Any, body: bytes) -> None:
     refusal = read_request(body, expected, "request")
-    assert isinstance(refusal, Refusal)
-    assert (refusal.status, bool(refusal.faults)) == (400, True)
+    assert isinstance(refusal, InvalidEvent)
+    assert (refusal.status, bool(refusal.errors)) == (400, True)
 
 
 def test_what_is_too_large_is_refused() -> None:
-    refusal = read_request(b" " * (REQUEST_LIMIT + 1), KeyRequest, "request")
-    assert isinstance(refusal, Refusal)
+    refusal = read_request(b" " * (MAX_REQUEST_BYTES + 1), KeyRequest, "request")
+    assert isinstance(refusal, InvalidEvent)
     assert refusal.status == 413
     assert read_request(
-        json.dumps({"name": "a", "role": "admin"}).encode().ljust(REQUEST_LIMIT), KeyRequest, "request"
+        json.dumps({"name": "a", "role": "admin"}).encode().ljust(MAX_REQUEST_BYTES), KeyRequest, "request"
     ) == (KeyRequest("a", "admin"))
 
 
@@ -180,7 +180,7 @@ JSON = st.recursive(
 )
 def test_whatever_is_sent_is_read_or_refused(data: object) -> None:
     read = read_command(json.dumps(data).encode(), "ann", NOW)
-    if isinstance(read, Refusal):
+    if isinstance(read, InvalidEvent):
         assert pointers(read)
     else:
         assert (read.operator, read.accepted_at) == ("ann", NOW)
@@ -189,4 +189,4 @@ def test_whatever_is_sent_is_read_or_refused(data: object) -> None:
 @given(st.binary(max_size=64))
 def test_whatever_the_bytes(body: bytes) -> None:
     for expected in (AnyCommandRequest, RedriveRequest, KeyRequest):
-        assert isinstance(read_request(body, expected, "request"), Refusal | RedriveRequest)
+        assert isinstance(read_request(body, expected, "request"), InvalidEvent | RedriveRequest)

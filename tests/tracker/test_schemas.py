@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft4Validator, Draft202012Validator
 
-from bems.tracker import answers
-from bems.tracker.contract import POSITIVE, STAGES, Stage
-from bems.tracker.gate import Refusal, read_event
+from bems.tracker import responses
+from bems.tracker.contract import STAGES, SUCCESS_STATUS, Stage
 from bems.tracker.instants import parse
+from bems.tracker.parsing import InvalidEvent, parse_event
 from bems.tracker.schemas import batch_name, components, event_name, gateway_models
 
 NOW = parse("2026-11-23T10:16:00Z")
@@ -55,7 +55,7 @@ ONLY_WHOLE_SCHEMA_REFUSES: list[dict[str, Any]] = [
 
 
 def with_status(stage: Stage, event: dict[str, Any]) -> dict[str, Any]:
-    return {"status": POSITIVE[stage]} | event
+    return {"status": SUCCESS_STATUS[stage]} | event
 
 
 def whole(name: str) -> Draft202012Validator:
@@ -66,7 +66,7 @@ def whole(name: str) -> Draft202012Validator:
 @pytest.mark.parametrize("number", range(len(ACCEPTED)))
 def test_what_the_gate_accepts_the_schemas_accept(stage: Stage, number: int) -> None:
     event = with_status(stage, ACCEPTED[number])
-    assert not isinstance(read_event(stage, json.dumps(event).encode(), NOW), Refusal)
+    assert not isinstance(parse_event(stage, json.dumps(event).encode(), NOW), InvalidEvent)
     whole(event_name(stage)).validate(event)
     whole(batch_name(stage)).validate({"events": [event]})
     Draft4Validator(gateway_models()[event_name(stage)]).validate(event)
@@ -77,7 +77,7 @@ def test_what_the_gate_accepts_the_schemas_accept(stage: Stage, number: int) -> 
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_is_wrong_at_first_sight_both_refuse(stage: Stage, event: dict[str, Any]) -> None:
     event = with_status(stage, event)
-    assert isinstance(read_event(stage, json.dumps(event).encode(), NOW), Refusal)
+    assert isinstance(parse_event(stage, json.dumps(event).encode(), NOW), InvalidEvent)
     assert not whole(event_name(stage)).is_valid(event)
     assert not Draft4Validator(gateway_models()[event_name(stage)]).is_valid(event)
 
@@ -85,7 +85,7 @@ def test_what_is_wrong_at_first_sight_both_refuse(stage: Stage, event: dict[str,
 @pytest.mark.parametrize("event", ONLY_WHOLE_SCHEMA_REFUSES, ids=range(len(ONLY_WHOLE_SCHEMA_REFUSES)))
 def test_the_details_are_left_to_the_gate_which_can_explain_them(event: dict[str, Any]) -> None:
     event = with_status("posting", event)
-    assert isinstance(read_event("posting", json.dumps(event).encode(), NOW), Refusal)
+    assert isinstance(parse_event("posting", json.dumps(event).encode(), NOW), InvalidEvent)
     assert not whole("PostingEvent").is_valid(event)
     assert Draft4Validator(gateway_models()["PostingEvent"]).is_valid(event)
 
@@ -138,9 +138,9 @@ def test_components_are_valid_and_find_each_other() -> None:
 
 
 def test_the_answers_keep_their_schemas() -> None:
-    refusal = read_event("ingestion", b"{}", NOW)
-    assert isinstance(refusal, Refusal)
-    whole("Acceptance").validate(json.loads(answers.accepted("e").body))
-    whole("Problem").validate(json.loads(answers.refused(refusal).body))
-    results = [answers.result("e", "conflict"), answers.refused_result(refusal)]
-    whole("Results").validate(json.loads(answers.batch(results).body))
+    refusal = parse_event("ingestion", b"{}", NOW)
+    assert isinstance(refusal, InvalidEvent)
+    whole("EventAccepted").validate(json.loads(responses.accepted("e").body))
+    whole("Problem").validate(json.loads(responses.bad_request(refusal).body))
+    results = [responses.event_result("e", "conflict"), responses.invalid_event_result(refusal)]
+    whole("BatchResults").validate(json.loads(responses.batch_results(results).body))

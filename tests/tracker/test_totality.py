@@ -7,15 +7,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import msgpack
 
-from bems.tracker.actions import Action, AnswerToken, StartExecution
+from bems.tracker.actions import Action, SendTaskAnswer, StartExecution
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive
-from bems.tracker.contract import NEGATIVE, POSITIVE, STAGES, Event, Facts, PaymentTerms, Source, Stage, Vendor
+from bems.tracker.contract import (
+    FAILURE_STATUS,
+    STAGES,
+    SUCCESS_STATUS,
+    Event,
+    Facts,
+    PaymentTerms,
+    Source,
+    Stage,
+    Vendor,
+)
 from bems.tracker.decisions import WaitRequest, on_command, on_dispute, on_event, on_sweep, on_timeout, on_wait
-from bems.tracker.draft import Decision
 from bems.tracker.instants import DAY, EARLIEST, LATEST
 from bems.tracker.policy import DEFAULT_POLICY, Policy
-from bems.tracker.projection import WAITS_FOR, Outcome, project
 from bems.tracker.record import InvoiceRecord, Run, Wait
+from bems.tracker.record_builder import Decision
+from bems.tracker.status import WAITS_FOR, Outcome, status_of
 from tests.tracker.samples import NOW, POLICY
 
 instants = st.one_of(st.integers(NOW, NOW + 400 * DAY), st.integers(EARLIEST, LATEST))
@@ -36,7 +46,7 @@ facts = st.builds(
 def outcomes(draw: st.DrawFn) -> dict[Stage, Outcome]:
     drawn = draw(st.dictionaries(stages, st.tuples(st.booleans(), names, instants)))
     return {
-        stage: Outcome((POSITIVE if good else NEGATIVE)[stage], name, at, at)
+        stage: Outcome((SUCCESS_STATUS if good else FAILURE_STATUS)[stage], name, at, at)
         for stage, (good, name, at) in drawn.items()
     }
 
@@ -62,21 +72,21 @@ waits = st.builds(
 )
 actions: st.SearchStrategy[Action] = st.one_of(
     st.builds(StartExecution, invoice_id=names, run=st.integers(1, 3), deadline_seconds=st.integers(1, 99)),
-    st.builds(AnswerToken, token=names, told=st.sampled_from(["ok", "Parked"]), until=instants),
+    st.builds(SendTaskAnswer, token=names, answer=st.sampled_from(["ok", "Parked"]), until=instants),
 )
 records = st.builds(
     InvoiceRecord,
     invoice_id=names,
     facts=facts,
-    facts_of=st.tuples(instants, names),
-    terms_of=st.none() | st.tuples(instants, names),
+    facts_version=st.tuples(instants, names),
+    terms_version=st.none() | st.tuples(instants, names),
     version=st.integers(1, 5),
     outcomes=outcomes(),
-    seen=st.lists(st.tuples(names, names), max_size=3).map(tuple),
+    recent_event_ids=st.lists(st.tuples(names, names), max_size=3).map(tuple),
     run=runs,
     wait=st.none() | waits,
     mark=st.sampled_from([None, "parked", "dormant"]),
-    reported=st.dictionaries(stages, names),
+    reported_disputes=st.dictionaries(stages, names),
     pending=st.lists(actions, max_size=2).map(tuple),
     check_at=st.none() | instants,
     recorded_at=instants,
@@ -86,7 +96,7 @@ records = st.builds(
 @st.composite
 def events(draw: st.DrawFn) -> Event:
     stage = draw(stages)
-    status = (POSITIVE if draw(st.booleans()) else NEGATIVE)[stage]
+    status = (SUCCESS_STATUS if draw(st.booleans()) else FAILURE_STATUS)[stage]
     return Event(stage, draw(names), draw(names), status, draw(instants), draw(instants), draw(facts), draw(names))
 
 
@@ -124,7 +134,7 @@ def check(before: InvoiceRecord | None, decision: Decision[Any]) -> None:
     assert after.version == (before.version if before else 0) + 1
     assert decision.transitions == after.changes
     assert msgpack.decode(msgpack.encode(after), type=InvoiceRecord) == after
-    waits_for = WAITS_FOR[project(after.outcomes)]
+    waits_for = WAITS_FOR[status_of(after.outcomes)]
     if before and after.outcomes == before.outcomes and after.run == before.run:
         return  # an answer to an old run leaves the rest as it is, however unlikely
     if after.pending:

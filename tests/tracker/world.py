@@ -32,11 +32,10 @@ from decimal import Decimal
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from bems.tracker import decisions, protocol
-from bems.tracker.actions import AnswerToken, RaiseAlert, StartExecution, alert_id, seconds_until
+from bems.tracker import apply_decision, decisions
+from bems.tracker.actions import RaiseAlert, SendTaskAnswer, StartExecution, alert_id, seconds_until
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive, Verb
-from bems.tracker.contract import NEGATIVE, POSITIVE, STAGES, Event, Facts, Source, Stage, Vendor
-from bems.tracker.draft import GRACE, LONGEST_RUN, MAX_SILENCE, look_at
+from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS, Event, Facts, Source, Stage, Vendor
 from bems.tracker.instants import DAY, MINUTE, SECOND, Instant
 from bems.tracker.policy import (
     CalendarSpec,
@@ -48,8 +47,9 @@ from bems.tracker.policy import (
     WhenSpec,
     build_policy,
 )
-from bems.tracker.projection import WAITS_FOR, Outcome, newer, project
 from bems.tracker.record import InvoiceRecord
+from bems.tracker.record_builder import GRACE_PERIOD, MAX_RUN_AGE, MAX_SILENCE, next_check_at
+from bems.tracker.status import WAITS_FOR, Outcome, status_of, supersedes
 from bems.tracker.transitions import Transition
 
 EPOCH = 20_000 * DAY
@@ -77,10 +77,10 @@ class Core(NamedTuple):
     """The modules under test, which may be mutants of the real ones."""
 
     decisions: ModuleType
-    protocol: ModuleType
+    apply_decision: ModuleType
 
 
-REAL = Core(decisions, protocol)
+REAL = Core(decisions, apply_decision)
 
 
 class Refused(Exception):
@@ -187,15 +187,15 @@ class Execution:
         if self.state == "Await":
             self.job = 0  # registered; now only the token or the timer moves it
         elif reply.next == "Await" or self.kind == "dispute":
-            self.to_await(self.stage, seconds_until(reply.until, self.world.now))
+            self.to_await(self.stage, seconds_until(reply.wait_until, self.world.now))
         else:
             self.end(reply.next)
 
-    def answer(self, answer: AnswerToken) -> None:
+    def answer(self, answer: SendTaskAnswer) -> None:
         if self.token != answer.token:
             return  # TaskTimedOut: benign
         self.token, self.timer, self.job = None, None, -1
-        told = answer.told
+        told = answer.answer
         if told == "ok" and self.stage == "posting":
             self.end("Posted")
         elif told == "ok":
@@ -268,7 +268,7 @@ class World:
         for k in range(draw.randint(3, 8)):
             invoice_id = draw.choice(invoices)
             stage: Stage = STAGES[min(k, 3)] if draw.random() < 0.5 else draw.choice(STAGES)
-            status = (NEGATIVE if draw.random() < 0.35 else POSITIVE)[stage]
+            status = (FAILURE_STATUS if draw.random() < 0.35 else SUCCESS_STATUS)[stage]
             at = EPOCH + draw.randint(90, 100) * DAY
             facts = GOLD if self.restless and draw.random() < 0.5 else SILVER
             if mixed and draw.random() < 0.5:
@@ -325,7 +325,7 @@ class World:
         self, name: str, invoice_id: str, decide: Callable[[InvoiceRecord | None, Instant], Any], lag: int
     ) -> Generator[str, None, Any]:
         """The protocol, with a pause before each of its steps takes effect."""
-        steps: Generator[Any, Any, Any] = self.core.protocol.steps(invoice_id, decide)
+        steps: Generator[Any, Any, Any] = self.core.apply_decision.apply_steps(invoice_id, decide)
         result: Any = None
         while True:
             try:
@@ -334,12 +334,12 @@ class World:
                 yield "return"
                 return end.value
             result = None
-            if isinstance(step, self.core.protocol.Load):
+            if isinstance(step, self.core.apply_decision.Load):
                 result = self.records.get(invoice_id), self.now - lag
                 yield "load"
                 continue
             yield type(step).__name__
-            if isinstance(step, self.core.protocol.Save):
+            if isinstance(step, self.core.apply_decision.Save):
                 result = self.save(name, step.record)
             elif isinstance(step, RaiseAlert):
                 self.log(f"    raise {step.alert.kind} {step.alert.step} {step.alert.id}")
@@ -418,7 +418,7 @@ class World:
             for stage, outcome in new.outcomes.items():
                 if outcome.event_id.startswith("command") and (not old or old.outcomes.get(stage) != outcome):
                     self.commanded.append((new.invoice_id, stage, outcome))
-        self.log(f"    save {new.run} {new.wait} {new.mark} {project(new.outcomes)}")
+        self.log(f"    save {new.run} {new.wait} {new.mark} {status_of(new.outcomes)}")
         self.records[new.invoice_id] = new
         return True
 
@@ -428,8 +428,8 @@ class World:
             stage
             for stage in STAGES[2:]
             if (outcome := record.outcomes.get(stage))
-            and outcome.status == NEGATIVE[stage]
-            and record.reported.get(stage) != outcome.event_id
+            and outcome.status == FAILURE_STATUS[stage]
+            and record.reported_disputes.get(stage) != outcome.event_id
         ]
 
     def check_number(self, alert: Any, wait: Any) -> None:
@@ -561,7 +561,7 @@ class World:
         """While starts are refused, tries of what is pending are left out: they come every few minutes."""
         timers = [x.timer for x in self.executions.values() if x.timer is not None]
         checks = [
-            look_at(record.run, record.wait, (), self.now) if self.refusing else record.check_at
+            next_check_at(record.run, record.wait, (), self.now) if self.refusing else record.check_at
             for record in self.records.values()
         ]
         return min(timers + [at for at in checks if at is not None], default=None)
@@ -609,7 +609,7 @@ class World:
                 if row.from_status:
                     add(series, (row.from_status, row.from_currency), row.from_amount, -1)
         for record in self.records.values():
-            add(records, (project(record.outcomes), record.facts.currency), record.facts.amount)
+            add(records, (status_of(record.outcomes), record.facts.currency), record.facts.amount)
         series = {key: value for key, value in series.items() if value != (0, Decimal(0))}
         if series != records:
             raise Broken(f"10: the series says {series}, the records {records}")
@@ -632,7 +632,7 @@ class World:
             raise Broken(f"12: the second invoice of {invoice_id} is not reported")
 
     def check_record(self, invoice_id: str, record: InvoiceRecord, late: bool) -> None:
-        status = project(record.outcomes)
+        status = status_of(record.outcomes)
         waits_for = WAITS_FOR[status]
         live = [x for (i, _), x in self.executions.items() if i == invoice_id and not x.ended]
         if status != self.oracle(invoice_id):
@@ -664,9 +664,9 @@ class World:
             is_asked_for = self.lossy and not self.refusing and record.mark != "dormant"
             if [stage for stage in self.unreported(record) if stage != waits_for or not is_asked_for]:
                 raise Broken(f"7: {invoice_id} dispute not reported")
-        if record.wait and self.now > record.wait.due + GRACE:
+        if record.wait and self.now > record.wait.due + GRACE_PERIOD:
             raise Broken(f"4: {invoice_id} alert {record.wait.step + 1} is overdue")
-        if record.run.state == "open" and record.wait and self.now > record.run.started_at + LONGEST_RUN:
+        if record.run.state == "open" and record.wait and self.now > record.run.started_at + MAX_RUN_AGE:
             raise Broken(f"2: {invoice_id} run {record.run.number} is too old")
         if {f"event {event.event_id}" for i, event in self.events if i == invoice_id} - self.told[invoice_id]:
             raise Broken(f"10: an event of {invoice_id} is not told")
@@ -683,9 +683,9 @@ class World:
             if i == invoice_id
         ] + [(stage, outcome) for i, stage, outcome in self.commanded if i == invoice_id]
         for stage, outcome in stated:
-            if newer(stage, outcome, registers.get(stage)):
+            if supersedes(stage, outcome, registers.get(stage)):
                 registers[stage] = outcome
-        return project(registers)
+        return status_of(registers)
 
 
 Moves = list[tuple[int, int]]
@@ -714,7 +714,7 @@ def play(
             world.move(what, which)
         world.log("-- drain")
         world.drain()
-        for _ in range(2 * GRACE // MINUTE + 1):
+        for _ in range(2 * GRACE_PERIOD // MINUTE + 1):
             world.now += MINUTE
             world.drain()
         world.check(late=False)
@@ -729,12 +729,12 @@ def play(
                 world.drain()
                 world.check(late=True)
             world.refusing = False
-            for _ in range(2 * GRACE // MINUTE + 1):
+            for _ in range(2 * GRACE_PERIOD // MINUTE + 1):
                 world.now += MINUTE
                 world.drain()
         for invoice_id, record in world.records.items():
             wait = record.wait if world.lossy else None
-            due = wait.due + GRACE + MAX_SILENCE if wait else 0
+            due = wait.due + GRACE_PERIOD + MAX_SILENCE if wait else 0
             world.trusted[invoice_id] = due
         world.log("-- time passes")
         for _ in range(400):
@@ -747,7 +747,7 @@ def play(
         else:
             raise Broken("6: time passes and it never ends")
         for invoice_id, record in world.records.items():
-            if WAITS_FOR[project(record.outcomes)] and record.mark != "parked":
+            if WAITS_FOR[status_of(record.outcomes)] and record.mark != "parked":
                 raise Broken(f"4: {invoice_id} never given up")
             world.check_identity(invoice_id)
     except Broken as broken:

@@ -17,10 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from bems.embedded.alerting.courier import AT_ONCE, LOOK_EVERY, Courier
 from bems.embedded.alerting.delivery import Delivery, Destination, Now, State, time_of_day
+from bems.embedded.alerting.dispatcher import MAX_IN_FLIGHT, POLL_SECONDS, Dispatcher
 from bems.embedded.alerting.outbox import DATABASE, Outbox
-from bems.embedded.databases import StoreRefused
+from bems.embedded.storage.database_files import StoreUnusable
 from bems.tracker.actions import Alert, Severity
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Deliveries:
         destinations: Mapping[Severity, Sequence[Destination]],
         *,
         now: Now = time_of_day,
-        at_once: int = AT_ONCE,
+        at_once: int = MAX_IN_FLIGHT,
         grace: float = GRACE,
     ) -> None:
         self._outbox = Outbox(folder)
@@ -66,7 +66,7 @@ class Deliveries:
         self._open_source = source
         self._keys = {severity: [one.key for one in several] for severity, several in destinations.items()}
         named = {one.key: one for several in destinations.values() for one in several}
-        self.couriers = [Courier(one, self._outbox, now, at_once) for one in named.values()]
+        self.couriers = [Dispatcher(one, self._outbox, now, at_once) for one in named.values()]
         self._now = now
         self._grace = grace
         self._source: Source | None = None
@@ -115,9 +115,9 @@ class Deliveries:
     # -- for operators, between construction and stop; apsw.Error where the outbox cannot be read
 
     @property
-    def failing(self) -> str | None:
+    def failure(self) -> str | None:
         """Which destinations did not take what they were sent last, and why; None while all goes well."""
-        couriers = [f"{courier.key}: {courier.failing}" for courier in self.couriers if courier.failing]
+        couriers = [f"{courier.key}: {courier.failure}" for courier in self.couriers if courier.failure]
         return "; ".join(([self._trouble] if self._trouble else []) + couriers) or None
 
     def waiting(self) -> int:
@@ -165,7 +165,7 @@ class Deliveries:
 
     def begin(self) -> None:
         """Open the source. For its own thread, or for whoever is in its place instead of `start`; so is `look`."""
-        orphans = self._outbox.orphan(self._destinations, REMOVED)
+        orphans = self._outbox.fail_removed_destinations(self._destinations, REMOVED)
         if orphans:
             log.error("%d deliveries failed: %s", orphans, REMOVED)
         self._source = self._open_and_check()
@@ -197,7 +197,7 @@ class Deliveries:
             if not found or (found[0][0] == seq and found[0][1].id != alert_id):
                 source.close()
                 path = self._folder / DATABASE
-                raise StoreRefused(
+                raise StoreUnusable(
                     f"{path} goes with another store, or a later state of this one: move it away, "
                     "and every alert of this store is sent, again or for the first time"
                 )
@@ -208,7 +208,7 @@ class Deliveries:
         seq, _ = self._outbox.last()
         alerts = source.alerts(seq, TAKEN)
         if alerts:
-            self._outbox.take(alerts, self._keys, self._now())
+            self._outbox.enqueue(alerts, self._keys, self._now())
             for courier in self.couriers:
                 courier.poke()
         return len(alerts) == TAKEN
@@ -216,5 +216,5 @@ class Deliveries:
     def _sleep(self) -> None:
         with self._changed:
             if self._open and not self._poked:
-                self._changed.wait(LOOK_EVERY)
+                self._changed.wait(POLL_SECONDS)
             self._poked = False

@@ -14,9 +14,9 @@ from email.policy import SMTP
 from email.utils import format_datetime
 
 from bems.embedded.alerting.delivery import NotDelivered, Now, reason, time_of_day
-from bems.embedded.alerting.webhook import cut
+from bems.embedded.alerting.webhook import abort_connection
 from bems.tracker.actions import Alert
-from bems.tracker.alert_messages import headline, page
+from bems.tracker.alert_messages import headline, text_body
 from bems.tracker.cells import Smtp
 from bems.tracker.instants import to_datetime
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _POLICY = SMTP.clone(cte_type="7bit", max_line_length=400)
 """A subject fits into a line; a line may have 998 characters (RFC 5322)."""
 
-MOST_SERVED = 1_000
+MAX_PARTIAL = 1_000
 """Of so many alerts is remembered who took them while others did not. Of older ones, who did gets them twice."""
 
 Refused = dict[str, tuple[int, bytes]]
@@ -56,12 +56,12 @@ class Email:
         self._cell = cell
         self._now = now
         self._timeout, self._total = timeout, total
-        self._served: OrderedDict[str, set[str]] = OrderedDict()
+        self._partial_deliveries: OrderedDict[str, set[str]] = OrderedDict()
 
     def send(self, alert: Alert) -> None:
         """Whoever took it is not sent it again while others are tried again. Who refuses it for good while others take
         it is named in the log, and does not hold it up."""
-        served = self._served.get(alert.id, set())
+        served = self._partial_deliveries.get(alert.id, set())
         left = [address for address in self._to if address not in served]
         try:
             refused = self._deliver(self._message(alert), left)
@@ -74,12 +74,12 @@ class Email:
             log.error("%s: %s; the others took alert %s", self.key, _refusals(for_good), alert.id)
         later = {address: answer for address, answer in refused.items() if address not in for_good}
         if later:
-            self._served[alert.id] = set(self._to) - set(later)
-            if len(self._served) > MOST_SERVED:
+            self._partial_deliveries[alert.id] = set(self._to) - set(later)
+            if len(self._partial_deliveries) > MAX_PARTIAL:
                 # As a rule one that was given up meanwhile.
-                self._served.popitem(last=False)
+                self._partial_deliveries.popitem(last=False)
             raise NotDelivered(_refusals(later), outage=False)
-        self._served.pop(alert.id, None)
+        self._partial_deliveries.pop(alert.id, None)
 
     def _deliver(self, message: EmailMessage, to: list[str]) -> Refused:
         """Hand it to the server; who was refused."""
@@ -89,7 +89,7 @@ class Email:
             server = smtplib.SMTP(timeout=self._timeout)
         # Connecting later, so that the alarm knows the connection before its first word; TLS asks for this name.
         server._host = self._server.host  # type: ignore[attr-defined]
-        alarm = threading.Timer(self._total, lambda: cut(server.sock))
+        alarm = threading.Timer(self._total, lambda: abort_connection(server.sock))
         alarm.daemon = True
         alarm.start()
         try:
@@ -119,7 +119,7 @@ class Email:
         message["Message-ID"] = f"<{alert.id}.{destination}@{self._sender.rpartition('@')[2]}>"
         message["X-BEMS-Alert-Id"] = alert.id
         message["Auto-Submitted"] = "auto-generated"
-        message.set_content(page(alert, self._cell))
+        message.set_content(text_body(alert, self._cell))
         return message
 
     def _failure(self, error: Exception) -> NotDelivered:

@@ -14,11 +14,11 @@ import apsw
 from msgspec import json
 
 from bems.embedded.alerting.delivery import Delivery, State
-from bems.embedded.databases import Migration, inspect_database, open_database
-from bems.embedded.log_identity import log_path
-from bems.embedded.packing import pack_alert, read_alert
-from bems.embedded.placement import Placement
-from bems.embedded.reader import StoreLost
+from bems.embedded.storage.codec import decode_alert, encode_alert
+from bems.embedded.storage.database_files import Migration, inspect_database, open_database
+from bems.embedded.storage.file_guard import FileGuard
+from bems.embedded.storage.reader import StoreLost
+from bems.embedded.storage.wal_identity import log_path
 from bems.tracker.actions import Alert, Severity
 from bems.tracker.instants import Instant
 
@@ -71,7 +71,7 @@ class Outbox:
         self._lock = threading.RLock()
         self._connection = _open(folder / DATABASE)
         self._execute = self._connection.execute
-        self._placement = Placement([folder / DATABASE, log_path(folder / DATABASE)])
+        self._placement = FileGuard([folder / DATABASE, log_path(folder / DATABASE)])
 
     def close(self) -> None:
         with self._lock:
@@ -91,10 +91,12 @@ class Outbox:
             seq, alert_id = self._execute("SELECT seq, alert_id FROM progress").get
             return seq, alert_id
 
-    def take(self, alerts: Sequence[tuple[int, Alert]], keys: Mapping[Severity, Sequence[str]], now: Instant) -> None:
+    def enqueue(
+        self, alerts: Sequence[tuple[int, Alert]], keys: Mapping[Severity, Sequence[str]], now: Instant
+    ) -> None:
         """Take over numbered alerts behind the last, for the destinations of their severity. They are due at once."""
         rows = [
-            (key, seq, alert.id, alert.invoice_id, now, pack_alert(alert))
+            (key, seq, alert.id, alert.invoice_id, now, encode_alert(alert))
             for seq, alert in alerts
             for key in keys[alert.severity]
         ]
@@ -109,7 +111,7 @@ class Outbox:
 
     # -- what goes out
 
-    def heads(self, destination: str, limit: int) -> list[Delivery]:
+    def next_per_invoice(self, destination: str, limit: int) -> list[Delivery]:
         """Of each invoice the oldest delivery that waits, as its later ones wait behind it; what is due first first."""
         with self._lock:
             rows = self._execute(
@@ -131,7 +133,7 @@ class Outbox:
             )
             self._execute("UPDATE progress SET delivered = delivered + 1")
 
-    def put_back(self, delivery: Delivery) -> None:
+    def update(self, delivery: Delivery) -> None:
         """It was tried, and is changed."""
         with self._lock:
             self._execute(
@@ -148,12 +150,12 @@ class Outbox:
                 ),
             )
 
-    def stand_for_all(self, destination: str, now: Instant) -> None:
+    def start_giveup_timer(self, destination: str, now: Instant) -> None:
         """The day of all that wait, and of what comes while this lasts, begins: one was tried in their stead."""
         with self._lock:
             self._execute("INSERT OR IGNORE INTO outages VALUES (?, ?)", (destination, now))
 
-    def forget_standing(self, destination: str) -> None:
+    def reset_giveup_timer(self, destination: str) -> None:
         """The day of those that were not tried themselves has not begun after all."""
         with self._lock:
             self._execute("DELETE FROM outages WHERE destination = ?", (destination,))
@@ -173,7 +175,7 @@ class Outbox:
 
     # -- what an operator asks for
 
-    def orphan(self, destinations: Sequence[str], error: str) -> int:
+    def fail_removed_destinations(self, destinations: Sequence[str], error: str) -> int:
         """What waits for any other destination than these fails; how many."""
         sql = """UPDATE deliveries SET state = 'failed', error = ?
             WHERE state = 'waiting' AND destination NOT IN (SELECT value FROM json_each(?))"""
@@ -219,7 +221,7 @@ class Outbox:
 
 def _read(row: tuple[Any, ...]) -> Delivery:
     destination, seq, alert, *rest = row
-    return Delivery(destination, seq, read_alert(alert), *rest)
+    return Delivery(destination, seq, decode_alert(alert), *rest)
 
 
 def _create(connection: apsw.Connection) -> None:

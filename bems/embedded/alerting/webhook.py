@@ -25,20 +25,20 @@ from urllib3.util import parse_url
 
 from bems.embedded.alerting.delivery import NotDelivered, Now, reason, time_of_day
 from bems.tracker.actions import Alert
-from bems.tracker.alert_messages import payload
+from bems.tracker.alert_messages import json_body
 from bems.tracker.instants import HOUR, SECOND, Instant, from_datetime
 
-MOST_READ = 64 * 1024
+MAX_RESPONSE_BYTES = 64 * 1024
 """So many bytes of an answer are read, out of courtesy: none of them matters."""
 
-LONGEST_PAUSE = HOUR
+MAX_RETRY_AFTER = HOUR
 """A receiver may ask for no longer one."""
 
 # urllib3 logs the URL of an answer whose headers it cannot read.
 logging.getLogger("urllib3.connection").addFilter(lambda record: "url=" not in str(record.msg))
 
 
-class Patience(NamedTuple):
+class Timeouts(NamedTuple):
     """Seconds that a receiver may take to let connect, to say something, and for the whole answer."""
 
     connect: float = 5.0
@@ -46,7 +46,7 @@ class Patience(NamedTuple):
     total: float = 15.0
 
 
-PATIENCE = Patience()
+PATIENCE = Timeouts()
 
 
 class Webhook:
@@ -61,7 +61,7 @@ class Webhook:
         cell: str,
         *,
         now: Now = time_of_day,
-        patience: Patience = PATIENCE,
+        patience: Timeouts = PATIENCE,
     ) -> None:
         self.key = key
         self._url = parse_url(url)
@@ -71,14 +71,14 @@ class Webhook:
         self._patience = patience
 
     def send(self, alert: Alert) -> None:
-        body = msgspec.json.encode(payload(alert, self._cell))
+        body = msgspec.json.encode(json_body(alert, self._cell))
         try:
             status, retry_after = self._post(body, self._headers(alert, body))
         except (HTTPError, HTTPException, OSError) as error:
             raise NotDelivered(self._describe(error), outage=True) from None
         if not 200 <= status < 300:
             outage = status in (408, 425, 429) or status >= 500
-            raise NotDelivered(_named(status), outage=outage, retry_after=self._pause(retry_after))
+            raise NotDelivered(_status_text(status), outage=outage, retry_after=self._pause(retry_after))
 
     def _headers(self, alert: Alert, body: bytes) -> dict[str, str]:
         timestamp = str(self._now() // SECOND)
@@ -104,14 +104,14 @@ class Webhook:
         alarm: threading.Timer | None = None
         try:
             connection.connect()
-            alarm = threading.Timer(began + patience.total - time.monotonic(), cut, [connection.sock])
+            alarm = threading.Timer(began + patience.total - time.monotonic(), abort_connection, [connection.sock])
             alarm.daemon = True
             alarm.start()
             connection.timeout = patience.read
             connection.request("POST", url.request_uri, body, headers, preload_content=False)
             answer = connection.getresponse()
             with suppress(HTTPError, HTTPException, OSError):
-                answer.read(MOST_READ)
+                answer.read(MAX_RESPONSE_BYTES)
             return answer.status, answer.headers.get("retry-after")
         except (HTTPError, HTTPException, OSError):
             if time.monotonic() < began + patience.total:
@@ -127,9 +127,9 @@ class Webhook:
         if retry_after is None:
             return None
         if retry_after.isascii() and retry_after.isdecimal():
-            return min(int(retry_after[:9]) * SECOND, LONGEST_PAUSE)
+            return min(int(retry_after[:9]) * SECOND, MAX_RETRY_AFTER)
         with suppress(ValueError, TypeError):
-            return min(max(0, from_datetime(parsedate_to_datetime(retry_after)) - self._now()), LONGEST_PAUSE)
+            return min(max(0, from_datetime(parsedate_to_datetime(retry_after)) - self._now()), MAX_RETRY_AFTER)
         return None
 
     def _describe(self, error: Exception) -> str:
@@ -149,14 +149,14 @@ class Webhook:
         return f"it breaks off ({type(error).__name__})"
 
 
-def cut(connected: socket.socket | None) -> None:
+def abort_connection(connected: socket.socket | None) -> None:
     """End a conversation that never falls silent, but leads nowhere."""
     if connected is not None:
         with suppress(OSError):
             socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
-def _named(status: int) -> str:
+def _status_text(status: int) -> str:
     with suppress(ValueError):
         return f"it answers {status} {HTTPStatus(status).phrase}"
     return f"it answers {status}"

@@ -4,19 +4,19 @@ import math
 import time
 from collections.abc import Callable, Mapping, Set
 
-from bems.embedded.keys import Key, Keys
-from bems.embedded.throttle import Bucket
-from bems.tracker.answers import HttpAnswer, forbidden, throttled
+from bems.embedded.auth.keys import Key, Keys
+from bems.embedded.auth.rate_limit import TokenBucket
 from bems.tracker.cells import Limits
 from bems.tracker.contract import Stage
 from bems.tracker.requests import Role
+from bems.tracker.responses import HttpResponse, forbidden, too_many_requests
 
 Roles = Set[Role]
 
-SEND: Roles = frozenset(("sender", "admin"))
-LOOK: Roles = frozenset(("viewer", "operator", "admin"))
-ACT: Roles = frozenset(("operator", "admin"))
-ADMINISTER: Roles = frozenset(("admin",))
+SENDERS: Roles = frozenset(("sender", "admin"))
+VIEWERS: Roles = frozenset(("viewer", "operator", "admin"))
+OPERATORS: Roles = frozenset(("operator", "admin"))
+ADMINS: Roles = frozenset(("admin",))
 
 
 def find_key(headers: Mapping[bytes, bytes]) -> bytes | None:
@@ -41,47 +41,49 @@ class Access:
 
     def __init__(self, keys: Keys, limits: Limits, seconds: Callable[[], float] = time.monotonic) -> None:
         self._keys, self._limits, self._seconds = keys, limits, seconds
-        self._buckets: dict[tuple[str, Stage | None], Bucket] = {}
+        self._buckets: dict[tuple[str, Stage | None], TokenBucket] = {}
 
-    def admit(
-        self, text: bytes | None, may: Roles, stage: Stage | None = None, batch: int | None = None
-    ) -> Key | HttpAnswer:
+    def authorize(
+        self, text: bytes | None, allowed_roles: Roles, stage: Stage | None = None, batch: int | None = None
+    ) -> Key | HttpResponse:
         """The key, or the answer to give. `text` is what `find_key` found; `stage` the one that is sent to.
 
         A batch is admitted twice: as a request before it is read, and then as the `batch` of so many events that it has
         turned out to be, each of which costs what an event alone does. That is for all of it or for nothing; the
         request has been paid for either way.
         """
-        key = self._keys.check(text.decode("latin-1")) if text is not None else None
-        if key is None or key.role not in may:
+        key = self._keys.verify(text.decode("latin-1")) if text is not None else None
+        if key is None or key.role not in allowed_roles:
             return forbidden()
         now = self._seconds()
         if batch is not None and stage is not None:
             return self._charge(key, stage, batch, now)
         bucket = self._bucket(key, None, now)
-        wait = bucket.take(now)
+        wait = bucket.acquire(now)
         if not wait and stage is not None:
-            wait = self._bucket(key, stage, now).take(now)
+            wait = self._bucket(key, stage, now).acquire(now)
             if wait:
-                bucket.give_back()
-        return throttled(math.ceil(wait)) if wait else key
+                bucket.refund()
+        return too_many_requests(math.ceil(wait)) if wait else key
 
-    def _charge(self, key: Key, stage: Stage, count: int, now: float) -> Key | HttpAnswer:
+    def _charge(self, key: Key, stage: Stage, count: int, now: float) -> Key | HttpResponse:
         of_key = self._bucket(key, None, now)
-        wait = of_key.take_batch(now, count)
+        wait = of_key.acquire_batch(now, count)
         if not wait:
-            wait = self._bucket(key, stage, now).take_batch(now, count)
+            wait = self._bucket(key, stage, now).acquire_batch(now, count)
             if wait:
-                of_key.give_back(count - 1)
-        return throttled(math.ceil(wait), f"{count} events are more than this key may send now") if wait else key
+                of_key.refund(count - 1)
+        return (
+            too_many_requests(math.ceil(wait), f"{count} events are more than this key may send now") if wait else key
+        )
 
     def is_in_force(self, key: Key) -> bool:
         """Whether a key that was admitted still is one."""
         return self._keys.is_in_force(key.id)
 
-    def _bucket(self, key: Key, stage: Stage | None, now: float) -> Bucket:
+    def _bucket(self, key: Key, stage: Stage | None, now: float) -> TokenBucket:
         bucket = self._buckets.get((key.id, stage))
         if bucket is None:
             rate = self._limits.key if stage is None else getattr(self._limits.stages, stage)
-            bucket = self._buckets[key.id, stage] = Bucket(rate, now)
+            bucket = self._buckets[key.id, stage] = TokenBucket(rate, now)
         return bucket

@@ -6,21 +6,21 @@ from collections.abc import Hashable, Iterable, Mapping
 
 from starlette.types import Receive, Send
 
-from bems.tracker.answers import HttpAnswer, problem, timed_out, too_large, unavailable, unsupported_encoding
-from bems.tracker.wording import show
+from bems.tracker.responses import HttpResponse, problem, timed_out, too_large, unavailable, unsupported_encoding
+from bems.validation.error_messages import format_value
 
 BODY_SECONDS = 20.0
 """So long a sender may take for a body, once its headers are there."""
 
-UNFINISHED_BYTES, KEY_UNFINISHED_BYTES = 128 * 1024 * 1024, 32 * 1024 * 1024
+MAX_UNFINISHED_BYTES, MAX_KEY_UNFINISHED_BYTES = 128 * 1024 * 1024, 32 * 1024 * 1024
 """Bytes of bodies that have not come whole yet, of all keys together and of each; beyond them the answer is 503."""
 
-DRAINED = 8 * 1024 * 1024
+MAX_DRAIN_BYTES = 8 * 1024 * 1024
 """Bytes of a body that is too large are read to their end nevertheless: who is still sending does not look for an
 answer, and a connection that is closed on him may take it along. Beyond this, it is closed."""
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """Whoever asked has hung up."""
 
 
@@ -35,7 +35,7 @@ def read_headers(sent: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return headers
 
 
-class Unfinished:
+class UnfinishedBodies:
     """The bytes of bodies that have not come whole yet, by the key that sends them. For one event loop."""
 
     def __init__(self) -> None:
@@ -48,12 +48,12 @@ class Unfinished:
         self._of[key] += size
         if not self._of[key]:
             del self._of[key]
-        return self._all <= UNFINISHED_BYTES and self._of[key] <= KEY_UNFINISHED_BYTES
+        return self._all <= MAX_UNFINISHED_BYTES and self._of[key] <= MAX_KEY_UNFINISHED_BYTES
 
 
 async def read_body(
-    headers: Mapping[bytes, bytes], receive: Receive, limit: int, unfinished: Unfinished, key: Hashable
-) -> bytes | HttpAnswer:
+    headers: Mapping[bytes, bytes], receive: Receive, limit: int, unfinished: UnfinishedBodies, key: Hashable
+) -> bytes | HttpResponse:
     """The body, or what to answer: 413 for more than `limit` bytes, 408 if it does not come, 503 if too much is on its
     way already, 415 and 400 if it is encoded. Raises Gone."""
     if b"content-encoding" in headers or b"transfer-encoding" in headers:
@@ -61,8 +61,8 @@ async def read_body(
         if refused is not None:
             return refused
     length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length) > (limit if b"expect" in headers else DRAINED):
-        return closing(too_large(limit))
+    if length.isdigit() and int(length) > (limit if b"expect" in headers else MAX_DRAIN_BYTES):
+        return with_connection_close(too_large(limit))
     held = 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -72,8 +72,8 @@ async def read_body(
                 return body if len(body) <= limit else too_large(limit)
             pieces, size = [body], len(body)
             while message["type"] == "http.request":
-                if size > DRAINED:
-                    return closing(too_large(limit))
+                if size > MAX_DRAIN_BYTES:
+                    return with_connection_close(too_large(limit))
                 if size > limit:
                     pieces.clear()
                     unfinished.add(key, -held)
@@ -82,7 +82,7 @@ async def read_body(
                     came = size - held
                     held = size
                     if not unfinished.add(key, came):
-                        return closing(unavailable(1, "too many bodies are on their way"))
+                        return with_connection_close(unavailable(1, "too many bodies are on their way"))
                 if not message.get("more_body"):
                     return b"".join(pieces) if size <= limit else too_large(limit)
                 message = await receive()
@@ -94,25 +94,27 @@ async def read_body(
     finally:
         if held:
             unfinished.add(key, -held)
-    raise Gone
+    raise ClientDisconnected
 
 
-def _refuse_encoding(headers: Mapping[bytes, bytes]) -> HttpAnswer | None:
+def _refuse_encoding(headers: Mapping[bytes, bytes]) -> HttpResponse | None:
     encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
     if encoding.strip().lower() != "identity":
         return unsupported_encoding(encoding)
     transfer = headers.get(b"transfer-encoding", b"chunked").decode("latin-1")
     if transfer.strip().lower() != "chunked":
-        return closing(problem(400, f"the Transfer-Encoding {show(transfer)} is not accepted: use chunked"))
+        return with_connection_close(
+            problem(400, f"the Transfer-Encoding {format_value(transfer)} is not accepted: use chunked")
+        )
     return None
 
 
-def closing(answer: HttpAnswer) -> HttpAnswer:
+def with_connection_close(answer: HttpResponse) -> HttpResponse:
     """The same answer; the connection ends with it, for what is still to come on it is not read."""
-    return HttpAnswer(answer.status, {**answer.headers, "connection": "close"}, answer.body)
+    return HttpResponse(answer.status, {**answer.headers, "connection": "close"}, answer.body)
 
 
-async def respond(send: Send, answer: HttpAnswer) -> None:
+async def send_response(send: Send, answer: HttpResponse) -> None:
     """Send the answer."""
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
     headers.append((b"content-length", b"%d" % len(answer.body)))

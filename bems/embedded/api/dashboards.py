@@ -5,17 +5,17 @@ import logging
 import duckdb
 from msgspec import Struct
 
-from bems.embedded import dashboards
-from bems.embedded.api.parts import Parts
+from bems.embedded.analytics import dashboards
+from bems.embedded.analytics.dashboards import DASHBOARDS
+from bems.embedded.analytics.time_series import NotOpen
+from bems.embedded.api.cell_context import CellContext
 from bems.embedded.api.queries import DashboardQuery
-from bems.embedded.dashboards import DASHBOARDS
-from bems.embedded.time_series import NotOpen
-from bems.tracker import answers
-from bems.tracker.answers import HttpAnswer
-from bems.tracker.faults import Fault
-from bems.tracker.gate import invalid
-from bems.tracker.instants import DAY, Instant, bounded, from_datetime, render
-from bems.tracker.wording import show
+from bems.tracker import responses
+from bems.tracker.instants import DAY, Instant, clamp, from_datetime, render
+from bems.tracker.parsing import invalid
+from bems.tracker.responses import HttpResponse
+from bems.validation.error_messages import format_value
+from bems.validation.field_errors import FieldError
 
 log = logging.getLogger(__name__)
 
@@ -47,27 +47,29 @@ def names() -> list[Name]:
     return [Name(name, one.summary) for name, one in DASHBOARDS.items()]
 
 
-async def look(parts: Parts, name: str, query: DashboardQuery, key: str) -> HttpAnswer:
+async def look(parts: CellContext, name: str, query: DashboardQuery, key: str) -> HttpResponse:
     """What it shows now. `key` is the id of the key that asks."""
     if name not in DASHBOARDS:
-        return answers.not_found(f"there is no dashboard {show(name)}: ask for one of {', '.join(DASHBOARDS)}")
+        return responses.not_found(
+            f"there is no dashboard {format_value(name)}: ask for one of {', '.join(DASHBOARDS)}"
+        )
     # Now is past as soon as it is asked for: its hour too, if it begins one.
-    until = parts.clock.now() + 1 if query.until is None else bounded(from_datetime(query.until))
-    since = bounded(until - DAYS * DAY if query.since is None else from_datetime(query.since))
+    until = parts.clock.now() + 1 if query.until is None else clamp(from_datetime(query.until))
+    since = clamp(until - DAYS * DAY if query.since is None else from_datetime(query.since))
     # A time beyond all times is taken as the last one, and shows nothing.
     if query.since is not None and since == from_datetime(query.since) and since >= until:
         detail = f"{render(since)} is not before until, {render(until)}: nothing lies between; exchange them?"
-        return answers.refused(invalid("query", [Fault("/since", detail, "reversed")], None))
+        return responses.bad_request(invalid("query", [FieldError("/since", detail, "reversed")], None))
     try:
-        return await parts.readers.run(lambda: _show(parts, name, since, until, query), key)
+        return await parts.readers.run_blocking(lambda: _show(parts, name, since, until, query), key)
     except NotOpen as closed:
-        return answers.unavailable(1, str(closed))
+        return responses.unavailable(1, str(closed))
     except duckdb.Error as error:
         log.error("the dashboard %s could not be answered: %s", name, error)
-        return answers.unavailable(why="DuckDB cannot answer, and the cell's log says why")
+        return responses.unavailable(why="DuckDB cannot answer, and the cell's log says why")
 
 
-def _show(parts: Parts, name: str, since: Instant, until: Instant, query: DashboardQuery) -> HttpAnswer:
+def _show(parts: CellContext, name: str, since: Instant, until: Instant, query: DashboardQuery) -> HttpResponse:
     rows = dashboards.ask(parts.analytics, name, since, until, query.by, dashboards.MAX_ROWS + 1)
     kept, columns = rows[-dashboards.MAX_ROWS :], DASHBOARDS[name].columns
-    return answers.content(200, Rows(name, render(since), render(until), columns, kept, len(kept) < len(rows)))
+    return responses.json_response(200, Rows(name, render(since), render(until), columns, kept, len(kept) < len(rows)))

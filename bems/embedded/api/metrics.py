@@ -12,7 +12,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
 RESULTS = ("accepted", "duplicate", "conflict", "refused", "unavailable")
-"""`refused` by the rule of `answers.REFUSED_WHOLE`; a request that is turned away unread is one `unavailable`."""
+"""`refused` by the rule of `answers.REFUSED_STATUSES`; a request that is turned away unread is one `unavailable`."""
 
 
 Gauges = Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]

@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bems.embedded.api.intake import PATHS
+from bems.embedded.api.event_endpoint import PATHS
 from bems.embedded.api.operations import OPERATIONS, Operation
 from bems.embedded.api.views import Health
-from bems.tracker.answers import JSON, PROBLEM_JSON
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.currencies import MINOR_UNITS
-from bems.tracker.gate import DIGITS_MOST, DUE_FIRST, DUE_LAST
+from bems.tracker.parsing import MAX_DIGITS, MAX_DUE_DATE, MIN_DUE_DATE
+from bems.tracker.responses import JSON, PROBLEM_JSON
 from bems.tracker.schemas import batch_name, components, event_name
 
 Document = dict[str, Any]
@@ -54,9 +54,7 @@ _LINKS: dict[str, tuple[str, Document]] = {
 
 def _amount(decimals: int) -> str:
     """The pattern of an amount with up to so many decimals, and up to as many digits as the gate takes."""
-    forms = [
-        f"[0-9]{{1,{DIGITS_MOST - count}}}" + rf"\.[0-9]{{{count}}}" * bool(count) for count in range(decimals + 1)
-    ]
+    forms = [f"[0-9]{{1,{MAX_DIGITS - count}}}" + rf"\.[0-9]{{{count}}}" * bool(count) for count in range(decimals + 1)]
     return rf"^-?({'|'.join(forms)})(?!\n)$"
 
 
@@ -75,11 +73,11 @@ _AMOUNTS_OF_CURRENCIES = [
 ]
 
 _DUE_DATE = {
-    "description": f"YYYY-MM-DD, {DUE_FIRST} to {DUE_LAST}",
+    "description": f"YYYY-MM-DD, {MIN_DUE_DATE} to {MAX_DUE_DATE}",
     "pattern": r"^(19[7-9][0-9]|2[0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])(?!\n)$",
 }
 
-_SOMETHING = [
+_ONE_OF_FILTERS = [
     {"required": ["event_ids"], "properties": {"event_ids": {"type": "array"}}},
     {"required": ["invoice_id"], "properties": {"invoice_id": {"type": "string"}}},
     {"required": ["error"], "properties": {"error": {"type": "string"}}},
@@ -87,7 +85,7 @@ _SOMETHING = [
 ]
 
 
-def _say_more(schemas: dict[str, Document]) -> None:
+def _add_constraints(schemas: dict[str, Document]) -> None:
     """What the gate and the requests state in code. How far the clock has come, and sums, no schema can say."""
     for event in map(event_name, STAGES):
         properties = schemas[event]["properties"]
@@ -97,7 +95,7 @@ def _say_more(schemas: dict[str, Document]) -> None:
     terms["due_date"]["anyOf"] = [
         {**form, **_DUE_DATE} if "format" in form else form for form in terms["due_date"]["anyOf"]
     ]
-    schemas["RedriveRequest"]["anyOf"] = _SOMETHING
+    schemas["RedriveRequest"]["anyOf"] = _ONE_OF_FILTERS
 
 
 def document() -> Document:
@@ -109,8 +107,8 @@ def document() -> Document:
     ref_of = dict(zip(ordered, refs, strict=True))
     paths: Document = {}
     for stage in STAGES:
-        paths[f"/invoices/{stage}"] = {"post": _send(stage, event_name(stage), 202, "Acceptance")}
-        paths[f"/invoices/{stage}/batch"] = {"post": _send(stage, batch_name(stage), 207, "Results")}
+        paths[f"/invoices/{stage}"] = {"post": _send(stage, event_name(stage), 202, "EventAccepted")}
+        paths[f"/invoices/{stage}/batch"] = {"post": _send(stage, batch_name(stage), 207, "BatchResults")}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, ref_of)
         if operation.name == "getInvoice":
@@ -118,10 +116,10 @@ def document() -> Document:
             for path in PATHS:
                 paths[path]["get"] = _operation(operation, ref_of, path.removeprefix("/invoices/"))
     paths["/healthz"] = {"get": _health(ref_of[Health])}
-    paths["/openapi.json"] = {"get": _open_to_all("getOpenApi", "This document", {"type": "object"}, (200,))}
+    paths["/openapi.json"] = {"get": _public_operation("getOpenApi", "This document", {"type": "object"}, (200,))}
     paths["/metrics"] = {"get": _metrics()}
     whole = {**components(_REF), **schemas}
-    _say_more(whole)
+    _add_constraints(whole)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -161,7 +159,7 @@ def _operation(operation: Operation, ref_of: dict[Any, Document], target: str | 
     if target is not None:
         described["operationId"] += "".join(part.capitalize() for part in target.split("/"))
         described["summary"] = f'The same, of an invoice that is called "{target}"'
-    described["description"] = "For the roles " + ", ".join(sorted(operation.may)) + "."
+    described["description"] = "For the roles " + ", ".join(sorted(operation.allowed_roles)) + "."
     parameters = list(_parameters(operation.query))
     if "{target}" in operation.path and target is None:
         schema = {"type": "string", "minLength": 1, "maxLength": 128}
@@ -193,14 +191,14 @@ def _parameters(query: type[Struct]) -> list[Document]:
 
 
 def _health(schema: Document) -> Document:
-    described = _open_to_all("getHealth", "Whether the cell works", schema, (200, 503))
+    described = _public_operation("getHealth", "Whether the cell works", schema, (200, 503))
     described["responses"]["503"]["headers"] |= _RETRY_AFTER
     # A key is welcome, and not needed.
     described["security"] = [{}, *_WITH_KEY]
     return described
 
 
-def _open_to_all(name: str, summary: str, schema: Document, codes: tuple[int, ...]) -> Document:
+def _public_operation(name: str, summary: str, schema: Document, codes: tuple[int, ...]) -> Document:
     responses = {str(code): _answer(code, schema) for code in codes}
     return {"operationId": name, "summary": summary, "security": [], "responses": responses}
 

@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from bems.embedded.api import books, dashboards, policies, views
-from bems.embedded.api.access import ACT, ADMINISTER, LOOK, Roles
-from bems.embedded.api.books import Books
-from bems.embedded.api.landing import Landing
-from bems.embedded.api.parts import Parts
+from bems.embedded.api import check, dashboards, policies, views
+from bems.embedded.api.access import ADMINS, OPERATORS, VIEWERS, Roles
+from bems.embedded.api.cell_context import CellContext
+from bems.embedded.api.check import Check
 from bems.embedded.api.queries import (
     AlertsQuery,
     CommandsQuery,
@@ -34,44 +33,45 @@ from bems.embedded.api.queries import (
     read_cursor,
     write_cursor,
 )
-from bems.embedded.histories import Histories
-from bems.embedded.keys import Key, KeyRefused
-from bems.embedded.reader import Reader, place_of
+from bems.embedded.api.writer_bridge import WriterBridge
+from bems.embedded.auth.keys import Key, KeyRefused
+from bems.embedded.execution_histories import ExecutionHistories
+from bems.embedded.storage.reader import Reader, place_of
 from bems.embedded.writer import Redrive
-from bems.tracker import answers
-from bems.tracker.answers import HttpAnswer
-from bems.tracker.faults import Fault
-from bems.tracker.gate import Refusal, invalid
+from bems.tracker import responses
 from bems.tracker.instants import from_datetime, render, to_datetime
-from bems.tracker.projection import WAITS_FOR
+from bems.tracker.parsing import InvalidEvent, invalid
 from bems.tracker.requests import AnyCommandRequest, KeyRequest, RedriveRequest, read_command, read_request
-from bems.tracker.wording import show
+from bems.tracker.responses import HttpResponse
+from bems.tracker.status import WAITS_FOR
+from bems.validation.error_messages import format_value
+from bems.validation.field_errors import FieldError
 
 T = TypeVar("T")
 
-ONLY_STUCK = Fault("/sort", "sorts those that are stuck only: add stuck=true", "not allowed")
+ONLY_STUCK = FieldError("/sort", "sorts those that are stuck only: add stuck=true", "not allowed")
 
-MOST_REDRIVEN = 1_000
+MAX_REDRIVEN = 1_000
 """So many dead letters are handled by one request at most."""
 
 
 @dataclass(frozen=True)
-class Ask:
+class ApiRequest:
     """A request that was admitted. `target` is what its path names."""
 
-    parts: Parts
-    landing: Landing
+    parts: CellContext
+    landing: WriterBridge
     key: Key
     query: Any
-    target: str
+    resource_id: str
     body: bytes
 
     async def read(self, question: Callable[[Reader], T]) -> T:
         """What the question answers, as one of this key's."""
-        return await self.parts.readers.ask(question, self.key.id)
+        return await self.parts.readers.read(question, self.key.id)
 
 
-Handler = Callable[[Ask], Awaitable[HttpAnswer]]
+Handler = Callable[[ApiRequest], Awaitable[HttpResponse]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Operation:
     path: str
     name: str
     summary: str
-    may: Roles
+    allowed_roles: Roles
     handler: Handler
     answers: dict[int, Any]
     query: type[Struct] = NoQuery
@@ -138,34 +138,36 @@ class NewKey(Struct, frozen=True):
     text: str
 
 
-async def get_invoice(ask: Ask) -> HttpAnswer:
+async def get_invoice(ask: ApiRequest) -> HttpResponse:
     # Answers are written where they are read: a long one would hold up the event loop.
-    def look(reader: Reader) -> HttpAnswer:
-        record = reader.record(ask.target)
+    def look(reader: Reader) -> HttpResponse:
+        record = reader.record(ask.resource_id)
         if record is None:
-            return answers.not_found(f"there is no invoice {show(ask.target)}")
-        return answers.content(200, views.view_details(record, reader, Histories(ask.parts.machine, reader)))
+            return responses.not_found(f"there is no invoice {format_value(ask.resource_id)}")
+        return responses.json_response(
+            200, views.view_details(record, reader, ExecutionHistories(ask.parts.machine, reader))
+        )
 
     return await ask.read(look)
 
 
-async def get_history(ask: Ask) -> HttpAnswer:
+async def get_history(ask: ApiRequest) -> HttpResponse:
     query: HistoryQuery = ask.query
-    after = read_cursor(query.cursor, views.history_list(ask.target), Number)
-    if isinstance(after, Refusal):
-        return answers.refused(after)
+    after = read_cursor(query.cursor, views.history_list(ask.resource_id), Number)
+    if isinstance(after, InvalidEvent):
+        return responses.bad_request(after)
 
-    def look(reader: Reader) -> HttpAnswer:
-        if reader.execution(ask.target) is None:
-            return answers.not_found(f"there is no execution {show(ask.target)}")
-        histories = Histories(ask.parts.machine, reader)
-        events, cursor = views.view_history(ask.target, histories, after[0] if after else 0, query.limit)
-        return answers.content(200, Page(events, cursor))
+    def look(reader: Reader) -> HttpResponse:
+        if reader.execution(ask.resource_id) is None:
+            return responses.not_found(f"there is no execution {format_value(ask.resource_id)}")
+        histories = ExecutionHistories(ask.parts.machine, reader)
+        events, cursor = views.view_history(ask.resource_id, histories, after[0] if after else 0, query.limit)
+        return responses.json_response(200, Page(events, cursor))
 
     return await ask.read(look)
 
 
-async def list_invoices(ask: Ask) -> HttpAnswer:
+async def list_invoices(ask: ApiRequest) -> HttpResponse:
     query: InvoicesQuery = ask.query
     statuses = None
     if query.status or query.stage:
@@ -176,15 +178,15 @@ async def list_invoices(ask: Ask) -> HttpAnswer:
         ]
     by_value = query.sort == "value"
     if query.sort and not query.stuck:
-        return answers.refused(invalid("query", [ONLY_STUCK], None))
+        return responses.bad_request(invalid("query", [ONLY_STUCK], None))
     name, *shape = ("stuck by value", str, Whole, Whole, str) if by_value else ("stuck", Number, str)
     if not query.stuck:
         name, shape = "ids", [str]
     behind = read_cursor(query.cursor, name, *shape)
-    if isinstance(behind, Refusal):
-        return answers.refused(behind)
+    if isinstance(behind, InvalidEvent):
+        return responses.bad_request(behind)
 
-    def look(reader: Reader) -> HttpAnswer:
+    def look(reader: Reader) -> HttpResponse:
         if query.stuck:
             records = reader.stuck(
                 statuses=statuses, mark=query.mark, after=behind, by_value=by_value, limit=query.limit
@@ -196,41 +198,43 @@ async def list_invoices(ask: Ask) -> HttpAnswer:
         if len(records) == query.limit:
             last = records[-1]
             cursor = write_cursor(name, *(place_of(last, by_value) if query.stuck else (last.invoice_id,)))
-        return answers.content(200, Page([views.view_invoice(record, reader) for record in records], cursor))
+        return responses.json_response(200, Page([views.view_invoice(record, reader) for record in records], cursor))
 
     return await ask.read(look)
 
 
-async def list_events(ask: Ask) -> HttpAnswer:
+async def list_events(ask: ApiRequest) -> HttpResponse:
     """An id may end in `/events` itself: the address of such an invoice is its own, unless there is one without it."""
     query: EventsQuery = ask.query
-    after = read_cursor(query.cursor, f"events of {ask.target}", str, Number)
-    if isinstance(after, Refusal):
-        return answers.refused(after)
+    after = read_cursor(query.cursor, f"events of {ask.resource_id}", str, Number)
+    if isinstance(after, InvalidEvent):
+        return responses.bad_request(after)
 
-    def look(reader: Reader) -> HttpAnswer:
-        if reader.record(ask.target) is None and not reader.letters(invoice_id=ask.target, limit=1):
-            longer = reader.record(f"{ask.target}/events")
+    def look(reader: Reader) -> HttpResponse:
+        if reader.record(ask.resource_id) is None and not reader.dead_letters(invoice_id=ask.resource_id, limit=1):
+            longer = reader.record(f"{ask.resource_id}/events")
             if longer is not None:
-                return answers.content(200, views.view_details(longer, reader, Histories(ask.parts.machine, reader)))
-            return answers.not_found(f"there is no invoice {show(ask.target)}")
-        events, behind = views.view_events(ask.target, reader, after or ("", 0), query.limit)
-        cursor = write_cursor(f"events of {ask.target}", *behind) if behind else None
-        return answers.content(200, Page(events, cursor))
+                return responses.json_response(
+                    200, views.view_details(longer, reader, ExecutionHistories(ask.parts.machine, reader))
+                )
+            return responses.not_found(f"there is no invoice {format_value(ask.resource_id)}")
+        events, behind = views.view_events(ask.resource_id, reader, after or ("", 0), query.limit)
+        cursor = write_cursor(f"events of {ask.resource_id}", *behind) if behind else None
+        return responses.json_response(200, Page(events, cursor))
 
     return await ask.read(look)
 
 
-async def list_totals(ask: Ask) -> HttpAnswer:
+async def list_totals(ask: ApiRequest) -> HttpResponse:
     totals = await ask.read(lambda reader: reader.totals())
-    return answers.content(200, Page([views.view_total(total) for total in totals], None))
+    return responses.json_response(200, Page([views.view_total(total) for total in totals], None))
 
 
-async def list_alerts(ask: Ask) -> HttpAnswer:
+async def list_alerts(ask: ApiRequest) -> HttpResponse:
     query: AlertsQuery = ask.query
     before = read_cursor(query.cursor, "alerts", Number)
-    if isinstance(before, Refusal):
-        return answers.refused(before)
+    if isinstance(before, InvalidEvent):
+        return responses.bad_request(before)
     alerts = await ask.read(
         lambda reader: reader.newest_alerts(
             invoice_id=query.invoice_id,
@@ -241,44 +245,44 @@ async def list_alerts(ask: Ask) -> HttpAnswer:
         )
     )
     cursor = write_cursor("alerts", alerts[-1][0]) if len(alerts) == query.limit else None
-    return answers.content(200, Page([views.view_alert(alert) for _, alert in alerts], cursor))
+    return responses.json_response(200, Page([views.view_alert(alert) for _, alert in alerts], cursor))
 
 
-async def list_commands(ask: Ask) -> HttpAnswer:
+async def list_commands(ask: ApiRequest) -> HttpResponse:
     query: CommandsQuery = ask.query
     before = read_cursor(query.cursor, "commands", Number)
-    if isinstance(before, Refusal):
-        return answers.refused(before)
+    if isinstance(before, InvalidEvent):
+        return responses.bad_request(before)
     entries = await ask.read(
-        lambda reader: reader.audit(
+        lambda reader: reader.commands(
             invoice_id=query.invoice_id, before=before[0] if before else None, limit=query.limit
         )
     )
     cursor = write_cursor("commands", entries[-1][0]) if len(entries) == query.limit else None
-    return answers.content(200, Page([views.view_command(entry) for _, entry in entries], cursor))
+    return responses.json_response(200, Page([views.view_command(entry) for _, entry in entries], cursor))
 
 
-async def command(ask: Ask) -> HttpAnswer:
+async def command(ask: ApiRequest) -> HttpResponse:
     read = read_command(ask.body, ask.key.name, ask.parts.clock.now())
-    if isinstance(read, Refusal):
-        return answers.refused(read)
-    receipt = await ask.landing.hand_in(read)
+    if isinstance(read, InvalidEvent):
+        return responses.bad_request(read)
+    receipt = await ask.landing.submit(read)
     if receipt.result in ("accepted", "duplicate"):
         next_alert_at = None if receipt.next_alert_at is None else to_datetime(receipt.next_alert_at)
-        return answers.content(200, Accepted(read.id, receipt.result, next_alert_at))
+        return responses.json_response(200, Accepted(read.id, receipt.result, next_alert_at))
     if receipt.result == "conflict":
-        return answers.problem(409, f"another command with the id {read.id} came before: use an id only once")
-    known = await ask.parts.readers.ask_first(lambda reader: reader.record(read.invoice_id))
-    return answers.problem(409, receipt.reason) if known else answers.not_found(receipt.reason)
+        return responses.problem(409, f"another command with the id {read.id} came before: use an id only once")
+    known = await ask.parts.readers.read_first(lambda reader: reader.record(read.invoice_id))
+    return responses.problem(409, receipt.reason) if known else responses.not_found(receipt.reason)
 
 
-async def list_dead_letters(ask: Ask) -> HttpAnswer:
+async def list_dead_letters(ask: ApiRequest) -> HttpResponse:
     query: DeadLettersQuery = ask.query
     after = read_cursor(query.cursor, "letters", str)
-    if isinstance(after, Refusal):
-        return answers.refused(after)
+    if isinstance(after, InvalidEvent):
+        return responses.bad_request(after)
     letters = await ask.read(
-        lambda reader: reader.letters(
+        lambda reader: reader.dead_letters(
             invoice_id=query.invoice_id,
             error=query.error,
             set_aside=query.set_aside,
@@ -287,25 +291,25 @@ async def list_dead_letters(ask: Ask) -> HttpAnswer:
         )
     )
     cursor = write_cursor("letters", letters[-1].event_id) if len(letters) == query.limit else None
-    return answers.content(200, Page([views.view_letter(letter) for letter in letters], cursor))
+    return responses.json_response(200, Page([views.view_dead_letter(letter) for letter in letters], cursor))
 
 
-async def redrive(ask: Ask) -> HttpAnswer:
+async def redrive(ask: ApiRequest) -> HttpResponse:
     request = read_request(ask.body, RedriveRequest, "request")
-    if isinstance(request, Refusal):
-        return answers.refused(request)
+    if isinstance(request, InvalidEvent):
+        return responses.bad_request(request)
     wanted, more = list(dict.fromkeys(request.event_ids or ())), False
     if request.event_ids is None or request.invoice_id or request.error:
         matching = await ask.read(lambda reader: _matching(reader, request))
-        more, wanted = len(matching) > MOST_REDRIVEN, matching[:MOST_REDRIVEN]
-    receipts = await asyncio.gather(*[ask.landing.hand_in(Redrive(event_id)) for event_id in wanted])
+        more, wanted = len(matching) > MAX_REDRIVEN, matching[:MAX_REDRIVEN]
+    receipts = await asyncio.gather(*[ask.landing.submit(Redrive(event_id)) for event_id in wanted])
     done = [event_id for event_id, receipt in zip(wanted, receipts, strict=True) if receipt.result == "accepted"]
     failed = [
         NotRedriven(event_id, receipt.reason)
         for event_id, receipt in zip(wanted, receipts, strict=True)
         if receipt.result != "accepted"
     ]
-    return answers.content(200, Redriven(done, failed, more))
+    return responses.json_response(200, Redriven(done, failed, more))
 
 
 def _matching(reader: Reader, request: RedriveRequest) -> list[str]:
@@ -313,23 +317,23 @@ def _matching(reader: Reader, request: RedriveRequest) -> list[str]:
     named = None if request.event_ids is None else set(request.event_ids)
     found: list[str] = []
     after: str | None = ""
-    while after is not None and len(found) <= MOST_REDRIVEN:
-        letters = reader.letters(
-            invoice_id=request.invoice_id, error=request.error, after=after, limit=MOST_REDRIVEN + 1
+    while after is not None and len(found) <= MAX_REDRIVEN:
+        letters = reader.dead_letters(
+            invoice_id=request.invoice_id, error=request.error, after=after, limit=MAX_REDRIVEN + 1
         )
         found += [letter.event_id for letter in letters if named is None or letter.event_id in named]
-        after = letters[-1].event_id if len(letters) > MOST_REDRIVEN else None
+        after = letters[-1].event_id if len(letters) > MAX_REDRIVEN else None
     return found
 
 
-async def list_deliveries(ask: Ask) -> HttpAnswer:
+async def list_deliveries(ask: ApiRequest) -> HttpResponse:
     query: DeliveriesQuery = ask.query
     after = read_cursor(query.cursor, "deliveries", Number, str)
-    if isinstance(after, Refusal):
-        return answers.refused(after)
+    if isinstance(after, InvalidEvent):
+        return responses.bad_request(after)
     seq, destination = after or (-1, "")
     deliveries = ask.parts.deliveries
-    entries = await ask.parts.readers.run(
+    entries = await ask.parts.readers.run_blocking(
         lambda: deliveries.entries(query.state, query.limit, (seq, destination)), ask.key.id
     )
     shown = [
@@ -347,154 +351,154 @@ async def list_deliveries(ask: Ask) -> HttpAnswer:
     cursor = (
         write_cursor("deliveries", entries[-1].seq, entries[-1].destination) if len(entries) == query.limit else None
     )
-    return answers.content(200, Page(shown, cursor))
+    return responses.json_response(200, Page(shown, cursor))
 
 
-async def retry_deliveries(ask: Ask) -> HttpAnswer:
+async def retry_deliveries(ask: ApiRequest) -> HttpResponse:
     count = await ask.parts.readers.act(lambda: ask.parts.deliveries.retry())
-    return answers.content(200, Retried(count))
+    return responses.json_response(200, Retried(count))
 
 
-async def get_books(ask: Ask) -> HttpAnswer:
-    return answers.content(200, await books.balance(ask.parts, ask.key.id))
+async def get_check(ask: ApiRequest) -> HttpResponse:
+    return responses.json_response(200, await check.check_consistency(ask.parts, ask.key.id))
 
 
-async def get_policy(ask: Ask) -> HttpAnswer:
+async def get_policy(ask: ApiRequest) -> HttpResponse:
     query: PolicyQuery = ask.query
     at = None if query.at is None else from_datetime(query.at)
-    found = await ask.parts.readers.ask(
+    found = await ask.parts.readers.read(
         lambda reader: next(iter(reader.policies(limit=1)), None) if at is None else reader.policy_at(at)
     )
     if found is None:
-        return answers.not_found("no policy is known of that time: the first that was kept is of a later one")
-    return answers.content(200, policies.view_kept(found))
+        return responses.not_found("no policy is known of that time: the first that was kept is of a later one")
+    return responses.json_response(200, policies.view_kept(found))
 
 
-async def list_policies(ask: Ask) -> HttpAnswer:
+async def list_policies(ask: ApiRequest) -> HttpResponse:
     query: PoliciesQuery = ask.query
     before = read_cursor(query.cursor, "policies", Number)
-    if isinstance(before, Refusal):
-        return answers.refused(before)
-    kept = await ask.parts.readers.ask(
+    if isinstance(before, InvalidEvent):
+        return responses.bad_request(before)
+    kept = await ask.parts.readers.read(
         lambda reader: reader.policies(before=before[0] if before else None, limit=query.limit)
     )
     cursor = write_cursor("policies", kept[-1].number) if len(kept) == query.limit else None
-    return answers.content(200, Page([policies.summarize(one) for one in kept], cursor))
+    return responses.json_response(200, Page([policies.summarize(one) for one in kept], cursor))
 
 
-async def list_dashboards(_: Ask) -> HttpAnswer:
-    return answers.content(200, Page(dashboards.names(), None))
+async def list_dashboards(_: ApiRequest) -> HttpResponse:
+    return responses.json_response(200, Page(dashboards.names(), None))
 
 
-async def get_dashboard(ask: Ask) -> HttpAnswer:
-    return await dashboards.look(ask.parts, ask.target, ask.query, ask.key.id)
+async def get_dashboard(ask: ApiRequest) -> HttpResponse:
+    return await dashboards.look(ask.parts, ask.resource_id, ask.query, ask.key.id)
 
 
-async def list_keys(ask: Ask) -> HttpAnswer:
-    return answers.content(200, Page([views.view_key(key) for key in ask.parts.keys.all()], None))
+async def list_keys(ask: ApiRequest) -> HttpResponse:
+    return responses.json_response(200, Page([views.view_key(key) for key in ask.parts.keys.all()], None))
 
 
-async def add_key(ask: Ask) -> HttpAnswer:
+async def add_key(ask: ApiRequest) -> HttpResponse:
     request = read_request(ask.body, KeyRequest, "request")
-    if isinstance(request, Refusal):
-        return answers.refused(request)
+    if isinstance(request, InvalidEvent):
+        return responses.bad_request(request)
     parts = ask.parts
     try:
         key, text = await parts.readers.act(
             lambda: parts.keys.add(request.name, request.role, ask.key.name, parts.clock.now())
         )
     except KeyRefused as refused:
-        return answers.problem(409, str(refused))
-    return answers.content(201, NewKey(views.view_key(key), text))
+        return responses.problem(409, str(refused))
+    return responses.json_response(201, NewKey(views.view_key(key), text))
 
 
-async def revoke_key(ask: Ask) -> HttpAnswer:
+async def revoke_key(ask: ApiRequest) -> HttpResponse:
     parts = ask.parts
     try:
-        key = await parts.readers.act(lambda: parts.keys.revoke(ask.target, ask.key.name, parts.clock.now()))
+        key = await parts.readers.act(lambda: parts.keys.revoke(ask.resource_id, ask.key.name, parts.clock.now()))
     except KeyRefused as refused:
-        return answers.problem(409, str(refused))
+        return responses.problem(409, str(refused))
     if key is None:
-        return answers.not_found(f"there is no key {show(ask.target)}")
+        return responses.not_found(f"there is no key {format_value(ask.resource_id)}")
     parts.readers.drop(key.id)
-    return answers.content(200, views.view_key(key))
+    return responses.json_response(200, views.view_key(key))
 
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
-        "GET", "/invoices", "listInvoices", "Invoices, by status, stage, or stuck", LOOK, list_invoices,
+        "GET", "/invoices", "listInvoices", "Invoices, by status, stage, or stuck", VIEWERS, list_invoices,
         {200: Page[views.Invoice]}, InvoicesQuery, problems=(400,),
     ),
     Operation(
-        "GET", "/totals", "listTotals", "Counts and amounts of invoices by status and currency", LOOK, list_totals,
+        "GET", "/totals", "listTotals", "Counts and amounts of invoices by status and currency", VIEWERS, list_totals,
         {200: Page[views.Total]}, problems=(400,),
     ),
     Operation(
         "GET", "/invoices/{target}/events", "listEvents", "The events of an invoice as they were sent, newest first",
-        LOOK, list_events, {200: Page[views.Event]}, EventsQuery, problems=(400, 404),
+        VIEWERS, list_events, {200: Page[views.Event]}, EventsQuery, problems=(400, 404),
     ),
     Operation(
         "GET", "/invoices/{target}", "getInvoice", "All that is known of an invoice, and its executions' history",
-        LOOK, get_invoice, {200: views.InvoiceDetails}, problems=(400, 404),
+        VIEWERS, get_invoice, {200: views.InvoiceDetails}, problems=(400, 404),
     ),
     Operation(
         "GET", "/executions/{target}/history", "getHistory", "The history of an execution, the oldest event first",
-        LOOK, get_history, {200: Page[dict[str, Any]]}, HistoryQuery, problems=(400, 404),
+        VIEWERS, get_history, {200: Page[dict[str, Any]]}, HistoryQuery, problems=(400, 404),
     ),
     Operation(
-        "GET", "/alerts", "listAlerts", "Alerts, the newest first", LOOK, list_alerts, {200: Page[views.Alert]},
+        "GET", "/alerts", "listAlerts", "Alerts, the newest first", VIEWERS, list_alerts, {200: Page[views.Alert]},
         AlertsQuery, problems=(400,),
     ),
     Operation(
-        "GET", "/commands", "listCommands", "Operators' commands, the newest first", LOOK, list_commands,
+        "GET", "/commands", "listCommands", "Operators' commands, the newest first", VIEWERS, list_commands,
         {200: Page[views.Command]}, CommandsQuery, problems=(400,),
     ),
     Operation(
-        "POST", "/commands", "command", "Act on an invoice", ACT, command, {200: Accepted}, body=AnyCommandRequest,
-        problems=(400, 404, 408, 409, 413, 415),
+        "POST", "/commands", "command", "Act on an invoice", OPERATORS, command, {200: Accepted},
+        body=AnyCommandRequest, problems=(400, 404, 408, 409, 413, 415),
     ),
     Operation(
-        "GET", "/dead-letters", "listDeadLetters", "Accepted events whose handling failed", ACT, list_dead_letters,
-        {200: Page[views.DeadLetter]}, DeadLettersQuery, problems=(400,),
+        "GET", "/dead-letters", "listDeadLetters", "Accepted events whose handling failed", OPERATORS,
+        list_dead_letters, {200: Page[views.DeadLetter]}, DeadLettersQuery, problems=(400,),
     ),
     Operation(
-        "POST", "/dead-letters/redrive", "redrive", "Handle dead letters again: one, many, or all that match", ACT,
-        redrive, {200: Redriven}, body=RedriveRequest, problems=(400, 408, 413, 415),
+        "POST", "/dead-letters/redrive", "redrive", "Handle dead letters again: one, many, or all that match",
+        OPERATORS, redrive, {200: Redriven}, body=RedriveRequest, problems=(400, 408, 413, 415),
     ),
     Operation(
-        "GET", "/deliveries", "listDeliveries", "Alerts that a destination has not taken", LOOK, list_deliveries,
+        "GET", "/deliveries", "listDeliveries", "Alerts that a destination has not taken", VIEWERS, list_deliveries,
         {200: Page[Delivery]}, DeliveriesQuery, problems=(400,),
     ),
     Operation(
-        "POST", "/deliveries/retry", "retryDeliveries", "Try the deliveries again that were given up", ACT,
+        "POST", "/deliveries/retry", "retryDeliveries", "Try the deliveries again that were given up", OPERATORS,
         retry_deliveries, {200: Retried}, problems=(400,),
     ),
-    Operation("GET", "/books", "getBooks", "Whether every accepted event is accounted for", LOOK, get_books,
-              {200: Books}, problems=(400,)),
+    Operation("GET", "/check", "getCheck", "Whether every accepted event is accounted for", VIEWERS, get_check,
+              {200: Check}, problems=(400,)),
     Operation(
-        "GET", "/policy", "getPolicy", "The policy in force, now or at an instant, with every date", LOOK, get_policy,
-        {200: policies.Policy}, PolicyQuery, problems=(400, 404),
+        "GET", "/policy", "getPolicy", "The policy in force, now or at an instant, with every date", VIEWERS,
+        get_policy, {200: policies.Policy}, PolicyQuery, problems=(400, 404),
     ),
     Operation(
-        "GET", "/policies", "listPolicies", "Every policy that was in force, the newest first", LOOK, list_policies,
+        "GET", "/policies", "listPolicies", "Every policy that was in force, the newest first", VIEWERS, list_policies,
         {200: Page[policies.PolicySummary]}, PoliciesQuery, problems=(400,),
     ),
     Operation(
-        "GET", "/dashboards", "listDashboards", "What can be asked of the series", LOOK, list_dashboards,
+        "GET", "/dashboards", "listDashboards", "What can be asked of the series", VIEWERS, list_dashboards,
         {200: Page[dashboards.Name]}, problems=(400,),
     ),
     Operation(
         "GET", "/dashboards/{target}", "getDashboard", "What executives, operations and finance ask of the series",
-        LOOK, get_dashboard, {200: dashboards.Rows}, DashboardQuery, problems=(400, 404),
+        VIEWERS, get_dashboard, {200: dashboards.Rows}, DashboardQuery, problems=(400, 404),
     ),
-    Operation("GET", "/keys", "listKeys", "Every key there ever was", ADMINISTER, list_keys, {200: Page[views.Key]},
+    Operation("GET", "/keys", "listKeys", "Every key there ever was", ADMINS, list_keys, {200: Page[views.Key]},
               problems=(400,)),
     Operation(
-        "POST", "/keys", "addKey", "Make a key; its text is shown this once", ADMINISTER, add_key, {201: NewKey},
+        "POST", "/keys", "addKey", "Make a key; its text is shown this once", ADMINS, add_key, {201: NewKey},
         body=KeyRequest, problems=(400, 408, 409, 413, 415),
     ),
     Operation(
-        "DELETE", "/keys/{target}", "revokeKey", "Revoke a key", ADMINISTER, revoke_key, {200: views.Key},
+        "DELETE", "/keys/{target}", "revokeKey", "Revoke a key", ADMINS, revoke_key, {200: views.Key},
         problems=(400, 404, 409),
     ),
 )  # fmt: skip

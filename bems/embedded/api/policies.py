@@ -5,7 +5,7 @@ from datetime import date, datetime
 import msgspec
 from msgspec import Struct, structs
 
-from bems.embedded.policies import KeptPolicy
+from bems.embedded.storage.policy_history import StoredPolicy
 from bems.tracker.contract import Stage
 from bems.tracker.instants import Instant, to_datetime
 from bems.tracker.policy import WEEKDAYS, StageSpec, WaitsFrom, Weekday, WhenSpec, describe_stages
@@ -94,12 +94,12 @@ def view_policy(policy: Decider, source: str, since: Instant | None = None, unti
     )
 
 
-def view_kept(kept: KeptPolicy) -> Policy:
+def view_kept(kept: StoredPolicy) -> Policy:
     """The policy as it was kept. StoreRefused: this program cannot read it."""
     return structs.replace(view_policy(kept.load(), kept.source, kept.since, kept.until), digest=kept.digest)
 
 
-def summarize(kept: KeptPolicy) -> PolicySummary:
+def summarize(kept: StoredPolicy) -> PolicySummary:
     """Which policy it is."""
     until = None if kept.until is None else to_datetime(kept.until)
     return PolicySummary(kept.digest, kept.source, to_datetime(kept.since), until)

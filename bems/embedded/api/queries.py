@@ -16,13 +16,13 @@ from msgspec import Meta, Struct, inspect
 
 from bems.embedded.alerting.delivery import State
 from bems.tracker.actions import Severity
-from bems.tracker.contract import Moment, Stage
-from bems.tracker.faults import Fault, child, find_faults
-from bems.tracker.gate import Refusal, invalid
+from bems.tracker.contract import Stage, Timestamp
 from bems.tracker.instants import without_leap_second
-from bems.tracker.projection import Status
+from bems.tracker.parsing import InvalidEvent, invalid
 from bems.tracker.record import Mark
-from bems.tracker.wording import bare, show
+from bems.tracker.status import Status
+from bems.validation.error_messages import format_value, strip_metadata
+from bems.validation.field_errors import FieldError, append_pointer, validate
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 """A row's number, as SQLite has it."""
 Whole = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 """Any integer that SQLite has."""
-Wanted = Annotated[str, Meta(min_length=1, max_length=128, description="1 to 128 characters")]
+FilterText = Annotated[str, Meta(min_length=1, max_length=128, description="1 to 128 characters")]
 
 
 _ONLY_TRUE = inspect.LiteralType((True,))
@@ -77,7 +77,7 @@ class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class AlertsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """Which alerts; the newest first."""
 
-    invoice_id: Wanted | None = None
+    invoice_id: FilterText | None = None
     stage: Stage | None = None
     severity: Severity | None = None
     limit: Limit = 100
@@ -87,7 +87,7 @@ class AlertsQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class CommandsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """Which commands; the newest first."""
 
-    invoice_id: Wanted | None = None
+    invoice_id: FilterText | None = None
     limit: Limit = 100
     cursor: Cursor | None = None
 
@@ -102,7 +102,7 @@ class HistoryQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class DeadLettersQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """Which dead letters, in the order of their event ids."""
 
-    invoice_id: Wanted | None = None
+    invoice_id: FilterText | None = None
     error: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
     """A text in their error."""
     set_aside: bool | None = None
@@ -122,7 +122,7 @@ class DeliveriesQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class PolicyQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """Which policy."""
 
-    at: Moment | None = None
+    at: Timestamp | None = None
     """The one that was in force at that instant. Without it, the one that is."""
 
 
@@ -136,27 +136,31 @@ class PoliciesQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class DashboardQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """What time a dashboard is about, and in which steps."""
 
-    since: Moment | None = None
+    since: Timestamp | None = None
     """From its hour on. Without it, 30 days before `until`."""
-    until: Moment | None = None
+    until: Timestamp | None = None
     """Without it, now."""
     by: Literal["hour", "day"] = "day"
 
 
-def read_query(text: bytes, expected: type[T]) -> T | Refusal:
+def read_query(text: bytes, expected: type[T]) -> T | InvalidEvent:
     """The query, or a refusal with every fault; pointers are the parameters' names, `/limit`."""
     if len(text) > MOST_CHARACTERS:
-        return Refusal(400, "the query is too long", [Fault("", f"has more than {MOST_CHARACTERS} characters")])
+        return InvalidEvent(
+            400, "the query is too long", [FieldError("", f"has more than {MOST_CHARACTERS} characters")]
+        )
     kinds = _kinds(expected)  # type: ignore[arg-type]
     data: dict[str, Any] = {}
-    repeated: dict[str, Fault] = {}
+    repeated: dict[str, FieldError] = {}
     # Bytes that are no UTF-8 become the replacement character, which nothing here has in it.
     for name, value in parse_qsl(text.decode("latin-1"), keep_blank_values=True):
         if name in data:
-            fault = Fault(child("", name), f"{show(name)} is sent more than once: use it once", "repeated")
+            fault = FieldError(
+                append_pointer("", name), f"{format_value(name)} is sent more than once: use it once", "repeated"
+            )
             repeated[name] = fault
-        data[name] = _converted(value, kinds.get(name, str))
-    faults = [*repeated.values(), *find_faults(data, expected)]
+        data[name] = _coerce(value, kinds.get(name, str))
+    faults = [*repeated.values(), *validate(data, expected)]
     return invalid("query", faults, None) if faults else msgspec.convert(data, expected)
 
 
@@ -165,8 +169,10 @@ def _kinds(expected: type[Struct]) -> dict[str, type]:
     """What the text of each parameter stands for: bool, int, datetime or str."""
     kinds: dict[str, type] = {}
     for field in inspect.type_info(expected).fields:  # type: ignore[attr-defined]
-        plain, _ = bare(field.type)
-        members = [bare(member)[0] for member in plain.types] if isinstance(plain, inspect.UnionType) else [plain]
+        plain, _ = strip_metadata(field.type)
+        members = (
+            [strip_metadata(member)[0] for member in plain.types] if isinstance(plain, inspect.UnionType) else [plain]
+        )
         for member in members:
             if isinstance(member, inspect.BoolType) or member == _ONLY_TRUE:
                 kinds[field.encode_name] = bool
@@ -177,7 +183,7 @@ def _kinds(expected: type[Struct]) -> dict[str, type]:
     return kinds
 
 
-def _converted(value: str, kind: type) -> object:
+def _coerce(value: str, kind: type) -> object:
     """JSON has numbers and booleans, and a query has only text."""
     if kind is bool and value in ("true", "false"):
         return value == "true"
@@ -191,7 +197,7 @@ def write_cursor(of: str, *values: str | int) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode((of, *values))).decode().rstrip("=")
 
 
-def read_cursor(cursor: str | None, of: str, *shape: Any) -> tuple[Any, ...] | Refusal | None:
+def read_cursor(cursor: str | None, of: str, *shape: Any) -> tuple[Any, ...] | InvalidEvent | None:
     """What `write_cursor` was given behind the name of the list: values of these types."""
     if cursor is None:
         return None
@@ -202,5 +208,7 @@ def read_cursor(cursor: str | None, of: str, *shape: Any) -> tuple[Any, ...] | R
         read_of, values = "", []
     if read_of == of and write_cursor(of, *values) == cursor:
         return tuple(values)
-    fault = Fault("/cursor", f"{show(cursor)} is not a cursor of this list: use next_cursor of the page before it")
+    fault = FieldError(
+        "/cursor", f"{format_value(cursor)} is not a cursor of this list: use next_cursor of the page before it"
+    )
     return invalid("query", [fault], None)

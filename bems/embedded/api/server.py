@@ -15,14 +15,14 @@ from contextlib import suppress
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bems.embedded.api.bodies import closing, respond
-from bems.embedded.api.descriptors import room_for_connections
-from bems.embedded.api.protocol import CONNECTION, Connections, Protocol, refusal
-from bems.tracker.answers import unavailable
+from bems.embedded.api.bodies import send_response, with_connection_close
+from bems.embedded.api.file_descriptors import room_for_connections
+from bems.embedded.api.http_protocol import CONNECTION, Connections, Protocol, refusal
+from bems.tracker.responses import unavailable
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS = 2_000
+MAX_CONNECTIONS = 2_000
 """What comes by more of them at once is answered 503, and closed; those that were there before go on."""
 
 COURTESY = 64
@@ -35,7 +35,7 @@ ACCEPTED_AT_ONCE = 16
 ACCEPT_RETRY_SECONDS = 0.5
 """Seconds until connections are accepted again where one could not be."""
 
-GOODBYE = 10
+SHUTDOWN_TIMEOUT_SECONDS = 10
 """Seconds that requests under way have at the end."""
 
 BACKLOG = 2_048
@@ -99,15 +99,15 @@ class Server:
 
     async def _serve(self) -> None:
         api = self._make()
-        room = room_for_connections(CONNECTIONS + COURTESY)
-        served = min(CONNECTIONS, max(1, room - COURTESY))
-        if served < CONNECTIONS:
+        room = room_for_connections(MAX_CONNECTIONS + COURTESY)
+        served = min(MAX_CONNECTIONS, max(1, room - COURTESY))
+        if served < MAX_CONNECTIONS:
             told = "few files may be open here (ulimit -n): %d connections are served at once, and not %d"
-            log.warning(told, served, CONNECTIONS)
+            log.warning(told, served, MAX_CONNECTIONS)
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             if scope[CONNECTION].place > served:
-                await respond(send, closing(unavailable(1)))
+                await send_response(send, with_connection_close(unavailable(1)))
             else:
                 await api(scope, receive, send)
 
@@ -124,7 +124,7 @@ class Server:
             # What a cell answers is true for the moment, and for those who have its key.
             headers=[("cache-control", "no-store")],
             timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=GOODBYE,
+            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
         )
         self._server = server = _Server(config, self._socket, room)
         server.on_startup = lambda: self._started.set_result(None)

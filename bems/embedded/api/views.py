@@ -8,28 +8,29 @@ from typing import Any, Literal
 from msgspec import Struct, structs
 
 from bems.embedded.api.queries import write_cursor
-from bems.embedded.histories import Histories
-from bems.embedded.keys import Key as StoredKey
-from bems.embedded.reader import Reader
-from bems.embedded.reader import Total as StoredTotal
-from bems.embedded.store import AuditEntry, Letter
+from bems.embedded.auth.keys import Key as StoredKey
+from bems.embedded.execution_histories import ExecutionHistories
+from bems.embedded.storage.reader import Reader
+from bems.embedded.storage.reader import Total as StoredTotal
+from bems.embedded.storage.store import AuditEntry
+from bems.embedded.storage.store import DeadLetter as StoredDeadLetter
 from bems.tracker.actions import Alert as RaisedAlert
 from bems.tracker.actions import AlertKind, Severity, execution_name
 from bems.tracker.contract import PaymentTerms, Source, Stage, Vendor
 from bems.tracker.currencies import render_amount
 from bems.tracker.instants import Instant, to_datetime
-from bems.tracker.projection import WAITS_FOR, Status, project
-from bems.tracker.projection import Outcome as Register
 from bems.tracker.record import InvoiceRecord, Mark, Wait
 from bems.tracker.record import Parked as GivenUp
 from bems.tracker.requests import Role
+from bems.tracker.status import WAITS_FOR, Status, status_of
+from bems.tracker.status import Outcome as Register
 from bems.tracker.transitions import Transition as Row
 from bems.tracker.transitions import TransitionKind
 
 MAX_ROWS = 1_000
 """Rows of an invoice's series that one request reads."""
 
-MOST_RUNS = 10
+MAX_RUNS = 10
 """So many executions of an invoice are shown with their history, the newest ones."""
 
 
@@ -37,7 +38,7 @@ HISTORY_EVENTS = 100
 """So many events of each of them, the first ones; a page of its own has the others."""
 
 
-class Waiting(Struct, frozen=True, omit_defaults=True):
+class CurrentWait(Struct, frozen=True, omit_defaults=True):
     """What an invoice waits for. `step` alerts were raised, the newest of `severity`; `acknowledged` of them were seen.
 
     `extensions` times the deadline was moved, by `extended_by` the last time; until the next alert it is not stuck.
@@ -77,7 +78,7 @@ class Invoice(Struct, frozen=True, omit_defaults=True):
     currency: str
     vendor: Vendor
     recorded_at: datetime
-    waiting: Waiting | None = None
+    waiting: CurrentWait | None = None
     mark: Mark | None = None
     parked: Parked | None = None
 
@@ -241,7 +242,7 @@ class Health(Struct, frozen=True):
 
 def view_invoice(record: InvoiceRecord, reader: Reader) -> Invoice:
     """The invoice, as a list shows it."""
-    status, facts, wait = project(record.outcomes), record.facts, record.wait
+    status, facts, wait = status_of(record.outcomes), record.facts, record.wait
     return Invoice(
         record.invoice_id,
         status,
@@ -261,13 +262,13 @@ def _parked(parked: GivenUp) -> Parked:
     return Parked(to_datetime(parked.at), parked.stage, to_datetime(parked.since), parked.step, parked.by)
 
 
-def _waiting(invoice_id: str, wait: Wait, reader: Reader) -> Waiting:
+def _waiting(invoice_id: str, wait: Wait, reader: Reader) -> CurrentWait:
     severity = None
     if wait.step:
         alerts = reader.newest_alerts(invoice_id=invoice_id, stage=wait.stage, limit=10)
         severity = next((alert.severity for _, alert in alerts if alert.step == wait.step), None)
     since, deadline, due = to_datetime(wait.since), to_datetime(wait.deadline), to_datetime(wait.due)
-    return Waiting(
+    return CurrentWait(
         wait.stage,
         since,
         deadline,
@@ -281,7 +282,7 @@ def _waiting(invoice_id: str, wait: Wait, reader: Reader) -> Waiting:
     )
 
 
-def view_details(record: InvoiceRecord, reader: Reader, histories: Histories) -> InvoiceDetails:
+def view_details(record: InvoiceRecord, reader: Reader, histories: ExecutionHistories) -> InvoiceDetails:
     """All that is known of the invoice."""
     facts, id = record.facts, record.invoice_id
     return InvoiceDetails(
@@ -292,7 +293,7 @@ def view_details(record: InvoiceRecord, reader: Reader, histories: Histories) ->
         outcomes={stage: _view_outcome(outcome, reader) for stage, outcome in record.outcomes.items()},
         transitions=[view_transition(row) for row in reader.timeline(id)],
         alerts=[view_alert(alert) for _, alert in reader.newest_alerts(invoice_id=id, limit=1_000)],
-        commands=[view_command(entry) for _, entry in reader.audit(invoice_id=id, limit=1_000)],
+        commands=[view_command(entry) for _, entry in reader.commands(invoice_id=id, limit=1_000)],
         executions=list(_executions(record, reader, histories)),
     )
 
@@ -314,7 +315,7 @@ def view_events(
     """A page of an invoice's events, the newest first, after those that have not been applied; and where the next one
     begins. `after`: the last id of the latter that was shown, and how many rows of the series were passed over."""
     last_letter, rows_before = after
-    letters = reader.letters(invoice_id=invoice_id, after=last_letter, limit=limit + 1)
+    letters = reader.dead_letters(invoice_id=invoice_id, after=last_letter, limit=limit + 1)
     shown = [one for letter in letters[:limit] if (one := _view_event(letter.event_id, reader, applied=False))]
     if len(letters) > limit:
         return shown, (letters[limit - 1].event_id, rows_before)
@@ -347,8 +348,8 @@ def view_total(total: StoredTotal) -> Total:
     return Total(**values)
 
 
-def _executions(record: InvoiceRecord, reader: Reader, histories: Histories) -> Iterable[Execution]:
-    for run in range(record.run.number, max(0, record.run.number - MOST_RUNS), -1):
+def _executions(record: InvoiceRecord, reader: Reader, histories: ExecutionHistories) -> Iterable[Execution]:
+    for run in range(record.run.number, max(0, record.run.number - MAX_RUNS), -1):
         name = execution_name(record.invoice_id, run)
         execution = reader.execution(name)
         if execution is not None:
@@ -360,9 +361,11 @@ def history_list(name: str) -> str:
     return f"history of {name}"
 
 
-def view_history(name: str, histories: Histories, after: int, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+def view_history(
+    name: str, histories: ExecutionHistories, after: int, limit: int
+) -> tuple[list[dict[str, Any]], str | None]:
     """A page of the execution's history, behind so many events; and the cursor of the next one, if there is more."""
-    events = histories.of(name, after, limit + 1)
+    events = histories.history_of(name, after, limit + 1)
     more = len(events) > limit
     return events[:limit], write_cursor(history_list(name), after + limit) if more else None
 
@@ -434,7 +437,7 @@ def view_command(entry: AuditEntry) -> Command:
     )
 
 
-def view_letter(letter: Letter) -> DeadLetter:
+def view_dead_letter(letter: StoredDeadLetter) -> DeadLetter:
     """The dead letter."""
     failed_at, retry_at = to_datetime(letter.failed_at), _moment(letter.retry_at)
     return DeadLetter(letter.event_id, letter.invoice_id, letter.attempts, failed_at, retry_at, letter.error)

@@ -21,14 +21,14 @@ import apsw
 import pytest
 from msgspec import structs
 
-from bems.embedded.alerting.courier import RETRIES, Courier
 from bems.embedded.alerting.deliveries import REMOVED, TAKEN, Deliveries
 from bems.embedded.alerting.delivery import Destination, NotDelivered
+from bems.embedded.alerting.dispatcher import RETRY_DELAYS, Dispatcher
 from bems.embedded.alerting.outbox import APPLICATION_ID, DATABASE, MIGRATIONS, Outbox
-from bems.embedded.alerting.webhook import Patience, Webhook
-from bems.embedded.databases import StoreRefused, open_database
-from bems.embedded.packing import pack_alert
-from bems.embedded.sqlite import SqliteStore
+from bems.embedded.alerting.webhook import Timeouts, Webhook
+from bems.embedded.storage.codec import encode_alert
+from bems.embedded.storage.database_files import StoreUnusable, open_database
+from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.tracker.actions import Alert
 from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND, Instant
 from tests.tracker.samples import FACTS, NOW
@@ -36,7 +36,7 @@ from tests.waiting import SOON, until
 
 ROOT = Path(__file__).parents[2]
 KEY = b"signing-key-n0b0dy-kn0ws"
-PATIENT = Patience(SOON, SOON, SOON)
+PATIENT = Timeouts(SOON, SOON, SOON)
 
 
 def alert(invoice_id: str, step: int = 1, severity: Any = "critical") -> Alert:
@@ -216,7 +216,7 @@ def receiver(answers: Callable[[str], int | None] = lambda _: 204) -> Iterator[R
         one.server.server_close()
 
 
-def webhook(to: Receiver, patience: Patience = PATIENT) -> Webhook:
+def webhook(to: Receiver, patience: Timeouts = PATIENT) -> Webhook:
     return Webhook(f"webhook {to.url}", to.url, KEY, "eu-west", patience=patience)
 
 
@@ -242,7 +242,7 @@ def test_each_alert_goes_to_the_destinations_of_its_severity(home: Home) -> None
     until(lambda: deliveries.delivered() == 6)
     assert_in_order(both.taken)
     assert (sorted(both.taken), critical.taken) == (["A.1", "A.2", "B.1"], ["A.2"])
-    assert (deliveries.waiting(), deliveries.failed(), deliveries.failing) == (0, 0, None)
+    assert (deliveries.waiting(), deliveries.failed(), deliveries.failure) == (0, 0, None)
     home.feed.all.append(alert("A", 3))
     deliveries.poke()
     critical.wait(taken=2)
@@ -296,13 +296,13 @@ def test_a_receiver_that_fails_for_an_hour(home: Home) -> None:
     with receiver(lambda _: 503 if home.clock.at < back else 204) as one:
         deliveries = home.open(webhook(one), other)
         other.wait(taken=30)
-        until(lambda: deliveries.failing is not None)
-        assert deliveries.failing == f"webhook {one.url}: it answers 503 Service Unavailable"
+        until(lambda: deliveries.failure is not None)
+        assert deliveries.failure == f"webhook {one.url}: it answers 503 Service Unavailable"
         home.let_pass(15 * SECOND, lambda: deliveries.waiting() == 0)
     assert sorted(one.taken) == sorted(one_alert.id for one_alert in home.feed.all)
     assert_in_order(one.taken)
     assert len(one.tried) - len(one.taken) <= 14
-    assert deliveries.failing is None
+    assert deliveries.failure is None
 
 
 def test_an_answer_that_is_lost_brings_the_alert_twice(home: Home) -> None:
@@ -335,7 +335,7 @@ def test_a_receiver_that_hangs_is_left_and_asked_again(home: Home) -> None:
     home.feed.all = [alert("A", 1), alert("A", 2), alert("B", 1), alert("C", 1)]
     other = Desk("other")
     with receiver(answers) as one:
-        deliveries = home.open(webhook(one, Patience(SOON, 0.5, SOON)), other)
+        deliveries = home.open(webhook(one, Timeouts(SOON, 0.5, SOON)), other)
         one.wait(taken=2)
         other.wait(taken=4)
         assert sorted(one.taken) == ["B.1", "C.1"]
@@ -359,9 +359,9 @@ def test_an_alert_that_is_refused_holds_up_its_invoice_alone(home: Home) -> None
         assert "A.2" not in one.tried
         (first, second) = deliveries.entries("waiting")
         assert (first.alert.id, first.attempts, first.error) == ("A.1", 1, "it answers 400 Bad Request")
-        assert (first.due, first.tried_at, second.attempts) == (NOW + RETRIES[0], NOW, 0)
+        assert (first.due, first.tried_at, second.attempts) == (NOW + RETRY_DELAYS[0], NOW, 0)
         refuse[0] = False
-        home.move(RETRIES[0])
+        home.move(RETRY_DELAYS[0])
         one.wait(taken=22)
     assert one.taken[-2:] == ["A.1", "A.2"]
 
@@ -386,19 +386,19 @@ def test_ten_thousand_alerts_without_a_receiver_make_few_attempts(home: Home) ->
     deliveries = home.open(desk)
     until(lambda: deliveries.waiting() == 10_000)
     home.settled(4)
-    for attempts, pause in enumerate(RETRIES, 5):
+    for attempts, pause in enumerate(RETRY_DELAYS, 5):
         home.move(pause - 1)
         home.move(1)
         home.settled(attempts)
-    assert home.clock.at == NOW + sum(RETRIES)
+    assert home.clock.at == NOW + sum(RETRY_DELAYS)
     assert home.clock.at > NOW + 40 * MINUTE
     assert len(desk.tried) == 10
     desk.answers = lambda _: None
-    home.move(RETRIES[-1] - 1)
+    home.move(RETRY_DELAYS[-1] - 1)
     assert len(desk.tried) == 10
     home.move(1)
     desk.wait(taken=1_000)
-    assert deliveries.failing is None
+    assert deliveries.failure is None
     deliveries.stop()
     assert len(desk.tried) == len(desk.taken) + 10
     assert home.ask("SELECT count(*) FROM deliveries") == 10_000 - len(desk.taken)
@@ -488,18 +488,18 @@ def test_a_receiver_that_comes_and_goes_costs_the_same_however_many_wait(tmp_pat
     outbox, clock, desk = Outbox(tmp_path), Clock(), Desk()
     connection, log = outbox._connection, tmp_path / f"{DATABASE}-wal"
     alerts = [(seq, alert(f"A{seq}")) for seq in range(1, waiting + flaps + 1)]
-    outbox.take(alerts, {"critical": ["desk"], "warning": []}, NOW)
+    outbox.enqueue(alerts, {"critical": ["desk"], "warning": []}, NOW)
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     changes = connection.total_changes()
-    courier = Courier(desk, outbox, clock.now, at_once=1)
+    courier = Dispatcher(desk, outbox, clock.now, at_once=1)
     for answers in (away, lambda _: None) * flaps:
         desk.answers = answers
-        courier.look()
-        while not courier._away:
+        courier.poll()
+        while not courier._in_flight:
             clock.at += MINUTE
-            courier.look()
-        until(lambda: len(courier._returned) == 1)
+            courier.poll()
+        until(lambda: len(courier._completed) == 1)
     assert len(desk.taken) == flaps
     assert outbox.count("waiting") == waiting + 1
     # Of a failure the delivery and the outage; of a success both too, and the count of all.
@@ -515,14 +515,14 @@ def test_a_day_counts_from_when_another_was_tried_and_begins_anew_when_one_is_ta
     def tried_at() -> list[Instant | None]:
         return [one.tried_at for one in outbox.entries("waiting", 99, (-1, "")) if one.destination == "desk"]
 
-    outbox.take([(1, alert("A")), (2, alert("B"))], keys, NOW)
+    outbox.enqueue([(1, alert("A")), (2, alert("B"))], keys, NOW)
     assert tried_at() == [None, None]
-    outbox.stand_for_all("desk", NOW + HOUR)
-    outbox.stand_for_all("desk", NOW + 2 * HOUR)
-    outbox.take([(3, alert("C"))], keys, NOW + 3 * HOUR)
+    outbox.start_giveup_timer("desk", NOW + HOUR)
+    outbox.start_giveup_timer("desk", NOW + 2 * HOUR)
+    outbox.enqueue([(3, alert("C"))], keys, NOW + 3 * HOUR)
     assert tried_at() == [NOW + HOUR, NOW + HOUR, NOW + 3 * HOUR]
-    assert [one.tried_at for one in outbox.heads("desk", 9)] == tried_at()
-    assert [one.tried_at for one in outbox.heads("other", 9)] == [None] * 3
+    assert [one.tried_at for one in outbox.next_per_invoice("desk", 9)] == tried_at()
+    assert [one.tried_at for one in outbox.next_per_invoice("other", 9)] == [None] * 3
     assert outbox.give_up("desk", NOW + HOUR - 1, "away") == []
     assert outbox.give_up("desk", NOW + HOUR, "away") == ["A.1", "B.1"]
     assert [(one.alert.id, one.tried_at, one.error) for one in outbox.entries("failed", 99, (-1, ""))] == [
@@ -530,7 +530,7 @@ def test_a_day_counts_from_when_another_was_tried_and_begins_anew_when_one_is_ta
         ("B.1", NOW + HOUR, "away"),
     ]
     assert tried_at() == [NOW + 3 * HOUR]
-    outbox.forget_standing("desk")
+    outbox.reset_giveup_timer("desk")
     assert tried_at() == [None]
     assert outbox.give_up("desk", NOW + DAY, "away") == []
     outbox.close()
@@ -553,11 +553,11 @@ def test_after_a_restart_the_outage_goes_on_until_one_is_taken(home: Home) -> No
 def test_an_outbox_of_version_1_goes_on(tmp_path: Path) -> None:
     connection = open_database(tmp_path / DATABASE, MIGRATIONS[:1], APPLICATION_ID)
     rows = [
-        ("desk", 1, "A.1", "A", 2, NOW + MINUTE, NOW, "waiting", "gone", pack_alert(alert("A"))),
-        ("desk", 2, "B.1", "B", 0, NOW, NOW + SECOND, "waiting", None, pack_alert(alert("B"))),
-        ("desk", 3, "C.1", "C", 0, NOW + HOUR, NOW + HOUR, "waiting", None, pack_alert(alert("C"))),
-        ("other", 3, "C.1", "C", 0, NOW, None, "waiting", None, pack_alert(alert("C"))),
-        ("other", 4, "D.1", "D", 0, NOW, NOW, "failed", "gone", pack_alert(alert("D"))),
+        ("desk", 1, "A.1", "A", 2, NOW + MINUTE, NOW, "waiting", "gone", encode_alert(alert("A"))),
+        ("desk", 2, "B.1", "B", 0, NOW, NOW + SECOND, "waiting", None, encode_alert(alert("B"))),
+        ("desk", 3, "C.1", "C", 0, NOW + HOUR, NOW + HOUR, "waiting", None, encode_alert(alert("C"))),
+        ("other", 3, "C.1", "C", 0, NOW, None, "waiting", None, encode_alert(alert("C"))),
+        ("other", 4, "D.1", "D", 0, NOW, NOW, "failed", "gone", encode_alert(alert("D"))),
     ]
     connection.executemany("INSERT INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
     connection.close()
@@ -688,13 +688,13 @@ def test_alerts_that_cannot_be_read_are_read_later(home: Home, caplog: pytest.Lo
     deliveries = home.open(desk)
     home.feed.fails = OSError("the disk is gone")
     deliveries.poke()
-    until(lambda: deliveries.failing is not None)
-    assert deliveries.failing == "new alerts cannot be taken over: the disk is gone"
+    until(lambda: deliveries.failure is not None)
+    assert deliveries.failure == "new alerts cannot be taken over: the disk is gone"
     home.feed.all = [alert("A")]
     home.feed.fails = None
     deliveries.poke()
     desk.wait(taken=1)
-    until(lambda: deliveries.failing is None)
+    until(lambda: deliveries.failure is None)
     assert home.feed.opened > 1
     assert sum("new alerts cannot be taken over" in message for message in caplog.messages) == 1
 
@@ -712,12 +712,12 @@ def test_an_outbox_that_cannot_be_written_has_nothing_sent_again_and_again(
         removed(outbox, delivery)
 
     monkeypatch.setattr(Outbox, "remove", remove)
-    monkeypatch.setattr("bems.embedded.alerting.courier.LOOK_EVERY", 0.001)
+    monkeypatch.setattr("bems.embedded.alerting.dispatcher.POLL_SECONDS", 0.001)
     desk = Desk()
     home.feed.all = [alert("A", 1), alert("A", 2)]
     deliveries = home.open(desk)
-    until(lambda: deliveries.failing is not None)
-    assert deliveries.failing == "desk: the outbox cannot be used: database or disk is full"
+    until(lambda: deliveries.failure is not None)
+    assert deliveries.failure == "desk: the outbox cannot be used: database or disk is full"
     until(lambda: len(tries) > 2)
     assert desk.taken == ["A.1"]
     assert caplog.text.count("outbox cannot be used") == 1
@@ -726,14 +726,14 @@ def test_an_outbox_that_cannot_be_written_has_nothing_sent_again_and_again(
     desk.wait(taken=2)
     until(lambda: deliveries.delivered() == 2)
     assert desk.taken == ["A.1", "A.2"]
-    until(lambda: deliveries.failing is None)
+    until(lambda: deliveries.failure is None)
 
 
 def test_an_outbox_that_can_be_used_again_is_no_trouble_any_more(
     home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Though nothing was sent since; what fails then is told like the first time."""
-    heads = Outbox.heads
+    heads = Outbox.next_per_invoice
 
     def full(*_: object) -> None:
         raise apsw.FullError("database or disk is full")
@@ -741,20 +741,20 @@ def test_an_outbox_that_can_be_used_again_is_no_trouble_any_more(
     desk = Desk(answers=away)
     deliveries = home.open(desk)
     for outages in (1, 2):
-        monkeypatch.setattr(Outbox, "heads", full)
+        monkeypatch.setattr(Outbox, "next_per_invoice", full)
         deliveries.poke()
-        until(lambda: deliveries.failing == "desk: the outbox cannot be used: database or disk is full")
-        monkeypatch.setattr(Outbox, "heads", heads)
+        until(lambda: deliveries.failure == "desk: the outbox cannot be used: database or disk is full")
+        monkeypatch.setattr(Outbox, "next_per_invoice", heads)
         deliveries.poke()
-        until(lambda: deliveries.failing is None)
+        until(lambda: deliveries.failure is None)
         assert caplog.text.count("outbox cannot be used") == outages
     home.feed.all = [alert("A")]
     deliveries.poke()
-    until(lambda: deliveries.failing == "desk: nobody is there")
+    until(lambda: deliveries.failure == "desk: nobody is there")
     assert "desk: an alert was not taken" in caplog.text
-    monkeypatch.setattr(Outbox, "heads", full)
-    home.move(RETRIES[0])
-    until(lambda: deliveries.failing == "desk: the outbox cannot be used: database or disk is full; nobody is there")
+    monkeypatch.setattr(Outbox, "next_per_invoice", full)
+    home.move(RETRY_DELAYS[0])
+    until(lambda: deliveries.failure == "desk: the outbox cannot be used: database or disk is full; nobody is there")
 
 
 def test_a_fault_in_sending_is_an_attempt_that_failed_and_tells_no_secret(
@@ -780,8 +780,8 @@ def test_nothing_secret_is_kept_or_logged(home: Home, caplog: pytest.LogCaptureF
     home.feed.all = [alert("A")]
     with receiver(lambda _: 500) as one:
         deliveries = home.open(Webhook("webhook $CHAT_URL", one.url + "/n0b0dy-kn0ws", KEY, "eu", patience=PATIENT))
-        until(lambda: deliveries.failing is not None)
-        assert deliveries.failing == "webhook $CHAT_URL: it answers 500 Internal Server Error"
+        until(lambda: deliveries.failure is not None)
+        assert deliveries.failure == "webhook $CHAT_URL: it answers 500 Internal Server Error"
     home.stop()
     kept = b"".join(file.read_bytes() for file in home.folder.iterdir())
     assert b"n0b0dy" not in kept
@@ -804,7 +804,7 @@ def rows(home: Home) -> object:
 
 def refused(home: Home, held: Callable[[Home], object] = file_content) -> str:
     before = held(home)
-    with pytest.raises(StoreRefused) as told:
+    with pytest.raises(StoreUnusable) as told:
         home.open(Desk())
     assert held(home) == before
     assert str(home.folder / DATABASE) in str(told.value)
@@ -826,9 +826,9 @@ def test_an_outbox_goes_with_its_store(home: Home) -> None:
 
 def test_a_store_that_cannot_be_opened_says_so_at_once(home: Home) -> None:
     def source() -> Feed:
-        raise StoreRefused("there is no store")
+        raise StoreUnusable("there is no store")
 
-    with pytest.raises(StoreRefused, match="there is no store"):
+    with pytest.raises(StoreUnusable, match="there is no store"):
         home.open(Desk(), source=source)
 
 

@@ -30,18 +30,18 @@ from bems.embedded.alerting import mail as mail_module
 from bems.embedded.alerting.delivery import Destination, NotDelivered
 from bems.embedded.alerting.destinations import Log, build
 from bems.embedded.alerting.mail import Email
-from bems.embedded.alerting.webhook import LONGEST_PAUSE, Patience, Webhook
+from bems.embedded.alerting.webhook import MAX_RETRY_AFTER, Timeouts, Webhook
 from bems.tracker import cells
 from bems.tracker.actions import Alert
-from bems.tracker.alert_messages import headline, sentence
+from bems.tracker.alert_messages import headline, summary_line
 from bems.tracker.contract import Facts, Source, Vendor
 from bems.tracker.instants import DAY, MINUTE, SECOND, parse
 from tests.tracker.samples import NOW
 
 FACTS = Facts(Decimal("1250.00"), "EUR", Vendor("V-42", "Acme GmbH", "DE", "gold"), Source("sap-ecc"))
 ALERT = Alert("a1b2c3", "INV-1", "stuck", "posting", "critical", 3, NOW, NOW + DAY, NOW + DAY, FACTS)
-BRIEF = Patience(connect=0.2, read=0.2, total=0.4)
-LONGER = Patience(connect=2, read=2, total=2)
+BRIEF = Timeouts(connect=0.2, read=0.2, total=0.4)
+LONGER = Timeouts(connect=2, read=2, total=2)
 """For whoever must have said something by then, on a slow machine too."""
 
 SECRET = "n0b0dy-kn0ws-what-th1s-1s"
@@ -193,10 +193,10 @@ def test_answers_that_are_no_delivery(sent: bytes, says: str, outage: bool, capl
     [
         ("retry-after: 120", 2 * MINUTE),
         ("Retry-After: 0", 0),
-        ("retry-after: 99999999999999999999", LONGEST_PAUSE),
+        ("retry-after: 99999999999999999999", MAX_RETRY_AFTER),
         ("retry-after: Mon, 02 Mar 2026 09:05:00 GMT", 5 * MINUTE),
         ("retry-after: Mon, 02 Mar 2026 08:00:00 GMT", 0),
-        ("retry-after: Tue, 03 Mar 2026 09:00:00 GMT", LONGEST_PAUSE),
+        ("retry-after: Tue, 03 Mar 2026 09:00:00 GMT", MAX_RETRY_AFTER),
         ("retry-after: soon", None),
         ("retry-after: -5", None),
         ("x: y", None),
@@ -482,7 +482,7 @@ def test_who_refuses_for_now_is_tried_again_alone() -> None:
 
 
 def test_alerts_that_are_given_up_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mail_module, "MOST_SERVED", 2)
+    monkeypatch.setattr(mail_module, "MAX_PARTIAL", 2)
     postbox = Postbox({"b@example.com": 451})
     with mail_server(postbox) as server:
         destination = mail(server)
@@ -492,7 +492,7 @@ def test_alerts_that_are_given_up_are_not_remembered_for_ever(monkeypatch: pytes
         for id in ("3", "1"):
             destination.send(structs.replace(ALERT, id=id))
     assert [to for to, *_ in postbox.mails] == [["b@example.com"], ["a@example.com", "b@example.com"]]
-    assert len(destination._served) == 1
+    assert len(destination._partial_deliveries) == 1
 
 
 def test_when_all_are_refused_it_is_not_delivered() -> None:
@@ -557,7 +557,7 @@ def test_a_headline_says_what_is_wrong(changes: dict[str, Any], text: str) -> No
 
 def test_no_text_of_a_sender_is_a_command_to_a_chat_service() -> None:
     vendor = Vendor("V-1", "<!channel> & <http://evil|Bank>")
-    text = sentence(structs.replace(ALERT, invoice_id="<!here>", facts=structs.replace(FACTS, vendor=vendor)), "eu")
+    text = summary_line(structs.replace(ALERT, invoice_id="<!here>", facts=structs.replace(FACTS, vendor=vendor)), "eu")
     assert "<" not in text
     assert ">" not in text
     assert "!channel" in text

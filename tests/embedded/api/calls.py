@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bems.embedded.alerting.delivery import Destination
+from bems.embedded.auth.keys import Key
 from bems.embedded.clock import VirtualClock
-from bems.embedded.keys import Key
-from bems.embedded.reader import Reader, open_reader
 from bems.embedded.service import Service
+from bems.embedded.storage.reader import Reader, open_reader
 from bems.tracker.actions import Alert, Severity
 from bems.tracker.cells import Limits, Rate, StageRates
-from bems.tracker.contract import POSITIVE, Stage
+from bems.tracker.contract import SUCCESS_STATUS, Stage
 from bems.tracker.instants import Instant, render
 from bems.tracker.requests import Role
 from tests.tracker.samples import NOW, POLICY
@@ -114,7 +114,7 @@ class Cell:
 
     def move_to(self, instant: Instant) -> None:
         self.clock.move_to(instant)
-        self.service.writer.poke()
+        self.service.writer.wake()
 
     @contextmanager
     def reader(self) -> Iterator[Reader]:
@@ -203,7 +203,7 @@ def sent(stage: Stage, *, event_id: str | None = None, at: Instant = NOW, **chan
     return {
         "event_id": event_id or f"{invoice_id}-{stage}",
         "invoice_id": invoice_id,
-        "status": POSITIVE[stage],
+        "status": SUCCESS_STATUS[stage],
         "occurred_at": render(at),
         "amount": "1250.00",
         "currency": "EUR",

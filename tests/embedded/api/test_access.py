@@ -34,7 +34,7 @@ MATRIX: dict[tuple[str, str], set[str]] = {
     ("POST", "/dead-letters/redrive"): ACT,
     ("GET", "/deliveries"): LOOK,
     ("POST", "/deliveries/retry"): ACT,
-    ("GET", "/books"): LOOK,
+    ("GET", "/check"): LOOK,
     ("GET", "/policy"): LOOK,
     ("GET", "/policies"): LOOK,
     ("GET", "/dashboards"): LOOK,
@@ -104,7 +104,7 @@ def test_a_wrong_key_is_as_good_as_none(cell: Cell, method: str, path: str, name
 
 def test_of_two_keys_none_is_chosen(cell: Cell) -> None:
     for one, other in (("", cell.keys["admin"]), (cell.keys["admin"], "wrong"), (cell.keys["admin"],) * 2):
-        look = head("GET", "/books", one, f"x-api-key: {other}")
+        look = head("GET", "/check", one, f"x-api-key: {other}")
         send = head("POST", "/invoices/posting", one, f"X-API-Key: {other}", body=b"{}")
         assert [reply.status for reply in raw(cell.port, look, send, answers=2)] == [403, 403]
 
@@ -202,7 +202,7 @@ def test_the_file_of_the_keys_may_fail(cell: Cell) -> None:
         reply = cell.ask(method, path, body)
         assert (reply.status, reply.faults, reply.headers["retry-after"]) == (503, {}, "5")
     connection.execute("PRAGMA query_only = off")
-    assert cell.ask("GET", "/books", role="viewer").status == 200, "it is in force still"
+    assert cell.ask("GET", "/check", role="viewer").status == 200, "it is in force still"
     assert not any(key["name"] == "unlucky" for key in cell.get("/keys")["items"])
 
 
@@ -234,9 +234,9 @@ def test_keys_are_compared_in_constant_time(cell: Cell, monkeypatch: pytest.Monk
         compared.append((one, other))
         return bool(compare(one, other))
 
-    monkeypatch.setattr("bems.embedded.keys.hmac.compare_digest", kept)
+    monkeypatch.setattr("bems.embedded.auth.keys.hmac.compare_digest", kept)
     for name in ("malformed", "unknown", "wrong secret"):
-        cell.ask_with(foreign(cell, name), "GET", "/books")
-    cell.get("/books")
+        cell.ask_with(foreign(cell, name), "GET", "/check")
+    cell.get("/check")
     assert len(compared) == 4, "whatever is known of the key"
     assert {len(side) for pair in compared for side in pair} == {32}

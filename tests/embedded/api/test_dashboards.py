@@ -5,10 +5,10 @@ import json
 import duckdb
 import pytest
 
-from bems.embedded import dashboards
-from bems.embedded.analytics import Analytics
-from bems.embedded.dashboards import DASHBOARDS
-from bems.embedded.time_series import NotOpen
+from bems.embedded.analytics import dashboards
+from bems.embedded.analytics.dashboards import DASHBOARDS
+from bems.embedded.analytics.feeder import AnalyticsFeeder
+from bems.embedded.analytics.time_series import NotOpen
 from bems.tracker.instants import DAY
 from tests.embedded.api.calls import Cell
 from tests.tracker.samples import NOW
@@ -20,7 +20,7 @@ def fed(cell: Cell) -> Cell:
     for id in ("A", "B"):
         cell.send("ingestion", invoice_id=id)
     cell.send("authorization", invoice_id="A", status="approved")
-    until(lambda: cell.get("/books")["balanced"])
+    until(lambda: cell.get("/check")["balanced"])
     return cell
 
 
@@ -104,7 +104,7 @@ def test_while_duckdb_is_not_open(fed: Cell, monkeypatch: pytest.MonkeyPatch) ->
     def closed(*_: object) -> None:
         raise NotOpen("the database is closed")
 
-    monkeypatch.setattr(Analytics, "query_hourly", closed)
+    monkeypatch.setattr(AnalyticsFeeder, "query_hourly", closed)
     reply = fed.ask("GET", "/dashboards/volume")
     assert (reply.status, reply.headers["retry-after"]) == (503, "1")
     assert reply.content["detail"].startswith("the database is closed: ")
@@ -114,7 +114,7 @@ def test_where_duckdb_fails(fed: Cell, monkeypatch: pytest.MonkeyPatch, caplog: 
     def full(*_: object) -> None:
         raise duckdb.OutOfMemoryException("failed to offload data block")
 
-    monkeypatch.setattr(Analytics, "query_hourly", full)
+    monkeypatch.setattr(AnalyticsFeeder, "query_hourly", full)
     reply = fed.ask("GET", "/dashboards/volume")
     assert (reply.status, reply.headers["retry-after"]) == (503, "5")
     assert reply.content["detail"].startswith("DuckDB cannot answer, and the cell's log says why: ")

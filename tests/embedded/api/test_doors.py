@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from bems.embedded import readers as readers_module
-from bems.embedded.api import bodies, descriptors, protocol, server
+from bems.embedded.api import bodies, file_descriptors, http_protocol, server
 from bems.embedded.clock import SystemClock
-from bems.embedded.reader import Reader
+from bems.embedded.storage import reader_pool as readers_module
+from bems.embedded.storage.reader import Reader
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import STAGES
 from tests.embedded.api.calls import UNLIMITED, Cell, Reply, head, raw, read_answers, sent, together
@@ -162,7 +162,7 @@ def test_answers_that_nobody_reads_are_bounded_together(
 ) -> None:
     """Beyond what the sockets of this machine take of them."""
     most = 500_000
-    monkeypatch.setattr(protocol, "UNREAD_BYTES", most)
+    monkeypatch.setattr(http_protocol, "UNREAD_BYTES", most)
     cell = make()
     (answer,) = raw(cell.port, head("GET", "/openapi.json", ""))
     with ExitStack() as opened:
@@ -214,10 +214,10 @@ def test_a_trailer_is_no_header(cell: Cell) -> None:
     others = ("content-encoding: gzip", "content-type: text/plain", "host: b", "expect: 100-continue")
     for trailer in (wrong, "authorization: Bearer wrong", *others):
         assert [reply.status for reply in raw(cell.port, chunked(cell.keys["sender"], trailer))] == [202], trailer
-    follows = b"GET /books HTTP/1.1\r\nHost: a\r\n\r\n"
+    follows = b"GET /check HTTP/1.1\r\nHost: a\r\n\r\n"
     admin = f"x-api-key: {cell.keys['admin']}"
     assert [reply.status for reply in raw(cell.port, chunked("", admin) + follows, answers=2)] == [403, 403]
-    whole = chunked(cell.keys["sender"], wrong) + head("GET", "/books", cell.keys["viewer"])
+    whole = chunked(cell.keys["sender"], wrong) + head("GET", "/check", cell.keys["viewer"])
     assert [reply.status for reply in raw(cell.port, whole, answers=2)] == [202, 200]
 
 
@@ -262,17 +262,17 @@ def test_a_head_has_so_many_fields(cell: Cell) -> None:
         (reply,) = raw(cell.port, "\r\n".join(lines).encode())
         return reply
 
-    assert ask(protocol.MAX_FIELDS).status == 200
-    refused = ask(protocol.MAX_FIELDS + 1)
+    assert ask(http_protocol.MAX_FIELDS).status == 200
+    refused = ask(http_protocol.MAX_FIELDS + 1)
     assert (refused.status, refused.faults) == (400, {})
-    assert f"more than {protocol.MAX_FIELDS} headers" in refused.content["detail"]
+    assert f"more than {http_protocol.MAX_FIELDS} headers" in refused.content["detail"]
 
 
 def test_a_head_has_so_much_time_and_a_connection_may_lie_idle_for_longer(
     make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert server.KEEP_ALIVE == 75
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
     cell = make()
     with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as kept:
         kept.sendall(head("GET", "/healthz", ""))
@@ -288,7 +288,7 @@ def test_a_head_has_so_much_time_and_a_connection_may_lie_idle_for_longer(
 def test_the_rest_of_a_body_that_nobody_wants_has_so_much_time(
     make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "DRAIN_SECONDS", 0.2)
+    monkeypatch.setattr(http_protocol, "DRAIN_SECONDS", 0.2)
     cell = make()
     early = head("POST", "/invoices/ingestion", "wrong", "Content-Length: 100")
     with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as connection:
@@ -306,8 +306,8 @@ def test_no_answer_is_kept_by_a_cache(cell: Cell) -> None:
         cell.ask("POST", "/invoices/ingestion", {}),
         *(cell.ask("GET", path) for path in ("/invoices", "/invoices/cached", "/metrics", "/healthz", "/openapi.json")),
         cell.ask("GET", "/nothing"),
-        cell.ask("PUT", "/books"),
-        cell.ask_with(None, "GET", "/books"),
+        cell.ask("PUT", "/check"),
+        cell.ask_with(None, "GET", "/check"),
         *raw(cell.port, b"nonsense\r\n\r\n"),
     ]
     assert {reply.headers["cache-control"] for reply in replies} == {"no-store"}
@@ -339,7 +339,7 @@ def test_a_key_may_come_as_a_bearer(cell: Cell) -> None:
     def ask(path: str, key: str | None, authorization: str) -> int:
         return cell.ask_with(key, "GET", path, authorization=authorization).status
 
-    for path in ("/books", "/metrics", "/invoices"):
+    for path in ("/check", "/metrics", "/invoices"):
         assert ask(path, None, f"Bearer {viewer}") == 200
         assert ask(path, None, f"bearer   {viewer} ") == 200
         assert ask(path, viewer, f"Bearer {viewer}") == 200
@@ -350,7 +350,7 @@ def test_a_key_may_come_as_a_bearer(cell: Cell) -> None:
             assert ask(path, viewer, authorization) == 403, authorization
         assert ask(path, "wrong", f"Bearer {viewer}") == 403
         assert ask(path, viewer, "Basic YTpi") == 200, "which is a proxy's"
-    twice = head("GET", "/books", viewer, f"Authorization: Bearer {viewer}", f"Authorization: Bearer {viewer}")
+    twice = head("GET", "/check", viewer, f"Authorization: Bearer {viewer}", f"Authorization: Bearer {viewer}")
     assert [reply.status for reply in raw(cell.port, twice)] == [403]
     event = sent("ingestion", invoice_id="bearer")
     assert cell.ask_with(None, "POST", "/invoices/ingestion", event, authorization=f"Bearer {sender}").status == 202
@@ -614,7 +614,7 @@ def test_idle_connections_do_not_stop_alerts(tmp_path: Path) -> None:
                         opened.enter_context(target.connect())
                 process = psutil.Process(life.process.pid)
                 until(lambda: process.num_fds() > 500)
-                assert process.num_fds() < 1_024 - descriptors.RESERVED + 100, "some are kept"
+                assert process.num_fds() < 1_024 - file_descriptors.RESERVED + 100, "some are kept"
                 event = sent("ingestion", at=SystemClock().now())
                 body = json.dumps(event).encode()
                 kept.sendall(head("POST", "/invoices/ingestion", target.key, body=body))
@@ -632,7 +632,7 @@ def test_idle_connections_do_not_stop_alerts(tmp_path: Path) -> None:
 
 def test_who_is_turned_away_is_told_so(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond those whose requests are answered 503, without waiting for a request; one that is silent makes room."""
-    monkeypatch.setattr(server, "CONNECTIONS", 1)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
     monkeypatch.setattr(server, "COURTESY", 1)
     cell = make()
     with ExitStack() as opened:
@@ -666,7 +666,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(monkeypatch: pyte
         (256, 256, 256, 128),
     ):
         limits.update(soft=soft, hard=hard)
-        assert descriptors.room_for_connections(2_000) == room
+        assert file_descriptors.room_for_connections(2_000) == room
         assert limits["soft"] == after
 
 
@@ -678,7 +678,7 @@ def test_a_limit_that_cannot_be_raised_is_lived_with(
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
     monkeypatch.setattr(resource, "setrlimit", fail)
-    assert descriptors.room_for_connections(2_000) == 128
+    assert file_descriptors.room_for_connections(2_000) == 128
     assert "stays at 256" in caplog.text
 
 
@@ -694,10 +694,10 @@ def test_readers_are_open_before_anybody_asks(make: Callable[..., Cell], monkeyp
 
 
 def test_bodies_on_their_way_are_counted_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    unfinished = bodies.Unfinished()
-    assert unfinished.add("a", bodies.KEY_UNFINISHED_BYTES)
+    unfinished = bodies.UnfinishedBodies()
+    assert unfinished.add("a", bodies.MAX_KEY_UNFINISHED_BYTES)
     assert not unfinished.add("a", 1)
     assert unfinished.add("b", 1)
     unfinished.add("a", -1)
-    monkeypatch.setattr(bodies, "UNFINISHED_BYTES", 100)
+    monkeypatch.setattr(bodies, "MAX_UNFINISHED_BYTES", 100)
     assert not unfinished.add("c", 1)

@@ -133,8 +133,8 @@ def test_totals_metrics_and_the_backlog_agree(worth: Cell) -> None:
     }
     assert [(one["stuck"], one["parked"]) for one in totals.values()] == [(3, 1), (3, 0), (0, 0), (0, 0)]
     assert sum(one["stuck"] for one in totals.values()) == len(worth.get("/invoices?stuck=true")["items"])
-    until(lambda: worth.get("/books")["balanced"])
-    assert worth.get("/books")["differences"] == []
+    until(lambda: worth.get("/check")["balanced"])
+    assert worth.get("/check")["differences"] == []
     backlog = {(row[0], row[1]): (row[2], row[3]) for row in worth.get("/dashboards/backlog")["rows"]}
     assert backlog == {key: (one["invoices"], one["amount"]) for key, one in totals.items()}
     samples = {

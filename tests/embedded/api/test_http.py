@@ -8,9 +8,9 @@ from http.client import HTTPConnection
 
 import pytest
 
-from bems.embedded.api import protocol, server
-from bems.embedded.reader import StoreFailed
-from bems.embedded.readers import Readers
+from bems.embedded.api import http_protocol, server
+from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.reader_pool import ReaderPool
 from bems.tracker.contract import STAGES
 from tests.embedded.api.calls import Cell, ask, head, raw, read_answers, sent
 from tests.waiting import SOON
@@ -49,7 +49,7 @@ def test_where_nothing_is_a_problem_says_so(cell: Cell, method: str, path: str) 
         ("/dead-letters/redrive", "POST"),
         ("/deliveries", "GET, HEAD"),
         ("/deliveries/retry", "POST"),
-        ("/books", "GET, HEAD"),
+        ("/check", "GET, HEAD"),
         ("/keys", "GET, HEAD, POST"),
         ("/keys/some", "DELETE"),
     ],
@@ -140,7 +140,7 @@ def test_a_body_that_cannot_be_read_is_a_problem_and_the_end(cell: Cell) -> None
 
 @pytest.mark.parametrize("header", ["Connection: , ,", "A:", "Upgrade: x"])
 def test_odd_headers_change_nothing(cell: Cell, header: str) -> None:
-    for path, status in (("/healthz", 200), ("/nothing", 404), ("/books", 200)):
+    for path, status in (("/healthz", 200), ("/nothing", 404), ("/check", 200)):
         assert [reply.status for reply in raw(cell.port, head("GET", path, cell.keys["admin"], header))] == [status]
 
 
@@ -152,13 +152,13 @@ def test_an_address_may_be_whole_and_the_version_old(cell: Cell) -> None:
 
 def test_many_questions_on_one_connection(cell: Cell) -> None:
     connection = HTTPConnection("127.0.0.1", cell.port, timeout=SOON)
-    first = ask(connection, cell.keys["admin"], "GET", "/books")
+    first = ask(connection, cell.keys["admin"], "GET", "/check")
     kept = connection.sock
     statuses = [
         ask(connection, None, "POST", "/invoices/ingestion", sent("ingestion")).status,
         ask(connection, cell.keys["sender"], "POST", "/invoices/ingestion", b"x" * 50_000).status,
         ask(connection, cell.keys["sender"], "POST", "/invoices/ingestion", b"x", content_type="text/plain").status,
-        ask(connection, cell.keys["admin"], "PUT", "/books", b"x" * 50_000).status,
+        ask(connection, cell.keys["admin"], "PUT", "/check", b"x" * 50_000).status,
         ask(connection, cell.keys["admin"], "GET", "/invoices?x").status,
         ask(connection, cell.keys["sender"], "POST", "/invoices/ingestion", sent("ingestion")).status,
     ]
@@ -227,7 +227,7 @@ def test_who_does_not_read_the_answer_is_not_waited_for(
 
 
 def test_too_many_connections_are_told_so(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS", 2)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
     cell = make()
     taken = [socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) for _ in range(2)]
     for connection in taken:
@@ -255,14 +255,14 @@ def test_a_store_that_cannot_be_read_is_to_be_asked_again(
     def fail(*_: object) -> None:
         raise StoreFailed("the disk is gone")
 
-    monkeypatch.setattr(Readers, "_ask", fail)
+    monkeypatch.setattr(ReaderPool, "_ask", fail)
     for path in (
         "/invoices",
         "/invoices/a%0d%3fb",
         "/alerts",
         "/commands",
         "/dead-letters",
-        "/books",
+        "/check",
         "/metrics",
     ):
         reply = cell.ask("GET", path)
@@ -274,7 +274,7 @@ def test_a_store_that_cannot_be_read_is_to_be_asked_again(
 
 
 def test_why_it_fails_is_told_to_those_with_a_key(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(cell.service.deliveries), "failing", "email boss@example.com: refused")
+    monkeypatch.setattr(type(cell.service.deliveries), "failure", "email boss@example.com: refused")
     assert cell.ask_with(None, "GET", "/healthz").content["deliveries"] == "failing"
     assert cell.ask_with("wrong", "GET", "/healthz").content["deliveries"] == "failing"
     assert cell.ask("GET", "/healthz", role="sender").content["deliveries"] == "failing"
@@ -287,7 +287,7 @@ def test_why_it_fails_is_told_to_those_with_a_key(cell: Cell, monkeypatch: pytes
 def test_the_end_does_not_wait_for_those_who_do_not_go_on(
     make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server, "GOODBYE", 0.1)
+    monkeypatch.setattr(server, "SHUTDOWN_TIMEOUT_SECONDS", 0.1)
     caplog.set_level(logging.WARNING)
     cell = make()
     connections = [socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) for _ in range(3)]
@@ -304,8 +304,8 @@ def test_the_end_does_not_wait_for_those_who_do_not_go_on(
 
 
 def test_a_head_is_bounded_as_it_comes(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_LIMIT", 1000)
-    monkeypatch.setattr(protocol, "PIECE", 0)
+    monkeypatch.setattr(http_protocol, "MAX_HEAD_BYTES", 1000)
+    monkeypatch.setattr(http_protocol, "MAX_READ", 0)
     batch = json.dumps({"events": [sent("ingestion")] * 100}).encode()
     replies = raw(cell.port, head("POST", "/invoices/ingestion/batch", cell.keys["sender"], body=batch) * 2, answers=2)
     assert [reply.status for reply in replies] == [207, 207], "bodies are no heads"

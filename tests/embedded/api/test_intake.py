@@ -10,12 +10,12 @@ import pytest
 
 from bems.embedded.api import app, bodies
 from bems.embedded.api.access import Access
-from bems.embedded.reader import StoreFailed
-from bems.embedded.writer import Busy, Item, Stopped, Tell, Writer
+from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.writer import Item, OnResult, QueueFull, Stopped, Writer
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import STAGES, Stage
-from bems.tracker.gate import BATCH_LIMIT, EVENT_LIMIT
 from bems.tracker.instants import DAY
+from bems.tracker.parsing import MAX_BATCH_BYTES, MAX_EVENT_BYTES
 from tests.embedded.api.calls import Cell, Reply, ask, head, raw, read_answers, sent
 from tests.tracker.samples import NOW
 from tests.waiting import SOON, until
@@ -116,7 +116,7 @@ def test_a_cell_may_take_smaller_batches(make: Callable[..., Cell]) -> None:
     reply = post(cell, "posting", True, {"events": events})
     assert (reply.status, reply.pointers) == (400, {"/events"})
     assert "more than 2" in reply.faults["/events"]
-    assert cell.get("/books")["accepted"] == 2
+    assert cell.get("/check")["accepted"] == 2
 
 
 # -- 400
@@ -222,7 +222,7 @@ def test_two_content_types_are_none(cell: Cell) -> None:
 
 # -- 413
 
-LIMITS = [(False, EVENT_LIMIT), (True, BATCH_LIMIT)]
+LIMITS = [(False, MAX_EVENT_BYTES), (True, MAX_BATCH_BYTES)]
 
 
 @pytest.mark.parametrize(("batch", "limit"), LIMITS)
@@ -255,14 +255,16 @@ def test_what_is_far_too_large_is_not_read_at_all(cell: Cell) -> None:
 
 
 def test_what_grows_far_too_large_is_not_read_to_its_end(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "DRAINED", EVENT_LIMIT)
+    monkeypatch.setattr(bodies, "MAX_DRAIN_BYTES", MAX_EVENT_BYTES)
     start = head("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: chunked")
-    refused, *more = raw(cell.port, start + b"%x\r\n%b\r\n" % (EVENT_LIMIT + 1, b" " * (EVENT_LIMIT + 1)), answers=2)
+    refused, *more = raw(
+        cell.port, start + b"%x\r\n%b\r\n" % (MAX_EVENT_BYTES + 1, b" " * (MAX_EVENT_BYTES + 1)), answers=2
+    )
     assert (refused.status, refused.headers["connection"], more) == (413, "close", [])
 
 
 def test_who_asks_before_sending_is_told_before(cell: Cell) -> None:
-    length = f"Content-Length: {EVENT_LIMIT + 1}"
+    length = f"Content-Length: {MAX_EVENT_BYTES + 1}"
     start = head("POST", "/invoices/ingestion", cell.keys["sender"], "Expect: 100-continue", length)
     refused, *more = raw(cell.port, start, answers=2)
     assert (refused.status, more) == (413, [])
@@ -311,7 +313,7 @@ def test_each_key_has_its_own_rate(make: Callable[..., Cell]) -> None:
     refused = cell.send("ingestion", event_id="2")
     assert (refused.status, refused.faults, refused.headers["retry-after"]) == (429, {}, "1")
     assert cell.ask_with(other, "POST", "/invoices/ingestion", sent("ingestion", event_id="3")).status == 202
-    assert cell.ask_with("bems_nobody", "GET", "/books").status == 403, "who has no key learns nothing of rates"
+    assert cell.ask_with("bems_nobody", "GET", "/check").status == 403, "who has no key learns nothing of rates"
     with cell.reader() as reader:
         assert {event.event_id for _, event in reader.events()} == {"0", "1", "3"}
 
@@ -331,9 +333,9 @@ def test_each_stage_has_its_own_rate(make: Callable[..., Cell], batch: bool) -> 
 # -- 503
 
 
-def broken(error: Exception) -> Callable[[Writer, Item, Tell], None]:
-    def submit(_writer: Writer, _item: Item, tell: Tell) -> None:
-        if isinstance(error, Busy | Stopped):
+def broken(error: Exception) -> Callable[[Writer, Item, OnResult], None]:
+    def submit(_writer: Writer, _item: Item, tell: OnResult) -> None:
+        if isinstance(error, QueueFull | Stopped):
             raise error
         tell(error)
 
@@ -341,7 +343,7 @@ def broken(error: Exception) -> Callable[[Writer, Item, Tell], None]:
 
 
 @pytest.mark.parametrize(
-    ("error", "seconds"), [(Busy("full"), "1"), (Stopped("over"), "5"), (StoreFailed("no space"), "5")]
+    ("error", "seconds"), [(QueueFull("full"), "1"), (Stopped("over"), "5"), (StoreFailed("no space"), "5")]
 )
 def test_what_cannot_be_taken_now_is_to_be_sent_again(
     cell: Cell, error: Exception, seconds: str, monkeypatch: pytest.MonkeyPatch
@@ -360,7 +362,7 @@ def test_what_cannot_be_taken_now_is_to_be_sent_again(
 
 def test_where_nothing_more_is_taken_nothing_is_looked_at(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate takes longer than the rest: a cell that is flooded would do little else."""
-    monkeypatch.setattr(Writer, "full", True)
+    monkeypatch.setattr(Writer, "is_full", True)
     for path, body in (("ingestion", {}), ("ingestion/batch", {"events": [sent("ingestion", invoice_id="")]})):
         reply = cell.ask("POST", f"/invoices/{path}", body, "sender")
         assert (reply.status, reply.faults, reply.headers["retry-after"]) == (503, {}, "1")
@@ -379,7 +381,7 @@ def test_a_full_disk_is_told_and_what_was_not_answered_well_is_not_there(
     assert codes == [503] * 100
     failing = own.ask_with(None, "GET", "/healthz")
     assert (failing.status, failing.content["status"], failing.headers["retry-after"]) == (503, "failing", "5")
-    assert own.get("/books")["accepted"] == 1, "who looks is answered"
+    assert own.get("/check")["accepted"] == 1, "who looks is answered"
     execute("PRAGMA max_page_count = 1000000")
     assert [result["code"] for result in own.send_all("ingestion", events)] == [202] * 100
     # The writer answers first, and then looks whether all is well again.
@@ -390,7 +392,7 @@ def test_a_full_disk_is_told_and_what_was_not_answered_well_is_not_there(
 def test_a_fault_of_ours_is_a_500_that_does_not_say_what(
     cell: Cell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("bems.embedded.api.intake.read_event", lambda *_: 1 / 0)
+    monkeypatch.setattr("bems.embedded.api.event_endpoint.parse_event", lambda *_: 1 / 0)
     reply = cell.send("ingestion", invoice_id="odd")
     assert (reply.status, reply.faults) == (500, {})
     assert b"Zero" not in reply.body

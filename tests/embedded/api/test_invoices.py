@@ -9,11 +9,11 @@ import pytest
 
 from bems.embedded.cell import Cell as Core
 from bems.embedded.definition import load_machine
-from bems.embedded.histories import Histories
+from bems.embedded.execution_histories import ExecutionHistories
 from bems.tracker.actions import execution_name
 from bems.tracker.instants import DAY, HOUR, SECOND, render
-from bems.tracker.projection import project
-from bems.tracker.requests import REQUEST_LIMIT
+from bems.tracker.requests import MAX_REQUEST_BYTES
+from bems.tracker.status import status_of
 from tests.embedded.api.calls import Cell, sent, together
 from tests.tracker.samples import NOW
 from tests.waiting import until
@@ -46,8 +46,12 @@ def test_an_invoice_is_shown_as_it_is_stored(own: Cell) -> None:
         timeline, alerts = reader.timeline("A/1"), reader.newest_alerts(invoice_id="A/1")
         execution = reader.execution(execution_name("A/1", 1))
         assert execution is not None
-        history = Histories(load_machine(), reader).of(execution.id)
-    assert (shown["invoice_id"], shown["status"], shown["stage"]) == ("A/1", project(record.outcomes), "reconciliation")
+        history = ExecutionHistories(load_machine(), reader).history_of(execution.id)
+    assert (shown["invoice_id"], shown["status"], shown["stage"]) == (
+        "A/1",
+        status_of(record.outcomes),
+        "reconciliation",
+    )
     assert (shown["status"], shown["amount"], shown["currency"]) == ("Disputed", str(record.facts.amount), "EUR")
     assert record.wait is not None
     assert shown["waiting"] == {
@@ -224,7 +228,7 @@ def test_what_is_no_command_is_refused_with_every_fault(cell: Cell, body: object
 
 @pytest.mark.parametrize("path", ["/commands", "/keys", "/dead-letters/redrive"])
 def test_other_bodies_are_bounded_and_json_too(cell: Cell, path: str) -> None:
-    assert cell.ask("POST", path, b" " * (REQUEST_LIMIT + 1)).status == 413
+    assert cell.ask("POST", path, b" " * (MAX_REQUEST_BYTES + 1)).status == 413
     assert cell.ask("POST", path, b"{}", content_type="text/plain").status == 415
     assert cell.ask("POST", path + "?x=1", b"{}").pointers == {"/x"}
 
@@ -246,7 +250,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, error: Callable[[str], str] = lambda
     def fail(_: Core, event: Any, *__: object) -> None:
         raise ValueError(error(event.event_id))
 
-    monkeypatch.setattr(Core, "event", fail)
+    monkeypatch.setattr(Core, "handle_event", fail)
     monkeypatch.setattr(Core, "redrive", fail)
 
 
@@ -271,7 +275,7 @@ def test_dead_letters_are_listed(letters: Cell) -> None:
     assert names(letters.get("/dead-letters?error=L3")["items"]) == ["L3"]
     assert names(letters.get("/dead-letters?set_aside=true")["items"]) == []
     assert len(letters.get("/dead-letters?set_aside=false")["items"]) == 6
-    books = letters.get("/books")
+    books = letters.get("/check")
     assert (books["accepted"], books["applied"], books["dead_letters"], books["balanced"]) == (6, 0, 6, True)
 
 
@@ -299,11 +303,11 @@ def test_dead_letters_are_handled_again(letters: Cell, monkeypatch: pytest.Monke
     assert redrive(letters, all=True)["redriven"] == ["L0", "L2", "L4"]
     assert redrive(letters, all=True) == {"redriven": [], "failed": [], "more": False}
     assert letters.get("/dead-letters")["items"] == []
-    until(lambda: letters.get("/books")["balanced"] is True)
+    until(lambda: letters.get("/check")["balanced"] is True)
 
 
 def test_many_are_handled_part_by_part(letters: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bems.embedded.api.operations.MOST_REDRIVEN", 2)
+    monkeypatch.setattr("bems.embedded.api.operations.MAX_REDRIVEN", 2)
     assert redrive(letters, event_ids=["other"], invoice_id="INV-2", error="other")["failed"][0]["event_id"] == "other"
     assert redrive(letters, event_ids=["L4"], invoice_id="INV-1")["failed"][0]["event_id"] == "L4"
     part = redrive(letters, all=True)

@@ -11,9 +11,9 @@ import duckdb
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bems.embedded.analytics import ANALYTICS, Analytics
+from bems.embedded.analytics.feeder import ANALYTICS, AnalyticsFeeder
+from bems.embedded.analytics.time_series import NotOpen
 from bems.embedded.api import server
-from bems.embedded.time_series import NotOpen
 from bems.tracker.contract import STAGES
 from tests.embedded.api.calls import SECRETS, Cell, ask, head, raw, sent, together
 from tests.waiting import SOON, until
@@ -67,8 +67,8 @@ def test_2000_events_of_50_senders_are_each_answered(own: Cell) -> None:
     assert statuses == {"accepted": accepted, "duplicate": 2_000 - accepted}
     with own.reader() as reader:
         assert len({event.event_id for _, event in reader.events(limit=5_000)}) == accepted
-    until(lambda: own.get("/books")["balanced"] is True)
-    books = own.get("/books")
+    until(lambda: own.get("/check")["balanced"] is True)
+    books = own.get("/check")
     assert (books["accepted"], books["applied"], books["dead_letters"]) == (accepted, accepted, 0)
     assert value(own, "bems_accepted_events") == accepted
     by_result = [value(own, "bems_events_total", stage=stage, result="accepted") for stage in STAGES]
@@ -113,8 +113,8 @@ def test_at_the_end_what_was_accepted_is_there_and_the_others_know(make: Callabl
         assert database.execute("SELECT count(*) FROM transitions").fetchall() == [(rows,)], "fed to the last"
     assert accepted <= stored <= answers.keys()
     again = make()
-    assert again.service.writer.failing is None
-    assert again.service.keys.check(cell.keys["sender"]) is not None
+    assert again.service.writer.failure is None
+    assert again.service.keys.verify(cell.keys["sender"]) is not None
 
 
 def test_those_who_hang_up_under_load_harm_nobody(own: Cell) -> None:
@@ -129,7 +129,7 @@ def test_those_who_hang_up_under_load_harm_nobody(own: Cell) -> None:
             assert own.send("ingestion", event_id=f"s-{thread}-{number}").status == 202
 
     together([lambda job=job, thread=thread: job(thread) for job in (hang_up, stay) for thread in range(5)])  # type: ignore[misc]
-    until(lambda: own.get("/books")["balanced"] is True)
+    until(lambda: own.get("/check")["balanced"] is True)
     with own.reader() as reader:
         stored = {event.event_id for _, event in reader.events(limit=5_000)}
     assert {f"s-{thread}-{number}" for thread in range(5) for number in range(20)} <= stored
@@ -157,7 +157,7 @@ def test_what_was_answered_is_counted(own: Cell) -> None:
     own.ask("GET", "/invoices/secret-invoice/x")
     own.ask("HEAD", "/nothing")
     own.ask("PROPFIND", "/secret-invoice")
-    own.ask("DELETE", "/books")
+    own.ask("DELETE", "/check")
     own.ask_with(None, "POST", "/invoices/posting", {})
     before = samples(own)
 
@@ -208,35 +208,35 @@ def test_what_was_answered_is_counted(own: Cell) -> None:
 
 
 def test_the_books_show_a_row_that_is_missing(own: Cell) -> None:
-    assert own.get("/books")["balanced"] is True
+    assert own.get("/check")["balanced"] is True
     own.send_all("ingestion", [sent("ingestion", event_id=f"{number}", invoice_id=f"{number}") for number in range(5)])
-    until(lambda: own.get("/books")["balanced"] is True)
+    until(lambda: own.get("/check")["balanced"] is True)
     database = own.service.analytics._database
     assert database is not None
     # The connection itself is the feeding thread's.
     with database._cursor() as cursor:
         cursor.execute("DELETE FROM transitions WHERE seq = 3")
-    books = own.get("/books")
+    books = own.get("/check")
     assert (books["accepted"], books["applied"], books["transitions"], books["analytics"]) == (5, 4, 5, 4)
     assert books["balanced"] is False
 
 
 def test_the_books_do_not_judge_what_is_not_there_yet(own: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     own.send("ingestion")
-    until(lambda: own.get("/books")["balanced"] is True)
+    until(lambda: own.get("/check")["balanced"] is True)
 
     def fail(*_: object) -> None:
         raise NotOpen("it is being made again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Analytics, "kinds", fail)
-        assert own.get("/books")["balanced"] is None
+        patch.setattr(AnalyticsFeeder, "kinds", fail)
+        assert own.get("/check")["balanced"] is None
     with monkeypatch.context() as patch:
-        patch.setattr(Analytics, "_feed", lambda _: None)
+        patch.setattr(AnalyticsFeeder, "_feed", lambda _: None)
         own.send("authorization")
-        books = own.get("/books")
+        books = own.get("/check")
         assert (books["transitions"], books["analytics"], books["balanced"]) == (2, 1, None)
-    until(lambda: own.get("/books")["balanced"] is True)
+    until(lambda: own.get("/check")["balanced"] is True)
 
 
 @pytest.mark.parametrize("behind", [True, False])
@@ -245,23 +245,23 @@ def test_the_books_do_not_judge_what_changes_meanwhile(
 ) -> None:
     """DuckDB is asked before it has the newest row, and then gets it; or it has one more than the store had."""
     own.send("ingestion")
-    until(lambda: own.get("/books")["balanced"] is True)
-    feed, kinds = Analytics._feed, Analytics.kinds
+    until(lambda: own.get("/check")["balanced"] is True)
+    feed, kinds = AnalyticsFeeder._feed, AnalyticsFeeder.kinds
 
-    def while_it_changes(analytics: Analytics) -> dict[str, int]:
+    def while_it_changes(analytics: AnalyticsFeeder) -> dict[str, int]:
         found = kinds(analytics)
         if not behind:
             own.send("authorization")
-        monkeypatch.setattr(Analytics, "_feed", feed)
-        analytics.poke()
+        monkeypatch.setattr(AnalyticsFeeder, "_feed", feed)
+        analytics.wake()
         until(lambda: analytics.watermark == 2)
         return found if behind else kinds(analytics)
 
     if behind:
-        monkeypatch.setattr(Analytics, "_feed", lambda _: None)
+        monkeypatch.setattr(AnalyticsFeeder, "_feed", lambda _: None)
         own.send("authorization")
-    monkeypatch.setattr(Analytics, "kinds", while_it_changes)
-    assert own.get("/books")["balanced"] is None
+    monkeypatch.setattr(AnalyticsFeeder, "kinds", while_it_changes)
+    assert own.get("/check")["balanced"] is None
 
 
 def test_under_load_the_books_never_say_that_something_is_missing(own: Cell) -> None:
@@ -274,14 +274,14 @@ def test_under_load_the_books_never_say_that_something_is_missing(own: Cell) -> 
                 own.send_all(
                     "ingestion", [sent("ingestion", event_id=f"{number}-{n}", invoice_id=f"{n}") for n in range(20)]
                 )
-                own.service.analytics.poke()
+                own.service.analytics.wake()
         finally:
             over.set()
 
     def look() -> None:
         while not over.is_set():
-            said[own.get("/books")["balanced"]] += 1
+            said[own.get("/check")["balanced"]] += 1
 
     together([load, look])
     assert said.keys() <= {True, None}
-    until(lambda: own.get("/books")["balanced"] is True)
+    until(lambda: own.get("/check")["balanced"] is True)

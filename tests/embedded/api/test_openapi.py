@@ -11,10 +11,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from bems.embedded.api.intake import PATHS
+from bems.embedded.api.event_endpoint import PATHS
 from bems.embedded.api.openapi import document
 from bems.tracker.currencies import MINOR_UNITS
-from bems.tracker.gate import DIGITS_MOST
+from bems.tracker.parsing import MAX_DIGITS
 from tests.embedded.api.calls import PROBLEM, SECRETS, UNLIMITED, Cell, sent
 
 LONG = bool(os.environ.get("BEMS_LONG"))
@@ -90,7 +90,7 @@ def test_what_is_to_be_redriven_has_to_be_said(cell: Cell, body: dict[str, Any],
 
 AMOUNTS = ["0", "-0", "1", "1.0", "1.00", "1.000", "1.0000", "1.00000", ".5", "1.", "+1", "1e5", "--1", "", "01.50"]
 AMOUNTS += [sign + "9" * (digits - decimals) + "." * bool(decimals) + "9" * decimals for sign in ("", "-")
-            for digits in (DIGITS_MOST, DIGITS_MOST + 1) for decimals in range(5)]  # fmt: skip
+            for digits in (MAX_DIGITS, MAX_DIGITS + 1) for decimals in range(5)]  # fmt: skip
 
 
 @pytest.mark.parametrize("currency", ["EUR", "JPY", "BHD", "CLF", "ANG", "XXX", "XAU", "eur", "EURO", ""])

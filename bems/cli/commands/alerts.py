@@ -1,0 +1,137 @@
+"""`bems alerts`: what was raised, and `bems deliveries`: what a destination has not taken of it."""
+
+from typing import Any, get_args
+
+import click
+
+from bems.cli import options
+from bems.cli.checked_commands import CheckedCommand
+from bems.cli.client import Client, decode_as
+from bems.cli.options import connected
+from bems.cli.output import format_amount, format_time, pluralize_count, print_json, print_list, vendor_label
+from bems.cli.table_layout import Column
+from bems.embedded.alerting.delivery import State
+from bems.embedded.api.access import OPERATORS, VIEWERS
+from bems.embedded.api.operations import Delivery, Retried
+from bems.embedded.api.views import Alert
+from bems.tracker.actions import Severity
+from bems.tracker.contract import STAGES
+
+ALERTS = (
+    Column("Invoice"),
+    Column("Raised (UTC)", 2),
+    Column("Alert", 1, is_prose=True),
+    Column("Severity", 3),
+    Column("Waits since (UTC)", 6),
+    Column("Amount", 4, is_right=True),
+    Column("Vendor", 5, is_prose=True),
+    Column("Id", 7),
+)
+DELIVERIES = (
+    Column("Invoice"),
+    Column("Destination", 1),
+    Column("State", 2),
+    Column("Attempts", 5, is_right=True),
+    Column("Next attempt (UTC)", 4),
+    Column("Error", 3, is_prose=True),
+    Column("Alert", 6),
+)
+STATES = get_args(State)
+KINDS: dict[str, str] = {
+    "dispute": "reconciliation disputed",
+    "failed": "posting failed",
+    "identity": "two invoices under one id?",
+}
+"""Of alerts that are not one of a wait's, in words."""
+
+
+@click.command(cls=CheckedCommand, epilog="Example: bems alerts --severity critical --stage posting")
+@click.option("--severity", type=click.Choice(get_args(Severity)), help="Only those of this severity.")
+@click.option("--stage", type=click.Choice(STAGES), help="Only those of this stage.")
+@click.option("--invoice", metavar="ID", help="Only those of this invoice.")
+@options.limit
+@options.wide
+@options.as_json
+@connected
+def alerts(
+    client: Client,
+    severity: str | None,
+    stage: str | None,
+    invoice: str | None,
+    limit: int,
+    wide: bool,
+    as_json: bool,
+) -> None:
+    """List alerts, the newest first.
+
+    Needs a key of a viewer, operator or admin.
+    """
+    query = {"severity": severity, "stage": stage, "invoice_id": invoice}
+    found = client.list("/alerts", VIEWERS, query, limit)
+    raised = decode_as(found.items, list[Alert])
+    print_list(found.items, found.more, as_json, ALERTS, map(_row, raised), "alert", wide=wide)
+
+
+def name_of(alert: Alert) -> str:
+    """Which one it is, in words."""
+    if alert.kind == "stuck":
+        return f"{alert.stage} stuck, {alert.step}" + (", the last" if alert.last else "")
+    if alert.kind == "identity":
+        return " ".join(filter(None, (KINDS["identity"], alert.detail)))
+    return KINDS[alert.kind]
+
+
+def _row(alert: Alert) -> tuple[str, ...]:
+    return (
+        alert.invoice_id,
+        format_time(alert.raised_at),
+        name_of(alert),
+        alert.severity,
+        format_time(alert.waiting_since) if alert.kind == "stuck" else "-",
+        format_amount(alert.amount, alert.currency),
+        vendor_label(alert.vendor),
+        alert.id,
+    )
+
+
+@click.command(cls=CheckedCommand, epilog="Example: bems deliveries --state failed --retry")
+@click.option("--state", type=click.Choice(STATES), help="failed: given up; waiting: tried again. Default: both.")
+@click.option("--retry", is_flag=True, help="Try again all that were given up; needs a key of an operator or admin.")
+@options.limit
+@options.wide
+@options.as_json
+@connected
+def deliveries(client: Client, state: str | None, retry: bool, limit: int, wide: bool, as_json: bool) -> None:
+    """List alerts that were not delivered yet.
+
+    An alert is listed once for each destination that has not taken it, the oldest first. Needs a key of a viewer,
+    operator or admin.
+    """
+    if retry:
+        answer = client.request_json("POST", "/deliveries/retry", OPERATORS)
+        number = decode_as(answer, Retried).deliveries
+        if as_json:
+            print_json(answer)
+        else:
+            click.echo(f"{pluralize_count(number, 'undelivered alert')} to be tried again")
+        return
+    items: list[Any] = []
+    more = False
+    for one in STATES if state is None else (state,):
+        found = client.list("/deliveries", VIEWERS, {"state": one}, limit)
+        items, more = items + found.items, more or found.more
+    items, more = items[:limit], more or len(items) > limit
+    waiting = decode_as(items, list[Delivery])
+    print_list(items, more, as_json, DELIVERIES, map(_delivery_row, waiting), "undelivered alert", wide=wide)
+
+
+def _delivery_row(delivery: Delivery) -> tuple[str, ...]:
+    return (
+        delivery.invoice_id,
+        delivery.destination,
+        delivery.state,
+        str(delivery.attempts),
+        delivery.due[:19].replace("T", " "),
+        delivery.error or "-",
+        delivery.alert_id,
+    )

@@ -1,0 +1,82 @@
+"""`bems backup`: a copy of a cell's folder, taken while it runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from bems.cli.checked_commands import CheckedCommand
+from bems.cli.errors import UserError, translate_store_errors
+from bems.cli.files import folder_of
+from bems.cli.output import format_time, pluralize_count, print_json
+from bems.embedded.backup import Backup, BackupRefused, OnProgress, back_up
+from bems.embedded.storage.file_permissions import private_umask
+from bems.tracker.instants import render, to_datetime
+
+
+@click.command(cls=CheckedCommand, epilog="Example: bems backup --store /var/lib/bems /mnt/backups/bems-2026-11-23")
+@click.option("--store", "folder", metavar="FOLDER", default=".bems", show_default=True, help="The cell's folder.")
+@click.argument("target", metavar="TO")
+@click.option("--json", "as_json", is_flag=True, help="Print what the copy holds as one JSON object.")
+def backup(folder: str, target: str, as_json: bool) -> None:
+    """Copy a cell's folder, whether it runs or not, to a new folder TO.
+
+    The copy is of one moment, is read as a whole once it is made, and appears under its name when it is on the disk. A
+    cell is made from it with: bems restore TO --store FOLDER. It holds every invoice and the hashes of keys, and is its
+    owner's alone: keep it as you keep the cell.
+    """
+    with copying("Copying") as told:
+        try:
+            with translate_store_errors(), private_umask():
+                made = back_up(folder_of(folder), folder_of(target), told)
+        except BackupRefused as refused:
+            raise UserError(str(refused)) from refused
+    if as_json:
+        print_copy(target, made)
+    else:
+        click.echo(describe(target, made))
+
+
+@contextmanager
+def copying(what: str) -> Iterator[OnProgress]:
+    """A progress bar, where somebody looks, and who moves it."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+
+        def told(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+            if done == total:
+                progress.update(task, description="Checking")
+
+        yield told
+
+
+def print_copy(target: str, made: Backup) -> None:
+    """What the copy holds, as JSON."""
+    latest = None if made.latest is None else render(made.latest)
+    print_json({"store": target, **msgspec.to_builtins(made), "latest": latest})
+
+
+def describe(target: str, made: Backup) -> str:
+    """What the copy holds, as a sentence."""
+    until = f"until {format_time(to_datetime(made.latest))} UTC" if made.latest is not None else "nothing yet"
+    things = (
+        pluralize_count(made.invoices, "invoice"),
+        pluralize_count(made.events, "event"),
+        pluralize_count(made.alerts, "alert"),
+        pluralize_count(made.dead_letters, "dead letter"),
+        pluralize_count(made.deliveries, "undelivered alert"),
+        pluralize_count(made.keys, "key"),
+    )
+    return f"{target} holds the cell {until}: {', '.join(things)}; {made.bytes:,} bytes."

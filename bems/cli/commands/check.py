@@ -1,0 +1,75 @@
+"""`bems check`: whether every accepted event is accounted for."""
+
+import time
+
+import click
+
+from bems.cli import options
+from bems.cli.checked_commands import CheckedCommand
+from bems.cli.client import Client, decode_as
+from bems.cli.options import connected
+from bems.cli.output import format_amount, make_console, print_json
+from bems.cli.table_layout import Column, print_table
+from bems.embedded.api.access import VIEWERS
+from bems.embedded.api.check import Check, Difference
+
+TIMEOUT_SECONDS = 10.0
+"""Seconds that the series may lag behind before that counts as not balanced."""
+
+POLL_SECONDS = 0.25
+
+DIFFERENCES = (
+    Column("Status"),
+    Column("Invoices", is_right=True),
+    Column("In the series", is_right=True),
+    Column("Amount", is_right=True),
+    Column("In the series", is_right=True),
+)
+
+
+@click.command(cls=CheckedCommand, epilog="Example: bems check")
+@options.as_json
+@connected
+@click.pass_context
+def check(context: click.Context, client: Client, as_json: bool) -> None:
+    """Show whether every event is accounted for.
+
+    The books are balanced if accepted = applied + dead letters, the series is the same in the store and in DuckDB, and
+    it gives the same invoices and amounts of every status and currency as the records; what differs is shown.
+
+    DuckDB may be two seconds behind; it is waited for, ten seconds at most. Exit code 1 if the books are not balanced.
+    Needs a key of a viewer, operator or admin.
+    """
+    until = time.monotonic() + TIMEOUT_SECONDS
+    while True:
+        answer = client.request_json("GET", "/check", VIEWERS)
+        counted = decode_as(answer, Check)
+        if counted.balanced is not None or time.monotonic() > until:
+            break
+        time.sleep(POLL_SECONDS)
+    if as_json:
+        print_json(answer)
+    else:
+        for label, count in (
+            ("Accepted events", counted.accepted),
+            ("applied", counted.applied),
+            ("dead letters", counted.dead_letters),
+            ("  of these set aside", counted.set_aside),
+            ("Transitions in the store", counted.transitions),
+            ("in DuckDB", counted.analytics),
+            ("Alerts in the store", counted.alerts),
+            ("in DuckDB", counted.alert_rows),
+        ):
+            click.echo(f"{label:<26}{count:>14,}")
+        told = {True: "yes", False: "no", None: "not yet: DuckDB is behind"}
+        click.echo(f"{'Balanced':<26}{told[counted.balanced]:>14}")
+        if counted.differences:
+            click.echo("\nWhere the records and the series differ\n")
+            print_table(make_console(), DIFFERENCES, map(_row, counted.differences))
+    if not counted.balanced:
+        context.exit(1)
+
+
+def _row(one: Difference) -> tuple[str, ...]:
+    amounts = format_amount(one.amount, one.currency), format_amount(one.series_amount, one.currency)
+    return one.status, f"{one.invoices:,}", f"{one.series_invoices:,}", *amounts

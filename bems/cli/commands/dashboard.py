@@ -1,0 +1,122 @@
+"""`bems dashboard`: what executives, operations and finance ask of the series."""
+
+from datetime import UTC, date, datetime, time, timedelta
+
+import click
+
+from bems.cli import options
+from bems.cli.checked_commands import CheckedCommand
+from bems.cli.client import Client, decode_as
+from bems.cli.errors import UserError
+from bems.cli.files import WhenParam
+from bems.cli.options import connected
+from bems.cli.output import duration, format_amount, make_console, print_json
+from bems.cli.table_layout import Column, print_table
+from bems.embedded.analytics.dashboards import DASHBOARDS
+from bems.embedded.api.access import VIEWERS
+from bems.embedded.api.dashboards import Rows
+from bems.tracker.instants import Instant, from_datetime, render
+
+TEXTS = frozenset({"time", "stage", "outcome", "status", "severity", "currency", "vendor_tier"})
+TITLES = {"time": "Time (UTC)", "mean_ms": "Mean"}
+RANKS = {
+    "vendor_tier": 3,
+    "invoices": 2,
+    "superseded": 2,
+    "within_1s": 4,
+    "within_10s": 5,
+    "within_2min": 1,
+    "mean_ms": 1,
+}
+"""The greater, the sooner a column leaves a narrow terminal."""
+
+
+@click.command(cls=CheckedCommand, epilog="Example: bems dashboard volume --since 2026-11-01 --by day")
+@click.argument("name", type=click.Choice(list(DASHBOARDS)))
+@click.option("--since", type=WhenParam(), help="A date means its beginning, in UTC. Default: 30 days before the end.")
+@click.option("--until", type=WhenParam(), help="A date means the end of that day, in UTC. Default: now.")
+@click.option("--by", type=click.Choice(["hour", "day"]), default="day", show_default=True, help="In which steps.")
+@options.wide
+@options.as_json
+@connected
+def dashboard(
+    client: Client,
+    name: str,
+    since: Instant | date | None,
+    until: Instant | date | None,
+    by: str,
+    wide: bool,
+    as_json: bool,
+) -> None:
+    """Show a dashboard: volume, visibility, backlog, alerts or amounts.
+
+    It is asked of DuckDB, which is at most two seconds behind. Needs a key of a viewer, operator or admin.
+    """
+    if isinstance(until, date):
+        until += timedelta(days=1)
+    begin, end = _moment(since), _moment(until)
+    if begin is not None and end is not None and begin >= end:
+        raise UserError(
+            f"--since {render(begin)} is not before --until {render(end)}: nothing lies between; exchange them?"
+        )
+    query = {
+        "since": None if begin is None else render(begin),
+        "until": None if end is None else render(end),
+        "by": by,
+    }
+    answer = client.request_json("GET", f"/dashboards/{name}", VIEWERS, query=query)
+    if as_json:
+        print_json(answer)
+        return
+    found = decode_as(answer, Rows)
+    if not found.rows:
+        click.echo(f"nothing from {found.since} to {found.until}")
+        return
+    columns, rows = _as_people_read(found, by)
+    click.echo()
+    print_table(make_console(), columns, rows, wide=wide)
+    if found.truncated:
+        click.echo(f"earlier rows are left out; these are the last {len(found.rows):,}: ask for less time, or by day")
+
+
+def _moment(when: Instant | date | None) -> Instant | None:
+    return from_datetime(datetime.combine(when, time(), UTC)) if isinstance(when, date) else when
+
+
+def _as_people_read(found: Rows, by: str) -> tuple[list[Column], list[list[str]]]:
+    """The columns, and rows whose amounts have their currency, times no more than the step is long."""
+    names = list(found.columns)
+    of_currency = names.index("currency") if {"currency", "amount"} <= set(names) else None
+    shown = [number for number in range(len(names)) if number != of_currency]
+    columns = [
+        Column(
+            TITLES.get(names[number]) or names[number].replace("_", " ").capitalize(),
+            RANKS.get(names[number], 0),
+            is_right=names[number] not in TEXTS,
+        )
+        for number in shown
+    ]
+    rows = []
+    for row in found.rows:
+        currency = "" if of_currency is None else str(row[of_currency] or "-")
+        rows.append([_shown(names[number], row[number], currency, by) for number in shown])
+    return columns, rows
+
+
+def _shown(name: str, value: str | int | float | None, currency: str, by: str) -> str:
+    match name, value:
+        case _, None | "":
+            return "-"
+        case "time", str():
+            return value[:10] if by == "day" else value[:16].replace("T", " ")
+        case "amount", str() if currency:
+            return format_amount(value, currency)
+        case "mean_ms", int() | float():
+            return duration(value / 1000)
+        case _, int():
+            return f"{value:,}"
+        case _, float():
+            # Shares within limits.
+            return f"{value:.1%}"
+        case _:
+            return str(value)

@@ -1,0 +1,139 @@
+"""`bems keys`: who may ask what of a cell."""
+
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import msgspec
+
+from bems.cli import options
+from bems.cli.checked_commands import CheckedGroup
+from bems.cli.client import Client, decode_as, quote_path
+from bems.cli.errors import Failure, UserError
+from bems.cli.files import folder_of
+from bems.cli.options import connected
+from bems.cli.output import format_time, make_console, pluralize_count, print_json
+from bems.cli.table_layout import Column, print_table
+from bems.embedded.api import views
+from bems.embedded.api.access import ADMINS
+from bems.embedded.api.operations import NewKey
+from bems.embedded.api.views import Key
+from bems.embedded.auth.keys import KeyRefused, Keys
+from bems.embedded.clock import SystemClock
+from bems.embedded.storage.database_files import StoreInUse, StoreUnusable, lock_folder
+from bems.embedded.storage.reader import StoreFailed
+from bems.tracker.requests import Role
+
+COLUMNS = (
+    Column("Name"),
+    Column("Role", 1),
+    Column("Id", 2),
+    Column("Made (UTC)", 4),
+    Column("By", 5),
+    Column("Revoked (UTC)", 3),
+    Column("Revoked by", 6),
+)
+ROLES = get_args(Role)
+BY = "bems keys"
+"""Who makes a key where no key is needed for it."""
+
+
+@click.group(cls=CheckedGroup)
+def keys() -> None:
+    """See, make and revoke keys. Needs a key of an admin, or the folder of a cell that is not running."""
+
+
+@keys.command("list", epilog="Example: bems keys list")
+@options.wide
+@options.as_json
+@connected
+def list_(client: Client, wide: bool, as_json: bool) -> None:
+    """List every key there ever was, without its text."""
+    answer = client.request_json("GET", "/keys", ADMINS)
+    known = decode_as(answer, _Keys).items
+    if as_json:
+        print_json({"items": answer["items"], "more": False})
+        return
+    click.echo()
+    print_table(make_console(), COLUMNS, map(_row, known), wide=wide)
+    click.echo()
+    click.echo(f"{pluralize_count(sum(key.revoked_at is None for key in known), 'key')} in force")
+
+
+@keys.command(epilog="Example: bems keys add sap-ecc --role sender")
+@click.argument("name", metavar="NAME")
+@click.option("--role", type=click.Choice(ROLES), required=True, help="What its holder may do.")
+@click.option("--store", "folder", metavar="FOLDER", help="Make it here, in the folder of a cell that is not running.")
+@options.as_json
+@connected
+def add(client: Client, name: str, role: Role, folder: str | None, as_json: bool) -> None:
+    """Make a key and print its text, alone, this once.
+
+    A sender sends events; a viewer looks at all there is; an operator acts on it too; an admin may do everything. With
+    --store no key is needed: that is how the first admin's key is made, and how a lost one is replaced.
+    """
+    if folder is None:
+        answer = client.request_json("POST", "/keys", ADMINS, body={"name": name, "role": role})
+    else:
+        answer = msgspec.to_builtins(_add_offline(folder_of(folder), name, role))
+    made = decode_as(answer, NewKey)
+    if as_json:
+        print_json(answer)
+        return
+    if sys.stdout.isatty() or sys.stderr.isatty():
+        where = "the cell" if folder is None else folder
+        click.echo(f"A key of {made.key.name}, {made.key.role}, for {where}; it is shown this once:", err=True)
+    click.echo(made.text)
+
+
+@keys.command(epilog="Example: bems keys revoke sap-ecc")
+@click.argument("id_or_name", metavar="ID_OR_NAME")
+@options.as_json
+@connected
+def revoke(client: Client, id_or_name: str, as_json: bool) -> None:
+    """Revoke a key, by its id or by the name of one in force. It cannot be undone; make another one instead."""
+    known = decode_as(client.request_json("GET", "/keys", ADMINS), _Keys).items
+    found = [key for key in known if key.name == id_or_name and key.revoked_at is None]
+    found = found or [key for key in known if key.id == id_or_name]
+    if not found:
+        raise UserError(f"there is no key {id_or_name}; bems keys list shows them")
+    answer = client.request_json("DELETE", f"/keys/{quote_path(found[0].id)}", ADMINS, repeat=True)
+    key = decode_as(answer, Key)
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(
+            f"{key.name} ({key.id}), {key.role}: revoked at {format_time(key.revoked_at)} UTC by {key.revoked_by}"
+        )
+
+
+class _Keys(msgspec.Struct):
+    items: list[Key]
+
+
+def _add_offline(folder: Path, name: str, role: Role) -> NewKey:
+    try:
+        lock = lock_folder(folder)
+    except StoreInUse as refused:
+        raise UserError(f"{refused}; --store is for one that does not run") from refused
+    except StoreUnusable as refused:
+        raise UserError(str(refused)) from refused
+    try:
+        kept = Keys(folder)
+        try:
+            key, text = kept.add(name, role, BY, SystemClock().now())
+        finally:
+            kept.close()
+    except (StoreUnusable, KeyRefused) as refused:
+        raise UserError(str(refused)) from refused
+    except StoreFailed as failed:
+        raise Failure(str(failed)) from failed
+    finally:
+        lock.close()
+    return NewKey(views.view_key(key), text)
+
+
+def _row(key: Key) -> tuple[Any, ...]:
+    revoked = (format_time(key.revoked_at), key.revoked_by or "-") if key.revoked_at else ("-", "-")
+    return key.name, key.role, key.id, format_time(key.created_at), key.created_by, *revoked

@@ -1,0 +1,187 @@
+"""`bems policy`: how long each stage may take, as the cell goes by it, and whether a file says it well."""
+
+from datetime import date
+from textwrap import fill
+from typing import Any
+
+import click
+import msgspec
+
+from bems.calendars import check_country, expand
+from bems.cli import options
+from bems.cli.checked_commands import CheckedGroup
+from bems.cli.client import Client, decode_as
+from bems.cli.commands.up import configure
+from bems.cli.errors import UserError
+from bems.cli.files import WhenParam, load_policy, read_text
+from bems.cli.options import connected
+from bems.cli.output import format_time, make_console, pluralize_count, print_json, print_list
+from bems.cli.table_layout import Column, print_table
+from bems.embedded.api.access import VIEWERS
+from bems.embedded.api.policies import Policy, PolicyCalendar, PolicyStage, PolicySummary, view_policy
+from bems.embedded.clock import SystemClock
+from bems.embedded.storage.policy_history import DEFAULT
+from bems.tracker.config import ConfigError, ConfigFieldError, read_policy
+from bems.tracker.instants import Instant, render, to_datetime
+from bems.tracker.policy_warnings import find_warnings
+
+RULES = (
+    Column("Stage"),
+    Column("Deadline"),
+    Column("Then every"),
+    Column("Critical from", is_right=True),
+    Column("Gives up at", is_right=True),
+)
+HISTORY = (
+    Column("Digest"),
+    Column("In force from (UTC)"),
+    Column("Until (UTC)", 2),
+    Column("Source", 1, is_prose=True),
+)
+YEARS_SHOWN = 2
+"""So many years of days off are shown to people, from the present one on; --json has all."""
+
+_NO_BREAK = "\u00a0"
+
+
+class _DefaultGroup(CheckedGroup):
+    """A group that takes arguments without the name of a command for those of `show`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_DefaultGroup, epilog="Example: bems policy")
+def policy() -> None:
+    """See the SLA policy that a cell goes by, those before it, or what a file says.
+
+    Without a command it is `bems policy show`.
+    """
+
+
+@policy.command(epilog="Example: bems policy show --at 2026-03-31T18:00:00+02:00")
+@click.option("--at", type=WhenParam(), help="The policy that was in force then. A date means its beginning, in UTC.")
+@click.option("--policy", "file", metavar="FILE", help="The policy of a file, or `default`; no cell is asked.")
+@click.option("--cells", "cells_file", metavar="FILE", help="The policy of a cell that is described there, likewise.")
+@click.option("--cell", "cell_name", metavar="NAME", help="Which cell of it, where there are several.")
+@options.as_json
+@connected
+def show(
+    client: Client,
+    at: Instant | date | None,
+    file: str | None,
+    cells_file: str | None,
+    cell_name: str | None,
+    as_json: bool,
+) -> None:
+    """Print the policy in force, with nothing left out: every stage, its overrides in order, its calendar.
+
+    Needs a key of a viewer, operator or admin; with --policy or --cells no cell is asked, such as one on AWS.
+    """
+    if file is not None or cells_file is not None or cell_name is not None:
+        if at is not None:
+            raise click.UsageError("--at is about a running cell: a file has no history")
+        _, named = configure(cells_file, cell_name, file)
+        answer: Any = view_policy(named.policy, named.source) if named else view_policy(load_policy(None), DEFAULT)
+    else:
+        query = {"at": f"{at}T00:00:00Z" if isinstance(at, date) else at if at is None else render(at)}
+        answer = client.request_json("GET", "/policy", VIEWERS, query=query)
+    if as_json:
+        print_json(answer)
+        return
+    _print(answer if isinstance(answer, Policy) else decode_as(answer, Policy))
+
+
+@policy.command(epilog="Example: bems policy history")
+@options.limit
+@options.wide
+@options.as_json
+@connected
+def history(client: Client, limit: int, wide: bool, as_json: bool) -> None:
+    """List every policy that was in force, the newest first. `bems policy show --at` prints one of them.
+
+    Needs a key of a viewer, operator or admin.
+    """
+    found, more = client.list("/policies", VIEWERS, {}, limit)
+    rows = [
+        (one.digest, format_time(one.in_force_from), format_time(one.in_force_until), one.source)
+        for one in decode_as(found, list[PolicySummary])
+    ]
+    print_list(found, more, as_json, HISTORY, rows, "policy version", wide=wide)
+
+
+@policy.command(epilog="Example: bems policy check policy.yaml")
+@click.argument("file", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object.")
+@click.pass_context
+def check(context: click.Context, file: str, as_json: bool) -> None:
+    """Say everything that is wrong with a policy file, each with its line, and what is odd about it.
+
+    Exit code 0 if a cell would go by it, be there warnings or not; 2 if it would be refused. No cell is asked.
+    """
+    try:
+        made = expand(read_policy(read_text(file), file, check_country))
+        faults, warnings, digest = list[ConfigFieldError](), find_warnings(made), made.digest
+    except ConfigError as wrong:
+        if not as_json:
+            raise UserError(str(wrong)) from wrong
+        faults, warnings, digest = wrong.faults, [], None
+    except ValueError as wrong:
+        if not as_json:
+            raise UserError(f"{file}: {wrong}") from wrong
+        faults, warnings, digest = [ConfigFieldError(1, "", str(wrong))], [], None
+    if as_json:
+        print_json({"file": file, "digest": digest, "faults": faults, "warnings": warnings})
+        context.exit(2 if faults else 0)
+    for warning in warnings:
+        click.echo(f"{file}: warning: {warning}")
+    click.echo(f"{file}: a cell can go by it, {pluralize_count(len(warnings), 'warning')}; its digest is {digest}")
+
+
+def _print(shown: Policy) -> None:
+    if shown.in_force_from is None:
+        click.echo(f"{shown.source}, digest {shown.digest}")
+    else:
+        until = f" until {format_time(shown.in_force_until)}" if shown.in_force_until else ""
+        click.echo(
+            f"{shown.source}, digest {shown.digest}, in force since {format_time(shown.in_force_from)}{until} UTC"
+        )
+    click.echo()
+    year = (shown.in_force_until or to_datetime(SystemClock().now())).year
+    _print_calendar(shown.calendar, year)
+    print_table(make_console(), RULES, [row for name, stage in shown.stages.items() for row in _rows(name, stage)])
+    for name, stage in shown.stages.items():
+        for number, override in enumerate(stage.overrides, 1):
+            conditions = msgspec.to_builtins(override.when).items()
+            click.echo(f"{name} override {number}: {', '.join(f'{key} {value}' for key, value in conditions)}")
+    begins = {"decision": "the cell learns of it", "occurrence": "it occurred, by the source's own time"}
+    click.echo(f"Deadlines count from when {begins[shown.waits_from]}")
+    click.echo(f"Identity alerts: {'on' if shown.identity else 'off'}")
+
+
+def _print_calendar(calendar: PolicyCalendar, year: int) -> None:
+    place = "-".join(filter(None, (calendar.country, calendar.subdivision)))
+    lines = [
+        ("Business days of", f"{place or 'no country'}, {calendar.timezone}"),
+        ("Weekend", ", ".join(calendar.weekend) or "none"),
+    ]
+    for number in range(year, year + YEARS_SHOWN):
+        for label, days in ((f"Days off {number}", calendar.all_days_off), (f"Worked {number}", calendar.all_days_on)):
+            said = ", ".join(f"{day.day}{_NO_BREAK}{day:%b}" for day in days if day.year == number)
+            lines += [(label, said)] if said else []
+    for label, text in lines:
+        click.echo(fill(f"{label:<18}{text}", 80, subsequent_indent=" " * 18).replace(_NO_BREAK, " "))
+    click.echo()
+
+
+def _rows(name: str, stage: PolicyStage) -> list[tuple[str, ...]]:
+    """The stage, and below it its overrides in their order."""
+    rows: list[tuple[str, ...]] = [
+        (name, stage.deadline, stage.escalate_every, str(stage.critical_at), str(stage.give_up_at))
+    ]
+    for number, override in enumerate(stage.overrides, 1):
+        rule = (override.deadline, override.escalate_every, str(override.critical_at), str(override.give_up_at))
+        rows.append((f"  override {number}", *rule))
+    return rows

@@ -1,0 +1,82 @@
+"""`bems stuck`: the invoices that are waited for too long."""
+
+import click
+
+from bems.cli import options
+from bems.cli.checked_commands import CheckedCommand
+from bems.cli.client import Client, decode_as
+from bems.cli.options import connected
+from bems.cli.output import format_amount, make_console, print_json, times, vendor_label
+from bems.cli.stuck_totals import read_stuck_totals
+from bems.cli.table_layout import Column, print_prose, print_table
+from bems.embedded.api.access import VIEWERS
+from bems.embedded.api.views import Invoice
+from bems.tracker.contract import STAGES, Stage
+
+COLUMNS = (
+    Column("Invoice"),
+    Column("Waits for", 3),
+    Column("Since", 4),
+    Column("Alerts", 5, is_right=True),
+    Column("Severity", 7),
+    Column("Amount", 1, is_right=True),
+    Column("Mark", 2),
+    Column("Vendor", 6, is_prose=True),
+)
+
+
+@click.command(cls=CheckedCommand, epilog="Example: bems stuck --stage posting --by value --limit 20")
+@click.option("--stage", type=click.Choice(STAGES), help="Only those that lack this stage's event.")
+@click.option(
+    "--by",
+    type=click.Choice(["age", "value"]),
+    default="age",
+    show_default=True,
+    help="age: the longest waiting first; value: the greatest amount of each currency first.",
+)
+@options.limit
+@options.wide
+@options.as_json
+@connected
+def stuck(client: Client, stage: Stage | None, by: str, limit: int, wide: bool, as_json: bool) -> None:
+    """List the invoices that are stuck, and what all of them are worth.
+
+    An invoice is stuck if an alert is out in its present wait, or if it is parked: nobody is alerted of it any more. An
+    extended one is not, until its next alert. Days are UTC's. Requires a viewer, operator or admin key.
+    """
+    found = client.list("/invoices", VIEWERS, {"stuck": "true", "stage": stage, "sort": by}, limit)
+    totals = read_stuck_totals(client, stage)
+    if as_json:
+        print_json({"items": found.items, "more": found.more, **totals.as_document()})
+        return
+    invoices = decode_as(found.items, list[Invoice])
+    console = make_console()
+    if invoices:
+        click.echo()
+        print_table(console, COLUMNS, map(_row, invoices), wide=wide)
+        click.echo()
+    more = f"; the first {len(invoices):,} are shown, see --limit" if found.more else ""
+    print_prose(console, f"{totals}{more}")
+
+
+def _row(invoice: Invoice) -> tuple[str, ...]:
+    wait, parked = invoice.waiting, invoice.parked
+    since = wait.since if wait else parked.since if parked else None
+    step = wait.step if wait else parked.step if parked else None
+    marks = []
+    if invoice.mark == "parked":
+        marks.append("parked")
+    if wait and wait.extensions:
+        marks.append(f"extended {times(wait.extensions)}")
+    if wait and wait.acknowledged:
+        marks.append(f"{wait.acknowledged} seen")
+    return (
+        invoice.invoice_id,
+        invoice.stage or "-",
+        f"{since:%Y-%m-%d}" if since else "-",
+        "-" if step is None else f"{step}",
+        (wait and wait.severity) or "-",
+        format_amount(invoice.amount, invoice.currency),
+        ", ".join(marks) or "-",
+        vendor_label(invoice.vendor),
+    )

@@ -1,0 +1,107 @@
+"""Folding: what is the same again and again, in one line."""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from typing import NamedTuple
+
+from bems.cli.output import duration
+from bems.embedded.api.views import Alert, Transition
+
+FRIDAY = 4
+CYCLES = (1, 2, 3, 4)
+"""So many states may come again in turn."""
+
+SLACK = timedelta(minutes=10)
+"""Alerts are raised when somebody gets to it: so far from each other, they still have one rhythm."""
+
+
+def fold_alerts(rows: Iterable[Transition]) -> list[list[Transition]]:
+    """Rows of the series, the newest first, where the alerts of one wait that follow one another are together."""
+    folded: list[list[Transition]] = []
+    for row in rows:
+        newer = folded[-1][-1] if folded else None
+        is_same_wait = (
+            newer is not None
+            and row.kind == newer.kind == "alert"
+            and row.stage == newer.stage
+            # A step that does not go down is of an earlier wait.
+            and 0 < (row.step or 0) < (newer.step or 0)
+        )
+        if is_same_wait:
+            folded[-1].append(row)
+        else:
+            folded.append([row])
+    return folded
+
+
+def fold_waits(alerts: Iterable[Alert]) -> list[list[Alert]]:
+    """Alerts, the newest first, those of one wait together. Disputes and failed postings stay alone."""
+    folded: list[list[Alert]] = []
+    for alert in alerts:
+        newer = folded[-1][-1] if folded else None
+        is_same_wait = (
+            newer is not None
+            and alert.kind == newer.kind == "stuck"
+            and (alert.stage, alert.waiting_since) == (newer.stage, newer.waiting_since)
+        )
+        if is_same_wait:
+            folded[-1].append(alert)
+        else:
+            folded.append([alert])
+    return folded
+
+
+class Entered(NamedTuple):
+    """A state that was entered, or several in turn, so many times; `at` is when the last time began."""
+
+    at: str
+    state: str
+    times: int = 1
+    first_at: str = ""
+
+
+def fold_states(states: Sequence[tuple[str, str]]) -> list[Entered]:
+    """The states that an execution entered, (when, name) the oldest first, as what is shown, the newest first.
+
+    A few states that come again at once are folded: a wait, its alert, and the choice after it.
+    """
+    folded: list[Entered] = []
+    start = 0
+    while start < len(states):
+        length, times = max(((size, _repeats(states, start, size)) for size in CYCLES), key=lambda found: found[1])
+        at, first_at = states[start + (times - 1) * length][0], states[start][0]
+        block = [name for _, name in states[start : start + length]]
+        if times == 1:
+            folded.append(Entered(first_at, block[0]))
+            start += 1
+        else:
+            folded.append(Entered(at, " > ".join(block), times, first_at))
+            start += times * length
+    return folded[::-1]
+
+
+def _repeats(states: Sequence[tuple[str, str]], start: int, length: int) -> int:
+    end = start + length
+    while end < len(states) and states[end][1] == states[end - length][1]:
+        end += 1
+    return max(1, (end - start) // length)
+
+
+def cadence(times: Sequence[datetime]) -> str:
+    """How far apart at least two times are, the oldest first: `every business day`, `every 2d`, or `within 3d 4h`."""
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    if max(gaps) - min(gaps) <= max(SLACK, min(gaps) / 20):
+        return f"every {duration(sorted(gaps)[len(gaps) // 2].total_seconds())}".replace("every 1d", "every day")
+    days = [time.date() for time in times]
+    steps = {_weekdays_between(earlier, later) for earlier, later in pairwise(days)}
+    # A public holiday makes a step longer, so the shortest one tells.
+    if all(day.weekday() <= FRIDAY for day in days) and min(steps) > 0 and max(steps) <= min(steps) + 2:
+        return "every business day" if min(steps) == 1 else f"every {min(steps)} business days"
+    return f"within {duration((times[-1] - times[0]).total_seconds())}"
+
+
+def _weekdays_between(earlier: date, later: date) -> int:
+    """How many Mondays to Fridays lie after a day, up to and with a later one."""
+    days = (earlier + timedelta(days=number) for number in range(1, (later - earlier).days + 1))
+    return sum(day.weekday() <= FRIDAY for day in days)

@@ -1,0 +1,107 @@
+"""The worst of the stuck invoices, in a sentence, and what completing the stage that it lacks would change."""
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from bems.cli.client import Client, decode_as, quote_path
+from bems.cli.output import day, format_amount, vendor_label
+from bems.cli.replay_report import MEANING
+from bems.cli.stuck_totals import StuckTotals
+from bems.embedded.api.access import VIEWERS
+from bems.embedded.api.views import InvoiceDetails
+from bems.embedded.api.views import Outcome as StatedOutcome
+from bems.tracker.contract import FAILURE_STATUS, SUCCESS_STATUS, Stage
+from bems.tracker.status import Outcome, Status, status_of
+
+MAX_STUCK = 100_000
+
+
+class Worst(NamedTuple):
+    """The stuck invoice with the greatest amount in the currency of the most stuck invoices.
+
+    `reason` is what its source says, or that no event came. Completing `stage`, which it lacks, by hand moves it to
+    `next_status`.
+    """
+
+    invoice: InvoiceDetails
+    stage: Stage
+    since: datetime
+    reason: str
+    next_status: Status
+
+    def sentence(self) -> str:
+        """Who waits for what, since when, why, and what comes next."""
+        invoice, wait, parked = self.invoice, self.invoice.waiting, self.invoice.parked
+        worth = f"{format_amount(invoice.amount, invoice.currency)}, {vendor_label(invoice.vendor)}"
+        text = f"{invoice.invoice_id}, {worth}, waits for {self.stage} since {day(self.since)}: {self.reason}; "
+        if wait is not None:
+            return f"{text}next alert {day(wait.next_alert_at)}."
+        by = f"by {parked.by}" if parked and parked.by else "after its last alert"
+        at = f"{day(parked.at)} " if parked else ""
+        return f"{text}parked {at}{by}: no further alert comes."
+
+    def effect(self, totals: StuckTotals) -> str:
+        """What completing its stage by hand would change."""
+        left = totals.total - 1
+        stuck = f"{left:,} stuck" if left else "none stuck"
+        moved = f"would move it to {self.next_status} ({MEANING[self.next_status]})"
+        return f"Completing {self.stage} by hand {moved} and leave {stuck}."
+
+    def as_document(self, totals: StuckTotals) -> dict[str, Any]:
+        """All of it, for programs."""
+        invoice, wait = self.invoice, self.invoice.waiting
+        return {
+            "invoice_id": invoice.invoice_id,
+            "status": invoice.status,
+            "stage": self.stage,
+            "amount": invoice.amount,
+            "currency": invoice.currency,
+            "vendor": invoice.vendor,
+            "waiting_since": self.since,
+            "reason": self.reason,
+            "next_alert_at": wait.next_alert_at if wait else None,
+            "parked": invoice.parked,
+            "if_completed": {"status": self.next_status, "stuck": totals.total - 1},
+        }
+
+
+def find_worst(client: Client, totals: StuckTotals) -> Worst | None:
+    """None where nothing is stuck."""
+    found = client.list("/invoices", VIEWERS, {"stuck": "true", "sort": "value"}, MAX_STUCK)
+    ids = (one["invoice_id"] for one in found.items if one["currency"] == totals.main_currency)
+    invoice_id = next(ids, None)
+    if invoice_id is None:
+        return None
+    invoice = decode_as(client.request_json("GET", f"/invoices/{quote_path(invoice_id)}", VIEWERS), InvoiceDetails)
+    stage, since = invoice.stage, invoice.recorded_at
+    if invoice.waiting is not None:
+        since = invoice.waiting.since
+    elif invoice.parked is not None:
+        since = invoice.parked.since
+    assert stage is not None
+    return Worst(invoice, stage, since, reason_of(invoice, stage), status_after(invoice, stage))
+
+
+def reason_of(invoice: InvoiceDetails, stage: Stage) -> str:
+    """What the source says of a mismatch or failure; else, that nothing came."""
+    outcome = invoice.outcomes.get(stage)
+    if outcome is None or outcome.status != FAILURE_STATUS[stage]:
+        return f"no {stage} event came"
+    told = ", ".join(f"{name} {value}" for name, value in outcome.attributes.items())
+    return f"{outcome.status} {stated_by(outcome)}" + (f" ({told})" if told else "")
+
+
+def stated_by(outcome: StatedOutcome) -> str:
+    """`by sap-ecc`, or `by the operator jane`; nothing where it is not known."""
+    if outcome.operator is not None:
+        return f"by the operator {outcome.operator}"
+    return f"by {outcome.source.system}" if outcome.source is not None else ""
+
+
+def status_after(invoice: InvoiceDetails, completed: Stage) -> Status:
+    """The status that the invoice has once a stage was completed by hand."""
+    stages = {
+        **{stage: outcome.status for stage, outcome in invoice.outcomes.items()},
+        completed: SUCCESS_STATUS[completed],
+    }
+    return status_of({stage: Outcome(status, "", 0, 0) for stage, status in stages.items()})

@@ -1,0 +1,163 @@
+"""The intake: `POST /invoices/{stage}` and `POST /invoices/{stage}/batch`, where events come in.
+
+It is plain ASGI, because nearly every request comes here: a routing table and a request object would cost as much as
+the gate.
+"""
+
+import asyncio
+import logging
+import time
+
+from starlette.types import Receive, Scope, Send
+
+from bems.embedded.api.access import SENDERS, Access, find_key
+from bems.embedded.api.bodies import (
+    ClientDisconnected,
+    UnfinishedBodies,
+    read_body,
+    read_headers,
+    send_response,
+    with_connection_close,
+)
+from bems.embedded.api.metrics import Metrics
+from bems.embedded.api.writer_bridge import WriterBridge
+from bems.embedded.storage.reader import StoreFailed, StoreLost
+from bems.embedded.writer import QueueFull, Stopped
+from bems.tracker import responses
+from bems.tracker.contract import STAGES, Event, Stage
+from bems.tracker.decisions import Receipt
+from bems.tracker.parsing import MAX_BATCH_BYTES, MAX_EVENT_BYTES, InvalidEvent, parse_batch, parse_event
+from bems.tracker.ports import Clock
+from bems.tracker.responses import EventResult, HttpResponse
+
+log = logging.getLogger(__name__)
+
+PATHS: dict[str, tuple[Stage, bool]] = {
+    f"/invoices/{stage}{'/batch' * batch}": (stage, batch) for stage in STAGES for batch in (False, True)
+}
+"""Stage, and whether it takes a batch, by path."""
+
+
+class EventEndpoint:
+    """Takes events, and answers when they are durable. It belongs to the event loop in which it is made."""
+
+    def __init__(
+        self,
+        landing: WriterBridge,
+        clock: Clock,
+        access: Access,
+        metrics: Metrics,
+        max_batch: int,
+        unfinished: UnfinishedBodies | None = None,
+    ) -> None:
+        self._unfinished = unfinished or UnfinishedBodies()
+        self._clock, self._access, self._metrics = clock, access, metrics
+        self._max_batch = max_batch
+        self._bridge = landing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A POST to one of PATHS."""
+        stage, batch = PATHS[scope["path"]]
+        try:
+            answer = await self._answer(stage, batch, read_headers(scope["headers"]), receive)
+        except ClientDisconnected:
+            return
+        except asyncio.CancelledError:
+            # The server ends, and this took too long. Should it have been accepted after all, a repeat is harmless.
+            answer = with_connection_close(responses.unavailable())
+        except Exception:
+            log.exception("a request to %s failed", scope["path"])
+            answer = responses.internal_error()
+        if answer.status in responses.REFUSED_STATUSES:
+            self._count(stage, "refused")
+        self._metrics.answered("POST", answer.status)
+        await send_response(send, answer)
+
+    async def _answer(self, stage: Stage, batch: bool, headers: dict[bytes, bytes], receive: Receive) -> HttpResponse:
+        text = find_key(headers)
+        admitted = self._access.authorize(text, SENDERS, stage)
+        if isinstance(admitted, HttpResponse):
+            return admitted
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        if not responses.is_json(content_type):
+            return responses.unsupported_media_type(content_type)
+        limit = MAX_BATCH_BYTES if batch else MAX_EVENT_BYTES
+        body = await read_body(headers, receive, limit, self._unfinished, admitted)
+        if isinstance(body, HttpResponse):
+            return body
+        if self._bridge.full:
+            # Before the gate, which takes longer than a turn: under more than it can take, a cell would do little else.
+            self._count(stage, "unavailable")
+            return responses.unavailable(1)
+        begun = time.perf_counter()
+        answer = await (self._batch(stage, body, text) if batch else self._event(stage, body))
+        self._metrics.seconds.observe(time.perf_counter() - begun)
+        return answer
+
+    async def _event(self, stage: Stage, body: bytes) -> HttpResponse:
+        event = parse_event(stage, body, self._clock.now())
+        if isinstance(event, InvalidEvent):
+            return responses.bad_request(event)
+        try:
+            receipt = await self._bridge.submit(event)
+        except Exception as error:
+            self._count(stage, "unavailable")
+            return _unavailable(error)
+        self._count(stage, receipt.result)
+        if receipt.result == "accepted":
+            return responses.accepted(event.event_id)
+        if receipt.result == "duplicate":
+            return responses.duplicate(event.event_id)
+        return responses.conflict(event.event_id)
+
+    async def _batch(self, stage: Stage, body: bytes, key: bytes | None) -> HttpResponse:
+        read = parse_batch(stage, body, self._clock.now(), self._max_batch)
+        if isinstance(read, InvalidEvent):
+            return responses.bad_request(read)
+        if len(read) > 1:
+            admitted = self._access.authorize(key, SENDERS, stage, len(read))
+            if isinstance(admitted, HttpResponse):
+                return admitted
+        submitted = [self._submit(event) if isinstance(event, Event) else event for event in read]
+        results = []
+        for event, answer in zip(read, submitted, strict=True):
+            if isinstance(event, InvalidEvent):
+                results.append(responses.invalid_event_result(event))
+            else:
+                assert not isinstance(answer, InvalidEvent)
+                results.append(await self._result(event, answer))
+        for result in results:
+            self._count(stage, result.status)
+        return responses.batch_results(results)
+
+    def _submit(self, event: Event) -> "asyncio.Future[Receipt] | Exception":
+        try:
+            return self._bridge.submit(event)
+        except (QueueFull, Stopped) as error:
+            return error
+
+    async def _result(self, event: Event, answer: "asyncio.Future[Receipt] | Exception") -> EventResult:
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            receipt = await answer
+        except Exception as error:
+            _unavailable(error)
+            return responses.event_result(event.event_id, "unavailable", _cause(error))
+        assert receipt.result != "refused", "the core refuses no event"
+        return responses.event_result(event.event_id, receipt.result)
+
+    def _count(self, stage: Stage, result: str) -> None:
+        self._metrics.events[stage, result].inc()
+
+
+def _unavailable(error: Exception) -> HttpResponse:
+    """The event was not accepted. Why is in the log already, but for what nobody expects."""
+    if not isinstance(error, QueueFull | Stopped | StoreFailed):
+        log.error("an event could not be accepted", exc_info=error)
+    return responses.unavailable(1 if isinstance(error, QueueFull) else 5, _cause(error))
+
+
+def _cause(error: Exception) -> str:
+    """What a sender, who has a key, may know of it."""
+    return str(error) if isinstance(error, StoreLost) else ""

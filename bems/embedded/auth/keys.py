@@ -1,0 +1,146 @@
+"""Keys: who may ask what of a cell. A key is shown once, when it is made; what is kept is a hash.
+
+The text of a key is `bems_`, eight characters that name it, `_`, and 256 random bits: a plain hash of that cannot be
+tried out, so there is no need for a slow one.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import threading
+from pathlib import Path
+
+import apsw
+from msgspec import Struct
+
+from bems.embedded.storage.database_files import Migration, inspect_database, open_database
+from bems.embedded.storage.file_guard import FileGuard
+from bems.embedded.storage.reader import StoreFailed, StoreLost
+from bems.embedded.storage.wal_identity import log_path
+from bems.tracker.instants import Instant
+from bems.tracker.requests import KeyName, Role
+from bems.validation.field_errors import validate
+
+KEYS = "keys.db"
+APPLICATION_ID = 0x42454D4B
+
+_TEXT = re.compile(r"bems_([0-9a-z]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
+_NOBODY = bytes(32)
+
+
+class Key(Struct, frozen=True):
+    """A key as it may be seen. `name` is unique among those in force; commands of its holder are signed with it."""
+
+    id: str
+    name: str
+    role: Role
+    created_at: Instant
+    created_by: str
+    revoked_at: Instant | None = None
+    revoked_by: str | None = None
+
+
+class KeyRefused(ValueError):
+    """There cannot be such a key, or it cannot be revoked; the message says why."""
+
+
+def _create(connection: apsw.Connection) -> None:
+    connection.execute(
+        """CREATE TABLE keys (
+            id TEXT PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL, created_at INTEGER NOT NULL,
+            created_by TEXT NOT NULL, revoked_at INTEGER, revoked_by TEXT, hash BLOB NOT NULL
+        ) STRICT"""
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create,)
+
+
+def inspect_keys(folder: Path) -> None:
+    """StoreRefused where `Keys` would refuse the folder's file; nothing is written."""
+    inspect_database(folder / KEYS, MIGRATIONS, APPLICATION_ID)
+
+
+class Keys:
+    """The keys of the cell in a folder, whose lock the caller holds. For any thread.
+
+    StoreRefused where their file cannot be used; StoreFailed where it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        database = folder / KEYS
+        self._connection = open_database(database, MIGRATIONS, APPLICATION_ID)
+        self._placement = FileGuard([database, log_path(database)])
+        self._lock = threading.Lock()
+        self._keys: dict[str, tuple[Key, bytes]] = {}
+        for *values, hashed in self._connection.execute("SELECT * FROM keys"):
+            key = Key(*values)
+            self._keys[key.id] = key, hashed
+
+    def close(self) -> None:
+        """Twice is harmless."""
+        self._connection.close()
+
+    def add(self, name: str, role: Role, by: str, now: Instant) -> tuple[Key, str]:
+        """A new key, and its text, which nobody will see again."""
+        faults = validate(name, KeyName)
+        if faults:
+            raise KeyRefused(f"the name {faults[0].detail}")
+        with self._lock:
+            if any(key.name == name for key in self._in_force()):
+                raise KeyRefused(f"there is a key {name} already: revoke it first, or use another name")
+            id = secrets.token_hex(4)
+            text = f"bems_{id}_{secrets.token_urlsafe(32)}"
+            key = Key(id, name, role, now, by)
+            self._write(
+                "INSERT INTO keys (id, name, role, created_at, created_by, hash) VALUES (?, ?, ?, ?, ?, ?)",
+                (id, name, role, now, by, _hash(text)),
+            )
+            self._keys[id] = key, _hash(text)
+        return key, text
+
+    def revoke(self, id: str, by: str, now: Instant) -> Key | None:
+        """The key of that id, in force no longer; None if there is none. Revoking it again changes nothing."""
+        with self._lock:
+            key, hashed = self._keys.get(id, (None, b""))
+            if key is None or key.revoked_at is not None:
+                return key
+            if key.role == "admin" and sum(other.role == "admin" for other in self._in_force()) == 1:
+                raise KeyRefused(f"{key.name} is the last key of an admin: make another one first")
+            self._write("UPDATE keys SET revoked_at = ?, revoked_by = ? WHERE id = ?", (now, by, id))
+            revoked = Key(key.id, key.name, key.role, key.created_at, key.created_by, now, by)
+            self._keys[id] = revoked, hashed
+        return revoked
+
+    def all(self) -> list[Key]:
+        """Every key there ever was, the oldest first."""
+        return sorted((key for key, _ in list(self._keys.values())), key=lambda key: (key.created_at, key.id))
+
+    def verify(self, text: str) -> Key | None:
+        """The key of that text, if it is in force. It takes as long for a wrong one."""
+        shape = _TEXT.fullmatch(text)
+        key, hashed = self._keys.get(shape[1], (None, _NOBODY)) if shape else (None, _NOBODY)
+        same = hmac.compare_digest(_hash(text), hashed)
+        return key if same and key and key.revoked_at is None else None
+
+    def is_in_force(self, id: str) -> bool:
+        """Whether there is a key of that id that is not revoked."""
+        key, _ = self._keys.get(id, (None, b""))
+        return key is not None and key.revoked_at is None
+
+    def _in_force(self) -> list[Key]:
+        return [key for key, _ in self._keys.values() if key.revoked_at is None]
+
+    def _write(self, sql: str, values: tuple[object, ...]) -> None:
+        try:
+            self._connection.execute(sql, values)
+        except apsw.Error as error:
+            raise StoreFailed(f"the key could not be stored: {error}") from error
+        fault = self._placement.find_fault()
+        if fault:
+            raise StoreLost(fault)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,256 @@
+"""Chaining: version 4 of the store, whose transitions are a chain of statuses and of the invoice's amount and currency.
+
+Up to version 3 every row of a decision told the decision's whole move, so that an alert raised together with an event
+counted it twice. The chained values are computed anew from events and commands in the order of their rows; rows, ids
+and instants stay. What records know since then of identity and of a wait that was given up comes from the same rows.
+
+The rules are those of the day on which version 4 was made, written here once more: a migration never changes, and the
+tracker does. It reads MessagePack maps instead of the tracker's types for the same reason.
+"""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any, NamedTuple, cast
+
+import apsw
+import msgspec
+
+from bems.embedded.storage.compression import DictionaryCompressor
+
+_ROWS_AT_ONCE = 1_000
+_MAX_VENDOR_IDS = 4
+_ORDER = ("ingestion", "authorization", "reconciliation", "posting")
+_NEGATIVE = {
+    "ingestion": "cancelled",
+    "authorization": "rejected",
+    "reconciliation": "mismatched",
+    "posting": "failed",
+}
+_POSITIVE = {"ingestion": "received", "authorization": "approved", "reconciliation": "matched", "posting": "posted"}
+_MISSING = {
+    "ingestion": "Orphan",
+    "authorization": "AwaitingAuthorization",
+    "reconciliation": "AwaitingReconciliation",
+    "posting": "AwaitingPosting",
+}
+_REFUSED = {
+    "ingestion": "Cancelled",
+    "authorization": "Rejected",
+    "reconciliation": "Disputed",
+    "posting": "PostingFailed",
+}
+
+_COLUMNS = """
+DROP INDEX invoices_by_status;
+DROP INDEX invoices_stuck;
+ALTER TABLE invoices DROP COLUMN step;
+ALTER TABLE invoices DROP COLUMN since;
+ALTER TABLE invoices ADD COLUMN stuck_since INTEGER;
+ALTER TABLE invoices ADD COLUMN currency TEXT;
+ALTER TABLE invoices ADD COLUMN whole INTEGER;
+ALTER TABLE invoices ADD COLUMN fraction INTEGER;
+"""
+"""`whole` and `fraction` are the invoice's amount: units, and what is behind the point in ten-thousandths, both with
+the amount's sign. An amount has up to 18 digits before the point, which no SQLite integer would hold with the rest."""
+
+_INDEXES = """
+-- All that totals are made of, so that the table itself is not read for them.
+CREATE INDEX invoices_by_status ON invoices (status, invoice_id, currency, whole, fraction, stuck_since, mark);
+CREATE INDEX invoices_stuck ON invoices (stuck_since, invoice_id) WHERE stuck_since IS NOT NULL;
+"""
+
+_pack = msgspec.msgpack.Encoder().encode
+_read = msgspec.msgpack.Decoder().decode
+
+Row = dict[str, Any]
+
+
+class _Values(NamedTuple):
+    """What `press` and `unpress` do for the three kinds."""
+
+    transition: DictionaryCompressor
+    record: DictionaryCompressor
+    event: DictionaryCompressor
+
+
+class _Outcome(NamedTuple):
+    """A register's content."""
+
+    status: str
+    event_id: str
+    occurred_at: int
+
+
+def chain_transitions(connection: apsw.Connection) -> None:
+    """Bring every row and record up to date. It takes some hundred microseconds an invoice."""
+    dictionaries: dict[str, dict[int, bytes]] = {}
+    for kind, number, content in connection.execute("SELECT kind, number, content FROM dictionaries").fetchall():
+        dictionaries.setdefault(str(kind), {})[cast(int, number)] = cast(bytes, content)
+    values = _Values(*(DictionaryCompressor(dictionaries[kind], dict) for kind in _Values._fields))
+    connection.execute(_COLUMNS)
+    last = -1
+    select = "SELECT number, invoice_id, last_transition, record FROM invoices WHERE number > ? ORDER BY number LIMIT ?"
+    while invoices := cast("list[Any]", connection.execute(select, (last, _ROWS_AT_ONCE)).fetchall()):
+        last = invoices[-1][0]
+        for number, invoice_id, newest, content in invoices:
+            _migrate_record(connection, values, number, invoice_id, newest, _read(values.record.decompress(content)))
+    connection.execute(_INDEXES)
+
+
+def _migrate_record(
+    connection: apsw.Connection, values: _Values, number: int, invoice_id: str, newest: int | None, record: Row
+) -> None:
+    rows = list(_rows(connection, values, newest))[::-1]
+    events = _events(connection, values, rows)
+    walk = _InvoiceReplay()
+    for _, row in rows:
+        walk.take(row, events.get(row.get("event_id", "")))
+    bodies = values.transition.compress([_pack(row) for _, row in rows])
+    connection.executemany(
+        "UPDATE transitions SET body = ? WHERE seq = ?",
+        [(body, seq) for body, (seq, _) in zip(bodies, rows, strict=True)],
+    )
+    record |= walk.identity()
+    if record.get("mark") == "parked":
+        record["parked"] = _parked(connection, invoice_id, rows)
+    wait = record.get("wait")
+    stuck_since = record["parked"]["since"] if "parked" in record else None
+    if wait and wait.get("step", 0) > 0:
+        stuck_since = wait["since"]
+    facts = record["facts"]
+    amount = Decimal(facts["amount"])
+    whole = int(amount)
+    [body] = values.record.compress([_pack(record)])
+    connection.execute(
+        "UPDATE invoices SET record = ?, stuck_since = ?, currency = ?, whole = ?, fraction = ? WHERE number = ?",
+        (body, stuck_since, facts["currency"], whole, int((amount - whole) * 10_000), number),
+    )
+
+
+def _rows(connection: apsw.Connection, values: _Values, newest: int | None) -> Iterator[tuple[int, Row]]:
+    """The rows of one invoice, the newest first."""
+    while newest is not None:
+        found = cast(Any, connection.execute("SELECT prev, body FROM transitions WHERE seq = ?", (newest,)).fetchall())
+        [(before, body)] = found
+        yield newest, _read(values.transition.decompress(body))
+        newest = before
+
+
+def _events(connection: apsw.Connection, values: _Values, rows: list[tuple[int, Row]]) -> dict[str, Row]:
+    ids = [row["event_id"] for _, row in rows if row["kind"] == "event"]
+    found = connection.execute(
+        "SELECT event_id, body FROM events WHERE event_id IN (SELECT value FROM json_each(?))",
+        (msgspec.json.encode(ids).decode(),),
+    ).fetchall()
+    return {str(id): _read(values.event.decompress(cast(bytes, body))) for id, body in found}
+
+
+def _parked(connection: apsw.Connection, invoice_id: str, rows: list[tuple[int, Row]]) -> Row:
+    """The wait that was given up: since its newest alert says, or else since the invoice came into its status."""
+    at = max(position for position, (_, row) in enumerate(rows) if row["kind"] == "park")
+    park = rows[at][1]
+    entered = max(
+        (row["recorded_at"] for _, row in rows[:at] if _begins_a_wait(row)),
+        default=rows[0][1]["recorded_at"],
+    )
+    parked = {"at": park["recorded_at"], "stage": park["stage"], "since": entered, "step": 0}
+    alerts = connection.execute("SELECT body FROM alerts WHERE invoice_id = ? ORDER BY seq", (invoice_id,)).fetchall()
+    for (body,) in alerts:
+        alert = _read(cast(bytes, body))
+        if alert["kind"] == "stuck" and alert["stage"] == park["stage"] and alert["raised_at"] >= entered:
+            parked |= {"since": alert["waiting_since"], "step": alert["step"]}
+    before = rows[at - 1][1] if at else {}
+    if before.get("kind") == "command" and before.get("outcome") == "park":
+        id = before["event_id"].removeprefix("command ")
+        parked["by"] = connection.execute("SELECT operator FROM commands WHERE id = ?", (id,)).get
+    return parked
+
+
+def _begins_a_wait(row: Row) -> bool:
+    """A wait begins where the status changes, with a revival, and with the report of a dispute or failed posting."""
+    reported = row["kind"] == "alert" and row.get("outcome") in ("dispute", "failed")
+    return row["from_status"] != row["to_status"] or row["kind"] == "revive" or reported
+
+
+class _InvoiceReplay:
+    """What the rows so far make of an invoice."""
+
+    def __init__(self) -> None:
+        self._registers: dict[str, _Outcome] = {}
+        self._facts_of: tuple[int, str] | None = None
+        self._now: tuple[str | None, str | None, str | None] = (None, None, None)
+        self._vendors: list[str] = []
+        self._received: list[list[Any]] = []
+        self._closed_at: int | None = None
+
+    def take(self, row: Row, event: Row | None) -> None:
+        """Chain the next row. `event` is what the archive has of it, where it is one of an event."""
+        before = self._now
+        if row["kind"] == "event" and event is not None:
+            self._take_event(row, event)
+        elif row["kind"] == "command" and row["outcome"] in ("complete", "cancel"):
+            self._take_command(row)
+        for name, value in zip(("status", "amount", "currency"), before, strict=True):
+            row[f"from_{name}"] = value
+        for name, value in zip(("status", "amount", "currency"), self._now, strict=True):
+            row[f"to_{name}"] = value
+
+    def identity(self) -> Row:
+        """The fields of the record from which identity alerts are raised."""
+        fields: Row = {"vendor_ids": self._vendors}
+        received = sorted(self._received, key=lambda one: one[:2])
+        if received:
+            fields["first_received"] = received[0]
+        if len(received) > 1:
+            fields["last_received"] = received[-1]
+        if self._closed_at is not None:
+            fields["closed_at"] = self._closed_at
+        return fields
+
+    def _take_event(self, row: Row, event: Row) -> None:
+        facts, vendor = event["facts"], event["facts"]["vendor"]["id"]
+        of = event["occurred_at"], row["event_id"]
+        _, amount, currency = self._now
+        if self._facts_of is None or of >= self._facts_of:
+            self._facts_of, amount, currency = of, facts["amount"], facts["currency"]
+        if vendor not in self._vendors and len(self._vendors) < _MAX_VENDOR_IDS:
+            self._vendors.append(vendor)
+        if event["status"] == "received":
+            due_date = (facts.get("payment_terms") or {}).get("due_date")
+            received = [event["occurred_at"], row["event_id"], facts["amount"], facts["currency"], vendor]
+            self._received.append(received + [due_date] * (due_date is not None))
+        row["source"] = facts["source"]["system"]
+        if facts.get("attributes"):
+            row["attributes"] = facts["attributes"]
+        self._state(event["stage"], _Outcome(event["status"], row["event_id"], event["occurred_at"]))
+        self._now = self._status(), amount, currency
+
+    def _take_command(self, row: Row) -> None:
+        stage, at = row["stage"], row["occurred_at"]
+        status = _POSITIVE[stage] if row["outcome"] == "complete" else "cancelled"
+        overruled = self._registers.get(stage)
+        if overruled:
+            at = max(at, overruled.occurred_at + 1)
+        self._state(stage, _Outcome(status, row["event_id"], at))
+        self._now = (self._status(), *self._now[1:])
+
+    def _state(self, stage: str, stated: _Outcome) -> None:
+        if stated.status in ("posted", "cancelled"):
+            at = stated.occurred_at
+            self._closed_at = at if self._closed_at is None else min(self._closed_at, at)
+        known = self._registers.get(stage)
+        if known is None or _rank(stage, stated) > _rank(stage, known):
+            self._registers[stage] = stated
+
+    def _status(self) -> str:
+        for stage in _ORDER:
+            register = self._registers.get(stage)
+            if register is None:
+                return _MISSING[stage]
+            if register.status == _NEGATIVE[stage]:
+                return _REFUSED[stage]
+        return "Posted"
+
+
+def _rank(stage: str, stated: _Outcome) -> tuple[int, bool, str]:
+    return stated.occurred_at, stated.status == _NEGATIVE[stage], stated.event_id

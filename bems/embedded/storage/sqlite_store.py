@@ -1,0 +1,404 @@
+"""The durable store: one SQLite database in a folder, with one writer.
+
+What is written is kept in memory until `commit` brings it into the database in one transaction: all of it, or nothing.
+Within that, `item` does the same for one event or timer: if it raises, what it wrote is forgotten, and the rest stands.
+Reads look at the item's changes, then the turn's, then a bounded cache, then the database.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import apsw
+from msgspec import json
+
+from bems.embedded.storage import codec
+from bems.embedded.storage.database_files import LOCK, StoreUnusable, lock_folder, open_database
+from bems.embedded.storage.file_guard import FileGuard
+from bems.embedded.storage.reader import Reader, StoreFailed, StoreLost
+from bems.embedded.storage.row_writer import RowNumbers, write_turn
+from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
+from bems.embedded.storage.store import AuditEntry, DeadLetter, DueItem
+from bems.embedded.storage.unit_of_work import LruCache, StoredExecution, WriteSet
+from bems.embedded.storage.wal_identity import REMEMBER_EVERY_COMMITS, log_path, remember_salt
+from bems.engine import Execution, Stimulus
+from bems.tracker.actions import Alert, execution_name
+from bems.tracker.contract import Event
+from bems.tracker.instants import LATEST, Instant
+from bems.tracker.policy import Policy
+from bems.tracker.policy_file import dump_policy
+from bems.tracker.record import InvoiceRecord
+from bems.tracker.transitions import Transition
+
+NEVER: Instant = 0
+"""Before anything can be due."""
+
+MAX_CACHED = 20_000
+"""So many records, and so many executions, are kept decoded: about 4 kB a pair."""
+
+
+class SqliteStore(Reader):
+    """A Store on disk. It belongs to one thread at a time. What a Reader knows of several rows is what is committed.
+
+    StoreRefused where the folder is in use, or what is in it cannot be used; see `databases`. `inspect` is called once
+    the folder is locked, before anything in it is changed, and may refuse it too.
+    """
+
+    def __init__(
+        self, folder: Path, *, cached: int = MAX_CACHED, inspect: Callable[[Path], object] = lambda _: None
+    ) -> None:
+        self._lock = lock_folder(folder)
+        self._database = folder / DATABASE
+        try:
+            inspect(folder)
+            self._connection = open_database(self._database, MIGRATIONS, APPLICATION_ID)
+        except BaseException:
+            self._lock.close()
+            raise
+        try:
+            super().__init__(self._connection)
+            self._execute = self._connection.execute
+            self._definitions: dict[str, int] = dict(self._execute("SELECT digest, number FROM definitions"))
+            self._digests = {number: digest for digest, number in self._definitions.items()}
+            self._numbers = RowNumbers(self._connection)
+        except apsw.CorruptError as error:
+            self.close()
+            raise StoreUnusable(f"{self._database} is damaged: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+        self._placement = FileGuard([self._database, log_path(self._database), folder / LOCK])
+        self._commits = 0
+        self._records: LruCache[str, InvoiceRecord] = LruCache(cached)
+        self._executions: LruCache[str, StoredExecution] = LruCache(cached)
+        self._turn_changes, self._item_changes = WriteSet(), WriteSet()
+        self._unknown_event_ids: set[str] = set()
+        self._absent_invoices: set[str] = set()
+        self._absent_executions: set[str] = set()
+        self._earliest = NEVER
+
+    def close(self) -> None:
+        """Give the folder up. What was not committed is forgotten; closing twice is harmless."""
+        self._connection.close()
+        self._lock.close()
+
+    # -- turns
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A savepoint: what is written within stands if it ends well, and is forgotten if it raises."""
+        self._merge_item()
+        try:
+            yield
+            self._merge_item()
+        except BaseException:
+            self._item_changes = WriteSet()
+            raise
+
+    def _merge_item(self) -> None:
+        """Whatever was written so far stands, as far as the turn does."""
+        if self._item_changes:
+            self._item_changes.encode()
+            self._turn_changes.merge(self._item_changes)
+            self._item_changes = WriteSet()
+
+    def commit(self) -> None:
+        """Make durable what was written since the last time. StoreFailed: it could not be, and is forgotten; or the
+        files are no longer under their names, where nobody will find it. From then on every commit fails."""
+        self._merge_item()
+        turn = self._turn_changes
+        if not turn or self._placement.fault:
+            self._raise_if_lost()
+            return
+        dictionary = self._codec.next_dictionary()
+        try:
+            self._execute("BEGIN IMMEDIATE")
+            write_turn(self._connection, turn, self._codec, self._numbers)
+            self._commits += 1
+            if self._commits % REMEMBER_EVERY_COMMITS == 0:
+                remember_salt(self._connection, self._database)
+            if dictionary:
+                self._execute("INSERT INTO dictionaries VALUES (?, ?, ?)", dictionary)
+            self._execute("COMMIT")
+        except apsw.Error as error:
+            self.rollback()
+            raise StoreFailed(f"the turn could not be stored: {error}") from error
+        except BaseException:
+            self.rollback()
+            raise
+        # After it and not before: so all that is answered was durable while it could be found.
+        self._raise_if_lost()
+        if dictionary:
+            self._codec.use_dictionary(*dictionary)
+        self._numbers.event += len(turn.events)
+        self._numbers.transition += len(turn.transitions)
+        self._records.update(turn.records)
+        self._executions.update(turn.executions)
+        self._turn_changes, self._item_changes = WriteSet(), WriteSet()
+        self._unknown_event_ids.clear()
+        self._absent_invoices.clear()
+        self._absent_executions.clear()
+
+    @property
+    def loss(self) -> str | None:
+        """Why nobody will find what is written; None as long as somebody will."""
+        return self._placement.find_fault()
+
+    def _raise_if_lost(self) -> None:
+        fault = self.loss
+        if fault:
+            raise StoreLost(fault)
+
+    def check_writable(self) -> None:
+        """See whether anything can be written at all. StoreFailed where it cannot."""
+        self._raise_if_lost()
+        try:
+            # It writes the page that the number is on, whether it is another one or not.
+            self._execute(f"PRAGMA user_version = {self._connection.pragma('user_version')}")
+        except apsw.Error as error:
+            raise StoreFailed(f"the store cannot be written: {error}") from error
+
+    def rollback(self) -> None:
+        """Forget what was written since the last commit, and the caches with it."""
+        self._turn_changes, self._item_changes = WriteSet(), WriteSet()
+        self._records.clear()
+        self._executions.clear()
+        if not self._connection.get_autocommit():
+            with suppress(apsw.Error):
+                self._execute("ROLLBACK")
+
+    # -- records
+
+    def record(self, invoice_id: str) -> InvoiceRecord | None:
+        known = (
+            self._item_changes.records.get(invoice_id)
+            or self._turn_changes.records.get(invoice_id)
+            or self._records.get(invoice_id)
+        )
+        if known is not None or invoice_id in self._absent_invoices:
+            return known
+        record = super().record(invoice_id)
+        if record is not None:
+            self._records.update({invoice_id: record})
+        return record
+
+    def put_record(self, record: InvoiceRecord) -> None:
+        self._item_changes.records[record.invoice_id] = record
+        self._lower_due_hint(record.check_at)
+
+    def records(self) -> Iterator[InvoiceRecord]:
+        """All that are committed, one after the other; nothing may be written meanwhile."""
+        for (content,) in self._execute("SELECT record FROM invoices ORDER BY number"):
+            yield self._codec.decode_record(content)
+
+    # -- executions
+
+    def execution(self, id: str) -> Execution | None:
+        course = self._stored_execution(id)
+        return course.execution if course else None
+
+    def add_execution(self, execution: Execution, definition: str) -> None:
+        self._lower_due_hint(execution.due)
+        self._item_changes.executions[execution.id] = StoredExecution(execution, self._definitions[definition])
+
+    def append_stimulus(self, execution: Execution, stimulus: Stimulus, at: Instant) -> None:
+        """Its past is part of its row: a run of thousands of stimuli has a large row. KeyError: it was never added."""
+        self._lower_due_hint(execution.due)
+        course = self._stored_execution(execution.id)
+        if course is None:
+            raise KeyError(execution.id)
+        _, definition, stimuli, past = course
+        past += codec.encode_stimulus(stimulus, at)
+        self._item_changes.executions[execution.id] = StoredExecution(execution, definition, stimuli + 1, past)
+
+    def stimuli(self, execution_id: str) -> list[tuple[Stimulus, Instant]]:
+        course = self._stored_execution(execution_id)
+        return codec.decode_stimuli(course.stimuli_count, course.stimuli_blob) if course else []
+
+    def _stored_execution(self, id: str) -> StoredExecution | None:
+        known = (
+            self._item_changes.executions.get(id) or self._turn_changes.executions.get(id) or self._executions.get(id)
+        )
+        if known is not None or id in self._absent_executions:
+            return known
+        row = self._row("SELECT definition, stimuli, body FROM executions WHERE id = ?", id)
+        return self._decode_execution(id, *row) if row else None
+
+    def _decode_execution(self, id: str, definition: int | None, stimuli: int, body: bytes) -> StoredExecution:
+        execution, past = self._codec.decode_execution(body)
+        course = StoredExecution(execution, definition, stimuli, past)
+        self._executions.update({id: course})
+        return course
+
+    # -- policies
+
+    def store_policy(self, policy: Policy, source: str, now: Instant) -> Instant:
+        """Keep the policy that is in force from now on, at once; the instant since when it is. The same policy as the
+        newest one is kept once: it may come from somewhere else now."""
+        document, newest = dump_policy(policy), next(iter(self.policies(limit=1)), None)
+        try:
+            if newest is not None and newest.digest == policy.digest:
+                if (newest.source, newest.document) != (source, document):
+                    sql = "UPDATE policies SET source = ?, document = ? WHERE number = ?"
+                    self._execute(sql, (source, document, newest.number))
+                return newest.since
+            sql = "INSERT INTO policies (since, digest, source, document) VALUES (?, ?, ?, ?)"
+            self._execute(sql, (now, policy.digest, source, document))
+        except apsw.Error as error:
+            raise StoreFailed(f"the policy could not be stored: {error}") from error
+        return now
+
+    # -- definitions
+
+    def store_definition(self, digest: str, text: str) -> None:
+        """Keep the text of a definition, at once. Keeping it again changes nothing."""
+        if digest not in self._definitions:
+            try:
+                self._execute("INSERT INTO definitions (digest, text) VALUES (?, ?)", (digest, text))
+            except apsw.Error as error:
+                raise StoreFailed(f"the definition could not be stored: {error}") from error
+            number = self._definitions[digest] = self._connection.last_insert_rowid()
+            self._digests[number] = digest
+
+    def definition_of(self, execution_id: str) -> str | None:
+        course = self._stored_execution(execution_id)
+        return self._digests[course.definition] if course and course.definition else None
+
+    # -- what is due
+
+    @property
+    def next_due_hint(self) -> Instant:
+        """Nothing is due before this, as far as is known without looking, and no letter is to be tried again. What is
+        put meanwhile makes it earlier by itself."""
+        return self._earliest
+
+    def refresh_next_due(self) -> Instant:
+        """The same, exactly: LATEST if nothing is due. When everything is committed."""
+        due, letters = self.due(LATEST + 1, 1), self.dead_letters_due(LATEST, 1)
+        instants = [one.at for one in due[:1]] + [letter.retry_at for letter in letters if letter.retry_at is not None]
+        self._earliest = min(instants, default=LATEST)
+        return self._earliest
+
+    def _lower_due_hint(self, at: Instant | None) -> None:
+        if at is not None and at < self._earliest:
+            self._earliest = at
+
+    def next_due(self) -> DueItem | None:
+        due = self.due(LATEST + 1, 1)
+        return due[0] if due else None
+
+    def due(self, before: Instant, limit: int) -> list[DueItem]:
+        """What is due before an instant, the earliest first, up to `limit` of each kind."""
+        courses = {**self._turn_changes.executions, **self._item_changes.executions}
+        records = {**self._turn_changes.records, **self._item_changes.records}
+        due = [DueItem(at, "timer", id) for id, (execution, *_) in courses.items() if (at := execution.due) is not None]
+        due += [DueItem(at, "check", id) for id, record in records.items() if (at := record.check_at) is not None]
+        due = [one for one in due if one.at < before]
+        postponed = {**self._turn_changes.postponed, **self._item_changes.postponed}
+        limit += len(courses) + len(records) + len(postponed)
+        for at, id in self._rows(
+            "SELECT due, id FROM executions WHERE due < ? ORDER BY due, id LIMIT ?", before, limit
+        ):
+            if id not in courses:
+                due.append(DueItem(at, "timer", id))
+        for at, id in self._rows(
+            "SELECT check_at, invoice_id FROM invoices WHERE check_at < ? ORDER BY check_at, invoice_id LIMIT ?",
+            before,
+            limit,
+        ):
+            if id not in records:
+                due.append(DueItem(at, "check", id))
+        return sorted(one for one in due if one not in postponed)
+
+    def postpone(self, due: DueItem, until: Instant) -> None:
+        """Do not say that it is due before `until`, or its record or execution is put anew."""
+        self._item_changes.postponed[due] = until
+
+    # -- events and their letters
+
+    def digest(self, event_id: str) -> str | None:
+        known = self._item_changes.events.get(event_id) or self._turn_changes.events.get(event_id)
+        if known is not None:
+            return known.digest
+        if event_id in self._unknown_event_ids:
+            return None
+        row = self._row("SELECT digest FROM events WHERE event_id = ?", event_id)
+        return codec.decode_digest(row[0]) if row else None
+
+    def prefetch(self, events: list[Event]) -> None:
+        """These, their invoices and executions will be asked for in this turn: looking for all of them at once takes a
+        fraction of the time."""
+        ids = {event.event_id for event in events}
+        self._unknown_event_ids = ids.difference(
+            id for (id,) in self._rows_in("SELECT event_id FROM events WHERE event_id", ids)
+        )
+        ids = {event.invoice_id for event in events if self._records.get(event.invoice_id) is None}
+        rows = self._rows_in("SELECT invoice_id, record FROM invoices WHERE invoice_id", ids)
+        records = {}
+        for id, content in rows:
+            # One that cannot be read fails the item that comes upon it, and no other.
+            with suppress(Exception):
+                records[id] = self._codec.decode_record(content)
+        self._records.update(records)
+        self._absent_invoices = ids.difference(id for id, _ in rows)
+        # An invoice is stored with its executions: without it there is none.
+        self._absent_executions = {execution_name(id, 1) for id in self._absent_invoices}
+        names = {execution_name(record.invoice_id, record.run.number) for record in records.values()}
+        for id, *row in self._rows_in("SELECT id, definition, stimuli, body FROM executions WHERE id", names):
+            with suppress(Exception):
+                self._decode_execution(id, *row)
+
+    def _rows_in(self, sql: str, ids: set[str]) -> list[Any]:
+        if not ids:
+            return []
+        return self._rows(f"{sql} IN (SELECT value FROM json_each(?))", json.encode(sorted(ids)).decode())
+
+    def add_event(self, event: Event) -> None:
+        self._item_changes.events[event.event_id] = event
+
+    def event(self, event_id: str) -> Event | None:
+        """The accepted event of that id."""
+        known = self._item_changes.events.get(event_id) or self._turn_changes.events.get(event_id)
+        if known is not None:
+            return known
+        return super().event(event_id)
+
+    def dead_letter(self, event_id: str) -> DeadLetter | None:
+        for changes in (self._item_changes, self._turn_changes):
+            if event_id in changes.dead_letters:
+                return changes.dead_letters[event_id]
+        row = self._row("SELECT * FROM letters WHERE event_id = ?", event_id)
+        return DeadLetter(*row) if row else None
+
+    def put_dead_letter(self, letter: DeadLetter) -> None:
+        self._item_changes.dead_letters[letter.event_id] = letter
+        self._lower_due_hint(letter.retry_at)
+
+    def drop_dead_letter(self, event_id: str) -> None:
+        self._item_changes.dead_letters[event_id] = None
+
+    def dead_letters_due(self, before: Instant, limit: int) -> list[DeadLetter]:
+        """Those that are to be tried again before an instant, the earliest first; none that came in this turn."""
+        sql = "SELECT * FROM letters WHERE retry_at < ? ORDER BY retry_at LIMIT ?"
+        letters = [DeadLetter(*row) for row in self._rows(sql, before, limit)]
+        return [letter for letter in letters if self.dead_letter(letter.event_id) == letter]
+
+    # -- what is told to people
+
+    def add_transitions(self, transitions: Iterable[Transition]) -> None:
+        """Rows of the time series. The record of their invoice is put in the same turn."""
+        self._item_changes.transitions.extend(transitions)
+
+    def add_alert(self, alert: Alert) -> None:
+        self._item_changes.alerts.append(alert)
+
+    def command(self, id: str) -> AuditEntry | None:
+        known = self._item_changes.commands.get(id) or self._turn_changes.commands.get(id)
+        if known is not None:
+            return known
+        row = self._row("SELECT body FROM commands WHERE id = ?", id)
+        return codec.decode_audit_entry(row[0]) if row else None
+
+    def add_command(self, entry: AuditEntry) -> None:
+        self._item_changes.commands[entry.command.id] = entry

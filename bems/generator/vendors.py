@@ -1,0 +1,218 @@
+"""Suppliers: who sends the invoices of a generated log. A few hundred, of which a few are big.
+
+How much of the volume a country has is fixed by the table below; who its suppliers are depends on the seed.
+"""
+
+import json
+from itertools import accumulate
+from random import Random
+
+from msgspec import Struct
+
+from bems.tracker.contract import STAGES, Stage
+from bems.tracker.currencies import MINOR_UNITS
+
+VENDORS = 300
+
+# A supplier's volume goes with 1 / (rank + HEAD), counting from 0: the first has a tenth of all, ten have two fifths.
+ZIPF_OFFSET = 2
+
+# One of which is the tier of a supplier of so high a rank, as shares of all.
+TIERS = (
+    (0.1, ("gold", "gold", "silver")),
+    (0.3, ("gold", "silver", "silver", "standard", "standard")),
+    (1.0, ("silver", "standard", "standard", "standard", "standard")),
+)
+
+TERMS_DAYS = (14, 30, 30, 30, 45, 60, 60, 90)
+TERMS_STYLES = ("days", "days", "days", "days", "days", "days", "both", "both", "due_date", "none")
+
+SATURDAY_AND_SUNDAY, FRIDAY_AND_SATURDAY = frozenset({5, 6}), frozenset({4, 5})
+
+HOUR_SECONDS = 3600
+
+
+class SourceSystem(Struct, frozen=True):
+    """A program that sends events: how it calls itself, numbers events and writes text and time."""
+
+    name: str
+    prefix: str
+    utc: str | None = None
+    escapes: bool = False
+
+
+class Region(Struct, frozen=True):
+    """Invoices, goods receipts and postings come from one system of a region, approvals from another."""
+
+    cloud: str
+    account: str
+    ledger: SourceSystem
+    workflow: SourceSystem
+    weekend: frozenset[int] = SATURDAY_AND_SUNDAY
+
+
+class Country(Struct, frozen=True):
+    """`share` of 100; `per_euro` units of the currency. `utc_hours` are those of the winter, the year round: a log must
+    not change with the time zone database that happens to be installed."""
+
+    code: str
+    share: int
+    region: Region
+    currency: str
+    per_euro: float
+    utc_hours: int
+    families: tuple[str, ...]
+    trades: tuple[str, ...]
+    forms: tuple[str, ...]
+
+
+class Sender(Struct, frozen=True, gc=False):
+    """What all events of one supplier and stage share. `constant` is JSON: currency, vendor and source. `shift` leads
+    from local seconds to those that are written, before `suffix`. Approvals are not `detailed`: they come from where
+    nobody knows terms and orders."""
+
+    prefix: str
+    constant: str
+    shift: int
+    suffix: str
+    detailed: bool
+
+
+class Vendor(Struct, frozen=True):
+    """`minor_per_euro`: how many of the currency's smallest units a euro is; `utc_offset` is in seconds."""
+
+    id: str
+    country: str
+    currency: str
+    tier: str
+    decimals: int
+    minor_per_euro: float
+    utc_offset: int
+    weekend: frozenset[int]
+    terms_days: int
+    terms_style: str
+    cost_center: str
+    senders: dict[Stage, Sender]
+
+
+_SAP_ECC = SourceSystem("sap-ecc", "IDOC")
+_S4HANA = SourceSystem("sap-s4hana", "S4")
+_FUSION = SourceSystem("oracle-fusion", "OFC", utc=".000+00:00")
+_EBS = SourceSystem("oracle-ebs", "EBS")
+_COUPA = SourceSystem("coupa", "CP", utc="Z")
+_CONCUR = SourceSystem("concur", "cnqr", utc="Z")
+_ARIBA = SourceSystem("ariba", "AN", utc="Z", escapes=True)
+
+_EUROPE = Region("eu-west-1", "210987654321", _SAP_ECC, _CONCUR)
+_BRITAIN = Region("eu-west-2", "210987654322", _FUSION, _COUPA)
+_AMERICA = Region("us-east-1", "210987654323", _FUSION, _COUPA)
+_ASIA = Region("ap-northeast-1", "210987654324", _S4HANA, _ARIBA)
+_GULF = Region("me-south-1", "210987654325", _EBS, _CONCUR, FRIDAY_AND_SATURDAY)
+
+_GERMAN = (
+    ("Bergmann", "Krüger", "Vogt", "Lindner", "Schäfer", "Hartmann", "Böhm", "Seidel"),
+    ("Logistik", "Maschinenbau", "Bürobedarf", "Verpackung", "Elektrotechnik", "Gebäudereinigung"),
+)
+_FRENCH = (
+    ("Lefèvre", "Moreau", "Girard", "Chevalier", "Bélanger", "Dupont", "Garnier"),
+    ("Transports", "Emballages", "Services", "Mécanique", "Fournitures", "Énergie"),
+)
+_ENGLISH = (
+    ("Harper", "Whitfield", "Ashdown", "O'Neill", "Sterling", "Brookes", "Calloway", "Mercer"),
+    ("Freight", "Packaging", "Office Supplies", "Engineering", "Facilities", "Software", "Consulting"),
+)
+_GULF_WORDS = (
+    ("Al Manara", "Al Noor", "Gulf Star", "Dar Al Salam", "Al Bahar", "Pearl"),
+    ("Trading", "Contracting", "Logistics", "Petroleum Services", "Catering"),
+)
+
+COUNTRIES = (
+    Country("DE", 23, _EUROPE, "EUR", 1.0, 1, *_GERMAN, ("GmbH", "GmbH & Co. KG", "AG")),
+    Country("US", 19, _AMERICA, "USD", 1.1, -5, *_ENGLISH, ("Inc.", "LLC", "Corp.")),
+    Country(
+        "NL", 12, _EUROPE, "EUR", 1.0, 1, ("De Vries", "Van Dijk", "Bakker", "Visser", "Smit", "Meijer"),
+        ("Transport", "Techniek", "Kantoor", "Verpakkingen", "Schoonmaak", "Advies"), ("B.V.", "N.V."),
+    ),
+    Country("GB", 11, _BRITAIN, "GBP", 0.85, 0, *_ENGLISH, ("Ltd", "plc", "& Sons Ltd")),
+    Country("FR", 9, _EUROPE, "EUR", 1.0, 1, *_FRENCH, ("SARL", "SAS", "SA")),
+    Country(
+        "JP", 7, _ASIA, "JPY", 160.0, 9, ("山田", "東海", "佐藤", "日進", "北陸", "大和"),
+        ("製作所", "物流", "電機", "商事", "工業"), ("株式会社", "有限会社"),
+    ),
+    Country("CH", 5, _EUROPE, "CHF", 0.95, 1, *_GERMAN, ("AG", "GmbH")),
+    Country(
+        "ES", 4, _EUROPE, "EUR", 1.0, 1, ("García", "Ibáñez", "Muñoz", "Ortega", "Núñez"),
+        ("Transportes", "Suministros", "Ingeniería", "Limpiezas"), ("S.L.", "S.A."),
+    ),
+    Country(
+        "PL", 3, _EUROPE, "PLN", 4.3, 1, ("Kowalski", "Wójcik", "Zieliński", "Dąbrowski"),
+        ("Transport", "Opakowania", "Serwis", "Budownictwo"), ("Sp. z o.o.", "S.A."),
+    ),
+    Country("KW", 3, _GULF, "KWD", 0.33, 3, *_GULF_WORDS, ("W.L.L.", "K.S.C.")),
+    Country("BH", 2, _GULF, "BHD", 0.41, 3, *_GULF_WORDS, ("W.L.L.", "B.S.C.")),
+    Country(
+        "SG", 2, _ASIA, "SGD", 1.45, 8, ("Tan", "Lim", "Merlion", "Straits", "Orchid"),
+        ("Marine", "Electronics", "Logistics", "Supplies"), ("Pte. Ltd.",),
+    ),
+)  # fmt: skip
+
+
+def make_vendors(seed: int) -> list[Vendor]:
+    """The suppliers of a seed, the biggest first."""
+    random = Random(f"suppliers {seed}")
+    given = dict.fromkeys(range(len(COUNTRIES)), 0.0)
+    total, suppliers = 0.0, []
+    for rank in range(VENDORS):
+        volume = 1 / (rank + ZIPF_OFFSET)
+        total += volume
+        # The country that lacks most of its share is next: chance could give an eighth of the volume to the smallest.
+        place = max(given, key=lambda place: COUNTRIES[place].share * total / 100 - given[place])
+        given[place] += volume
+        suppliers.append(_make_vendor(rank, COUNTRIES[place], random))
+    return suppliers
+
+
+def cumulative_volumes() -> list[float]:
+    """Where each supplier's part of the volume ends, in order of rank."""
+    return list(accumulate(1 / (rank + ZIPF_OFFSET) for rank in range(VENDORS)))
+
+
+def _pick(random: Random, choices: tuple[str, ...]) -> str:
+    return choices[int(random.random() * len(choices))]
+
+
+def _make_vendor(rank: int, country: Country, random: Random) -> Vendor:
+    tier = _pick(random, next(tiers for share, tiers in TIERS if rank < share * VENDORS))
+    words = [_pick(random, country.families), _pick(random, country.trades), _pick(random, country.forms)]
+    vendor = {
+        "id": f"V-{10_000 + rank * 7}",
+        "name": "".join(words) if country.code == "JP" else " ".join(words),
+        "country": country.code,
+        "tier": tier,
+    }
+    decimals = MINOR_UNITS[country.currency]
+    return Vendor(
+        id=vendor["id"],
+        country=country.code,
+        currency=country.currency,
+        tier=tier,
+        decimals=decimals,
+        minor_per_euro=country.per_euro * 10**decimals,
+        utc_offset=country.utc_hours * HOUR_SECONDS,
+        weekend=country.region.weekend,
+        terms_days=TERMS_DAYS[int(random.random() * len(TERMS_DAYS))],
+        terms_style=_pick(random, TERMS_STYLES),
+        cost_center=f"{country.code}-{1000 + 10 * int(random.random() * 60)}",
+        senders={stage: _make_sender(country, vendor, stage) for stage in STAGES},
+    )
+
+
+def _make_sender(country: Country, vendor: dict[str, str], stage: Stage) -> Sender:
+    region, detailed = country.region, stage != "authorization"
+    system = region.ledger if detailed else region.workflow
+    source = {"system": system.name, "region": region.cloud, "account_id": region.account}
+    constant = {"currency": country.currency, "vendor": vendor, "source": source}
+    text = json.dumps(constant, ensure_ascii=system.escapes, separators=(",", ":"))
+    offset = f"{country.utc_hours:+03}:00"
+    shift = -country.utc_hours * HOUR_SECONDS if system.utc else 0
+    return Sender(system.prefix, text[1:-1], shift, system.utc or offset, detailed)

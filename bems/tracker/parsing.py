@@ -1,0 +1,398 @@
+"""The gate: bytes that a sender wrote become an event, or a refusal that names every fault at once.
+
+The happy path is one decode straight into the stage's struct and a few comparisons. Only what fails it is read again,
+by a slower and more patient reader, to be told all that is wrong with it. Nothing here raises, whatever the bytes.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from bems.tracker.contract import (
+    BODIES,
+    STAGES,
+    Amount,
+    AuthorizationEvent,
+    CurrencyCode,
+    Event,
+    Facts,
+    Identifier,
+    IngestionEvent,
+    PaymentTerms,
+    PostingEvent,
+    ReconciliationEvent,
+    Source,
+    Stage,
+    Timestamp,
+    Vendor,
+)
+from bems.tracker.currencies import MINOR_UNITS, WITHOUT_MINOR_UNIT
+from bems.tracker.instants import DAY, EARLIEST, Instant, from_datetime, render, without_leap_second
+from bems.validation.error_messages import format_value
+from bems.validation.field_errors import FieldError, validate
+from bems.validation.lenient_json import NOT_A_NUMBER, LenientJson, duplicate_key_errors, find_anomalies
+
+MAX_EVENT_BYTES = 64 * 1024
+"""Bytes of one event: almost twice what the largest valid one takes with every character escaped."""
+
+MAX_LINE_BYTES = MAX_EVENT_BYTES + 1024
+MAX_BATCH_BYTES = 2 * 1024 * 1024
+MAX_BATCH_EVENTS = 100
+"""Events of one batch: at most so many, in any cell; `Limits.max_batch` may be less."""
+
+MAX_ATTRIBUTES_BYTES = 4096
+MAX_DIGITS = 18
+MAX_FUTURE_SKEW = DAY
+MIN_DUE_DATE, MAX_DUE_DATE = date(1970, 1, 1), date(2999, 12, 31)
+
+Body = IngestionEvent | AuthorizationEvent | ReconciliationEvent | PostingEvent
+
+
+class InvalidEvent(Struct, frozen=True):
+    """Why there is no event.
+
+    `status`    400, or 413 for what is too large to be read at all.
+    `summary`   one sentence for people.
+    `faults`    all of them, their pointers relative to what was given to the function that refused it: the event's
+                body, the batch's, the line. In the results of a batch they are relative to the event.
+    `event_id`  what the sender called it, where that much can be read.
+    """
+
+    status: Literal[400, 413]
+    summary: str
+    errors: list[FieldError]
+    event_id: str | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        """One short phrase per fault to count by, such as `amount: too many decimals`.
+
+        There are few of them, whatever is sent: names that senders choose (attributes, unknown fields) are left out.
+        """
+        return [f"{_field_path(fault.pointer)}: {fault.kind}" for fault in self.errors]
+
+
+class Batch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Several events of one stage."""
+
+    events: Annotated[list[Any], Meta(min_length=1, description="a list of events")]
+
+
+class LogLine(Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of an event log file."""
+
+    stage: Stage
+    event: Annotated[Any, Meta(description="an object: the event as it is sent to its stage")]
+
+
+class _RawBatch(Struct, frozen=True, forbid_unknown_fields=True):
+    events: list[Raw]
+
+
+class _RawLine(Struct, frozen=True, forbid_unknown_fields=True):
+    stage: Stage
+    event: Raw
+
+
+_DECODERS: dict[Stage, msgspec.json.Decoder[Body]] = {
+    stage: msgspec.json.Decoder(body) for stage, body in BODIES.items()
+}
+_BATCH = msgspec.json.Decoder(_RawBatch)
+_LINE = msgspec.json.Decoder(_RawLine)
+_CANONICAL = msgspec.json.Encoder(order="deterministic")
+_find_control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+def parse_event(stage: Stage, body: bytes, now: Instant) -> Event | InvalidEvent:
+    """The event in the body of `POST /invoices/{stage}`; `now` becomes its `received_at`."""
+    if len(body) > MAX_EVENT_BYTES:
+        return too_large("event", len(body), MAX_EVENT_BYTES)
+    try:
+        sent = _DECODERS[stage].decode(body)
+    except _UNREADABLE:
+        return _parse_slow(stage, body, now)
+    return _build_event(stage, sent, body, now) or _parse_slow(stage, body, now)
+
+
+def parse_batch(
+    stage: Stage, body: bytes, now: Instant, max_events: int = MAX_BATCH_EVENTS
+) -> list[Event | InvalidEvent] | InvalidEvent:
+    """The events in the body of `POST /invoices/{stage}/batch`, `{"events": [...]}`: one result each, in order.
+
+    The whole is refused only if it is not an object with a list of 1 to `max_events` events.
+    """
+    if len(body) > MAX_BATCH_BYTES:
+        return too_large("batch", len(body), MAX_BATCH_BYTES)
+    try:
+        events = [bytes(raw) for raw in _BATCH.decode(body).events]
+    except _UNREADABLE:
+        return _parse_batch_slow(stage, body, now, max_events)
+    if not 1 <= len(events) <= max_events or body.count(b'"') != 2 + sum(event.count(b'"') for event in events):
+        return _parse_batch_slow(stage, body, now, max_events)
+    return [parse_event(stage, event, now) for event in events]
+
+
+def parse_line(line: bytes, now: Instant) -> Event | InvalidEvent:
+    """The event in a line of an event log file, `{"stage": ..., "event": {...}}`; with or without its line ending.
+
+    A blank line is refused as empty: whoever reads a file skips those first, and a byte order mark too.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        return too_large("line", len(line), MAX_LINE_BYTES)
+    try:
+        outer = _LINE.decode(line)
+        event = bytes(outer.event)
+        sent = _DECODERS[outer.stage].decode(event)
+    except _UNREADABLE:
+        return _parse_line_slow(line, now)
+    if line.count(b'"') != 6 + event.count(b'"'):
+        return _parse_line_slow(line, now)
+    return _build_event(outer.stage, sent, event, now) or _parse_line_slow(line, now)
+
+
+def split_log_line(line: bytes) -> tuple[Stage, bytes] | InvalidEvent:
+    """The stage and the event in a line, for whoever sends it to be judged elsewhere; the event is not looked into."""
+    if len(line) > MAX_LINE_BYTES:
+        return too_large("line", len(line), MAX_LINE_BYTES)
+    try:
+        outer = _LINE.decode(line)
+    except _UNREADABLE:
+        reading = LenientJson(line)
+        if reading.fault is not None:
+            return unreadable("line", reading.fault)
+        return invalid("line", duplicate_key_errors(reading.data) + validate(reading.data, LogLine), None)
+    event = bytes(outer.event)
+    if line.count(b'"') != 6 + event.count(b'"'):
+        doubled = duplicate_key_errors(LenientJson(line).data)
+        if doubled:
+            return invalid("line", doubled, None)
+    return outer.stage, event
+
+
+def _build_event(stage: Stage, sent: Body, body: bytes | None, now: Instant) -> Event | None:
+    """The event, if it also keeps the rules that no schema can state; `body` None if it is known to have no doubles."""
+    decimals = MINOR_UNITS.get(sent.currency)
+    if decimals is None:
+        return None
+    whole, _, fraction = sent.amount.partition(".")
+    if len(fraction) > decimals or len(whole) + len(fraction) - whole.startswith("-") > MAX_DIGITS:
+        return None
+    # Built from text, because arithmetic would depend on the thread's decimal context.
+    amount = Decimal(f"{whole}.{fraction:0<{decimals}}" if decimals else whole)
+    if not amount:
+        amount = amount.copy_abs()
+    occurred_at = from_datetime(sent.occurred_at)
+    if not EARLIEST <= occurred_at <= now + MAX_FUTURE_SKEW:
+        return None
+    terms = sent.payment_terms
+    if terms is not None:
+        if terms.due_date is None:
+            terms = terms if terms.days is not None else None
+        elif not MIN_DUE_DATE <= terms.due_date <= MAX_DUE_DATE:
+            return None
+    # JSON has no control character below U+0020 unless it is escaped; U+0080 to U+009F are beyond ASCII.
+    may_have_controls = body is None or b"\\" in body or b"\x7f" in body or not body.isascii()
+    if may_have_controls and any(map(_find_control, _free_texts(sent))):
+        return None
+    attributes = sent.attributes
+    if (
+        attributes
+        and (body is None or len(body) > MAX_ATTRIBUTES_BYTES)
+        and _attributes_size(attributes) > MAX_ATTRIBUTES_BYTES
+    ):
+        return None
+    facts = Facts(amount, sent.currency, sent.vendor, sent.source, terms, attributes)
+    content = _CANONICAL.encode((stage, sent.event_id, sent.invoice_id, sent.status, occurred_at, facts))
+    if body is not None and not _has_unique_keys(body, content, 2 if sent.imported else 0):
+        return None
+    digest = blake2b(content, digest_size=12).hexdigest()
+    return Event(stage, sent.event_id, sent.invoice_id, sent.status, occurred_at, now, facts, digest, sent.imported)
+
+
+def _has_unique_keys(body: bytes, content: bytes, more: int) -> bool:
+    """Whether no object in the body has a name twice, of which a decoder would silently keep the last.
+
+    Quotation marks tell: a second one adds at least two that the content, written anew, does not have (it lacks the
+    eight of four names, and `more` for what is not part of it). Only a body with escapes, or with an explicit null, has
+    to be read again to be sure.
+    """
+    if b"\\" not in body and body.count(b'"') == content.count(b'"') + 8 + more:
+        return True
+    reading = LenientJson(body)
+    return reading.fault is None and not reading.has_anomalies
+
+
+def _free_texts(sent: Body) -> list[str]:
+    """What a sender may write as it likes, control characters apart."""
+    vendor, source = sent.vendor, sent.source
+    texts = [vendor.name, vendor.tier, source.system, source.region, source.account_id]
+    return [text for text in (*texts, *sent.attributes, *sent.attributes.values()) if text]
+
+
+def _attributes_size(attributes: dict[str, str]) -> int:
+    return sum(len(name.encode()) + len(value.encode()) for name, value in attributes.items())
+
+
+def too_large(what: str, size: int, limit: int) -> InvalidEvent:
+    fault = FieldError("", f"has {size} bytes, more than {limit}: send less at once", "too large")
+    return InvalidEvent(413, f"the {what} is too large", [fault])
+
+
+def invalid(what: str, faults: list[FieldError], data: object) -> InvalidEvent:
+    event_id = data.get("event_id") if isinstance(data, dict) else None
+    known = _convert(event_id, Identifier)
+    many = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return InvalidEvent(400, f"the {what} is not valid: {many}", faults, known if isinstance(known, str) else None)
+
+
+def unreadable(what: str, fault: FieldError) -> InvalidEvent:
+    return InvalidEvent(400, f"the {what} is not JSON", [fault])
+
+
+def _parse_slow(stage: Stage, body: bytes, now: Instant) -> Event | InvalidEvent:
+    reading = LenientJson(body)
+    return unreadable("event", reading.fault) if reading.fault else _validate_event(stage, reading.data, now)
+
+
+def _parse_batch_slow(
+    stage: Stage, body: bytes, now: Instant, max_events: int = MAX_BATCH_EVENTS
+) -> list[Event | InvalidEvent] | InvalidEvent:
+    reading = LenientJson(body)
+    if reading.fault is not None:
+        return unreadable("batch", reading.fault)
+    faults = duplicate_key_errors(reading.data) + validate(reading.data, Batch)
+    events = reading.data.get("events") if isinstance(reading.data, dict) else None
+    if isinstance(events, list) and len(events) > max_events:
+        detail = f"has {len(events)} events, more than {max_events}, the most that this cell takes: send less at once"
+        faults.append(FieldError("/events", detail, "too many"))
+    if faults or not isinstance(events, list):
+        return invalid("batch", faults, None)
+    return [_validate_event(stage, event, now) for event in events]
+
+
+def _parse_line_slow(line: bytes, now: Instant) -> Event | InvalidEvent:
+    reading = LenientJson(line)
+    if reading.fault is not None:
+        return unreadable("line", reading.fault)
+    faults = duplicate_key_errors(reading.data) + validate(reading.data, LogLine)
+    if not isinstance(reading.data, dict) or "event" not in reading.data:
+        return invalid("line", faults, None)
+    stage, event = reading.data.get("stage"), reading.data["event"]
+    known = next((known for known in STAGES if known == stage), None)
+    faults += [
+        FieldError(f"/event{fault.pointer}", fault.detail, fault.kind) for fault in _collect_errors(known, event, now)
+    ]
+    return invalid("line", faults, event) if faults or known is None else _validate_event(known, event, now)
+
+
+def _validate_event(stage: Stage, data: object, now: Instant) -> Event | InvalidEvent:
+    """An event from what the patient reader read."""
+    _read_leap_second(data)
+    faults = _collect_errors(stage, data, now)
+    if not faults:
+        sent = _convert(data, BODIES[stage])
+        event = _build_event(stage, sent, None, now) if isinstance(sent, Body) else None
+        if event is not None:
+            return event
+        faults = [FieldError("", "cannot be read", "not valid")]
+    return invalid("event", faults, data)
+
+
+def _collect_errors(stage: Stage | None, data: object, now: Instant) -> list[FieldError]:
+    """What only the reader saw, what the schema refuses, and the rules that the well-formed parts break.
+
+    Without a stage, all but the status, which depends on it.
+    """
+    _read_leap_second(data)
+    odd = find_anomalies(data)
+    not_numbers = {fault.pointer for fault in odd if fault.kind == NOT_A_NUMBER}
+    faults = [fault for fault in validate(data, BODIES[stage or "ingestion"]) if fault.pointer not in not_numbers]
+    if stage is None:
+        faults = [fault for fault in faults if fault.pointer != "/status"]
+    rules = list(_check_rules(data, now)) if isinstance(data, dict) else []
+    return odd + faults + rules
+
+
+def _read_leap_second(data: object) -> None:
+    """Have a leap second read as the one before: no datetime has it, so the fast reader leaves it to this one."""
+    occurred_at = data.get("occurred_at") if isinstance(data, dict) else None
+    if isinstance(data, dict) and isinstance(occurred_at, str) and ":60" in occurred_at:
+        data["occurred_at"] = without_leap_second(occurred_at)
+
+
+def _check_rules(data: dict[str, object], now: Instant) -> Iterator[FieldError]:
+    occurred_at = _convert(data.get("occurred_at"), Timestamp)
+    if occurred_at is not None:
+        instant, shown = from_datetime(occurred_at), format_value(data["occurred_at"])
+        if instant > now + MAX_FUTURE_SKEW:
+            detail = f"{shown} is in the future: use at most 1 day after now, {render(now)}"
+            yield FieldError("/occurred_at", detail, "in the future")
+        elif instant < EARLIEST:
+            yield FieldError("/occurred_at", f"{shown} is before 1970: use when it happened", "before 1970")
+    amount, currency = _convert(data.get("amount"), Amount), _convert(data.get("currency"), CurrencyCode)
+    if currency is not None and currency not in MINOR_UNITS:
+        problem = "has no minor unit in" if currency in WITHOUT_MINOR_UNIT else "is not a currency of"
+        yield FieldError(
+            "/currency", f"{format_value(currency)} {problem} ISO 4217: use one that is paid in", "unknown currency"
+        )
+    if amount is not None:
+        yield from _check_amount(amount, currency)
+    terms = data.get("payment_terms")
+    due_date = _convert(terms.get("due_date"), date) if isinstance(terms, dict) else None
+    if due_date is not None and not MIN_DUE_DATE <= due_date <= MAX_DUE_DATE:
+        detail = f"{format_value(due_date)} is out of range: use {MIN_DUE_DATE} to {MAX_DUE_DATE}"
+        yield FieldError("/payment_terms/due_date", detail, "out of range")
+    attributes = _convert(data.get("attributes"), dict[str, str])
+    if attributes is not None:
+        size = sum(len(text.encode("utf-8", "replace")) for pair in attributes.items() for text in pair)
+        if size > MAX_ATTRIBUTES_BYTES:
+            detail = f"names and values have {size} bytes together, more than {MAX_ATTRIBUTES_BYTES}: send less"
+            yield FieldError("/attributes", detail, "too large")
+
+
+def _check_amount(amount: str, currency: str | None) -> Iterator[FieldError]:
+    digits = sum(map(str.isdigit, amount))
+    if digits > MAX_DIGITS:
+        yield FieldError(
+            "/amount", f"{format_value(amount)} has {digits} digits: use at most {MAX_DIGITS}", "too many digits"
+        )
+    decimals, most = len(amount.partition(".")[2]), MINOR_UNITS.get(currency or "")
+    if most is not None and decimals > most:
+        right = f"at most {most}" if most else "none, and no point"
+        detail = f"{format_value(amount)} has {decimals} after the point, more than {currency} has: use {right}"
+        yield FieldError("/amount", detail, "too many decimals")
+
+
+def _convert(value: object, expected: Any) -> Any:
+    """The value as an `expected`, or None."""
+    try:
+        return msgspec.convert(value, expected)
+    except (*_UNREADABLE, TypeError):
+        return None
+
+
+def _fields_of(struct: Any) -> dict[str, Any]:
+    """The names in a struct, each with those inside it."""
+    nested = {"vendor": Vendor, "payment_terms": PaymentTerms, "source": Source}
+    return {name: _fields_of(nested[name]) if name in nested else {} for name in struct.__struct_fields__}
+
+
+_FIELD_PATHS = {"event": _fields_of(IngestionEvent), "stage": {}, "events": {}, **_fields_of(IngestionEvent)}
+
+
+def _field_path(pointer: str) -> str:
+    """`/vendor/country` is `vendor.country`, `/attributes/po` is `attributes`, the root is `event`."""
+    known, place = _FIELD_PATHS, list[str]()
+    for name in pointer.split("/")[1:]:
+        if name not in known:
+            break
+        known = known[name]
+        place.append(name)
+    return ".".join(place[1:] if place[:1] == ["event"] else place) or "event"

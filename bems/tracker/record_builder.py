@@ -1,0 +1,533 @@
+"""The draft: one decision's working copy of a record.
+
+A decision changes registers, marks or the wait, and then calls `settle`, which brings wait, run and answers in line
+with them. That one method is rules 2, 3 and 6 of the lifecycle (docs/architecture.md).
+"""
+
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct, structs
+
+from bems.tracker.actions import (
+    Action,
+    Alert,
+    AlertKind,
+    RaiseAlert,
+    SendTaskAnswer,
+    Severity,
+    StartExecution,
+    TaskAnswer,
+    alert_id,
+    seconds_until,
+)
+from bems.tracker.contract import FAILURE_STATUS, STAGE_INDEX, STAGES, Facts, Stage
+from bems.tracker.instants import DAY, LATEST, MINUTE, Instant, to_datetime
+from bems.tracker.policy import Policy
+from bems.tracker.record import MAX_REMEMBERED_EVENTS, IdentityAlert, InvoiceRecord, Parked, Received, Run, Wait
+from bems.tracker.status import WAITS_FOR, Outcome, status_of, supersedes
+from bems.tracker.transitions import Transition
+
+GRACE_PERIOD = 5 * MINUTE
+"""How long after an alert is due an open run may take to ask, before the sweep stops trusting it."""
+
+MAX_SILENCE = 55 * MINUTE
+"""How long after the sweep has raised an open run's alert the run may stay silent, before it is replaced."""
+
+MAX_VENDOR_IDS = 4
+
+DISPUTABLE_STAGES: frozenset[Stage] = frozenset(("reconciliation", "posting"))
+"""Stages whose negative outcome does not end the invoice, and is reported."""
+
+LATER_DISPUTABLE_STAGES: dict[Stage, tuple[Stage, ...]] = {
+    stage: tuple(later for later in STAGES[number + 1 :] if later in DISPUTABLE_STAGES)
+    for number, stage in enumerate(STAGES)
+}
+"""Those of them that come after a stage."""
+
+MAX_RUN_AGE = 300 * DAY
+"""A run older than this is replaced: Step Functions ends an execution after one year."""
+
+MAX_FAILED_RUNS = 2
+"""So many runs that end by themselves in one wait make the invoice dormant: whatever ends them would end the next."""
+
+
+A = TypeVar("A")
+
+
+class Decision(Struct, Generic[A], frozen=True):
+    """What the core decided. `record` is the very object that was given where nothing changed.
+
+    `actions` are all that is pending, that of earlier decisions too: whoever comes by carries them out.
+    """
+
+    record: InvoiceRecord | None
+    actions: tuple[Action, ...]
+    transitions: tuple[Transition, ...]
+    answer: A
+
+
+class RecordBuilder:
+    """A record in the making."""
+
+    def __init__(self, record: InvoiceRecord, policy: Policy, now: Instant, *, new: bool = False) -> None:
+        self.before = record
+        self.policy = policy
+        self.now = now
+        self.facts = record.facts
+        self.facts_version = record.facts_version
+        self.terms_version = record.terms_version
+        self.tier_version = record.tier_version
+        self.outcomes = record.outcomes
+        self.recent_event_ids = record.recent_event_ids
+        self.run = record.run
+        self.wait = record.wait
+        self.mark = record.mark
+        self.parked = record.parked
+        self.reported_disputes = record.reported_disputes
+        self.vendor_ids = record.vendor_ids or (record.facts.vendor.id,)
+        self.first_received = record.first_received
+        self.last_received = record.last_received
+        self.closed_at = record.closed_at
+        if self.first_received is None and not new:
+            self.remember_identity(record)
+        self.identity_alerts = record.identity_alerts
+        self.counts_from_occurrence = False
+        self.status = status_of(record.outcomes)
+        self.is_new = new
+        self.status_before = self.status
+        self.actions: list[Action] = []
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def waits_for(self) -> Stage | None:
+        return WAITS_FOR[self.status]
+
+    # -- what happened
+
+    def remember_event(self, event_id: str, digest: str) -> None:
+        self.recent_event_ids = (*self.recent_event_ids[1 - MAX_REMEMBERED_EVENTS :], (event_id, digest))
+
+    def merge_facts(self, facts: Facts, occurred_at: Instant, event_id: str) -> None:
+        """Keep the facts of the newest event, and the newest payment terms and vendor's tier that any event stated."""
+        of = (occurred_at, event_id)
+        terms = self.facts.payment_terms
+        if facts.payment_terms and (self.terms_version is None or of > self.terms_version):
+            terms, self.terms_version = facts.payment_terms, of
+        vendor = facts.vendor
+        if vendor.tier and (self.tier_version is None or of > self.tier_version[:2]):
+            self.tier_version = (*of, vendor.id, vendor.tier)
+        if of >= self.facts_version:
+            self.facts, self.facts_version = facts, of
+        vendor = self.facts.vendor
+        tier = self.tier_version[3] if self.tier_version and self.tier_version[2] == vendor.id else None
+        if tier != vendor.tier:
+            self.facts = structs.replace(self.facts, vendor=structs.replace(vendor, tier=tier))
+        if terms != self.facts.payment_terms:
+            self.facts = structs.replace(self.facts, payment_terms=terms)
+
+    def identify(self, outcome: Outcome, facts: Facts) -> None:
+        """Keep what tells whether two invoices are reported under the one id."""
+        vendor_id = facts.vendor.id
+        if vendor_id not in self.vendor_ids and len(self.vendor_ids) < MAX_VENDOR_IDS:
+            self.vendor_ids = (*self.vendor_ids, vendor_id)
+        if outcome.status == "received":
+            terms = facts.payment_terms
+            received = Received(
+                outcome.occurred_at,
+                outcome.event_id,
+                facts.amount,
+                facts.currency,
+                vendor_id,
+                terms.due_date if terms else None,
+            )
+            of = (received.occurred_at, received.event_id)
+            first, last = self.first_received, self.last_received or self.first_received
+            if first is None or last is None:
+                self.first_received = received
+            elif of < (first.occurred_at, first.event_id):
+                self.first_received, self.last_received = received, last
+            elif of > (last.occurred_at, last.event_id):
+                self.last_received = received
+
+    def remember_identity(self, record: InvoiceRecord) -> None:
+        """Take from the registers what a record of before identity alerts does not keep."""
+        for stage, outcome in record.outcomes.items():
+            self.remember_closing(stage, outcome)
+        ingestion = record.outcomes.get("ingestion")
+        if ingestion:
+            self.identify(ingestion, record.facts)
+
+    def remember_closing(self, stage: Stage, outcome: Outcome) -> None:
+        """Keep when the invoice was first posted or cancelled, whatever came of it later."""
+        if (stage, outcome.status) in (("posting", "posted"), ("ingestion", "cancelled")):
+            at = outcome.occurred_at
+            self.closed_at = at if self.closed_at is None else min(self.closed_at, at)
+
+    def apply_outcome(self, stage: Stage, outcome: Outcome) -> bool:
+        """Put an outcome into its register; False where a newer one stands there. A change revives a parked invoice."""
+        if not supersedes(stage, outcome, self.outcomes.get(stage)):
+            return False
+        self.outcomes = {**self.outcomes, stage: outcome}
+        self.status = status_of(self.outcomes)
+        if self.mark == "parked":
+            self.revive()
+        return True
+
+    def unreported_dispute(self, stage: Stage) -> Outcome | None:
+        """The stage's mismatch or failure, where it has not been reported yet."""
+        outcome = self.outcomes.get(stage) if stage in DISPUTABLE_STAGES else None
+        if (
+            outcome
+            and outcome.status == FAILURE_STATUS[stage]
+            and self.reported_disputes.get(stage) != outcome.event_id
+        ):
+            return outcome
+        return None
+
+    # -- marks and alerts
+
+    def extend(self, wait: Wait, deadline: Instant, operator: str) -> None:
+        """Start the count of alerts anew at a later deadline; their ids go on."""
+        self.wait = structs.replace(
+            wait,
+            deadline=deadline,
+            due=self.policy.due(wait.stage, self.facts, deadline, 0),
+            base=wait.step,
+            extensions=wait.extensions + 1,
+            extended_by=operator,
+        )
+
+    def park(self, wait: Wait, operator: str | None = None) -> None:
+        """Give the wait up; None: by its last alert."""
+        self.add_row("park", f"park {self.next_version}", wait.stage)
+        self.parked = Parked(self.now, wait.stage, wait.since, wait.step, operator)
+        self.wait, self.mark = None, "parked"
+
+    def revive(self) -> None:
+        self.add_row("revive", f"revive {self.next_version}", self.waits_for or "posting")
+        self.mark = self.parked = None
+        self.counts_from_occurrence = False
+
+    def escalate(self) -> None:
+        """Rule 4: raise the one alert of the step that the wait has reached; the last one parks the invoice."""
+        wait = self.wait
+        if wait is None or self.now < wait.due:
+            return
+        stage, policy, facts, base = wait.stage, self.policy, self.facts, wait.base
+        give_up_at = base + policy.give_up_at(stage, facts)
+        step, due_at = wait.step + 1, wait.due
+        due = policy.due(stage, facts, wait.deadline, step - base)
+        if self.now >= due or step > give_up_at:
+            # Nobody asked for a while, or a new policy has its alerts at other times than the one before.
+            step = max(wait.step, base + policy.step(stage, facts, wait.deadline, self.now))
+            due_at = policy.due(stage, facts, wait.deadline, step - base - 1)
+            due = policy.due(stage, facts, wait.deadline, step - base)
+        last = step >= give_up_at
+        if step > wait.step:
+            severity = policy.severity(stage, facts, step - base)
+            id = alert_id(self.before.invoice_id, stage, wait.since, step)
+            outcome = self.outcomes.get(stage)
+            # A mismatch or failed posting that still stands is what the wait is about.
+            event_id = outcome.event_id if outcome else None
+            self.alert("stuck", stage, severity, due_at, id, step, last, event_id)
+        if self.mark == "dormant":
+            self.mark = None
+        self.wait = structs.replace(wait, step=step, due=due)
+        if last:
+            outcome = self.unreported_dispute(stage)
+            if outcome:
+                self.report(stage, outcome)
+            self.park(self.wait)
+
+    def dispute(self, wait: Wait, outcome: Outcome) -> None:
+        """Rule 5: report a mismatch or failed posting once, and wait anew."""
+        self.report(wait.stage, outcome)
+        self.wait = None
+
+    def report(self, stage: Stage, outcome: Outcome) -> None:
+        """Raise the alert of a mismatch or failed posting, once."""
+        kind: AlertKind = "dispute" if stage == "reconciliation" else "failed"
+        id = alert_id(self.before.invoice_id, kind, outcome.event_id)
+        self.alert(kind, stage, "warning", self.now, id, event_id=outcome.event_id)
+        self.reported_disputes = {**self.reported_disputes, stage: outcome.event_id}
+
+    def check_identity(self, event_id: str) -> None:
+        """Raise an alert, once each, where two vendors or two invoices seem to share the id."""
+        if not self.policy.identity:
+            return
+        if len(self.vendor_ids) > 1 and "vendor" not in self.identity_alerts:
+            self.alert_identity("vendor", f"vendors {' and '.join(self.vendor_ids[:2])} both use this id", event_id)
+        first, last = self.first_received, self.last_received
+        if first is None or last is None or self.closed_at is None or "reused" in self.identity_alerts:
+            return
+        if last.occurred_at > self.closed_at and last.differs_from(first):
+            detail = (
+                f"{first.amount:f} {first.currency} of {first.vendor_id} was closed on"
+                f" {to_datetime(self.closed_at).date()}, and {last.amount:f} {last.currency} of {last.vendor_id}"
+                f" received on {to_datetime(last.occurred_at).date()}"
+            )
+            self.alert_identity("reused", detail, event_id)
+
+    def alert_identity(self, what: IdentityAlert, detail: str, event_id: str) -> None:
+        self.identity_alerts = (*self.identity_alerts, what)
+        id = alert_id(self.before.invoice_id, "identity", what)
+        self.alert("identity", "ingestion", "warning", self.now, id, event_id=event_id, detail=detail)
+
+    def alert(
+        self,
+        kind: AlertKind,
+        stage: Stage,
+        severity: Severity,
+        due_at: Instant,
+        id: str,
+        step: int = 0,
+        last: bool = False,
+        event_id: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        self.actions.append(
+            RaiseAlert(
+                Alert(
+                    id=id,
+                    invoice_id=self.before.invoice_id,
+                    kind=kind,
+                    stage=stage,
+                    severity=severity,
+                    step=step,
+                    waiting_since=self.wait.since if self.wait else self.now,
+                    due_at=due_at,
+                    raised_at=self.now,
+                    facts=self.facts,
+                    event_id=event_id,
+                    last=last,
+                    detail=detail,
+                )
+            )
+        )
+        self.add_row("alert", f"alert {id}", stage, outcome=kind, step=step, severity=severity, event_id=event_id)
+
+    # -- the run
+
+    def clear_silence(self) -> None:
+        """The run asks something: it is not silent."""
+        if self.run.silent_since:
+            self.run = structs.replace(self.run, silent_since=0)
+
+    def close_run(self) -> None:
+        """The run has its end; what it registered is of no more use."""
+        self.run = structs.replace(self.run, state="closing", token=None)
+
+    def replace_run(self) -> None:
+        """Give the run up for the next one, which `settle` starts; what still waits is told so."""
+        if self.run.token:
+            self.actions.append(SendTaskAnswer(self.run.token, "Superseded", self.now))
+        self.close_run()
+
+    def answer_for(self, stage: Stage) -> tuple[TaskAnswer | None, bool]:
+        """Rule 3: what an execution that waits at `stage` is to be told (None: wait on), and whether that ends it."""
+        if self.status == "Cancelled" or self.status == "Rejected":
+            return self.status, True
+        if self.mark == "parked":
+            return "Parked", True
+        waits_for = self.waits_for
+        if waits_for is None:
+            return "ok", stage == "posting"
+        if STAGE_INDEX[waits_for] > STAGE_INDEX[stage]:
+            return "ok", False
+        if STAGE_INDEX[waits_for] < STAGE_INDEX[stage]:
+            return "Mismatched", False
+        if self.unreported_dispute(stage):
+            return ("Mismatched" if stage == "reconciliation" else "PostingFailed"), False
+        return None, False
+
+    def align_wait(self) -> None:
+        """Bring wait, run and answers in line with registers and marks."""
+        waits_for = self.waits_for
+        if waits_for is None or self.mark == "parked":
+            self.wait = None
+            if waits_for is None:
+                self.mark = None
+        else:
+            if self.wait is None or self.wait.stage != waits_for:
+                self.begin_wait(waits_for)
+            if self.unreported_dispute(waits_for) and self.has_no_asking_run():
+                self.report_without_run(waits_for)
+            for stage in LATER_DISPUTABLE_STAGES[waits_for]:
+                # The present wait goes on.
+                outcome = self.unreported_dispute(stage)
+                if outcome:
+                    self.report(stage, outcome)
+            if self.run.state != "open" and self.mark is None and self.status != "Orphan":
+                self.start_run()
+        run = self.run
+        if run.token and run.stage:
+            told, ends = self.answer_for(run.stage)
+            if told:
+                self.actions.append(SendTaskAnswer(run.token, told, self.wait.due if self.wait else self.now))
+                self.run = structs.replace(run, token=None, state="closing" if ends else run.state)
+
+    def begin_wait(self, stage: Stage) -> Wait:
+        ingestion = self.outcomes.get("ingestion")
+        ingested_at = ingestion.occurred_at if ingestion else None
+        counted_from = self.now
+        if self.counts_from_occurrence:
+            # An orphan's wait is that for its ingestion, which came with none: it is as old as its earliest event.
+            orphan = stage == "ingestion"
+            read = [o.occurred_at for s, o in self.outcomes.items() if orphan or STAGE_INDEX[s] <= STAGE_INDEX[stage]]
+            counted_from = min(self.now, min(read) if orphan else max(read))
+        deadline = self.policy.deadline(stage, self.facts, ingested_at, counted_from)
+        if not self.counts_from_occurrence:
+            wait = Wait(stage, self.now, deadline, deadline)
+        else:
+            # What is imported is given a day, in which the rest of what is known of the invoice may come.
+            deadline = min(max(deadline, self.now + DAY), LATEST)
+            wait = Wait(stage, self.now, deadline, deadline, counted_from=counted_from)
+        self.wait, self.mark = wait, None
+        return wait
+
+    def postpone_first_alert(self) -> None:
+        """A past event was learned of: unless alerts are out, the first one is a day from now at the earliest."""
+        wait, earliest = self.wait, min(self.now + DAY, LATEST)
+        if wait and not wait.stuck and wait.due < earliest:
+            self.wait = structs.replace(wait, deadline=earliest, due=earliest)
+
+    def has_no_asking_run(self) -> bool:
+        """Whether no execution can ask what to report: none is there, none could be started, or it is silent."""
+        return self.mark == "dormant" or self.run.silent_since > 0 or self.is_starting()
+
+    def is_starting(self) -> bool:
+        """Whether an earlier decision's start of the run has not succeeded yet."""
+        return any(isinstance(one, StartExecution) and one.run == self.run.number for one in self.before.pending)
+
+    def report_without_run(self, stage: Stage) -> None:
+        """Report a dispute without being asked. A dormant invoice stays so: what ended its runs would end the next."""
+        wait, mark, outcome = self.wait, self.mark, self.unreported_dispute(stage)
+        assert wait and outcome
+        self.dispute(wait, outcome)
+        self.counts_from_occurrence = False
+        self.wait = structs.replace(self.begin_wait(stage), ended_runs=wait.ended_runs)
+        self.mark = mark
+
+    def start_run(self) -> None:
+        assert self.wait is not None
+        number = self.run.number + 1
+        self.run = Run(number, "open", self.now)
+        seconds = seconds_until(self.wait.due, self.now)
+        self.actions.append(StartExecution(self.before.invoice_id, number, seconds))
+
+    # -- the end
+
+    @property
+    def next_version(self) -> int:
+        return self.before.version + 1
+
+    def add_row(self, kind: str, id: str, stage: Stage, facts: Facts | None = None, **measures: Any) -> dict[str, Any]:
+        row = {"kind": kind, "transition_id": id, "stage": stage, "facts": facts, **measures}
+        self.rows.append(row)
+        return row
+
+    def transitions(self) -> tuple[Transition, ...]:
+        """The rows, each at an instant of its own: a time series keeps one row per invoice, stage and instant."""
+        made, at = [], max(self.now, self.before.recorded_at + 1)
+        before = self.before.facts
+        status, amount, currency = self.status_before, before.amount, before.currency
+        current = before
+        for number, row in enumerate(self.rows):
+            stated = row.pop("facts")
+            start = (None, None, None) if self.is_new and number == 0 else (status, amount, currency)
+            if row["kind"] in ("event", "command"):
+                current = self.facts
+                status, amount, currency = self.status, current.amount, current.currency
+            facts = stated or current
+            terms, received_at = facts.payment_terms, row.get("received_at")
+            made.append(
+                Transition(
+                    invoice_id=self.before.invoice_id,
+                    recorded_at=at,
+                    decided_at=self.now,
+                    policy_digest=self.policy.digest,
+                    from_status=start[0],
+                    from_amount=start[1],
+                    from_currency=start[2],
+                    to_status=status,
+                    to_amount=amount,
+                    to_currency=currency,
+                    amount=facts.amount,
+                    currency=facts.currency,
+                    vendor_id=facts.vendor.id,
+                    vendor_tier=facts.vendor.tier,
+                    terms_days=terms.days if terms else None,
+                    due_date=terms.due_date if terms else None,
+                    lag_ms=None if received_at is None else max(0, (at - received_at) // 1000),
+                    source=stated.source.system if stated else None,
+                    attributes=stated.attributes if stated else {},
+                    **row,
+                )
+            )
+            at += 1
+        return tuple(made)
+
+    def finish(self, answer: A) -> Decision[A]:
+        """The decision: the record that was given where nothing changed, else its next version."""
+        before = self.before
+        pending = (*before.pending, *self.actions) if self.actions else before.pending
+        check_at = next_check_at(self.run, self.wait, pending, self.now)
+        stands = not self.rows and not self.actions and self._is_unchanged()
+        # With something pending a new check_at says only that somebody looked.
+        if stands and (pending or check_at == before.check_at):
+            return Decision(before, pending, (), answer)
+        changes = self.transitions()
+        record = InvoiceRecord(
+            invoice_id=before.invoice_id,
+            facts=self.facts,
+            facts_version=self.facts_version,
+            terms_version=self.terms_version,
+            tier_version=self.tier_version,
+            version=self.next_version,
+            outcomes=self.outcomes,
+            recent_event_ids=self.recent_event_ids,
+            run=self.run,
+            wait=self.wait,
+            mark=self.mark,
+            parked=self.parked,
+            reported_disputes=self.reported_disputes,
+            vendor_ids=self.vendor_ids,
+            first_received=self.first_received,
+            last_received=self.last_received,
+            closed_at=self.closed_at,
+            identity_alerts=self.identity_alerts,
+            pending=pending,
+            check_at=check_at,
+            changes=changes,
+            recorded_at=changes[-1].recorded_at if changes else before.recorded_at,
+        )
+        return Decision(record, pending, changes, answer)
+
+    def _is_unchanged(self) -> bool:
+        """Whether run, wait and mark, which alone change without a row in the series, are as they were."""
+        before = self.before
+        return self.run == before.run and self.wait == before.wait and self.mark == before.mark
+
+
+def next_check_at(run: Run, wait: Wait | None, pending: tuple[Action, ...], now: Instant) -> Instant | None:
+    """`check_at`: the earliest instant at which the sweep must look at the record; None where it never must."""
+    at = now + GRACE_PERIOD if pending else None
+    if wait:
+        due = wait.due
+        if run.state == "open":
+            due = min(due + GRACE_PERIOD, run.started_at + MAX_RUN_AGE)
+            if run.silent_since:
+                due = min(due, run.silent_since + MAX_SILENCE)
+        at = due if at is None else min(at, due)
+    return at
+
+
+def clear_pending(record: InvoiceRecord, now: Instant, failed: tuple[Action, ...] = ()) -> InvoiceRecord:
+    """The record once what it had pending has been carried out, but for what failed: rule 1's one more write.
+
+    The very record that was given where nothing of it changes.
+    """
+    check_at = next_check_at(record.run, record.wait, failed, now)
+    if failed == record.pending and check_at == record.check_at:
+        return record
+    return structs.replace(record, version=record.version + 1, pending=failed, changes=(), check_at=check_at)

@@ -1,0 +1,424 @@
+"""Faults: everything that is wrong with a value, in one go, each with where it is and what would be right.
+
+msgspec stops at the first fault. `validate` is the second pass, made only for data that msgspec refused.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Sequence, Set
+from datetime import date, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import inspect
+
+from bems.validation.error_messages import (
+    TYPE_NAMES,
+    closest_match,
+    describe_type,
+    describe_value,
+    description_of,
+    encodable,
+    format_value,
+    has_json_type,
+    join_choices,
+    pluralize,
+    strip_metadata,
+    without_metadata,
+)
+
+MAX_ERRORS = 100
+"""A sender that gets this many learns nothing from the next, and a hostile one must not be given work."""
+
+MAX_DEPTH = 64
+_MAX_SUGGESTIONS = 10
+
+_Constant = inspect.NoneType | inspect.BoolType
+_Numeric = inspect.IntType | inspect.FloatType
+_Object = dict[object, object]
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One thing that is wrong.
+
+    `pointer`  where: a JSON Pointer (RFC 6901) from the root of the data; the empty one is the root itself. Of a
+               missing field, where it should be. A name longer than 128 characters is cut, a lone surrogate escaped.
+    `detail`   the value, what is wrong with it, and what would be right.
+    `kind`     two or three words to count by, such as `missing`, `wrong type`, `not a choice`.
+    """
+
+    pointer: str
+    detail: str
+    kind: str = "not valid"
+
+
+def validate(data: object, expected: Any) -> list[FieldError]:
+    """All faults (at most `MAX_ERRORS`) that keep `data` from being an `expected`; none means that it is one.
+
+    `data` is what a JSON or YAML decoder gives: dicts, lists, strings, numbers, booleans, None, dates. `expected` is
+    any type that `msgspec.convert` takes. The two agree: `msgspec.convert(data, expected)` succeeds exactly when the
+    answer is empty, but for what only this one refuses: a string with a lone surrogate, which no UTF-8 can carry, one
+    that does not match the `pattern` of its `extra_json_schema`, and more than `MOST_LEVELS` levels of a recursive
+    type. Never raises, whatever the data.
+    """
+    walk = _Validator()
+    walk.check(data, _type_info(expected), "", None)
+    if not walk.errors and (refused := _msgspec_error(data, expected)):
+        walk.errors.append(refused)
+    return walk.errors
+
+
+def append_pointer(pointer: str, name: object) -> str:
+    """The pointer to a member (a name) or an item (an index), escaped as RFC 6901, section 3, says."""
+    text = name if isinstance(name, str) else format_value(name)
+    if len(text) > 128:
+        text = text[:128] + "…"
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return f"{pointer}/{text.replace('~', '~0').replace('/', '~1')}"
+
+
+@lru_cache(maxsize=256)
+def _cached_type_info(expected: Any) -> inspect.Type:
+    return inspect.type_info(expected)
+
+
+def _type_info(expected: Any) -> inspect.Type:
+    try:
+        return _cached_type_info(expected)
+    except TypeError:
+        return inspect.type_info(expected)
+
+
+def _msgspec_error(data: object, expected: Any) -> FieldError | None:
+    """What msgspec itself says: the net under the walk, for what only msgspec knows (such as `__post_init__`)."""
+    try:
+        msgspec.convert(data, expected)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        pointer = ""
+        for name, index in re.findall(r"\.([^.\[`]+)|\[(\d+)\]", path):
+            pointer = append_pointer(pointer, name or index)
+        return FieldError(pointer, message, "not valid")
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        return FieldError("", f"cannot be read: {error}", "not valid")
+    return None
+
+
+class _Validator:
+    """One pass over the data; `faults` grows as it goes."""
+
+    def __init__(self) -> None:
+        self.errors: list[FieldError] = []
+        self._levels = 0
+        self._suggestions = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.errors) >= MAX_ERRORS
+
+    def add_error(self, pointer: str, kind: str, problem: str, right: str | None) -> None:
+        if not self.full:
+            self.errors.append(FieldError(pointer, f"{problem}: use {right}" if right else problem, kind))
+
+    def check(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
+        """`hint` is what the schema's author wrote about the value."""
+        if self.full:
+            return
+        if isinstance(expected, inspect.Metadata):
+            described = (expected.extra_json_schema or {}).get("description")
+            self.check(data, without_metadata(expected), pointer, described or hint)
+            return
+        checker = _CHECKERS.get(type(expected))
+        if checker is None:
+            return
+        if self._levels >= MAX_DEPTH:
+            self.add_error(pointer, "nested too deep", f"is nested more than {MAX_DEPTH} levels deep", None)
+            return
+        self._levels += 1
+        checker(self, data, expected, pointer, hint)
+        self._levels -= 1
+
+    def wrong_type(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
+        wanted = TYPE_NAMES.get(type(expected)) if hint else describe_type(expected)
+        self.add_error(
+            pointer, "wrong type", f"{describe_value(data, expected)} not {wanted or describe_type(expected)}", hint
+        )
+
+    def constant(self, data: object, expected: _Constant, pointer: str, hint: str | None) -> None:
+        if data is not None if isinstance(expected, inspect.NoneType) else not isinstance(data, bool):
+            self.wrong_type(data, expected, pointer, hint)
+
+    def number(self, data: object, expected: _Numeric, pointer: str, hint: str | None) -> None:
+        allowed = int if isinstance(expected, inspect.IntType) else (int, float)
+        if isinstance(data, bool) or not isinstance(data, allowed):
+            self.wrong_type(data, expected, pointer, hint)
+            return
+        assert isinstance(data, int | float)
+        if isinstance(expected, inspect.FloatType):
+            try:
+                data = float(data)
+            except OverflowError:
+                self.add_error(
+                    pointer, "out of range", f"{format_value(data)} is out of range", hint or describe_type(expected)
+                )
+                return
+        right = hint or describe_type(expected)
+        for bound, keeps, kind, problem in _BOUNDS:
+            limit = getattr(expected, bound)
+            if limit is not None and not keeps(data, limit):
+                self.add_error(pointer, kind, f"{format_value(data)} is {problem} {limit}", right)
+                return
+        if expected.multiple_of is not None and data % expected.multiple_of:
+            problem = f"{format_value(data)} is not a multiple of {expected.multiple_of}"
+            self.add_error(pointer, "not a multiple", problem, right if hint else None)
+
+    def str_(self, data: object, expected: inspect.StrType, pointer: str, hint: str | None) -> None:
+        if not isinstance(data, str):
+            self.wrong_type(data, expected, pointer, hint)
+            return
+        right = hint or describe_type(expected)
+        if not encodable(data):
+            problem = f"{format_value(data)} has half of a surrogate pair, which is not a character"
+            self.add_error(pointer, "not text", problem, right)
+        elif expected.min_length is not None and len(data) < expected.min_length:
+            problem = f"{format_value(data)} has {pluralize(len(data), 'character')}, fewer than {expected.min_length}"
+            self.add_error(pointer, "too short" if data else "empty", problem if data else '"" is empty', right)
+        elif expected.max_length is not None and len(data) > expected.max_length:
+            problem = f"{format_value(data)} has {pluralize(len(data), 'character')}, more than {expected.max_length}"
+            self.add_error(pointer, "too long", problem, right)
+        elif expected.pattern is not None and not re.search(expected.pattern, data):
+            self.add_error(pointer, "wrong form", f"{format_value(data)} does not have the right form", right)
+
+    def literal(self, data: object, expected: inspect.LiteralType, pointer: str, hint: str | None) -> None:
+        if not any(type(value) is type(data) and value == data for value in expected.values):
+            self.not_a_choice(data, list(expected.values), pointer, hint)
+
+    def not_a_choice(self, data: object, values: Sequence[object], pointer: str, hint: str | None) -> None:
+        near = self.nearest(data, [value for value in values if isinstance(value, str)])
+        meant = f"; did you mean {format_value(near)}?" if near is not None else ""
+        meaning = f" ({hint})" if hint else ""
+        one_of = "one of " if len(values) > 1 else ""
+        self.add_error(
+            pointer, "not a choice", f"{format_value(data)} is not {one_of}{join_choices(values)}{meaning}{meant}", None
+        )
+
+    def scalar(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
+        """A type whose rules are msgspec's own: it is asked, and its refusal put in words."""
+        if isinstance(data, str) and not encodable(data):
+            self.add_error(
+                pointer,
+                "not text",
+                f"{format_value(data)} has half of a surrogate pair",
+                hint or describe_type(expected),
+            )
+            return
+        try:
+            msgspec.convert(data, _python_type(expected))
+        except (msgspec.MsgspecError, ValueError, TypeError, OverflowError):
+            pass
+        else:
+            return
+        right = hint or describe_type(expected)
+        if isinstance(expected, inspect.EnumType):
+            self.not_a_choice(data, [member.value for member in expected.cls], pointer, hint)
+        elif isinstance(expected, inspect.DateTimeType) and _is_naive_or_aware(data):
+            lacks = "has no offset" if expected.tz else "has an offset, and none is wanted"
+            self.add_error(pointer, "no offset" if expected.tz else "offset", f"{format_value(data)} {lacks}", right)
+        elif isinstance(data, str):
+            wanted = TYPE_NAMES.get(type(expected), "valid")
+            self.add_error(pointer, "wrong form", f"{format_value(data)} is not {wanted}", right)
+        else:
+            self.wrong_type(data, expected, pointer, hint)
+
+    def union(self, data: object, expected: inspect.UnionType, pointer: str, hint: str | None) -> None:
+        if data is None and expected.includes_none:
+            return
+        members = [strip_metadata(member) for member in expected.types]
+        wanted = [(member, said) for member, said in members if not isinstance(member, inspect.NoneType)]
+        fitting = (
+            [(member, said) for member, said in wanted if has_json_type(data, member)] if len(wanted) > 1 else wanted
+        )
+        structs = [member for member, _ in fitting if isinstance(member, inspect.StructType)]
+        if not fitting:
+            self.wrong_type(data, expected, pointer, hint)
+        elif len(structs) > 1 and isinstance(data, dict):
+            self.tagged(data, structs, pointer, hint)
+        else:
+            self.any_of(data, [(member, said or hint) for member, said in fitting], pointer)
+
+    def any_of(self, data: object, members: list[tuple[inspect.Type, str | None]], pointer: str) -> None:
+        """No fault if one member has none, else those of the first."""
+        found, room = len(self.errors), self.errors
+        first: list[FieldError] | None = None
+        for member, hint in members:
+            self.check(data, member, pointer, hint)
+            new = room[found:]
+            if not new:
+                return
+            first = new if first is None else first
+            del room[found:]
+        room.extend(first or [])
+
+    def tagged(self, data: _Object, structs: list[inspect.StructType], pointer: str, hint: str | None) -> None:
+        field = structs[0].tag_field or "type"
+        tags = [struct.tag for struct in structs]
+        if field not in data:
+            self.add_error(
+                append_pointer(pointer, field),
+                "missing",
+                f"{format_value(field)} is missing",
+                f"one of {join_choices(tags)}",
+            )
+            return
+        for struct in structs:
+            if type(struct.tag) is type(data[field]) and struct.tag == data[field]:
+                self.check(data, struct, pointer, hint)
+                return
+        self.not_a_choice(data[field], tags, append_pointer(pointer, field), None)
+
+    def array(self, data: object, expected: inspect.CollectionType, pointer: str, hint: str | None) -> None:
+        if not isinstance(data, list | tuple | Set):
+            self.wrong_type(data, expected, pointer, hint)
+            return
+        self.size(len(data), "item", expected.min_length, expected.max_length, pointer, hint)
+        for index, item in enumerate(data):
+            if self.full:
+                return
+            self.check(item, expected.item_type, append_pointer(pointer, str(index)), None)
+
+    def dict_(self, data: object, expected: inspect.DictType, pointer: str, hint: str | None) -> None:
+        if not isinstance(data, dict):
+            self.wrong_type(data, expected, pointer, hint)
+            return
+        self.size(len(data), "entry", expected.min_length, expected.max_length, pointer, hint)
+        for name, value in data.items():
+            if self.full:
+                return
+            found = len(self.errors)
+            self.check(name, expected.key_type, append_pointer(pointer, name), None)
+            self.errors[found:] = [
+                FieldError(fault.pointer, f"the name {fault.detail}", fault.kind) for fault in self.errors[found:]
+            ]
+            self.check(value, expected.value_type, append_pointer(pointer, name), None)
+
+    def size(self, size: int, unit: str, least: int | None, most: int | None, pointer: str, hint: str | None) -> None:
+        if least is not None and size < least:
+            self.add_error(pointer, "too few", f"has {pluralize(size, unit)}, fewer than {least}", hint)
+        elif most is not None and size > most:
+            self.add_error(pointer, "too many", f"has {pluralize(size, unit)}, more than {most}", hint)
+
+    def object_(self, data: object, expected: Any, pointer: str, hint: str | None) -> None:
+        """A struct, a dataclass, a typed dict."""
+        if isinstance(expected, inspect.StructType) and expected.array_like:
+            return
+        if not isinstance(data, dict):
+            if isinstance(expected, inspect.TypedDictType) or not isinstance(data, expected.cls):
+                self.wrong_type(data, expected, pointer, hint)
+            return
+        found = len(self.errors)
+        fields = {field.encode_name: field for field in expected.fields}
+        tag_field = expected.tag_field if isinstance(expected, inspect.StructType) else None
+        for name, field in fields.items():
+            if name in data:
+                self.check(data[name], field.type, append_pointer(pointer, name), None)
+            elif field.required:
+                right = description_of(field.type) or describe_type(field.type)
+                self.add_error(append_pointer(pointer, name), "missing", f"{format_value(name)} is missing", right)
+        if tag_field is not None and tag_field in data:
+            tag = data[tag_field]
+            if not (type(tag) is type(expected.tag) and tag == expected.tag):
+                self.not_a_choice(tag, [expected.tag], append_pointer(pointer, tag_field), None)
+        self.unknown_fields(data, {**fields, tag_field: None} if tag_field else fields, expected, pointer)
+        if len(self.errors) == found and hasattr(expected.cls, "__post_init__"):
+            refused = _msgspec_error(data, expected.cls)
+            if refused is not None:
+                self.errors.append(FieldError(pointer + refused.pointer, refused.detail, refused.kind))
+
+    def unknown_fields(self, data: _Object, fields: dict[str, Any], expected: Any, pointer: str) -> None:
+        forbidden = isinstance(expected, inspect.StructType) and expected.forbid_unknown_fields
+        for name in data:
+            if self.full:
+                return
+            if not isinstance(name, str):
+                self.add_error(
+                    append_pointer(pointer, name), "wrong type", f"the name {format_value(name)} is not a string", None
+                )
+            elif name not in fields and (forbidden or not encodable(name)):
+                absent = [field for field in fields if field not in data]
+                near = self.nearest(name, absent) or self.nearest(name, list(fields))
+                right = (
+                    f"did you mean {format_value(near)}?"
+                    if near
+                    else f"use {join_choices(fields)}"
+                    if fields
+                    else "leave it out"
+                )
+                self.add_error(
+                    append_pointer(pointer, name),
+                    "unknown field",
+                    f"{format_value(name)} is not a field here: {right}",
+                    None,
+                )
+
+    def nearest(self, data: object, names: list[str]) -> str | None:
+        """Asked a bounded number of times, because the comparison is not cheap."""
+        self._suggestions += 1
+        return closest_match(data, names) if self._suggestions <= _MAX_SUGGESTIONS else None
+
+
+_BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
+    ("ge", operator.ge, "too small", "less than"),
+    ("gt", operator.gt, "too small", "not more than"),
+    ("le", operator.le, "too large", "more than"),
+    ("lt", operator.lt, "too large", "not less than"),
+)
+
+_CHECKERS: dict[type[inspect.Type], Callable[[_Validator, object, Any, str, str | None], None]] = {
+    inspect.NoneType: _Validator.constant,
+    inspect.BoolType: _Validator.constant,
+    inspect.IntType: _Validator.number,
+    inspect.FloatType: _Validator.number,
+    inspect.StrType: _Validator.str_,
+    inspect.LiteralType: _Validator.literal,
+    inspect.EnumType: _Validator.scalar,
+    inspect.DateType: _Validator.scalar,
+    inspect.DateTimeType: _Validator.scalar,
+    inspect.DecimalType: _Validator.scalar,
+    inspect.UnionType: _Validator.union,
+    inspect.ListType: _Validator.array,
+    inspect.SetType: _Validator.array,
+    inspect.FrozenSetType: _Validator.array,
+    inspect.VarTupleType: _Validator.array,
+    inspect.DictType: _Validator.dict_,
+    inspect.StructType: _Validator.object_,
+    inspect.DataclassType: _Validator.object_,
+    inspect.TypedDictType: _Validator.object_,
+}
+"""A type that is not here is left to msgspec."""
+
+_SCALARS: dict[type[inspect.Type], Any] = {
+    inspect.DateType: date,
+    inspect.DecimalType: Decimal,
+}
+
+
+def _python_type(expected: inspect.Type) -> Any:
+    match expected:
+        case inspect.DateTimeType():
+            return datetime if expected.tz is None else Annotated[datetime, msgspec.Meta(tz=expected.tz)]
+        case inspect.EnumType():
+            return expected.cls
+        case _:
+            return _SCALARS[type(expected)]
+
+
+def _is_naive_or_aware(data: object) -> bool:
+    """Whether it is a date and time that only its offset, or the lack of one, makes wrong."""
+    try:
+        msgspec.convert(data, datetime)
+    except (msgspec.MsgspecError, ValueError):
+        return False
+    return True

@@ -1,0 +1,102 @@
+"""Functions: who runs which handler, with what it may do, and no more. Every function has a role of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aws_cdk import Duration
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_lambda as lambda_
+from constructs import Construct
+
+from bems.tracker.cells import Cell
+from infra.common.iam import allow, service_role
+from infra.common.names import Names
+from infra.monitoring.log_groups import log_group
+
+MEMORY = 512
+"""Megabytes; with them comes the processor: 1,769 MB have one whole."""
+
+
+@dataclass(frozen=True)
+class FunctionDefaults:
+    """What all functions of a cell share."""
+
+    cell: Cell
+    names: Names
+    code: lambda_.Code
+    log_key: kms.IKey
+
+
+class Function(Construct):
+    """One Lambda function: Python 3.13 on arm64, its role, its log group.
+
+    `invoked` is what others call: the function, or the alias of one that can be kept warm. It is the same whether any
+    instance is, because executions that run and the API's picture keep the ARN that they were made with.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        home: FunctionDefaults,
+        *,
+        handler: str,
+        description: str,
+        environment: dict[str, str],
+        statements: Sequence[iam.PolicyStatement],
+        timeout: Duration,
+        reserved: int,
+        keep_warm: bool = False,
+        memory: int = MEMORY,
+        **more: Any,
+    ) -> None:
+        super().__init__(scope, id)
+        cell = home.cell
+        name = home.names.function(id)
+        group = log_group(self, "Log", f"/aws/lambda/{name}", home.log_key, cell)
+        tracing = [allow(["xray:PutTraceSegments", "xray:PutTelemetryRecords"], ["*"])] if cell.tracing else []
+        role = service_role(
+            self,
+            "lambda.amazonaws.com",
+            description,
+            [
+                allow(["logs:CreateLogStream", "logs:PutLogEvents"], [group.log_group_arn]),
+                *tracing,
+                *statements,
+            ],
+        )
+        self.function = lambda_.Function(
+            self,
+            "Function",
+            function_name=name,
+            description=description,
+            runtime=lambda_.Runtime.PYTHON_3_13,
+            architecture=lambda_.Architecture.ARM_64,
+            code=home.code,
+            handler=f"handlers.{handler}.handler",
+            role=role.without_policy_updates(),
+            timeout=timeout,
+            memory_size=memory,
+            reserved_concurrent_executions=reserved if cell.concurrency.reserved else None,
+            log_group=group,
+            tracing=lambda_.Tracing.ACTIVE if cell.tracing else lambda_.Tracing.DISABLED,
+            environment={
+                "BEMS_CELL": cell.name,
+                "POWERTOOLS_SERVICE_NAME": handler,
+                "POWERTOOLS_LOG_LEVEL": "INFO",
+                "POWERTOOLS_TRACE_DISABLED": "false" if cell.tracing else "true",
+                **environment,
+            },
+            **more,
+        )
+        self.target: lambda_.IFunction = self.function
+        if keep_warm:
+            self.target = lambda_.Alias(
+                self,
+                "Live",
+                alias_name="live",
+                version=self.function.current_version,
+                provisioned_concurrent_executions=cell.provisioned_concurrency or None,
+            )

@@ -1,0 +1,239 @@
+"""Workers: the cell's functions, what each is called by, and what each may do."""
+
+from collections.abc import Mapping, Sequence
+
+from aws_cdk import Duration
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_lambda_event_sources as event_sources
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from bems.tracker.contract import STAGES, Stage
+from infra.common.iam import ENCRYPT_AND_DECRYPT, allow, arn, use_key
+from infra.common.keys import Keys
+from infra.common.names import processor
+from infra.compute.functions import Function, FunctionDefaults
+from infra.compute.state_machines import state_machine_arn
+from infra.data.records_table import Records
+from infra.data.timestream import Series
+from infra.ingress.bus import Bus
+from infra.messaging.alert_topics import Alerts
+from infra.messaging.stage_queues import PROCESSOR_SECONDS, StageQueues
+
+BATCH = 10
+"""Messages at once: the most that Lambda takes from a FIFO queue."""
+
+STREAM_BATCH = 100
+STREAM_BATCH_WINDOW_SECONDS = 1
+STREAM_PARALLEL = 10
+STREAM_HOURS = 12
+"""How long the recorder tries to write a record. The stream keeps it for 24, so as long again is left to see to it."""
+
+
+class LambdaFunctions(Construct):
+    """Nine functions."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        home: FunctionDefaults,
+        keys: Keys,
+        bus: Bus,
+        intake: StageQueues,
+        records: Records,
+        series: Series,
+        alerts: Alerts,
+        unrecorded: sqs.Queue,
+    ) -> None:
+        super().__init__(scope, "Functions")
+        self._home = home
+        self._concurrency = home.cell.concurrency
+        self._keys = keys
+        self._intake = intake
+        self._records = records
+        self._alerts = alerts
+        self._machine_arn = state_machine_arn(self, home.names)
+        self.producer = self._producer(bus)
+        self.processors: Mapping[Stage, Function] = {stage: self._processor(stage) for stage in STAGES}
+        self.register_wait = self._decision_function(
+            "RegisterWait",
+            "register_wait",
+            "An execution waits: its token goes into the record",
+            self._concurrency.register_wait,
+            warm=True,
+        )
+        self.escalate = self._decision_function(
+            "Escalate", "escalate", "A wait ran out or is disputed: raises the alert", self._concurrency.escalate
+        )
+        self.sweeper = self._sweeper()
+        self.recorder = self._recorder(series, unrecorded)
+
+    def _producer(self, bus: Bus) -> Function:
+        return Function(
+            self,
+            "Producer",
+            self._home,
+            handler="producer",
+            description="Takes events in, gates them, publishes them to the bus",
+            environment={
+                "BEMS_BUS": bus.kind,
+                "BEMS_BUS_NAME": bus.name,
+                "BEMS_MAX_BATCH": str(self._home.cell.limits.max_batch),
+            },
+            statements=bus.publish_statements(),
+            timeout=Duration.seconds(28),
+            reserved=self._concurrency.producer,
+            keep_warm=True,
+        )
+
+    def _processor(self, stage: Stage) -> Function:
+        queue = self._intake.stages[stage].queue
+        made = self._decision_function(
+            processor(stage),
+            "processor",
+            f"Takes {stage} events into their invoices' records",
+            self._concurrency.processor,
+            warm=True,
+            seconds=PROCESSOR_SECONDS,
+            environment={
+                "BEMS_STAGE": stage,
+                "BEMS_QUEUE_TYPE": self._home.cell.delivery,
+                "BEMS_QUEUE_URL": queue.queue_url,
+            },
+            statements=[
+                allow(
+                    [
+                        "sqs:ChangeMessageVisibility",
+                        "sqs:DeleteMessage",
+                        "sqs:GetQueueAttributes",
+                        "sqs:ReceiveMessage",
+                    ],
+                    [queue.queue_arn],
+                ),
+                use_key(self._keys.messages, ["kms:Decrypt"], "sqs"),
+            ],
+        )
+        lambda_.EventSourceMapping(
+            made,
+            "Mapping",
+            target=made.target,
+            event_source_arn=queue.queue_arn,
+            batch_size=BATCH,
+            # More than may run would be throttled, and each throttle is a receipt.
+            max_concurrency=self._concurrency.processor,
+            report_batch_item_failures=True,
+        )
+        return made
+
+    def _sweeper(self) -> Function:
+        return self._decision_function(
+            "Sweeper",
+            "sweeper",
+            "Every minute looks after the invoices that are due",
+            self._concurrency.sweeper,
+            seconds=60,
+            statements=[
+                allow(["dynamodb:Query"], [self._records.index_arn]),
+                allow(
+                    ["states:DescribeExecution"],
+                    [arn(self, "states", f"execution:{self._home.names.state_machine}:*")],
+                ),
+                *self._dlq_statements(self._intake.undelivered),
+            ],
+        )
+
+    def _recorder(self, series: Series, unrecorded: sqs.Queue) -> Function:
+        made = Function(
+            self,
+            "Recorder",
+            self._home,
+            handler="recorder",
+            description="Writes every change of a record to the time series",
+            environment={**series.environment(), "BEMS_UNRECORDED_QUEUE_URL": unrecorded.queue_url},
+            statements=[
+                allow(
+                    ["dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"],
+                    [self._records.stream_arn],
+                ),
+                # Lambda asks for it when the mapping is made; the action knows no resource.
+                allow(["dynamodb:ListStreams"], ["*"]),
+                use_key(self._keys.records, ["kms:Decrypt"], "dynamodb"),
+                *series.write_statements(),
+                *self._dlq_statements(unrecorded),
+            ],
+            timeout=Duration.seconds(60),
+            reserved=self._concurrency.recorder,
+        )
+        lambda_.EventSourceMapping(
+            made,
+            "Mapping",
+            target=made.target,
+            event_source_arn=self._records.stream_arn,
+            starting_position=lambda_.StartingPosition.TRIM_HORIZON,
+            batch_size=STREAM_BATCH,
+            max_batching_window=Duration.seconds(STREAM_BATCH_WINDOW_SECONDS),
+            parallelization_factor=STREAM_PARALLEL,
+            bisect_batch_on_error=True,
+            report_batch_item_failures=True,
+            # Most of an invoice's writes only clear what is done, and have no transitions.
+            filters=[
+                lambda_.FilterCriteria.filter(
+                    {"dynamodb": {"NewImage": {"changes": {"B": lambda_.FilterRule.exists()}}}}
+                )
+            ],
+            # However often: an outage of the series must not lose what happened meanwhile.
+            max_record_age=Duration.hours(STREAM_HOURS),
+            on_failure=event_sources.SqsDlq(unrecorded),
+        )
+        return made
+
+    def _decision_function(
+        self,
+        id: str,
+        handler: str,
+        description: str,
+        reserved: int,
+        *,
+        warm: bool = False,
+        seconds: int = 30,
+        environment: Mapping[str, str] | None = None,
+        statements: Sequence[iam.PolicyStatement] = (),
+    ) -> Function:
+        """A function that brings decisions into the world: records, executions, alerts."""
+        topics = self._alerts.topics
+        return Function(
+            self,
+            id,
+            self._home,
+            handler=handler,
+            description=description,
+            environment={
+                "BEMS_TABLE": self._records.table.table_name,
+                "BEMS_STATE_MACHINE_ARN": self._machine_arn,
+                "BEMS_WARNING_TOPIC_ARN": topics["warning"].topic_arn,
+                "BEMS_CRITICAL_TOPIC_ARN": topics["critical"].topic_arn,
+                **(environment or {}),
+            },
+            statements=[
+                allow(["dynamodb:GetItem", "dynamodb:PutItem"], [self._records.table.table_arn]),
+                use_key(self._keys.records, ENCRYPT_AND_DECRYPT, "dynamodb"),
+                allow(
+                    ["states:SendTaskFailure", "states:SendTaskSuccess", "states:StartExecution"], [self._machine_arn]
+                ),
+                allow(["sns:Publish"], [topics["warning"].topic_arn, topics["critical"].topic_arn]),
+                use_key(self._keys.alerts, ["kms:Decrypt", "kms:GenerateDataKey"], "sns"),
+                *statements,
+            ],
+            timeout=Duration.seconds(seconds),
+            reserved=reserved,
+            keep_warm=warm,
+        )
+
+    def _dlq_statements(self, queue: sqs.IQueue) -> list[iam.PolicyStatement]:
+        """For what the function itself sets aside, and for what Lambda gives up: it sends that with the function's
+        role."""
+        return [
+            allow(["sqs:SendMessage"], [queue.queue_arn]),
+            use_key(self._keys.messages, ["kms:Decrypt", "kms:GenerateDataKey"], "sqs"),
+        ]

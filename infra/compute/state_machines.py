@@ -1,0 +1,103 @@
+"""The lifecycle: the state machine, from the same definition that the embedded cell runs."""
+
+import json
+from pathlib import Path
+
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_stepfunctions as stepfunctions
+from constructs import Construct
+
+from bems.tracker.cells import Cell
+from infra.common.iam import allow, arn, own_account, service_role
+from infra.common.names import Names
+from infra.compute.functions import Function
+from infra.monitoring.log_groups import VENDED, log_group
+
+DEFINITION = Path(__file__).resolve().parents[2] / "statemachines" / "invoice_lifecycle.asl.json"
+
+
+class Lifecycle(Construct):
+    """One Standard state machine. It logs errors, without what executions hold; its input is an id and two numbers,
+    which AWS's own key encrypts: one of ours would cost a call to KMS for every answer."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        names: Names,
+        cell: Cell,
+        log_key: kms.IKey,
+        register_wait: Function,
+        escalate: Function,
+    ) -> None:
+        super().__init__(scope, id)
+        self.arn = state_machine_arn(self, names)
+        group = log_group(self, "Log", f"{VENDED}/states/{names.state_machine}", log_key, cell)
+        functions = [register_wait.target.function_arn, escalate.target.function_arn]
+        role = service_role(
+            self,
+            "states.amazonaws.com",
+            "The invoice lifecycle calls its two functions",
+            [allow(["lambda:InvokeFunction"], functions), *_logging(), *(_tracing() if cell.tracing else ())],
+            {"StringEquals": own_account(), "ArnLike": {"aws:SourceArn": self.arn}},
+        )
+        stepfunctions.CfnStateMachine(
+            self,
+            "StateMachine",
+            state_machine_name=names.state_machine,
+            state_machine_type="STANDARD",
+            role_arn=role.role_arn,
+            definition_string=json.dumps(json.loads(DEFINITION.read_text()), separators=(",", ":")),
+            definition_substitutions={"RegisterWaitFunction": functions[0], "EscalateFunction": functions[1]},
+            logging_configuration=stepfunctions.CfnStateMachine.LoggingConfigurationProperty(
+                level="ERROR",
+                include_execution_data=False,
+                destinations=[
+                    stepfunctions.CfnStateMachine.LogDestinationProperty(
+                        cloud_watch_logs_log_group=stepfunctions.CfnStateMachine.CloudWatchLogsLogGroupProperty(
+                            log_group_arn=group.log_group_arn
+                        )
+                    )
+                ],
+            ),
+            tracing_configuration=stepfunctions.CfnStateMachine.TracingConfigurationProperty(enabled=cell.tracing),
+        )
+
+
+def state_machine_arn(scope: Construct, names: Names) -> str:
+    """The machine's ARN, by its name: its functions answer it and it calls its functions, and one must come first."""
+    return arn(scope, "states", f"stateMachine:{names.state_machine}")
+
+
+def _logging() -> list[iam.PolicyStatement]:
+    # Step Functions developer guide, "IAM policies for logging to CloudWatch Logs": these know no resource.
+    return [
+        allow(
+            [
+                "logs:CreateLogDelivery",
+                "logs:DeleteLogDelivery",
+                "logs:DescribeLogGroups",
+                "logs:DescribeResourcePolicies",
+                "logs:GetLogDelivery",
+                "logs:ListLogDeliveries",
+                "logs:PutResourcePolicy",
+                "logs:UpdateLogDelivery",
+            ],
+            ["*"],
+        )
+    ]
+
+
+def _tracing() -> list[iam.PolicyStatement]:
+    return [
+        allow(
+            [
+                "xray:GetSamplingRules",
+                "xray:GetSamplingTargets",
+                "xray:PutTelemetryRecords",
+                "xray:PutTraceSegments",
+            ],
+            ["*"],
+        )
+    ]

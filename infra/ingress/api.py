@@ -1,0 +1,196 @@
+"""The API: how source systems send events. Four resources and their batch forms, all answered by the producer."""
+
+import json
+
+from aws_cdk import CfnResource, RemovalPolicy, Stack
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from constructs import Construct
+
+from bems.tracker.cells import Cell, Rate
+from bems.tracker.contract import STAGES, Stage
+from bems.tracker.schemas import DRAFT_04, Schema, batch_name, event_name, gateway_models
+from infra.common.names import Names
+from infra.compute.functions import Function
+from infra.ingress.gateway_responses import add_gateway_responses
+from infra.monitoring.log_groups import log_group
+
+STAGE = "v1"
+
+_JSON = "application/json"
+
+_ACCESS = {
+    "request_id": apigateway.AccessLogField.context_request_id(),
+    "time": apigateway.AccessLogField.context_request_time_epoch(),
+    "method": apigateway.AccessLogField.context_http_method(),
+    "path": apigateway.AccessLogField.context_resource_path(),
+    "status": apigateway.AccessLogField.context_status(),
+    "bytes": apigateway.AccessLogField.context_response_length(),
+    "latency_ms": apigateway.AccessLogField.context_response_latency(),
+    "producer_ms": apigateway.AccessLogField.context_integration_latency(),
+    "key_id": apigateway.AccessLogField.context_identity_api_key_id(),
+    "source": apigateway.AccessLogField.context_identity_source_ip(),
+    "error": apigateway.AccessLogField.context_error_response_type(),
+    "trace": apigateway.AccessLogField.context_xray_trace_id(),
+}
+"""What the access log has of a request: who and how, never the key or the body."""
+
+
+class Api(Construct):
+    """A regional REST API with one stage, a usage plan, and one key to begin with."""
+
+    def __init__(
+        self, scope: Construct, id: str, names: Names, cell: Cell, log_key: kms.IKey, producer: Function
+    ) -> None:
+        super().__init__(scope, id)
+        self.access_log = log_group(self, "AccessLog", f"/bems/{cell.name}/api-access", log_key, cell)
+        self.api = apigateway.RestApi(
+            self,
+            "Api",
+            rest_api_name=names.prefix,
+            description=f"Invoice events of the cell {cell.name}",
+            endpoint_types=[apigateway.EndpointType.REGIONAL],
+            cloud_watch_role=False,
+            deploy=False,
+            api_key_source_type=apigateway.ApiKeySourceType.HEADER,
+        )
+        models = {name: self._model(name, schema) for name, schema in sorted(gateway_models().items())}
+        validator = self.api.add_request_validator(
+            "Bodies", validate_request_body=True, validate_request_parameters=True
+        )
+        integration = apigateway.LambdaIntegration(producer.target, proxy=True, allow_test_invoke=False)
+        self.methods: dict[Stage, tuple[apigateway.Method, apigateway.Method]] = {}
+        invoices = self.api.root.add_resource("invoices")
+        for stage in STAGES:
+            single = invoices.add_resource(stage)
+            batch = single.add_resource("batch")
+            one, many = (
+                resource.add_method(
+                    "POST",
+                    integration,
+                    api_key_required=True,
+                    request_models={_JSON: models[name]},
+                    request_validator=validator,
+                )
+                for resource, name in ((single, event_name(stage)), (batch, batch_name(stage)))
+            )
+            self.methods[stage] = one, many
+        add_gateway_responses(self.api)
+        self.stage = self._deploy(cell, log_key)
+        self.key = self._plan(names, cell)
+
+    @property
+    def url(self) -> str:
+        return self.stage.url_for_path("/")
+
+    def _model(self, name: str, schema: Schema) -> apigateway.Model:
+        # CDK's class for schemas would write its own `$schema`, and knows not every keyword; this one writes what it
+        # is given.
+        model = apigateway.Model(
+            self.api,
+            name,
+            rest_api=self.api,
+            model_name=name,
+            content_type=_JSON,
+            schema=apigateway.JsonSchema(type=apigateway.JsonSchemaType.OBJECT),
+        )
+        resource = model.node.default_child
+        assert isinstance(resource, apigateway.CfnModel)
+        assert schema["$schema"] == DRAFT_04
+        resource.schema = schema
+        return model
+
+    def _deploy(self, cell: Cell, log_key: kms.IKey) -> apigateway.Stage:
+        account = self._logging_account()
+        # API Gateway makes this group itself at the first error, without a key and for ever, unless it is there.
+        execution_log = log_group(
+            self, "ExecutionLog", f"API-Gateway-Execution-Logs_{self.api.rest_api_id}/{STAGE}", log_key, cell
+        )
+        stage = apigateway.Stage(
+            self,
+            "Stage",
+            stage_name=STAGE,
+            deployment=self._deployment(),
+            access_log_destination=apigateway.LogGroupLogDestination(self.access_log),
+            access_log_format=apigateway.AccessLogFormat.custom(json.dumps(_ACCESS)),
+            logging_level=apigateway.MethodLoggingLevel.ERROR,
+            data_trace_enabled=False,
+            # By method: each would be billed as a metric of ours. The stage has its own without being asked.
+            metrics_enabled=False,
+            tracing_enabled=cell.tracing,
+            # What each method takes of all keys together: as much as one key may send in all.
+            throttling_rate_limit=cell.limits.key.requests_per_second,
+            throttling_burst_limit=cell.limits.key.burst,
+        )
+        stage.node.add_dependency(account)
+        stage.node.add_dependency(execution_log)
+        self.api.deployment_stage = stage
+        return stage
+
+    def _deployment(self) -> apigateway.Deployment:
+        """A picture of the API, which a stage shows until it is given another. So it has another id, and is another
+        resource, whenever anything in the picture changes, be it what a method calls; and it is taken when all of that
+        is there."""
+        deployment = apigateway.Deployment(self, "Deployment", api=self.api)
+        shown = [
+            part
+            for part in self.api.node.find_all()
+            if isinstance(part, CfnResource) and part.cfn_resource_type.startswith("AWS::ApiGateway::")
+        ]
+        said = [Stack.of(self).resolve(part._cfn_properties) for part in shown]
+        deployment.add_to_logical_id(json.dumps(said, sort_keys=True))
+        for part in shown:
+            deployment.node.add_dependency(part)
+        return deployment
+
+    def _logging_account(self) -> apigateway.CfnAccount:
+        """API Gateway logs by one role per account and Region. Whichever cell is deployed last has set it, to the
+        same; it stays when the cell goes, because others may need it."""
+        role = iam.Role(
+            self,
+            "LoggingRole",
+            assumed_by=iam.ServicePrincipal("apigateway.amazonaws.com"),
+            description="API Gateway writes the logs of the account's APIs",
+            managed_policies=[
+                iam.ManagedPolicy.from_aws_managed_policy_name("service-role/AmazonAPIGatewayPushToCloudWatchLogs")
+            ],
+        )
+        account = apigateway.CfnAccount(self, "Account", cloud_watch_role_arn=role.role_arn)
+        role.apply_removal_policy(RemovalPolicy.RETAIN)
+        account.apply_removal_policy(RemovalPolicy.RETAIN)
+        return account
+
+    def _plan(self, names: Names, cell: Cell) -> apigateway.IApiKey:
+        plan = apigateway.UsagePlan(
+            self,
+            "Senders",
+            name=f"{names.prefix}-senders",
+            description="How much one key may send: to each stage, and in all",
+            throttle=_throttle(cell.limits.key),
+            api_stages=[
+                apigateway.UsagePlanPerApiStage(
+                    api=self.api,
+                    stage=self.stage,
+                    throttle=[
+                        apigateway.ThrottlingPerMethod(
+                            method=method, throttle=_throttle(getattr(cell.limits.stages, stage))
+                        )
+                        for stage, methods in self.methods.items()
+                        for method in methods
+                    ],
+                )
+            ],
+        )
+        key = apigateway.ApiKey(
+            self,
+            "FirstKey",
+            api_key_name=f"{names.prefix}-first",
+            description="The first sender's key; its value is AWS's",
+        )
+        plan.add_api_key(key)
+        return key
+
+
+def _throttle(rate: Rate) -> apigateway.ThrottleSettings:
+    return apigateway.ThrottleSettings(rate_limit=rate.requests_per_second, burst_limit=rate.burst)

@@ -1,0 +1,133 @@
+"""The bus: how an accepted event reaches its stage's topic. `custom` for cells that deliver FIFO, `classic` for the
+rest.
+
+Each delivery has a role of its own, which says what it may publish to and with which key: a topic's policy for
+EventBridge cannot be relied on to tell one rule from another. What cannot be delivered goes to one queue.
+"""
+
+from typing import Literal, Protocol
+
+from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from bems.tracker.contract import STAGES, Stage
+from bems.tracker.eventbridge_names import detail_type, source
+from infra.common.iam import allow, arn, own_account, service_role, use_key
+from infra.common.keys import Keys
+from infra.common.names import Names
+from infra.common.profile import Profile
+from infra.messaging.stage_queues import StageQueues
+
+KEPT_DAYS = 30
+"""How long the bus keeps events for a replay. The records hold the truth; this is for the day when they do not."""
+
+RETRY_HOURS = 24
+MAX_RETRIES = 185
+"""The most that EventBridge does, on both buses."""
+
+
+class Bus(Protocol):
+    """What the producer needs to know."""
+
+    @property
+    def kind(self) -> Literal["classic", "custom"]: ...
+
+    @property
+    def name(self) -> str:
+        """The classic bus's name, the custom bus's ARN."""
+        ...
+
+    def publish_statements(self) -> list[iam.PolicyStatement]:
+        """What a producer must be allowed."""
+        ...
+
+
+class ClassicBus(Construct):
+    """A classic event bus with a rule per stage, and an archive."""
+
+    kind: Literal["classic", "custom"] = "classic"
+
+    def __init__(
+        self, scope: Construct, id: str, names: Names, keys: Keys, intake: StageQueues, profile: Profile
+    ) -> None:
+        super().__init__(scope, id)
+        self.name = names.prefix
+        keys.grant_classic_bus(self.name)
+        # CDK's own class would write the bus into the policy of the key that encrypts it, and of the queue behind it.
+        resource = events.CfnEventBus(
+            self,
+            "Bus",
+            name=self.name,
+            description=f"Invoice events of the cell {names.cell}",
+            kms_key_identifier=keys.messages.key_arn,
+            dead_letter_config=events.CfnEventBus.DeadLetterConfigProperty(arn=intake.undelivered.queue_arn),
+        )
+        self._bus = events.EventBus.from_event_bus_attributes(
+            self, "Known", event_bus_arn=resource.attr_arn, event_bus_name=resource.ref, event_bus_policy=""
+        )
+        intake.undelivered.add_to_resource_policy(
+            _from_events(intake.undelivered, arn(self, "events", f"event-bus/{self.name}"))
+        )
+        if profile.archive:
+            archive = events.CfnArchive(
+                self,
+                "Archive",
+                archive_name=names.prefix,
+                source_arn=resource.attr_arn,
+                event_pattern={"source": [source(names.cell)]},
+                retention_days=KEPT_DAYS,
+                kms_key_identifier=keys.messages.key_arn,
+            )
+            archive.apply_removal_policy(RemovalPolicy.DESTROY)
+        for stage in STAGES:
+            self._route(stage, names, keys.messages, intake.stages[stage].topic, intake.undelivered)
+
+    def publish_statements(self) -> list[iam.PolicyStatement]:
+        return [allow(["events:PutEvents"], [self._bus.event_bus_arn])]
+
+    def _route(self, stage: Stage, names: Names, key: kms.IKey, topic: sns.ITopic, undelivered: sqs.Queue) -> None:
+        scope = Construct(self, stage.capitalize())
+        rule_name = f"{names.prefix}-{stage}"
+        role = service_role(
+            scope,
+            "events.amazonaws.com",
+            f"The bus publishes {stage} events to their topic",
+            [allow(["sns:Publish"], [topic.topic_arn]), use_key(key, ["kms:Decrypt", "kms:GenerateDataKey"], "sns")],
+            {
+                "StringEquals": own_account(),
+                "ArnLike": {"aws:SourceArn": arn(self, "events", f"rule/{self.name}/{rule_name}")},
+            },
+        )
+        events.Rule(
+            scope,
+            "Rule",
+            rule_name=rule_name,
+            description=f"{detail_type(stage)} to its topic",
+            event_bus=self._bus,
+            event_pattern=events.EventPattern(source=[source(names.cell)], detail_type=[detail_type(stage)]),
+            targets=[
+                targets.SnsTopic(
+                    topic,
+                    role=role.without_policy_updates(),
+                    dead_letter_queue=undelivered,
+                    retry_attempts=MAX_RETRIES,
+                    max_event_age=Duration.hours(RETRY_HOURS),
+                )
+            ],
+        )
+
+
+def _from_events(queue: sqs.Queue, source_arn: str) -> iam.PolicyStatement:
+    return iam.PolicyStatement(
+        sid="BusSetsAside",
+        principals=[iam.ServicePrincipal("events.amazonaws.com")],
+        actions=["sqs:SendMessage"],
+        resources=[queue.queue_arn],
+        conditions={"ArnEquals": {"aws:SourceArn": source_arn}},
+    )

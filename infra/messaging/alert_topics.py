@@ -1,0 +1,122 @@
+"""Alerts: a topic per severity, for the tracker's alerts and for alarms, and who hears of it, by the cell's setting.
+
+E-mail is a subscription that its reader confirms. A webhook is an HTTPS subscription: whoever listens must confirm it
+too and read SNS's JSON, which is signed with SNS's certificate and not with the cell's own key; a chat service does
+neither and needs a relay. `log` needs nothing here: the functions log every alert.
+
+The id of a subscription is made of who is subscribed, not of where in the list it stands: to CloudFormation another id
+is another subscription, and in taking the old one away it would take the new one, which SNS knows to be the same.
+"""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, get_args
+
+from aws_cdk import Annotations, CfnParameter, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from bems.tracker.actions import Severity
+from bems.tracker.cells import Cell, Webhook
+from infra.common.iam import own_account
+from infra.common.names import Names
+from infra.messaging.stage_queues import allow_topic
+
+_RETRIES = {
+    "healthyRetryPolicy": {
+        "numRetries": 50,
+        "numNoDelayRetries": 3,
+        "minDelayTarget": 2,
+        "maxDelayTarget": 60,
+        "numMinDelayRetries": 2,
+        "numMaxDelayRetries": 35,
+        "backoffFunction": "exponential",
+    }
+}
+"""Some 40 minutes of tries: 45 at most, whatever the curve. SNS refuses a policy whose pauses come to more than 3,600
+seconds in all (SNS developer guide, "Message delivery retries")."""
+
+
+class Alerts(Construct):
+    """The severity topics and their subscriptions. What SNS cannot hand to a webhook goes to `undelivered`."""
+
+    def __init__(
+        self, scope: Construct, id: str, names: Names, cell: Cell, key: kms.IKey, undelivered: sqs.Queue
+    ) -> None:
+        super().__init__(scope, id)
+        self._key = key
+        self._undelivered = undelivered
+        self.topics: Mapping[Severity, sns.Topic] = {
+            severity: self._topic(names, severity) for severity in get_args(Severity)
+        }
+        undelivered.add_to_resource_policy(
+            allow_topic(undelivered, [topic.topic_arn for topic in self.topics.values()])
+        )
+        self._parameters: dict[str, CfnParameter] = {}
+        for severity, topic in self.topics.items():
+            title = severity.capitalize()
+            for destination in getattr(cell.alerts, severity):
+                if destination.webhook is not None:
+                    self._send_to_webhook(topic, title, destination.webhook)
+                for address in destination.email.to if destination.email is not None else ():
+                    self._subscribe(topic, f"{title}Email-{address}", "email", address)
+
+    def _topic(self, names: Names, severity: Severity) -> sns.Topic:
+        topic = sns.Topic(
+            self,
+            severity.capitalize(),
+            topic_name=names.alerts(severity),
+            display_name=f"BEMS {names.cell} {severity}",
+            master_key=self._key,
+            enforce_ssl=True,
+        )
+        topic.add_to_resource_policy(
+            iam.PolicyStatement(
+                sid="AlarmsPublish",
+                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                actions=["sns:Publish"],
+                resources=[topic.topic_arn],
+                conditions={"StringEquals": own_account()},
+            )
+        )
+        return topic
+
+    def _send_to_webhook(self, topic: sns.Topic, title: str, webhook: Webhook) -> None:
+        if webhook.url is not None and not webhook.url.startswith("https://"):
+            raise ValueError(f"{self.node.path}: {webhook.url} is on one machine: use an https URL for a cell on AWS")
+        id = f"{title}Webhook-{webhook.url_env or sha256(str(webhook.url).encode()).hexdigest()[:12]}"
+        if webhook.secret_env is not None:
+            Annotations.of(self).add_warning_v2(
+                f"bems:{id}-unsigned",
+                f"SNS signs with its own certificate: {webhook.secret_env} is not used on AWS",
+            )
+        endpoint = webhook.url if webhook.url_env is None else self._parameter(webhook.url_env).value_as_string
+        self._subscribe(
+            topic,
+            id,
+            "https",
+            str(endpoint),
+            delivery_policy=_RETRIES,
+            redrive_policy={"deadLetterTargetArn": self._undelivered.queue_arn},
+        )
+
+    def _parameter(self, variable: str) -> CfnParameter:
+        """A URL that is a secret comes with the deployment (`--parameters`), and is in no template."""
+        if variable not in self._parameters:
+            self._parameters[variable] = CfnParameter(
+                Stack.of(self),
+                "".join(part.capitalize() for part in variable.split("_")),
+                no_echo=True,
+                allowed_pattern="https://.+",
+                constraint_description="an https URL",
+                description=f"What {variable} names in cells.yaml: the URL of a webhook",
+            )
+        return self._parameters[variable]
+
+    def _subscribe(self, topic: sns.Topic, id: str, protocol: str, endpoint: str, **more: Any) -> None:
+        # Whoever is listed twice is told once.
+        if self.node.try_find_child(id) is None:
+            sns.CfnSubscription(self, id, topic_arn=topic.topic_arn, protocol=protocol, endpoint=endpoint, **more)

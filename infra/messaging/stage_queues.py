@@ -1,0 +1,146 @@
+"""Intake: per stage a topic, to which other teams may subscribe too, and the queue of the stage's processor.
+
+The queue takes everything of its topic: the bus lets only the stage's events through, a filter here could do nothing
+but lose one, and filters on bodies are billed by the byte. Other teams' subscriptions have filters (`subscribers`).
+"""
+
+from collections.abc import Mapping
+
+from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from bems.tracker.contract import STAGES, Stage
+from infra.common.iam import arn
+from infra.common.names import Names
+from infra.common.removal import RETAIN_ON_UPDATE_OR_DELETE
+
+MAX_RETENTION = Duration.days(14)
+"""How long SQS keeps a message at most."""
+
+MAX_RECEIVE_COUNT = 10
+"""Attempts before a message is set aside: half an hour, for the processor doubles the pause between them from 5
+seconds to a quarter of an hour."""
+
+PROCESSOR_SECONDS = 60
+VISIBILITY_SECONDS = 6 * PROCESSOR_SECONDS
+"""Six times the function's timeout, as Lambda asks of a queue (developer guide, "Using Lambda with Amazon SQS")."""
+
+
+def encrypted_queue(
+    scope: Construct,
+    id: str,
+    name: str,
+    key: kms.IKey,
+    *,
+    visibility: Duration | None = None,
+    dead_letters: sqs.IQueue | None = None,
+    redrive_allow: sqs.RedriveAllowPolicy | None = None,
+    removal: RemovalPolicy = RETAIN_ON_UPDATE_OR_DELETE,
+) -> sqs.Queue:
+    """A queue under a key, TLS only, that keeps messages as long as SQS can. FIFO ones are in high-throughput mode."""
+    fifo = name.endswith(".fifo")
+    return sqs.Queue(
+        scope,
+        id,
+        queue_name=name,
+        fifo=True if fifo else None,
+        deduplication_scope=sqs.DeduplicationScope.MESSAGE_GROUP if fifo else None,
+        fifo_throughput_limit=sqs.FifoThroughputLimit.PER_MESSAGE_GROUP_ID if fifo else None,
+        # Whoever sends names the deduplication id: a hash of the content would take in the envelope, which differs.
+        content_based_deduplication=False if fifo else None,
+        encryption=sqs.QueueEncryption.KMS,
+        encryption_master_key=key,
+        enforce_ssl=True,
+        retention_period=MAX_RETENTION,
+        visibility_timeout=visibility,
+        dead_letter_queue=None
+        if dead_letters is None
+        else sqs.DeadLetterQueue(queue=dead_letters, max_receive_count=MAX_RECEIVE_COUNT),
+        redrive_allow_policy=redrive_allow,
+        removal_policy=removal,
+    )
+
+
+DENY_REDRIVE = sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL)
+"""For queues of what AWS set aside itself: no queue may redrive into them."""
+
+
+class StageIntake(Construct):
+    """The way in of one stage."""
+
+    def __init__(
+        self, scope: Construct, id: str, names: Names, stage: Stage, key: kms.IKey, removal: RemovalPolicy
+    ) -> None:
+        super().__init__(scope, id)
+        self.topic = sns.Topic(
+            self,
+            "Topic",
+            topic_name=names.stage(stage),
+            fifo=True if names.fifo else None,
+            fifo_throughput_scope=sns.FifoThroughputScope.MESSAGE_GROUP if names.fifo else None,
+            content_based_deduplication=False if names.fifo else None,
+            master_key=key,
+            enforce_ssl=True,
+        )
+        queue_name = names.stage(stage)
+        self.dead_letters = encrypted_queue(
+            self,
+            "DeadLetters",
+            names.dead_letters(stage),
+            key,
+            removal=removal,
+            redrive_allow=sqs.RedriveAllowPolicy(
+                redrive_permission=sqs.RedrivePermission.BY_QUEUE,
+                source_queues=[sqs.Queue.from_queue_arn(self, "Source", arn(self, "sqs", queue_name))],
+            ),
+        )
+        self.queue = encrypted_queue(
+            self,
+            "Queue",
+            queue_name,
+            key,
+            removal=removal,
+            visibility=Duration.seconds(VISIBILITY_SECONDS),
+            dead_letters=self.dead_letters,
+        )
+        for queue in (self.queue, self.dead_letters):
+            queue.add_to_resource_policy(allow_topic(queue, self.topic.topic_arn))
+        # CDK's subscription would write the topic into the policy of the key that encrypts the topic: a circle.
+        sns.CfnSubscription(
+            self,
+            "Subscription",
+            topic_arn=self.topic.topic_arn,
+            protocol="sqs",
+            endpoint=self.queue.queue_arn,
+            raw_message_delivery=True,
+            # What SNS cannot deliver in its 23 days of retries; the queue's own dead letters are of the same kind.
+            redrive_policy={"deadLetterTargetArn": self.dead_letters.queue_arn},
+        )
+
+
+class StageQueues(Construct):
+    """The way in of every stage."""
+
+    def __init__(self, scope: Construct, id: str, names: Names, key: kms.IKey, removal: RemovalPolicy) -> None:
+        super().__init__(scope, id)
+        self.stages: Mapping[Stage, StageIntake] = {
+            stage: StageIntake(self, stage.capitalize(), names, stage, key, removal) for stage in STAGES
+        }
+        self.undelivered = encrypted_queue(
+            self, "Undelivered", names.undelivered, key, redrive_allow=DENY_REDRIVE, removal=removal
+        )
+
+
+def allow_topic(queue: sqs.IQueue, topic_arn: str | list[str]) -> iam.PolicyStatement:
+    """A queue's statement for the topic, or topics, that fill it."""
+    return iam.PolicyStatement(
+        sid="TopicSends",
+        principals=[iam.ServicePrincipal("sns.amazonaws.com")],
+        actions=["sqs:SendMessage"],
+        resources=[queue.queue_arn],
+        conditions={"ArnEquals": {"aws:SourceArn": topic_arn}},
+    )

@@ -1,0 +1,81 @@
+"""One alarm: what all of a cell's alarms have in common, a name, a reason in words, and somebody who is told."""
+
+from collections.abc import Mapping
+
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_sns as sns
+from constructs import Construct
+
+from bems.tracker.actions import Severity
+from bems.tracker.cells import Cell
+from infra.common.names import Names
+from infra.common.profile import Profile
+from infra.monitoring.metrics import logs_namespace
+
+
+class AlarmFactory(Construct):
+    """Makes alarms that tell the topic of their severity."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        names: Names,
+        cell: Cell,
+        profile: Profile,
+        topics: Mapping[Severity, sns.Topic],
+    ) -> None:
+        super().__init__(scope, id)
+        self._names = names
+        self._cell = cell
+        self._profile = profile
+        self._actions = {severity: actions.SnsAction(topic) for severity, topic in topics.items()}
+
+    def _count(self, group: logs.ILogGroup, name: str, pattern: logs.IFilterPattern) -> None:
+        logs.MetricFilter(
+            self,
+            f"{name}Filter",
+            log_group=group,
+            filter_pattern=pattern,
+            metric_namespace=logs_namespace(self._cell.name),
+            metric_name=name,
+            metric_value="1",
+        )
+
+    def _alarm(
+        self,
+        id: str,
+        description: str,
+        severity: Severity,
+        metric: cloudwatch.IMetric,
+        *,
+        above: float = 0,
+        below: float | None = None,
+        periods: int = 1,
+    ) -> None:
+        """An alarm after so many periods of its metric. Without data it is quiet, but where silence is the fault."""
+        if isinstance(metric, cloudwatch.MathExpression) and not self._profile.metric_math:
+            return
+        alarm = cloudwatch.Alarm(
+            self,
+            id,
+            alarm_name=f"{self._names.prefix}-{_dashed(id)}",
+            alarm_description=description,
+            metric=metric,
+            threshold=above if below is None else below,
+            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD
+            if below is None
+            else cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD,
+            evaluation_periods=periods,
+            datapoints_to_alarm=periods,
+            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING
+            if below is None
+            else cloudwatch.TreatMissingData.BREACHING,
+        )
+        alarm.add_alarm_action(self._actions[severity])
+
+
+def _dashed(id: str) -> str:
+    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in id).lstrip("-")
