@@ -26,20 +26,20 @@ help:
 	@echo "make clean   remove what was made"
 
 # Running needs a tenth of what testing needs, so each has its own stamp.
-.venv/run: requirements.lock pyproject.toml
+.venv/run: requirements/run.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "BEMS needs Python 3.11 or newer; this is " + sys.version)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/run.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-.venv/test: .venv/run requirements-test.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.lock
+.venv/test: .venv/run requirements/test.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/test.lock
 	@touch $@
 
-.venv/infra: .venv/run requirements-infra.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-infra.lock
+.venv/infra: .venv/run requirements/infra.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/infra.lock
 	@touch $@
 
 demo: .venv/run
@@ -57,10 +57,10 @@ e2e: .venv/test
 	@if test -e $(E2E)/made; then $(BIN)/python -m pytest tests/e2e -m e2e -p no:xdist; fi
 
 # Of its own, because the emulator wants another version of botocore than the functions have.
-$(E2E)/made: requirements-e2e.lock
+$(E2E)/made: requirements/e2e.lock
 	@test "$$($(E2E)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = 3.12 || $(E2E_PYTHON) -m venv --clear $(E2E)
 	@echo "Installing into $(E2E) ..."
-	@$(E2E)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-e2e.lock
+	@$(E2E)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/e2e.lock
 	@touch $@
 
 bench: .venv/test
@@ -80,7 +80,7 @@ format: .venv/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Needs no network but for the functions' dependencies, which are fetched once per requirements-functions.lock.
+# Needs no network but for the functions' dependencies, which are fetched once per requirements/functions.lock.
 # cdk.json runs `assembly`: the CDK CLI says in the environment where it wants it.
 synth: .venv/infra
 	@rm -rf cdk.out
@@ -94,13 +94,13 @@ assembly: .venv/infra
 lock:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(COMPILE) pyproject.toml -o requirements.lock
-	$(COMPILE) --extra infra pyproject.toml -o requirements-infra.lock
-	$(COMPILE) --extra test pyproject.toml -o requirements-test.lock
-	$(BIN)/uv pip compile --quiet --no-header --upgrade --python-version 3.12 requirements-e2e.in -o requirements-e2e.lock
-	$(COMPILE) requirements-peers.in -o requirements-peers.lock
+	$(COMPILE) pyproject.toml -o requirements/run.lock
+	$(COMPILE) --extra infra pyproject.toml -o requirements/infra.lock
+	$(COMPILE) --extra test pyproject.toml -o requirements/test.lock
+	$(BIN)/uv pip compile --quiet --no-header --upgrade --python-version 3.12 requirements/e2e.in -o requirements/e2e.lock
+	$(COMPILE) requirements/peers.in -o requirements/peers.lock
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["aws"], sep="\n")' \
-	| $(FUNCTIONS) --constraint requirements-test.lock - -o requirements-functions.lock
+	| $(FUNCTIONS) --constraint requirements/test.lock - -o requirements/functions.lock
 
 clean:
 	rm -rf .venv .venv-e2e .venv-peers .bench-peers .build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

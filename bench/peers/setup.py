@@ -10,13 +10,13 @@ from pathlib import Path
 from bench.peers.engine import Missing
 
 ROOT = Path(__file__).parents[2]
-LOCK = ROOT / "requirements-peers.lock"
+LOCK = ROOT / "requirements" / "peers.lock"
 ENVIRONMENT = ROOT / ".venv-peers"
 NODE = ROOT / ".bench-peers"
 
 
 def python_with(*packages: str) -> Path:
-    """A Python that has these packages, in the versions of `requirements-peers.lock`."""
+    """A Python that has these packages, in the versions of `requirements/peers.lock`."""
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
         _run("making .venv-peers", [sys.executable, "-m", "venv", str(ENVIRONMENT)])
@@ -26,7 +26,7 @@ def python_with(*packages: str) -> Path:
 
 
 def locked_version(package: str) -> str:
-    """What `requirements-peers.lock` says of it."""
+    """What `requirements/peers.lock` says of it."""
     for line in LOCK.read_text(encoding="utf-8").splitlines():
         name, _, version = line.partition("==")
         if name == package:

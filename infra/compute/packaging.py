@@ -1,6 +1,6 @@
 """Packaging: what the functions' asset holds, made without Docker and the same to the byte wherever it is made.
 
-The dependencies are wheels for the functions' platform, those that `requirements-functions.lock` names by version and
+The dependencies are wheels for the functions' platform, those that `requirements/functions.lock` names by version and
 hash. They are fetched once per lock into `.build/`; `make synth` fetches them before it synthesizes, so that synthesis
 itself needs no network.
 """
@@ -18,7 +18,7 @@ from bems.tracker.policy_file import dump_policy
 from infra.common.profile import Target
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCK = ROOT / "requirements-functions.lock"
+LOCK = ROOT / "requirements" / "functions.lock"
 BUILD = ROOT / ".build"
 
 POLICY = "policy.json"

@@ -26,9 +26,9 @@ from bems.tracker.policy import Policy
 from bems.tracker.policy_file import dump_policy
 from bems.tracker.record import InvoiceRecord
 from handlers import escalate, processor, producer, recorder, register_wait, sweeper
-from tests.aws.states import Machine
+from tests.aws.recorded_calls import ACCOUNT, REGION, Call, Context, Died, RecordedCalls
+from tests.aws.state_machine import Machine
 from tests.aws.table import Table
-from tests.aws.wire import ACCOUNT, REGION, Call, Context, Died, Wire
 from tests.tracker.samples import NOW, POLICY
 
 CELL = "test"
@@ -43,7 +43,7 @@ class Cloud:
     def __init__(self, policy: Policy) -> None:
         self.now = NOW
         self.policy = policy
-        self.wire = Wire(self._happened)
+        self.wire = RecordedCalls(self._happened)
         self.messages: deque[dict[str, Any]] = deque()
         self.letters: list[dict[str, Any]] = []
         self.stream: list[dict[str, Any]] = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.aws.wire import Fake, Refused
+from tests.aws.recorded_calls import Fake, Refused
 
 Item = dict[str, dict[str, Any]]
 

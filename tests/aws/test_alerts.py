@@ -13,7 +13,7 @@ from bems.tracker.alert_messages import json_body
 from bems.tracker.contract import Facts, Source, Vendor
 from bems.tracker.instants import HOUR
 from tests.aws.cloud import CELL, Cloud
-from tests.aws.wire import Refused
+from tests.aws.recorded_calls import Refused
 from tests.tracker.samples import FACTS, NOW
 
 ALERT = Alert("a1", "INV/1", "stuck", "posting", "critical", 3, NOW, NOW + HOUR, NOW + 2 * HOUR, FACTS, last=True)

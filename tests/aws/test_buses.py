@@ -12,7 +12,7 @@ from bems.aws.clients import client
 from bems.aws.messages import Origin
 from bems.tracker.contract import Event, Facts
 from tests.aws.cloud import BUS, Cloud
-from tests.aws.wire import Refused
+from tests.aws.recorded_calls import Refused
 from tests.tracker.samples import FACTS, event
 
 ORIGIN = Origin("test", "eu-west-1", "123456789012")

@@ -12,7 +12,7 @@ from bems.aws.executions import StepFunctionsExecutions
 from bems.tracker.actions import SendTaskAnswer, StartExecution, TaskAnswer
 from bems.tracker.instants import HOUR
 from tests.aws.cloud import MACHINE_ARN, Cloud
-from tests.aws.wire import Refused
+from tests.aws.recorded_calls import Refused
 from tests.tracker.samples import NOW
 
 START = StartExecution("INV/1", 1, 60)

@@ -21,7 +21,7 @@ from bems.tracker.instants import DAY, MINUTE
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.record_builder import clear_pending
 from tests.aws.cloud import TABLE, Cloud
-from tests.aws.wire import Refused
+from tests.aws.recorded_calls import Refused
 from tests.tracker.samples import FACTS, NOW, POLICY, event
 
 

@@ -16,7 +16,7 @@ from bems.tracker.instants import HOUR, SECOND
 from bems.tracker.time_series_schema import COLUMNS, to_row
 from bems.tracker.transitions import Transition
 from tests.aws.cloud import DATABASE, TIME_TABLE, Cloud, flat
-from tests.aws.wire import THROUGH, Refused
+from tests.aws.recorded_calls import THROUGH, Refused
 from tests.tracker.samples import NOW
 
 FULL = Transition(

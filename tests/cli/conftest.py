@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.worlds import Asked, Play, Played, Said, World, running
+from tests.cli.cli_harness import CliHarness, FakeResponse, FakeServer, Play, RecordedRequest, running
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path) -> Iterator[CliHarness]:
     with running(tmp_path / "cell") as world:
         yield world
 
@@ -17,10 +17,10 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def play() -> Iterator[Play]:
     """Starts played cells."""
-    made: list[Played] = []
+    made: list[FakeServer] = []
 
-    def start(answer: Callable[[Asked], Said | None]) -> Played:
-        made.append(Played(answer))
+    def start(answer: Callable[[RecordedRequest], FakeResponse | None]) -> FakeServer:
+        made.append(FakeServer(answer))
         return made[-1]
 
     yield start

@@ -11,16 +11,16 @@ from bems.cli.deadlines import Until, UntilParam, resolve
 from bems.cli.errors import UserError
 from bems.cli.files import load_policy
 from bems.tracker.instants import parse, render
-from tests.cli.worlds import Asked, Play, Said, World, event, run
+from tests.cli.cli_harness import CliHarness, FakeResponse, Play, RecordedRequest, event, run
 
 
 @pytest.fixture
-def three(world: World) -> World:
+def three(world: CliHarness) -> CliHarness:
     world.send(*(event(f"e{number}", invoice_id=f"I{number}") for number in range(3)))
     return world
 
 
-def test_each_outcome_is_reported(three: World, tmp_path: Path) -> None:
+def test_each_outcome_is_reported(three: CliHarness, tmp_path: Path) -> None:
     (tmp_path / "ids").write_text("# the late ones\nI0\n\nI1\nnope\nI0\n")
     first = three.bems("act", "park", "--from", str(tmp_path / "ids"), "I2", "--run", "monday")
     assert (first.code, first.err) == (1, "")
@@ -68,7 +68,7 @@ def test_ids_are_read_from_lists_csv_and_json(tmp_path: Path) -> None:
     ]
 
 
-def test_mistakes_are_told_before_anything_is_done(three: World, tmp_path: Path) -> None:
+def test_mistakes_are_told_before_anything_is_done(three: CliHarness, tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"I0\n\xff\n")
     (tmp_path / "book.xlsx").write_bytes(b"PK\x03\x04...[Content_Types].xml")
     assert (
@@ -89,11 +89,11 @@ def test_a_run_that_was_cut_short_is_told_and_repeated(play: Play, monkeypatch: 
     monkeypatch.setattr(bulk_commands, "RETRIES_FOR_SECONDS", 0.0)
     monkeypatch.setattr(bulk_commands, "IN_FLIGHT", 1)
 
-    def answer(asked: Asked) -> Said:
+    def answer(asked: RecordedRequest) -> FakeResponse:
         sent = json.loads(asked.body)
         if sent["invoice_id"] == "I1":
-            return Said(503, {"detail": "the disk is full"})
-        return Said(200, {"command_id": sent["command_id"], "status": "accepted"})
+            return FakeResponse(503, {"detail": "the disk is full"})
+        return FakeResponse(200, {"command_id": sent["command_id"], "status": "accepted"})
 
     played = play(answer)
     cut = run("act", "park", "I0", "I1", "I2", "--run", "r", "--url", played.url)
@@ -111,10 +111,10 @@ def test_a_run_that_was_cut_short_is_told_and_repeated(play: Play, monkeypatch: 
 
 def test_a_busy_cell_is_asked_again(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk_commands, "FIRST_PAUSE_SECONDS", 0.001)
-    answers = [Said(429, {"detail": "slower"}), Said(502, b"<html>"), None]
+    answers = [FakeResponse(429, {"detail": "slower"}), FakeResponse(502, b"<html>"), None]
 
-    def answer(_: Asked) -> Said | None:
-        return answers.pop(0) if answers else Said(200, {"command_id": "c", "status": "accepted"})
+    def answer(_: RecordedRequest) -> FakeResponse | None:
+        return answers.pop(0) if answers else FakeResponse(200, {"command_id": "c", "status": "accepted"})
 
     done = run("act", "park", "I0", "I1", "--url", play(answer).url)
     assert (done.code, done.err) == (0, "")
@@ -143,7 +143,7 @@ def test_times_to_come(given: str, instant: str, meaning: str) -> None:
     assert (render(meant.instant), meant.meaning) == (instant, meaning)
 
 
-def test_the_answer_says_which_time_was_meant(three: World) -> None:
+def test_the_answer_says_which_time_was_meant(three: CliHarness) -> None:
     three.go_on_to("2026-03-02T12:00:00Z")
     told = three.bems("act", "extend", "I0", "--until", "+30d").out
     assert "New deadline: 2026-04-01 12:00:0" in told and "UTC (30d from now)" in told

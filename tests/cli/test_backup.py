@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.worlds import World, event, run
+from tests.cli.cli_harness import CliHarness, event, run
 from tests.data.store import stored, unpack
 from tests.waiting import until
 
@@ -17,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
     return unpack(stored()[max(stored())], tmp_path / "cell")
 
 
-def test_a_running_cell_is_copied_and_the_copy_is_one_to_start_on(world: World, tmp_path: Path) -> None:
+def test_a_running_cell_is_copied_and_the_copy_is_one_to_start_on(world: CliHarness, tmp_path: Path) -> None:
     world.send(event("1"), event("2"), event("3", invoice_id="INV/1"))
     world.key("viewer")
     done = world.bems("backup", "--store", str(tmp_path / "cell"), str(tmp_path / "copy"))

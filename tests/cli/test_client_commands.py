@@ -16,14 +16,14 @@ from bems.cli import client
 from bems.embedded.alerting.delivery import NotDelivered
 from bems.embedded.api import views
 from bems.tracker.actions import Alert
-from tests.cli.worlds import Asked, Play, Said, World, event, run, running
+from tests.cli.cli_harness import CliHarness, FakeResponse, Play, RecordedRequest, event, run, running
 from tests.waiting import until
 
 STUCK = [f"INV/{number}" for number in (1, 2, 3)]
 
 
 @pytest.fixture(scope="module")
-def finance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def finance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliHarness]:
     """Three invoices that are stuck in authorization, and one that is through."""
     with running(tmp_path_factory.mktemp("finance")) as world:
         for invoice_id in STUCK:
@@ -41,13 +41,13 @@ def finance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield world
 
 
-def stuck_of(world: World, *options: str) -> list[dict[str, Any]]:
+def stuck_of(world: CliHarness, *options: str) -> list[dict[str, Any]]:
     found = world.bems("stuck", "--json", *options).json
     assert set(found) == {"items", "more", "stuck", "parked", "stuck_amounts"}
     return list(found["items"])
 
 
-def test_stuck_shows_the_longest_waiting_first(finance: World) -> None:
+def test_stuck_shows_the_longest_waiting_first(finance: CliHarness) -> None:
     result = finance.bems("stuck", role="viewer")
     assert (result.code, result.err) == (0, "")
     rows = [line.split() for line in result.out.splitlines() if line.strip().startswith("INV/")]
@@ -58,7 +58,7 @@ def test_stuck_shows_the_longest_waiting_first(finance: World) -> None:
     assert result.out.endswith("\n3 are stuck: 3,750.00 EUR\n")
 
 
-def test_lists_say_whether_there_are_more(finance: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_say_whether_there_are_more(finance: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = finance.bems("stuck", "--limit", "2").out
     assert shown.endswith("\n3 are stuck: 3,750.00 EUR; the first 2 are shown, see --limit\n")
     assert finance.bems("stuck", "--limit", "2", "--json").json["more"] is True
@@ -68,7 +68,7 @@ def test_lists_say_whether_there_are_more(finance: World, monkeypatch: pytest.Mo
     assert finance.bems("stuck", "--limit", "3", "--json").json["more"] is False
 
 
-def test_alerts_are_listed_and_narrowed_down(finance: World) -> None:
+def test_alerts_are_listed_and_narrowed_down(finance: CliHarness) -> None:
     found = finance.bems("alerts", "--invoice", "INV/2", "--severity", "warning", "--stage", "authorization", "--json")
     (alert,) = found.json["items"]
     assert (alert["invoice_id"], alert["kind"], alert["step"]) == ("INV/2", "stuck", 1)
@@ -78,7 +78,7 @@ def test_alerts_are_listed_and_narrowed_down(finance: World) -> None:
     assert finance.bems("alerts", "--severity", "critical").out == "no alerts\n"
 
 
-def test_an_invoice_is_shown_with_all_that_happened_to_it(finance: World) -> None:
+def test_an_invoice_is_shown_with_all_that_happened_to_it(finance: CliHarness) -> None:
     result = finance.bems("invoice", "INV/1", role="viewer")
     assert (result.code, result.err) == (0, "")
     shown = [" ".join(line.split()) for line in result.out.splitlines()]
@@ -104,14 +104,14 @@ def test_an_invoice_is_shown_with_all_that_happened_to_it(finance: World) -> Non
     assert "TaskSubmitted" in finance.bems("invoice", "INV/1", "--history").out
 
 
-def test_an_invoice_in_json_is_what_the_cell_answered(finance: World) -> None:
+def test_an_invoice_in_json_is_what_the_cell_answered(finance: CliHarness) -> None:
     answer = finance.bems("invoice", "4711", "--json").json
     assert (answer["invoice_id"], answer["status"]) == ("4711", "Posted")
     assert {"transitions", "executions", "outcomes"} <= set(answer)
     assert "Posted: through all four stages" in " ".join(finance.bems("invoice", "4711").out.split())
 
 
-def test_a_long_history_is_read_to_its_end(finance: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_history_is_read_to_its_end(finance: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = finance.bems("invoice", "INV/1", "--json").json["executions"]
     assert len(whole[0]["history"]) > 12
     assert whole[0]["next_cursor"] is None
@@ -127,20 +127,22 @@ def test_what_may_be_answered_another_time_is_asked_again(
     play: Play, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "PAUSES", (0.0, 0.0))
-    played = play(lambda _: Said(status, b"<html>") if len(played.asked) < 2 else Said(200, {"items": []}))
+    played = play(
+        lambda _: FakeResponse(status, b"<html>") if len(played.asked) < 2 else FakeResponse(200, {"items": []})
+    )
     assert run("alerts", BEMS_URL=played.url).code == 0
     assert len(played.asked) == 2
-    late = play(lambda _: Said(status, {"detail": "later"}, {"Retry-After": "60"}))
+    late = play(lambda _: FakeResponse(status, {"detail": "later"}, {"Retry-After": "60"}))
     assert "later" in run("alerts", BEMS_URL=late.url).mistake(1)
     assert len(late.asked) == 1, "nobody is kept waiting for a minute"
 
 
 @pytest.mark.parametrize("id", ["nope", "..", "a/../b", "%2e%2e", "a?b#c"])
-def test_an_invoice_that_is_not_there(finance: World, id: str) -> None:
+def test_an_invoice_that_is_not_there(finance: CliHarness, id: str) -> None:
     assert finance.bems("invoice", id).mistake() == f'there is no invoice "{id}"'
 
 
-def test_the_books_are_balanced(finance: World) -> None:
+def test_the_books_are_balanced(finance: CliHarness) -> None:
     result = finance.bems("check")
     assert result.code == 0
     shown = [" ".join(line.split()) for line in result.out.splitlines()]
@@ -149,7 +151,7 @@ def test_the_books_are_balanced(finance: World) -> None:
     assert finance.bems("check", "--json").json["balanced"] is True
 
 
-def test_a_dashboard(finance: World) -> None:
+def test_a_dashboard(finance: CliHarness) -> None:
     assert finance.bems("check").code == 0, "DuckDB has everything"
     answer = finance.bems("dashboard", "backlog", "--json").json
     assert answer["columns"] == ["status", "currency", "invoices", "amount"]
@@ -179,7 +181,7 @@ def test_books_that_are_not_balanced_give_1(play: Play) -> None:
         ("accepted", "applied", "dead_letters", "set_aside", "transitions", "analytics", "alerts", "alert_rows"), 1
     )
     balanced = [None, False]
-    played = play(lambda _: Said(200, {**counts, "differences": [], "balanced": balanced.pop(0)}))
+    played = play(lambda _: FakeResponse(200, {**counts, "differences": [], "balanced": balanced.pop(0)}))
     result = run("check", BEMS_URL=played.url)
     assert result.code == 1
     assert result.out.rstrip().endswith("no")
@@ -198,13 +200,13 @@ def test_books_show_where_records_and_series_differ(play: Play) -> None:
         "amount": "84120",
         "series_amount": "-9",
     }
-    played = play(lambda _: Said(200, {**counts, "differences": [difference], "balanced": False}))
+    played = play(lambda _: FakeResponse(200, {**counts, "differences": [difference], "balanced": False}))
     result = run("check", BEMS_URL=played.url)
     assert result.code == 1
     assert result.out.splitlines()[-1].split() == ["Posted", "1,200", "1,199", "84,120", "JPY", "-9", "JPY"]
 
 
-def test_every_act(world: World) -> None:
+def test_every_act(world: CliHarness) -> None:
     world.send(event("e", invoice_id="I"))
     done = world.bems("act", "complete", "I", "--stage", "authorization", "--note", "by [mail]", role="operator")
     assert done.code == 0
@@ -231,7 +233,7 @@ def test_every_act(world: World) -> None:
     assert "/note" in world.bems("act", "park", "I", "--note", "x" * 1001).mistake()
 
 
-def test_a_date_is_the_end_of_that_day_here(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_date_is_the_end_of_that_day_here(world: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
@@ -246,11 +248,11 @@ def test_a_command_is_repeated_under_the_same_id(play: Play, monkeypatch: pytest
     monkeypatch.setattr(client, "PAUSES", (0.0, 0.0))
     heard: list[str] = []
 
-    def answer(asked: Asked) -> Said | None:
+    def answer(asked: RecordedRequest) -> FakeResponse | None:
         if asked.method == "GET":
-            return Said(404, {"detail": "there is no invoice"})
+            return FakeResponse(404, {"detail": "there is no invoice"})
         heard.append(json.loads(asked.body)["command_id"])
-        return None if len(heard) < 3 else Said(200, {"command_id": heard[0], "status": "duplicate"})
+        return None if len(heard) < 3 else FakeResponse(200, {"command_id": heard[0], "status": "duplicate"})
 
     assert run("act", "park", "I", BEMS_URL=play(answer).url).code == 2
     assert len(heard) == 3
@@ -261,7 +263,7 @@ def test_a_command_is_repeated_under_the_same_id(play: Play, monkeypatch: pytest
     assert "repeat it with --command-id cli-" in told
 
 
-def test_keys_are_made_listed_and_revoked(world: World) -> None:
+def test_keys_are_made_listed_and_revoked(world: CliHarness) -> None:
     made = world.bems("keys", "add", "sap", "--role", "sender")
     assert (made.code, made.err) == (0, "")
     text = made.out.strip()
@@ -300,7 +302,7 @@ def test_a_key_is_made_in_the_folder_of_a_cell_that_does_not_run(tmp_path: Path)
     )
 
 
-def test_dead_letters_are_listed_and_redriven(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_letters_are_listed_and_redriven(world: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise KeyError("tariff")
 
@@ -374,12 +376,14 @@ def test_as_many_deliveries_as_a_page_holds_are_all(play: Play) -> None:
         "alert_id": "a", "invoice_id": "I", "destination": "log", "attempts": 1, "due": "now", "error": None,
     }  # fmt: skip
 
-    def answer(asked: Asked) -> Said:
+    def answer(asked: RecordedRequest) -> FakeResponse:
         query = dict(parse_qsl(asked.path.partition("?")[2]))
         begin, there = int(query.get("cursor", 0)), 500 if query["state"] == "failed" else 0
         end = min(begin + int(query["limit"]), there)
         items = [{**delivery, "state": query["state"]}] * (end - begin)
-        return Said(200, {"items": items, "next_cursor": str(end) if end - begin == int(query["limit"]) else None})
+        return FakeResponse(
+            200, {"items": items, "next_cursor": str(end) if end - begin == int(query["limit"]) else None}
+        )
 
     played = play(answer)
     for limit, shown, more in ((1000, 500, False), (500, 500, False), (499, 499, True)):
@@ -387,7 +391,7 @@ def test_as_many_deliveries_as_a_page_holds_are_all(play: Play) -> None:
         assert (len(listed["items"]), listed["more"]) == (shown, more)
 
 
-def test_a_key_that_may_not(finance: World) -> None:
+def test_a_key_that_may_not(finance: CliHarness) -> None:
     for arguments, role, needed in (
         (["stuck"], "sender", "a viewer, operator or admin"),
         (["act", "park", "INV/1"], "viewer", "an operator or admin"),
@@ -406,31 +410,43 @@ def test_a_key_that_may_not(finance: World) -> None:
     ("said", "code", "told"),
     [
         (
-            Said(400, {"detail": "no", "errors": [{"pointer": "/limit", "detail": "7 is\nbad"}]}),
+            FakeResponse(400, {"detail": "no", "errors": [{"pointer": "/limit", "detail": "7 is\nbad"}]}),
             2,
             "no: /limit: 7 is\ufffdbad",
         ),
-        (Said(404, {"detail": "nothing"}), 2, "nothing"),
-        (Said(409, {"detail": "not now"}), 2, "not now"),
-        (Said(403, {"message": "Forbidden"}), 2, "no key was given: "),
-        (Said(429, {"detail": "too many"}), 1, "URL: too many"),
-        (Said(500, {"detail": "our fault"}), 1, "URL: our fault"),
-        (Said(503, {"detail": "later"}), 1, "URL: later"),
-        (Said(502, b"<html>"), 1, "URL: the answer is 502, text/html, and not the JSON of a cell; is this"),
-        (Said(200, b"<html>"), 1, "URL: the answer is 200, text/html, and not the JSON of a cell; is this"),
-        (Said(200, b'{"detail": "\xff"}'), 1, "URL: the answer is 200, text/html, and not the JSON of a cell; is this"),
-        (Said(200, b'{"items":' + b"[" * 100_000), 1, "URL: the answer is 200, text/html, and not the JSON of a cell"),
-        (Said(500, b'{"x":' + b"[" * 100_000), 1, "URL: the answer is 500, text/html, and not the JSON of a cell"),
-        (Said(200, {"hello": 1}), 1, "the answer is not a cell's, or one of another version"),
-        (Said(200, []), 1, "the answer is not a cell's, or one of another version"),
+        (FakeResponse(404, {"detail": "nothing"}), 2, "nothing"),
+        (FakeResponse(409, {"detail": "not now"}), 2, "not now"),
+        (FakeResponse(403, {"message": "Forbidden"}), 2, "no key was given: "),
+        (FakeResponse(429, {"detail": "too many"}), 1, "URL: too many"),
+        (FakeResponse(500, {"detail": "our fault"}), 1, "URL: our fault"),
+        (FakeResponse(503, {"detail": "later"}), 1, "URL: later"),
+        (FakeResponse(502, b"<html>"), 1, "URL: the answer is 502, text/html, and not the JSON of a cell; is this"),
+        (FakeResponse(200, b"<html>"), 1, "URL: the answer is 200, text/html, and not the JSON of a cell; is this"),
         (
-            Said(301, b"", {"location": "https://elsewhere/"}),
+            FakeResponse(200, b'{"detail": "\xff"}'),
+            1,
+            "URL: the answer is 200, text/html, and not the JSON of a cell; is this",
+        ),
+        (
+            FakeResponse(200, b'{"items":' + b"[" * 100_000),
+            1,
+            "URL: the answer is 200, text/html, and not the JSON of a cell",
+        ),
+        (
+            FakeResponse(500, b'{"x":' + b"[" * 100_000),
+            1,
+            "URL: the answer is 500, text/html, and not the JSON of a cell",
+        ),
+        (FakeResponse(200, {"hello": 1}), 1, "the answer is not a cell's, or one of another version"),
+        (FakeResponse(200, []), 1, "the answer is not a cell's, or one of another version"),
+        (
+            FakeResponse(301, b"", {"location": "https://elsewhere/"}),
             1,
             "URL: the answer is 301, which leads elsewhere to https",
         ),
     ],
 )
-def test_answers_that_are_not_what_was_asked_for(play: Play, said: Said, code: int, told: str) -> None:
+def test_answers_that_are_not_what_was_asked_for(play: Play, said: FakeResponse, code: int, told: str) -> None:
     played = play(lambda _: said)
     for command in (["stuck"], ["invoice", "I"], ["check"], ["stuck", "--json"]):
         assert run(*command, "--url", played.url).mistake(code).startswith(told.replace("URL", played.url))
@@ -479,7 +495,7 @@ def slow(url: str) -> str:
 def test_tls_that_cannot_be_trusted(play: Play, certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    played = play(lambda _: Said(200, {"items": [], "next_cursor": None}))
+    played = play(lambda _: FakeResponse(200, {"items": [], "next_cursor": None}))
     plain = played.url
     assert "TLS: " in run("stuck", "--url", plain.replace("http:", "https:")).mistake(1)
     played.wrap(context)
@@ -489,7 +505,7 @@ def test_tls_that_cannot_be_trusted(play: Play, certificate: Path) -> None:
 
 
 def test_the_address_may_have_a_path(play: Play) -> None:
-    played = play(lambda _: Said(200, {"items": [], "next_cursor": None}))
+    played = play(lambda _: FakeResponse(200, {"items": [], "next_cursor": None}))
     for url in (f"{played.url}/prod", f"{played.url}/prod/"):
         assert run("stuck", "--url", url, "--key", " a-key ").code == 0
     assert {asked.path.partition("?")[0] for asked in played.asked} == {"/prod/invoices", "/prod/totals"}
@@ -497,7 +513,7 @@ def test_the_address_may_have_a_path(play: Play) -> None:
 
 
 def test_a_proxy_is_used_for_what_is_not_here(play: Play) -> None:
-    proxy = play(lambda _: Said(200, {"items": [], "next_cursor": None}))
+    proxy = play(lambda _: FakeResponse(200, {"items": [], "next_cursor": None}))
     assert run("stuck", "--url", "http://cell.example/prod", http_proxy=proxy.url, no_proxy="").code == 0
     assert proxy.asked[0].path.startswith("http://cell.example/prod/invoices?stuck=true")
     assert proxy.asked[0].headers["Host"] == "cell.example"
@@ -535,7 +551,7 @@ def test_arguments_are_utf_8(arguments: list[str]) -> None:
 
 
 def test_what_is_asked_may_be_asked_again_where_the_connection_was_cut(play: Play) -> None:
-    answers = [None, Said(200, {"items": [], "next_cursor": None})]
+    answers = [None, FakeResponse(200, {"items": [], "next_cursor": None})]
     played = play(lambda _: answers.pop(0))
     assert run("alerts", "--url", played.url).code == 0
     assert len(played.asked) == 2

@@ -5,21 +5,21 @@ import json
 import pytest
 
 from bems.cli import client
-from tests.cli.worlds import World, event, lines
+from tests.cli.cli_harness import CliHarness, event, lines
 from tests.waiting import until
 
 
-def facts_of(world: World, invoice_id: str) -> dict[str, str]:
+def facts_of(world: CliHarness, invoice_id: str) -> dict[str, str]:
     """The first part, without the blanks between its columns."""
     shown = world.bems("invoice", invoice_id).out.split("\n\n")[0]
     return dict(line.split("  ", 1)[0:2] for line in shown.splitlines() if "  " in line)
 
 
-def is_stuck(world: World, invoice_id: str) -> bool:
+def is_stuck(world: CliHarness, invoice_id: str) -> bool:
     return bool(world.bems("invoice", invoice_id, "--json").json["stuck"])
 
 
-def test_an_extension_is_shown_while_it_holds_and_afterwards(world: World) -> None:
+def test_an_extension_is_shown_while_it_holds_and_afterwards(world: CliHarness) -> None:
     world.send(event("e", invoice_id="I"))
     world.go_on_to("2026-03-06T09:00:00Z")
     until(lambda: is_stuck(world, "I"))
@@ -39,7 +39,7 @@ def test_an_extension_is_shown_while_it_holds_and_afterwards(world: World) -> No
     assert "extended twice" in world.bems("stuck").out
 
 
-def test_an_extension_of_several_answers_with_each_next_alert(world: World) -> None:
+def test_an_extension_of_several_answers_with_each_next_alert(world: CliHarness) -> None:
     world.send(event("a", invoice_id="A"), event("b", invoice_id="B"))
     until_when = ("--until", "2026-06-01T12:00:00Z")
     done = world.bems("act", "extend", "A", "B", *until_when)
@@ -48,7 +48,7 @@ def test_an_extension_of_several_answers_with_each_next_alert(world: World) -> N
     assert [one["next_alert_at"] for one in several["results"]] == ["2026-06-02T12:00:00Z"] * 2
 
 
-def test_a_stage_that_is_completed_out_of_turn_says_what_is_missing(world: World) -> None:
+def test_a_stage_that_is_completed_out_of_turn_says_what_is_missing(world: CliHarness) -> None:
     world.send(event("e", invoice_id="I"))
     done = world.bems("act", "complete", "I", "--stage", "posting")
     assert "\nposting is complete, but authorization comes before it and is still missing\n" in done.out
@@ -60,7 +60,7 @@ def test_a_stage_that_is_completed_out_of_turn_says_what_is_missing(world: World
     assert "still missing" not in world.bems("act", "complete", "J", "K", "--stage", "authorization").out
 
 
-def test_a_parked_invoice_says_since_when_and_by_whom(world: World) -> None:
+def test_a_parked_invoice_says_since_when_and_by_whom(world: CliHarness) -> None:
     world.send(event("e", invoice_id="I"), event("f", invoice_id="J"))
     world.bems("act", "park", "I", role="operator")
     world.go_on_to("2026-09-01T10:00:00Z")
@@ -76,7 +76,7 @@ def test_a_parked_invoice_says_since_when_and_by_whom(world: World) -> None:
     assert world.bems("stuck").out.endswith("\n2 are stuck, all of them parked: 2,500.00 EUR\n")
 
 
-def test_who_stated_each_outcome_and_with_what(world: World) -> None:
+def test_who_stated_each_outcome_and_with_what(world: CliHarness) -> None:
     source = {"system": "concur", "region": "eu-west-1"}
     world.send(event("e", invoice_id="I", source={"system": "sap-ecc"}))
     world.send(
@@ -94,7 +94,7 @@ def test_who_stated_each_outcome_and_with_what(world: World) -> None:
     assert "the operator the-operator checked by [hand]" in by_hand
 
 
-def test_the_events_as_they_were_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_events_as_they_were_sent(world: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PAGE", 2)
     sent = [event(f"e{number}", invoice_id="I", occurred_at=f"2026-03-0{number}T09:00:00Z") for number in (1, 2)]
     sent[0]["attributes"] = {"po": "4500"}
@@ -121,7 +121,7 @@ def two_under_one_id(invoice_id: str = "4711") -> bytes:
     return lines(one, {**one, "event_id": "v2", "vendor": {"id": "V-9", "name": "Other Ltd"}})
 
 
-def test_identity_alerts_say_what_may_be_shared(world: World) -> None:
+def test_identity_alerts_say_what_may_be_shared(world: CliHarness) -> None:
     assert world.bems("send", "-", stdin=two_under_one_id()).code == 0
     what = "two invoices under one id? vendors V-42 and V-9 both use this id"
     (row,) = [line for line in world.bems("alerts").out.splitlines() if line.startswith("4711")]
@@ -132,7 +132,7 @@ def test_identity_alerts_say_what_may_be_shared(world: World) -> None:
     assert "alert of" not in shown
 
 
-def test_a_replay_tells_identity_alerts_apart(world: World) -> None:
+def test_a_replay_tells_identity_alerts_apart(world: CliHarness) -> None:
     report = world.bems("replay", "-", "--json", stdin=two_under_one_id()).out
     told = json.loads(report)
     assert told["alerts"] == {"identity": {"warning": 1}}

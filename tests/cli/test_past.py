@@ -9,19 +9,21 @@ import pytest
 
 from bems.cli.commands.send import as_past
 from bems.generator.event_log import generate
-from tests.cli.worlds import World, event, lines
+from tests.cli.cli_harness import CliHarness, event, lines
 from tests.waiting import until
 
 LAST_YEAR = list(generate(300, 5, start=date(2024, 6, 1), days=365))
 
 
-def alerts_of(world: World) -> Counter[str]:
+def alerts_of(world: CliHarness) -> Counter[str]:
     found = world.bems("alerts", "--json", "--limit", "100000").json
     return Counter(alert["kind"] for alert in found["items"])
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_past_year_in_any_order_raises_no_alert_of_a_wait_a_mismatch_or_a_failure(world: World, seed: int) -> None:
+def test_a_past_year_in_any_order_raises_no_alert_of_a_wait_a_mismatch_or_a_failure(
+    world: CliHarness, seed: int
+) -> None:
     shuffled = list(LAST_YEAR)
     random.Random(seed).shuffle(shuffled)
     sent = world.bems("send", "-", "--past", "--json", stdin=b"".join(shuffled)).json
@@ -37,12 +39,12 @@ def test_a_past_year_in_any_order_raises_no_alert_of_a_wait_a_mismatch_or_a_fail
     until(lambda: alerts_of(world)["stuck"])
 
 
-def test_without_it_old_events_are_news(world: World) -> None:
+def test_without_it_old_events_are_news(world: CliHarness) -> None:
     world.bems("send", "-", stdin=b"".join(LAST_YEAR))
     assert alerts_of(world)["dispute"] > 0
 
 
-def test_an_event_that_states_itself_whether_it_is_imported_keeps_that(world: World) -> None:
+def test_an_event_that_states_itself_whether_it_is_imported_keeps_that(world: CliHarness) -> None:
     ids = ("unstated", "stated", "denied")
     events = [event(id, invoice_id="I", amount=f"{number}.00") for number, id in enumerate(ids, 1)]
     events[1]["imported"], events[2]["imported"] = True, False

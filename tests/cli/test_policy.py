@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bems.cli.files import load_policy
+from tests.cli.cli_harness import CliHarness, run
 from tests.cli.test_up import cell, rest
-from tests.cli.worlds import World, run
 
 TEXT = """calendar: {country: HU, timezone: Europe/Budapest}
 stages:
@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_the_policy_in_force_is_printed(world: World) -> None:
+def test_the_policy_in_force_is_printed(world: CliHarness) -> None:
     result = world.bems("policy", role="viewer")
     assert (result.code, result.err) == (0, "")
     policy = load_policy(None)
@@ -45,7 +45,7 @@ def test_the_policy_in_force_is_printed(world: World) -> None:
     assert "no policy is known of that time" in world.bems("policy", "--at", "2026-03-01").mistake()
 
 
-def test_policies_are_listed(world: World) -> None:
+def test_policies_are_listed(world: CliHarness) -> None:
     digest = load_policy(None).digest
     result = world.bems("policy", "history", role="viewer")
     assert re.search(rf"{digest} +2026-03-02 10:00:\d\d +- +program", result.out)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.worlds import World, event, run, running
+from tests.cli.cli_harness import CliHarness, event, run, running
 
 
-def test_a_cell_goes_on_from_what_was_restored(world: World, tmp_path: Path) -> None:
+def test_a_cell_goes_on_from_what_was_restored(world: CliHarness, tmp_path: Path) -> None:
     world.send(event("1"), event("2"), event("3", invoice_id="INV/1"))
     assert run("backup", "--store", str(tmp_path / "cell"), str(tmp_path / "copy")).code == 0
     world.send(event("4"))

@@ -23,8 +23,8 @@ from bems.cli.send_summary import place
 from bems.cli.sender import Sender
 from bems.generator.event_log import generate
 from bems.tracker.cells import Limits, Rate
-from tests.cli.worlds import Asked, Play, Said, World, event, lines, run, running
-from tests.process import Life
+from tests.cell_process import CellProcess
+from tests.cli.cli_harness import CliHarness, FakeResponse, Play, RecordedRequest, event, lines, run, running
 from tests.waiting import SOON, until
 
 MIXED = (
@@ -39,14 +39,14 @@ MIXED = (
 )
 
 
-def accept(asked: Asked) -> Said:
+def accept(asked: RecordedRequest) -> FakeResponse:
     """As a cell that takes everything."""
     if asked.path.endswith("/batch"):
-        return Said(207, {"results": [result(one["event_id"]) for one in asked.events]})
-    return Said(202, {"event_id": asked.events[0]["event_id"], "status": "accepted"})
+        return FakeResponse(207, {"results": [result(one["event_id"]) for one in asked.events]})
+    return FakeResponse(202, {"event_id": asked.events[0]["event_id"], "status": "accepted"})
 
 
-def always(said: Said) -> Callable[[Asked], Said]:
+def always(said: FakeResponse) -> Callable[[RecordedRequest], FakeResponse]:
     return lambda _: said
 
 
@@ -55,7 +55,7 @@ def result(event_id: str, status: str = "accepted") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("batch", ["100", "2", "1"])
-def test_every_event_is_told_of(world: World, tmp_path: Path, batch: str) -> None:
+def test_every_event_is_told_of(world: CliHarness, tmp_path: Path, batch: str) -> None:
     (tmp_path / "log").write_bytes(MIXED)
     sent = world.bems(
         *("send", str(tmp_path / "log"), "--json", "--batch", batch, "--in-flight", "1"),
@@ -86,7 +86,7 @@ def test_every_event_is_told_of(world: World, tmp_path: Path, batch: str) -> Non
     assert [refused[line]["event_id"] for line in (3, 5, 7)] == [None, "wrong", "other"]
 
 
-def test_the_summary_for_a_person(world: World) -> None:
+def test_the_summary_for_a_person(world: CliHarness) -> None:
     sent = world.bems("send", "-", stdin=MIXED)
     shown = [" ".join(line.split()) for line in sent.out.splitlines()]
     assert shown[0].startswith("Sent 8 in ")
@@ -97,7 +97,7 @@ def test_the_summary_for_a_person(world: World) -> None:
     assert not [line for line in shown if "undelivered" in line]
 
 
-def test_all_is_well_when_the_cell_has_everything(world: World, tmp_path: Path) -> None:
+def test_all_is_well_when_the_cell_has_everything(world: CliHarness, tmp_path: Path) -> None:
     (tmp_path / "log.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + lines(event("a"), event("b"))))
     assert world.bems("send", str(tmp_path / "log.gz"), "--json").json["events"]["accepted"] == 2
     again = world.bems("send", "-", "--json", stdin=gzip.compress(lines(event("a"), event("b"))))
@@ -106,7 +106,7 @@ def test_all_is_well_when_the_cell_has_everything(world: World, tmp_path: Path) 
     assert (nothing.code, nothing.json["events"]["sent"], nothing.json["requests"]["p50_ms"]) == (0, 0, None)
 
 
-def test_a_log_that_is_damaged_is_sent_as_far_as_it_can_be_read(world: World, tmp_path: Path) -> None:
+def test_a_log_that_is_damaged_is_sent_as_far_as_it_can_be_read(world: CliHarness, tmp_path: Path) -> None:
     packed = gzip.compress(lines(*(event(f"e{number}") for number in range(2_000))))
     (tmp_path / "torn.gz").write_bytes(packed[: len(packed) // 2])
     sent = world.bems("send", str(tmp_path / "torn.gz"))
@@ -116,7 +116,7 @@ def test_a_log_that_is_damaged_is_sent_as_far_as_it_can_be_read(world: World, tm
     assert world.bems("check", "--json").json["accepted"] > 100
 
 
-def test_mistakes(world: World, tmp_path: Path) -> None:
+def test_mistakes(world: CliHarness, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(lines(event("a")))
     assert world.bems("send", "missing").mistake() == "missing: No such file or directory"
@@ -135,7 +135,7 @@ def test_a_cell_that_takes_smaller_batches(tmp_path: Path) -> None:
         assert sent.json["requests"]["answered"] < 120
 
 
-def test_batches_are_small_enough_for_the_api(world: World) -> None:
+def test_batches_are_small_enough_for_the_api(world: CliHarness) -> None:
     attributes = {f"a{number}": "x" * 4_000 for number in range(15)}
     sent = world.bems("send", "-", "--json", stdin=lines(*(event(f"e{n}", attributes=attributes) for n in range(80))))
     assert sent.json["events"] == {**sent.json["events"], "refused": 80, "undelivered": 0}
@@ -148,17 +148,17 @@ def test_what_fails_in_passing_is_tried_again(play: Play, monkeypatch: pytest.Mo
     monkeypatch.setattr("bems.cli.sender.MIN_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr("bems.cli.sender.MAX_PAUSE_SECONDS", 0.02)
     troubles = [
-        Said(503, {"detail": "later"}),
-        Said(429, {"message": "Too Many Requests"}, {"Retry-After": "1"} if batch == "1" else {}),
-        Said(408, {"detail": "slow"}, {"connection": "close"}),
+        FakeResponse(503, {"detail": "later"}),
+        FakeResponse(429, {"message": "Too Many Requests"}, {"Retry-After": "1"} if batch == "1" else {}),
+        FakeResponse(408, {"detail": "slow"}, {"connection": "close"}),
         None,
-        Said(502, b"<html>Bad Gateway</html>"),
-        Said(504, b"<html>Gateway Timeout</html>"),
-        Said(500, {"detail": "oh"}),
+        FakeResponse(502, b"<html>Bad Gateway</html>"),
+        FakeResponse(504, b"<html>Gateway Timeout</html>"),
+        FakeResponse(500, {"detail": "oh"}),
     ]
     asked_at: list[float] = []
 
-    def answer(asked: Asked) -> Said | None:
+    def answer(asked: RecordedRequest) -> FakeResponse | None:
         asked_at.append(time.monotonic())
         return troubles.pop(0) if troubles else accept(asked)
 
@@ -177,9 +177,9 @@ def test_what_fails_in_passing_is_tried_again(play: Play, monkeypatch: pytest.Mo
 
 
 def test_only_what_was_unavailable_is_sent_again(play: Play) -> None:
-    def answer(asked: Asked) -> Said:
+    def answer(asked: RecordedRequest) -> FakeResponse:
         if len(played.asked) == 1:
-            return Said(207, {"results": [result("a"), result("b", "unavailable"), result("c", "unavailable")]})
+            return FakeResponse(207, {"results": [result("a"), result("b", "unavailable"), result("c", "unavailable")]})
         return accept(asked)
 
     played = play(answer)
@@ -189,9 +189,9 @@ def test_only_what_was_unavailable_is_sent_again(play: Play) -> None:
 
 
 def test_a_batch_that_is_refused_for_one_event_is_split(play: Play) -> None:
-    def answer(asked: Asked) -> Said:
+    def answer(asked: RecordedRequest) -> FakeResponse:
         if any(one["event_id"] == "e5" for one in asked.events):
-            return Said(400, {"message": "Invalid request body"})
+            return FakeResponse(400, {"message": "Invalid request body"})
         return accept(asked)
 
     played = play(answer)
@@ -201,7 +201,7 @@ def test_a_batch_that_is_refused_for_one_event_is_split(play: Play) -> None:
 
 
 def test_what_stands_before_the_cell_may_think_it_too_large(play: Play) -> None:
-    played = play(lambda asked: accept(asked) if len(asked.body) < 700 else Said(413, b"<html>"))
+    played = play(lambda asked: accept(asked) if len(asked.body) < 700 else FakeResponse(413, b"<html>"))
     sent = run("send", "-", "--json", "--url", played.url, stdin=lines(*(event(f"e{number}") for number in range(20))))
     assert (sent.code, sent.json["events"]["accepted"]) == (0, 20)
 
@@ -209,13 +209,13 @@ def test_what_stands_before_the_cell_may_think_it_too_large(play: Play) -> None:
 def test_what_never_gets_through_is_given_up(play: Play) -> None:
     bad_is_asked, good_is_told = threading.Event(), threading.Event()
 
-    def answer(asked: Asked) -> Said:
+    def answer(asked: RecordedRequest) -> FakeResponse:
         """Something gets through while the bad one is tried: else all would be given up."""
         (one,) = asked.events
         if one["event_id"] == "bad":
             bad_is_asked.set()
             good_is_told.wait(SOON)
-            return Said(500, {"detail": "it fails"})
+            return FakeResponse(500, {"detail": "it fails"})
         bad_is_asked.wait(SOON)
         if one["event_id"] == "next":
             good_is_told.set()
@@ -227,23 +227,23 @@ def test_what_never_gets_through_is_given_up(play: Play) -> None:
     assert sent.code == 1
     assert (sent.json["events"]["accepted"], sent.json["events"]["undelivered"]) == (2, 1)
 
-    played = play(lambda _: Said(503, {"detail": "closed"}))
+    played = play(lambda _: FakeResponse(503, {"detail": "closed"}))
     told = run("send", "-", "--url", played.url, "--retries-for", "0", stdin=lines(event("a"))).mistake(1)
     assert told == f"{played.url}: closed (given up after 0 seconds)"
 
 
 def test_nothing_more_is_sent_where_nothing_can_be(play: Play) -> None:
-    played = play(lambda _: Said(403, {"message": "Forbidden"}))
+    played = play(lambda _: FakeResponse(403, {"message": "Forbidden"}))
     log = lines(*(event(f"e{number}") for number in range(10_000)))
     told = run("send", "-", "--url", played.url, "--key", "k", stdin=log).mistake()
     assert "this needs the key of a sender or admin" in told
     assert len(played.asked) <= 4
     for said, expected in (
-        (Said(404, {"detail": "there is nothing at /x"}), "there is nothing at /x"),
-        (Said(400, b"<html>plain HTTP to a TLS port"), "and not the JSON of a cell"),
-        (Said(207, {"results": []}), "the answer 207 is not known"),
-        (Said(207, b"\xff"), "and not the JSON of a cell"),
-        (Said(207, b'{"x":' + b"[" * 100_000), "and not the JSON of a cell"),
+        (FakeResponse(404, {"detail": "there is nothing at /x"}), "there is nothing at /x"),
+        (FakeResponse(400, b"<html>plain HTTP to a TLS port"), "and not the JSON of a cell"),
+        (FakeResponse(207, {"results": []}), "the answer 207 is not known"),
+        (FakeResponse(207, b"\xff"), "and not the JSON of a cell"),
+        (FakeResponse(207, b'{"x":' + b"[" * 100_000), "and not the JSON of a cell"),
     ):
         answer = run("send", "-", "--url", play(always(said)).url, stdin=lines(event("a"), event("b")))
         assert expected in answer.mistake(answer.code)
@@ -252,7 +252,7 @@ def test_nothing_more_is_sent_where_nothing_can_be(play: Play) -> None:
 
 @pytest.mark.parametrize("body", [b'{"event_id": "\xff", "detail": "\xff"}', b'{"x":' + b"[" * 100_000])
 def test_an_acceptance_that_cannot_be_read(play: Play, body: bytes) -> None:
-    told = run("send", "-", "--url", play(always(Said(202, body))).url, stdin=lines(event("a"))).mistake(1)
+    told = run("send", "-", "--url", play(always(FakeResponse(202, body))).url, stdin=lines(event("a"))).mistake(1)
     assert "and not the JSON of a cell" in told
 
 
@@ -294,7 +294,7 @@ def test_a_listener_that_fails_ends_it(play: Play) -> None:
 def test_what_is_abandoned_is_undelivered(play: Play) -> None:
     asked, go_on = threading.Event(), threading.Event()
 
-    def answer(question: Asked) -> Said:
+    def answer(question: RecordedRequest) -> FakeResponse:
         asked.set()
         go_on.wait(20)
         return accept(question)
@@ -316,7 +316,7 @@ def test_what_is_abandoned_is_undelivered(play: Play) -> None:
 def test_ctrl_c_waits_for_what_is_under_way(play: Play) -> None:
     asked, go_on = threading.Event(), threading.Event()
 
-    def answer(question: Asked) -> Said:
+    def answer(question: RecordedRequest) -> FakeResponse:
         asked.set()
         go_on.wait(20)
         return accept(question)
@@ -345,7 +345,7 @@ def test_a_cell_that_is_killed_and_started_again_has_every_event(tmp_path: Path)
     told: list[LineResult] = []
     split = [json.loads(line) for line in generate(400, 5) if line.startswith(b'{"stage":"ingestion"')]
     log = [json.dumps(line["event"]).encode() for line in split]
-    with Life(folder, errors) as life:
+    with CellProcess(folder, errors) as life:
         url = life.url
         client = Client(url, key)
         sender = Sender(client, batch=10, told=told.append, retries_for=60)
@@ -367,10 +367,10 @@ def test_a_cell_that_is_killed_and_started_again_has_every_event(tmp_path: Path)
         assert books.json["accepted"] >= summary.dispositions["accepted"]
 
 
-def live_again(folder: Path, errors: Path, url: str) -> Life | None:
+def live_again(folder: Path, errors: Path, url: str) -> CellProcess | None:
     """At the address that it had; None while somebody else has it, whom any free port is given to."""
     try:
-        return Life(folder, errors, "--port", url.rpartition(":")[2])
+        return CellProcess(folder, errors, "--port", url.rpartition(":")[2])
     except AssertionError as error:
         if "Address already in use" not in str(error).splitlines()[-1]:
             raise
@@ -415,7 +415,7 @@ def test_places_are_few(pointer: str, field: str) -> None:
 
 
 def test_a_sender_that_cannot_go_on_says_why(play: Play) -> None:
-    for said, kind in ((Said(403, {}), UserError), (Said(301, b""), Failure)):
+    for said, kind in ((FakeResponse(403, {}), UserError), (FakeResponse(301, b""), Failure)):
         client = Client(play(always(said)).url)
         sender = Sender(client, in_flight=1)
         sender.send("ingestion", b"{}", 1)

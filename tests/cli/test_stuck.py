@@ -16,12 +16,12 @@ from bems.embedded.api.views import Total
 from bems.embedded.replay.report import Report
 from bems.embedded.storage.reader import open_reader
 from bems.generator.event_log import generate
-from tests.cli.worlds import World, event, running
+from tests.cli.cli_harness import CliHarness, event, running
 from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
-def month(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def month(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliHarness]:
     """A cell with a generated month, in which some are stuck, one of these parked by hand and one extended."""
     with running(tmp_path_factory.mktemp("month")) as world:
         sent = world.bems("send", "-", "--json", stdin=b"".join(generate(600, 3))).json
@@ -35,11 +35,11 @@ def month(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield world
 
 
-def stuck_in(world: World, *options: str) -> dict[str, Any]:
+def stuck_in(world: CliHarness, *options: str) -> dict[str, Any]:
     return dict(world.bems("stuck", "--json", "--limit", "1000", *options).json)
 
 
-def metrics_of(world: World) -> dict[str, dict[tuple[str, ...], float]]:
+def metrics_of(world: CliHarness) -> dict[str, dict[tuple[str, ...], float]]:
     """The value of each metric by the values of its labels, that of `status` before that of `currency`."""
     with closing(Client(world.url, world.key("viewer"))) as client:
         text = client.request("GET", "/metrics").body.decode()
@@ -52,7 +52,7 @@ def metrics_of(world: World) -> dict[str, dict[tuple[str, ...], float]]:
     }
 
 
-def test_everybody_means_the_same_by_stuck(month: World) -> None:
+def test_everybody_means_the_same_by_stuck(month: CliHarness) -> None:
     told = stuck_in(month)
     listed = {one["invoice_id"] for one in told["items"]}
     with closing(Client(month.url, month.key("viewer"))) as client:
@@ -82,7 +82,7 @@ def test_everybody_means_the_same_by_stuck(month: World) -> None:
         assert sum(of_currency) == pytest.approx(float(amount))
 
 
-def test_the_backlog_is_that_of_the_metrics(month: World) -> None:
+def test_the_backlog_is_that_of_the_metrics(month: CliHarness) -> None:
     rows = month.bems("dashboard", "backlog", "--json").json["rows"]
     metrics = metrics_of(month)
     counts: dict[tuple[str, ...], float] = {}
@@ -94,7 +94,7 @@ def test_the_backlog_is_that_of_the_metrics(month: World) -> None:
     assert amounts == metrics["bems_invoices_amount"]
 
 
-def test_stuck_is_sorted_by_age_or_by_value_within_each_currency(month: World) -> None:
+def test_stuck_is_sorted_by_age_or_by_value_within_each_currency(month: CliHarness) -> None:
     by_age = [
         one["waiting"]["since"] if "waiting" in one else one["parked"]["since"] for one in stuck_in(month)["items"]
     ]
@@ -104,7 +104,7 @@ def test_stuck_is_sorted_by_age_or_by_value_within_each_currency(month: World) -
     assert len({currency for currency, _ in by_value}) > 1
 
 
-def test_stuck_marks_what_is_parked_and_counts_by_stage(month: World) -> None:
+def test_stuck_marks_what_is_parked_and_counts_by_stage(month: CliHarness) -> None:
     rows = [line for line in month.bems("stuck", "--limit", "1000").out.splitlines() if " parked " in line]
     assert len([row for row in rows if row[:3] in ("INV", "CN/", "BIG")]) == 1
     of_stage = stuck_in(month, "--stage", "posting")
@@ -112,7 +112,7 @@ def test_stuck_marks_what_is_parked_and_counts_by_stage(month: World) -> None:
     assert all(one["stage"] == "posting" for one in of_stage["items"])
 
 
-def test_the_worst_is_told_in_a_sentence_and_what_its_completion_changes(month: World) -> None:
+def test_the_worst_is_told_in_a_sentence_and_what_its_completion_changes(month: CliHarness) -> None:
     with closing(Client(month.url, month.key("admin"))) as client:
         totals = collect(client, month.service.analytics).stuck
         worst = find_worst(client, totals)
@@ -127,7 +127,7 @@ def test_the_worst_is_told_in_a_sentence_and_what_its_completion_changes(month: 
     )
 
 
-def test_the_promise_about_a_completion_is_kept(world: World) -> None:
+def test_the_promise_about_a_completion_is_kept(world: CliHarness) -> None:
     world.send(event("a", invoice_id="A"), event("b", invoice_id="B", amount="9.00"))
     world.send(event("m", "mismatched", "A", attributes={"reason": "price"}), stage="reconciliation")
     world.send(event("n", "approved", "A", occurred_at="2026-03-02T09:30:00Z"), stage="authorization")

@@ -20,7 +20,7 @@ from bems.embedded.storage.database_files import StoreUnusable, lock_folder
 from bems.embedded.storage.reader import StoreFailed
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.writer import Writer
-from tests.cli.worlds import run
+from tests.cli.cli_harness import run
 
 PATIENCE = 60
 

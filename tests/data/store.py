@@ -15,6 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 from msgspec import json, structs, to_builtins
+from tests.embedded.submit import submit
 
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
 from bems.embedded.alerting.outbox import Outbox
@@ -31,7 +32,6 @@ from bems.tracker.instants import DAY, SECOND, Instant, parse
 from bems.tracker.parsing import parse_line
 from bems.tracker.requests import Role
 from bems.tracker.status import status_of
-from tests.embedded.submitting import submit
 from tests.tracker.samples import plain_policy
 from tests.waiting import SOON
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from bems.embedded.replay.replay import replay
 from bems.generator.event_log import generate
 from bems.tracker.instants import parse
-from tests.embedded.test_replay import POLICY, TODAY, golden_results
+from tests.embedded.replay.test_replay import POLICY, TODAY, golden_results
 
 HERE = Path(__file__).parent
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.cell import DeployedCell
 from tests.e2e.polling import until
-from tests.e2e.stories import line, lines, orderly
+from tests.e2e.scenarios import line, lines, orderly
 
 pytestmark = pytest.mark.e2e
 

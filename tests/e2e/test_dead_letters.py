@@ -12,7 +12,7 @@ from bems.tracker.contract import Stage
 from tests.e2e.cell import DeployedCell, Execution
 from tests.e2e.deployment import STACK
 from tests.e2e.polling import until
-from tests.e2e.stories import line, lines, orderly
+from tests.e2e.scenarios import line, lines, orderly
 
 pytestmark = pytest.mark.e2e
 

@@ -13,7 +13,7 @@ from bems.generator.event_log import CLEAN, Scenario, render, scenarios
 from bems.tracker.status import WAITS_FOR
 from tests.e2e.cell import DeployedCell, Execution
 from tests.e2e.polling import until
-from tests.e2e.stories import lines, orderly
+from tests.e2e.scenarios import lines, orderly
 
 pytestmark = pytest.mark.e2e
 

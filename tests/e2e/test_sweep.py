@@ -14,7 +14,7 @@ from bems.tracker.record import Run
 from bems.tracker.record_builder import GRACE_PERIOD, MAX_SILENCE
 from tests.e2e.cell import DeployedCell, Execution
 from tests.e2e.polling import until
-from tests.e2e.stories import lines, orderly
+from tests.e2e.scenarios import lines, orderly
 
 pytestmark = pytest.mark.e2e
 

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.cell import DeployedCell
 from tests.e2e.deployment import STACK
 from tests.e2e.polling import until
-from tests.e2e.stories import lines, orderly
+from tests.e2e.scenarios import lines, orderly
 
 pytestmark = pytest.mark.e2e
 

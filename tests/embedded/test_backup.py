@@ -17,7 +17,7 @@ from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.tracker.instants import DAY
 from tests.data.store import stored, unpack, view
 from tests.embedded.api.calls import Cell, Inbox, sent
-from tests.embedded.spoiling import make_newer, put_anothers
+from tests.embedded.storage.corrupt_files import make_newer, put_anothers
 from tests.tracker.samples import NOW
 from tests.waiting import until
 

@@ -27,9 +27,9 @@ from bems.embedded.writer import Writer, open_writer
 from bems.tracker.contract import Event
 from bems.tracker.decisions import Receipt
 from bems.tracker.instants import DAY, HOUR, Instant
-from tests.embedded.log import make_log, read
-from tests.embedded.promises import POLICY, examine, note
-from tests.embedded.submitting import submit
+from tests.embedded.event_log import make_log, read
+from tests.embedded.invariants import POLICY, examine, note
+from tests.embedded.submit import submit
 
 KILLS = 30 if os.environ.get("BEMS_LONG") else 5
 INVOICES = 70 * (KILLS + 1)

@@ -16,7 +16,7 @@ from bems.embedded.storage.reader import StoreFailed
 from bems.embedded.storage.schema import DATABASE, MIGRATIONS
 from bems.embedded.storage.sqlite_store import SqliteStore
 from tests.data.store import FILES, stored, unpack, view
-from tests.embedded.spoiling import make_newer, put_anothers
+from tests.embedded.storage.corrupt_files import make_newer, put_anothers
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, CONFLICT, DUPLICATE, Receipt
 from bems.tracker.instants import DAY, HOUR, MILLISECOND, MINUTE, SECOND, Instant
 from bems.tracker.status import status_of
-from tests.embedded.submitting import submit
+from tests.embedded.submit import submit
 from tests.tracker.samples import FACTS, NOW, POLICY, event, plain_policy
 from tests.waiting import SOON, until
 

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.engine.worlds import MotoWorld, moto_world
+from tests.engine.parity import MotoWorld, moto_world
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from bems.engine import InvalidDefinition, UnsupportedDefinition, load
 from tests.engine.definitions import INVOKE, LIFECYCLE, invoke, lifecycle, machine, wait_for_token
-from tests.engine.shell import FUNCTION, MACHINE_ARN, compiled
+from tests.engine.engine_harness import FUNCTION, MACHINE_ARN, compiled
 
 
 def problems(definition: Any, kind: type[InvalidDefinition] = InvalidDefinition) -> tuple[str, ...]:

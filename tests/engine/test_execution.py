@@ -3,7 +3,7 @@ from typing import Any
 
 from bems.engine import Execution, execution_id, new_execution
 from tests.engine.definitions import machine, wait_for_token
-from tests.engine.shell import ARN, START, Shell
+from tests.engine.engine_harness import ARN, START, EngineHarness
 
 
 def test_name_is_the_last_part_of_the_arn() -> None:
@@ -12,13 +12,13 @@ def test_name_is_the_last_part_of_the_arn() -> None:
 
 
 def test_token_tells_its_execution() -> None:
-    assert execution_id(Shell(machine(wait_for_token())).token) == ARN
+    assert execution_id(EngineHarness(machine(wait_for_token())).token) == ARN
     assert execution_id("a#b#3") == "a#b"
     assert execution_id("nonsense") == "nonsense"
 
 
 def test_json_holds_what_is_not_blank() -> None:
-    execution = Shell(machine(wait_for_token(TimeoutSeconds=5)), {"x": 1}).execution
+    execution = EngineHarness(machine(wait_for_token(TimeoutSeconds=5)), {"x": 1}).execution
     assert execution.to_json() == {
         "id": ARN,
         "name": "INV-1",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.engine.definitions import caught_by, invoke, machine, wait_for_token
-from tests.engine.worlds import (
+from tests.engine.parity import (
     FUNCTION_ARN,
     Action,
     Advance,

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.engine.definitions import lifecycle
-from tests.engine.worlds import (
+from tests.engine.parity import (
     Action,
     Advance,
     Answer,

@@ -29,7 +29,7 @@ from bems.engine import (
     step,
 )
 from tests.engine.definitions import invoke, lifecycle, machine, wait_for_token
-from tests.engine.shell import ARN, RESULT, START, Shell, compiled
+from tests.engine.engine_harness import ARN, RESULT, START, EngineHarness, compiled
 
 INPUT = {"invoice_id": "INV-1", "run": 1, "deadline_seconds": 100}
 BUSY = "Lambda.TooManyRequestsException"
@@ -152,7 +152,7 @@ def test_step_is_pure_and_total(name: str, moves: list[tuple[str, int, int, Any,
 
 
 def test_effects_and_outputs_survive_json() -> None:
-    shell = Shell(lifecycle(), INPUT)
+    shell = EngineHarness(lifecycle(), INPUT)
     assert json.loads(json.dumps(shell.invoke.arguments)) == shell.invoke.arguments
 
 

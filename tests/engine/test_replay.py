@@ -12,7 +12,7 @@ from bems.engine import (
     replay_history,
 )
 from tests.engine.definitions import machine, wait_for_token
-from tests.engine.shell import ARN, RESULT, START, compiled
+from tests.engine.engine_harness import ARN, RESULT, START, compiled
 
 MACHINE = compiled(machine({"Type": "Wait", "Seconds": 60}, wait_for_token()))
 TOKEN = f"{ARN}#4"

@@ -24,7 +24,7 @@ from bems.embedded.alerting import deliveries, dispatcher, outbox
 from bems.embedded.api import event_endpoint
 from bems.embedded.storage import database_files, row_writer, sqlite_store
 from bems.tracker.instants import DAY
-from tests.faults.examine import Broken
+from tests.faults.invariants import InvariantViolated
 from tests.faults.simulation import play
 
 
@@ -268,7 +268,7 @@ def find(name: str, first: int, more: int) -> tuple[int, str] | None:
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     play(seed, Path(folder))
-                except Broken as broken:
+                except InvariantViolated as broken:
                     return seed, str(broken)
     return None
 

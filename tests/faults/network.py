@@ -17,13 +17,13 @@ from bems.tracker.commands import Command, Verb
 from bems.tracker.contract import STAGES
 from bems.tracker.decisions import Receipt
 from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND
-from tests.embedded.submitting import submit
-from tests.faults.examine import hold
-from tests.faults.life import Request
-from tests.faults.story import WEEKS, Sending, draw_verb, tell
+from tests.embedded.submit import submit
+from tests.faults.invariants import hold
+from tests.faults.scenario import WEEKS, Emission, draw_verb, tell
+from tests.faults.simulated_cell import Request
 
 if TYPE_CHECKING:
-    from tests.faults.world import World
+    from tests.faults.environment import Environment
 
 MOST = 20
 """Events in a batch."""
@@ -41,14 +41,14 @@ class Order(Struct):
 class Network:
     """Everybody outside the cell. `answered`: what they were told of each event, first."""
 
-    def __init__(self, world: "World", random: Random) -> None:
+    def __init__(self, world: "Environment", random: Random) -> None:
         self.answered: dict[str, str] = {}
         self._world, self._random = world, random
         self._sendings = tell(random)
         self.invoices = sorted({sending.invoice_id for sending in self._sendings})
         self._twins = {sending.event_id for sending in self._sendings if sending.twin}
         self._done: set[bytes] = set()
-        self._under_way: list[tuple[Request, list[Sending]]] = []
+        self._under_way: list[tuple[Request, list[Emission]]] = []
         self._orders: list[Order] = []
         self._ordered: list[tuple[Order, Future[Receipt]]] = []
         self._loss = random.choice((0.0, 0.05, 0.3))
@@ -76,7 +76,7 @@ class Network:
 
     # -- requests
 
-    def _send(self, sendings: list[Sending]) -> None:
+    def _send(self, sendings: list[Emission]) -> None:
         """All of one stage. It is sent again later, if nothing is heard."""
         left = [sending for sending in sendings if sending.body not in self._done]
         if left:
@@ -107,7 +107,7 @@ class Network:
             for first in range(0, len(some), size):
                 world.plan(0, lambda some=some[first : first + size]: self._arrive(some))  # type: ignore[misc]
 
-    def _arrive(self, sendings: Sequence[Sending]) -> None:
+    def _arrive(self, sendings: Sequence[Emission]) -> None:
         life = self._world.life
         if life is None:
             return
@@ -151,7 +151,7 @@ class Network:
         self._under_way.clear()
         self._ordered.clear()
 
-    def _note(self, request: Request, sendings: list[Sending]) -> None:
+    def _note(self, request: Request, sendings: list[Emission]) -> None:
         self._world.say(f"{request.status} to {[sending.event_id for sending in sendings]}")
         if request.batch and request.status == 207:
             results = [result["status"] for result in request.answer["results"]]
@@ -163,7 +163,7 @@ class Network:
         for sending, result in zip(sendings, results, strict=True):
             self._note_result(sending, result)
 
-    def _note_result(self, sending: Sending, result: str | None) -> None:
+    def _note_result(self, sending: Emission, result: str | None) -> None:
         id, world = sending.event_id, self._world
         if result == "refused":
             # Its clock went back, and the event is one of tomorrow.

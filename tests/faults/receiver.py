@@ -6,7 +6,7 @@ from random import Random
 from bems.embedded.alerting.delivery import NotDelivered
 from bems.tracker.actions import Alert
 from bems.tracker.instants import HOUR
-from tests.faults.examine import hold
+from tests.faults.invariants import hold
 
 
 class Receiver:

@@ -23,15 +23,15 @@ import apsw
 from bems.embedded import writer
 from bems.embedded.alerting import dispatcher
 from bems.tracker.instants import SECOND, render
-from tests.faults.examine import Broken
-from tests.faults.world import World
+from tests.faults.environment import Environment
+from tests.faults.invariants import InvariantViolated
 
 
-def play(seed: int, folder: Path, say: Callable[[str], None] | None = None) -> World:
+def play(seed: int, folder: Path, say: Callable[[str], None] | None = None) -> Environment:
     """The story of a seed. Raises Broken, with the seed and the story's length."""
     logging.disable(logging.CRITICAL)
     apsw.randomness(0)
-    world = World(seed, folder, say)
+    world = Environment(seed, folder, say)
     monotonic = SimpleNamespace(monotonic=lambda: world.clock.true / SECOND)
     threads = SimpleNamespace(Thread=world.start_thread, Condition=Condition)
     try:
@@ -44,7 +44,7 @@ def play(seed: int, folder: Path, say: Callable[[str], None] | None = None) -> W
             world.play()
     except Exception as error:
         told = f"seed {seed}, step {world.steps} at {render(world.clock.true)}: {type(error).__name__}: {error}"
-        raise Broken(told) from error
+        raise InvariantViolated(told) from error
     finally:
         world.close()
         logging.disable(logging.NOTSET)
@@ -63,7 +63,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 world = play(seed, Path(folder), print if options.verbose else None)
-            except Broken as error:
+            except InvariantViolated as error:
                 broken += 1
                 print(error)
                 if options.verbose:

@@ -18,11 +18,11 @@ from bems.embedded.auth.keys import KEYS
 from bems.embedded.service import Service
 from bems.embedded.storage.database_files import LOCK
 from bems.embedded.storage.schema import DATABASE
-from tests.cli.worlds import run
+from tests.cell_process import CellProcess
+from tests.cli.cli_harness import run
 from tests.data.store import stored, unpack
-from tests.embedded.spoiling import make_newer, put_anothers
+from tests.embedded.storage.corrupt_files import make_newer, put_anothers
 from tests.faults.conftest import Figures
-from tests.process import Life
 
 PATIENCE = 60
 PAGE = 2048
@@ -128,7 +128,7 @@ def test_a_process_ends_with_a_line_and_a_code(folder: Path) -> None:
 def test_a_log_that_is_garbage_is_no_log(folder: Path, tmp_path: Path) -> None:
     """SQLite looks at the checksums of a log: what is none is as good as none, as after a crash."""
     (folder / f"{DATABASE}-wal").write_bytes(os.urandom(100_000))
-    with Life(folder, tmp_path / "errors.log") as life:
+    with CellProcess(folder, tmp_path / "errors.log") as life:
         assert life.end(signal.SIGTERM) == 0
     assert "Traceback" not in (tmp_path / "errors.log").read_text()
 
@@ -143,11 +143,11 @@ def test_analytics_is_put_aside_as_it_is_and_made_again(
     folder: Path, tmp_path: Path, damage: Callable[[Path], None], figures: Figures
 ) -> None:
     log = tmp_path / "errors.log"
-    with Life(folder, log) as life:
+    with CellProcess(folder, log) as life:
         life.end(signal.SIGTERM)
     damage(folder / ANALYTICS)
     spoilt = snapshot(folder)[ANALYTICS]
-    with Life(folder, log) as life:
+    with CellProcess(folder, log) as life:
         assert life.end(signal.SIGTERM) == 0
     said = log.read_text()
     assert "Traceback" not in said

@@ -22,11 +22,11 @@ from bems.embedded.storage.reader import open_reader
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.writer import Redrive, Writer
 from bems.tracker.instants import DAY
-from tests.cli.worlds import run
+from tests.cell_process import CellProcess
+from tests.cli.cli_harness import run
 from tests.embedded.api.calls import Cell, Inbox, sent
-from tests.embedded.submitting import submit
+from tests.embedded.submit import submit
 from tests.faults.conftest import Figures
-from tests.process import Life
 from tests.tracker.samples import NOW, POLICY
 from tests.waiting import SOON, until
 
@@ -42,14 +42,14 @@ class Folder:
 
     def live(self, events: int, end: signal.Signals = signal.SIGKILL) -> None:
         """A cell runs here, takes events, and ends."""
-        with Life(self.path, self.log) as life:
+        with CellProcess(self.path, self.log) as life:
             self.key = self.key or life.first_key()
             for _ in range(events):
                 self.count += 1
                 self.send(life, self.count)
             life.end(end)
 
-    def send(self, life: Life, number: int) -> None:
+    def send(self, life: CellProcess, number: int) -> None:
         event: Any = sent("ingestion", event_id=f"e{number}", invoice_id=f"i{number}", at=SystemClock().now())
         answer = urllib3.request("POST", f"{life.url}/invoices/ingestion", json=event, headers={"x-api-key": self.key})
         assert answer.status == 202, answer.data
@@ -113,7 +113,7 @@ def test_a_backup_copied_over_the_folder_of_a_killed_cell_is_refused(
 
 def test_a_backup_taken_in_the_same_life_is_told_from_its_cell_too(folder: Folder, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
-    with Life(folder.path, folder.log) as life:
+    with CellProcess(folder.path, folder.log) as life:
         folder.key = life.first_key()
         folder.send(life, 1)
         assert run("backup", "--store", str(folder.path), str(backup)).code == 0
@@ -127,7 +127,7 @@ def test_a_backup_taken_in_the_same_life_is_told_from_its_cell_too(folder: Folde
 def test_a_cold_copy_beside_the_log_of_a_later_life_is_refused(folder: Folder, tmp_path: Path, name: str) -> None:
     folder.live(1, signal.SIGTERM)
     shutil.copytree(folder.path, tmp_path / "copy")
-    with Life(folder.path, folder.log) as life:
+    with CellProcess(folder.path, folder.log) as life:
         folder.send(life, 2)
         headers = {"x-api-key": folder.key}
         body = {"name": "late", "role": "viewer"}

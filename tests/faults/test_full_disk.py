@@ -13,9 +13,9 @@ import urllib3
 
 from bems.embedded.clock import SystemClock
 from bems.embedded.storage.reader import open_reader
+from tests.cell_process import POLICY, SPEED, CellProcess
 from tests.embedded.api.calls import sent
 from tests.faults.conftest import Figures
-from tests.process import POLICY, SPEED, Life
 from tests.waiting import until
 
 MEGABYTE = 1 << 20
@@ -29,10 +29,10 @@ class Disk:
     name = ""
     folder: Path
 
-    def fill(self, life: Life) -> None:
+    def fill(self, life: CellProcess) -> None:
         raise NotImplementedError
 
-    def free(self, life: Life) -> None:
+    def free(self, life: CellProcess) -> None:
         raise NotImplementedError
 
 
@@ -49,7 +49,7 @@ class SmallDisk(Disk):
             pytest.skip(f"NO SMALL FILE SYSTEM can be mounted here, which takes root: {done.stderr.strip()}")
         self.path, self.folder, self._ballast = path, path / "cell", path / "ballast"
 
-    def fill(self, life: Life) -> None:
+    def fill(self, life: CellProcess) -> None:
         assert life.process.poll() is None
         with self._ballast.open("wb") as file:
             try:
@@ -58,7 +58,7 @@ class SmallDisk(Disk):
             except OSError:
                 pass
 
-    def free(self, life: Life) -> None:
+    def free(self, life: CellProcess) -> None:
         assert life.process.poll() is None
         self._ballast.unlink()
 
@@ -71,11 +71,11 @@ class Limit(Disk):
     def __init__(self, path: Path) -> None:
         self.folder = path / "cell"
 
-    def fill(self, life: Life) -> None:
+    def fill(self, life: CellProcess) -> None:
         largest = max(path.stat().st_size for path in self.folder.iterdir())
         resource.prlimit(life.process.pid, resource.RLIMIT_FSIZE, (largest + MEGABYTE, resource.RLIM_INFINITY))
 
-    def free(self, life: Life) -> None:
+    def free(self, life: CellProcess) -> None:
         resource.prlimit(life.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
@@ -90,7 +90,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
 class Sender:
     """Sends batches, and knows what became of each event."""
 
-    def __init__(self, life: Life, key: str) -> None:
+    def __init__(self, life: CellProcess, key: str) -> None:
         self._life, self._key, self._clock = life, key, SystemClock()
         self._pool = urllib3.PoolManager(retries=False, timeout=20)
         self.answered: set[str] = set()
@@ -146,7 +146,7 @@ def test_a_full_disk_is_said_and_the_cell_goes_on_when_there_is_room(
     policy, log = tmp_path / "policy.yaml", tmp_path / "errors.log"
     policy.write_text(POLICY)
     options = "--policy", str(policy), "--speed", str(SPEED)
-    with Life(disk.folder, log, *options, patience=2 * PATIENCE) as life:
+    with CellProcess(disk.folder, log, *options, patience=2 * PATIENCE) as life:
         sender = Sender(life, life.first_key())
         for _ in range(20):
             sender.send()

@@ -16,10 +16,10 @@ import urllib3
 
 from bems.embedded.api.server import MAX_CONNECTIONS
 from bems.embedded.clock import SystemClock
+from tests.cell_process import CellProcess
 from tests.embedded.api import conftest
 from tests.embedded.api.calls import Cell, Reply, head, raw, read_answers, sent
 from tests.faults.conftest import Figures
-from tests.process import Life
 from tests.waiting import SOON, until
 
 cell = conftest.cell
@@ -133,9 +133,9 @@ class Crowd:
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Iterator[tuple[Life, str]]:
+def life(tmp_path: Path) -> Iterator[tuple[CellProcess, str]]:
     """A process, and the key of its admin."""
-    with Life(tmp_path / "cell", tmp_path / "errors.log", patience=120) as life:
+    with CellProcess(tmp_path / "cell", tmp_path / "errors.log", patience=120) as life:
         yield life, life.first_key()
         assert life.process.poll() is None, "it lives"
         assert life.end(signal.SIGTERM) == 0
@@ -160,7 +160,7 @@ def port_of(url: str) -> int:
 
 
 def test_thousands_of_idle_connections_leave_room_for_those_who_were_there(
-    life: tuple[Life, str], figures: Figures
+    life: tuple[CellProcess, str], figures: Figures
 ) -> None:
     many = MAX_CONNECTIONS + 500
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -184,7 +184,7 @@ def test_thousands_of_idle_connections_leave_room_for_those_who_were_there(
     figures.note("idle connections", f"{many:,}", f"those beyond {MAX_CONNECTIONS:,} answered 503 and closed")
 
 
-def test_slow_heads_and_bodies_hold_up_nobody(life: tuple[Life, str], figures: Figures) -> None:
+def test_slow_heads_and_bodies_hold_up_nobody(life: tuple[CellProcess, str], figures: Figures) -> None:
     process, key = life
     send = sender(process.url, key)
     crowd = Crowd(port_of(process.url))
@@ -201,7 +201,7 @@ def test_slow_heads_and_bodies_hold_up_nobody(life: tuple[Life, str], figures: F
     figures.note("heads and bodies that trickle in", "400 at once", "100 events of another sender accepted meanwhile")
 
 
-def test_where_files_run_out_those_who_are_there_are_served(life: tuple[Life, str], figures: Figures) -> None:
+def test_where_files_run_out_those_who_are_there_are_served(life: tuple[CellProcess, str], figures: Figures) -> None:
     process, key = life
     send = sender(process.url, key)
     assert send() == 202

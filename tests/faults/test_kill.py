@@ -21,10 +21,10 @@ import urllib3
 from bems.embedded.analytics.feeder import ANALYTICS
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.tracker.instants import DAY, to_datetime
-from tests.embedded.log import make_log, read
-from tests.embedded.promises import examine, note
+from tests.cell_process import POLICY, SPEED, TIMEOUT_SECONDS, CellProcess
+from tests.embedded.event_log import make_log, read
+from tests.embedded.invariants import examine, note
 from tests.faults.conftest import Figures
-from tests.process import PATIENCE, POLICY, SPEED, Life
 
 KILLS = 100 if os.environ.get("BEMS_LONG") else 5
 THREADS = 6
@@ -33,7 +33,7 @@ THREADS = 6
 class Doom:
     """Notes the answers of a life, and ends it after so many."""
 
-    def __init__(self, life: Life, answered: dict[str, str], quota: int) -> None:
+    def __init__(self, life: CellProcess, answered: dict[str, str], quota: int) -> None:
         self._life, self._answered, self._left = life, answered, quota
         self.first = self.killed = 0.0
 
@@ -63,7 +63,7 @@ def load(url: str, key: str, lines: list[bytes], answered: Callable[[str, str], 
             return taken
 
     def send() -> None:
-        with urllib3.PoolManager(retries=False, timeout=PATIENCE) as pool:
+        with urllib3.PoolManager(retries=False, timeout=TIMEOUT_SECONDS) as pool:
             while not stop.is_set() and (taken := take()):
                 body = json.loads(taken[0])
                 path, content = f"/invoices/{body['stage']}", body["event"]
@@ -84,7 +84,7 @@ def load(url: str, key: str, lines: list[bytes], answered: Callable[[str, str], 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
 
 
 @pytest.mark.parametrize("seed", [7])
@@ -99,7 +99,7 @@ def test_killed_under_load_it_loses_and_doubles_nothing(tmp_path: Path, seed: in
         again = [line for id, line in log.items() if id in answered and random.random() < 0.05]
         quota = random.randint(1, len(left) // (KILLS + 1 - kill))
         last = kill == KILLS
-        with Life(folder, errors, "--policy", str(policy), "--speed", str(SPEED)) as life:
+        with CellProcess(folder, errors, "--policy", str(policy), "--speed", str(SPEED)) as life:
             key = key or life.first_key()
             doom = Doom(life, answered, len(log) * 2 if last else quota)
             lines = left + again

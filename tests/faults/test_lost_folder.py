@@ -12,9 +12,9 @@ import urllib3
 from bems.embedded.clock import SystemClock
 from bems.embedded.storage.reader import open_reader
 from bems.embedded.storage.schema import DATABASE
+from tests.cell_process import CellProcess
 from tests.embedded.api.calls import sent
 from tests.faults.conftest import Figures
-from tests.process import Life
 from tests.waiting import until
 
 
@@ -63,7 +63,7 @@ def test_each_write_is_refused_from_then_on_and_says_why(
 ) -> None:
     folder = tmp_path / "cell"
     why = LOSSES[lose].format(folder=folder)
-    with Life(folder, tmp_path / "errors.log") as life:
+    with CellProcess(folder, tmp_path / "errors.log") as life:
         key = life.first_key()
 
         def ask(method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
@@ -95,7 +95,7 @@ def test_each_write_is_refused_from_then_on_and_says_why(
     said = (tmp_path / "errors.log").read_text()
     assert said.splitlines()[-1].startswith(f"bems: {why}") and "Traceback" not in said
     if lose is rename:
-        with Life(folder, tmp_path / "errors.log") as life:
+        with CellProcess(folder, tmp_path / "errors.log") as life:
             assert ask("POST", "/invoices/ingestion", json=event(4)).status == 202
             life.end(signal.SIGTERM)
     figures.note(f"the folder of a running cell: {lose.__name__.replace('_', ' ')}", "1", "503 that says why, no 202")
@@ -103,7 +103,7 @@ def test_each_write_is_refused_from_then_on_and_says_why(
 
 def test_an_idle_cell_notices_within_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "cell"
-    with Life(folder, tmp_path / "errors.log") as life:
+    with CellProcess(folder, tmp_path / "errors.log") as life:
         rename(folder)
         until(lambda: urllib3.request("GET", f"{life.url}/healthz").status == 503)
 
@@ -111,10 +111,10 @@ def test_an_idle_cell_notices_within_seconds(tmp_path: Path) -> None:
 def test_the_cell_in_its_place_keeps_its_log_when_the_old_one_ends(tmp_path: Path) -> None:
     """SQLite removes a log by its name, which is now another cell's."""
     folder = tmp_path / "cell"
-    with Life(folder, tmp_path / "old.log") as old:
+    with CellProcess(folder, tmp_path / "old.log") as old:
         old.first_key()
         rename(folder)
-        with Life(folder, tmp_path / "new.log") as new:
+        with CellProcess(folder, tmp_path / "new.log") as new:
             key = new.first_key()
             event: Any = sent("ingestion", event_id="e", invoice_id="i", at=SystemClock().now())
             headers = {"x-api-key": key}

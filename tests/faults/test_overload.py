@@ -14,9 +14,9 @@ from msgspec import json
 from bems.embedded.clock import SystemClock
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.writer import MAX_QUEUED_ITEMS
+from tests.cell_process import CellProcess
 from tests.embedded.api.calls import sent
 from tests.faults.conftest import Figures
-from tests.process import Life
 
 SECONDS = 600 if os.environ.get("BEMS_LONG") else 12
 CONNECTIONS, BATCH = 200, 100
@@ -108,7 +108,7 @@ def test_more_than_it_can_take_is_answered_and_bounded(tmp_path: Path, figures: 
     cells.write_text(
         f"cells: [{{name: full, region: eu-west-1, limits: {{key: {WIDE}, stages: {{ingestion: {WIDE}}}}}}}]"
     )
-    with Life(folder, log, "--cells", str(cells), patience=SECONDS + 120) as life:
+    with CellProcess(folder, log, "--cells", str(cells), patience=SECONDS + 120) as life:
         overload = Overload(life.url, life.first_key())
         asyncio.run(overload.run(SECONDS / 2))
         half = memory(life.process.pid)

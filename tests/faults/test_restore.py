@@ -28,7 +28,7 @@ from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, SECOND, Instant, parse
 from bems.tracker.status import status_of
 from tests.embedded.api.calls import Cell, Inbox, ask, together
-from tests.embedded.log import TODAY, make_log, read
+from tests.embedded.event_log import TODAY, make_log, read
 from tests.faults.conftest import Figures
 from tests.waiting import SOON, until
 

@@ -9,8 +9,8 @@ import pytest
 import urllib3
 
 from bems.tracker.contract import STAGES
+from tests.cell_process import SPEED, CellProcess
 from tests.faults.conftest import Figures
-from tests.process import SPEED, Life
 from tests.waiting import SOON, until
 
 SIGNING = base64.b64encode(b"the key that signs alerts").decode()
@@ -40,7 +40,7 @@ def test_no_secret_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     cells.write_text(CELLS.replace("PORT", str(port)))
-    with Life(tmp_path / "cell", log, "--cells", str(cells), "--speed", str(SPEED)) as life:
+    with CellProcess(tmp_path / "cell", log, "--cells", str(cells), "--speed", str(SPEED)) as life:
         admin = life.first_key()
 
         def ask(method: str, path: str, key: str = admin, body: object = None) -> urllib3.BaseHTTPResponse:

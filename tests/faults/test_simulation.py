@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Figures
-from tests.faults.examine import Broken
+from tests.faults.invariants import InvariantViolated
 from tests.faults.mutants import MUTANTS, find
 from tests.faults.simulation import play
 
@@ -97,6 +97,6 @@ def test_a_broken_promise_is_noticed(name: str, figures: Figures) -> None:
 
 
 def test_a_story_that_breaks_names_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.faults.world.LONGEST", 10)
-    with pytest.raises(Broken, match=r"^seed 3, step 10 at 2026-.*the story has no end"):
+    monkeypatch.setattr("tests.faults.environment.LONGEST", 10)
+    with pytest.raises(InvariantViolated, match=r"^seed 3, step 10 at 2026-.*the story has no end"):
         play(3, tmp_path)

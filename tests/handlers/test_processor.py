@@ -14,7 +14,7 @@ from bems.tracker.status import status_of
 from handlers import processor
 from handlers.processor import backoff_seconds
 from tests.aws.cloud import Cloud, event_body
-from tests.aws.wire import THROUGH, Context, Refused
+from tests.aws.recorded_calls import THROUGH, Context, Refused
 from tests.handlers.emf import printed
 from tests.tracker.samples import NOW
 

@@ -10,7 +10,7 @@ import pytest
 from bems.aws.messages import decode_message
 from handlers import producer
 from tests.aws.cloud import Cloud, event_body
-from tests.aws.wire import Context, Refused
+from tests.aws.recorded_calls import Context, Refused
 from tests.handlers.emf import printed
 
 

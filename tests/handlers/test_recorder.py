@@ -11,7 +11,7 @@ from botocore.exceptions import ReadTimeoutError
 from bems.tracker.instants import MINUTE, SECOND
 from handlers import recorder
 from tests.aws.cloud import Cloud, event_body, flat
-from tests.aws.wire import THROUGH, Context, Refused
+from tests.aws.recorded_calls import THROUGH, Context, Refused
 from tests.handlers.emf import printed
 
 

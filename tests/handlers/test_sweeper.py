@@ -12,7 +12,7 @@ from bems.tracker.decisions import on_event
 from bems.tracker.instants import DAY, HOUR, MINUTE
 from handlers import sweeper
 from tests.aws.cloud import TABLE, Cloud, event_body
-from tests.aws.wire import Context, Refused
+from tests.aws.recorded_calls import Context, Refused
 from tests.handlers.emf import printed
 from tests.tracker.samples import POLICY, event
 

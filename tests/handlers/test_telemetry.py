@@ -8,7 +8,7 @@ import pytest
 from bems.tracker.actions import Alert
 from bems.tracker.metrics import CONFLICTS, EVENTS_ACCEPTED, SWEEP_BACKLOG, VISIBILITY_LATENCY
 from handlers.telemetry import CountedAlerts, MetricsBuffer, entry_point, logger
-from tests.aws.wire import Context
+from tests.aws.recorded_calls import Context
 from tests.handlers.emf import printed
 from tests.tracker.samples import FACTS, NOW
 

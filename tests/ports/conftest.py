@@ -12,28 +12,28 @@ from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import MemoryStore
 from tests.aws.cloud import TABLE, Cloud
 from tests.aws.fixtures import cloud, whole_cloud
-from tests.ports.homes import MACHINE, AwsHome, EmbeddedHome, Home
+from tests.ports.adapters import MACHINE, Adapter, AwsAdapter, EmbeddedAdapter
 
 __all__ = ["cloud", "whole_cloud"]
 
 
 @pytest.fixture(params=["memory", "sqlite", "aws on moto", "aws, quick"])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]:
     if request.param == "memory":
         memory = MemoryStore(keep_history=True)
-        yield EmbeddedHome(memory, lambda: sorted({alert.id for alert in memory.alerts}))
+        yield EmbeddedAdapter(memory, lambda: sorted({alert.id for alert in memory.alerts}))
         return
     if request.param == "sqlite":
         store = SqliteStore(tmp_path)
         store.store_definition(MACHINE.digest, resolved_text())
-        yield EmbeddedHome(store, lambda: sqlite_alerts(store))
+        yield EmbeddedAdapter(store, lambda: sqlite_alerts(store))
         store.close()
         return
     moto: Cloud = request.getfixturevalue("cloud")
     if request.param == "aws, quick":
         moto.hurry()
     topics = {severity: environ[f"BEMS_{severity.upper()}_TOPIC_ARN"] for severity in ("warning", "critical")}
-    yield AwsHome(moto, client, topics, TABLE)
+    yield AwsAdapter(moto, client, topics, TABLE)
 
 
 def sqlite_alerts(store: SqliteStore) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from bems.tracker import apply_decision, decisions, record_builder
-from tests.tracker.world import Broken, Core, play, schedule
+from tests.tracker.simulation import Core, InvariantViolated, play, schedule
 
 MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 1: whoever saves in between keeps what is pending": [
@@ -290,7 +290,7 @@ def broken_by(clause: str, seeds: Iterable[int]) -> int | None:
     for seed in seeds:
         try:
             play(seed, schedule(seed), core)
-        except Broken:
+        except InvariantViolated:
             return seed
     return None
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.tracker.mutants import MUTANTS, mutant
-from tests.tracker.world import Broken, play, schedule
+from tests.tracker.simulation import InvariantViolated, play, schedule
 
 SCHEDULES, SHARE = 6000, 500
 
@@ -79,7 +79,7 @@ def test_no_schedule_breaks_the_core(first: int) -> None:
     for seed in range(first, first + SHARE):
         try:
             play(seed, schedule(seed))
-        except Broken as broken:
+        except InvariantViolated as broken:
             pytest.fail(f"seed {seed}: {broken}")
 
 
@@ -87,5 +87,5 @@ def test_no_schedule_breaks_the_core(first: int) -> None:
 def test_a_schedule_breaks_the_core_without(clause: str) -> None:
     seed = BROKEN_BY[clause]
     play(seed, schedule(seed))
-    with pytest.raises(Broken):
+    with pytest.raises(InvariantViolated):
         play(seed, schedule(seed), mutant(MUTANTS[clause]))

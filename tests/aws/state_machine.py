@@ -1,0 +1,151 @@
+"""Step Functions' part of the cloud: executions of the real definition on our engine, which call the real handlers."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bems.aws.errors import Unavailable
+from bems.embedded.definition import ESCALATE, REGISTER_WAIT, load_machine
+from bems.engine import (
+    CallbackFailed,
+    CallbackSucceeded,
+    Execution,
+    Invoke,
+    Rejected,
+    Start,
+    Stimulus,
+    Stop,
+    TaskFailed,
+    TaskSucceeded,
+    TimerFired,
+    execution_id,
+    new_execution,
+    step,
+)
+from bems.tracker.instants import Instant
+from handlers import escalate, register_wait
+from tests.aws.recorded_calls import Context, Died, Fake, Refused
+
+if TYPE_CHECKING:
+    from tests.aws.cloud import Cloud
+
+MACHINE = load_machine()
+FUNCTIONS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
+    REGISTER_WAIT: register_wait.handler,
+    ESCALATE: escalate.handler,
+}
+
+
+class Machine:
+    """Behaves as the API reference says: names, tokens and their errors."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+        self.functions = dict(FUNCTIONS)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all executions."""
+        self.executions: dict[str, Execution] = {}
+        self.waiting: deque[tuple[str, Stimulus | Invoke]] = deque()
+        self.entered: defaultdict[str, list[str]] = defaultdict(list)
+        self.answered: list[tuple[str, str]] = []
+
+    def fakes(self) -> dict[str, Fake]:
+        return {
+            "StartExecution": self._start,
+            "SendTaskSuccess": self._succeed,
+            "SendTaskFailure": self._fail,
+            "DescribeExecution": self._describe,
+        }
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting)
+
+    def turn(self) -> None:
+        """Do the next thing: give an execution its stimulus, or call a function for it."""
+        id, what = self.waiting.popleft()
+        if isinstance(what, Invoke):
+            self.waiting.append((id, self._call(what)))
+            return
+        self._step(id, what)
+
+    def _step(self, id: str, stimulus: Stimulus) -> None:
+        after, effects, history = step(MACHINE, self.executions[id], stimulus, self._cloud.now, record=True)
+        self.executions[id] = after
+        self.entered[id] += [str(event.details[0]) for event in history if event.type.endswith("StateEntered")]
+        for effect in effects:
+            if isinstance(effect, Rejected):
+                raise Refused(effect.error)
+            self.waiting.append((id, effect))
+
+    def dues(self) -> list[Instant]:
+        return [one.due for one in self.executions.values() if one.due is not None]
+
+    def fire(self) -> None:
+        for id, one in self.executions.items():
+            if one.due is not None and one.due <= self._cloud.now:
+                self.waiting.append((id, TimerFired()))
+
+    def abort(self, name: str) -> dict[str, Any]:
+        """Somebody stops an execution in the console; the event that EventBridge sends of it."""
+        self._step(name, Stop())
+        detail = {
+            "executionArn": self._arn(name),
+            "name": name,
+            "status": "ABORTED",
+            "input": json.dumps(self.executions[name].input),
+        }
+        return {"source": "aws.states", "detail-type": "Step Functions Execution Status Change", "detail": detail}
+
+    def _call(self, invoke: Invoke) -> Stimulus:
+        function = self.functions[invoke.arguments["FunctionName"]]
+        try:
+            result = function(invoke.arguments["Payload"], Context())
+        except Died:
+            return TaskFailed(invoke.invocation, "Lambda.ServiceException", "the function died")
+        except Unavailable as error:
+            # Lambda reports an exception by the name of its class.
+            return TaskFailed(invoke.invocation, type(error).__name__, str(error))
+        return TaskSucceeded(invoke.invocation, {"ExecutedVersion": "$LATEST", "Payload": result, "StatusCode": 200})
+
+    def _start(self, params: dict[str, Any]) -> dict[str, Any]:
+        name, given = params["name"], json.loads(params["input"])
+        known = self.executions.get(name)
+        if known is None:
+            self.executions[name] = new_execution(name)
+            self.executions[name].input = given
+            self.waiting.append((name, Start(given)))
+        elif known.finished or known.input != given:
+            raise Refused("ExecutionAlreadyExists")
+        return {"executionArn": self._arn(name), "startDate": 0}
+
+    def _succeed(self, params: dict[str, Any]) -> dict[str, Any]:
+        return self._answer(
+            params["taskToken"], "ok", CallbackSucceeded(params["taskToken"], json.loads(params["output"]))
+        )
+
+    def _fail(self, params: dict[str, Any]) -> dict[str, Any]:
+        token, error = params["taskToken"], params["error"]
+        return self._answer(token, error, CallbackFailed(token, error, params["cause"]))
+
+    def _answer(self, token: str, told: str, stimulus: Stimulus) -> dict[str, Any]:
+        name = execution_id(token)
+        if name not in self.executions:
+            raise Refused("InvalidToken")
+        self._step(name, stimulus)
+        self.answered.append((name, told))
+        return {}
+
+    def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
+        execution = self.executions.get(params["executionArn"].rpartition(":")[2])
+        if execution is None:
+            raise Refused("ExecutionDoesNotExist")
+        return {"input": json.dumps(execution.input)}
+
+    def _arn(self, name: str) -> str:
+        return f"arn:aws:states:eu-west-1:123456789012:execution:bems-test-invoice-lifecycle:{name}"

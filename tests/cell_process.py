@@ -1,0 +1,71 @@
+"""`bems up` as a process of its own, which does not outlive its test, however that ends."""
+
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from bems.tracker.contract import STAGES
+
+TIMEOUT_SECONDS = 60.0
+SPEED = 5 * 86_400
+"""Five days in a second, so that alerts come due all the while."""
+
+POLICY = "stages:\n" + "".join(
+    f"  {stage}: {{deadline: 2d, escalate_every: 1d, critical_at: 2, give_up_at: 4, overrides: []}}\n"
+    for stage in STAGES
+)
+
+
+class CellProcess:
+    """One life of the cell. What it complains of is added to the log. `files`: so many may be open there at most."""
+
+    def __init__(
+        self, folder: Path, log: Path, *options: str, patience: float = TIMEOUT_SECONDS, files: int | None = None
+    ) -> None:
+        limited = f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, ({files}, {files})); from bems.cli import main"
+        program = ["-m", "bems.cli"] if files is None else ["-c", f"{limited}; main()"]
+        command = [sys.executable, *program, "up", "--store", str(folder), "--port", "0", *options]
+        self._log = log
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        self._watchdog = threading.Timer(patience, self.process.kill)
+        self._watchdog.start()
+        try:
+            self.url = self._shown(r"http://\S+")
+        except BaseException:
+            self._close()
+            raise
+
+    def __enter__(self) -> "CellProcess":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def first_key(self) -> str:
+        """The admin's key, which only the first life shows."""
+        return self._shown(r"bems_\S+")
+
+    def end(self, signal_number: int) -> int:
+        """Its exit code."""
+        self.process.send_signal(signal_number)
+        return self.process.wait(TIMEOUT_SECONDS)
+
+    def _shown(self, pattern: str) -> str:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if found := re.search(pattern, line):
+                return found[0]
+        raise AssertionError(f"it showed no {pattern}: {self._log.read_text()}")
+
+    def _close(self) -> None:
+        self.process.kill()
+        self.process.wait(TIMEOUT_SECONDS)
+        self._watchdog.cancel()
+        assert self.process.stdout
+        self.process.stdout.close()

@@ -1,0 +1,211 @@
+"""Worlds for the command line: a cell on a real port, a cell that is played, and the commands in this process."""
+
+import json
+import os
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryFile
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import pytest
+
+from bems.cli import main
+from bems.cli.files import LogFile, load_policy
+from bems.embedded.clock import AcceleratedClock
+from bems.embedded.service import Service
+from bems.tracker.cells import Limits
+from bems.tracker.instants import parse
+from bems.tracker.requests import Role
+
+START = "2026-03-02T10:00:00Z"
+
+
+class Result(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.out.count("\n") == 1, self.out
+        return json.loads(self.out)
+
+    def mistake(self, code: int = 2) -> str:
+        """What was told of it in one line."""
+        assert (self.code, self.out, self.err.count("\n")) == (code, "", 1), self
+        assert self.err.startswith("bems: ")
+        return self.err.removeprefix("bems: ").rstrip("\n")
+
+
+def run(*arguments: str, stdin: bytes = b"", **environment: str) -> Result:
+    """The command line, in this process."""
+    out, err, make = StringIO(), StringIO(), LogFile.__init__
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("BEMS_") and not name.lower().endswith("_proxy")
+    }
+    with (
+        ExitStack() as opened,
+        TemporaryFile() as given,
+        # A process would end after its command, and so close its files.
+        patch.object(LogFile, "__init__", lambda log, path: (make(log, path), opened.callback(shut, log))[0]),
+        patch("sys.stdin", given),
+        patch.dict(os.environ, {**clean, **environment}, clear=True),
+        patch("sys.argv", ["bems", *arguments]),
+        patch("signal.signal"),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        given.write(stdin)
+        given.seek(0)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert isinstance(ended.value.code, int)
+    return Result(ended.value.code, out.getvalue(), err.getvalue())
+
+
+def shut(log: LogFile) -> None:
+    log._raw.close()
+
+
+class CliHarness:
+    """A running cell whose clock is moved by hand."""
+
+    def __init__(self, service: Service, clock: AcceleratedClock, folder: Path) -> None:
+        self.service, self.clock, self.folder = service, clock, folder
+        self.url = service.server.url
+        self._keys: dict[str, str] = {}
+
+    def key(self, role: Role) -> str:
+        if role not in self._keys:
+            self._keys[role] = self.service.keys.add(f"the-{role}", role, "tests", self.clock.now())[1]
+        return self._keys[role]
+
+    def bems(self, *arguments: str, role: Role = "admin", stdin: bytes = b"") -> Result:
+        """A command, with a key of that role."""
+        return run(*arguments, stdin=stdin, BEMS_URL=self.url, BEMS_API_KEY=self.key(role))
+
+    def send(self, *events: dict[str, Any], stage: str = "ingestion") -> None:
+        sent = self.bems("send", "-", stdin=lines(*events, stage=stage))
+        assert sent.code == 0, sent
+
+    def go_on_to(self, when: str) -> None:
+        self.clock.advance_to(parse(when))
+        self.service.writer.wake()
+
+
+@contextmanager
+def running(folder: Path, **options: Any) -> Iterator[CliHarness]:
+    clock = AcceleratedClock(parse(START), 1.0)
+    quiet: dict[str, Any] = {"destinations": {"warning": [], "critical": []}, "limits": Limits(), "port": 0}
+    with Service(folder, load_policy(None), clock=clock, **{**quiet, **options}) as service:
+        yield CliHarness(service, clock, folder)
+
+
+class FakeResponse(NamedTuple):
+    """What a played cell answers."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+class FakeServer:
+    """A cell that is played: `answer` is asked about every request, and None cuts the connection."""
+
+    def __init__(self, answer: Callable[["RecordedRequest"], FakeResponse | None]) -> None:
+        self.asked: list[RecordedRequest] = []
+        self.answer = answer
+        played = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one_request(self) -> None:
+                try:
+                    super().handle_one_request()
+                except ConnectionError:
+                    self.close_connection = True
+
+            def do_GET(self) -> None:
+                length = int(self.headers.get("content-length", 0))
+                asked = RecordedRequest(self.command, self.path, self.rfile.read(length), dict(self.headers))
+                played.asked.append(asked)
+                said = played.answer(asked)
+                if said is None:
+                    self.close_connection = True
+                    return
+                body = said.body if isinstance(said.body, bytes) else json.dumps(said.body).encode()
+                self.send_response(said.status)
+                kind = "text/html" if isinstance(said.body, bytes) else "application/json"
+                for name, value in {"content-type": kind, "content-length": str(len(body)), **said.headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_POST(self) -> None:
+                self.do_GET()
+
+            def log_message(self, format: str, *arguments: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from now on."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class RecordedRequest(NamedTuple):
+    """A request."""
+
+    method: str
+    path: str
+    body: bytes
+    headers: dict[str, str]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        sent = json.loads(self.body)
+        return sent["events"] if self.path.endswith("/batch") else [sent]
+
+
+Play = Callable[[Callable[[RecordedRequest], FakeResponse | None]], FakeServer]
+
+
+def event(event_id: str, status: str = "received", invoice_id: str | None = None, **other: Any) -> dict[str, Any]:
+    """An event that is good."""
+    return {
+        "event_id": event_id,
+        "invoice_id": invoice_id or f"INV/{event_id}",
+        "status": status,
+        "occurred_at": "2026-03-02T09:00:00Z",
+        "amount": "1250.00",
+        "currency": "EUR",
+        "vendor": {"id": "V-42", "name": "Acme [GmbH]"},
+        "source": {"system": "sap"},
+        **other,
+    }
+
+
+def lines(*events: dict[str, Any], stage: str = "ingestion") -> bytes:
+    return b"".join(json.dumps({"stage": stage, "event": one}).encode() + b"\n" for one in events)

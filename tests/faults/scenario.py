@@ -1,0 +1,90 @@
+"""The story of a seed: what happens to some invoices over weeks, and what is sent about it, as bytes for the gate."""
+
+from random import Random
+
+from msgspec import Struct, json
+
+from bems.tracker.commands import Acknowledge, Cancel, Complete, Extend, Park, Revive, Verb
+from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS, Stage
+from bems.tracker.instants import DAY, HOUR, MINUTE, Instant, parse, render
+
+BEGIN = parse("2026-03-02T09:00:00Z")
+WEEKS = 4
+"""In which the events occur; what waits after that is given up in the weeks behind."""
+
+
+class Emission(Struct):
+    """An event that a source system wants to be rid of, from `at` on. `twin`: another content under the same id."""
+
+    at: Instant
+    stage: Stage
+    event_id: str
+    invoice_id: str
+    body: bytes
+    twin: bool = False
+
+
+def tell(random: Random) -> list[Emission]:
+    """What is sent, in the order of its beginning."""
+    sendings: list[Emission] = []
+    burst = BEGIN + random.randrange(WEEKS * 7 * DAY) if random.random() < 0.3 else None
+    for number in range(random.choice((2, 4, 6, 9))):
+        id = f"INV/{number}" if number % 3 == 0 else f"INV-{number}"
+        begin = burst or BEGIN + random.randrange(WEEKS * 7 * DAY // 2)
+        sendings += _tell(id, begin, random)
+    for sending in random.sample(sendings, len(sendings) // 12):
+        twin = _sending(sending.event_id, sending.invoice_id, sending.stage, True, sending.at, random)
+        sendings.append(Emission(sending.at + HOUR, twin.stage, twin.event_id, twin.invoice_id, twin.body, True))
+    return sorted(sendings, key=lambda sending: (sending.at, sending.event_id))
+
+
+def _tell(id: str, begin: Instant, random: Random) -> list[Emission]:
+    """One invoice: its stages in their order, some again or denied first, some never."""
+    ends_at = random.choice((1, 2, 3, 4, 4, 4, 4))
+    steps = [(stage, True) for stage in STAGES[:ends_at]]
+    for index in range(len(steps) - 1, -1, -1):
+        if random.random() < 0.25:
+            # A mismatch that is settled later, an approval after a rejection, an invoice cancelled and received anew.
+            steps.insert(index, (steps[index][0], False))
+    if random.random() < 0.1:
+        steps.append(("ingestion", False))
+    if random.random() < 0.1 and len(steps) > 1:
+        steps.pop(0)
+    at, sendings = begin, []
+    for number, (stage, positive) in enumerate(steps):
+        sendings.append(_sending(f"{id}.{number}", id, stage, positive, at, random))
+        at += random.choice((0, MINUTE, HOUR, 8 * HOUR, DAY, 2 * DAY, 5 * DAY, 9 * DAY))
+    if random.random() < 0.2:
+        # What a system remembers only later overtakes nothing: it occurred before.
+        late = random.choice(sendings)
+        late.at += random.randrange(6 * DAY)
+    return sendings
+
+
+def _sending(event_id: str, invoice_id: str, stage: Stage, positive: bool, at: Instant, random: Random) -> Emission:
+    body = {
+        "event_id": event_id,
+        "invoice_id": invoice_id,
+        "status": (SUCCESS_STATUS if positive else FAILURE_STATUS)[stage],
+        "occurred_at": render(at - random.choice((0, 0, MINUTE, 3 * HOUR))),
+        "amount": f"{random.randrange(1, 1_000_000)}.{random.randrange(100):02}",
+        "currency": "EUR",
+        "vendor": {"id": f"V-{random.randrange(3)}", "tier": "gold"},
+        "source": {"system": "sap-ecc"},
+    }
+    return Emission(at, stage, event_id, invoice_id, json.encode(body))
+
+
+def draw_verb(random: Random, now: Instant) -> Verb:
+    """What an operator comes to think of."""
+    return random.choice(
+        (
+            Complete(random.choice(STAGES)),
+            Cancel(),
+            Extend(now + random.randrange(10 * DAY)),
+            Park(),
+            Revive(),
+            Revive(),
+            Acknowledge(),
+        )
+    )

@@ -1,0 +1,196 @@
+"""RegisterWait and Escalate: called by the state machine, with its payloads."""
+
+import json
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ConnectTimeoutError
+
+from bems.aws.errors import Unavailable
+from bems.embedded.definition import ESCALATE, REGISTER_WAIT, definition_text
+from bems.tracker.actions import execution_name
+from bems.tracker.instants import DAY, HOUR, MINUTE, Instant
+from handlers import escalate, register_wait
+from tests.aws.cloud import Cloud
+from tests.aws.recorded_calls import Context, Fake, Refused
+from tests.handlers.emf import printed
+
+DEFINITION: dict[str, Any] = json.loads(definition_text())
+WAIT = {
+    "invoice_id": "A",
+    "run": 1,
+    "stage": "authorization",
+    "token": "T",
+    "entered_at": "2026-03-02T09:00:00.123Z",
+    "retry_count": 0,
+}
+ASK = {"invoice_id": "A", "run": 1, "stage": "authorization", "reason": "timeout"}
+
+
+def test_a_wait_is_registered(cloud: Cloud) -> None:
+    cloud.send("A", "ingestion", "received")
+    assert register_wait.handler({**WAIT, "entered_at": "2026-03-02T09:04:00.123Z", "retry_count": 2}, Context()) == {}
+    run = cloud.record("A").run
+    assert (run.token, run.stage, run.stamp) == ("T", "authorization", (1772442240123000, 2))
+
+
+def test_a_wait_that_says_it_began_in_another_age_keeps_no_later_one_from_registering(cloud: Cloud) -> None:
+    cloud.send("A", "ingestion", "received")
+    register_wait.handler({**WAIT, "token": "hostile", "entered_at": "9999-12-30T00:00:00Z"}, Context())
+    cloud.now += 6 * MINUTE
+    register_wait.handler({**WAIT, "entered_at": "2026-03-02T09:06:00Z"}, Context())
+    assert cloud.record("A").run.token == "T"
+
+
+def test_a_wait_of_an_invoice_that_nobody_knows_is_superseded(cloud: Cloud) -> None:
+    register_wait.handler(WAIT, Context())
+    asked, told = cloud.wire.calls
+    assert (asked.operation, told.operation) == ("GetItem", "SendTaskFailure")
+    assert (told.params["taskToken"], told.params["error"]) == ("T", "Superseded")
+
+
+@pytest.mark.parametrize("change", [{"run": "1"}, {"stage": "payment"}, {"token": None}, {"entered_at": "now"}])
+def test_a_payload_that_is_not_the_machines_is_named(cloud: Cloud, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"\$\.(run|stage|token)|now"):
+        register_wait.handler({**WAIT, **change}, Context())
+    assert cloud.wire.calls == []
+
+
+def test_who_asks_too_early_is_told_the_rest(cloud: Cloud) -> None:
+    cloud.send("A", "ingestion", "received")
+    cloud.now += HOUR
+    answer = escalate.handler(ASK, Context())
+    assert answer == {"next": "Await", "deadline_seconds": 3 * 86400 - 3660}
+    assert cloud.alerts == []
+
+
+def test_who_asks_in_time_raises_the_alert_once(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud.send("A", "ingestion", "received")
+    cloud.now += 3 * DAY
+    printed(capsys)
+    answers = [escalate.handler(ASK, Context()) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert answers[0]["next"] == "Await" and 80_000 < int(answers[0]["deadline_seconds"]) < 86_400
+    (alert,) = cloud.alerts
+    assert (alert["kind"], alert["step"], alert["severity"]) == ("stuck", 1, "warning")
+    shown = printed(capsys)
+    assert shown.metrics == {("AlertsRaised", "test", "authorization", "warning"): [1.0]}
+    assert [line["message"] for line in shown.logs] == ["alert raised", "escalated", "escalated"]
+    assert [(line["level"], line["invoice_id"], line["run"]) for line in shown.logs] == [("INFO", "A", 1)] * 3
+
+
+def test_the_last_alert_parks(cloud: Cloud) -> None:
+    cloud.send("A", "ingestion", "received")
+    cloud.now += 30 * DAY
+    assert escalate.handler(ASK, Context()) == {"next": "Parked", "deadline_seconds": 1}
+    assert cloud.record("A").mark == "parked"
+
+
+def test_another_run_is_superseded(cloud: Cloud) -> None:
+    cloud.send("A", "ingestion", "received")
+    assert escalate.handler({**ASK, "run": 0}, Context()) == {"next": "Superseded", "deadline_seconds": 1}
+
+
+def test_a_dispute_is_reported_once(cloud: Cloud) -> None:
+    for stage, status in (("ingestion", "received"), ("authorization", "approved"), ("reconciliation", "mismatched")):
+        cloud.send("A", stage, status)
+    states = ["AwaitAuthorization", "AwaitReconciliation", "ReconciliationDisputed", "AwaitReconciliation"]
+    assert cloud.states("A") == states
+    answer = escalate.handler({**ASK, "stage": "reconciliation", "reason": "dispute"}, Context())
+    assert (answer["next"], len(cloud.alerts)) == ("Await", 1)
+    assert 1 <= int(answer["deadline_seconds"]) <= 99_999_999
+
+
+def refusing(code: str) -> Fake:
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        raise Refused(code)
+
+    return refuse
+
+
+@pytest.mark.parametrize("handler", [register_wait.handler, escalate.handler])
+@pytest.mark.parametrize("operation", ["GetItem", "PutItem"])
+def test_what_may_pass_has_the_name_that_the_definition_retries(cloud: Cloud, handler: Any, operation: str) -> None:
+    cloud.send("A", "ingestion", "received")
+    cloud.now += 3 * DAY
+    cloud.wire.fakes[operation] = refusing("ProvisionedThroughputExceededException")
+    with pytest.raises(Exception, match="ProvisionedThroughputExceeded") as raised:
+        handler({**WAIT, **ASK}, Context())
+    # Lambda reports an exception by the name of its class.
+    name = type(raised.value).__name__
+    retried = [one["ErrorEquals"] for state in DEFINITION["States"].values() for one in state.get("Retry", ())]
+    assert len(retried) == 8 and all(name in names for names in retried)
+
+
+@pytest.mark.parametrize("handler", [register_wait.handler, escalate.handler])
+def test_a_broken_connection_may_pass(cloud: Cloud, handler: Any) -> None:
+    def cut(_: dict[str, Any]) -> dict[str, Any]:
+        raise ConnectTimeoutError(endpoint_url="https://dynamodb.eu-west-1.amazonaws.com")
+
+    cloud.wire.fakes["GetItem"] = cut
+    with pytest.raises(Unavailable, match="ConnectTimeoutError"):
+        handler({**WAIT, **ASK}, Context())
+
+
+@pytest.mark.parametrize("handler", [register_wait.handler, escalate.handler])
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException", "ResourceNotFoundException"])
+def test_what_will_not_pass_keeps_its_name(cloud: Cloud, handler: Any, code: str) -> None:
+    cloud.wire.fakes["GetItem"] = refusing(code)
+    with pytest.raises(ClientError, match=code) as raised:
+        handler({**WAIT, **ASK}, Context())
+    assert type(raised.value).__name__ not in str(DEFINITION)
+
+
+def throttled_until(cloud: Cloud, function: str, end: Instant) -> list[Instant]:
+    """DynamoDB refuses what one function asks of it, until then. The instants at which it was called."""
+    handler, called = cloud.machine.functions[function], []
+
+    def call(payload: dict[str, Any], context: Any) -> Any:
+        called.append(cloud.now)
+        fakes = dict(cloud.wire.fakes)
+        if cloud.now < end:
+            cloud.wire.fakes["GetItem"] = refusing("ThrottlingException")
+        try:
+            return handler(payload, context)
+        finally:
+            cloud.wire.fakes = fakes
+
+    cloud.machine.functions[function] = call
+    return called
+
+
+def test_an_hour_without_the_table_ends_no_execution(cloud: Cloud) -> None:
+    called = throttled_until(cloud, REGISTER_WAIT, cloud.now + HOUR)
+    start = cloud.now
+    cloud.send("A", "ingestion", "received")
+    cloud.pass_time(HOUR + 3 * MINUTE)
+    assert len(called) > 20 and start + HOUR <= called[-1] <= start + HOUR + 3 * MINUTE
+    assert cloud.record("A").run.token is not None
+    cloud.send("A", "authorization", "approved")
+    assert cloud.states("A") == ["AwaitAuthorization", "AwaitReconciliation"]
+    assert (cloud.record("A").run.number, cloud.record("A").mark, cloud.alerts) == (1, None, [])
+
+
+def test_an_alert_that_cannot_be_decided_is_raised_when_it_can(cloud: Cloud) -> None:
+    cloud.send("A", "ingestion", "received")
+    due = cloud.now + 3 * DAY
+    called = throttled_until(cloud, ESCALATE, due + 3 * MINUTE)
+    cloud.pass_time(3 * DAY + 6 * MINUTE, sweeping=False)
+    assert len(called) > 3
+    (alert,) = cloud.alerts
+    assert (alert["kind"], alert["step"]) == ("stuck", 1)
+    assert cloud.states("A") == [
+        "AwaitAuthorization",
+        "AuthorizationStuck",
+        "AuthorizationEscalated",
+        "AwaitAuthorization",
+    ]
+
+
+def test_both_results_are_what_the_definition_reads(cloud: Cloud) -> None:
+    """The definition's ResultSelector takes both fields of Escalate's; a missing one would fail the execution."""
+    cloud.send("A", "ingestion", "received")
+    cloud.pass_time(4 * DAY + HOUR)
+    assert cloud.states("A").count("AuthorizationStuck") == 2
+    assert cloud.machine.executions[execution_name("A", 1)].status == "RUNNING"
+    assert escalate.handler(ASK, Context()) == {"next": "Await", "deadline_seconds": 86400 - 3660}

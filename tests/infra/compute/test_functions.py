@@ -1,0 +1,202 @@
+"""The functions: how each runs, what it is told, what calls it."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aws_cdk import App
+from msgspec.structs import fields
+
+from bems.aws import settings
+from bems.aws.settings import read_settings
+from bems.tracker.cells import Cell
+from bems.tracker.contract import STAGES, Stage
+from infra.cell import CellStack
+from infra.compute.function_code import WITHOUT
+from tests.infra.template import Template
+
+ROOT = Path(__file__).resolve().parents[3]
+KINDS: dict[str, type[settings.CellSettings]] = {
+    "producer": settings.ProducerSettings,
+    "processor": settings.ProcessorSettings,
+    "register_wait": settings.InvoiceSettings,
+    "escalate": settings.InvoiceSettings,
+    "sweeper": settings.InvoiceSettings,
+    "recorder": settings.RecorderSettings,
+}
+
+
+def handlers(cell: Template) -> dict[str, str]:
+    return {
+        path.split("/")[1]: function["Handler"].split(".")[1]
+        for path, function in cell.of("AWS::Lambda::Function").items()
+    }
+
+
+def test_the_nine_functions_run_their_handlers(cell: Template) -> None:
+    assert handlers(cell) == {
+        "Producer": "producer",
+        **{f"Invoice{stage.capitalize()}Processor": "processor" for stage in STAGES},
+        "RegisterWait": "register_wait",
+        "Escalate": "escalate",
+        "Sweeper": "sweeper",
+        "Recorder": "recorder",
+    }
+    for handler in set(handlers(cell).values()):
+        assert (ROOT / "handlers" / f"{handler}.py").is_file()
+
+
+def test_every_function_is_the_same_kind_of_function(cell: Template) -> None:
+    for path, function in cell.of("AWS::Lambda::Function").items():
+        noun = path.split("/")[1]
+        assert function["FunctionName"] == f"{cell.name}-{noun}"
+        assert function["Runtime"] == "python3.13"
+        assert function["Architectures"] == ["arm64"]
+        assert function["Role"] == f"<Functions/{noun}/Role>"
+        assert function["LoggingConfig"] == {"LogGroup": f"<Functions/{noun}/Log>"}
+        assert function["TracingConfig"] == {"Mode": "Active"}
+        log = cell.at(f"Functions/{noun}/Log")
+        assert log["LogGroupName"] == f"/aws/lambda/{cell.name}-{noun}"
+        assert log["RetentionInDays"] == (90 if cell.cell == "eu-west" else 30)
+
+
+def test_each_function_can_read_its_settings(cell: Template) -> None:
+    for function in cell.of("AWS::Lambda::Function").values():
+        variables: dict[str, Any] = function["Environment"]["Variables"]
+        handler = function["Handler"].split(".")[1]
+        # What only CloudFormation knows is an ARN, a name or a URL.
+        given = {name: "arn:aws:a:b:c:d" if "<" in value else value for name, value in variables.items()}
+        assert read_settings(KINDS[handler], given).cell == cell.cell
+        assert variables["POWERTOOLS_SERVICE_NAME"] == handler
+        # And is told nothing that it does not read.
+        read = {field.encode_name for field in fields(KINDS[handler])}
+        powertools = {f"POWERTOOLS_{name}" for name in ("LOG_LEVEL", "SERVICE_NAME", "TRACE_DISABLED")}
+        assert set(variables) - powertools <= read
+
+
+def test_each_function_is_told_of_its_own_cell(fifo: Template, standard: Template) -> None:
+    for cell, bus, delivery in ((fifo, "custom", "fifo"), (standard, "classic", "standard")):
+        producer = cell.at("Functions/Producer/Function")["Environment"]["Variables"]
+        assert producer["BEMS_BUS"] == bus
+        assert producer["BEMS_BUS_NAME"] == ("<Bus/Bus>" if bus == "custom" else "bems-us-east")
+        assert producer["BEMS_MAX_BATCH"] == "100"
+        for stage in STAGES:
+            title = stage.capitalize()
+            told = cell.at(f"Functions/Invoice{title}Processor/Function")["Environment"]["Variables"]
+            machine = f"arn:aws:states:{cell.region}:<AccountId>:stateMachine:{cell.name}-invoice-lifecycle"
+            assert {name: told[name] for name in told if name.startswith("BEMS_")} == {
+                "BEMS_CELL": cell.cell,
+                "BEMS_TABLE": "<Records/Table>",
+                "BEMS_STATE_MACHINE_ARN": machine,
+                "BEMS_WARNING_TOPIC_ARN": "<Alerts/Warning>",
+                "BEMS_CRITICAL_TOPIC_ARN": "<Alerts/Critical>",
+                "BEMS_STAGE": stage,
+                "BEMS_QUEUE_TYPE": delivery,
+                "BEMS_QUEUE_URL": f"<Intake/{title}/Queue>",
+            }
+    recorders = [cell.at("Functions/Recorder/Function")["Environment"]["Variables"] for cell in (fifo, standard)]
+    assert [one["BEMS_TIME_SERIES"] for one in recorders] == ["timestream", "s3tables"]
+    assert (recorders[0]["BEMS_DATABASE"], recorders[0]["BEMS_TIME_TABLE"]) == ("bems-eu-west", "transitions")
+    assert recorders[1]["BEMS_DELIVERY_STREAM"] == standard.at("Series/Stream")["DeliveryStreamName"]
+    assert [one["BEMS_UNRECORDED_QUEUE_URL"] for one in recorders] == ["<Unrecorded>"] * 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_processor_takes_batches_and_gives_back_what_failed(cell: Template, stage: Stage) -> None:
+    noun = f"Invoice{stage.capitalize()}Processor"
+    mapping, function = cell.at(f"Functions/{noun}/Mapping"), cell.at(f"Functions/{noun}/Function")
+    assert mapping["EventSourceArn"] == f"<Intake/{stage.capitalize()}/Queue>"
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert mapping["BatchSize"] == 10
+    # More at once than are reserved would be throttled, and each throttle counts as a receipt.
+    assert mapping["ScalingConfig"]["MaximumConcurrency"] <= function["ReservedConcurrentExecutions"]
+    queue = cell.at(f"Intake/{stage.capitalize()}/Queue")
+    assert queue["VisibilityTimeout"] >= 6 * function["Timeout"]
+
+
+def test_the_recorder_reads_every_change_and_gives_up_none_in_silence(cell: Template) -> None:
+    mapping = cell.at("Functions/Recorder/Mapping")
+    assert mapping["EventSourceArn"] == "<Records/Table.StreamArn>"
+    assert mapping["StartingPosition"] == "TRIM_HORIZON"
+    assert mapping["BatchSize"] == 100
+    assert mapping["BisectBatchOnFunctionError"] is True
+    assert mapping["ParallelizationFactor"] == 10
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert mapping["DestinationConfig"] == {"OnFailure": {"Destination": "<Unrecorded>"}}
+    assert mapping["MaximumRecordAgeInSeconds"] == 12 * 3600
+    assert "MaximumRetryAttempts" not in mapping
+    (only,) = mapping["FilterCriteria"]["Filters"]
+    assert only["Pattern"].replace(" ", "") == '{"dynamodb":{"NewImage":{"changes":{"B":[{"exists":true}]}}}}'
+
+
+def test_warm_instances_are_on_the_path_of_an_event_and_are_called(cell: Template) -> None:
+    warm = {"Producer", "RegisterWait", *(f"Invoice{stage.capitalize()}Processor" for stage in STAGES)}
+    aliases = cell.of("AWS::Lambda::Alias")
+    assert {path.split("/")[1] for path in aliases} == warm
+    kept = {"ProvisionedConcurrentExecutions": 2} if cell.cell == "eu-west" else None
+    for alias in aliases.values():
+        assert alias.get("ProvisionedConcurrencyConfig") == kept
+    for stage in STAGES:
+        noun = f"Invoice{stage.capitalize()}Processor"
+        called = cell.at(f"Functions/{noun}/Mapping")["FunctionName"]
+        assert f"<Functions/{noun}/Live>" in called
+        assert called.endswith(":live")
+
+
+@pytest.mark.xdist_group("cdk")
+def test_who_calls_a_function_calls_the_same_whether_it_is_kept_warm(tmp_path: Path) -> None:
+    """An execution that runs calls the ARN that it was started with, and its role must still allow that."""
+    cold, warm = (synthesize(tmp_path / str(count), count) for count in (0, 2))
+    for type, called in (
+        ("AWS::ApiGateway::Method", "Integration"),
+        ("AWS::Lambda::EventSourceMapping", "FunctionName"),
+        ("AWS::Lambda::Permission", "FunctionName"),
+        ("AWS::StepFunctions::StateMachine", "DefinitionSubstitutions"),
+    ):
+        assert cold.of(type)
+        assert {path: one[called] for path, one in cold.of(type).items()} == {
+            path: one[called] for path, one in warm.of(type).items()
+        }
+    assert cold.statements("Lifecycle/Role") == warm.statements("Lifecycle/Role")
+    assert (
+        cold.whole("Api/Stage")["Properties"]["DeploymentId"] == warm.whole("Api/Stage")["Properties"]["DeploymentId"]
+    )
+
+
+def synthesize(out: Path, warm: int) -> Template:
+    """A cell with so many warm instances."""
+    context = {WITHOUT: True, "aws:cdk:enable-path-metadata": True}
+    app = App(analytics_reporting=False, outdir=str(out), context=context)
+    CellStack(app, Cell(name="plain", region="eu-west-1", provisioned_concurrency=warm))
+    app.synth()
+    return Template.load(out, "bems-plain")
+
+
+def test_the_sweeper_is_woken_by_the_clock_and_by_executions_that_ended(cell: Template) -> None:
+    clock, ended = cell.at("Sweeping/EveryMinute"), cell.at("Sweeping/ExecutionEnded")
+    assert clock["ScheduleExpression"] == "rate(1 minute)"
+    machine = f"arn:aws:states:{cell.region}:<AccountId>:stateMachine:{cell.name}-invoice-lifecycle"
+    assert ended["EventPattern"] == {
+        "source": ["aws.states"],
+        "detail-type": ["Step Functions Execution Status Change"],
+        "detail": {"stateMachineArn": [machine], "status": ["FAILED", "TIMED_OUT", "ABORTED"]},
+    }
+    assert {one["Targets"][0]["Arn"] for one in (clock, ended)} == {"<Functions/Sweeper/Function>"}
+    assert ended["Targets"][0]["DeadLetterConfig"] == {"Arn": "<Intake/Undelivered>"}
+    assert cell.one("AWS::Lambda::EventInvokeConfig")["DestinationConfig"] == {
+        "OnFailure": {"Destination": "<Intake/Undelivered>"}
+    }
+    assert cell.at("Functions/Sweeper/Function")["Timeout"] >= 60
+
+
+def test_the_package_has_what_the_extra_names_for_the_functions_python() -> None:
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["aws"]
+    lock = (ROOT / "requirements" / "functions.lock").read_text()
+    tested = (ROOT / "requirements" / "test.lock").read_text()
+    pinned = [one.split(" ")[0] for one in lock.splitlines() if "==" in one]
+    for requirement in extra:
+        name = requirement.split("[")[0].split(">")[0].lower()
+        assert any(one.startswith(f"{name}==") for one in pinned), name
+    # The functions run what the tests ran.
+    assert [one for one in pinned if f"{one}\n" not in tested and f"{one} ;" not in tested] == []

@@ -1,0 +1,130 @@
+"""The functions' package: what is in it, that it is the same every time, and that nothing is left out in silence."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bems.aws import clients
+from bems.calendars import expand
+from bems.tracker.policy import CalendarSpec, PolicySpec
+from bems.tracker.policy_file import load_policy
+from infra.common.profile import HERE, LAMBDA
+from infra.compute import packaging
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Pip:
+    """Puts what pip would put into its target, and remembers how it was called."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.calls: list[list[str]] = []
+        self._fails = fails
+
+    def __call__(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        self.calls.append(command)
+        if self._fails:
+            return subprocess.CompletedProcess(command, 1, "", "no matching distribution")
+        folder = Path(command[command.index("--target") + 1])
+        for name in ("msgspec/__init__.py", "msgspec-1.dist-info/METADATA", "msgspec-1.dist-info/RECORD", "bin/jp.py"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("x")
+        for service in ("dynamodb", "ec2"):
+            (folder / "botocore" / "data" / service).mkdir(parents=True)
+        (folder / "botocore" / "data" / "endpoints.json").write_text("{}")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    path = tmp_path / "functions.lock"
+    path.write_text("msgspec==1 --hash=sha256:00\n")
+    return path
+
+
+def test_wheels_are_fetched_once_per_lock(tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pip = Pip()
+    monkeypatch.setattr(subprocess, "run", pip)
+    first = packaging.fetch(LAMBDA, lock, tmp_path)
+    assert packaging.fetch(LAMBDA, lock, tmp_path) == first
+    assert len(pip.calls) == 1
+    lock.write_text("msgspec==2 --hash=sha256:00\n")
+    assert packaging.fetch(LAMBDA, lock, tmp_path) != first
+    assert packaging.fetch(HERE, lock, tmp_path) != first
+    assert len(pip.calls) == 3
+
+
+def test_wheels_are_for_lambda_and_those_of_the_lock(
+    tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = Pip()
+    monkeypatch.setattr(subprocess, "run", pip)
+    packaging.fetch(LAMBDA, lock, tmp_path)
+    (command,) = pip.calls
+    text = " ".join(command)
+    assert "--python-version 3.13" in text
+    assert "--abi cp313" in text
+    assert "--platform manylinux2014_aarch64" in text
+    assert "--only-binary :all:" in text
+    assert "--require-hashes" in command
+    assert "--no-deps" in command
+
+
+def test_what_differs_between_machines_is_taken_out(
+    tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", Pip())
+    folder = packaging.fetch(LAMBDA, lock, tmp_path)
+    left = sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or not any(path.iterdir())
+    )
+    assert left == [
+        "botocore/data/dynamodb",
+        "botocore/data/endpoints.json",
+        "msgspec-1.dist-info/METADATA",
+        "msgspec/__init__.py",
+    ]
+
+
+def test_a_failure_is_no_package(tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", Pip(fails=True))
+    with pytest.raises(packaging.DependenciesMissing, match="no matching distribution"):
+        packaging.fetch(LAMBDA, lock, tmp_path)
+    assert list(tmp_path.glob("dependencies-*")) == []
+
+
+def test_a_package_has_its_code_its_policy_and_its_dependencies(tmp_path: Path) -> None:
+    (tmp_path / "wheels" / "msgspec").mkdir(parents=True)
+    (tmp_path / "wheels" / "msgspec" / "__init__.py").write_text("x")
+    folder = packaging.assemble(PolicySpec(), tmp_path / "wheels", tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"bems", "handlers", "msgspec", "policy.json"}
+    assert {path.name for path in (folder / "bems").iterdir()} == {"__init__.py", "aws", "tracker"}
+    assert load_policy((folder / "policy.json").read_bytes()) == expand(PolicySpec())
+    assert list(folder.rglob("__pycache__")) == []
+
+
+def test_a_package_without_dependencies_says_so(tmp_path: Path) -> None:
+    folder = packaging.assemble(PolicySpec(), None, tmp_path)
+    assert (folder / packaging.MISSING).read_text().startswith("Synthesized without dependencies")
+
+
+def test_a_package_is_made_once_and_named_by_what_is_in_it(tmp_path: Path) -> None:
+    first = packaging.assemble(PolicySpec(), None, tmp_path)
+    assert packaging.assemble(PolicySpec(), None, tmp_path) == first
+    (tmp_path / "wheels").mkdir()
+    others = {
+        packaging.assemble(PolicySpec(calendar=CalendarSpec("US", "America/New_York")), None, tmp_path),
+        packaging.assemble(PolicySpec(), tmp_path / "wheels", tmp_path),
+    }
+    assert len(others | {first}) == 3
+
+
+def test_botocore_keeps_the_models_that_the_functions_ask_for() -> None:
+    asked: set[str] = set()
+    for path in [*(ROOT / "handlers").glob("*.py"), *(ROOT / "bems" / "aws").glob("*.py")]:
+        for part in path.read_text().split('client("')[1:]:
+            asked.add(part.split('"')[0])
+    assert asked == set(packaging.CLIENTS)
+    assert clients.client.__name__ == "client"

@@ -1,0 +1,156 @@
+"""The two homes behind the ports: what a contract test needs to look at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from bems.aws.alerts import SnsAlerts
+from bems.aws.executions import StepFunctionsExecutions
+from bems.aws.records import DynamoRecords
+from bems.embedded import executions as embedded
+from bems.embedded.definition import load_machine
+from bems.embedded.storage.store import Store
+from bems.tracker.actions import Alert
+from bems.tracker.instants import Instant
+from bems.tracker.ports import Alerts, Executions, Records
+from bems.tracker.record import InvoiceRecord
+from tests.aws.cloud import CELL, Cloud
+from tests.tracker.samples import NOW
+
+MACHINE = load_machine()
+
+
+class Adapter(Protocol):
+    """The ports, and a look behind them."""
+
+    records: Records
+    executions: Executions
+    alerts: Alerts
+
+    def waits(self) -> list[dict[str, Any]]:
+        """The payloads with which executions called RegisterWait, in order."""
+        ...
+
+    def status(self, name: str) -> str:
+        """The execution's status."""
+        ...
+
+    def raised(self) -> list[str]:
+        """The ids of the alerts that are out, each once."""
+        ...
+
+    def later(self, seconds: int) -> None:
+        """Time passes, and executions' timers run out."""
+        ...
+
+
+class StoreRecords:
+    """The embedded store as a Records port. Its one writer never loses a race, so a version that is not next is a
+    mistake that the store itself need not look for: this is where a second writer would be seen."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def load(self, invoice_id: str) -> InvoiceRecord | None:
+        return self._store.record(invoice_id)
+
+    def save(self, record: InvoiceRecord) -> bool:
+        known = self._store.record(record.invoice_id)
+        if (known.version if known else 0) != record.version - 1:
+            return False
+        self._store.put_record(record)
+        return True
+
+
+class StoreAlerts:
+    """The embedded store as an Alerts port."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def raise_alert(self, alert: Alert) -> None:
+        self._store.add_alert(alert)
+
+
+class EmbeddedAdapter:
+    """One machine: the embedded executions on a store."""
+
+    def __init__(self, store: Store, raised: Callable[[], list[str]]) -> None:
+        self._store = store
+        self._raised = raised
+        self._waits: list[dict[str, Any]] = []
+        self._now = NOW
+        self.records: Records = StoreRecords(store)
+        self.alerts: Alerts = StoreAlerts(store)
+        functions: dict[str, embedded.Function] = {"RegisterWaitFunction": self._wait, "EscalateFunction": self._park}
+        self.executions: Executions = embedded.Executions(MACHINE, functions, store, self._ended)
+
+    def _ended(self, started: dict[str, Any], now: Instant) -> None:
+        """Nobody starts another one here."""
+
+    def waits(self) -> list[dict[str, Any]]:
+        return self._waits
+
+    def status(self, name: str) -> str:
+        execution = self._store.execution(name)
+        assert execution
+        return execution.status
+
+    def raised(self) -> list[str]:
+        return self._raised()
+
+    def later(self, seconds: int) -> None:
+        self._now += seconds * 1_000_000
+        while (due := self._store.next_due()) and due.at <= self._now:
+            assert isinstance(self.executions, embedded.Executions)
+            self.executions.fire(due.key, due.at)
+
+    def _wait(self, payload: dict[str, Any], now: Instant) -> dict[str, Any]:  # noqa: ARG002
+        self._waits.append(payload)
+        return {}
+
+    def _park(self, payload: dict[str, Any], now: Instant) -> dict[str, Any]:  # noqa: ARG002
+        return {"next": "Parked", "deadline_seconds": 1}
+
+
+class AwsAdapter:
+    """AWS: the adapters over a cloud."""
+
+    def __init__(self, cloud: Cloud, client: Callable[[str], Any], topics: dict[Any, str], table: str) -> None:
+        self._cloud = cloud
+        self._waits: list[dict[str, Any]] = []
+        self.records: Records = DynamoRecords(client("dynamodb"), table)
+        self.executions: Executions = StepFunctionsExecutions(
+            client("stepfunctions"), "arn:aws:states:eu-west-1:123456789012:stateMachine:bems-test-invoice-lifecycle"
+        )
+        self.alerts: Alerts = SnsAlerts(client("sns"), CELL, topics)
+        cloud.machine.functions = {"RegisterWaitFunction": self._wait, "EscalateFunction": self._park}
+
+    def waits(self) -> list[dict[str, Any]]:
+        self._turn()
+        return self._waits
+
+    def status(self, name: str) -> str:
+        self._turn()
+        return self._cloud.machine.executions[name].status
+
+    def raised(self) -> list[str]:
+        return sorted({alert["id"] for alert in self._cloud.alerts})
+
+    def later(self, seconds: int) -> None:
+        self._turn()
+        self._cloud.now += seconds * 1_000_000
+        self._cloud.machine.fire()
+        self._turn()
+
+    def _turn(self) -> None:
+        while self._cloud.machine.busy:
+            self._cloud.machine.turn()
+
+    def _wait(self, payload: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG002
+        self._waits.append(payload)
+        return {}
+
+    def _park(self, payload: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG002
+        return {"next": "Parked", "deadline_seconds": 1}
