@@ -7,6 +7,7 @@ from constructs import Construct
 from bems.tracker.cells import Cell
 from bems.tracker.contract import STAGES
 from infra.common.keys import Keys
+from infra.common.log_groups import VENDED, log_group
 from infra.common.names import Names
 from infra.common.profile import Profile, read_profile
 from infra.common.removal import RETAIN_ON_UPDATE_OR_DELETE
@@ -20,15 +21,14 @@ from infra.data.iceberg import IcebergSeries
 from infra.data.records_table import Records
 from infra.data.timestream import Series, TimestreamSeries
 from infra.ingress.api import Api
-from infra.ingress.bus import Bus, ClassicBus
-from infra.ingress.custom_bus import CustomBus
 from infra.ingress.firewall import Firewall
 from infra.messaging.alert_topics import Alerts
+from infra.messaging.bus import Bus, ClassicBus
+from infra.messaging.custom_bus import CustomBus
 from infra.messaging.stage_queues import DENY_REDRIVE, StageQueues, encrypted_queue
 from infra.messaging.subscribers import add_subscribers
 from infra.monitoring.alarms import Alarms
 from infra.monitoring.dashboard import Dashboard
-from infra.monitoring.log_groups import VENDED, log_group
 
 
 class CellStack(Stack):

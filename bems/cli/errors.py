@@ -7,7 +7,7 @@ from typing import Self, TypeVar
 import click
 
 from bems.embedded.storage.database_files import StoreUnusable
-from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.errors import StoreFailed
 
 A = TypeVar("A")
 T = TypeVar("T")

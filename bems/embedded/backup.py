@@ -22,8 +22,9 @@ from bems.embedded.alerting import outbox
 from bems.embedded.auth import keys
 from bems.embedded.storage import schema, wal_identity
 from bems.embedded.storage.database_files import StoreUnusable, inspect_header, refuse_foreign_log
+from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.file_permissions import make_private
-from bems.embedded.storage.reader import BUSY_TIMEOUT_MS, StoreFailed
+from bems.embedded.storage.reader import BUSY_TIMEOUT_MS
 from bems.tracker.instants import Instant
 
 FILES = (

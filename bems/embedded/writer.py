@@ -20,8 +20,8 @@ from types import TracebackType
 from bems.embedded.cell import Cell
 from bems.embedded.clock import CellClock
 from bems.embedded.definition import load_machine, resolved_text
+from bems.embedded.storage.errors import QueueFull, StoreFailed
 from bems.embedded.storage.policy_history import PROGRAM, PolicyInForce, PolicyOrDefault, choose_policy
-from bems.embedded.storage.reader import StoreFailed
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import DeadLetter, DueItem
 from bems.tracker.commands import Command
@@ -52,10 +52,6 @@ POLL_SECONDS = 1.0
 
 RETRY_DELAYS = (SECOND, 10 * SECOND, MINUTE, 10 * MINUTE, HOUR)
 """How long to wait after each failure. An event that fails once more is set aside; a timer stays with the last."""
-
-
-class QueueFull(Exception):
-    """The queue is full. Nothing was taken; send it again later."""
 
 
 class Stopped(Exception):

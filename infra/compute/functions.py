@@ -12,8 +12,8 @@ from constructs import Construct
 
 from bems.tracker.cells import Cell
 from infra.common.iam import allow, service_role
+from infra.common.log_groups import log_group
 from infra.common.names import Names
-from infra.monitoring.log_groups import log_group
 
 MEMORY = 512
 """Megabytes; with them comes the processor: 1,769 MB have one whole."""

@@ -17,8 +17,8 @@ from infra.compute.functions import Function, FunctionDefaults
 from infra.compute.state_machines import state_machine_arn
 from infra.data.records_table import Records
 from infra.data.timestream import Series
-from infra.ingress.bus import Bus
 from infra.messaging.alert_topics import Alerts
+from infra.messaging.bus import Bus
 from infra.messaging.stage_queues import PROCESSOR_SECONDS, StageQueues
 
 BATCH = 10

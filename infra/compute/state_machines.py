@@ -10,9 +10,9 @@ from constructs import Construct
 
 from bems.tracker.cells import Cell
 from infra.common.iam import allow, arn, own_account, service_role
+from infra.common.log_groups import VENDED, log_group
 from infra.common.names import Names
 from infra.compute.functions import Function
-from infra.monitoring.log_groups import VENDED, log_group
 
 DEFINITION = Path(__file__).resolve().parents[2] / "statemachines" / "invoice_lifecycle.asl.json"
 

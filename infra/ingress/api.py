@@ -11,10 +11,10 @@ from constructs import Construct
 from bems.tracker.cells import Cell, Rate
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.schemas import DRAFT_04, Schema, batch_name, event_name, gateway_models
+from infra.common.log_groups import log_group
 from infra.common.names import Names
 from infra.compute.functions import Function
 from infra.ingress.gateway_responses import add_gateway_responses
-from infra.monitoring.log_groups import log_group
 
 STAGE = "v1"
 

@@ -5,8 +5,8 @@ from aws_cdk import aws_wafv2 as wafv2
 from constructs import Construct
 
 from bems.tracker.cells import Cell
+from infra.common.log_groups import log_group
 from infra.common.names import Names
-from infra.monitoring.log_groups import log_group
 
 COUNTED = (
     "SizeRestrictions_BODY",

@@ -17,7 +17,7 @@ import urllib3
 from bems.embedded.api.server import CannotListen, Server
 from bems.embedded.storage import database_files
 from bems.embedded.storage.database_files import StoreUnusable, lock_folder
-from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.writer import Writer
 from tests.cli.cli_harness import run

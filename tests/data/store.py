@@ -15,7 +15,6 @@ from typing import Any
 from unittest.mock import patch
 
 from msgspec import json, structs, to_builtins
-from tests.embedded.submit import submit
 
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
 from bems.embedded.alerting.outbox import Outbox
@@ -32,6 +31,7 @@ from bems.tracker.instants import DAY, SECOND, Instant, parse
 from bems.tracker.parsing import parse_line
 from bems.tracker.requests import Role
 from bems.tracker.status import status_of
+from tests.embedded.submit import submit
 from tests.tracker.samples import plain_policy
 from tests.waiting import SOON
 

@@ -12,7 +12,7 @@ from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
 from bems.embedded.auth.keys import KEYS
 from bems.embedded.backup import Backup, BackupRefused, back_up
 from bems.embedded.storage.database_files import StoreUnusable, open_database
-from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.tracker.instants import DAY
 from tests.data.store import stored, unpack, view

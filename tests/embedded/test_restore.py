@@ -12,7 +12,7 @@ from bems.embedded.auth.keys import KEYS
 from bems.embedded.backup import back_up
 from bems.embedded.restore import RestoreRefused, restore
 from bems.embedded.storage.database_files import CUT_OFF_RESTORE, LOCK, StoreUnusable
-from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.schema import DATABASE, MIGRATIONS
 from bems.embedded.storage.sqlite_store import SqliteStore
 from tests.data.store import FILES, stored, unpack, view

@@ -14,11 +14,11 @@ from msgspec import structs
 from bems.embedded.cell import Cell
 from bems.embedded.clock import SystemClock, VirtualClock
 from bems.embedded.storage.database_files import StoreUnusable
-from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.errors import QueueFull, StoreFailed
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import DeadLetter
-from bems.embedded.writer import RETRY_DELAYS, QueueFull, Redrive, Stopped, Writer, open_writer
+from bems.embedded.writer import RETRY_DELAYS, Redrive, Stopped, Writer, open_writer
 from bems.tracker.commands import Command, Extend, Park
 from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, CONFLICT, DUPLICATE, Receipt

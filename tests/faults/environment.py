@@ -14,7 +14,7 @@ from typing import Any
 import apsw
 
 from bems.embedded.storage.database_files import StoreUnusable
-from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.errors import StoreFailed
 from bems.tracker.instants import DAY, HOUR, LATEST, MINUTE, SECOND, Instant, render
 from bems.tracker.transitions import Transition
 from tests.faults.disk import NEVER, Disk

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from bems.embedded.writer import QueueFull, Redrive, Stopped
+from bems.embedded.storage.errors import QueueFull
+from bems.embedded.writer import Redrive, Stopped
 from bems.tracker.commands import Command, Verb
 from bems.tracker.contract import STAGES
 from bems.tracker.decisions import Receipt

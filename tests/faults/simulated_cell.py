@@ -22,7 +22,8 @@ from bems.embedded.auth.keys import Key
 from bems.embedded.cell import Cell
 from bems.embedded.definition import load_machine, resolved_text
 from bems.embedded.storage import compression
-from bems.embedded.storage.reader import Reader, StoreFailed, open_reader
+from bems.embedded.storage.errors import StoreFailed
+from bems.embedded.storage.reader import Reader, open_reader
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.writer import Writer
 from bems.tracker.actions import Severity

@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from bems.embedded.storage.database_files import StoreUnusable
-from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.sqlite_store import SqliteStore
 from tests.faults.conftest import Figures

@@ -22,7 +22,7 @@ from bems.embedded.api.views import Key
 from bems.embedded.auth.keys import KeyRefused, Keys
 from bems.embedded.clock import SystemClock
 from bems.embedded.storage.database_files import StoreInUse, StoreUnusable, lock_folder
-from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.errors import StoreFailed
 from bems.tracker.requests import Role
 
 COLUMNS = (

@@ -16,8 +16,8 @@ from msgspec import json
 from bems.embedded.alerting.delivery import Delivery, State
 from bems.embedded.storage.codec import decode_alert, encode_alert
 from bems.embedded.storage.database_files import Migration, inspect_database, open_database
+from bems.embedded.storage.errors import StoreLost
 from bems.embedded.storage.file_guard import FileGuard
-from bems.embedded.storage.reader import StoreLost
 from bems.embedded.storage.wal_identity import log_path
 from bems.tracker.actions import Alert, Severity
 from bems.tracker.instants import Instant

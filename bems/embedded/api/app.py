@@ -34,9 +34,10 @@ from bems.embedded.api.operations import OPERATIONS, ApiRequest, Operation
 from bems.embedded.api.queries import NoQuery, read_query
 from bems.embedded.api.writer_bridge import WriterBridge
 from bems.embedded.auth.keys import Key
-from bems.embedded.storage.reader import Counts, StoreFailed, StoreLost, Total
+from bems.embedded.storage.errors import QueueFull, StoreFailed, StoreLost
+from bems.embedded.storage.reader import Counts, Total
 from bems.embedded.storage.reader_pool import Dropped, KeyBusy
-from bems.embedded.writer import QueueFull, Stopped
+from bems.embedded.writer import Stopped
 from bems.tracker import responses
 from bems.tracker.contract import STAGES
 from bems.tracker.instants import render

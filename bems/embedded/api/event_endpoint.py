@@ -21,8 +21,8 @@ from bems.embedded.api.bodies import (
 )
 from bems.embedded.api.metrics import Metrics
 from bems.embedded.api.writer_bridge import WriterBridge
-from bems.embedded.storage.reader import StoreFailed, StoreLost
-from bems.embedded.writer import QueueFull, Stopped
+from bems.embedded.storage.errors import QueueFull, StoreFailed, StoreLost
+from bems.embedded.writer import Stopped
 from bems.tracker import responses
 from bems.tracker.contract import STAGES, Event, Stage
 from bems.tracker.decisions import Receipt

@@ -15,8 +15,8 @@ import apsw
 from msgspec import Struct
 
 from bems.embedded.storage.database_files import Migration, inspect_database, open_database
+from bems.embedded.storage.errors import StoreFailed, StoreLost
 from bems.embedded.storage.file_guard import FileGuard
-from bems.embedded.storage.reader import StoreFailed, StoreLost
 from bems.embedded.storage.wal_identity import log_path
 from bems.tracker.instants import Instant
 from bems.tracker.requests import KeyName, Role

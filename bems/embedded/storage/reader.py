@@ -14,6 +14,7 @@ import apsw
 
 from bems.embedded.storage import codec
 from bems.embedded.storage.codec import Codec, Dictionaries
+from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.policy_history import StoredPolicy
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.store import AuditEntry, DeadLetter
@@ -27,19 +28,6 @@ from bems.tracker.transitions import Transition
 
 BUSY_TIMEOUT_MS = 5_000
 """Milliseconds to wait for a database that is locked, which a log that is switched over may be for a moment."""
-
-
-class StoreFailed(Exception):
-    """The database could not be read or written: a full disk, a broken one. What was committed is safe.
-
-    A commit that failed is not in the database; only after a crash in that very moment might it be. Sending the same
-    again is harmless either way.
-    """
-
-
-class StoreLost(StoreFailed):
-    """The database's files are not where they were opened: nobody would find what is written. The message says which,
-    and may be told to whoever has a key. It stays so until the cell is started again."""
 
 
 class Counts(NamedTuple):

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from bems.embedded.storage.errors import QueueFull
 from bems.embedded.storage.reader import Reader, open_reader
 from bems.embedded.storage.wal import WalCheckpointer
-from bems.embedded.writer import QueueFull
 
 T = TypeVar("T")
 

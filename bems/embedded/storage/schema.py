@@ -5,7 +5,7 @@ import apsw
 from bems.embedded.storage.database_files import Migration
 from bems.embedded.storage.migration_v2 import migrate_to_v2
 from bems.embedded.storage.migration_v4 import chain_transitions
-from bems.embedded.storage.seed_dictionaries import make_dictionaries
+from bems.embedded.storage.seed_dictionaries import load_dictionaries
 
 APPLICATION_ID = 0x42454D53
 """`BEMS`, in the header of the file."""
@@ -64,7 +64,7 @@ CREATE INDEX letters_due ON letters (retry_at) WHERE retry_at IS NOT NULL;
 
 def _create(connection: apsw.Connection) -> None:
     connection.execute(_FIRST)
-    connection.executemany("INSERT INTO dictionaries VALUES (?, ?)", make_dictionaries().items())
+    connection.executemany("INSERT INTO dictionaries VALUES (?, ?)", load_dictionaries().items())
 
 
 def _keep_policies(connection: apsw.Connection) -> None:

@@ -1,65 +1,17 @@
-"""Dictionaries: what the values of a new store are compressed against.
+"""Compression dictionaries of a new store.
 
-They are made by leading a few invoices through the lifecycle, so they hold the names of fields and the commonest values
-as the store will see them. A store keeps the ones it was made with.
+They contain the field names and the most common values that the store compresses, so even the first value is small. A
+store keeps the dictionaries that it was created with: changing these files changes new stores only.
+`python -m tests.data.seeds` writes the files.
 """
 
-from decimal import Decimal
+from importlib.resources import files
 
-from bems.embedded.cell import Cell
-from bems.embedded.definition import load_machine
-from bems.embedded.storage.codec import (
-    encode_event,
-    encode_execution,
-    encode_record,
-    encode_stimulus,
-    encode_transition,
-)
-from bems.embedded.storage.store import MemoryStore
-from bems.tracker.actions import execution_name
-from bems.tracker.contract import STAGES, SUCCESS_STATUS, Event, Facts, PaymentTerms, Source, Vendor
-from bems.tracker.instants import DAY, parse
-from bems.tracker.policy import PolicySpec, build_policy
+from bems.embedded.storage.codec import KINDS
 
-_START = parse("2026-12-01T09:30:00Z")
-_CURRENCIES, _TIERS, _COUNTRIES = ("USD", "GBP", "EUR"), ("gold", "silver", "standard"), ("US", "GB", "DE")
+FOLDER = files("bems.embedded.storage") / "seeds"
 
 
-def make_dictionaries() -> dict[str, bytes]:
-    """By kind of value. What is likeliest comes last: the compressor prefers what is near."""
-    store = MemoryStore(keep_history=True)
-    cell = Cell(build_policy(PolicySpec(), frozenset()), load_machine(), store)
-    events = [_event(number, step) for number in range(len(_CURRENCIES)) for step in range(len(STAGES))]
-    for event in events:
-        cell.handle_event(event, event.received_at)
-    while cell.fire_next(_START + 30 * DAY):
-        pass
-    record, name = store.record(events[-1].invoice_id), execution_name(events[-1].invoice_id, 1)
-    execution = store.execution(name)
-    assert record and execution
-    past = b"".join(encode_stimulus(stimulus, at) for stimulus, at in store.stimuli(name))
-    return {
-        "event": b"".join(encode_event(event) for event in events[-6:]),
-        "transition": b"".join(encode_transition(row) for row in store.drain_transitions()[-6:]),
-        "record": encode_record(record),
-        "execution": encode_execution(execution, past),
-    }
-
-
-def _event(number: int, step: int) -> Event:
-    at, stage = _START + (number + 5 * step) * DAY, STAGES[step]
-    id, currency = f"INV-2026-{number:06}", _CURRENCIES[number]
-    vendor = Vendor(f"V-1000{number}", "Supplier GmbH Ltd Inc.", _COUNTRIES[number], _TIERS[number])
-    system, region = ("workflow", "us-east-1") if stage == "authorization" else ("sap-ecc", "eu-west-1")
-    detailed = stage != "authorization"
-    facts = Facts(
-        Decimal("1250.00"),
-        currency,
-        vendor,
-        Source(system, region, "123456789012"),
-        PaymentTerms(30) if detailed else None,
-        {"po": "4500012345", "cost_center": "DE-1000"} if detailed else {},
-    )
-    return Event(
-        stage, f"{id}-{step}", id, SUCCESS_STATUS[stage], at, at, facts, f"0{number}{step}a4c68e2" * 2 + "f7d6"
-    )
+def load_dictionaries() -> dict[str, bytes]:
+    """Return the content of each dictionary by the kind of value that it is for."""
+    return {kind: (FOLDER / f"{kind}.bin").read_bytes() for kind in KINDS}

@@ -15,8 +15,9 @@ from msgspec import json
 
 from bems.embedded.storage import codec
 from bems.embedded.storage.database_files import LOCK, StoreUnusable, lock_folder, open_database
+from bems.embedded.storage.errors import StoreFailed, StoreLost
 from bems.embedded.storage.file_guard import FileGuard
-from bems.embedded.storage.reader import Reader, StoreFailed, StoreLost
+from bems.embedded.storage.reader import Reader
 from bems.embedded.storage.row_writer import RowNumbers, write_turn
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.storage.store import AuditEntry, DeadLetter, DueItem

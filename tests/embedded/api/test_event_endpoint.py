@@ -10,8 +10,8 @@ import pytest
 
 from bems.embedded.api import app, bodies
 from bems.embedded.api.access import Access
-from bems.embedded.storage.reader import StoreFailed
-from bems.embedded.writer import Item, OnResult, QueueFull, Stopped, Writer
+from bems.embedded.storage.errors import QueueFull, StoreFailed
+from bems.embedded.writer import Item, OnResult, Stopped, Writer
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.instants import DAY

@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 import pytest
 
 from bems.embedded.api import http_protocol, server
-from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.reader_pool import ReaderPool
 from bems.tracker.contract import STAGES
 from tests.embedded.api.calls import Cell, ask, head, raw, read_answers, sent

@@ -7,7 +7,7 @@ import pytest
 
 from bems.embedded.auth.keys import APPLICATION_ID, KEYS, Key, KeyRefused, Keys
 from bems.embedded.storage.database_files import StoreUnusable
-from bems.embedded.storage.reader import StoreFailed
+from bems.embedded.storage.errors import StoreFailed
 from bems.tracker.instants import DAY
 from tests.tracker.samples import NOW
 

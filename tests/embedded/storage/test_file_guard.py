@@ -7,8 +7,8 @@ import pytest
 
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
 from bems.embedded.auth.keys import KEYS
+from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.file_guard import FileGuard
-from bems.embedded.storage.reader import StoreFailed
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.sqlite_store import SqliteStore
 from tests.embedded.api.calls import Cell

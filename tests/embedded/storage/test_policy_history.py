@@ -12,8 +12,9 @@ from bems.embedded.backup import back_up
 from bems.embedded.clock import VirtualClock
 from bems.embedded.service import Service
 from bems.embedded.storage.database_files import StoreUnusable
+from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.policy_history import PolicyInForce, PolicyOrDefault
-from bems.embedded.storage.reader import StoreFailed, open_reader
+from bems.embedded.storage.reader import open_reader
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.writer import open_writer
 from bems.tracker.instants import DAY, parse

@@ -6,7 +6,8 @@ import pytest
 
 from bems.embedded.cell import Cell
 from bems.embedded.clock import VirtualClock
-from bems.embedded.storage.reader import Counts, Reader, StoreFailed, open_reader
+from bems.embedded.storage.errors import StoreFailed
+from bems.embedded.storage.reader import Counts, Reader, open_reader
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.store import DeadLetter
 from bems.embedded.writer import Redrive, Writer, open_writer

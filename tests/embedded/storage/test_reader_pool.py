@@ -13,11 +13,12 @@ from bems.embedded.analytics.feeder import AnalyticsFeeder
 from bems.embedded.clock import SystemClock
 from bems.embedded.storage import reader_pool as readers_module
 from bems.embedded.storage import wal as log_module
+from bems.embedded.storage.errors import QueueFull
 from bems.embedded.storage.reader import Counts, Reader, open_reader
 from bems.embedded.storage.reader_pool import ReaderPool
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.wal import WalCheckpointer
-from bems.embedded.writer import QueueFull, Writer, open_writer
+from bems.embedded.writer import Writer, open_writer
 from tests.embedded.api.calls import Cell, together
 from tests.embedded.submit import submit
 from tests.tracker.samples import NOW, POLICY, event

@@ -9,8 +9,8 @@ from msgspec import structs
 
 from bems.embedded.cell import Cell
 from bems.embedded.definition import ESCALATE, REGISTER_WAIT, definition_text, load_machine
-from bems.embedded.storage.reader import StoreFailed
-from bems.embedded.storage.seed_dictionaries import make_dictionaries
+from bems.embedded.storage.errors import StoreFailed
+from bems.embedded.storage.seed_dictionaries import load_dictionaries
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import DeadLetter, DueItem
 from bems.embedded.storage.unit_of_work import LruCache
@@ -254,8 +254,8 @@ def states(cell: Cell, name: str) -> list[str]:
 
 
 def test_a_store_keeps_the_dictionaries_it_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    others = dict.fromkeys(make_dictionaries(), b"other times")
-    monkeypatch.setattr("bems.embedded.storage.schema.make_dictionaries", lambda: others)
+    others = dict.fromkeys(load_dictionaries(), b"other times")
+    monkeypatch.setattr("bems.embedded.storage.schema.load_dictionaries", lambda: others)
     sent = [event("ingestion", status, NOW + at) for at, status in enumerate(("received", "cancelled"))]
     for one in sent:
         store = open_store(tmp_path)

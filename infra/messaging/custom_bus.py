@@ -17,7 +17,7 @@ from bems.tracker.eventbridge_names import detail_type, source
 from infra.common.iam import allow, arn, own_account, service_role, use_key
 from infra.common.keys import Keys
 from infra.common.names import Names
-from infra.ingress.bus import KEPT_DAYS, MAX_RETRIES, RETRY_HOURS
+from infra.messaging.bus import KEPT_DAYS, MAX_RETRIES, RETRY_HOURS
 from infra.messaging.stage_queues import StageQueues
 
 GROUP = "{% $events.SystemMetadata.EventGroupId %}"
