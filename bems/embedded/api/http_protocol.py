@@ -154,6 +154,13 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self.question is not None:
             self.question.cancel()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Refer to no request any more. A request refers to its connection, and such a cycle of 4 kB stays in memory
+        until the garbage collector looks for it, which it does very seldom for what has lived for long."""
+        self.scope = self.cycle = self._running = None  # type: ignore[assignment]
+        self.pipeline.clear()
 
     def cut_off(self) -> None:
         """End the connection at once."""

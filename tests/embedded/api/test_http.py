@@ -1,10 +1,13 @@
 """HTTP itself: paths, methods, heads, and connections."""
 
+import gc
 import json
 import logging
 import socket
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,7 @@ from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.reader_pool import ReaderPool
 from bems.tracker.contract import STAGES
 from tests.embedded.api.calls import Cell, ask, head, raw, read_answers, sent
-from tests.waiting import SOON
+from tests.waiting import SOON, until
 
 # -- 404 and 405
 
@@ -318,3 +321,41 @@ def test_a_head_without_an_end_is_not_read_forever(cell: Cell) -> None:
         connection.sendall(b"GET / HTTP/1.1\r\nA: ")
         with pytest.raises(ConnectionError):
             connection.sendall(b"b" * (16 << 20))
+
+
+@pytest.fixture
+def collector_disabled() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+LOSSES: dict[str, Callable[[str], bytes]] = {
+    "unused": lambda _: b"",
+    "answered": lambda key: head("GET", "/invoices", key),
+    "answered and closed": lambda key: head("GET", "/invoices", key, "Connection: close"),
+    "several answers unread": lambda key: head("GET", "/invoices", key) * 3,
+    "in the middle of a head": lambda key: head("GET", "/invoices", key)[:-4],
+    "in the middle of a body": lambda key: head("POST", "/invoices/ingestion", key, "Content-Length: 99") + b"{",
+    "refused": lambda _: b"noise\r\n\r\n",
+}
+
+
+@pytest.mark.usefixtures("collector_disabled")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_is_left_of_a_connection_that_is_lost(own: Cell, monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
+    """Without the garbage collector, which seldom looks at what has lived for long."""
+    made = list[weakref.ref[protocol.Protocol]]()
+    make_connection = protocol.Protocol.connection_made
+
+    def connection_made(self: protocol.Protocol, transport: Any) -> None:
+        made.append(weakref.ref(self))
+        make_connection(self, transport)
+
+    monkeypatch.setattr(protocol.Protocol, "connection_made", connection_made)
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", own.port), timeout=SOON) as connection:
+            connection.sendall(LOSSES[loss](own.keys["admin"]))
+            if loss in ("answered", "answered and closed", "refused"):
+                assert connection.recv(1_000).startswith(b"HTTP/1.1 ")
+    until(lambda: len(made) == 3 and not any(one() for one in made))
