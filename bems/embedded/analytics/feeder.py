@@ -165,6 +165,7 @@ class AnalyticsFeeder:
             if rows:
                 self._database.append(rows)
             self._watermark = self._database.watermark
+            self._database.renew()
             more = len(rows) == self._batch and (self._stop_by is None or time.monotonic() < self._stop_by)
 
     def _fail(self, error: Exception) -> float:

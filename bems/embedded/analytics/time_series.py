@@ -66,6 +66,10 @@ MEMORY_MB = (64, 128, 256, 512)
 """DuckDB keeps what it has read of its file until it has this much memory, so a small limit keeps the cell's memory
 flat. Each is tried when the one before was not enough for a feed or a question; the rest goes to `TEMPORARY`."""
 
+RENEW_EVERY = 500_000
+"""Rows after which the database is closed and opened again, which takes a tenth of a second. For every row that it has
+written since it was opened, DuckDB keeps 4 bytes of its own, beyond its limit of memory and for good."""
+
 TEMPORARY = ".tmp"
 """Follows the database's name: the folder of what has no room in memory, beside it."""
 
@@ -128,24 +132,31 @@ class TimeSeries:
 
     def __init__(self, path: Path, cell: str, source: Source, memory_mb: int = MEMORY_MB[0]) -> None:
         _inspect_files(path)
+        self._path = path
         self.memory_mb = memory_mb
         self.damage: duckdb.Error | None = None
         self._cell = cell
         self._changed = threading.Condition()
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
         self._closed = False
-        limits = {"memory_limit": f"{memory_mb}MB", "temp_directory": f"{path}{TEMPORARY}"}
-        self._connection = duckdb.connect(str(path), config=_CONFIG | limits)
+        self._connect()
         make_private(path)
         try:
-            self._execute = self._connection.execute
-            self._execute("SET GLOBAL TimeZone = 'UTC'")
-            self._execute("SET GLOBAL lock_configuration = true")
-            self.watermark = self._check()
+            self._configure()
+            self.watermark = self._renewed_at = self._check()
             self._compare(source)
         except BaseException:
             self.close()
             raise
+
+    def _connect(self) -> None:
+        limits = {"memory_limit": f"{self.memory_mb}MB", "temp_directory": f"{self._path}{TEMPORARY}"}
+        self._connection = duckdb.connect(str(self._path), config=_CONFIG | limits)
+        self._execute = self._connection.execute
+
+    def _configure(self) -> None:
+        self._execute("SET GLOBAL TimeZone = 'UTC'")
+        self._execute("SET GLOBAL lock_configuration = true")
 
     def _check(self) -> int:
         """The watermark of a database that agrees with itself; one without tables is given them."""
@@ -198,6 +209,21 @@ class TimeSeries:
         self._execute("UPDATE feed SET watermark = ?, rolled_up = ?", (last, rolled_up))
         self._execute("COMMIT")
         self.watermark, self._rolled_up, self._tiers = last, rolled_up, tiers
+
+    def renew(self) -> None:
+        """Close it and open it again, if it is time for that: what DuckDB keeps of all that it has written is let go.
+
+        Questions wait meanwhile. While one is being answered it is not time; for whoever appends, between two batches.
+        """
+        if self.watermark - self._renewed_at < RENEW_EVERY:
+            return
+        with self._changed:
+            if self._cursors or self._closed:
+                return
+            self._connection.close()
+            self._connect()
+            self._configure()
+        self._renewed_at = self.watermark
 
     def _tiers_with(self, rows: Sequence[tuple[int, Transition]]) -> set[str]:
         """The tiers of vendors that the roll-up tells apart once it has these rows too."""

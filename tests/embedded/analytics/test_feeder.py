@@ -1,5 +1,6 @@
 """Analytics: each row once and as it was, whatever is interrupted, killed or fails."""
 
+import itertools
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from bems.embedded.analytics import feeder as module
+from bems.embedded.analytics import time_series
 from bems.embedded.analytics.feeder import ANALYTICS, AnalyticsFeeder
 from bems.embedded.analytics.time_series import COLUMNS, MEMORY_MB, NotOpen, TimeSeries
 from bems.embedded.clock import VirtualClock
@@ -535,6 +537,56 @@ def test_memory_is_bounded_however_much_was_read(tmp_path: Path) -> None:
         temporary = analytics.query("SELECT value FROM duckdb_settings() WHERE name = 'temp_directory'")
         assert temporary == [(str(tmp_path / f"{ANALYTICS}.tmp"),)]
         assert memory_limit(analytics) == "61.0 MiB"
+
+
+def test_reopening_frees_what_duckdb_keeps_of_its_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = list[duckdb.DuckDBPyConnection]()
+    connect = duckdb.connect
+
+    def open_and_count(*arguments: Any, **options: Any) -> duckdb.DuckDBPyConnection:
+        opened.append(connect(*arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(duckdb, "connect", open_and_count)
+    monkeypatch.setattr(time_series, "RENEW_EVERY", 100)
+    rows = Rows(250)
+    with running(tmp_path, rows, batch=25) as analytics:
+        until(lambda: analytics.watermark == 250)
+        settings = analytics.query("SELECT name, value FROM duckdb_settings() ORDER BY name")
+        assert len(opened) == 3
+        for one in opened[:-1]:
+            with pytest.raises(duckdb.ConnectionException):
+                one.execute("SELECT 1")
+        until(lambda: analytics.count() == 250)
+        with analytics._database._cursor():  # type: ignore[union-attr]
+            rows.grow(100)
+            feed(analytics, rows)
+            assert len(opened) == 3, "no question is broken off for it"
+        rows.grow(1)
+        feed(analytics, rows)
+        until(lambda: len(opened) == 4)
+        assert analytics.query("SELECT name, value FROM duckdb_settings() ORDER BY name") == settings
+        assert (rows.opened, analytics.failure, analytics.count()) == (1, None, 351)
+    monkeypatch.undo()
+    assert each_once(tmp_path, rows)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_database_that_cannot_be_reopened_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_series, "RENEW_EVERY", 10)
+    configure, called = TimeSeries._configure, itertools.count(1)
+
+    def fail_second(self: TimeSeries) -> None:
+        if next(called) == 2:
+            raise duckdb.IOException("IO Error: the disk is full")
+        configure(self)
+
+    monkeypatch.setattr(TimeSeries, "_configure", fail_second)
+    rows = Rows(10)
+    with running(tmp_path, rows) as analytics:
+        until(lambda: rows.opened == 2 and is_open(analytics))
+        assert (analytics.count(), analytics.failure) == (10, None)
+    assert each_once(tmp_path, rows)
 
 
 @pytest.mark.usefixtures("quick")
