@@ -67,8 +67,9 @@ MEMORY_MB = (64, 128, 256, 512)
 flat. Each is tried when the one before was not enough for a feed or a question; the rest goes to `TEMPORARY`."""
 
 RENEW_EVERY = 500_000
-"""Rows after which the database is closed and opened again, which takes a tenth of a second. For every row that it has
-written since it was opened, DuckDB keeps 4 bytes of its own, beyond its limit of memory and for good."""
+"""Rows after which the database is closed and opened again, which takes a tenth of a second, or a second where the
+machine is busy. For every row that it has written since it was opened, DuckDB keeps 4 bytes of its own, beyond its
+limit of memory and for good."""
 
 TEMPORARY = ".tmp"
 """Follows the database's name: the folder of what has no room in memory, beside it."""
