@@ -28,7 +28,10 @@ _CURRENCIES, _TIERS, _COUNTRIES = ("USD", "GBP", "EUR"), ("gold", "silver", "sta
 
 
 def make_dictionaries() -> dict[str, bytes]:
-    """Return the dictionaries by kind of value. The most common content comes last: matches near the end are cheapest."""
+    """Return the dictionaries by kind of value.
+
+    The most common content comes last: matches near the end are cheapest.
+    """
     store = MemoryStore(keep_history=True)
     cell = Cell(build_policy(PolicySpec(), frozenset()), load_machine(), store)
     events = [_event(number, step) for number in range(len(_CURRENCIES)) for step in range(len(STAGES))]

@@ -345,14 +345,14 @@ LOSSES: dict[str, Callable[[str], bytes]] = {
 @pytest.mark.parametrize("loss", LOSSES)
 def test_nothing_is_left_of_a_connection_that_is_lost(own: Cell, monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
     """Without the garbage collector, which seldom looks at what has lived for long."""
-    made = list[weakref.ref[protocol.Protocol]]()
-    make_connection = protocol.Protocol.connection_made
+    made = list[weakref.ref[http_protocol.Protocol]]()
+    make_connection = http_protocol.Protocol.connection_made
 
-    def connection_made(self: protocol.Protocol, transport: Any) -> None:
+    def connection_made(self: http_protocol.Protocol, transport: Any) -> None:
         made.append(weakref.ref(self))
         make_connection(self, transport)
 
-    monkeypatch.setattr(protocol.Protocol, "connection_made", connection_made)
+    monkeypatch.setattr(http_protocol.Protocol, "connection_made", connection_made)
     for _ in range(3):
         with socket.create_connection(("127.0.0.1", own.port), timeout=SOON) as connection:
             connection.sendall(LOSSES[loss](own.keys["admin"]))
