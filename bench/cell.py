@@ -31,7 +31,7 @@ class Cell:
         folder.mkdir(parents=True, exist_ok=True)
         cells = folder.with_suffix(".cells.yaml")
         cells.write_text(CELLS, encoding="utf-8")
-        command = [sys.executable, "-m", "bems.cli", "up", "--json", "--store", str(folder), "--cells", str(cells)]
+        command = [sys.executable, "-m", "bems", "up", "--json", "--store", str(folder), "--cells", str(cells)]
         if policy is not None:
             file = folder.with_suffix(".policy.yaml")
             file.write_text(policy, encoding="utf-8")

@@ -26,7 +26,7 @@ class CellProcess:
         self, folder: Path, log: Path, *options: str, patience: float = TIMEOUT_SECONDS, files: int | None = None
     ) -> None:
         limited = f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, ({files}, {files})); from bems.cli import main"
-        program = ["-m", "bems.cli"] if files is None else ["-c", f"{limited}; main()"]
+        program = ["-m", "bems"] if files is None else ["-c", f"{limited}; main()"]
         command = [sys.executable, *program, "up", "--store", str(folder), "--port", "0", *options]
         self._log = log
         with log.open("ab") as errors:

@@ -7,6 +7,7 @@ from types import FrameType
 
 import click
 
+from bems import __version__
 from bems.cli.checked_commands import CheckedGroup, SeveralMistakes
 from bems.cli.commands.act import act
 from bems.cli.commands.alerts import alerts, deliveries
@@ -28,7 +29,7 @@ from bems.cli.http_errors import one_line
 
 
 @click.group(cls=CheckedGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="bems", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def bems() -> None:
     """BEMS tracks every invoice from ingestion to posting and finds the ones that are stuck."""
 

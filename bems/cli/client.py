@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from importlib.metadata import version
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 from urllib.request import getproxies, proxy_bypass
@@ -13,6 +12,7 @@ import msgspec
 import urllib3
 from urllib3 import exceptions as broken
 
+from bems import __version__
 from bems.cli.errors import Failure, UserError
 from bems.cli.http_errors import NoResponse, no_answer, one_line, read_json, to_click_error
 from bems.tracker.requests import Role
@@ -79,7 +79,7 @@ class Client:
         self._headers = {
             "accept": "application/json",
             "content-type": "application/json",
-            "user-agent": f"bems/{version('bems')}",
+            "user-agent": f"bems/{__version__}",
             **({"x-api-key": key} if key else {}),
         }
         self._here = address.host in _LOOPBACK

@@ -20,7 +20,7 @@ def measure(folder: Path) -> Iterator[Figure]:
         file.writelines(generate(INVOICES, 5, profile=EVERYDAY))
     begun = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "bems.cli", "replay", str(log), "--json"], capture_output=True, check=True
+        [sys.executable, "-m", "bems", "replay", str(log), "--json"], capture_output=True, check=True
     )
     seconds = time.perf_counter() - begun
     report = json.loads(done.stdout)

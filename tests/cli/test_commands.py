@@ -18,7 +18,7 @@ LOG = list(generate(200, 3))
 
 def bems(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-m", "bems.cli", *arguments],
+        [sys.executable, "-m", "bems", *arguments],
         input=stdin,
         capture_output=True,
         timeout=180,
@@ -213,7 +213,7 @@ def test_a_line_of_any_length_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_replay_leaves_no_process_behind(end: signal.Signals) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-m", "bems.cli", "replay", "-", "--processes", "2"],
+        [sys.executable, "-m", "bems", "replay", "-", "--processes", "2"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -229,7 +229,7 @@ def test_a_killed_replay_leaves_no_process_behind(end: signal.Signals) -> None:
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to see a process's children")
 def test_a_killed_worker_is_told() -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-m", "bems.cli", "replay", "-", "--processes", "2"],
+        [sys.executable, "-m", "bems", "replay", "-", "--processes", "2"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -261,7 +261,7 @@ def test_a_full_disk_is_told_in_one_line(log: Path) -> None:
     for command in (["generate"], ["replay", str(log)]):
         with open("/dev/full", "wb") as full:
             result = subprocess.run(
-                [sys.executable, "-m", "bems.cli", *command],
+                [sys.executable, "-m", "bems", *command],
                 stdout=full,
                 stderr=subprocess.PIPE,
                 timeout=60,
@@ -308,7 +308,7 @@ def test_demo_prints_what_the_readme_says() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 def test_demo_tells_of_a_full_disk_in_one_line() -> None:
-    command = f"ulimit -f 8; exec {sys.executable} -m bems.cli demo --exit --invoices 10"
+    command = f"ulimit -f 8; exec {sys.executable} -m bems demo --exit --invoices 10"
     result = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=False)
     assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (1, b"", 1), result.stderr
     assert b"is the disk full?" in result.stderr
@@ -336,7 +336,7 @@ def test_demo_tells_programs_that_its_books_balance() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 def test_a_reader_who_has_seen_enough_gets_no_stack_trace() -> None:
-    command = f"{sys.executable} -m bems.cli generate --invoices 5000 | head -n 1"
+    command = f"{sys.executable} -m bems generate --invoices 5000 | head -n 1"
     result = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=False)
     assert result.stderr == b""
     assert result.stdout.count(b"\n") == 1

@@ -21,7 +21,7 @@ def test_the_commands_work_as_printed_while_the_cell_stays_up() -> None:
 
     terminal, end = pty.openpty()
     demo = subprocess.Popen(
-        [sys.executable, "-m", "bems.cli", "demo", "--invoices", "300"],
+        [sys.executable, "-m", "bems", "demo", "--invoices", "300"],
         stdin=end, stdout=end, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(end)

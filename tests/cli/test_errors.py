@@ -149,7 +149,7 @@ def test_times_in_the_wrong_order_are_named(world: CliHarness) -> None:
 def test_an_output_that_has_not_every_character(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "log").write_bytes(b'{"stage": "ingestion", "event": {"event_id": "\xe6\x97\xa5"}}\n' * 2)
     result = subprocess.run(
-        [sys.executable, "-m", "bems.cli", "replay", str(tmp_path / "log"), "--processes", "1"],
+        [sys.executable, "-m", "bems", "replay", str(tmp_path / "log"), "--processes", "1"],
         env={**os.environ, "PYTHONIOENCODING": encoding},
         capture_output=True,
         timeout=120,

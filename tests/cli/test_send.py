@@ -322,7 +322,7 @@ def test_ctrl_c_waits_for_what_is_under_way(play: Play) -> None:
         return accept(question)
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "bems.cli", "send", "-", "--json", "--url", play(answer).url],
+        [sys.executable, "-m", "bems", "send", "-", "--json", "--url", play(answer).url],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -26,7 +26,7 @@ PATIENCE = 60
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "bems.cli", "up", *arguments]
+    return [sys.executable, "-m", "bems", "up", *arguments]
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def test_a_file_is_sent_by_the_command_line(cell: DeployedCell, tmp_path: Path) 
     plan, log = orderly(2005), tmp_path / "events.jsonl"
     log.write_bytes(b"".join(lines(plan)))
     done = subprocess.run(
-        [sys.executable, "-m", "bems.cli", "send", str(log), "--url", cell.url],
+        [sys.executable, "-m", "bems", "send", str(log), "--url", cell.url],
         env={**os.environ, "BEMS_API_KEY": cell.key},
         capture_output=True,
         text=True,

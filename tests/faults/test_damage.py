@@ -118,7 +118,7 @@ def test_a_file_that_is_not_what_it_should_be_is_refused(
 def test_a_process_ends_with_a_line_and_a_code(folder: Path) -> None:
     cut_to_half(folder / DATABASE)
     before = snapshot(folder)
-    command = [sys.executable, "-m", "bems.cli", "up", "--port", "0", "--store", str(folder)]
+    command = [sys.executable, "-m", "bems", "up", "--port", "0", "--store", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"bems: {folder / DATABASE} is damaged: it was cut short\n"

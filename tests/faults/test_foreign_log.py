@@ -71,7 +71,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def refused(folder: Path) -> str:
     """What `bems up` says of it, in one line."""
     before = snapshot(folder)
-    command = [sys.executable, "-m", "bems.cli", "up", "--port", "0", "--store", str(folder)]
+    command = [sys.executable, "-m", "bems", "up", "--port", "0", "--store", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout) == (1, ""), done
     told = [line for line in done.stderr.splitlines() if "was open to others" not in line]

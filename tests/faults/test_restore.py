@@ -140,7 +140,7 @@ class Home:
 
 def back_up(folder: Path, target: Path) -> dict[str, Any]:
     """By the command, in a process of its own."""
-    command = [sys.executable, "-m", "bems.cli", "backup", "--json", "--store", str(folder), str(target)]
+    command = [sys.executable, "-m", "bems", "backup", "--json", "--store", str(folder), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SOON, check=True)
     held: dict[str, Any] = json.loads(done.stdout)
     return held

@@ -1,0 +1,5 @@
+"""`python -m bems`: the command line."""
+
+from bems.cli import main
+
+main()

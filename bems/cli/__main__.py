@@ -1,3 +1,0 @@
-from bems.cli import main
-
-main()
