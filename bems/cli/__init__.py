@@ -1,4 +1,4 @@
-"""The command line `bems`: the composition root, where the rooms meet."""
+"""The command line `bems`: the composition root, which may import every package."""
 
 import signal
 import sys

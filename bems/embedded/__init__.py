@@ -1,1 +1,1 @@
-"""The one-machine home: the same lifecycle and the same state machine definition, without AWS."""
+"""The runtime on one machine: the same lifecycle and state machine definition, without AWS."""

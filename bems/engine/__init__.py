@@ -1,12 +1,4 @@
-"""An interpreter of the Amazon States Language: pure, with time and results handed in.
-
-    machine = load(definition, resources={"lambda:invoke"})
-    execution = new_execution("arn:aws:states:eu-west-1:123456789012:execution:invoices:INV-1-1", seed=7)
-    execution, effects, _ = step(machine, execution, Start({"deadline_seconds": 60}), now)
-
-A shell stores the execution, carries out its effects, and comes back with a stimulus: the result of an Invoke, a
-callback, or TimerFired when `execution.due` is reached. Instants are microseconds since the epoch.
-"""
+"""A pure interpreter of the Amazon States Language: time and results are passed in."""
 
 from bems.engine.definition import load
 from bems.engine.effects import Effect, Invoke, Rejected

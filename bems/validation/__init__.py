@@ -1,0 +1,1 @@
+"""Collect every problem of a document, and describe it."""

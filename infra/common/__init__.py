@@ -1,0 +1,1 @@
+"""Names, keys, IAM statements and profiles that all constructs share."""

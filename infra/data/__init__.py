@@ -1,0 +1,1 @@
+"""Records table, time series and backups."""

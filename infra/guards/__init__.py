@@ -1,0 +1,1 @@
+"""Rules that refuse a synthesized template."""

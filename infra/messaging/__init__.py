@@ -1,0 +1,1 @@
+"""Buses, queues, topics and subscribers."""

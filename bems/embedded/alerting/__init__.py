@@ -1,1 +1,1 @@
-"""Alerting: how alerts get to people, at least once and in order."""
+"""Delivery of alerts: at least once, in order per invoice."""

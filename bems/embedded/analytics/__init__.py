@@ -1,0 +1,1 @@
+"""The time series in DuckDB, and the dashboards over it."""

@@ -1,0 +1,1 @@
+"""Replay of past events, and its report."""
