@@ -144,11 +144,15 @@ def _schema(name: str, schema: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
 def _type(schema: dict[str, Any]) -> str:
     """Return a schema as a few words, with links to the documents that it names."""
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
-        return f"[{name}](#{name.lower()})"
+        return f"[{name}](#{_anchor(name)})"
     for key in ("anyOf", "oneOf"):
         if key in schema:
             return " or ".join(_type(one) for one in schema[key])

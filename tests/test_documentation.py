@@ -136,7 +136,7 @@ def metric_names() -> Iterator[str]:
     api._parts = SimpleNamespace(
         analytics=SimpleNamespace(watermark=0),
         deliveries=SimpleNamespace(waiting=lambda: 0, failed=lambda: 0),
-        writer=SimpleNamespace(queued=0, failing=None),
+        writer=SimpleNamespace(queued=0, failure=None),
     )
     totals = [Total("AwaitingPosting", "EUR", 2, Decimal(2), 1, Decimal(1), 1)]
     metrics = Metrics()

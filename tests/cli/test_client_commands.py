@@ -308,7 +308,7 @@ def test_dead_letters_are_listed_and_redriven(world: CliHarness, monkeypatch: py
 
     cell = world.service.writer._cell
     with monkeypatch.context() as trouble:
-        for name in ("event", "redrive"):
+        for name in ("handle_event", "redrive"):
             trouble.setattr(cell, name, broken)
         world.send(*(event(f"e{number}", invoice_id=f"I{number}") for number in range(5)))
         letters = world.bems("dlq", "list", role="operator")

@@ -204,7 +204,7 @@ def deployment_id(alias: str | None = None) -> str:
         code=lambda_.Code.from_inline("def handler(event, context): pass"),
     )
     cell = Cell(name="plain", region="eu-west-1")
-    producer: Any = SimpleNamespace(invoked=function.add_alias(alias) if alias else function)
+    producer: Any = SimpleNamespace(target=function.add_alias(alias) if alias else function)
     api.Api(stack, "Api", Names(cell.name, fifo=True), cell, kms.Key(stack, "Key"), producer)
     (id,) = assertions.Template.from_stack(stack).find_resources("AWS::ApiGateway::Deployment")
     return str(id)
