@@ -11,6 +11,7 @@ import apsw
 import pytest
 from msgspec import structs
 
+from bems.embedded import writer as writer_module
 from bems.embedded.cell import Cell
 from bems.embedded.clock import SystemClock, VirtualClock
 from bems.embedded.storage.database_files import StoreUnusable
@@ -18,7 +19,7 @@ from bems.embedded.storage.errors import QueueFull, StoreFailed
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import DeadLetter
-from bems.embedded.writer import RETRY_DELAYS, Redrive, Stopped, Writer, open_writer
+from bems.embedded.writer import COALESCE_BELOW, COALESCE_SECONDS, RETRY_DELAYS, Redrive, Stopped, Writer, open_writer
 from bems.tracker.commands import Command, Extend, Park
 from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, CONFLICT, DUPLICATE, Receipt
@@ -528,3 +529,35 @@ def test_a_second_writer_on_the_folder_is_refused_and_leaves_the_first_alone(hom
         with pytest.raises(StoreUnusable, match="another cell runs on this folder"):
             open_writer(home.folder, POLICY, home.clock)
         assert answer(submit(writer, event("ingestion", "received"))) == ACCEPTED
+
+
+# -- group commit (decision 010)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "slept"),
+    [(0, []), (1, [COALESCE_SECONDS]), (COALESCE_BELOW - 1, [COALESCE_SECONDS]), (COALESCE_BELOW, [])],
+)
+def test_the_writer_waits_for_more_after_a_small_group(
+    home: Home, monkeypatch: pytest.MonkeyPatch, waiting: int, slept: list[float]
+) -> None:
+    """It waits where some items, and fewer than COALESCE_BELOW, came in while it committed the group before."""
+    writer, pauses, groups = home.open(), list[float](), list[int]()
+    commit_group = Writer.commit_group
+
+    def commit_and_receive(self: Writer) -> bool:
+        groups.append(len(self._queue))
+        more = commit_group(self)
+        if len(groups) == 1:
+            for number in range(waiting):
+                self.submit(event("ingestion", f"later-{number}", NOW), lambda _: None)
+        else:
+            self._open = False
+        return more
+
+    monkeypatch.setattr(Writer, "commit_group", commit_and_receive)
+    monkeypatch.setattr(writer_module.time, "sleep", pauses.append)
+    monkeypatch.setattr(Writer, "_sleep", lambda _: None)
+    writer.submit(event("ingestion", "first", NOW), lambda _: None)
+    writer._run()
+    assert (groups[:2], pauses) == ([1, waiting], slept)

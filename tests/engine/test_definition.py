@@ -343,3 +343,27 @@ def test_states_that_are_no_objects_are_refused(value: Any) -> None:
 
 def test_any_function_can_be_allowed() -> None:
     load(machine({"Type": "Task", "Resource": FUNCTION + ":live"}), resources={"lambda:function"})
+
+
+def test_a_task_token_is_of_one_task_only() -> None:
+    """A later path of the same task, and the next task, have no token."""
+    waiting = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken",
+        "Parameters": {"FunctionName": "f", "Payload": {"token.$": "$$.Task.Token"}},
+        "TimeoutSecondsPath": "$$.Task.Token",
+        "Next": "Second",
+    }
+    plain = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::lambda:invoke",
+        "Parameters": {"FunctionName": "f", "Payload": {"token.$": "$$.Task.Token"}},
+        "TimeoutSeconds": 1,
+    }
+    with pytest.raises(InvalidDefinition) as caught:
+        load(machine(waiting, plain), resources={"lambda:invoke", "lambda:invoke.waitForTaskToken"})
+    reason = "only the Parameters of a .waitForTaskToken task have a task token"
+    assert [problem for problem in caught.value.problems if reason in problem] == [
+        f"States.First.TimeoutSecondsPath: {reason}",
+        f"States.Second.Parameters.Payload.token.$: {reason}",
+    ]

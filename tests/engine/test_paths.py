@@ -97,3 +97,13 @@ def test_writer_that_does_not_match(text: str, data: Any) -> None:
     with pytest.raises(StatesError) as caught:
         compile_writer(parse_path(text))(data, 9)
     assert caught.value.error == "States.ResultPathMatchFailure"
+
+
+@pytest.mark.parametrize(
+    ("text", "data", "depth"),
+    [("$.x", {}, 0), ("$.x.y.z", {"x": {}}, 1), ("$.x.y.z", {"x": {"y": 5}}, 2), ("$.x[1].y", {"x": [0, {}]}, 2)],
+)
+def test_depth_counts_the_steps_that_were_taken(text: str, data: Any, depth: int) -> None:
+    with pytest.raises(PathNotFound) as caught:
+        read(text, data)
+    assert caught.value.depth == depth

@@ -202,3 +202,12 @@ def test_pauses_double_up_to_a_quarter_of_an_hour() -> None:
         drawn = [backoff_seconds(receipts) for _ in range(200)]
         assert most / 2 <= min(drawn) and max(drawn) <= most
         assert len(set(drawn)) > 1
+
+
+@pytest.mark.parametrize(("receipts", "counted"), [(1, 1), (2, 0), (3, 0)])
+def test_an_unreadable_message_is_counted_once(
+    queue: Cloud, capsys: pytest.CaptureFixture[str], receipts: int, counted: int
+) -> None:
+    assert handle(queue, ("A", "no event"), receipts=receipts) == [0]
+    refused = ("EventsProcessed", "test", "authorization", "refused")
+    assert printed(capsys).metrics == ({refused: [1.0]} if counted else {})

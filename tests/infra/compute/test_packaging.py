@@ -1,6 +1,7 @@
 """The functions' package: what is in it, that it is the same every time, and that nothing is left out in silence."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,9 @@ def test_botocore_keeps_the_models_that_the_functions_ask_for() -> None:
             asked.add(part.split('"')[0])
     assert asked == set(packaging.CLIENTS)
     assert clients.client.__name__ == "client"
+
+
+def test_wheels_of_another_python_are_others(tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", Pip())
+    other = replace(LAMBDA, python="3.99")
+    assert packaging.fetch(other, lock, tmp_path) != packaging.fetch(LAMBDA, lock, tmp_path)

@@ -286,3 +286,15 @@ def test_nothing_goes_past_the_guards_by_an_escape_hatch(cell: Template) -> None
     resources: list[Resource] = template_resources(cell.raw)
     assert len(resources) > 200
     assert check_rules(resources) == []
+
+
+@pytest.mark.parametrize("inverted", [{"notAction": "sqs:*"}, {"notResource": "arn:aws:sqs:*:*:x"}])
+def test_statements_that_allow_everything_but_something_are_refused(inverted: dict[str, str]) -> None:
+    allowed = {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": "arn:aws:sqs:eu-west-1:1:queue"} | inverted
+    for left_out in ("Action", "Resource"):
+        if f"not{left_out}" in inverted:
+            del allowed[left_out]
+    policy = {"PolicyDocument": {"Statement": [allowed]}}
+    template = {"Resources": {"Policy": {"Type": "AWS::IAM::ManagedPolicy", "Properties": policy}}}
+    refusals = [violation.detail for violation in check_rules(template_resources(template))]
+    assert "allows everything but something: name what it allows" in refusals

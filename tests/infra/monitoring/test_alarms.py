@@ -1,6 +1,7 @@
 """Each alarm's metric and dimensions, word for word, and whom it tells. A wrong one stays green for ever."""
 
 import json
+import re
 from typing import Any
 
 from bems.tracker import metrics as tracker
@@ -223,3 +224,11 @@ def test_people_hear_of_alerts(fifo: Template, standard: Template) -> None:
     }
     assert standard.raw["Parameters"]["BemsUsChatUrl"]["NoEcho"] is True
     assert "Default" not in standard.raw["Parameters"]["BemsUsChatUrl"]
+
+
+def test_few_failures_are_no_rate(cell: Template) -> None:
+    """Fewer than 20 attempts in five minutes raise no alarm, whatever part of them fails."""
+    for stage in STAGES:
+        alarm = found(cell)[f"{stage.capitalize()}Failures"]
+        (expression,) = [metric["Expression"] for metric in alarm["Metrics"] if "Expression" in metric]
+        assert re.fullmatch(r"IF\(\((.+)\)>=20, 100\*FILL\(failed,0\)/\(\1\), 0\)", expression), expression
