@@ -1,3 +1,3 @@
-"""Business Event Monitoring System: follows every invoice from ingestion to posting and finds the ones that are stuck."""
+"""Business Event Monitoring System: follows every invoice through its stages and finds the ones that are stuck."""
 
 __version__ = "0.1.0"

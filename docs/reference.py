@@ -122,7 +122,8 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[st
         yield f"Body: {_type(body)}\n"
     yield "| status | answer |\n|---|---|"
     for status, answer in operation["responses"].items():
-        content = next(iter(answer.get("content", {}).values()), {}).get("schema")
+        contents: dict[str, dict[str, Any]] = answer.get("content", {})
+        content = next((one.get("schema") for one in contents.values()), None)
         said = re.sub(r"\s+", " ", answer.get("description", ""))
         yield f"| {status} | {said}{' ' + _type(content) if content else ''} |"
     yield ""

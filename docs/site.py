@@ -51,7 +51,9 @@ def _with_links(text: str, page: Path) -> str:
 
 def _configuration(pages: Path) -> str:
     decisions = sorted(path.relative_to(pages).as_posix() for path in (pages / "decisions").glob("*.md"))
-    references = ", ".join(f'{{ "{title}" = "{path}" }}' for title, path in REFERENCES.items() if (pages / path).exists())
+    references = ", ".join(
+        f'{{ "{title}" = "{path}" }}' for title, path in REFERENCES.items() if (pages / path).exists()
+    )
     return f"""[project]
 site_name = "BEMS"
 site_description = "Tracks every invoice's lifecycle and finds the ones that are stuck"

@@ -6,11 +6,11 @@ from typing import TypeVar
 
 from bems.aws.alerts import SnsAlerts
 from bems.aws.clients import client
-from bems.aws.clock import SystemClock
 from bems.aws.executions import StepFunctionsExecutions
 from bems.aws.policy import read_policy
 from bems.aws.records import DynamoRecords
 from bems.aws.settings import InvoiceSettings, read_settings
+from bems.clock import SystemClock
 from bems.tracker.actions import Severity
 from bems.tracker.apply_decision import Decide, apply_steps, run_steps
 from bems.tracker.policy import Policy

@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from bems.aws.buses import Bus, ClassicBus, CustomBus
 from bems.aws.clients import client
-from bems.aws.clock import SystemClock
 from bems.aws.messages import Origin
 from bems.aws.settings import ProducerSettings, read_settings
+from bems.clock import SystemClock
 from bems.tracker import responses
 from bems.tracker.contract import STAGES, Event, Stage
 from bems.tracker.metrics import EVENTS_ACCEPTED, EVENTS_REFUSED, EVENTS_UNPUBLISHED

@@ -11,11 +11,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from bems.aws.clients import client
-from bems.aws.clock import SystemClock
 from bems.aws.errors import BotoCoreError, ClientError, error_code
 from bems.aws.records import read_changes
 from bems.aws.settings import RecorderSettings, read_settings
 from bems.aws.time_series import FirehoseSeries, Row, TimeSeriesWriter, TimestreamSeries, WriteResult
+from bems.clock import SystemClock
 from bems.tracker.metrics import RECORDS_REJECTED, RECORDS_UNREADABLE, TRANSITIONS_RECORDED, VISIBILITY_LATENCY
 from bems.tracker.ports import Clock
 from bems.tracker.time_series_schema import to_row

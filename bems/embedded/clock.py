@@ -15,15 +15,6 @@ class CellClock(Clock, Protocol):
     def speed(self) -> float: ...
 
 
-class SystemClock:
-    """The machine's clock."""
-
-    speed = 1.0
-
-    def now(self) -> Instant:
-        return time.time_ns() // 1000
-
-
 class VirtualClock:
     """A clock that stands still until it is moved, and never goes back: replay moves it from due time to due time."""
 

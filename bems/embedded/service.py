@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from bems.clock import SystemClock
 from bems.embedded.alerting.deliveries import Deliveries
 from bems.embedded.alerting.delivery import Destination
 from bems.embedded.alerting.outbox import inspect_outbox
@@ -14,7 +15,7 @@ from bems.embedded.api.app import Api
 from bems.embedded.api.cell_context import CellContext
 from bems.embedded.api.server import Server
 from bems.embedded.auth.keys import Keys, inspect_keys
-from bems.embedded.clock import AcceleratedClock, CellClock, SystemClock
+from bems.embedded.clock import AcceleratedClock, CellClock
 from bems.embedded.definition import load_machine
 from bems.embedded.storage.policy_history import PROGRAM, PolicyInForce, PolicyOrDefault
 from bems.embedded.storage.reader import open_reader

@@ -19,9 +19,7 @@ def measure(folder: Path) -> Iterator[Figure]:
     with log.open("wb") as file:
         file.writelines(generate(INVOICES, 5, profile=EVERYDAY))
     begun = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "bems", "replay", str(log), "--json"], capture_output=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-m", "bems", "replay", str(log), "--json"], capture_output=True, check=True)
     seconds = time.perf_counter() - begun
     report = json.loads(done.stdout)
     lines = sum(report["events"].values())

@@ -24,7 +24,7 @@ BUILD = ROOT / ".build"
 POLICY = "policy.json"
 MISSING = "WITHOUT-DEPENDENCIES.txt"
 
-OWN = ("bems/__init__.py", "bems/tracker", "bems/aws", "handlers")
+OWN = ("bems/__init__.py", "bems/clock.py", "bems/validation", "bems/tracker", "bems/aws", "handlers")
 
 CLIENTS = ("dynamodb", "events", "eventbridgev2", "firehose", "sns", "sqs", "stepfunctions", "timestream-write")
 """What botocore must know; the models of the other 400 services are most of its 30 MB, and stay out."""

@@ -19,7 +19,7 @@ import pytest
 from moto import mock_aws
 
 from bems.aws import clients
-from bems.aws.clock import SystemClock
+from bems.clock import SystemClock
 from bems.tracker.actions import execution_name
 from bems.tracker.instants import MINUTE, SECOND, Instant
 from bems.tracker.policy import Policy

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import urllib3
 
-from bems.aws.clock import SystemClock
 from bems.aws.records import DynamoRecords
+from bems.clock import SystemClock
 from bems.tracker.actions import execution_name
 from bems.tracker.contract import Stage
 from bems.tracker.instants import Instant

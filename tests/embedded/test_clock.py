@@ -3,7 +3,8 @@ import threading
 import pytest
 from freezegun import freeze_time
 
-from bems.embedded.clock import AcceleratedClock, SystemClock, VirtualClock
+from bems.clock import SystemClock
+from bems.embedded.clock import AcceleratedClock, VirtualClock
 from bems.tracker.instants import SECOND, Instant, parse
 
 

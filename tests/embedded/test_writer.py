@@ -11,9 +11,9 @@ import apsw
 import pytest
 from msgspec import structs
 
-from bems.embedded import writer as writer_module
+from bems.clock import SystemClock
 from bems.embedded.cell import Cell
-from bems.embedded.clock import SystemClock, VirtualClock
+from bems.embedded.clock import VirtualClock
 from bems.embedded.storage.database_files import StoreUnusable
 from bems.embedded.storage.errors import QueueFull, StoreFailed
 from bems.embedded.storage.schema import DATABASE
@@ -556,7 +556,7 @@ def test_the_writer_waits_for_more_after_a_small_group(
         return more
 
     monkeypatch.setattr(Writer, "commit_group", commit_and_receive)
-    monkeypatch.setattr(writer_module.time, "sleep", pauses.append)
+    monkeypatch.setattr("bems.embedded.writer.time.sleep", pauses.append)
     monkeypatch.setattr(Writer, "_sleep", lambda _: None)
     writer.submit(event("ingestion", "first", NOW), lambda _: None)
     writer._run()

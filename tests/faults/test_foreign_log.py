@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import urllib3
 
+from bems.clock import SystemClock
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
 from bems.embedded.auth.keys import KEYS
 from bems.embedded.backup import back_up
-from bems.embedded.clock import SystemClock, VirtualClock
+from bems.embedded.clock import VirtualClock
 from bems.embedded.service import Service
 from bems.embedded.storage.database_files import StoreUnusable
 from bems.embedded.storage.reader import open_reader

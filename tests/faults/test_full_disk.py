@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from bems.embedded.clock import SystemClock
+from bems.clock import SystemClock
 from bems.embedded.storage.reader import open_reader
 from tests.cell_process import POLICY, SPEED, CellProcess
 from tests.embedded.api.calls import sent

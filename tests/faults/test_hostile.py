@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import urllib3
 
+from bems.clock import SystemClock
 from bems.embedded.api.server import MAX_CONNECTIONS
-from bems.embedded.clock import SystemClock
 from tests.cell_process import CellProcess
 from tests.embedded.api import conftest
 from tests.embedded.api.calls import Cell, Reply, head, raw, read_answers, sent

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from bems.embedded.clock import SystemClock
+from bems.clock import SystemClock
 from bems.embedded.storage.reader import open_reader
 from bems.embedded.storage.schema import DATABASE
 from tests.cell_process import CellProcess

@@ -11,7 +11,7 @@ from pathlib import Path
 import apsw
 from msgspec import json
 
-from bems.embedded.clock import SystemClock
+from bems.clock import SystemClock
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.writer import MAX_QUEUED_ITEMS
 from tests.cell_process import CellProcess

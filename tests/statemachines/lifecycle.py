@@ -5,8 +5,8 @@ from typing import Any
 
 from freezegun.api import FrozenDateTimeFactory
 
+from bems.clock import SystemClock
 from bems.embedded.cell import Cell
-from bems.embedded.clock import SystemClock
 from bems.embedded.definition import load_machine
 from bems.embedded.storage.store import MemoryStore
 from bems.tracker.actions import execution_name

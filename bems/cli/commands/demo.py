@@ -25,9 +25,10 @@ from bems.cli.pacing import ReplayPacer
 from bems.cli.send_summary import Summary
 from bems.cli.sender import Sender
 from bems.cli.worst_invoice import Worst
+from bems.clock import SystemClock
 from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.server import CannotListen
-from bems.embedded.clock import AcceleratedClock, SystemClock
+from bems.embedded.clock import AcceleratedClock
 from bems.embedded.service import Service
 from bems.embedded.storage.file_permissions import private_umask
 from bems.embedded.storage.policy_history import DEFAULT

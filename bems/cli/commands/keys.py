@@ -15,12 +15,12 @@ from bems.cli.files import folder_of
 from bems.cli.options import connected
 from bems.cli.output import format_time, make_console, pluralize_count, print_json
 from bems.cli.table_layout import Column, print_table
+from bems.clock import SystemClock
 from bems.embedded.api import views
 from bems.embedded.api.access import ADMINS
 from bems.embedded.api.operations import NewKey
 from bems.embedded.api.views import Key
 from bems.embedded.auth.keys import KeyRefused, Keys
-from bems.embedded.clock import SystemClock
 from bems.embedded.storage.database_files import StoreInUse, StoreUnusable, lock_folder
 from bems.embedded.storage.errors import StoreFailed
 from bems.tracker.requests import Role

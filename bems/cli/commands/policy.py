@@ -17,9 +17,9 @@ from bems.cli.files import WhenParam, load_policy, read_text
 from bems.cli.options import connected
 from bems.cli.output import format_time, make_console, pluralize_count, print_json, print_list
 from bems.cli.table_layout import Column, print_table
+from bems.clock import SystemClock
 from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.policies import Policy, PolicyCalendar, PolicyStage, PolicySummary, view_policy
-from bems.embedded.clock import SystemClock
 from bems.embedded.storage.policy_history import DEFAULT
 from bems.tracker.config import ConfigError, ConfigFieldError, read_policy
 from bems.tracker.instants import Instant, render, to_datetime

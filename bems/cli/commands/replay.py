@@ -25,7 +25,7 @@ from bems.cli.policy_comparison import BUILT_IN, Replayed, compare, print_compar
 from bems.cli.refused_events import FirstRefused
 from bems.cli.refused_events import Refused as RefusedLine
 from bems.cli.replay_report import as_document, print_report
-from bems.embedded.clock import SystemClock
+from bems.clock import SystemClock
 from bems.embedded.replay.replay import Refused, ReplayError
 from bems.embedded.replay.replay import replay as run
 from bems.embedded.replay.report import Report

@@ -18,9 +18,10 @@ from bems.cli.checked_commands import CheckedCommand
 from bems.cli.errors import Failure, UserError, translate_store_errors
 from bems.cli.files import folder_of, load_policy, read_text
 from bems.cli.output import print_json
+from bems.clock import SystemClock
 from bems.embedded.alerting.destinations import build
 from bems.embedded.api.server import CannotListen
-from bems.embedded.clock import AcceleratedClock, CellClock, SystemClock
+from bems.embedded.clock import AcceleratedClock, CellClock
 from bems.embedded.service import Service
 from bems.embedded.storage.file_permissions import private_umask
 from bems.embedded.storage.policy_history import DEFAULT, PolicyInForce

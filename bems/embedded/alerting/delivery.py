@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from bems.embedded.clock import SystemClock
+from bems.clock import SystemClock
 from bems.tracker.actions import Alert
 from bems.tracker.instants import Instant
 

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
+from bems.clock import SystemClock
 from bems.embedded.api import bodies, file_descriptors, http_protocol, server
-from bems.embedded.clock import SystemClock
 from bems.embedded.storage import reader_pool as readers_module
 from bems.embedded.storage.reader import Reader
 from bems.tracker.cells import Limits, Rate, StageRates

@@ -9,8 +9,8 @@ from pathlib import Path
 import apsw
 import pytest
 
+from bems.clock import SystemClock
 from bems.embedded.analytics.feeder import AnalyticsFeeder
-from bems.embedded.clock import SystemClock
 from bems.embedded.storage import reader_pool as readers_module
 from bems.embedded.storage import wal as log_module
 from bems.embedded.storage.errors import QueueFull

@@ -9,7 +9,7 @@ import apsw
 import pytest
 from msgspec import json
 
-from bems.embedded.clock import SystemClock
+from bems.clock import SystemClock
 from bems.embedded.storage.database_files import open_database
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.storage.sqlite_store import SqliteStore

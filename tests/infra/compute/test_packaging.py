@@ -1,6 +1,7 @@
 """The functions' package: what is in it, that it is the same every time, and that nothing is left out in silence."""
 
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,19 @@ def test_wheels_of_another_python_are_others(tmp_path: Path, lock: Path, monkeyp
     monkeypatch.setattr(subprocess, "run", Pip())
     other = replace(LAMBDA, python="3.99")
     assert packaging.fetch(other, lock, tmp_path) != packaging.fetch(LAMBDA, lock, tmp_path)
+
+
+def test_the_functions_import_from_the_package_alone(tmp_path: Path) -> None:
+    """Their own code comes from the asset; only the dependencies are those installed here."""
+    folder = packaging.assemble(PolicySpec(), None, tmp_path / "build")
+    handlers = sorted(path.stem for path in (folder / "handlers").glob("*.py") if path.stem != "__init__")
+    code = (
+        f"import sys, {', '.join(f'handlers.{name}' for name in handlers)}\n"
+        "ours = [m for n, m in sys.modules.items() if n.split('.')[0] in ('bems', 'handlers')]\n"
+        "print(sorted({m.__file__ for m in ours if not m.__file__.startswith(sys.argv[1])}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        capture_output=True, text=True, cwd=tmp_path, check=False, env={"PYTHONPATH": str(folder)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
