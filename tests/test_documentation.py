@@ -149,8 +149,8 @@ def metric_names() -> Iterator[str]:
 def test_every_metric_is_described() -> None:
     names = list(metric_names())
     assert {"bems_stuck", "bems_stuck_amount", "bems_events_total", "bems_requests_total"} <= {*names}
-    missing = lacking(names, first_cells(section(OPERATIONS_PAGE, "Watch it")))
-    assert not missing, f"{OPERATIONS_PAGE}, 'Watch it', has no row for {missing}"
+    missing = lacking(names, first_cells(section(OPERATIONS_PAGE, "Metrics")))
+    assert not missing, f"{OPERATIONS_PAGE}, 'Metrics', has no row for {missing}"
 
 
 def test_every_metric_of_the_functions_is_described() -> None:
@@ -158,7 +158,7 @@ def test_every_metric_of_the_functions_is_described() -> None:
     assert rows == {metric.name: ", ".join(metric.dimensions) for metric in METRICS.values()}
 
 
-QUESTIONS = section(CONTRACT, "Questions")
+QUESTIONS = section(CONTRACT, "Queries and commands")
 
 
 def rows_of(method: str, path: str) -> list[str]:
@@ -170,15 +170,15 @@ def rows_of(method: str, path: str) -> list[str]:
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_every_operation_is_described(operation: Operation) -> None:
     rows = rows_of(operation.method, operation.path)
-    assert rows, f"{CONTRACT}, 'Questions', has no row for {operation.method} {operation.path}"
+    assert rows, f"{CONTRACT}, 'Queries and commands', has no row for {operation.method} {operation.path}"
     parameters = [name for name in operation.query.__struct_fields__ if name not in ("limit", "cursor")]
     missing = [name for name in parameters if not any(f"{name}=" in row for row in rows)]
-    assert not missing, f"{CONTRACT}, 'Questions': {operation.method} {operation.path} has also {missing}"
+    assert not missing, f"{CONTRACT}, 'Queries and commands': {operation.method} {operation.path} has also {missing}"
 
 
 def test_every_other_path_is_described() -> None:
     for path in ("/healthz", "/openapi.json", "/metrics"):
-        assert rows_of("GET", path), f"{CONTRACT}, 'Questions', has no row for GET {path}"
+        assert rows_of("GET", path), f"{CONTRACT}, 'Queries and commands', has no row for GET {path}"
     for path in {re.sub("|".join(STAGES), "{stage}", path) for path in PATHS}:
         assert f"`POST {path}`" in section(CONTRACT, "Events"), f"{CONTRACT}, 'Events', does not say POST {path}"
 
@@ -186,7 +186,7 @@ def test_every_other_path_is_described() -> None:
 def test_every_verb_is_described() -> None:
     [row] = rows_of("POST", "/commands")
     missing = lacking([verb.__struct_config__.tag for verb in get_args(Verb)], named(row))
-    assert not missing, f"{CONTRACT}, 'Questions': POST /commands has also {missing}"
+    assert not missing, f"{CONTRACT}, 'Queries and commands': POST /commands has also {missing}"
 
 
 def test_every_status_of_an_answer_is_described() -> None:
@@ -340,5 +340,5 @@ def test_the_parts_of_a_record_are_those_that_it_has() -> None:
 def test_the_numbers_of_schedules_and_mutants() -> None:
     text = read(TESTING)
     assert f"`tests/tracker/mutants.py` has {len(MUTANTS)} mutants" in text, f"{TESTING}: there are {len(MUTANTS)}"
-    assert f"plays {SCHEDULES:,} of them" in text, f"{TESTING}: there are {SCHEDULES:,}"
+    assert f"runs {SCHEDULES:,} of them" in text, f"{TESTING}: there are {SCHEDULES:,}"
     assert FOUND_BY.keys() == FAULT_MUTANTS.keys()

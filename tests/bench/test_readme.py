@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "bench" / "RESULTS.md").read_text(encoding="utf-8")
-SECTION = README.partition("## How fast, how safe\n")[2].partition("\n## ")[0]
+SECTION = README.partition("## Performance and durability\n")[2].partition("\n## ")[0]
 
 
 def test_every_figure_is_in_the_results() -> None:
