@@ -97,6 +97,6 @@ def test_a_broken_promise_is_noticed(name: str, figures: Figures) -> None:
 
 
 def test_a_story_that_breaks_names_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.faults.environment.LONGEST", 10)
+    monkeypatch.setattr("tests.faults.environment.MAX_STEPS", 10)
     with pytest.raises(InvariantViolated, match=r"^seed 3, step 10 at 2026-.*the story has no end"):
         play(3, tmp_path)
