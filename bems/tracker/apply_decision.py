@@ -23,7 +23,7 @@ from bems.tracker.ports import Alerts, Clock, Executions, Records
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.record_builder import Decision, clear_pending
 
-A = TypeVar("A")
+AnswerT = TypeVar("AnswerT")
 
 
 class Load(Struct, frozen=True):
@@ -39,10 +39,10 @@ class Save(Struct, frozen=True):
 
 
 Step = Load | Save | Action
-Decide = Callable[[InvoiceRecord | None, Instant], Decision[A]]
+Decide = Callable[[InvoiceRecord | None, Instant], Decision[AnswerT]]
 
 
-def apply_steps(invoice_id: str, decide: Decide[A]) -> Generator[Step, Any, A]:
+def apply_steps(invoice_id: str, decide: Decide[AnswerT]) -> Generator[Step, Any, AnswerT]:
     """Bring one decision into the world. `decide` is asked again when somebody else saved in between.
 
     An action is answered by None, or by the exception that it failed with.
@@ -68,8 +68,8 @@ def apply_steps(invoice_id: str, decide: Decide[A]) -> Generator[Step, Any, A]:
 
 
 def run_steps(
-    steps: Generator[Step, Any, A], records: Records, executions: Executions, alerts: Alerts, clock: Clock
-) -> A:
+    steps: Generator[Step, Any, AnswerT], records: Records, executions: Executions, alerts: Alerts, clock: Clock
+) -> AnswerT:
     """Drive the steps over a home's ports. What a port raises is raised in the end: its caller tries again, or the
     sweep comes."""
     result: Any = None
@@ -77,7 +77,7 @@ def run_steps(
         try:
             step = steps.send(result)
         except StopIteration as end:
-            answer: A = end.value
+            answer: AnswerT = end.value
             return answer
         result = None
         if isinstance(step, Load):

@@ -161,7 +161,7 @@ class Subscriber(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 Instances = Annotated[int, Meta(ge=1, le=100_000)]
 
-UNRESERVED = 100
+MIN_UNRESERVED_INSTANCES = 100
 """Instances of an account that Lambda lets nobody reserve (developer guide, "Configuring reserved concurrency")."""
 
 
@@ -181,10 +181,11 @@ class Concurrency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     recorder: Instances = 100
 
     def __post_init__(self) -> None:
-        if self.reserved and self.total > self.account - UNRESERVED:
+        if self.reserved and self.total > self.account - MIN_UNRESERVED_INSTANCES:
             raise ValueError(
-                f"reserves {self.total} of the {self.account} instances of the account, of which {UNRESERVED} must be "
-                'left: raise the quota and "account", lower the functions, or use "reserved: false"'
+                f"reserves {self.total} of the {self.account} instances of the account, of which "
+                f"{MIN_UNRESERVED_INSTANCES} must be left: "
+                'raise the quota and "account", lower the functions, or use "reserved: false"'
             )
 
     @property
@@ -193,11 +194,11 @@ class Concurrency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         processors = len(STAGES) * self.processor
         return self.producer + processors + self.register_wait + self.escalate + self.sweeper + self.recorder
 
-    def warm_at_most(self) -> int:
+    def max_provisioned(self) -> int:
         """How many instances of each function on an event's path can be kept warm."""
         if self.reserved:
             return min(self.producer, self.processor, self.register_wait)
-        return max(0, self.account - UNRESERVED) // (len(STAGES) + 2)
+        return max(0, self.account - MIN_UNRESERVED_INSTANCES) // (len(STAGES) + 2)
 
 
 class Cell(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -237,7 +238,7 @@ class Cell(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.policy is not None and self.policy_file is not None:
             raise ValueError('a cell has one policy: use either "policy" or "policy_file"')
-        if self.provisioned_concurrency > (most := self.concurrency.warm_at_most()):
+        if self.provisioned_concurrency > (most := self.concurrency.max_provisioned()):
             raise ValueError(
                 f'"provisioned_concurrency" is {self.provisioned_concurrency}, more than the {most} that "concurrency" '
                 "has for each function on an event's path: lower it, or raise that"

@@ -44,7 +44,7 @@ class ConfigError(Exception):
 
     def __init__(self, name: str, faults: list[ConfigFieldError]) -> None:
         self.name = name
-        self.faults = faults
+        self.errors = faults
         super().__init__(
             "\n".join(f"{name}:{fault.line}: {fault.pointer or 'the file'}: {fault.detail}" for fault in faults)
         )
@@ -67,13 +67,13 @@ def read_cells(text: str, name: str, check_country: CheckCountry | None = None) 
 
 def _read(text: str, name: str, expected: type[_Config], check: Callable[[Any], Iterator[FieldError]]) -> _Config:
     document = _Document(text)
-    faults = document.faults
-    if not document.unreadable:
+    faults = document.errors
+    if not document.is_unreadable:
         found = validate(document.data, expected)
         refused = {fault.pointer for fault in found}
         found += [fault for fault in islice(check(document.data), MAX_ERRORS) if fault.pointer not in refused]
         own = [fault for fault in found if not document.is_invalid(fault)]
-        faults += [ConfigFieldError(document.line(fault.pointer), fault.pointer, fault.detail) for fault in own]
+        faults += [ConfigFieldError(document.line_of(fault.pointer), fault.pointer, fault.detail) for fault in own]
     if faults:
         raise ConfigError(name, sorted(faults, key=lambda fault: (fault.line, fault.pointer)))
     return msgspec.convert(document.data, expected)
@@ -147,10 +147,10 @@ class _Document:
 
     def __init__(self, text: str) -> None:
         self.data: Any = None
-        self.faults: list[ConfigFieldError] = []
-        self.unreadable = True
+        self.errors: list[ConfigFieldError] = []
+        self.is_unreadable = True
         self._lines: dict[str, int] = {}
-        self._spoilt: set[str] = set()
+        self._invalid_pointers: set[str] = set()
         self._level = 0
         if len(text) > MAX_CHARACTERS:
             self._field_error(1, "", f"has {len(text)} characters, more than {MAX_CHARACTERS}: split it")
@@ -170,7 +170,7 @@ class _Document:
             line, shown = text.count("\n", 0, error.position) + 1, format_value(text[error.position])
             self._field_error(line, "", f"has the character {shown}, which YAML does not allow: leave it out")
 
-    def line(self, pointer: str) -> int:
+    def line_of(self, pointer: str) -> int:
         """The line of a value, or of the nearest one around where it should be."""
         while pointer not in self._lines and pointer:
             pointer = pointer.rpartition("/")[0]
@@ -179,9 +179,9 @@ class _Document:
     def is_invalid(self, fault: FieldError) -> bool:
         """Whether a fault only follows from one of the text itself."""
         pointer = fault.pointer
-        while pointer not in self._spoilt and pointer:
+        while pointer not in self._invalid_pointers and pointer:
             pointer = pointer.rpartition("/")[0]
-        return pointer in self._spoilt
+        return pointer in self._invalid_pointers
 
     def _read(self) -> None:
         self._next()
@@ -193,7 +193,7 @@ class _Document:
         self._next()
         event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
-            self.unreadable = False
+            self.is_unreadable = False
         else:
             self._field_error(event.start_mark.line + 1, "", "has a second document: put it in a file of its own")
 
@@ -251,12 +251,12 @@ class _Document:
         return event
 
     def _mark_invalid(self, line: int, pointer: str, detail: str) -> None:
-        self._spoilt.add(pointer)
+        self._invalid_pointers.add(pointer)
         self._field_error(line, pointer, detail)
 
     def _field_error(self, line: int, pointer: str, detail: str) -> None:
-        if len(self.faults) < MAX_ERRORS:
-            self.faults.append(ConfigFieldError(line, pointer, detail))
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append(ConfigFieldError(line, pointer, detail))
 
 
 def _scalar(event: yaml.ScalarEvent) -> str | int | bool | None:

@@ -148,7 +148,7 @@ class PostingEvent(EventBody, frozen=True, kw_only=True):
     status: Literal["posted", "failed"]
 
 
-BODIES: dict[Stage, type[IngestionEvent | AuthorizationEvent | ReconciliationEvent | PostingEvent]] = {
+EVENT_TYPES: dict[Stage, type[IngestionEvent | AuthorizationEvent | ReconciliationEvent | PostingEvent]] = {
     "ingestion": IngestionEvent,
     "authorization": AuthorizationEvent,
     "reconciliation": ReconciliationEvent,
@@ -184,7 +184,7 @@ class Event(Struct, frozen=True):
     digest: str
     imported: bool = False
 
-    def body(self) -> dict[str, Any]:
+    def to_body(self) -> dict[str, Any]:
         """The event as it is sent to its stage, ready for JSON; instants in UTC, and no field that says nothing."""
         facts = self.facts
         body: dict[str, Any] = {

@@ -20,7 +20,7 @@ from bems.tracker.record_builder import (
     MAX_FAILED_RUNS,
     MAX_RUN_AGE,
     MAX_SILENCE,
-    A,
+    AnswerT,
     Decision,
     RecordBuilder,
 )
@@ -82,17 +82,17 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
     """A source system reported something."""
     of = (event.occurred_at, event.event_id)
     if record is None:
-        draft = RecordBuilder(InvoiceRecord(event.invoice_id, event.facts, of), policy, now, new=True)
+        builder = RecordBuilder(InvoiceRecord(event.invoice_id, event.facts, of), policy, now, new=True)
     else:
         for event_id, digest in record.recent_event_ids:
             if event_id == event.event_id:
                 return _unchanged(record, classify_duplicate(digest, event.digest))
-        draft = RecordBuilder(record, policy, now)
+        builder = RecordBuilder(record, policy, now)
         if not event.imported:
-            _raise_overdue_alert(draft)
-    draft.merge_facts(event.facts, event.occurred_at, event.event_id)
-    draft.remember_event(event.event_id, event.digest)
-    row = draft.add_row(
+            _raise_overdue_alert(builder)
+    builder.merge_facts(event.facts, event.occurred_at, event.event_id)
+    builder.remember_event(event.event_id, event.digest)
+    row = builder.add_row(
         "event",
         f"event {event.event_id}",
         event.stage,
@@ -103,22 +103,22 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
         received_at=event.received_at,
     )
     outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at)
-    draft.counts_from_occurrence = event.imported or policy.waits_from == "occurrence"
-    replaced = draft.unreported_dispute(event.stage) if event.imported else None
-    absorbed = _apply_outcome(draft, row, event.stage, outcome)
+    builder.counts_from_occurrence = event.imported or policy.waits_from == "occurrence"
+    replaced = builder.find_unreported_dispute(event.stage) if event.imported else None
+    absorbed = _apply_outcome(builder, row, event.stage, outcome)
     is_bad = event.stage in DISPUTABLE_STAGES and event.status == FAILURE_STATUS[event.stage]
     if absorbed and event.imported and is_bad:
         # Nobody is called for a mismatch of last year; while it stands, the wait's own alerts say so.
         if replaced:
-            draft.report(event.stage, replaced)
-        draft.reported_disputes = {**draft.reported_disputes, event.stage: event.event_id}
-    draft.identify(outcome, event.facts)
-    draft.check_identity(event.event_id)
-    draft.align_wait()
-    wait = draft.wait
+            builder.raise_dispute_alert(event.stage, replaced)
+        builder.reported_disputes = {**builder.reported_disputes, event.stage: event.event_id}
+    builder.record_identity(outcome, event.facts)
+    builder.check_identity(event.event_id)
+    builder.align_wait()
+    wait = builder.wait
     if wait and absorbed and event.imported and (wait.counted_from or (is_bad and wait.stage == event.stage)):
-        draft.postpone_first_alert()
-    return draft.finish(ACCEPTED)
+        builder.postpone_first_alert()
+    return builder.finish(ACCEPTED)
 
 
 def on_wait(record: InvoiceRecord | None, request: WaitRequest, policy: Policy, now: Instant) -> Decision[None]:
@@ -126,17 +126,17 @@ def on_wait(record: InvoiceRecord | None, request: WaitRequest, policy: Policy, 
     an equal one is not, since AWS's clock in it counts milliseconds."""
     if record is None:
         return Decision(None, (SendTaskAnswer(request.token, "Superseded", now),), (), None)
-    draft = RecordBuilder(record, policy, now)
+    builder = RecordBuilder(record, policy, now)
     if request.run < record.run.number:
-        draft.actions.append(SendTaskAnswer(request.token, "Superseded", now))
-        return draft.finish(None)
+        builder.actions.append(SendTaskAnswer(request.token, "Superseded", now))
+        return builder.finish(None)
     if request.stamp < record.run.stamp:
         return _unchanged(record, None)
-    draft.run = structs.replace(
+    builder.run = structs.replace(
         record.run, token=request.token, stage=request.stage, stamp=request.stamp, silent_since=0
     )
-    draft.align_wait()
-    return draft.finish(None)
+    builder.align_wait()
+    return builder.finish(None)
 
 
 def on_timeout(
@@ -145,16 +145,16 @@ def on_timeout(
     """A wait ran out, or woke early. The token that the run registered stays: an answer to it may be on its way."""
     if record is None or run < record.run.number:
         return _unchanged(record, NextStep("Superseded", now))
-    draft = RecordBuilder(record, policy, now)
-    draft.clear_silence()
-    if draft.wait and draft.wait.stage == stage:
-        draft.escalate()
-    if draft.mark == "parked":
-        draft.align_wait()
-        draft.close_run()
-        return draft.finish(NextStep("Parked", now))
-    draft.align_wait()
-    return draft.finish(_wait_again(draft, stage))
+    builder = RecordBuilder(record, policy, now)
+    builder.clear_silence()
+    if builder.wait and builder.wait.stage == stage:
+        builder.escalate()
+    if builder.mark == "parked":
+        builder.align_wait()
+        builder.close_run()
+        return builder.finish(NextStep("Parked", now))
+    builder.align_wait()
+    return builder.finish(_wait_again(builder, stage))
 
 
 def on_dispute(
@@ -163,13 +163,13 @@ def on_dispute(
     """A mismatch or failed posting is to be reported, once; the wait of its stage starts anew."""
     if record is None or run < record.run.number:
         return _unchanged(record, NextStep("Await", now))
-    draft = RecordBuilder(record, policy, now)
-    draft.clear_silence()
-    outcome = draft.unreported_dispute(stage)
-    if outcome and draft.wait and draft.wait.stage == stage:
-        draft.dispute(draft.wait, outcome)
-    draft.align_wait()
-    return draft.finish(_wait_again(draft, stage))
+    builder = RecordBuilder(record, policy, now)
+    builder.clear_silence()
+    outcome = builder.find_unreported_dispute(stage)
+    if outcome and builder.wait and builder.wait.stage == stage:
+        builder.report_dispute(builder.wait, outcome)
+    builder.align_wait()
+    return builder.finish(_wait_again(builder, stage))
 
 
 def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, now: Instant) -> Decision[Receipt]:
@@ -178,17 +178,17 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
         return Decision(None, (), (), Receipt("refused", f"there is no invoice {command.invoice_id}"))
     if any(event_id == command.event_id for event_id, _ in record.recent_event_ids):
         return _unchanged(record, Receipt("duplicate", next_alert_at=record.wait.due if record.wait else None))
-    draft = RecordBuilder(record, policy, now)
-    _raise_overdue_alert(draft)
-    reason = _rejection_reason(draft, command)
+    builder = RecordBuilder(record, policy, now)
+    _raise_overdue_alert(builder)
+    reason = _refusal_reason(builder, command)
     if reason:
         return _unchanged(record, Receipt("refused", reason))
-    draft.remember_event(command.event_id, "")
+    builder.remember_event(command.event_id, "")
     verb = command.verb
-    stage: Stage = draft.waits_for or "posting"
+    stage: Stage = builder.waits_for or "posting"
     if isinstance(verb, Complete | Cancel):
         stage = verb.stage if isinstance(verb, Complete) else "ingestion"
-    row = draft.add_row(
+    row = builder.add_row(
         "command",
         command.event_id,
         stage,
@@ -196,24 +196,24 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
         event_id=command.event_id,
         occurred_at=command.accepted_at,
         received_at=command.accepted_at,
-        step=draft.wait.step if draft.wait else None,
+        step=builder.wait.step if builder.wait else None,
     )
     if isinstance(verb, Complete | Cancel):
         status = SUCCESS_STATUS[stage] if isinstance(verb, Complete) else "cancelled"
-        overruled = draft.outcomes.get(stage)
+        overruled = builder.outcomes.get(stage)
         occurred_at = max(command.accepted_at, overruled.occurred_at + 1) if overruled else command.accepted_at
-        _apply_outcome(draft, row, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at))
-        draft.check_identity(command.event_id)
+        _apply_outcome(builder, row, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at))
+        builder.check_identity(command.event_id)
     elif isinstance(verb, Revive):
-        draft.revive()
-    elif draft.wait and isinstance(verb, Park):
-        draft.park(draft.wait, command.operator)
-    elif draft.wait and isinstance(verb, Extend):
-        draft.extend(draft.wait, verb.until, command.operator)
-    elif draft.wait and isinstance(verb, Acknowledge):
-        draft.wait = structs.replace(draft.wait, acknowledged=draft.wait.step)
-    draft.align_wait()
-    return draft.finish(Receipt("accepted", next_alert_at=draft.wait.due if draft.wait else None))
+        builder.revive()
+    elif builder.wait and isinstance(verb, Park):
+        builder.park(builder.wait, command.operator)
+    elif builder.wait and isinstance(verb, Extend):
+        builder.extend(builder.wait, verb.until, command.operator)
+    elif builder.wait and isinstance(verb, Acknowledge):
+        builder.wait = structs.replace(builder.wait, acknowledged=builder.wait.step)
+    builder.align_wait()
+    return builder.finish(Receipt("accepted", next_alert_at=builder.wait.due if builder.wait else None))
 
 
 def on_sweep(
@@ -222,82 +222,82 @@ def on_sweep(
     """The safety net: at `check_at`, or when a run is known to have ended by itself (failed, timed out, aborted)."""
     if record is None:
         return Decision(None, (), (), None)
-    draft = RecordBuilder(record, policy, now)
+    builder = RecordBuilder(record, policy, now)
     if ended_run == record.run.number and record.run.state == "open":
-        draft.close_run()
-        if draft.wait:
-            ended_runs = draft.wait.ended_runs + 1
-            draft.wait = structs.replace(draft.wait, ended_runs=ended_runs)
-            if ended_runs >= MAX_FAILED_RUNS and draft.mark is None:
-                draft.mark = "dormant"
-    elif draft.wait and record.run.state == "open":
-        if now >= draft.wait.due + GRACE_PERIOD:
-            draft.escalate()
-            if not draft.is_starting():
-                draft.run = structs.replace(draft.run, silent_since=draft.run.silent_since or now)
+        builder.close_run()
+        if builder.wait:
+            ended_runs = builder.wait.ended_runs + 1
+            builder.wait = structs.replace(builder.wait, ended_runs=ended_runs)
+            if ended_runs >= MAX_FAILED_RUNS and builder.mark is None:
+                builder.mark = "dormant"
+    elif builder.wait and record.run.state == "open":
+        if now >= builder.wait.due + GRACE_PERIOD:
+            builder.escalate()
+            if not builder.is_starting():
+                builder.run = structs.replace(builder.run, silent_since=builder.run.silent_since or now)
         # Notice of an ended execution may never come: one that stays silent is given up.
-        silent_since = draft.run.silent_since
+        silent_since = builder.run.silent_since
         too_old = now >= record.run.started_at + MAX_RUN_AGE
-        if draft.wait and (too_old or (silent_since and now >= silent_since + MAX_SILENCE)):
-            draft.replace_run()
+        if builder.wait and (too_old or (silent_since and now >= silent_since + MAX_SILENCE)):
+            builder.replace_run()
     else:
-        draft.escalate()
-    draft.align_wait()
-    return draft.finish(None)
+        builder.escalate()
+    builder.align_wait()
+    return builder.finish(None)
 
 
-def _unchanged(record: InvoiceRecord | None, answer: A) -> Decision[A]:
+def _unchanged(record: InvoiceRecord | None, answer: AnswerT) -> Decision[AnswerT]:
     """Nothing new; what is still pending is carried out again."""
     pending: tuple[Action, ...] = record.pending if record else ()
     return Decision(record, pending, (), answer)
 
 
-def _raise_overdue_alert(draft: RecordBuilder) -> None:
+def _raise_overdue_alert(builder: RecordBuilder) -> None:
     """An event or command may come before the execution whose timer, of whole seconds, has just run out: the alert that
     was due before it comes before it."""
-    if draft.wait and draft.now > draft.wait.due:
-        draft.escalate()
+    if builder.wait and builder.now > builder.wait.due:
+        builder.escalate()
 
 
-def _apply_outcome(draft: RecordBuilder, row: dict[str, Any], stage: Stage, outcome: Outcome) -> bool:
+def _apply_outcome(builder: RecordBuilder, row: dict[str, Any], stage: Stage, outcome: Outcome) -> bool:
     """An outcome came in, by event or command: whatever it says, somebody is there again. Whether it is the newest."""
-    absorbed = draft.apply_outcome(stage, outcome)
+    absorbed = builder.apply_outcome(stage, outcome)
     if not absorbed:
         row["superseded"] = True
-    draft.remember_closing(stage, outcome)
-    if draft.mark == "dormant":
-        draft.mark = None
+    builder.record_closing(stage, outcome)
+    if builder.mark == "dormant":
+        builder.mark = None
     return absorbed
 
 
-def _wait_again(draft: RecordBuilder, stage: Stage) -> NextStep:
+def _wait_again(builder: RecordBuilder, stage: Stage) -> NextStep:
     """Wait on. At another stage than the invoice's there is nothing to wait for: the Await is answered at once."""
-    wait = draft.wait
-    return NextStep("Await", wait.due if wait and wait.stage == stage else draft.now)
+    wait = builder.wait
+    return NextStep("Await", wait.due if wait and wait.stage == stage else builder.now)
 
 
-def _rejection_reason(draft: RecordBuilder, command: Command) -> str:
+def _refusal_reason(builder: RecordBuilder, command: Command) -> str:
     """Why a command could change nothing; empty where it can."""
-    verb, wait = command.verb, draft.wait
+    verb, wait = command.verb, builder.wait
     if isinstance(verb, Complete):
-        register = draft.outcomes.get(verb.stage)
+        register = builder.outcomes.get(verb.stage)
         if register and register.status == SUCCESS_STATUS[verb.stage]:
             return f"{verb.stage} is already {register.status}"
     elif isinstance(verb, Cancel):
-        if draft.status == "Cancelled":
+        if builder.status == "Cancelled":
             return "the invoice is already cancelled"
     elif isinstance(verb, Revive):
-        if draft.mark != "parked":
+        if builder.mark != "parked":
             return "the invoice is not parked"
-    elif draft.mark == "parked":
+    elif builder.mark == "parked":
         return "the invoice is parked: revive it first"
     elif wait is None:
-        return f"the invoice is {draft.status} and waits for nothing"
+        return f"the invoice is {builder.status} and waits for nothing"
     elif isinstance(verb, Extend):
-        if not max(wait.due, draft.now) < verb.until <= LATEST:
+        if not max(wait.due, builder.now) < verb.until <= LATEST:
             return (
                 f"the new deadline must be later than {render(wait.due)}, when the next alert is due, and before 3000"
             )
-    elif isinstance(verb, Acknowledge) and not wait.stuck:
+    elif isinstance(verb, Acknowledge) and not wait.is_stuck:
         return "no alert is out in this wait"
     return ""

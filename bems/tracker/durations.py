@@ -18,7 +18,7 @@ MAX_BUSINESS_DAYS = 2600
 _MICROSECONDS: dict[Unit, int] = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "bd": 0}
 _UNITS: dict[str, Unit] = {"s": "s", "m": "m", "h": "h", "d": "d", "bd": "bd"}
 _DURATION = re.compile(r"([0-9]+)(s|m|h|d|bd)")
-_EXPECTED = "a whole number and s, m, h, d (24 hours each) or bd (business days), such as 90m, 12h, 3d or 5bd"
+_EXPECTED_FORM = "a whole number and s, m, h, d (24 hours each) or bd (business days), such as 90m, 12h, 3d or 5bd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,9 @@ def parse_duration(text: str) -> Duration:
     if match is None:
         if text.startswith("due"):
             raise ValueError(
-                f"{format_value(text)} counts back from the due date, as only a deadline may: use {_EXPECTED}"
+                f"{format_value(text)} counts back from the due date, as only a deadline may: use {_EXPECTED_FORM}"
             )
-        raise ValueError(f"{format_value(text)} is not a duration: use {_EXPECTED}")
+        raise ValueError(f"{format_value(text)} is not a duration: use {_EXPECTED_FORM}")
     digits, unit = match[1].lstrip("0") or "0", _UNITS[match[2]]
     if len(digits) > 9:
         raise ValueError(f"{format_value(text)} is too long: use at most {_max_amount(unit)}{unit}")
@@ -83,7 +83,7 @@ def parse_deadline(text: str) -> Duration | BeforeDue:
     if text.startswith("due-"):
         return BeforeDue(parse_duration(text.removeprefix("due-")))
     if not _DURATION.fullmatch(text):
-        raise ValueError(f"{format_value(text)} is not a deadline: use {_EXPECTED}, or due, due-3bd or due-2d")
+        raise ValueError(f"{format_value(text)} is not a deadline: use {_EXPECTED_FORM}, or due, due-3bd or due-2d")
     return parse_duration(text)
 
 

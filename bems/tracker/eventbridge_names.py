@@ -2,7 +2,7 @@
 
 from bems.tracker.contract import Stage
 
-ENDED = ("FAILED", "TIMED_OUT", "ABORTED")
+FAILED_EXECUTION_STATUSES = ("FAILED", "TIMED_OUT", "ABORTED")
 """The statuses of an execution that did not come to an end of its definition (API reference of DescribeExecution)."""
 
 

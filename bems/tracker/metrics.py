@@ -21,7 +21,7 @@ Outcome = Literal["accepted", "duplicate", "conflict", "refused"]
 """What became of a message: a new event, a known one, another one under a known id, or nothing that can be read."""
 Emitter = Literal["producer", "processor", "register_wait", "escalate", "sweeper", "recorder"]
 
-VALUES: Mapping[Dimension, tuple[str, ...]] = {
+DIMENSION_VALUES: Mapping[Dimension, tuple[str, ...]] = {
     "stage": STAGES,
     "outcome": get_args(Outcome),
     "severity": get_args(Severity),
@@ -37,18 +37,18 @@ class Metric(Struct, frozen=True):
     dimensions: tuple[Dimension, ...]
     emitters: tuple[Emitter, ...]
 
-    def dimensioned(self, **values: str) -> dict[str, str]:
+    def dimension_values(self, **values: str) -> dict[str, str]:
         """The values in the order of the dimensions. ValueError where one is missing, unknown or too many."""
         if set(values) != set(self.dimensions):
             raise ValueError(f"{self.name} has the dimensions {', '.join(self.dimensions)}, not {', '.join(values)}")
         for dimension in self.dimensions:
-            known = VALUES.get(dimension)
+            known = DIMENSION_VALUES.get(dimension)
             if known is not None and values[dimension] not in known:
                 raise ValueError(f"{self.name}: {values[dimension]!r} is not one of {dimension}: {', '.join(known)}")
         return {dimension: values[dimension] for dimension in self.dimensions}
 
 
-DECIDERS: tuple[Emitter, ...] = ("processor", "register_wait", "escalate", "sweeper")
+ALERTING_FUNCTIONS: tuple[Emitter, ...] = ("processor", "register_wait", "escalate", "sweeper")
 """The functions that bring decisions into the world, and so may raise alerts."""
 
 EVENTS_ACCEPTED = Metric("EventsAccepted", "Count", ("cell", "stage"), ("producer", "sweeper"))
@@ -71,7 +71,7 @@ CONFLICTS = Metric("Conflicts", "Count", ("cell", "stage"), ("processor",))
 PROCESSING_FAILED = Metric("ProcessingFailed", "Count", ("cell", "stage"), ("processor",))
 """Attempts that raised, for any other reason; the message comes again after a pause."""
 
-ALERTS_RAISED = Metric("AlertsRaised", "Count", ("cell", "stage", "severity"), DECIDERS)
+ALERTS_RAISED = Metric("AlertsRaised", "Count", ("cell", "stage", "severity"), ALERTING_FUNCTIONS)
 """Alerts handed to their severity's topic. One that is handed on twice, after a crash, counts twice."""
 
 SWEEP_COMPLETED = Metric("SweepCompleted", "Count", ("cell",), ("sweeper",))

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from bems.tracker.contract import (
-    BODIES,
+    EVENT_TYPES,
     STAGES,
     Amount,
     AuthorizationEvent,
@@ -101,7 +101,7 @@ class _RawLine(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _DECODERS: dict[Stage, msgspec.json.Decoder[Body]] = {
-    stage: msgspec.json.Decoder(body) for stage, body in BODIES.items()
+    stage: msgspec.json.Decoder(body) for stage, body in EVENT_TYPES.items()
 }
 _BATCH = msgspec.json.Decoder(_RawBatch)
 _LINE = msgspec.json.Decoder(_RawLine)
@@ -113,7 +113,7 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 def parse_event(stage: Stage, body: bytes, now: Instant) -> Event | InvalidEvent:
     """The event in the body of `POST /invoices/{stage}`; `now` becomes its `received_at`."""
     if len(body) > MAX_EVENT_BYTES:
-        return too_large("event", len(body), MAX_EVENT_BYTES)
+        return reject_too_large("event", len(body), MAX_EVENT_BYTES)
     try:
         sent = _DECODERS[stage].decode(body)
     except _UNREADABLE:
@@ -129,7 +129,7 @@ def parse_batch(
     The whole is refused only if it is not an object with a list of 1 to `max_events` events.
     """
     if len(body) > MAX_BATCH_BYTES:
-        return too_large("batch", len(body), MAX_BATCH_BYTES)
+        return reject_too_large("batch", len(body), MAX_BATCH_BYTES)
     try:
         events = [bytes(raw) for raw in _BATCH.decode(body).events]
     except _UNREADABLE:
@@ -145,7 +145,7 @@ def parse_line(line: bytes, now: Instant) -> Event | InvalidEvent:
     A blank line is refused as empty: whoever reads a file skips those first, and a byte order mark too.
     """
     if len(line) > MAX_LINE_BYTES:
-        return too_large("line", len(line), MAX_LINE_BYTES)
+        return reject_too_large("line", len(line), MAX_LINE_BYTES)
     try:
         outer = _LINE.decode(line)
         event = bytes(outer.event)
@@ -160,19 +160,19 @@ def parse_line(line: bytes, now: Instant) -> Event | InvalidEvent:
 def split_log_line(line: bytes) -> tuple[Stage, bytes] | InvalidEvent:
     """The stage and the event in a line, for whoever sends it to be judged elsewhere; the event is not looked into."""
     if len(line) > MAX_LINE_BYTES:
-        return too_large("line", len(line), MAX_LINE_BYTES)
+        return reject_too_large("line", len(line), MAX_LINE_BYTES)
     try:
         outer = _LINE.decode(line)
     except _UNREADABLE:
         reading = LenientJson(line)
-        if reading.fault is not None:
-            return unreadable("line", reading.fault)
-        return invalid("line", duplicate_key_errors(reading.data) + validate(reading.data, LogLine), None)
+        if reading.error is not None:
+            return reject_unreadable("line", reading.error)
+        return reject_invalid("line", duplicate_key_errors(reading.data) + validate(reading.data, LogLine), None)
     event = bytes(outer.event)
     if line.count(b'"') != 6 + event.count(b'"'):
         doubled = duplicate_key_errors(LenientJson(line).data)
         if doubled:
-            return invalid("line", doubled, None)
+            return reject_invalid("line", doubled, None)
     return outer.stage, event
 
 
@@ -226,7 +226,7 @@ def _has_unique_keys(body: bytes, content: bytes, more: int) -> bool:
     if b"\\" not in body and body.count(b'"') == content.count(b'"') + 8 + more:
         return True
     reading = LenientJson(body)
-    return reading.fault is None and not reading.has_anomalies
+    return reading.error is None and not reading.has_anomalies
 
 
 def _free_texts(sent: Body) -> list[str]:
@@ -240,56 +240,56 @@ def _attributes_size(attributes: dict[str, str]) -> int:
     return sum(len(name.encode()) + len(value.encode()) for name, value in attributes.items())
 
 
-def too_large(what: str, size: int, limit: int) -> InvalidEvent:
+def reject_too_large(what: str, size: int, limit: int) -> InvalidEvent:
     fault = FieldError("", f"has {size} bytes, more than {limit}: send less at once", "too large")
     return InvalidEvent(413, f"the {what} is too large", [fault])
 
 
-def invalid(what: str, faults: list[FieldError], data: object) -> InvalidEvent:
+def reject_invalid(what: str, faults: list[FieldError], data: object) -> InvalidEvent:
     event_id = data.get("event_id") if isinstance(data, dict) else None
     known = _convert(event_id, Identifier)
     many = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     return InvalidEvent(400, f"the {what} is not valid: {many}", faults, known if isinstance(known, str) else None)
 
 
-def unreadable(what: str, fault: FieldError) -> InvalidEvent:
+def reject_unreadable(what: str, fault: FieldError) -> InvalidEvent:
     return InvalidEvent(400, f"the {what} is not JSON", [fault])
 
 
 def _parse_slow(stage: Stage, body: bytes, now: Instant) -> Event | InvalidEvent:
     reading = LenientJson(body)
-    return unreadable("event", reading.fault) if reading.fault else _validate_event(stage, reading.data, now)
+    return reject_unreadable("event", reading.error) if reading.error else _validate_event(stage, reading.data, now)
 
 
 def _parse_batch_slow(
     stage: Stage, body: bytes, now: Instant, max_events: int = MAX_BATCH_EVENTS
 ) -> list[Event | InvalidEvent] | InvalidEvent:
     reading = LenientJson(body)
-    if reading.fault is not None:
-        return unreadable("batch", reading.fault)
+    if reading.error is not None:
+        return reject_unreadable("batch", reading.error)
     faults = duplicate_key_errors(reading.data) + validate(reading.data, Batch)
     events = reading.data.get("events") if isinstance(reading.data, dict) else None
     if isinstance(events, list) and len(events) > max_events:
         detail = f"has {len(events)} events, more than {max_events}, the most that this cell takes: send less at once"
         faults.append(FieldError("/events", detail, "too many"))
     if faults or not isinstance(events, list):
-        return invalid("batch", faults, None)
+        return reject_invalid("batch", faults, None)
     return [_validate_event(stage, event, now) for event in events]
 
 
 def _parse_line_slow(line: bytes, now: Instant) -> Event | InvalidEvent:
     reading = LenientJson(line)
-    if reading.fault is not None:
-        return unreadable("line", reading.fault)
+    if reading.error is not None:
+        return reject_unreadable("line", reading.error)
     faults = duplicate_key_errors(reading.data) + validate(reading.data, LogLine)
     if not isinstance(reading.data, dict) or "event" not in reading.data:
-        return invalid("line", faults, None)
+        return reject_invalid("line", faults, None)
     stage, event = reading.data.get("stage"), reading.data["event"]
     known = next((known for known in STAGES if known == stage), None)
     faults += [
         FieldError(f"/event{fault.pointer}", fault.detail, fault.kind) for fault in _collect_errors(known, event, now)
     ]
-    return invalid("line", faults, event) if faults or known is None else _validate_event(known, event, now)
+    return reject_invalid("line", faults, event) if faults or known is None else _validate_event(known, event, now)
 
 
 def _validate_event(stage: Stage, data: object, now: Instant) -> Event | InvalidEvent:
@@ -297,12 +297,12 @@ def _validate_event(stage: Stage, data: object, now: Instant) -> Event | Invalid
     _read_leap_second(data)
     faults = _collect_errors(stage, data, now)
     if not faults:
-        sent = _convert(data, BODIES[stage])
+        sent = _convert(data, EVENT_TYPES[stage])
         event = _build_event(stage, sent, None, now) if isinstance(sent, Body) else None
         if event is not None:
             return event
         faults = [FieldError("", "cannot be read", "not valid")]
-    return invalid("event", faults, data)
+    return reject_invalid("event", faults, data)
 
 
 def _collect_errors(stage: Stage | None, data: object, now: Instant) -> list[FieldError]:
@@ -313,7 +313,7 @@ def _collect_errors(stage: Stage | None, data: object, now: Instant) -> list[Fie
     _read_leap_second(data)
     odd = find_anomalies(data)
     not_numbers = {fault.pointer for fault in odd if fault.kind == NOT_A_NUMBER}
-    faults = [fault for fault in validate(data, BODIES[stage or "ingestion"]) if fault.pointer not in not_numbers]
+    faults = [fault for fault in validate(data, EVENT_TYPES[stage or "ingestion"]) if fault.pointer not in not_numbers]
     if stage is None:
         faults = [fault for fault in faults if fault.pointer != "/status"]
     rules = list(_check_rules(data, now)) if isinstance(data, dict) else []

@@ -346,10 +346,11 @@ def assemble_policy(
 def _read_stage(stage: Stage, spec: StageSpec) -> StageRules:
     default: StageSpec = getattr(DEFAULT_STAGES, stage)
     try:
-        own = _merged(spec, default)
+        own = _with_defaults(spec, default)
         overrides = default.overrides if spec.overrides is None else spec.overrides
         return StageRules(
-            _rule(own), tuple((override.when.read(), _rule(_merged(override, own))) for override in overrides or ())
+            _rule(own),
+            tuple((override.when.read(), _rule(_with_defaults(override, own))) for override in overrides or ()),
         )
     except ValueError as fault:
         raise ValueError(f"{stage}: {fault}") from None
@@ -382,7 +383,7 @@ def _describe_when(when: When) -> WhenSpec:
     )
 
 
-def _merged(spec: StageSpec | OverrideSpec, under: StageSpec) -> StageSpec:
+def _with_defaults(spec: StageSpec | OverrideSpec, under: StageSpec) -> StageSpec:
     return StageSpec(
         deadline=under.deadline if spec.deadline is None else spec.deadline,
         escalate_every=under.escalate_every if spec.escalate_every is None else spec.escalate_every,

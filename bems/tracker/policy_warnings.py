@@ -10,10 +10,10 @@ _NO_AMOUNT = Decimal("Infinity")
 
 def find_warnings(policy: Policy) -> list[str]:
     """One sentence for each thing, by stage."""
-    return [f"{stage}{text}" for stage in STAGES for text in _warnings_of(policy.stages[stage])]
+    return [f"{stage}{text}" for stage in STAGES for text in _find_stage_warnings(policy.stages[stage])]
 
 
-def _warnings_of(rules: StageRules) -> list[str]:
+def _find_stage_warnings(rules: StageRules) -> list[str]:
     found = [f": {_raises_no_alert(rules.rule)}"] if _raises_no_alert(rules.rule) else []
     for number, (when, rule) in enumerate(rules.overrides, 1):
         # What an override does not name is as its stage says, which has been told of.

@@ -60,7 +60,7 @@ class Wait(Struct, frozen=True, omit_defaults=True):
     counted_from: Instant | None = None
 
     @property
-    def stuck(self) -> bool:
+    def is_stuck(self) -> bool:
         """Whether an alert is out that no extension has answered."""
         return self.step > self.base
 
@@ -149,9 +149,9 @@ class InvoiceRecord(Struct, frozen=True, omit_defaults=True, rename=_STORED_NAME
         """Since when it is waited for, if it is stuck: an alert is out in its present wait, or it is parked."""
         if self.mark == "parked":
             return self.parked.since if self.parked else self.recorded_at
-        return self.wait.since if self.wait is not None and self.wait.stuck else None
+        return self.wait.since if self.wait is not None and self.wait.is_stuck else None
 
     @property
-    def stuck(self) -> bool:
+    def is_stuck(self) -> bool:
         """Whether an alert of its present wait is out, or it is parked."""
         return self.stuck_since is not None

@@ -51,10 +51,10 @@ MAX_FAILED_RUNS = 2
 """So many runs that end by themselves in one wait make the invoice dormant: whatever ends them would end the next."""
 
 
-A = TypeVar("A")
+AnswerT = TypeVar("AnswerT")
 
 
-class Decision(Struct, Generic[A], frozen=True):
+class Decision(Struct, Generic[AnswerT], frozen=True):
     """What the core decided. `record` is the very object that was given where nothing changed.
 
     `actions` are all that is pending, that of earlier decisions too: whoever comes by carries them out.
@@ -63,7 +63,7 @@ class Decision(Struct, Generic[A], frozen=True):
     record: InvoiceRecord | None
     actions: tuple[Action, ...]
     transitions: tuple[Transition, ...]
-    answer: A
+    answer: AnswerT
 
 
 class RecordBuilder:
@@ -89,7 +89,7 @@ class RecordBuilder:
         self.last_received = record.last_received
         self.closed_at = record.closed_at
         if self.first_received is None and not new:
-            self.remember_identity(record)
+            self.backfill_identity(record)
         self.identity_alerts = record.identity_alerts
         self.counts_from_occurrence = False
         self.status = status_of(record.outcomes)
@@ -125,7 +125,7 @@ class RecordBuilder:
         if terms != self.facts.payment_terms:
             self.facts = structs.replace(self.facts, payment_terms=terms)
 
-    def identify(self, outcome: Outcome, facts: Facts) -> None:
+    def record_identity(self, outcome: Outcome, facts: Facts) -> None:
         """Keep what tells whether two invoices are reported under the one id."""
         vendor_id = facts.vendor.id
         if vendor_id not in self.vendor_ids and len(self.vendor_ids) < MAX_VENDOR_IDS:
@@ -149,15 +149,15 @@ class RecordBuilder:
             elif of > (last.occurred_at, last.event_id):
                 self.last_received = received
 
-    def remember_identity(self, record: InvoiceRecord) -> None:
+    def backfill_identity(self, record: InvoiceRecord) -> None:
         """Take from the registers what a record of before identity alerts does not keep."""
         for stage, outcome in record.outcomes.items():
-            self.remember_closing(stage, outcome)
+            self.record_closing(stage, outcome)
         ingestion = record.outcomes.get("ingestion")
         if ingestion:
-            self.identify(ingestion, record.facts)
+            self.record_identity(ingestion, record.facts)
 
-    def remember_closing(self, stage: Stage, outcome: Outcome) -> None:
+    def record_closing(self, stage: Stage, outcome: Outcome) -> None:
         """Keep when the invoice was first posted or cancelled, whatever came of it later."""
         if (stage, outcome.status) in (("posting", "posted"), ("ingestion", "cancelled")):
             at = outcome.occurred_at
@@ -173,7 +173,7 @@ class RecordBuilder:
             self.revive()
         return True
 
-    def unreported_dispute(self, stage: Stage) -> Outcome | None:
+    def find_unreported_dispute(self, stage: Stage) -> Outcome | None:
         """The stage's mismatch or failure, where it has not been reported yet."""
         outcome = self.outcomes.get(stage) if stage in DISPUTABLE_STAGES else None
         if (
@@ -229,26 +229,26 @@ class RecordBuilder:
             outcome = self.outcomes.get(stage)
             # A mismatch or failed posting that still stands is what the wait is about.
             event_id = outcome.event_id if outcome else None
-            self.alert("stuck", stage, severity, due_at, id, step, last, event_id)
+            self.raise_alert("stuck", stage, severity, due_at, id, step, last, event_id)
         if self.mark == "dormant":
             self.mark = None
         self.wait = structs.replace(wait, step=step, due=due)
         if last:
-            outcome = self.unreported_dispute(stage)
+            outcome = self.find_unreported_dispute(stage)
             if outcome:
-                self.report(stage, outcome)
+                self.raise_dispute_alert(stage, outcome)
             self.park(self.wait)
 
-    def dispute(self, wait: Wait, outcome: Outcome) -> None:
+    def report_dispute(self, wait: Wait, outcome: Outcome) -> None:
         """Rule 5: report a mismatch or failed posting once, and wait anew."""
-        self.report(wait.stage, outcome)
+        self.raise_dispute_alert(wait.stage, outcome)
         self.wait = None
 
-    def report(self, stage: Stage, outcome: Outcome) -> None:
+    def raise_dispute_alert(self, stage: Stage, outcome: Outcome) -> None:
         """Raise the alert of a mismatch or failed posting, once."""
         kind: AlertKind = "dispute" if stage == "reconciliation" else "failed"
         id = alert_id(self.before.invoice_id, kind, outcome.event_id)
-        self.alert(kind, stage, "warning", self.now, id, event_id=outcome.event_id)
+        self.raise_alert(kind, stage, "warning", self.now, id, event_id=outcome.event_id)
         self.reported_disputes = {**self.reported_disputes, stage: outcome.event_id}
 
     def check_identity(self, event_id: str) -> None:
@@ -256,7 +256,9 @@ class RecordBuilder:
         if not self.policy.identity:
             return
         if len(self.vendor_ids) > 1 and "vendor" not in self.identity_alerts:
-            self.alert_identity("vendor", f"vendors {' and '.join(self.vendor_ids[:2])} both use this id", event_id)
+            self.raise_identity_alert(
+                "vendor", f"vendors {' and '.join(self.vendor_ids[:2])} both use this id", event_id
+            )
         first, last = self.first_received, self.last_received
         if first is None or last is None or self.closed_at is None or "reused" in self.identity_alerts:
             return
@@ -266,14 +268,14 @@ class RecordBuilder:
                 f" {to_datetime(self.closed_at).date()}, and {last.amount:f} {last.currency} of {last.vendor_id}"
                 f" received on {to_datetime(last.occurred_at).date()}"
             )
-            self.alert_identity("reused", detail, event_id)
+            self.raise_identity_alert("reused", detail, event_id)
 
-    def alert_identity(self, what: IdentityAlert, detail: str, event_id: str) -> None:
+    def raise_identity_alert(self, what: IdentityAlert, detail: str, event_id: str) -> None:
         self.identity_alerts = (*self.identity_alerts, what)
         id = alert_id(self.before.invoice_id, "identity", what)
-        self.alert("identity", "ingestion", "warning", self.now, id, event_id=event_id, detail=detail)
+        self.raise_alert("identity", "ingestion", "warning", self.now, id, event_id=event_id, detail=detail)
 
-    def alert(
+    def raise_alert(
         self,
         kind: AlertKind,
         stage: Stage,
@@ -323,7 +325,7 @@ class RecordBuilder:
             self.actions.append(SendTaskAnswer(self.run.token, "Superseded", self.now))
         self.close_run()
 
-    def answer_for(self, stage: Stage) -> tuple[TaskAnswer | None, bool]:
+    def choose_answer(self, stage: Stage) -> tuple[TaskAnswer | None, bool]:
         """Rule 3: what an execution that waits at `stage` is to be told (None: wait on), and whether that ends it."""
         if self.status == "Cancelled" or self.status == "Rejected":
             return self.status, True
@@ -336,7 +338,7 @@ class RecordBuilder:
             return "ok", False
         if STAGE_INDEX[waits_for] < STAGE_INDEX[stage]:
             return "Mismatched", False
-        if self.unreported_dispute(stage):
+        if self.find_unreported_dispute(stage):
             return ("Mismatched" if stage == "reconciliation" else "PostingFailed"), False
         return None, False
 
@@ -350,18 +352,18 @@ class RecordBuilder:
         else:
             if self.wait is None or self.wait.stage != waits_for:
                 self.begin_wait(waits_for)
-            if self.unreported_dispute(waits_for) and self.has_no_asking_run():
+            if self.find_unreported_dispute(waits_for) and self.lacks_responsive_run():
                 self.report_without_run(waits_for)
             for stage in LATER_DISPUTABLE_STAGES[waits_for]:
                 # The present wait goes on.
-                outcome = self.unreported_dispute(stage)
+                outcome = self.find_unreported_dispute(stage)
                 if outcome:
-                    self.report(stage, outcome)
+                    self.raise_dispute_alert(stage, outcome)
             if self.run.state != "open" and self.mark is None and self.status != "Orphan":
                 self.start_run()
         run = self.run
         if run.token and run.stage:
-            told, ends = self.answer_for(run.stage)
+            told, ends = self.choose_answer(run.stage)
             if told:
                 self.actions.append(SendTaskAnswer(run.token, told, self.wait.due if self.wait else self.now))
                 self.run = structs.replace(run, token=None, state="closing" if ends else run.state)
@@ -388,10 +390,10 @@ class RecordBuilder:
     def postpone_first_alert(self) -> None:
         """A past event was learned of: unless alerts are out, the first one is a day from now at the earliest."""
         wait, earliest = self.wait, min(self.now + DAY, LATEST)
-        if wait and not wait.stuck and wait.due < earliest:
+        if wait and not wait.is_stuck and wait.due < earliest:
             self.wait = structs.replace(wait, deadline=earliest, due=earliest)
 
-    def has_no_asking_run(self) -> bool:
+    def lacks_responsive_run(self) -> bool:
         """Whether no execution can ask what to report: none is there, none could be started, or it is silent."""
         return self.mark == "dormant" or self.run.silent_since > 0 or self.is_starting()
 
@@ -401,9 +403,9 @@ class RecordBuilder:
 
     def report_without_run(self, stage: Stage) -> None:
         """Report a dispute without being asked. A dormant invoice stays so: what ended its runs would end the next."""
-        wait, mark, outcome = self.wait, self.mark, self.unreported_dispute(stage)
+        wait, mark, outcome = self.wait, self.mark, self.find_unreported_dispute(stage)
         assert wait and outcome
-        self.dispute(wait, outcome)
+        self.report_dispute(wait, outcome)
         self.counts_from_occurrence = False
         self.wait = structs.replace(self.begin_wait(stage), ended_runs=wait.ended_runs)
         self.mark = mark
@@ -426,7 +428,7 @@ class RecordBuilder:
         self.rows.append(row)
         return row
 
-    def transitions(self) -> tuple[Transition, ...]:
+    def build_transitions(self) -> tuple[Transition, ...]:
         """The rows, each at an instant of its own: a time series keeps one row per invoice, stage and instant."""
         made, at = [], max(self.now, self.before.recorded_at + 1)
         before = self.before.facts
@@ -467,7 +469,7 @@ class RecordBuilder:
             at += 1
         return tuple(made)
 
-    def finish(self, answer: A) -> Decision[A]:
+    def finish(self, answer: AnswerT) -> Decision[AnswerT]:
         """The decision: the record that was given where nothing changed, else its next version."""
         before = self.before
         pending = (*before.pending, *self.actions) if self.actions else before.pending
@@ -476,7 +478,7 @@ class RecordBuilder:
         # With something pending a new check_at says only that somebody looked.
         if stands and (pending or check_at == before.check_at):
             return Decision(before, pending, (), answer)
-        changes = self.transitions()
+        changes = self.build_transitions()
         record = InvoiceRecord(
             invoice_id=before.invoice_id,
             facts=self.facts,

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive, Verb
 from bems.tracker.contract import Identifier, Stage, Timestamp
 from bems.tracker.instants import LATEST, Instant, clamp, from_datetime, without_leap_second
-from bems.tracker.parsing import InvalidEvent, invalid, too_large, unreadable
+from bems.tracker.parsing import InvalidEvent, reject_invalid, reject_too_large, reject_unreadable
 from bems.validation.field_errors import validate
 from bems.validation.lenient_json import LenientJson, find_anomalies
 
@@ -107,15 +107,15 @@ class KeyRequest(Struct, frozen=True, forbid_unknown_fields=True):
 def read_request(body: bytes, expected: Any, what: str) -> Any:
     """The request that a body holds, as an `expected`, or a Refusal with every fault; `what` is its name in that."""
     if len(body) > MAX_REQUEST_BYTES:
-        return too_large(what, len(body), MAX_REQUEST_BYTES)
+        return reject_too_large(what, len(body), MAX_REQUEST_BYTES)
     reading = LenientJson(body)
-    if reading.fault is not None:
-        return unreadable(what, reading.fault)
+    if reading.error is not None:
+        return reject_unreadable(what, reading.error)
     if isinstance(reading.data, dict) and isinstance(reading.data.get("until"), str):
         reading.data["until"] = without_leap_second(reading.data["until"])
     odd = find_anomalies(reading.data)
     faults = odd + [fault for fault in validate(reading.data, expected) if fault not in odd]
-    return invalid(what, faults, None) if faults else msgspec.convert(reading.data, expected)
+    return reject_invalid(what, faults, None) if faults else msgspec.convert(reading.data, expected)
 
 
 def read_command(body: bytes, operator: str, now: Instant) -> Command | InvalidEvent:

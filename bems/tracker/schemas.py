@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from bems.tracker.contract import BODIES, STAGES, Stage
+from bems.tracker.contract import EVENT_TYPES, STAGES, Stage
 from bems.tracker.parsing import MAX_BATCH_EVENTS
 from bems.tracker.responses import BatchResults, EventAccepted, Problem
 
@@ -18,14 +18,14 @@ Schema = dict[str, Any]
 
 DRAFT_04 = "http://json-schema.org/draft-04/schema#"
 
-_KEPT = frozenset(
+_KEPT_KEYWORDS = frozenset(
     ("type", "properties", "required", "additionalProperties", "items", "anyOf", "enum", "minItems", "maxItems")
 )
 
 
 def event_name(stage: Stage) -> str:
     """The component of `POST /invoices/{stage}`, such as `IngestionEvent`."""
-    return BODIES[stage].__name__
+    return EVENT_TYPES[stage].__name__
 
 
 def batch_name(stage: Stage) -> str:
@@ -45,10 +45,10 @@ def components(ref_template: str = "#/components/schemas/{name}") -> dict[str, S
             namespace={"__doc__": f"`POST /invoices/{stage}/batch`"},
             forbid_unknown_fields=True,
         )
-        for stage, body in BODIES.items()
+        for stage, body in EVENT_TYPES.items()
     ]
     _, schemas = msgspec.json.schema_components(
-        [*BODIES.values(), *batches, EventAccepted, BatchResults, Problem], ref_template=ref_template
+        [*EVENT_TYPES.values(), *batches, EventAccepted, BatchResults, Problem], ref_template=ref_template
     )
     return dict(sorted(schemas.items()))
 
@@ -64,7 +64,7 @@ def gateway_models() -> dict[str, Schema]:
     models: dict[str, Schema] = {}
     for stage in STAGES:
         name = event_name(stage)
-        models[name] = {"$schema": DRAFT_04, "title": name, **_coarse(whole[name], whole)}
+        models[name] = {"$schema": DRAFT_04, "title": name, **_simplify(whole[name], whole)}
         models[batch_name(stage)] = {
             "$schema": DRAFT_04,
             "title": batch_name(stage),
@@ -76,17 +76,17 @@ def gateway_models() -> dict[str, Schema]:
     return models
 
 
-def _coarse(schema: Schema, whole: dict[str, Schema]) -> Schema:
+def _simplify(schema: Schema, whole: dict[str, Schema]) -> Schema:
     if "$ref" in schema:
-        return _coarse(whole[schema["$ref"]], whole)
+        return _simplify(whole[schema["$ref"]], whole)
     kept: Schema = {}
     for word, value in schema.items():
         if word == "properties":
-            kept[word] = {name: _coarse(inner, whole) for name, inner in value.items()}
+            kept[word] = {name: _simplify(inner, whole) for name, inner in value.items()}
         elif word == "anyOf":
-            kept[word] = [_coarse(inner, whole) for inner in value]
-        elif isinstance(value, dict) and word in _KEPT:
-            kept[word] = _coarse(value, whole)
-        elif word in _KEPT and value != []:
+            kept[word] = [_simplify(inner, whole) for inner in value]
+        elif isinstance(value, dict) and word in _KEPT_KEYWORDS:
+            kept[word] = _simplify(value, whole)
+        elif word in _KEPT_KEYWORDS and value != []:
             kept[word] = value
     return kept

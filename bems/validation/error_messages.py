@@ -8,16 +8,16 @@ from decimal import Decimal
 
 from msgspec import inspect, structs
 
-_SHOWN = 60
+_MAX_SHOWN_CHARACTERS = 60
 
 
 def format_value(value: object) -> str:
     """The value as JSON would write it, on one line and short."""
     if isinstance(value, str):
-        cut = value[:_SHOWN]
+        cut = value[:_MAX_SHOWN_CHARACTERS]
         plain = cut.isprintable()
         # An escape takes six characters.
-        cut = cut if plain else cut[: _SHOWN // 2]
+        cut = cut if plain else cut[: _MAX_SHOWN_CHARACTERS // 2]
         shown = json.dumps(cut, ensure_ascii=not plain)
         return shown if len(cut) == len(value) else f'{shown[:-1]}…"'
     if value is None or isinstance(value, bool):
@@ -28,7 +28,7 @@ def format_value(value: object) -> str:
         return f"a whole number of about {value.bit_length() * 30103 // 100000 + 1} digits"
     if isinstance(value, int | float | Decimal):
         text = repr(value) if not isinstance(value, Decimal) else str(value)
-        return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+        return text if len(text) <= _MAX_SHOWN_CHARACTERS else text[:_MAX_SHOWN_CHARACTERS] + "…"
     if isinstance(value, date | time):
         return value.isoformat()
     return json_type_name(value)
@@ -100,11 +100,11 @@ def strip_metadata(expected: inspect.Type) -> tuple[inspect.Type, str | None]:
     said = None
     while isinstance(expected, inspect.Metadata):
         said = (expected.extra_json_schema or {}).get("description") or said
-        expected = without_metadata(expected)
+        expected = unwrap_metadata(expected)
     return expected, said
 
 
-def without_metadata(expected: inspect.Metadata) -> inspect.Type:
+def unwrap_metadata(expected: inspect.Metadata) -> inspect.Type:
     """The type inside, held to the `pattern` of the metadata too, which msgspec itself does not look at."""
     pattern = (expected.extra_json_schema or {}).get("pattern")
     if pattern and isinstance(expected.type, inspect.StrType):
@@ -112,7 +112,7 @@ def without_metadata(expected: inspect.Metadata) -> inspect.Type:
     return expected.type
 
 
-def description_of(expected: inspect.Type) -> str | None:
+def find_description(expected: inspect.Type) -> str | None:
     """What the schema's author wrote about the value, also inside `| None`."""
     plain, said = strip_metadata(expected)
     if said is None and isinstance(plain, inspect.UnionType):
@@ -188,7 +188,7 @@ def pluralize(number: int, unit: str) -> str:
     return f"{number} {unit if number == 1 else many}"
 
 
-def closest_match(data: object, names: list[str]) -> str | None:
+def find_closest_match(data: object, names: list[str]) -> str | None:
     """The one of the names that was probably meant."""
     if not isinstance(data, str) or len(data) > 64:
         return None
@@ -197,7 +197,7 @@ def closest_match(data: object, names: list[str]) -> str | None:
     return folded[near[0]] if near else None
 
 
-def encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
     """Whether UTF-8 can carry it: whether it has no half of a surrogate pair."""
     if text.isascii():
         return True

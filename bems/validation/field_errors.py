@@ -16,17 +16,17 @@ from msgspec import inspect
 
 from bems.validation.error_messages import (
     TYPE_NAMES,
-    closest_match,
     describe_type,
     describe_value,
-    description_of,
-    encodable,
+    find_closest_match,
+    find_description,
     format_value,
     has_json_type,
+    is_encodable,
     join_choices,
     pluralize,
     strip_metadata,
-    without_metadata,
+    unwrap_metadata,
 )
 
 MAX_ERRORS = 100
@@ -116,20 +116,20 @@ class _Validator:
         self._suggestions = 0
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         return len(self.errors) >= MAX_ERRORS
 
     def add_error(self, pointer: str, kind: str, problem: str, right: str | None) -> None:
-        if not self.full:
+        if not self.is_full:
             self.errors.append(FieldError(pointer, f"{problem}: use {right}" if right else problem, kind))
 
     def check(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
         """`hint` is what the schema's author wrote about the value."""
-        if self.full:
+        if self.is_full:
             return
         if isinstance(expected, inspect.Metadata):
             described = (expected.extra_json_schema or {}).get("description")
-            self.check(data, without_metadata(expected), pointer, described or hint)
+            self.check(data, unwrap_metadata(expected), pointer, described or hint)
             return
         checker = _CHECKERS.get(type(expected))
         if checker is None:
@@ -141,20 +141,20 @@ class _Validator:
         checker(self, data, expected, pointer, hint)
         self._levels -= 1
 
-    def wrong_type(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
+    def add_wrong_type(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
         wanted = TYPE_NAMES.get(type(expected)) if hint else describe_type(expected)
         self.add_error(
             pointer, "wrong type", f"{describe_value(data, expected)} not {wanted or describe_type(expected)}", hint
         )
 
-    def constant(self, data: object, expected: _Constant, pointer: str, hint: str | None) -> None:
+    def check_constant(self, data: object, expected: _Constant, pointer: str, hint: str | None) -> None:
         if data is not None if isinstance(expected, inspect.NoneType) else not isinstance(data, bool):
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
 
-    def number(self, data: object, expected: _Numeric, pointer: str, hint: str | None) -> None:
+    def check_number(self, data: object, expected: _Numeric, pointer: str, hint: str | None) -> None:
         allowed = int if isinstance(expected, inspect.IntType) else (int, float)
         if isinstance(data, bool) or not isinstance(data, allowed):
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
             return
         assert isinstance(data, int | float)
         if isinstance(expected, inspect.FloatType):
@@ -175,12 +175,12 @@ class _Validator:
             problem = f"{format_value(data)} is not a multiple of {expected.multiple_of}"
             self.add_error(pointer, "not a multiple", problem, right if hint else None)
 
-    def str_(self, data: object, expected: inspect.StrType, pointer: str, hint: str | None) -> None:
+    def check_string(self, data: object, expected: inspect.StrType, pointer: str, hint: str | None) -> None:
         if not isinstance(data, str):
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
             return
         right = hint or describe_type(expected)
-        if not encodable(data):
+        if not is_encodable(data):
             problem = f"{format_value(data)} has half of a surrogate pair, which is not a character"
             self.add_error(pointer, "not text", problem, right)
         elif expected.min_length is not None and len(data) < expected.min_length:
@@ -192,12 +192,12 @@ class _Validator:
         elif expected.pattern is not None and not re.search(expected.pattern, data):
             self.add_error(pointer, "wrong form", f"{format_value(data)} does not have the right form", right)
 
-    def literal(self, data: object, expected: inspect.LiteralType, pointer: str, hint: str | None) -> None:
+    def check_literal(self, data: object, expected: inspect.LiteralType, pointer: str, hint: str | None) -> None:
         if not any(type(value) is type(data) and value == data for value in expected.values):
-            self.not_a_choice(data, list(expected.values), pointer, hint)
+            self.add_not_a_choice(data, list(expected.values), pointer, hint)
 
-    def not_a_choice(self, data: object, values: Sequence[object], pointer: str, hint: str | None) -> None:
-        near = self.nearest(data, [value for value in values if isinstance(value, str)])
+    def add_not_a_choice(self, data: object, values: Sequence[object], pointer: str, hint: str | None) -> None:
+        near = self.suggest_name(data, [value for value in values if isinstance(value, str)])
         meant = f"; did you mean {format_value(near)}?" if near is not None else ""
         meaning = f" ({hint})" if hint else ""
         one_of = "one of " if len(values) > 1 else ""
@@ -205,9 +205,9 @@ class _Validator:
             pointer, "not a choice", f"{format_value(data)} is not {one_of}{join_choices(values)}{meaning}{meant}", None
         )
 
-    def scalar(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
+    def check_scalar(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
         """A type whose rules are msgspec's own: it is asked, and its refusal put in words."""
-        if isinstance(data, str) and not encodable(data):
+        if isinstance(data, str) and not is_encodable(data):
             self.add_error(
                 pointer,
                 "not text",
@@ -223,7 +223,7 @@ class _Validator:
             return
         right = hint or describe_type(expected)
         if isinstance(expected, inspect.EnumType):
-            self.not_a_choice(data, [member.value for member in expected.cls], pointer, hint)
+            self.add_not_a_choice(data, [member.value for member in expected.cls], pointer, hint)
         elif isinstance(expected, inspect.DateTimeType) and _is_naive_or_aware(data):
             lacks = "has no offset" if expected.tz else "has an offset, and none is wanted"
             self.add_error(pointer, "no offset" if expected.tz else "offset", f"{format_value(data)} {lacks}", right)
@@ -231,9 +231,9 @@ class _Validator:
             wanted = TYPE_NAMES.get(type(expected), "valid")
             self.add_error(pointer, "wrong form", f"{format_value(data)} is not {wanted}", right)
         else:
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
 
-    def union(self, data: object, expected: inspect.UnionType, pointer: str, hint: str | None) -> None:
+    def check_union(self, data: object, expected: inspect.UnionType, pointer: str, hint: str | None) -> None:
         if data is None and expected.includes_none:
             return
         members = [strip_metadata(member) for member in expected.types]
@@ -243,13 +243,13 @@ class _Validator:
         )
         structs = [member for member, _ in fitting if isinstance(member, inspect.StructType)]
         if not fitting:
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
         elif len(structs) > 1 and isinstance(data, dict):
-            self.tagged(data, structs, pointer, hint)
+            self.check_tagged_union(data, structs, pointer, hint)
         else:
-            self.any_of(data, [(member, said or hint) for member, said in fitting], pointer)
+            self.check_any_of(data, [(member, said or hint) for member, said in fitting], pointer)
 
-    def any_of(self, data: object, members: list[tuple[inspect.Type, str | None]], pointer: str) -> None:
+    def check_any_of(self, data: object, members: list[tuple[inspect.Type, str | None]], pointer: str) -> None:
         """No fault if one member has none, else those of the first."""
         found, room = len(self.errors), self.errors
         first: list[FieldError] | None = None
@@ -262,7 +262,9 @@ class _Validator:
             del room[found:]
         room.extend(first or [])
 
-    def tagged(self, data: _Object, structs: list[inspect.StructType], pointer: str, hint: str | None) -> None:
+    def check_tagged_union(
+        self, data: _Object, structs: list[inspect.StructType], pointer: str, hint: str | None
+    ) -> None:
         field = structs[0].tag_field or "type"
         tags = [struct.tag for struct in structs]
         if field not in data:
@@ -277,25 +279,25 @@ class _Validator:
             if type(struct.tag) is type(data[field]) and struct.tag == data[field]:
                 self.check(data, struct, pointer, hint)
                 return
-        self.not_a_choice(data[field], tags, append_pointer(pointer, field), None)
+        self.add_not_a_choice(data[field], tags, append_pointer(pointer, field), None)
 
-    def array(self, data: object, expected: inspect.CollectionType, pointer: str, hint: str | None) -> None:
+    def check_array(self, data: object, expected: inspect.CollectionType, pointer: str, hint: str | None) -> None:
         if not isinstance(data, list | tuple | Set):
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
             return
-        self.size(len(data), "item", expected.min_length, expected.max_length, pointer, hint)
+        self.check_size(len(data), "item", expected.min_length, expected.max_length, pointer, hint)
         for index, item in enumerate(data):
-            if self.full:
+            if self.is_full:
                 return
             self.check(item, expected.item_type, append_pointer(pointer, str(index)), None)
 
-    def dict_(self, data: object, expected: inspect.DictType, pointer: str, hint: str | None) -> None:
+    def check_dict(self, data: object, expected: inspect.DictType, pointer: str, hint: str | None) -> None:
         if not isinstance(data, dict):
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
             return
-        self.size(len(data), "entry", expected.min_length, expected.max_length, pointer, hint)
+        self.check_size(len(data), "entry", expected.min_length, expected.max_length, pointer, hint)
         for name, value in data.items():
-            if self.full:
+            if self.is_full:
                 return
             found = len(self.errors)
             self.check(name, expected.key_type, append_pointer(pointer, name), None)
@@ -304,19 +306,21 @@ class _Validator:
             ]
             self.check(value, expected.value_type, append_pointer(pointer, name), None)
 
-    def size(self, size: int, unit: str, least: int | None, most: int | None, pointer: str, hint: str | None) -> None:
+    def check_size(
+        self, size: int, unit: str, least: int | None, most: int | None, pointer: str, hint: str | None
+    ) -> None:
         if least is not None and size < least:
             self.add_error(pointer, "too few", f"has {pluralize(size, unit)}, fewer than {least}", hint)
         elif most is not None and size > most:
             self.add_error(pointer, "too many", f"has {pluralize(size, unit)}, more than {most}", hint)
 
-    def object_(self, data: object, expected: Any, pointer: str, hint: str | None) -> None:
+    def check_object(self, data: object, expected: Any, pointer: str, hint: str | None) -> None:
         """A struct, a dataclass, a typed dict."""
         if isinstance(expected, inspect.StructType) and expected.array_like:
             return
         if not isinstance(data, dict):
             if isinstance(expected, inspect.TypedDictType) or not isinstance(data, expected.cls):
-                self.wrong_type(data, expected, pointer, hint)
+                self.add_wrong_type(data, expected, pointer, hint)
             return
         found = len(self.errors)
         fields = {field.encode_name: field for field in expected.fields}
@@ -325,30 +329,30 @@ class _Validator:
             if name in data:
                 self.check(data[name], field.type, append_pointer(pointer, name), None)
             elif field.required:
-                right = description_of(field.type) or describe_type(field.type)
+                right = find_description(field.type) or describe_type(field.type)
                 self.add_error(append_pointer(pointer, name), "missing", f"{format_value(name)} is missing", right)
         if tag_field is not None and tag_field in data:
             tag = data[tag_field]
             if not (type(tag) is type(expected.tag) and tag == expected.tag):
-                self.not_a_choice(tag, [expected.tag], append_pointer(pointer, tag_field), None)
-        self.unknown_fields(data, {**fields, tag_field: None} if tag_field else fields, expected, pointer)
+                self.add_not_a_choice(tag, [expected.tag], append_pointer(pointer, tag_field), None)
+        self.check_unknown_fields(data, {**fields, tag_field: None} if tag_field else fields, expected, pointer)
         if len(self.errors) == found and hasattr(expected.cls, "__post_init__"):
             refused = _msgspec_error(data, expected.cls)
             if refused is not None:
                 self.errors.append(FieldError(pointer + refused.pointer, refused.detail, refused.kind))
 
-    def unknown_fields(self, data: _Object, fields: dict[str, Any], expected: Any, pointer: str) -> None:
+    def check_unknown_fields(self, data: _Object, fields: dict[str, Any], expected: Any, pointer: str) -> None:
         forbidden = isinstance(expected, inspect.StructType) and expected.forbid_unknown_fields
         for name in data:
-            if self.full:
+            if self.is_full:
                 return
             if not isinstance(name, str):
                 self.add_error(
                     append_pointer(pointer, name), "wrong type", f"the name {format_value(name)} is not a string", None
                 )
-            elif name not in fields and (forbidden or not encodable(name)):
+            elif name not in fields and (forbidden or not is_encodable(name)):
                 absent = [field for field in fields if field not in data]
-                near = self.nearest(name, absent) or self.nearest(name, list(fields))
+                near = self.suggest_name(name, absent) or self.suggest_name(name, list(fields))
                 right = (
                     f"did you mean {format_value(near)}?"
                     if near
@@ -363,10 +367,10 @@ class _Validator:
                     None,
                 )
 
-    def nearest(self, data: object, names: list[str]) -> str | None:
+    def suggest_name(self, data: object, names: list[str]) -> str | None:
         """Asked a bounded number of times, because the comparison is not cheap."""
         self._suggestions += 1
-        return closest_match(data, names) if self._suggestions <= _MAX_SUGGESTIONS else None
+        return find_closest_match(data, names) if self._suggestions <= _MAX_SUGGESTIONS else None
 
 
 _BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
@@ -377,25 +381,25 @@ _BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
 )
 
 _CHECKERS: dict[type[inspect.Type], Callable[[_Validator, object, Any, str, str | None], None]] = {
-    inspect.NoneType: _Validator.constant,
-    inspect.BoolType: _Validator.constant,
-    inspect.IntType: _Validator.number,
-    inspect.FloatType: _Validator.number,
-    inspect.StrType: _Validator.str_,
-    inspect.LiteralType: _Validator.literal,
-    inspect.EnumType: _Validator.scalar,
-    inspect.DateType: _Validator.scalar,
-    inspect.DateTimeType: _Validator.scalar,
-    inspect.DecimalType: _Validator.scalar,
-    inspect.UnionType: _Validator.union,
-    inspect.ListType: _Validator.array,
-    inspect.SetType: _Validator.array,
-    inspect.FrozenSetType: _Validator.array,
-    inspect.VarTupleType: _Validator.array,
-    inspect.DictType: _Validator.dict_,
-    inspect.StructType: _Validator.object_,
-    inspect.DataclassType: _Validator.object_,
-    inspect.TypedDictType: _Validator.object_,
+    inspect.NoneType: _Validator.check_constant,
+    inspect.BoolType: _Validator.check_constant,
+    inspect.IntType: _Validator.check_number,
+    inspect.FloatType: _Validator.check_number,
+    inspect.StrType: _Validator.check_string,
+    inspect.LiteralType: _Validator.check_literal,
+    inspect.EnumType: _Validator.check_scalar,
+    inspect.DateType: _Validator.check_scalar,
+    inspect.DateTimeType: _Validator.check_scalar,
+    inspect.DecimalType: _Validator.check_scalar,
+    inspect.UnionType: _Validator.check_union,
+    inspect.ListType: _Validator.check_array,
+    inspect.SetType: _Validator.check_array,
+    inspect.FrozenSetType: _Validator.check_array,
+    inspect.VarTupleType: _Validator.check_array,
+    inspect.DictType: _Validator.check_dict,
+    inspect.StructType: _Validator.check_object,
+    inspect.DataclassType: _Validator.check_object,
+    inspect.TypedDictType: _Validator.check_object,
 }
 """A type that is not here is left to msgspec."""
 

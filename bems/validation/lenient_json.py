@@ -42,17 +42,17 @@ class LenientJson:
 
     def __init__(self, body: bytes) -> None:
         self.data: object = None
-        self.fault: FieldError | None = None
+        self.error: FieldError | None = None
         self.has_anomalies = False
         try:
             self.data = self._decode(body.decode())
         except UnicodeDecodeError as error:
             detail = f"byte {error.start} is not UTF-8: use UTF-8, the encoding of JSON (RFC 8259, section 8.1)"
-            self.fault = FieldError("", detail, "not UTF-8")
+            self.error = FieldError("", detail, "not UTF-8")
         except json.JSONDecodeError as error:
-            self.fault = FieldError("", f"{error.msg}: line {error.lineno}, column {error.colno}", "not JSON")
+            self.error = FieldError("", f"{error.msg}: line {error.lineno}, column {error.colno}", "not JSON")
         except RecursionError:
-            self.fault = FieldError("", "is nested too deep", "nested too deep")
+            self.error = FieldError("", "is nested too deep", "nested too deep")
 
     def _decode(self, text: str) -> object:
         if not text or text.isspace():

@@ -52,7 +52,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (record_builder, "if run.token and run.stage:", 'if run.token and run.stage and run.state == "open":'),
     ],
     "rule 2: a wait of an older run is answered Superseded": [
-        (decisions, 'draft.actions.append(SendTaskAnswer(request.token, "Superseded", now))', "pass"),
+        (decisions, 'builder.actions.append(SendTaskAnswer(request.token, "Superseded", now))', "pass"),
     ],
     "rule 2: a run that is replaced has its token answered": [
         (record_builder, 'self.actions.append(SendTaskAnswer(self.run.token, "Superseded", self.now))', "pass"),
@@ -77,14 +77,14 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (
             decisions,
             'if ended_run == record.run.number and record.run.state == "open":',
-            'if ended_run == record.run.number and record.run.state == "open" and draft.wait:',
+            'if ended_run == record.run.number and record.run.state == "open" and builder.wait:',
         ),
     ],
     "rule 2: so many ended runs make the invoice dormant": [
-        (decisions, "if ended_runs >= MAX_FAILED_RUNS and draft.mark is None:", "if False:"),
+        (decisions, "if ended_runs >= MAX_FAILED_RUNS and builder.mark is None:", "if False:"),
     ],
     "rule 2: dormant until its next event": [
-        (decisions, 'if draft.mark == "dormant":\n        draft.mark = None\n    return', "return"),
+        (decisions, 'if builder.mark == "dormant":\n        builder.mark = None\n    return', "return"),
     ],
     "rule 2: dormant until its due instant": [
         (record_builder, 'if self.mark == "dormant":\n            self.mark = None', ""),
@@ -107,7 +107,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 4: a wait that times out escalates": [
         (
             decisions,
-            "if draft.wait and draft.wait.stage == stage:\n        draft.escalate()",
+            "if builder.wait and builder.wait.stage == stage:\n        builder.escalate()",
             "pass",
         ),
     ],
@@ -120,8 +120,8 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 4: the sweep raises what a silent run did not": [
         (
             decisions,
-            "if now >= draft.wait.due + GRACE_PERIOD:\n            draft.escalate()",
-            "if now >= draft.wait.due + GRACE_PERIOD:",
+            "if now >= builder.wait.due + GRACE_PERIOD:\n            builder.escalate()",
+            "if now >= builder.wait.due + GRACE_PERIOD:",
         ),
     ],
     "rule 4: the last alert parks": [
@@ -159,7 +159,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 5: before the last alert gives up": [
         (
             record_builder,
-            "                self.report(stage, outcome)\n            self.park",
+            "                self.raise_dispute_alert(stage, outcome)\n            self.park",
             "                pass\n            self.park",
         ),
     ],
@@ -169,22 +169,22 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 4: a timeout never forgets a token": [
         (
             decisions,
-            "if draft.wait and draft.wait.stage == stage:\n        draft.escalate()",
-            "draft.run = structs.replace(draft.run, token=None)\n"
-            "    if draft.wait and draft.wait.stage == stage:\n        draft.escalate()",
+            "if builder.wait and builder.wait.stage == stage:\n        builder.escalate()",
+            "builder.run = structs.replace(builder.run, token=None)\n"
+            "    if builder.wait and builder.wait.stage == stage:\n        builder.escalate()",
         ),
     ],
     "rule 4: orphans have their deadlines": [
-        (decisions, "else:\n        draft.escalate()", ""),
+        (decisions, "else:\n        builder.escalate()", ""),
     ],
     "rule 5: a dispute is reported": [
-        (record_builder, "if self.unreported_dispute(stage):", "if False:"),
+        (record_builder, "if self.find_unreported_dispute(stage):", "if False:"),
     ],
     "rule 5: once per event": [
         (record_builder, "self.reported_disputes = {**self.reported_disputes, stage: outcome.event_id}", "pass"),
     ],
     "rule 5: also where no execution can ask": [
-        (record_builder, "if self.unreported_dispute(waits_for) and self.has_no_asking_run():", "if False:"),
+        (record_builder, "if self.find_unreported_dispute(waits_for) and self.lacks_responsive_run():", "if False:"),
     ],
     "rule 5: dormant": [
         (record_builder, 'self.mark == "dormant" or self.run', "self.run"),
@@ -213,8 +213,8 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "identity: a superseded posting closes too": [
         (
             decisions,
-            "    draft.remember_closing(stage, outcome)\n",
-            "    if absorbed:\n        draft.remember_closing(stage, outcome)\n",
+            "    builder.record_closing(stage, outcome)\n",
+            "    if absorbed:\n        builder.record_closing(stage, outcome)\n",
         ),
     ],
     "identity: the earliest closing counts": [
@@ -258,10 +258,10 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         ),
     ],
     "commands: a repeat is remembered": [
-        (decisions, 'draft.remember_event(command.event_id, "")', "pass"),
+        (decisions, 'builder.remember_event(command.event_id, "")', "pass"),
     ],
     "events: a repeat is remembered": [
-        (decisions, "draft.remember_event(event.event_id, event.digest)", "pass"),
+        (decisions, "builder.remember_event(event.event_id, event.digest)", "pass"),
     ],
 }
 

@@ -405,7 +405,7 @@ class Simulation:
             self.bases[new.invoice_id, new.wait.since] = max(
                 [old.wait.step, *(a.alert.step for a in new.pending if isinstance(a, RaiseAlert))]
             )
-            if new.wait.due != new.wait.deadline or new.stuck:
+            if new.wait.due != new.wait.deadline or new.is_stuck:
                 raise InvariantViolated(f"4: {new.invoice_id} is extended to {new.wait}")
         for change in new.changes:
             self.check_row(new.invoice_id, change)

@@ -10,7 +10,7 @@ from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, DUPLICATE, Receipt, WaitRequest, on_event, on_sweep, on_timeout, on_wait
 from bems.tracker.instants import DAY, HOUR, MINUTE, Instant
 from bems.tracker.record import InvoiceRecord
-from bems.tracker.record_builder import GRACE_PERIOD, A, Decision
+from bems.tracker.record_builder import GRACE_PERIOD, AnswerT, Decision
 from tests.tracker.samples import NOW, POLICY, event
 
 RECEIVED = event("ingestion", "received")
@@ -78,7 +78,7 @@ class Home:
         request = WaitRequest(1, "authorization", "T", (NOW, 0))
         self.run(lambda record, now: on_wait(record, request, POLICY, now))
 
-    def run(self, decide: Callable[[InvoiceRecord | None, Instant], Decision[A]]) -> A:
+    def run(self, decide: Callable[[InvoiceRecord | None, Instant], Decision[AnswerT]]) -> AnswerT:
         return run_steps(apply_steps("INV-1", decide), self, self, self, self)
 
 

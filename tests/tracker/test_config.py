@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bems.tracker.cells import (
-    UNRESERVED,
+    MIN_UNRESERVED_INSTANCES,
     Alerts,
     Cell,
     CellsFile,
@@ -51,7 +51,7 @@ def faults_of(read: Callable[[str, str], object], text: str) -> list[str]:
     with pytest.raises(ConfigError) as refused:
         read(dedent(text), "x.yaml")
     assert str(refused.value) == "\n".join(
-        f"x.yaml:{fault.line}: {fault.pointer or 'the file'}: {fault.detail}" for fault in refused.value.faults
+        f"x.yaml:{fault.line}: {fault.pointer or 'the file'}: {fault.detail}" for fault in refused.value.errors
     )
     return str(refused.value).splitlines()
 
@@ -324,7 +324,7 @@ def test_the_default_limits_take_60_000_events_a_minute() -> None:
 
 def test_the_default_concurrency_fits_an_account_as_it_comes() -> None:
     usual = Concurrency()
-    assert (usual.account, usual.total, usual.total <= usual.account - UNRESERVED) == (1000, 810, True)
+    assert (usual.account, usual.total, usual.total <= usual.account - MIN_UNRESERVED_INSTANCES) == (1000, 810, True)
 
 
 def concurrency(text: str, more: str = "") -> Cell:
@@ -352,7 +352,7 @@ def test_what_an_account_does_not_have_is_not_reserved(text: str, more: str, fau
     with pytest.raises(ConfigError) as raised:
         concurrency(text, more)
     assert fault in str(raised.value)
-    assert len(raised.value.faults) == 1
+    assert len(raised.value.errors) == 1
 
 
 @pytest.mark.parametrize(("text", "more"), [("{account: 910}", ""), ("{}", ", provisioned_concurrency: 100")])
@@ -581,6 +581,6 @@ def test_every_text_is_read_or_refused_with_a_line_of_it(text: str) -> None:
     for read in (read_policy, read_cells):
         refused = refusal(read, text)
         if refused is not None:
-            assert refused.faults
-            assert all(1 <= fault.line <= len(text.splitlines()) + 1 for fault in refused.faults)
-            assert all("\n" not in fault.detail for fault in refused.faults)
+            assert refused.errors
+            assert all(1 <= fault.line <= len(text.splitlines()) + 1 for fault in refused.errors)
+            assert all("\n" not in fault.detail for fault in refused.errors)

@@ -388,12 +388,12 @@ def test_an_event_that_changes_nothing_does_not_revive() -> None:
 
 
 def test_a_parked_invoice_is_stuck_since_its_wait_began() -> None:
-    assert (parked().stuck, parked().stuck_since) == (True, NOW)
+    assert (parked().is_stuck, parked().stuck_since) == (True, NOW)
 
 
 def test_a_revived_invoice_is_not_stuck() -> None:
     record = saved(act(parked(), Revive(), NOW + 20 * DAY), NOW + 20 * DAY)
-    assert (record.stuck, record.parked) == (False, None)
+    assert (record.is_stuck, record.parked) == (False, None)
 
 
 def test_a_parked_invoice_of_an_earlier_version_is_stuck_all_the_same() -> None:
@@ -594,7 +594,7 @@ def extended() -> InvoiceRecord:
     """Extended by ten days, one alert being out."""
     record = waiting(after(RECEIVED), "authorization")
     record = saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE), DEADLINE)
-    assert record.stuck
+    assert record.is_stuck
     return saved(act(record, Extend(DEADLINE + 10 * DAY), DEADLINE), DEADLINE)
 
 
@@ -602,10 +602,10 @@ def test_extend_begins_the_count_of_alerts_anew_at_the_new_deadline() -> None:
     record, until = extended(), DEADLINE + 10 * DAY
     assert record.wait
     assert (record.wait.step, record.wait.base, record.wait.due, record.wait.since) == (1, 1, until, NOW)
-    assert not record.stuck
+    assert not record.is_stuck
     first = on_timeout(record, 1, "authorization", POLICY, until)
     assert alerts(first) == [("stuck", 2, "warning", until)]
-    assert saved(first, until).stuck
+    assert saved(first, until).is_stuck
     last = on_timeout(record, 1, "authorization", POLICY, until + 2 * DAY)
     assert alerts(last) == [("stuck", 4, "critical", until + 2 * DAY)]
     assert last.answer.next == "Parked"
@@ -932,7 +932,7 @@ def test_a_finished_year_in_any_order_raises_no_alert(order: tuple[Event, ...]) 
         decision = on_event(record, one, POLICY, now)
         assert not [action for action in decision.actions if isinstance(action, RaiseAlert)]
         record = saved(on_sweep(saved(decision, now), POLICY, now), now)
-        assert not record.stuck
+        assert not record.is_stuck
     assert record and status_of(record.outcomes) == "Posted"
 
 

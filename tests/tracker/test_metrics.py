@@ -3,7 +3,7 @@
 import pytest
 
 from bems.tracker import metrics
-from bems.tracker.metrics import EVENTS_ACCEPTED, EVENTS_PROCESSED, METRICS, SWEEP_COMPLETED, VALUES, Metric
+from bems.tracker.metrics import DIMENSION_VALUES, EVENTS_ACCEPTED, EVENTS_PROCESSED, METRICS, SWEEP_COMPLETED, Metric
 
 
 def test_every_metric_of_the_module_is_known_by_its_name() -> None:
@@ -15,14 +15,14 @@ def test_every_metric_of_the_module_is_known_by_its_name() -> None:
 def test_every_metric_is_of_a_cell_and_has_few_series(metric: Metric) -> None:
     assert metric.dimensions[0] == "cell"
     assert len(set(metric.dimensions)) == len(metric.dimensions)
-    assert all(VALUES[dimension] for dimension in metric.dimensions[1:])
+    assert all(DIMENSION_VALUES[dimension] for dimension in metric.dimensions[1:])
     assert metric.emitters
 
 
 def test_dimensions_come_in_their_order() -> None:
-    given = EVENTS_PROCESSED.dimensioned(outcome="accepted", stage="posting", cell="eu")
+    given = EVENTS_PROCESSED.dimension_values(outcome="accepted", stage="posting", cell="eu")
     assert list(given.items()) == [("cell", "eu"), ("stage", "posting"), ("outcome", "accepted")]
-    assert SWEEP_COMPLETED.dimensioned(cell="eu") == {"cell": "eu"}
+    assert SWEEP_COMPLETED.dimension_values(cell="eu") == {"cell": "eu"}
 
 
 @pytest.mark.parametrize(
@@ -35,4 +35,4 @@ def test_dimensions_come_in_their_order() -> None:
 )
 def test_other_dimensions_are_refused(values: dict[str, str], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        EVENTS_ACCEPTED.dimensioned(**values)
+        EVENTS_ACCEPTED.dimension_values(**values)
