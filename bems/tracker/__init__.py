@@ -1,4 +1,5 @@
-"""The domain: what an invoice's events mean, what to wait for, when to raise an alert.
+"""Domain logic: what an invoice's events mean, what the invoice waits for, and when to raise an alert.
 
-Pure: no I/O, no clock, no randomness. A shell loads a record, asks `bems.tracker.decisions`, saves, acts.
+Pure: no I/O, no clock, no randomness. A runtime loads a record, calls `bems.tracker.decisions`, saves the result and
+carries out its actions.
 """

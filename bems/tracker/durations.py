@@ -1,6 +1,6 @@
-"""Durations as people write them in a policy: `90s`, `90m`, `12h`, `3d`, `5bd`; and deadlines such as `due-3bd`.
+"""Durations of a policy, such as `90s`, `90m`, `12h`, `3d` and `5bd`, and deadlines such as `due-3bd`.
 
-A day (`d`) is 24 hours, whatever the clocks do; a business day (`bd`) has a meaning only in a calendar.
+A day (`d`) is 24 hours, even across a clock change. The length of a business day (`bd`) depends on a calendar.
 """
 
 import re
@@ -23,25 +23,28 @@ _EXPECTED_FORM = "a whole number and s, m, h, d (24 hours each) or bd (business 
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """A length of time: `amount` of `unit`; positive, at most 3650 days or 2600 business days (ValueError)."""
+    """Length of time: `amount` of `unit`.
+
+    Raises ValueError below 1, and above 3650 days or 2600 business days.
+    """
 
     amount: int
     unit: Unit
 
     def __post_init__(self) -> None:
         if self.amount < 1:
-            raise ValueError(f"{format_value(str(self))} is no time at all: use at least 1{self.unit}")
+            raise ValueError(f"{format_value(str(self))} is not a positive duration: use at least 1{self.unit}")
         if self.amount > _max_amount(self.unit):
             raise ValueError(f"{format_value(str(self))} is too long: use at most {_max_amount(self.unit)}{self.unit}")
 
     @property
     def business_days(self) -> int:
-        """How many business days; 0 for a duration of fixed length."""
+        """Number of business days; 0 for a duration of fixed length."""
         return self.amount if self.unit == "bd" else 0
 
     @property
     def microseconds(self) -> int:
-        """Its fixed length; 0 for business days."""
+        """Fixed length in microseconds; 0 for business days."""
         return self.amount * _MICROSECONDS[self.unit]
 
     def __str__(self) -> str:
@@ -50,7 +53,7 @@ class Duration:
 
 @dataclass(frozen=True, slots=True)
 class BeforeDue:
-    """A deadline counted back from 00:00 of an invoice's due date; `offset` None is that time itself."""
+    """Deadline `offset` before 00:00 of an invoice's due date; None means that time itself."""
 
     offset: Duration | None = None
 
@@ -59,7 +62,7 @@ class BeforeDue:
 
 
 def parse_duration(text: str) -> Duration:
-    """`90m` -> Duration(90, "m"). ValueError says what would be right."""
+    """Parse a duration: `90m` is Duration(90, "m"). Raise ValueError that says what is expected."""
     match = _DURATION.fullmatch(text)
     if match is None:
         if text.startswith("due"):
@@ -74,9 +77,9 @@ def parse_duration(text: str) -> Duration:
 
 
 def parse_deadline(text: str) -> Duration | BeforeDue:
-    """`3bd` -> Duration(3, "bd"), counted from when the wait begins; `due-3bd` -> BeforeDue(Duration(3, "bd")).
+    """Parse a deadline: `3bd` is Duration(3, "bd") from the start of the wait, `due-3bd` BeforeDue(Duration(3, "bd")).
 
-    ValueError says what would be right.
+    Raise ValueError that says what is expected.
     """
     if text == "due":
         return BeforeDue()

@@ -193,7 +193,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (record_builder, " or self.is_starting()", " or False"),
     ],
     "rule 5: of a past event no alert": [
-        (decisions, "if absorbed and event.imported and is_bad:", "if False:"),
+        (decisions, "if is_newest and event.imported and is_bad:", "if False:"),
     ],
     "identity: two vendors": [
         (record_builder, 'if len(self.vendor_ids) > 1 and "vendor" not in self.identity_alerts:', "if False:"),
@@ -214,7 +214,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (
             decisions,
             "    builder.record_closing(stage, outcome)\n",
-            "    if absorbed:\n        builder.record_closing(stage, outcome)\n",
+            "    if is_newest:\n        builder.record_closing(stage, outcome)\n",
         ),
     ],
     "identity: the earliest closing counts": [

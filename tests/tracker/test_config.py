@@ -268,7 +268,7 @@ def test_a_policy_tells_all_its_faults_each_with_its_line() -> None:
         '11: /stages/ingestion/deadline: "10 days" is not a deadline: use a whole number and s, m, h, d',
         '12: /stages/ingestion/escalate_every: "due-5bd" counts back from the due date, as only a deadline may: use a',
         "14: /stages/authorization/critical_at: 0 is less than 1: use ",
-        '14: /stages/authorization/deadline: "0bd" is no time at all: use at least 1bd',
+        '14: /stages/authorization/deadline: "0bd" is not a positive duration: use at least 1bd',
         '14: /stages/authorization/escalate_every: "3000bd" is too long: use at most 2600bd',
         "14: /stages/authorization/give_up_at: 1001 is more than 1000: use ",
         "16: /stages/reconciliation/deadline: 3 is a number, not a string",

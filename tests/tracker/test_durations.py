@@ -46,7 +46,7 @@ def test_leading_zeros_do_not_matter() -> None:
         ("3w", "is not a duration"),
         ("٣d", "is not a duration"),
         ("1d12h", "is not a duration"),
-        ("0s", '"0s" is no time at all: use at least 1s'),
+        ("0s", '"0s" is not a positive duration: use at least 1s'),
         ("000bd", "use at least 1bd"),
         ("3651d", '"3651d" is too long: use at most 3650d'),
         ("87601h", "use at most 87600h"),

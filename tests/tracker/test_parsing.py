@@ -241,7 +241,7 @@ def test_all_faults_come_at_once_of_the_form_and_of_the_rules() -> None:
         "/extra": "unknown field",
     }
     assert (refusal.status, refusal.event_id) == (400, "01JD8Y6QZ3")
-    assert refusal.summary == "the event is not valid: 10 faults"
+    assert refusal.summary == "the event is not valid: 10 errors"
     assert sorted(refusal.reasons) == [
         "amount: too many decimals",
         "attributes: too large",

@@ -8,7 +8,7 @@ from bems.tracker.parsing import InvalidEvent
 from bems.tracker.responses import HttpResponse
 from bems.validation.field_errors import FieldError
 
-REFUSAL = InvalidEvent(400, "the event is not valid: 1 fault", [FieldError("/amount", "is missing", "missing")], "e-1")
+REFUSAL = InvalidEvent(400, "the event is not valid: 1 error", [FieldError("/amount", "is missing", "missing")], "e-1")
 
 
 def content(answer: HttpResponse) -> Any:
@@ -32,14 +32,14 @@ def test_a_conflict_names_the_event() -> None:
 @pytest.mark.parametrize("status", [400, 413])
 def test_a_refusal_is_a_problem_with_every_fault(status: Any) -> None:
     faults = [FieldError("/amount", "is missing", "missing"), FieldError("/vendor/id", "is empty", "empty")]
-    answer = responses.bad_request(InvalidEvent(status, "the event is not valid: 2 faults", faults))
+    answer = responses.bad_request(InvalidEvent(status, "the event is not valid: 2 errors", faults))
     assert answer.headers == {"content-type": "application/problem+json"}
     assert answer.status == status
     assert content(answer) == {
         "type": "about:blank",
         "title": {400: "Bad Request", 413: "Content Too Large"}[status],
         "status": status,
-        "detail": "the event is not valid: 2 faults",
+        "detail": "the event is not valid: 2 errors",
         "errors": [{"pointer": "/amount", "detail": "is missing"}, {"pointer": "/vendor/id", "detail": "is empty"}],
     }
 
@@ -61,7 +61,7 @@ def test_a_batch_is_answered_event_by_event_in_order() -> None:
         "status": "refused",
         "code": 400,
         "event_id": "e-1",
-        "detail": "the event is not valid: 1 fault",
+        "detail": "the event is not valid: 1 error",
         "errors": [{"pointer": "/amount", "detail": "is missing"}],
     }
     assert (conflict["code"], conflict["errors"][0]["pointer"]) == (409, "/event_id")
