@@ -1,6 +1,6 @@
-"""Faults: everything that is wrong with a value, in one go, each with where it is and what would be right.
+"""Validation that reports every error of a value, each with its location and how to fix it.
 
-msgspec stops at the first fault. `validate` is the second pass, made only for data that msgspec refused.
+msgspec stops at the first error. `validate` is a second pass, for data that msgspec refused.
 """
 
 import operator
@@ -30,9 +30,11 @@ from bems.validation.error_messages import (
 )
 
 MAX_ERRORS = 100
-"""A sender that gets this many learns nothing from the next, and a hostile one must not be given work."""
+"""Maximum number of errors of one value. More do not help a sender, and a hostile sender must not cause more work."""
 
 MAX_DEPTH = 64
+"""Maximum nesting depth of data."""
+
 _MAX_SUGGESTIONS = 10
 
 _Constant = inspect.NoneType | inspect.BoolType
@@ -41,11 +43,11 @@ _Object = dict[object, object]
 
 
 class FieldError(msgspec.Struct, frozen=True):
-    """One thing that is wrong.
+    """Error of a value.
 
-    `pointer`  where: a JSON Pointer (RFC 6901) from the root of the data; the empty one is the root itself. Of a
-               missing field, where it should be. A name longer than 128 characters is cut, a lone surrogate escaped.
-    `detail`   the value, what is wrong with it, and what would be right.
+    `pointer`  JSON Pointer (RFC 6901) from the root of the data; empty for the root itself. For a missing field, the
+               pointer where it belongs. A name longer than 128 characters is cut, a lone surrogate is escaped.
+    `detail`   the value, what is wrong with it, and how to fix it.
     `kind`     two or three words to count by, such as `missing`, `wrong type`, `not a choice`.
     """
 
@@ -55,23 +57,23 @@ class FieldError(msgspec.Struct, frozen=True):
 
 
 def validate(data: object, expected: Any) -> list[FieldError]:
-    """All faults (at most `MAX_ERRORS`) that keep `data` from being an `expected`; none means that it is one.
+    """Return all errors (at most `MAX_ERRORS`) of `data` as an `expected`; an empty list if it is valid.
 
-    `data` is what a JSON or YAML decoder gives: dicts, lists, strings, numbers, booleans, None, dates. `expected` is
-    any type that `msgspec.convert` takes. The two agree: `msgspec.convert(data, expected)` succeeds exactly when the
-    answer is empty, but for what only this one refuses: a string with a lone surrogate, which no UTF-8 can carry, one
-    that does not match the `pattern` of its `extra_json_schema`, and more than `MOST_LEVELS` levels of a recursive
-    type. Never raises, whatever the data.
+    `data` is the result of a JSON or YAML decoder: dicts, lists, strings, numbers, booleans, None, dates. `expected` is
+    any type that `msgspec.convert` accepts. The result is empty if and only if `msgspec.convert(data, expected)`
+    succeeds, with three exceptions that only this function refuses: a string with a lone surrogate (which UTF-8 cannot
+    encode), a string that does not match the `pattern` of its `extra_json_schema`, and more than `MAX_DEPTH` levels of
+    a recursive type. Never raises, whatever the data.
     """
-    walk = _Validator()
-    walk.check(data, _type_info(expected), "", None)
-    if not walk.errors and (refused := _msgspec_error(data, expected)):
-        walk.errors.append(refused)
-    return walk.errors
+    validator = _Validator()
+    validator.check(data, _type_info(expected), "", None)
+    if not validator.errors and (error := _msgspec_error(data, expected)):
+        validator.errors.append(error)
+    return validator.errors
 
 
 def append_pointer(pointer: str, name: object) -> str:
-    """The pointer to a member (a name) or an item (an index), escaped as RFC 6901, section 3, says."""
+    """Return the pointer to a member (a name) or an item (an index), escaped as in RFC 6901, section 3."""
     text = name if isinstance(name, str) else format_value(name)
     if len(text) > 128:
         text = text[:128] + "…"
@@ -93,7 +95,7 @@ def _type_info(expected: Any) -> inspect.Type:
 
 
 def _msgspec_error(data: object, expected: Any) -> FieldError | None:
-    """What msgspec itself says: the net under the walk, for what only msgspec knows (such as `__post_init__`)."""
+    """Return msgspec's own error, if any: the fallback for rules that only msgspec knows, such as `__post_init__`."""
     try:
         msgspec.convert(data, expected)
     except msgspec.ValidationError as error:
@@ -108,11 +110,11 @@ def _msgspec_error(data: object, expected: Any) -> FieldError | None:
 
 
 class _Validator:
-    """One pass over the data; `faults` grows as it goes."""
+    """Recursive validator: each check appends to `errors`."""
 
     def __init__(self) -> None:
         self.errors: list[FieldError] = []
-        self._levels = 0
+        self._depth = 0
         self._suggestions = 0
 
     @property
@@ -124,7 +126,7 @@ class _Validator:
             self.errors.append(FieldError(pointer, f"{problem}: use {right}" if right else problem, kind))
 
     def check(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
-        """`hint` is what the schema's author wrote about the value."""
+        """Check a value of any type. `hint` is the description in the type's metadata."""
         if self.is_full:
             return
         if isinstance(expected, inspect.Metadata):
@@ -134,12 +136,12 @@ class _Validator:
         checker = _CHECKERS.get(type(expected))
         if checker is None:
             return
-        if self._levels >= MAX_DEPTH:
+        if self._depth >= MAX_DEPTH:
             self.add_error(pointer, "nested too deep", f"is nested more than {MAX_DEPTH} levels deep", None)
             return
-        self._levels += 1
+        self._depth += 1
         checker(self, data, expected, pointer, hint)
-        self._levels -= 1
+        self._depth -= 1
 
     def add_wrong_type(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
         wanted = TYPE_NAMES.get(type(expected)) if hint else describe_type(expected)
@@ -206,7 +208,7 @@ class _Validator:
         )
 
     def check_scalar(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
-        """A type whose rules are msgspec's own: it is asked, and its refusal put in words."""
+        """Check a type by msgspec's own rules, and describe why it refuses the value."""
         if isinstance(data, str) and not is_encodable(data):
             self.add_error(
                 pointer,
@@ -237,9 +239,11 @@ class _Validator:
         if data is None and expected.includes_none:
             return
         members = [strip_metadata(member) for member in expected.types]
-        wanted = [(member, said) for member, said in members if not isinstance(member, inspect.NoneType)]
+        wanted = [(member, description) for member, description in members if not isinstance(member, inspect.NoneType)]
         fitting = (
-            [(member, said) for member, said in wanted if has_json_type(data, member)] if len(wanted) > 1 else wanted
+            [(member, description) for member, description in wanted if has_json_type(data, member)]
+            if len(wanted) > 1
+            else wanted
         )
         structs = [member for member, _ in fitting if isinstance(member, inspect.StructType)]
         if not fitting:
@@ -247,20 +251,20 @@ class _Validator:
         elif len(structs) > 1 and isinstance(data, dict):
             self.check_tagged_union(data, structs, pointer, hint)
         else:
-            self.check_any_of(data, [(member, said or hint) for member, said in fitting], pointer)
+            self.check_any_of(data, [(member, description or hint) for member, description in fitting], pointer)
 
     def check_any_of(self, data: object, members: list[tuple[inspect.Type, str | None]], pointer: str) -> None:
-        """No fault if one member has none, else those of the first."""
-        found, room = len(self.errors), self.errors
+        """Add no error if a member accepts the data, else the errors of the first member."""
+        found, errors = len(self.errors), self.errors
         first: list[FieldError] | None = None
         for member, hint in members:
             self.check(data, member, pointer, hint)
-            new = room[found:]
+            new = errors[found:]
             if not new:
                 return
             first = new if first is None else first
-            del room[found:]
-        room.extend(first or [])
+            del errors[found:]
+        errors.extend(first or [])
 
     def check_tagged_union(
         self, data: _Object, structs: list[inspect.StructType], pointer: str, hint: str | None
@@ -302,7 +306,7 @@ class _Validator:
             found = len(self.errors)
             self.check(name, expected.key_type, append_pointer(pointer, name), None)
             self.errors[found:] = [
-                FieldError(fault.pointer, f"the name {fault.detail}", fault.kind) for fault in self.errors[found:]
+                FieldError(error.pointer, f"the name {error.detail}", error.kind) for error in self.errors[found:]
             ]
             self.check(value, expected.value_type, append_pointer(pointer, name), None)
 
@@ -315,7 +319,7 @@ class _Validator:
             self.add_error(pointer, "too many", f"has {pluralize(size, unit)}, more than {most}", hint)
 
     def check_object(self, data: object, expected: Any, pointer: str, hint: str | None) -> None:
-        """A struct, a dataclass, a typed dict."""
+        """Check a struct, a dataclass or a typed dict."""
         if isinstance(expected, inspect.StructType) and expected.array_like:
             return
         if not isinstance(data, dict):
@@ -337,9 +341,9 @@ class _Validator:
                 self.add_not_a_choice(tag, [expected.tag], append_pointer(pointer, tag_field), None)
         self.check_unknown_fields(data, {**fields, tag_field: None} if tag_field else fields, expected, pointer)
         if len(self.errors) == found and hasattr(expected.cls, "__post_init__"):
-            refused = _msgspec_error(data, expected.cls)
-            if refused is not None:
-                self.errors.append(FieldError(pointer + refused.pointer, refused.detail, refused.kind))
+            error = _msgspec_error(data, expected.cls)
+            if error is not None:
+                self.errors.append(FieldError(pointer + error.pointer, error.detail, error.kind))
 
     def check_unknown_fields(self, data: _Object, fields: dict[str, Any], expected: Any, pointer: str) -> None:
         forbidden = isinstance(expected, inspect.StructType) and expected.forbid_unknown_fields
@@ -368,7 +372,7 @@ class _Validator:
                 )
 
     def suggest_name(self, data: object, names: list[str]) -> str | None:
-        """Asked a bounded number of times, because the comparison is not cheap."""
+        """Return the name that was probably meant. Limited to `_MAX_SUGGESTIONS` calls, because comparing is slow."""
         self._suggestions += 1
         return find_closest_match(data, names) if self._suggestions <= _MAX_SUGGESTIONS else None
 
@@ -401,7 +405,7 @@ _CHECKERS: dict[type[inspect.Type], Callable[[_Validator, object, Any, str, str 
     inspect.DataclassType: _Validator.check_object,
     inspect.TypedDictType: _Validator.check_object,
 }
-"""A type that is not here is left to msgspec."""
+"""Checks by type. Other types are left to msgspec."""
 
 _SCALARS: dict[type[inspect.Type], Any] = {
     inspect.DateType: date,
@@ -420,7 +424,7 @@ def _python_type(expected: inspect.Type) -> Any:
 
 
 def _is_naive_or_aware(data: object) -> bool:
-    """Whether it is a date and time that only its offset, or the lack of one, makes wrong."""
+    """Return whether the data is a date and time, with or without an offset."""
     try:
         msgspec.convert(data, datetime)
     except (msgspec.MsgspecError, ValueError):

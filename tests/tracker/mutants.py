@@ -199,16 +199,16 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (record_builder, 'if len(self.vendor_ids) > 1 and "vendor" not in self.identity_alerts:', "if False:"),
     ],
     "identity: once each": [
-        (record_builder, "self.identity_alerts = (*self.identity_alerts, what)", "pass"),
+        (record_builder, "self.identity_alerts = (*self.identity_alerts, problem)", "pass"),
     ],
     "identity: the first vendor is kept": [
         (record_builder, "self.vendor_ids = (*self.vendor_ids, vendor_id)", "self.vendor_ids = (vendor_id,)"),
     ],
     "identity: the earliest received is kept, whatever came first": [
-        (record_builder, "elif of < (first.occurred_at, first.event_id):", "elif False:"),
+        (record_builder, "elif version < (first.occurred_at, first.event_id):", "elif False:"),
     ],
     "identity: the newest received is kept": [
-        (record_builder, "elif of > (last.occurred_at, last.event_id):", "elif False:"),
+        (record_builder, "elif version > (last.occurred_at, last.event_id):", "elif False:"),
     ],
     "identity: a superseded posting closes too": [
         (
