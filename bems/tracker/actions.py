@@ -84,7 +84,7 @@ class SendTaskAnswer(Struct, frozen=True, tag="answer"):
 
 
 class Alert(Struct, frozen=True, omit_defaults=True):
-    """Request for somebody to look at an invoice.
+    """Alert that somebody must look at an invoice.
 
     `step` counts the alerts of one wait from 1; it is 0 for a dispute, a failed posting and an identity alert. `due_at`
     is the instant at which the alert was due, `raised_at` the instant at which it was decided. `waiting_since` is the

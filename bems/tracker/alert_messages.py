@@ -18,7 +18,7 @@ _BRACKETS = str.maketrans("<>", "\u2039\u203a")
 
 
 def headline(alert: Alert) -> str:
-    """Return one line of printable ASCII, such as `INV-1 waits for posting since 2026-03-02 (alert 3)`."""
+    """Return one line of printable ASCII, such as `INV-1 has waited for posting since 2026-03-02 (alert 3)`."""
     match alert.kind:
         case "dispute":
             return f"{alert.invoice_id} is disputed: its reconciliation found a mismatch"
@@ -30,7 +30,7 @@ def headline(alert: Alert) -> str:
             last = ", the last one: it is parked" if alert.last else ""
             since = to_datetime(alert.waiting_since).date()
             why = "" if alert.event_id is None else f", {_BAD_OUTCOMES[alert.stage]}"
-            return f"{alert.invoice_id} waits for {alert.stage} since {since}{why} (alert {alert.step}{last})"
+            return f"{alert.invoice_id} has waited for {alert.stage} since {since}{why} (alert {alert.step}{last})"
 
 
 def summary_line(alert: Alert, cell: str) -> str:
@@ -60,7 +60,7 @@ def text_body(alert: Alert, cell: str) -> str:
         "Was due": render(alert.due_at),
         "Raised": render(alert.raised_at),
         "Cell": cell,
-        "Alert": f"{alert.id} (if this comes twice, it is the same alert)",
+        "Alert": f"{alert.id} (messages with the same id are one alert)",
     }
     return f"{headline(alert)}\n\n" + "".join(f"{name + ':':<15}{value}\n" for name, value in lines.items())
 

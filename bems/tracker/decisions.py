@@ -75,8 +75,7 @@ def classify_duplicate(known_digest: str | None, digest: str) -> Receipt | None:
 def classify_repeated_command(known: Command, receipt: Receipt, command: Command) -> Receipt:
     """Return the receipt of a command whose id was used before, by the command `known` with the result `receipt`.
 
-    The same command again is a duplicate; a different one is a conflict. A refused command returns its original
-    refusal.
+    The same command again is a duplicate, or returns its original refusal; a different command is a conflict.
     """
     if (known.invoice_id, known.operator, known.verb) != (command.invoice_id, command.operator, command.verb):
         return CONFLICT

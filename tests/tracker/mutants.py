@@ -274,14 +274,14 @@ def mutant(replacements: list[tuple[ModuleType, str, str]]) -> Core:
         assert old in source, f"{module.__name__} no longer contains: {old}"
         sources[module.__name__] = source.replace(old, new or "pass")
     real = {name: sys.modules[name] for name in sources}
-    made: dict[str, ModuleType] = {}
+    mutated: dict[str, ModuleType] = {}
     try:
         for name, source in sources.items():
-            made[name] = sys.modules[name] = ModuleType(name)
-            exec(compile(source, name, "exec"), made[name].__dict__)
+            mutated[name] = sys.modules[name] = ModuleType(name)
+            exec(compile(source, name, "exec"), mutated[name].__dict__)
     finally:
         sys.modules.update(real)
-    return Core(made[decisions.__name__], made[apply_decision.__name__])
+    return Core(mutated[decisions.__name__], mutated[apply_decision.__name__])
 
 
 def broken_by(clause: str, seeds: Iterable[int]) -> int | None:

@@ -543,7 +543,7 @@ def test_the_commented_mail_server_of_the_committed_cells_is_valid() -> None:
 def test_any_account_can_deploy_the_first_of_the_committed_cells() -> None:
     first = read_cells(EXAMPLE.read_text(), EXAMPLE.name).cells[0]
     assert (first.delivery, first.time_series) == ("standard", "s3tables")
-    # A new account has ten instances, of which none can be reserved, and no parameter is asked for.
+    # A new account has ten instances and can reserve none; the template has no parameters.
     assert (first.concurrency.account, first.concurrency.reserved) == (10, False)
     assert (first.account, first.alerts, first.provisioned_concurrency) == (None, Alerts(), 0)
     for guide in ("README.md", "docs/deployment.md"):

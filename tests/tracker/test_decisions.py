@@ -45,9 +45,9 @@ DEADLINE = NOW + 3 * DAY
 
 def after(*events: Event, now: Instant | None = None, record: InvoiceRecord | None = None) -> InvoiceRecord:
     """Return the record after events, with all its actions carried out."""
-    for one in events:
-        at = one.received_at if now is None else now
-        record = saved(on_event(record, one, POLICY, at), at)
+    for given in events:
+        at = given.received_at if now is None else now
+        record = saved(on_event(record, given, POLICY, at), at)
     assert record
     return record
 

@@ -297,10 +297,10 @@ def test_a_calendars_dates_take_precedence_over_its_countrys(
     calendar: dict[str, tuple[Weekday | date, ...]], business_days: list[date], days_off: list[date]
 ) -> None:
     spec = msgspec.convert({"country": "HU", "timezone": "Europe/Budapest", **calendar}, CalendarSpec)
-    made = build_policy(PolicySpec(spec), frozenset({CHRISTMAS, FRIDAY}), frozenset({SATURDAY})).calendar
-    assert all(made.is_business_day(day) for day in business_days)
-    assert not any(made.is_business_day(day) for day in days_off)
-    assert not made.days_off & made.days_on
+    calendar_of_policy = build_policy(PolicySpec(spec), frozenset({CHRISTMAS, FRIDAY}), frozenset({SATURDAY})).calendar
+    assert all(calendar_of_policy.is_business_day(day) for day in business_days)
+    assert not any(calendar_of_policy.is_business_day(day) for day in days_off)
+    assert not calendar_of_policy.days_off & calendar_of_policy.days_on
 
 
 def test_the_weekend_defaults_to_the_countrys() -> None:

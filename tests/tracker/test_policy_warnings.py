@@ -12,8 +12,8 @@ GOLD = {"vendor_tier": "gold"}
 
 
 def warnings(*overrides: tuple[Mapping[str, object], Mapping[str, object]], **rule: int) -> list[str]:
-    made = tuple(OverrideSpec(WhenSpec(**when), **own) for when, own in overrides)  # type: ignore[arg-type]
-    return find_warnings(policy(authorization=StageSpec(overrides=made, **rule)))  # type: ignore[arg-type]
+    specs = tuple(OverrideSpec(WhenSpec(**when), **own) for when, own in overrides)  # type: ignore[arg-type]
+    return find_warnings(policy(authorization=StageSpec(overrides=specs, **rule)))  # type: ignore[arg-type]
 
 
 def test_the_default_policy_has_no_warnings() -> None:
@@ -66,6 +66,6 @@ def test_an_override_that_matches_some_invoices_has_no_warning(
 @settings(derandomize=True, max_examples=300)
 @given(whens, whens, st.lists(any_facts, min_size=1, max_size=9))
 def test_an_override_with_a_warning_never_applies(first: WhenSpec, second: WhenSpec, invoices: list) -> None:  # type: ignore[type-arg]
-    made = policy(authorization=StageSpec(overrides=(OverrideSpec(first), OverrideSpec(second))))
-    if find_warnings(made):
+    policy_of_both = policy(authorization=StageSpec(overrides=(OverrideSpec(first), OverrideSpec(second))))
+    if find_warnings(policy_of_both):
         assert all(first.read().matches(facts) for facts in invoices if second.read().matches(facts))

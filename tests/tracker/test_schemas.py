@@ -138,9 +138,9 @@ def test_components_are_valid_and_their_references_resolve() -> None:
 
 
 def test_responses_match_their_schemas() -> None:
-    refusal = parse_event("ingestion", b"{}", NOW)
-    assert isinstance(refusal, InvalidEvent)
+    invalid = parse_event("ingestion", b"{}", NOW)
+    assert isinstance(invalid, InvalidEvent)
     whole("EventAccepted").validate(json.loads(responses.accepted("e").body))
-    whole("Problem").validate(json.loads(responses.bad_request(refusal).body))
-    results = [responses.event_result("e", "conflict"), responses.invalid_event_result(refusal)]
+    whole("Problem").validate(json.loads(responses.bad_request(invalid).body))
+    results = [responses.event_result("e", "conflict"), responses.invalid_event_result(invalid)]
     whole("BatchResults").validate(json.loads(responses.batch_results(results).body))

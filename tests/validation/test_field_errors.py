@@ -253,7 +253,7 @@ JSON = st.recursive(
 )
 
 
-def objects(of: type[Struct], odd: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+def objects(of: type[Struct], invalid: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     """Generate objects with the struct's fields, each valid, invalid or absent, and perhaps an unknown field."""
     likely = {
         "event_id": st.sampled_from(["e", "", "a b", "e\n", "é", "x" * 129]),
@@ -280,9 +280,9 @@ def objects(of: type[Struct], odd: st.SearchStrategy[Any]) -> st.SearchStrategy[
     nested: dict[str, type[Struct]] = {"vendor": Vendor, "source": Source, "payment_terms": PaymentTerms}
     fields: dict[str, st.SearchStrategy[Any]] = {}
     for name in of.__struct_fields__:
-        usual = objects(nested[name], odd) if name in nested else likely.get(name, st.just(VALID.get(name, "x")))
-        fields[name] = usual | usual | usual | odd
-    fields["unknown"] = odd
+        usual = objects(nested[name], invalid) if name in nested else likely.get(name, st.just(VALID.get(name, "x")))
+        fields[name] = usual | usual | usual | invalid
+    fields["unknown"] = invalid
     return st.fixed_dictionaries({}, optional=fields)
 
 
