@@ -102,11 +102,13 @@ class RecordBuilder:
 
     @property
     def waits_for(self) -> Stage | None:
+        """Stage whose event the invoice waits for; None if it waits for nothing."""
         return WAITS_FOR[self.status]
 
     # -- events and outcomes
 
     def remember_event(self, event_id: str, digest: str) -> None:
+        """Add an event id with its digest, and drop the oldest above `MAX_REMEMBERED_EVENTS`."""
         self.recent_event_ids = (*self.recent_event_ids[1 - MAX_REMEMBERED_EVENTS :], (event_id, digest))
 
     def merge_facts(self, facts: Facts, occurred_at: Instant, event_id: str) -> None:
@@ -206,6 +208,7 @@ class RecordBuilder:
         self.wait, self.mark = None, "parked"
 
     def revive(self) -> None:
+        """End the parking of the invoice; `align_wait` starts a new wait."""
         self.add_row("revive", f"revive {self.next_version}", self.waits_for or "posting")
         self.mark = self.parked = None
         self.counts_from_occurrence = False
@@ -372,6 +375,7 @@ class RecordBuilder:
                 self.run = structs.replace(run, token=None, state="closing" if ends_run else run.state)
 
     def begin_wait(self, stage: Stage) -> Wait:
+        """Start and return a new wait for the stage's event, and clear the mark."""
         ingestion = self.outcomes.get("ingestion")
         ingested_at = ingestion.occurred_at if ingestion else None
         counted_from = self.now
@@ -418,6 +422,7 @@ class RecordBuilder:
         self.mark = mark
 
     def start_run(self) -> None:
+        """Start the next run, with an action that starts its execution."""
         assert self.wait is not None
         number = self.run.number + 1
         self.run = Run(number, "open", self.now)
@@ -431,6 +436,7 @@ class RecordBuilder:
         return self.before.version + 1
 
     def add_row(self, kind: str, id: str, stage: Stage, facts: Facts | None = None, **values: Any) -> dict[str, Any]:
+        """Add the fields of a transition and return them; `facts` are those that an event states."""
         row = {"kind": kind, "transition_id": id, "stage": stage, "facts": facts, **values}
         self.rows.append(row)
         return row

@@ -121,9 +121,11 @@ class _Validator:
     def is_full(self) -> bool:
         return len(self.errors) >= MAX_ERRORS
 
-    def add_error(self, pointer: str, kind: str, problem: str, right: str | None) -> None:
+    def add_error(self, pointer: str, kind: str, problem: str, expected_form: str | None) -> None:
         if not self.is_full:
-            self.errors.append(FieldError(pointer, f"{problem}: use {right}" if right else problem, kind))
+            self.errors.append(
+                FieldError(pointer, f"{problem}: use {expected_form}" if expected_form else problem, kind)
+            )
 
     def check(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
         """Check a value of any type. `hint` is the description in the type's metadata."""
@@ -167,44 +169,47 @@ class _Validator:
                     pointer, "out of range", f"{format_value(data)} is out of range", hint or describe_type(expected)
                 )
                 return
-        right = hint or describe_type(expected)
+        expected_form = hint or describe_type(expected)
         for bound, keeps, kind, problem in _BOUNDS:
             limit = getattr(expected, bound)
             if limit is not None and not keeps(data, limit):
-                self.add_error(pointer, kind, f"{format_value(data)} is {problem} {limit}", right)
+                self.add_error(pointer, kind, f"{format_value(data)} is {problem} {limit}", expected_form)
                 return
         if expected.multiple_of is not None and data % expected.multiple_of:
             problem = f"{format_value(data)} is not a multiple of {expected.multiple_of}"
-            self.add_error(pointer, "not a multiple", problem, right if hint else None)
+            self.add_error(pointer, "not a multiple", problem, expected_form if hint else None)
 
     def check_string(self, data: object, expected: inspect.StrType, pointer: str, hint: str | None) -> None:
         if not isinstance(data, str):
             self.add_wrong_type(data, expected, pointer, hint)
             return
-        right = hint or describe_type(expected)
+        expected_form = hint or describe_type(expected)
         if not is_encodable(data):
             problem = f"{format_value(data)} has half of a surrogate pair, which is not a character"
-            self.add_error(pointer, "not text", problem, right)
+            self.add_error(pointer, "not text", problem, expected_form)
         elif expected.min_length is not None and len(data) < expected.min_length:
             problem = f"{format_value(data)} has {pluralize(len(data), 'character')}, fewer than {expected.min_length}"
-            self.add_error(pointer, "too short" if data else "empty", problem if data else '"" is empty', right)
+            self.add_error(pointer, "too short" if data else "empty", problem if data else '"" is empty', expected_form)
         elif expected.max_length is not None and len(data) > expected.max_length:
             problem = f"{format_value(data)} has {pluralize(len(data), 'character')}, more than {expected.max_length}"
-            self.add_error(pointer, "too long", problem, right)
+            self.add_error(pointer, "too long", problem, expected_form)
         elif expected.pattern is not None and not re.search(expected.pattern, data):
-            self.add_error(pointer, "wrong form", f"{format_value(data)} does not have the right form", right)
+            self.add_error(pointer, "wrong form", f"{format_value(data)} does not have the right form", expected_form)
 
     def check_literal(self, data: object, expected: inspect.LiteralType, pointer: str, hint: str | None) -> None:
         if not any(type(value) is type(data) and value == data for value in expected.values):
             self.add_not_a_choice(data, list(expected.values), pointer, hint)
 
     def add_not_a_choice(self, data: object, values: Sequence[object], pointer: str, hint: str | None) -> None:
-        near = self.suggest_name(data, [value for value in values if isinstance(value, str)])
-        meant = f"; did you mean {format_value(near)}?" if near is not None else ""
+        suggestion = self.suggest_name(data, [value for value in values if isinstance(value, str)])
+        suffix = f"; did you mean {format_value(suggestion)}?" if suggestion is not None else ""
         meaning = f" ({hint})" if hint else ""
         one_of = "one of " if len(values) > 1 else ""
         self.add_error(
-            pointer, "not a choice", f"{format_value(data)} is not {one_of}{join_choices(values)}{meaning}{meant}", None
+            pointer,
+            "not a choice",
+            f"{format_value(data)} is not {one_of}{join_choices(values)}{meaning}{suffix}",
+            None,
         )
 
     def check_scalar(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
@@ -223,15 +228,17 @@ class _Validator:
             pass
         else:
             return
-        right = hint or describe_type(expected)
+        expected_form = hint or describe_type(expected)
         if isinstance(expected, inspect.EnumType):
             self.add_not_a_choice(data, [member.value for member in expected.cls], pointer, hint)
         elif isinstance(expected, inspect.DateTimeType) and _is_naive_or_aware(data):
             lacks = "has no offset" if expected.tz else "has an offset, and none is wanted"
-            self.add_error(pointer, "no offset" if expected.tz else "offset", f"{format_value(data)} {lacks}", right)
+            self.add_error(
+                pointer, "no offset" if expected.tz else "offset", f"{format_value(data)} {lacks}", expected_form
+            )
         elif isinstance(data, str):
             wanted = TYPE_NAMES.get(type(expected), "valid")
-            self.add_error(pointer, "wrong form", f"{format_value(data)} is not {wanted}", right)
+            self.add_error(pointer, "wrong form", f"{format_value(data)} is not {wanted}", expected_form)
         else:
             self.add_wrong_type(data, expected, pointer, hint)
 
@@ -333,8 +340,10 @@ class _Validator:
             if name in data:
                 self.check(data[name], field.type, append_pointer(pointer, name), None)
             elif field.required:
-                right = find_description(field.type) or describe_type(field.type)
-                self.add_error(append_pointer(pointer, name), "missing", f"{format_value(name)} is missing", right)
+                expected_form = find_description(field.type) or describe_type(field.type)
+                self.add_error(
+                    append_pointer(pointer, name), "missing", f"{format_value(name)} is missing", expected_form
+                )
         if tag_field is not None and tag_field in data:
             tag = data[tag_field]
             if not (type(tag) is type(expected.tag) and tag == expected.tag):
@@ -356,10 +365,10 @@ class _Validator:
                 )
             elif name not in fields and (forbidden or not is_encodable(name)):
                 absent = [field for field in fields if field not in data]
-                near = self.suggest_name(name, absent) or self.suggest_name(name, list(fields))
-                right = (
-                    f"did you mean {format_value(near)}?"
-                    if near
+                suggestion = self.suggest_name(name, absent) or self.suggest_name(name, list(fields))
+                advice = (
+                    f"did you mean {format_value(suggestion)}?"
+                    if suggestion
                     else f"use {join_choices(fields)}"
                     if fields
                     else "leave it out"
@@ -367,7 +376,7 @@ class _Validator:
                 self.add_error(
                     append_pointer(pointer, name),
                     "unknown field",
-                    f"{format_value(name)} is not a field here: {right}",
+                    f"{format_value(name)} is not a field here: {advice}",
                     None,
                 )
 
