@@ -158,7 +158,7 @@ EVENT_TYPES: dict[Stage, type[IngestionEvent | AuthorizationEvent | Reconciliati
 
 
 class Facts(Struct, frozen=True, omit_defaults=True):
-    """What an event says about the invoice, apart from the outcome."""
+    """Facts about an invoice that an event states, in addition to its outcome."""
 
     amount: Decimal
     currency: str

@@ -48,7 +48,7 @@ class WaitRequest(Struct, frozen=True):
 
 
 class NextStep(Struct, frozen=True):
-    """What an execution does next: wait again until `wait_until`, or end."""
+    """Next step of an execution: wait again until `wait_until`, or end."""
 
     next: Literal["Await", "Parked", "Superseded"]
     wait_until: Instant
