@@ -21,7 +21,7 @@ from bems.aws.records import SHARDS
 from bems.aws.settings import InvoiceSettings
 from bems.tracker.contract import STAGES
 from bems.tracker.decisions import on_sweep
-from bems.tracker.eventbridge_names import ENDED
+from bems.tracker.eventbridge_names import FAILED_EXECUTION_STATUSES
 from bems.tracker.instants import MINUTE, Instant
 from bems.tracker.metrics import EVENTS_ACCEPTED, OPEN_EXECUTIONS, SWEEP_BACKLOG, SWEEP_COMPLETED, SWEEP_FAILED
 from handlers.invoices import InvoiceService, build_service
@@ -120,7 +120,7 @@ def count_open(invoices: InvoiceService, milliseconds_left: Callable[[], int]) -
 def _ended(made: Dependencies, detail: dict[str, Any]) -> dict[str, int]:
     """An execution ended. What raises is raised: Lambda, which was called asynchronously, calls again, twice within the
     hour, and then puts the notice into the queue of what is undelivered (`infra.compute.sweep_schedule`)."""
-    if detail["status"] not in ENDED:
+    if detail["status"] not in FAILED_EXECUTION_STATUSES:
         return {"done": 0}
     started = _input_of(made, detail)
     if started is None:

@@ -29,7 +29,7 @@ class MetricsBuffer:
 
     def add(self, metric: Metric, value: float = 1, **dimensions: str) -> None:
         """One more. ValueError for dimensions that the metric has not; `cell` is known."""
-        values = metric.dimensioned(cell=self._cell, **dimensions)
+        values = metric.dimension_values(cell=self._cell, **dimensions)
         self._values.setdefault(tuple(values.items()), {}).setdefault(metric, []).append(value)
 
     def flush(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bems.tracker.cells import CellsFile
-from bems.tracker.contract import BODIES
+from bems.tracker.contract import EVENT_TYPES
 from bems.tracker.parsing import Batch, LogLine
 from bems.tracker.policy import PolicySpec
 from bems.validation.field_errors import validate
@@ -20,7 +20,7 @@ for name in [*os.environ]:
 os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 
 # A type is looked at once. Under freezegun `datetime.date` is another class, and msgspec would not know a date for one.
-for known in (CellsFile, PolicySpec, Batch, LogLine, *BODIES.values()):
+for known in (CellsFile, PolicySpec, Batch, LogLine, *EVENT_TYPES.values()):
     validate({}, known)
 
 

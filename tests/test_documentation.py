@@ -27,7 +27,7 @@ from bems.tracker.actions import Alert, AlertKind
 from bems.tracker.alert_messages import json_body
 from bems.tracker.commands import Verb
 from bems.tracker.config import read_cells, read_policy
-from bems.tracker.contract import BODIES, FAILURE_STATUS, STAGES, SUCCESS_STATUS, Event, Facts, Source, Vendor
+from bems.tracker.contract import EVENT_TYPES, FAILURE_STATUS, STAGES, SUCCESS_STATUS, Event, Facts, Source, Vendor
 from bems.tracker.instants import parse
 from bems.tracker.metrics import METRICS
 from bems.tracker.parsing import parse_event
@@ -209,7 +209,7 @@ def test_every_role_and_dashboard_is_described() -> None:
 
 def test_every_field_of_an_event_is_described() -> None:
     events = section(CONTRACT, "Events")
-    fields = {name for body in BODIES.values() for name in body.__struct_fields__}
+    fields = {name for body in EVENT_TYPES.values() for name in body.__struct_fields__}
     missing = lacking(sorted(fields), first_cells(events))
     assert not missing, f"{CONTRACT}, 'Events', has no row for {missing}"
     missing = lacking([*SUCCESS_STATUS.values(), *FAILURE_STATUS.values()], named(events))

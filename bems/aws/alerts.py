@@ -42,7 +42,7 @@ class SnsAlerts:
 
 
 def subject(alert: Alert, cell: str) -> str:
-    """`[critical] eu-west: INV-1 waits for posting since 2026-03-02 (alert 3)`, cut to what SNS takes."""
+    """`[critical] eu-west: INV-1 has waited for posting since 2026-03-02 (alert 3)`, cut to what SNS takes."""
     text = f"[{alert.severity}] {cell}: {headline(alert)}"
     return text if len(text) <= MAX_SUBJECT_CHARACTERS else f"{text[: MAX_SUBJECT_CHARACTERS - 3]}..."
 

@@ -56,7 +56,7 @@ class _Detail(Struct, frozen=True):
 def encode_detail(event: Event, origin: Origin) -> str:
     """The `detail` of an event. At most some 40,000 bytes, within the 256 KiB that every service on the way takes."""
     metadata = Metadata(*origin, render(event.received_at))
-    detail = {"stage": event.stage, "event": {**event.body(), "digest": event.digest}, "metadata": metadata}
+    detail = {"stage": event.stage, "event": {**event.to_body(), "digest": event.digest}, "metadata": metadata}
     return msgspec.json.encode(detail).decode()
 
 

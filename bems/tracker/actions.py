@@ -1,7 +1,7 @@
-"""Actions: what a decision wants done outside the record.
+"""Actions: the side effects that a decision requests.
 
-They are saved with the record as `pending` and carried out after the write, possibly more than once. Each is harmless
-to repeat: an execution starts by name, an answer uses up its token, an alert is known by its id.
+A decision's actions are saved with the record as `pending` and carried out after the write, possibly more than once.
+Each is idempotent: an execution starts by name, a task token accepts one answer, and an alert is identified by its id.
 """
 
 import re
@@ -17,26 +17,31 @@ Severity = Literal["warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("warning", "critical")
 AlertKind = Literal["stuck", "dispute", "failed", "identity"]
 TaskAnswer = Literal["ok", "Rejected", "Cancelled", "Parked", "Superseded", "Mismatched", "PostingFailed"]
-"""What an execution is told: that its stage is complete, or the name of the error that its definition catches."""
+"""Answer to a waiting execution: `ok` when its stage is complete, or the name of an error that its state machine
+definition catches."""
 
 MAX_WAIT = 30 * DAY
+"""Longest timeout of one task, in microseconds; a longer wait is split into several tasks."""
+
 _OUTSIDE_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 def seconds_until(until: Instant, now: Instant) -> int:
-    """What a state machine is told to wait: whole seconds, rounded up, at least 1 (AWS fails a task whose timeout is 0
-    or less) and at most 30 days, after which it asks again and is told the rest."""
+    """Return a task's timeout in whole seconds, rounded up, from 1 second to 30 days.
+
+    AWS fails a task whose timeout is 0 or less. After 30 days the execution asks again and receives the remaining time.
+    """
     return -(-min(max(until - now, SECOND), MAX_WAIT) // SECOND)
 
 
 def execution_name(invoice_id: str, run: int) -> str:
-    """The name of a run's execution: readable, unique, and within Step Functions' 80 characters of [A-Za-z0-9_-]."""
+    """Return a run's execution name: readable, unique, and within Step Functions' 80 characters of [A-Za-z0-9_-]."""
     slug = _OUTSIDE_NAMES.sub("-", invoice_id)[:40].strip("-")
     return f"{slug}-{_short_hash(invoice_id)}-{run}"
 
 
 def alert_id(*parts: str | int) -> str:
-    """The same parts give the same id, so an alert that is raised twice is known to be one."""
+    """Return an alert's id. The same parts give the same id, so receivers can recognize an alert that is sent twice."""
     return _short_hash("\0".join(map(str, parts)))
 
 
@@ -45,8 +50,10 @@ def _short_hash(text: str) -> str:
 
 
 class StartExecution(Struct, frozen=True, tag="start"):
-    """Start the execution of a run. The input is fixed when it is decided: StartExecution repeats safely only with the
-    same name and the same input."""
+    """Start the execution of a run.
+
+    The decision fixes the input, because StartExecution is idempotent only for the same name and the same input.
+    """
 
     invoice_id: str
     run: int
@@ -64,7 +71,7 @@ class StartExecution(Struct, frozen=True, tag="start"):
 class SendTaskAnswer(Struct, frozen=True, tag="answer"):
     """Answer a waiting execution by its task token: SendTaskSuccess for `ok`, else SendTaskFailure with that error.
 
-    `until` is the instant until which the next stage is waited for; an answer to a dead token counts as delivered.
+    `until` is the deadline of the next stage's wait. An answer to an expired or unknown token counts as delivered.
     """
 
     token: str
@@ -72,16 +79,17 @@ class SendTaskAnswer(Struct, frozen=True, tag="answer"):
     until: Instant
 
     def output(self, now: Instant) -> dict[str, int]:
-        """The output of a success, computed when it is sent."""
+        """Return the output of SendTaskSuccess. Computed when it is sent, because it depends on the time."""
         return {"deadline_seconds": seconds_until(self.until, now)}
 
 
 class Alert(Struct, frozen=True, omit_defaults=True):
-    """Somebody should look at this invoice.
+    """Alert that somebody must look at an invoice.
 
     `step` counts the alerts of one wait from 1; it is 0 for a dispute, a failed posting and an identity alert. `due_at`
-    is the instant at which the alert was due, `raised_at` the one at which it was decided. `waiting_since` is when the
-    invoice's present wait began, or `raised_at` if it waits for nothing. `detail` says what an identity alert found.
+    is the instant at which the alert was due, `raised_at` the instant at which it was decided. `waiting_since` is the
+    start of the invoice's current wait, or `raised_at` if it waits for nothing. `last` marks the alert after which the
+    invoice is parked. `detail` says what an identity alert found.
     """
 
     id: str

@@ -1,4 +1,7 @@
-"""Alert messages: what an alert says, to people in a line or a page, to programs in JSON; in both homes the same."""
+"""Alert messages: a headline, a one-line summary and a text for people, and JSON for programs.
+
+Both runtimes send the same messages.
+"""
 
 from typing import Any
 
@@ -9,13 +12,13 @@ from bems.tracker.contract import Stage, Vendor
 from bems.tracker.instants import render, to_datetime
 
 _BAD_OUTCOMES: dict[Stage, str] = {"reconciliation": "which found a mismatch", "posting": "which failed"}
-"""What an alert of a wait that an event of its own stage began says of that event."""
+"""Clause of a `stuck` headline for a wait that follows a negative outcome of its own stage."""
 
 _BRACKETS = str.maketrans("<>", "\u2039\u203a")
 
 
 def headline(alert: Alert) -> str:
-    """`INV-1 waits for posting since 2026-03-02 (alert 3)`: printable ASCII, on one line."""
+    """Return one line of printable ASCII, such as `INV-1 has waited for posting since 2026-03-02 (alert 3)`."""
     match alert.kind:
         case "dispute":
             return f"{alert.invoice_id} is disputed: its reconciliation found a mismatch"
@@ -27,19 +30,21 @@ def headline(alert: Alert) -> str:
             last = ", the last one: it is parked" if alert.last else ""
             since = to_datetime(alert.waiting_since).date()
             why = "" if alert.event_id is None else f", {_BAD_OUTCOMES[alert.stage]}"
-            return f"{alert.invoice_id} waits for {alert.stage} since {since}{why} (alert {alert.step}{last})"
+            return f"{alert.invoice_id} has waited for {alert.stage} since {since}{why} (alert {alert.step}{last})"
 
 
 def summary_line(alert: Alert, cell: str) -> str:
-    """The headline with who and how much, on one line. Angle brackets, which chat services take for commands, are
-    replaced; so is whatever does not print."""
+    """Return one line: severity, headline, amount, vendor and cell.
+
+    Angle brackets are replaced, because chat services read them as commands; unprintable characters become spaces.
+    """
     facts = alert.facts
     about = f"{facts.amount:f} {facts.currency} of {_vendor_name(facts.vendor)}"
     return f"{alert.severity}: {headline(alert)}, {about}, cell {cell}".translate(_BRACKETS)
 
 
 def text_body(alert: Alert, cell: str) -> str:
-    """The facts, one on a line."""
+    """Return the headline and the invoice's facts, one per line."""
     facts = alert.facts
     vendor = [
         facts.vendor.id,
@@ -55,14 +60,17 @@ def text_body(alert: Alert, cell: str) -> str:
         "Was due": render(alert.due_at),
         "Raised": render(alert.raised_at),
         "Cell": cell,
-        "Alert": f"{alert.id} (if this comes twice, it is the same alert)",
+        "Alert": f"{alert.id} (messages with the same id are one alert)",
     }
     return f"{headline(alert)}\n\n" + "".join(f"{name + ':':<15}{value}\n" for name, value in lines.items())
 
 
 def json_body(alert: Alert, cell: str) -> dict[str, Any]:
-    """What programs get, ready for JSON, people's sentence first: instants in RFC 3339, the amount as a decimal in a
-    string. `id` is the alert's: one that comes twice is one alert."""
+    """Return the alert as a JSON object, the summary line first.
+
+    Instants are RFC 3339 in UTC; the amount is a decimal string. An alert may be sent more than once: receivers
+    deduplicate by `id`.
+    """
     facts = alert.facts
     return {
         "text": summary_line(alert, cell),
@@ -90,5 +98,5 @@ def _vendor_name(vendor: Vendor) -> str:
 
 
 def _single_line(text: str) -> str:
-    """On one line: a name may hold what ends one (U+2028), or turns the direction of what follows."""
+    """Replace unprintable characters by spaces: U+2028 would end the line, U+202E would reverse the text after it."""
     return "".join(character if character.isprintable() else " " for character in text)

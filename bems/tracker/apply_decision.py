@@ -1,15 +1,16 @@
-"""The protocol: how a decision is brought into the world so that dying at any point of it loses and doubles nothing.
+"""Crash-safe protocol that applies a decision: a crash at any point loses nothing and duplicates nothing.
 
-Load, decide, save on condition, carry out what is pending, clear it by one more write. It is written once, as a
-generator of steps: `run` drives it over a home's ports, and a test can stop, interleave or abandon it between any two.
+Load the record, decide, save conditionally, carry out the pending actions, clear them with a second write. The protocol
+is a generator of steps: `run_steps` drives it over a runtime's ports, and a test can stop, interleave or abandon it
+between any two steps.
 
-Why doing it twice is harmless: before the save nothing has happened; after it the actions are part of the record, and
-each of them is harmless to repeat. Whoever dies between the save and the clear leaves `pending` behind, and whoever
-comes next (the redelivered message, another decision, the sweep) carries it out again. The clear is conditional on the
-version, so it never forgets what somebody else has added meanwhile.
+Why it is idempotent: before the save nothing has happened. After the save the actions are part of the record, and each
+action is idempotent. A process that crashes between the save and the clear leaves its actions in `pending`; the next
+one (a redelivered message, another decision or the sweep) carries them out again. The clear is conditional on the
+version, so it never removes an action that another process has added meanwhile.
 
-Each action is tried, whatever becomes of the others: an alert must not wait for an execution that cannot be started.
-What was carried out is cleared at once; what failed stays pending, and its failure is raised at the end.
+Every action is tried, even if an earlier one fails: an alert must not wait for an execution that cannot be started. The
+actions that succeed are cleared at once. Those that fail stay pending, and the first failure is raised at the end.
 """
 
 from collections.abc import Callable, Generator
@@ -23,29 +24,30 @@ from bems.tracker.ports import Alerts, Clock, Executions, Records
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.record_builder import Decision, clear_pending
 
-A = TypeVar("A")
+AnswerT = TypeVar("AnswerT")
 
 
 class Load(Struct, frozen=True):
-    """Answered by (record | None, now)."""
+    """Step whose result is (record | None, now)."""
 
     invoice_id: str
 
 
 class Save(Struct, frozen=True):
-    """Answered by whether the record was saved."""
+    """Step whose result is whether the record was saved."""
 
     record: InvoiceRecord
 
 
 Step = Load | Save | Action
-Decide = Callable[[InvoiceRecord | None, Instant], Decision[A]]
+Decide = Callable[[InvoiceRecord | None, Instant], Decision[AnswerT]]
 
 
-def apply_steps(invoice_id: str, decide: Decide[A]) -> Generator[Step, Any, A]:
-    """Bring one decision into the world. `decide` is asked again when somebody else saved in between.
+def apply_steps(invoice_id: str, decide: Decide[AnswerT]) -> Generator[Step, Any, AnswerT]:
+    """Yield the steps that apply one decision, and return its answer.
 
-    An action is answered by None, or by the exception that it failed with.
+    Calls `decide` again when another process has saved the record since it was loaded. The result of an action step is
+    None, or the exception with which the action failed.
     """
     while True:
         record, now = yield Load(invoice_id)
@@ -68,16 +70,19 @@ def apply_steps(invoice_id: str, decide: Decide[A]) -> Generator[Step, Any, A]:
 
 
 def run_steps(
-    steps: Generator[Step, Any, A], records: Records, executions: Executions, alerts: Alerts, clock: Clock
-) -> A:
-    """Drive the steps over a home's ports. What a port raises is raised in the end: its caller tries again, or the
-    sweep comes."""
+    steps: Generator[Step, Any, AnswerT], records: Records, executions: Executions, alerts: Alerts, clock: Clock
+) -> AnswerT:
+    """Run the steps over a runtime's ports and return the decision's answer.
+
+    Raises what a port raises; if an action failed, after the others have been tried. The caller retries, or the next
+    sweep repairs the record.
+    """
     result: Any = None
     while True:
         try:
             step = steps.send(result)
         except StopIteration as end:
-            answer: A = end.value
+            answer: AnswerT = end.value
             return answer
         result = None
         if isinstance(step, Load):

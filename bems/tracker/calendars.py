@@ -1,7 +1,7 @@
-"""Business calendars: which local days count, and the arithmetic of instants in business days.
+"""Business calendars: which local days are business days, and arithmetic on instants in business days.
 
-Local times follow PEP 495 with fold=0, as java.time does: a time that the clocks skip moves forward by the gap, a time
-that they repeat is its first occurrence.
+Local times follow PEP 495 with fold=0, as java.time does: a time that the clocks skip moves forward by the gap, and a
+time that they repeat means its first occurrence.
 """
 
 from bisect import bisect_left, bisect_right
@@ -16,22 +16,23 @@ from bems.validation.error_messages import format_value
 SATURDAY_AND_SUNDAY = frozenset({5, 6})
 """Weekdays as `date.weekday` numbers them: Monday is 0."""
 
-# Days that no instant between EARLIEST and LATEST can have as its local date, in any time zone, bound the arithmetic.
+# The bounds of the arithmetic lie outside the local dates of EARLIEST to LATEST in every time zone.
 _FIRST_DAY = date(1969, 12, 1).toordinal()
 _LAST_DAY = date(3000, 1, 31).toordinal()
 _MAX_CLOSURE_DAYS = 366
-_MAX_CACHED = 1 << 16
-_NOT_A_PLACE = ("localtime", "posixrules", "Factory", "posix/", "right/")
+_MAX_CACHED_RESULTS = 1 << 16
+_EXCLUDED_ZONES = ("localtime", "posixrules", "Factory", "posix/", "right/")
 
 
 class BusinessCalendar:
-    """The business days of one place.
+    """Business days of one place.
 
-    `timezone` is an IANA name; `weekend` holds weekdays (Monday is 0). `days_off` and `days_on` are local dates: a date
-    of `days_on` is a business day whatever else is said of it, such as a Saturday that is worked in exchange for a
-    Friday. ValueError when the time zone is unknown, a weekday is out of range, or more than 366 days on end are off.
+    `timezone` is an IANA name; `weekend` holds weekdays (Monday is 0). `days_off` and `days_on` are local dates.
+    `days_on` takes precedence over `days_off` and `weekend`: it holds, for example, a Saturday that is worked in
+    exchange for a Friday.
 
-    Instants outside EARLIEST to LATEST are taken as those, and so are results: nothing overflows.
+    Raises ValueError when the time zone is unknown, a weekday is out of range, or more than 366 consecutive days are
+    off. Arguments and results are clamped to EARLIEST and LATEST, so nothing overflows.
     """
 
     __slots__ = (
@@ -70,8 +71,8 @@ class BusinessCalendar:
         self._to_weekday = [bisect_right(self._positions, weekday) for weekday in range(7)]
         off = {day.toordinal() for day in self.days_off - self.days_on if day.weekday() not in self.weekend}
         on = {day.toordinal() for day in self.days_on if day.weekday() in self.weekend}
-        # The days on which the week does not decide. By how many the count of business days differs from the week's
-        # before each of them, and the number of business days up to each, by which the nth is found without walking.
+        # Days that differ from the weekly pattern; before each of them, by how much the count of business days differs
+        # from the pattern's; and the count up to each. With these, `_nth` finds a day without iterating over days.
         self._exceptions = sorted(off | on)
         self._is_on = [day in on for day in self._exceptions]
         self._offsets = [0, *accumulate(1 if is_on else -1 for is_on in self._is_on)]
@@ -81,10 +82,11 @@ class BusinessCalendar:
         self._check_not_always_closed()
 
     def add(self, instant: Instant, days: int) -> Instant:
-        """The instant `days` (0 or more) business days later, at the same local time of day.
+        """Return the instant `days` (0 or more) business days later, at the same local time of day.
 
-        A start on a day off first moves to 00:00 of the next business day; adding 0 to a start on a business day is
-        that start. Later starts give later results, but for starts within the hour that clocks repeat or skip.
+        A start on a day off first moves to 00:00 of the next business day. Adding 0 to a start on a business day
+        returns the start. A later start never gives an earlier result, except within an hour that the clocks repeat or
+        skip.
         """
         instant = min(max(instant, EARLIEST), LATEST)
         local = datetime.fromtimestamp(instant // SECOND, self._zone)
@@ -96,26 +98,26 @@ class BusinessCalendar:
             return instant
         if day > _LAST_DAY:
             return LATEST
-        moved = local + timedelta(days=day - today)  # its fold is 0, whatever the start's
+        moved = local + timedelta(days=day - today)  # fold is 0, even if the start's is 1
         return min(max(int(moved.timestamp()) * SECOND + instant % SECOND, EARLIEST), LATEST)
 
     def _look_up(self, today: int, days: int) -> tuple[int, bool]:
-        """The day `days` business days after a day, and whether that one is off; remembered, for few are asked for."""
+        """Return the day `days` business days after `today`, and whether `today` is off. Cached, as few pairs occur."""
         index = self._count(today)
         off = self._count(today - 1) == index
         found = self._nth(index + days + off), off
-        if len(self._cache) >= _MAX_CACHED:
+        if len(self._cache) >= _MAX_CACHED_RESULTS:
             self._cache.clear()
         self._cache[today, days] = found
         return found
 
     def subtract(self, day: date, days: int) -> Instant:
-        """00:00 of the `days`-th business day before a local date, which may itself be off; 0 is 00:00 of that date."""
+        """Return 00:00 of the `days`-th business day before a local date (which may be off); for 0, of that date."""
         ordinal = day.toordinal()
         return self._midnight(ordinal if days == 0 else self._nth(self._count(ordinal - 1) + 1 - days))
 
     def business_days_between(self, start: Instant, end: Instant) -> int:
-        """How many business days the local dates of two instants lie apart; a day off counts as the one before it."""
+        """Count the business days between two instants' local dates; a day off counts as the business day before it."""
         return self._count(self.local_date(end).toordinal()) - self._count(self.local_date(start).toordinal())
 
     def local_date(self, instant: Instant) -> date:
@@ -143,16 +145,16 @@ class BusinessCalendar:
         return self.timezone, self.days_off, self.weekend, self.days_on
 
     def _workdays(self, day: int) -> int:
-        """How many days up to this one, from a fixed origin, are outside weekends. Day 1 of all is a Monday."""
+        """Count the days from ordinal 1 (a Monday) up to this one that are not in a weekend."""
         weeks, weekday = divmod(day - 1, 7)
         return weeks * len(self._positions) + self._to_weekday[weekday]
 
     def _count(self, day: int) -> int:
-        """How many business days lie up to this one, from the same origin."""
+        """Count the business days from ordinal 1 up to this one."""
         return self._workdays(day) + self._offsets[bisect_right(self._exceptions, day)]
 
     def _nth(self, index: int) -> int:
-        """The day that is business day number `index` from the origin: the inverse of `_count`."""
+        """Return the ordinal of business day number `index`: the inverse of `_count`."""
         before = bisect_left(self._ranks, index)
         if before < len(self._ranks) and self._ranks[before] == index and self._is_on[before]:
             return self._exceptions[before]
@@ -178,9 +180,9 @@ class BusinessCalendar:
 
 
 def load_zone(timezone: str) -> ZoneInfo:
-    """The zone of an IANA name such as `Europe/Amsterdam`; ValueError for anything else."""
+    """Return the zone of an IANA name such as `Europe/Amsterdam`. Raise ValueError for any other text."""
     try:
-        if timezone.startswith(_NOT_A_PLACE):
+        if timezone.startswith(_EXCLUDED_ZONES):
             raise ValueError(timezone)
         return ZoneInfo(timezone)
     except (ValueError, OSError, LookupError):

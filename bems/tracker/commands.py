@@ -1,7 +1,7 @@
-"""Commands: what an operator may do to an invoice.
+"""Commands: what an operator can do to an invoice.
 
-A command carries an id, so that sending it again is harmless. One that states an outcome counts as an event that
-occurred when the command was accepted, or just after the register that it overrules.
+A command has an id, so sending it again is idempotent. A command that states an outcome (`complete`, `cancel`) counts
+as an event that occurred when the command was accepted, or just after the outcome that it overrules.
 """
 
 from msgspec import Struct
@@ -11,38 +11,38 @@ from bems.tracker.instants import Instant
 
 
 class Complete(Struct, frozen=True, tag="complete"):
-    """The stage is complete: its positive outcome, on the operator's word."""
+    """Mark a stage complete by hand: record its positive outcome."""
 
     stage: Stage
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
-    """The invoice is cancelled."""
+    """Cancel the invoice."""
 
 
 class Extend(Struct, frozen=True, tag="extend"):
-    """The wait's deadline moves to a later instant; alerts already raised stay raised."""
+    """Move the current wait's deadline to a later instant. Alerts that were raised before stay raised."""
 
     until: Instant
 
 
 class Park(Struct, frozen=True, tag="park"):
-    """Nobody is to be alerted any more until the invoice's next event."""
+    """Raise no more alerts until the invoice's next event."""
 
 
 class Revive(Struct, frozen=True, tag="revive"):
-    """A parked invoice is waited for again, from now."""
+    """End the parking of an invoice and start a new wait now."""
 
 
 class Acknowledge(Struct, frozen=True, tag="acknowledge"):
-    """An operator has seen the wait's alerts so far. Later steps still come."""
+    """Confirm that an operator has seen the wait's alerts so far. Later alerts are still raised."""
 
 
 Verb = Complete | Cancel | Extend | Park | Revive | Acknowledge
 
 
 class Command(Struct, frozen=True):
-    """One operator's command. `accepted_at` is fixed when a cell takes it in, so a redelivery means the same."""
+    """Command of an operator. `accepted_at` is set when a cell accepts it and does not change on redelivery."""
 
     id: str
     invoice_id: str
@@ -53,10 +53,10 @@ class Command(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The verb's name, such as `extend`."""
+        """Name of the verb, such as `extend`."""
         return str(self.verb.__struct_config__.tag)
 
     @property
     def event_id(self) -> str:
-        """Its id among the invoice's events. The space keeps it apart from theirs, which have none."""
+        """Id among the invoice's event ids. It contains a space, so it never equals an event's id, which has none."""
         return f"command {self.id}"

@@ -1,7 +1,7 @@
-"""Configuration: the text of a policy or of `cells.yaml` in, typed values out, or every fault with its line.
+"""Reader of policies and of `cells.yaml`: returns typed values, or reports every error with its line.
 
-Scalars are read as YAML 1.2's JSON schema reads them, so that `country: NO` is Norway and `days_off: [2026-12-24]` a
-date: only `true` and `false` are booleans, plain whole numbers are numbers, and all else is text.
+Scalars follow YAML 1.2's JSON schema, so `country: NO` is Norway and `days_off: [2026-12-24]` is a date: only `true`
+and `false` are booleans, plain whole numbers are numbers, and everything else is text.
 """
 
 import re
@@ -22,17 +22,17 @@ from bems.validation.error_messages import format_value
 from bems.validation.field_errors import MAX_ERRORS, FieldError, append_pointer, validate
 
 MAX_CHARACTERS = 256 * 1024
-MAX_LEVELS = 16
+MAX_DEPTH = 16
 
 _Config = TypeVar("_Config")
 
-# No number with a leading zero, so that an account keeps it; 18 digits fit wherever numbers go.
+# A leading zero makes it text, so an account id keeps its zeros. 18 digits fit into a 64-bit integer.
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
 _CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
 class ConfigFieldError(Struct, frozen=True):
-    """One thing that is wrong in a file: its line (from 1), a JSON Pointer, and what is wrong and would be right."""
+    """Error in a file: its line (from 1), a JSON Pointer, and what is wrong and how to fix it."""
 
     line: int
     pointer: str
@@ -40,47 +40,47 @@ class ConfigFieldError(Struct, frozen=True):
 
 
 class ConfigError(Exception):
-    """Every fault of a file; as text, one `name:line: path: what is wrong: what would be right` a line."""
+    """Every error of a file. Its text has one line per error: `name:line: path: what is wrong: how to fix it`."""
 
-    def __init__(self, name: str, faults: list[ConfigFieldError]) -> None:
+    def __init__(self, name: str, errors: list[ConfigFieldError]) -> None:
         self.name = name
-        self.faults = faults
+        self.errors = errors
         super().__init__(
-            "\n".join(f"{name}:{fault.line}: {fault.pointer or 'the file'}: {fault.detail}" for fault in faults)
+            "\n".join(f"{name}:{error.line}: {error.pointer or 'the file'}: {error.detail}" for error in errors)
         )
 
 
 CheckCountry = Callable[[str, str | None], object]
-"""Raises ValueError for a country, or a part of it, that is not known; its attribute `key` is `country` or
-`subdivision`. The tracker knows no countries: a shell does (`bems.calendars.check_country`)."""
+"""Function that raises ValueError for an unknown country or subdivision; the exception's attribute `key` is `country`
+or `subdivision`. The tracker has no list of countries, so the runtime passes `bems.calendars.check_country`."""
 
 
 def read_policy(text: str, name: str, check_country: CheckCountry | None = None) -> PolicySpec:
-    """The policy that a file's text says; `name` is how messages call the file. ConfigError has all its faults."""
+    """Read a policy from YAML text. Raise ConfigError with every error; `name` is the file's name in its messages."""
     return _read(text, name, PolicySpec, lambda data: _check_policy(data, "", check_country))
 
 
 def read_cells(text: str, name: str, check_country: CheckCountry | None = None) -> CellsFile:
-    """The cells that a file's text says; `name` is how messages call the file. ConfigError has all its faults."""
+    """Read cells from YAML text. Raise ConfigError with every error; `name` is the file's name in its messages."""
     return _read(text, name, CellsFile, lambda data: _check_cells(data, check_country))
 
 
 def _read(text: str, name: str, expected: type[_Config], check: Callable[[Any], Iterator[FieldError]]) -> _Config:
     document = _Document(text)
-    faults = document.faults
-    if not document.unreadable:
+    errors = document.errors
+    if not document.is_unreadable:
         found = validate(document.data, expected)
-        refused = {fault.pointer for fault in found}
-        found += [fault for fault in islice(check(document.data), MAX_ERRORS) if fault.pointer not in refused]
-        own = [fault for fault in found if not document.is_invalid(fault)]
-        faults += [ConfigFieldError(document.line(fault.pointer), fault.pointer, fault.detail) for fault in own]
-    if faults:
-        raise ConfigError(name, sorted(faults, key=lambda fault: (fault.line, fault.pointer)))
+        invalid = {error.pointer for error in found}
+        found += [error for error in islice(check(document.data), MAX_ERRORS) if error.pointer not in invalid]
+        own = [error for error in found if not document.is_consequence(error)]
+        errors += [ConfigFieldError(document.line_of(error.pointer), error.pointer, error.detail) for error in own]
+    if errors:
+        raise ConfigError(name, sorted(errors, key=lambda error: (error.line, error.pointer)))
     return msgspec.convert(document.data, expected)
 
 
 def _check_cells(data: Any, check_country: CheckCountry | None) -> Iterator[FieldError]:
-    """What the types cannot say of the cells, of whatever parts of the data have the right form."""
+    """Yield violations of rules that the types cannot express. Parts of the wrong type are skipped."""
     names: dict[str, int] = {}
     for index, cell in enumerate(_items(_get(data, "cells"))):
         name = _get(cell, "name")
@@ -92,7 +92,7 @@ def _check_cells(data: Any, check_country: CheckCountry | None) -> Iterator[Fiel
 
 
 def _check_policy(data: Any, pointer: str, check_country: CheckCountry | None) -> Iterator[FieldError]:
-    """What the types cannot say of a policy, of whatever parts of the data have the right form."""
+    """Yield violations of a policy's rules that the types cannot express. Parts of the wrong type are skipped."""
     yield from _check_calendar(_get(data, "calendar"), f"{pointer}/calendar", check_country)
     for stage in STAGES:
         rule, here = _get(_get(data, "stages"), stage), f"{pointer}/stages/{stage}"
@@ -114,8 +114,8 @@ def _check_calendar(data: Any, pointer: str, check_country: CheckCountry | None)
         return
     try:
         check_country(country, subdivision if isinstance(subdivision, str) else None)
-    except ValueError as fault:
-        yield FieldError(f"{pointer}/{getattr(fault, 'key', 'country')}", str(fault))
+    except ValueError as error:
+        yield FieldError(f"{pointer}/{getattr(error, 'key', 'country')}", str(error))
 
 
 def _check_rule(rule: Any, pointer: str) -> Iterator[FieldError]:
@@ -127,8 +127,8 @@ def _check_text(data: Any, key: str, pointer: str, parse: Callable[[str], object
     text = _get(data, key)
     try:
         parse(text) if isinstance(text, str) else None
-    except ValueError as fault:
-        yield FieldError(f"{pointer}/{key}", str(fault))
+    except ValueError as error:
+        yield FieldError(f"{pointer}/{key}", str(error))
 
 
 def _get(data: Any, key: str) -> Any:
@@ -140,20 +140,20 @@ def _items(data: Any) -> list[Any]:
 
 
 class _Document:
-    """A YAML text as plain data, built from the parser's events so that nothing is resolved, tagged or expanded.
+    """YAML text as plain data, built from the parser's events so that no alias, tag or merge key is resolved.
 
-    `faults` are those of the text itself. With `unreadable` there is no data; a value that has a fault is None.
+    `errors` are those of the YAML itself. If `is_unreadable`, there is no data. A value with an error is None.
     """
 
     def __init__(self, text: str) -> None:
         self.data: Any = None
-        self.faults: list[ConfigFieldError] = []
-        self.unreadable = True
+        self.errors: list[ConfigFieldError] = []
+        self.is_unreadable = True
         self._lines: dict[str, int] = {}
-        self._spoilt: set[str] = set()
-        self._level = 0
+        self._invalid_pointers: set[str] = set()
+        self._depth = 0
         if len(text) > MAX_CHARACTERS:
-            self._field_error(1, "", f"has {len(text)} characters, more than {MAX_CHARACTERS}: split it")
+            self._add_error(1, "", f"has {len(text)} characters, more than {MAX_CHARACTERS}: split it")
             return
         try:
             loader = yaml.SafeLoader(text)
@@ -162,50 +162,50 @@ class _Document:
         except yaml.MarkedYAMLError as error:
             tab, mark = "character '\\t'" in str(error.problem), error.problem_mark
             problem = "has a tab where only spaces may be: use spaces" if tab else f"cannot be read: {error.problem}"
-            self._field_error(mark.line + 1 if mark else 1, "", problem)
+            self._add_error(mark.line + 1 if mark else 1, "", problem)
         except (ValueError, OverflowError):
-            # PyYAML lets these out for an escape or a version of the language that is out of range.
-            self._field_error(loader.line + 1, "", "cannot be read: a number in an escape is out of range")
+            # PyYAML raises these for an escape, or a YAML version, that is out of range.
+            self._add_error(loader.line + 1, "", "cannot be read: a number in an escape is out of range")
         except yaml.reader.ReaderError as error:
             line, shown = text.count("\n", 0, error.position) + 1, format_value(text[error.position])
-            self._field_error(line, "", f"has the character {shown}, which YAML does not allow: leave it out")
+            self._add_error(line, "", f"has the character {shown}, which YAML does not allow: leave it out")
 
-    def line(self, pointer: str) -> int:
-        """The line of a value, or of the nearest one around where it should be."""
+    def line_of(self, pointer: str) -> int:
+        """Return the line of a value, or of its nearest enclosing value if it is missing."""
         while pointer not in self._lines and pointer:
             pointer = pointer.rpartition("/")[0]
         return self._lines.get(pointer, 1)
 
-    def is_invalid(self, fault: FieldError) -> bool:
-        """Whether a fault only follows from one of the text itself."""
-        pointer = fault.pointer
-        while pointer not in self._spoilt and pointer:
+    def is_consequence(self, error: FieldError) -> bool:
+        """Return whether an error only follows from an error of the YAML itself."""
+        pointer = error.pointer
+        while pointer not in self._invalid_pointers and pointer:
             pointer = pointer.rpartition("/")[0]
-        return pointer in self._spoilt
+        return pointer in self._invalid_pointers
 
     def _read(self) -> None:
         self._next()
         if isinstance(self._next(), yaml.StreamEndEvent):
-            self._field_error(1, "", "is empty: write at least one key")
+            self._add_error(1, "", "is empty: write at least one key")
             return
         event = self._next()
         self.data = self._node(event, "", event.start_mark.line + 1)
         self._next()
         event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
-            self.unreadable = False
+            self.is_unreadable = False
         else:
-            self._field_error(event.start_mark.line + 1, "", "has a second document: put it in a file of its own")
+            self._add_error(event.start_mark.line + 1, "", "has a second document: put it in a file of its own")
 
     def _node(self, event: Any, pointer: str, line: int) -> Any:
         self._lines[pointer] = line
         if isinstance(event, yaml.AliasEvent):
-            return self._mark_invalid(
+            return self._add_invalid_value(
                 line, pointer, f"{format_value(f'*{event.anchor}')} is an alias: repeat the value itself"
             )
         if event.tag is not None:
             self._skip(event)
-            return self._mark_invalid(line, pointer, f"{format_value(event.tag)} is a tag: leave it out")
+            return self._add_invalid_value(line, pointer, f"{format_value(event.tag)} is a tag: leave it out")
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(pointer)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -215,7 +215,7 @@ class _Document:
             return items
         value = _scalar(event)
         if value is None:
-            self._mark_invalid(line, pointer, "has no value: give it one, or leave it out")
+            self._add_invalid_value(line, pointer, "has no value: give it one, or leave it out")
         return value
 
     def _mapping(self, pointer: str) -> dict[str, Any]:
@@ -228,35 +228,35 @@ class _Document:
                 continue
             if isinstance(name, str):
                 here = append_pointer(pointer, name)
-                self._field_error(
+                self._add_error(
                     line, here, f"{format_value(name)} is already in line {self._lines[here]}: keep one of them"
                 )
             else:
                 self._skip(event)
                 shown = format_value(name) if isinstance(event, yaml.ScalarEvent) else "this"
-                self._field_error(line, pointer, f"{shown} is not a name: use text, in quotes if need be")
+                self._add_error(line, pointer, f"{shown} is not a name: use text, in quotes if need be")
             self._skip(self._next())
         return mapping
 
     def _skip(self, event: Any) -> None:
-        outside = self._level - isinstance(event, yaml.CollectionStartEvent)
-        while self._level > outside:
+        outside = self._depth - isinstance(event, yaml.CollectionStartEvent)
+        while self._depth > outside:
             self._next()
 
     def _next(self) -> Any:
         event = self._get_event()
-        self._level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if self._level > MAX_LEVELS:
-            raise yaml.MarkedYAMLError(problem=f"over {MAX_LEVELS} levels deep", problem_mark=event.start_mark)
+        self._depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if self._depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"over {MAX_DEPTH} levels deep", problem_mark=event.start_mark)
         return event
 
-    def _mark_invalid(self, line: int, pointer: str, detail: str) -> None:
-        self._spoilt.add(pointer)
-        self._field_error(line, pointer, detail)
+    def _add_invalid_value(self, line: int, pointer: str, detail: str) -> None:
+        self._invalid_pointers.add(pointer)
+        self._add_error(line, pointer, detail)
 
-    def _field_error(self, line: int, pointer: str, detail: str) -> None:
-        if len(self.faults) < MAX_ERRORS:
-            self.faults.append(ConfigFieldError(line, pointer, detail))
+    def _add_error(self, line: int, pointer: str, detail: str) -> None:
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append(ConfigFieldError(line, pointer, detail))
 
 
 def _scalar(event: yaml.ScalarEvent) -> str | int | bool | None:

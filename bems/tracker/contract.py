@@ -1,6 +1,6 @@
-"""The contract: what a source system sends, as one definition.
+"""Event contract: what a source system sends.
 
-The gate (`bems.tracker.parsing`), the JSON Schemas and the OpenAPI document are all made from these structs.
+The parser (`bems.tracker.parsing`), the JSON Schemas and the OpenAPI document are all generated from these structs.
 """
 
 from datetime import date, datetime
@@ -14,7 +14,7 @@ from bems.tracker.instants import Instant, render
 Stage = Literal["ingestion", "authorization", "reconciliation", "posting"]
 
 STAGES: tuple[Stage, ...] = ("ingestion", "authorization", "reconciliation", "posting")
-"""In the order in which every invoice passes them."""
+"""Stages in the order in which an invoice passes them."""
 
 STAGE_INDEX: dict[Stage, int] = {stage: position for position, stage in enumerate(STAGES)}
 
@@ -24,7 +24,7 @@ SUCCESS_STATUS: dict[Stage, str] = {
     "reconciliation": "matched",
     "posting": "posted",
 }
-"""The outcome that completes each stage."""
+"""Positive outcome of each stage, which completes it."""
 
 FAILURE_STATUS: dict[Stage, str] = {
     "ingestion": "cancelled",
@@ -32,11 +32,12 @@ FAILURE_STATUS: dict[Stage, str] = {
     "reconciliation": "mismatched",
     "posting": "failed",
 }
+"""Negative outcome of each stage."""
 
-# `$` alone would let a final newline pass in Python; the look-ahead keeps one pattern right in every regex dialect.
+# In Python, `$` alone also matches before a final newline; the look-ahead gives the same meaning in every dialect.
 _PRINTABLE_ASCII = r"^[!-~]+(?!\n)$"
-# A pattern that the gate checks and msgspec does not: a store may hold texts that were accepted before U+0080 to U+009F
-# were refused, and these types read them too.
+# The parser checks this pattern, msgspec does not: stores read these types too, and may hold texts that were accepted
+# before U+0080 to U+009F were refused.
 _NO_CONTROL = {"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*(?!\n)$"}
 
 Identifier = Annotated[
@@ -82,7 +83,7 @@ Timestamp = Annotated[datetime, Meta(tz=True, description="RFC 3339 with offset,
 
 
 class Vendor(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Who sent the invoice."""
+    """Vendor that sent the invoice."""
 
     id: Identifier
     name: Name | None = None
@@ -91,14 +92,14 @@ class Vendor(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 
 
 class PaymentTerms(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """When the invoice is to be paid: a due date, or days from its ingestion."""
+    """When the invoice is due: a date, or a number of days from its ingestion."""
 
     days: Annotated[int, Meta(ge=0, le=3650, description="0 to 3650 days from ingestion to payment")] | None = None
     due_date: Annotated[date, Meta(description="YYYY-MM-DD")] | None = None
 
 
 class Source(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The system that reported the event."""
+    """System that reported the event."""
 
     system: Label
     region: Label | None = None
@@ -106,7 +107,7 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 
 
 class EventBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """One event as it is sent, but for its status, which depends on the stage."""
+    """Event as a source system sends it, without its status, which depends on the stage."""
 
     event_id: Identifier
     invoice_id: Identifier
@@ -125,30 +126,30 @@ class EventBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
 
 class IngestionEvent(EventBody, frozen=True, kw_only=True):
-    """`POST /invoices/ingestion`"""
+    """Body of `POST /invoices/ingestion`."""
 
     status: Literal["received", "cancelled"]
 
 
 class AuthorizationEvent(EventBody, frozen=True, kw_only=True):
-    """`POST /invoices/authorization`"""
+    """Body of `POST /invoices/authorization`."""
 
     status: Literal["approved", "rejected"]
 
 
 class ReconciliationEvent(EventBody, frozen=True, kw_only=True):
-    """`POST /invoices/reconciliation`"""
+    """Body of `POST /invoices/reconciliation`."""
 
     status: Literal["matched", "mismatched"]
 
 
 class PostingEvent(EventBody, frozen=True, kw_only=True):
-    """`POST /invoices/posting`"""
+    """Body of `POST /invoices/posting`."""
 
     status: Literal["posted", "failed"]
 
 
-BODIES: dict[Stage, type[IngestionEvent | AuthorizationEvent | ReconciliationEvent | PostingEvent]] = {
+EVENT_TYPES: dict[Stage, type[IngestionEvent | AuthorizationEvent | ReconciliationEvent | PostingEvent]] = {
     "ingestion": IngestionEvent,
     "authorization": AuthorizationEvent,
     "reconciliation": ReconciliationEvent,
@@ -157,7 +158,7 @@ BODIES: dict[Stage, type[IngestionEvent | AuthorizationEvent | ReconciliationEve
 
 
 class Facts(Struct, frozen=True, omit_defaults=True):
-    """What an event says of the invoice besides its outcome."""
+    """Facts about an invoice that an event states, in addition to its outcome."""
 
     amount: Decimal
     currency: str
@@ -168,10 +169,10 @@ class Facts(Struct, frozen=True, omit_defaults=True):
 
 
 class Event(Struct, frozen=True):
-    """An event that passed the gate, as the core takes it.
+    """Valid event, as the decisions take it.
 
-    `digest` stands for the content: two events with one event_id and one digest are the same event sent twice. It
-    leaves out `imported`, so that an event may be sent again as a past one.
+    `digest` is a hash of the content: two events with the same event_id and digest are the same event sent twice. It
+    excludes `imported`, so a source system can send an event again as a past one.
     """
 
     stage: Stage
@@ -184,8 +185,8 @@ class Event(Struct, frozen=True):
     digest: str
     imported: bool = False
 
-    def body(self) -> dict[str, Any]:
-        """The event as it is sent to its stage, ready for JSON; instants in UTC, and no field that says nothing."""
+    def to_body(self) -> dict[str, Any]:
+        """Return the event's request body, ready for JSON: instants in UTC, empty fields left out."""
         facts = self.facts
         body: dict[str, Any] = {
             "event_id": self.event_id,

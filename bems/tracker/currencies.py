@@ -1,10 +1,10 @@
-"""Currencies: ISO 4217 codes and how many decimals an amount in each may have (its minor unit).
+"""Currencies: ISO 4217 codes and the number of decimals of an amount in each (the minor unit).
 
-Source: ISO 4217 list one (current currencies and funds) of 2026-01-01, and list three (historic) for the few below.
+Source: ISO 4217 list one (current currencies and funds) of 2026-01-01, and list three (historic) for `WITHDRAWN`.
 
-Funds codes with a minor unit (CLF, UYW, CHE, USN, ...) are accepted: invoices are indexed in some of them. Codes
-without a minor unit are not, because no rule could say how many decimals are right and nothing is payable in them:
-metals (XAU, XAG, XPD, XPT), units of account (XBA to XBD, XDR, XSU, XUA), testing (XTS) and no currency (XXX).
+Funds codes with a minor unit (CLF, UYW, CHE, USN, ...) are accepted, because some invoices are indexed in them. Codes
+without a minor unit are refused: the number of decimals is undefined, and nothing is payable in them. These are metals
+(XAU, XAG, XPD, XPT), units of account (XBA to XBD, XDR, XSU, XUA), testing (XTS) and no currency (XXX).
 """
 
 from decimal import Decimal
@@ -41,7 +41,7 @@ WITHDRAWN: dict[str, int] = {
     "VEF": 2,
     "ZWL": 2,
 }
-"""Withdrawn in the last ten years: still on open invoices, on late credit notes, and in the events of former years."""
+"""Decimals of codes withdrawn in the last ten years, which open invoices, credit notes and past events still use."""
 
 MINOR_UNITS: dict[str, int] = {
     code: decimals for decimals, codes in _BY_DECIMALS.items() for code in codes.split()
@@ -51,9 +51,9 @@ MINOR_UNITS: dict[str, int] = {
 WITHOUT_MINOR_UNIT = frozenset(
     {"XAG", "XAU", "XBA", "XBB", "XBC", "XBD", "XDR", "XPD", "XPT", "XSU", "XTS", "XUA", "XXX"}
 )
-"""In ISO 4217, but not accepted."""
+"""ISO 4217 codes that are not accepted."""
 
 
 def render_amount(amount: Decimal, currency: str) -> str:
-    """A plain decimal in text, such as `-1250.00`, with as many decimals as the currency has."""
+    """Return the amount as plain decimal text with the currency's number of decimals, such as `-1250.00`."""
     return f"{amount:.{MINOR_UNITS[currency]}f}"

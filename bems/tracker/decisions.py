@@ -1,7 +1,7 @@
-"""The decisions: (record, input, policy, now) -> what to save, to do and to answer.
+"""Decisions: pure functions (record, input, policy, now) -> record to save, actions to carry out, and answer.
 
-They are total: every record and input has a decision, and none raises. They are safe to repeat anywhere, by the six
-rules of docs/architecture.md; the shells rely on that instead of on exactly-once delivery, which nobody offers.
+They are total: every record and input has a decision, and none raises. They are idempotent by the six rules of
+docs/architecture.md: the runtimes rely on that, because no queue or service offers exactly-once delivery.
 """
 
 from typing import Any, Literal, overload
@@ -20,7 +20,7 @@ from bems.tracker.record_builder import (
     MAX_FAILED_RUNS,
     MAX_RUN_AGE,
     MAX_SILENCE,
-    A,
+    AnswerT,
     Decision,
     RecordBuilder,
 )
@@ -28,8 +28,10 @@ from bems.tracker.status import Outcome
 
 
 class Receipt(Struct, frozen=True):
-    """What became of an event or command. `reason` says why it was refused; `next_alert_at` when, after an operator's
-    command, the invoice's next alert is due."""
+    """Result of an event or command.
+
+    `reason` says why it was refused. After a command, `next_alert_at` is when the invoice's next alert is due.
+    """
 
     result: Literal["accepted", "duplicate", "conflict", "refused"]
     reason: str = ""
@@ -37,7 +39,7 @@ class Receipt(Struct, frozen=True):
 
 
 class WaitRequest(Struct, frozen=True):
-    """An execution now waits: it registers the token that answers it."""
+    """Registration of a waiting execution: its run, stage, task token and stamp."""
 
     run: int
     stage: Stage
@@ -46,13 +48,13 @@ class WaitRequest(Struct, frozen=True):
 
 
 class NextStep(Struct, frozen=True):
-    """What an execution that asked does next: wait again until an instant, or end."""
+    """Next step of an execution: wait again until `wait_until`, or end."""
 
     next: Literal["Await", "Parked", "Superseded"]
     wait_until: Instant
 
     def payload(self, now: Instant) -> dict[str, str | int]:
-        """The Escalate function's result, computed when it is sent."""
+        """Return the Escalate function's result. Computed when it is sent, because it depends on the time."""
         return {"next": self.next, "deadline_seconds": seconds_until(self.wait_until, now)}
 
 
@@ -60,39 +62,41 @@ ACCEPTED, DUPLICATE, CONFLICT = Receipt("accepted"), Receipt("duplicate"), Recei
 
 
 @overload
-def classify_duplicate(known: str, digest: str) -> Receipt: ...
+def classify_duplicate(known_digest: str, digest: str) -> Receipt: ...
 @overload
-def classify_duplicate(known: str | None, digest: str) -> Receipt | None: ...
-def classify_duplicate(known: str | None, digest: str) -> Receipt | None:
-    """What an event is of whose id the digest is `known`; None for the first of its id."""
-    if known is None:
+def classify_duplicate(known_digest: str | None, digest: str) -> Receipt | None: ...
+def classify_duplicate(known_digest: str | None, digest: str) -> Receipt | None:
+    """Compare an event's digest with the one known for its event_id: duplicate, conflict, or None if none is known."""
+    if known_digest is None:
         return None
-    return DUPLICATE if known == digest else CONFLICT
+    return DUPLICATE if known_digest == digest else CONFLICT
 
 
 def classify_repeated_command(known: Command, receipt: Receipt, command: Command) -> Receipt:
-    """What a command is whose id `known` had, of which `receipt` came: that one, sent again, or another one. Who was
-    refused is told so again."""
+    """Return the receipt of a command whose id was used before, by the command `known` with the result `receipt`.
+
+    The same command again is a duplicate, or returns its original refusal; a different command is a conflict.
+    """
     if (known.invoice_id, known.operator, known.verb) != (command.invoice_id, command.operator, command.verb):
         return CONFLICT
     return structs.replace(receipt, result="duplicate") if receipt.result == "accepted" else receipt
 
 
 def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: Instant) -> Decision[Receipt]:
-    """A source system reported something."""
-    of = (event.occurred_at, event.event_id)
+    """Decide on an event of a source system."""
+    version = (event.occurred_at, event.event_id)
     if record is None:
-        draft = RecordBuilder(InvoiceRecord(event.invoice_id, event.facts, of), policy, now, new=True)
+        builder = RecordBuilder(InvoiceRecord(event.invoice_id, event.facts, version), policy, now, new=True)
     else:
         for event_id, digest in record.recent_event_ids:
             if event_id == event.event_id:
                 return _unchanged(record, classify_duplicate(digest, event.digest))
-        draft = RecordBuilder(record, policy, now)
+        builder = RecordBuilder(record, policy, now)
         if not event.imported:
-            _raise_overdue_alert(draft)
-    draft.merge_facts(event.facts, event.occurred_at, event.event_id)
-    draft.remember_event(event.event_id, event.digest)
-    row = draft.add_row(
+            _raise_overdue_alert(builder)
+    builder.merge_facts(event.facts, event.occurred_at, event.event_id)
+    builder.remember_event(event.event_id, event.digest)
+    row = builder.add_row(
         "event",
         f"event {event.event_id}",
         event.stage,
@@ -103,92 +107,98 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
         received_at=event.received_at,
     )
     outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at)
-    draft.counts_from_occurrence = event.imported or policy.waits_from == "occurrence"
-    replaced = draft.unreported_dispute(event.stage) if event.imported else None
-    absorbed = _apply_outcome(draft, row, event.stage, outcome)
+    builder.counts_from_occurrence = event.imported or policy.waits_from == "occurrence"
+    replaced_dispute = builder.find_unreported_dispute(event.stage) if event.imported else None
+    is_newest = _apply_outcome(builder, row, event.stage, outcome)
     is_bad = event.stage in DISPUTABLE_STAGES and event.status == FAILURE_STATUS[event.stage]
-    if absorbed and event.imported and is_bad:
-        # Nobody is called for a mismatch of last year; while it stands, the wait's own alerts say so.
-        if replaced:
-            draft.report(event.stage, replaced)
-        draft.reported_disputes = {**draft.reported_disputes, event.stage: event.event_id}
-    draft.identify(outcome, event.facts)
-    draft.check_identity(event.event_id)
-    draft.align_wait()
-    wait = draft.wait
-    if wait and absorbed and event.imported and (wait.counted_from or (is_bad and wait.stage == event.stage)):
-        draft.postpone_first_alert()
-    return draft.finish(ACCEPTED)
+    if is_newest and event.imported and is_bad:
+        # A past mismatch or failure raises no dispute alert; while it stands, the alerts of the wait name its event.
+        if replaced_dispute:
+            builder.raise_dispute_alert(event.stage, replaced_dispute)
+        builder.reported_disputes = {**builder.reported_disputes, event.stage: event.event_id}
+    builder.record_identity(outcome, event.facts)
+    builder.check_identity(event.event_id)
+    builder.align_wait()
+    wait = builder.wait
+    if wait and is_newest and event.imported and (wait.counted_from or (is_bad and wait.stage == event.stage)):
+        builder.postpone_first_alert()
+    return builder.finish(ACCEPTED)
 
 
 def on_wait(record: InvoiceRecord | None, request: WaitRequest, policy: Policy, now: Instant) -> Decision[None]:
-    """An execution now waits. A stamp older than the run's newest is a late repeat, whatever its stage, and is ignored;
-    an equal one is not, since AWS's clock in it counts milliseconds."""
+    """Register a waiting execution.
+
+    A stamp older than the run's newest is a late repeat and is ignored, whatever its stage. An equal stamp is not
+    ignored, because AWS's clock in it counts milliseconds and two states can share one.
+    """
     if record is None:
         return Decision(None, (SendTaskAnswer(request.token, "Superseded", now),), (), None)
-    draft = RecordBuilder(record, policy, now)
+    builder = RecordBuilder(record, policy, now)
     if request.run < record.run.number:
-        draft.actions.append(SendTaskAnswer(request.token, "Superseded", now))
-        return draft.finish(None)
+        builder.actions.append(SendTaskAnswer(request.token, "Superseded", now))
+        return builder.finish(None)
     if request.stamp < record.run.stamp:
         return _unchanged(record, None)
-    draft.run = structs.replace(
+    builder.run = structs.replace(
         record.run, token=request.token, stage=request.stage, stamp=request.stamp, silent_since=0
     )
-    draft.align_wait()
-    return draft.finish(None)
+    builder.align_wait()
+    return builder.finish(None)
 
 
 def on_timeout(
     record: InvoiceRecord | None, run: int, stage: Stage, policy: Policy, now: Instant
 ) -> Decision[NextStep]:
-    """A wait ran out, or woke early. The token that the run registered stays: an answer to it may be on its way."""
+    """Decide on a wait that timed out, or woke early after `MAX_WAIT`.
+
+    The run's registered token stays, because an answer to it may already be in flight.
+    """
     if record is None or run < record.run.number:
         return _unchanged(record, NextStep("Superseded", now))
-    draft = RecordBuilder(record, policy, now)
-    draft.clear_silence()
-    if draft.wait and draft.wait.stage == stage:
-        draft.escalate()
-    if draft.mark == "parked":
-        draft.align_wait()
-        draft.close_run()
-        return draft.finish(NextStep("Parked", now))
-    draft.align_wait()
-    return draft.finish(_wait_again(draft, stage))
+    builder = RecordBuilder(record, policy, now)
+    builder.clear_silence()
+    if builder.wait and builder.wait.stage == stage:
+        builder.escalate()
+    if builder.mark == "parked":
+        builder.align_wait()
+        builder.close_run()
+        return builder.finish(NextStep("Parked", now))
+    builder.align_wait()
+    return builder.finish(_wait_again(builder, stage))
 
 
 def on_dispute(
     record: InvoiceRecord | None, run: int, stage: Stage, policy: Policy, now: Instant
 ) -> Decision[NextStep]:
-    """A mismatch or failed posting is to be reported, once; the wait of its stage starts anew."""
+    """Report a mismatch or failed posting once, and restart the wait of its stage."""
     if record is None or run < record.run.number:
         return _unchanged(record, NextStep("Await", now))
-    draft = RecordBuilder(record, policy, now)
-    draft.clear_silence()
-    outcome = draft.unreported_dispute(stage)
-    if outcome and draft.wait and draft.wait.stage == stage:
-        draft.dispute(draft.wait, outcome)
-    draft.align_wait()
-    return draft.finish(_wait_again(draft, stage))
+    builder = RecordBuilder(record, policy, now)
+    builder.clear_silence()
+    outcome = builder.find_unreported_dispute(stage)
+    if outcome and builder.wait and builder.wait.stage == stage:
+        builder.report_dispute(builder.wait, outcome)
+    builder.align_wait()
+    return builder.finish(_wait_again(builder, stage))
 
 
 def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, now: Instant) -> Decision[Receipt]:
-    """An operator acts. A command that could change nothing is refused with a reason."""
+    """Decide on an operator's command. A command that would change nothing is refused with a reason."""
     if record is None:
         return Decision(None, (), (), Receipt("refused", f"there is no invoice {command.invoice_id}"))
     if any(event_id == command.event_id for event_id, _ in record.recent_event_ids):
         return _unchanged(record, Receipt("duplicate", next_alert_at=record.wait.due if record.wait else None))
-    draft = RecordBuilder(record, policy, now)
-    _raise_overdue_alert(draft)
-    reason = _rejection_reason(draft, command)
+    builder = RecordBuilder(record, policy, now)
+    _raise_overdue_alert(builder)
+    reason = _refusal_reason(builder, command)
     if reason:
         return _unchanged(record, Receipt("refused", reason))
-    draft.remember_event(command.event_id, "")
+    builder.remember_event(command.event_id, "")
     verb = command.verb
-    stage: Stage = draft.waits_for or "posting"
+    stage: Stage = builder.waits_for or "posting"
     if isinstance(verb, Complete | Cancel):
         stage = verb.stage if isinstance(verb, Complete) else "ingestion"
-    row = draft.add_row(
+    row = builder.add_row(
         "command",
         command.event_id,
         stage,
@@ -196,108 +206,110 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
         event_id=command.event_id,
         occurred_at=command.accepted_at,
         received_at=command.accepted_at,
-        step=draft.wait.step if draft.wait else None,
+        step=builder.wait.step if builder.wait else None,
     )
     if isinstance(verb, Complete | Cancel):
         status = SUCCESS_STATUS[stage] if isinstance(verb, Complete) else "cancelled"
-        overruled = draft.outcomes.get(stage)
+        overruled = builder.outcomes.get(stage)
         occurred_at = max(command.accepted_at, overruled.occurred_at + 1) if overruled else command.accepted_at
-        _apply_outcome(draft, row, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at))
-        draft.check_identity(command.event_id)
+        _apply_outcome(builder, row, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at))
+        builder.check_identity(command.event_id)
     elif isinstance(verb, Revive):
-        draft.revive()
-    elif draft.wait and isinstance(verb, Park):
-        draft.park(draft.wait, command.operator)
-    elif draft.wait and isinstance(verb, Extend):
-        draft.extend(draft.wait, verb.until, command.operator)
-    elif draft.wait and isinstance(verb, Acknowledge):
-        draft.wait = structs.replace(draft.wait, acknowledged=draft.wait.step)
-    draft.align_wait()
-    return draft.finish(Receipt("accepted", next_alert_at=draft.wait.due if draft.wait else None))
+        builder.revive()
+    elif builder.wait and isinstance(verb, Park):
+        builder.park(builder.wait, command.operator)
+    elif builder.wait and isinstance(verb, Extend):
+        builder.extend(builder.wait, verb.until, command.operator)
+    elif builder.wait and isinstance(verb, Acknowledge):
+        builder.wait = structs.replace(builder.wait, acknowledged=builder.wait.step)
+    builder.align_wait()
+    return builder.finish(Receipt("accepted", next_alert_at=builder.wait.due if builder.wait else None))
 
 
 def on_sweep(
     record: InvoiceRecord | None, policy: Policy, now: Instant, ended_run: int | None = None
 ) -> Decision[None]:
-    """The safety net: at `check_at`, or when a run is known to have ended by itself (failed, timed out, aborted)."""
+    """Repair a record at its `check_at`, or after its execution failed, timed out or was aborted (`ended_run`)."""
     if record is None:
         return Decision(None, (), (), None)
-    draft = RecordBuilder(record, policy, now)
+    builder = RecordBuilder(record, policy, now)
     if ended_run == record.run.number and record.run.state == "open":
-        draft.close_run()
-        if draft.wait:
-            ended_runs = draft.wait.ended_runs + 1
-            draft.wait = structs.replace(draft.wait, ended_runs=ended_runs)
-            if ended_runs >= MAX_FAILED_RUNS and draft.mark is None:
-                draft.mark = "dormant"
-    elif draft.wait and record.run.state == "open":
-        if now >= draft.wait.due + GRACE_PERIOD:
-            draft.escalate()
-            if not draft.is_starting():
-                draft.run = structs.replace(draft.run, silent_since=draft.run.silent_since or now)
-        # Notice of an ended execution may never come: one that stays silent is given up.
-        silent_since = draft.run.silent_since
+        builder.close_run()
+        if builder.wait:
+            ended_runs = builder.wait.ended_runs + 1
+            builder.wait = structs.replace(builder.wait, ended_runs=ended_runs)
+            if ended_runs >= MAX_FAILED_RUNS and builder.mark is None:
+                builder.mark = "dormant"
+    elif builder.wait and record.run.state == "open":
+        if now >= builder.wait.due + GRACE_PERIOD:
+            builder.escalate()
+            if not builder.is_starting():
+                builder.run = structs.replace(builder.run, silent_since=builder.run.silent_since or now)
+        # The notice that an execution ended may be lost, so a run that stays silent is replaced.
+        silent_since = builder.run.silent_since
         too_old = now >= record.run.started_at + MAX_RUN_AGE
-        if draft.wait and (too_old or (silent_since and now >= silent_since + MAX_SILENCE)):
-            draft.replace_run()
+        if builder.wait and (too_old or (silent_since and now >= silent_since + MAX_SILENCE)):
+            builder.replace_run()
     else:
-        draft.escalate()
-    draft.align_wait()
-    return draft.finish(None)
+        builder.escalate()
+    builder.align_wait()
+    return builder.finish(None)
 
 
-def _unchanged(record: InvoiceRecord | None, answer: A) -> Decision[A]:
-    """Nothing new; what is still pending is carried out again."""
+def _unchanged(record: InvoiceRecord | None, answer: AnswerT) -> Decision[AnswerT]:
+    """Return a decision that changes nothing but carries out the pending actions again."""
     pending: tuple[Action, ...] = record.pending if record else ()
     return Decision(record, pending, (), answer)
 
 
-def _raise_overdue_alert(draft: RecordBuilder) -> None:
-    """An event or command may come before the execution whose timer, of whole seconds, has just run out: the alert that
-    was due before it comes before it."""
-    if draft.wait and draft.now > draft.wait.due:
-        draft.escalate()
+def _raise_overdue_alert(builder: RecordBuilder) -> None:
+    """Raise the alert that was due before this event or command.
+
+    An execution's timer counts whole seconds, so an input may arrive after the deadline but before the timeout.
+    """
+    if builder.wait and builder.now > builder.wait.due:
+        builder.escalate()
 
 
-def _apply_outcome(draft: RecordBuilder, row: dict[str, Any], stage: Stage, outcome: Outcome) -> bool:
-    """An outcome came in, by event or command: whatever it says, somebody is there again. Whether it is the newest."""
-    absorbed = draft.apply_outcome(stage, outcome)
-    if not absorbed:
+def _apply_outcome(builder: RecordBuilder, row: dict[str, Any], stage: Stage, outcome: Outcome) -> bool:
+    """Apply an outcome of an event or command, wake a dormant invoice, and return whether it is its stage's newest."""
+    is_newest = builder.apply_outcome(stage, outcome)
+    if not is_newest:
         row["superseded"] = True
-    draft.remember_closing(stage, outcome)
-    if draft.mark == "dormant":
-        draft.mark = None
-    return absorbed
+    builder.record_closing(stage, outcome)
+    if builder.mark == "dormant":
+        builder.mark = None
+    return is_newest
 
 
-def _wait_again(draft: RecordBuilder, stage: Stage) -> NextStep:
-    """Wait on. At another stage than the invoice's there is nothing to wait for: the Await is answered at once."""
-    wait = draft.wait
-    return NextStep("Await", wait.due if wait and wait.stage == stage else draft.now)
+def _wait_again(builder: RecordBuilder, stage: Stage) -> NextStep:
+    """Return the next Await. If the invoice waits at another stage, it ends now, because its answer is known."""
+    wait = builder.wait
+    return NextStep("Await", wait.due if wait and wait.stage == stage else builder.now)
 
 
-def _rejection_reason(draft: RecordBuilder, command: Command) -> str:
-    """Why a command could change nothing; empty where it can."""
-    verb, wait = command.verb, draft.wait
+def _refusal_reason(builder: RecordBuilder, command: Command) -> str:
+    """Return why a command would change nothing, or "" if it would change something."""
+    verb, wait = command.verb, builder.wait
     if isinstance(verb, Complete):
-        register = draft.outcomes.get(verb.stage)
-        if register and register.status == SUCCESS_STATUS[verb.stage]:
-            return f"{verb.stage} is already {register.status}"
+        current = builder.outcomes.get(verb.stage)
+        if current and current.status == SUCCESS_STATUS[verb.stage]:
+            return f"{verb.stage} is already {current.status}"
     elif isinstance(verb, Cancel):
-        if draft.status == "Cancelled":
+        if builder.status == "Cancelled":
             return "the invoice is already cancelled"
     elif isinstance(verb, Revive):
-        if draft.mark != "parked":
+        if builder.mark != "parked":
             return "the invoice is not parked"
-    elif draft.mark == "parked":
+    elif builder.mark == "parked":
         return "the invoice is parked: revive it first"
     elif wait is None:
-        return f"the invoice is {draft.status} and waits for nothing"
+        return f"the invoice is {builder.status} and waits for nothing"
     elif isinstance(verb, Extend):
-        if not max(wait.due, draft.now) < verb.until <= LATEST:
+        if not max(wait.due, builder.now) < verb.until <= LATEST:
             return (
                 f"the new deadline must be later than {render(wait.due)}, when the next alert is due, and before 3000"
             )
-    elif isinstance(verb, Acknowledge) and not wait.stuck:
+    elif isinstance(verb, Acknowledge) and not wait.is_stuck:
         return "no alert is out in this wait"
     return ""

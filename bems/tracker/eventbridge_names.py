@@ -1,16 +1,16 @@
-"""Labels: words on AWS's buses by which one part of a cell publishes or listens, and another routes."""
+"""EventBridge names: the values of `source`, `detail-type` and `status` that a cell publishes and its rules match."""
 
 from bems.tracker.contract import Stage
 
-ENDED = ("FAILED", "TIMED_OUT", "ABORTED")
-"""The statuses of an execution that did not come to an end of its definition (API reference of DescribeExecution)."""
+FAILED_EXECUTION_STATUSES = ("FAILED", "TIMED_OUT", "ABORTED")
+"""Statuses of an execution that ended without reaching an end state (API reference of DescribeExecution)."""
 
 
 def source(cell: str) -> str:
-    """The `source` of every event of a cell, such as `bems.eu-west`."""
+    """Return the `source` of every event of a cell, such as `bems.eu-west`."""
     return f"bems.{cell}"
 
 
 def detail_type(stage: Stage) -> str:
-    """The `detail-type` of a stage's events, such as `InvoicePosting`."""
+    """Return the `detail-type` of a stage's events, such as `InvoicePosting`."""
     return f"Invoice{stage.capitalize()}"

@@ -1,6 +1,6 @@
 """Instants: points in time as integer microseconds since 1970-01-01T00:00:00Z.
 
-One integer compares, hashes and stores the same everywhere, which a datetime with its offset does not.
+An integer compares, hashes and stores the same everywhere; a datetime depends on its offset.
 """
 
 import re
@@ -16,7 +16,7 @@ DAY = 24 * HOUR
 
 EARLIEST: Instant = 0
 LATEST: Instant = 32_503_680_000 * SECOND
-"""3000-01-01T00:00:00Z: no date that takes part in a decision lies beyond it, so that none can overflow."""
+"""3000-01-01T00:00:00Z: upper bound of every instant in a decision, so that nothing overflows."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -26,36 +26,36 @@ _SECOND_60 = re.compile(
 
 
 def from_datetime(moment: datetime) -> Instant:
-    """The instant of an aware datetime, whatever its offset."""
+    """Convert an aware datetime, whatever its offset."""
     return (moment - _EPOCH) // _MICROSECOND
 
 
 def clamp(instant: Instant, latest: Instant = LATEST) -> Instant:
-    """The nearest one from EARLIEST to `latest`: whatever offset a time is given with, it can be shown in UTC."""
+    """Clamp an instant to EARLIEST to `latest`: near years 1 and 9999 a datetime with an offset has no UTC datetime."""
     return min(max(instant, EARLIEST), latest)
 
 
 def to_datetime(instant: Instant) -> datetime:
-    """The same instant as an aware datetime in UTC."""
+    """Convert to an aware datetime in UTC."""
     return _EPOCH + timedelta(microseconds=instant)
 
 
 def render(instant: Instant) -> str:
-    """RFC 3339 in UTC, ending in Z, with a fraction only where there is one."""
+    """Format as RFC 3339 in UTC, ending in Z; with a fraction only if it is not zero."""
     return to_datetime(instant).isoformat().replace("+00:00", "Z")
 
 
 def without_leap_second(text: str) -> str:
-    """The text, with second 59 in the place of a leap second, which no datetime has; any other text as it is.
+    """Replace second 60 of a leap second by 59, because datetime has no second 60. Return other texts unchanged.
 
-    RFC 3339 has a second 60 at the end of a month in UTC only (section 5.7), so any other one stays what it is: wrong.
+    RFC 3339, section 5.7, allows second 60 only at the end of a month in UTC; any other second 60 stays invalid.
     """
     found = _SECOND_60.fullmatch(text)
     if found is None:
         return text
     before = f"{found[1]}59{found[2]}"
     try:
-        # Without the fraction, of which other parsers take more digits.
+        # Drop the fraction: it may have more digits than fromisoformat reads.
         moment = datetime.fromisoformat(re.sub(r"\.[0-9]+", "", before).upper()).astimezone(UTC)
         following = moment + timedelta(seconds=1)
     except (ValueError, OverflowError):
@@ -64,7 +64,7 @@ def without_leap_second(text: str) -> str:
 
 
 def parse(text: str) -> Instant:
-    """The instant of an RFC 3339 text with offset; a leap second is the second before. ValueError for anything else."""
+    """Parse RFC 3339 with offset; a leap second counts as the second before it. Raise ValueError for any other text."""
     moment = datetime.fromisoformat(without_leap_second(text))
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no offset")

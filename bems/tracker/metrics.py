@@ -1,8 +1,8 @@
-"""Metrics: the names under which a cell's functions count what they do, for those who emit them and those who watch.
+"""CloudWatch metrics of a cell's functions, shared by the code that emits them and the alarms that watch them.
 
-CloudWatch keeps a metric per name and set of dimensions, and an alarm on a set that nobody emits stays green for ever:
-so each metric has exactly one set. None has an invoice's id: every new value of a dimension is a new metric, and is
-billed as one.
+CloudWatch keeps one metric per name and set of dimensions, and an alarm on a set that is never emitted stays green
+forever. Therefore each metric has exactly one set of dimensions. No dimension is an invoice id, because each new value
+of a dimension is a new metric and is billed as one.
 """
 
 from collections.abc import Mapping
@@ -18,85 +18,88 @@ NAMESPACE = "BEMS"
 Unit = Literal["Count", "Milliseconds"]
 Dimension = Literal["cell", "stage", "outcome", "severity"]
 Outcome = Literal["accepted", "duplicate", "conflict", "refused"]
-"""What became of a message: a new event, a known one, another one under a known id, or nothing that can be read."""
+"""Result of a message: a new event, a repeated event, a known event_id with other content, or an unreadable message."""
 Emitter = Literal["producer", "processor", "register_wait", "escalate", "sweeper", "recorder"]
 
-VALUES: Mapping[Dimension, tuple[str, ...]] = {
+DIMENSION_VALUES: Mapping[Dimension, tuple[str, ...]] = {
     "stage": STAGES,
     "outcome": get_args(Outcome),
     "severity": get_args(Severity),
 }
-"""What each dimension but `cell` may say."""
+"""Possible values of each dimension except `cell`."""
 
 
 class Metric(Struct, frozen=True):
-    """A metric's name, unit and dimensions, and the functions (modules of `handlers`) that emit it."""
+    """Metric: its name, unit, dimensions, and the functions (modules of `handlers`) that emit it."""
 
     name: str
     unit: Unit
     dimensions: tuple[Dimension, ...]
     emitters: tuple[Emitter, ...]
 
-    def dimensioned(self, **values: str) -> dict[str, str]:
-        """The values in the order of the dimensions. ValueError where one is missing, unknown or too many."""
+    def dimension_values(self, **values: str) -> dict[str, str]:
+        """Return the values in the order of the dimensions.
+
+        Raise ValueError if a dimension is missing or unknown, or has an unknown value.
+        """
         if set(values) != set(self.dimensions):
             raise ValueError(f"{self.name} has the dimensions {', '.join(self.dimensions)}, not {', '.join(values)}")
         for dimension in self.dimensions:
-            known = VALUES.get(dimension)
+            known = DIMENSION_VALUES.get(dimension)
             if known is not None and values[dimension] not in known:
                 raise ValueError(f"{self.name}: {values[dimension]!r} is not one of {dimension}: {', '.join(known)}")
         return {dimension: values[dimension] for dimension in self.dimensions}
 
 
-DECIDERS: tuple[Emitter, ...] = ("processor", "register_wait", "escalate", "sweeper")
-"""The functions that bring decisions into the world, and so may raise alerts."""
+ALERTING_FUNCTIONS: tuple[Emitter, ...] = ("processor", "register_wait", "escalate", "sweeper")
+"""Functions that apply decisions, and so can raise alerts."""
 
 EVENTS_ACCEPTED = Metric("EventsAccepted", "Count", ("cell", "stage"), ("producer", "sweeper"))
-"""Published to the bus: the sender was told 202. The sweeper adds 0 each minute, so that silence is a number too."""
+"""Events published to the bus and answered 202. The sweeper adds 0 each minute, so that "no events" has data points."""
 
 EVENTS_REFUSED = Metric("EventsRefused", "Count", ("cell", "stage"), ("producer",))
-"""Refused events, by the rule of `responses.REFUSED_STATUSES`: each of a batch that can be read, and one for a
-request that is refused as a whole. What API Gateway refuses by itself does not come here: its own
-metric `4XXError` has that."""
+"""Refused events, counted as `responses.REFUSED_STATUSES` says: each refused event of a readable batch, and one for a
+request that is refused as a whole. Requests that API Gateway refuses are not included: its metric `4XXError` counts
+them."""
 
 EVENTS_UNPUBLISHED = Metric("EventsUnpublished", "Count", ("cell", "stage"), ("producer",))
-"""Valid, but the bus did not take it: the sender was told 503, and sends it again."""
+"""Valid events that the bus did not accept: answered 503, for the sender to send again."""
 
 EVENTS_PROCESSED = Metric("EventsProcessed", "Count", ("cell", "stage", "outcome"), ("processor",))
-"""Messages that came to an end. `conflict` and `refused` (nothing that can be read) go to the dead-letter queue."""
+"""Messages that were processed. `conflict` and `refused` (unreadable) messages go to the dead-letter queue."""
 
 CONFLICTS = Metric("Conflicts", "Count", ("cell", "stage"), ("processor",))
-"""Those of EventsProcessed whose outcome is `conflict`, by themselves: two contents under one event_id."""
+"""Messages of EventsProcessed with the outcome `conflict`: two contents under one event_id."""
 
 PROCESSING_FAILED = Metric("ProcessingFailed", "Count", ("cell", "stage"), ("processor",))
-"""Attempts that raised, for any other reason; the message comes again after a pause."""
+"""Attempts that raised an exception; the message is delivered again after a pause."""
 
-ALERTS_RAISED = Metric("AlertsRaised", "Count", ("cell", "stage", "severity"), DECIDERS)
-"""Alerts handed to their severity's topic. One that is handed on twice, after a crash, counts twice."""
+ALERTS_RAISED = Metric("AlertsRaised", "Count", ("cell", "stage", "severity"), ALERTING_FUNCTIONS)
+"""Alerts published to their severity's topic. An alert published twice, after a crash, counts twice."""
 
 SWEEP_COMPLETED = Metric("SweepCompleted", "Count", ("cell",), ("sweeper",))
-"""1 per scheduled sweep that came to its end, even if for lack of time. Its absence means that nobody sweeps."""
+"""1 per scheduled sweep that ended, even if it ran out of time. Missing data means that no sweep runs."""
 
 SWEEP_BACKLOG = Metric("SweepBacklog", "Count", ("cell",), ("sweeper",))
-"""Invoices known to be due that the sweep had no time for; 0 where it had. It counts at most one page of each shard."""
+"""Due invoices that the sweep had no time for; 0 if there were none. Counts at most one page of each shard."""
 
 SWEEP_FAILED = Metric("SweepFailed", "Count", ("cell",), ("sweeper",))
-"""Invoices whose sweeping raised; 0 where none did. They are swept again a minute later."""
+"""Invoices whose sweep raised an exception; 0 if there were none. They are swept again a minute later."""
 
 OPEN_EXECUTIONS = Metric("OpenExecutions", "Count", ("cell",), ("sweeper",))
-"""About how many executions the cell has open: a sample of the index of checks, as `handlers.sweeper` says."""
+"""Estimated number of open executions of the cell, from a sample of the index of checks; see `handlers.sweeper`."""
 
 VISIBILITY_LATENCY = Metric("VisibilityLatency", "Milliseconds", ("cell", "stage"), ("recorder",))
-"""For every event: from received_at until the time series had its row."""
+"""Time from an event's received_at until its row is in the time series."""
 
 TRANSITIONS_RECORDED = Metric("TransitionsRecorded", "Count", ("cell",), ("recorder",))
-"""Rows that the time series took. One that is written twice counts twice."""
+"""Rows written to the time series. A row written twice counts twice."""
 
 RECORDS_REJECTED = Metric("RecordsRejected", "Count", ("cell",), ("recorder",))
-"""Rows that the time series refused for good; each is in the recorder's log, whole."""
+"""Rows that the time series rejected permanently. The recorder logs each in full."""
 
 RECORDS_UNREADABLE = Metric("RecordsUnreadable", "Count", ("cell",), ("recorder",))
-"""Records of the table's stream that the recorder cannot read; each is in the queue of what is unrecorded, whole."""
+"""Records of the table's stream that the recorder cannot read. The queue of unrecorded records gets each in full."""
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
@@ -118,4 +121,4 @@ METRICS: Mapping[str, Metric] = {
         RECORDS_UNREADABLE,
     )
 }
-"""Every metric by its name."""
+"""All metrics by name."""

@@ -1,7 +1,7 @@
-"""The gate: bytes that a sender wrote become an event, or a refusal that names every fault at once.
+"""Event parser: turns a sender's bytes into an event, or into an InvalidEvent that reports every error at once.
 
-The happy path is one decode straight into the stage's struct and a few comparisons. Only what fails it is read again,
-by a slower and more patient reader, to be told all that is wrong with it. Nothing here raises, whatever the bytes.
+The fast path decodes straight into the stage's struct and makes a few comparisons. Only a body that fails it is parsed
+again, by a slower, lenient reader that finds all its errors. No function here raises, whatever the bytes.
 """
 
 import re
@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from bems.tracker.contract import (
-    BODIES,
+    EVENT_TYPES,
     STAGES,
     Amount,
     AuthorizationEvent,
@@ -39,12 +39,12 @@ from bems.validation.field_errors import FieldError, validate
 from bems.validation.lenient_json import NOT_A_NUMBER, LenientJson, duplicate_key_errors, find_anomalies
 
 MAX_EVENT_BYTES = 64 * 1024
-"""Bytes of one event: almost twice what the largest valid one takes with every character escaped."""
+"""Maximum size of one event: almost twice the largest valid event with every character escaped."""
 
 MAX_LINE_BYTES = MAX_EVENT_BYTES + 1024
 MAX_BATCH_BYTES = 2 * 1024 * 1024
 MAX_BATCH_EVENTS = 100
-"""Events of one batch: at most so many, in any cell; `Limits.max_batch` may be less."""
+"""Maximum number of events in a batch of any cell; a cell's `Limits.max_batch` may be lower."""
 
 MAX_ATTRIBUTES_BYTES = 4096
 MAX_DIGITS = 18
@@ -55,13 +55,13 @@ Body = IngestionEvent | AuthorizationEvent | ReconciliationEvent | PostingEvent
 
 
 class InvalidEvent(Struct, frozen=True):
-    """Why there is no event.
+    """Reasons why bytes are not a valid event.
 
-    `status`    400, or 413 for what is too large to be read at all.
+    `status`    400, or 413 for a body that is too large to parse.
     `summary`   one sentence for people.
-    `faults`    all of them, their pointers relative to what was given to the function that refused it: the event's
-                body, the batch's, the line. In the results of a batch they are relative to the event.
-    `event_id`  what the sender called it, where that much can be read.
+    `errors`    all errors. Pointers are relative to the argument of the function that returned this: the body of an
+                event, the body of a batch, or the line. In the results of a batch, they are relative to the event.
+    `event_id`  the event's id, if it can be read and is valid.
     """
 
     status: Literal[400, 413]
@@ -71,21 +71,22 @@ class InvalidEvent(Struct, frozen=True):
 
     @property
     def reasons(self) -> list[str]:
-        """One short phrase per fault to count by, such as `amount: too many decimals`.
+        """One short phrase per error to count by, such as `amount: too many decimals`.
 
-        There are few of them, whatever is sent: names that senders choose (attributes, unknown fields) are left out.
+        The number of different phrases is small, because names that senders choose (attributes, unknown fields) are
+        left out.
         """
-        return [f"{_field_path(fault.pointer)}: {fault.kind}" for fault in self.errors]
+        return [f"{_field_path(error.pointer)}: {error.kind}" for error in self.errors]
 
 
 class Batch(Struct, frozen=True, forbid_unknown_fields=True):
-    """Several events of one stage."""
+    """Body of a batch request: several events of one stage."""
 
     events: Annotated[list[Any], Meta(min_length=1, description="a list of events")]
 
 
 class LogLine(Struct, frozen=True, forbid_unknown_fields=True):
-    """One line of an event log file."""
+    """Line of an event log file."""
 
     stage: Stage
     event: Annotated[Any, Meta(description="an object: the event as it is sent to its stage")]
@@ -101,7 +102,7 @@ class _RawLine(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _DECODERS: dict[Stage, msgspec.json.Decoder[Body]] = {
-    stage: msgspec.json.Decoder(body) for stage, body in BODIES.items()
+    stage: msgspec.json.Decoder(body) for stage, body in EVENT_TYPES.items()
 }
 _BATCH = msgspec.json.Decoder(_RawBatch)
 _LINE = msgspec.json.Decoder(_RawLine)
@@ -111,9 +112,9 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def parse_event(stage: Stage, body: bytes, now: Instant) -> Event | InvalidEvent:
-    """The event in the body of `POST /invoices/{stage}`; `now` becomes its `received_at`."""
+    """Parse the body of `POST /invoices/{stage}`; `now` becomes the event's `received_at`."""
     if len(body) > MAX_EVENT_BYTES:
-        return too_large("event", len(body), MAX_EVENT_BYTES)
+        return reject_too_large("event", len(body), MAX_EVENT_BYTES)
     try:
         sent = _DECODERS[stage].decode(body)
     except _UNREADABLE:
@@ -124,12 +125,13 @@ def parse_event(stage: Stage, body: bytes, now: Instant) -> Event | InvalidEvent
 def parse_batch(
     stage: Stage, body: bytes, now: Instant, max_events: int = MAX_BATCH_EVENTS
 ) -> list[Event | InvalidEvent] | InvalidEvent:
-    """The events in the body of `POST /invoices/{stage}/batch`, `{"events": [...]}`: one result each, in order.
+    """Parse the body of `POST /invoices/{stage}/batch`, `{"events": [...]}`, into one result per event, in order.
 
-    The whole is refused only if it is not an object with a list of 1 to `max_events` events.
+    Returns a single InvalidEvent only if the body is too large, or not an object with a list of 1 to `max_events`
+    events.
     """
     if len(body) > MAX_BATCH_BYTES:
-        return too_large("batch", len(body), MAX_BATCH_BYTES)
+        return reject_too_large("batch", len(body), MAX_BATCH_BYTES)
     try:
         events = [bytes(raw) for raw in _BATCH.decode(body).events]
     except _UNREADABLE:
@@ -140,12 +142,12 @@ def parse_batch(
 
 
 def parse_line(line: bytes, now: Instant) -> Event | InvalidEvent:
-    """The event in a line of an event log file, `{"stage": ..., "event": {...}}`; with or without its line ending.
+    """Parse a line of an event log file, `{"stage": ..., "event": {...}}`, with or without its line ending.
 
-    A blank line is refused as empty: whoever reads a file skips those first, and a byte order mark too.
+    A blank line and a byte order mark are invalid: the caller skips them.
     """
     if len(line) > MAX_LINE_BYTES:
-        return too_large("line", len(line), MAX_LINE_BYTES)
+        return reject_too_large("line", len(line), MAX_LINE_BYTES)
     try:
         outer = _LINE.decode(line)
         event = bytes(outer.event)
@@ -158,33 +160,36 @@ def parse_line(line: bytes, now: Instant) -> Event | InvalidEvent:
 
 
 def split_log_line(line: bytes) -> tuple[Stage, bytes] | InvalidEvent:
-    """The stage and the event in a line, for whoever sends it to be judged elsewhere; the event is not looked into."""
+    """Split a line into its stage and the event's bytes, without validating the event."""
     if len(line) > MAX_LINE_BYTES:
-        return too_large("line", len(line), MAX_LINE_BYTES)
+        return reject_too_large("line", len(line), MAX_LINE_BYTES)
     try:
         outer = _LINE.decode(line)
     except _UNREADABLE:
         reading = LenientJson(line)
-        if reading.fault is not None:
-            return unreadable("line", reading.fault)
-        return invalid("line", duplicate_key_errors(reading.data) + validate(reading.data, LogLine), None)
+        if reading.error is not None:
+            return reject_unreadable("line", reading.error)
+        return reject_invalid("line", duplicate_key_errors(reading.data) + validate(reading.data, LogLine), None)
     event = bytes(outer.event)
     if line.count(b'"') != 6 + event.count(b'"'):
-        doubled = duplicate_key_errors(LenientJson(line).data)
-        if doubled:
-            return invalid("line", doubled, None)
+        duplicates = duplicate_key_errors(LenientJson(line).data)
+        if duplicates:
+            return reject_invalid("line", duplicates, None)
     return outer.stage, event
 
 
 def _build_event(stage: Stage, sent: Body, body: bytes | None, now: Instant) -> Event | None:
-    """The event, if it also keeps the rules that no schema can state; `body` None if it is known to have no doubles."""
+    """Return the event if it also satisfies the rules that a schema cannot express, else None.
+
+    `body` is None if it is known to have no duplicate keys.
+    """
     decimals = MINOR_UNITS.get(sent.currency)
     if decimals is None:
         return None
     whole, _, fraction = sent.amount.partition(".")
     if len(fraction) > decimals or len(whole) + len(fraction) - whole.startswith("-") > MAX_DIGITS:
         return None
-    # Built from text, because arithmetic would depend on the thread's decimal context.
+    # Built from text, because arithmetic depends on the thread's decimal context.
     amount = Decimal(f"{whole}.{fraction:0<{decimals}}" if decimals else whole)
     if not amount:
         amount = amount.copy_abs()
@@ -197,7 +202,7 @@ def _build_event(stage: Stage, sent: Body, body: bytes | None, now: Instant) -> 
             terms = terms if terms.days is not None else None
         elif not MIN_DUE_DATE <= terms.due_date <= MAX_DUE_DATE:
             return None
-    # JSON has no control character below U+0020 unless it is escaped; U+0080 to U+009F are beyond ASCII.
+    # In JSON, control characters below U+0020 must be escaped; U+0080 to U+009F are not ASCII.
     may_have_controls = body is None or b"\\" in body or b"\x7f" in body or not body.isascii()
     if may_have_controls and any(map(_find_control, _free_texts(sent))):
         return None
@@ -217,20 +222,20 @@ def _build_event(stage: Stage, sent: Body, body: bytes | None, now: Instant) -> 
 
 
 def _has_unique_keys(body: bytes, content: bytes, more: int) -> bool:
-    """Whether no object in the body has a name twice, of which a decoder would silently keep the last.
+    """Return whether no object in the body has a duplicate key, of which a decoder silently keeps the last.
 
-    Quotation marks tell: a second one adds at least two that the content, written anew, does not have (it lacks the
-    eight of four names, and `more` for what is not part of it). Only a body with escapes, or with an explicit null, has
-    to be read again to be sure.
+    Compares the numbers of quotation marks: a duplicate key adds at least two that the re-encoded `content` does not
+    have. `content` also lacks the eight quotation marks of four names, and `more` of fields that are not part of it.
+    Only a body with escapes or an explicit null must be parsed again.
     """
     if b"\\" not in body and body.count(b'"') == content.count(b'"') + 8 + more:
         return True
     reading = LenientJson(body)
-    return reading.fault is None and not reading.has_anomalies
+    return reading.error is None and not reading.has_anomalies
 
 
 def _free_texts(sent: Body) -> list[str]:
-    """What a sender may write as it likes, control characters apart."""
+    """Return the texts in which only control characters are forbidden."""
     vendor, source = sent.vendor, sent.source
     texts = [vendor.name, vendor.tier, source.system, source.region, source.account_id]
     return [text for text in (*texts, *sent.attributes, *sent.attributes.values()) if text]
@@ -240,88 +245,88 @@ def _attributes_size(attributes: dict[str, str]) -> int:
     return sum(len(name.encode()) + len(value.encode()) for name, value in attributes.items())
 
 
-def too_large(what: str, size: int, limit: int) -> InvalidEvent:
-    fault = FieldError("", f"has {size} bytes, more than {limit}: send less at once", "too large")
-    return InvalidEvent(413, f"the {what} is too large", [fault])
+def reject_too_large(what: str, size: int, limit: int) -> InvalidEvent:
+    error = FieldError("", f"has {size} bytes, more than {limit}: send less at once", "too large")
+    return InvalidEvent(413, f"the {what} is too large", [error])
 
 
-def invalid(what: str, faults: list[FieldError], data: object) -> InvalidEvent:
+def reject_invalid(what: str, errors: list[FieldError], data: object) -> InvalidEvent:
     event_id = data.get("event_id") if isinstance(data, dict) else None
     known = _convert(event_id, Identifier)
-    many = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return InvalidEvent(400, f"the {what} is not valid: {many}", faults, known if isinstance(known, str) else None)
+    count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+    return InvalidEvent(400, f"the {what} is not valid: {count}", errors, known if isinstance(known, str) else None)
 
 
-def unreadable(what: str, fault: FieldError) -> InvalidEvent:
-    return InvalidEvent(400, f"the {what} is not JSON", [fault])
+def reject_unreadable(what: str, error: FieldError) -> InvalidEvent:
+    return InvalidEvent(400, f"the {what} is not JSON", [error])
 
 
 def _parse_slow(stage: Stage, body: bytes, now: Instant) -> Event | InvalidEvent:
     reading = LenientJson(body)
-    return unreadable("event", reading.fault) if reading.fault else _validate_event(stage, reading.data, now)
+    return reject_unreadable("event", reading.error) if reading.error else _validate_event(stage, reading.data, now)
 
 
 def _parse_batch_slow(
     stage: Stage, body: bytes, now: Instant, max_events: int = MAX_BATCH_EVENTS
 ) -> list[Event | InvalidEvent] | InvalidEvent:
     reading = LenientJson(body)
-    if reading.fault is not None:
-        return unreadable("batch", reading.fault)
-    faults = duplicate_key_errors(reading.data) + validate(reading.data, Batch)
+    if reading.error is not None:
+        return reject_unreadable("batch", reading.error)
+    errors = duplicate_key_errors(reading.data) + validate(reading.data, Batch)
     events = reading.data.get("events") if isinstance(reading.data, dict) else None
     if isinstance(events, list) and len(events) > max_events:
         detail = f"has {len(events)} events, more than {max_events}, the most that this cell takes: send less at once"
-        faults.append(FieldError("/events", detail, "too many"))
-    if faults or not isinstance(events, list):
-        return invalid("batch", faults, None)
+        errors.append(FieldError("/events", detail, "too many"))
+    if errors or not isinstance(events, list):
+        return reject_invalid("batch", errors, None)
     return [_validate_event(stage, event, now) for event in events]
 
 
 def _parse_line_slow(line: bytes, now: Instant) -> Event | InvalidEvent:
     reading = LenientJson(line)
-    if reading.fault is not None:
-        return unreadable("line", reading.fault)
-    faults = duplicate_key_errors(reading.data) + validate(reading.data, LogLine)
+    if reading.error is not None:
+        return reject_unreadable("line", reading.error)
+    errors = duplicate_key_errors(reading.data) + validate(reading.data, LogLine)
     if not isinstance(reading.data, dict) or "event" not in reading.data:
-        return invalid("line", faults, None)
+        return reject_invalid("line", errors, None)
     stage, event = reading.data.get("stage"), reading.data["event"]
     known = next((known for known in STAGES if known == stage), None)
-    faults += [
-        FieldError(f"/event{fault.pointer}", fault.detail, fault.kind) for fault in _collect_errors(known, event, now)
+    errors += [
+        FieldError(f"/event{error.pointer}", error.detail, error.kind) for error in _collect_errors(known, event, now)
     ]
-    return invalid("line", faults, event) if faults or known is None else _validate_event(known, event, now)
+    return reject_invalid("line", errors, event) if errors or known is None else _validate_event(known, event, now)
 
 
 def _validate_event(stage: Stage, data: object, now: Instant) -> Event | InvalidEvent:
-    """An event from what the patient reader read."""
-    _read_leap_second(data)
-    faults = _collect_errors(stage, data, now)
-    if not faults:
-        sent = _convert(data, BODIES[stage])
+    """Build an event from data that LenientJson has parsed."""
+    _replace_leap_second(data)
+    errors = _collect_errors(stage, data, now)
+    if not errors:
+        sent = _convert(data, EVENT_TYPES[stage])
         event = _build_event(stage, sent, None, now) if isinstance(sent, Body) else None
         if event is not None:
             return event
-        faults = [FieldError("", "cannot be read", "not valid")]
-    return invalid("event", faults, data)
+        errors = [FieldError("", "cannot be read", "not valid")]
+    return reject_invalid("event", errors, data)
 
 
 def _collect_errors(stage: Stage | None, data: object, now: Instant) -> list[FieldError]:
-    """What only the reader saw, what the schema refuses, and the rules that the well-formed parts break.
+    """Return the errors that only LenientJson finds, those of the schema, and those of the other rules.
 
-    Without a stage, all but the status, which depends on it.
+    Without a stage, the status is not checked, because it depends on the stage.
     """
-    _read_leap_second(data)
-    odd = find_anomalies(data)
-    not_numbers = {fault.pointer for fault in odd if fault.kind == NOT_A_NUMBER}
-    faults = [fault for fault in validate(data, BODIES[stage or "ingestion"]) if fault.pointer not in not_numbers]
+    _replace_leap_second(data)
+    anomalies = find_anomalies(data)
+    not_numbers = {error.pointer for error in anomalies if error.kind == NOT_A_NUMBER}
+    errors = [error for error in validate(data, EVENT_TYPES[stage or "ingestion"]) if error.pointer not in not_numbers]
     if stage is None:
-        faults = [fault for fault in faults if fault.pointer != "/status"]
-    rules = list(_check_rules(data, now)) if isinstance(data, dict) else []
-    return odd + faults + rules
+        errors = [error for error in errors if error.pointer != "/status"]
+    broken_rules = list(_check_rules(data, now)) if isinstance(data, dict) else []
+    return anomalies + errors + broken_rules
 
 
-def _read_leap_second(data: object) -> None:
-    """Have a leap second read as the one before: no datetime has it, so the fast reader leaves it to this one."""
+def _replace_leap_second(data: object) -> None:
+    """Replace a leap second in `occurred_at` by the second before it. The fast path refuses it: datetime has none."""
     occurred_at = data.get("occurred_at") if isinstance(data, dict) else None
     if isinstance(data, dict) and isinstance(occurred_at, str) and ":60" in occurred_at:
         data["occurred_at"] = without_leap_second(occurred_at)
@@ -363,15 +368,15 @@ def _check_amount(amount: str, currency: str | None) -> Iterator[FieldError]:
         yield FieldError(
             "/amount", f"{format_value(amount)} has {digits} digits: use at most {MAX_DIGITS}", "too many digits"
         )
-    decimals, most = len(amount.partition(".")[2]), MINOR_UNITS.get(currency or "")
-    if most is not None and decimals > most:
-        right = f"at most {most}" if most else "none, and no point"
-        detail = f"{format_value(amount)} has {decimals} after the point, more than {currency} has: use {right}"
+    decimals, limit = len(amount.partition(".")[2]), MINOR_UNITS.get(currency or "")
+    if limit is not None and decimals > limit:
+        expected = f"at most {limit}" if limit else "none, and no point"
+        detail = f"{format_value(amount)} has {decimals} after the point, more than {currency} has: use {expected}"
         yield FieldError("/amount", detail, "too many decimals")
 
 
 def _convert(value: object, expected: Any) -> Any:
-    """The value as an `expected`, or None."""
+    """Return the value converted to `expected`, or None if it is not one."""
     try:
         return msgspec.convert(value, expected)
     except (*_UNREADABLE, TypeError):
@@ -379,7 +384,7 @@ def _convert(value: object, expected: Any) -> Any:
 
 
 def _fields_of(struct: Any) -> dict[str, Any]:
-    """The names in a struct, each with those inside it."""
+    """Return the field names of a struct, each with its nested field names."""
     nested = {"vendor": Vendor, "payment_terms": PaymentTerms, "source": Source}
     return {name: _fields_of(nested[name]) if name in nested else {} for name in struct.__struct_fields__}
 
@@ -388,11 +393,12 @@ _FIELD_PATHS = {"event": _fields_of(IngestionEvent), "stage": {}, "events": {}, 
 
 
 def _field_path(pointer: str) -> str:
-    """`/vendor/country` is `vendor.country`, `/attributes/po` is `attributes`, the root is `event`."""
-    known, place = _FIELD_PATHS, list[str]()
+    """Map a pointer to a field path: `/vendor/country` to `vendor.country`, `/attributes/po` to `attributes`, the root
+    to `event`."""
+    known, path = _FIELD_PATHS, list[str]()
     for name in pointer.split("/")[1:]:
         if name not in known:
             break
         known = known[name]
-        place.append(name)
-    return ".".join(place[1:] if place[:1] == ["event"] else place) or "event"
+        path.append(name)
+    return ".".join(path[1:] if path[:1] == ["event"] else path) or "event"

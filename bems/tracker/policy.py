@@ -1,7 +1,8 @@
-"""The SLA policy: how long each stage may take, when alerts follow, and when to give up.
+"""SLA policy: the deadline of each stage, the alerts after it, and when an invoice is parked.
 
-`Policy` is the expanded form that the decisions ask. `PolicySpec` is what a file says: its calendar names a country,
-whose public holidays a shell looks up (`bems.calendars.expand`) because the tracker sees only dates.
+`PolicySpec` is the content of a policy file; its calendar names a country. `Policy` is the expanded form that the
+decisions use; its calendar holds dates only. `bems.calendars.expand` converts a spec to a policy and looks up the
+country's public holidays.
 """
 
 from collections.abc import Mapping
@@ -26,11 +27,12 @@ Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "satur
 WEEKDAYS: tuple[Weekday, ...] = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 DEFAULT_TERMS_DAYS = 30
-"""Days from ingestion to payment of an invoice that names neither a due date nor its terms."""
+"""Days from ingestion to payment of an invoice without a due date or payment terms."""
 
 WaitsFrom = Literal["decision", "occurrence"]
 
 MAX_ALERTS = 1000
+"""Maximum number of alerts of one wait."""
 
 _CONDITIONS = ("vendor_tier", "vendor", "currency", "amount_from", "amount_to", "terms_days_from")
 
@@ -44,7 +46,7 @@ Subdivision = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """The conditions of an override, as in `WhenSpec`. ValueError for conditions that make no sense together."""
+    """Conditions of an override; see `WhenSpec`. Raises ValueError if there is none or they contradict each other."""
 
     vendor_tier: str | None = None
     vendor: str | None = None
@@ -86,7 +88,7 @@ class When:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When alerts are due, which are critical, and which is the last. ValueError for numbers out of bounds."""
+    """When alerts are due, which are critical, and which is the last. Raises ValueError for numbers out of bounds."""
 
     deadline: Duration | BeforeDue
     escalate_every: Duration
@@ -101,27 +103,27 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class StageRules:
-    """The rule of a stage, and those that the invoices of its overrides have in its place; the first match wins."""
+    """Rule of a stage, and the rules of its overrides; the first override that matches an invoice replaces the rule."""
 
     rule: Rule
     overrides: tuple[tuple[When, Rule], ...] = ()
 
 
 class WhenSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The conditions of an override; all that are named must match, and at least one must be named.
+    """Conditions of an override. At least one must be set, and all that are set must match.
 
-    Amounts are compared as they are, so a credit note (negative) lies below every positive `amount_from`, and
-    `amount_to: 0` selects the credit notes. `terms_days_from` matches only invoices that name their terms in days.
+    Amounts keep their sign: a credit note (negative) is below every positive `amount_from`, and `amount_to: 0` selects
+    the credit notes. `terms_days_from` matches only invoices whose payment terms are in days.
     """
 
     vendor_tier: Label | None = None
     vendor: Identifier | None = None
-    """The vendor's id."""
+    """Id of the vendor."""
     currency: CurrencyCode | None = None
     amount_from: Amount | WholeAmount | None = None
-    """Inclusive; with `currency` only."""
+    """Inclusive; requires `currency`."""
     amount_to: Amount | WholeAmount | None = None
-    """Exclusive; with `currency` only."""
+    """Exclusive; requires `currency`."""
     terms_days_from: TermsDays | None = None
     """Inclusive."""
 
@@ -129,7 +131,7 @@ class WhenSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
         self.read()
 
     def read(self) -> When:
-        """ValueError for conditions that make no sense together."""
+        """Convert to a `When`. Raise ValueError if there is no condition or they contradict each other."""
         return When(
             vendor_tier=self.vendor_tier,
             vendor=self.vendor,
@@ -141,7 +143,7 @@ class WhenSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 
 
 class OverrideSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is different for the invoices that match `when`; what it does not name stays as its stage says."""
+    """Rule for the invoices that match `when`. Keys that are not set default to those of the stage."""
 
     when: WhenSpec
     deadline: str | None = None
@@ -151,21 +153,21 @@ class OverrideSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class StageSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The rules of one stage; what it does not name is as in the default policy."""
+    """Rules of one stage. Keys that are not set default to those of the default policy."""
 
     deadline: str | None = None
-    """`90m`, `12h`, `3d`, `5bd` from when the wait begins, or `due`, `due-3bd`, `due-2d` (never before now + 24 h)."""
+    """`90m`, `12h`, `3d`, `5bd` from the start of the wait, or `due`, `due-3bd`, `due-2d` (at least now + 24 h)."""
     escalate_every: str | None = None
     critical_at: AlertNumber | None = None
-    """The first alert that is critical; those before it are warnings."""
+    """Number of the first critical alert; those before it are warnings."""
     give_up_at: AlertNumber | None = None
-    """The last alert, which parks the invoice."""
+    """Number of the last alert, which parks the invoice."""
     overrides: tuple[OverrideSpec, ...] | None = None
-    """The first that matches wins. Those that are given are all there are."""
+    """The first match wins. The list replaces that of the default policy."""
 
 
 class StagesSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The rules by stage; a stage that is not named is as in the default policy."""
+    """Rules by stage. A stage that is not set has the rules of the default policy."""
 
     ingestion: StageSpec = StageSpec()
     authorization: StageSpec = StageSpec()
@@ -174,32 +176,32 @@ class StagesSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
 
 class CalendarSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where business days are counted."""
+    """Calendar in which business days are counted."""
 
     country: Country
     timezone: str
-    """A name of the IANA database, such as `Europe/Amsterdam`."""
+    """Name in the IANA database, such as `Europe/Amsterdam`."""
     subdivision: Subdivision | None = None
-    """A part of the country with holidays of its own."""
+    """Part of the country with its own holidays."""
     weekend: Annotated[tuple[Weekday, ...], Meta(max_length=6, description="at most six days of the week")] | None = (
         None
     )
-    """Instead of the country's, in every year."""
+    """Replaces the country's weekend, in every year."""
     days_off: tuple[date, ...] = ()
-    """Dates off besides the public holidays, and though the country works on them."""
+    """Dates off in addition to the public holidays, even if the country works on them."""
     days_on: tuple[date, ...] = ()
-    """Business days, though they are public holidays or of the weekend."""
+    """Business days, even if they are public holidays or in the weekend."""
 
 
 class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A policy as its file says it. Without a calendar it counts in that of the default policy."""
+    """Content of a policy file. The calendar defaults to that of the default policy."""
 
     calendar: CalendarSpec = CalendarSpec("NL", "Europe/Amsterdam")
     stages: StagesSpec = StagesSpec()
     waits_from: WaitsFrom = "decision"
-    """What a deadline counts from: the `decision`, or the `occurrence` of what the wait follows."""
+    """Start of a deadline: the `decision` that began the wait, or the `occurrence` of the event that led to it."""
     identity: Literal["on", "off"] | bool = "on"
-    """Whether an alert is raised when one invoice id seems to be used for two invoices; `off` raises none."""
+    """Whether to raise an alert when one invoice id seems to be used for two invoices."""
 
 
 DEFAULT_STAGES = StagesSpec(
@@ -208,21 +210,21 @@ DEFAULT_STAGES = StagesSpec(
     reconciliation=StageSpec("5bd", "2bd", critical_at=3, give_up_at=20, overrides=()),
     posting=StageSpec("due-3bd", "1bd", critical_at=2, give_up_at=20, overrides=()),
 )
-"""What a policy says of the stages and keys that its file leaves out."""
+"""Defaults of the stages and keys that a policy file leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The deadlines and alerts of every stage. Total: no facts make a method raise, no instant overflows."""
+    """Deadlines and alerts of every stage. Its methods are total: no facts make them raise, no instant overflows."""
 
     calendar: BusinessCalendar
     stages: Mapping[Stage, StageRules] = field(hash=False)
     waits_from: WaitsFrom = "decision"
     identity: bool = True
     calendar_spec: CalendarSpec | None = field(default=None, compare=False)
-    """What the calendar was made from. No decision depends on it."""
+    """Spec from which the calendar was built. No decision depends on it."""
     digest: str = field(init=False, compare=False)
-    """16 hexadecimal digits; another policy, be it by one day off, has others."""
+    """Hash of everything that decisions depend on: 16 hexadecimal digits."""
 
     def __post_init__(self) -> None:
         calendar = self.calendar
@@ -233,18 +235,18 @@ class Policy:
             [day.isoformat() for day in sorted(calendar.days_on)],
             describe_stages(self.stages),
         )
-        further = (self.waits_from, self.identity)
-        if further != ("decision", True):
-            # Policies that leave these out keep the digest that they had before there were any.
-            content = (*content, *further)
+        later_settings = (self.waits_from, self.identity)
+        if later_settings != ("decision", True):
+            # With the defaults, the digest must stay that of versions before these settings existed.
+            content = (*content, *later_settings)
         object.__setattr__(self, "digest", sha256(msgspec.json.encode(content)).hexdigest()[:16])
 
     def deadline(self, stage: Stage, facts: Facts, ingested_at: Instant | None, now: Instant) -> Instant:
-        """The deadline of a wait that begins now.
+        """Return the deadline of a wait that begins now.
 
-        One that counts back from the due date takes the date that the terms name, or else counts their days (or 30)
-        from the local date of `ingested_at`, the occurred_at of the ingestion (or of now). It is never before now plus
-        24 hours.
+        A deadline of the form `due-...` counts back from the due date of the payment terms. Without a due date, the due
+        date is the terms' days (or 30) after the local date of `ingested_at`, the ingestion's occurred_at, or of now.
+        Such a deadline is at least 24 hours after now.
         """
         deadline = self._rule(stage, facts).deadline
         if isinstance(deadline, Duration):
@@ -257,13 +259,13 @@ class Policy:
         return min(max(before, now + DAY), LATEST)
 
     def due(self, stage: Stage, facts: Facts, deadline: Instant, step: int) -> Instant:
-        """When alert number step + 1 is due: `step` times escalate_every after the deadline; never before it."""
+        """Return when alert number step + 1 is due: `step` times escalate_every after the deadline, never before it."""
         if step <= 0:
             return deadline
         return max(deadline, self._later(deadline, self._rule(stage, facts).escalate_every, step))
 
     def step(self, stage: Stage, facts: Facts, deadline: Instant, now: Instant) -> int:
-        """How many alerts are due by now: the number of n from 1 to give_up_at with due(n - 1) <= now."""
+        """Return how many alerts are due by now: the count of n from 1 to give_up_at with due(n - 1) <= now."""
         if now < deadline:
             return 0
         rule = self._rule(stage, facts)
@@ -272,18 +274,18 @@ class Policy:
         every = rule.escalate_every
         if every.unit != "bd":
             return min(rule.give_up_at, (now - deadline) // every.microseconds + 1)
-        # Local dates tell the step to within one; due() settles which.
+        # The count of local dates may be one too high; due() decides.
         passed = min(rule.give_up_at - 1, self.calendar.business_days_between(deadline, now) // every.business_days + 1)
         while passed > 0 and self._later(deadline, every, passed) > now:
             passed -= 1
         return passed + 1
 
     def severity(self, stage: Stage, facts: Facts, step: int) -> Severity:
-        """The severity of alert number `step`."""
+        """Return the severity of alert number `step`."""
         return "critical" if step >= self._rule(stage, facts).critical_at else "warning"
 
     def give_up_at(self, stage: Stage, facts: Facts) -> int:
-        """The number of the last alert, which parks the invoice."""
+        """Return the number of the last alert, which parks the invoice."""
         return self._rule(stage, facts).give_up_at
 
     def _rule(self, stage: Stage, facts: Facts) -> Rule:
@@ -313,9 +315,9 @@ def build_policy(
     days_on: frozenset[date] = frozenset(),
     weekend: tuple[Weekday, ...] = ("saturday", "sunday"),
 ) -> Policy:
-    """The policy of a spec, whose country has these public holidays, worked days and weekend.
+    """Build the policy of a spec whose country has these public holidays, worked days and weekend.
 
-    What the spec's calendar says of a day wins over what its country does. ValueError says which rule makes no sense.
+    The dates of the spec's calendar take precedence over those of the country. Raise ValueError for an invalid rule.
     """
     calendar = spec.calendar
     both = sorted({*calendar.days_off} & {*calendar.days_on})
@@ -336,7 +338,7 @@ def assemble_policy(
     days_on: frozenset[date] = frozenset(),
     calendar_spec: CalendarSpec | None = None,
 ) -> Policy:
-    """The policy of a calendar's parts and the stages' specs. ValueError as of `build_policy`."""
+    """Build a policy from the parts of its calendar and its stages' specs. Raise ValueError for an invalid rule."""
     calendar = BusinessCalendar(timezone, days_off, (WEEKDAYS.index(weekday) for weekday in weekend), days_on)
     return Policy(
         calendar, {stage: _read_stage(stage, getattr(stages, stage)) for stage in STAGES}, calendar_spec=calendar_spec
@@ -346,17 +348,18 @@ def assemble_policy(
 def _read_stage(stage: Stage, spec: StageSpec) -> StageRules:
     default: StageSpec = getattr(DEFAULT_STAGES, stage)
     try:
-        own = _merged(spec, default)
+        own = _with_defaults(spec, default)
         overrides = default.overrides if spec.overrides is None else spec.overrides
         return StageRules(
-            _rule(own), tuple((override.when.read(), _rule(_merged(override, own))) for override in overrides or ())
+            _rule(own),
+            tuple((override.when.read(), _rule(_with_defaults(override, own))) for override in overrides or ()),
         )
-    except ValueError as fault:
-        raise ValueError(f"{stage}: {fault}") from None
+    except ValueError as error:
+        raise ValueError(f"{stage}: {error}") from None
 
 
 def describe_stages(stages: Mapping[Stage, StageRules]) -> StagesSpec:
-    """The specs of the stages with nothing left out, the same for equal rules."""
+    """Return the stages' specs with every key set; equal rules give equal specs."""
     return StagesSpec(**{stage: _describe_rules(stages[stage]) for stage in STAGES})
 
 
@@ -382,12 +385,12 @@ def _describe_when(when: When) -> WhenSpec:
     )
 
 
-def _merged(spec: StageSpec | OverrideSpec, under: StageSpec) -> StageSpec:
+def _with_defaults(spec: StageSpec | OverrideSpec, defaults: StageSpec) -> StageSpec:
     return StageSpec(
-        deadline=under.deadline if spec.deadline is None else spec.deadline,
-        escalate_every=under.escalate_every if spec.escalate_every is None else spec.escalate_every,
-        critical_at=under.critical_at if spec.critical_at is None else spec.critical_at,
-        give_up_at=under.give_up_at if spec.give_up_at is None else spec.give_up_at,
+        deadline=defaults.deadline if spec.deadline is None else spec.deadline,
+        escalate_every=defaults.escalate_every if spec.escalate_every is None else spec.escalate_every,
+        critical_at=defaults.critical_at if spec.critical_at is None else spec.critical_at,
+        give_up_at=defaults.give_up_at if spec.give_up_at is None else spec.give_up_at,
     )
 
 
@@ -397,7 +400,7 @@ def _rule(spec: StageSpec) -> Rule:
 
 
 DEFAULT_POLICY = build_policy(PolicySpec(), frozenset())
-"""The default numbers in Europe/Amsterdam, with weekends but no public holidays.
+"""Default policy in Europe/Amsterdam, with weekends but no public holidays.
 
-A shell wants `bems.calendars.expand(PolicySpec`, which has them.
+A runtime uses `bems.calendars.expand(PolicySpec())`, which has the public holidays.
 """

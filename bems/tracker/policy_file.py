@@ -1,4 +1,4 @@
-"""The policy file: a policy with its dates, as JSON, so that reading it needs neither PyYAML nor holidays."""
+"""Policy file: an expanded policy as JSON, which a function reads without PyYAML and the holidays library."""
 
 from dataclasses import replace
 from datetime import date
@@ -20,8 +20,10 @@ from bems.tracker.policy import (
 
 
 class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True):
-    """The JSON document. `days_off` and `days_on` are all the dates, the country's too; `calendar` is what the policy
-    says of it, which has been heeded already."""
+    """JSON document of an expanded policy.
+
+    `days_off` and `days_on` hold all dates, the country's included. `calendar` is the spec from which they were built.
+    """
 
     version: Literal[1]
     timezone: str
@@ -35,7 +37,7 @@ class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def dump_policy(policy: Policy) -> bytes:
-    """A policy as JSON, the same bytes for equal policies that were made from the same calendar."""
+    """Encode a policy as JSON. Equal policies with the same calendar spec give the same bytes."""
     calendar = policy.calendar
     expanded = ExpandedPolicy(
         1,
@@ -52,11 +54,11 @@ def dump_policy(policy: Policy) -> bytes:
 
 
 def load_policy(document: bytes) -> Policy:
-    """The policy that `dump_policy` wrote; ValueError for anything else."""
+    """Decode a policy that `dump_policy` encoded. Raise ValueError for any other document."""
     try:
         expanded = msgspec.json.decode(document, type=ExpandedPolicy)
-    except msgspec.DecodeError as fault:
-        raise ValueError(f"not an expanded policy: {fault}") from None
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not an expanded policy: {error}") from None
     policy = assemble_policy(
         expanded.timezone,
         frozenset(expanded.days_off),

@@ -1,4 +1,4 @@
-"""The ports: what the tracker needs of a home. Each home has its adapters; the same contract tests hold them."""
+"""Ports: what the tracker needs from a runtime. Each runtime has its adapters; the same contract tests check them."""
 
 from typing import Protocol
 
@@ -8,38 +8,38 @@ from bems.tracker.record import InvoiceRecord
 
 
 class Clock(Protocol):
-    """The time of day, which may go back."""
+    """Wall clock, which may go backwards."""
 
     def now(self) -> Instant: ...
 
 
 class Records(Protocol):
-    """One record per invoice."""
+    """Store with one record per invoice."""
 
     def load(self, invoice_id: str) -> InvoiceRecord | None:
-        """The newest version, never a stale one."""
+        """Return the newest version of a record, never a stale one; None if there is none."""
         ...
 
     def save(self, record: InvoiceRecord) -> bool:
-        """Write `record` if the stored version is the one before it (0: there is none); False where it is not."""
+        """Save `record` if the stored version is `record.version - 1` (0: no record). Return whether it did."""
         ...
 
 
 class Executions(Protocol):
-    """The state machine's executions. Both calls are harmless to repeat, and return once it is done or was done."""
+    """Executions of the state machine. Both methods are idempotent."""
 
     def start(self, execution: StartExecution, now: Instant) -> None:
-        """Start by name; one that already exists is the same one."""
+        """Start an execution by name. Do nothing if an execution of that name exists."""
         ...
 
     def answer(self, answer: SendTaskAnswer, now: Instant) -> None:
-        """Answer by token; an unknown, used or expired token counts as answered."""
+        """Answer an execution by its token. An unknown, used or expired token counts as answered."""
         ...
 
 
 class Alerts(Protocol):
-    """The way out to people."""
+    """Delivery of alerts to people."""
 
     def raise_alert(self, alert: Alert) -> None:
-        """Send to the destinations of the alert's severity, at least once."""
+        """Send an alert to the destinations of its severity, at least once."""
         ...

@@ -1,4 +1,7 @@
-"""The record of an invoice: the truth. An execution is a timer with a picture, and can be started again at any time."""
+"""Record of an invoice: the single source of truth.
+
+An execution is only a timer with a diagram: it holds no state of its own, and can be restarted at any time.
+"""
 
 from datetime import date
 from decimal import Decimal
@@ -13,21 +16,23 @@ from bems.tracker.status import Outcome
 from bems.tracker.transitions import Transition
 
 MAX_REMEMBERED_EVENTS = 32
-"""How many of the newest event ids a record remembers. An older repeat changes nothing either: its register stands."""
+"""Number of newest event ids that a record keeps. A repeat of an older event does not change its outcome either."""
 
 Stamp = tuple[Instant, int]
-"""When a state was entered and how often it was retried (`$$.State.EnteredTime`, `$$.State.RetryCount`)."""
+"""When a state was entered, and how often it was retried (`$$.State.EnteredTime`, `$$.State.RetryCount`)."""
 
 
 Mark = Literal["parked", "dormant"]
-"""Parked: given up after its last alert. Dormant: waited for without an execution, until its next event or alert."""
+"""`parked`: given up, by an operator or after the last alert. `dormant`: waits without an execution, because its
+executions keep failing, until its next event or alert."""
 
 
 class Run(Struct, frozen=True, omit_defaults=True):
-    """The newest execution of the invoice's state machine, and what it registered last.
+    """Newest execution of the invoice's state machine, and its last registration.
 
-    `closing`: it has been given, or owes itself, its end. `number` 0: there has been none. `silent_since`: when the
-    sweep raised an alert that the execution should have asked for; 0 since it was last heard of.
+    `number` is 0 if there has been none. In the state `closing` the execution has ended or is about to end.
+    `silent_since` is when the sweep raised an alert that the execution should have asked for; 0 if the execution has
+    called since.
     """
 
     number: int = 0
@@ -40,12 +45,15 @@ class Run(Struct, frozen=True, omit_defaults=True):
 
 
 class Wait(Struct, frozen=True, omit_defaults=True):
-    """What the invoice waits for. `step` alerts have been raised, the next is due at `due`; `acknowledged` of them an
-    operator has seen; `ended_runs` executions ended by themselves meanwhile.
+    """Current wait of an invoice for a stage's event.
 
-    `due` is kept and not asked of the policy each time, so a new policy holds from the next alert on, and business days
-    are counted once an alert. `base` is the step at which an operator last extended the wait: alerts up to it no longer
-    count. `counted_from` is what the deadline counts from, where that is not `since`."""
+    `step` alerts have been raised, of which an operator has acknowledged the first `acknowledged`; the next is due at
+    `due`. During the wait, `ended_runs` executions failed, timed out or were aborted.
+
+    `due` is stored, not computed from the policy on each use: a new policy takes effect with the next alert, and
+    business days are counted once per alert. `base` is the step at which an operator last extended the wait; alerts up
+    to it no longer count. `counted_from` is the start of the deadline, if that is not `since`.
+    """
 
     stage: Stage
     since: Instant
@@ -60,13 +68,13 @@ class Wait(Struct, frozen=True, omit_defaults=True):
     counted_from: Instant | None = None
 
     @property
-    def stuck(self) -> bool:
-        """Whether an alert is out that no extension has answered."""
+    def is_stuck(self) -> bool:
+        """Whether an alert has been raised since the wait began or was last extended."""
         return self.step > self.base
 
 
 class Parked(Struct, frozen=True, omit_defaults=True):
-    """A wait that was given up: by an operator, or by its last alert (`by` None)."""
+    """Wait that was given up by the operator `by`, or by its last alert (`by` is None)."""
 
     at: Instant
     stage: Stage
@@ -76,9 +84,10 @@ class Parked(Struct, frozen=True, omit_defaults=True):
 
 
 class Received(Struct, frozen=True, omit_defaults=True, array_like=True):
-    """What a `received` event says an invoice is, to tell it from another one under the same id.
+    """Identity of an invoice as a `received` event states it, to detect another invoice under the same id.
 
-    Every record has one or two, so it is written without the names of its fields."""
+    Every record stores one or two, so it is encoded as an array, without field names.
+    """
 
     occurred_at: Instant
     event_id: str
@@ -88,7 +97,7 @@ class Received(Struct, frozen=True, omit_defaults=True, array_like=True):
     due_date: date | None = None
 
     def differs_from(self, other: "Received") -> bool:
-        """Whether they describe two invoices; a due date that only one of them states is no difference."""
+        """Return whether they describe two invoices. A due date that only one of them states is no difference."""
         due_dates = {self.due_date, other.due_date} - {None}
         return (self.amount, self.currency, self.vendor_id) != (other.amount, other.currency, other.vendor_id) or len(
             due_dates
@@ -96,7 +105,7 @@ class Received(Struct, frozen=True, omit_defaults=True, array_like=True):
 
 
 IdentityAlert = Literal["vendor", "reused"]
-"""Two vendors use one invoice id; or an id is used again, for another invoice, after the first one was closed."""
+"""`vendor`: two vendors use one invoice id. `reused`: the id is used for another invoice after the first was closed."""
 
 
 _STORED_NAMES = {
@@ -106,19 +115,25 @@ _STORED_NAMES = {
     "recent_event_ids": "seen",
     "reported_disputes": "reported",
 }
-"""Fields that are stored under an earlier name: records of before stay readable."""
+"""Stored names of fields that were renamed, so that stored records stay readable."""
 
 
 class InvoiceRecord(Struct, frozen=True, omit_defaults=True, rename=_STORED_NAMES):
-    """Everything that is known of an invoice. `version` counts its writes; a write is conditional on the one before.
+    """State of an invoice. `version` counts its writes; each write is conditional on the previous version.
 
     `facts` are those of the newest event (`facts_version`: its occurred_at and event_id). Payment terms and the
-    vendor's tier stay those of the newest event that stated any (`terms_version`; `tier_version` adds the vendor's id
-    and tier): a system that does not know them must not erase them.
+    vendor's tier are those of the newest event that states any (`terms_version`; `tier_version` adds the vendor's id
+    and tier), so a source system that does not know them does not erase them.
 
-    `parked` says what the mark `parked` gave up. What identity alerts are raised from: the first four vendors' ids,
-    the earliest and the newest `received` (None: the earliest is the newest too), and the earliest occurrence of
-    `posted` or `cancelled`, whether superseded or not.
+    `outcomes` holds the newest outcome of each stage, its register. `recent_event_ids` pairs the newest event ids with
+    their digests. `parked` is the wait that was given up when `mark` became `parked`. `reported_disputes` holds the
+    event id of the last reported dispute by stage.
+
+    Identity alerts are raised from `vendor_ids` (the first four), `first_received` and `last_received` (None if the
+    first is also the last), and `closed_at`, the earliest occurrence of `posted` or `cancelled`, superseded or not.
+
+    `pending` are the actions to carry out, `check_at` is when the sweep must look at the record, `changes` are the
+    transitions of the last write, and `recorded_at` is the instant of the last transition.
     """
 
     invoice_id: str
@@ -146,12 +161,12 @@ class InvoiceRecord(Struct, frozen=True, omit_defaults=True, rename=_STORED_NAME
 
     @property
     def stuck_since(self) -> Instant | None:
-        """Since when it is waited for, if it is stuck: an alert is out in its present wait, or it is parked."""
+        """Start of the wait of a stuck invoice (see `is_stuck`); None if it is not stuck."""
         if self.mark == "parked":
             return self.parked.since if self.parked else self.recorded_at
-        return self.wait.since if self.wait is not None and self.wait.stuck else None
+        return self.wait.since if self.wait is not None and self.wait.is_stuck else None
 
     @property
-    def stuck(self) -> bool:
-        """Whether an alert of its present wait is out, or it is parked."""
+    def is_stuck(self) -> bool:
+        """Whether an alert of the current wait has been raised and not extended, or the invoice is parked."""
         return self.stuck_since is not None

@@ -1,7 +1,7 @@
-"""The draft: one decision's working copy of a record.
+"""Builder of a record's next version: one decision's working copy.
 
-A decision changes registers, marks or the wait, and then calls `settle`, which brings wait, run and answers in line
-with them. That one method is rules 2, 3 and 6 of the lifecycle (docs/architecture.md).
+A decision changes outcomes, marks or the wait, and then calls `align_wait`, which makes the wait, the run and the
+answers consistent with them. That method implements rules 2, 3 and 6 of the lifecycle (docs/architecture.md).
 """
 
 from typing import Any, Generic, TypeVar
@@ -28,46 +28,48 @@ from bems.tracker.status import WAITS_FOR, Outcome, status_of, supersedes
 from bems.tracker.transitions import Transition
 
 GRACE_PERIOD = 5 * MINUTE
-"""How long after an alert is due an open run may take to ask, before the sweep stops trusting it."""
+"""Time (in microseconds) for an open run to ask for a due alert, before the sweep raises the alert."""
 
 MAX_SILENCE = 55 * MINUTE
-"""How long after the sweep has raised an open run's alert the run may stay silent, before it is replaced."""
+"""Time (in microseconds) that an open run may stay silent after the sweep raised its alert, before it is replaced."""
 
 MAX_VENDOR_IDS = 4
+"""Maximum number of vendor ids that a record keeps."""
 
 DISPUTABLE_STAGES: frozenset[Stage] = frozenset(("reconciliation", "posting"))
-"""Stages whose negative outcome does not end the invoice, and is reported."""
+"""Stages whose negative outcome does not close the invoice, but is reported as a dispute."""
 
 LATER_DISPUTABLE_STAGES: dict[Stage, tuple[Stage, ...]] = {
     stage: tuple(later for later in STAGES[number + 1 :] if later in DISPUTABLE_STAGES)
     for number, stage in enumerate(STAGES)
 }
-"""Those of them that come after a stage."""
+"""Disputable stages after each stage."""
 
 MAX_RUN_AGE = 300 * DAY
-"""A run older than this is replaced: Step Functions ends an execution after one year."""
+"""Age (in microseconds) at which a run is replaced, because Step Functions ends an execution after one year."""
 
 MAX_FAILED_RUNS = 2
-"""So many runs that end by themselves in one wait make the invoice dormant: whatever ends them would end the next."""
+"""Number of failed runs in one wait that makes the invoice dormant: whatever ends them would end the next run too."""
 
 
-A = TypeVar("A")
+AnswerT = TypeVar("AnswerT")
 
 
-class Decision(Struct, Generic[A], frozen=True):
-    """What the core decided. `record` is the very object that was given where nothing changed.
+class Decision(Struct, Generic[AnswerT], frozen=True):
+    """Result of a decision.
 
-    `actions` are all that is pending, that of earlier decisions too: whoever comes by carries them out.
+    If nothing changed, `record` is the same object that the decision received. `actions` are all pending actions,
+    those of earlier decisions included: the caller carries them all out.
     """
 
     record: InvoiceRecord | None
     actions: tuple[Action, ...]
     transitions: tuple[Transition, ...]
-    answer: A
+    answer: AnswerT
 
 
 class RecordBuilder:
-    """A record in the making."""
+    """Mutable working copy of a record. `finish` returns the decision."""
 
     def __init__(self, record: InvoiceRecord, policy: Policy, now: Instant, *, new: bool = False) -> None:
         self.before = record
@@ -89,7 +91,7 @@ class RecordBuilder:
         self.last_received = record.last_received
         self.closed_at = record.closed_at
         if self.first_received is None and not new:
-            self.remember_identity(record)
+            self.backfill_identity(record)
         self.identity_alerts = record.identity_alerts
         self.counts_from_occurrence = False
         self.status = status_of(record.outcomes)
@@ -100,24 +102,26 @@ class RecordBuilder:
 
     @property
     def waits_for(self) -> Stage | None:
+        """Stage whose event the invoice waits for; None if it waits for nothing."""
         return WAITS_FOR[self.status]
 
-    # -- what happened
+    # -- events and outcomes
 
     def remember_event(self, event_id: str, digest: str) -> None:
+        """Add an event id with its digest, and drop the oldest above `MAX_REMEMBERED_EVENTS`."""
         self.recent_event_ids = (*self.recent_event_ids[1 - MAX_REMEMBERED_EVENTS :], (event_id, digest))
 
     def merge_facts(self, facts: Facts, occurred_at: Instant, event_id: str) -> None:
-        """Keep the facts of the newest event, and the newest payment terms and vendor's tier that any event stated."""
-        of = (occurred_at, event_id)
+        """Keep the facts of the newest event, and the newest payment terms and vendor's tier that any event states."""
+        version = (occurred_at, event_id)
         terms = self.facts.payment_terms
-        if facts.payment_terms and (self.terms_version is None or of > self.terms_version):
-            terms, self.terms_version = facts.payment_terms, of
+        if facts.payment_terms and (self.terms_version is None or version > self.terms_version):
+            terms, self.terms_version = facts.payment_terms, version
         vendor = facts.vendor
-        if vendor.tier and (self.tier_version is None or of > self.tier_version[:2]):
-            self.tier_version = (*of, vendor.id, vendor.tier)
-        if of >= self.facts_version:
-            self.facts, self.facts_version = facts, of
+        if vendor.tier and (self.tier_version is None or version > self.tier_version[:2]):
+            self.tier_version = (*version, vendor.id, vendor.tier)
+        if version >= self.facts_version:
+            self.facts, self.facts_version = facts, version
         vendor = self.facts.vendor
         tier = self.tier_version[3] if self.tier_version and self.tier_version[2] == vendor.id else None
         if tier != vendor.tier:
@@ -125,8 +129,8 @@ class RecordBuilder:
         if terms != self.facts.payment_terms:
             self.facts = structs.replace(self.facts, payment_terms=terms)
 
-    def identify(self, outcome: Outcome, facts: Facts) -> None:
-        """Keep what tells whether two invoices are reported under the one id."""
+    def record_identity(self, outcome: Outcome, facts: Facts) -> None:
+        """Keep what `check_identity` needs to detect two invoices under one id: vendor ids and `received` events."""
         vendor_id = facts.vendor.id
         if vendor_id not in self.vendor_ids and len(self.vendor_ids) < MAX_VENDOR_IDS:
             self.vendor_ids = (*self.vendor_ids, vendor_id)
@@ -140,31 +144,31 @@ class RecordBuilder:
                 vendor_id,
                 terms.due_date if terms else None,
             )
-            of = (received.occurred_at, received.event_id)
+            version = (received.occurred_at, received.event_id)
             first, last = self.first_received, self.last_received or self.first_received
             if first is None or last is None:
                 self.first_received = received
-            elif of < (first.occurred_at, first.event_id):
+            elif version < (first.occurred_at, first.event_id):
                 self.first_received, self.last_received = received, last
-            elif of > (last.occurred_at, last.event_id):
+            elif version > (last.occurred_at, last.event_id):
                 self.last_received = received
 
-    def remember_identity(self, record: InvoiceRecord) -> None:
-        """Take from the registers what a record of before identity alerts does not keep."""
+    def backfill_identity(self, record: InvoiceRecord) -> None:
+        """Derive the identity fields from the outcomes, for a record written before these fields existed."""
         for stage, outcome in record.outcomes.items():
-            self.remember_closing(stage, outcome)
+            self.record_closing(stage, outcome)
         ingestion = record.outcomes.get("ingestion")
         if ingestion:
-            self.identify(ingestion, record.facts)
+            self.record_identity(ingestion, record.facts)
 
-    def remember_closing(self, stage: Stage, outcome: Outcome) -> None:
-        """Keep when the invoice was first posted or cancelled, whatever came of it later."""
+    def record_closing(self, stage: Stage, outcome: Outcome) -> None:
+        """Keep when the invoice was first posted or cancelled, even if that outcome is superseded."""
         if (stage, outcome.status) in (("posting", "posted"), ("ingestion", "cancelled")):
             at = outcome.occurred_at
             self.closed_at = at if self.closed_at is None else min(self.closed_at, at)
 
     def apply_outcome(self, stage: Stage, outcome: Outcome) -> bool:
-        """Put an outcome into its register; False where a newer one stands there. A change revives a parked invoice."""
+        """Store an outcome and revive a parked invoice; return False if the stage has a newer outcome."""
         if not supersedes(stage, outcome, self.outcomes.get(stage)):
             return False
         self.outcomes = {**self.outcomes, stage: outcome}
@@ -173,8 +177,8 @@ class RecordBuilder:
             self.revive()
         return True
 
-    def unreported_dispute(self, stage: Stage) -> Outcome | None:
-        """The stage's mismatch or failure, where it has not been reported yet."""
+    def find_unreported_dispute(self, stage: Stage) -> Outcome | None:
+        """Return the stage's mismatch or failure if it has not been reported yet."""
         outcome = self.outcomes.get(stage) if stage in DISPUTABLE_STAGES else None
         if (
             outcome
@@ -187,7 +191,7 @@ class RecordBuilder:
     # -- marks and alerts
 
     def extend(self, wait: Wait, deadline: Instant, operator: str) -> None:
-        """Start the count of alerts anew at a later deadline; their ids go on."""
+        """Move the deadline and restart the count of alerts from it. `step`, and so the alerts' ids, continues."""
         self.wait = structs.replace(
             wait,
             deadline=deadline,
@@ -198,18 +202,19 @@ class RecordBuilder:
         )
 
     def park(self, wait: Wait, operator: str | None = None) -> None:
-        """Give the wait up; None: by its last alert."""
+        """Give up the wait, for an operator or, if None, after its last alert."""
         self.add_row("park", f"park {self.next_version}", wait.stage)
         self.parked = Parked(self.now, wait.stage, wait.since, wait.step, operator)
         self.wait, self.mark = None, "parked"
 
     def revive(self) -> None:
+        """End the parking of the invoice; `align_wait` starts a new wait."""
         self.add_row("revive", f"revive {self.next_version}", self.waits_for or "posting")
         self.mark = self.parked = None
         self.counts_from_occurrence = False
 
     def escalate(self) -> None:
-        """Rule 4: raise the one alert of the step that the wait has reached; the last one parks the invoice."""
+        """Rule 4: raise the alert of the step that the wait has reached; the last alert parks the invoice."""
         wait = self.wait
         if wait is None or self.now < wait.due:
             return
@@ -218,7 +223,7 @@ class RecordBuilder:
         step, due_at = wait.step + 1, wait.due
         due = policy.due(stage, facts, wait.deadline, step - base)
         if self.now >= due or step > give_up_at:
-            # Nobody asked for a while, or a new policy has its alerts at other times than the one before.
+            # Several alerts became due without a request, or a new policy has them at other times.
             step = max(wait.step, base + policy.step(stage, facts, wait.deadline, self.now))
             due_at = policy.due(stage, facts, wait.deadline, step - base - 1)
             due = policy.due(stage, facts, wait.deadline, step - base)
@@ -227,36 +232,38 @@ class RecordBuilder:
             severity = policy.severity(stage, facts, step - base)
             id = alert_id(self.before.invoice_id, stage, wait.since, step)
             outcome = self.outcomes.get(stage)
-            # A mismatch or failed posting that still stands is what the wait is about.
+            # If the stage has an outcome, it is the mismatch or failure that the wait is about.
             event_id = outcome.event_id if outcome else None
-            self.alert("stuck", stage, severity, due_at, id, step, last, event_id)
+            self.raise_alert("stuck", stage, severity, due_at, id, step, last, event_id)
         if self.mark == "dormant":
             self.mark = None
         self.wait = structs.replace(wait, step=step, due=due)
         if last:
-            outcome = self.unreported_dispute(stage)
+            outcome = self.find_unreported_dispute(stage)
             if outcome:
-                self.report(stage, outcome)
+                self.raise_dispute_alert(stage, outcome)
             self.park(self.wait)
 
-    def dispute(self, wait: Wait, outcome: Outcome) -> None:
-        """Rule 5: report a mismatch or failed posting once, and wait anew."""
-        self.report(wait.stage, outcome)
+    def report_dispute(self, wait: Wait, outcome: Outcome) -> None:
+        """Rule 5: report a mismatch or failed posting once, and restart the wait."""
+        self.raise_dispute_alert(wait.stage, outcome)
         self.wait = None
 
-    def report(self, stage: Stage, outcome: Outcome) -> None:
-        """Raise the alert of a mismatch or failed posting, once."""
+    def raise_dispute_alert(self, stage: Stage, outcome: Outcome) -> None:
+        """Raise the alert of a mismatch or failed posting, and remember that it was reported."""
         kind: AlertKind = "dispute" if stage == "reconciliation" else "failed"
         id = alert_id(self.before.invoice_id, kind, outcome.event_id)
-        self.alert(kind, stage, "warning", self.now, id, event_id=outcome.event_id)
+        self.raise_alert(kind, stage, "warning", self.now, id, event_id=outcome.event_id)
         self.reported_disputes = {**self.reported_disputes, stage: outcome.event_id}
 
     def check_identity(self, event_id: str) -> None:
-        """Raise an alert, once each, where two vendors or two invoices seem to share the id."""
+        """Raise an alert, once each, if two vendors or two invoices seem to share the id."""
         if not self.policy.identity:
             return
         if len(self.vendor_ids) > 1 and "vendor" not in self.identity_alerts:
-            self.alert_identity("vendor", f"vendors {' and '.join(self.vendor_ids[:2])} both use this id", event_id)
+            self.raise_identity_alert(
+                "vendor", f"vendors {' and '.join(self.vendor_ids[:2])} both use this id", event_id
+            )
         first, last = self.first_received, self.last_received
         if first is None or last is None or self.closed_at is None or "reused" in self.identity_alerts:
             return
@@ -266,14 +273,14 @@ class RecordBuilder:
                 f" {to_datetime(self.closed_at).date()}, and {last.amount:f} {last.currency} of {last.vendor_id}"
                 f" received on {to_datetime(last.occurred_at).date()}"
             )
-            self.alert_identity("reused", detail, event_id)
+            self.raise_identity_alert("reused", detail, event_id)
 
-    def alert_identity(self, what: IdentityAlert, detail: str, event_id: str) -> None:
-        self.identity_alerts = (*self.identity_alerts, what)
-        id = alert_id(self.before.invoice_id, "identity", what)
-        self.alert("identity", "ingestion", "warning", self.now, id, event_id=event_id, detail=detail)
+    def raise_identity_alert(self, problem: IdentityAlert, detail: str, event_id: str) -> None:
+        self.identity_alerts = (*self.identity_alerts, problem)
+        id = alert_id(self.before.invoice_id, "identity", problem)
+        self.raise_alert("identity", "ingestion", "warning", self.now, id, event_id=event_id, detail=detail)
 
-    def alert(
+    def raise_alert(
         self,
         kind: AlertKind,
         stage: Stage,
@@ -309,22 +316,23 @@ class RecordBuilder:
     # -- the run
 
     def clear_silence(self) -> None:
-        """The run asks something: it is not silent."""
+        """Note that the run has called, so it is not silent."""
         if self.run.silent_since:
             self.run = structs.replace(self.run, silent_since=0)
 
     def close_run(self) -> None:
-        """The run has its end; what it registered is of no more use."""
+        """Mark the run as ended and discard its token."""
         self.run = structs.replace(self.run, state="closing", token=None)
 
     def replace_run(self) -> None:
-        """Give the run up for the next one, which `settle` starts; what still waits is told so."""
+        """Close the run and answer its token `Superseded`; `align_wait` starts the next run."""
         if self.run.token:
             self.actions.append(SendTaskAnswer(self.run.token, "Superseded", self.now))
         self.close_run()
 
-    def answer_for(self, stage: Stage) -> tuple[TaskAnswer | None, bool]:
-        """Rule 3: what an execution that waits at `stage` is to be told (None: wait on), and whether that ends it."""
+    def choose_answer(self, stage: Stage) -> tuple[TaskAnswer | None, bool]:
+        """Rule 3: return the answer for an execution that waits at `stage` (None: keep waiting), and whether it ends
+        the execution."""
         if self.status == "Cancelled" or self.status == "Rejected":
             return self.status, True
         if self.mark == "parked":
@@ -336,12 +344,12 @@ class RecordBuilder:
             return "ok", False
         if STAGE_INDEX[waits_for] < STAGE_INDEX[stage]:
             return "Mismatched", False
-        if self.unreported_dispute(stage):
+        if self.find_unreported_dispute(stage):
             return ("Mismatched" if stage == "reconciliation" else "PostingFailed"), False
         return None, False
 
     def align_wait(self) -> None:
-        """Bring wait, run and answers in line with registers and marks."""
+        """Make wait, run and answers consistent with outcomes and marks."""
         waits_for = self.waits_for
         if waits_for is None or self.mark == "parked":
             self.wait = None
@@ -350,85 +358,92 @@ class RecordBuilder:
         else:
             if self.wait is None or self.wait.stage != waits_for:
                 self.begin_wait(waits_for)
-            if self.unreported_dispute(waits_for) and self.has_no_asking_run():
+            if self.find_unreported_dispute(waits_for) and self.lacks_responsive_run():
                 self.report_without_run(waits_for)
             for stage in LATER_DISPUTABLE_STAGES[waits_for]:
-                # The present wait goes on.
-                outcome = self.unreported_dispute(stage)
+                # The current wait continues.
+                outcome = self.find_unreported_dispute(stage)
                 if outcome:
-                    self.report(stage, outcome)
+                    self.raise_dispute_alert(stage, outcome)
             if self.run.state != "open" and self.mark is None and self.status != "Orphan":
                 self.start_run()
         run = self.run
         if run.token and run.stage:
-            told, ends = self.answer_for(run.stage)
-            if told:
-                self.actions.append(SendTaskAnswer(run.token, told, self.wait.due if self.wait else self.now))
-                self.run = structs.replace(run, token=None, state="closing" if ends else run.state)
+            answer, ends_run = self.choose_answer(run.stage)
+            if answer:
+                self.actions.append(SendTaskAnswer(run.token, answer, self.wait.due if self.wait else self.now))
+                self.run = structs.replace(run, token=None, state="closing" if ends_run else run.state)
 
     def begin_wait(self, stage: Stage) -> Wait:
+        """Start and return a new wait for the stage's event, and clear the mark."""
         ingestion = self.outcomes.get("ingestion")
         ingested_at = ingestion.occurred_at if ingestion else None
         counted_from = self.now
         if self.counts_from_occurrence:
-            # An orphan's wait is that for its ingestion, which came with none: it is as old as its earliest event.
-            orphan = stage == "ingestion"
-            read = [o.occurred_at for s, o in self.outcomes.items() if orphan or STAGE_INDEX[s] <= STAGE_INDEX[stage]]
-            counted_from = min(self.now, min(read) if orphan else max(read))
+            # An orphan waits for its ingestion since its earliest event.
+            is_orphan = stage == "ingestion"
+            occurred = [
+                outcome.occurred_at
+                for outcome_stage, outcome in self.outcomes.items()
+                if is_orphan or STAGE_INDEX[outcome_stage] <= STAGE_INDEX[stage]
+            ]
+            counted_from = min(self.now, min(occurred) if is_orphan else max(occurred))
         deadline = self.policy.deadline(stage, self.facts, ingested_at, counted_from)
         if not self.counts_from_occurrence:
             wait = Wait(stage, self.now, deadline, deadline)
         else:
-            # What is imported is given a day, in which the rest of what is known of the invoice may come.
+            # Allow a day for the import of the invoice's other past events.
             deadline = min(max(deadline, self.now + DAY), LATEST)
             wait = Wait(stage, self.now, deadline, deadline, counted_from=counted_from)
         self.wait, self.mark = wait, None
         return wait
 
     def postpone_first_alert(self) -> None:
-        """A past event was learned of: unless alerts are out, the first one is a day from now at the earliest."""
+        """Postpone the first alert to at least a day from now, after an import; do nothing once alerts were raised."""
         wait, earliest = self.wait, min(self.now + DAY, LATEST)
-        if wait and not wait.stuck and wait.due < earliest:
+        if wait and not wait.is_stuck and wait.due < earliest:
             self.wait = structs.replace(wait, deadline=earliest, due=earliest)
 
-    def has_no_asking_run(self) -> bool:
-        """Whether no execution can ask what to report: none is there, none could be started, or it is silent."""
+    def lacks_responsive_run(self) -> bool:
+        """Return whether no execution can ask for a report: the invoice is dormant, its run silent or not started."""
         return self.mark == "dormant" or self.run.silent_since > 0 or self.is_starting()
 
     def is_starting(self) -> bool:
-        """Whether an earlier decision's start of the run has not succeeded yet."""
-        return any(isinstance(one, StartExecution) and one.run == self.run.number for one in self.before.pending)
+        """Return whether the start of the run, by an earlier decision, is still pending."""
+        return any(isinstance(a, StartExecution) and a.run == self.run.number for a in self.before.pending)
 
     def report_without_run(self, stage: Stage) -> None:
-        """Report a dispute without being asked. A dormant invoice stays so: what ended its runs would end the next."""
-        wait, mark, outcome = self.wait, self.mark, self.unreported_dispute(stage)
+        """Report a dispute that no execution can ask for. A dormant invoice stays dormant: the next run would fail."""
+        wait, mark, outcome = self.wait, self.mark, self.find_unreported_dispute(stage)
         assert wait and outcome
-        self.dispute(wait, outcome)
+        self.report_dispute(wait, outcome)
         self.counts_from_occurrence = False
         self.wait = structs.replace(self.begin_wait(stage), ended_runs=wait.ended_runs)
         self.mark = mark
 
     def start_run(self) -> None:
+        """Start the next run, with an action that starts its execution."""
         assert self.wait is not None
         number = self.run.number + 1
         self.run = Run(number, "open", self.now)
         seconds = seconds_until(self.wait.due, self.now)
         self.actions.append(StartExecution(self.before.invoice_id, number, seconds))
 
-    # -- the end
+    # -- result
 
     @property
     def next_version(self) -> int:
         return self.before.version + 1
 
-    def add_row(self, kind: str, id: str, stage: Stage, facts: Facts | None = None, **measures: Any) -> dict[str, Any]:
-        row = {"kind": kind, "transition_id": id, "stage": stage, "facts": facts, **measures}
+    def add_row(self, kind: str, id: str, stage: Stage, facts: Facts | None = None, **values: Any) -> dict[str, Any]:
+        """Add the fields of a transition and return them; `facts` are those that an event states."""
+        row = {"kind": kind, "transition_id": id, "stage": stage, "facts": facts, **values}
         self.rows.append(row)
         return row
 
-    def transitions(self) -> tuple[Transition, ...]:
-        """The rows, each at an instant of its own: a time series keeps one row per invoice, stage and instant."""
-        made, at = [], max(self.now, self.before.recorded_at + 1)
+    def build_transitions(self) -> tuple[Transition, ...]:
+        """Build the transitions, each at its own instant: a time series has one row per invoice, stage and instant."""
+        transitions, at = [], max(self.now, self.before.recorded_at + 1)
         before = self.before.facts
         status, amount, currency = self.status_before, before.amount, before.currency
         current = before
@@ -440,7 +455,7 @@ class RecordBuilder:
                 status, amount, currency = self.status, current.amount, current.currency
             facts = stated or current
             terms, received_at = facts.payment_terms, row.get("received_at")
-            made.append(
+            transitions.append(
                 Transition(
                     invoice_id=self.before.invoice_id,
                     recorded_at=at,
@@ -465,18 +480,18 @@ class RecordBuilder:
                 )
             )
             at += 1
-        return tuple(made)
+        return tuple(transitions)
 
-    def finish(self, answer: A) -> Decision[A]:
-        """The decision: the record that was given where nothing changed, else its next version."""
+    def finish(self, answer: AnswerT) -> Decision[AnswerT]:
+        """Return the decision, with the next version of the record, or the given record if nothing changed."""
         before = self.before
         pending = (*before.pending, *self.actions) if self.actions else before.pending
         check_at = next_check_at(self.run, self.wait, pending, self.now)
-        stands = not self.rows and not self.actions and self._is_unchanged()
-        # With something pending a new check_at says only that somebody looked.
-        if stands and (pending or check_at == before.check_at):
+        is_unchanged = not self.rows and not self.actions and self._is_unchanged()
+        # If actions are pending, a new check_at alone is no reason to save: it changes on every look at the record.
+        if is_unchanged and (pending or check_at == before.check_at):
             return Decision(before, pending, (), answer)
-        changes = self.transitions()
+        changes = self.build_transitions()
         record = InvoiceRecord(
             invoice_id=before.invoice_id,
             facts=self.facts,
@@ -504,13 +519,13 @@ class RecordBuilder:
         return Decision(record, pending, changes, answer)
 
     def _is_unchanged(self) -> bool:
-        """Whether run, wait and mark, which alone change without a row in the series, are as they were."""
+        """Return whether run, wait and mark are unchanged. Only these change without a transition."""
         before = self.before
         return self.run == before.run and self.wait == before.wait and self.mark == before.mark
 
 
 def next_check_at(run: Run, wait: Wait | None, pending: tuple[Action, ...], now: Instant) -> Instant | None:
-    """`check_at`: the earliest instant at which the sweep must look at the record; None where it never must."""
+    """Return the earliest instant at which the sweep must look at the record; None if it need not."""
     at = now + GRACE_PERIOD if pending else None
     if wait:
         due = wait.due
@@ -523,9 +538,9 @@ def next_check_at(run: Run, wait: Wait | None, pending: tuple[Action, ...], now:
 
 
 def clear_pending(record: InvoiceRecord, now: Instant, failed: tuple[Action, ...] = ()) -> InvoiceRecord:
-    """The record once what it had pending has been carried out, but for what failed: rule 1's one more write.
+    """Return the record after its pending actions were carried out, except those that failed (rule 1's second write).
 
-    The very record that was given where nothing of it changes.
+    Returns the given record if nothing changes.
     """
     check_at = next_check_at(record.run, record.wait, failed, now)
     if failed == record.pending and check_at == record.check_at:

@@ -1,4 +1,4 @@
-"""Requests: what people and programs ask of a cell beside sending events, from bytes to values."""
+"""Requests other than events: parsers of the bodies of commands, redrives and API keys."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -8,17 +8,18 @@ from msgspec import Meta, Struct
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive, Verb
 from bems.tracker.contract import Identifier, Stage, Timestamp
 from bems.tracker.instants import LATEST, Instant, clamp, from_datetime, without_leap_second
-from bems.tracker.parsing import InvalidEvent, invalid, too_large, unreadable
+from bems.tracker.parsing import InvalidEvent, reject_invalid, reject_too_large, reject_unreadable
 from bems.validation.field_errors import validate
 from bems.validation.lenient_json import LenientJson, find_anomalies
 
 T = TypeVar("T")
 
 MAX_REQUEST_BYTES = 1024 * 1024
-"""Bytes of a request: a thousand ids of any length."""
+"""Maximum size of a request: enough for a thousand ids of any length."""
 
 Role = Literal["sender", "viewer", "operator", "admin"]
-"""A sender sends events. A viewer looks at all there is, an operator acts on it too, an admin may do everything."""
+"""Role of an API key. A sender sends events; a viewer reads everything; an operator also sends commands; an admin may
+do everything."""
 
 KeyName = Annotated[
     str,
@@ -38,7 +39,7 @@ Note = Annotated[
 
 
 class CommandRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="verb"):
-    """What every command has. Sent again with the same `command_id`, it is not done twice."""
+    """Fields of every command. Sending a command again with the same `command_id` is idempotent."""
 
     command_id: Identifier
     invoice_id: Identifier
@@ -46,31 +47,31 @@ class CommandRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class CompleteRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="complete"):
-    """The stage is complete, on the operator's word."""
+    """Mark a stage complete by hand."""
 
     stage: Stage
 
 
 class ExtendRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="extend"):
-    """The present wait's deadline moves to a later time."""
+    """Move the current wait's deadline to a later time."""
 
     until: Timestamp
 
 
 class CancelRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="cancel"):
-    """The invoice is cancelled."""
+    """Cancel the invoice."""
 
 
 class ParkRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="park"):
-    """No more alerts until the invoice's next event."""
+    """Raise no more alerts until the invoice's next event."""
 
 
 class ReviveRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="revive"):
-    """A parked invoice is waited for again, from now."""
+    """End the parking of an invoice and start a new wait now."""
 
 
 class AcknowledgeRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="acknowledge"):
-    """The alerts so far have been seen."""
+    """Confirm that the alerts so far have been seen."""
 
 
 AnyCommandRequest = CompleteRequest | CancelRequest | ExtendRequest | ParkRequest | ReviveRequest | AcknowledgeRequest
@@ -84,12 +85,15 @@ _VERBS_WITHOUT_ARGUMENTS: dict[type[CommandRequest], Verb] = {
 
 
 class RedriveRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which dead letters to handle again: those named, or all that match; `all` says that nothing was forgotten."""
+    """Selection of dead letters to process again: by event id, or all that match the other conditions.
+
+    To select every dead letter, `all` must be set explicitly.
+    """
 
     event_ids: Annotated[list[Identifier], Meta(min_length=1, max_length=1000)] | None = None
     invoice_id: Identifier | None = None
     error: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
-    """A text in their error."""
+    """Text that the dead letter's error contains."""
     all: Literal[True] | None = None
 
     def __post_init__(self) -> None:
@@ -98,28 +102,28 @@ class RedriveRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class KeyRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """A key to be made."""
+    """API key to create."""
 
     name: KeyName
     role: Role
 
 
 def read_request(body: bytes, expected: Any, what: str) -> Any:
-    """The request that a body holds, as an `expected`, or a Refusal with every fault; `what` is its name in that."""
+    """Parse a body as `expected`, or return an InvalidEvent with every error; `what` names the request in messages."""
     if len(body) > MAX_REQUEST_BYTES:
-        return too_large(what, len(body), MAX_REQUEST_BYTES)
+        return reject_too_large(what, len(body), MAX_REQUEST_BYTES)
     reading = LenientJson(body)
-    if reading.fault is not None:
-        return unreadable(what, reading.fault)
+    if reading.error is not None:
+        return reject_unreadable(what, reading.error)
     if isinstance(reading.data, dict) and isinstance(reading.data.get("until"), str):
         reading.data["until"] = without_leap_second(reading.data["until"])
-    odd = find_anomalies(reading.data)
-    faults = odd + [fault for fault in validate(reading.data, expected) if fault not in odd]
-    return invalid(what, faults, None) if faults else msgspec.convert(reading.data, expected)
+    anomalies = find_anomalies(reading.data)
+    errors = anomalies + [error for error in validate(reading.data, expected) if error not in anomalies]
+    return reject_invalid(what, errors, None) if errors else msgspec.convert(reading.data, expected)
 
 
 def read_command(body: bytes, operator: str, now: Instant) -> Command | InvalidEvent:
-    """The command in the body of `POST /commands`, accepted at `now`."""
+    """Parse the body of `POST /commands` into a command that was accepted at `now`."""
     request = read_request(body, AnyCommandRequest, "command")
     if isinstance(request, InvalidEvent):
         return request
@@ -127,7 +131,7 @@ def read_command(body: bytes, operator: str, now: Instant) -> Command | InvalidE
     if isinstance(request, CompleteRequest):
         verb = Complete(request.stage)
     elif isinstance(request, ExtendRequest):
-        # What lies outside of what an instant may be is refused by the core, as too early or too late.
+        # `on_command` refuses EARLIEST and LATEST + 1, so a time out of range is reported as too early or too late.
         verb = Extend(clamp(from_datetime(request.until), LATEST + 1))
     else:
         verb = _VERBS_WITHOUT_ARGUMENTS[type(request)]

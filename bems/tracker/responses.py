@@ -1,7 +1,7 @@
-"""Answers: what the HTTP API says, the same in both homes.
+"""Responses of the HTTP API, the same in both runtimes.
 
-Problems are `application/problem+json` (RFC 9457) of type `about:blank`: the status says what kind of problem it is,
-the title is that status in words, and `errors` says where, with a JSON Pointer (RFC 6901) each.
+Problems are `application/problem+json` (RFC 9457) of type `about:blank`: the status is the kind of problem, the title
+is the status's reason phrase, and each of `errors` has a JSON Pointer (RFC 6901).
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,13 +38,14 @@ _ENCODER = msgspec.json.Encoder()
 
 
 REFUSED_STATUSES = frozenset((400, 413, 415))
-"""Statuses that refuse a request to send events as a whole. How many events it held is not known, so in every runtime
-it counts as one refused event; of a batch that is answered 207, each refused event counts. No other answer counts as
-refused: the request may be sent again as it is (408, 429, 503), or nobody may send it (403, 404, 405)."""
+"""Statuses that refuse a request to send events as a whole. The number of its events is unknown, so the request counts
+as one refused event in every runtime; in a batch that is answered 207, each refused event counts. No other status
+counts as refused: the sender can send the request again unchanged (408, 429, 503), or must not send it at all (403,
+404, 405)."""
 
 
 class HttpResponse(Struct, frozen=True):
-    """An HTTP response; header names in lower case."""
+    """HTTP response. Header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -52,23 +53,23 @@ class HttpResponse(Struct, frozen=True):
 
 
 class EventAccepted(Struct, frozen=True):
-    """202: the event is durable, and was before if it is a duplicate."""
+    """Body of a 202 response: the event is durable; `duplicate` if it was accepted before."""
 
     event_id: str
     status: Literal["accepted", "duplicate"]
 
 
 class Error(Struct, frozen=True):
-    """One fault: where, as a JSON Pointer, and what."""
+    """Error of a problem: its location, as a JSON Pointer, and what is wrong."""
 
     pointer: str
     detail: str
 
 
 class Problem(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """RFC 9457."""
+    """Problem details (RFC 9457)."""
 
-    # Not a default, because defaults are left out, and readers look for it.
+    # Without a default value, because omit_defaults would leave it out, and clients look for it.
     type: str
     title: str
     status: int
@@ -77,7 +78,7 @@ class Problem(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class EventResult(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What became of one event of a batch; `code` is the status that it would have been answered with alone."""
+    """Result of one event of a batch. `code` is the HTTP status that the event would have received alone."""
 
     status: Status
     code: int
@@ -87,7 +88,7 @@ class EventResult(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class BatchResults(Struct, frozen=True):
-    """207: one result per event, in order."""
+    """Body of a 207 response: one result per event, in order."""
 
     results: list[EventResult]
 
@@ -95,7 +96,7 @@ class BatchResults(Struct, frozen=True):
 def event_result(
     event_id: str, status: Literal["accepted", "duplicate", "conflict", "unavailable"], why: str = ""
 ) -> EventResult:
-    """The result of an event that passed the gate. `why` it is unavailable: what can be told of it."""
+    """Return the result of a valid event. `why` explains `unavailable` to the sender."""
     if status == "conflict":
         errors = [_conflict_text(event_id)]
         return EventResult(status=status, code=409, event_id=event_id, detail=_CONFLICT, errors=errors)
@@ -103,113 +104,115 @@ def event_result(
     return EventResult(status=status, code=_CODES[status], event_id=event_id, detail=detail)
 
 
-def invalid_event_result(refusal: InvalidEvent) -> EventResult:
-    """The result of an event that the gate refused; its pointers start at the event."""
+def invalid_event_result(invalid: InvalidEvent) -> EventResult:
+    """Return the result of an invalid event. Its pointers are relative to the event."""
     return EventResult(
         status="refused",
-        code=refusal.status,
-        event_id=refusal.event_id,
-        detail=refusal.summary,
-        errors=to_error_list(refusal.errors),
+        code=invalid.status,
+        event_id=invalid.event_id,
+        detail=invalid.summary,
+        errors=to_error_list(invalid.errors),
     )
 
 
 def batch_results(results: Iterable[EventResult]) -> HttpResponse:
-    """207 `{"results": [...]}`, in the order of the events."""
+    """Return 207 with `{"results": [...]}`, in the order of the events."""
     return json_response(207, BatchResults(list(results)))
 
 
 def accepted(event_id: str) -> HttpResponse:
-    """202: the event is durable."""
+    """Return 202: the event is durable."""
     return json_response(202, EventAccepted(event_id, "accepted"))
 
 
 def duplicate(event_id: str) -> HttpResponse:
-    """202: the same event was accepted before."""
+    """Return 202: the same event was accepted before."""
     return json_response(202, EventAccepted(event_id, "duplicate"))
 
 
 def conflict(event_id: str) -> HttpResponse:
-    """409: the same event_id was accepted before with another content."""
+    """Return 409: the same event_id was accepted before with different content."""
     return problem(409, _CONFLICT, [_conflict_text(event_id)])
 
 
-def bad_request(refusal: InvalidEvent) -> HttpResponse:
-    """400 or 413, with every fault."""
-    return problem(refusal.status, refusal.summary, to_error_list(refusal.errors))
+def bad_request(invalid: InvalidEvent) -> HttpResponse:
+    """Return 400 or 413, with every error."""
+    return problem(invalid.status, invalid.summary, to_error_list(invalid.errors))
 
 
 def too_large(limit: int) -> HttpResponse:
-    """413, for a body that was not even read to its end; `limit` in bytes."""
+    """Return 413 for a body that was not read to its end; `limit` is in bytes."""
     return problem(413, f"the body has more than {limit} bytes: send less at once")
 
 
 def forbidden() -> HttpResponse:
-    """403: no key, a wrong one, or a role that may not. It does not say which, as API Gateway does not."""
-    return problem(403, "this needs a key, as x-api-key or Authorization: Bearer, whose role may do it")
+    """Return 403: no key, an unknown key, or a role without permission. Like API Gateway, it does not say which."""
+    return problem(403, "this requires a key (x-api-key or Authorization: Bearer) whose role permits it")
 
 
 def not_found(detail: str = "there is nothing here") -> HttpResponse:
-    """404"""
+    """Return 404."""
     return problem(404, detail)
 
 
 def method_not_allowed(allowed: Sequence[str]) -> HttpResponse:
-    """405, with the methods that are (RFC 9110, section 15.5.6)."""
+    """Return 405 with the allowed methods (RFC 9110, section 15.5.6)."""
     methods = ", ".join(allowed)
     return problem(405, f"use {methods}", headers={"allow": methods})
 
 
 def unsupported_media_type(given: str | None) -> HttpResponse:
-    """415, for a Content-Type that `is_json` refuses."""
+    """Return 415 for a Content-Type that `is_json` refuses."""
     sent = f"the Content-Type {format_value(given)} is not accepted" if given else "there is no Content-Type"
     return problem(415, f"{sent}: use {JSON}", headers={"accept": JSON})
 
 
 def unsupported_encoding(given: str) -> HttpResponse:
-    """415, for a body with a Content-Encoding; none is taken (RFC 7694, section 3)."""
+    """Return 415 for a body with a Content-Encoding, of which none is accepted (RFC 7694, section 3)."""
     detail = f"the Content-Encoding {format_value(given)} is not accepted: send the body as it is, without one"
     return problem(415, detail, headers={"accept-encoding": "identity"})
 
 
 def timed_out() -> HttpResponse:
-    """408: the body did not come."""
-    return problem(408, "the body did not come in time: " + _SEND_AGAIN, headers={"connection": "close"})
+    """Return 408: the body did not arrive in time."""
+    return problem(408, "the body did not arrive in time: " + _SEND_AGAIN, headers={"connection": "close"})
 
 
 def internal_error() -> HttpResponse:
-    """500: a fault of ours, which the log describes."""
-    return problem(500, "this failed, and the cell's log says why; whether it was done is not known: " + _SEND_AGAIN)
+    """Return 500: an internal error, which the log describes."""
+    return problem(
+        500, "an internal error; the cell's log has the cause; the request may have taken effect: " + _SEND_AGAIN
+    )
 
 
 def too_many_requests(retry_after: int = 1, why: str = "too many requests") -> HttpResponse:
-    """429; `retry_after` in seconds, at least 1."""
+    """Return 429. `retry_after` is in seconds, at least 1."""
     return problem(429, f"{why}: {_SEND_AGAIN}", headers=_retry(retry_after))
 
 
 def unavailable(retry_after: int = 5, why: str = "") -> HttpResponse:
-    """503; `retry_after` in seconds, at least 1. `why`: what can be told of it."""
+    """Return 503. `retry_after` is in seconds, at least 1; `why` explains it to the sender."""
     return problem(503, _send_again_text(why), headers=_retry(retry_after))
 
 
 def problem(
     status: int, detail: str, errors: Sequence[Error] = (), headers: dict[str, str] | None = None
 ) -> HttpResponse:
-    """Any other problem, in the same form."""
+    """Return a problem of any status."""
     title = _TITLES.get(status, "Error")
     body = Problem(type="about:blank", title=title, status=status, detail=detail, errors=list(errors))
     return HttpResponse(status, {"content-type": PROBLEM_JSON, **(headers or {})}, _ENCODER.encode(body))
 
 
 def is_json(content_type: str | None) -> bool:
-    """Whether a request's Content-Type is JSON in UTF-8, the only one that is taken (RFC 8259, section 8.1)."""
+    """Return whether a Content-Type is JSON in UTF-8, the only one that is accepted (RFC 8259, section 8.1)."""
     media_type, _, parameters = (content_type or "").partition(";")
     charset = parameters.replace(" ", "").replace('"', "").lower().rstrip(";")
     return media_type.strip().lower() == JSON and charset in ("", "charset=utf-8", "charset=utf8")
 
 
-_CONFLICT = "an event with this event_id and another content was accepted before"
-_SEND_AGAIN = "send it again later; a repeat is harmless"
+_CONFLICT = "an event with this event_id and different content was accepted before"
+_SEND_AGAIN = "send it again later; repeats are safe"
 
 
 def _send_again_text(why: str) -> str:
@@ -218,17 +221,17 @@ def _send_again_text(why: str) -> str:
 
 def _conflict_text(event_id: str) -> Error:
     return Error(
-        "/event_id", f"{format_value(event_id)} was accepted before with another content: use an event_id only once"
+        "/event_id", f"{format_value(event_id)} was accepted before with different content: use an event_id only once"
     )
 
 
-def to_error_list(faults: Iterable[FieldError]) -> list[Error]:
-    """The faults, as an answer tells them."""
-    return [Error(fault.pointer, fault.detail) for fault in faults]
+def to_error_list(errors: Iterable[FieldError]) -> list[Error]:
+    """Convert errors to those of a response."""
+    return [Error(error.pointer, error.detail) for error in errors]
 
 
 def json_response(status: int, body: object) -> HttpResponse:
-    """Whatever else is answered well: a value that msgspec can write."""
+    """Return a JSON response; `body` is any value that msgspec can encode."""
     return HttpResponse(status, {"content-type": JSON}, _ENCODER.encode(body))
 
 

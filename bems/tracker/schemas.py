@@ -1,8 +1,9 @@
-"""Schemas: JSON Schemas of the contract, made from its structs, for documents and for gates in front of the gate.
+"""JSON Schemas of the event contract, generated from its structs.
 
-`components` is for OpenAPI 3.1 (draft 2020-12). It states all that a schema can; sums over fields, the decimals of a
-currency and the clock are the gate's alone. `gateway_models` is for API Gateway, whose validator knows draft-04 only
-and answers without pointers: a model refuses only what is wrong at first sight, so that the gate can explain the rest.
+`components` is for OpenAPI 3.1 (draft 2020-12). It states everything that a schema can express; only the parser checks
+sums over fields, the decimals of a currency and the clock. `gateway_models` is for API Gateway, whose validator
+supports draft-04 only and answers without pointers: a model refuses only obvious errors, so that the parser explains
+the rest.
 """
 
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from bems.tracker.contract import BODIES, STAGES, Stage
+from bems.tracker.contract import EVENT_TYPES, STAGES, Stage
 from bems.tracker.parsing import MAX_BATCH_EVENTS
 from bems.tracker.responses import BatchResults, EventAccepted, Problem
 
@@ -18,53 +19,53 @@ Schema = dict[str, Any]
 
 DRAFT_04 = "http://json-schema.org/draft-04/schema#"
 
-_KEPT = frozenset(
+_KEPT_KEYWORDS = frozenset(
     ("type", "properties", "required", "additionalProperties", "items", "anyOf", "enum", "minItems", "maxItems")
 )
 
 
 def event_name(stage: Stage) -> str:
-    """The component of `POST /invoices/{stage}`, such as `IngestionEvent`."""
-    return BODIES[stage].__name__
+    """Return the component name of `POST /invoices/{stage}`, such as `IngestionEvent`."""
+    return EVENT_TYPES[stage].__name__
 
 
 def batch_name(stage: Stage) -> str:
-    """The component of `POST /invoices/{stage}/batch`, such as `IngestionBatch`."""
+    """Return the component name of `POST /invoices/{stage}/batch`, such as `IngestionBatch`."""
     return f"{stage.capitalize()}Batch"
 
 
 def components(ref_template: str = "#/components/schemas/{name}") -> dict[str, Schema]:
-    """The schemas by name: one event and one batch per stage, what they are made of, and the answers' bodies.
+    """Return the schemas by name: an event and a batch per stage, their parts, and the bodies of responses.
 
-    `ref_template` says where the document that takes them puts them.
+    `ref_template` is the form of references, which depends on where the document places the schemas.
     """
     batches = [
         msgspec.defstruct(
             batch_name(stage),
             [("events", Annotated[list[body], Meta(min_length=1, max_length=MAX_BATCH_EVENTS)])],  # type: ignore[valid-type]
-            namespace={"__doc__": f"`POST /invoices/{stage}/batch`"},
+            namespace={"__doc__": f"Body of `POST /invoices/{stage}/batch`."},
             forbid_unknown_fields=True,
         )
-        for stage, body in BODIES.items()
+        for stage, body in EVENT_TYPES.items()
     ]
     _, schemas = msgspec.json.schema_components(
-        [*BODIES.values(), *batches, EventAccepted, BatchResults, Problem], ref_template=ref_template
+        [*EVENT_TYPES.values(), *batches, EventAccepted, BatchResults, Problem], ref_template=ref_template
     )
     return dict(sorted(schemas.items()))
 
 
 def gateway_models() -> dict[str, Schema]:
-    """The draft-04 models of API Gateway by name, without references: `IngestionEvent`, `IngestionBatch`, ...
+    """Return API Gateway's draft-04 models by name, without references: `IngestionEvent`, `IngestionBatch`, ...
 
-    A batch's events are not looked into, because one wrong event must not refuse the others, nor counted, because the
-    gate knows the cell's limit. Strings are not looked into either, but for enumerations, because regular expressions
-    and lengths differ between validators.
+    A batch model does not check the events, because an invalid event must not refuse the others, nor their number,
+    because the parser knows the cell's limit. Models check strings only against enumerations, because regular
+    expressions and lengths differ between validators.
     """
-    whole = components("{name}")
+    schemas = components("{name}")
     models: dict[str, Schema] = {}
     for stage in STAGES:
         name = event_name(stage)
-        models[name] = {"$schema": DRAFT_04, "title": name, **_coarse(whole[name], whole)}
+        models[name] = {"$schema": DRAFT_04, "title": name, **_simplify(schemas[name], schemas)}
         models[batch_name(stage)] = {
             "$schema": DRAFT_04,
             "title": batch_name(stage),
@@ -76,17 +77,17 @@ def gateway_models() -> dict[str, Schema]:
     return models
 
 
-def _coarse(schema: Schema, whole: dict[str, Schema]) -> Schema:
+def _simplify(schema: Schema, schemas: dict[str, Schema]) -> Schema:
     if "$ref" in schema:
-        return _coarse(whole[schema["$ref"]], whole)
+        return _simplify(schemas[schema["$ref"]], schemas)
     kept: Schema = {}
-    for word, value in schema.items():
-        if word == "properties":
-            kept[word] = {name: _coarse(inner, whole) for name, inner in value.items()}
-        elif word == "anyOf":
-            kept[word] = [_coarse(inner, whole) for inner in value]
-        elif isinstance(value, dict) and word in _KEPT:
-            kept[word] = _coarse(value, whole)
-        elif word in _KEPT and value != []:
-            kept[word] = value
+    for keyword, value in schema.items():
+        if keyword == "properties":
+            kept[keyword] = {name: _simplify(inner, schemas) for name, inner in value.items()}
+        elif keyword == "anyOf":
+            kept[keyword] = [_simplify(inner, schemas) for inner in value]
+        elif isinstance(value, dict) and keyword in _KEPT_KEYWORDS:
+            kept[keyword] = _simplify(value, schemas)
+        elif keyword in _KEPT_KEYWORDS and value != []:
+            kept[keyword] = value
     return kept

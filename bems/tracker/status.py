@@ -1,7 +1,7 @@
-"""The projection: an invoice's status as a pure function of the newest outcome of each stage.
+"""Status of an invoice, as a pure function of the newest outcome of each stage.
 
-Nothing but these four registers decides, so the order, repetition and delay of events cannot matter: an early event
-fills a register that nobody waits for yet.
+The status depends on these four registers only, so the order, repetition and delay of events do not matter: an early
+event fills a register before the invoice waits for it.
 """
 
 from collections.abc import Mapping
@@ -35,11 +35,11 @@ WAITS_FOR: dict[Status, Stage | None] = {
     "PostingFailed": "posting",
     "Posted": None,
 }
-"""The stage whose event an invoice of each status waits for; None where it waits for nothing."""
+"""Stage whose event an invoice of each status waits for; None if it waits for nothing."""
 
 
 class Outcome(Struct, frozen=True):
-    """What a stage's newest event said: the content of one register."""
+    """Outcome that a stage's newest event states: the content of one register."""
 
     status: str
     event_id: str
@@ -50,22 +50,22 @@ class Outcome(Struct, frozen=True):
 Outcomes = Mapping[Stage, Outcome]
 
 
-def supersedes(stage: Stage, outcome: Outcome, register: Outcome | None) -> bool:
-    """Whether `outcome` replaces what the stage's register holds.
+def supersedes(stage: Stage, outcome: Outcome, current: Outcome | None) -> bool:
+    """Return whether `outcome` replaces the stage's current outcome.
 
-    The later `occurred_at` wins; at equal times the negative outcome, then the greater event_id. This is a total order,
-    so a register ends the same whatever the order of arrival.
+    The later `occurred_at` wins; at equal times the negative outcome wins, then the greater event_id. This is a total
+    order, so the final outcome does not depend on the order of arrival.
     """
-    if register is None:
+    if current is None:
         return True
-    if outcome.occurred_at != register.occurred_at:
-        return outcome.occurred_at > register.occurred_at
+    if outcome.occurred_at != current.occurred_at:
+        return outcome.occurred_at > current.occurred_at
     negative = FAILURE_STATUS[stage]
-    return (outcome.status == negative, outcome.event_id) > (register.status == negative, register.event_id)
+    return (outcome.status == negative, outcome.event_id) > (current.status == negative, current.event_id)
 
 
 def status_of(outcomes: Outcomes) -> Status:
-    """The status that the registers give, read from the first stage on."""
+    """Return the status, derived from the outcomes stage by stage."""
     ingestion = outcomes.get("ingestion")
     if ingestion is None:
         return "Orphan"

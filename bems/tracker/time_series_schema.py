@@ -1,8 +1,8 @@
-"""The time series' columns: what a transition is called and typed where dashboards read it, the same in every series.
+"""Columns of the time series: names and types of a transition's fields, the same in every store.
 
-`stage` is the measure name and `recorded_at` the time of Timestream; `invoice_id` and `cell` are its dimensions. In
-Iceberg all are columns of one table. Timestream has no decimals and amounts are no floats, so an amount is text there
-and here: queries cast it.
+In Timestream, `stage` is the measure name, `recorded_at` the time, and `invoice_id` and `cell` are dimensions. In
+Iceberg, all are columns of one table. Amounts are text in every store, because Timestream has no decimals and floats
+are inexact: queries cast them.
 """
 
 from datetime import date
@@ -14,13 +14,13 @@ from msgspec import Struct, json
 from bems.tracker.transitions import Transition
 
 ColumnType = Literal["string", "int", "long", "boolean", "timestamp"]
-"""As Iceberg names them. A timestamp is an `Instant`: microseconds since 1970, UTC."""
+"""Iceberg's names. A timestamp is an `Instant`: microseconds since 1970, UTC."""
 
 Value = str | int | bool
 
 
 class Column(Struct, frozen=True):
-    """A column; one that is not required is left out of rows that have nothing to say in it."""
+    """Column. If it is not required, rows without a value leave it out."""
 
     name: str
     type: ColumnType
@@ -60,12 +60,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("attributes", "string"),
     Column("attributes_cut", "boolean"),
 )
-"""In the order of a table made for them; new ones come last. An amount is a plain decimal such as `-1250.00`,
-`due_date` YYYY-MM-DD, `attributes` a JSON object; where `attributes_cut`, the series had no room for all of them."""
+"""Columns in the order of the table; new ones are appended. An amount is a plain decimal such as `-1250.00`, `due_date`
+is YYYY-MM-DD, and `attributes` a JSON object. If `attributes_cut`, the store's size limit left some attributes out."""
 
 
 def to_row(transition: Transition, cell: str) -> dict[str, Value]:
-    """The transition's row by column, without those in which it says nothing."""
+    """Return the transition's values by column name, without empty ones."""
     values: dict[str, Value] = {"cell": cell}
     for column in COLUMNS[1:]:
         value = getattr(transition, column.name, None)

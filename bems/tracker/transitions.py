@@ -1,10 +1,10 @@
-"""Transitions: the time series, one multi-measure record per new event, alert, park, revive and command.
+"""Transitions: rows of the time series, one per new event, alert, park, revive and command.
 
-The rows of an invoice are a chain: each row's `from_` values are the `to_` values of the row before, and only rows of
-kind `event` and `command` change them. So the counts and amounts that the series gives for a status and currency, the
-sum of what came in less the sum of what went out, are those of the records.
+The rows of an invoice form a chain: each row's `from_` values are the `to_` values of the row before, and only rows of
+kind `event` and `command` change them. Therefore the counts and amounts of a status and currency in the series (the sum
+of the `to_` values minus the sum of the `from_` values) equal those of the records.
 
-A superseded event has its row too: the series is the audit trail. Which cell recorded it is the recorder's to add.
+A superseded event also has a row, because the series is the audit trail. The recorder adds the cell's name.
 """
 
 from datetime import date
@@ -22,13 +22,15 @@ TransitionKind = Literal["event", "alert", "park", "revive", "command"]
 
 
 class Transition(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One row. `recorded_at` is unique within an invoice and never goes back, whatever the clocks of its writers do;
-    `decided_at` is the clock of the decision, `policy_digest` the policy that it was decided by.
+    """Row of the time series.
 
-    `transition_id` says what happened, so a row that is written twice is known to be one. `lag_ms` is recorded minus
-    received, for events and commands. `amount` and `currency` are what the event stated, or else the invoice's;
-    `from_amount` and its like are the invoice's before and after. `source` (the system) and `attributes` are those of
-    the event.
+    `recorded_at` is unique within an invoice and never goes backwards, even if the writers' clocks do. `decided_at` is
+    the clock's time at the decision, and `policy_digest` identifies the policy that was applied.
+
+    `transition_id` identifies what happened, so readers can deduplicate rows that are written twice. `lag_ms` is
+    `recorded_at` minus `received_at` in milliseconds, for events and commands. `amount` and `currency` are those that
+    the event states, or else the invoice's; the `from_` and `to_` values are the invoice's before and after. `source`
+    (the system) and `attributes` are those of the event.
     """
 
     transition_id: str

@@ -1,4 +1,4 @@
-"""Wording: what kind a value or a type is, and how a fault speaks of it: on one line, and short whatever it is."""
+"""Texts of validation errors: descriptions of values and types, always short and on one line."""
 
 import difflib
 import json
@@ -8,16 +8,16 @@ from decimal import Decimal
 
 from msgspec import inspect, structs
 
-_SHOWN = 60
+_MAX_SHOWN_CHARACTERS = 60
 
 
 def format_value(value: object) -> str:
-    """The value as JSON would write it, on one line and short."""
+    """Format a value as JSON would, shortened and on one line."""
     if isinstance(value, str):
-        cut = value[:_SHOWN]
+        cut = value[:_MAX_SHOWN_CHARACTERS]
         plain = cut.isprintable()
         # An escape takes six characters.
-        cut = cut if plain else cut[: _SHOWN // 2]
+        cut = cut if plain else cut[: _MAX_SHOWN_CHARACTERS // 2]
         shown = json.dumps(cut, ensure_ascii=not plain)
         return shown if len(cut) == len(value) else f'{shown[:-1]}…"'
     if value is None or isinstance(value, bool):
@@ -28,19 +28,19 @@ def format_value(value: object) -> str:
         return f"a whole number of about {value.bit_length() * 30103 // 100000 + 1} digits"
     if isinstance(value, int | float | Decimal):
         text = repr(value) if not isinstance(value, Decimal) else str(value)
-        return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+        return text if len(text) <= _MAX_SHOWN_CHARACTERS else text[:_MAX_SHOWN_CHARACTERS] + "…"
     if isinstance(value, date | time):
         return value.isoformat()
     return json_type_name(value)
 
 
 def join_choices(values: Iterable[object]) -> str:
-    """`"approved", "rejected"`"""
+    """Format and join values, such as `"approved", "rejected"`."""
     return ", ".join(format_value(value) for value in values)
 
 
 def describe_type(expected: inspect.Type) -> str:
-    """A noun phrase for what is expected, such as `a whole number from 0 to 3650`."""
+    """Return a noun phrase for an expected type, such as `a whole number from 0 to 3650`."""
     plain, _ = strip_metadata(expected)
     match plain:
         case inspect.UnionType():
@@ -96,42 +96,42 @@ TYPE_NAMES: dict[type[inspect.Type], str] = {
 
 
 def strip_metadata(expected: inspect.Type) -> tuple[inspect.Type, str | None]:
-    """The type without its metadata, and what that said."""
-    said = None
+    """Return the type without its metadata, and the metadata's description."""
+    description = None
     while isinstance(expected, inspect.Metadata):
-        said = (expected.extra_json_schema or {}).get("description") or said
-        expected = without_metadata(expected)
-    return expected, said
+        description = (expected.extra_json_schema or {}).get("description") or description
+        expected = unwrap_metadata(expected)
+    return expected, description
 
 
-def without_metadata(expected: inspect.Metadata) -> inspect.Type:
-    """The type inside, held to the `pattern` of the metadata too, which msgspec itself does not look at."""
+def unwrap_metadata(expected: inspect.Metadata) -> inspect.Type:
+    """Return the inner type, with the `pattern` of the metadata's `extra_json_schema`, which msgspec ignores."""
     pattern = (expected.extra_json_schema or {}).get("pattern")
     if pattern and isinstance(expected.type, inspect.StrType):
         return structs.replace(expected.type, pattern=pattern)
     return expected.type
 
 
-def description_of(expected: inspect.Type) -> str | None:
-    """What the schema's author wrote about the value, also inside `| None`."""
-    plain, said = strip_metadata(expected)
-    if said is None and isinstance(plain, inspect.UnionType):
+def find_description(expected: inspect.Type) -> str | None:
+    """Return the description in the type's metadata, also if the type is `... | None`."""
+    plain, description = strip_metadata(expected)
+    if description is None and isinstance(plain, inspect.UnionType):
         wanted = [member for member in plain.types if not isinstance(member, inspect.NoneType)]
         return strip_metadata(wanted[0])[1] if len(wanted) == 1 else None
-    return said
+    return description
 
 
 def describe_value(value: object, expected: inspect.Type) -> str:
-    """The value and what it is, `12 is a number,`, or only `12.5 is` where its kind would say nothing new."""
+    """Return the start of a "wrong type" message: `12 is a number,`, or `12.5 is` if its type adds nothing."""
     shown, kind = format_value(value), json_type_name(value)
-    says_little = (
+    adds_nothing = (
         shown == kind or value is None or (kind == "a number" and "number" in TYPE_NAMES.get(type(expected), ""))
     )
-    return f"{shown} is" if says_little else f"{shown} is {kind},"
+    return f"{shown} is" if adds_nothing else f"{shown} is {kind},"
 
 
 def has_json_type(data: object, expected: inspect.Type) -> bool:
-    """Whether the data is at least of the right JSON kind: enough to choose among a union's members."""
+    """Return whether the data has the JSON type of `expected`, which is enough to choose a member of a union."""
     match expected:
         case inspect.AnyType():
             return True
@@ -184,12 +184,12 @@ def json_type_name(data: object) -> str:
 
 
 def pluralize(number: int, unit: str) -> str:
-    many = f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
-    return f"{number} {unit if number == 1 else many}"
+    plural = f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
+    return f"{number} {unit if number == 1 else plural}"
 
 
-def closest_match(data: object, names: list[str]) -> str | None:
-    """The one of the names that was probably meant."""
+def find_closest_match(data: object, names: list[str]) -> str | None:
+    """Return the name that was probably meant, or None."""
     if not isinstance(data, str) or len(data) > 64:
         return None
     folded = {name.casefold(): name for name in names}
@@ -197,8 +197,8 @@ def closest_match(data: object, names: list[str]) -> str | None:
     return folded[near[0]] if near else None
 
 
-def encodable(text: str) -> bool:
-    """Whether UTF-8 can carry it: whether it has no half of a surrogate pair."""
+def is_encodable(text: str) -> bool:
+    """Return whether UTF-8 can encode the text, that is, whether it has no lone surrogate."""
     if text.isascii():
         return True
     try:

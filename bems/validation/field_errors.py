@@ -1,6 +1,6 @@
-"""Faults: everything that is wrong with a value, in one go, each with where it is and what would be right.
+"""Validation that reports every error of a value, each with its location and how to fix it.
 
-msgspec stops at the first fault. `validate` is the second pass, made only for data that msgspec refused.
+msgspec stops at the first error. `validate` is a second pass, for data that msgspec refused.
 """
 
 import operator
@@ -16,23 +16,25 @@ from msgspec import inspect
 
 from bems.validation.error_messages import (
     TYPE_NAMES,
-    closest_match,
     describe_type,
     describe_value,
-    description_of,
-    encodable,
+    find_closest_match,
+    find_description,
     format_value,
     has_json_type,
+    is_encodable,
     join_choices,
     pluralize,
     strip_metadata,
-    without_metadata,
+    unwrap_metadata,
 )
 
 MAX_ERRORS = 100
-"""A sender that gets this many learns nothing from the next, and a hostile one must not be given work."""
+"""Maximum number of errors of one value. More do not help a sender, and a hostile sender must not cause more work."""
 
 MAX_DEPTH = 64
+"""Maximum nesting depth of data."""
+
 _MAX_SUGGESTIONS = 10
 
 _Constant = inspect.NoneType | inspect.BoolType
@@ -41,11 +43,11 @@ _Object = dict[object, object]
 
 
 class FieldError(msgspec.Struct, frozen=True):
-    """One thing that is wrong.
+    """Error of a value.
 
-    `pointer`  where: a JSON Pointer (RFC 6901) from the root of the data; the empty one is the root itself. Of a
-               missing field, where it should be. A name longer than 128 characters is cut, a lone surrogate escaped.
-    `detail`   the value, what is wrong with it, and what would be right.
+    `pointer`  JSON Pointer (RFC 6901) from the root of the data; empty for the root itself. For a missing field, the
+               pointer where it belongs. A name longer than 128 characters is cut, a lone surrogate is escaped.
+    `detail`   the value, what is wrong with it, and how to fix it.
     `kind`     two or three words to count by, such as `missing`, `wrong type`, `not a choice`.
     """
 
@@ -55,23 +57,23 @@ class FieldError(msgspec.Struct, frozen=True):
 
 
 def validate(data: object, expected: Any) -> list[FieldError]:
-    """All faults (at most `MAX_ERRORS`) that keep `data` from being an `expected`; none means that it is one.
+    """Return all errors (at most `MAX_ERRORS`) of `data` as an `expected`; an empty list if it is valid.
 
-    `data` is what a JSON or YAML decoder gives: dicts, lists, strings, numbers, booleans, None, dates. `expected` is
-    any type that `msgspec.convert` takes. The two agree: `msgspec.convert(data, expected)` succeeds exactly when the
-    answer is empty, but for what only this one refuses: a string with a lone surrogate, which no UTF-8 can carry, one
-    that does not match the `pattern` of its `extra_json_schema`, and more than `MOST_LEVELS` levels of a recursive
-    type. Never raises, whatever the data.
+    `data` is the result of a JSON or YAML decoder: dicts, lists, strings, numbers, booleans, None, dates. `expected` is
+    any type that `msgspec.convert` accepts. The result is empty if and only if `msgspec.convert(data, expected)`
+    succeeds, with three exceptions that only this function refuses: a string with a lone surrogate (which UTF-8 cannot
+    encode), a string that does not match the `pattern` of its `extra_json_schema`, and more than `MAX_DEPTH` levels of
+    a recursive type. Never raises, whatever the data.
     """
-    walk = _Validator()
-    walk.check(data, _type_info(expected), "", None)
-    if not walk.errors and (refused := _msgspec_error(data, expected)):
-        walk.errors.append(refused)
-    return walk.errors
+    validator = _Validator()
+    validator.check(data, _type_info(expected), "", None)
+    if not validator.errors and (error := _msgspec_error(data, expected)):
+        validator.errors.append(error)
+    return validator.errors
 
 
 def append_pointer(pointer: str, name: object) -> str:
-    """The pointer to a member (a name) or an item (an index), escaped as RFC 6901, section 3, says."""
+    """Return the pointer to a member (a name) or an item (an index), escaped as in RFC 6901, section 3."""
     text = name if isinstance(name, str) else format_value(name)
     if len(text) > 128:
         text = text[:128] + "…"
@@ -93,7 +95,7 @@ def _type_info(expected: Any) -> inspect.Type:
 
 
 def _msgspec_error(data: object, expected: Any) -> FieldError | None:
-    """What msgspec itself says: the net under the walk, for what only msgspec knows (such as `__post_init__`)."""
+    """Return msgspec's own error, if any: the fallback for rules that only msgspec knows, such as `__post_init__`."""
     try:
         msgspec.convert(data, expected)
     except msgspec.ValidationError as error:
@@ -108,53 +110,55 @@ def _msgspec_error(data: object, expected: Any) -> FieldError | None:
 
 
 class _Validator:
-    """One pass over the data; `faults` grows as it goes."""
+    """Recursive validator: each check appends to `errors`."""
 
     def __init__(self) -> None:
         self.errors: list[FieldError] = []
-        self._levels = 0
+        self._depth = 0
         self._suggestions = 0
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         return len(self.errors) >= MAX_ERRORS
 
-    def add_error(self, pointer: str, kind: str, problem: str, right: str | None) -> None:
-        if not self.full:
-            self.errors.append(FieldError(pointer, f"{problem}: use {right}" if right else problem, kind))
+    def add_error(self, pointer: str, kind: str, problem: str, expected_form: str | None) -> None:
+        if not self.is_full:
+            self.errors.append(
+                FieldError(pointer, f"{problem}: use {expected_form}" if expected_form else problem, kind)
+            )
 
     def check(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
-        """`hint` is what the schema's author wrote about the value."""
-        if self.full:
+        """Check a value of any type. `hint` is the description in the type's metadata."""
+        if self.is_full:
             return
         if isinstance(expected, inspect.Metadata):
             described = (expected.extra_json_schema or {}).get("description")
-            self.check(data, without_metadata(expected), pointer, described or hint)
+            self.check(data, unwrap_metadata(expected), pointer, described or hint)
             return
         checker = _CHECKERS.get(type(expected))
         if checker is None:
             return
-        if self._levels >= MAX_DEPTH:
+        if self._depth >= MAX_DEPTH:
             self.add_error(pointer, "nested too deep", f"is nested more than {MAX_DEPTH} levels deep", None)
             return
-        self._levels += 1
+        self._depth += 1
         checker(self, data, expected, pointer, hint)
-        self._levels -= 1
+        self._depth -= 1
 
-    def wrong_type(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
+    def add_wrong_type(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
         wanted = TYPE_NAMES.get(type(expected)) if hint else describe_type(expected)
         self.add_error(
             pointer, "wrong type", f"{describe_value(data, expected)} not {wanted or describe_type(expected)}", hint
         )
 
-    def constant(self, data: object, expected: _Constant, pointer: str, hint: str | None) -> None:
+    def check_constant(self, data: object, expected: _Constant, pointer: str, hint: str | None) -> None:
         if data is not None if isinstance(expected, inspect.NoneType) else not isinstance(data, bool):
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
 
-    def number(self, data: object, expected: _Numeric, pointer: str, hint: str | None) -> None:
+    def check_number(self, data: object, expected: _Numeric, pointer: str, hint: str | None) -> None:
         allowed = int if isinstance(expected, inspect.IntType) else (int, float)
         if isinstance(data, bool) or not isinstance(data, allowed):
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
             return
         assert isinstance(data, int | float)
         if isinstance(expected, inspect.FloatType):
@@ -165,49 +169,52 @@ class _Validator:
                     pointer, "out of range", f"{format_value(data)} is out of range", hint or describe_type(expected)
                 )
                 return
-        right = hint or describe_type(expected)
+        expected_form = hint or describe_type(expected)
         for bound, keeps, kind, problem in _BOUNDS:
             limit = getattr(expected, bound)
             if limit is not None and not keeps(data, limit):
-                self.add_error(pointer, kind, f"{format_value(data)} is {problem} {limit}", right)
+                self.add_error(pointer, kind, f"{format_value(data)} is {problem} {limit}", expected_form)
                 return
         if expected.multiple_of is not None and data % expected.multiple_of:
             problem = f"{format_value(data)} is not a multiple of {expected.multiple_of}"
-            self.add_error(pointer, "not a multiple", problem, right if hint else None)
+            self.add_error(pointer, "not a multiple", problem, expected_form if hint else None)
 
-    def str_(self, data: object, expected: inspect.StrType, pointer: str, hint: str | None) -> None:
+    def check_string(self, data: object, expected: inspect.StrType, pointer: str, hint: str | None) -> None:
         if not isinstance(data, str):
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
             return
-        right = hint or describe_type(expected)
-        if not encodable(data):
+        expected_form = hint or describe_type(expected)
+        if not is_encodable(data):
             problem = f"{format_value(data)} has half of a surrogate pair, which is not a character"
-            self.add_error(pointer, "not text", problem, right)
+            self.add_error(pointer, "not text", problem, expected_form)
         elif expected.min_length is not None and len(data) < expected.min_length:
             problem = f"{format_value(data)} has {pluralize(len(data), 'character')}, fewer than {expected.min_length}"
-            self.add_error(pointer, "too short" if data else "empty", problem if data else '"" is empty', right)
+            self.add_error(pointer, "too short" if data else "empty", problem if data else '"" is empty', expected_form)
         elif expected.max_length is not None and len(data) > expected.max_length:
             problem = f"{format_value(data)} has {pluralize(len(data), 'character')}, more than {expected.max_length}"
-            self.add_error(pointer, "too long", problem, right)
+            self.add_error(pointer, "too long", problem, expected_form)
         elif expected.pattern is not None and not re.search(expected.pattern, data):
-            self.add_error(pointer, "wrong form", f"{format_value(data)} does not have the right form", right)
+            self.add_error(pointer, "wrong form", f"{format_value(data)} does not have the right form", expected_form)
 
-    def literal(self, data: object, expected: inspect.LiteralType, pointer: str, hint: str | None) -> None:
+    def check_literal(self, data: object, expected: inspect.LiteralType, pointer: str, hint: str | None) -> None:
         if not any(type(value) is type(data) and value == data for value in expected.values):
-            self.not_a_choice(data, list(expected.values), pointer, hint)
+            self.add_not_a_choice(data, list(expected.values), pointer, hint)
 
-    def not_a_choice(self, data: object, values: Sequence[object], pointer: str, hint: str | None) -> None:
-        near = self.nearest(data, [value for value in values if isinstance(value, str)])
-        meant = f"; did you mean {format_value(near)}?" if near is not None else ""
+    def add_not_a_choice(self, data: object, values: Sequence[object], pointer: str, hint: str | None) -> None:
+        suggestion = self.suggest_name(data, [value for value in values if isinstance(value, str)])
+        suffix = f"; did you mean {format_value(suggestion)}?" if suggestion is not None else ""
         meaning = f" ({hint})" if hint else ""
         one_of = "one of " if len(values) > 1 else ""
         self.add_error(
-            pointer, "not a choice", f"{format_value(data)} is not {one_of}{join_choices(values)}{meaning}{meant}", None
+            pointer,
+            "not a choice",
+            f"{format_value(data)} is not {one_of}{join_choices(values)}{meaning}{suffix}",
+            None,
         )
 
-    def scalar(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
-        """A type whose rules are msgspec's own: it is asked, and its refusal put in words."""
-        if isinstance(data, str) and not encodable(data):
+    def check_scalar(self, data: object, expected: inspect.Type, pointer: str, hint: str | None) -> None:
+        """Check a type by msgspec's own rules, and describe why it refuses the value."""
+        if isinstance(data, str) and not is_encodable(data):
             self.add_error(
                 pointer,
                 "not text",
@@ -221,48 +228,54 @@ class _Validator:
             pass
         else:
             return
-        right = hint or describe_type(expected)
+        expected_form = hint or describe_type(expected)
         if isinstance(expected, inspect.EnumType):
-            self.not_a_choice(data, [member.value for member in expected.cls], pointer, hint)
+            self.add_not_a_choice(data, [member.value for member in expected.cls], pointer, hint)
         elif isinstance(expected, inspect.DateTimeType) and _is_naive_or_aware(data):
             lacks = "has no offset" if expected.tz else "has an offset, and none is wanted"
-            self.add_error(pointer, "no offset" if expected.tz else "offset", f"{format_value(data)} {lacks}", right)
+            self.add_error(
+                pointer, "no offset" if expected.tz else "offset", f"{format_value(data)} {lacks}", expected_form
+            )
         elif isinstance(data, str):
             wanted = TYPE_NAMES.get(type(expected), "valid")
-            self.add_error(pointer, "wrong form", f"{format_value(data)} is not {wanted}", right)
+            self.add_error(pointer, "wrong form", f"{format_value(data)} is not {wanted}", expected_form)
         else:
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
 
-    def union(self, data: object, expected: inspect.UnionType, pointer: str, hint: str | None) -> None:
+    def check_union(self, data: object, expected: inspect.UnionType, pointer: str, hint: str | None) -> None:
         if data is None and expected.includes_none:
             return
         members = [strip_metadata(member) for member in expected.types]
-        wanted = [(member, said) for member, said in members if not isinstance(member, inspect.NoneType)]
+        wanted = [(member, description) for member, description in members if not isinstance(member, inspect.NoneType)]
         fitting = (
-            [(member, said) for member, said in wanted if has_json_type(data, member)] if len(wanted) > 1 else wanted
+            [(member, description) for member, description in wanted if has_json_type(data, member)]
+            if len(wanted) > 1
+            else wanted
         )
         structs = [member for member, _ in fitting if isinstance(member, inspect.StructType)]
         if not fitting:
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
         elif len(structs) > 1 and isinstance(data, dict):
-            self.tagged(data, structs, pointer, hint)
+            self.check_tagged_union(data, structs, pointer, hint)
         else:
-            self.any_of(data, [(member, said or hint) for member, said in fitting], pointer)
+            self.check_any_of(data, [(member, description or hint) for member, description in fitting], pointer)
 
-    def any_of(self, data: object, members: list[tuple[inspect.Type, str | None]], pointer: str) -> None:
-        """No fault if one member has none, else those of the first."""
-        found, room = len(self.errors), self.errors
+    def check_any_of(self, data: object, members: list[tuple[inspect.Type, str | None]], pointer: str) -> None:
+        """Add no error if a member accepts the data, else the errors of the first member."""
+        found, errors = len(self.errors), self.errors
         first: list[FieldError] | None = None
         for member, hint in members:
             self.check(data, member, pointer, hint)
-            new = room[found:]
+            new = errors[found:]
             if not new:
                 return
             first = new if first is None else first
-            del room[found:]
-        room.extend(first or [])
+            del errors[found:]
+        errors.extend(first or [])
 
-    def tagged(self, data: _Object, structs: list[inspect.StructType], pointer: str, hint: str | None) -> None:
+    def check_tagged_union(
+        self, data: _Object, structs: list[inspect.StructType], pointer: str, hint: str | None
+    ) -> None:
         field = structs[0].tag_field or "type"
         tags = [struct.tag for struct in structs]
         if field not in data:
@@ -277,46 +290,48 @@ class _Validator:
             if type(struct.tag) is type(data[field]) and struct.tag == data[field]:
                 self.check(data, struct, pointer, hint)
                 return
-        self.not_a_choice(data[field], tags, append_pointer(pointer, field), None)
+        self.add_not_a_choice(data[field], tags, append_pointer(pointer, field), None)
 
-    def array(self, data: object, expected: inspect.CollectionType, pointer: str, hint: str | None) -> None:
+    def check_array(self, data: object, expected: inspect.CollectionType, pointer: str, hint: str | None) -> None:
         if not isinstance(data, list | tuple | Set):
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
             return
-        self.size(len(data), "item", expected.min_length, expected.max_length, pointer, hint)
+        self.check_size(len(data), "item", expected.min_length, expected.max_length, pointer, hint)
         for index, item in enumerate(data):
-            if self.full:
+            if self.is_full:
                 return
             self.check(item, expected.item_type, append_pointer(pointer, str(index)), None)
 
-    def dict_(self, data: object, expected: inspect.DictType, pointer: str, hint: str | None) -> None:
+    def check_dict(self, data: object, expected: inspect.DictType, pointer: str, hint: str | None) -> None:
         if not isinstance(data, dict):
-            self.wrong_type(data, expected, pointer, hint)
+            self.add_wrong_type(data, expected, pointer, hint)
             return
-        self.size(len(data), "entry", expected.min_length, expected.max_length, pointer, hint)
+        self.check_size(len(data), "entry", expected.min_length, expected.max_length, pointer, hint)
         for name, value in data.items():
-            if self.full:
+            if self.is_full:
                 return
             found = len(self.errors)
             self.check(name, expected.key_type, append_pointer(pointer, name), None)
             self.errors[found:] = [
-                FieldError(fault.pointer, f"the name {fault.detail}", fault.kind) for fault in self.errors[found:]
+                FieldError(error.pointer, f"the name {error.detail}", error.kind) for error in self.errors[found:]
             ]
             self.check(value, expected.value_type, append_pointer(pointer, name), None)
 
-    def size(self, size: int, unit: str, least: int | None, most: int | None, pointer: str, hint: str | None) -> None:
+    def check_size(
+        self, size: int, unit: str, least: int | None, most: int | None, pointer: str, hint: str | None
+    ) -> None:
         if least is not None and size < least:
             self.add_error(pointer, "too few", f"has {pluralize(size, unit)}, fewer than {least}", hint)
         elif most is not None and size > most:
             self.add_error(pointer, "too many", f"has {pluralize(size, unit)}, more than {most}", hint)
 
-    def object_(self, data: object, expected: Any, pointer: str, hint: str | None) -> None:
-        """A struct, a dataclass, a typed dict."""
+    def check_object(self, data: object, expected: Any, pointer: str, hint: str | None) -> None:
+        """Check a struct, a dataclass or a typed dict."""
         if isinstance(expected, inspect.StructType) and expected.array_like:
             return
         if not isinstance(data, dict):
             if isinstance(expected, inspect.TypedDictType) or not isinstance(data, expected.cls):
-                self.wrong_type(data, expected, pointer, hint)
+                self.add_wrong_type(data, expected, pointer, hint)
             return
         found = len(self.errors)
         fields = {field.encode_name: field for field in expected.fields}
@@ -325,33 +340,35 @@ class _Validator:
             if name in data:
                 self.check(data[name], field.type, append_pointer(pointer, name), None)
             elif field.required:
-                right = description_of(field.type) or describe_type(field.type)
-                self.add_error(append_pointer(pointer, name), "missing", f"{format_value(name)} is missing", right)
+                expected_form = find_description(field.type) or describe_type(field.type)
+                self.add_error(
+                    append_pointer(pointer, name), "missing", f"{format_value(name)} is missing", expected_form
+                )
         if tag_field is not None and tag_field in data:
             tag = data[tag_field]
             if not (type(tag) is type(expected.tag) and tag == expected.tag):
-                self.not_a_choice(tag, [expected.tag], append_pointer(pointer, tag_field), None)
-        self.unknown_fields(data, {**fields, tag_field: None} if tag_field else fields, expected, pointer)
+                self.add_not_a_choice(tag, [expected.tag], append_pointer(pointer, tag_field), None)
+        self.check_unknown_fields(data, {**fields, tag_field: None} if tag_field else fields, expected, pointer)
         if len(self.errors) == found and hasattr(expected.cls, "__post_init__"):
-            refused = _msgspec_error(data, expected.cls)
-            if refused is not None:
-                self.errors.append(FieldError(pointer + refused.pointer, refused.detail, refused.kind))
+            error = _msgspec_error(data, expected.cls)
+            if error is not None:
+                self.errors.append(FieldError(pointer + error.pointer, error.detail, error.kind))
 
-    def unknown_fields(self, data: _Object, fields: dict[str, Any], expected: Any, pointer: str) -> None:
+    def check_unknown_fields(self, data: _Object, fields: dict[str, Any], expected: Any, pointer: str) -> None:
         forbidden = isinstance(expected, inspect.StructType) and expected.forbid_unknown_fields
         for name in data:
-            if self.full:
+            if self.is_full:
                 return
             if not isinstance(name, str):
                 self.add_error(
                     append_pointer(pointer, name), "wrong type", f"the name {format_value(name)} is not a string", None
                 )
-            elif name not in fields and (forbidden or not encodable(name)):
+            elif name not in fields and (forbidden or not is_encodable(name)):
                 absent = [field for field in fields if field not in data]
-                near = self.nearest(name, absent) or self.nearest(name, list(fields))
-                right = (
-                    f"did you mean {format_value(near)}?"
-                    if near
+                suggestion = self.suggest_name(name, absent) or self.suggest_name(name, list(fields))
+                advice = (
+                    f"did you mean {format_value(suggestion)}?"
+                    if suggestion
                     else f"use {join_choices(fields)}"
                     if fields
                     else "leave it out"
@@ -359,14 +376,14 @@ class _Validator:
                 self.add_error(
                     append_pointer(pointer, name),
                     "unknown field",
-                    f"{format_value(name)} is not a field here: {right}",
+                    f"{format_value(name)} is not a field here: {advice}",
                     None,
                 )
 
-    def nearest(self, data: object, names: list[str]) -> str | None:
-        """Asked a bounded number of times, because the comparison is not cheap."""
+    def suggest_name(self, data: object, names: list[str]) -> str | None:
+        """Return the name that was probably meant. Limited to `_MAX_SUGGESTIONS` calls, because comparing is slow."""
         self._suggestions += 1
-        return closest_match(data, names) if self._suggestions <= _MAX_SUGGESTIONS else None
+        return find_closest_match(data, names) if self._suggestions <= _MAX_SUGGESTIONS else None
 
 
 _BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
@@ -377,27 +394,27 @@ _BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
 )
 
 _CHECKERS: dict[type[inspect.Type], Callable[[_Validator, object, Any, str, str | None], None]] = {
-    inspect.NoneType: _Validator.constant,
-    inspect.BoolType: _Validator.constant,
-    inspect.IntType: _Validator.number,
-    inspect.FloatType: _Validator.number,
-    inspect.StrType: _Validator.str_,
-    inspect.LiteralType: _Validator.literal,
-    inspect.EnumType: _Validator.scalar,
-    inspect.DateType: _Validator.scalar,
-    inspect.DateTimeType: _Validator.scalar,
-    inspect.DecimalType: _Validator.scalar,
-    inspect.UnionType: _Validator.union,
-    inspect.ListType: _Validator.array,
-    inspect.SetType: _Validator.array,
-    inspect.FrozenSetType: _Validator.array,
-    inspect.VarTupleType: _Validator.array,
-    inspect.DictType: _Validator.dict_,
-    inspect.StructType: _Validator.object_,
-    inspect.DataclassType: _Validator.object_,
-    inspect.TypedDictType: _Validator.object_,
+    inspect.NoneType: _Validator.check_constant,
+    inspect.BoolType: _Validator.check_constant,
+    inspect.IntType: _Validator.check_number,
+    inspect.FloatType: _Validator.check_number,
+    inspect.StrType: _Validator.check_string,
+    inspect.LiteralType: _Validator.check_literal,
+    inspect.EnumType: _Validator.check_scalar,
+    inspect.DateType: _Validator.check_scalar,
+    inspect.DateTimeType: _Validator.check_scalar,
+    inspect.DecimalType: _Validator.check_scalar,
+    inspect.UnionType: _Validator.check_union,
+    inspect.ListType: _Validator.check_array,
+    inspect.SetType: _Validator.check_array,
+    inspect.FrozenSetType: _Validator.check_array,
+    inspect.VarTupleType: _Validator.check_array,
+    inspect.DictType: _Validator.check_dict,
+    inspect.StructType: _Validator.check_object,
+    inspect.DataclassType: _Validator.check_object,
+    inspect.TypedDictType: _Validator.check_object,
 }
-"""A type that is not here is left to msgspec."""
+"""Checks by type. Other types are left to msgspec."""
 
 _SCALARS: dict[type[inspect.Type], Any] = {
     inspect.DateType: date,
@@ -416,7 +433,7 @@ def _python_type(expected: inspect.Type) -> Any:
 
 
 def _is_naive_or_aware(data: object) -> bool:
-    """Whether it is a date and time that only its offset, or the lack of one, makes wrong."""
+    """Return whether the data is a date and time, with or without an offset."""
     try:
         msgspec.convert(data, datetime)
     except (msgspec.MsgspecError, ValueError):

@@ -1,7 +1,7 @@
-"""Reading: JSON read patiently, by the standard library, to tell what is wrong with what msgspec would not read.
+"""Lenient JSON parser, based on the standard library, that finds the errors of JSON that msgspec refuses.
 
-It accepts what msgspec stops at (lone surrogates, huge numbers, NaN) and keeps what msgspec drops (a name sent twice),
-so that each can be named with its place. Far slower, so only for what has already failed.
+It accepts what msgspec refuses (lone surrogates, huge numbers, NaN) and keeps what msgspec drops (duplicate keys), so
+that each can be reported with its location. It is much slower, so use it only for input that msgspec refused.
 """
 
 import json
@@ -13,7 +13,7 @@ NOT_A_NUMBER = "not a number"
 
 
 class RawNumber(float):
-    """A number that keeps the text it was written in, which `1e400` would lose."""
+    """Float that keeps its text, because a float cannot represent numbers such as `1e400`."""
 
     text: str
 
@@ -27,32 +27,33 @@ class RawNumber(float):
 
 
 class DuplicateKeys(dict[str, object]):
-    """An object some of whose names were sent more than once; each has its last value."""
+    """Object with duplicate keys, which are in `names`; each key has its last value."""
 
     names: list[str]
 
 
 class LenientJson:
-    """What the bytes say.
+    """Result of parsing bytes as JSON.
 
-    `data`   with `Number` for all but whole numbers, and `DuplicateKeys` for objects with a name sent twice.
-    `fault`  why they say nothing.
-    `odd`    whether `find_anomalies` would find any.
+    `data`           the value, with a `RawNumber` for each number that is not an integer, and a `DuplicateKeys` for
+                     each object with duplicate keys.
+    `error`          why the bytes are not JSON, or None.
+    `has_anomalies`  whether `find_anomalies` finds any in `data`.
     """
 
     def __init__(self, body: bytes) -> None:
         self.data: object = None
-        self.fault: FieldError | None = None
+        self.error: FieldError | None = None
         self.has_anomalies = False
         try:
             self.data = self._decode(body.decode())
         except UnicodeDecodeError as error:
             detail = f"byte {error.start} is not UTF-8: use UTF-8, the encoding of JSON (RFC 8259, section 8.1)"
-            self.fault = FieldError("", detail, "not UTF-8")
+            self.error = FieldError("", detail, "not UTF-8")
         except json.JSONDecodeError as error:
-            self.fault = FieldError("", f"{error.msg}: line {error.lineno}, column {error.colno}", "not JSON")
+            self.error = FieldError("", f"{error.msg}: line {error.lineno}, column {error.colno}", "not JSON")
         except RecursionError:
-            self.fault = FieldError("", "is nested too deep", "nested too deep")
+            self.error = FieldError("", "is nested too deep", "nested too deep")
 
     def _decode(self, text: str) -> object:
         if not text or text.isspace():
@@ -72,14 +73,14 @@ class LenientJson:
         if len(data) == len(pairs):
             return data
         self.has_anomalies = True
-        doubled, left = DuplicateKeys(data), set(data)
-        doubled.names = []
+        result, unseen = DuplicateKeys(data), set(data)
+        result.names = []
         for name, _ in pairs:
-            if name in left:
-                left.remove(name)
+            if name in unseen:
+                unseen.remove(name)
             else:
-                doubled.names.append(name)
-        return doubled
+                result.names.append(name)
+        return result
 
     def _constant(self, text: str) -> RawNumber:
         self.has_anomalies = True
@@ -87,14 +88,14 @@ class LenientJson:
 
 
 def _parse_int(text: str) -> int:
-    """The number; in place of one with more digits than Python cares to read, another that has as many."""
+    """Return the number; if it has over 500 digits, another number of about as many: Python limits int() to 4300."""
     if len(text) <= 500:
         return int(text)
     return (-1 if text.startswith("-") else 1) << (len(text) * 332193 // 100000)
 
 
 def duplicate_key_errors(data: object, pointer: str = "") -> list[FieldError]:
-    """A fault for every name that was sent twice in this object itself."""
+    """Return an error for each duplicate key of this object, not of nested ones."""
     names = dict.fromkeys(data.names[:MAX_ERRORS]) if isinstance(data, DuplicateKeys) else {}
     return [
         FieldError(
@@ -105,7 +106,7 @@ def duplicate_key_errors(data: object, pointer: str = "") -> list[FieldError]:
 
 
 def find_anomalies(data: object) -> list[FieldError]:
-    """A fault for every name sent twice, and for every NaN and Infinity, however deep; at most `MAX_ERRORS`."""
+    """Return an error for each duplicate key, NaN and Infinity at any depth; at most `MAX_ERRORS`."""
     found: list[FieldError] = []
     todo: list[tuple[str, object]] = [("", data)]
     while todo and len(found) < MAX_ERRORS:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from bems.tracker.cells import UNRESERVED, Cell
+from bems.tracker.cells import MIN_UNRESERVED_INSTANCES, Cell
 
 
 def check_account_quota(cells: Iterable[Cell]) -> None:
@@ -16,9 +16,10 @@ def check_account_quota(cells: Iterable[Cell]) -> None:
     for (_, region), together in places.items():
         quota = min(cell.concurrency.account for cell in together)
         total = sum(cell.concurrency.total for cell in together)
-        if total > quota - UNRESERVED:
+        if total > quota - MIN_UNRESERVED_INSTANCES:
             names = ", ".join(cell.name for cell in together)
             raise ValueError(
                 f"the cells {names} of {region} reserve {total} of the {quota} Lambda instances of their account, of "
-                f'which {UNRESERVED} must be left: raise the quota and "concurrency.account" of each, or lower the rest'
+                f"which {MIN_UNRESERVED_INSTANCES} must be left: "
+                'raise the quota and "concurrency.account" of each, or lower the rest'
             )

@@ -8,7 +8,7 @@ from aws_cdk import aws_lambda_destinations as destinations
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from bems.tracker.eventbridge_names import ENDED
+from bems.tracker.eventbridge_names import FAILED_EXECUTION_STATUSES
 from infra.common.names import Names
 
 
@@ -50,7 +50,7 @@ class Sweeping(Construct):
             event_pattern=events.EventPattern(
                 source=["aws.states"],
                 detail_type=["Step Functions Execution Status Change"],
-                detail={"stateMachineArn": [machine_arn], "status": list(ENDED)},
+                detail={"stateMachineArn": [machine_arn], "status": list(FAILED_EXECUTION_STATUSES)},
             ),
             targets=[
                 targets.LambdaFunction(

@@ -57,7 +57,7 @@ def _fault(
         if metric is None:
             return f"nobody emits {namespace} {name}: see bems/tracker/metrics.py"
         try:
-            metric.dimensioned(**dimensions)
+            metric.dimension_values(**dimensions)
         except ValueError as fault:
             return f"nobody emits {namespace} {fault}"
         return None

@@ -88,7 +88,7 @@ class MetricRef:
 
 def cell_metric(metric: Metric, **dimensions: str) -> MetricRef:
     """A metric of the cell's functions. ValueError for dimensions that it has not."""
-    return MetricRef(tracker.NAMESPACE, metric.name, tuple(metric.dimensioned(**dimensions).items()))
+    return MetricRef(tracker.NAMESPACE, metric.name, tuple(metric.dimension_values(**dimensions).items()))
 
 
 def aws_metric(namespace: str, name: str, **dimensions: str) -> MetricRef:

@@ -47,7 +47,9 @@ def test_an_alert_goes_to_its_severitys_topic_with_what_filters_need(cloud: Clou
 
 def test_the_message_is_read_by_people_first_and_by_programs() -> None:
     text = message(ALERT, "eu-west")
-    assert text.splitlines()[1].startswith('  "text": "critical: INV/1 waits for posting since 2026-03-02 (alert 3')
+    assert text.splitlines()[1].startswith(
+        '  "text": "critical: INV/1 has waited for posting since 2026-03-02 (alert 3'
+    )
     assert json.loads(text) == json_body(ALERT, "eu-west"), "what a webhook of the other home gets"
 
 

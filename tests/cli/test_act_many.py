@@ -161,7 +161,7 @@ def test_the_answer_says_which_time_was_meant(three: CliHarness) -> None:
     [
         ("soon", "'soon' is not a time; friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or"),
         ("+3w", '"3w" is not a duration'),
-        ("+0d", "is no time at all"),
+        ("+0d", "is not a positive duration"),
         ("2026-02-30", "'2026-02-30' is not a time"),
         ("fr", "'fr' is not a time"),
     ],

@@ -84,7 +84,7 @@ def test_the_first_refused_lines_are_shown_with_their_faults(world: CliHarness, 
 def test_a_conflict_is_among_them(world: CliHarness) -> None:
     sent = world.bems("send", "-", stdin=lines(event("e"), event("e", amount="2.00")))
     assert "The refused lines; --refused-out FILE writes all of them" in sent.out
-    assert "was accepted before with another content" in sent.out
+    assert "was accepted before with different content" in sent.out
 
 
 def test_replay_says_what_a_log_of_csv_is() -> None:

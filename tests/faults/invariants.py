@@ -107,7 +107,7 @@ def check_totals(state: State, reader: Reader) -> None:
         for name, value in (("count", total.invoices), ("amount", total.amount))
     }
     hold(indexed == dict(records), f"10: the index says {indexed}, the records {dict(records)}")
-    stuck = sum(record.stuck for record in state.records.values())
+    stuck = sum(record.is_stuck for record in state.records.values())
     hold(sum(total.stuck for total in reader.totals()) == stuck, f"10: {stuck} are stuck, and the index says otherwise")
 
 
@@ -119,7 +119,7 @@ def check_report(record: InvoiceRecord) -> None:
             told = not bad or record.reported_disputes.get(stage) == (outcome and outcome.event_id)
             hold(told, f"11: {outcome} of {record.invoice_id} was not reported")
     hold((record.mark == "parked") == (record.parked is not None), f"11: {record.invoice_id} keeps {record.parked}")
-    hold(record.mark != "parked" or record.stuck, f"11: {record.invoice_id} is parked, and not stuck")
+    hold(record.mark != "parked" or record.is_stuck, f"11: {record.invoice_id} is parked, and not stuck")
 
 
 def check_files(life: SimulatedCell) -> None:

@@ -28,7 +28,7 @@ BAND = 3
 def count(cell: Template) -> dict[str, int]:
     (acl,) = cell.of("AWS::WAFv2::WebACL").values()
     own = [
-        prod(len(tracker.VALUES[name]) for name in metric.dimensions if name in tracker.VALUES)
+        prod(len(tracker.DIMENSION_VALUES[name]) for name in metric.dimensions if name in tracker.DIMENSION_VALUES)
         for metric in tracker.METRICS.values()
     ]
     return {

@@ -1,9 +1,9 @@
-"""Mutants: the core with one clause of a rule left out.
+"""Mutants of the decisions: each omits one clause of a rule.
 
-Each is made from the real source by one replacement, so a change of the core that makes a replacement impossible fails
-loudly. A clause whose mutant no schedule breaks would be a clause that nothing needs. Four have a test of their own
-only: an older run's timeout is answered Superseded, giving up answers the token, a run that asks is silent no more
-(test_decisions.py), and the clear is conditional on the version (test_protocol.py).
+Each mutant replaces text of the real source; `mutant` fails if the source no longer contains that text. If no schedule
+breaks a mutant, its clause is not needed. Four clauses have a test of their own instead: an older run's timeout is
+answered Superseded, giving up answers the token, a run that asks is no longer silent (test_decisions.py), and the clear
+is conditional on the version (test_apply_decision.py).
 """
 
 import inspect
@@ -12,33 +12,33 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from bems.tracker import apply_decision, decisions, record_builder
-from tests.tracker.simulation import Core, InvariantViolated, play, schedule
+from tests.tracker.simulation import Core, InvariantViolated, generate_moves, run_schedule
 
 MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
-    "rule 1: whoever saves in between keeps what is pending": [
+    "rule 1: a decision keeps the pending actions of earlier ones": [
         (record_builder, "(*before.pending, *self.actions) if self.actions else before.pending", "tuple(self.actions)"),
     ],
-    "rule 1: what is pending is looked at again after the grace": [
+    "rule 1: a record with pending actions is checked after the grace period": [
         (record_builder, "at = now + GRACE_PERIOD if pending else None", "at = None"),
     ],
-    "rule 1: a repeat carries out what is pending": [
+    "rule 1: a repeat carries out pending actions": [
         (decisions, "return Decision(record, pending, (), answer)", "return Decision(record, (), (), answer)"),
         (record_builder, "return Decision(before, pending, (), answer)", "return Decision(before, (), (), answer)"),
     ],
-    "rule 1: each action is tried": [
+    "rule 1: every action is tried": [
         (apply_decision, "failures.append((action, failure))", "raise failure"),
     ],
-    "rule 1: what was carried out is cleared though something failed": [
+    "rule 1: actions that succeed are cleared even if others fail": [
         (
             apply_decision,
             "if saved is not None and saved.pending:",
             "if saved is not None and saved.pending and not failures:",
         ),
     ],
-    "rule 1: what failed stays pending": [
+    "rule 1: failed actions stay pending": [
         (apply_decision, "tuple(action for action, _ in failures)", "()"),
     ],
-    "rule 1: and is tried again after the grace": [
+    "rule 1: failed actions are retried after the grace period": [
         (
             record_builder,
             "next_check_at(record.run, record.wait, failed, now)",
@@ -48,19 +48,19 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 2: a waiting status needs an open run": [
         (record_builder, 'self.run.state != "open"', 'self.run.state == "none"'),
     ],
-    "rule 2: a closing run that asks again is given its answer again": [
+    "rule 2: a closing run that registers again is answered again": [
         (record_builder, "if run.token and run.stage:", 'if run.token and run.stage and run.state == "open":'),
     ],
     "rule 2: a wait of an older run is answered Superseded": [
-        (decisions, 'draft.actions.append(SendTaskAnswer(request.token, "Superseded", now))', "pass"),
+        (decisions, 'builder.actions.append(SendTaskAnswer(request.token, "Superseded", now))', "pass"),
     ],
-    "rule 2: a run that is replaced has its token answered": [
+    "rule 2: the token of a replaced run is answered": [
         (record_builder, 'self.actions.append(SendTaskAnswer(self.run.token, "Superseded", self.now))', "pass"),
     ],
     "rule 2: a stamp older than the run's newest is ignored": [
         (decisions, "if request.stamp < record.run.stamp:", "if False:"),
     ],
-    "rule 2: whatever its stage": [
+    "rule 2: an older stamp is ignored at any stage": [
         (
             decisions,
             "if request.stamp < record.run.stamp:",
@@ -70,23 +70,23 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 2: an equal stamp is not ignored": [
         (decisions, "if request.stamp < record.run.stamp:", "if request.stamp <= record.run.stamp:"),
     ],
-    "rule 2: a run that ended by itself is closing": [
+    "rule 2: a failed run is closing": [
         (decisions, 'if ended_run == record.run.number and record.run.state == "open":', "if False:"),
     ],
-    "rule 2: whatever the status": [
+    "rule 2: a failed run is closing whatever the status": [
         (
             decisions,
             'if ended_run == record.run.number and record.run.state == "open":',
-            'if ended_run == record.run.number and record.run.state == "open" and draft.wait:',
+            'if ended_run == record.run.number and record.run.state == "open" and builder.wait:',
         ),
     ],
-    "rule 2: so many ended runs make the invoice dormant": [
-        (decisions, "if ended_runs >= MAX_FAILED_RUNS and draft.mark is None:", "if False:"),
+    "rule 2: too many failed runs make the invoice dormant": [
+        (decisions, "if ended_runs >= MAX_FAILED_RUNS and builder.mark is None:", "if False:"),
     ],
-    "rule 2: dormant until its next event": [
-        (decisions, 'if draft.mark == "dormant":\n        draft.mark = None\n    return', "return"),
+    "rule 2: an event wakes a dormant invoice": [
+        (decisions, 'if builder.mark == "dormant":\n        builder.mark = None\n    return', "return"),
     ],
-    "rule 2: dormant until its due instant": [
+    "rule 2: a due alert wakes a dormant invoice": [
         (record_builder, 'if self.mark == "dormant":\n            self.mark = None', ""),
     ],
     "rule 3: a complete stage answers its wait at once": [
@@ -99,7 +99,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (decisions, "too_old = now >= record.run.started_at + MAX_RUN_AGE", "too_old = False"),
         (record_builder, "due = min(due + GRACE_PERIOD, run.started_at + MAX_RUN_AGE)", "due += GRACE_PERIOD"),
     ],
-    "rule 4: whoever asks after it is due gets the one alert": [
+    "rule 4: a late request raises one alert": [
         (record_builder, "if wait is None or self.now < wait.due:", "if wait is None:"),
         (record_builder, "step, due_at = wait.step + 1, wait.due", "step, due_at = max(wait.step, 1), wait.due"),
         (record_builder, "if step > wait.step:", "if True:"),
@@ -107,36 +107,36 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
     "rule 4: a wait that times out escalates": [
         (
             decisions,
-            "if draft.wait and draft.wait.stage == stage:\n        draft.escalate()",
+            "if builder.wait and builder.wait.stage == stage:\n        builder.escalate()",
             "pass",
         ),
     ],
     "rule 4: a silent run is replaced": [
         (decisions, "now >= silent_since + MAX_SILENCE", "False"),
     ],
-    "rule 4: and looked at when that is due": [
+    "rule 4: a silent run is checked when its replacement is due": [
         (record_builder, "due = min(due, run.silent_since + MAX_SILENCE)", ""),
     ],
-    "rule 4: the sweep raises what a silent run did not": [
+    "rule 4: the sweep raises the alert of a silent run": [
         (
             decisions,
-            "if now >= draft.wait.due + GRACE_PERIOD:\n            draft.escalate()",
-            "if now >= draft.wait.due + GRACE_PERIOD:",
+            "if now >= builder.wait.due + GRACE_PERIOD:\n            builder.escalate()",
+            "if now >= builder.wait.due + GRACE_PERIOD:",
         ),
     ],
-    "rule 4: the last alert parks": [
+    "rule 4: the last alert parks the invoice": [
         (record_builder, "            self.park(self.wait)", "            pass"),
     ],
-    "extend: the count of alerts begins anew": [
+    "extend: the count of alerts restarts": [
         (record_builder, "base=wait.step,", "base=wait.base,"),
     ],
     "extend: severity counts from the extension": [
         (record_builder, "policy.severity(stage, facts, step - base)", "policy.severity(stage, facts, step)"),
     ],
-    "extend: giving up counts from the extension": [
+    "extend: the last alert counts from the extension": [
         (record_builder, "base + policy.give_up_at(stage, facts)", "policy.give_up_at(stage, facts)"),
     ],
-    "extend: who asks late gets the step counted from the extension": [
+    "extend: the step of a late request counts from the extension": [
         (record_builder, "base + policy.step(stage", "policy.step(stage"),
     ],
     "extend: due instants count from the extension": [
@@ -146,84 +146,84 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
             "due = policy.due(stage, facts, wait.deadline, step)",
         ),
     ],
-    "parked: the wait that was given up is kept": [
+    "parked: the record keeps the wait that was given up": [
         (
             record_builder,
             "self.parked = Parked(self.now, wait.stage, wait.since, wait.step, operator)",
             "self.parked = Parked(self.now, wait.stage, self.now, wait.step, operator)",
         ),
     ],
-    "parked: with its last alert": [
+    "parked: the kept wait includes its last alert": [
         (record_builder, "            self.park(self.wait)", "            self.park(wait)"),
     ],
-    "rule 5: before the last alert gives up": [
+    "rule 5: a dispute is reported before the invoice is given up": [
         (
             record_builder,
-            "                self.report(stage, outcome)\n            self.park",
+            "                self.raise_dispute_alert(stage, outcome)\n            self.park",
             "                pass\n            self.park",
         ),
     ],
-    "rule 5: of a later stage than the awaited one too": [
+    "rule 5: a dispute of a later stage is reported": [
         (record_builder, "for stage in LATER_DISPUTABLE_STAGES[waits_for]:", "for stage in ():"),
     ],
-    "rule 4: a timeout never forgets a token": [
+    "rule 4: a timeout keeps the token": [
         (
             decisions,
-            "if draft.wait and draft.wait.stage == stage:\n        draft.escalate()",
-            "draft.run = structs.replace(draft.run, token=None)\n"
-            "    if draft.wait and draft.wait.stage == stage:\n        draft.escalate()",
+            "if builder.wait and builder.wait.stage == stage:\n        builder.escalate()",
+            "builder.run = structs.replace(builder.run, token=None)\n"
+            "    if builder.wait and builder.wait.stage == stage:\n        builder.escalate()",
         ),
     ],
-    "rule 4: orphans have their deadlines": [
-        (decisions, "else:\n        draft.escalate()", ""),
+    "rule 4: the sweep raises the alerts of orphans": [
+        (decisions, "else:\n        builder.escalate()", ""),
     ],
     "rule 5: a dispute is reported": [
-        (record_builder, "if self.unreported_dispute(stage):", "if False:"),
+        (record_builder, "if self.find_unreported_dispute(stage):", "if False:"),
     ],
-    "rule 5: once per event": [
+    "rule 5: a dispute is reported once per event": [
         (record_builder, "self.reported_disputes = {**self.reported_disputes, stage: outcome.event_id}", "pass"),
     ],
-    "rule 5: also where no execution can ask": [
-        (record_builder, "if self.unreported_dispute(waits_for) and self.has_no_asking_run():", "if False:"),
+    "rule 5: a dispute is reported even if no execution can ask": [
+        (record_builder, "if self.find_unreported_dispute(waits_for) and self.lacks_responsive_run():", "if False:"),
     ],
-    "rule 5: dormant": [
+    "rule 5: a dormant invoice has no execution that can ask": [
         (record_builder, 'self.mark == "dormant" or self.run', "self.run"),
     ],
-    "rule 5: or not started yet": [
+    "rule 5: a run that has not started cannot ask": [
         (record_builder, " or self.is_starting()", " or False"),
     ],
-    "rule 5: of a past event no alert": [
-        (decisions, "if absorbed and event.imported and is_bad:", "if False:"),
+    "rule 5: a dispute of a past event is not reported": [
+        (decisions, "if is_newest and event.imported and is_bad:", "if False:"),
     ],
-    "identity: two vendors": [
+    "identity: two vendors raise an alert": [
         (record_builder, 'if len(self.vendor_ids) > 1 and "vendor" not in self.identity_alerts:', "if False:"),
     ],
-    "identity: once each": [
-        (record_builder, "self.identity_alerts = (*self.identity_alerts, what)", "pass"),
+    "identity: each alert is raised once": [
+        (record_builder, "self.identity_alerts = (*self.identity_alerts, problem)", "pass"),
     ],
     "identity: the first vendor is kept": [
         (record_builder, "self.vendor_ids = (*self.vendor_ids, vendor_id)", "self.vendor_ids = (vendor_id,)"),
     ],
-    "identity: the earliest received is kept, whatever came first": [
-        (record_builder, "elif of < (first.occurred_at, first.event_id):", "elif False:"),
+    "identity: the earliest received is kept in any order of arrival": [
+        (record_builder, "elif version < (first.occurred_at, first.event_id):", "elif False:"),
     ],
     "identity: the newest received is kept": [
-        (record_builder, "elif of > (last.occurred_at, last.event_id):", "elif False:"),
+        (record_builder, "elif version > (last.occurred_at, last.event_id):", "elif False:"),
     ],
-    "identity: a superseded posting closes too": [
+    "identity: a superseded posting also closes the invoice": [
         (
             decisions,
-            "    draft.remember_closing(stage, outcome)\n",
-            "    if absorbed:\n        draft.remember_closing(stage, outcome)\n",
+            "    builder.record_closing(stage, outcome)\n",
+            "    if is_newest:\n        builder.record_closing(stage, outcome)\n",
         ),
     ],
     "identity: the earliest closing counts": [
         (record_builder, "at if self.closed_at is None else min(self.closed_at, at)", "at"),
     ],
-    "identity: a cancellation closes too": [
+    "identity: a cancellation also closes the invoice": [
         (record_builder, '(("posting", "posted"), ("ingestion", "cancelled"))', '(("posting", "posted"),)'),
     ],
-    "parked: only an event that changes a register revives": [
+    "parked: an event that changes no outcome does not revive": [
         (
             record_builder,
             "if not supersedes(stage, outcome, self.outcomes.get(stage)):\n            return False",
@@ -231,72 +231,72 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
             '            if self.mark == "parked":\n                self.revive()\n            return False',
         ),
     ],
-    "parked: an event that changes a register revives": [
+    "parked: an event that changes an outcome revives": [
         (record_builder, 'if self.mark == "parked":\n            self.revive()', ""),
     ],
-    "projection: the newest outcome stands": [
+    "status: the newest outcome wins": [
         (record_builder, "if not supersedes(stage, outcome, self.outcomes.get(stage)):", "if False:"),
     ],
-    "series: an instant of its own for every row": [
+    "series: every row has its own instant": [
         (record_builder, "max(self.now, self.before.recorded_at + 1)", "self.now"),
     ],
     "series: only events and commands change a status": [
         (record_builder, 'if row["kind"] in ("event", "command"):', "if number == 0:"),
     ],
-    "series: a chain of amounts": [
+    "series: the rows' amounts form a chain": [
         (
             record_builder,
             "self.status, current.amount, current.currency",
             "self.status, (stated or current).amount, currency",
         ),
     ],
-    "series: from what the record says, not the event before": [
+    "series: the first row starts from the record": [
         (
             record_builder,
             "status, amount, currency = self.status_before, before.amount, before.currency",
             "status, amount, currency = self.status_before, self.facts.amount, self.facts.currency",
         ),
     ],
-    "commands: a repeat is remembered": [
-        (decisions, 'draft.remember_event(command.event_id, "")', "pass"),
+    "commands: a repeat is recognized": [
+        (decisions, 'builder.remember_event(command.event_id, "")', "pass"),
     ],
-    "events: a repeat is remembered": [
-        (decisions, "draft.remember_event(event.event_id, event.digest)", "pass"),
+    "events: a repeat is recognized": [
+        (decisions, "builder.remember_event(event.event_id, event.digest)", "pass"),
     ],
 }
 
 
 def mutant(replacements: list[tuple[ModuleType, str, str]]) -> Core:
-    """The decisions and the protocol of a core with these replacements."""
+    """Return the decisions and the protocol with these replacements in their sources."""
     sources = {module.__name__: inspect.getsource(module) for module in (record_builder, decisions, apply_decision)}
     for module, old, new in replacements:
         source = sources[module.__name__]
-        assert old in source, f"{module.__name__} has no longer: {old}"
+        assert old in source, f"{module.__name__} no longer contains: {old}"
         sources[module.__name__] = source.replace(old, new or "pass")
     real = {name: sys.modules[name] for name in sources}
-    made: dict[str, ModuleType] = {}
+    mutated: dict[str, ModuleType] = {}
     try:
         for name, source in sources.items():
-            made[name] = sys.modules[name] = ModuleType(name)
-            exec(compile(source, name, "exec"), made[name].__dict__)
+            mutated[name] = sys.modules[name] = ModuleType(name)
+            exec(compile(source, name, "exec"), mutated[name].__dict__)
     finally:
         sys.modules.update(real)
-    return Core(made[decisions.__name__], made[apply_decision.__name__])
+    return Core(mutated[decisions.__name__], mutated[apply_decision.__name__])
 
 
 def broken_by(clause: str, seeds: Iterable[int]) -> int | None:
-    """The first of the seeds whose schedule breaks the core without a clause."""
+    """Return the first of the seeds whose schedule violates an invariant without the clause."""
     core = mutant(MUTANTS[clause])
     for seed in seeds:
         try:
-            play(seed, schedule(seed), core)
+            run_schedule(seed, generate_moves(seed), core)
         except InvariantViolated:
             return seed
     return None
 
 
 if __name__ == "__main__":
-    # After a change of the core or the world: copy what this prints to test_rules.py.
+    # After a change of the decisions or the simulation, copy the output to test_rules.py.
     for name in MUTANTS:
         print(
             f'    "{name}": {broken_by(name, range(1, int(sys.argv[1]) if len(sys.argv) > 1 else 20_000))},', flush=True

@@ -1,4 +1,4 @@
-"""Events, records and policies to test with."""
+"""Sample events, facts and policies for tests."""
 
 from datetime import date
 from decimal import Decimal
@@ -17,7 +17,7 @@ FACTS = Facts(Decimal("1250.00"), "EUR", Vendor("V-42", tier="silver"), Source("
 def plain_policy(
     deadline: str = "3d", escalate_every: str = "1d", critical_at: int = 2, give_up_at: int = 3, timezone: str = "UTC"
 ) -> Policy:
-    """The same rule for every stage."""
+    """Build a policy with the same rule for every stage."""
     rule = StageSpec(deadline, escalate_every, critical_at=critical_at, give_up_at=give_up_at, overrides=())
     stages = StagesSpec(rule, rule, rule, rule)
     return build_policy(PolicySpec(CalendarSpec("NL", timezone), stages), frozenset())

@@ -1,27 +1,31 @@
-"""An adversarial world around the core: everything that may go wrong between decisions, driven by small integers.
+"""Adversarial simulation of a runtime: everything that can go wrong between decisions, driven by small integers.
 
-A versioned table, functions that run the protocol step by step (between any two steps others run, or it dies, or Step
-Functions gives it up while it still runs), executions of the state machine, messages delivered at least once, a
-sweeper, operators, and functions whose clocks lag. Some worlds refuse every StartExecution for a while. A schedule is a
-seed and a list of moves; when they are used up, the world is drained of all that can happen and its invariants are
-checked; then time passes until every wait has ended.
+It has a versioned table, functions that run the protocol step by step, executions of the state machine, messages that
+are delivered at least once, a sweeper, operators, and functions whose clocks lag. Between any two steps of a function,
+other functions run, the function crashes, or Step Functions abandons it while it still runs. Some simulations refuse
+every StartExecution for a while.
 
-The invariants, by the number with which `Broken` begins:
+A schedule is a seed and a list of moves. After the moves, the simulation runs everything that is ready and checks its
+invariants; then time passes until every wait has ended.
 
-1. The status is what the newest event of each stage says.
-2. A waiting invoice has one live execution, unless orphan, parked or dormant; and a check_at. There are never two.
-3. The execution waits at the stage that the record waits for, with the token that the record knows.
-4. Every alert decided is raised, none is decided twice or while not waiting, none is overdue, every wait is given up;
-   each comes when its number says, counted from the newest extension; without crashes it is raised once.
+The invariants, by the number with which the message of `InvariantViolated` begins:
+
+1. The status is derived from the newest event of each stage.
+2. A waiting invoice has a check_at, and exactly one live execution, unless it is orphan, parked or dormant. There are
+   never two.
+3. The execution waits at the stage that the record waits for, with the token that the record has.
+4. Every decided alert is raised. None is decided twice or without a wait, and none is overdue. In the end, every wait
+   is given up. When an alert is due follows from its number, counted from the newest extension. Without crashes, an
+   alert is raised once.
 5. An invoice that waits for nothing has no live execution.
-6. Everything comes to rest.
-7. A dispute is reported, once, even where no execution can ask; that of an imported event is not.
-8. Nothing stays pending.
-9. An event that changes nothing does not revive.
-10. The time series has one row per instant, and tells every new event once. Its rows are a chain, and the counts and
-    amounts that it gives by status and currency are those of the records.
+6. The simulation comes to rest.
+7. A dispute is reported once, even if no execution can ask for it; a dispute of an imported event is not reported.
+8. No action stays pending.
+9. An event that changes no outcome does not revive a parked invoice.
+10. The time series has one row per instant, and one row for every new event. Its rows form a chain, and its counts and
+    amounts by status and currency equal those of the records.
 11. A parked invoice keeps the wait that was given up.
-12. Two vendors, or another invoice after the first was closed, raise an identity alert, in whatever order.
+12. Two vendors, or another invoice after the first was closed, raise an identity alert, in any order of events.
 """
 
 from __future__ import annotations
@@ -60,7 +64,7 @@ GOLD = Facts(Decimal("10.00"), "EUR", Vendor("V-1", tier="gold"), Source("erp"))
 DEARER = Facts(Decimal("12.00"), "EUR", Vendor("V-1"), Source("erp"))
 DOLLARS = Facts(Decimal("11.00"), "USD", Vendor("V-1"), Source("erp"))
 FOREIGN = Facts(Decimal("10.00"), "EUR", Vendor("V-2"), Source("erp"))
-# Longer than the 30 days that a state machine is told at once, so that waits wake early too.
+# Longer than the 30 days of a task's maximum timeout, so that waits also wake early.
 RULE = StageSpec("40d", "20d", critical_at=2, give_up_at=3)
 GOLDEN = OverrideSpec(WhenSpec(vendor_tier="gold"), deadline="25d", escalate_every="35d", give_up_at=2)
 
@@ -74,7 +78,7 @@ OTHER = policy_of(StageSpec("70d", "10d", critical_at=1, give_up_at=2, overrides
 
 
 class Core(NamedTuple):
-    """The modules under test, which may be mutants of the real ones."""
+    """Modules under test: the real ones or mutants."""
 
     decisions: ModuleType
     apply_decision: ModuleType
@@ -83,146 +87,146 @@ class Core(NamedTuple):
 REAL = Core(decisions, apply_decision)
 
 
-class Refused(Exception):
-    """What StartExecution raises while it is refused."""
+class StartRefused(Exception):
+    """Failure of StartExecution while starts are refused."""
 
 
 class InvariantViolated(AssertionError):
-    """An invariant does not hold; the trace leads there."""
+    """Violation of an invariant. `trace` lists the steps that lead to it."""
 
     trace: list[str]
 
 
 class Execution:
-    """One run of statemachines/invoice_lifecycle.asl.json."""
+    """Execution of statemachines/invoice_lifecycle.asl.json."""
 
-    def __init__(self, world: Simulation, invoice_id: str, run: int, seconds: int) -> None:
-        self.world, self.invoice_id, self.run = world, invoice_id, run
+    def __init__(self, simulation: Simulation, invoice_id: str, run: int, seconds: int) -> None:
+        self.simulation, self.invoice_id, self.run = simulation, invoice_id, run
         self.entries = 0
         self.state, self.stage = "Start", AWAITED[0]
         self.ended: str | None = None
         self.token: str | None = None
         self.timer: Instant | None = None
         self.job = 0
-        if world.doomed:
+        if simulation.fails_every_execution:
             self.end("failed")
         else:
             self.to_await("authorization", seconds)
 
     def to_await(self, stage: Stage, seconds: int) -> None:
         self.state, self.stage, self.retry, self.seconds = "Await", stage, -1, seconds
-        self.world.sequence += 0 if self.world.coarse else 1
-        self.entered = self.world.now if self.world.coarse else self.world.sequence
-        self.nonce = self.world.unique()
-        self.count()
-        self.attempt()
+        self.simulation.sequence += 0 if self.simulation.has_coarse_clock else 1
+        self.entered = self.simulation.now if self.simulation.has_coarse_clock else self.simulation.sequence
+        self.nonce = self.simulation.unique()
+        self.count_entry()
+        self.call_function()
 
     def to_escalate(self, kind: str, stage: Stage) -> None:
         self.state, self.stage, self.kind, self.retry = "Escalate", stage, kind, -1
         self.token = self.timer = None
-        self.count()
-        self.attempt()
+        self.count_entry()
+        self.call_function()
 
-    def count(self) -> None:
+    def count_entry(self) -> None:
         self.entries += 1
-        if self.entries > self.world.bound:
+        if self.entries > self.simulation.max_entries:
             raise InvariantViolated(f"6: {self.entries} state entries in {self.invoice_id}#{self.run}")
 
     def end(self, how: str) -> None:
         self.state, self.ended, self.token, self.timer, self.job = "End", how, None, None, -1
-        if how in ("failed", "killed") and not self.world.lossy:
-            self.world.messages += [Message("ended", self.invoice_id, self.run)] * (1 + self.run % 2)
+        if how in ("failed", "killed") and not self.simulation.loses_end_notices:
+            self.simulation.messages += [Message("ended", self.invoice_id, self.run)] * (1 + self.run % 2)
 
-    def attempt(self) -> None:
-        """Call the function (again): on AWS a new attempt has a new token; `reuse` models the other possibility."""
+    def call_function(self) -> None:
+        """Call or retry the state's function. On AWS a retry has a new token; `reuses_tokens` models the opposite."""
         self.retry += 1
         if self.retry >= ATTEMPTS:
             return self.end("failed")
-        self.job = job = self.world.unique()
-        core, run, stage = self.world.core.decisions, self.run, self.stage
+        self.job = job = self.simulation.unique()
+        core, run, stage = self.simulation.core.decisions, self.run, self.stage
         if self.state == "Await":
             token = self.token = f"{self.invoice_id}#{run}@{self.nonce}" + (
-                "" if self.world.reuse else f".{self.retry}"
+                "" if self.simulation.reuses_tokens else f".{self.retry}"
             )
-            self.timer = self.world.now + self.seconds * SECOND
+            self.timer = self.simulation.now + self.seconds * SECOND
             request = core.WaitRequest(run, stage, token, (self.entered, self.retry))
-            self.world.spawn(
+            self.simulation.spawn(
                 f"wait {token} {stage}",
                 self.invoice_id,
-                lambda r, t: core.on_wait(r, request, self.world.policy, t),
+                lambda r, t: core.on_wait(r, request, self.simulation.policy, t),
                 self,
                 job,
             )
         else:
             name = f"{self.kind} {stage} #{run}"
-            self.world.spawn(name, self.invoice_id, self.escalation(self.kind, run, stage), self, job)
+            self.simulation.spawn(name, self.invoice_id, self.make_escalation(self.kind, run, stage), self, job)
         return None
 
-    def escalation(self, kind: str, run: int, stage: Stage) -> Decide:
-        core = self.world.core.decisions
+    def make_escalation(self, kind: str, run: int, stage: Stage) -> Decide:
+        core = self.simulation.core.decisions
 
         def decide(record: InvoiceRecord | None, now: Instant) -> Any:
             decision = (core.on_timeout if kind == "timeout" else core.on_dispute)(
-                record, run, stage, self.world.policy, now
+                record, run, stage, self.simulation.policy, now
             )
             wait = decision.record.wait
             mine = kind == "timeout" and wait and wait.stage == stage and run == decision.record.run.number
             if mine and now >= wait.due:
-                raise InvariantViolated(f"4: {self.invoice_id} asked after its alert was due and got none")
+                raise InvariantViolated(f"4: {self.invoice_id} asked after its alert was due and received none")
             return decision
 
         return decide
 
-    def lost(self, job: int) -> None:
-        """The function died, or Step Functions thinks so."""
+    def on_function_lost(self, job: int) -> None:
+        """Retry a function that crashed, or that Step Functions abandoned."""
         if job != self.job:
             return
-        if self.world.coarse:
-            self.world.now += MINUTE  # a retry backs off, so its instant is never the next state's
-        self.attempt()
+        if self.simulation.has_coarse_clock:
+            self.simulation.now += MINUTE  # a retry backs off, so it never has the same instant as the next state
+        self.call_function()
 
-    def reply(self, job: int, reply: Any) -> None:
+    def on_reply(self, job: int, reply: Any) -> None:
         if job != self.job:
             return
         if self.state == "Await":
-            self.job = 0  # registered; now only the token or the timer moves it
+            self.job = 0  # registered; only the token or the timer continues it
         elif reply.next == "Await" or self.kind == "dispute":
-            self.to_await(self.stage, seconds_until(reply.wait_until, self.world.now))
+            self.to_await(self.stage, seconds_until(reply.wait_until, self.simulation.now))
         else:
             self.end(reply.next)
 
-    def answer(self, answer: SendTaskAnswer) -> None:
+    def on_task_answer(self, answer: SendTaskAnswer) -> None:
         if self.token != answer.token:
-            return  # TaskTimedOut: benign
+            return  # TaskTimedOut, which is harmless
         self.token, self.timer, self.job = None, None, -1
-        told = answer.answer
-        if told == "ok" and self.stage == "posting":
+        name = answer.answer
+        if name == "ok" and self.stage == "posting":
             self.end("Posted")
-        elif told == "ok":
-            self.to_await(AWAITED[AWAITED.index(self.stage) + 1], seconds_until(answer.until, self.world.now))
-        elif told == "Mismatched" and self.stage != "authorization":
+        elif name == "ok":
+            self.to_await(AWAITED[AWAITED.index(self.stage) + 1], seconds_until(answer.until, self.simulation.now))
+        elif name == "Mismatched" and self.stage != "authorization":
             self.to_escalate("dispute", "reconciliation")
-        elif told == "PostingFailed" and self.stage == "posting":
+        elif name == "PostingFailed" and self.stage == "posting":
             self.to_escalate("dispute", "posting")
-        elif told in ("Rejected", "Cancelled", "Superseded", "Parked"):
-            self.end(told)
+        elif name in ("Rejected", "Cancelled", "Superseded", "Parked"):
+            self.end(name)
         else:
             self.end("failed")
-            raise InvariantViolated(f"3: {told} is not caught while waiting for {self.stage}")
+            raise InvariantViolated(f"3: {name} is not caught while waiting for {self.stage}")
 
 
 Decide = Callable[[InvoiceRecord | None, Instant], Any]
 
 
 class Message:
-    """Something to be delivered at least once: an event, a command, or the notice that an execution ended by itself."""
+    """Message that is delivered at least once: an event, a command, or the notice that an execution failed."""
 
     def __init__(self, kind: str, invoice_id: str, content: Any) -> None:
         self.kind, self.invoice_id, self.content = kind, invoice_id, content
 
 
 class Function:
-    """One invocation of a function that runs the protocol."""
+    """Invocation of a function that runs the protocol."""
 
     def __init__(
         self, name: str, invoice_id: str, generator: Generator[Any], caller: Execution | None, job: int
@@ -232,37 +236,40 @@ class Function:
 
 
 class Simulation:
+    """State of a simulated runtime. The seed determines its faults, events, commands and policies."""
+
     def __init__(self, seed: int, core: Core = REAL, without: frozenset[str] = frozenset()) -> None:
         draw = random.Random(seed)
         self.core = core
-        self.reuse, self.lossy, self.coarse = draw.random() < 0.3, draw.random() < 0.2, draw.random() < 0.15
+        self.reuses_tokens = draw.random() < 0.3
+        self.loses_end_notices = draw.random() < 0.2
+        self.has_coarse_clock = draw.random() < 0.15
         self.crashes = draw.randint(0, 4)
-        self.zombies = 0 if self.coarse else draw.choice((0, 1, 2, 6))
+        self.abandonments = 0 if self.has_coarse_clock else draw.choice((0, 1, 2, 6))
         self.kills = draw.randint(0, 3)
-        self.doomed = (
-            draw.random() < 0.05 and not self.lossy
-        )  # every execution fails at once, as with a permission that is missing
-        self.skew = 0 if self.coarse else draw.choice((0, 0, 1, 2))
+        # Every execution fails at once, as with a missing permission.
+        self.fails_every_execution = draw.random() < 0.05 and not self.loses_end_notices
+        self.max_lag_minutes = 0 if self.has_coarse_clock else draw.choice((0, 0, 1, 2))
         self.now: Instant = EPOCH + 100 * DAY
-        self.sequence = self.uniques = 0
-        # Some worlds get another policy on the way, or facts by which another rule holds.
-        self.policy, self.restless = POLICY, draw.random() < 0.25
-        # In some the amount, currency or vendor changes; in some are past events; in some no execution can be started.
-        mixed, past = draw.random() < 0.3, draw.random() < 0.15
-        self.refusing = draw.random() < 0.15
+        self.sequence = self.last_unique = 0
+        # Some simulations change the policy midway, or have facts to which another rule applies.
+        self.policy, self.varies_rules = POLICY, draw.random() < 0.25
+        # Some vary amount, currency and vendor; some have past events; some cannot start executions.
+        varies_facts, has_past_events = draw.random() < 0.3, draw.random() < 0.15
+        self.refuses_starts = draw.random() < 0.15
         self.trace: list[str] | None = []
         self.records: dict[str, InvoiceRecord] = {}
         self.executions: dict[tuple[str, int], Execution] = {}
         self.functions: list[Function] = []
         self.raised: dict[str, int] = {}
-        self.published: dict[str, int] = {}
-        self.bases: dict[tuple[str, Instant], int] = {}
+        self.publish_counts: dict[str, int] = {}
+        self.extension_steps: dict[tuple[str, Instant], int] = {}
         self.rows: dict[str, list[Transition]] = {}
         self.decided: dict[str, int] = {}
-        self.told: dict[str, set[str]] = {}
-        self.commanded: list[tuple[str, Stage, Outcome]] = []
-        self.trusted: dict[str, Instant] = {}
-        self.early: set[str] = set()
+        self.recorded_ids: dict[str, set[str]] = {}
+        self.command_outcomes: list[tuple[str, Stage, Outcome]] = []
+        self.replaced_by: dict[str, Instant] = {}
+        self.decided_before_late_phase: set[str] = set()
         invoices = ["A", "B"][: 1 + (draw.random() < 0.25)]
         self.messages: list[Message] = []
         for k in range(draw.randint(3, 8)):
@@ -270,10 +277,10 @@ class Simulation:
             stage: Stage = STAGES[min(k, 3)] if draw.random() < 0.5 else draw.choice(STAGES)
             status = (FAILURE_STATUS if draw.random() < 0.35 else SUCCESS_STATUS)[stage]
             at = EPOCH + draw.randint(90, 100) * DAY
-            facts = GOLD if self.restless and draw.random() < 0.5 else SILVER
-            if mixed and draw.random() < 0.5:
+            facts = GOLD if self.varies_rules and draw.random() < 0.5 else SILVER
+            if varies_facts and draw.random() < 0.5:
                 facts = draw.choice((DEARER, DOLLARS, FOREIGN))
-            imported = past and draw.random() < 0.5
+            imported = has_past_events and draw.random() < 0.5
             event = Event(stage, f"e{k}", invoice_id, status, at, self.now, facts, f"d{k}", imported)
             self.messages += [Message("event", invoice_id, event)] * draw.choice((1, 1, 2, 3))
         for k in range(draw.choice((0, 0, 1, 2, 3, 4))):
@@ -296,11 +303,11 @@ class Simulation:
             m for m in self.messages if (m.content.event_id if m.kind == "event" else m.content.id) not in without
         ]
         self.events = [(m.invoice_id, m.content) for m in self.messages if m.kind == "event"]
-        self.bound = 60 + 12 * len(self.messages)
+        self.max_entries = 60 + 12 * len(self.messages)
 
     def unique(self) -> int:
-        self.uniques += 1
-        return self.uniques
+        self.last_unique += 1
+        return self.last_unique
 
     def log(self, text: str) -> None:
         if self.trace is not None:
@@ -316,7 +323,7 @@ class Simulation:
         caller: Execution | None = None,
         job: int = 0,
     ) -> Function:
-        lag = self.unique() * 7 % (self.skew + 1) * MINUTE
+        lag = self.unique() * 7 % (self.max_lag_minutes + 1) * MINUTE
         function = Function(name, invoice_id, self.invoke(name, invoice_id, decide, lag), caller, job)
         self.functions.append(function)
         return function
@@ -324,7 +331,7 @@ class Simulation:
     def invoke(
         self, name: str, invoice_id: str, decide: Callable[[InvoiceRecord | None, Instant], Any], lag: int
     ) -> Generator[str, None, Any]:
-        """The protocol, with a pause before each of its steps takes effect."""
+        """Run the protocol, pausing before each step takes effect."""
         steps: Generator[Any, Any, Any] = self.core.apply_decision.apply_steps(invoice_id, decide)
         result: Any = None
         while True:
@@ -345,10 +352,10 @@ class Simulation:
                 self.log(f"    raise {step.alert.kind} {step.alert.step} {step.alert.id}")
                 if self.raised.setdefault(step.alert.id, step.alert.step) != step.alert.step:
                     raise InvariantViolated(f"4: alert {step.alert.id} with two contents")
-                self.published[step.alert.id] = self.published.get(step.alert.id, 0) + 1
-            elif isinstance(step, StartExecution) and self.refusing:
+                self.publish_counts[step.alert.id] = self.publish_counts.get(step.alert.id, 0) + 1
+            elif isinstance(step, StartExecution) and self.refuses_starts:
                 self.log(f"    refused {step}")
-                result = Refused()
+                result = StartRefused()
             elif isinstance(step, StartExecution):
                 self.log(f"    start {step}")
                 if (invoice_id, step.run) not in self.executions:
@@ -357,7 +364,7 @@ class Simulation:
                 self.log(f"    {step}")
                 execution = self.executions.get((invoice_id, int(step.token.split("#")[1].split("@")[0])))
                 if execution:
-                    execution.answer(step)
+                    execution.on_task_answer(step)
 
     def save(self, name: str, new: InvoiceRecord) -> bool:
         old = self.records.get(new.invoice_id)
@@ -383,7 +390,7 @@ class Simulation:
                 if alert.last and not any(change.kind == "park" for change in new.changes):
                     raise InvariantViolated(f"4: {new.invoice_id} is not parked by its last alert")
                 self.decided[alert.id] = alert.step
-                if alert.kind == "stuck" and old and old.wait and not self.restless:
+                if alert.kind == "stuck" and old and old.wait and not self.varies_rules:
                     self.check_number(alert, old.wait)
                 if alert.kind in ("dispute", "failed") and any(
                     event.imported and event.event_id == alert.event_id for _, event in self.events
@@ -391,7 +398,7 @@ class Simulation:
                     raise InvariantViolated(f"7: {alert} is of a past event")
         if new.mark == "parked" and old and old.mark != "parked":
             gave_up = new.parked is not None and new.parked.by is None
-            if gave_up and self.unreported(new):
+            if gave_up and self.find_unreported(new):
                 raise InvariantViolated(f"7: {new.invoice_id} gives up before its dispute was reported")
             wait, kept = old.wait, new.parked
             steps = [action.alert.step for action in new.pending if isinstance(action, RaiseAlert)]
@@ -402,28 +409,28 @@ class Simulation:
         if (new.mark == "parked") is not (new.parked is not None):
             raise InvariantViolated(f"11: {new.invoice_id} is {new.mark} and keeps {new.parked}")
         if name == "command" and old and old.wait and new.wait and new.wait.extensions > old.wait.extensions:
-            self.bases[new.invoice_id, new.wait.since] = max(
+            self.extension_steps[new.invoice_id, new.wait.since] = max(
                 [old.wait.step, *(a.alert.step for a in new.pending if isinstance(a, RaiseAlert))]
             )
-            if new.wait.due != new.wait.deadline or new.stuck:
+            if new.wait.due != new.wait.deadline or new.is_stuck:
                 raise InvariantViolated(f"4: {new.invoice_id} is extended to {new.wait}")
         for change in new.changes:
             self.check_row(new.invoice_id, change)
             if old and change.recorded_at <= old.recorded_at:
                 raise InvariantViolated(f"10: {change.transition_id} recorded at or before its predecessor")
-            if change.transition_id in self.told.setdefault(new.invoice_id, set()):
-                raise InvariantViolated(f"10: {change.transition_id} told twice")
-            self.told[new.invoice_id].add(change.transition_id)
+            if change.transition_id in self.recorded_ids.setdefault(new.invoice_id, set()):
+                raise InvariantViolated(f"10: {change.transition_id} recorded twice")
+            self.recorded_ids[new.invoice_id].add(change.transition_id)
         if name == "command":
             for stage, outcome in new.outcomes.items():
                 if outcome.event_id.startswith("command") and (not old or old.outcomes.get(stage) != outcome):
-                    self.commanded.append((new.invoice_id, stage, outcome))
+                    self.command_outcomes.append((new.invoice_id, stage, outcome))
         self.log(f"    save {new.run} {new.wait} {new.mark} {status_of(new.outcomes)}")
         self.records[new.invoice_id] = new
         return True
 
-    def unreported(self, record: InvoiceRecord) -> list[Stage]:
-        """The stages whose mismatch or failure nobody was told of."""
+    def find_unreported(self, record: InvoiceRecord) -> list[Stage]:
+        """Return the stages whose mismatch or failure has not been reported."""
         return [
             stage
             for stage in STAGES[2:]
@@ -433,8 +440,8 @@ class Simulation:
         ]
 
     def check_number(self, alert: Any, wait: Any) -> None:
-        """When an alert comes, how grave it is and whether it is the last follow from its number alone."""
-        number = alert.step - self.bases.get((alert.invoice_id, wait.since), 0)
+        """Check that an alert's number alone determines when it is due, its severity and whether it is the last."""
+        number = alert.step - self.extension_steps.get((alert.invoice_id, wait.since), 0)
         expected = wait.deadline + (number - 1) * 20 * DAY, "critical" if number >= 2 else "warning", number >= 3
         if (alert.due_at, alert.severity, alert.last) != expected:
             raise InvariantViolated(f"4: alert {alert} should be {expected}")
@@ -480,12 +487,12 @@ class Simulation:
         except StopIteration as end:
             self.functions.remove(function)
             if function.caller:
-                function.caller.reply(function.job, end.value)
-        except Refused:
-            # Its message goes to the dead-letter queue; what it saved stands.
+                function.caller.on_reply(function.job, end.value)
+        except StartRefused:
+            # The message goes to the dead-letter queue; the saved record stays.
             self.functions.remove(function)
             if function.caller:
-                function.caller.lost(function.job)
+                function.caller.on_function_lost(function.job)
 
     def crash(self, index: int) -> None:
         function = self.functions.pop(index)
@@ -493,9 +500,9 @@ class Simulation:
         if function.message:
             self.messages.append(function.message)  # not acknowledged: redelivered
         if function.caller:
-            function.caller.lost(function.job)
+            function.caller.on_function_lost(function.job)
 
-    def timers(self) -> list[Execution]:
+    def due_timers(self) -> list[Execution]:
         return [x for x in self.executions.values() if x.timer is not None and x.timer <= self.now]
 
     def fire(self, execution: Execution) -> None:
@@ -504,17 +511,17 @@ class Simulation:
         execution.to_escalate("timeout", execution.stage)
 
     def move(self, what: int, which: int) -> None:
-        """One step of the adversary; what cannot be done now is left out."""
+        """Make one move of the adversary, or none if it is not possible now."""
         functions, messages = self.functions, self.messages
         if what < 9:
             if functions:
                 self.step(which % len(functions))
         elif what < 15:
-            if functions:  # one function runs to its end
+            if functions:  # run one function to its end
                 function = functions[which % len(functions)]
                 while function in functions:
                     self.step(functions.index(function))
-        elif (what == 23 or (what in (20, 22, 28) and self.zombies > 2)) and self.give_up(which):
+        elif (what == 23 or (what in (20, 22, 28) and self.abandonments > 2)) and self.abandon(which):
             return
         elif what <= 20:
             if messages:
@@ -524,13 +531,13 @@ class Simulation:
             if functions and self.crashes:
                 self.crashes -= 1
                 self.crash(which % len(functions))
-        elif what == 24 and self.restless and which % 3 == 0:
+        elif what == 24 and self.varies_rules and which % 3 == 0:
             self.policy = OTHER if self.policy is POLICY else POLICY
             self.log("another policy")
         elif what == 24:
             self.now += MINUTE
         elif what == 25:
-            self.now = max(self.now, self.next() or 0)
+            self.now = max(self.now, self.next_instant() or 0)
         elif what == 26:
             self.now += which % 90 * DAY
         elif what == 27:
@@ -542,38 +549,42 @@ class Simulation:
                 self.kills -= 1
                 self.log("KILL")
                 live[which % len(live)].end("killed")
-        elif timers := self.timers():
+        elif timers := self.due_timers():
             self.fire(timers[which % len(timers)])
 
-    def give_up(self, which: int) -> bool:
-        """Step Functions gives a function up that still runs."""
+    def abandon(self, which: int) -> bool:
+        """Let Step Functions abandon a function that still runs."""
         waited = [f for f in self.functions if f.caller and f.job == f.caller.job]
-        if not waited or not self.zombies:
+        if not waited or not self.abandonments:
             return False
-        self.zombies -= 1
+        self.abandonments -= 1
         function = waited[which % len(waited)]
         self.log(f"  GIVEN UP {function.name}")
         assert function.caller
-        function.caller.lost(function.job)
+        function.caller.on_function_lost(function.job)
         return True
 
-    def next(self) -> Instant | None:
-        """While starts are refused, tries of what is pending are left out: they come every few minutes."""
+    def next_instant(self) -> Instant | None:
+        """Return when the next timer or check is due.
+
+        While starts are refused, checks that only retry pending actions are left out, because they repeat every few
+        minutes.
+        """
         timers = [x.timer for x in self.executions.values() if x.timer is not None]
         checks = [
-            next_check_at(record.run, record.wait, (), self.now) if self.refusing else record.check_at
+            next_check_at(record.run, record.wait, (), self.now) if self.refuses_starts else record.check_at
             for record in self.records.values()
         ]
         return min(timers + [at for at in checks if at is not None], default=None)
 
     def drain(self) -> None:
-        """Everything that can happen without time passing, in a fair order and without faults."""
+        """Run everything that is ready without advancing time, in a fair order and without faults."""
         for _ in range(5000):
             if self.functions:
                 self.step(0)
             elif self.messages:
                 self.deliver(0)
-            elif timers := self.timers():
+            elif timers := self.due_timers():
                 self.fire(timers[0])
             elif due := [i for i, r in self.records.items() if r.check_at is not None and r.check_at <= self.now]:
                 self.sweep(due[0])
@@ -589,13 +600,17 @@ class Simulation:
         if self.decided != self.raised:
             raise InvariantViolated(f"4: decided {self.decided} but raised {self.raised}")
         if late:
-            often = [id for id, count in self.published.items() if id not in self.early and count > 1]
+            often = [
+                id
+                for id, count in self.publish_counts.items()
+                if id not in self.decided_before_late_phase and count > 1
+            ]
             if often:
                 raise InvariantViolated(f"4: raised more than once: {often}")
         self.check_totals()
 
     def check_totals(self) -> None:
-        """Counts and amounts by status and currency, from the series and from the records."""
+        """Check that the series and the records give the same counts and amounts by status and currency."""
         series: dict[tuple[str, str], tuple[int, Decimal]] = {}
         records: dict[tuple[str, str], tuple[int, Decimal]] = {}
 
@@ -615,7 +630,7 @@ class Simulation:
             raise InvariantViolated(f"10: the series says {series}, the records {records}")
 
     def check_identity(self, invoice_id: str) -> None:
-        """At the end: what the final set of events says must have been raised."""
+        """Check, at the end, that the identity alerts raised are those that the set of all events requires."""
         events = [event for i, event in self.events if i == invoice_id]
         if len({event.facts.vendor.id for event in events}) > 1:
             if alert_id(invoice_id, "identity", "vendor") not in self.decided:
@@ -635,9 +650,9 @@ class Simulation:
         status = status_of(record.outcomes)
         waits_for = WAITS_FOR[status]
         live = [x for (i, _), x in self.executions.items() if i == invoice_id and not x.ended]
-        if status != self.oracle(invoice_id):
-            raise InvariantViolated(f"1: {invoice_id} is {status}, events say {self.oracle(invoice_id)}")
-        if record.pending and not (self.refusing and all(isinstance(a, StartExecution) for a in record.pending)):
+        if status != self.expected_status(invoice_id):
+            raise InvariantViolated(f"1: {invoice_id} is {status}, events say {self.expected_status(invoice_id)}")
+        if record.pending and not (self.refuses_starts and all(isinstance(a, StartExecution) for a in record.pending)):
             raise InvariantViolated(f"8: {invoice_id} pending {record.pending}")
         if len(live) > 1:
             raise InvariantViolated(f"2: {invoice_id} has live executions {[x.run for x in live]}")
@@ -653,8 +668,8 @@ class Simulation:
                 raise InvariantViolated(f"2: {invoice_id} is dormant without reason, or has a live execution")
         elif (
             status != "Orphan"
-            and not self.refusing
-            and (not self.lossy or (late and self.now > self.trusted.get(invoice_id, self.now)))
+            and not self.refuses_starts
+            and (not self.loses_end_notices or (late and self.now > self.replaced_by.get(invoice_id, self.now)))
         ):
             if not live:
                 raise InvariantViolated(f"2: {invoice_id} waits ({status}) without a live execution: {record.run}")
@@ -665,27 +680,27 @@ class Simulation:
             if live[0].stage != waits_for:
                 raise InvariantViolated(f"3: {invoice_id} waits for {waits_for}, execution at {live[0].stage}")
         if record.wait and waits_for:
-            is_asked_for = self.lossy and not self.refusing and record.mark != "dormant"
-            if [stage for stage in self.unreported(record) if stage != waits_for or not is_asked_for]:
+            is_asked_for = self.loses_end_notices and not self.refuses_starts and record.mark != "dormant"
+            if [stage for stage in self.find_unreported(record) if stage != waits_for or not is_asked_for]:
                 raise InvariantViolated(f"7: {invoice_id} dispute not reported")
         if record.wait and self.now > record.wait.due + GRACE_PERIOD:
             raise InvariantViolated(f"4: {invoice_id} alert {record.wait.step + 1} is overdue")
         if record.run.state == "open" and record.wait and self.now > record.run.started_at + MAX_RUN_AGE:
             raise InvariantViolated(f"2: {invoice_id} run {record.run.number} is too old")
-        if {f"event {event.event_id}" for i, event in self.events if i == invoice_id} - self.told[invoice_id]:
-            raise InvariantViolated(f"10: an event of {invoice_id} is not told")
+        if {f"event {event.event_id}" for i, event in self.events if i == invoice_id} - self.recorded_ids[invoice_id]:
+            raise InvariantViolated(f"10: an event of {invoice_id} is not recorded")
         last = self.rows[invoice_id][-1]
         if (last.to_status, last.to_amount, last.to_currency) != (status, record.facts.amount, record.facts.currency):
             raise InvariantViolated(f"10: the last row of {invoice_id} ends at {last}")
 
-    def oracle(self, invoice_id: str) -> str:
-        """The status by a second way: the newest of all outcomes ever stated."""
+    def expected_status(self, invoice_id: str) -> str:
+        """Compute the status independently, from all outcomes ever stated."""
         registers: dict[Stage, Outcome] = {}
         stated = [
             (e.stage, Outcome(e.status, e.event_id, e.occurred_at, e.received_at))
             for i, e in self.events
             if i == invoice_id
-        ] + [(stage, outcome) for i, stage, outcome in self.commanded if i == invoice_id]
+        ] + [(stage, outcome) for i, stage, outcome in self.command_outcomes if i == invoice_id]
         for stage, outcome in stated:
             if supersedes(stage, outcome, registers.get(stage)):
                 registers[stage] = outcome
@@ -695,72 +710,72 @@ class Simulation:
 Moves = list[tuple[int, int]]
 
 
-def play(
+def run_schedule(
     seed: int, moves: Moves, core: Core = REAL, without: frozenset[str] = frozenset(), trace: bool = False
 ) -> Simulation:
-    """One schedule, without the messages named in `without`. Raises Broken."""
-    world, draw = Simulation(seed, core, without), random.Random(f"{seed} refusals")
+    """Run one schedule, without the messages whose ids are in `without`. Raise InvariantViolated."""
+    simulation, draw = Simulation(seed, core, without), random.Random(f"{seed} refusals")
     if not trace:
-        world.trace = None
+        simulation.trace = None
     try:
-        # A command to an unknown invoice is refused, so every invoice begins with one of its events.
-        for invoice_id in dict.fromkeys(m.invoice_id for m in world.messages):
+        # A command for an unknown invoice is refused, so every invoice starts with one of its events.
+        for invoice_id in dict.fromkeys(m.invoice_id for m in simulation.messages):
             first = next(
-                (k for k, m in enumerate(world.messages) if m.invoice_id == invoice_id and m.kind == "event"), None
+                (k for k, m in enumerate(simulation.messages) if m.invoice_id == invoice_id and m.kind == "event"), None
             )
             if first is None:
-                world.messages = [m for m in world.messages if m.invoice_id != invoice_id]
+                simulation.messages = [m for m in simulation.messages if m.invoice_id != invoice_id]
                 continue
-            world.deliver(first)
-            while world.functions and invoice_id not in world.records:
-                world.step(len(world.functions) - 1)
+            simulation.deliver(first)
+            while simulation.functions and invoice_id not in simulation.records:
+                simulation.step(len(simulation.functions) - 1)
         for what, which in moves:
-            world.move(what, which)
-        world.log("-- drain")
-        world.drain()
+            simulation.move(what, which)
+        simulation.log("-- drain")
+        simulation.drain()
         for _ in range(2 * GRACE_PERIOD // MINUTE + 1):
-            world.now += MINUTE
-            world.drain()
-        world.check(late=False)
-        world.early = set(world.decided)
-        if world.refusing:
-            world.log("-- time passes, and no execution can be started")
+            simulation.now += MINUTE
+            simulation.drain()
+        simulation.check(late=False)
+        simulation.decided_before_late_phase = set(simulation.decided)
+        if simulation.refuses_starts:
+            simulation.log("-- time passes, and no execution can be started")
             for _ in range(draw.randint(1, 20)):
-                at = world.next()
+                at = simulation.next_instant()
                 if at is None:
                     break
-                world.now = max(world.now + MINUTE, at)
-                world.drain()
-                world.check(late=True)
-            world.refusing = False
+                simulation.now = max(simulation.now + MINUTE, at)
+                simulation.drain()
+                simulation.check(late=True)
+            simulation.refuses_starts = False
             for _ in range(2 * GRACE_PERIOD // MINUTE + 1):
-                world.now += MINUTE
-                world.drain()
-        for invoice_id, record in world.records.items():
-            wait = record.wait if world.lossy else None
+                simulation.now += MINUTE
+                simulation.drain()
+        for invoice_id, record in simulation.records.items():
+            wait = record.wait if simulation.loses_end_notices else None
             due = wait.due + GRACE_PERIOD + MAX_SILENCE if wait else 0
-            world.trusted[invoice_id] = due
-        world.log("-- time passes")
+            simulation.replaced_by[invoice_id] = due
+        simulation.log("-- time passes")
         for _ in range(400):
-            at = world.next()
+            at = simulation.next_instant()
             if at is None:
                 break
-            world.now = max(world.now + MINUTE, at)
-            world.drain()
-            world.check(late=True)
+            simulation.now = max(simulation.now + MINUTE, at)
+            simulation.drain()
+            simulation.check(late=True)
         else:
-            raise InvariantViolated("6: time passes and it never ends")
-        for invoice_id, record in world.records.items():
+            raise InvariantViolated("6: time passes and the simulation never ends")
+        for invoice_id, record in simulation.records.items():
             if WAITS_FOR[status_of(record.outcomes)] and record.mark != "parked":
-                raise InvariantViolated(f"4: {invoice_id} never given up")
-            world.check_identity(invoice_id)
+                raise InvariantViolated(f"4: {invoice_id} is never given up")
+            simulation.check_identity(invoice_id)
     except InvariantViolated as broken:
-        broken.trace = world.trace or []
+        broken.trace = simulation.trace or []
         raise
-    return world
+    return simulation
 
 
-def schedule(seed: int) -> Moves:
-    """The moves that belong to a seed."""
+def generate_moves(seed: int) -> Moves:
+    """Return the moves of a seed."""
     draw = random.Random(~seed)
     return [(draw.randrange(32), draw.randrange(1000)) for _ in range(draw.choice((10, 40, 80, 140)))]

@@ -22,7 +22,7 @@ new_york = BusinessCalendar(NEW_YORK)
 
 
 def local(calendar: BusinessCalendar, text: str) -> Instant:
-    """The instant of a local time; of an ambiguous one, the first."""
+    """Return the instant of a local time; if it occurs twice, the first."""
     return from_datetime(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(calendar.timezone)))
 
 
@@ -34,7 +34,7 @@ def local(calendar: BusinessCalendar, text: str) -> Instant:
         ("2026-11-23 10:15", 4, "2026-11-27 10:15"),
         ("2026-11-23 10:15", 5, "2026-11-30 10:15"),
         ("2026-11-27 23:59:59.999999", 1, "2026-11-30 23:59:59.999999"),
-        # From a day off, first to 00:00 of the next business day.
+        # A start on a day off first moves to 00:00 of the next business day.
         ("2026-11-28 15:00", 0, "2026-11-30 00:00"),
         ("2026-11-28 15:00", 1, "2026-12-01 00:00"),
         ("2026-11-29 00:00", 3, "2026-12-03 00:00"),
@@ -51,7 +51,7 @@ def local(calendar: BusinessCalendar, text: str) -> Instant:
         ("2028-01-03 08:00", 260, "2029-01-01 08:00"),
     ],
 )
-def test_business_days_keep_the_time_of_day_and_step_over_days_off(start: str, days: int, end: str) -> None:
+def test_adding_business_days_keeps_the_time_of_day_and_skips_days_off(start: str, days: int, end: str) -> None:
     assert amsterdam.add(local(amsterdam, start), days) == local(amsterdam, end)
 
 
@@ -61,7 +61,7 @@ def test_business_days_keep_the_time_of_day_and_step_over_days_off(start: str, d
         # The clocks go forward on Sunday 2026-03-29 and back on Sunday 2026-10-25.
         ("2026-03-27T09:00:00+01:00", 1, "2026-03-30T09:00:00+02:00"),
         ("2026-10-23T09:00:00+02:00", 1, "2026-10-26T09:00:00+01:00"),
-        # From the day that has no 02:30, which is off, to 00:00 of the next.
+        # From the Sunday without 02:30, a day off, to 00:00 of the next business day.
         ("2026-03-29T03:30:00+02:00", 1, "2026-03-31T00:00:00+02:00"),
     ],
 )
@@ -72,14 +72,14 @@ def test_daylight_saving_over_a_weekend_in_amsterdam(start: str, days: int, end:
 @pytest.mark.parametrize(
     ("start", "days", "end"),
     [
-        # 2026-03-29 02:30 does not exist: by the gap of an hour it moves forward to 03:30.
+        # 2026-03-29 02:30 does not exist: it moves forward by the gap of one hour, to 03:30.
         ("2026-03-28T02:30:00+01:00", 1, "2026-03-29T03:30:00+02:00"),
         ("2026-03-28T02:00:00+01:00", 1, "2026-03-29T03:00:00+02:00"),
         ("2026-03-28T01:59:59+01:00", 1, "2026-03-29T01:59:59+01:00"),
         ("2026-03-28T03:00:00+01:00", 1, "2026-03-29T03:00:00+02:00"),
         # It moves only on that day.
         ("2026-03-28T02:30:00+01:00", 2, "2026-03-30T02:30:00+02:00"),
-        # 2026-10-25 02:30 happens twice: the first is meant.
+        # 2026-10-25 02:30 occurs twice: the first is meant.
         ("2026-10-24T02:30:00+02:00", 1, "2026-10-25T02:30:00+02:00"),
         ("2026-10-24T03:00:00+02:00", 1, "2026-10-25T03:00:00+01:00"),
         # A start in the second of the two is 02:30 like the first.
@@ -111,20 +111,20 @@ def test_a_midnight_that_the_clocks_skip_moves_forward() -> None:
     assert beirut.add(parse("2022-03-26T12:00:00+02:00"), 0) == parse("2022-03-27T01:00:00+03:00")
 
 
-def test_a_day_that_the_clocks_skip_is_the_next() -> None:
+def test_a_date_that_does_not_exist_counts_as_the_next() -> None:
     # Samoa had no 2011-12-30.
     apia = BusinessCalendar("Pacific/Apia", weekend=EVERY_DAY)
     start = parse("2011-12-29T10:00:00-10:00")
     assert apia.add(start, 1) == apia.add(start, 2) == parse("2011-12-31T10:00:00+14:00")
 
 
-def test_the_same_instant_is_another_day_elsewhere() -> None:
+def test_an_instant_has_different_local_dates_by_time_zone() -> None:
     friday_evening = parse("2026-11-27T22:00:00-05:00")
     assert new_york.add(friday_evening, 1) == parse("2026-11-30T22:00:00-05:00")
     assert amsterdam.add(friday_evening, 1) == parse("2026-12-01T00:00:00+01:00")
 
 
-def test_a_weekend_may_be_on_other_days() -> None:
+def test_a_weekend_may_be_friday_and_saturday() -> None:
     riyadh = BusinessCalendar("Asia/Riyadh", weekend={4, 5})
     assert riyadh.add(parse("2026-11-26T10:00:00+03:00"), 1) == parse("2026-11-29T10:00:00+03:00")
 
@@ -132,7 +132,7 @@ def test_a_weekend_may_be_on_other_days() -> None:
 @pytest.mark.parametrize(
     ("start", "days", "end"),
     [
-        # In exchange for Friday 2 January 2026 Hungary works on Saturday the 10th.
+        # Hungary works on Saturday 10 January 2026 in exchange for Friday the 2nd.
         ("2026-01-08T09:00:00+01:00", 3, "2026-01-12T09:00:00+01:00"),
         ("2026-01-08T09:00:00+01:00", 2, "2026-01-10T09:00:00+01:00"),
         ("2026-01-10T09:00:00+01:00", 0, "2026-01-10T09:00:00+01:00"),
@@ -142,13 +142,13 @@ def test_a_weekend_may_be_on_other_days() -> None:
         ("2026-01-03T09:00:00+01:00", 6, "2026-01-12T00:00:00+01:00"),
     ],
 )
-def test_a_worked_day_of_the_weekend_counts(start: str, days: int, end: str) -> None:
+def test_a_working_saturday_is_a_business_day(start: str, days: int, end: str) -> None:
     off = [date(2026, 1, 1), date(2026, 1, 2)]
     budapest = BusinessCalendar("Europe/Budapest", off, days_on=[date(2026, 1, 10)])
     assert budapest.add(parse(start), days) == parse(end)
 
 
-def test_a_day_on_is_a_business_day_whatever_else_is_said_of_it() -> None:
+def test_days_on_take_precedence_over_days_off() -> None:
     day = date(2026, 12, 25)
     assert BusinessCalendar(AMSTERDAM, [day], days_on=[day]).is_business_day(day)
     assert BusinessCalendar(AMSTERDAM, days_on=[day]) != BusinessCalendar(AMSTERDAM)
@@ -215,12 +215,12 @@ def test_a_calendar_without_business_days_is_refused() -> None:
         BusinessCalendar(AMSTERDAM, [date.max - timedelta(days=day) for day in range(500)])
 
 
-def test_weekdays_are_seven() -> None:
+def test_a_weekday_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match="weekdays are numbered 0"):
         BusinessCalendar(AMSTERDAM, weekend={7})
 
 
-def test_calendars_compare_by_what_they_say() -> None:
+def test_calendars_compare_by_value() -> None:
     same = BusinessCalendar(AMSTERDAM, sorted(DAYS_OFF), weekend=[6, 5])
     assert same == amsterdam
     assert hash(same) == hash(amsterdam)
@@ -247,7 +247,7 @@ days = st.integers(0, 60)
 
 
 def walk(calendar: BusinessCalendar, start: Instant, days: int) -> Instant:
-    """The same sum, a day at a time."""
+    """Compute the same result, one day at a time."""
     zone = ZoneInfo(calendar.timezone)
     moment = datetime.fromtimestamp(start // SECOND, zone)
     day, time, rest = moment.date(), moment.time(), start % SECOND
@@ -264,13 +264,13 @@ def walk(calendar: BusinessCalendar, start: Instant, days: int) -> Instant:
 
 @settings(derandomize=True, max_examples=300)
 @given(calendars, instants, days)
-def test_adding_is_walking_day_by_day(calendar: BusinessCalendar, start: Instant, n: int) -> None:
+def test_add_equals_stepping_day_by_day(calendar: BusinessCalendar, start: Instant, n: int) -> None:
     assert calendar.add(start, n) == walk(calendar, start, n)
 
 
 @settings(derandomize=True, max_examples=200)
 @given(calendars, st.dates(date(2025, 12, 1), date(2027, 2, 1)), st.integers(1, 60))
-def test_counting_back_is_walking_back(calendar: BusinessCalendar, due: date, n: int) -> None:
+def test_subtract_equals_stepping_back_day_by_day(calendar: BusinessCalendar, due: date, n: int) -> None:
     day = due
     for _ in range(n):
         day -= timedelta(days=1)
@@ -283,14 +283,14 @@ def test_counting_back_is_walking_back(calendar: BusinessCalendar, due: date, n:
 
 @settings(derandomize=True, max_examples=200)
 @given(calendars, instants, days, days)
-def test_more_days_are_never_earlier(calendar: BusinessCalendar, start: Instant, n: int, more: int) -> None:
+def test_adding_more_days_is_never_earlier(calendar: BusinessCalendar, start: Instant, n: int, more: int) -> None:
     assert start <= calendar.add(start, n) <= calendar.add(start, n + more)
 
 
 @settings(derandomize=True, max_examples=200)
 @given(calendars, instants, st.integers(0, 3 * DAY), days)
 @example(BusinessCalendar(AMSTERDAM, weekend=EVERY_DAY), parse("2026-03-28T01:30:00Z"), HOUR // 2, 1)
-def test_a_later_start_ends_later_but_for_the_hour_of_a_clock_change(
+def test_a_later_start_never_ends_earlier_except_in_a_clock_change(
     calendar: BusinessCalendar, start: Instant, later: int, n: int
 ) -> None:
     first, second = calendar.add(start, n), calendar.add(start + later, n)
@@ -306,5 +306,5 @@ def test_days_may_be_added_in_two_steps(calendar: BusinessCalendar, start: Insta
     first_times = [
         datetime.fromtimestamp(instant // SECOND, zone).time() for instant in (calendar.add(start, 0), middle)
     ]
-    assume(first_times[0] == first_times[1])  # otherwise the middle fell into a gap, and moved
+    assume(first_times[0] == first_times[1])  # otherwise the middle fell into a clock change and moved
     assert calendar.add(middle, m) == calendar.add(start, n + m)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bems.tracker.cells import (
-    UNRESERVED,
+    MIN_UNRESERVED_INSTANCES,
     Alerts,
     Cell,
     CellsFile,
@@ -39,7 +39,7 @@ from bems.tracker.policy import (
 EXAMPLE = Path(__file__).parents[2] / "cells.yaml"
 
 
-def refusal(read: Callable[[str, str], object], text: str) -> ConfigError | None:
+def config_error(read: Callable[[str, str], object], text: str) -> ConfigError | None:
     try:
         read(text, "x.yaml")
     except ConfigError as refused:
@@ -47,25 +47,25 @@ def refusal(read: Callable[[str, str], object], text: str) -> ConfigError | None
     return None
 
 
-def faults_of(read: Callable[[str, str], object], text: str) -> list[str]:
+def errors_of(read: Callable[[str, str], object], text: str) -> list[str]:
     with pytest.raises(ConfigError) as refused:
         read(dedent(text), "x.yaml")
     assert str(refused.value) == "\n".join(
-        f"x.yaml:{fault.line}: {fault.pointer or 'the file'}: {fault.detail}" for fault in refused.value.faults
+        f"x.yaml:{error.line}: {error.pointer or 'the file'}: {error.detail}" for error in refused.value.errors
     )
     return str(refused.value).splitlines()
 
 
-def assert_faults(read: Callable[[str, str], object], text: str, *expected: str) -> None:
-    """Each fault begins with its expected text, after the file's name; there is no other."""
-    found = faults_of(read, text)
+def assert_errors(read: Callable[[str, str], object], text: str, *expected: str) -> None:
+    """Assert that each error begins with its expected text, after the file's name, and that there are no others."""
+    found = errors_of(read, text)
     assert [line[: len(f"x.yaml:{start}")] for line, start in zip(found, expected, strict=False)] == [
         f"x.yaml:{start}" for start in expected
     ]
     assert len(found) == len(expected)
 
 
-def test_a_policy_is_read_as_its_types() -> None:
+def test_a_policy_is_read_into_its_structs() -> None:
     text = """
         calendar:
           {country: NL, subdivision: NH, timezone: Europe/Amsterdam, weekend: [sunday],
@@ -101,7 +101,7 @@ def test_a_policy_is_read_as_its_types() -> None:
     )
 
 
-def test_the_default_policy_may_be_written_out() -> None:
+def test_the_default_policy_can_be_written_out() -> None:
     text = """
         calendar: {country: NL, timezone: Europe/Amsterdam}
         stages:
@@ -123,7 +123,7 @@ def test_identity_alerts_are_on_or_off(written: str, is_on: bool) -> None:
     assert build_policy(read_policy("calendar: {country: NL, timezone: UTC}", "a.yaml"), frozenset()).identity
 
 
-def test_norway_is_a_country_and_not_a_boolean() -> None:
+def test_country_no_is_not_read_as_a_boolean() -> None:
     spec = read_policy("calendar: {country: NO, timezone: Europe/Oslo}", "x.yaml")
     assert spec.calendar.country == "NO"
 
@@ -156,12 +156,12 @@ def test_only_true_false_and_whole_numbers_are_not_text(written: str, vendor: st
 
 @pytest.mark.parametrize("written", ["1", "-7", "0", "true", "false", "999999999999999999"])
 def test_text_that_reads_as_a_number_or_boolean_needs_quotes(written: str) -> None:
-    found = faults_of(read_policy, f"stages: {{posting: {{overrides: [{{when: {{vendor: {written}}}}}]}}}}")
+    found = errors_of(read_policy, f"stages: {{posting: {{overrides: [{{when: {{vendor: {written}}}}}]}}}}")
     assert found[0].startswith(f"x.yaml:1: /stages/posting/overrides/0/when/vendor: {written} is a ")
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "error"),
     [
         ("", "1: the file: is empty: write at least one key"),
         ("# nothing\n\n", "1: the file: is empty"),
@@ -186,13 +186,13 @@ def test_text_that_reads_as_a_number_or_boolean_needs_quotes(written: str) -> No
         ("x" * (MAX_CHARACTERS + 1), "1: the file: has 262145 characters, more than 262144: split it"),
     ],
 )
-def test_a_text_that_is_not_one_document_of_yaml(text: str, fault: str) -> None:
-    found = faults_of(read_policy, text)
-    assert [line[: len(f"x.yaml:{fault}")] for line in found] == [f"x.yaml:{fault}"]
+def test_text_that_is_not_a_single_yaml_document_is_refused(text: str, error: str) -> None:
+    found = errors_of(read_policy, text)
+    assert [line[: len(f"x.yaml:{error}")] for line in found] == [f"x.yaml:{error}"]
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "error"),
     [
         ("stages: {}\nstages: {}", '2: /stages: "stages" is already in line 1: keep one of them'),
         ("stages: {}\n'stages': [[]]", '2: /stages: "stages" is already in line 1'),
@@ -216,9 +216,9 @@ def test_a_text_that_is_not_one_document_of_yaml(text: str, fault: str) -> None:
         ("calendar: {}", '1: /calendar/country: "country" is missing: use '),
     ],
 )
-def test_a_value_that_is_not_plain_data(text: str, fault: str) -> None:
-    found = faults_of(read_policy, text)
-    assert found[0].startswith(f"x.yaml:{fault}")
+def test_yaml_beyond_plain_data_is_refused(text: str, error: str) -> None:
+    found = errors_of(read_policy, text)
+    assert found[0].startswith(f"x.yaml:{error}")
     assert len({line.split(": ")[1] for line in found}) <= 2
 
 
@@ -227,8 +227,8 @@ def test_an_empty_policy_is_the_default() -> None:
     assert read_policy("\ufeffstages: {}\r\n", "x.yaml") == PolicySpec()
 
 
-def test_a_policy_tells_all_its_faults_each_with_its_line() -> None:
-    assert_faults(
+def test_all_errors_of_a_policy_are_reported_with_their_lines() -> None:
+    assert_errors(
         read_policy,
         """\
         calendar:
@@ -268,7 +268,7 @@ def test_a_policy_tells_all_its_faults_each_with_its_line() -> None:
         '11: /stages/ingestion/deadline: "10 days" is not a deadline: use a whole number and s, m, h, d',
         '12: /stages/ingestion/escalate_every: "due-5bd" counts back from the due date, as only a deadline may: use a',
         "14: /stages/authorization/critical_at: 0 is less than 1: use ",
-        '14: /stages/authorization/deadline: "0bd" is no time at all: use at least 1bd',
+        '14: /stages/authorization/deadline: "0bd" is not a positive duration: use at least 1bd',
         '14: /stages/authorization/escalate_every: "3000bd" is too long: use at most 2600bd',
         "14: /stages/authorization/give_up_at: 1001 is more than 1000: use ",
         "16: /stages/reconciliation/deadline: 3 is a number, not a string",
@@ -286,7 +286,7 @@ def test_a_policy_tells_all_its_faults_each_with_its_line() -> None:
     )
 
 
-def test_a_cell_needs_a_name_and_a_region() -> None:
+def test_a_cell_requires_only_a_name_and_a_region() -> None:
     (cell,) = read_cells("cells: [{name: eu-west, region: eu-west-1}]", "x.yaml").cells
     assert cell == Cell(name="eu-west", region="eu-west-1")
     assert (cell.delivery, cell.time_series, cell.removal, cell.termination_protection) == (
@@ -301,7 +301,7 @@ def test_a_cell_needs_a_name_and_a_region() -> None:
     assert cell.embedded == Embedded("127.0.0.1", 8080, None)
 
 
-def test_the_mail_server_of_one_machine() -> None:
+def test_the_mail_server_of_an_embedded_cell() -> None:
     def smtp(text: str) -> Smtp | None:
         return (
             read_cells(f"cells: [{{name: a, region: eu-west-1, embedded: {{smtp: {text}}}}}]", "x.yaml")
@@ -315,29 +315,29 @@ def test_the_mail_server_of_one_machine() -> None:
     ) == Smtp("mail.example.com", 465, "tls", "bems", "PW", "b@example.com")
 
 
-def test_the_default_limits_take_60_000_events_a_minute() -> None:
+def test_the_default_limits_allow_60_000_events_a_minute() -> None:
     limits = Limits()
     assert limits.key.requests_per_second * 60 >= 60_000
     assert limits.stages == StageRates(*[Rate(500, 1000)] * 4)
     assert (limits.max_batch, limits.open_executions) == (100, 1_000_000)
 
 
-def test_the_default_concurrency_fits_an_account_as_it_comes() -> None:
+def test_the_default_concurrency_fits_the_default_quota() -> None:
     usual = Concurrency()
-    assert (usual.account, usual.total, usual.total <= usual.account - UNRESERVED) == (1000, 810, True)
+    assert (usual.account, usual.total, usual.total <= usual.account - MIN_UNRESERVED_INSTANCES) == (1000, 810, True)
 
 
 def concurrency(text: str, more: str = "") -> Cell:
     return read_cells(f"cells: [{{name: a, region: eu-west-1, concurrency: {text}{more}}}]", "x.yaml").cells[0]
 
 
-def test_a_new_account_runs_a_cell_without_reserving() -> None:
+def test_a_small_account_can_run_a_cell_without_reserved_concurrency() -> None:
     small = concurrency("{account: 10, reserved: false, processor: 2}").concurrency
     assert small == Concurrency(account=10, reserved=False, processor=2)
 
 
 @pytest.mark.parametrize(
-    ("text", "more", "fault"),
+    ("text", "more", "error"),
     [
         ("{account: 909}", "", "/cells/0/concurrency: reserves 810 of the 909 instances of the account, of which 100"),
         ("{recorder: 191}", "", "/cells/0/concurrency: reserves 901 of the 1000 instances of the account"),
@@ -348,19 +348,19 @@ def test_a_new_account_runs_a_cell_without_reserving() -> None:
         ("{account: 112, reserved: false}", ", provisioned_concurrency: 3", "more than the 2 that"),
     ],
 )
-def test_what_an_account_does_not_have_is_not_reserved(text: str, more: str, fault: str) -> None:
+def test_concurrency_above_the_accounts_quota_is_refused(text: str, more: str, error: str) -> None:
     with pytest.raises(ConfigError) as raised:
         concurrency(text, more)
-    assert fault in str(raised.value)
-    assert len(raised.value.faults) == 1
+    assert error in str(raised.value)
+    assert len(raised.value.errors) == 1
 
 
 @pytest.mark.parametrize(("text", "more"), [("{account: 910}", ""), ("{}", ", provisioned_concurrency: 100")])
-def test_all_that_an_account_has_may_be_reserved(text: str, more: str) -> None:
+def test_concurrency_up_to_the_accounts_quota_is_accepted(text: str, more: str) -> None:
     assert concurrency(text, more).concurrency.total == 810
 
 
-def test_a_cell_is_read_as_its_types() -> None:
+def test_a_cell_is_read_into_its_structs() -> None:
     text = """
         cells:
           - name: us
@@ -416,8 +416,8 @@ def test_a_cell_is_read_as_its_types() -> None:
     )
 
 
-def test_cells_tell_all_their_faults_each_with_its_line() -> None:
-    assert_faults(
+def test_all_errors_of_cells_are_reported_with_their_lines() -> None:
+    assert_errors(
         read_cells,
         """\
         cells:
@@ -507,7 +507,7 @@ def test_cells_tell_all_their_faults_each_with_its_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "error"),
     [
         ("cells: []", "1: /cells: has 0 items, fewer than 1: use a list of 1 to 100 cells"),
         ("cells: {eu: {region: eu-west-1}}", "1: /cells: an object is not a list: use a list of 1 to 100 cells"),
@@ -515,25 +515,25 @@ def test_cells_tell_all_their_faults_each_with_its_line() -> None:
         ("- name: eu", "1: the file: a list is not an object"),
     ],
 )
-def test_a_file_has_cells(text: str, fault: str) -> None:
-    assert_faults(read_cells, text, fault)
+def test_a_file_without_a_list_of_cells_is_refused(text: str, error: str) -> None:
+    assert_errors(read_cells, text, error)
 
 
 @pytest.mark.parametrize("region", ["eu-west-1", "ap-southeast-2", "us-gov-east-1", "eusc-de-east-1", "us-isob-east-1"])
-def test_regions_of_every_partition(region: str) -> None:
+def test_regions_of_every_partition_are_accepted(region: str) -> None:
     assert read_cells(f"cells: [{{name: a, region: {region}}}]", "x.yaml").cells[0].region == region
 
 
-def test_a_value_that_its_type_refuses_is_not_refused_twice() -> None:
-    assert len(faults_of(read_policy, 'stages: {posting: {deadline: "\\ud800"}}')) == 1
+def test_a_value_of_the_wrong_type_has_one_error() -> None:
+    assert len(errors_of(read_policy, 'stages: {posting: {deadline: "\\ud800"}}')) == 1
 
 
-def test_a_flood_of_faults_is_cut_and_soon_told() -> None:
+def test_the_number_of_errors_is_bounded() -> None:
     many = "stages:\n  posting:\n    overrides:\n" + "      - {when: {vendor: a}, deadline: x}\n" * 2000
-    assert 1 < len(faults_of(read_policy, many)) <= 300
+    assert 1 < len(errors_of(read_policy, many)) <= 300
 
 
-def test_the_mail_server_of_the_committed_cells_may_be_switched_on() -> None:
+def test_the_commented_mail_server_of_the_committed_cells_is_valid() -> None:
     _, eu, _ = read_cells(re.sub("(?m)^ {6}# ", " " * 6, EXAMPLE.read_text()), EXAMPLE.name).cells
     assert eu.embedded.smtp == Smtp(
         "mail.example.com", 587, "starttls", "bems", "BEMS_SMTP_PASSWORD", "bems@example.com"
@@ -543,7 +543,7 @@ def test_the_mail_server_of_the_committed_cells_may_be_switched_on() -> None:
 def test_any_account_can_deploy_the_first_of_the_committed_cells() -> None:
     first = read_cells(EXAMPLE.read_text(), EXAMPLE.name).cells[0]
     assert (first.delivery, first.time_series) == ("standard", "s3tables")
-    # A new account has ten instances, of which none can be reserved, and no parameter is asked for.
+    # A new account has ten instances and can reserve none; the template has no parameters.
     assert (first.concurrency.account, first.concurrency.reserved) == (10, False)
     assert (first.account, first.alerts, first.provisioned_concurrency) == (None, Alerts(), 0)
     for guide in ("README.md", "docs/deployment.md"):
@@ -577,10 +577,10 @@ texts = st.lists(words | marks | st.text(max_size=2), max_size=40).map("".join)
 @settings(derandomize=True, max_examples=500)
 @given(texts)
 @example("? - a\n: - b\n")
-def test_every_text_is_read_or_refused_with_a_line_of_it(text: str) -> None:
+def test_any_text_is_read_or_refused_with_a_line_in_it(text: str) -> None:
     for read in (read_policy, read_cells):
-        refused = refusal(read, text)
+        refused = config_error(read, text)
         if refused is not None:
-            assert refused.faults
-            assert all(1 <= fault.line <= len(text.splitlines()) + 1 for fault in refused.faults)
-            assert all("\n" not in fault.detail for fault in refused.faults)
+            assert refused.errors
+            assert all(1 <= error.line <= len(text.splitlines()) + 1 for error in refused.errors)
+            assert all("\n" not in error.detail for error in refused.errors)

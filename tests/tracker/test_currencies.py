@@ -9,12 +9,12 @@ def test_every_current_code_has_the_decimals_that_iso_4217_gives_it() -> None:
     assert current == {currency.code: currency.exponent for currency in Currency if currency.exponent is not None}
 
 
-def test_codes_without_a_minor_unit_are_known_and_not_accepted() -> None:
+def test_codes_without_a_minor_unit_are_not_accepted() -> None:
     assert {currency.code for currency in Currency if currency.exponent is None} == WITHOUT_MINOR_UNIT
     assert not WITHOUT_MINOR_UNIT & MINOR_UNITS.keys()
 
 
-def test_withdrawn_codes_are_not_in_use_again() -> None:
+def test_withdrawn_codes_are_not_current() -> None:
     assert not WITHDRAWN.keys() & {currency.code for currency in Currency}
 
 

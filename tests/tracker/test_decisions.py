@@ -1,4 +1,4 @@
-"""Decisions, one by one: what is saved, done and answered."""
+"""Tests of single decisions: the record, the actions, the transitions and the answer."""
 
 import dataclasses
 import itertools
@@ -44,10 +44,10 @@ DEADLINE = NOW + 3 * DAY
 
 
 def after(*events: Event, now: Instant | None = None, record: InvoiceRecord | None = None) -> InvoiceRecord:
-    """The record after events, with all its actions delivered."""
-    for one in events:
-        at = one.received_at if now is None else now
-        record = saved(on_event(record, one, POLICY, at), at)
+    """Return the record after events, with all its actions carried out."""
+    for given in events:
+        at = given.received_at if now is None else now
+        record = saved(on_event(record, given, POLICY, at), at)
     assert record
     return record
 
@@ -58,7 +58,7 @@ def saved(decision: Decision[Any], now: Instant) -> InvoiceRecord:
 
 
 def waiting(record: InvoiceRecord, stage: Stage, token: str = "T", now: Instant = NOW) -> InvoiceRecord:
-    """The record once its newest run's execution has registered a wait that nothing answers yet."""
+    """Return the record after its newest run has registered a wait that has no answer yet."""
     decision = on_wait(record, WaitRequest(record.run.number, stage, token, (now, 0)), POLICY, now)
     assert decision.actions == ()
     return saved(decision, now)
@@ -106,13 +106,13 @@ def test_a_repeat_with_other_content_is_a_conflict() -> None:
     assert decision.record is record
 
 
-def test_a_repeat_carries_out_what_is_pending() -> None:
+def test_a_repeat_carries_out_pending_actions() -> None:
     first = on_event(None, RECEIVED, POLICY, NOW)
     again = on_event(first.record, RECEIVED, POLICY, NOW)
     assert again.actions == first.actions != ()
 
 
-def test_the_next_decision_keeps_what_is_pending() -> None:
+def test_the_next_decision_keeps_pending_actions() -> None:
     first = on_event(None, RECEIVED, POLICY, NOW)
     second = on_event(first.record, APPROVED, POLICY, NOW)
     assert second.record and second.record.pending[: len(first.actions)] == first.actions
@@ -125,7 +125,7 @@ def test_a_record_remembers_the_newest_event_ids() -> None:
     assert record.recent_event_ids[-1][0] == f"e{MAX_REMEMBERED_EVENTS + 7}"
 
 
-def test_a_superseded_event_leaves_its_register_and_its_row() -> None:
+def test_a_superseded_event_changes_no_outcome_but_has_a_row() -> None:
     record = after(RECEIVED, APPROVED)
     old = event("authorization", "rejected", NOW, "old")
     decision = on_event(record, old, POLICY, NOW + DAY)
@@ -148,12 +148,12 @@ def test_an_event_answers_the_execution_that_waits_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "told"), [([REJECTED], "Rejected"), ([event("ingestion", "cancelled", NOW + DAY)], "Cancelled")]
+    ("events", "answer"), [([REJECTED], "Rejected"), ([event("ingestion", "cancelled", NOW + DAY)], "Cancelled")]
 )
-def test_a_terminal_event_ends_the_run(events: list[Event], told: str) -> None:
+def test_a_terminal_event_ends_the_run(events: list[Event], answer: str) -> None:
     record = waiting(after(RECEIVED), "authorization")
     decision = on_event(record, events[0], POLICY, NOW + DAY)
-    assert [action.answer for action in decision.actions if isinstance(action, SendTaskAnswer)] == [told]
+    assert [action.answer for action in decision.actions if isinstance(action, SendTaskAnswer)] == [answer]
     assert decision.record and decision.record.run.state == "closing"
     assert decision.record.wait is None
 
@@ -195,7 +195,7 @@ def test_the_vendors_tier_survives_an_event_that_states_none() -> None:
         assert after(*order).facts.vendor.tier == "gold"
 
 
-def test_the_tier_of_another_vendor_is_not_taken_over() -> None:
+def test_the_tier_of_another_vendor_is_not_kept() -> None:
     gold = event("ingestion", "received", facts=facts(tier="gold"))
     other = facts(tier=None)
     other = structs.replace(other, vendor=Vendor("V-OTHER"))
@@ -233,10 +233,10 @@ def test_the_posting_wait_of_a_posted_invoice_ends_the_run() -> None:
 def test_a_wait_of_a_later_stage_is_answered_mismatched_reported_or_not() -> None:
     record = after(RECEIVED, APPROVED, MISMATCHED)
     for reported in ({}, {"reconciliation": MISMATCHED.event_id}):
-        told = on_wait(
+        actions = on_wait(
             structs.replace(record, reported_disputes=reported), WaitRequest(1, "posting", "T", (NOW, 0)), POLICY, NOW
         ).actions
-        assert [a.answer for a in told if isinstance(a, SendTaskAnswer)] == ["Mismatched"]
+        assert [a.answer for a in actions if isinstance(a, SendTaskAnswer)] == ["Mismatched"]
 
 
 def test_a_wait_of_an_older_run_is_answered_superseded() -> None:
@@ -276,7 +276,7 @@ def test_a_timeout_raises_the_alert_and_waits_on() -> None:
     assert decision.answer.payload(DEADLINE) == {"next": "Await", "deadline_seconds": 86400}
 
 
-def test_a_wait_that_woke_early_is_told_the_rest() -> None:
+def test_a_wait_that_woke_early_receives_the_remaining_time() -> None:
     record = waiting(after(RECEIVED), "authorization")
     decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE - 90 * SECOND)
     assert decision.actions == ()
@@ -290,7 +290,7 @@ def test_seconds_are_rounded_up_at_least_one_at_most_thirty_days() -> None:
     assert NextStep("Await", NOW + 31 * DAY).payload(NOW)["deadline_seconds"] == 30 * 86400
 
 
-def test_whoever_asks_late_gets_the_one_alert_of_the_step_reached() -> None:
+def test_a_late_request_raises_only_the_alert_of_the_step_reached() -> None:
     record = waiting(after(RECEIVED), "authorization")
     late = DEADLINE + DAY + HOUR
     decision = on_timeout(record, 1, "authorization", POLICY, late)
@@ -299,7 +299,7 @@ def test_whoever_asks_late_gets_the_one_alert_of_the_step_reached() -> None:
     assert alerts(again) == []
 
 
-def test_the_same_alert_has_the_same_id_whoever_raises_it() -> None:
+def test_an_alert_has_the_same_id_from_execution_and_sweep() -> None:
     record = waiting(after(RECEIVED), "authorization")
     by_execution = on_timeout(record, 1, "authorization", POLICY, DEADLINE).actions[0]
     by_sweep = on_sweep(record, POLICY, DEADLINE + GRACE_PERIOD).actions[0]
@@ -320,7 +320,7 @@ def test_the_last_alert_parks_and_ends_the_run() -> None:
 
 
 def test_giving_up_answers_the_registered_token() -> None:
-    # The timeout was given up by Step Functions, runs on, and finds that its execution waits again.
+    # Step Functions abandoned the timeout's function, which still runs while its execution already waits again.
     record = waiting(after(RECEIVED), "authorization", "next")
     decision = on_timeout(record, 1, "authorization", POLICY, DEADLINE + 2 * DAY)
     assert [(a.token, a.answer) for a in decision.actions if isinstance(a, SendTaskAnswer)] == [("next", "Parked")]
@@ -348,8 +348,8 @@ def test_an_event_at_the_deadline_wins() -> None:
     assert decision.answer.next == "Await"
 
 
-def test_an_event_after_the_deadline_comes_after_the_alert() -> None:
-    # The execution's timer counts whole seconds, so an event may come before it, and still after the deadline.
+def test_an_event_after_the_deadline_is_recorded_after_the_alert() -> None:
+    # The execution's timer counts whole seconds, so an event may arrive after the deadline but before the timeout.
     record = waiting(after(RECEIVED), "authorization")
     decision = on_event(record, event("authorization", "approved", DEADLINE + 1), POLICY, DEADLINE + 1)
     assert alerts(decision) == [("stuck", 1, "warning", DEADLINE)]
@@ -357,7 +357,7 @@ def test_an_event_after_the_deadline_comes_after_the_alert() -> None:
     assert decision.record and status_of(decision.record.outcomes) == "AwaitingReconciliation"
 
 
-def test_an_old_event_after_the_deadline_is_still_the_superseded_one() -> None:
+def test_only_the_old_event_after_the_deadline_is_marked_superseded() -> None:
     record = waiting(after(RECEIVED), "authorization")
     decision = on_event(record, event("ingestion", "received", NOW - 1, "old"), POLICY, DEADLINE + 1)
     assert [(row.kind, row.superseded) for row in decision.transitions] == [("alert", False), ("event", True)]
@@ -371,7 +371,7 @@ def parked() -> InvoiceRecord:
     return saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE + 2 * DAY), DEADLINE + 2 * DAY)
 
 
-def test_an_event_that_changes_a_register_revives_and_the_wait_starts_anew() -> None:
+def test_an_event_that_changes_an_outcome_revives_and_restarts_the_wait() -> None:
     later = NOW + 20 * DAY
     decision = on_event(parked(), event("reconciliation", "matched", later), POLICY, later)
     assert decision.record and decision.record.mark is None
@@ -388,15 +388,15 @@ def test_an_event_that_changes_nothing_does_not_revive() -> None:
 
 
 def test_a_parked_invoice_is_stuck_since_its_wait_began() -> None:
-    assert (parked().stuck, parked().stuck_since) == (True, NOW)
+    assert (parked().is_stuck, parked().stuck_since) == (True, NOW)
 
 
 def test_a_revived_invoice_is_not_stuck() -> None:
     record = saved(act(parked(), Revive(), NOW + 20 * DAY), NOW + 20 * DAY)
-    assert (record.stuck, record.parked) == (False, None)
+    assert (record.is_stuck, record.parked) == (False, None)
 
 
-def test_a_parked_invoice_of_an_earlier_version_is_stuck_all_the_same() -> None:
+def test_a_parked_record_of_an_earlier_version_is_stuck() -> None:
     record = structs.replace(parked(), parked=None)
     assert record.stuck_since == record.recorded_at
 
@@ -408,7 +408,7 @@ def test_a_parked_invoice_is_never_swept() -> None:
 # -- disputes
 
 
-def test_a_dispute_is_reported_once_and_the_wait_starts_anew() -> None:
+def test_a_dispute_is_reported_once_and_restarts_the_wait() -> None:
     record = after(RECEIVED, APPROVED, MISMATCHED)
     first = on_dispute(record, 1, "reconciliation", POLICY, NOW + DAY)
     assert alerts(first) == [("dispute", 0, "warning", NOW + DAY)]
@@ -430,7 +430,7 @@ def test_a_failed_posting_is_reported_as_failed() -> None:
     assert alerts(on_dispute(record, 1, "posting", POLICY, NOW + DAY)) == [("failed", 0, "warning", NOW + DAY)]
 
 
-def test_a_mismatch_while_posting_is_awaited_is_told_to_the_execution() -> None:
+def test_a_mismatch_while_waiting_for_posting_answers_the_execution() -> None:
     record = waiting(after(RECEIVED, APPROVED, MATCHED), "posting")
     late = event("reconciliation", "mismatched", NOW + 5 * HOUR)
     decision = on_event(record, late, POLICY, NOW + 5 * HOUR)
@@ -458,7 +458,7 @@ def replaced() -> InvoiceRecord:
     return saved(on_sweep(silent(), POLICY, at), at)
 
 
-def test_a_silent_run_gets_its_alert_and_is_left() -> None:
+def test_the_sweep_raises_the_alert_of_a_silent_run_and_keeps_the_run() -> None:
     record = waiting(after(RECEIVED), "authorization")
     assert record.check_at == DEADLINE + GRACE_PERIOD
     decision = on_sweep(record, POLICY, DEADLINE + GRACE_PERIOD)
@@ -469,7 +469,7 @@ def test_a_silent_run_gets_its_alert_and_is_left() -> None:
 
 
 @pytest.mark.parametrize("how", ["registers", "asks", "disputes"])
-def test_a_run_that_speaks_is_silent_no_more(how: str) -> None:
+def test_a_run_that_calls_is_no_longer_silent(how: str) -> None:
     now = DEADLINE + 2 * GRACE_PERIOD
     decision: Decision[Any]
     if how == "registers":
@@ -508,7 +508,7 @@ def test_a_run_older_than_300_days_is_replaced() -> None:
     assert alerts(decision) == []
 
 
-def test_a_run_that_ended_by_itself_is_replaced_and_a_second_one_makes_dormant() -> None:
+def test_a_failed_run_is_replaced_and_a_second_one_makes_the_invoice_dormant() -> None:
     record = after(RECEIVED)
     once = on_sweep(record, POLICY, NOW + HOUR, ended_run=1)
     assert [a.run for a in once.actions if isinstance(a, StartExecution)] == [2]
@@ -517,7 +517,7 @@ def test_a_run_that_ended_by_itself_is_replaced_and_a_second_one_makes_dormant()
     assert (twice.record.mark, twice.record.check_at, twice.actions) == ("dormant", DEADLINE, ())
 
 
-def test_the_end_of_an_older_run_is_no_news() -> None:
+def test_the_end_of_an_older_run_changes_nothing() -> None:
     record = saved(on_sweep(after(RECEIVED), POLICY, NOW + HOUR, ended_run=1), NOW + HOUR)
     assert on_sweep(record, POLICY, NOW + HOUR, ended_run=1).record is record
 
@@ -560,7 +560,7 @@ def act(record: InvoiceRecord | None, verb: Verb, now: Instant = NOW + 4 * HOUR)
     return on_command(record, command(verb, at=now), POLICY, now)
 
 
-def test_complete_states_the_positive_outcome() -> None:
+def test_complete_records_the_positive_outcome() -> None:
     decision = act(waiting(after(RECEIVED), "authorization"), Complete("authorization"))
     assert decision.record and status_of(decision.record.outcomes) == "AwaitingReconciliation"
     assert decision.record.outcomes["authorization"].event_id == "command C-1"
@@ -580,7 +580,7 @@ def test_a_command_counts_from_when_it_was_accepted() -> None:
     assert decision.record and decision.record.outcomes["authorization"].occurred_at == NOW + 4 * HOUR
 
 
-def test_cancel_is_an_outcome_too() -> None:
+def test_cancel_records_an_outcome() -> None:
     decision = act(after(RECEIVED), Cancel())
     assert decision.record and status_of(decision.record.outcomes) == "Cancelled"
 
@@ -591,27 +591,27 @@ def test_a_repeated_command_is_a_duplicate() -> None:
 
 
 def extended() -> InvoiceRecord:
-    """Extended by ten days, one alert being out."""
+    """Return a record extended by ten days after its first alert."""
     record = waiting(after(RECEIVED), "authorization")
     record = saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE), DEADLINE)
-    assert record.stuck
+    assert record.is_stuck
     return saved(act(record, Extend(DEADLINE + 10 * DAY), DEADLINE), DEADLINE)
 
 
-def test_extend_begins_the_count_of_alerts_anew_at_the_new_deadline() -> None:
+def test_extend_restarts_the_count_of_alerts_at_the_new_deadline() -> None:
     record, until = extended(), DEADLINE + 10 * DAY
     assert record.wait
     assert (record.wait.step, record.wait.base, record.wait.due, record.wait.since) == (1, 1, until, NOW)
-    assert not record.stuck
+    assert not record.is_stuck
     first = on_timeout(record, 1, "authorization", POLICY, until)
     assert alerts(first) == [("stuck", 2, "warning", until)]
-    assert saved(first, until).stuck
+    assert saved(first, until).is_stuck
     last = on_timeout(record, 1, "authorization", POLICY, until + 2 * DAY)
     assert alerts(last) == [("stuck", 4, "critical", until + 2 * DAY)]
     assert last.answer.next == "Parked"
 
 
-def test_extend_says_when_the_next_alert_comes_by_whom_and_how_often() -> None:
+def test_extend_records_the_next_alert_the_operator_and_the_count() -> None:
     again = structs.replace(command(Extend(DEADLINE + 20 * DAY), "C-2"), operator="bob")
     decision = on_command(extended(), again, POLICY, DEADLINE)
     assert decision.answer == Receipt("accepted", next_alert_at=DEADLINE + 20 * DAY)
@@ -619,13 +619,13 @@ def test_extend_says_when_the_next_alert_comes_by_whom_and_how_often() -> None:
     assert (decision.record.wait.extensions, decision.record.wait.extended_by) == (2, "bob")
 
 
-def test_acknowledge_after_an_extension_waits_for_the_next_alert() -> None:
+def test_acknowledge_after_an_extension_is_refused_until_the_next_alert() -> None:
     decision = on_command(extended(), command(Acknowledge(), "C-2"), POLICY, DEADLINE)
     assert decision.answer == Receipt("refused", "no alert is out in this wait")
 
 
 @pytest.mark.parametrize("until", [DEADLINE + HOUR, DEADLINE + DAY + HOUR, DEADLINE + 2 * DAY])
-def test_an_extension_brings_no_alert_forward(until: Instant) -> None:
+def test_an_extension_to_before_the_next_alert_is_refused(until: Instant) -> None:
     record = waiting(after(RECEIVED), "authorization")
     record = saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE + DAY), DEADLINE + DAY)
     decision = act(record, Extend(until), DEADLINE + DAY)
@@ -633,7 +633,7 @@ def test_an_extension_brings_no_alert_forward(until: Instant) -> None:
     assert "when the next alert is due" in decision.answer.reason
 
 
-def test_a_repeated_command_says_again_when_the_next_alert_comes() -> None:
+def test_a_repeated_command_returns_the_next_alert_again() -> None:
     record = extended()
     repeat = on_command(record, command(Extend(DEADLINE + 10 * DAY), at=DEADLINE), POLICY, DEADLINE + HOUR)
     assert repeat.answer == Receipt("duplicate", next_alert_at=DEADLINE + 10 * DAY)
@@ -651,7 +651,7 @@ def test_park_and_revive() -> None:
     assert [a.run for a in revived.actions if isinstance(a, StartExecution)] == [2]
 
 
-def test_acknowledge_is_remembered_and_stops_nothing() -> None:
+def test_acknowledge_is_recorded_and_stops_no_alert() -> None:
     record = waiting(after(RECEIVED), "authorization")
     record = saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE), DEADLINE)
     decision = act(record, Acknowledge(), DEADLINE)
@@ -680,7 +680,7 @@ def test_acknowledge_is_remembered_and_stops_nothing() -> None:
         (after(RECEIVED), Acknowledge(), "no alert is out in this wait"),
     ],
 )
-def test_a_command_that_could_change_nothing_is_refused(record: InvoiceRecord | None, verb: Verb, reason: str) -> None:
+def test_a_command_that_would_change_nothing_is_refused(record: InvoiceRecord | None, verb: Verb, reason: str) -> None:
     decision = act(record, verb)
     assert decision.answer == Receipt("refused", reason)
     assert decision.record is record
@@ -689,7 +689,7 @@ def test_a_command_that_could_change_nothing_is_refused(record: InvoiceRecord | 
 # -- disputes that no execution can ask about
 
 
-def test_a_dispute_of_a_dormant_invoice_is_reported_when_its_second_run_ends() -> None:
+def test_a_dispute_is_reported_when_the_invoice_becomes_dormant() -> None:
     record = after(RECEIVED, APPROVED, MISMATCHED)
     once = on_sweep(record, POLICY, NOW + DAY, ended_run=1)
     assert alerts(once) == []
@@ -710,18 +710,18 @@ def test_a_dispute_before_the_run_could_be_started_is_reported_at_once() -> None
 
 @pytest.mark.parametrize(("bad", "kind"), [(MISMATCHED, "dispute"), (FAILED, "failed")])
 @pytest.mark.parametrize("before", [(), (RECEIVED,)])
-def test_what_goes_wrong_in_a_later_stage_is_reported_at_once(bad: Event, kind: str, before: tuple[Event, ...]) -> None:
+def test_a_dispute_of_a_later_stage_is_reported_at_once(bad: Event, kind: str, before: tuple[Event, ...]) -> None:
     record = after(*before, now=NOW) if before else None
     decision = on_event(record, bad, POLICY, NOW + HOUR)
     assert alerts(decision) == [(kind, 0, "warning", NOW + HOUR)]
     assert decision.record and decision.record.wait
     assert decision.record.wait.stage == ("authorization" if before else "ingestion")
-    assert decision.record.wait.since == (NOW if before else NOW + HOUR), "the present wait goes on"
+    assert decision.record.wait.since == (NOW if before else NOW + HOUR), "the current wait continues"
     once = after(APPROVED, record=saved(decision, NOW + HOUR), now=NOW + 2 * HOUR)
     assert alerts(on_dispute(once, 1, "reconciliation", POLICY, NOW + 3 * HOUR)) == []
 
 
-def test_a_dispute_that_nobody_asked_about_is_reported_before_the_invoice_is_given_up() -> None:
+def test_a_dispute_is_reported_before_the_invoice_is_given_up() -> None:
     record = after(RECEIVED, APPROVED, MISMATCHED)
     assert record.wait
     decision = on_sweep(record, plain_policy(give_up_at=1), record.wait.due + GRACE_PERIOD)
@@ -776,7 +776,7 @@ def test_an_id_that_is_used_again_for_another_invoice_is_reported_once_in_any_or
     ]
 
 
-def test_an_event_of_another_invoice_is_taken_all_the_same() -> None:
+def test_an_event_of_another_invoice_is_accepted() -> None:
     decision = on_event(after(*CLOSED), AGAIN, POLICY, NOW + 365 * DAY)
     assert decision.answer == ACCEPTED
     assert decision.record and decision.record.outcomes["ingestion"].event_id == "again"
@@ -791,24 +791,24 @@ def test_an_event_of_another_invoice_is_taken_all_the_same() -> None:
         facts(due=date(2026, 4, 1)),
     ],
 )
-def test_the_same_invoice_received_again_is_no_other_one(again: Facts) -> None:
+def test_the_same_invoice_received_again_raises_no_identity_alert(again: Facts) -> None:
     first = event("ingestion", "received", facts=facts(due=date(2026, 4, 1)))
     last = event("ingestion", "received", NOW + 365 * DAY, "again", facts=again)
     assert identity_alerts(first, *CLOSED[1:], last) == []
 
 
-def test_another_due_date_is_another_invoice() -> None:
+def test_a_different_due_date_raises_an_identity_alert() -> None:
     first = event("ingestion", "received", facts=facts(due=date(2026, 4, 1)))
     last = event("ingestion", "received", NOW + 365 * DAY, "again", facts=facts(due=date(2027, 4, 1)))
     assert len(identity_alerts(first, *CLOSED[1:], last)) == 1
 
 
-def test_an_amended_amount_before_the_invoice_is_closed_is_no_other_invoice() -> None:
+def test_an_amended_amount_before_closing_raises_no_identity_alert() -> None:
     amended = event("ingestion", "received", NOW + 2 * HOUR, "amended", facts=facts(amount=Decimal("80.00")))
     assert identity_alerts(RECEIVED, amended, POSTED) == []
 
 
-def test_a_cancellation_closes_an_invoice_too() -> None:
+def test_a_cancellation_closes_an_invoice() -> None:
     cancelled = event("ingestion", "cancelled", NOW + DAY)
     assert len(identity_alerts(RECEIVED, cancelled, AGAIN)) == 1
 
@@ -822,12 +822,12 @@ def without_identity(record: InvoiceRecord) -> InvoiceRecord:
     return structs.replace(record, vendor_ids=(), first_received=None, last_received=None, closed_at=None)
 
 
-def test_a_record_of_an_earlier_version_knows_what_it_was_closed_as() -> None:
+def test_a_closed_record_of_an_earlier_version_detects_a_reused_id() -> None:
     record = without_identity(after(*CLOSED))
     assert [alert[0] for alert in alerts(on_event(record, AGAIN, POLICY, NOW + 365 * DAY))] == ["identity"]
 
 
-def test_a_record_of_an_earlier_version_knows_its_vendor() -> None:
+def test_a_record_of_an_earlier_version_detects_a_second_vendor() -> None:
     record = without_identity(after(RECEIVED))
     decision = on_event(record, other_vendor(APPROVED), POLICY, NOW + HOUR)
     assert [alert[0] for alert in alerts(decision)] == ["identity"]
@@ -850,12 +850,12 @@ def test_the_deadline_of_a_past_event_counts_from_when_it_occurred() -> None:
     assert (wait.since, wait.counted_from, wait.deadline) == (NOW, NOW - DAY, NOW - DAY + 3 * DAY)
 
 
-def test_but_is_never_before_the_next_day() -> None:
+def test_the_deadline_of_a_past_event_is_at_least_a_day_from_now() -> None:
     decision = on_event(None, past(event("ingestion", "received", NOW - YEAR)), POLICY, NOW)
     assert decision.record and decision.record.wait and decision.record.wait.deadline == NOW + DAY
 
 
-def test_it_counts_from_the_latest_of_what_its_status_reads() -> None:
+def test_the_deadline_counts_from_the_latest_event_that_determines_the_status() -> None:
     received, approved = event("ingestion", "received", NOW - 2 * DAY), event("authorization", "approved", NOW - DAY)
     posted = past(event("posting", "posted", NOW - HOUR))
     record = after(past(received), posted, past(approved), now=NOW)
@@ -873,7 +873,7 @@ def test_a_policy_may_count_every_wait_from_the_occurrence() -> None:
     assert decision.record and decision.record.wait and decision.record.wait.counted_from == NOW - DAY
 
 
-def test_a_policy_of_occurrence_says_the_same_of_an_event_that_is_decided_as_it_occurs() -> None:
+def test_waits_from_occurrence_does_not_depend_on_when_the_event_is_decided() -> None:
     policy = dataclasses.replace(plain_policy(deadline="4h"), waits_from="occurrence")
     for late in (0, 1):
         decision = on_event(None, RECEIVED, policy, NOW + late)
@@ -881,7 +881,7 @@ def test_a_policy_of_occurrence_says_the_same_of_an_event_that_is_decided_as_it_
         assert (decision.record.wait.deadline, decision.record.wait.counted_from) == (NOW + late + DAY, NOW)
 
 
-def test_a_past_mismatch_gives_a_present_wait_a_day() -> None:
+def test_a_past_mismatch_postpones_the_current_wait_by_a_day() -> None:
     record = after(RECEIVED, APPROVED)
     assert record.wait and record.wait.stage == "reconciliation"
     now = record.wait.due - SECOND
@@ -890,7 +890,7 @@ def test_a_past_mismatch_gives_a_present_wait_a_day() -> None:
     assert decision.record and decision.record.wait and decision.record.wait.due == now + DAY
 
 
-def test_a_past_event_that_comes_after_the_deadline_of_others_raises_nothing() -> None:
+def test_a_past_event_after_the_deadline_of_others_raises_no_alert() -> None:
     record = after(past(event("ingestion", "received", NOW - YEAR)), now=NOW)
     assert record.wait and record.wait.due == NOW + DAY
     decision = on_event(record, past(event("authorization", "approved", NOW - YEAR + HOUR)), POLICY, NOW + DAY + SECOND)
@@ -898,7 +898,7 @@ def test_a_past_event_that_comes_after_the_deadline_of_others_raises_nothing() -
     assert decision.record and decision.record.wait and decision.record.wait.due >= NOW + 2 * DAY
 
 
-def test_a_past_mismatch_swallows_no_present_one() -> None:
+def test_a_past_mismatch_does_not_hide_an_unreported_one() -> None:
     record = after(RECEIVED, APPROVED, MISMATCHED)
     later = past(event("reconciliation", "mismatched", NOW + 5 * HOUR, "past"))
     decision = on_event(record, later, POLICY, NOW + 6 * HOUR)
@@ -922,7 +922,7 @@ def test_a_wait_that_is_revived_counts_from_now() -> None:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations((RECEIVED, APPROVED, MISMATCHED, MATCHED, FAILED))))
-def test_a_finished_year_in_any_order_raises_no_alert(order: tuple[Event, ...]) -> None:
+def test_importing_a_finished_invoice_in_any_order_raises_no_alert(order: tuple[Event, ...]) -> None:
     events = [past(structs.replace(one, occurred_at=one.occurred_at - YEAR)) for one in order]
     matched = past(event("reconciliation", "matched", NOW - YEAR + 3 * HOUR, "matched"))
     posted = past(event("posting", "posted", NOW - YEAR + 4 * HOUR, "posted"))
@@ -932,11 +932,11 @@ def test_a_finished_year_in_any_order_raises_no_alert(order: tuple[Event, ...]) 
         decision = on_event(record, one, POLICY, now)
         assert not [action for action in decision.actions if isinstance(action, RaiseAlert)]
         record = saved(on_sweep(saved(decision, now), POLICY, now), now)
-        assert not record.stuck
+        assert not record.is_stuck
     assert record and status_of(record.outcomes) == "Posted"
 
 
-def test_a_past_mismatch_that_still_stands_is_waited_for() -> None:
+def test_a_past_mismatch_that_still_stands_raises_the_alerts_of_its_wait() -> None:
     record = after(past(RECEIVED), past(APPROVED), past(MISMATCHED), now=NOW + YEAR)
     record = waiting(record, "reconciliation", now=NOW + YEAR)
     assert record.reported_disputes == {"reconciliation": MISMATCHED.event_id}
@@ -946,7 +946,7 @@ def test_a_past_mismatch_that_still_stands_is_waited_for() -> None:
 # -- the time series
 
 
-def test_a_row_says_what_happened() -> None:
+def test_the_row_of_an_event_has_its_facts_and_times() -> None:
     (row,) = on_event(
         None, event("ingestion", "received", facts=facts(14, date(2026, 3, 16))), POLICY, NOW + HOUR
     ).transitions
@@ -956,7 +956,7 @@ def test_a_row_says_what_happened() -> None:
     assert (row.recorded_at, row.received_at, row.lag_ms) == (NOW + HOUR, NOW, 3_600_000)
 
 
-def test_every_row_has_an_instant_of_its_own_though_clocks_go_back() -> None:
+def test_every_row_has_its_own_instant_even_if_the_clock_goes_back() -> None:
     record = after(RECEIVED)
     decision = on_event(record, APPROVED, POLICY, NOW - DAY)
     assert decision.transitions[0].recorded_at == record.recorded_at + 1
@@ -970,7 +970,7 @@ def chain(*decisions: Decision[Any]) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_an_alert_before_its_event_moves_nothing() -> None:
+def test_an_alert_before_its_event_changes_no_status() -> None:
     record = waiting(after(RECEIVED), "authorization")
     decision = on_event(record, event("authorization", "approved", DEADLINE + 1), POLICY, DEADLINE + 1)
     assert [row[:3] for row in chain(decision)] == [
@@ -979,7 +979,7 @@ def test_an_alert_before_its_event_moves_nothing() -> None:
     ]
 
 
-def test_a_revival_after_its_event_moves_nothing() -> None:
+def test_a_revival_after_its_event_changes_no_status() -> None:
     decision = on_event(parked(), event("authorization", "approved", NOW + 20 * DAY), POLICY, NOW + 20 * DAY)
     assert [row[:3] for row in chain(decision)] == [
         ("event", "AwaitingAuthorization", "AwaitingReconciliation"),
@@ -987,7 +987,7 @@ def test_a_revival_after_its_event_moves_nothing() -> None:
     ]
 
 
-def test_rows_are_a_chain_of_the_invoices_amount_beside_what_the_event_stated() -> None:
+def test_rows_form_a_chain_of_amounts_and_keep_what_the_event_stated() -> None:
     first = on_event(None, event("ingestion", "received", facts=facts(amount=Decimal("100.00"))), POLICY, NOW)
     dearer = event("authorization", "approved", NOW + HOUR, facts=facts(amount=Decimal("120.00")))
     second = on_event(saved(first, NOW), dearer, POLICY, NOW + HOUR)
@@ -1008,12 +1008,12 @@ def test_an_events_row_has_its_own_source_and_attributes() -> None:
     assert (row.source, row.attributes) == ("workflow", {"approver": "Kim"})
 
 
-def test_a_row_says_when_it_was_decided_though_the_clock_went_back() -> None:
+def test_a_row_keeps_the_decision_time_even_if_the_clock_went_back() -> None:
     decision = on_event(after(RECEIVED), APPROVED, POLICY, NOW - DAY)
     assert decision.transitions[0].decided_at == NOW - DAY < decision.transitions[0].recorded_at
 
 
-def test_a_row_before_an_event_says_what_the_invoice_was_then() -> None:
+def test_an_alerts_row_before_an_event_has_the_earlier_facts() -> None:
     record = waiting(after(event("ingestion", "received", facts=facts(amount=Decimal("100.00")))), "authorization")
     dearer = event("authorization", "approved", DEADLINE + 1, facts=facts(amount=Decimal("120.00"), currency="USD"))
     alert, approved = on_event(record, dearer, POLICY, DEADLINE + 1).transitions

@@ -21,7 +21,9 @@ from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND
         ("2600bd", 0, 2600),
     ],
 )
-def test_a_duration_is_a_length_or_a_number_of_business_days(text: str, microseconds: int, business_days: int) -> None:
+def test_a_duration_has_a_fixed_length_or_a_number_of_business_days(
+    text: str, microseconds: int, business_days: int
+) -> None:
     duration = parse_duration(text)
     assert (duration.microseconds, duration.business_days) == (microseconds, business_days)
     assert str(duration) == text
@@ -46,7 +48,7 @@ def test_leading_zeros_do_not_matter() -> None:
         ("3w", "is not a duration"),
         ("٣d", "is not a duration"),
         ("1d12h", "is not a duration"),
-        ("0s", '"0s" is no time at all: use at least 1s'),
+        ("0s", '"0s" is not a positive duration: use at least 1s'),
         ("000bd", "use at least 1bd"),
         ("3651d", '"3651d" is too long: use at most 3650d'),
         ("87601h", "use at most 87600h"),
@@ -56,7 +58,7 @@ def test_leading_zeros_do_not_matter() -> None:
         ("due-3bd", "counts back from the due date, as only a deadline may"),
     ],
 )
-def test_what_is_not_a_duration_is_told_what_would_be(text: str, problem: str) -> None:
+def test_an_invalid_duration_is_refused_with_the_expected_form(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match="use ") as refused:
         parse_duration(text)
     assert problem in str(refused.value)
@@ -93,21 +95,21 @@ def test_a_deadline_counts_from_the_wait_or_back_from_the_due_date(text: str, de
         ("0d", "use at least 1d"),
     ],
 )
-def test_what_is_not_a_deadline_is_told_what_would_be(text: str, problem: str) -> None:
+def test_an_invalid_deadline_is_refused_with_the_expected_form(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match="use ") as refused:
         parse_deadline(text)
     assert problem in str(refused.value)
 
 
 @pytest.mark.parametrize(("amount", "most"), [(0, "at least 1d"), (-1, "at least 1d"), (3651, "at most 3650d")])
-def test_a_duration_made_by_hand_is_bounded_too(amount: int, most: str) -> None:
+def test_the_constructor_checks_the_bounds(amount: int, most: str) -> None:
     with pytest.raises(ValueError, match=most):
         Duration(amount, "d")
 
 
 @settings(derandomize=True)
 @given(st.text(alphabet="due-0123456789smhbd \n", max_size=12))
-def test_every_text_is_read_back_as_it_was_or_refused(text: str) -> None:
+def test_every_deadline_round_trips_as_text(text: str) -> None:
     try:
         deadline = parse_deadline(text)
     except ValueError:

@@ -1,10 +1,10 @@
-"""Labels: the words that queues of other teams filter by, and rules of AWS's match, do not change."""
+"""Tests that the EventBridge names stay stable: other teams' queues and the cell's rules match them."""
 
 from bems.tracker.contract import STAGES
-from bems.tracker.eventbridge_names import ENDED, detail_type, source
+from bems.tracker.eventbridge_names import FAILED_EXECUTION_STATUSES, detail_type, source
 
 
-def test_an_event_is_known_by_its_cell_and_stage() -> None:
+def test_source_and_detail_type_name_the_cell_and_the_stage() -> None:
     assert source("eu-west") == "bems.eu-west"
     assert [detail_type(stage) for stage in STAGES] == [
         "InvoiceIngestion",
@@ -14,5 +14,5 @@ def test_an_event_is_known_by_its_cell_and_stage() -> None:
     ]
 
 
-def test_an_execution_that_ended_by_itself_has_not_succeeded() -> None:
-    assert set(ENDED) == {"FAILED", "TIMED_OUT", "ABORTED"}
+def test_failed_statuses_exclude_success() -> None:
+    assert set(FAILED_EXECUTION_STATUSES) == {"FAILED", "TIMED_OUT", "ABORTED"}

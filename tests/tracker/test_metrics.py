@@ -1,28 +1,28 @@
-"""The vocabulary of metrics: what an alarm watches must be what a function emits."""
+"""Tests of the metrics' definitions, which alarms and functions share."""
 
 import pytest
 
 from bems.tracker import metrics
-from bems.tracker.metrics import EVENTS_ACCEPTED, EVENTS_PROCESSED, METRICS, SWEEP_COMPLETED, VALUES, Metric
+from bems.tracker.metrics import DIMENSION_VALUES, EVENTS_ACCEPTED, EVENTS_PROCESSED, METRICS, SWEEP_COMPLETED, Metric
 
 
-def test_every_metric_of_the_module_is_known_by_its_name() -> None:
+def test_metrics_contains_every_metric_of_the_module() -> None:
     declared = {value.name: value for value in vars(metrics).values() if isinstance(value, Metric)}
     assert declared == METRICS
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
-def test_every_metric_is_of_a_cell_and_has_few_series(metric: Metric) -> None:
+def test_every_metric_has_the_dimension_cell_and_bounded_dimensions(metric: Metric) -> None:
     assert metric.dimensions[0] == "cell"
     assert len(set(metric.dimensions)) == len(metric.dimensions)
-    assert all(VALUES[dimension] for dimension in metric.dimensions[1:])
+    assert all(DIMENSION_VALUES[dimension] for dimension in metric.dimensions[1:])
     assert metric.emitters
 
 
-def test_dimensions_come_in_their_order() -> None:
-    given = EVENTS_PROCESSED.dimensioned(outcome="accepted", stage="posting", cell="eu")
+def test_dimension_values_are_in_the_order_of_the_dimensions() -> None:
+    given = EVENTS_PROCESSED.dimension_values(outcome="accepted", stage="posting", cell="eu")
     assert list(given.items()) == [("cell", "eu"), ("stage", "posting"), ("outcome", "accepted")]
-    assert SWEEP_COMPLETED.dimensioned(cell="eu") == {"cell": "eu"}
+    assert SWEEP_COMPLETED.dimension_values(cell="eu") == {"cell": "eu"}
 
 
 @pytest.mark.parametrize(
@@ -35,4 +35,4 @@ def test_dimensions_come_in_their_order() -> None:
 )
 def test_other_dimensions_are_refused(values: dict[str, str], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        EVENTS_ACCEPTED.dimensioned(**values)
+        EVENTS_ACCEPTED.dimension_values(**values)

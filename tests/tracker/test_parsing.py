@@ -53,24 +53,24 @@ def event_of(sent: bytes, stage: Stage = "authorization") -> Event:
     return event
 
 
-def refusal_of(sent: bytes, stage: Stage = "authorization") -> InvalidEvent:
-    refusal = parse_event(stage, sent, NOW)
-    assert isinstance(refusal, InvalidEvent)
-    assert refusal.errors
-    assert len(refusal.reasons) == len(refusal.errors)
-    json.dumps(refusal.reasons).encode()
-    "".join(fault.pointer + fault.detail for fault in refusal.errors).encode()
-    return refusal
+def invalid_event_of(sent: bytes, stage: Stage = "authorization") -> InvalidEvent:
+    invalid = parse_event(stage, sent, NOW)
+    assert isinstance(invalid, InvalidEvent)
+    assert invalid.errors
+    assert len(invalid.reasons) == len(invalid.errors)
+    json.dumps(invalid.reasons).encode()
+    "".join(error.pointer + error.detail for error in invalid.errors).encode()
+    return invalid
 
 
-def faults_of(sent: bytes) -> dict[str, str]:
-    return {fault.pointer: fault.kind for fault in refusal_of(sent).errors}
+def errors_of(sent: bytes) -> dict[str, str]:
+    return {error.pointer: error.kind for error in invalid_event_of(sent).errors}
 
 
-# What is accepted
+# Accepted events
 
 
-def test_an_event_becomes_what_the_core_takes() -> None:
+def test_a_valid_body_is_parsed_into_an_event() -> None:
     event = event_of(BODY)
     assert (event.stage, event.event_id, event.invoice_id, event.status) == (
         "authorization",
@@ -88,7 +88,7 @@ def test_an_event_becomes_what_the_core_takes() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_stage_takes_its_two_outcomes_and_no_other(stage: Stage) -> None:
+def test_each_stage_accepts_only_its_two_outcomes(stage: Stage) -> None:
     for other in STAGES:
         for outcome in (SUCCESS_STATUS[other], FAILURE_STATUS[other]):
             answer = parse_event(stage, body(status=outcome), NOW)
@@ -148,7 +148,7 @@ def test_an_instant_is_read_whatever_its_offset(text: str, expected: str) -> Non
         {"attributes": {"ü": "ü" * 2047}},
     ],
 )
-def test_the_edges_of_what_is_valid_are_accepted_however_they_are_escaped(changes: dict[str, Any]) -> None:
+def test_boundary_values_are_accepted_escaped_and_unescaped(changes: dict[str, Any]) -> None:
     escaped = event_of(body(**changes))
     plain = event_of(json.dumps(VALID | changes, ensure_ascii=False).encode())
     assert escaped == plain
@@ -171,16 +171,16 @@ def test_the_edges_of_what_is_valid_are_accepted_however_they_are_escaped(change
         replaced(b"Acme", b"\\u0041cme"),
     ],
 )
-def test_the_same_event_written_otherwise_has_the_same_digest(same: bytes) -> None:
+def test_equivalent_json_has_the_same_digest(same: bytes) -> None:
     assert event_of(same) == event_of(BODY)
 
 
-def test_the_order_of_attributes_and_empty_terms_make_no_difference() -> None:
+def test_the_order_of_attributes_and_empty_terms_do_not_change_the_event() -> None:
     assert event_of(body(attributes={"a": "1", "b": "2"})) == event_of(body(attributes={"b": "2", "a": "1"}))
     assert event_of(body(payment_terms={})) == event_of(body(payment_terms=None))
 
 
-def test_the_digest_does_not_depend_on_when_it_came() -> None:
+def test_the_digest_does_not_depend_on_received_at() -> None:
     later = parse_event("authorization", BODY, NOW + 5 * SECOND)
     assert isinstance(later, Event)
     assert later.received_at == NOW + 5 * SECOND
@@ -205,19 +205,19 @@ def test_the_digest_does_not_depend_on_when_it_came() -> None:
         {"attributes": {}},
     ],
 )
-def test_another_content_has_another_digest(changes: dict[str, Any]) -> None:
+def test_different_content_has_a_different_digest(changes: dict[str, Any]) -> None:
     assert event_of(body(**changes)).digest != event_of(BODY).digest
 
 
-def test_no_content_can_pass_for_another_by_how_it_is_written() -> None:
+def test_quotation_marks_in_content_do_not_cause_equal_digests() -> None:
     one, other = {"a": '","b":"'}, {"a": "", "b": ""}
     assert event_of(body(attributes=one)).digest != event_of(body(attributes=other)).digest
 
 
-# What is refused
+# Refused events
 
 
-def test_all_faults_come_at_once_of_the_form_and_of_the_rules() -> None:
+def test_all_errors_of_schema_and_rules_are_reported_at_once() -> None:
     sent = body(
         status="approvd",
         amount="1.234",
@@ -227,8 +227,8 @@ def test_all_faults_come_at_once_of_the_form_and_of_the_rules() -> None:
         attributes={"a": "ü" * 2048},
         extra=1,
     )
-    refusal = refusal_of(sent)
-    assert {fault.pointer: fault.kind for fault in refusal.errors} == {
+    invalid = invalid_event_of(sent)
+    assert {error.pointer: error.kind for error in invalid.errors} == {
         "/status": "not a choice",
         "/amount": "too many decimals",
         "/occurred_at": "in the future",
@@ -240,9 +240,9 @@ def test_all_faults_come_at_once_of_the_form_and_of_the_rules() -> None:
         "/attributes": "too large",
         "/extra": "unknown field",
     }
-    assert (refusal.status, refusal.event_id) == (400, "01JD8Y6QZ3")
-    assert refusal.summary == "the event is not valid: 10 faults"
-    assert sorted(refusal.reasons) == [
+    assert (invalid.status, invalid.event_id) == (400, "01JD8Y6QZ3")
+    assert invalid.summary == "the event is not valid: 10 errors"
+    assert sorted(invalid.reasons) == [
         "amount: too many decimals",
         "attributes: too large",
         "event: unknown field",
@@ -257,20 +257,20 @@ def test_all_faults_come_at_once_of_the_form_and_of_the_rules() -> None:
 
 
 @pytest.mark.parametrize("field", [name for name in VALID if name not in ("payment_terms", "attributes")])
-def test_every_required_field_is(field: str) -> None:
+def test_a_missing_required_field_is_reported(field: str) -> None:
     sent = json.dumps({name: value for name, value in VALID.items() if name != field}).encode()
-    assert faults_of(sent) == {f"/{field}": "missing"}
+    assert errors_of(sent) == {f"/{field}": "missing"}
 
 
 @pytest.mark.parametrize("field", VALID)
 @pytest.mark.parametrize("value", [1, 1.5, True, [], [1], "\x00", "", {"": {}}, 10**30])
-def test_no_field_takes_another_type(field: str, value: Any) -> None:
-    assert all(pointer.startswith(f"/{field}") for pointer in faults_of(body(**{field: value})))
+def test_a_value_of_the_wrong_type_is_refused(field: str, value: Any) -> None:
+    assert all(pointer.startswith(f"/{field}") for pointer in errors_of(body(**{field: value})))
 
 
 @pytest.mark.parametrize("field", [name for name in VALID if name != "payment_terms"])
-def test_null_is_not_a_value_of_a_required_field(field: str) -> None:
-    assert faults_of(body(**{field: None})).keys() == {f"/{field}"}
+def test_null_is_refused_for_a_required_field(field: str) -> None:
+    assert errors_of(body(**{field: None})).keys() == {f"/{field}"}
 
 
 @pytest.mark.parametrize(
@@ -290,8 +290,8 @@ def test_null_is_not_a_value_of_a_required_field(field: str) -> None:
         ("1" * 19, "EUX", {"/amount": "wrong form", "/currency": "unknown currency"}),
         ("1." + "1" * 18, "EUX", {"/amount": "too many digits", "/currency": "unknown currency"}),
         *(
-            (odd, "EUR", {"/amount": "wrong form"})
-            for odd in (
+            (value, "EUR", {"/amount": "wrong form"})
+            for value in (
                 "1e5",
                 "1,00",
                 "+1",
@@ -311,12 +311,12 @@ def test_null_is_not_a_value_of_a_required_field(field: str) -> None:
         ),
     ],
 )
-def test_amounts_that_are_not_money(amount: str, currency: str, expected: dict[str, str]) -> None:
-    assert faults_of(body(amount=amount, currency=currency)) == expected
+def test_invalid_amounts_and_currencies_are_refused(amount: str, currency: str, expected: dict[str, str]) -> None:
+    assert errors_of(body(amount=amount, currency=currency)) == expected
 
 
-def test_too_many_digits_and_decimals_are_both_said() -> None:
-    details = [fault.detail for fault in refusal_of(body(amount="1." + "1" * 18)).errors]
+def test_too_many_digits_and_decimals_are_both_reported() -> None:
+    details = [error.detail for error in invalid_event_of(body(amount="1." + "1" * 18)).errors]
     assert details == [
         '"1.111111111111111111" has 19 digits: use at most 18',
         '"1.111111111111111111" has 18 after the point, more than EUR has: use at most 2',
@@ -339,51 +339,51 @@ def test_too_many_digits_and_decimals_are_both_said() -> None:
         (1795428900, "wrong type"),
     ],
 )
-def test_instants_that_are_not(text: object, kind: str) -> None:
-    assert faults_of(body(occurred_at=text)) == {"/occurred_at": kind}
+def test_invalid_instants_are_refused(text: object, kind: str) -> None:
+    assert errors_of(body(occurred_at=text)) == {"/occurred_at": kind}
 
 
 @pytest.mark.parametrize("due_date", ["1969-12-31", "3000-01-01", "9999-12-31", "0001-01-01"])
-def test_due_dates_out_of_range(due_date: str) -> None:
-    assert faults_of(body(payment_terms={"due_date": due_date})) == {"/payment_terms/due_date": "out of range"}
+def test_due_dates_out_of_range_are_refused(due_date: str) -> None:
+    assert errors_of(body(payment_terms={"due_date": due_date})) == {"/payment_terms/due_date": "out of range"}
 
 
-@pytest.mark.parametrize("odd", ["", "a b", "a\n", "a\x00", "é", "\u0661", "a" * 129, "a\u2028", "\x7f"])
-def test_identifiers_that_are_not(odd: str) -> None:
-    assert faults_of(body(event_id=odd, invoice_id=odd)).keys() == {"/event_id", "/invoice_id"}
-    assert refusal_of(body(event_id=odd)).event_id is None
+@pytest.mark.parametrize("value", ["", "a b", "a\n", "a\x00", "é", "\u0661", "a" * 129, "a\u2028", "\x7f"])
+def test_invalid_identifiers_are_refused(value: str) -> None:
+    assert errors_of(body(event_id=value, invoice_id=value)).keys() == {"/event_id", "/invoice_id"}
+    assert invalid_event_of(body(event_id=value)).event_id is None
 
 
-@pytest.mark.parametrize("odd", ["a\x00b", "a\n", "\x1f", "a\x7f", "\x80", "a\x9b31mb", "ü\x9f", "a\x85"])
+@pytest.mark.parametrize("value", ["a\x00b", "a\n", "\x1f", "a\x7f", "\x80", "a\x9b31mb", "ü\x9f", "a\x85"])
 @pytest.mark.parametrize("ascii_only", [True, False])
-def test_control_characters_in_text(odd: str, ascii_only: bool) -> None:
+def test_control_characters_in_text_are_refused(value: str, ascii_only: bool) -> None:
     changes = {
-        "vendor": {"id": "V", "name": odd, "tier": odd},
-        "source": {"system": odd, "region": odd, "account_id": odd},
-        "attributes": {odd: "", "a": odd},
+        "vendor": {"id": "V", "name": value, "tier": value},
+        "source": {"system": value, "region": value, "account_id": value},
+        "attributes": {value: "", "a": value},
     }
-    pointers = faults_of(json.dumps(VALID | changes, ensure_ascii=ascii_only).encode())
+    pointers = errors_of(json.dumps(VALID | changes, ensure_ascii=ascii_only).encode())
     fixed = {"/vendor/name", "/vendor/tier", "/source/system", "/source/region", "/source/account_id", "/attributes/a"}
     assert fixed < pointers.keys()
     assert len(pointers) == len(fixed) + 1
     assert set(pointers.values()) == {"wrong form"}
-    for name, value in changes.items():
-        # Each by itself, for the fast reader has no pattern to refuse it by.
-        sent = json.dumps(VALID | {name: value}, ensure_ascii=ascii_only).encode()
+    for name, change in changes.items():
+        # One at a time, to test that the fast path refuses each: it does not check patterns.
+        sent = json.dumps(VALID | {name: change}, ensure_ascii=ascii_only).encode()
         assert isinstance(parse_event("authorization", sent, NOW), InvalidEvent)
         assert isinstance(parse_line(b'{"stage": "authorization", "event": ' + sent + b"}", NOW), InvalidEvent)
         assert isinstance(batch_of(sent)[0], InvalidEvent)
 
 
-def test_text_that_is_no_control_character_is_taken_as_it_is() -> None:
+def test_unusual_text_without_control_characters_is_accepted_unchanged() -> None:
     name = "Ünïcode \u00a0\u2028\u202e 😀"
     for ascii_only in (True, False):
         sent = json.dumps(VALID | {"attributes": {"a": name}}, ensure_ascii=ascii_only).encode()
         assert event_of(sent).facts.attributes == {"a": name}
 
 
-def test_what_was_accepted_before_they_were_refused_can_still_be_read() -> None:
-    """Records of a store hold vendors and sources of the same types."""
+def test_stored_text_with_control_characters_can_still_be_read() -> None:
+    """Stored records use the same types for vendors and sources."""
     vendor = Vendor("V", "a\x9bb", tier="\x80")
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(vendor), type=Vendor) == vendor
 
@@ -406,8 +406,8 @@ def test_a_leap_second_is_read_as_the_second_before(sent: str, means: str) -> No
 
 
 @pytest.mark.parametrize("sent", ["2016-12-31T22:59:60Z", "2016-12-30T23:59:60Z", "2016-12-31T23:59:61Z", "x:60"])
-def test_a_sixtieth_second_that_is_no_leap_second_is_refused(sent: str) -> None:
-    assert faults_of(body(occurred_at=sent)).keys() == {"/occurred_at"}
+def test_second_60_that_is_not_a_leap_second_is_refused(sent: str) -> None:
+    assert errors_of(body(occurred_at=sent)).keys() == {"/occurred_at"}
 
 
 @pytest.mark.parametrize(
@@ -418,19 +418,19 @@ def test_a_sixtieth_second_that_is_no_leap_second_is_refused(sent: str) -> None:
         ({str(n): "" for n in range(33)}, "too many"),
     ],
 )
-def test_too_much_in_attributes(attributes: dict[str, str], kind: str) -> None:
-    assert faults_of(body(attributes=attributes)) == {"/attributes": kind}
-    assert faults_of(json.dumps(VALID | {"attributes": attributes}, ensure_ascii=False).encode()) == {
+def test_too_many_or_too_large_attributes_are_refused(attributes: dict[str, str], kind: str) -> None:
+    assert errors_of(body(attributes=attributes)) == {"/attributes": kind}
+    assert errors_of(json.dumps(VALID | {"attributes": attributes}, ensure_ascii=False).encode()) == {
         "/attributes": kind
     }
 
 
-def test_reasons_are_few_whatever_names_are_sent() -> None:
+def test_reasons_do_not_contain_names_chosen_by_the_sender() -> None:
     sent = body(**{f"x/{n}": 1 for n in range(20)}, attributes={f"a{n}": 1 for n in range(20)})
-    assert set(refusal_of(sent).reasons) == {"event: unknown field", "attributes: wrong type"}
+    assert set(invalid_event_of(sent).reasons) == {"event: unknown field", "attributes: wrong type"}
 
 
-# What is hardly JSON
+# Invalid and unusual JSON
 
 
 @pytest.mark.parametrize(
@@ -479,15 +479,15 @@ def test_reasons_are_few_whatever_names_are_sent() -> None:
     ],
     ids=range(40),
 )
-def test_hostile_bodies_are_refused_in_true_words(sent: bytes, expected: dict[str, str]) -> None:
-    assert faults_of(sent) == expected
-    assert refusal_of(sent).status == 400
+def test_hostile_bodies_are_refused_with_the_right_error(sent: bytes, expected: dict[str, str]) -> None:
+    assert errors_of(sent) == expected
+    assert invalid_event_of(sent).status == 400
 
 
 @pytest.mark.parametrize("number", ["1e400", "1e2", "30.0", "-1E+5"])
 def test_a_number_is_shown_as_it_was_written(number: str) -> None:
-    (fault,) = refusal_of(replaced(b"30,", number.encode() + b",")).errors
-    assert fault.detail.startswith(f"{number} is not a whole number")
+    (error,) = invalid_event_of(replaced(b"30,", number.encode() + b",")).errors
+    assert error.detail.startswith(f"{number} is not a whole number")
 
 
 def test_minus_zero_is_zero() -> None:
@@ -510,13 +510,13 @@ def test_minus_zero_is_zero() -> None:
         (replaced(b'"Acme GmbH"', b'"\\u0022\\u0022", "tier": null'), "/vendor/tier"),
     ],
 )
-def test_a_name_sent_twice_is_refused_because_the_last_would_silently_win(sent: bytes, pointer: str) -> None:
-    assert faults_of(sent) == {pointer: "repeated"}
+def test_a_duplicate_key_is_refused(sent: bytes, pointer: str) -> None:
+    assert errors_of(sent) == {pointer: "repeated"}
 
 
-def test_names_sent_twice_are_told_with_all_else() -> None:
+def test_duplicate_keys_are_reported_with_all_other_errors() -> None:
     sent = replaced(b'"amount": "1250.00"', b'"amount": "1", "amount": 2, "extra": {"a": 1, "a": NaN}')
-    assert [(fault.pointer, fault.kind) for fault in refusal_of(sent).errors] == [
+    assert [(error.pointer, error.kind) for error in invalid_event_of(sent).errors] == [
         ("/amount", "repeated"),
         ("/extra/a", "repeated"),
         ("/extra/a", "not a number"),
@@ -525,11 +525,11 @@ def test_names_sent_twice_are_told_with_all_else() -> None:
     ]
 
 
-def test_too_large_is_refused_unread() -> None:
+def test_a_body_that_is_too_large_is_refused_without_parsing() -> None:
     assert isinstance(parse_event("authorization", BODY.ljust(MAX_EVENT_BYTES), NOW), Event)
     for size in (MAX_EVENT_BYTES + 1, 10_000_000):
-        refusal = refusal_of(BODY.ljust(size))
-        assert (refusal.status, refusal.reasons) == (413, ["event: too large"])
+        invalid = invalid_event_of(BODY.ljust(size))
+        assert (invalid.status, invalid.reasons) == (413, ["event: too large"])
     assert isinstance(batch := parse_batch("authorization", b" " * (MAX_BATCH_BYTES + 1), NOW), InvalidEvent)
     assert isinstance(line := parse_line(b" " * (MAX_LINE_BYTES + 1), NOW), InvalidEvent)
     assert (batch.status, line.status) == (413, 413)
@@ -542,24 +542,24 @@ def batch_of(*events: bytes, before: bytes = b'{"events": [', after: bytes = b"]
     return parse_batch("authorization", before + b", ".join(events) + after, NOW)
 
 
-def test_a_batch_is_judged_event_by_event_in_order() -> None:
+def test_a_batch_has_one_result_per_event_in_order() -> None:
     wrong, twice = body(currency="EUX"), replaced(b'"po"', b'"po": "1", "po"')
     results = batch_of(BODY, wrong, b"null", twice, replaced(b"Acme", b"\xff"), b" " * MAX_EVENT_BYTES + BODY, BODY)
     assert results[0] == results[5] == results[6] == event_of(BODY)
-    assert results[1] == refusal_of(wrong)
+    assert results[1] == invalid_event_of(wrong)
     assert results[2].errors[0].kind == "wrong type"
-    assert results[3] == refusal_of(twice)
+    assert results[3] == invalid_event_of(twice)
     assert results[4].errors[0].kind == "not UTF-8"
 
 
-@pytest.mark.parametrize("odd", [replaced(b"Acme", b"\\ud800"), replaced(b'"1250.00"', b"NaN"), b"NaN"])
-def test_an_event_that_spoils_the_whole_for_msgspec_spoils_only_itself(odd: bytes) -> None:
+@pytest.mark.parametrize("value", [replaced(b"Acme", b"\\ud800"), replaced(b'"1250.00"', b"NaN"), b"NaN"])
+def test_an_event_that_msgspec_cannot_decode_does_not_affect_the_others(value: bytes) -> None:
     twice = replaced(b'"po"', b'"po": "1", "po"')
-    results = batch_of(BODY, odd, twice, BODY)
-    assert results == [event_of(BODY), refusal_of(odd), refusal_of(twice), event_of(BODY)]
+    results = batch_of(BODY, value, twice, BODY)
+    assert results == [event_of(BODY), invalid_event_of(value), invalid_event_of(twice), event_of(BODY)]
 
 
-def test_an_event_in_a_batch_may_be_too_large_by_itself() -> None:
+def test_an_event_of_a_batch_can_be_too_large() -> None:
     large = b'{"x": "' + b"x" * MAX_EVENT_BYTES + b'"}'
     assert [getattr(result, "status", None) for result in batch_of(BODY, large)] == ["approved", 413]
 
@@ -580,32 +580,34 @@ def test_an_event_in_a_batch_may_be_too_large_by_itself() -> None:
         (b'{"events": [{]}', {"": "not JSON"}),
     ],
 )
-def test_what_is_no_batch_is_refused_as_a_whole(sent: bytes, expected: dict[str, str]) -> None:
-    refusal = parse_batch("authorization", sent, NOW)
-    assert isinstance(refusal, InvalidEvent)
-    assert {fault.pointer: fault.kind for fault in refusal.errors} == expected
+def test_an_invalid_batch_is_refused_as_a_whole(sent: bytes, expected: dict[str, str]) -> None:
+    invalid = parse_batch("authorization", sent, NOW)
+    assert isinstance(invalid, InvalidEvent)
+    assert {error.pointer: error.kind for error in invalid.errors} == expected
 
 
-def test_a_hundred_events_are_taken() -> None:
+def test_a_batch_of_a_hundred_events_is_accepted() -> None:
     assert batch_of(*[BODY] * 100) == [event_of(BODY)] * 100
 
 
 @pytest.mark.parametrize(("limit", "count"), [(100, 101), (2, 3), (2, 101)])
 @pytest.mark.parametrize("more", [b"", b', "more": 1'])
-def test_more_events_than_the_cell_takes_are_refused_in_the_same_words(limit: int, count: int, more: bytes) -> None:
+def test_a_batch_above_the_cells_limit_is_refused(limit: int, count: int, more: bytes) -> None:
     sent = b'{"events": [' + b", ".join([BODY] * count) + b"]" + more + b"}"
-    refusal = parse_batch("authorization", sent, NOW, limit)
-    assert isinstance(refusal, InvalidEvent)
-    told = {fault.pointer: fault.detail for fault in refusal.errors}
-    assert told["/events"] == f"has {count} events, more than {limit}, the most that this cell takes: send less at once"
-    assert len(told) == 1 + bool(more)
+    invalid = parse_batch("authorization", sent, NOW, limit)
+    assert isinstance(invalid, InvalidEvent)
+    details = {error.pointer: error.detail for error in invalid.errors}
+    assert (
+        details["/events"] == f"has {count} events, more than {limit}, the most that this cell takes: send less at once"
+    )
+    assert len(details) == 1 + bool(more)
 
 
 # Lines
 
 
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
-def test_a_line_is_the_same_event(ending: bytes) -> None:
+def test_a_line_gives_the_same_event(ending: bytes) -> None:
     assert parse_line(b'{"stage": "authorization", "event": ' + BODY + b"}" + ending, NOW) == event_of(BODY)
     assert parse_line(b'{"event": ' + BODY + b', "stage": "authorization"}' + ending, NOW) == event_of(BODY)
 
@@ -637,20 +639,20 @@ def test_a_line_is_the_same_event(ending: bytes) -> None:
     ],
     ids=range(15),
 )
-def test_a_line_that_is_not_an_event(line: bytes, expected: dict[str, str]) -> None:
-    refusal = parse_line(line, NOW)
-    assert isinstance(refusal, InvalidEvent)
-    assert {fault.pointer: fault.kind for fault in refusal.errors} == expected
+def test_an_invalid_line_is_refused(line: bytes, expected: dict[str, str]) -> None:
+    invalid = parse_line(line, NOW)
+    assert isinstance(invalid, InvalidEvent)
+    assert {error.pointer: error.kind for error in invalid.errors} == expected
 
 
-def test_reasons_are_the_same_however_an_event_came() -> None:
+def test_reasons_are_the_same_for_an_event_and_a_line() -> None:
     line = parse_line(b'{"stage": "authorization", "event": ' + body(currency="EUX") + b"}", NOW)
     assert isinstance(line, InvalidEvent)
-    assert line.reasons == refusal_of(body(currency="EUX")).reasons == ["currency: unknown currency"]
+    assert line.reasons == invalid_event_of(body(currency="EUX")).reasons == ["currency: unknown currency"]
     assert line.event_id == "01JD8Y6QZ3"
 
 
-# Whatever comes
+# Arbitrary input
 
 
 JSON = st.recursive(
@@ -658,40 +660,40 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=10,
 )
-quick = settings(max_examples=300, derandomize=True, deadline=None, database=None)
+QUICK = settings(max_examples=300, derandomize=True, deadline=None, database=None)
 
 
-def try_everything(sent: bytes) -> None:
+def parse_every_way(sent: bytes) -> None:
     single = parse_event("authorization", sent, NOW)
     assert isinstance(single, Event) or (single.errors and single.reasons)
     parse_batch("authorization", sent, NOW)
     parse_line(sent, NOW)
     line = parse_line(b'{"stage":"authorization","event":' + sent + b"}", NOW)
-    # One event is judged alike however it came, unless the bytes close the object that they were put into.
+    # An event gives the same result alone, in a line and in a batch, unless its bytes close the enclosing object.
     if isinstance(single, Event):
         assert line == single
         assert parse_batch("authorization", b'{"events":[' + sent + b"]}", NOW) == [single]
 
 
-@quick
+@QUICK
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_never_raise(sent: bytes) -> None:
-    try_everything(sent)
+    parse_every_way(sent)
 
 
-@quick
+@QUICK
 @given(JSON, st.sampled_from(["", *VALID]))
 def test_arbitrary_json_never_raises(data: object, field: str) -> None:
-    try_everything(json.dumps(VALID | {field: data} if field else data).encode())
+    parse_every_way(json.dumps(VALID | {field: data} if field else data).encode())
 
 
-@quick
+@QUICK
 @given(st.integers(0, len(BODY)), st.integers(0, 4), st.binary(max_size=6) | st.sampled_from([b'"', b"\\", b",", b"}"]))
 def test_mutations_of_a_valid_event_never_raise(at: int, dropped: int, put: bytes) -> None:
-    try_everything(BODY[:at] + put + BODY[at + dropped :])
+    parse_every_way(BODY[:at] + put + BODY[at + dropped :])
 
 
-WRITTEN = st.fixed_dictionaries(
+CHANGES = st.fixed_dictionaries(
     {},
     optional={
         "amount": st.from_regex(r"\A-?[0-9]{1,19}(\.[0-9]{1,5})?\Z"),
@@ -706,27 +708,27 @@ WRITTEN = st.fixed_dictionaries(
 )
 
 
-@quick
-@given(WRITTEN, st.booleans(), st.sampled_from([None, 0, 4]))
-def test_the_fast_and_the_patient_reader_agree(changes: dict[str, Any], ascii_only: bool, indent: int | None) -> None:
+@QUICK
+@given(CHANGES, st.booleans(), st.sampled_from([None, 0, 4]))
+def test_the_fast_and_the_slow_path_agree(changes: dict[str, Any], ascii_only: bool, indent: int | None) -> None:
     sent = json.dumps(VALID | changes, ensure_ascii=ascii_only, indent=indent).encode("utf-8", "surrogatepass")
     assert parsing._parse_slow("authorization", sent, NOW) == parse_event("authorization", sent, NOW)
 
 
-def test_the_patient_reader_is_not_asked_about_a_plain_event(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_event_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(parsing, "LenientJson")
     assert isinstance(parse_event("authorization", BODY, NOW), Event)
     assert isinstance(parse_line(b'{"stage": "authorization", "event": ' + BODY + b"}", NOW), Event)
     assert isinstance(batch_of(BODY), list)
 
 
-def test_a_day_ahead_is_the_limit_whatever_the_clock() -> None:
+def test_an_event_at_most_a_day_in_the_future_is_accepted() -> None:
     event = parse_event("authorization", BODY, parse("2026-11-22T10:15:00Z"))
     assert isinstance(event, Event)
     assert event.occurred_at == event.received_at + DAY
     assert isinstance(parse_event("authorization", BODY, event.received_at - 1), InvalidEvent)
 
 
-def test_terms_are_kept_as_they_were_sent() -> None:
+def test_payment_terms_are_kept_unchanged() -> None:
     event = event_of(body(payment_terms={"due_date": "2026-12-23"}))
     assert event.facts.payment_terms == PaymentTerms(None, event.facts.payment_terms.due_date)  # type: ignore[union-attr]

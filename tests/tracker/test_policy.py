@@ -47,13 +47,13 @@ def waiting(**spec: str | int) -> Policy:
     return policy(authorization=msgspec.convert({"overrides": [], **spec}, StageSpec))
 
 
-def test_the_default_policy_has_the_published_numbers() -> None:
-    said = {
+def test_the_default_policy_has_the_documented_numbers() -> None:
+    numbers = {
         stage: (spec.deadline, spec.escalate_every, spec.critical_at, spec.give_up_at, spec.overrides)
         for stage in STAGES
         for spec in [getattr(DEFAULT_STAGES, stage)]
     }
-    assert said == {
+    assert numbers == {
         "ingestion": ("10bd", "5bd", 3, 6, ()),
         "authorization": ("3bd", "1bd", 3, 20, ()),
         "reconciliation": ("5bd", "2bd", 3, 20, ()),
@@ -81,25 +81,25 @@ def test_a_deadline_counts_from_when_the_wait_begins(stage: Stage, deadline: str
     ("written", "length"), [("90s", 90 * MINUTE // 60), ("90m", 90 * MINUTE), ("12h", 12 * HOUR), ("3d", 3 * DAY)]
 )
 def test_a_fixed_deadline_ignores_the_calendar(written: str, length: int) -> None:
-    saturday = parse("2026-10-24T12:00:00+02:00")  # the night in which the clocks go back lies ahead
+    saturday = parse("2026-10-24T12:00:00+02:00")  # before the night in which the clocks go back
     assert waiting(deadline=written).deadline("authorization", facts(), None, saturday) == saturday + length
 
 
 @pytest.mark.parametrize(
     ("terms", "ingested", "deadline"),
     [
-        # The date that is named, over the days.
+        # A due date takes precedence over days.
         (facts(days=90, due_date=date(2026, 12, 28)), MONDAY, "2026-12-22T00:00:00+01:00"),
-        # A due date that is off: Christmas, a Friday.
+        # A due date on a day off: Christmas, a Friday.
         (facts(due_date=date(2026, 12, 25)), MONDAY, "2026-12-22T00:00:00+01:00"),
-        # Days from the ingestion, whose date is the local one: 2026-11-24 in Amsterdam.
+        # Days count from the local date of the ingestion: 2026-11-24 in Amsterdam.
         (facts(days=14), parse("2026-11-23T23:30:00Z"), "2026-12-03T00:00:00+01:00"),
         (facts(days=14), parse("2026-11-23T22:30:00Z"), "2026-12-02T00:00:00+01:00"),
-        # 30 days, if the terms are silent: due on 2026-12-23.
+        # 30 days without payment terms: due on 2026-12-23.
         (facts(), MONDAY, "2026-12-18T00:00:00+01:00"),
-        # Without an ingestion, from now.
+        # Without an ingestion, days count from now.
         (facts(), None, "2026-12-18T00:00:00+01:00"),
-        # Too near, due now, and past: a day from now.
+        # A due date that is too near, today or past gives a day from now.
         (facts(due_date=date(2026, 11, 26)), MONDAY, "2026-11-24T10:15:00+01:00"),
         (facts(days=0), MONDAY, "2026-11-24T10:15:00+01:00"),
         (facts(due_date=date(2020, 1, 1)), MONDAY, "2026-11-24T10:15:00+01:00"),
@@ -119,7 +119,7 @@ def test_a_deadline_before_the_due_date(terms: Facts, ingested: Instant | None, 
         ("due-36h", "2026-12-26T12:00:00+01:00"),
     ],
 )
-def test_any_stage_may_count_back_by_any_duration(written: str, deadline: str) -> None:
+def test_any_stage_may_count_back_from_the_due_date_by_any_duration(written: str, deadline: str) -> None:
     due = facts(due_date=date(2026, 12, 28))
     assert waiting(deadline=written).deadline("authorization", due, None, MONDAY) == parse(deadline)
 
@@ -129,7 +129,7 @@ def test_a_day_from_now_is_24_hours() -> None:
     assert DEFAULT_POLICY.deadline("posting", facts(days=0), eve, eve) == parse("2026-10-25T11:00:00+01:00")
 
 
-def test_alerts_follow_in_business_days() -> None:
+def test_alerts_repeat_in_business_days() -> None:
     deadline = parse("2026-12-24T10:15:00+01:00")
     due = [policy().due("authorization", facts(), deadline, step) for step in range(4)]
     assert due == [
@@ -140,12 +140,12 @@ def test_alerts_follow_in_business_days() -> None:
     ]
 
 
-def test_alerts_follow_a_deadline_on_a_day_off_from_the_next_business_day() -> None:
+def test_alerts_after_a_deadline_on_a_day_off_count_from_the_next_business_day() -> None:
     saturday = parse("2026-11-28T10:15:00+01:00")
     assert policy().due("authorization", facts(), saturday, 1) == parse("2026-12-01T00:00:00+01:00")
 
 
-def test_alerts_follow_in_hours() -> None:
+def test_alerts_repeat_in_hours() -> None:
     hourly = waiting(deadline="1h", escalate_every="90m", critical_at=2, give_up_at=3)
     assert hourly.due("authorization", facts(), MONDAY, 2) == MONDAY + 3 * HOUR
     steps = [
@@ -162,7 +162,7 @@ def test_the_step_changes_at_the_instant_when_an_alert_is_due() -> None:
     assert [policy().step("authorization", facts(), deadline, now) for now in instants] == [0, 1, 1, 2, 2, 2, 3, 20]
 
 
-def test_an_alert_is_due_though_the_clocks_have_gone_back_to_the_day_before() -> None:
+def test_an_alert_is_due_even_if_the_clocks_went_back_to_the_previous_date() -> None:
     # In St. John's, 2010-11-07 00:01 was followed by 2010-11-06 23:01.
     calendar = CalendarSpec("CA", "America/St_Johns", weekend=())
     own = build_policy(PolicySpec(calendar), frozenset())
@@ -181,7 +181,7 @@ def test_an_alert_is_due_though_the_clocks_have_gone_back_to_the_day_before() ->
         (facts(due_date=date.min), MONDAY + DAY),
     ],
 )
-def test_terms_beyond_all_calendars_have_a_deadline(terms: Facts, deadline: Instant) -> None:
+def test_payment_terms_out_of_range_have_a_deadline(terms: Facts, deadline: Instant) -> None:
     assert DEFAULT_POLICY.deadline("posting", terms, MONDAY, MONDAY) == deadline
 
 
@@ -215,7 +215,7 @@ def test_severity_and_the_last_alert() -> None:
         (WhenSpec(currency="EUR", amount_from="10000"), facts("-20000"), False),
         (WhenSpec(currency="EUR", amount_to=0), facts("-20000"), True),
         (WhenSpec(currency="EUR", amount_to=0), facts("0"), False),
-        # Amounts that a float would not tell apart.
+        # Amounts that are equal as floats.
         (WhenSpec(currency="EUR", amount_from="999999999999999999"), facts("999999999999999998"), False),
         (WhenSpec(terms_days_from=60), facts(days=60), True),
         (WhenSpec(terms_days_from=60), facts(days=59), False),
@@ -230,7 +230,7 @@ def test_all_conditions_of_an_override_must_match(when: WhenSpec, invoice: Facts
     assert when.read().matches(invoice) is matches
 
 
-def test_the_first_override_that_matches_wins_and_changes_only_what_it_names() -> None:
+def test_the_first_matching_override_wins_and_changes_only_its_keys() -> None:
     stage = StageSpec(
         deadline="5d",
         overrides=(
@@ -256,7 +256,7 @@ def test_the_first_override_that_matches_wins_and_changes_only_what_it_names() -
     assert own.deadline("posting", facts(tier="gold"), None, MONDAY) == parse("2026-12-18T00:00:00+01:00")
 
 
-def test_what_a_spec_leaves_out_is_as_in_the_default_policy() -> None:
+def test_keys_that_a_spec_leaves_out_have_the_default() -> None:
     own = policy(authorization=StageSpec(deadline="9bd"))
     assert own.give_up_at("authorization", facts()) == 20
     assert own.deadline("reconciliation", facts(), None, MONDAY) == parse("2026-11-30T10:15:00+01:00")
@@ -264,7 +264,7 @@ def test_what_a_spec_leaves_out_is_as_in_the_default_policy() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_vendor_is_treated_in_another_way_unless_a_spec_says_so(stage: Stage) -> None:
+def test_a_policy_without_overrides_treats_all_vendors_alike(stage: Stage) -> None:
     gold = facts("10000", tier="gold")
     assert DEFAULT_POLICY.stages[stage].overrides == ()
     own = build_policy(PolicySpec(stages=msgspec.convert({stage: {"deadline": "5d"}}, StagesSpec)), frozenset())
@@ -293,28 +293,28 @@ CHRISTMAS, SATURDAY, FRIDAY = date(2026, 12, 25), date(2026, 1, 10), date(2026, 
         ({"days_on": (date(2026, 1, 18),)}, [date(2026, 1, 18)], [date(2026, 1, 25)]),
     ],
 )
-def test_what_a_calendar_says_wins_over_what_its_country_does(
+def test_a_calendars_dates_take_precedence_over_its_countrys(
     calendar: dict[str, tuple[Weekday | date, ...]], business_days: list[date], days_off: list[date]
 ) -> None:
     spec = msgspec.convert({"country": "HU", "timezone": "Europe/Budapest", **calendar}, CalendarSpec)
-    made = build_policy(PolicySpec(spec), frozenset({CHRISTMAS, FRIDAY}), frozenset({SATURDAY})).calendar
-    assert all(made.is_business_day(day) for day in business_days)
-    assert not any(made.is_business_day(day) for day in days_off)
-    assert not made.days_off & made.days_on
+    calendar_of_policy = build_policy(PolicySpec(spec), frozenset({CHRISTMAS, FRIDAY}), frozenset({SATURDAY})).calendar
+    assert all(calendar_of_policy.is_business_day(day) for day in business_days)
+    assert not any(calendar_of_policy.is_business_day(day) for day in days_off)
+    assert not calendar_of_policy.days_off & calendar_of_policy.days_on
 
 
-def test_a_weekend_is_the_countrys() -> None:
+def test_the_weekend_defaults_to_the_countrys() -> None:
     spec = PolicySpec(CalendarSpec("SA", "Asia/Riyadh"))
     assert build_policy(spec, frozenset(), weekend=("friday", "saturday")).calendar.weekend == {4, 5}
 
 
-def test_a_day_cannot_be_off_and_on() -> None:
+def test_a_date_in_days_off_and_days_on_is_refused() -> None:
     calendar = CalendarSpec("HU", "Europe/Budapest", days_off=(SATURDAY,), days_on=(SATURDAY,))
     with pytest.raises(ValueError, match="2026-01-10 is in days_off and in days_on: leave it out of one"):
         build_policy(PolicySpec(calendar), frozenset())
 
 
-def test_a_digest_is_of_what_a_policy_decides() -> None:
+def test_the_digest_depends_on_everything_that_decisions_use() -> None:
     assert policy().digest == policy().digest
     assert len(DEFAULT_POLICY.digest) == 16 and int(DEFAULT_POLICY.digest, 16)
     when = [WhenSpec(currency="EUR", amount_from=amount) for amount in ("1000", "1000.00", "1001")]
@@ -329,7 +329,7 @@ def test_a_digest_is_of_what_a_policy_decides() -> None:
         CalendarSpec("NL", "Europe/Amsterdam", days_on=(SATURDAY,)),
     ]
     assert len({build_policy(PolicySpec(one), frozenset()).digest for one in calendars}) == len(calendars)
-    # It is kept with what was decided: it never changes.
+    # Stored with every transition, so it must never change.
     assert DEFAULT_POLICY.digest == "90e80e715246ee18"
 
 
@@ -342,7 +342,7 @@ def test_a_digest_is_of_what_a_policy_decides() -> None:
         ({"currency": "EUR", "amount_from": Decimal(2), "amount_to": Decimal(2)}, "no amount is from 2 and below 2"),
     ],
 )
-def test_conditions_that_make_no_sense_are_refused(when: dict[str, str | Decimal], problem: str) -> None:
+def test_contradictory_conditions_are_refused(when: dict[str, str | Decimal], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         When(**when)  # type: ignore[arg-type]
 
@@ -357,7 +357,7 @@ def test_conditions_that_make_no_sense_are_refused(when: dict[str, str | Decimal
         (StageSpec(give_up_at=1001), "authorization: give_up_at 1001: use 1 to 1000"),
     ],
 )
-def test_rules_that_make_no_sense_are_refused(spec: StageSpec, problem: str) -> None:
+def test_invalid_rules_are_refused(spec: StageSpec, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         policy(authorization=spec)
 
@@ -430,7 +430,7 @@ def test_the_step_is_the_number_of_alerts_that_are_due(
 
 @settings(derandomize=True, max_examples=300)
 @given(policies, any_facts, instants, instants, instants, st.integers(0, 1000))
-def test_later_is_never_less(
+def test_steps_and_due_instants_are_monotonic(
     own: Policy, invoice: Facts, deadline: Instant, now: Instant, later: Instant, step: int
 ) -> None:
     now, later = sorted((now, later))

@@ -1,4 +1,4 @@
-"""The policy file: what a cell's functions read instead of cells.yaml."""
+"""Tests of the policy file, which a cell's functions read instead of cells.yaml."""
 
 import pickle
 import subprocess
@@ -14,7 +14,7 @@ from bems.tracker.policy_file import dump_policy, load_policy
 from tests.tracker.test_policy import policies, policy
 
 
-def test_a_policy_travels_as_json() -> None:
+def test_a_policy_round_trips_as_json() -> None:
     when = WhenSpec(vendor_tier="gold", vendor="V", currency="EUR", amount_from="-1E+3", amount_to=7, terms_days_from=3)
     own = policy(
         days_on=frozenset({date(2026, 11, 28)}),
@@ -45,7 +45,7 @@ def test_a_policy_travels_as_json() -> None:
         {"extra": 1},
     ],
 )
-def test_another_document_is_refused(change: dict[str, object]) -> None:
+def test_an_invalid_document_is_refused(change: dict[str, object]) -> None:
     document = msgspec.json.decode(dump_policy(DEFAULT_POLICY), type=dict[str, object])
     with pytest.raises(ValueError, match=r"."):
         load_policy(msgspec.json.encode({**document, **change}))
@@ -55,12 +55,12 @@ def test_another_document_is_refused(change: dict[str, object]) -> None:
 
 @settings(derandomize=True, max_examples=100)
 @given(policies)
-def test_every_policy_travels_as_json(own: Policy) -> None:
+def test_every_policy_round_trips_as_json(own: Policy) -> None:
     assert load_policy(dump_policy(own)) == own
     assert load_policy(dump_policy(own)).digest == own.digest
 
 
-def test_reading_one_needs_neither_yaml_nor_holidays() -> None:
+def test_importing_the_module_loads_neither_yaml_nor_holidays() -> None:
     code = "import sys, bems.tracker.policy_file; print([n for n in ('yaml', 'holidays') if n in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

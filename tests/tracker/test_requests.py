@@ -27,10 +27,10 @@ def command(**changes: Any) -> Command | InvalidEvent:
     return read_command(json.dumps(PARK | changes).encode(), "ann", NOW)
 
 
-def pointers(refusal: object) -> set[str]:
-    assert isinstance(refusal, InvalidEvent)
-    assert refusal.errors
-    return {fault.pointer for fault in refusal.errors}
+def pointers(invalid: object) -> set[str]:
+    assert isinstance(invalid, InvalidEvent)
+    assert invalid.errors
+    return {error.pointer for error in invalid.errors}
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ def pointers(refusal: object) -> set[str]:
         ({"verb": "extend", "until": "2026-03-03T10:00:00+01:00"}, Extend(NOW + DAY)),
     ],
 )
-def test_each_verb_becomes_its_command(changes: dict[str, Any], verb: Any) -> None:
+def test_each_verb_is_parsed_into_its_command(changes: dict[str, Any], verb: Any) -> None:
     assert command(**changes) == Command("c-1", "INV/1", "ann", NOW, verb)
     assert command(**changes, note="why") == Command("c-1", "INV/1", "ann", NOW, verb, "why")
 
 
-def test_a_note_may_have_lines_and_tabs() -> None:
+def test_a_note_may_have_line_breaks_and_tabs() -> None:
     note = "called the vendor:\r\n\tpays on Friday\n"
     assert command(note=note) == Command("c-1", "INV/1", "ann", NOW, Park(), note)
 
@@ -60,7 +60,7 @@ def test_a_leap_second_is_read_as_the_second_before() -> None:
     assert isinstance(expected, Command)
 
 
-def test_every_verb_is_named() -> None:
+def test_verbs_lists_every_command_request() -> None:
     tags = [request.__struct_config__.tag for request in get_args(AnyCommandRequest)]
     assert sorted(tags) == sorted(VERBS)
 
@@ -76,12 +76,12 @@ def test_every_verb_is_named() -> None:
         ("9999-12-31T23:59:59.999999-23:59", LATEST + 1),
     ],
 )
-def test_no_time_is_too_far_to_be_read(until: str, instant: int) -> None:
+def test_a_time_out_of_range_is_clamped(until: str, instant: int) -> None:
     assert command(verb="extend", until=until) == Command("c-1", "INV/1", "ann", NOW, Extend(instant))
 
 
 @pytest.mark.parametrize(
-    ("changes", "where"),
+    ("changes", "expected"),
     [
         ({"verb": None}, {"/verb"}),
         ({"verb": "Park"}, {"/verb"}),
@@ -103,8 +103,8 @@ def test_no_time_is_too_far_to_be_read(until: str, instant: int) -> None:
         ({"verb": "extend", "until": "2016-12-31T22:59:60Z"}, {"/until"}),
     ],
 )
-def test_a_command_is_refused_with_every_fault(changes: dict[str, Any], where: set[str]) -> None:
-    assert pointers(command(**changes)) == where
+def test_an_invalid_command_is_refused_with_every_error(changes: dict[str, Any], expected: set[str]) -> None:
+    assert pointers(command(**changes)) == expected
 
 
 @pytest.mark.parametrize(
@@ -114,23 +114,23 @@ def test_a_command_is_refused_with_every_fault(changes: dict[str, Any], where: s
      b'{"verb": "park", "verb": "park", "command_id": "1", "invoice_id": "1"}'],
 )  # fmt: skip
 @pytest.mark.parametrize("expected", [AnyCommandRequest, RedriveRequest, KeyRequest])
-def test_what_is_no_request_is_refused(expected: Any, body: bytes) -> None:
-    refusal = read_request(body, expected, "request")
-    assert isinstance(refusal, InvalidEvent)
-    assert (refusal.status, bool(refusal.errors)) == (400, True)
+def test_an_invalid_request_is_refused(expected: Any, body: bytes) -> None:
+    invalid = read_request(body, expected, "request")
+    assert isinstance(invalid, InvalidEvent)
+    assert (invalid.status, bool(invalid.errors)) == (400, True)
 
 
-def test_what_is_too_large_is_refused() -> None:
-    refusal = read_request(b" " * (MAX_REQUEST_BYTES + 1), KeyRequest, "request")
-    assert isinstance(refusal, InvalidEvent)
-    assert refusal.status == 413
+def test_a_request_that_is_too_large_is_refused() -> None:
+    invalid = read_request(b" " * (MAX_REQUEST_BYTES + 1), KeyRequest, "request")
+    assert isinstance(invalid, InvalidEvent)
+    assert invalid.status == 413
     assert read_request(
         json.dumps({"name": "a", "role": "admin"}).encode().ljust(MAX_REQUEST_BYTES), KeyRequest, "request"
     ) == (KeyRequest("a", "admin"))
 
 
 @pytest.mark.parametrize(
-    ("body", "where"),
+    ("body", "expected"),
     [
         ({}, {""}),
         ({"event_ids": None, "all": None}, {""}),
@@ -143,8 +143,8 @@ def test_what_is_too_large_is_refused() -> None:
         ({"invoice_id": "a b", "x": 1}, {"/invoice_id", "/x"}),
     ],
 )
-def test_what_is_to_be_redriven_is_said_rightly(body: dict[str, Any], where: set[str]) -> None:
-    assert pointers(read_request(json.dumps(body).encode(), RedriveRequest, "request")) == where
+def test_an_invalid_redrive_request_is_refused(body: dict[str, Any], expected: set[str]) -> None:
+    assert pointers(read_request(json.dumps(body).encode(), RedriveRequest, "request")) == expected
 
 
 def test_the_longest_request_fits() -> None:
@@ -153,7 +153,7 @@ def test_the_longest_request_fits() -> None:
     assert read_request(body, RedriveRequest, "request") == request
 
 
-def test_what_may_be_redriven() -> None:
+def test_valid_redrive_requests() -> None:
     for request in (
         RedriveRequest(all=True),
         RedriveRequest(event_ids=["a"] * 1000),
@@ -162,7 +162,7 @@ def test_what_may_be_redriven() -> None:
         assert read_request(msgspec.json.encode(request), RedriveRequest, "request") == request
 
 
-def test_a_key_has_a_plain_name_and_a_role() -> None:
+def test_an_invalid_key_request_is_refused() -> None:
     assert pointers(read_request(b'{"name": "a\\n", "role": "root"}', KeyRequest, "request")) == {"/name", "/role"}
 
 
@@ -178,7 +178,7 @@ JSON = st.recursive(
 @given(
     JSON | st.fixed_dictionaries({name: JSON | st.just(value) for name, value in PARK.items()}, optional={"note": JSON})
 )
-def test_whatever_is_sent_is_read_or_refused(data: object) -> None:
+def test_any_json_is_parsed_or_refused(data: object) -> None:
     read = read_command(json.dumps(data).encode(), "ann", NOW)
     if isinstance(read, InvalidEvent):
         assert pointers(read)
@@ -187,6 +187,6 @@ def test_whatever_is_sent_is_read_or_refused(data: object) -> None:
 
 
 @given(st.binary(max_size=64))
-def test_whatever_the_bytes(body: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
     for expected in (AnyCommandRequest, RedriveRequest, KeyRequest):
         assert isinstance(read_request(body, expected, "request"), InvalidEvent | RedriveRequest)

@@ -8,18 +8,18 @@ from bems.tracker.parsing import InvalidEvent
 from bems.tracker.responses import HttpResponse
 from bems.validation.field_errors import FieldError
 
-REFUSAL = InvalidEvent(400, "the event is not valid: 1 fault", [FieldError("/amount", "is missing", "missing")], "e-1")
+INVALID = InvalidEvent(400, "the event is not valid: 1 error", [FieldError("/amount", "is missing", "missing")], "e-1")
 
 
 def content(answer: HttpResponse) -> Any:
     return json.loads(answer.body)
 
 
-@pytest.mark.parametrize("word", ["accepted", "duplicate"])
-def test_an_event_that_is_durable_is_answered_with_202(word: str) -> None:
-    answer = getattr(responses, word)("e-1")
+@pytest.mark.parametrize("status", ["accepted", "duplicate"])
+def test_an_event_that_is_durable_is_answered_with_202(status: str) -> None:
+    answer = getattr(responses, status)("e-1")
     assert (answer.status, answer.headers) == (202, {"content-type": "application/json"})
-    assert content(answer) == {"event_id": "e-1", "status": word}
+    assert content(answer) == {"event_id": "e-1", "status": status}
 
 
 def test_a_conflict_names_the_event() -> None:
@@ -30,16 +30,16 @@ def test_a_conflict_names_the_event() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 413])
-def test_a_refusal_is_a_problem_with_every_fault(status: Any) -> None:
-    faults = [FieldError("/amount", "is missing", "missing"), FieldError("/vendor/id", "is empty", "empty")]
-    answer = responses.bad_request(InvalidEvent(status, "the event is not valid: 2 faults", faults))
+def test_an_invalid_event_is_a_problem_with_every_error(status: Any) -> None:
+    errors = [FieldError("/amount", "is missing", "missing"), FieldError("/vendor/id", "is empty", "empty")]
+    answer = responses.bad_request(InvalidEvent(status, "the event is not valid: 2 errors", errors))
     assert answer.headers == {"content-type": "application/problem+json"}
     assert answer.status == status
     assert content(answer) == {
         "type": "about:blank",
         "title": {400: "Bad Request", 413: "Content Too Large"}[status],
         "status": status,
-        "detail": "the event is not valid: 2 faults",
+        "detail": "the event is not valid: 2 errors",
         "errors": [{"pointer": "/amount", "detail": "is missing"}, {"pointer": "/vendor/id", "detail": "is empty"}],
     }
 
@@ -48,7 +48,7 @@ def test_a_batch_is_answered_event_by_event_in_order() -> None:
     answer = responses.batch_results(
         [
             responses.event_result("e-1", "accepted"),
-            responses.invalid_event_result(REFUSAL),
+            responses.invalid_event_result(INVALID),
             responses.event_result("e-2", "conflict"),
             responses.event_result("e-3", "unavailable"),
             responses.event_result("e-1", "duplicate"),
@@ -61,7 +61,7 @@ def test_a_batch_is_answered_event_by_event_in_order() -> None:
         "status": "refused",
         "code": 400,
         "event_id": "e-1",
-        "detail": "the event is not valid: 1 fault",
+        "detail": "the event is not valid: 1 error",
         "errors": [{"pointer": "/amount", "detail": "is missing"}],
     }
     assert (conflict["code"], conflict["errors"][0]["pointer"]) == (409, "/event_id")
@@ -89,7 +89,7 @@ def test_other_problems(answer: HttpResponse, status: int, headers: dict[str, st
     assert content(answer).keys() == {"type", "title", "status", "detail"}
 
 
-def test_a_hostile_media_type_is_shown_safely() -> None:
+def test_a_hostile_media_type_is_shortened() -> None:
     detail = content(responses.unsupported_media_type("x" * 10_000 + "\ud800"))["detail"]
     assert len(detail) < 200
 
@@ -107,5 +107,5 @@ def test_a_hostile_media_type_is_shown_safely() -> None:
         (None, False),
     ],
 )
-def test_only_json_in_utf_8_is_taken(content_type: str | None, accepted: bool) -> None:
+def test_only_json_in_utf_8_is_accepted(content_type: str | None, accepted: bool) -> None:
     assert responses.is_json(content_type) is accepted

@@ -64,7 +64,7 @@ def whole(name: str) -> Draft202012Validator:
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("number", range(len(ACCEPTED)))
-def test_what_the_gate_accepts_the_schemas_accept(stage: Stage, number: int) -> None:
+def test_schemas_accept_what_the_parser_accepts(stage: Stage, number: int) -> None:
     event = with_status(stage, ACCEPTED[number])
     assert not isinstance(parse_event(stage, json.dumps(event).encode(), NOW), InvalidEvent)
     whole(event_name(stage)).validate(event)
@@ -75,7 +75,7 @@ def test_what_the_gate_accepts_the_schemas_accept(stage: Stage, number: int) -> 
 
 @pytest.mark.parametrize("event", WRONG, ids=range(len(WRONG)))
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_is_wrong_at_first_sight_both_refuse(stage: Stage, event: dict[str, Any]) -> None:
+def test_obvious_errors_are_refused_by_parser_and_schemas(stage: Stage, event: dict[str, Any]) -> None:
     event = with_status(stage, event)
     assert isinstance(parse_event(stage, json.dumps(event).encode(), NOW), InvalidEvent)
     assert not whole(event_name(stage)).is_valid(event)
@@ -83,7 +83,7 @@ def test_what_is_wrong_at_first_sight_both_refuse(stage: Stage, event: dict[str,
 
 
 @pytest.mark.parametrize("event", ONLY_WHOLE_SCHEMA_REFUSES, ids=range(len(ONLY_WHOLE_SCHEMA_REFUSES)))
-def test_the_details_are_left_to_the_gate_which_can_explain_them(event: dict[str, Any]) -> None:
+def test_gateway_models_leave_details_to_the_parser(event: dict[str, Any]) -> None:
     event = with_status("posting", event)
     assert isinstance(parse_event("posting", json.dumps(event).encode(), NOW), InvalidEvent)
     assert not whole("PostingEvent").is_valid(event)
@@ -91,23 +91,23 @@ def test_the_details_are_left_to_the_gate_which_can_explain_them(event: dict[str
 
 
 @pytest.mark.parametrize("body", [{}, [], {"events": []}, {"events": {}}, {"events": [{}], "x": 1}])
-def test_what_is_no_batch_both_refuse(body: Any) -> None:
+def test_both_schemas_refuse_an_invalid_batch(body: Any) -> None:
     assert not whole("IngestionBatch").is_valid(body)
     assert not Draft4Validator(gateway_models()["IngestionBatch"]).is_valid(body)
 
 
-def test_how_many_events_a_cell_takes_at_once_is_left_to_the_gate_which_knows() -> None:
+def test_gateway_models_leave_the_number_of_events_to_the_parser() -> None:
     body: dict[str, Any] = {"events": [{}] * 101}
     assert not whole("IngestionBatch").is_valid(body)
     Draft4Validator(gateway_models()["IngestionBatch"]).validate(body)
 
 
-def test_one_wrong_event_does_not_make_the_gateway_refuse_its_batch() -> None:
+def test_one_invalid_event_does_not_make_the_gateway_refuse_its_batch() -> None:
     Draft4Validator(gateway_models()["IngestionBatch"]).validate({"events": [{"amount": 1}, None]})
 
 
 @pytest.mark.parametrize("name", sorted(gateway_models()))
-def test_gateway_models_are_draft_04_and_stand_alone(name: str) -> None:
+def test_gateway_models_are_draft_04_without_references(name: str) -> None:
     model = gateway_models()[name]
     Draft4Validator.check_schema(model)
     text = json.dumps(model)
@@ -130,17 +130,17 @@ def test_there_is_a_model_and_a_component_for_each_endpoint() -> None:
     assert names < components().keys()
 
 
-def test_components_are_valid_and_find_each_other() -> None:
+def test_components_are_valid_and_their_references_resolve() -> None:
     for name, schema in components().items():
         Draft202012Validator.check_schema(schema)
         for reference in json.dumps(schema).split('"$ref": "')[1:]:
             assert reference.partition('"')[0].removeprefix("#/components/schemas/") in components(), name
 
 
-def test_the_answers_keep_their_schemas() -> None:
-    refusal = parse_event("ingestion", b"{}", NOW)
-    assert isinstance(refusal, InvalidEvent)
+def test_responses_match_their_schemas() -> None:
+    invalid = parse_event("ingestion", b"{}", NOW)
+    assert isinstance(invalid, InvalidEvent)
     whole("EventAccepted").validate(json.loads(responses.accepted("e").body))
-    whole("Problem").validate(json.loads(responses.bad_request(refusal).body))
-    results = [responses.event_result("e", "conflict"), responses.invalid_event_result(refusal)]
+    whole("Problem").validate(json.loads(responses.bad_request(invalid).body))
+    results = [responses.event_result("e", "conflict"), responses.invalid_event_result(invalid)]
     whole("BatchResults").validate(json.loads(responses.batch_results(results).body))

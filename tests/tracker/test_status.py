@@ -1,4 +1,4 @@
-"""The projection: a pure function of four registers, whatever the order of arrival."""
+"""Tests of the status: a pure function of four outcomes, in any order of arrival."""
 
 from itertools import permutations
 
@@ -44,7 +44,7 @@ def test_status(outcomes: str, status: Status) -> None:
     assert status_of(registers(outcomes)) == status
 
 
-def test_every_status_says_what_it_waits_for() -> None:
+def test_every_status_has_an_entry_in_waits_for() -> None:
     assert {status for _, status in TABLE} == set(WAITS_FOR)
 
 
@@ -60,7 +60,7 @@ def test_at_equal_times_the_negative_outcome_wins() -> None:
     assert not supersedes("authorization", good, bad)
 
 
-def test_at_equal_times_of_one_outcome_the_greater_event_id_wins() -> None:
+def test_at_equal_times_and_outcomes_the_greater_event_id_wins() -> None:
     assert supersedes("posting", Outcome("posted", "b", NOW, NOW), Outcome("posted", "a", NOW, NOW))
     assert not supersedes("posting", Outcome("posted", "a", NOW, NOW), Outcome("posted", "a", NOW, NOW + 5))
 

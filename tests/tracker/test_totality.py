@@ -1,4 +1,4 @@
-"""Totality: every record and input has a decision, however unlikely the record."""
+"""Tests that decisions are total: every record and input, however unlikely, has a decision."""
 
 from decimal import Decimal
 from typing import Any
@@ -136,7 +136,7 @@ def check(before: InvoiceRecord | None, decision: Decision[Any]) -> None:
     assert msgpack.decode(msgpack.encode(after), type=InvoiceRecord) == after
     waits_for = WAITS_FOR[status_of(after.outcomes)]
     if before and after.outcomes == before.outcomes and after.run == before.run:
-        return  # an answer to an old run leaves the rest as it is, however unlikely
+        return  # an answer to an old run leaves an unlikely record as it is
     if after.pending:
         assert after.check_at is not None
     if waits_for and after.mark != "parked":

@@ -127,7 +127,7 @@ def check(context: click.Context, file: str, as_json: bool) -> None:
     except ConfigError as wrong:
         if not as_json:
             raise UserError(str(wrong)) from wrong
-        faults, warnings, digest = wrong.faults, [], None
+        faults, warnings, digest = wrong.errors, [], None
     except ValueError as wrong:
         if not as_json:
             raise UserError(f"{file}: {wrong}") from wrong

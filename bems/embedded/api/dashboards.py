@@ -12,7 +12,7 @@ from bems.embedded.api.cell_context import CellContext
 from bems.embedded.api.queries import DashboardQuery
 from bems.tracker import responses
 from bems.tracker.instants import DAY, Instant, clamp, from_datetime, render
-from bems.tracker.parsing import invalid
+from bems.tracker.parsing import reject_invalid
 from bems.tracker.responses import HttpResponse
 from bems.validation.error_messages import format_value
 from bems.validation.field_errors import FieldError
@@ -59,7 +59,7 @@ async def look(parts: CellContext, name: str, query: DashboardQuery, key: str) -
     # A time beyond all times is taken as the last one, and shows nothing.
     if query.since is not None and since == from_datetime(query.since) and since >= until:
         detail = f"{render(since)} is not before until, {render(until)}: nothing lies between; exchange them?"
-        return responses.bad_request(invalid("query", [FieldError("/since", detail, "reversed")], None))
+        return responses.bad_request(reject_invalid("query", [FieldError("/since", detail, "reversed")], None))
     try:
         return await parts.readers.run_blocking(lambda: _show(parts, name, since, until, query), key)
     except NotOpen as closed:

@@ -40,7 +40,7 @@ from bems.embedded.storage.reader import Reader, place_of
 from bems.embedded.writer import Redrive
 from bems.tracker import responses
 from bems.tracker.instants import from_datetime, render, to_datetime
-from bems.tracker.parsing import InvalidEvent, invalid
+from bems.tracker.parsing import InvalidEvent, reject_invalid
 from bems.tracker.requests import AnyCommandRequest, KeyRequest, RedriveRequest, read_command, read_request
 from bems.tracker.responses import HttpResponse
 from bems.tracker.status import WAITS_FOR
@@ -178,7 +178,7 @@ async def list_invoices(ask: ApiRequest) -> HttpResponse:
         ]
     by_value = query.sort == "value"
     if query.sort and not query.stuck:
-        return responses.bad_request(invalid("query", [ONLY_STUCK], None))
+        return responses.bad_request(reject_invalid("query", [ONLY_STUCK], None))
     name, *shape = ("stuck by value", str, Whole, Whole, str) if by_value else ("stuck", Number, str)
     if not query.stuck:
         name, shape = "ids", [str]

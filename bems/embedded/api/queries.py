@@ -18,7 +18,7 @@ from bems.embedded.alerting.delivery import State
 from bems.tracker.actions import Severity
 from bems.tracker.contract import Stage, Timestamp
 from bems.tracker.instants import without_leap_second
-from bems.tracker.parsing import InvalidEvent, invalid
+from bems.tracker.parsing import InvalidEvent, reject_invalid
 from bems.tracker.record import Mark
 from bems.tracker.status import Status
 from bems.validation.error_messages import format_value, strip_metadata
@@ -161,7 +161,7 @@ def read_query(text: bytes, expected: type[T]) -> T | InvalidEvent:
             repeated[name] = fault
         data[name] = _coerce(value, kinds.get(name, str))
     faults = [*repeated.values(), *validate(data, expected)]
-    return invalid("query", faults, None) if faults else msgspec.convert(data, expected)
+    return reject_invalid("query", faults, None) if faults else msgspec.convert(data, expected)
 
 
 @cache
@@ -211,4 +211,4 @@ def read_cursor(cursor: str | None, of: str, *shape: Any) -> tuple[Any, ...] | I
     fault = FieldError(
         "/cursor", f"{format_value(cursor)} is not a cursor of this list: use next_cursor of the page before it"
     )
-    return invalid("query", [fault], None)
+    return reject_invalid("query", [fault], None)

@@ -247,7 +247,7 @@ def view_invoice(record: InvoiceRecord, reader: Reader) -> Invoice:
         record.invoice_id,
         status,
         WAITS_FOR[status],
-        record.stuck,
+        record.is_stuck,
         _decimal(facts.amount),
         facts.currency,
         facts.vendor,
@@ -337,7 +337,7 @@ def _view_event(event_id: str, reader: Reader, *, applied: bool, superseded: boo
     event = reader.event(event_id)
     if event is None:
         return None
-    return Event(event.stage, event.body(), to_datetime(event.received_at), applied, superseded)
+    return Event(event.stage, event.to_body(), to_datetime(event.received_at), applied, superseded)
 
 
 def view_total(total: StoredTotal) -> Total:

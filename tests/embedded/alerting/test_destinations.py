@@ -150,7 +150,9 @@ def test_a_webhook_is_a_signed_post() -> None:
         "amount": "1250.00",
         "currency": "EUR",
         "vendor": {"id": "V-42", "name": "Acme GmbH", "country": "DE", "tier": "gold"},
-        "text": "critical: INV-1 waits for posting since 2026-03-02 (alert 3), 1250.00 EUR of Acme GmbH, cell eu-west",
+        "text": (
+            "critical: INV-1 has waited for posting since 2026-03-02 (alert 3), 1250.00 EUR of Acme GmbH, cell eu-west"
+        ),
     }
 
 
@@ -358,7 +360,7 @@ def test_a_mail_has_the_facts() -> None:
         mail(server).send(ALERT)
     (to, message, _), (_, again, _) = postbox.mails
     assert to == ["a@example.com", "b@example.com"]
-    assert message["Subject"] == "[BEMS eu-west] critical: INV-1 waits for posting since 2026-03-02 (alert 3)"
+    assert message["Subject"] == "[BEMS eu-west] critical: INV-1 has waited for posting since 2026-03-02 (alert 3)"
     assert (message["From"], message["To"]) == ("bems@example.org", "a@example.com, b@example.com")
     assert message["Date"] == "Mon, 02 Mar 2026 09:00:00 +0000"
     assert message["X-BEMS-Alert-Id"] == "a1b2c3"
@@ -367,7 +369,7 @@ def test_a_mail_has_the_facts() -> None:
     assert message["Message-ID"].startswith("<a1b2c3.")
     assert message.get_content_type() == "text/plain"
     assert message.get_content().replace("\r\n", "\n") == (
-        "INV-1 waits for posting since 2026-03-02 (alert 3)\n\n"
+        "INV-1 has waited for posting since 2026-03-02 (alert 3)\n\n"
         "Invoice:       INV-1\n"
         "Amount:        1250.00 EUR\n"
         "Vendor:        Acme GmbH (V-42, DE, gold)\n"
@@ -377,7 +379,7 @@ def test_a_mail_has_the_facts() -> None:
         "Was due:       2026-03-03T09:00:00Z\n"
         "Raised:        2026-03-03T09:00:00Z\n"
         "Cell:          eu-west\n"
-        "Alert:         a1b2c3 (if this comes twice, it is the same alert)\n"
+        "Alert:         a1b2c3 (messages with the same id are one alert)\n"
     )
 
 
@@ -404,7 +406,7 @@ def test_no_text_of_a_sender_becomes_a_header_or_a_line(invoice_id: str, shown: 
     assert to == ["a@example.com", "b@example.com"]
     assert not any(line.lower().startswith(b"bcc") for line in content.split(b"\r\n"))
     assert message["Bcc"] is None
-    assert message["Subject"] == f"[BEMS eu-west] critical: {shown} waits for posting since 2026-03-02 (alert 3)"
+    assert message["Subject"] == f"[BEMS eu-west] critical: {shown} has waited for posting since 2026-03-02 (alert 3)"
     text = message.get_content()
     assert "Vendor:        Evil  Bcc: x@example.com  .  QUIT  Ünïcode  gnp (V-1, a  b)" in text.splitlines()
     assert len(text.splitlines()) == 12
@@ -536,7 +538,7 @@ def test_the_log_has_a_line_of_the_severity(caplog: pytest.LogCaptureFixture) ->
         ("bems.alerts", "WARNING"),
     ]
     assert caplog.messages[0] == (
-        "critical: INV-1 waits for posting since 2026-03-02 (alert 3), 1250.00 EUR of vendor V-42, alert id a1b2c3"
+        "critical: INV-1 has waited for posting since 2026-03-02 (alert 3), 1250.00 EUR of vendor V-42, alert id a1b2c3"
     )
 
 
@@ -547,7 +549,7 @@ def test_the_log_has_a_line_of_the_severity(caplog: pytest.LogCaptureFixture) ->
         ({"kind": "failed"}, "INV-1 could not be posted"),
         (
             {"step": 20, "last": True, "waiting_since": parse("2025-12-31T23:59:59Z")},
-            "INV-1 waits for posting since 2025-12-31 (alert 20, the last one: it is parked)",
+            "INV-1 has waited for posting since 2025-12-31 (alert 20, the last one: it is parked)",
         ),
     ],
 )

@@ -44,7 +44,7 @@ def test_the_same_id_with_another_content_is_a_conflict(cell: Cell) -> None:
     reply = cell.send("ingestion", invoice_id="clash", amount="1250.01")
     assert reply.status == 409
     assert reply.faults == {
-        "/event_id": '"clash-ingestion" was accepted before with another content: use an event_id only once'
+        "/event_id": '"clash-ingestion" was accepted before with different content: use an event_id only once'
     }
 
 

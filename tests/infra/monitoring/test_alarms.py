@@ -165,7 +165,7 @@ def test_nothing_on_the_dashboard_is_a_metric_that_nobody_emits(cell: Template) 
         pairs = [one for one in rest if isinstance(one, str)]
         given = dict(zip(pairs[::2], pairs[1::2], strict=True))
         if namespace == "BEMS":
-            tracker.METRICS[name].dimensioned(**given)
+            tracker.METRICS[name].dimension_values(**given)
         elif namespace.startswith("BEMS/"):
             assert (namespace, given) == (f"BEMS/{cell.cell}", {})
         else:
