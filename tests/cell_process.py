@@ -23,18 +23,24 @@ class CellProcess:
     """One life of the cell. What it complains of is added to the log. `files`: so many may be open there at most."""
 
     def __init__(
-        self, folder: Path, log: Path, *options: str, patience: float = TIMEOUT_SECONDS, files: int | None = None
+        self,
+        folder: Path,
+        log: Path,
+        *options: str,
+        timeout: float = TIMEOUT_SECONDS,
+        max_open_files: int | None = None,
     ) -> None:
-        limited = f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, ({files}, {files})); from bems.cli import main"
-        program = ["-m", "bems.cli"] if files is None else ["-c", f"{limited}; main()"]
+        limits = max_open_files, max_open_files
+        limited = f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, {limits}); from bems.cli import main; main()"
+        program = ["-m", "bems.cli"] if max_open_files is None else ["-c", limited]
         command = [sys.executable, *program, "up", "--store", str(folder), "--port", "0", *options]
         self._log = log
         with log.open("ab") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-        self._watchdog = threading.Timer(patience, self.process.kill)
+        self._watchdog = threading.Timer(timeout, self.process.kill)
         self._watchdog.start()
         try:
-            self.url = self._shown(r"http://\S+")
+            self.url = self._wait_for_output(r"http://\S+")
         except BaseException:
             self._close()
             raise
@@ -47,16 +53,16 @@ class CellProcess:
     ) -> None:
         self._close()
 
-    def first_key(self) -> str:
+    def read_admin_key(self) -> str:
         """The admin's key, which only the first life shows."""
-        return self._shown(r"bems_\S+")
+        return self._wait_for_output(r"bems_\S+")
 
     def end(self, signal_number: int) -> int:
         """Its exit code."""
         self.process.send_signal(signal_number)
         return self.process.wait(TIMEOUT_SECONDS)
 
-    def _shown(self, pattern: str) -> str:
+    def _wait_for_output(self, pattern: str) -> str:
         assert self.process.stdout
         for line in self.process.stdout:
             if found := re.search(pattern, line):

@@ -21,13 +21,13 @@ from msgspec import Struct
 from bems.embedded.alerting import outbox
 from bems.embedded.auth import keys
 from bems.embedded.storage import schema, wal_identity
-from bems.embedded.storage.database_files import StoreUnusable, inspect_header, refuse_foreign_log
+from bems.embedded.storage.database_files import StoreUnusable, inspect_header, refuse_foreign_wal
 from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.file_permissions import make_private
 from bems.embedded.storage.reader import BUSY_TIMEOUT_MS
 from bems.tracker.instants import Instant
 
-FILES = (
+DATABASES = (
     (outbox.DATABASE, outbox.APPLICATION_ID, len(outbox.MIGRATIONS)),
     (schema.DATABASE, schema.APPLICATION_ID, len(schema.MIGRATIONS)),
     (keys.KEYS, keys.APPLICATION_ID, len(keys.MIGRATIONS)),
@@ -60,7 +60,7 @@ class Backup(Struct, frozen=True):
     latest: Instant | None
 
 
-def back_up(folder: Path, target: Path, told: OnProgress = lambda *_: None) -> Backup:
+def back_up(folder: Path, target: Path, on_progress: OnProgress = lambda *_: None) -> Backup:
     """Copy the cell in `folder` to `target`, which appears under its name as a whole, and on the disk, or not at all.
 
     BackupRefused; StoreRefused where the folder's files are not a cell's, or of a newer version; StoreFailed where they
@@ -79,9 +79,9 @@ def back_up(folder: Path, target: Path, told: OnProgress = lambda *_: None) -> B
     except OSError as error:
         raise BackupRefused(f"{target} cannot be made: {error.strerror}") from error
     try:
-        with failures_told(target):
-            copy_files(folder, part, size, told)
-            backup = examine(part)
+        with translate_copy_errors(target):
+            copy_files(folder, part, size, on_progress)
+            backup = verify_copy(part)
             sync(part)
             part.rename(target)
             sync(target.parent)
@@ -94,13 +94,13 @@ def back_up(folder: Path, target: Path, told: OnProgress = lambda *_: None) -> B
 def inspect_files(folder: Path) -> None:
     """StoreRefused where a file to be copied is not a cell's, of a newer version, or beside a log that is not its
     own."""
-    for name, application, version in FILES:
+    for name, application, version in DATABASES:
         inspect_header(folder / name, version, application)
         try:
-            refuse_foreign_log(folder / name)
+            refuse_foreign_wal(folder / name)
         except StoreUnusable:
             # A cell that begins its log anew in this moment may look like it.
-            refuse_foreign_log(folder / name)
+            refuse_foreign_wal(folder / name)
 
 
 def _refuse_target(target: Path) -> None:
@@ -114,7 +114,7 @@ def _refuse_target(target: Path) -> None:
 def count_bytes(folder: Path) -> int:
     """Bytes that the copy may have: a log adds at the most what is in it."""
     size = 0
-    for name, _, _ in FILES:
+    for name, _, _ in DATABASES:
         for suffix in ("", "-wal"):
             # A cell that ends meanwhile takes its logs along.
             with suppress(FileNotFoundError):
@@ -123,7 +123,7 @@ def count_bytes(folder: Path) -> int:
 
 
 @contextmanager
-def failures_told(target: Path) -> Iterator[None]:
+def translate_copy_errors(target: Path) -> Iterator[None]:
     """What goes wrong in making a copy: StoreFailed, or BackupRefused where somebody else made the target."""
     try:
         yield
@@ -138,20 +138,20 @@ def failures_told(target: Path) -> Iterator[None]:
         raise StoreFailed(f"{target} could not be written: {error.strerror}") from error
 
 
-def copy_files(folder: Path, part: Path, size: int, told: OnProgress, *, is_at_rest: bool = False) -> None:
+def copy_files(folder: Path, part: Path, size: int, on_progress: OnProgress, *, is_at_rest: bool = False) -> None:
     """Copy each database that there is, with what is in its log. `is_at_rest`: nobody writes to them, so one without a
     log is read without any trace of it."""
     done = 0
-    for name, application, _ in FILES:
+    for name, application, _ in DATABASES:
         if (folder / name).exists():
             for copied in _copy(folder / name, part / name, application, is_at_rest=is_at_rest):
-                told(done + copied, max(size, done + copied))
+                on_progress(done + copied, max(size, done + copied))
             done += copied
 
 
 def _copy(source: Path, target: Path, application: int, *, is_at_rest: bool) -> Iterator[int]:
     """Copy one database, and tell of its bytes as they are done."""
-    log = wal_identity.log_path(source)
+    log = wal_identity.wal_path(source)
     has_log = log.exists() and log.stat().st_size > 0
     if is_at_rest and not has_log:
         reading = _open_copy(source)
@@ -177,7 +177,7 @@ def _copy(source: Path, target: Path, application: int, *, is_at_rest: bool) -> 
                     yield (backup.page_count - backup.remaining) * page_size
                     # The cell shares the disk and the processor: half of the time they are its own.
                     time.sleep(0 if backup.done or is_at_rest else time.perf_counter() - begun)
-            wal_identity.forget_salt(writing)
+            wal_identity.clear_salt(writing)
         finally:
             writing.close()
     finally:
@@ -194,10 +194,10 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def examine(part: Path, check: str = "quick_check") -> Backup:
+def verify_copy(part: Path, check: str = "quick_check") -> Backup:
     """Read the whole copy. StoreFailed where it is damaged, which its original is then too. `check`: by which PRAGMA of
     SQLite."""
-    found = {name: _open_copy(part / name) for name, _, _ in FILES if (part / name).exists()}
+    found = {name: _open_copy(part / name) for name, _, _ in DATABASES if (part / name).exists()}
     try:
         for name, connection in found.items():
             said = [str(row[0]) for row in connection.execute(f"PRAGMA {check}(1)")]

@@ -41,7 +41,7 @@ class Cell:
         self.policy = policy
         self.store = store
         functions = {REGISTER_WAIT: self._register_wait, ESCALATE: self._escalate}
-        self.executions = Executions(machine, functions, store, self._execution_ended)
+        self.executions = Executions(machine, functions, store, self._on_execution_ended)
 
     def handle_event(self, event: Event, now: Instant) -> Receipt:
         """A source system reported something."""
@@ -95,7 +95,7 @@ class Cell:
                 self.store.add_alert(action.alert)
         return decision.answer
 
-    def _execution_ended(self, started: dict[str, Any], now: Instant) -> None:
+    def _on_execution_ended(self, started: dict[str, Any], now: Instant) -> None:
         run = started["run"]
         self._decide(started["invoice_id"], now, lambda record: on_sweep(record, self.policy, now, ended_run=run))
 

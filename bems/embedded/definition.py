@@ -9,7 +9,7 @@ REGISTER_WAIT = "RegisterWaitFunction"
 ESCALATE = "EscalateFunction"
 
 
-def definition_text() -> str:
+def read_definition() -> str:
     """The definition as it is deployed, with its placeholders: from the source tree, or from an installed wheel."""
     source = Path(__file__).parents[2] / "statemachines" / "invoice_lifecycle.asl.json"
     if source.is_file():
@@ -17,9 +17,9 @@ def definition_text() -> str:
     return files("bems").joinpath("statemachines", "invoice_lifecycle.asl.json").read_text()
 
 
-def resolved_text() -> str:
+def read_resolved_definition() -> str:
     """The definition as it runs here: its functions' placeholders are their names."""
-    text = definition_text()
+    text = read_definition()
     for name in (REGISTER_WAIT, ESCALATE):
         text = text.replace(f"${{{name}}}", name)
     return text
@@ -32,4 +32,4 @@ def compile_definition(text: str) -> Machine:
 
 def load_machine() -> Machine:
     """The definition of now, compiled."""
-    return compile_definition(resolved_text())
+    return compile_definition(read_resolved_definition())

@@ -26,7 +26,7 @@ from bems.engine import (
 from bems.tracker.actions import SendTaskAnswer, StartExecution
 from bems.tracker.instants import Instant
 
-ENDED_BY_ITSELF = frozenset((FAILED, TIMED_OUT, ABORTED))
+UNSUCCESSFUL = frozenset((FAILED, TIMED_OUT, ABORTED))
 
 Function = Callable[[dict[str, Any], Instant], Any]
 """What a Lambda function is here: payload and instant to result."""
@@ -44,10 +44,10 @@ class Executions:
         machine: Machine,
         functions: Mapping[str, Function],
         store: Store,
-        ended: Callable[[dict[str, Any], Instant], object],
+        on_ended: Callable[[dict[str, Any], Instant], object],
     ) -> None:
         self._machine = machine
-        self._ended = ended
+        self._on_ended = on_ended
         self._histories = ExecutionHistories(machine, store)
         self._functions = functions
         self._store = store
@@ -98,8 +98,8 @@ class Executions:
             return
         execution, effects, _ = step(self._histories.machine_of(id), execution, stimulus, now)
         self._store.append_stimulus(execution, stimulus, now)
-        if execution.status in ENDED_BY_ITSELF:
-            self._ended(execution.input, now)
+        if execution.status in UNSUCCESSFUL:
+            self._on_ended(execution.input, now)
         for effect in effects:
             if isinstance(effect, Invoke):
                 self._waiting.append((id, self._call(effect, now)))

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from bems.embedded import backup
-from bems.embedded.backup import FILES, Backup, OnProgress
+from bems.embedded.backup import DATABASES, Backup, OnProgress
 from bems.embedded.storage import schema
-from bems.embedded.storage.database_files import CUT_OFF_RESTORE, LOCK, lock_folder
+from bems.embedded.storage.database_files import LOCK, PARTIAL_RESTORE_PREFIX, lock_folder
 from bems.embedded.storage.file_permissions import make_folder
 
 _IGNORED = (LOCK, "lost+found")
@@ -25,7 +25,7 @@ class RestoreRefused(Exception):
     """There is no backup, or the folder cannot take it; the message says what to do. Nothing was changed."""
 
 
-def restore(source: Path, folder: Path, told: OnProgress = lambda *_: None) -> Backup:
+def restore(source: Path, folder: Path, on_progress: OnProgress = lambda *_: None) -> Backup:
     """Make the cell in `folder` from the backup in `source`. The folder is empty, or not there yet.
 
     RestoreRefused; StoreRefused where the backup's files are not a cell's, or of a newer version; StoreFailed where
@@ -47,7 +47,7 @@ def restore(source: Path, folder: Path, told: OnProgress = lambda *_: None) -> B
     try:
         # Somebody may have started a cell there meanwhile, and ended it.
         _refuse_folder(folder)
-        restored = _fill(folder, source, size, told)
+        restored = _fill(folder, source, size, on_progress)
     except BaseException:
         lock.close()
         (folder / LOCK).unlink(missing_ok=True)
@@ -59,16 +59,16 @@ def restore(source: Path, folder: Path, told: OnProgress = lambda *_: None) -> B
     return restored
 
 
-def _fill(folder: Path, source: Path, size: int, told: OnProgress) -> Backup:
+def _fill(folder: Path, source: Path, size: int, on_progress: OnProgress) -> Backup:
     """Have all that was copied in the folder, or nothing."""
     part, moved = None, list[Path]()
     try:
-        with backup.failures_told(folder):
-            part = Path(tempfile.mkdtemp(prefix=CUT_OFF_RESTORE, dir=folder))
-            backup.copy_files(source, part, size, told, is_at_rest=True)
-            restored = backup.examine(part, "integrity_check")
+        with backup.translate_copy_errors(folder):
+            part = Path(tempfile.mkdtemp(prefix=PARTIAL_RESTORE_PREFIX, dir=folder))
+            backup.copy_files(source, part, size, on_progress, is_at_rest=True)
+            restored = backup.verify_copy(part, "integrity_check")
             backup.sync(part)
-            names = [name for name, _, _ in FILES if (part / name).exists() and name != schema.DATABASE]
+            names = [name for name, _, _ in DATABASES if (part / name).exists() and name != schema.DATABASE]
             for name in (*names, schema.DATABASE):
                 backup.sync(folder)
                 moved.append((part / name).rename(folder / name))

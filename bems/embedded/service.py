@@ -16,7 +16,7 @@ from bems.embedded.api.server import Server
 from bems.embedded.auth.keys import Keys, inspect_keys
 from bems.embedded.clock import AcceleratedClock, CellClock, SystemClock
 from bems.embedded.definition import load_machine
-from bems.embedded.storage.policy_history import PROGRAM, PolicyInForce, PolicyOrDefault
+from bems.embedded.storage.policy_history import PROGRAM_SOURCE, PolicyInForce, PolicyOrDefault
 from bems.embedded.storage.reader import open_reader
 from bems.embedded.storage.reader_pool import ReaderPool
 from bems.embedded.writer import open_writer
@@ -30,7 +30,7 @@ NO_DESTINATIONS: Mapping[Severity, Sequence[Destination]] = {"warning": (), "cri
 """No destinations: alerts can be seen, and are not sent."""
 
 
-def _inspect_others(folder: Path) -> None:
+def _inspect_side_databases(folder: Path) -> None:
     """StoreRefused for what is wrong with the databases beside `cell.db`, before that is changed."""
     inspect_outbox(folder)
     inspect_keys(folder)
@@ -51,7 +51,7 @@ class Service:
         folder: Path,
         policy: PolicyOrDefault,
         *,
-        policy_source: str = PROGRAM,
+        policy_source: str = PROGRAM_SOURCE,
         name: str = "local",
         host: str = "127.0.0.1",
         port: int = 8080,
@@ -61,7 +61,9 @@ class Service:
     ) -> None:
         self.clock = clock or SystemClock()
         with ExitStack() as parts:
-            self.writer = open_writer(folder, policy, self.clock, policy_source=policy_source, inspect=_inspect_others)
+            self.writer = open_writer(
+                folder, policy, self.clock, policy_source=policy_source, inspect=_inspect_side_databases
+            )
             parts.callback(self.writer.stop)
             self._start_clock(self.writer.latest())
             self.keys = Keys(folder)

@@ -19,9 +19,9 @@ from types import TracebackType
 
 from bems.embedded.cell import Cell
 from bems.embedded.clock import CellClock
-from bems.embedded.definition import load_machine, resolved_text
+from bems.embedded.definition import load_machine, read_resolved_definition
 from bems.embedded.storage.errors import QueueFull, StoreFailed
-from bems.embedded.storage.policy_history import PROGRAM, PolicyInForce, PolicyOrDefault, choose_policy
+from bems.embedded.storage.policy_history import PROGRAM_SOURCE, PolicyInForce, PolicyOrDefault, choose_policy
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import DeadLetter, DueItem
 from bems.tracker.commands import Command
@@ -40,7 +40,7 @@ MAX_GROUP_ITEMS = 1_000
 MAX_DUE_PER_GROUP = 100
 """And so much of what is due: where a hundred thousand timers are, whoever sends an event waits for no more of them."""
 
-COALESCE_BELOW, COALESCE_SECONDS = 32, 0.003
+COALESCE_BELOW_ITEMS, COALESCE_SECONDS = 32, 0.003
 """Where several senders send and fewer items than this came in during a turn, so many seconds are waited for more: a
 turn of few costs nearly as much as one of many. Whoever sends one after the other never waits."""
 
@@ -59,7 +59,7 @@ class Stopped(Exception):
 
 
 class Redrive:
-    """A request to handle a dead letter again."""
+    """A request to handle a dead dead_letter again."""
 
     def __init__(self, event_id: str) -> None:
         self.event_id = event_id
@@ -81,7 +81,7 @@ def open_writer(
     policy: PolicyOrDefault,
     clock: CellClock,
     *,
-    policy_source: str = PROGRAM,
+    policy_source: str = PROGRAM_SOURCE,
     inspect: Callable[[Path], object] = lambda _: None,
 ) -> "Writer":
     """The writer of the durable cell in a folder, which is made if there is none. Without a policy that is named it
@@ -90,7 +90,7 @@ def open_writer(
     store = SqliteStore(folder, inspect=inspect)
     try:
         machine = load_machine()
-        store.store_definition(machine.digest, resolved_text())
+        store.store_definition(machine.digest, read_resolved_definition())
         in_force = choose_policy(policy, policy_source, next(iter(store.policies(limit=1)), None))
         return Writer(Cell(in_force.policy, machine, store), store, clock, in_force=in_force)
     except BaseException:
@@ -111,23 +111,23 @@ class Writer:
         store: SqliteStore,
         clock: CellClock,
         *,
-        queued: int = MAX_QUEUED_ITEMS,
-        turn: int = MAX_GROUP_ITEMS,
+        max_queued_items: int = MAX_QUEUED_ITEMS,
+        max_group_items: int = MAX_GROUP_ITEMS,
         in_force: PolicyInForce | None = None,
     ) -> None:
-        self.in_force = in_force or PolicyInForce(cell.policy, PROGRAM)
+        self.in_force = in_force or PolicyInForce(cell.policy, PROGRAM_SOURCE)
         self._cell = cell
         self._store = store
         self._clock = clock
-        self._max_queued_items = queued
-        self._max_group_items = turn
+        self._max_queued_items = max_queued_items
+        self._max_group_items = max_group_items
         self._queue: deque[tuple[Item, OnResult]] = deque()
         self._changed = threading.Condition()
-        self._poked = False
-        self._open = True
+        self._is_woken = False
+        self._is_open = True
         self._backoff_until = 0.0
         self._failures: dict[tuple[str, str], int] = {}
-        self._failing: str | None = None
+        self._failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="bems-writer")
 
     # -- for any thread
@@ -141,22 +141,22 @@ class Writer:
         self._thread.start()
         return self
 
-    def submit(self, item: Item, tell: OnResult) -> None:
+    def submit(self, item: Item, on_result: OnResult) -> None:
         """Hand in an event that passed the gate, a command, or a redrive, whose answer says why it failed again if it
         is `refused`. Busy or Stopped at once."""
         with self._changed:
-            if not self._open:
+            if not self._is_open:
                 raise Stopped("the cell is stopping")
             if len(self._queue) >= self._max_queued_items:
                 raise QueueFull(f"{self._max_queued_items} items are waiting already")
-            self._queue.append((item, tell))
+            self._queue.append((item, on_result))
             if len(self._queue) == 1:
                 self._changed.notify()
 
     def wake(self) -> None:
         """Look at the clock: it was moved."""
         with self._changed:
-            self._poked = True
+            self._is_woken = True
             self._changed.notify()
 
     def latest(self) -> Instant:
@@ -166,12 +166,12 @@ class Writer:
     @property
     def is_alive(self) -> bool:
         """Whether it still takes anything."""
-        return self._open
+        return self._is_open
 
     @property
     def failure(self) -> str | None:
         """Why nothing can be stored; None as far as is known that it can."""
-        return self._failing
+        return self._failure
 
     @property
     def loss(self) -> str | None:
@@ -194,13 +194,13 @@ class Writer:
         Of a writer that was never started, what was handed in is not accepted: Stopped.
         """
         with self._changed:
-            self._open = False
+            self._is_open = False
             self._changed.notify()
         if self._thread.ident is not None:
             self._thread.join()
         while self._queue:
-            _, tell = self._queue.popleft()
-            tell(Stopped("the writer was never started"))
+            _, on_result = self._queue.popleft()
+            on_result(Stopped("the writer was never started"))
 
     def stop(self) -> None:
         """Finish, and give the folder up. Returns when that is done; twice is harmless."""
@@ -228,27 +228,27 @@ class Writer:
         try:
             while not self._is_finished():
                 more = self.commit_group()
-                if 0 < len(self._queue) < COALESCE_BELOW:
+                if 0 < len(self._queue) < COALESCE_BELOW_ITEMS:
                     time.sleep(COALESCE_SECONDS)
                 elif not more:
                     self._sleep()
         except BaseException:
             log.critical("the writer died; nothing more is taken", exc_info=True)
-            self._failing = "the writer died: start the cell again"
+            self._failure = "the writer died: start the cell again"
         with self._changed:
-            self._open = False
+            self._is_open = False
             left = list(self._queue)
             self._queue.clear()
-        for _, tell in left:
-            tell(Stopped("the writer died before it came to this"))
+        for _, on_result in left:
+            on_result(Stopped("the writer died before it came to this"))
 
     def _is_finished(self) -> bool:
         with self._changed:
-            return not self._open and not self._queue
+            return not self._is_open and not self._queue
 
     def _take(self) -> list[tuple[Item, OnResult]]:
         with self._changed:
-            self._poked = False
+            self._is_woken = False
             count = min(len(self._queue), self._max_group_items)
             return [self._queue.popleft() for _ in range(count)]
 
@@ -268,47 +268,47 @@ class Writer:
             # An accelerated clock may be held just before what is due.
             seconds = max(seconds, MIN_SLEEP_SECONDS)
         with self._changed:
-            if seconds > 0 and self._open and not self._queue and not self._poked:
+            if seconds > 0 and self._is_open and not self._queue and not self._is_woken:
                 self._changed.wait(seconds)
 
     def _commit_group(self, taken: list[tuple[Item, OnResult]]) -> bool:
         """One turn; whether there is more to be done at once."""
-        now, answers, more = self._clock.now(), list[tuple[OnResult, ItemResult]](), False
+        now, results, more = self._clock.now(), list[tuple[OnResult, ItemResult]](), False
         try:
             self._store.prefetch([item for item, _ in taken if isinstance(item, Event)])
-            for item, tell in taken:
-                answers.append((tell, self._handle(item, now)))
+            for item, on_result in taken:
+                results.append((on_result, self._handle(item, now)))
             if self._store.next_due_hint <= now and time.monotonic() >= self._backoff_until:
                 more = self._fire_due(now)
             self._store.commit()
         except Exception as error:
-            self._abort_group(error, [tell for _, tell in taken])
+            self._abort_group(error, [on_result for _, on_result in taken])
             return False
-        for tell, answer in answers:
-            tell(answer)
+        for on_result, result in results:
+            on_result(result)
         try:
-            if self._failing:
+            if self._failure:
                 self._store.check_writable()
             if self._store.next_due_hint <= now:
                 self._store.refresh_next_due()
         except StoreFailed as error:
             self._abort_group(error, [])
             return False
-        if self._failing:
+        if self._failure:
             log.warning("turns are stored again")
-            self._failing = None
+            self._failure = None
         return more
 
     def _abort_group(self, error: Exception, taken: list[OnResult]) -> None:
         """The turn is void: nobody was told that it was not."""
         # Once: while a disk is full, every turn would say the same.
-        if self._failing != str(error):
+        if self._failure != str(error):
             log.error("a turn of %d items failed: %s", len(taken), error, exc_info=not isinstance(error, StoreFailed))
         self._store.rollback()
-        self._failing = str(error)
+        self._failure = str(error)
         self._backoff_until = time.monotonic() + POLL_SECONDS
-        for tell in taken:
-            tell(error)
+        for on_result in taken:
+            on_result(error)
 
     def _handle(self, item: Item, now: Instant) -> ItemResult:
         try:
@@ -342,24 +342,26 @@ class Writer:
         return ACCEPTED
 
     def _redrive(self, event_id: str, now: Instant) -> Receipt:
-        letter = self._store.dead_letter(event_id)
-        if letter is None:
-            return Receipt("refused", f"there is no dead letter {event_id}")
-        return self._retry(letter, now)
+        dead_letter = self._store.dead_letter(event_id)
+        if dead_letter is None:
+            return Receipt("refused", f"there is no dead dead_letter {event_id}")
+        return self._retry(dead_letter, now)
 
-    def _retry(self, letter: DeadLetter, now: Instant) -> Receipt:
+    def _retry(self, dead_letter: DeadLetter, now: Instant) -> Receipt:
         try:
             with self._store.savepoint():
-                event = self._store.event(letter.event_id)
-                assert event is not None, "a letter is written with its event"
+                event = self._store.event(dead_letter.event_id)
+                assert event is not None, "a dead_letter is written with its event"
                 self._cell.redrive(event, now)
-                self._store.drop_dead_letter(letter.event_id)
+                self._store.drop_dead_letter(dead_letter.event_id)
         except StoreFailed:
             raise
         except Exception as error:
-            log.exception("the event %s of %s failed again", letter.event_id, letter.invoice_id)
+            log.exception("the event %s of %s failed again", dead_letter.event_id, dead_letter.invoice_id)
             with self._store.savepoint():
-                self._put_dead_letter(letter.event_id, letter.invoice_id, letter.attempts + 1, now, error)
+                self._put_dead_letter(
+                    dead_letter.event_id, dead_letter.invoice_id, dead_letter.attempts + 1, now, error
+                )
             return Receipt("refused", _describe(error))
         return ACCEPTED
 
@@ -372,10 +374,10 @@ class Writer:
         due = self._store.due(now + 1, MAX_DUE_PER_GROUP)[:MAX_DUE_PER_GROUP]
         for one in due:
             self._fire(one, now)
-        letters = self._store.dead_letters_due(now + 1, MAX_DUE_PER_GROUP)
-        for letter in letters:
-            self._retry(letter, now)
-        return max(len(due), len(letters)) == MAX_DUE_PER_GROUP
+        dead_letters = self._store.dead_letters_due(now + 1, MAX_DUE_PER_GROUP)
+        for dead_letter in dead_letters:
+            self._retry(dead_letter, now)
+        return max(len(due), len(dead_letters)) == MAX_DUE_PER_GROUP
 
     def _fire(self, due: DueItem, now: Instant) -> None:
         key = (due.kind, due.key)

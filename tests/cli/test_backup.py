@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.cli.cli_harness import CliHarness, event, run
-from tests.data.store import stored, unpack
+from tests.data.store import list_stored_versions, unpack
 from tests.waiting import until
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return unpack(stored()[max(stored())], tmp_path / "cell")
+    return unpack(list_stored_versions()[max(list_stored_versions())], tmp_path / "cell")
 
 
 def test_a_running_cell_is_copied_and_the_copy_is_one_to_start_on(world: CliHarness, tmp_path: Path) -> None:

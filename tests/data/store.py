@@ -41,7 +41,7 @@ POLICY = plain_policy("2d", "1d", 2, 4)
 TODAY = parse("2027-01-01T00:00:00Z")
 
 
-def stored() -> dict[int, Path]:
+def list_stored_versions() -> dict[int, Path]:
     """The folders of what was written, by version."""
     return {int(path.name.removeprefix("store-")): path for path in HERE.glob("store-*")}
 
@@ -62,7 +62,7 @@ def events() -> list[Event]:
     return list({event.event_id: event for event in read if isinstance(event, Event)}.values())
 
 
-class Life:
+class CellRun:
     """A time in which a cell runs. Its clock stands still but where it is moved, so that each life of it is alike."""
 
     def __init__(self, folder: Path) -> None:
@@ -88,14 +88,14 @@ class Life:
         command = Command(f"command-{number}", invoice_id, "ann", self.clock.now(), verb, "as it was told")
         return submit(self.writer, command).result(SOON).result
 
-    def __enter__(self) -> "Life":
+    def __enter__(self) -> "CellRun":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.writer.stop()
 
 
-def begin(folder: Path) -> None:
+def run_first_half(folder: Path) -> None:
     """The first half of the month, with operators and with a fault of ours; then the cell ends."""
     first = events()[: len(events()) // 2]
     poison = {event.event_id for event in first[-8:-1:3]}
@@ -106,7 +106,7 @@ def begin(folder: Path) -> None:
             raise ValueError(f"{event.event_id} is poison")
         return redrive(cell, event, now)
 
-    with Life(folder) as life, patch.object(Cell, "redrive", fail):
+    with CellRun(folder) as life, patch.object(Cell, "redrive", fail):
         life.send(first)
         for _ in range(6):
             submit(life.writer, Redrive(min(poison))).result(SOON)
@@ -122,10 +122,10 @@ def begin(folder: Path) -> None:
         for number, verb in enumerate(verbs):
             life.act(number, waiting[number], verb)
         life.move_to(life.clock.now() + SECOND)
-    _tell(folder)
+    _add_keys_and_deliveries(folder)
 
 
-def _tell(folder: Path) -> None:
+def _add_keys_and_deliveries(folder: Path) -> None:
     """Keys, and deliveries of which some were made, some wait, some failed."""
     now = TODAY
     keys = Keys(folder)
@@ -143,12 +143,12 @@ def _tell(folder: Path) -> None:
     store.close()
 
 
-def go_on(folder: Path) -> list[str]:
+def run_second_half(folder: Path) -> list[str]:
     """The rest of the month, with what was sent before once more, and ten days in which whatever is due happens; what
     was answered."""
     every = events()
     half = len(every) // 2
-    with Life(folder) as life:
+    with CellRun(folder) as life:
         letters = life.writer._store.dead_letters()
         results: list[str] = [submit(life.writer, Redrive(letter.event_id)).result(SOON).result for letter in letters]
         results += life.send(every[:half])
@@ -157,7 +157,7 @@ def go_on(folder: Path) -> list[str]:
     return results
 
 
-def view(folder: Path) -> Any:
+def read_contents(folder: Path) -> Any:
     """All that the store, the outbox and the keys hold, in a form that no version changes."""
     store, outbox, keys = SqliteStore(folder), Outbox(folder), Keys(folder)
     try:
@@ -191,13 +191,13 @@ def write() -> None:
     target = HERE / f"store-{len(MIGRATIONS)}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "cell"
-        begin(folder)
+        run_first_half(folder)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         for file in FILES:
             (target / f"{file}.gz").write_bytes(gzip.compress((folder / file).read_bytes(), 9, mtime=0))
         (target / "held.json.gz").write_bytes(
-            gzip.compress(json.format(json.encode(view(folder)), indent=0), 9, mtime=0)
+            gzip.compress(json.format(json.encode(read_contents(folder)), indent=0), 9, mtime=0)
         )
 
 

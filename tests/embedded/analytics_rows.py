@@ -87,18 +87,18 @@ def feed_once(folder: Path, rows: Rows, **options: Any) -> None:
         pass
 
 
-def look_into(folder: Path, *queries: str) -> list[list[Any]]:
+def query_database(folder: Path, *queries: str) -> list[list[Any]]:
     """What is in the database of a folder, read by DuckDB alone."""
     with duckdb.connect(str(folder / ANALYTICS), read_only=True) as connection:
         return [connection.execute(sql).fetchall() for sql in queries]
 
 
-def each_once(folder: Path, rows: Rows) -> bool:
+def has_each_row_once(folder: Path, rows: Rows) -> bool:
     """Whether the database has each row once, in their order, and says so."""
-    stored, says = look_into(folder, "SELECT seq, transition_id FROM transitions", "SELECT watermark FROM feed")
+    stored, says = query_database(folder, "SELECT seq, transition_id FROM transitions", "SELECT watermark FROM feed")
     expected = [(seq, row.transition_id) for seq, row in rows.transitions(0, len(rows.rows))]
     return stored == expected and says == [(len(expected),)]
 
 
-def asides(folder: Path) -> set[str]:
+def list_set_aside_files(folder: Path) -> set[str]:
     return {path.name for path in folder.glob(f"{ANALYTICS}.*")}

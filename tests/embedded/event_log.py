@@ -15,11 +15,11 @@ def make_log(seed: int, invoices: int) -> dict[str, bytes]:
     profile = dataclasses.replace(EVERYDAY, malformed=0.0, conflicting=0.0, stuck=0.1, disputed=0.15, orphaned=0.05)
     lines: dict[str, bytes] = {}
     for line in generate(invoices, seed, days=40, profile=profile):
-        lines.setdefault(read(line).event_id, line)
+        lines.setdefault(parse_event(line).event_id, line)
     return lines
 
 
-def read(line: bytes) -> Event:
+def parse_event(line: bytes) -> Event:
     event = parse_line(line, TODAY)
     assert isinstance(event, Event), event
     return event

@@ -17,13 +17,13 @@ POLICY = plain_policy("2d", "1d", 2, 4)
 """What the cell ran by."""
 
 
-def note(answered: dict[str, str], event_id: str, result: str) -> None:
+def record_answer(answered: dict[str, str], event_id: str, result: str) -> None:
     """One that was answered is a duplicate from then on; one that was not may be either."""
     assert result == "duplicate" or (result == "accepted" and event_id not in answered)
     answered.setdefault(event_id, result)
 
 
-def examine(store: SqliteStore, log: dict[str, bytes], end: Instant) -> None:
+def check_store(store: SqliteStore, log: dict[str, bytes], end: Instant) -> None:
     cell = Cell(POLICY, load_machine(), store)
     while due := store.due(end + 1, 100):
         for one in due:
@@ -34,7 +34,7 @@ def examine(store: SqliteStore, log: dict[str, bytes], end: Instant) -> None:
     assert store.dead_letters() == []
     rows = examine_transitions(store, events)
     examine_alerts(store, rows)
-    reference = fed_in_memory(events)
+    reference = run_in_memory(events)
     for record in store.records():
         other = reference.record(record.invoice_id)
         assert other is not None
@@ -72,7 +72,7 @@ def examine_alerts(store: SqliteStore, rows: list[Transition]) -> None:
             steps[wait] = alert.step
 
 
-def fed_in_memory(events: list[Event]) -> MemoryStore:
+def run_in_memory(events: list[Event]) -> MemoryStore:
     """The same events in the same order, each at the instant at which the child took it in."""
     memory = MemoryStore()
     cell = Cell(POLICY, load_machine(), memory)

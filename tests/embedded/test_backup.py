@@ -15,9 +15,9 @@ from bems.embedded.storage.database_files import StoreUnusable, open_database
 from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.tracker.instants import DAY
-from tests.data.store import stored, unpack, view
+from tests.data.store import list_stored_versions, read_contents, unpack
 from tests.embedded.api.calls import Cell, Inbox, sent
-from tests.embedded.storage.corrupt_files import make_newer, put_anothers
+from tests.embedded.storage.corrupt_files import make_newer, put_foreign_database
 from tests.tracker.samples import NOW
 from tests.waiting import until
 
@@ -27,7 +27,7 @@ FILES = {DATABASE, DELIVERIES, KEYS}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Of a cell that does not run."""
-    return unpack(stored()[len(MIGRATIONS)], tmp_path / "cell")
+    return unpack(list_stored_versions()[len(MIGRATIONS)], tmp_path / "cell")
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -41,11 +41,11 @@ def only(folder: Path, *names: str) -> None:
 
 def test_a_cell_that_does_not_run_is_copied_and_left_as_it_was(folder: Path, tmp_path: Path) -> None:
     # First what it holds: an older store is brought up to date by that.
-    held, before = view(folder), content(folder)
+    held, before = read_contents(folder), content(folder)
     made = back_up(folder, tmp_path / "copy")
     only(tmp_path / "copy", *FILES)
     assert content(folder) == before
-    assert view(tmp_path / "copy") == held == view(folder)
+    assert read_contents(tmp_path / "copy") == held == read_contents(folder)
     assert made == Backup(
         bytes=sum(map(len, before.values())),
         events=len(held["events"]),
@@ -197,7 +197,7 @@ def remove(path: Path) -> None:
         (spoil_header, StoreUnusable, "no SQLite database"),
         (spoil_pages, StoreFailed, "damaged"),
         (make_newer, StoreUnusable, "use the newer program"),
-        (put_anothers, StoreUnusable, "another program made it"),
+        (put_foreign_database, StoreUnusable, "another program made it"),
         (remove, BackupRefused, "not the folder of a cell"),
     ],
 )

@@ -27,8 +27,8 @@ from bems.embedded.writer import Writer, open_writer
 from bems.tracker.contract import Event
 from bems.tracker.decisions import Receipt
 from bems.tracker.instants import DAY, HOUR, Instant
-from tests.embedded.event_log import make_log, read
-from tests.embedded.invariants import POLICY, examine, note
+from tests.embedded.event_log import make_log, parse_event
+from tests.embedded.invariants import POLICY, check_store, record_answer
 from tests.embedded.submit import submit
 
 KILLS = 30 if os.environ.get("BEMS_LONG") else 5
@@ -46,7 +46,7 @@ def serve(folder: Path, start: Instant, doom: str) -> None:
     """Read events, submit them, and print `event_id result` for each that is answered, until its doom."""
     clock = VirtualClock(start)
     writer = open_writer(folder, POLICY, clock)
-    writer = Writer(writer._cell, writer._store, clock, turn=TURN)
+    writer = Writer(writer._cell, writer._store, clock, max_group_items=TURN)
     meet(doom, writer._store)
 
     def acknowledge(event: Event) -> Callable[["Future[Receipt]"], None]:
@@ -58,7 +58,7 @@ def serve(folder: Path, start: Instant, doom: str) -> None:
     with writer:
         print("ready", flush=True)
         for line in lines_until_terminated():
-            event = read(line)
+            event = parse_event(line)
             clock.move_to(event.occurred_at)
             future = submit(writer, structs.replace(event, received_at=clock.now()))
             future.add_done_callback(acknowledge(event))
@@ -189,7 +189,7 @@ def life(folder: Path, start: Instant, lines: list[bytes], doom: str = "") -> It
 def test_killed_at_any_moment_it_loses_and_doubles_nothing(tmp_path: Path, seed: int) -> None:
     random = Random(f"crash {seed}")
     log, answered, now = make_log(seed, INVOICES), dict[str, str](), 0
-    occurred = {id: read(line).occurred_at for id, line in log.items()}
+    occurred = {id: parse_event(line).occurred_at for id, line in log.items()}
     for kill in range(KILLS):
         again = [line for id, line in log.items() if id not in answered or random.random() < 0.05]
         # At most half of what is left, so that each finds it at work.
@@ -197,7 +197,7 @@ def test_killed_at_any_moment_it_loses_and_doubles_nothing(tmp_path: Path, seed:
         doom = ("answer", f"step {quota * 2}", f"commit {quota // TURN + 1}")[kill % 3]
         with life(tmp_path, now, again, doom) as child:
             for count, (event_id, result) in enumerate(child.answers(), 1):
-                note(answered, event_id, result)
+                record_answer(answered, event_id, result)
                 now = max(now, occurred[event_id])
                 if doom == "answer" and count == quota:
                     child.process.kill()
@@ -206,11 +206,11 @@ def test_killed_at_any_moment_it_loses_and_doubles_nothing(tmp_path: Path, seed:
     last = [line for id, line in log.items() if id not in answered or random.random() < 0.2]
     with life(tmp_path, now, last) as child:
         for event_id, result in child.answers():
-            note(answered, event_id, result)
+            record_answer(answered, event_id, result)
     assert child.end() == (0, "")
     assert answered.keys() == log.keys()
     store = SqliteStore(tmp_path)
-    examine(store, log, max(*occurred.values(), now) + 10 * DAY)
+    check_store(store, log, max(*occurred.values(), now) + 10 * DAY)
     store.close()
 
 
@@ -221,7 +221,7 @@ def test_a_terminated_cell_finishes_what_it_took_and_leaves_one_file(tmp_path: P
     log, answered = make_log(2, INVOICES), dict[str, str]()
     with life(tmp_path, 0, list(log.values())) as child:
         for count, (event_id, result) in enumerate(child.answers(), 1):
-            note(answered, event_id, result)
+            record_answer(answered, event_id, result)
             if count == 50:
                 child.process.send_signal(signal.SIGTERM)
         assert child.process.wait(PATIENCE) == 0

@@ -11,18 +11,18 @@ from bems.embedded import backup
 from bems.embedded.auth.keys import KEYS
 from bems.embedded.backup import back_up
 from bems.embedded.restore import RestoreRefused, restore
-from bems.embedded.storage.database_files import CUT_OFF_RESTORE, LOCK, StoreUnusable
+from bems.embedded.storage.database_files import LOCK, PARTIAL_RESTORE_PREFIX, StoreUnusable
 from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.schema import DATABASE, MIGRATIONS
 from bems.embedded.storage.sqlite_store import SqliteStore
-from tests.data.store import FILES, stored, unpack, view
-from tests.embedded.storage.corrupt_files import make_newer, put_anothers
+from tests.data.store import FILES, list_stored_versions, read_contents, unpack
+from tests.embedded.storage.corrupt_files import make_newer, put_foreign_database
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A backup."""
-    back_up(unpack(stored()[len(MIGRATIONS)], tmp_path / "cell"), tmp_path / "copy")
+    back_up(unpack(list_stored_versions()[len(MIGRATIONS)], tmp_path / "cell"), tmp_path / "copy")
     return tmp_path / "copy"
 
 
@@ -40,17 +40,17 @@ def test_the_folder_holds_what_the_backup_does_which_stays_as_it_is(copy: Path, 
     restored = restore(copy, folder)
     assert content(copy) == before, "not even a log is left beside it"
     assert {path.name for path in folder.iterdir() if path.is_file()} - {LOCK} == set(FILES)
-    held = view(folder)
-    assert held == view(tmp_path / "cell")
+    held = read_contents(folder)
+    assert held == read_contents(tmp_path / "cell")
     assert restored.events == len(held["events"]) and restored.invoices == len(held["invoices"])
     assert restored.latest == held["transitions"][-1][1]["recorded_at"]
 
 
-@pytest.mark.parametrize("version", sorted(stored()))
+@pytest.mark.parametrize("version", sorted(list_stored_versions()))
 def test_a_backup_of_any_version_is_restored(tmp_path: Path, version: int) -> None:
-    old = unpack(stored()[version], tmp_path / "old")
+    old = unpack(list_stored_versions()[version], tmp_path / "old")
     restored = restore(old, tmp_path / "restored")
-    assert view(tmp_path / "restored") == view(old)
+    assert read_contents(tmp_path / "restored") == read_contents(old)
     assert restored.events and restored.invoices and restored.latest
 
 
@@ -102,7 +102,7 @@ def spoil_index(path: Path) -> None:
         (spoil_pages, StoreFailed, "damaged"),
         (spoil_index, StoreFailed, "damaged"),
         (make_newer, StoreUnusable, "use the newer program"),
-        (put_anothers, StoreUnusable, "another program made it"),
+        (put_foreign_database, StoreUnusable, "another program made it"),
         (Path.unlink, RestoreRefused, "no backup of a cell"),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_restore_that_was_killed_is_no_cell(copy: Path, tmp_path: Path, monkey
     monkeypatch.setattr(backup, "sync", die)
     with pytest.raises(KeyboardInterrupt):
         restore(copy, folder)
-    assert list((tmp_path / "killed").glob(f"{CUT_OFF_RESTORE}*/{DATABASE}"))
+    assert list((tmp_path / "killed").glob(f"{PARTIAL_RESTORE_PREFIX}*/{DATABASE}"))
     with pytest.raises(StoreUnusable, match=r"a restore that was cut off .*: delete the folder, and restore again"):
         SqliteStore(tmp_path / "killed")
     with pytest.raises(RestoreRefused, match="is not empty"):

@@ -43,7 +43,7 @@ class Folder:
     def live(self, events: int, end: signal.Signals = signal.SIGKILL) -> None:
         """A cell runs here, takes events, and ends."""
         with CellProcess(self.path, self.log) as life:
-            self.key = self.key or life.first_key()
+            self.key = self.key or life.read_admin_key()
             for _ in range(events):
                 self.count += 1
                 self.send(life, self.count)
@@ -114,7 +114,7 @@ def test_a_backup_copied_over_the_folder_of_a_killed_cell_is_refused(
 def test_a_backup_taken_in_the_same_life_is_told_from_its_cell_too(folder: Folder, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     with CellProcess(folder.path, folder.log) as life:
-        folder.key = life.first_key()
+        folder.key = life.read_admin_key()
         folder.send(life, 1)
         assert run("backup", "--store", str(folder.path), str(backup)).code == 0
         folder.send(life, 2)

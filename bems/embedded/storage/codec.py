@@ -20,7 +20,7 @@ from bems.tracker.instants import Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
 
-FRACTION = 10_000
+FRACTIONS_PER_UNIT = 10_000
 """What the fraction of an amount is counted in: no currency has more than four decimals."""
 
 _ARRAY_32 = b"\xdd"
@@ -60,9 +60,9 @@ class Codec:
     """How one store writes its values, with the dictionaries that it has. `read` reads these anew from the store, for a
     value that was written against a later one. It is for one thread at a time."""
 
-    def __init__(self, dictionaries: Dictionaries, read: Callable[[], Dictionaries]) -> None:
+    def __init__(self, dictionaries: Dictionaries, reload: Callable[[], Dictionaries]) -> None:
         self._compressors = {
-            kind: DictionaryCompressor(dictionaries[kind], partial(_of_kind, read, kind)) for kind in KINDS
+            kind: DictionaryCompressor(dictionaries[kind], partial(_of_kind, reload, kind)) for kind in KINDS
         }
         self._events, self._transitions = self._compressors["event"], self._compressors["transition"]
         self._records, self._executions = self._compressors["record"], self._compressors["execution"]
@@ -159,7 +159,7 @@ def encode_amount(amount: Decimal) -> tuple[int, int]:
     """Whole units, and what is behind the point in ten-thousandths, both with the amount's sign: together they may have
     more digits than an integer of SQLite."""
     whole = int(amount)
-    return whole, int((amount - whole) * FRACTION)
+    return whole, int((amount - whole) * FRACTIONS_PER_UNIT)
 
 
 def encode_digest(digest: str) -> str | bytes:

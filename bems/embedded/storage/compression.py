@@ -13,35 +13,39 @@ import zstandard
 TRAINING_SAMPLES = 1_000
 """So many values make a dictionary: it takes 10 to 50 ms, once."""
 
-FIRST_TRAINING_AFTER, NEXT_TRAINING_AFTER = TRAINING_SAMPLES, 100 * TRAINING_SAMPLES
+FIRST_TRAINING_AFTER_VALUES, NEXT_TRAINING_AFTER_VALUES = TRAINING_SAMPLES, 100 * TRAINING_SAMPLES
 """After so many values a dictionary is made where there is only the one for a new store, and elsewhere; and then again
 after every ten times as many, for what is sent may change."""
 
-MULTI_COMPRESS_MIN = 24
+MIN_MULTI_COMPRESS_VALUES = 24
 """So many values are compressed in one call. That takes 10 microseconds more, and is cheaper from about twice that many
 on: around each call Python's lock is given up, and another thread may take it."""
 
 DICTIONARY_BYTES = 16 * 1024
 MAX_DICTIONARIES = 255
-LEVEL = 1
+COMPRESSION_LEVEL = 1
 
 
 class DictionaryCompressor:
     """Compresses against the newest of the dictionaries, which are given by number; `read` reads them anew."""
 
-    def __init__(self, dictionaries: dict[int, bytes], read: Callable[[], dict[int, bytes]]) -> None:
-        self._read = read
+    def __init__(self, dictionaries: dict[int, bytes], reload: Callable[[], dict[int, bytes]]) -> None:
+        self._reload = reload
         self._decompressors = {number: _decompressor(content) for number, content in dictionaries.items()}
         self._samples: list[bytes | bytearray | memoryview] = []
         self._trained = b""
         self._compressed = 0
         self._newest = max(dictionaries)
-        self._training_due_at = NEXT_TRAINING_AFTER if self._newest else FIRST_TRAINING_AFTER
+        self._training_due_at = NEXT_TRAINING_AFTER_VALUES if self._newest else FIRST_TRAINING_AFTER_VALUES
         self._prepare(dictionaries[self._newest])
 
     def _prepare(self, content: bytes) -> None:
         parameters = zstandard.ZstdCompressionParameters.from_level(
-            LEVEL, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=1, write_dict_id=0, write_checksum=0
+            COMPRESSION_LEVEL,
+            format=zstandard.FORMAT_ZSTD1_MAGICLESS,
+            write_content_size=1,
+            write_dict_id=0,
+            write_checksum=0,
         )
         dictionary = zstandard.ZstdCompressionDict(content)
         dictionary.precompute_compress(compression_params=parameters)
@@ -54,7 +58,7 @@ class DictionaryCompressor:
         if self._compressed > self._training_due_at - TRAINING_SAMPLES:
             self._samples += contents[: TRAINING_SAMPLES - len(self._samples)]
         head = self._head
-        if len(contents) < MULTI_COMPRESS_MIN:
+        if len(contents) < MIN_MULTI_COMPRESS_VALUES:
             return [head + self._compressor.compress(content) for content in contents]
         pressed = self._compressor.multi_compress_to_buffer(cast("list[bytes | bytearray | memoryview]", contents))
         return [head + pressed[number].tobytes() for number in range(len(contents))]
@@ -63,7 +67,7 @@ class DictionaryCompressor:
         """KeyError where its dictionary is not in the store."""
         number = content[0]
         if number not in self._decompressors:
-            self._decompressors = {number: _decompressor(content) for number, content in self._read().items()}
+            self._decompressors = {number: _decompressor(content) for number, content in self._reload().items()}
         return self._decompressors[number].decompress(memoryview(content)[1:])
 
     def next_dictionary(self) -> tuple[int, bytes] | None:

@@ -12,11 +12,11 @@ import apsw
 
 from bems.embedded.storage import wal_identity
 from bems.embedded.storage.file_permissions import make_folder, make_private, tighten_folder
-from bems.embedded.storage.wal_identity import Belonging, find_belonging
+from bems.embedded.storage.wal_identity import WalOwnership, find_wal_ownership
 
 LOCK = "cell.lock"
 
-CUT_OFF_RESTORE = ".restoring."
+PARTIAL_RESTORE_PREFIX = ".restoring."
 """What the name of a folder begins with in which a restore puts its copy together."""
 
 _TRUTH = "cell.db"
@@ -66,7 +66,7 @@ def _refuse_misplaced(folder: Path) -> None:
     if (folder / _TRUTH).exists() or not folder.is_dir():
         return
     inner = sorted(path.parent for path in folder.glob(f"*/{_TRUTH}"))
-    cut_off = [path for path in folder.iterdir() if path.name.startswith(CUT_OFF_RESTORE)]
+    cut_off = [path for path in folder.iterdir() if path.name.startswith(PARTIAL_RESTORE_PREFIX)]
     if cut_off:
         raise StoreUnusable(
             f"{folder} is of a restore that was cut off ({cut_off[0].name}): delete the folder, and restore again"
@@ -94,19 +94,19 @@ def open_database(path: Path, migrations: Sequence[Migration], application: int)
     try:
         make_private(path)
         connection.set_busy_timeout(5_000)
-        keeps_salt = bool(version) and wal_identity.has_table(connection)
+        keeps_salt = bool(version) and wal_identity.has_salt_table(connection)
         if not version:
             # Half the usual: an event changes a few rows here and there, and the log gets a page for each.
             connection.execute("PRAGMA page_size = 2048")
         if keeps_salt:
             # Before a migration, which would be written to a log of which the database does not know yet.
-            _switch_log_on(connection, path)
-            _keep_salt(connection, path, belonging)
+            _enable_wal(connection, path)
+            _store_salt(connection, path, belonging)
         _migrate(connection, version, migrations, application)
         if not keeps_salt:
-            wal_identity.make_table(connection)
-            _switch_log_on(connection, path)
-            _keep_salt(connection, path, belonging)
+            wal_identity.create_salt_table(connection)
+            _enable_wal(connection, path)
+            _store_salt(connection, path, belonging)
         for pragma in ("cache_size = -65536", "temp_store = MEMORY", "wal_autocheckpoint = 8000"):
             connection.execute(f"PRAGMA {pragma}")
         # A log that readers made grow gives its room back.
@@ -125,12 +125,12 @@ def open_database(path: Path, migrations: Sequence[Migration], application: int)
 
 def inspect_database(
     path: Path, migrations: Sequence[Migration], application: int, *, thorough: bool = False
-) -> tuple[int, Belonging]:
+) -> tuple[int, WalOwnership]:
     """The version of a database, 0 for a new one, and whose its log is. StoreRefused as in `open_database`; nothing is
     written. `thorough`: all of it is read. The caller holds the folder's lock."""
     inspect_header(path, len(migrations), application)
-    belonging = refuse_foreign_log(path)
-    thorough = thorough or belonging is Belonging.UNKNOWN
+    belonging = refuse_foreign_wal(path)
+    thorough = thorough or belonging is WalOwnership.UNKNOWN
     try:
         return _inspect(path, len(migrations), application, thorough=thorough), belonging
     except (apsw.CorruptError, apsw.NotADBError) as error:
@@ -139,7 +139,7 @@ def inspect_database(
         raise StoreUnusable(f"{path} cannot be opened: {error}") from error
 
 
-def _switch_log_on(connection: apsw.Connection, path: Path) -> None:
+def _enable_wal(connection: apsw.Connection, path: Path) -> None:
     # It says what came of it and raises nothing. In any other mode a commit might be undone by a power cut.
     if connection.execute("PRAGMA journal_mode = WAL").get != "wal":
         told = "SQLite can keep no write-ahead log there, as on a network file system: use a disk of this machine"
@@ -147,35 +147,35 @@ def _switch_log_on(connection: apsw.Connection, path: Path) -> None:
     connection.execute("PRAGMA synchronous = FULL")
 
 
-def _keep_salt(connection: apsw.Connection, path: Path, belonging: Belonging) -> None:
+def _store_salt(connection: apsw.Connection, path: Path, belonging: WalOwnership) -> None:
     """Have the database know its log. That also brings what a process wrote before it was killed, and what may be in
     its log and not yet on the disk, into the database: nobody is told of it before it is on the disk."""
     try:
-        is_kept = wal_identity.keep_salt(connection, path)
+        is_kept = wal_identity.store_salt(connection, path)
     except apsw.FullError:
         # A log that the database knows can wait for room: it was synced first.
-        if belonging is not Belonging.OWN:
+        if belonging is not WalOwnership.OWN:
             raise
         return
-    if not is_kept and belonging not in (Belonging.OWN, Belonging.UNKNOWN):
+    if not is_kept and belonging not in (WalOwnership.OWN, WalOwnership.UNKNOWN):
         raise StoreUnusable(
             f"{path} is being read by another process, such as a backup: start again when that has ended"
         )
 
 
-def refuse_foreign_log(path: Path) -> Belonging:
+def refuse_foreign_wal(path: Path) -> WalOwnership:
     """Whether the log beside a database is its own. StoreRefused where it is another one's: SQLite would bring it into
     the database."""
-    log = wal_identity.log_path(path)
+    log = wal_identity.wal_path(path)
     if not path.exists() or path.stat().st_size == 0:
-        if _is_there(path, "-wal"):
+        if _has_side_file(path, "-wal"):
             raise StoreUnusable(
                 f"{path} is missing, and {log.name}, its log, is there: put the database back, or restore a backup "
                 "with bems restore into another folder. Nothing was changed"
             )
-        return Belonging.NO_LOG
-    belonging = find_belonging(path)
-    if belonging is Belonging.FOREIGN:
+        return WalOwnership.NO_LOG
+    belonging = find_wal_ownership(path)
+    if belonging is WalOwnership.FOREIGN:
         raise StoreUnusable(
             f"{log} is not the log of the {path.name} beside it: one of the two was copied here without the other. "
             "Nothing was changed. Restore a backup with bems restore BACKUP --store FOLDER into an empty folder; "
@@ -197,7 +197,7 @@ def inspect_header(path: Path, newest: int, ours: int) -> None:
         raise StoreUnusable(f"{path} cannot be read: {error}") from error
     if not header:
         return
-    interrupted = _is_there(path, "-journal")
+    interrupted = _has_side_file(path, "-journal")
     if interrupted and not any(header):
         # The first page was not written yet.
         return
@@ -215,11 +215,11 @@ def inspect_header(path: Path, newest: int, ours: int) -> None:
             f"{path}-journal is not the journal of the {path.name} beside it: one of the two was copied here without "
             "the other. Nothing was changed. Move the journal away, or use bems restore"
         )
-    if size < pages * page_size and not interrupted and not _is_there(path, "-wal"):
+    if size < pages * page_size and not interrupted and not _has_side_file(path, "-wal"):
         raise StoreUnusable(f"{path} is damaged: it was cut short")
 
 
-def _is_there(path: Path, suffix: str) -> bool:
+def _has_side_file(path: Path, suffix: str) -> bool:
     """Its log, or the journal of a transaction that was cut off before the log was switched on: SQLite undoes that when
     it opens the database."""
     file = path.with_name(path.name + suffix)
@@ -240,7 +240,7 @@ def _inspect(path: Path, newest: int, ours: int, *, thorough: bool) -> int:
     if not path.exists() or path.stat().st_size == 0:
         return 0
     # Without a log, SQLite is told not to make one; with one, not to bring it into the database.
-    quiet = not _is_there(path, "-wal") and not _is_there(path, "-journal")
+    quiet = not _has_side_file(path, "-wal") and not _has_side_file(path, "-journal")
     address = path.absolute().as_uri() + ("?immutable=1" if quiet else "")
     connection = apsw.Connection(address, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
     try:

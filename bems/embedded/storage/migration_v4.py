@@ -81,7 +81,7 @@ class _Outcome(NamedTuple):
     occurred_at: int
 
 
-def chain_transitions(connection: apsw.Connection) -> None:
+def migrate_to_v4(connection: apsw.Connection) -> None:
     """Bring every row and record up to date. It takes some hundred microseconds an invoice."""
     dictionaries: dict[str, dict[int, bytes]] = {}
     for kind, number, content in connection.execute("SELECT kind, number, content FROM dictionaries").fetchall():

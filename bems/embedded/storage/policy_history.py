@@ -8,10 +8,10 @@ from bems.tracker.instants import Instant
 from bems.tracker.policy import Policy
 from bems.tracker.policy_file import load_policy
 
-DEFAULT = "default"
+DEFAULT_SOURCE = "default"
 """The source of the built-in policy."""
 
-PROGRAM = "program"
+PROGRAM_SOURCE = "program"
 """The source of a policy that a caller made."""
 
 PolicyOrDefault = Policy | Callable[[], Policy]
@@ -57,4 +57,4 @@ def choose_policy(named: PolicyOrDefault, source: str, kept: StoredPolicy | None
         return PolicyInForce(named, source)
     if kept is not None:
         return PolicyInForce(kept.load(), kept.source, kept.since, is_resumed=True)
-    return PolicyInForce(named(), DEFAULT)
+    return PolicyInForce(named(), DEFAULT_SOURCE)

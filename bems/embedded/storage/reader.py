@@ -52,7 +52,7 @@ class Total(NamedTuple):
     parked: int
 
 
-def place_of(record: InvoiceRecord, by_value: bool) -> tuple[Any, ...]:
+def stuck_sort_key(record: InvoiceRecord, by_value: bool) -> tuple[Any, ...]:
     """Where a stuck invoice stands in the list of `Reader.stuck`."""
     if not by_value:
         return record.stuck_since, record.invoice_id
@@ -61,7 +61,7 @@ def place_of(record: InvoiceRecord, by_value: bool) -> tuple[Any, ...]:
 
 
 def _amount(half: int, upper: int | None, lower: int | None, fraction: int | None) -> Decimal:
-    return (upper or 0) * half + (lower or 0) + Decimal(fraction or 0) / codec.FRACTION
+    return (upper or 0) * half + (lower or 0) + Decimal(fraction or 0) / codec.FRACTIONS_PER_UNIT
 
 
 def open_reader(folder: Path) -> "Reader":

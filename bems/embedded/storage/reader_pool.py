@@ -20,13 +20,13 @@ from bems.embedded.storage.wal import WalCheckpointer
 
 T = TypeVar("T")
 
-THREADS = 2
+MAX_THREADS_PER_KEY = 2
 """Questions of one key that are answered at once, so that one invoice can be looked at while a long list is read."""
 
 SPARE_THREADS = 1
 """Threads beside those, so that one key's long lists leave one to the others."""
 
-MAX_QUEUED_QUERIES, KEY_ASKED = 1_000, 20
+MAX_QUEUED_QUERIES, MAX_QUEUED_QUERIES_PER_KEY = 1_000, 20
 """So many questions may be asked and not yet answered, of all keys and of each; of long lists, some seconds' work."""
 
 
@@ -34,11 +34,11 @@ class KeyBusy(Exception):
     """This key has asked so much already; others may ask."""
 
 
-class Dropped(Exception):
+class QueryDropped(Exception):
     """The question was dropped before anybody began to answer it."""
 
 
-class _Question(NamedTuple):
+class _Query(NamedTuple):
     call: Callable[[], Any]
     answer: "asyncio.Future[Any]"
 
@@ -47,8 +47,8 @@ class _ThreadPool:
     """A few threads for what would hold up an event loop, in which the keys take turns."""
 
     def __init__(self, name: str) -> None:
-        self._threads = THREADS + SPARE_THREADS
-        self._waiting: dict[str, deque[_Question]] = {}
+        self._threads = MAX_THREADS_PER_KEY + SPARE_THREADS
+        self._waiting: dict[str, deque[_Query]] = {}
         self._running: Counter[str] = Counter()
         self._asked: Counter[str] = Counter()
         self._executor = ThreadPoolExecutor(self._threads, name)
@@ -58,9 +58,9 @@ class _ThreadPool:
         """What the call returns. Cancelled before its turn has come, it is never called."""
         if self._asked.total() >= MAX_QUEUED_QUERIES:
             raise QueueFull(f"{MAX_QUEUED_QUERIES} questions are waiting already")
-        if self._asked[key] >= KEY_ASKED:
-            raise KeyBusy(f"this key has {KEY_ASKED} questions that are not answered yet")
-        question = _Question(call, asyncio.get_running_loop().create_future())
+        if self._asked[key] >= MAX_QUEUED_QUERIES_PER_KEY:
+            raise KeyBusy(f"this key has {MAX_QUEUED_QUERIES_PER_KEY} questions that are not answered yet")
+        question = _Query(call, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(key, deque()).append(question)
         self._asked[key] += 1
         try:
@@ -78,12 +78,12 @@ class _ThreadPool:
         """Whatever of that key has not begun raises Dropped."""
         for question in self._waiting.pop(key, ()):
             if not question.answer.done():
-                question.answer.set_exception(Dropped())
+                question.answer.set_exception(QueryDropped())
 
     def _begin(self) -> None:
         """Begin as many as there are threads for; each time the first of the key whose turn it is."""
         while self._running.total() < self._threads and not self._is_closed:
-            key = next((one for one in self._waiting if self._running[one] < THREADS), None)
+            key = next((one for one in self._waiting if self._running[one] < MAX_THREADS_PER_KEY), None)
             if key is None:
                 return
             questions = self._waiting.pop(key)
@@ -97,7 +97,7 @@ class _ThreadPool:
             begun = asyncio.get_running_loop().run_in_executor(self._executor, question.call)
             begun.add_done_callback(lambda done, key=key, question=question: self._end(done, key, question))  # type: ignore[misc]
 
-    def _end(self, done: "asyncio.Future[Any]", key: str, question: _Question) -> None:
+    def _end(self, done: "asyncio.Future[Any]", key: str, question: _Query) -> None:
         self._running -= Counter({key: 1})
         error = None if done.cancelled() else done.exception()
         if not question.answer.done():
@@ -125,7 +125,7 @@ class ReaderPool:
         self._log = WalCheckpointer(folder)
         self._free: deque[Reader] = deque()
         try:
-            for _ in range(THREADS + SPARE_THREADS + 1):
+            for _ in range(MAX_THREADS_PER_KEY + SPARE_THREADS + 1):
                 self._free.append(open_reader(folder))
         except BaseException:
             self._close_readers()
@@ -144,11 +144,11 @@ class ReaderPool:
         the store does not wait for it."""
         return await self._beside.run_blocking(call, key)
 
-    async def act(self, call: Callable[[], T]) -> T:
+    async def run_action(self, call: Callable[[], T]) -> T:
         """What the call returns, which changes something, and so waits for no question. It is done whoever hangs up."""
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._acting, call))
 
-    async def read_first(self, question: Callable[[Reader], T]) -> T:
+    async def read_for_action(self, question: Callable[[Reader], T]) -> T:
         """The same of a short question that is a part of doing something."""
 
         def read() -> T:
@@ -156,9 +156,9 @@ class ReaderPool:
             with self._first.snapshot():
                 return question(self._first)
 
-        return await self.act(read)
+        return await self.run_action(read)
 
-    def drop(self, key: str) -> None:
+    def drop_queries(self, key: str) -> None:
         """The key is revoked: what it asked and nobody has begun to answer raises Dropped."""
         self._reading.drop(key)
         self._beside.drop(key)

@@ -13,7 +13,7 @@ from bems.embedded.storage.unit_of_work import WriteSet
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.status import status_of
 
-FIRST_OPEN = 1 << 40
+FIRST_OPEN_ROW_NUMBER = 1 << 40
 """Rows that will be written again are numbered from here on, settled ones from 1, where they lie close together: a
 settled row is compressed, and would leave a page that is mostly empty."""
 
@@ -60,10 +60,13 @@ class RowNumbers:
         self._connection = connection
         self.event = self._last("events", "seq")
         self.transition = self._last("transitions", "seq")
-        self._invoices = [self._open("invoices"), self._last("invoices", "number", f"WHERE number < {FIRST_OPEN}")]
+        self._invoices = [
+            self._open("invoices"),
+            self._last("invoices", "number", f"WHERE number < {FIRST_OPEN_ROW_NUMBER}"),
+        ]
         self._executions = [
             self._open("executions"),
-            self._last("executions", "number", f"WHERE number < {FIRST_OPEN}"),
+            self._last("executions", "number", f"WHERE number < {FIRST_OPEN_ROW_NUMBER}"),
         ]
 
     def invoice(self, settled: bool) -> int:
@@ -75,26 +78,26 @@ class RowNumbers:
         return self._executions[settled]
 
     def _open(self, table: str) -> int:
-        return max(FIRST_OPEN, self._last(table, "number"))
+        return max(FIRST_OPEN_ROW_NUMBER, self._last(table, "number"))
 
     def _last(self, table: str, column: str, where: str = "") -> int:
         return self._connection.execute(f"SELECT max({column}) FROM {table} {where}").get or 0
 
 
-def write_turn(connection: apsw.Connection, turn: WriteSet, packing: Codec, numbers: RowNumbers) -> None:
-    """Write the turn; its events and transitions are numbered without a gap."""
-    _write_events(connection, turn, packing, numbers.event)
-    rows, newest = _transition_rows(turn, packing, numbers.transition)
+def write_group(connection: apsw.Connection, group: WriteSet, packing: Codec, numbers: RowNumbers) -> None:
+    """Write the group; its events and transitions are numbered without a gap."""
+    _write_events(connection, group, packing, numbers.event)
+    rows, newest = _transition_rows(group, packing, numbers.transition)
     _write_rows(connection, _TRANSITIONS, rows)
-    records = _compress(packing, "record", turn.encoded_records)
-    courses = _compress(packing, "execution", turn.encoded_executions)
+    records = _compress(packing, "record", group.encoded_records)
+    executions = _compress(packing, "execution", group.encoded_executions)
     for settled in (False, True):
         _write_rows(
             connection,
             _INVOICES[settled],
             [
                 _invoice_row(numbers.invoice(settled), record, newest.get(id), records[id])
-                for id, record in turn.records.items()
+                for id, record in group.records.items()
                 if (record.wait is None) is settled
             ],
         )
@@ -102,20 +105,20 @@ def write_turn(connection: apsw.Connection, turn: WriteSet, packing: Codec, numb
             connection,
             _EXECUTIONS[settled],
             [
-                (numbers.execution(settled), id, definition, execution.due, stimuli, courses[id])
-                for id, (execution, definition, stimuli, _) in turn.executions.items()
+                (numbers.execution(settled), id, definition, execution.due, stimuli, executions[id])
+                for id, (execution, definition, stimuli, _) in group.executions.items()
                 if execution.finished is settled
             ],
         )
-    if turn.alerts or turn.commands or turn.dead_letters or turn.postponed:
-        _write_other_tables(connection, turn)
+    if group.alerts or group.commands or group.dead_letters or group.postponed:
+        _write_other_tables(connection, group)
 
 
-def _write_events(connection: apsw.Connection, turn: WriteSet, packing: Codec, last: int) -> None:
-    bodies = _compress(packing, "event", turn.encoded_events)
+def _write_events(connection: apsw.Connection, group: WriteSet, packing: Codec, last: int) -> None:
+    bodies = _compress(packing, "event", group.encoded_events)
     rows = [
         (seq, id, encode_digest(event.digest), event.invoice_id, bodies[id])
-        for seq, (id, event) in enumerate(turn.events.items(), last + 1)
+        for seq, (id, event) in enumerate(group.events.items(), last + 1)
     ]
     _write_rows(connection, _EVENTS, rows)
 
@@ -138,23 +141,23 @@ def _sql(statement: tuple[str, str, str], rows: int) -> str:
     return f"{begin} {', '.join([row] * rows)} {end}"
 
 
-def _write_other_tables(connection: apsw.Connection, turn: WriteSet) -> None:
+def _write_other_tables(connection: apsw.Connection, group: WriteSet) -> None:
     connection.executemany(
         "INSERT INTO alerts (id, invoice_id, stage, severity, body) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        [(alert.id, alert.invoice_id, alert.stage, alert.severity, encode_alert(alert)) for alert in turn.alerts],
+        [(alert.id, alert.invoice_id, alert.stage, alert.severity, encode_alert(alert)) for alert in group.alerts],
     )
     connection.executemany(
         """INSERT INTO commands (id, invoice_id, operator, accepted_at, verb, result, body)
         VALUES (?, ?, ?, ?, ?, ?, ?)""",
-        [_command_row(entry) for entry in turn.commands.values()],
+        [_command_row(entry) for entry in group.commands.values()],
     )
-    for event_id, letter in turn.dead_letters.items():
+    for event_id, letter in group.dead_letters.items():
         if letter:
             connection.execute("INSERT OR REPLACE INTO letters VALUES (?, ?, ?, ?, ?, ?)", structs.astuple(letter))
         else:
             connection.execute("DELETE FROM letters WHERE event_id = ?", (event_id,))
-    for (at, kind, key), until in turn.postponed.items():
-        # Only as long as it is the same that is due: somebody may have moved it in the same turn.
+    for (at, kind, key), until in group.postponed.items():
+        # Only as long as it is the same that is due: somebody may have moved it in the same group.
         if kind == "timer":
             connection.execute("UPDATE executions SET due = ? WHERE id = ? AND due = ?", (until, key, at))
         else:
@@ -162,12 +165,12 @@ def _write_other_tables(connection: apsw.Connection, turn: WriteSet) -> None:
             connection.execute(sql, (until, key, at))
 
 
-def _transition_rows(turn: WriteSet, packing: Codec, last: int) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
+def _transition_rows(group: WriteSet, packing: Codec, last: int) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
     """Each row leads to the one before of its invoice, which may be in the database already; and the newest of each."""
     newest: dict[str, int] = {}
     rows = []
-    bodies = packing.compress("transition", turn.encoded_transitions)
-    for seq, (transition, body) in enumerate(zip(turn.transitions, bodies, strict=True), last + 1):
+    bodies = packing.compress("transition", group.encoded_transitions)
+    for seq, (transition, body) in enumerate(zip(group.transitions, bodies, strict=True), last + 1):
         id = transition.invoice_id
         rows.append((seq, newest.get(id), id, id, transition.recorded_at, body))
         newest[id] = seq

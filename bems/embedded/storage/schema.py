@@ -4,7 +4,7 @@ import apsw
 
 from bems.embedded.storage.database_files import Migration
 from bems.embedded.storage.migration_v2 import migrate_to_v2
-from bems.embedded.storage.migration_v4 import chain_transitions
+from bems.embedded.storage.migration_v4 import migrate_to_v4
 from bems.embedded.storage.seed_dictionaries import load_dictionaries
 
 APPLICATION_ID = 0x42454D53
@@ -75,5 +75,5 @@ def _keep_policies(connection: apsw.Connection) -> None:
     ) STRICT""")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create, migrate_to_v2, _keep_policies, chain_transitions)
+MIGRATIONS: tuple[Migration, ...] = (_create, migrate_to_v2, _keep_policies, migrate_to_v4)
 """The nth makes version n of version n - 1 (PRAGMA user_version). None is ever changed once it was released."""

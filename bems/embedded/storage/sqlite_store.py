@@ -18,11 +18,11 @@ from bems.embedded.storage.database_files import LOCK, StoreUnusable, lock_folde
 from bems.embedded.storage.errors import StoreFailed, StoreLost
 from bems.embedded.storage.file_guard import FileGuard
 from bems.embedded.storage.reader import Reader
-from bems.embedded.storage.row_writer import RowNumbers, write_turn
+from bems.embedded.storage.row_writer import RowNumbers, write_group
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.storage.store import AuditEntry, DeadLetter, DueItem
 from bems.embedded.storage.unit_of_work import LruCache, StoredExecution, WriteSet
-from bems.embedded.storage.wal_identity import REMEMBER_EVERY_COMMITS, log_path, remember_salt
+from bems.embedded.storage.wal_identity import UPDATE_SALT_EVERY_COMMITS, update_salt, wal_path
 from bems.engine import Execution, Stimulus
 from bems.tracker.actions import Alert, execution_name
 from bems.tracker.contract import Event
@@ -32,10 +32,10 @@ from bems.tracker.policy_file import dump_policy
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
 
-NEVER: Instant = 0
+DUE_UNKNOWN: Instant = 0
 """Before anything can be due."""
 
-MAX_CACHED = 20_000
+MAX_CACHED_ITEMS = 20_000
 """So many records, and so many executions, are kept decoded: about 4 kB a pair."""
 
 
@@ -47,7 +47,11 @@ class SqliteStore(Reader):
     """
 
     def __init__(
-        self, folder: Path, *, cached: int = MAX_CACHED, inspect: Callable[[Path], object] = lambda _: None
+        self,
+        folder: Path,
+        *,
+        max_cached_items: int = MAX_CACHED_ITEMS,
+        inspect: Callable[[Path], object] = lambda _: None,
     ) -> None:
         self._lock = lock_folder(folder)
         self._database = folder / DATABASE
@@ -69,15 +73,15 @@ class SqliteStore(Reader):
         except BaseException:
             self.close()
             raise
-        self._placement = FileGuard([self._database, log_path(self._database), folder / LOCK])
+        self._file_guard = FileGuard([self._database, wal_path(self._database), folder / LOCK])
         self._commits = 0
-        self._records: LruCache[str, InvoiceRecord] = LruCache(cached)
-        self._executions: LruCache[str, StoredExecution] = LruCache(cached)
-        self._turn_changes, self._item_changes = WriteSet(), WriteSet()
+        self._records: LruCache[str, InvoiceRecord] = LruCache(max_cached_items)
+        self._executions: LruCache[str, StoredExecution] = LruCache(max_cached_items)
+        self._group_changes, self._item_changes = WriteSet(), WriteSet()
         self._unknown_event_ids: set[str] = set()
         self._absent_invoices: set[str] = set()
         self._absent_executions: set[str] = set()
-        self._earliest = NEVER
+        self._earliest = DUE_UNKNOWN
 
     def close(self) -> None:
         """Give the folder up. What was not committed is forgotten; closing twice is harmless."""
@@ -101,24 +105,24 @@ class SqliteStore(Reader):
         """Whatever was written so far stands, as far as the turn does."""
         if self._item_changes:
             self._item_changes.encode()
-            self._turn_changes.merge(self._item_changes)
+            self._group_changes.merge(self._item_changes)
             self._item_changes = WriteSet()
 
     def commit(self) -> None:
         """Make durable what was written since the last time. StoreFailed: it could not be, and is forgotten; or the
         files are no longer under their names, where nobody will find it. From then on every commit fails."""
         self._merge_item()
-        turn = self._turn_changes
-        if not turn or self._placement.fault:
+        group = self._group_changes
+        if not group or self._file_guard.fault:
             self._raise_if_lost()
             return
         dictionary = self._codec.next_dictionary()
         try:
             self._execute("BEGIN IMMEDIATE")
-            write_turn(self._connection, turn, self._codec, self._numbers)
+            write_group(self._connection, group, self._codec, self._numbers)
             self._commits += 1
-            if self._commits % REMEMBER_EVERY_COMMITS == 0:
-                remember_salt(self._connection, self._database)
+            if self._commits % UPDATE_SALT_EVERY_COMMITS == 0:
+                update_salt(self._connection, self._database)
             if dictionary:
                 self._execute("INSERT INTO dictionaries VALUES (?, ?, ?)", dictionary)
             self._execute("COMMIT")
@@ -132,11 +136,11 @@ class SqliteStore(Reader):
         self._raise_if_lost()
         if dictionary:
             self._codec.use_dictionary(*dictionary)
-        self._numbers.event += len(turn.events)
-        self._numbers.transition += len(turn.transitions)
-        self._records.update(turn.records)
-        self._executions.update(turn.executions)
-        self._turn_changes, self._item_changes = WriteSet(), WriteSet()
+        self._numbers.event += len(group.events)
+        self._numbers.transition += len(group.transitions)
+        self._records.update(group.records)
+        self._executions.update(group.executions)
+        self._group_changes, self._item_changes = WriteSet(), WriteSet()
         self._unknown_event_ids.clear()
         self._absent_invoices.clear()
         self._absent_executions.clear()
@@ -144,7 +148,7 @@ class SqliteStore(Reader):
     @property
     def loss(self) -> str | None:
         """Why nobody will find what is written; None as long as somebody will."""
-        return self._placement.find_fault()
+        return self._file_guard.find_fault()
 
     def _raise_if_lost(self) -> None:
         fault = self.loss
@@ -162,7 +166,7 @@ class SqliteStore(Reader):
 
     def rollback(self) -> None:
         """Forget what was written since the last commit, and the caches with it."""
-        self._turn_changes, self._item_changes = WriteSet(), WriteSet()
+        self._group_changes, self._item_changes = WriteSet(), WriteSet()
         self._records.clear()
         self._executions.clear()
         if not self._connection.get_autocommit():
@@ -174,7 +178,7 @@ class SqliteStore(Reader):
     def record(self, invoice_id: str) -> InvoiceRecord | None:
         known = (
             self._item_changes.records.get(invoice_id)
-            or self._turn_changes.records.get(invoice_id)
+            or self._group_changes.records.get(invoice_id)
             or self._records.get(invoice_id)
         )
         if known is not None or invoice_id in self._absent_invoices:
@@ -196,8 +200,8 @@ class SqliteStore(Reader):
     # -- executions
 
     def execution(self, id: str) -> Execution | None:
-        course = self._stored_execution(id)
-        return course.execution if course else None
+        stored = self._stored_execution(id)
+        return stored.execution if stored else None
 
     def add_execution(self, execution: Execution, definition: str) -> None:
         self._lower_due_hint(execution.due)
@@ -206,20 +210,20 @@ class SqliteStore(Reader):
     def append_stimulus(self, execution: Execution, stimulus: Stimulus, at: Instant) -> None:
         """Its past is part of its row: a run of thousands of stimuli has a large row. KeyError: it was never added."""
         self._lower_due_hint(execution.due)
-        course = self._stored_execution(execution.id)
-        if course is None:
+        stored = self._stored_execution(execution.id)
+        if stored is None:
             raise KeyError(execution.id)
-        _, definition, stimuli, past = course
+        _, definition, stimuli, past = stored
         past += codec.encode_stimulus(stimulus, at)
         self._item_changes.executions[execution.id] = StoredExecution(execution, definition, stimuli + 1, past)
 
     def stimuli(self, execution_id: str) -> list[tuple[Stimulus, Instant]]:
-        course = self._stored_execution(execution_id)
-        return codec.decode_stimuli(course.stimuli_count, course.stimuli_blob) if course else []
+        stored = self._stored_execution(execution_id)
+        return codec.decode_stimuli(stored.stimuli_count, stored.stimuli_blob) if stored else []
 
     def _stored_execution(self, id: str) -> StoredExecution | None:
         known = (
-            self._item_changes.executions.get(id) or self._turn_changes.executions.get(id) or self._executions.get(id)
+            self._item_changes.executions.get(id) or self._group_changes.executions.get(id) or self._executions.get(id)
         )
         if known is not None or id in self._absent_executions:
             return known
@@ -228,9 +232,9 @@ class SqliteStore(Reader):
 
     def _decode_execution(self, id: str, definition: int | None, stimuli: int, body: bytes) -> StoredExecution:
         execution, past = self._codec.decode_execution(body)
-        course = StoredExecution(execution, definition, stimuli, past)
-        self._executions.update({id: course})
-        return course
+        stored = StoredExecution(execution, definition, stimuli, past)
+        self._executions.update({id: stored})
+        return stored
 
     # -- policies
 
@@ -263,8 +267,8 @@ class SqliteStore(Reader):
             self._digests[number] = digest
 
     def definition_of(self, execution_id: str) -> str | None:
-        course = self._stored_execution(execution_id)
-        return self._digests[course.definition] if course and course.definition else None
+        stored = self._stored_execution(execution_id)
+        return self._digests[stored.definition] if stored and stored.definition else None
 
     # -- what is due
 
@@ -291,17 +295,19 @@ class SqliteStore(Reader):
 
     def due(self, before: Instant, limit: int) -> list[DueItem]:
         """What is due before an instant, the earliest first, up to `limit` of each kind."""
-        courses = {**self._turn_changes.executions, **self._item_changes.executions}
-        records = {**self._turn_changes.records, **self._item_changes.records}
-        due = [DueItem(at, "timer", id) for id, (execution, *_) in courses.items() if (at := execution.due) is not None]
+        executions = {**self._group_changes.executions, **self._item_changes.executions}
+        records = {**self._group_changes.records, **self._item_changes.records}
+        due = [
+            DueItem(at, "timer", id) for id, (execution, *_) in executions.items() if (at := execution.due) is not None
+        ]
         due += [DueItem(at, "check", id) for id, record in records.items() if (at := record.check_at) is not None]
         due = [one for one in due if one.at < before]
-        postponed = {**self._turn_changes.postponed, **self._item_changes.postponed}
-        limit += len(courses) + len(records) + len(postponed)
+        postponed = {**self._group_changes.postponed, **self._item_changes.postponed}
+        limit += len(executions) + len(records) + len(postponed)
         for at, id in self._rows(
             "SELECT due, id FROM executions WHERE due < ? ORDER BY due, id LIMIT ?", before, limit
         ):
-            if id not in courses:
+            if id not in executions:
                 due.append(DueItem(at, "timer", id))
         for at, id in self._rows(
             "SELECT check_at, invoice_id FROM invoices WHERE check_at < ? ORDER BY check_at, invoice_id LIMIT ?",
@@ -319,7 +325,7 @@ class SqliteStore(Reader):
     # -- events and their letters
 
     def digest(self, event_id: str) -> str | None:
-        known = self._item_changes.events.get(event_id) or self._turn_changes.events.get(event_id)
+        known = self._item_changes.events.get(event_id) or self._group_changes.events.get(event_id)
         if known is not None:
             return known.digest
         if event_id in self._unknown_event_ids:
@@ -360,13 +366,13 @@ class SqliteStore(Reader):
 
     def event(self, event_id: str) -> Event | None:
         """The accepted event of that id."""
-        known = self._item_changes.events.get(event_id) or self._turn_changes.events.get(event_id)
+        known = self._item_changes.events.get(event_id) or self._group_changes.events.get(event_id)
         if known is not None:
             return known
         return super().event(event_id)
 
     def dead_letter(self, event_id: str) -> DeadLetter | None:
-        for changes in (self._item_changes, self._turn_changes):
+        for changes in (self._item_changes, self._group_changes):
             if event_id in changes.dead_letters:
                 return changes.dead_letters[event_id]
         row = self._row("SELECT * FROM letters WHERE event_id = ?", event_id)
@@ -380,7 +386,7 @@ class SqliteStore(Reader):
         self._item_changes.dead_letters[event_id] = None
 
     def dead_letters_due(self, before: Instant, limit: int) -> list[DeadLetter]:
-        """Those that are to be tried again before an instant, the earliest first; none that came in this turn."""
+        """Those that are to be tried again before an instant, the earliest first; none that came in this group."""
         sql = "SELECT * FROM letters WHERE retry_at < ? ORDER BY retry_at LIMIT ?"
         letters = [DeadLetter(*row) for row in self._rows(sql, before, limit)]
         return [letter for letter in letters if self.dead_letter(letter.event_id) == letter]
@@ -388,14 +394,14 @@ class SqliteStore(Reader):
     # -- what is told to people
 
     def add_transitions(self, transitions: Iterable[Transition]) -> None:
-        """Rows of the time series. The record of their invoice is put in the same turn."""
+        """Rows of the time series. The record of their invoice is put in the same group."""
         self._item_changes.transitions.extend(transitions)
 
     def add_alert(self, alert: Alert) -> None:
         self._item_changes.alerts.append(alert)
 
     def command(self, id: str) -> AuditEntry | None:
-        known = self._item_changes.commands.get(id) or self._turn_changes.commands.get(id)
+        known = self._item_changes.commands.get(id) or self._group_changes.commands.get(id)
         if known is not None:
             return known
         row = self._row("SELECT body FROM commands WHERE id = ?", id)

@@ -27,7 +27,7 @@ MAX_WAL_BYTES = 64 * 1024 * 1024
 CHECKPOINT_TIMEOUT_SECONDS = 0.5
 """Seconds in which a pause of the other readers is looked for."""
 
-PAUSE = 0.005
+BUSY_RETRY_SECONDS = 0.005
 """Seconds between two looks."""
 
 RETRY_AFTER_SECONDS = 5.0
@@ -43,21 +43,21 @@ class WalCheckpointer:
         self._connection: apsw.Connection | None = None
         self._changed = threading.Condition()
         self._reading = 0
-        self._held = False
+        self._is_held = False
         self._not_before = 0.0
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """A reader's question, asked as soon as the log is not too long."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._held)
+            self._changed.wait_for(lambda: not self._is_held)
             if self._is_too_long():
-                self._held = True
+                self._is_held = True
                 self._changed.wait_for(lambda: not self._reading)
                 try:
                     self._checkpoint()
                 finally:
-                    self._held = False
+                    self._is_held = False
                     self._changed.notify_all()
             self._reading += 1
         try:
@@ -86,7 +86,7 @@ class WalCheckpointer:
                 if time.monotonic() > until:
                     self._not_before = time.monotonic() + RETRY_AFTER_SECONDS
                     return
-                time.sleep(PAUSE)
+                time.sleep(BUSY_RETRY_SECONDS)
         except apsw.Error as error:
             # A full disk, as a rule; the log stays as long as it is.
             log.warning("the log of %s cannot be brought into it: %s", self._database, error)

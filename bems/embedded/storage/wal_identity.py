@@ -22,7 +22,7 @@ import apsw
 
 TABLE = "log_identity"
 
-REMEMBER_EVERY_COMMITS = 10_000
+UPDATE_SALT_EVERY_COMMITS = 10_000
 """So often a cell that runs writes the salt again. A commit begins the log anew once, and a reader once before it."""
 
 _MAX_AHEAD = 1 << 16
@@ -33,7 +33,7 @@ _HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 _MAGIC = (0x377F0682, 0x377F0683)
 
 
-class Belonging(Enum):
+class WalOwnership(Enum):
     """Whether the log beside a database is its own."""
 
     NO_LOG = "there is none, or SQLite sees nothing in it"
@@ -49,29 +49,29 @@ class _Header(NamedTuple):
     page_bytes: int
 
 
-def log_path(database: Path) -> Path:
+def wal_path(database: Path) -> Path:
     """Where SQLite keeps the log of a database."""
     return database.with_name(f"{database.name}-wal")
 
 
-def find_belonging(database: Path) -> Belonging:
+def find_wal_ownership(database: Path) -> WalOwnership:
     """Read both files, without SQLite's bringing them together. Nothing is written."""
-    log = log_path(database)
+    log = wal_path(database)
     header = _read_header(log)
     if header is None:
-        return Belonging.NO_LOG
+        return WalOwnership.NO_LOG
     try:
         kept, root = _read_kept(database)
     except apsw.Error:
         # A checkpoint that was cut off may leave a database that only makes sense with its log.
-        return Belonging.UNKNOWN
+        return WalOwnership.UNKNOWN
     if root is None:
-        return Belonging.UNKNOWN
+        return WalOwnership.UNKNOWN
     if kept is not None and (header.salt - kept) % (1 << 32) < _MAX_AHEAD:
-        return Belonging.OWN
+        return WalOwnership.OWN
     if all(page == root for page in _pages(log, header)):
-        return Belonging.STARTING
-    return Belonging.FOREIGN
+        return WalOwnership.STARTING
+    return WalOwnership.FOREIGN
 
 
 def _read_header(log: Path) -> _Header | None:
@@ -132,19 +132,19 @@ def _read_kept(database: Path) -> tuple[int | None, int | None]:
 # -- for whoever holds the database's folder
 
 
-def has_table(connection: apsw.Connection) -> bool:
+def has_salt_table(connection: apsw.Connection) -> bool:
     """Whether the database keeps a salt already, or a place for it."""
     return bool(connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = ?", (TABLE,)).get)
 
 
-def make_table(connection: apsw.Connection) -> None:
+def create_salt_table(connection: apsw.Connection) -> None:
     """One row, on a page of its own. `starts` makes each write another one than the last, so that it is written."""
     with connection:
         connection.execute(f"CREATE TABLE {TABLE} (salt INTEGER, starts INTEGER NOT NULL) STRICT")
         connection.execute(f"INSERT INTO {TABLE} VALUES (NULL, 0)")
 
 
-def keep_salt(connection: apsw.Connection, database: Path) -> bool:
+def store_salt(connection: apsw.Connection, database: Path) -> bool:
     """Write the salt of the present log into the database, and begin the log anew; whether the database's own file has
     it. apsw.Error where it cannot be written.
 
@@ -153,19 +153,19 @@ def keep_salt(connection: apsw.Connection, database: Path) -> bool:
     """
     # So that there is a log of this connection's: one in which nothing is valid may still have its old salt.
     connection.execute(f"UPDATE {TABLE} SET starts = starts + 1")
-    remember_salt(connection, database)
+    update_salt(connection, database)
     [(is_busy, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return not is_busy
 
 
-def remember_salt(connection: apsw.Connection, database: Path) -> None:
+def update_salt(connection: apsw.Connection, database: Path) -> None:
     """Write the salt of the present log, in the transaction that was begun, if one was."""
-    header = _read_header(log_path(database))
+    header = _read_header(wal_path(database))
     if header is not None:
         connection.execute(f"UPDATE {TABLE} SET salt = ?, starts = starts + 1", (header.salt,))
 
 
-def forget_salt(connection: apsw.Connection) -> None:
+def clear_salt(connection: apsw.Connection) -> None:
     """Of a copy, to which no log belongs."""
     with suppress(apsw.SQLError):
         connection.execute(f"UPDATE {TABLE} SET salt = NULL")

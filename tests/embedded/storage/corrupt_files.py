@@ -13,7 +13,7 @@ def make_newer(path: Path) -> None:
     connection.close()
 
 
-def put_anothers(path: Path) -> None:
+def put_foreign_database(path: Path) -> None:
     path.unlink()
     connection = sqlite3.connect(path)
     connection.executescript("CREATE TABLE bookmarks (url TEXT); INSERT INTO bookmarks VALUES ('https://example.com')")

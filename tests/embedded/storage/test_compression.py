@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from bems.embedded.storage.compression import NEXT_TRAINING_AFTER, TRAINING_SAMPLES, DictionaryCompressor
+from bems.embedded.storage.compression import NEXT_TRAINING_AFTER_VALUES, TRAINING_SAMPLES, DictionaryCompressor
 
 FIRST = b"what a new store has"
 RANDOM = Random(5)
@@ -71,7 +71,7 @@ def test_a_dictionary_that_came_later_is_looked_for() -> None:
 
 def test_it_learns_again_from_the_newest_when_there_are_many_more() -> None:
     press = DictionaryCompressor({0: FIRST, 1: b"an earlier lesson"}, missing)
-    for number in range(NEXT_TRAINING_AFTER - TRAINING_SAMPLES):
+    for number in range(NEXT_TRAINING_AFTER_VALUES - TRAINING_SAMPLES):
         press.compress([b"of old times %d" % number])
     assert press.next_dictionary() is None
     for number in range(TRAINING_SAMPLES):
@@ -89,6 +89,6 @@ def test_of_what_has_nothing_in_common_nothing_is_learned() -> None:
 
 def test_dictionaries_do_not_outgrow_their_number() -> None:
     press = DictionaryCompressor(dict.fromkeys(range(256), FIRST), missing)
-    for number in range(NEXT_TRAINING_AFTER):
+    for number in range(NEXT_TRAINING_AFTER_VALUES):
         press.compress([value(number)])
     assert press.next_dictionary() is None

@@ -18,7 +18,7 @@ from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.sqlite_store import SqliteStore
 from tests.cell_process import CellProcess
 from tests.cli.cli_harness import run
-from tests.data.store import FILES, stored
+from tests.data.store import FILES, list_stored_versions
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def open_to_others(folder: Path) -> list[str]:
 def wide(folder: Path) -> Path:
     """A cell's folder as it was made by programs that did not care."""
     folder.mkdir()
-    newest = stored()[max(stored())]
+    newest = list_stored_versions()[max(list_stored_versions())]
     for name in FILES:
         (folder / name).write_bytes(gzip.decompress((newest / f"{name}.gz").read_bytes()))
     (folder / f"{ANALYTICS}.damaged-1").write_text("old rows")
@@ -49,7 +49,7 @@ def wide(folder: Path) -> Path:
 def test_what_a_running_cell_makes_is_its_owners(tmp_path: Path) -> None:
     folder = tmp_path / "cell"
     with CellProcess(folder, tmp_path / "errors.log") as life:
-        life.first_key()
+        life.read_admin_key()
         names = {path.name for path in folder.iterdir()}
         assert {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", LOCK, "keys.db", "deliveries.db"} <= names
         assert open_to_others(folder) == []

@@ -136,7 +136,7 @@ def test_the_writer_goes_on_while_questions_are_held(writer: Writer, tmp_path: P
         assert inside.wait(SOON)
         write(writer, "a", 40)
         try:
-            until(lambda: log._held)
+            until(lambda: log._is_held)
             write(writer, "b")
             assert log._reading == 1, "nobody was let in"
         finally:
@@ -200,7 +200,9 @@ def test_whoever_asks_too_much_is_answered_503(tmp_path: Path, monkeypatch: pyte
         assert cell.send("ingestion").status == 202, "senders are not concerned"
 
 
-@pytest.mark.parametrize(("slow", "longest"), [(readers_module.THREADS, BOUND), (1, -1)], ids=["threads", "log"])
+@pytest.mark.parametrize(
+    ("slow", "longest"), [(readers_module.MAX_THREADS_PER_KEY, BOUND), (1, -1)], ids=["threads", "log"]
+)
 def test_a_slow_dashboard_holds_up_no_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: int, longest: int
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from bems.embedded.cell import Cell
-from bems.embedded.definition import ESCALATE, REGISTER_WAIT, definition_text, load_machine
+from bems.embedded.definition import ESCALATE, REGISTER_WAIT, load_machine, read_definition
 from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.seed_dictionaries import load_dictionaries
 from bems.embedded.storage.sqlite_store import SqliteStore
@@ -128,7 +128,7 @@ def test_a_read_that_fails_says_so(store: SqliteStore) -> None:
 
 
 def test_caches_are_bounded_and_nothing_depends_on_them(tmp_path: Path) -> None:
-    store = open_store(tmp_path, cached=2)
+    store = open_store(tmp_path, max_cached_items=2)
     for number in range(5):
         store.put_record(structs.replace(RECORD, invoice_id=f"INV-{number}"))
     store.commit()
@@ -221,7 +221,7 @@ def test_a_timeline_leads_back_over_turns(store: SqliteStore) -> None:
 
 def test_an_execution_keeps_the_definition_that_it_was_started_with(tmp_path: Path) -> None:
     old_text = (
-        definition_text().replace("${RegisterWaitFunction}", REGISTER_WAIT).replace("${EscalateFunction}", ESCALATE)
+        read_definition().replace("${RegisterWaitFunction}", REGISTER_WAIT).replace("${EscalateFunction}", ESCALATE)
     )
     new_text = old_text.replace("AwaitAuthorization", "WaitForAuthorization")
     for text, at, stage, status in (

@@ -14,9 +14,17 @@ from bems.embedded.storage.database_files import open_database
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.writer import open_writer
-from tests.data.store import POLICY, begin, events, go_on, stored, unpack, view
+from tests.data.store import (
+    POLICY,
+    events,
+    list_stored_versions,
+    read_contents,
+    run_first_half,
+    run_second_half,
+    unpack,
+)
 
-STORED = stored()
+STORED = list_stored_versions()
 
 
 def held(version: int) -> Any:
@@ -111,7 +119,7 @@ def test_the_stored_one_has_something_of_everything(version: int) -> None:
 
 def test_it_holds_what_it_held(version: int, tmp_path: Path) -> None:
     folder = unpack(STORED[version], tmp_path / "cell")
-    found, expected = view(folder), held(version)
+    found, expected = read_contents(folder), held(version)
     assert found.keys() == expected.keys()
     for name in expected:
         assert covers(found[name], expected[name], name), name
@@ -121,12 +129,12 @@ def test_it_holds_what_it_held(version: int, tmp_path: Path) -> None:
 
 def test_it_goes_on_as_one_that_was_new(version: int, tmp_path: Path) -> None:
     old, new = unpack(STORED[version], tmp_path / "old"), tmp_path / "new"
-    begin(new)
+    run_first_half(new)
     letters, before = len(held(version)["letters"]), len(held(version)["events"])
     for folder in (old, new):
         counts = {"duplicate": before, "accepted": len(events()) - before + letters}
-        assert Counter(go_on(folder)) == counts
-    found, expected = comparable(view(old), view(new), version)
+        assert Counter(run_second_half(folder)) == counts
+    found, expected = comparable(read_contents(old), read_contents(new), version)
     assert len(found["alerts"]) > len(held(version)["alerts"]) + 20, "timers fire"
     for name in expected:
         assert found[name] == expected[name], name
@@ -190,5 +198,5 @@ def test_a_migration_that_fails_leaves_every_byte(version: int, tmp_path: Path) 
         open_database(path, (*MIGRATIONS[:version], fail), APPLICATION_ID)
     assert path.read_bytes() == bytes_before or any("CREATE TABLE log_identity" in one for one in before)
     assert content(path) == before and before[0] == str(version)
-    found = view(path.parent)
+    found = read_contents(path.parent)
     assert all(covers(found[name], content, name) for name, content in held(version).items()), "and it can be used"
