@@ -1,1 +1,1 @@
-"""The one-machine home: the same lifecycle and the same state machine definition, without AWS."""
+"""Embedded runtime: the invoice lifecycle and its state machine definition on one machine, without AWS."""

@@ -1,12 +1,13 @@
-"""The writer: the one thread that owns a durable cell.
+"""Writer: the one thread that owns a durable cell.
 
-Each turn takes all that came in since the last one (events, commands, what is due), asks the cell, and commits it in
-one transaction; only then are the callers answered. So an answered event is durable, and batches come from load, or
-from a wait of milliseconds for more, where several senders send.
+The writer commits in groups. A group is everything that arrived since the last one (events, commands) and what is due.
+The cell handles each item, one transaction commits them all, and only then do the callers get their results. So an
+answered event is durable. Groups grow with the load, or by a wait of milliseconds when several senders send at once.
 
-Each item is for itself: one whose handling raises is undone and leaves the others alone. Such an event is accepted all
-the same, for it is durable: it is tried again with backoff, and then set aside until somebody has it redriven. A timer
-or a sweep is never set aside; it is tried again ever more seldom, for without it an invoice would be forgotten.
+Items fail alone: when handling one raises, its changes are undone and the others stand. A failed event is accepted all
+the same, because it is durable. It becomes a dead letter, is retried with backoff, and is then set aside until an
+operator redrives it. A timer or a check is never set aside, because its invoice would be forgotten: its retries only
+become rarer.
 """
 
 import logging
@@ -32,30 +33,32 @@ from bems.tracker.instants import HOUR, MINUTE, SECOND, Instant
 log = logging.getLogger(__name__)
 
 MAX_QUEUED_ITEMS = 10_000
-"""So many items may wait; at the longest for some seconds."""
+"""Maximum number of items that wait in the queue: a few seconds' work."""
 
 MAX_GROUP_ITEMS = 1_000
-"""So many items make a turn at most."""
+"""Maximum number of queued items in a group."""
 
 MAX_DUE_PER_GROUP = 100
-"""And so much of what is due: where a hundred thousand timers are, whoever sends an event waits for no more of them."""
+"""Maximum number of due items of each kind in a group. When 100,000 timers are due at once, an event waits for no more
+than these."""
 
 COALESCE_BELOW_ITEMS, COALESCE_SECONDS = 32, 0.003
-"""Where several senders send and fewer items than this came in during a turn, so many seconds are waited for more: a
-turn of few costs nearly as much as one of many. Whoever sends one after the other never waits."""
+"""When several senders send, and fewer items than this arrived during a commit, the writer waits this long for more: a
+small group costs nearly as much as a large one. A sender that sends one event after the other never waits."""
 
 MIN_SLEEP_SECONDS = 0.001
-"""Seconds that it sleeps at the least, if it sleeps at all."""
+"""Minimum duration of a sleep."""
 
 POLL_SECONDS = 1.0
-"""Seconds after which it looks at the clock again though nothing seems due: a machine's clock may jump."""
+"""Interval at which the idle writer reads the clock, even if nothing is due: a machine's clock may jump."""
 
 RETRY_DELAYS = (SECOND, 10 * SECOND, MINUTE, 10 * MINUTE, HOUR)
-"""How long to wait after each failure. An event that fails once more is set aside; a timer stays with the last."""
+"""Delays after the first, second, … failure of an item. An event that fails once more is set aside; a timer keeps the
+last delay."""
 
 
 class Stopped(Exception):
-    """The writer is stopping, or has died. Nothing was taken."""
+    """The writer is stopping or has died. The item was not accepted."""
 
 
 class Redrive:
@@ -69,11 +72,11 @@ Item = Event | Command | Redrive
 
 
 ItemResult = Receipt | Exception
-"""What became of an item, which is durable; or why it could not be stored: then it was not accepted, and is to be sent
-again. A repeat is harmless, and is told so."""
+"""Receipt of a durable item, or the error why it could not be stored. In that case the item was not accepted and must be
+sent again. Sending is idempotent: a repeat gets a receipt that says so."""
 
 OnResult = Callable[[ItemResult], None]
-"""Tells somebody who waits. Called in the writer's thread."""
+"""Callback that notifies the waiting caller. It runs in the writer's thread."""
 
 
 def open_writer(
@@ -84,9 +87,12 @@ def open_writer(
     policy_source: str = PROGRAM_SOURCE,
     inspect: Callable[[Path], object] = lambda _: None,
 ) -> "Writer":
-    """The writer of the durable cell in a folder, which is made if there is none. Without a policy that is named it
-    goes on with the one that the folder keeps. StoreRefused and `inspect`: see `SqliteStore`; StoreRefused also where
-    the kept policy cannot be read."""
+    """Return the writer of the durable cell in `folder`, which is created if it does not exist.
+
+    If `policy` is a function, the cell continues with the stored policy, and the function is called only if there is
+    none. Raises StoreUnusable as `SqliteStore` does, and if the stored policy cannot be read. For `inspect`, see
+    `SqliteStore`.
+    """
     store = SqliteStore(folder, inspect=inspect)
     try:
         machine = load_machine()
@@ -99,10 +105,10 @@ def open_writer(
 
 
 class Writer:
-    """Takes events and commands from any thread, and answers each when it is durable.
+    """Accepts events and commands from any thread, and answers each once it is durable.
 
-    It owns `store`, and `cell` over it, from `start` to `stop`. What came due while no writer ran is done first, at the
-    present instant.
+    The writer owns `store`, and `cell` over it, from `start` to `stop`. Items that came due while no writer ran are
+    fired first, at the present instant.
     """
 
     def __init__(
@@ -130,11 +136,13 @@ class Writer:
         self._failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="bems-writer")
 
-    # -- for any thread
+    # -- called from any thread
 
     def start(self) -> "Writer":
-        """Begin, and keep the policy that is in force from here on. A writer is started once; what was handed in before
-        waits for it. StoreFailed: the policy cannot be stored."""
+        """Store the policy in force and start the thread. Items submitted earlier wait for this.
+
+        A writer can be started once. Raises StoreFailed if the policy cannot be stored.
+        """
         if not self.in_force.is_resumed:
             policy, source = self.in_force.policy, self.in_force.source
             self.in_force = PolicyInForce(policy, source, self._store.store_policy(policy, source, self._clock.now()))
@@ -142,56 +150,58 @@ class Writer:
         return self
 
     def submit(self, item: Item, on_result: OnResult) -> None:
-        """Hand in an event that passed the gate, a command, or a redrive, whose answer says why it failed again if it
-        is `refused`. Busy or Stopped at once."""
+        """Queue an event that passed the gate, a command, or a redrive. `on_result` gets what became of it.
+
+        The receipt of a redrive that failed again is `refused`, with the reason. Raises QueueFull or Stopped at once.
+        """
         with self._changed:
             if not self._is_open:
                 raise Stopped("the cell is stopping")
             if len(self._queue) >= self._max_queued_items:
-                raise QueueFull(f"{self._max_queued_items} items are waiting already")
+                raise QueueFull(f"{self._max_queued_items} items are queued already")
             self._queue.append((item, on_result))
             if len(self._queue) == 1:
                 self._changed.notify()
 
     def wake(self) -> None:
-        """Look at the clock: it was moved."""
+        """Make the writer read the clock now. Call it after moving the clock."""
         with self._changed:
             self._is_woken = True
             self._changed.notify()
 
     def latest(self) -> Instant:
-        """The latest instant at which something was recorded; before `start` only."""
+        """Return the latest instant at which something was recorded. Call it before `start` only."""
         return self._store.latest()
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still takes anything."""
+        """Whether the writer accepts items."""
         return self._is_open
 
     @property
     def failure(self) -> str | None:
-        """Why nothing can be stored; None as far as is known that it can."""
+        """Why the last group could not be stored. None if it was stored."""
         return self._failure
 
     @property
     def loss(self) -> str | None:
-        """Why nothing can be stored any more, until the cell is started again: its files are not where they were."""
+        """Why nothing can be stored until the cell is started again: its files were moved, removed or replaced."""
         return self._store.loss
 
     @property
     def queued(self) -> int:
-        """How many items wait for their turn."""
+        """Number of items in the queue."""
         return len(self._queue)
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more would be taken now."""
+        """Whether `submit` would raise QueueFull now."""
         return len(self._queue) >= self._max_queued_items
 
     def finish(self) -> None:
-        """Take nothing more, and finish what was taken. The folder is still held, and what is in it can be read.
+        """Accept nothing more, and finish the queued items. The folder stays locked, and the store can still be read.
 
-        Of a writer that was never started, what was handed in is not accepted: Stopped.
+        A writer that was never started answers its queued items with Stopped.
         """
         with self._changed:
             self._is_open = False
@@ -203,7 +213,7 @@ class Writer:
             on_result(Stopped("the writer was never started"))
 
     def stop(self) -> None:
-        """Finish, and give the folder up. Returns when that is done; twice is harmless."""
+        """Finish the queued items, then close the store and release the folder. Idempotent."""
         self.finish()
         self._store.close()
 
@@ -215,12 +225,12 @@ class Writer:
     ) -> None:
         self.stop()
 
-    # -- its own thread
+    # -- called from the writer's own thread
 
     def commit_group(self) -> bool:
-        """One turn of what came in and what is due; whether there is more to be done at once.
+        """Commit one group of queued and due items, and return whether more is due at once.
 
-        For its own thread, or for whoever is in its place before `start`.
+        Runs in the writer's thread. A test may call it instead of `start`.
         """
         return self._commit_group(self._take())
 
@@ -233,14 +243,14 @@ class Writer:
                 elif not more:
                     self._sleep()
         except BaseException:
-            log.critical("the writer died; nothing more is taken", exc_info=True)
+            log.critical("the writer died and accepts nothing more", exc_info=True)
             self._failure = "the writer died: start the cell again"
         with self._changed:
             self._is_open = False
             left = list(self._queue)
             self._queue.clear()
         for _, on_result in left:
-            on_result(Stopped("the writer died before it came to this"))
+            on_result(Stopped("the writer died before it handled this item"))
 
     def _is_finished(self) -> bool:
         with self._changed:
@@ -253,7 +263,7 @@ class Writer:
             return [self._queue.popleft() for _ in range(count)]
 
     def _sleep(self) -> None:
-        """Until something comes in, or something is due."""
+        """Sleep until an item arrives or is due."""
         seconds = POLL_SECONDS
         try:
             at, now = self._store.next_due_hint, self._clock.now()
@@ -261,18 +271,18 @@ class Writer:
                 at = self._store.refresh_next_due()
             seconds = min(seconds, (at - now) / SECOND / self._clock.speed)
         except StoreFailed as error:
-            log.error("what is due next is not known: %s", error)
+            log.error("the next due item cannot be read: %s", error)
             self._backoff_until = time.monotonic() + POLL_SECONDS
         seconds = max(seconds, self._backoff_until - time.monotonic())
         if seconds > 0:
-            # An accelerated clock may be held just before what is due.
+            # An accelerated clock may stand just before the due instant: do not spin.
             seconds = max(seconds, MIN_SLEEP_SECONDS)
         with self._changed:
             if seconds > 0 and self._is_open and not self._queue and not self._is_woken:
                 self._changed.wait(seconds)
 
     def _commit_group(self, taken: list[tuple[Item, OnResult]]) -> bool:
-        """One turn; whether there is more to be done at once."""
+        """Commit one group, and return whether more is due at once."""
         now, results, more = self._clock.now(), list[tuple[OnResult, ItemResult]](), False
         try:
             self._store.prefetch([item for item, _ in taken if isinstance(item, Event)])
@@ -295,15 +305,15 @@ class Writer:
             self._abort_group(error, [])
             return False
         if self._failure:
-            log.warning("turns are stored again")
+            log.warning("the store is writable again")
             self._failure = None
         return more
 
     def _abort_group(self, error: Exception, taken: list[OnResult]) -> None:
-        """The turn is void: nobody was told that it was not."""
-        # Once: while a disk is full, every turn would say the same.
+        """Roll the group back and answer its items with the error. No caller has been told otherwise yet."""
+        # Log it once: while a disk is full, every group fails with the same error.
         if self._failure != str(error):
-            log.error("a turn of %d items failed: %s", len(taken), error, exc_info=not isinstance(error, StoreFailed))
+            log.error("a group of %d items failed: %s", len(taken), error, exc_info=not isinstance(error, StoreFailed))
         self._store.rollback()
         self._failure = str(error)
         self._backoff_until = time.monotonic() + POLL_SECONDS
@@ -330,7 +340,7 @@ class Writer:
             return self._store_dead_letter(item, now, error)
 
     def _store_dead_letter(self, event: Event, now: Instant, error: Exception) -> ItemResult:
-        """The event is durable, though nothing has come of it yet. One that cannot even be stored was not accepted."""
+        """Store the event and its dead letter, and accept it. An event that cannot even be stored is not accepted."""
         try:
             with self._store.savepoint():
                 self._store.add_event(event)
@@ -351,7 +361,7 @@ class Writer:
         try:
             with self._store.savepoint():
                 event = self._store.event(dead_letter.event_id)
-                assert event is not None, "a dead_letter is written with its event"
+                assert event is not None, "a dead letter is written with its event"
                 self._cell.redrive(event, now)
                 self._store.drop_dead_letter(dead_letter.event_id)
         except StoreFailed:
@@ -370,7 +380,7 @@ class Writer:
         self._store.put_dead_letter(DeadLetter(event_id, invoice_id, attempts, now, retry_at, _describe(error)))
 
     def _fire_due(self, now: Instant) -> bool:
-        """Fire what is due and try again what failed; whether more is due than fits into a turn."""
+        """Fire due items and retry dead letters. Return whether more is due than fits into a group."""
         due = self._store.due(now + 1, MAX_DUE_PER_GROUP)[:MAX_DUE_PER_GROUP]
         for one in due:
             self._fire(one, now)

@@ -158,10 +158,10 @@ def test_an_existing_target_is_left_alone(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("empty", "file", "link"):
-        with pytest.raises(BackupRefused, match=f"{name} is there already"):
+        with pytest.raises(BackupRefused, match=f"{name} already exists"):
             back_up(folder, tmp_path / name)
     nothing_left(folder, "empty", "file", "link")
-    with pytest.raises(BackupRefused, match="is no folder"):
+    with pytest.raises(BackupRefused, match="is not a folder"):
         back_up(folder, tmp_path / "file" / "copy")
 
 
@@ -170,7 +170,7 @@ def test_a_target_that_somebody_makes_meanwhile_is_left_alone(folder: Path, tmp_
         (tmp_path / "copy").mkdir(exist_ok=True)
         (tmp_path / "copy" / "mine").touch()
 
-    with pytest.raises(BackupRefused, match="somebody made it meanwhile"):
+    with pytest.raises(BackupRefused, match="it was created during the copy"):
         back_up(folder, tmp_path / "copy", make)
     nothing_left(folder, "copy")
     only(tmp_path / "copy", "mine")

@@ -69,7 +69,7 @@ def test_a_folder_in_which_something_is_is_left_alone(copy: Path, tmp_path: Path
         restore(copy, tmp_path / "cell")
     assert content(tmp_path / "cell") == cell
     file.touch()
-    for path, reason in ((file, "is no folder"), (file / "cell", "is no folder"), (copy, "is not empty")):
+    for path, reason in ((file, "is not a folder"), (file / "cell", "is not a folder"), (copy, "is not empty")):
         with pytest.raises(RestoreRefused, match=reason):
             restore(copy, path)
 
@@ -103,7 +103,7 @@ def spoil_index(path: Path) -> None:
         (spoil_index, StoreFailed, "damaged"),
         (make_newer, StoreUnusable, "use the newer program"),
         (put_foreign_database, StoreUnusable, "another program made it"),
-        (Path.unlink, RestoreRefused, "no backup of a cell"),
+        (Path.unlink, RestoreRefused, "not a backup of a cell"),
     ],
 )
 def test_what_is_no_good_backup_is_not_restored(
@@ -120,9 +120,9 @@ def test_what_is_no_good_backup_is_not_restored(
 def test_a_folder_of_backups_is_no_backup(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "backups").mkdir()
     copy.rename(tmp_path / "backups" / "monday")
-    with pytest.raises(RestoreRefused, match="backups/monday does: name that"):
+    with pytest.raises(RestoreRefused, match="backups/monday does: give that folder"):
         restore(tmp_path / "backups", tmp_path / "new")
-    with pytest.raises(RestoreRefused, match="nowhere is no folder"):
+    with pytest.raises(RestoreRefused, match="nowhere is not a folder"):
         restore(tmp_path / "nowhere", tmp_path / "new")
 
 

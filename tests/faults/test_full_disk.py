@@ -179,7 +179,7 @@ def test_a_full_disk_is_said_and_the_cell_goes_on_when_there_is_room(
         assert books["accepted"] == books["applied"] == len(sender.answered)
         assert life.end(signal.SIGTERM) == 0
     said = log.read_text()
-    assert "turns are stored again" in said and said.count("a turn of") < 10, "it is not said at every turn"
+    assert "the store is writable again" in said and said.count("a group of") < 10, "it is not logged for every group"
     reader = open_reader(disk.folder)
     events = [event.event_id for _, event in reader.events(limit=100_000)]
     reader.close()
