@@ -23,7 +23,7 @@ _MAX_LISTED_NAMES = 3
 
 
 class RestoreRefused(Exception):
-    """There is no backup, or it cannot be restored into this folder. The message says what to do. Nothing was changed."""
+    """There is no backup, or this folder cannot take it. The message says what to do. Nothing was changed."""
 
 
 def restore(source: Path, folder: Path, on_progress: OnProgress = lambda *_: None) -> Backup:
@@ -109,6 +109,6 @@ def _refuse_folder(folder: Path) -> None:
     if names:
         more = f" and {len(names) - _MAX_LISTED_NAMES} more" if len(names) > _MAX_LISTED_NAMES else ""
         raise RestoreRefused(
-            f"{folder} is not empty: it holds {', '.join(names[:_MAX_LISTED_NAMES])}{more}. Stop the cell that uses it, "
-            "move the folder away, and run this again; or choose a folder that is empty or does not exist"
+            f"{folder} is not empty: it holds {', '.join(names[:_MAX_LISTED_NAMES])}{more}. Stop the cell that uses "
+            "it, move the folder away, and run this again; or choose a folder that is empty or does not exist"
         )

@@ -72,8 +72,8 @@ Item = Event | Command | Redrive
 
 
 ItemResult = Receipt | Exception
-"""Receipt of a durable item, or the error why it could not be stored. In that case the item was not accepted and must be
-sent again. Sending is idempotent: a repeat gets a receipt that says so."""
+"""Receipt of a durable item, or the error why it could not be stored. In that case the item was not accepted and must
+be sent again. Sending is idempotent: a repeat gets a receipt that says so."""
 
 OnResult = Callable[[ItemResult], None]
 """Callback that notifies the waiting caller. It runs in the writer's thread."""

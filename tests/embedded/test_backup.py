@@ -194,7 +194,7 @@ def remove(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "reason"),
     [
-        (spoil_header, StoreUnusable, "no SQLite database"),
+        (spoil_header, StoreUnusable, "not an SQLite database"),
         (spoil_pages, StoreFailed, "damaged"),
         (make_newer, StoreUnusable, "use the newer program"),
         (put_foreign_database, StoreUnusable, "another program made it"),

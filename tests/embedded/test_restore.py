@@ -98,7 +98,7 @@ def spoil_index(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "reason"),
     [
-        (spoil_header, StoreUnusable, "no SQLite database"),
+        (spoil_header, StoreUnusable, "not an SQLite database"),
         (spoil_pages, StoreFailed, "damaged"),
         (spoil_index, StoreFailed, "damaged"),
         (make_newer, StoreUnusable, "use the newer program"),
@@ -157,7 +157,7 @@ def test_a_restore_that_was_killed_is_no_cell(copy: Path, tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         restore(copy, folder)
     assert list((tmp_path / "killed").glob(f"{PARTIAL_RESTORE_PREFIX}*/{DATABASE}"))
-    with pytest.raises(StoreUnusable, match=r"a restore that was cut off .*: delete the folder, and restore again"):
+    with pytest.raises(StoreUnusable, match=r"an interrupted restore .*: delete the folder, and restore again"):
         SqliteStore(tmp_path / "killed")
     with pytest.raises(RestoreRefused, match="is not empty"):
         restore(copy, tmp_path / "killed")

@@ -94,11 +94,11 @@ def put_a_folder(path: Path) -> None:
 DAMAGES: dict[Callable[[Path], None], str] = {
     cut_to_half: "it was cut short",
     cut_in_a_page: "it was cut short",
-    zero_the_header: "it is no SQLite database",
+    zero_the_header: "it is not an SQLite database",
     spoil_the_schema: "damaged",
     spoil_the_middle: "damaged",
     put_foreign_database: "another program made it",
-    put_text: "it is no SQLite database",
+    put_text: "it is not an SQLite database",
     put_a_folder: "Is a directory",
     make_newer: "is of version 99, and this program knows versions up to",
 }

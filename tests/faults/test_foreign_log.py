@@ -74,7 +74,7 @@ def refused(folder: Path) -> str:
     command = [sys.executable, "-m", "bems.cli", "up", "--port", "0", "--store", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout) == (1, ""), done
-    told = [line for line in done.stderr.splitlines() if "was open to others" not in line]
+    told = [line for line in done.stderr.splitlines() if "was accessible to other users" not in line]
     assert len(told) == 1 and told[0].startswith("bems: "), done.stderr
     assert snapshot(folder) == before, "nothing is changed"
     return told[0]
@@ -149,9 +149,9 @@ def test_a_log_without_its_database_is_refused(folder: Folder) -> None:
     """SQLite would delete it, and an empty cell would start."""
     folder.live(1)
     (folder.path / DATABASE).unlink()
-    assert f"{DATABASE} is missing, and {DATABASE}-wal, its log, is there" in refused(folder.path)
+    assert f"{DATABASE} is missing, but {DATABASE}-wal, its log, exists" in refused(folder.path)
     (folder.path / DATABASE).touch()
-    assert "its log, is there" in refused(folder.path)
+    assert "its log, exists" in refused(folder.path)
 
 
 def test_the_log_that_a_crash_left_is_taken_up_each_time(folder: Folder, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_folder_that_was_open_is_closed_at_the_start_and_that_is_said_once(tmp
         with CellProcess(folder, log) as life:
             life.end(signal.SIGTERM)
     assert open_to_others(folder) == []
-    assert log.read_text().count("was open to others; now it is its owner's alone") == 1
+    assert log.read_text().count("was accessible to other users; now only to its owner") == 1
 
 
 def test_a_folder_in_which_other_things_are_stays_and_the_files_do_not(
@@ -75,7 +75,7 @@ def test_a_folder_in_which_other_things_are_stays_and_the_files_do_not(
     (folder / "letters.txt").write_text("Dear all")
     SqliteStore(folder).close()
     assert open_to_others(folder) == [str(folder), str(folder / "letters.txt")]
-    assert "it holds more than a cell" in caplog.text
+    assert "because it holds more than a cell" in caplog.text
 
 
 def test_a_key_made_in_a_folder_that_is_not_there_yet_is_the_owners(tmp_path: Path) -> None:
