@@ -1,4 +1,4 @@
-"""The flush: how a turn's changes become rows. Whoever calls it has begun a transaction."""
+"""Row writer: writes a group's changes as rows. The caller has begun a transaction."""
 
 from functools import cache
 from itertools import chain
@@ -14,8 +14,10 @@ from bems.tracker.record import InvoiceRecord
 from bems.tracker.status import status_of
 
 FIRST_OPEN_ROW_NUMBER = 1 << 40
-"""Rows that will be written again are numbered from here on, settled ones from 1, where they lie close together: a
-settled row is compressed, and would leave a page that is mostly empty."""
+"""First number of open rows, which will be written again. Settled rows are numbered from 1.
+
+So settled rows lie close together. A row shrinks when it settles, and in its old place would leave a page mostly empty.
+"""
 
 _EVENTS = "INSERT INTO events VALUES", "(?, ?, ?, ?, ?)", ""
 _TRANSITIONS = (
@@ -43,17 +45,19 @@ _EXECUTIONS = [
     )
     for number in ("", "number = excluded.number,")
 ]
-"""Statements, as `_write_rows` takes them."""
+"""Statements for `_write_rows`: each is the start, one row's placeholders, and the end. The second one of a pair also
+moves the row to a new number."""
 
 _ROWS_PER_STATEMENT = (64, 16, 4, 1)
-"""Rows in a statement. Around every step of a statement Python's lock is given up, and where another thread waits for
-it, getting it back takes longer than writing a row."""
+"""Rows per statement, tried in this order. Every step of a statement releases Python's global interpreter lock. If
+another thread waits for the lock, getting it back takes longer than writing a row."""
 
 
 class RowNumbers:
-    """The last numbers that were given, by table. `event` and `transition` move on with a commit, so they have no gaps.
+    """Last row numbers in use, by table.
 
-    Those of invoices and executions, [open, settled], may have some.
+    `event` and `transition` advance only after a commit, so their numbers have no gaps. The numbers of invoices and
+    executions, kept as [open, settled], may have gaps.
     """
 
     def __init__(self, connection: apsw.Connection) -> None:
@@ -85,7 +89,7 @@ class RowNumbers:
 
 
 def write_group(connection: apsw.Connection, group: WriteSet, packing: Codec, numbers: RowNumbers) -> None:
-    """Write the group; its events and transitions are numbered without a gap."""
+    """Write all changes of the group. Its events and transitions get consecutive numbers."""
     _write_events(connection, group, packing, numbers.event)
     rows, newest = _transition_rows(group, packing, numbers.transition)
     _write_rows(connection, _TRANSITIONS, rows)
@@ -151,13 +155,13 @@ def _write_other_tables(connection: apsw.Connection, group: WriteSet) -> None:
         VALUES (?, ?, ?, ?, ?, ?, ?)""",
         [_command_row(entry) for entry in group.commands.values()],
     )
-    for event_id, letter in group.dead_letters.items():
-        if letter:
-            connection.execute("INSERT OR REPLACE INTO letters VALUES (?, ?, ?, ?, ?, ?)", structs.astuple(letter))
+    for event_id, dead_letter in group.dead_letters.items():
+        if dead_letter:
+            connection.execute("INSERT OR REPLACE INTO letters VALUES (?, ?, ?, ?, ?, ?)", structs.astuple(dead_letter))
         else:
             connection.execute("DELETE FROM letters WHERE event_id = ?", (event_id,))
     for (at, kind, key), until in group.postponed.items():
-        # Only as long as it is the same that is due: somebody may have moved it in the same group.
+        # Only if it is still due at that instant: the same group may have moved it.
         if kind == "timer":
             connection.execute("UPDATE executions SET due = ? WHERE id = ? AND due = ?", (until, key, at))
         else:
@@ -166,7 +170,10 @@ def _write_other_tables(connection: apsw.Connection, group: WriteSet) -> None:
 
 
 def _transition_rows(group: WriteSet, packing: Codec, last: int) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
-    """Each row leads to the one before of its invoice, which may be in the database already; and the newest of each."""
+    """Return the rows, each with the number of its invoice's previous row, and the newest number by invoice id.
+
+    The number of a previous row that is in the database already is None: the statement looks it up.
+    """
     newest: dict[str, int] = {}
     rows = []
     bodies = packing.compress("transition", group.encoded_transitions)

@@ -423,7 +423,7 @@ def test_one_key_cannot_shut_out_the_others(make: Callable[..., Cell], monkeypat
         for connection in asking[:most]:
             connection.sendall(head("GET", "/invoices?limit=500", greedy))
         until(lambda: slow.begun == readers_module.MAX_THREADS_PER_KEY)
-        until(lambda: cell.service.readers._reading._asked[flooder.id] == most)
+        until(lambda: cell.service.readers._reading._unanswered[flooder.id] == most)
         for connection in asking[most:]:
             connection.sendall(head("GET", "/invoices", greedy))
             (reply,) = read_answers(connection, 1)
@@ -478,7 +478,7 @@ def test_keys_take_turns(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPa
             for _ in range(readers_module.MAX_THREADS_PER_KEY):
                 ask(key, "/invoices")
         until(lambda: slow.begun == readers_module.MAX_THREADS_PER_KEY + readers_module.SPARE_THREADS)
-        asked = cell.service.readers._reading._asked
+        asked = cell.service.readers._reading._unanswered
         for number in range(10):
             ask(keys[0], f"/alerts?invoice_id=first-{number}")
         until(lambda: asked.total() == 2 * readers_module.MAX_THREADS_PER_KEY + 10)
@@ -495,7 +495,7 @@ def test_questions_of_those_who_have_gone_are_dropped(
     cell = make()
     slow = Slow(monkeypatch)
     key, text = cell.add_key("impatient", "viewer")
-    asked = cell.service.readers._reading._asked
+    asked = cell.service.readers._reading._unanswered
     most = readers_module.MAX_QUEUED_QUERIES_PER_KEY
     for _ in range(3):
         with ExitStack() as opened:

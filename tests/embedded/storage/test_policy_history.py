@@ -123,7 +123,7 @@ def test_a_kept_policy_that_cannot_be_read_is_told(fixture: CellFixture) -> None
     fixture.start(POLICY)
     spoil(fixture, "UPDATE policies SET document = '{}'")
     with pytest.raises(
-        StoreUnusable, match=r"the policy in force, sla.yaml, cannot be read: .*: name one with --policy"
+        StoreUnusable, match=r"the policy in force, sla.yaml, cannot be read: .*: give one with --policy"
     ):
         fixture.start(never)
     assert fixture.start(STRICT, "strict.yaml").since == NOW + DAY

@@ -166,7 +166,7 @@ def test_a_log_that_cannot_be_brought_over_holds_up_nobody(
         with log.reading():
             pass
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "cannot be brought into it: database or disk is full" in caplog.text
+    assert "cannot be checkpointed: database or disk is full" in caplog.text
     log.close()
 
 
