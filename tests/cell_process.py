@@ -1,4 +1,4 @@
-"""`bems up` as a process of its own, which does not outlive its test, however that ends."""
+"""`bems up` in a process of its own, which is killed when its test ends, however that ends."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from bems.tracker.contract import STAGES
 
 TIMEOUT_SECONDS = 60.0
 SPEED = 5 * 86_400
-"""Five days in a second, so that alerts come due all the while."""
+"""Five days per second, so that alerts come due all the time."""
 
 POLICY = "stages:\n" + "".join(
     f"  {stage}: {{deadline: 2d, escalate_every: 1d, critical_at: 2, give_up_at: 4, overrides: []}}\n"
@@ -20,7 +20,10 @@ POLICY = "stages:\n" + "".join(
 
 
 class CellProcess:
-    """One life of the cell. What it complains of is added to the log. `files`: so many may be open there at most."""
+    """A process that runs a cell. Its standard error is appended to `log`.
+
+    The process is killed after `timeout` seconds. `max_open_files` limits its file descriptors.
+    """
 
     def __init__(
         self,
@@ -54,11 +57,11 @@ class CellProcess:
         self._close()
 
     def read_admin_key(self) -> str:
-        """The admin's key, which only the first life shows."""
+        """Read the admin's key from the output. Only the first start on a folder shows it."""
         return self._wait_for_output(r"bems_\S+")
 
     def end(self, signal_number: int) -> int:
-        """Its exit code."""
+        """Send the signal, wait for the process, and return its exit code."""
         self.process.send_signal(signal_number)
         return self.process.wait(TIMEOUT_SECONDS)
 
@@ -67,7 +70,7 @@ class CellProcess:
         for line in self.process.stdout:
             if found := re.search(pattern, line):
                 return found[0]
-        raise AssertionError(f"it showed no {pattern}: {self._log.read_text()}")
+        raise AssertionError(f"the output has no {pattern}: {self._log.read_text()}")
 
     def _close(self) -> None:
         self.process.kill()

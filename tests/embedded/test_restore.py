@@ -1,4 +1,4 @@
-"""Restoring a backup: what the folder has then, and that one in which something is, or a bad backup, is refused."""
+"""Restore: the content of the new folder, and refusals of bad backups and of folders that are not empty."""
 
 import shutil
 from collections.abc import Callable
@@ -31,14 +31,14 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("made", [False, True])
-def test_the_folder_holds_what_the_backup_does_which_stays_as_it_is(copy: Path, tmp_path: Path, made: bool) -> None:
+def test_a_restored_folder_equals_the_backup_which_is_unchanged(copy: Path, tmp_path: Path, made: bool) -> None:
     folder = tmp_path / "restored"
     if made:
         folder.mkdir()
         (folder / "lost+found").mkdir()
     before = content(copy)
     restored = restore(copy, folder)
-    assert content(copy) == before, "not even a log is left beside it"
+    assert content(copy) == before, "no log is left beside the backup"
     assert {path.name for path in folder.iterdir() if path.is_file()} - {LOCK} == set(FILES)
     held = read_contents(folder)
     assert held == read_contents(tmp_path / "cell")
@@ -54,7 +54,7 @@ def test_a_backup_of_any_version_is_restored(tmp_path: Path, version: int) -> No
     assert restored.events and restored.invoices and restored.latest
 
 
-def test_a_snapshot_with_its_log_is_restored_with_what_is_in_that(copy: Path, tmp_path: Path) -> None:
+def test_a_snapshot_is_restored_with_the_content_of_its_log(copy: Path, tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "cell")
     store._execute("DELETE FROM letters")
     shutil.copytree(tmp_path / "cell", tmp_path / "snapshot")
@@ -63,7 +63,7 @@ def test_a_snapshot_with_its_log_is_restored_with_what_is_in_that(copy: Path, tm
     assert restore(copy, tmp_path / "other").dead_letters > 0
 
 
-def test_a_folder_in_which_something_is_is_left_alone(copy: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_left_alone(copy: Path, tmp_path: Path) -> None:
     cell, file = content(tmp_path / "cell"), tmp_path / "file"
     with pytest.raises(RestoreRefused, match=r"cell is not empty: it holds .*Stop the cell.* move the folder away"):
         restore(copy, tmp_path / "cell")
@@ -74,19 +74,19 @@ def test_a_folder_in_which_something_is_is_left_alone(copy: Path, tmp_path: Path
             restore(copy, path)
 
 
-def spoil_header(path: Path) -> None:
+def corrupt_header(path: Path) -> None:
     path.write_bytes(b"x" * 5000)
 
 
-def spoil_pages(path: Path) -> None:
+def corrupt_pages(path: Path) -> None:
     found = bytearray(path.read_bytes())
     middle = len(found) // 2 // 4096 * 4096
     found[middle : middle + 8 * 4096] = b"\xff" * (8 * 4096)
     path.write_bytes(found)
 
 
-def spoil_index(path: Path) -> None:
-    """So that only a full check finds it: the entries of an index are not those that they should be."""
+def corrupt_index(path: Path) -> None:
+    """Make the entries of an index wrong, which only a full check finds."""
     connection = apsw.Connection(str(path))
     connection.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
     connection.execute("PRAGMA journal_mode = DELETE")
@@ -96,20 +96,20 @@ def spoil_index(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "error", "reason"),
+    ("corrupt", "error", "reason"),
     [
-        (spoil_header, StoreUnusable, "not an SQLite database"),
-        (spoil_pages, StoreFailed, "damaged"),
-        (spoil_index, StoreFailed, "damaged"),
+        (corrupt_header, StoreUnusable, "not an SQLite database"),
+        (corrupt_pages, StoreFailed, "damaged"),
+        (corrupt_index, StoreFailed, "damaged"),
         (make_newer, StoreUnusable, "use the newer program"),
         (put_foreign_database, StoreUnusable, "another program made it"),
         (Path.unlink, RestoreRefused, "not a backup of a cell"),
     ],
 )
-def test_what_is_no_good_backup_is_not_restored(
-    copy: Path, tmp_path: Path, spoil: Callable[[Path], None], error: type[Exception], reason: str
+def test_an_unusable_backup_is_not_restored(
+    copy: Path, tmp_path: Path, corrupt: Callable[[Path], None], error: type[Exception], reason: str
 ) -> None:
-    spoil(copy / DATABASE)
+    corrupt(copy / DATABASE)
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
         with pytest.raises(error, match=reason):
@@ -117,7 +117,7 @@ def test_what_is_no_good_backup_is_not_restored(
     assert not (tmp_path / "new").exists() and not list((tmp_path / "empty").iterdir())
 
 
-def test_a_folder_of_backups_is_no_backup(copy: Path, tmp_path: Path) -> None:
+def test_a_folder_of_backups_is_not_a_backup(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "backups").mkdir()
     copy.rename(tmp_path / "backups" / "monday")
     with pytest.raises(RestoreRefused, match="backups/monday does: give that folder"):
@@ -126,9 +126,7 @@ def test_a_folder_of_backups_is_no_backup(copy: Path, tmp_path: Path) -> None:
         restore(tmp_path / "nowhere", tmp_path / "new")
 
 
-def test_what_fails_in_the_middle_leaves_nothing_and_no_room_is_told(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_restore_leaves_nothing(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         restore(copy, tmp_path / "new", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert not (tmp_path / "new").exists()
@@ -144,8 +142,8 @@ def test_what_fails_in_the_middle_leaves_nothing_and_no_room_is_told(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_restore_that_was_killed_is_no_cell(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before `cell.db` has its place, whatever else has."""
+def test_no_cell_starts_on_a_killed_restore(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed before `cell.db` is moved to its place, and after all other files are."""
     folder = tmp_path / "new"
 
     def die(path: Path) -> None:

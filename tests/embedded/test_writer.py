@@ -1,4 +1,4 @@
-"""The writer: turns, answers, timers, what fails, stopping."""
+"""Writer: groups, results, timers, failures, stopping."""
 
 import logging
 import threading
@@ -30,7 +30,7 @@ from tests.waiting import SOON, until
 
 
 class CellFixture:
-    """A folder with its clock, and the writers that ran on it."""
+    """A folder with its clock and the writers that ran on it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class CellFixture:
         self.writers: list[Writer] = []
 
     def open(self, **options: Any) -> Writer:
-        """The writer of the folder; the one before is stopped."""
+        """Return a new writer of the folder, after stopping the previous one."""
         self.stop()
         writer = open_writer(self.folder, POLICY, self.clock)
         if options:
@@ -55,14 +55,14 @@ class CellFixture:
         self.writers[-1].wake()
 
     def count(self, table: str) -> int:
-        """How many rows are committed, seen from outside."""
+        """Return the number of committed rows, read through another connection."""
         connection = apsw.Connection(str(self.folder / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
         count: int = connection.execute(f"SELECT count(*) FROM {table}").get
         connection.close()
         return count
 
-    def read(self) -> SqliteStore:
-        """The store, after the writer is stopped."""
+    def stop_and_open_store(self) -> SqliteStore:
+        """Stop the writer and return its store."""
         self.stop()
         return SqliteStore(self.folder)
 
@@ -79,7 +79,7 @@ def answer(future: "Future[Receipt]") -> Receipt:
 
 
 def break_events(monkeypatch: pytest.MonkeyPatch, invoice_id: str, error: BaseException | None = None) -> list[Event]:
-    """The handling of this invoice's events raises; those that were tried."""
+    """Make the handling of this invoice's events raise. Return the list of the events that were tried."""
     tried: list[Event] = []
     redrive = Cell.redrive
 
@@ -94,7 +94,7 @@ def break_events(monkeypatch: pytest.MonkeyPatch, invoice_id: str, error: BaseEx
     return tried
 
 
-# -- answers
+# -- results
 
 
 def test_an_answered_event_is_durable(fixture: CellFixture) -> None:
@@ -103,12 +103,12 @@ def test_an_answered_event_is_durable(fixture: CellFixture) -> None:
     assert answer(submit(writer, received)) == ACCEPTED
     assert answer(submit(writer, received)) == DUPLICATE
     assert answer(submit(writer, structs.replace(received, digest="other"))) == CONFLICT
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     assert store.events() == [(1, received)]
     store.close()
 
 
-def test_what_waits_is_one_turn_and_each_is_answered_for_itself(
+def test_queued_items_form_one_group_and_are_answered_individually(
     fixture: CellFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = count_commits(monkeypatch)
@@ -122,7 +122,7 @@ def test_what_waits_is_one_turn_and_each_is_answered_for_itself(
 
 
 def count_commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many events each commit holds."""
+    """Return the list of the numbers of events in each commit."""
     commits: list[int] = []
     commit = SqliteStore.commit
 
@@ -134,7 +134,7 @@ def count_commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return commits
 
 
-def test_a_turn_is_bounded(fixture: CellFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_has_a_maximum_size(fixture: CellFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = count_commits(monkeypatch)
     writer = fixture.open(max_group_items=4)
     futures = [submit(writer, event("ingestion", "received", event_id=f"e{number}")) for number in range(10)]
@@ -144,7 +144,7 @@ def test_a_turn_is_bounded(fixture: CellFixture, monkeypatch: pytest.MonkeyPatch
     assert [turn for turn in commits if turn] == [4, 4, 2]
 
 
-def test_a_full_queue_says_so_at_once(fixture: CellFixture) -> None:
+def test_a_full_queue_refuses_items_at_once(fixture: CellFixture) -> None:
     writer = fixture.open(max_queued_items=2)
     futures = [submit(writer, event("ingestion", "received", event_id=f"e{number}")) for number in range(2)]
     with pytest.raises(QueueFull):
@@ -160,14 +160,14 @@ def test_commands_are_answered_and_audited(fixture: CellFixture) -> None:
     assert answer(submit(writer, command)) == ACCEPTED
     assert answer(submit(writer, command)) == DUPLICATE
     assert answer(submit(writer, Command("2", "INV-1", "ann", NOW, Extend(NOW + DAY)))).result == "refused"
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     entry, refused = store.command("1"), store.command("2")
     assert entry and entry.command == command and entry.receipt == ACCEPTED
     assert refused and "parked" in refused.receipt.reason
     store.close()
 
 
-def test_many_threads_are_served(fixture: CellFixture) -> None:
+def test_many_threads_can_submit_at_once(fixture: CellFixture) -> None:
     writer = fixture.open().start()
     receipts: list[Receipt] = []
 
@@ -182,7 +182,7 @@ def test_many_threads_are_served(fixture: CellFixture) -> None:
     for thread in threads:
         thread.join()
     assert receipts == [ACCEPTED] * 40
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     assert {status_of(record.outcomes) for record in store.records()} == {"AwaitingReconciliation"}
     store.close()
 
@@ -194,18 +194,18 @@ def alerts(store: SqliteStore) -> list[tuple[str, int, Instant]]:
     return [(alert.invoice_id, alert.step, alert.raised_at) for _, alert in store.alerts()]
 
 
-def test_what_comes_due_happens_when_the_clock_says_so(fixture: CellFixture) -> None:
+def test_due_items_are_fired_when_the_clock_reaches_them(fixture: CellFixture) -> None:
     writer = fixture.open().start()
     answer(submit(writer, event("ingestion", "received")))
     fixture.move_to(NOW + 3 * DAY)
     until(lambda: fixture.count("alerts") == 1)
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     assert alerts(store) == [("INV-1", 1, NOW + 3 * DAY)]
     store.close()
 
 
-def test_the_machines_own_clock_wakes_the_writer(fixture: CellFixture) -> None:
-    quick, clock = plain_policy("1m", "1d"), Ahead()
+def test_the_system_clock_wakes_the_writer(fixture: CellFixture) -> None:
+    quick, clock = plain_policy("1m", "1d"), ShiftedClock()
     writer = open_writer(fixture.folder, quick, clock).start()
     answer(submit(writer, event("ingestion", "received")))
     clock.ahead = MINUTE - 100 * MILLISECOND
@@ -213,14 +213,14 @@ def test_the_machines_own_clock_wakes_the_writer(fixture: CellFixture) -> None:
     writer.stop()
 
 
-class Ahead(SystemClock):
+class ShiftedClock(SystemClock):
     ahead = 0
 
     def now(self) -> Instant:
         return super().now() + self.ahead
 
 
-def test_what_came_due_while_it_was_down_happens_at_the_start_once(fixture: CellFixture) -> None:
+def test_items_that_came_due_while_stopped_are_fired_once_at_the_start(fixture: CellFixture) -> None:
     writer = fixture.open().start()
     answer(submit(writer, event("ingestion", "received")))
     answer(submit(writer, event("authorization", "approved", event_id="orphan", invoice_id="INV-2")))
@@ -230,14 +230,16 @@ def test_what_came_due_while_it_was_down_happens_at_the_start_once(fixture: Cell
         writer = fixture.open().start()
         answer(submit(writer, Command("1", "INV-0", "ann", NOW, Park())))
         answer(submit(writer, Command("2", "INV-0", "ann", NOW, Park())))
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     at = NOW + 4 * DAY + HOUR
-    assert sorted(alerts(store)) == [("INV-1", 2, at), ("INV-2", 2, at)], "of two missed steps, the one reached"
+    assert sorted(alerts(store)) == [("INV-1", 2, at), ("INV-2", 2, at)], (
+        "of two missed steps only the one reached is raised"
+    )
     assert store.next_due() is not None
     store.close()
 
 
-def test_a_clock_that_goes_back_repeats_nothing(fixture: CellFixture) -> None:
+def test_nothing_is_repeated_when_the_clock_goes_back(fixture: CellFixture) -> None:
     writer = fixture.open().start()
     answer(submit(writer, event("ingestion", "received")))
     fixture.move_to(NOW + 3 * DAY)
@@ -247,17 +249,17 @@ def test_a_clock_that_goes_back_repeats_nothing(fixture: CellFixture) -> None:
     answer(submit(writer, event("authorization", "approved", NOW + 1)))
     fixture.move_to(NOW + 3 * DAY - 1)
     answer(submit(writer, event("ingestion", "received", event_id="other", invoice_id="INV-2")))
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     assert len(alerts(store)) == 1
     rows = [row.recorded_at for row in store.timeline("INV-1")]
     assert rows == sorted(set(rows), reverse=True)
     store.close()
 
 
-# -- what fails
+# -- failures
 
 
-def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
+def test_an_event_whose_handling_raises_is_retried_and_then_set_aside(
     fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tried = break_events(monkeypatch, "INV-1")
@@ -278,7 +280,7 @@ def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
     refused = answer(submit(writer, Redrive(bad.event_id)))
     assert refused == Receipt("refused", "ValueError: broken")
     assert len(tried) == len(RETRY_DELAYS) + 2
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     assert store.dead_letters() == [
         DeadLetter(bad.event_id, "INV-1", len(RETRY_DELAYS) + 2, now + 2 * HOUR, None, "ValueError: broken")
     ]
@@ -291,7 +293,7 @@ def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
     writer = fixture.open().start()
     assert answer(submit(writer, Redrive(bad.event_id))) == ACCEPTED
     assert answer(submit(writer, Redrive(bad.event_id))).result == "refused"
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     assert store.dead_letters() == []
     assert store.record("INV-1") is not None
     assert [row.event_id for row in store.timeline("INV-1")] == [bad.event_id]
@@ -308,13 +310,13 @@ def test_an_event_that_cannot_be_stored_fails_alone(fixture: CellFixture, caplog
     with pytest.raises(UnicodeEncodeError):
         answer(bad)
     assert answer(good) == ACCEPTED
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     assert [one.event_id for _, one in store.events()] == ["good"]
     store.close()
 
 
-def spoil(fixture: CellFixture, sql: str) -> None:
-    """A row becomes what nothing can read; SQLite does not know that."""
+def corrupt_row(fixture: CellFixture, sql: str) -> None:
+    """Make the content of a row unreadable. SQLite does not notice."""
     fixture.stop()
     connection = apsw.Connection(str(fixture.folder / DATABASE))
     connection.execute(sql)
@@ -325,12 +327,12 @@ def spoil(fixture: CellFixture, sql: str) -> None:
 @pytest.mark.parametrize(
     "row", ["invoices SET record = x'00ff' WHERE invoice_id", "executions SET body = x'00ff' WHERE id"]
 )
-def test_a_row_that_cannot_be_read_fails_its_own_events_and_no_others(
+def test_an_unreadable_row_fails_only_its_own_events(
     fixture: CellFixture, row: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
     answer(submit(fixture.open().start(), event("ingestion", "received")))
-    spoil(fixture, f"UPDATE {row} LIKE 'INV-1%'")
+    corrupt_row(fixture, f"UPDATE {row} LIKE 'INV-1%'")
     writer = fixture.open()
     futures = [
         submit(writer, event("authorization", "approved", event_id="its")),
@@ -339,13 +341,13 @@ def test_a_row_that_cannot_be_read_fails_its_own_events_and_no_others(
     writer.start()
     assert [answer(future) for future in futures] == [ACCEPTED] * 2
     assert writer.failure is None
-    store = fixture.read()
-    assert [letter.event_id for letter in store.dead_letters()] == ["its"]
+    store = fixture.stop_and_open_store()
+    assert [dead_letter.event_id for dead_letter in store.dead_letters()] == ["its"]
     assert store.record("INV-2") is not None
     store.close()
 
 
-def test_a_letter_whose_event_cannot_be_read_holds_up_nothing_that_is_due(
+def test_a_dead_letter_with_an_unreadable_event_blocks_no_due_item(
     fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
@@ -354,18 +356,18 @@ def test_a_letter_whose_event_cannot_be_read_holds_up_nothing_that_is_due(
     break_events(monkeypatch, "INV-1")
     bad = event("ingestion", "received")
     answer(submit(writer, bad))
-    spoil(fixture, "UPDATE events SET body = x'00ff' WHERE invoice_id = 'INV-1'")
+    corrupt_row(fixture, "UPDATE events SET body = x'00ff' WHERE invoice_id = 'INV-1'")
     fixture.clock.move_to(NOW + 10 * DAY)
     fixture.open().start()
     until(lambda: fixture.count("alerts") > 0)
     assert answer(submit(fixture.writers[-1], Redrive(bad.event_id))).result == "refused"
-    store = fixture.read()
-    [letter] = store.dead_letters()
-    assert letter.attempts > 1
+    store = fixture.stop_and_open_store()
+    [dead_letter] = store.dead_letters()
+    assert dead_letter.attempts > 1
     store.close()
 
 
-def test_what_is_stored_is_answered_so_though_the_store_fails_right_after(
+def test_a_stored_item_is_accepted_although_the_store_fails_afterwards(
     fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
@@ -382,7 +384,7 @@ def test_what_is_stored_is_answered_so_though_the_store_fails_right_after(
     assert answer(submit(writer, event("ingestion", "received"))) == DUPLICATE
 
 
-def test_a_redriven_event_is_not_tried_a_second_time_in_the_same_turn(
+def test_a_redriven_event_is_tried_once_per_group(
     fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
@@ -392,12 +394,12 @@ def test_a_redriven_event_is_not_tried_a_second_time_in_the_same_turn(
     answer(submit(writer, bad))
     fixture.clock.move_to(NOW + DAY)
     assert answer(submit(writer, Redrive(bad.event_id))).result == "refused"
-    store = fixture.read()
-    assert [letter.attempts for letter in store.dead_letters()] == [len(tried)]
+    store = fixture.stop_and_open_store()
+    assert [dead_letter.attempts for dead_letter in store.dead_letters()] == [len(tried)]
     store.close()
 
 
-def test_a_retry_that_succeeds_ends_the_matter(
+def test_a_successful_retry_deletes_the_dead_letter(
     fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
@@ -409,7 +411,7 @@ def test_a_retry_that_succeeds_ends_the_matter(
     fixture.clock.move_to(NOW + SECOND)
     writer = fixture.open().start()
     until(lambda: fixture.count("invoices") == 1)
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     assert store.dead_letters() == []
     store.close()
 
@@ -428,7 +430,7 @@ def broken(*_: object) -> None:
     raise ValueError("broken")
 
 
-def test_a_timer_that_raises_is_tried_ever_more_seldom_and_blocks_no_other(
+def test_a_timer_that_raises_is_retried_with_backoff_and_blocks_no_other(
     fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
@@ -459,12 +461,12 @@ def test_a_timer_that_raises_is_tried_ever_more_seldom_and_blocks_no_other(
     monkeypatch.undo()
     fixture.move_to(now + RETRY_DELAYS[2])
     until(lambda: fixture.count("alerts") == 2)
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     assert {(id, step) for id, step, _ in alerts(store)} == {("INV-1", 1), ("INV-2", 1)}
     store.close()
 
 
-def test_a_turn_that_cannot_be_stored_is_told_to_its_callers_and_the_next_goes_on(
+def test_a_group_that_cannot_be_stored_fails_for_its_callers_and_the_next_one_is_stored(
     fixture: CellFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
@@ -480,12 +482,12 @@ def test_a_turn_that_cannot_be_stored_is_told_to_its_callers_and_the_next_goes_o
     assert answer(submit(writer, Command("1", "INV-1", "ann", NOW, Park()))).reason == "there is no invoice INV-1"
     execute("PRAGMA max_page_count = 1000000")
     assert [answer(submit(writer, one)) for one in events[:2]] == [ACCEPTED] * 2
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     assert [seq for seq, _ in store.transitions()] == [1, 2]
     store.close()
 
 
-def test_a_writer_that_dies_leaves_nobody_waiting(
+def test_a_writer_that_dies_answers_all_waiting_callers(
     fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Writer, "_take", broken)
@@ -499,10 +501,10 @@ def test_a_writer_that_dies_leaves_nobody_waiting(
     assert "ValueError: broken" in caplog.text
 
 
-# -- the end
+# -- stopping
 
 
-def test_stopping_finishes_what_was_taken_and_takes_no_more(fixture: CellFixture) -> None:
+def test_stop_finishes_queued_items_and_accepts_no_more(fixture: CellFixture) -> None:
     writer = fixture.open(max_group_items=3)
     futures = [submit(writer, event("ingestion", "received", event_id=f"e{number}")) for number in range(10)]
     writer.start()
@@ -511,12 +513,12 @@ def test_stopping_finishes_what_was_taken_and_takes_no_more(fixture: CellFixture
     assert [future.result(0) for future in futures] == [ACCEPTED] * 10
     with pytest.raises(Stopped):
         submit(writer, event("ingestion", "received"))
-    store = fixture.read()
+    store = fixture.stop_and_open_store()
     assert len(store.events()) == 10
     store.close()
 
 
-def test_a_writer_that_never_started_gives_back_what_it_holds(fixture: CellFixture) -> None:
+def test_a_writer_that_never_started_answers_its_items_with_stopped(fixture: CellFixture) -> None:
     writer = fixture.open()
     future = submit(writer, event("ingestion", "received"))
     writer.stop()
@@ -525,7 +527,7 @@ def test_a_writer_that_never_started_gives_back_what_it_holds(fixture: CellFixtu
     SqliteStore(fixture.folder).close()
 
 
-def test_a_second_writer_on_the_folder_is_refused_and_leaves_the_first_alone(fixture: CellFixture) -> None:
+def test_a_second_writer_on_the_folder_is_refused_and_does_not_disturb_the_first(fixture: CellFixture) -> None:
     with fixture.open() as writer:
         with pytest.raises(StoreUnusable, match="another cell runs on this folder"):
             open_writer(fixture.folder, POLICY, fixture.clock)

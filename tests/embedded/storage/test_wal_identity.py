@@ -1,4 +1,4 @@
-"""Whose a log is: a crash's own log is known whatever began it anew, and no other is."""
+"""Ownership of a log: after a crash a database knows its own log, whoever has reset it, and no other."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.tracker.samples import NOW, event
 
 
 def crash(folder: Path, name: str) -> Path:
-    """What a crash would leave now."""
+    """Copy the folder as a crash would leave it now."""
     return Path(shutil.copytree(folder, folder.with_name(name)))
 
 
@@ -33,9 +33,8 @@ def events(folder: Path) -> list[str]:
     return ids
 
 
-def test_a_log_stays_known_when_another_connection_begins_it_anew(tmp_path: Path) -> None:
-    """As readers do where it is too long. A connection of SQLite's that has not begun its log anew itself would make a
-    new salt then."""
+def test_a_log_stays_known_when_another_connection_resets_it(tmp_path: Path) -> None:
+    """Readers reset a log that is too long. SQLite makes a random salt for a connection that has not done so itself."""
     store = SqliteStore(tmp_path / "cell")
     reader = apsw.Connection(str(tmp_path / "cell" / DATABASE))
     for number in range(5):
@@ -49,7 +48,7 @@ def test_a_log_stays_known_when_another_connection_begins_it_anew(tmp_path: Path
     assert events(left) == ["e0", "e1", "e2", "e3", "e4", "last"]
 
 
-def test_a_cell_that_runs_for_years_stays_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_of_a_cell_that_runs_for_years_stays_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wal_identity, "_MAX_AHEAD", 8)
     monkeypatch.setattr(sqlite_store, "UPDATE_SALT_EVERY_COMMITS", 3)
     store = SqliteStore(tmp_path / "cell")
@@ -60,7 +59,7 @@ def test_a_cell_that_runs_for_years_stays_known(tmp_path: Path, monkeypatch: pyt
     store.close()
 
 
-def test_a_start_that_is_cut_off_at_any_point_is_no_other_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_of_an_interrupted_start_is_not_foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "cell"
     store = SqliteStore(folder)
     add(store, "e")
@@ -80,7 +79,7 @@ def test_a_start_that_is_cut_off_at_any_point_is_no_other_log(tmp_path: Path, mo
     assert [events(one) for one in left] == [["e"]] * 2
 
 
-def test_what_sqlite_does_not_read_is_no_log(tmp_path: Path) -> None:
+def test_a_log_that_sqlite_ignores_counts_as_no_log(tmp_path: Path) -> None:
     database = tmp_path / DATABASE
     SqliteStore(tmp_path).close()
     for content in (b"", b"x" * 100, b"\x37\x7f\x06\x82" + bytes(28), b"\x37\x7f\x06\x82" + bytes(100_000)):
@@ -88,7 +87,7 @@ def test_what_sqlite_does_not_read_is_no_log(tmp_path: Path) -> None:
         assert find_wal_ownership(database) is WalOwnership.NO_LOG
 
 
-def test_a_backup_has_no_log(tmp_path: Path) -> None:
+def test_every_log_is_foreign_to_a_backup(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "cell")
     add(store, "e1")
     back_up(tmp_path / "cell", tmp_path / "copy")
@@ -101,8 +100,8 @@ def test_a_backup_has_no_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_one_from_before_there_was_a_salt_is_read_as_a_whole(tmp_path: Path, fits: bool) -> None:
-    """It crashed under the earlier program, or another one's log lies there."""
+def test_a_database_without_a_salt_is_read_completely(tmp_path: Path, fits: bool) -> None:
+    """The cell crashed under an older program, or another database's log lies beside it."""
     folder = unpack(list_stored_versions()[2], tmp_path / "cell")
     connection = apsw.Connection(str(folder / DATABASE))
     connection.execute("PRAGMA wal_autocheckpoint = 0; DELETE FROM letters").fetchall()
