@@ -118,7 +118,7 @@ def test_queued_items_form_one_group_and_are_answered_individually(
     writer.start()
     assert [answer(future) for future in futures] == [ACCEPTED, DUPLICATE] * 3
     writer.stop()
-    assert len([turn for turn in commits if turn]) == 1
+    assert len([count for count in commits if count]) == 1
 
 
 def count_commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -141,7 +141,7 @@ def test_a_group_has_a_maximum_size(fixture: CellFixture, monkeypatch: pytest.Mo
     writer.start()
     assert {answer(future) for future in futures} == {ACCEPTED}
     writer.stop()
-    assert [turn for turn in commits if turn] == [4, 4, 2]
+    assert [count for count in commits if count] == [4, 4, 2]
 
 
 def test_a_full_queue_refuses_items_at_once(fixture: CellFixture) -> None:

@@ -65,42 +65,42 @@ class RowNumbers:
         self.event = self._last("events", "seq")
         self.transition = self._last("transitions", "seq")
         self._invoices = [
-            self._open("invoices"),
+            self._last_open("invoices"),
             self._last("invoices", "number", f"WHERE number < {FIRST_OPEN_ROW_NUMBER}"),
         ]
         self._executions = [
-            self._open("executions"),
+            self._last_open("executions"),
             self._last("executions", "number", f"WHERE number < {FIRST_OPEN_ROW_NUMBER}"),
         ]
 
-    def invoice(self, settled: bool) -> int:
+    def next_invoice(self, settled: bool) -> int:
         self._invoices[settled] += 1
         return self._invoices[settled]
 
-    def execution(self, settled: bool) -> int:
+    def next_execution(self, settled: bool) -> int:
         self._executions[settled] += 1
         return self._executions[settled]
 
-    def _open(self, table: str) -> int:
+    def _last_open(self, table: str) -> int:
         return max(FIRST_OPEN_ROW_NUMBER, self._last(table, "number"))
 
     def _last(self, table: str, column: str, where: str = "") -> int:
         return self._connection.execute(f"SELECT max({column}) FROM {table} {where}").get or 0
 
 
-def write_group(connection: apsw.Connection, group: WriteSet, packing: Codec, numbers: RowNumbers) -> None:
+def write_group(connection: apsw.Connection, group: WriteSet, codec: Codec, numbers: RowNumbers) -> None:
     """Write all changes of the group. Its events and transitions get consecutive numbers."""
-    _write_events(connection, group, packing, numbers.event)
-    rows, newest = _transition_rows(group, packing, numbers.transition)
+    _write_events(connection, group, codec, numbers.event)
+    rows, newest = _transition_rows(group, codec, numbers.transition)
     _write_rows(connection, _TRANSITIONS, rows)
-    records = _compress(packing, "record", group.encoded_records)
-    executions = _compress(packing, "execution", group.encoded_executions)
+    records = _compress(codec, "record", group.encoded_records)
+    executions = _compress(codec, "execution", group.encoded_executions)
     for settled in (False, True):
         _write_rows(
             connection,
             _INVOICES[settled],
             [
-                _invoice_row(numbers.invoice(settled), record, newest.get(id), records[id])
+                _invoice_row(numbers.next_invoice(settled), record, newest.get(id), records[id])
                 for id, record in group.records.items()
                 if (record.wait is None) is settled
             ],
@@ -109,7 +109,7 @@ def write_group(connection: apsw.Connection, group: WriteSet, packing: Codec, nu
             connection,
             _EXECUTIONS[settled],
             [
-                (numbers.execution(settled), id, definition, execution.due, stimuli, executions[id])
+                (numbers.next_execution(settled), id, definition, execution.due, stimuli, executions[id])
                 for id, (execution, definition, stimuli, _) in group.executions.items()
                 if execution.finished is settled
             ],
@@ -118,8 +118,8 @@ def write_group(connection: apsw.Connection, group: WriteSet, packing: Codec, nu
         _write_other_tables(connection, group)
 
 
-def _write_events(connection: apsw.Connection, group: WriteSet, packing: Codec, last: int) -> None:
-    bodies = _compress(packing, "event", group.encoded_events)
+def _write_events(connection: apsw.Connection, group: WriteSet, codec: Codec, last: int) -> None:
+    bodies = _compress(codec, "event", group.encoded_events)
     rows = [
         (seq, id, encode_digest(event.digest), event.invoice_id, bodies[id])
         for seq, (id, event) in enumerate(group.events.items(), last + 1)
@@ -127,8 +127,8 @@ def _write_events(connection: apsw.Connection, group: WriteSet, packing: Codec, 
     _write_rows(connection, _EVENTS, rows)
 
 
-def _compress(packing: Codec, kind: str, bodies: dict[str, bytes]) -> dict[str, bytes]:
-    return dict(zip(bodies, packing.compress(kind, list(bodies.values())), strict=True))
+def _compress(codec: Codec, kind: str, bodies: dict[str, bytes]) -> dict[str, bytes]:
+    return dict(zip(bodies, codec.compress(kind, list(bodies.values())), strict=True))
 
 
 def _write_rows(connection: apsw.Connection, statement: tuple[str, str, str], rows: list[tuple[Any, ...]]) -> None:
@@ -169,14 +169,14 @@ def _write_other_tables(connection: apsw.Connection, group: WriteSet) -> None:
             connection.execute(sql, (until, key, at))
 
 
-def _transition_rows(group: WriteSet, packing: Codec, last: int) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
+def _transition_rows(group: WriteSet, codec: Codec, last: int) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
     """Return the rows, each with the number of its invoice's previous row, and the newest number by invoice id.
 
     The number of a previous row that is in the database already is None: the statement looks it up.
     """
     newest: dict[str, int] = {}
     rows = []
-    bodies = packing.compress("transition", group.encoded_transitions)
+    bodies = codec.compress("transition", group.encoded_transitions)
     for seq, (transition, body) in enumerate(zip(group.transitions, bodies, strict=True), last + 1):
         id = transition.invoice_id
         rows.append((seq, newest.get(id), id, id, transition.recorded_at, body))

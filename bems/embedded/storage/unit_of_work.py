@@ -1,4 +1,4 @@
-"""Unit of work: changes of an item or a group that are not in the database yet, and the cache of what is."""
+"""Unit of work: changes of an item or a group that are not in the database yet, and a cache of committed values."""
 
 from collections import OrderedDict
 from collections.abc import Hashable

@@ -41,7 +41,7 @@ class CellFixture:
         self.clock.move_to(instant)
         self.writer.wake()
         for number in range(2):
-            # A group answers its commands after it has fired what was due.
+            # The group of the second command begins after the clock was moved. It fires what is due before it answers.
             self.act(Command(f"wait {instant} {number}", "nobody", "x", NOW, Park()))
 
 
