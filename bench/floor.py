@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from bems.cli.commands.up import shutdown_signal, tuned_gc
 from bems.embedded.api.bodies import send_response
 from bems.embedded.api.server import Server
-from bems.embedded.writer import COALESCE_BELOW, COALESCE_SECONDS
+from bems.embedded.writer import COALESCE_BELOW_ITEMS, COALESCE_SECONDS
 from bems.tracker import responses
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.parsing import InvalidEvent, parse_event
@@ -72,7 +72,7 @@ class Appender:
                 content = content[os.write(self._file, content) :]
             _sync(self._file)
             self._loop.call_soon_threadsafe(_release, [awaited for _, awaited in group])
-            if 0 < len(self._queue) < COALESCE_BELOW:
+            if 0 < len(self._queue) < COALESCE_BELOW_ITEMS:
                 time.sleep(COALESCE_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""`bems up` as a process of its own, which does not outlive its test, however that ends."""
+"""`bems up` in a process of its own, which is killed when its test ends, however that ends."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from bems.tracker.contract import STAGES
 
 TIMEOUT_SECONDS = 60.0
 SPEED = 5 * 86_400
-"""Five days in a second, so that alerts come due all the while."""
+"""Five days per second, so that alerts come due all the time."""
 
 POLICY = "stages:\n" + "".join(
     f"  {stage}: {{deadline: 2d, escalate_every: 1d, critical_at: 2, give_up_at: 4, overrides: []}}\n"
@@ -20,21 +20,30 @@ POLICY = "stages:\n" + "".join(
 
 
 class CellProcess:
-    """One life of the cell. What it complains of is added to the log. `files`: so many may be open there at most."""
+    """A process that runs a cell. Its standard error is appended to `log`.
+
+    The process is killed after `timeout` seconds. `max_open_files` limits its file descriptors.
+    """
 
     def __init__(
-        self, folder: Path, log: Path, *options: str, patience: float = TIMEOUT_SECONDS, files: int | None = None
+        self,
+        folder: Path,
+        log: Path,
+        *options: str,
+        timeout: float = TIMEOUT_SECONDS,
+        max_open_files: int | None = None,
     ) -> None:
-        limited = f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, ({files}, {files})); from bems.cli import main"
-        program = ["-m", "bems"] if files is None else ["-c", f"{limited}; main()"]
+        limits = max_open_files, max_open_files
+        limited = f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, {limits}); from bems.cli import main; main()"
+        program = ["-m", "bems"] if max_open_files is None else ["-c", limited]
         command = [sys.executable, *program, "up", "--store", str(folder), "--port", "0", *options]
         self._log = log
         with log.open("ab") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-        self._watchdog = threading.Timer(patience, self.process.kill)
+        self._watchdog = threading.Timer(timeout, self.process.kill)
         self._watchdog.start()
         try:
-            self.url = self._shown(r"http://\S+")
+            self.url = self._wait_for_output(r"http://\S+")
         except BaseException:
             self._close()
             raise
@@ -47,21 +56,21 @@ class CellProcess:
     ) -> None:
         self._close()
 
-    def first_key(self) -> str:
-        """The admin's key, which only the first life shows."""
-        return self._shown(r"bems_\S+")
+    def read_admin_key(self) -> str:
+        """Read the admin's key from the output. Only the first start on a folder shows it."""
+        return self._wait_for_output(r"bems_\S+")
 
     def end(self, signal_number: int) -> int:
-        """Its exit code."""
+        """Send the signal, wait for the process, and return its exit code."""
         self.process.send_signal(signal_number)
         return self.process.wait(TIMEOUT_SECONDS)
 
-    def _shown(self, pattern: str) -> str:
+    def _wait_for_output(self, pattern: str) -> str:
         assert self.process.stdout
         for line in self.process.stdout:
             if found := re.search(pattern, line):
                 return found[0]
-        raise AssertionError(f"it showed no {pattern}: {self._log.read_text()}")
+        raise AssertionError(f"the output has no {pattern}: {self._log.read_text()}")
 
     def _close(self) -> None:
         self.process.kill()

@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does, where no answer tells of it."""
+"""Waiting for the work of another thread or process that sends no notification."""
 
 import time
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 SOON = 20.0
-"""Seconds after which a test gives up waiting."""
+"""Maximum seconds that a test waits."""
 
 
 def until(condition: Callable[[], T | None], seconds: float = SOON) -> T:
-    """What the condition is, as soon as it is anything."""
+    """Poll the condition, and return its value as soon as it is true. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
             return found
         time.sleep(0.002)
-    raise AssertionError("it did not happen")
+    raise AssertionError(f"the condition was not met within {seconds:g} seconds")

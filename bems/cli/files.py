@@ -18,7 +18,7 @@ import msgspec
 from bems.calendars import check_country, expand
 from bems.cli.errors import UserError
 from bems.cli.input_diagnosis import AS_LINES, what_file
-from bems.embedded.storage.policy_history import DEFAULT
+from bems.embedded.storage.policy_history import DEFAULT_SOURCE
 from bems.tracker.config import ConfigError, read_policy
 from bems.tracker.instants import EARLIEST, LATEST, Instant, from_datetime, without_leap_second
 from bems.tracker.parsing import MAX_LINE_BYTES
@@ -93,7 +93,7 @@ def _open(path: str) -> IO[bytes]:
 
 def load_policy(path: str | None) -> Policy:
     """The policy of a file, or the default one (None or `default`), its calendar expanded."""
-    if path is None or path == DEFAULT:
+    if path is None or path == DEFAULT_SOURCE:
         return expand(PolicySpec())
     text = read_text(path)
     try:

@@ -1,1 +1,1 @@
-"""The runtime on one machine: the same lifecycle and state machine definition, without AWS."""
+"""Embedded runtime: the invoice lifecycle and its state machine definition on one machine, without AWS."""

@@ -1,7 +1,7 @@
-"""The cell: takes events and commands, lets time pass, asks the core, runs the executions.
+"""Embedded cell: handles events, commands and due items by asking the core, and runs the executions.
 
-Whoever calls is the one writer. Everything that a call sets off happens in it, in one transaction of the store, so what
-a decision has pending is carried out at once and never stored (rule 1 of docs/architecture.md).
+The caller is the store's only writer. Everything that a call causes happens within the call, in one transaction of the
+store. So a decision's pending actions are carried out at once and never stored (rule 1 of docs/architecture.md).
 """
 
 from collections.abc import Callable
@@ -35,16 +35,16 @@ A = TypeVar("A")
 
 
 class Cell:
-    """One machine's cell, over a store."""
+    """Cell of one machine, over a store."""
 
     def __init__(self, policy: Policy, machine: Machine, store: Store) -> None:
         self.policy = policy
         self.store = store
         functions = {REGISTER_WAIT: self._register_wait, ESCALATE: self._escalate}
-        self.executions = Executions(machine, functions, store, self._execution_ended)
+        self.executions = Executions(machine, functions, store, self._on_execution_ended)
 
     def handle_event(self, event: Event, now: Instant) -> Receipt:
-        """A source system reported something."""
+        """Handle an event of a source system. A repeated event id returns `duplicate` or `conflict`."""
         repeat = classify_duplicate(self.store.digest(event.event_id), event.digest)
         if repeat:
             return repeat
@@ -52,11 +52,14 @@ class Cell:
         return self.redrive(event, now)
 
     def redrive(self, event: Event, now: Instant) -> Receipt:
-        """Handle an event that is in the store already. Twice is harmless: its invoice remembers it."""
+        """Handle an event that is in the store already. Idempotent: the invoice's record remembers the event."""
         return self._decide(event.invoice_id, now, lambda record: on_event(record, event, self.policy, now))
 
     def handle_command(self, command: Command, now: Instant) -> Receipt:
-        """An operator acts. Whatever becomes of it is in the audit log; a repeat is answered from there."""
+        """Handle an operator's command and add it, with its receipt, to the audit log.
+
+        A repeated command is answered from the audit log.
+        """
         known = self.store.command(command.id)
         if known is not None:
             return classify_repeated_command(known.command, known.receipt, command)
@@ -65,7 +68,10 @@ class Cell:
         return receipt
 
     def fire_next(self, before: Instant) -> Instant | None:
-        """Do what is due first, at the instant at which it is due, if that lies before `before`; answer the instant."""
+        """Fire the item that is due first, at its own instant, and return that instant.
+
+        Return None, and do nothing, if no item is due before `before`.
+        """
         due = self.store.next_due()
         if due is None or due.at >= before:
             return None
@@ -73,7 +79,7 @@ class Cell:
         return due.at
 
     def fire_due(self, due: DueItem, now: Instant) -> None:
-        """Do what is due, at `now`. Too early, or for the second time, it does nothing."""
+        """Fire a due item at `now`. An item that is not due yet, or was fired already, has no effect."""
         if due.kind == "timer":
             self.executions.fire(due.key, now)
         else:
@@ -95,7 +101,7 @@ class Cell:
                 self.store.add_alert(action.alert)
         return decision.answer
 
-    def _execution_ended(self, started: dict[str, Any], now: Instant) -> None:
+    def _on_execution_ended(self, started: dict[str, Any], now: Instant) -> None:
         run = started["run"]
         self._decide(started["invoice_id"], now, lambda record: on_sweep(record, self.policy, now, ended_run=run))
 
@@ -103,7 +109,8 @@ class Cell:
         run, stamp = payload["run"], (parse(payload["entered_at"]), payload["retry_count"])
 
         def decide(record: InvoiceRecord | None) -> Decision[None]:
-            # Here each registration comes at once, and once. So an older one is no late repeat: the clock went back.
+            # This runtime registers each wait immediately and once. So an older stamp is not a late repeat: the clock
+            # went back.
             newest = max(stamp, record.run.stamp) if record and record.run.number == run else stamp
             return on_wait(record, WaitRequest(run, payload["stage"], payload["token"], newest), self.policy, now)
 

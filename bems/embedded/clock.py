@@ -1,4 +1,4 @@
-"""Clocks: the one place of this home that knows what time it is."""
+"""Clocks of the embedded runtime. No other module of it reads the system time."""
 
 import threading
 import time
@@ -9,14 +9,14 @@ from bems.tracker.ports import Clock
 
 
 class CellClock(Clock, Protocol):
-    """A clock that a cell lives by. `speed`: so many seconds of it pass in one of ours."""
+    """Clock of a cell. `speed` is the number of its seconds that pass per second of real time."""
 
     @property
     def speed(self) -> float: ...
 
 
 class VirtualClock:
-    """A clock that stands still until it is moved, and never goes back: replay moves it from due time to due time."""
+    """Clock that stands still until it is moved, and never goes back. Replay moves it from due time to due time."""
 
     speed = 1.0
 
@@ -27,49 +27,48 @@ class VirtualClock:
         return self._now
 
     def move_to(self, instant: Instant) -> None:
-        """Go on to `instant`; an earlier one changes nothing."""
+        """Move to `instant`. An earlier instant changes nothing."""
         self._now = max(self._now, instant)
 
 
 class AcceleratedClock:
-    """A clock that goes `speed` times as fast as the machine's, from `start` on, and never back. For any thread.
+    """Clock that starts at `start`, runs `speed` times as fast as the machine's, and never goes back. Thread-safe.
 
-    It stops at `until` until that is moved on, and then goes on from there: who drives it by events keeps it from
-    running ahead of what is still on its way.
+    It stops at `until` and continues from there when `run_until` moves that limit. A caller that feeds events sets the
+    limit so that the clock does not run ahead of events that are still to come.
     """
 
     def __init__(self, start: Instant, speed: float, until: Instant = LATEST) -> None:
         self._lock = threading.RLock()
         self._now, self._speed, self._until = start, speed, until
-        self._looked = time.perf_counter()
+        self._read_at = time.perf_counter()
 
     def now(self) -> Instant:
         with self._lock:
-            looked = time.perf_counter()
-            self._now = min(
-                self._now + round((looked - self._looked) * SECOND * self._speed), max(self._until, self._now)
-            )
-            self._looked = looked
+            read_at = time.perf_counter()
+            elapsed = round((read_at - self._read_at) * SECOND * self._speed)
+            self._now = min(self._now + elapsed, max(self._until, self._now))
+            self._read_at = read_at
             return self._now
 
     @property
     def speed(self) -> float:
-        """So many seconds of it pass in one of ours."""
+        """Seconds of this clock that pass per second of real time."""
         return self._speed
 
     def advance_to(self, instant: Instant) -> None:
-        """Be at `instant`, unless it is later already."""
+        """Move to `instant`, unless the clock is later already."""
         with self._lock:
             self._now = max(self.now(), instant)
 
     def set_speed(self, speed: float) -> None:
-        """Go on at another speed."""
+        """Continue at another speed."""
         with self._lock:
             self.now()
             self._speed = speed
 
     def run_until(self, until: Instant) -> None:
-        """Stop there at the latest. An instant that has passed already stops it where it is."""
+        """Set the instant at which the clock stops. An instant in the past stops it where it is."""
         with self._lock:
             self.now()
             self._until = until

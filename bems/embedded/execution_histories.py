@@ -1,4 +1,4 @@
-"""Histories: what an execution went through, computed from its stimuli and never stored."""
+"""Execution histories, computed from the stored stimuli of an execution. Histories themselves are never stored."""
 
 from typing import Any, Protocol
 
@@ -8,7 +8,7 @@ from bems.tracker.instants import Instant
 
 
 class ExecutionLog(Protocol):
-    """What is kept of executions."""
+    """Stored stimuli and definitions of executions."""
 
     def definition_of(self, execution_id: str) -> str | None: ...
 
@@ -18,23 +18,26 @@ class ExecutionLog(Protocol):
 
 
 class ExecutionHistories:
-    """Executions with the machines that they were started on. `machine` is that of new ones."""
+    """Computes histories with the machine that each execution was started on. `machine` is that of new executions."""
 
-    def __init__(self, machine: Machine, past: ExecutionLog) -> None:
+    def __init__(self, machine: Machine, log: ExecutionLog) -> None:
         self._machines: dict[str | None, Machine] = {None: machine, machine.digest: machine}
-        self._past = past
+        self._log = log
 
     def machine_of(self, execution_id: str) -> Machine:
-        """The machine that the execution was started on, and stays on."""
-        digest = self._past.definition_of(execution_id)
+        """Return the machine that the execution was started on. An execution never changes its machine."""
+        digest = self._log.definition_of(execution_id)
         machine = self._machines.get(digest)
         if machine is None:
             assert digest is not None
-            machine = self._machines[digest] = compile_definition(self._past.definition(digest))
+            machine = self._machines[digest] = compile_definition(self._log.definition(digest))
         return machine
 
     def history_of(self, execution_id: str, after: int = 0, limit: int | None = None) -> list[dict[str, Any]]:
-        """The execution's history in the shape of GetExecutionHistory; empty for one that never was. Behind the first
-        `after` events, and `limit` at most: what comes behind those is not computed."""
+        """Return the execution's history in the shape of GetExecutionHistory; empty for an unknown execution.
+
+        The first `after` events are skipped, and at most `limit` events are returned. Events after those are not
+        computed.
+        """
         machine, execution = self.machine_of(execution_id), new_execution(execution_id)
-        return replay_history(machine, execution, self._past.stimuli(execution_id), after, limit)
+        return replay_history(machine, execution, self._log.stimuli(execution_id), after, limit)

@@ -1,4 +1,4 @@
-"""Executions: the state machine's runs, on the engine instead of on Step Functions."""
+"""Executions of the state machine on the embedded engine instead of Step Functions."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -26,17 +26,21 @@ from bems.engine import (
 from bems.tracker.actions import SendTaskAnswer, StartExecution
 from bems.tracker.instants import Instant
 
-ENDED_BY_ITSELF = frozenset((FAILED, TIMED_OUT, ABORTED))
+UNSUCCESSFUL = frozenset((FAILED, TIMED_OUT, ABORTED))
+"""Final states of an execution that no answer ended."""
 
 Function = Callable[[dict[str, Any], Instant], Any]
-"""What a Lambda function is here: payload and instant to result."""
+"""A Lambda function of this runtime: takes the payload and the instant of the call, returns the result."""
 
 
 class Executions:
-    """The Executions port. All that a stimulus sets off (functions, their answers) is done before the call returns.
+    """Implementation of the Executions port.
 
-    `ended` is told the input of an execution that fails, times out or is aborted, as EventBridge tells the sweeper. New
-    executions run on `machine`; one that was started on another stays on that, whose definition the store keeps.
+    Each call returns after everything that its stimulus causes (function calls and their results) is done.
+
+    `on_ended` is called with the input of an execution that fails, times out or is aborted, as EventBridge notifies the
+    sweeper on AWS. New executions run on `machine`. An execution that was started on another machine stays on it; the
+    store keeps the definition.
     """
 
     def __init__(
@@ -44,25 +48,25 @@ class Executions:
         machine: Machine,
         functions: Mapping[str, Function],
         store: Store,
-        ended: Callable[[dict[str, Any], Instant], object],
+        on_ended: Callable[[dict[str, Any], Instant], object],
     ) -> None:
         self._machine = machine
-        self._ended = ended
+        self._on_ended = on_ended
         self._histories = ExecutionHistories(machine, store)
         self._functions = functions
         self._store = store
-        self._waiting: deque[tuple[str, Stimulus]] = deque()
-        self._busy = False
+        self._queue: deque[tuple[str, Stimulus]] = deque()
+        self._is_running = False
 
     def start(self, execution: StartExecution, now: Instant) -> None:
-        """Start by name; one that already exists is the same one."""
+        """Start the execution. Idempotent: a name that exists already is the same execution."""
         name = execution.name
         if self._store.execution(name) is None:
             self._store.add_execution(new_execution(name), self._machine.digest)
             self._enqueue(name, Start(execution.input), now)
 
     def answer(self, answer: SendTaskAnswer, now: Instant) -> None:
-        """Answer by token; an unknown, used or expired token counts as answered."""
+        """Answer the task with this token. An unknown, used or expired token counts as answered."""
         token = answer.token
         stimulus = (
             CallbackSucceeded(token, answer.output(now))
@@ -72,25 +76,25 @@ class Executions:
         self._enqueue(execution_id(token), stimulus, now)
 
     def fire(self, id: str, now: Instant) -> None:
-        """An execution's timer is due."""
+        """Fire the timer of an execution."""
         self._enqueue(id, TimerFired(), now)
 
     def history(self, id: str) -> list[dict[str, Any]]:
-        """The execution's history in the shape of GetExecutionHistory, computed from what happened to it."""
+        """Return the execution's history in the shape of GetExecutionHistory, computed from its stimuli."""
         return self._histories.history_of(id)
 
     def _enqueue(self, id: str, stimulus: Stimulus, now: Instant) -> None:
-        """Queue it behind what is already happening: a function may answer the very execution that called it."""
-        self._waiting.append((id, stimulus))
-        if self._busy:
+        """Run the stimulus, or queue it while another one runs: a function may answer the execution that called it."""
+        self._queue.append((id, stimulus))
+        if self._is_running:
             return
-        self._busy = True
+        self._is_running = True
         try:
-            while self._waiting:
-                self._step(*self._waiting.popleft(), now)
+            while self._queue:
+                self._step(*self._queue.popleft(), now)
         finally:
-            self._waiting.clear()
-            self._busy = False
+            self._queue.clear()
+            self._is_running = False
 
     def _step(self, id: str, stimulus: Stimulus, now: Instant) -> None:
         execution = self._store.execution(id)
@@ -98,14 +102,14 @@ class Executions:
             return
         execution, effects, _ = step(self._histories.machine_of(id), execution, stimulus, now)
         self._store.append_stimulus(execution, stimulus, now)
-        if execution.status in ENDED_BY_ITSELF:
-            self._ended(execution.input, now)
+        if execution.status in UNSUCCESSFUL:
+            self._on_ended(execution.input, now)
         for effect in effects:
             if isinstance(effect, Invoke):
-                self._waiting.append((id, self._call(effect, now)))
+                self._queue.append((id, self._call(effect, now)))
 
     def _call(self, invoke: Invoke, now: Instant) -> Stimulus:
-        """The `lambda:invoke` integration."""
+        """Call a function as the `lambda:invoke` integration does, and return the result as a stimulus."""
         arguments = invoke.arguments
         function = self._functions.get(arguments["FunctionName"])
         if function is None:

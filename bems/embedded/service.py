@@ -1,4 +1,4 @@
-"""The service: a complete cell on one machine, from its folder to its port."""
+"""Service: a complete cell on one machine, from its folder to its HTTP port."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from bems.embedded.api.server import Server
 from bems.embedded.auth.keys import Keys, inspect_keys
 from bems.embedded.clock import AcceleratedClock, CellClock
 from bems.embedded.definition import load_machine
-from bems.embedded.storage.policy_history import PROGRAM, PolicyInForce, PolicyOrDefault
+from bems.embedded.storage.policy_history import PROGRAM_SOURCE, PolicyInForce, PolicyOrDefault
 from bems.embedded.storage.reader import open_reader
 from bems.embedded.storage.reader_pool import ReaderPool
 from bems.embedded.writer import open_writer
@@ -28,23 +28,24 @@ from bems.tracker.instants import MINUTE, Instant, render
 log = logging.getLogger(__name__)
 
 NO_DESTINATIONS: Mapping[Severity, Sequence[Destination]] = {"warning": (), "critical": ()}
-"""No destinations: alerts can be seen, and are not sent."""
+"""No destinations: alerts are visible in the API and sent nowhere."""
 
 
-def _inspect_others(folder: Path) -> None:
-    """StoreRefused for what is wrong with the databases beside `cell.db`, before that is changed."""
+def _inspect_side_databases(folder: Path) -> None:
+    """Raise StoreUnusable if a database beside `cell.db` cannot be used. `cell.db` is still unchanged then."""
     inspect_outbox(folder)
     inspect_keys(folder)
 
 
 class Service:
-    """A cell that runs, between `start` and `stop`. It holds its folder from when it is made.
+    """Cell that runs between `start` and `stop`. The constructor locks the folder.
 
-    Where a start names no policy it goes on with the one that the folder keeps; `policy` then makes the default one,
-    for a folder that has none. `policy_source` says where a policy that is named was found.
+    `policy` is a policy, or a function that makes the default one. With a function, the cell continues with the policy
+    stored in the folder; the function is called only if there is none. `policy_source` names where a given policy was
+    found.
 
-    An accelerated clock goes on from the latest instant that the folder knows. StoreRefused: its folder cannot be used.
-    StoreFailed: it cannot be read. CannotListen: its address cannot be listened on.
+    An accelerated clock continues from the latest instant recorded in the folder. The constructor raises StoreUnusable
+    if the folder cannot be used, StoreFailed if it cannot be read, and CannotListen if the address cannot be bound.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Service:
         folder: Path,
         policy: PolicyOrDefault,
         *,
-        policy_source: str = PROGRAM,
+        policy_source: str = PROGRAM_SOURCE,
         name: str = "local",
         host: str = "127.0.0.1",
         port: int = 8080,
@@ -62,7 +63,9 @@ class Service:
     ) -> None:
         self.clock = clock or SystemClock()
         with ExitStack() as parts:
-            self.writer = open_writer(folder, policy, self.clock, policy_source=policy_source, inspect=_inspect_others)
+            self.writer = open_writer(
+                folder, policy, self.clock, policy_source=policy_source, inspect=_inspect_side_databases
+            )
             parts.callback(self.writer.stop)
             self._start_clock(self.writer.latest())
             self.keys = Keys(folder)
@@ -73,17 +76,19 @@ class Service:
             parts.callback(self.analytics.stop)
             self.deliveries = Deliveries(folder, lambda: open_reader(folder), destinations or NO_DESTINATIONS)
             parts.callback(self.deliveries.stop)
-            self.server = Server(lambda: Api(self._parts(name, limits or Limits())), host, port)
+            self.server = Server(lambda: Api(self._make_context(name, limits or Limits())), host, port)
             self._stop_parts = parts.pop_all().close
 
     def _start_clock(self, latest: Instant) -> None:
         if isinstance(self.clock, AcceleratedClock):
             self.clock.advance_to(latest)
         elif latest > self.clock.now() + MINUTE:
-            told = "the newest entry is of %s, ahead of the clock: was time made to run faster here?"
-            log.warning(told, render(latest))
+            log.warning(
+                "the newest entry is of %s, ahead of the clock: did a cell with an accelerated clock run here?",
+                render(latest),
+            )
 
-    def _parts(self, name: str, limits: Limits) -> CellContext:
+    def _make_context(self, name: str, limits: Limits) -> CellContext:
         machine, keys = load_machine(), self.keys
         return CellContext(
             name, self.clock, self.writer, self.readers, machine, keys, self.analytics, self.deliveries, limits
@@ -91,14 +96,18 @@ class Service:
 
     @property
     def in_force(self) -> PolicyInForce:
-        """The policy that the cell goes by; since when is known from its start on."""
+        """The policy in force. Its `since` is None until the service has started."""
         return self.writer.in_force
 
     def start(self) -> "Service":
-        """Begin: what came due meanwhile is done, and requests are answered. StoreRefused where the deliveries of the
-        folder are of another cell, StoreFailed where the policy cannot be stored; then it has stopped."""
+        """Start to serve requests. Items that came due while the cell was stopped are handled first.
+
+        Raises StoreUnusable if the folder's deliveries belong to another cell, and StoreFailed if the policy cannot be
+        stored. The service has stopped then.
+        """
         try:
-            # Before the writer raises anything: what the outbox has seen last is looked up in the store as it was.
+            # Before the writer raises any alert: the outbox checks the last alert that it saw against the store as it
+            # was left.
             self.deliveries.start()
             self.writer.start()
             self.analytics.start()
@@ -109,9 +118,11 @@ class Service:
         return self
 
     def stop(self) -> None:
-        """End in order: no more requests, what was taken is stored, what is being sent has its grace, what is stored is
-        fed; and then the folder is given up. Alerts that were not sent yet wait for the next start. Twice is
-        harmless."""
+        """Stop in order, then release the folder. Idempotent.
+
+        The server stops first. Then accepted items are stored, deliveries in flight get their grace period, and stored
+        rows are fed to analytics. Alerts that are not sent yet wait for the next start.
+        """
         self.server.stop()
         self.writer.finish()
         self._stop_parts()

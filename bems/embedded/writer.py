@@ -1,12 +1,13 @@
-"""The writer: the one thread that owns a durable cell.
+"""Writer: the one thread that owns a durable cell.
 
-Each turn takes all that came in since the last one (events, commands, what is due), asks the cell, and commits it in
-one transaction; only then are the callers answered. So an answered event is durable, and batches come from load, or
-from a wait of milliseconds for more, where several senders send.
+The writer commits in groups. A group is everything that arrived since the last one (events, commands) and what is due.
+The cell handles each item, one transaction commits them all, and only then do the callers get their results. So an
+answered event is durable. Groups grow with the load, or by a wait of milliseconds when several senders send at once.
 
-Each item is for itself: one whose handling raises is undone and leaves the others alone. Such an event is accepted all
-the same, for it is durable: it is tried again with backoff, and then set aside until somebody has it redriven. A timer
-or a sweep is never set aside; it is tried again ever more seldom, for without it an invoice would be forgotten.
+Items fail alone: when handling one raises, its changes are undone and the others stand. A failed event is accepted all
+the same, because it is durable. It becomes a dead letter, is retried with backoff, and is then set aside until an
+operator redrives it. A timer or a check is never set aside, because its invoice would be forgotten: its retries only
+become rarer.
 """
 
 import logging
@@ -19,9 +20,9 @@ from types import TracebackType
 
 from bems.embedded.cell import Cell
 from bems.embedded.clock import CellClock
-from bems.embedded.definition import load_machine, resolved_text
+from bems.embedded.definition import load_machine, read_resolved_definition
 from bems.embedded.storage.errors import QueueFull, StoreFailed
-from bems.embedded.storage.policy_history import PROGRAM, PolicyInForce, PolicyOrDefault, choose_policy
+from bems.embedded.storage.policy_history import PROGRAM_SOURCE, PolicyInForce, PolicyOrDefault, choose_policy
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import DeadLetter, DueItem
 from bems.tracker.commands import Command
@@ -32,34 +33,36 @@ from bems.tracker.instants import HOUR, MINUTE, SECOND, Instant
 log = logging.getLogger(__name__)
 
 MAX_QUEUED_ITEMS = 10_000
-"""So many items may wait; at the longest for some seconds."""
+"""Maximum number of items that wait in the queue: a few seconds' work."""
 
 MAX_GROUP_ITEMS = 1_000
-"""So many items make a turn at most."""
+"""Maximum number of queued items in a group."""
 
 MAX_DUE_PER_GROUP = 100
-"""And so much of what is due: where a hundred thousand timers are, whoever sends an event waits for no more of them."""
+"""Maximum number of due items of each kind in a group. When 100,000 timers are due at once, an event waits for no more
+than these."""
 
-COALESCE_BELOW, COALESCE_SECONDS = 32, 0.003
-"""Where several senders send and fewer items than this came in during a turn, so many seconds are waited for more: a
-turn of few costs nearly as much as one of many. Whoever sends one after the other never waits."""
+COALESCE_BELOW_ITEMS, COALESCE_SECONDS = 32, 0.003
+"""When several senders send, and fewer items than this arrived during a commit, the writer waits this long for more: a
+small group costs nearly as much as a large one. A sender that sends one event after the other never waits."""
 
 MIN_SLEEP_SECONDS = 0.001
-"""Seconds that it sleeps at the least, if it sleeps at all."""
+"""Minimum duration of a sleep."""
 
 POLL_SECONDS = 1.0
-"""Seconds after which it looks at the clock again though nothing seems due: a machine's clock may jump."""
+"""Interval at which the idle writer reads the clock, even if nothing is due: a machine's clock may jump."""
 
 RETRY_DELAYS = (SECOND, 10 * SECOND, MINUTE, 10 * MINUTE, HOUR)
-"""How long to wait after each failure. An event that fails once more is set aside; a timer stays with the last."""
+"""Delays after the first, second, … failure of an item. An event that fails once more is set aside; a timer keeps the
+last delay."""
 
 
 class Stopped(Exception):
-    """The writer is stopping, or has died. Nothing was taken."""
+    """The writer is stopping or has died. The item was not accepted."""
 
 
 class Redrive:
-    """A request to handle a dead letter again."""
+    """A request to handle a dead dead_letter again."""
 
     def __init__(self, event_id: str) -> None:
         self.event_id = event_id
@@ -69,11 +72,11 @@ Item = Event | Command | Redrive
 
 
 ItemResult = Receipt | Exception
-"""What became of an item, which is durable; or why it could not be stored: then it was not accepted, and is to be sent
-again. A repeat is harmless, and is told so."""
+"""Receipt of a durable item, or the error why it could not be stored. In that case the item was not accepted and must
+be sent again. Sending is idempotent: a repeat gets a receipt that says so."""
 
 OnResult = Callable[[ItemResult], None]
-"""Tells somebody who waits. Called in the writer's thread."""
+"""Callback that notifies the waiting caller. It runs in the writer's thread."""
 
 
 def open_writer(
@@ -81,16 +84,19 @@ def open_writer(
     policy: PolicyOrDefault,
     clock: CellClock,
     *,
-    policy_source: str = PROGRAM,
+    policy_source: str = PROGRAM_SOURCE,
     inspect: Callable[[Path], object] = lambda _: None,
 ) -> "Writer":
-    """The writer of the durable cell in a folder, which is made if there is none. Without a policy that is named it
-    goes on with the one that the folder keeps. StoreRefused and `inspect`: see `SqliteStore`; StoreRefused also where
-    the kept policy cannot be read."""
+    """Return the writer of the durable cell in `folder`, which is created if it does not exist.
+
+    If `policy` is a function, the cell continues with the stored policy, and the function is called only if there is
+    none. Raises StoreUnusable as `SqliteStore` does, and if the stored policy cannot be read. For `inspect`, see
+    `SqliteStore`.
+    """
     store = SqliteStore(folder, inspect=inspect)
     try:
         machine = load_machine()
-        store.store_definition(machine.digest, resolved_text())
+        store.store_definition(machine.digest, read_resolved_definition())
         in_force = choose_policy(policy, policy_source, next(iter(store.policies(limit=1)), None))
         return Writer(Cell(in_force.policy, machine, store), store, clock, in_force=in_force)
     except BaseException:
@@ -99,10 +105,10 @@ def open_writer(
 
 
 class Writer:
-    """Takes events and commands from any thread, and answers each when it is durable.
+    """Accepts events and commands from any thread, and answers each once it is durable.
 
-    It owns `store`, and `cell` over it, from `start` to `stop`. What came due while no writer ran is done first, at the
-    present instant.
+    The writer owns `store`, and `cell` over it, from `start` to `stop`. Items that came due while no writer ran are
+    fired first, at the present instant.
     """
 
     def __init__(
@@ -111,99 +117,103 @@ class Writer:
         store: SqliteStore,
         clock: CellClock,
         *,
-        queued: int = MAX_QUEUED_ITEMS,
-        turn: int = MAX_GROUP_ITEMS,
+        max_queued_items: int = MAX_QUEUED_ITEMS,
+        max_group_items: int = MAX_GROUP_ITEMS,
         in_force: PolicyInForce | None = None,
     ) -> None:
-        self.in_force = in_force or PolicyInForce(cell.policy, PROGRAM)
+        self.in_force = in_force or PolicyInForce(cell.policy, PROGRAM_SOURCE)
         self._cell = cell
         self._store = store
         self._clock = clock
-        self._max_queued_items = queued
-        self._max_group_items = turn
+        self._max_queued_items = max_queued_items
+        self._max_group_items = max_group_items
         self._queue: deque[tuple[Item, OnResult]] = deque()
         self._changed = threading.Condition()
-        self._poked = False
-        self._open = True
+        self._is_woken = False
+        self._is_open = True
         self._backoff_until = 0.0
         self._failures: dict[tuple[str, str], int] = {}
-        self._failing: str | None = None
+        self._failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="bems-writer")
 
-    # -- for any thread
+    # -- called from any thread
 
     def start(self) -> "Writer":
-        """Begin, and keep the policy that is in force from here on. A writer is started once; what was handed in before
-        waits for it. StoreFailed: the policy cannot be stored."""
+        """Store the policy in force and start the thread. Items submitted earlier wait for this.
+
+        A writer can be started once. Raises StoreFailed if the policy cannot be stored.
+        """
         if not self.in_force.is_resumed:
             policy, source = self.in_force.policy, self.in_force.source
             self.in_force = PolicyInForce(policy, source, self._store.store_policy(policy, source, self._clock.now()))
         self._thread.start()
         return self
 
-    def submit(self, item: Item, tell: OnResult) -> None:
-        """Hand in an event that passed the gate, a command, or a redrive, whose answer says why it failed again if it
-        is `refused`. Busy or Stopped at once."""
+    def submit(self, item: Item, on_result: OnResult) -> None:
+        """Queue an event that passed the gate, a command, or a redrive. `on_result` gets what became of it.
+
+        The receipt of a redrive that failed again is `refused`, with the reason. Raises QueueFull or Stopped at once.
+        """
         with self._changed:
-            if not self._open:
+            if not self._is_open:
                 raise Stopped("the cell is stopping")
             if len(self._queue) >= self._max_queued_items:
-                raise QueueFull(f"{self._max_queued_items} items are waiting already")
-            self._queue.append((item, tell))
+                raise QueueFull(f"{self._max_queued_items} items are queued already")
+            self._queue.append((item, on_result))
             if len(self._queue) == 1:
                 self._changed.notify()
 
     def wake(self) -> None:
-        """Look at the clock: it was moved."""
+        """Make the writer read the clock now. Call it after moving the clock."""
         with self._changed:
-            self._poked = True
+            self._is_woken = True
             self._changed.notify()
 
     def latest(self) -> Instant:
-        """The latest instant at which something was recorded; before `start` only."""
+        """Return the latest instant at which something was recorded. Call it before `start` only."""
         return self._store.latest()
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still takes anything."""
-        return self._open
+        """Whether the writer accepts items."""
+        return self._is_open
 
     @property
     def failure(self) -> str | None:
-        """Why nothing can be stored; None as far as is known that it can."""
-        return self._failing
+        """Why the last group could not be stored. None if it was stored."""
+        return self._failure
 
     @property
     def loss(self) -> str | None:
-        """Why nothing can be stored any more, until the cell is started again: its files are not where they were."""
+        """Why nothing can be stored until the cell is started again: its files were moved, removed or replaced."""
         return self._store.loss
 
     @property
     def queued(self) -> int:
-        """How many items wait for their turn."""
+        """Number of items in the queue."""
         return len(self._queue)
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more would be taken now."""
+        """Whether `submit` would raise QueueFull now."""
         return len(self._queue) >= self._max_queued_items
 
     def finish(self) -> None:
-        """Take nothing more, and finish what was taken. The folder is still held, and what is in it can be read.
+        """Accept nothing more, and finish the queued items. The folder stays locked, and the store can still be read.
 
-        Of a writer that was never started, what was handed in is not accepted: Stopped.
+        A writer that was never started answers its queued items with Stopped.
         """
         with self._changed:
-            self._open = False
+            self._is_open = False
             self._changed.notify()
         if self._thread.ident is not None:
             self._thread.join()
         while self._queue:
-            _, tell = self._queue.popleft()
-            tell(Stopped("the writer was never started"))
+            _, on_result = self._queue.popleft()
+            on_result(Stopped("the writer was never started"))
 
     def stop(self) -> None:
-        """Finish, and give the folder up. Returns when that is done; twice is harmless."""
+        """Finish the queued items, then close the store and release the folder. Idempotent."""
         self.finish()
         self._store.close()
 
@@ -215,12 +225,12 @@ class Writer:
     ) -> None:
         self.stop()
 
-    # -- its own thread
+    # -- called from the writer's own thread
 
     def commit_group(self) -> bool:
-        """One turn of what came in and what is due; whether there is more to be done at once.
+        """Commit one group of queued and due items, and return whether more is due at once.
 
-        For its own thread, or for whoever is in its place before `start`.
+        Runs in the writer's thread. A test may call it instead of `start`.
         """
         return self._commit_group(self._take())
 
@@ -228,32 +238,32 @@ class Writer:
         try:
             while not self._is_finished():
                 more = self.commit_group()
-                if 0 < len(self._queue) < COALESCE_BELOW:
+                if 0 < len(self._queue) < COALESCE_BELOW_ITEMS:
                     time.sleep(COALESCE_SECONDS)
                 elif not more:
                     self._sleep()
         except BaseException:
-            log.critical("the writer died; nothing more is taken", exc_info=True)
-            self._failing = "the writer died: start the cell again"
+            log.critical("the writer died and accepts nothing more", exc_info=True)
+            self._failure = "the writer died: start the cell again"
         with self._changed:
-            self._open = False
+            self._is_open = False
             left = list(self._queue)
             self._queue.clear()
-        for _, tell in left:
-            tell(Stopped("the writer died before it came to this"))
+        for _, on_result in left:
+            on_result(Stopped("the writer died before it handled this item"))
 
     def _is_finished(self) -> bool:
         with self._changed:
-            return not self._open and not self._queue
+            return not self._is_open and not self._queue
 
     def _take(self) -> list[tuple[Item, OnResult]]:
         with self._changed:
-            self._poked = False
+            self._is_woken = False
             count = min(len(self._queue), self._max_group_items)
             return [self._queue.popleft() for _ in range(count)]
 
     def _sleep(self) -> None:
-        """Until something comes in, or something is due."""
+        """Sleep until an item arrives or is due."""
         seconds = POLL_SECONDS
         try:
             at, now = self._store.next_due_hint, self._clock.now()
@@ -261,54 +271,54 @@ class Writer:
                 at = self._store.refresh_next_due()
             seconds = min(seconds, (at - now) / SECOND / self._clock.speed)
         except StoreFailed as error:
-            log.error("what is due next is not known: %s", error)
+            log.error("the next due item cannot be read: %s", error)
             self._backoff_until = time.monotonic() + POLL_SECONDS
         seconds = max(seconds, self._backoff_until - time.monotonic())
         if seconds > 0:
-            # An accelerated clock may be held just before what is due.
+            # An accelerated clock may stand just before the due instant: do not spin.
             seconds = max(seconds, MIN_SLEEP_SECONDS)
         with self._changed:
-            if seconds > 0 and self._open and not self._queue and not self._poked:
+            if seconds > 0 and self._is_open and not self._queue and not self._is_woken:
                 self._changed.wait(seconds)
 
     def _commit_group(self, taken: list[tuple[Item, OnResult]]) -> bool:
-        """One turn; whether there is more to be done at once."""
-        now, answers, more = self._clock.now(), list[tuple[OnResult, ItemResult]](), False
+        """Commit one group, and return whether more is due at once."""
+        now, results, more = self._clock.now(), list[tuple[OnResult, ItemResult]](), False
         try:
             self._store.prefetch([item for item, _ in taken if isinstance(item, Event)])
-            for item, tell in taken:
-                answers.append((tell, self._handle(item, now)))
+            for item, on_result in taken:
+                results.append((on_result, self._handle(item, now)))
             if self._store.next_due_hint <= now and time.monotonic() >= self._backoff_until:
                 more = self._fire_due(now)
             self._store.commit()
         except Exception as error:
-            self._abort_group(error, [tell for _, tell in taken])
+            self._abort_group(error, [on_result for _, on_result in taken])
             return False
-        for tell, answer in answers:
-            tell(answer)
+        for on_result, result in results:
+            on_result(result)
         try:
-            if self._failing:
+            if self._failure:
                 self._store.check_writable()
             if self._store.next_due_hint <= now:
                 self._store.refresh_next_due()
         except StoreFailed as error:
             self._abort_group(error, [])
             return False
-        if self._failing:
-            log.warning("turns are stored again")
-            self._failing = None
+        if self._failure:
+            log.warning("the store is writable again")
+            self._failure = None
         return more
 
     def _abort_group(self, error: Exception, taken: list[OnResult]) -> None:
-        """The turn is void: nobody was told that it was not."""
-        # Once: while a disk is full, every turn would say the same.
-        if self._failing != str(error):
-            log.error("a turn of %d items failed: %s", len(taken), error, exc_info=not isinstance(error, StoreFailed))
+        """Roll the group back and answer its items with the error. No caller has been told otherwise yet."""
+        # Log it once: while a disk is full, every group fails with the same error.
+        if self._failure != str(error):
+            log.error("a group of %d items failed: %s", len(taken), error, exc_info=not isinstance(error, StoreFailed))
         self._store.rollback()
-        self._failing = str(error)
+        self._failure = str(error)
         self._backoff_until = time.monotonic() + POLL_SECONDS
-        for tell in taken:
-            tell(error)
+        for on_result in taken:
+            on_result(error)
 
     def _handle(self, item: Item, now: Instant) -> ItemResult:
         try:
@@ -330,7 +340,7 @@ class Writer:
             return self._store_dead_letter(item, now, error)
 
     def _store_dead_letter(self, event: Event, now: Instant, error: Exception) -> ItemResult:
-        """The event is durable, though nothing has come of it yet. One that cannot even be stored was not accepted."""
+        """Store the event and its dead letter, and accept it. An event that cannot even be stored is not accepted."""
         try:
             with self._store.savepoint():
                 self._store.add_event(event)
@@ -342,24 +352,26 @@ class Writer:
         return ACCEPTED
 
     def _redrive(self, event_id: str, now: Instant) -> Receipt:
-        letter = self._store.dead_letter(event_id)
-        if letter is None:
-            return Receipt("refused", f"there is no dead letter {event_id}")
-        return self._retry(letter, now)
+        dead_letter = self._store.dead_letter(event_id)
+        if dead_letter is None:
+            return Receipt("refused", f"there is no dead dead_letter {event_id}")
+        return self._retry(dead_letter, now)
 
-    def _retry(self, letter: DeadLetter, now: Instant) -> Receipt:
+    def _retry(self, dead_letter: DeadLetter, now: Instant) -> Receipt:
         try:
             with self._store.savepoint():
-                event = self._store.event(letter.event_id)
-                assert event is not None, "a letter is written with its event"
+                event = self._store.event(dead_letter.event_id)
+                assert event is not None, "a dead letter is written with its event"
                 self._cell.redrive(event, now)
-                self._store.drop_dead_letter(letter.event_id)
+                self._store.drop_dead_letter(dead_letter.event_id)
         except StoreFailed:
             raise
         except Exception as error:
-            log.exception("the event %s of %s failed again", letter.event_id, letter.invoice_id)
+            log.exception("the event %s of %s failed again", dead_letter.event_id, dead_letter.invoice_id)
             with self._store.savepoint():
-                self._put_dead_letter(letter.event_id, letter.invoice_id, letter.attempts + 1, now, error)
+                self._put_dead_letter(
+                    dead_letter.event_id, dead_letter.invoice_id, dead_letter.attempts + 1, now, error
+                )
             return Receipt("refused", _describe(error))
         return ACCEPTED
 
@@ -368,14 +380,14 @@ class Writer:
         self._store.put_dead_letter(DeadLetter(event_id, invoice_id, attempts, now, retry_at, _describe(error)))
 
     def _fire_due(self, now: Instant) -> bool:
-        """Fire what is due and try again what failed; whether more is due than fits into a turn."""
+        """Fire due items and retry dead letters. Return whether more is due than fits into a group."""
         due = self._store.due(now + 1, MAX_DUE_PER_GROUP)[:MAX_DUE_PER_GROUP]
         for one in due:
             self._fire(one, now)
-        letters = self._store.dead_letters_due(now + 1, MAX_DUE_PER_GROUP)
-        for letter in letters:
-            self._retry(letter, now)
-        return max(len(due), len(letters)) == MAX_DUE_PER_GROUP
+        dead_letters = self._store.dead_letters_due(now + 1, MAX_DUE_PER_GROUP)
+        for dead_letter in dead_letters:
+            self._retry(dead_letter, now)
+        return max(len(due), len(dead_letters)) == MAX_DUE_PER_GROUP
 
     def _fire(self, due: DueItem, now: Instant) -> None:
         key = (due.kind, due.key)

@@ -10,7 +10,7 @@ from typing import Any
 
 from bems.cli.files import load_policy
 from bems.embedded.cell import Cell
-from bems.embedded.definition import load_machine, resolved_text
+from bems.embedded.definition import load_machine, read_resolved_definition
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.tracker.contract import STAGES, Event, Stage
 from bems.tracker.instants import Instant
@@ -39,7 +39,7 @@ def measure(folder: Path) -> Iterator[Figure]:
 def _run(folder: Path, prefix: str, profiler: cProfile.Profile | None) -> tuple[float, float]:
     """Microseconds of CPU an event: of the gate, and of everything from the turn's beginning to its commit."""
     machine, store, now = load_machine(), SqliteStore(folder), time.time_ns() // 1_000
-    store.store_definition(machine.digest, resolved_text())
+    store.store_definition(machine.digest, read_resolved_definition())
     cell = Cell(load_policy(None), machine, store)
     sent = [
         (stage, event.body) for event in lifecycles(INVOICES, prefix=prefix) for stage in STAGES if stage == event.stage

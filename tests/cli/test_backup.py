@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.cli.cli_harness import CliHarness, event, run
-from tests.data.store import stored, unpack
+from tests.data.store import list_stored_versions, unpack
 from tests.waiting import until
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return unpack(stored()[max(stored())], tmp_path / "cell")
+    return unpack(list_stored_versions()[max(list_stored_versions())], tmp_path / "cell")
 
 
 def test_a_running_cell_is_copied_and_the_copy_is_one_to_start_on(world: CliHarness, tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def test_mistakes_and_failures_are_told_in_one_line(folder: Path, tmp_path: Path
     copy = tmp_path / "copy"
     assert "it is not the folder of a cell" in told(2, tmp_path, copy)
     assert "it is not the folder of a cell" in told(2, tmp_path / "none", copy)
-    assert "name a folder that is not" in told(2, folder, folder)
-    assert "none is no folder" in told(2, folder, tmp_path / "none" / "copy")
+    assert "already exists; choose another folder" in told(2, folder, folder)
+    assert "none is not a folder" in told(2, folder, tmp_path / "none" / "copy")
     (folder / "keys.db").write_bytes(b"\0" * 5000)
     assert "keys.db is not a store of a cell" in told(1, folder, copy)
     assert not copy.exists()

@@ -186,4 +186,4 @@ def test_time_that_ran_ahead_is_told(tmp_path: Path) -> None:
     with cell("--store", store) as (process, _):
         process.terminate()
         _, said = rest(process)
-        assert "ahead of the clock: was time made to run faster here?" in said
+        assert "ahead of the clock: did a cell with an accelerated clock run here?" in said

@@ -1,7 +1,7 @@
 """Make the seed dictionaries of a new store by running a few invoices through the lifecycle.
 
-`python -m tests.data.seeds` writes them into the package. Do that when the stored fields have changed: a new store then
-compresses its first values better. Stores that exist keep the dictionaries that they have.
+`python -m tests.data.seeds` writes them into the package. Run it when the stored fields have changed, so that a
+new store compresses its first values better. Existing stores keep their dictionaries.
 """
 
 from decimal import Decimal
@@ -42,12 +42,12 @@ def make_dictionaries() -> dict[str, bytes]:
     record, name = store.record(events[-1].invoice_id), execution_name(events[-1].invoice_id, 1)
     execution = store.execution(name)
     assert record and execution
-    past = b"".join(encode_stimulus(stimulus, at) for stimulus, at in store.stimuli(name))
+    stimuli = b"".join(encode_stimulus(stimulus, at) for stimulus, at in store.stimuli(name))
     return {
         "event": b"".join(encode_event(event) for event in events[-6:]),
         "transition": b"".join(encode_transition(row) for row in store.drain_transitions()[-6:]),
         "record": encode_record(record),
-        "execution": encode_execution(execution, past),
+        "execution": encode_execution(execution, stimuli),
     }
 
 

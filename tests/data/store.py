@@ -1,7 +1,6 @@
-"""Write the files of a small cell as the present version of the store has them, and what they hold.
+"""Write the files of a small cell in the present version of the store, and their content as JSON.
 
-A store of an older version cannot be written any more: only the program of its time made such files. So what is there
-already is left alone, unless it is of the present version.
+Only the program of an older version could write its files, so the files of older versions are left alone.
 """
 
 import dataclasses
@@ -41,13 +40,13 @@ POLICY = plain_policy("2d", "1d", 2, 4)
 TODAY = parse("2027-01-01T00:00:00Z")
 
 
-def stored() -> dict[int, Path]:
-    """The folders of what was written, by version."""
+def list_stored_versions() -> dict[int, Path]:
+    """Return the folder of each stored version."""
     return {int(path.name.removeprefix("store-")): path for path in HERE.glob("store-*")}
 
 
 def unpack(stored: Path, folder: Path) -> Path:
-    """The files as they were, in a folder of their own."""
+    """Unpack the files of a stored version into a new folder, and return that folder."""
     folder.mkdir(mode=0o700)
     for name in FILES:
         (folder / name).touch(mode=0o600)
@@ -56,14 +55,14 @@ def unpack(stored: Path, folder: Path) -> Path:
 
 
 def events() -> list[Event]:
-    """A month of sendings, each event once."""
+    """Return the events of about a month, each once."""
     profile = dataclasses.replace(EVERYDAY, malformed=0.0, conflicting=0.0, stuck=0.25, disputed=0.2, orphaned=0.1)
     read = (parse_line(line, TODAY) for line in generate(48, 11, days=40, profile=profile))
     return list({event.event_id: event for event in read if isinstance(event, Event)}.values())
 
 
-class Life:
-    """A time in which a cell runs. Its clock stands still but where it is moved, so that each life of it is alike."""
+class CellRun:
+    """A run of a cell. Its clock moves only when it is moved, so that all runs are alike."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = VirtualClock()
@@ -72,7 +71,10 @@ class Life:
         self.writer.start()
 
     def move_to(self, instant: Instant) -> None:
-        """What is due by then is done when this returns: it is, in each turn before its answers."""
+        """Move the clock, and return once everything that is due by then is done.
+
+        A group fires what is due before it answers its items.
+        """
         self.clock.move_to(instant)
         submit(self.writer, Redrive("nothing")).result(SOON)
 
@@ -88,15 +90,15 @@ class Life:
         command = Command(f"command-{number}", invoice_id, "ann", self.clock.now(), verb, "as it was told")
         return submit(self.writer, command).result(SOON).result
 
-    def __enter__(self) -> "Life":
+    def __enter__(self) -> "CellRun":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.writer.stop()
 
 
-def begin(folder: Path) -> None:
-    """The first half of the month, with operators and with a fault of ours; then the cell ends."""
+def run_first_half(folder: Path) -> None:
+    """Run a cell that gets the first half of the events and some commands, and fails to handle some of the events."""
     first = events()[: len(events()) // 2]
     poison = {event.event_id for event in first[-8:-1:3]}
     redrive = Cell.redrive
@@ -106,27 +108,27 @@ def begin(folder: Path) -> None:
             raise ValueError(f"{event.event_id} is poison")
         return redrive(cell, event, now)
 
-    with Life(folder) as life, patch.object(Cell, "redrive", fail):
-        life.send(first)
+    with CellRun(folder) as run, patch.object(Cell, "redrive", fail):
+        run.send(first)
         for _ in range(6):
-            submit(life.writer, Redrive(min(poison))).result(SOON)
-        store = life.writer._store
+            submit(run.writer, Redrive(min(poison))).result(SOON)
+        store = run.writer._store
         waiting = [record.invoice_id for record in store.invoices(statuses=["AwaitingAuthorization"]) if record.wait]
         verbs: list[Verb] = [
             Acknowledge(),
-            Extend(life.clock.now() + 9 * DAY),
+            Extend(run.clock.now() + 9 * DAY),
             Park(),
             Cancel(),
             Complete("authorization"),
         ]
         for number, verb in enumerate(verbs):
-            life.act(number, waiting[number], verb)
-        life.move_to(life.clock.now() + SECOND)
-    _tell(folder)
+            run.act(number, waiting[number], verb)
+        run.move_to(run.clock.now() + SECOND)
+    _add_keys_and_deliveries(folder)
 
 
-def _tell(folder: Path) -> None:
-    """Keys, and deliveries of which some were made, some wait, some failed."""
+def _add_keys_and_deliveries(folder: Path) -> None:
+    """Add keys, and deliveries of which some are done, some wait and some failed."""
     now = TODAY
     keys = Keys(folder)
     roles: tuple[Role, ...] = ("admin", "sender", "viewer")
@@ -143,22 +145,26 @@ def _tell(folder: Path) -> None:
     store.close()
 
 
-def go_on(folder: Path) -> list[str]:
-    """The rest of the month, with what was sent before once more, and ten days in which whatever is due happens; what
-    was answered."""
+def run_second_half(folder: Path) -> list[str]:
+    """Redrive the dead letters, send the first half again and the second half, and let ten days pass.
+
+    Return the results of the sent items.
+    """
     every = events()
     half = len(every) // 2
-    with Life(folder) as life:
-        letters = life.writer._store.dead_letters()
-        results: list[str] = [submit(life.writer, Redrive(letter.event_id)).result(SOON).result for letter in letters]
-        results += life.send(every[:half])
-        results += life.send(every[half:])
-        life.move_to(life.clock.now() + 10 * DAY)
+    with CellRun(folder) as run:
+        dead_letters = run.writer._store.dead_letters()
+        results: list[str] = [
+            submit(run.writer, Redrive(dead_letter.event_id)).result(SOON).result for dead_letter in dead_letters
+        ]
+        results += run.send(every[:half])
+        results += run.send(every[half:])
+        run.move_to(run.clock.now() + 10 * DAY)
     return results
 
 
-def view(folder: Path) -> Any:
-    """All that the store, the outbox and the keys hold, in a form that no version changes."""
+def read_contents(folder: Path) -> Any:
+    """Return the content of the store, the outbox and the keys, in a form that does not depend on the version."""
     store, outbox, keys = SqliteStore(folder), Outbox(folder), Keys(folder)
     try:
         held = {
@@ -186,18 +192,18 @@ def view(folder: Path) -> Any:
 
 
 def write() -> None:
-    """In the place of what was written for the present version before."""
+    """Write the files of the present version, replacing earlier ones."""
     logging.disable()
     target = HERE / f"store-{len(MIGRATIONS)}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "cell"
-        begin(folder)
+        run_first_half(folder)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         for file in FILES:
             (target / f"{file}.gz").write_bytes(gzip.compress((folder / file).read_bytes(), 9, mtime=0))
         (target / "held.json.gz").write_bytes(
-            gzip.compress(json.format(json.encode(view(folder)), indent=0), 9, mtime=0)
+            gzip.compress(json.format(json.encode(read_contents(folder)), indent=0), 9, mtime=0)
         )
 
 

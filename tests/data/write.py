@@ -1,4 +1,4 @@
-"""Write the golden log and its results anew."""
+"""Write the golden log and its results."""
 
 import gzip
 import json

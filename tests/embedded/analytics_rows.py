@@ -1,4 +1,4 @@
-"""Rows of a store that analytics copies, and its database, looked into past it."""
+"""Source of transitions for analytics, and direct reads of the analytics database."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +16,13 @@ from tests.tracker.samples import NOW
 from tests.waiting import until
 
 NEVER = 3600.0
-"""Seconds between feeds, where only a poke or the end may cause one."""
+"""Seconds between feeds in tests where only `wake` or `stop` may cause one."""
 
 KINDS: tuple[TransitionKind, ...] = get_args(TransitionKind)
 
 
 class Rows:
-    """A store that is a list: the source and its factory in one."""
+    """Transition source backed by a list. It is its own factory."""
 
     def __init__(self, count: int = 0) -> None:
         self.rows: list[Transition] = []
@@ -69,7 +69,7 @@ def transition(number: int) -> Transition:
 
 @contextmanager
 def running(folder: Path, rows: Callable[[], Any], **options: Any) -> Iterator[AnalyticsFeeder]:
-    """Started, and stopped at the end. Unless told otherwise, only a poke or the end makes it feed again."""
+    """Run a feeder within the context. By default it feeds at the start, after `wake` and at the end only."""
     analytics = AnalyticsFeeder(folder, "north", rows, **{"every": NEVER, **options}).start()
     try:
         yield analytics
@@ -78,27 +78,32 @@ def running(folder: Path, rows: Callable[[], Any], **options: Any) -> Iterator[A
 
 
 def feed(analytics: AnalyticsFeeder, rows: Rows) -> None:
+    """Wake the feeder, and wait until it has copied all rows."""
     analytics.wake()
     until(lambda: analytics.watermark == len(rows.rows))
 
 
 def feed_once(folder: Path, rows: Rows, **options: Any) -> None:
+    """Start and stop a feeder."""
     with running(folder, rows, **options):
         pass
 
 
-def look_into(folder: Path, *queries: str) -> list[list[Any]]:
-    """What is in the database of a folder, read by DuckDB alone."""
+def query_database(folder: Path, *queries: str) -> list[list[Any]]:
+    """Return the result of each query of a folder's analytics database. No feeder may run."""
     with duckdb.connect(str(folder / ANALYTICS), read_only=True) as connection:
         return [connection.execute(sql).fetchall() for sql in queries]
 
 
-def each_once(folder: Path, rows: Rows) -> bool:
-    """Whether the database has each row once, in their order, and says so."""
-    stored, says = look_into(folder, "SELECT seq, transition_id FROM transitions", "SELECT watermark FROM feed")
+def has_each_row_once(folder: Path, rows: Rows) -> bool:
+    """Return whether the database has each row once, in order, and the right watermark."""
+    stored, watermark = query_database(
+        folder, "SELECT seq, transition_id FROM transitions", "SELECT watermark FROM feed"
+    )
     expected = [(seq, row.transition_id) for seq, row in rows.transitions(0, len(rows.rows))]
-    return stored == expected and says == [(len(expected),)]
+    return stored == expected and watermark == [(len(expected),)]
 
 
-def asides(folder: Path) -> set[str]:
+def list_set_aside_files(folder: Path) -> set[str]:
+    """Return the names of the files that a feeder has set aside as damaged."""
     return {path.name for path in folder.glob(f"{ANALYTICS}.*")}

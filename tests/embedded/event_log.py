@@ -1,4 +1,4 @@
-"""A log of events to send to a cell."""
+"""Logs of events to send to a cell."""
 
 import dataclasses
 
@@ -11,15 +11,15 @@ TODAY = parse("2027-01-01T00:00:00Z")
 
 
 def make_log(seed: int, invoices: int) -> dict[str, bytes]:
-    """Valid lines by event id, in the order in which they are sent. Each id has one content."""
+    """Return valid lines by event id, in the order in which they are sent. Each id has one content."""
     profile = dataclasses.replace(EVERYDAY, malformed=0.0, conflicting=0.0, stuck=0.1, disputed=0.15, orphaned=0.05)
     lines: dict[str, bytes] = {}
     for line in generate(invoices, seed, days=40, profile=profile):
-        lines.setdefault(read(line).event_id, line)
+        lines.setdefault(parse_event(line).event_id, line)
     return lines
 
 
-def read(line: bytes) -> Event:
+def parse_event(line: bytes) -> Event:
     event = parse_line(line, TODAY)
     assert isinstance(event, Event), event
     return event

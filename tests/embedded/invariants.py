@@ -1,4 +1,4 @@
-"""What must hold of a cell that was sent a log, however often it died: each event once, and what comes of them."""
+"""Invariants of a cell that was sent a log of events, however often it was killed: each event is applied once."""
 
 from bems.embedded.cell import Cell
 from bems.embedded.definition import load_machine
@@ -14,16 +14,17 @@ from bems.tracker.transitions import Transition
 from tests.tracker.samples import plain_policy
 
 POLICY = plain_policy("2d", "1d", 2, 4)
-"""What the cell ran by."""
+"""Policy of the cell under test."""
 
 
-def note(answered: dict[str, str], event_id: str, result: str) -> None:
-    """One that was answered is a duplicate from then on; one that was not may be either."""
+def record_answer(answered: dict[str, str], event_id: str, result: str) -> None:
+    """Record the result of an event, and check it: an event that was answered before must be a duplicate."""
     assert result == "duplicate" or (result == "accepted" and event_id not in answered)
     answered.setdefault(event_id, result)
 
 
-def examine(store: SqliteStore, log: dict[str, bytes], end: Instant) -> None:
+def check_store(store: SqliteStore, log: dict[str, bytes], end: Instant) -> None:
+    """Fire everything that is due at `end`, and compare the store with a run of the same events in memory."""
     cell = Cell(POLICY, load_machine(), store)
     while due := store.due(end + 1, 100):
         for one in due:
@@ -32,18 +33,18 @@ def examine(store: SqliteStore, log: dict[str, bytes], end: Instant) -> None:
     events = [event for _, event in store.events(limit=1_000_000)]
     assert sorted(event.event_id for event in events) == sorted(log)
     assert store.dead_letters() == []
-    rows = examine_transitions(store, events)
-    examine_alerts(store, rows)
-    reference = fed_in_memory(events)
+    rows = check_transitions(store, events)
+    check_alerts(store, rows)
+    reference = run_in_memory(events)
     for record in store.records():
         other = reference.record(record.invoice_id)
         assert other is not None
         assert comparable(record) == comparable(other)
-        examine_run(store, record, end)
+        check_run(store, record, end)
     assert len(list(store.records())) == len(list(reference.records()))
 
 
-def examine_transitions(store: SqliteStore, events: list[Event]) -> list[Transition]:
+def check_transitions(store: SqliteStore, events: list[Event]) -> list[Transition]:
     numbered = store.transitions(limit=1_000_000)
     assert [seq for seq, _ in numbered] == list(range(1, len(numbered) + 1))
     rows = [row for _, row in numbered]
@@ -51,15 +52,15 @@ def examine_transitions(store: SqliteStore, events: list[Event]) -> list[Transit
     by_invoice: dict[str, list[Transition]] = {}
     for row in rows:
         by_invoice.setdefault(row.invoice_id, []).append(row)
-    for id, mine in by_invoice.items():
-        instants = [row.recorded_at for row in mine]
-        assert instants == sorted(set(instants)), "each at an instant of its own, and never back"
-        assert len({row.transition_id for row in mine}) == len(mine)
-        assert store.timeline(id) == mine[::-1]
+    for id, timeline in by_invoice.items():
+        instants = [row.recorded_at for row in timeline]
+        assert instants == sorted(set(instants)), "instants of an invoice's rows increase strictly"
+        assert len({row.transition_id for row in timeline}) == len(timeline)
+        assert store.timeline(id) == timeline[::-1]
     return rows
 
 
-def examine_alerts(store: SqliteStore, rows: list[Transition]) -> None:
+def check_alerts(store: SqliteStore, rows: list[Transition]) -> None:
     alerts = [alert for _, alert in store.alerts(limit=1_000_000)]
     assert len(alerts) > 50
     assert sorted(f"alert {alert.id}" for alert in alerts) == sorted(r.transition_id for r in rows if r.kind == "alert")
@@ -72,8 +73,8 @@ def examine_alerts(store: SqliteStore, rows: list[Transition]) -> None:
             steps[wait] = alert.step
 
 
-def fed_in_memory(events: list[Event]) -> MemoryStore:
-    """The same events in the same order, each at the instant at which the child took it in."""
+def run_in_memory(events: list[Event]) -> MemoryStore:
+    """Handle the same events in the same order in memory, each at the instant at which the cell received it."""
     memory = MemoryStore()
     cell = Cell(POLICY, load_machine(), memory)
     for event in events:
@@ -84,7 +85,7 @@ def fed_in_memory(events: list[Event]) -> MemoryStore:
 
 
 def comparable(record: InvoiceRecord) -> object:
-    """What does not depend on when exactly a turn began."""
+    """Return the parts of a record that do not depend on when exactly a group was committed."""
     return (
         status_of(record.outcomes),
         record.outcomes,
@@ -95,18 +96,18 @@ def comparable(record: InvoiceRecord) -> object:
     )
 
 
-def examine_run(store: Store, record: InvoiceRecord, now: Instant) -> None:
+def check_run(store: Store, record: InvoiceRecord, now: Instant) -> None:
     assert record.pending == ()
     waits_for, run = WAITS_FOR[status_of(record.outcomes)], record.run
     if record.wait:
         assert record.wait.stage == waits_for
-        assert record.wait.due > now, "whatever was due has been raised"
+        assert record.wait.due > now, "every due alert has been raised"
     assert (record.wait is None) == (waits_for is None or record.mark == "parked")
     for number in range(1, run.number + 1):
         name = execution_name(record.invoice_id, number)
-        execution, past = store.execution(name), store.stimuli(name)
+        execution, stimuli = store.execution(name), store.stimuli(name)
         assert execution is not None
-        assert replay(load_machine(), new_execution(name), past)[0] == execution, "state and past are of one piece"
+        assert replay(load_machine(), new_execution(name), stimuli)[0] == execution, "the stimuli lead to the state"
         is_open = number == run.number and run.state == "open"
         assert (execution.status == RUNNING) == is_open
         if is_open:

@@ -1,4 +1,4 @@
-"""An item handed to a writer, as a future."""
+"""Submit an item to a writer and get a future."""
 
 from concurrent.futures import Future
 
@@ -7,14 +7,14 @@ from bems.tracker.decisions import Receipt
 
 
 def submit(writer: Writer, item: Item) -> "Future[Receipt]":
-    """What becomes of the item; raises what `Writer.submit` does."""
+    """Submit the item and return the future of its receipt. Raises as `Writer.submit` does."""
     future: Future[Receipt] = Future()
 
-    def tell(answer: ItemResult) -> None:
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
+    def on_result(result: ItemResult) -> None:
+        if isinstance(result, Exception):
+            future.set_exception(result)
         else:
-            future.set_result(answer)
+            future.set_result(result)
 
-    writer.submit(item, tell)
+    writer.submit(item, on_result)
     return future

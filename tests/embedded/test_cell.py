@@ -1,4 +1,4 @@
-"""The cell: decisions, executions and store together."""
+"""Cell: decisions, executions and store together."""
 
 import pytest
 
@@ -40,14 +40,14 @@ def test_nothing_is_left_pending(cell: Cell, store: MemoryStore) -> None:
     assert record.run.token == execution.token is not None
 
 
-def test_one_event_id_with_two_contents_is_a_conflict_even_of_two_invoices(cell: Cell) -> None:
+def test_one_event_id_with_two_contents_is_a_conflict_even_across_invoices(cell: Cell) -> None:
     assert cell.handle_event(event("ingestion", "received", event_id="e", digest="1"), NOW).result == "accepted"
     assert cell.handle_event(event("ingestion", "received", event_id="e", digest="1"), NOW).result == "duplicate"
     other = event("ingestion", "received", event_id="e", digest="2", invoice_id="INV-2")
     assert cell.handle_event(other, NOW).result == "conflict"
 
 
-def test_an_answer_to_a_dead_token_counts_as_answered(cell: Cell, store: MemoryStore) -> None:
+def test_an_answer_to_an_unknown_token_has_no_effect(cell: Cell, store: MemoryStore) -> None:
     cell.handle_event(event("ingestion", "received"), NOW)
     before = store.execution(RUN_1)
     for token in ("nobody", "nobody#1", f"{RUN_1}#999", ""):
@@ -63,7 +63,7 @@ def test_an_operator_parks_and_revives(cell: Cell) -> None:
     assert states(cell, RUN_2) == ["AwaitAuthorization"]
 
 
-def test_an_extended_deadline_is_kept_by_the_execution(cell: Cell, store: MemoryStore) -> None:
+def test_an_execution_waits_until_an_extended_deadline(cell: Cell, store: MemoryStore) -> None:
     cell.handle_event(event("ingestion", "received"), NOW)
     cell.handle_command(Command("1", "INV-1", "ann", NOW, Extend(NOW + 10 * DAY)), NOW)
     while cell.fire_next(NOW + 10 * DAY) is not None:
@@ -83,7 +83,7 @@ def test_a_cancelled_invoice_ends_its_run(cell: Cell, store: MemoryStore) -> Non
     assert store.next_due() is None
 
 
-def test_a_run_that_somebody_stopped_is_replaced_when_its_alert_is_due(cell: Cell, store: MemoryStore) -> None:
+def test_a_stopped_run_is_replaced_when_its_alert_is_due(cell: Cell, store: MemoryStore) -> None:
     cell.handle_event(event("ingestion", "received"), NOW)
     execution = store.execution(RUN_1)
     assert execution
@@ -155,7 +155,7 @@ def test_a_run_that_ends_by_itself_is_replaced_at_once_and_its_dispute_reported(
     ]
 
 
-def test_runs_that_end_at_once_make_dormant_and_their_dispute_is_reported(
+def test_an_invoice_whose_runs_end_at_once_becomes_dormant_and_its_dispute_is_reported(
     cell: Cell, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell.handle_event(event("ingestion", "received"), NOW)

@@ -1,3 +1,5 @@
+"""Clocks of the embedded runtime."""
+
 import threading
 
 import pytest
@@ -8,7 +10,7 @@ from bems.embedded.clock import AcceleratedClock, VirtualClock
 from bems.tracker.instants import SECOND, Instant, parse
 
 
-def test_the_system_clock_is_the_machines() -> None:
+def test_the_system_clock_shows_the_machine_time() -> None:
     with freeze_time("2026-11-23T10:15:00Z"):
         assert SystemClock().now() == parse("2026-11-23T10:15:00Z")
 
@@ -21,7 +23,7 @@ def test_a_virtual_clock_never_goes_back() -> None:
 
 
 class Watch:
-    """What an AcceleratedClock goes by, moved by hand."""
+    """Replacement for `time.perf_counter`, moved by hand."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 50.0
@@ -33,7 +35,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     return Watch(monkeypatch)
 
 
-def test_an_accelerated_clock_goes_so_many_times_as_fast(watch: Watch) -> None:
+def test_an_accelerated_clock_multiplies_elapsed_time_by_its_speed(watch: Watch) -> None:
     clock = AcceleratedClock(1000, 3600)
     assert (clock.now(), clock.speed) == (1000, 3600)
     watch.seconds += 1.5
@@ -43,26 +45,26 @@ def test_an_accelerated_clock_goes_so_many_times_as_fast(watch: Watch) -> None:
     assert (clock.now(), clock.speed) == (1000 + 5402 * SECOND, 2)
 
 
-def test_it_goes_on_from_where_it_stood_when_the_speed_changed(watch: Watch) -> None:
+def test_a_new_speed_applies_only_to_later_time(watch: Watch) -> None:
     clock = AcceleratedClock(0, 1)
     watch.seconds += 10
     clock.set_speed(100)
-    assert clock.now() == 10 * SECOND, "the time before counts at the speed it had"
+    assert clock.now() == 10 * SECOND, "earlier time counts at the earlier speed"
 
 
-def test_it_stops_where_it_is_told_to(watch: Watch) -> None:
+def test_an_accelerated_clock_stops_at_its_limit(watch: Watch) -> None:
     clock = AcceleratedClock(0, 1, 5 * SECOND)
     watch.seconds += 60
     assert clock.now() == 5 * SECOND
     clock.run_until(8 * SECOND)
-    assert clock.now() == 5 * SECOND, "it does not make up for standing still"
+    assert clock.now() == 5 * SECOND, "the time that it stood still is not made up for"
     watch.seconds += 2
     assert clock.now() == 7 * SECOND
     watch.seconds += 2
     assert clock.now() == 8 * SECOND
 
 
-def test_to_stop_it_in_the_past_stops_it_where_it_is(watch: Watch) -> None:
+def test_a_limit_in_the_past_stops_the_clock_where_it_is(watch: Watch) -> None:
     clock = AcceleratedClock(0, 1)
     watch.seconds += 7
     clock.run_until(3 * SECOND)
@@ -73,7 +75,7 @@ def test_to_stop_it_in_the_past_stops_it_where_it_is(watch: Watch) -> None:
     assert clock.now() == 9 * SECOND
 
 
-def test_it_never_goes_back_whoever_looks_and_moves_it() -> None:
+def test_an_accelerated_clock_never_goes_back_under_concurrent_use() -> None:
     clock = AcceleratedClock(0, 1e6, SECOND)
     together = threading.Barrier(6)
     seen: list[list[Instant]] = [[] for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Restoring a backup: what the folder has then, and that one in which something is, or a bad backup, is refused."""
+"""Restore: the content of the new folder, and refusals of bad backups and of folders that are not empty."""
 
 import shutil
 from collections.abc import Callable
@@ -11,18 +11,18 @@ from bems.embedded import backup
 from bems.embedded.auth.keys import KEYS
 from bems.embedded.backup import back_up
 from bems.embedded.restore import RestoreRefused, restore
-from bems.embedded.storage.database_files import CUT_OFF_RESTORE, LOCK, StoreUnusable
+from bems.embedded.storage.database_files import LOCK, PARTIAL_RESTORE_PREFIX, StoreUnusable
 from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.schema import DATABASE, MIGRATIONS
 from bems.embedded.storage.sqlite_store import SqliteStore
-from tests.data.store import FILES, stored, unpack, view
-from tests.embedded.storage.corrupt_files import make_newer, put_anothers
+from tests.data.store import FILES, list_stored_versions, read_contents, unpack
+from tests.embedded.storage.corrupt_files import make_newer, put_foreign_database
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A backup."""
-    back_up(unpack(stored()[len(MIGRATIONS)], tmp_path / "cell"), tmp_path / "copy")
+    back_up(unpack(list_stored_versions()[len(MIGRATIONS)], tmp_path / "cell"), tmp_path / "copy")
     return tmp_path / "copy"
 
 
@@ -31,30 +31,30 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("made", [False, True])
-def test_the_folder_holds_what_the_backup_does_which_stays_as_it_is(copy: Path, tmp_path: Path, made: bool) -> None:
+def test_a_restored_folder_equals_the_backup_which_is_unchanged(copy: Path, tmp_path: Path, made: bool) -> None:
     folder = tmp_path / "restored"
     if made:
         folder.mkdir()
         (folder / "lost+found").mkdir()
     before = content(copy)
     restored = restore(copy, folder)
-    assert content(copy) == before, "not even a log is left beside it"
+    assert content(copy) == before, "no log is left beside the backup"
     assert {path.name for path in folder.iterdir() if path.is_file()} - {LOCK} == set(FILES)
-    held = view(folder)
-    assert held == view(tmp_path / "cell")
+    held = read_contents(folder)
+    assert held == read_contents(tmp_path / "cell")
     assert restored.events == len(held["events"]) and restored.invoices == len(held["invoices"])
     assert restored.latest == held["transitions"][-1][1]["recorded_at"]
 
 
-@pytest.mark.parametrize("version", sorted(stored()))
+@pytest.mark.parametrize("version", sorted(list_stored_versions()))
 def test_a_backup_of_any_version_is_restored(tmp_path: Path, version: int) -> None:
-    old = unpack(stored()[version], tmp_path / "old")
+    old = unpack(list_stored_versions()[version], tmp_path / "old")
     restored = restore(old, tmp_path / "restored")
-    assert view(tmp_path / "restored") == view(old)
+    assert read_contents(tmp_path / "restored") == read_contents(old)
     assert restored.events and restored.invoices and restored.latest
 
 
-def test_a_snapshot_with_its_log_is_restored_with_what_is_in_that(copy: Path, tmp_path: Path) -> None:
+def test_a_snapshot_is_restored_with_the_content_of_its_log(copy: Path, tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "cell")
     store._execute("DELETE FROM letters")
     shutil.copytree(tmp_path / "cell", tmp_path / "snapshot")
@@ -63,30 +63,30 @@ def test_a_snapshot_with_its_log_is_restored_with_what_is_in_that(copy: Path, tm
     assert restore(copy, tmp_path / "other").dead_letters > 0
 
 
-def test_a_folder_in_which_something_is_is_left_alone(copy: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_left_alone(copy: Path, tmp_path: Path) -> None:
     cell, file = content(tmp_path / "cell"), tmp_path / "file"
     with pytest.raises(RestoreRefused, match=r"cell is not empty: it holds .*Stop the cell.* move the folder away"):
         restore(copy, tmp_path / "cell")
     assert content(tmp_path / "cell") == cell
     file.touch()
-    for path, reason in ((file, "is no folder"), (file / "cell", "is no folder"), (copy, "is not empty")):
+    for path, reason in ((file, "is not a folder"), (file / "cell", "is not a folder"), (copy, "is not empty")):
         with pytest.raises(RestoreRefused, match=reason):
             restore(copy, path)
 
 
-def spoil_header(path: Path) -> None:
+def corrupt_header(path: Path) -> None:
     path.write_bytes(b"x" * 5000)
 
 
-def spoil_pages(path: Path) -> None:
+def corrupt_pages(path: Path) -> None:
     found = bytearray(path.read_bytes())
     middle = len(found) // 2 // 4096 * 4096
     found[middle : middle + 8 * 4096] = b"\xff" * (8 * 4096)
     path.write_bytes(found)
 
 
-def spoil_index(path: Path) -> None:
-    """So that only a full check finds it: the entries of an index are not those that they should be."""
+def corrupt_index(path: Path) -> None:
+    """Make the entries of an index wrong, which only a full check finds."""
     connection = apsw.Connection(str(path))
     connection.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
     connection.execute("PRAGMA journal_mode = DELETE")
@@ -96,20 +96,20 @@ def spoil_index(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "error", "reason"),
+    ("corrupt", "error", "reason"),
     [
-        (spoil_header, StoreUnusable, "no SQLite database"),
-        (spoil_pages, StoreFailed, "damaged"),
-        (spoil_index, StoreFailed, "damaged"),
+        (corrupt_header, StoreUnusable, "not an SQLite database"),
+        (corrupt_pages, StoreFailed, "damaged"),
+        (corrupt_index, StoreFailed, "damaged"),
         (make_newer, StoreUnusable, "use the newer program"),
-        (put_anothers, StoreUnusable, "another program made it"),
-        (Path.unlink, RestoreRefused, "no backup of a cell"),
+        (put_foreign_database, StoreUnusable, "another program made it"),
+        (Path.unlink, RestoreRefused, "not a backup of a cell"),
     ],
 )
-def test_what_is_no_good_backup_is_not_restored(
-    copy: Path, tmp_path: Path, spoil: Callable[[Path], None], error: type[Exception], reason: str
+def test_an_unusable_backup_is_not_restored(
+    copy: Path, tmp_path: Path, corrupt: Callable[[Path], None], error: type[Exception], reason: str
 ) -> None:
-    spoil(copy / DATABASE)
+    corrupt(copy / DATABASE)
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
         with pytest.raises(error, match=reason):
@@ -117,18 +117,16 @@ def test_what_is_no_good_backup_is_not_restored(
     assert not (tmp_path / "new").exists() and not list((tmp_path / "empty").iterdir())
 
 
-def test_a_folder_of_backups_is_no_backup(copy: Path, tmp_path: Path) -> None:
+def test_a_folder_of_backups_is_not_a_backup(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "backups").mkdir()
     copy.rename(tmp_path / "backups" / "monday")
-    with pytest.raises(RestoreRefused, match="backups/monday does: name that"):
+    with pytest.raises(RestoreRefused, match="backups/monday does: give that folder"):
         restore(tmp_path / "backups", tmp_path / "new")
-    with pytest.raises(RestoreRefused, match="nowhere is no folder"):
+    with pytest.raises(RestoreRefused, match="nowhere is not a folder"):
         restore(tmp_path / "nowhere", tmp_path / "new")
 
 
-def test_what_fails_in_the_middle_leaves_nothing_and_no_room_is_told(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_restore_leaves_nothing(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         restore(copy, tmp_path / "new", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert not (tmp_path / "new").exists()
@@ -144,8 +142,8 @@ def test_what_fails_in_the_middle_leaves_nothing_and_no_room_is_told(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_restore_that_was_killed_is_no_cell(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before `cell.db` has its place, whatever else has."""
+def test_no_cell_starts_on_a_killed_restore(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed before `cell.db` is moved to its place, and after all other files are."""
     folder = tmp_path / "new"
 
     def die(path: Path) -> None:
@@ -156,8 +154,8 @@ def test_a_restore_that_was_killed_is_no_cell(copy: Path, tmp_path: Path, monkey
     monkeypatch.setattr(backup, "sync", die)
     with pytest.raises(KeyboardInterrupt):
         restore(copy, folder)
-    assert list((tmp_path / "killed").glob(f"{CUT_OFF_RESTORE}*/{DATABASE}"))
-    with pytest.raises(StoreUnusable, match=r"a restore that was cut off .*: delete the folder, and restore again"):
+    assert list((tmp_path / "killed").glob(f"{PARTIAL_RESTORE_PREFIX}*/{DATABASE}"))
+    with pytest.raises(StoreUnusable, match=r"an interrupted restore .*: delete the folder, and restore again"):
         SqliteStore(tmp_path / "killed")
     with pytest.raises(RestoreRefused, match="is not empty"):
         restore(copy, tmp_path / "killed")

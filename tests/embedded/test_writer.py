@@ -1,4 +1,4 @@
-"""The writer: turns, answers, timers, what fails, stopping."""
+"""Writer: groups, results, timers, failures, stopping."""
 
 import logging
 import threading
@@ -30,8 +30,8 @@ from tests.tracker.samples import FACTS, NOW, POLICY, event, plain_policy
 from tests.waiting import SOON, until
 
 
-class Home:
-    """A folder with its clock, and the writers that ran on it."""
+class CellFixture:
+    """A folder with its clock and the writers that ran on it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class Home:
         self.writers: list[Writer] = []
 
     def open(self, **options: Any) -> Writer:
-        """The writer of the folder; the one before is stopped."""
+        """Return a new writer of the folder, after stopping the previous one."""
         self.stop()
         writer = open_writer(self.folder, POLICY, self.clock)
         if options:
@@ -56,23 +56,23 @@ class Home:
         self.writers[-1].wake()
 
     def count(self, table: str) -> int:
-        """How many rows are committed, seen from outside."""
+        """Return the number of committed rows, read through another connection."""
         connection = apsw.Connection(str(self.folder / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
         count: int = connection.execute(f"SELECT count(*) FROM {table}").get
         connection.close()
         return count
 
-    def read(self) -> SqliteStore:
-        """The store, after the writer is stopped."""
+    def stop_and_open_store(self) -> SqliteStore:
+        """Stop the writer and return its store."""
         self.stop()
         return SqliteStore(self.folder)
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path / "cell")
-    yield home
-    home.stop()
+def fixture(tmp_path: Path) -> Iterator[CellFixture]:
+    fixture = CellFixture(tmp_path / "cell")
+    yield fixture
+    fixture.stop()
 
 
 def answer(future: "Future[Receipt]") -> Receipt:
@@ -80,7 +80,7 @@ def answer(future: "Future[Receipt]") -> Receipt:
 
 
 def break_events(monkeypatch: pytest.MonkeyPatch, invoice_id: str, error: BaseException | None = None) -> list[Event]:
-    """The handling of this invoice's events raises; those that were tried."""
+    """Make the handling of this invoice's events raise. Return the list of the events that were tried."""
     tried: list[Event] = []
     redrive = Cell.redrive
 
@@ -95,56 +95,58 @@ def break_events(monkeypatch: pytest.MonkeyPatch, invoice_id: str, error: BaseEx
     return tried
 
 
-# -- answers
+# -- results
 
 
-def test_an_answered_event_is_durable(home: Home) -> None:
-    writer = home.open().start()
+def test_an_answered_event_is_durable(fixture: CellFixture) -> None:
+    writer = fixture.open().start()
     received = event("ingestion", "received")
     assert answer(submit(writer, received)) == ACCEPTED
     assert answer(submit(writer, received)) == DUPLICATE
     assert answer(submit(writer, structs.replace(received, digest="other"))) == CONFLICT
-    store = home.read()
+    store = fixture.stop_and_open_store()
     assert store.events() == [(1, received)]
     store.close()
 
 
-def test_what_waits_is_one_turn_and_each_is_answered_for_itself(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queued_items_form_one_group_and_are_answered_individually(
+    fixture: CellFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commits = count_commits(monkeypatch)
-    writer = home.open()
+    writer = fixture.open()
     events = [event("ingestion", "received", event_id=f"e{number // 2}") for number in range(6)]
     futures = [submit(writer, one) for one in events]
     writer.start()
     assert [answer(future) for future in futures] == [ACCEPTED, DUPLICATE] * 3
     writer.stop()
-    assert len([turn for turn in commits if turn]) == 1
+    assert len([count for count in commits if count]) == 1
 
 
 def count_commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many events each commit holds."""
+    """Return the list of the numbers of events in each commit."""
     commits: list[int] = []
     commit = SqliteStore.commit
 
     def counted(store: SqliteStore) -> None:
-        commits.append(len(store._turn_changes.events))
+        commits.append(len(store._group_changes.events))
         commit(store)
 
     monkeypatch.setattr(SqliteStore, "commit", counted)
     return commits
 
 
-def test_a_turn_is_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_has_a_maximum_size(fixture: CellFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = count_commits(monkeypatch)
-    writer = home.open(turn=4)
+    writer = fixture.open(max_group_items=4)
     futures = [submit(writer, event("ingestion", "received", event_id=f"e{number}")) for number in range(10)]
     writer.start()
     assert {answer(future) for future in futures} == {ACCEPTED}
     writer.stop()
-    assert [turn for turn in commits if turn] == [4, 4, 2]
+    assert [count for count in commits if count] == [4, 4, 2]
 
 
-def test_a_full_queue_says_so_at_once(home: Home) -> None:
-    writer = home.open(queued=2)
+def test_a_full_queue_refuses_items_at_once(fixture: CellFixture) -> None:
+    writer = fixture.open(max_queued_items=2)
     futures = [submit(writer, event("ingestion", "received", event_id=f"e{number}")) for number in range(2)]
     with pytest.raises(QueueFull):
         submit(writer, event("ingestion", "received"))
@@ -152,22 +154,22 @@ def test_a_full_queue_says_so_at_once(home: Home) -> None:
     assert [answer(future) for future in futures] == [ACCEPTED] * 2
 
 
-def test_commands_are_answered_and_audited(home: Home) -> None:
-    writer = home.open().start()
+def test_commands_are_answered_and_audited(fixture: CellFixture) -> None:
+    writer = fixture.open().start()
     answer(submit(writer, event("ingestion", "received")))
     command = Command("1", "INV-1", "ann", NOW, Park(), "on holiday")
     assert answer(submit(writer, command)) == ACCEPTED
     assert answer(submit(writer, command)) == DUPLICATE
     assert answer(submit(writer, Command("2", "INV-1", "ann", NOW, Extend(NOW + DAY)))).result == "refused"
-    store = home.read()
+    store = fixture.stop_and_open_store()
     entry, refused = store.command("1"), store.command("2")
     assert entry and entry.command == command and entry.receipt == ACCEPTED
     assert refused and "parked" in refused.receipt.reason
     store.close()
 
 
-def test_many_threads_are_served(home: Home) -> None:
-    writer = home.open().start()
+def test_many_threads_can_submit_at_once(fixture: CellFixture) -> None:
+    writer = fixture.open().start()
     receipts: list[Receipt] = []
 
     def send(number: int) -> None:
@@ -181,7 +183,7 @@ def test_many_threads_are_served(home: Home) -> None:
     for thread in threads:
         thread.join()
     assert receipts == [ACCEPTED] * 40
-    store = home.read()
+    store = fixture.stop_and_open_store()
     assert {status_of(record.outcomes) for record in store.records()} == {"AwaitingReconciliation"}
     store.close()
 
@@ -193,75 +195,77 @@ def alerts(store: SqliteStore) -> list[tuple[str, int, Instant]]:
     return [(alert.invoice_id, alert.step, alert.raised_at) for _, alert in store.alerts()]
 
 
-def test_what_comes_due_happens_when_the_clock_says_so(home: Home) -> None:
-    writer = home.open().start()
+def test_due_items_are_fired_when_the_clock_reaches_them(fixture: CellFixture) -> None:
+    writer = fixture.open().start()
     answer(submit(writer, event("ingestion", "received")))
-    home.move_to(NOW + 3 * DAY)
-    until(lambda: home.count("alerts") == 1)
-    store = home.read()
+    fixture.move_to(NOW + 3 * DAY)
+    until(lambda: fixture.count("alerts") == 1)
+    store = fixture.stop_and_open_store()
     assert alerts(store) == [("INV-1", 1, NOW + 3 * DAY)]
     store.close()
 
 
-def test_the_machines_own_clock_wakes_the_writer(home: Home) -> None:
-    quick, clock = plain_policy("1m", "1d"), Ahead()
-    writer = open_writer(home.folder, quick, clock).start()
+def test_the_system_clock_wakes_the_writer(fixture: CellFixture) -> None:
+    quick, clock = plain_policy("1m", "1d"), ShiftedClock()
+    writer = open_writer(fixture.folder, quick, clock).start()
     answer(submit(writer, event("ingestion", "received")))
     clock.ahead = MINUTE - 100 * MILLISECOND
-    until(lambda: home.count("alerts") == 1)
+    until(lambda: fixture.count("alerts") == 1)
     writer.stop()
 
 
-class Ahead(SystemClock):
+class ShiftedClock(SystemClock):
     ahead = 0
 
     def now(self) -> Instant:
         return super().now() + self.ahead
 
 
-def test_what_came_due_while_it_was_down_happens_at_the_start_once(home: Home) -> None:
-    writer = home.open().start()
+def test_items_that_came_due_while_stopped_are_fired_once_at_the_start(fixture: CellFixture) -> None:
+    writer = fixture.open().start()
     answer(submit(writer, event("ingestion", "received")))
     answer(submit(writer, event("authorization", "approved", event_id="orphan", invoice_id="INV-2")))
     writer.stop()
-    home.clock.move_to(NOW + 4 * DAY + HOUR)
+    fixture.clock.move_to(NOW + 4 * DAY + HOUR)
     for _ in range(2):
-        writer = home.open().start()
+        writer = fixture.open().start()
         answer(submit(writer, Command("1", "INV-0", "ann", NOW, Park())))
         answer(submit(writer, Command("2", "INV-0", "ann", NOW, Park())))
-    store = home.read()
+    store = fixture.stop_and_open_store()
     at = NOW + 4 * DAY + HOUR
-    assert sorted(alerts(store)) == [("INV-1", 2, at), ("INV-2", 2, at)], "of two missed steps, the one reached"
+    assert sorted(alerts(store)) == [("INV-1", 2, at), ("INV-2", 2, at)], (
+        "of two missed steps only the one reached is raised"
+    )
     assert store.next_due() is not None
     store.close()
 
 
-def test_a_clock_that_goes_back_repeats_nothing(home: Home) -> None:
-    writer = home.open().start()
+def test_nothing_is_repeated_when_the_clock_goes_back(fixture: CellFixture) -> None:
+    writer = fixture.open().start()
     answer(submit(writer, event("ingestion", "received")))
-    home.move_to(NOW + 3 * DAY)
-    until(lambda: home.count("alerts") == 1)
-    home.clock = VirtualClock(NOW)
-    writer = home.open().start()
+    fixture.move_to(NOW + 3 * DAY)
+    until(lambda: fixture.count("alerts") == 1)
+    fixture.clock = VirtualClock(NOW)
+    writer = fixture.open().start()
     answer(submit(writer, event("authorization", "approved", NOW + 1)))
-    home.move_to(NOW + 3 * DAY - 1)
+    fixture.move_to(NOW + 3 * DAY - 1)
     answer(submit(writer, event("ingestion", "received", event_id="other", invoice_id="INV-2")))
-    store = home.read()
+    store = fixture.stop_and_open_store()
     assert len(alerts(store)) == 1
     rows = [row.recorded_at for row in store.timeline("INV-1")]
     assert rows == sorted(set(rows), reverse=True)
     store.close()
 
 
-# -- what fails
+# -- failures
 
 
-def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
-    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_an_event_whose_handling_raises_is_retried_and_then_set_aside(
+    fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tried = break_events(monkeypatch, "INV-1")
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
-    writer = home.open().start()
+    writer = fixture.open().start()
     bad = event("ingestion", "received")
     assert answer(submit(writer, bad)) == ACCEPTED, "it is durable"
     assert answer(submit(writer, bad)) == DUPLICATE
@@ -270,14 +274,14 @@ def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
     for attempt, delay in enumerate(RETRY_DELAYS, 1):
         assert len(tried) == attempt
         now += delay
-        home.move_to(now)
+        fixture.move_to(now)
         until(lambda attempt=attempt: len(tried) == attempt + 1)  # type: ignore[misc]
-    home.move_to(now + 2 * HOUR)
+    fixture.move_to(now + 2 * HOUR)
     assert answer(submit(writer, Redrive("nothing"))).result == "refused"
     refused = answer(submit(writer, Redrive(bad.event_id)))
     assert refused == Receipt("refused", "ValueError: broken")
     assert len(tried) == len(RETRY_DELAYS) + 2
-    store = home.read()
+    store = fixture.stop_and_open_store()
     assert store.dead_letters() == [
         DeadLetter(bad.event_id, "INV-1", len(RETRY_DELAYS) + 2, now + 2 * HOUR, None, "ValueError: broken")
     ]
@@ -287,19 +291,19 @@ def test_an_event_whose_handling_raises_is_tried_again_and_set_aside(
     store.close()
 
     monkeypatch.undo()
-    writer = home.open().start()
+    writer = fixture.open().start()
     assert answer(submit(writer, Redrive(bad.event_id))) == ACCEPTED
     assert answer(submit(writer, Redrive(bad.event_id))).result == "refused"
-    store = home.read()
+    store = fixture.stop_and_open_store()
     assert store.dead_letters() == []
     assert store.record("INV-1") is not None
     assert [row.event_id for row in store.timeline("INV-1")] == [bad.event_id]
     store.close()
 
 
-def test_an_event_that_cannot_be_stored_fails_alone(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_event_that_cannot_be_stored_fails_alone(fixture: CellFixture, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
-    writer = home.open()
+    writer = fixture.open()
     odd = structs.replace(FACTS, attributes={"note": "\ud800"})
     bad = submit(writer, event("ingestion", "received", event_id="bad", facts=odd))
     good = submit(writer, event("ingestion", "received", event_id="good", invoice_id="INV-2"))
@@ -307,15 +311,15 @@ def test_an_event_that_cannot_be_stored_fails_alone(home: Home, caplog: pytest.L
     with pytest.raises(UnicodeEncodeError):
         answer(bad)
     assert answer(good) == ACCEPTED
-    store = home.read()
+    store = fixture.stop_and_open_store()
     assert [one.event_id for _, one in store.events()] == ["good"]
     store.close()
 
 
-def spoil(home: Home, sql: str) -> None:
-    """A row becomes what nothing can read; SQLite does not know that."""
-    home.stop()
-    connection = apsw.Connection(str(home.folder / DATABASE))
+def corrupt_row(fixture: CellFixture, sql: str) -> None:
+    """Make the content of a row unreadable. SQLite does not notice."""
+    fixture.stop()
+    connection = apsw.Connection(str(fixture.folder / DATABASE))
     connection.execute(sql)
     assert connection.changes() == 1
     connection.close()
@@ -324,13 +328,13 @@ def spoil(home: Home, sql: str) -> None:
 @pytest.mark.parametrize(
     "row", ["invoices SET record = x'00ff' WHERE invoice_id", "executions SET body = x'00ff' WHERE id"]
 )
-def test_a_row_that_cannot_be_read_fails_its_own_events_and_no_others(
-    home: Home, row: str, caplog: pytest.LogCaptureFixture
+def test_an_unreadable_row_fails_only_its_own_events(
+    fixture: CellFixture, row: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
-    answer(submit(home.open().start(), event("ingestion", "received")))
-    spoil(home, f"UPDATE {row} LIKE 'INV-1%'")
-    writer = home.open()
+    answer(submit(fixture.open().start(), event("ingestion", "received")))
+    corrupt_row(fixture, f"UPDATE {row} LIKE 'INV-1%'")
+    writer = fixture.open()
     futures = [
         submit(writer, event("authorization", "approved", event_id="its")),
         submit(writer, event("ingestion", "received", event_id="other", invoice_id="INV-2")),
@@ -338,34 +342,34 @@ def test_a_row_that_cannot_be_read_fails_its_own_events_and_no_others(
     writer.start()
     assert [answer(future) for future in futures] == [ACCEPTED] * 2
     assert writer.failure is None
-    store = home.read()
-    assert [letter.event_id for letter in store.dead_letters()] == ["its"]
+    store = fixture.stop_and_open_store()
+    assert [dead_letter.event_id for dead_letter in store.dead_letters()] == ["its"]
     assert store.record("INV-2") is not None
     store.close()
 
 
-def test_a_letter_whose_event_cannot_be_read_holds_up_nothing_that_is_due(
-    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_dead_letter_with_an_unreadable_event_blocks_no_due_item(
+    fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
-    writer = home.open().start()
+    writer = fixture.open().start()
     answer(submit(writer, event("ingestion", "received", event_id="other", invoice_id="INV-2")))
     break_events(monkeypatch, "INV-1")
     bad = event("ingestion", "received")
     answer(submit(writer, bad))
-    spoil(home, "UPDATE events SET body = x'00ff' WHERE invoice_id = 'INV-1'")
-    home.clock.move_to(NOW + 10 * DAY)
-    home.open().start()
-    until(lambda: home.count("alerts") > 0)
-    assert answer(submit(home.writers[-1], Redrive(bad.event_id))).result == "refused"
-    store = home.read()
-    [letter] = store.dead_letters()
-    assert letter.attempts > 1
+    corrupt_row(fixture, "UPDATE events SET body = x'00ff' WHERE invoice_id = 'INV-1'")
+    fixture.clock.move_to(NOW + 10 * DAY)
+    fixture.open().start()
+    until(lambda: fixture.count("alerts") > 0)
+    assert answer(submit(fixture.writers[-1], Redrive(bad.event_id))).result == "refused"
+    store = fixture.stop_and_open_store()
+    [dead_letter] = store.dead_letters()
+    assert dead_letter.attempts > 1
     store.close()
 
 
-def test_what_is_stored_is_answered_so_though_the_store_fails_right_after(
-    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_stored_item_is_accepted_although_the_store_fails_afterwards(
+    fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
 
@@ -374,50 +378,50 @@ def test_what_is_stored_is_answered_so_though_the_store_fails_right_after(
 
     with monkeypatch.context() as patch:
         patch.setattr(SqliteStore, "refresh_next_due", fail)
-        writer = home.open().start()
+        writer = fixture.open().start()
         assert answer(submit(writer, event("ingestion", "received"))) == ACCEPTED
         until(lambda: writer.failure == "it cannot be read")
     until(lambda: writer.failure is None)
     assert answer(submit(writer, event("ingestion", "received"))) == DUPLICATE
 
 
-def test_a_redriven_event_is_not_tried_a_second_time_in_the_same_turn(
-    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_redriven_event_is_tried_once_per_group(
+    fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
     tried = break_events(monkeypatch, "INV-1")
-    writer = home.open().start()
+    writer = fixture.open().start()
     bad = event("ingestion", "received")
     answer(submit(writer, bad))
-    home.clock.move_to(NOW + DAY)
+    fixture.clock.move_to(NOW + DAY)
     assert answer(submit(writer, Redrive(bad.event_id))).result == "refused"
-    store = home.read()
-    assert [letter.attempts for letter in store.dead_letters()] == [len(tried)]
+    store = fixture.stop_and_open_store()
+    assert [dead_letter.attempts for dead_letter in store.dead_letters()] == [len(tried)]
     store.close()
 
 
-def test_a_retry_that_succeeds_ends_the_matter(
-    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_successful_retry_deletes_the_dead_letter(
+    fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
     break_events(monkeypatch, "INV-1")
-    writer = home.open().start()
+    writer = fixture.open().start()
     answer(submit(writer, event("ingestion", "received")))
     writer.stop()
     monkeypatch.undo()
-    home.clock.move_to(NOW + SECOND)
-    writer = home.open().start()
-    until(lambda: home.count("invoices") == 1)
-    store = home.read()
+    fixture.clock.move_to(NOW + SECOND)
+    writer = fixture.open().start()
+    until(lambda: fixture.count("invoices") == 1)
+    store = fixture.stop_and_open_store()
     assert store.dead_letters() == []
     store.close()
 
 
 def test_a_command_that_raises_is_refused_and_changes_nothing(
-    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
-    writer = home.open().start()
+    writer = fixture.open().start()
     monkeypatch.setattr(Cell, "handle_command", broken)
     receipt = answer(submit(writer, Command("1", "INV-1", "ann", NOW, Park())))
     assert receipt == Receipt("refused", "it could not be carried out: ValueError: broken")
@@ -427,8 +431,8 @@ def broken(*_: object) -> None:
     raise ValueError("broken")
 
 
-def test_a_timer_that_raises_is_tried_ever_more_seldom_and_blocks_no_other(
-    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_timer_that_raises_is_retried_with_backoff_and_blocks_no_other(
+    fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
     fired: list[Instant] = []
@@ -440,34 +444,34 @@ def test_a_timer_that_raises_is_tried_ever_more_seldom_and_blocks_no_other(
             fired.append(now)
             raise ValueError("broken")
 
-    writer = home.open().start()
+    writer = fixture.open().start()
     answer(submit(writer, event("ingestion", "received")))
     answer(submit(writer, event("ingestion", "received", event_id="other", invoice_id="INV-2")))
     monkeypatch.setattr(Cell, "fire_due", fail)
     now = NOW + 3 * DAY
-    home.move_to(now)
+    fixture.move_to(now)
     until(lambda: bool(fired))
     for times, delay in enumerate(RETRY_DELAYS[:2], 1):
-        home.move_to(now + delay - 1)
+        fixture.move_to(now + delay - 1)
         answer(submit(writer, Command(f"{times}", "INV-0", "ann", NOW, Park())))
         assert len(fired) == times
         now += delay
-        home.move_to(now)
+        fixture.move_to(now)
         until(lambda times=times: len(fired) == times + 1)  # type: ignore[misc]
-    until(lambda: home.count("alerts") == 1)
+    until(lambda: fixture.count("alerts") == 1)
     monkeypatch.undo()
-    home.move_to(now + RETRY_DELAYS[2])
-    until(lambda: home.count("alerts") == 2)
-    store = home.read()
+    fixture.move_to(now + RETRY_DELAYS[2])
+    until(lambda: fixture.count("alerts") == 2)
+    store = fixture.stop_and_open_store()
     assert {(id, step) for id, step, _ in alerts(store)} == {("INV-1", 1), ("INV-2", 1)}
     store.close()
 
 
-def test_a_turn_that_cannot_be_stored_is_told_to_its_callers_and_the_next_goes_on(
-    home: Home, caplog: pytest.LogCaptureFixture
+def test_a_group_that_cannot_be_stored_fails_for_its_callers_and_the_next_one_is_stored(
+    fixture: CellFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
-    writer = home.open()
+    writer = fixture.open()
     execute = writer._store._execute
     execute(f"PRAGMA max_page_count = {execute('PRAGMA page_count').get}")
     events = [event("ingestion", "received", event_id=f"e{n}", invoice_id=f"INV-{n}") for n in range(200)]
@@ -479,16 +483,16 @@ def test_a_turn_that_cannot_be_stored_is_told_to_its_callers_and_the_next_goes_o
     assert answer(submit(writer, Command("1", "INV-1", "ann", NOW, Park()))).reason == "there is no invoice INV-1"
     execute("PRAGMA max_page_count = 1000000")
     assert [answer(submit(writer, one)) for one in events[:2]] == [ACCEPTED] * 2
-    store = home.read()
+    store = fixture.stop_and_open_store()
     assert [seq for seq, _ in store.transitions()] == [1, 2]
     store.close()
 
 
-def test_a_writer_that_dies_leaves_nobody_waiting(
-    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_writer_that_dies_answers_all_waiting_callers(
+    fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Writer, "_take", broken)
-    writer = home.open()
+    writer = fixture.open()
     future = submit(writer, event("ingestion", "received"))
     writer.start()
     with pytest.raises(Stopped, match="died"):
@@ -498,11 +502,11 @@ def test_a_writer_that_dies_leaves_nobody_waiting(
     assert "ValueError: broken" in caplog.text
 
 
-# -- the end
+# -- stopping
 
 
-def test_stopping_finishes_what_was_taken_and_takes_no_more(home: Home) -> None:
-    writer = home.open(turn=3)
+def test_stop_finishes_queued_items_and_accepts_no_more(fixture: CellFixture) -> None:
+    writer = fixture.open(max_group_items=3)
     futures = [submit(writer, event("ingestion", "received", event_id=f"e{number}")) for number in range(10)]
     writer.start()
     writer.stop()
@@ -510,24 +514,24 @@ def test_stopping_finishes_what_was_taken_and_takes_no_more(home: Home) -> None:
     assert [future.result(0) for future in futures] == [ACCEPTED] * 10
     with pytest.raises(Stopped):
         submit(writer, event("ingestion", "received"))
-    store = home.read()
+    store = fixture.stop_and_open_store()
     assert len(store.events()) == 10
     store.close()
 
 
-def test_a_writer_that_never_started_gives_back_what_it_holds(home: Home) -> None:
-    writer = home.open()
+def test_a_writer_that_never_started_answers_its_items_with_stopped(fixture: CellFixture) -> None:
+    writer = fixture.open()
     future = submit(writer, event("ingestion", "received"))
     writer.stop()
     with pytest.raises(Stopped):
         future.result(0)
-    SqliteStore(home.folder).close()
+    SqliteStore(fixture.folder).close()
 
 
-def test_a_second_writer_on_the_folder_is_refused_and_leaves_the_first_alone(home: Home) -> None:
-    with home.open() as writer:
+def test_a_second_writer_on_the_folder_is_refused_and_does_not_disturb_the_first(fixture: CellFixture) -> None:
+    with fixture.open() as writer:
         with pytest.raises(StoreUnusable, match="another cell runs on this folder"):
-            open_writer(home.folder, POLICY, home.clock)
+            open_writer(fixture.folder, POLICY, fixture.clock)
         assert answer(submit(writer, event("ingestion", "received"))) == ACCEPTED
 
 

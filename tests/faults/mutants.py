@@ -39,33 +39,33 @@ class Change(NamedTuple):
 
 MUTANTS: dict[str, list[Change]] = {
     "commits are not synced": [
-        Change(database_files, "_switch_log_on", "synchronous = FULL", "synchronous = OFF"),
+        Change(database_files, "_enable_wal", "synchronous = FULL", "synchronous = OFF"),
     ],
     "commits are synced by the next checkpoint": [
-        Change(database_files, "_switch_log_on", "synchronous = FULL", "synchronous = NORMAL"),
+        Change(database_files, "_enable_wal", "synchronous = FULL", "synchronous = NORMAL"),
     ],
     "a store whose making was cut off is refused": [
-        Change(database_files, "_is_there", "path.name + suffix", 'path.name + "-wal"'),
+        Change(database_files, "_has_side_file", "path.name + suffix", 'path.name + "-wal"'),
     ],
     "events are answered before the commit": [
         Change(
             writer.Writer,
             "_commit_group",
             "            self._store.commit()\n",
-            "            for tell, answer in answers:\n"
-            "                tell(answer)\n"
-            "            answers, taken = [], []\n"
+            "            for on_result, result in results:\n"
+            "                on_result(result)\n"
+            "            results, taken = [], []\n"
             "            self._store.commit()\n",
         ),
     ],
     "a commit that failed is acknowledged": [
-        Change(writer.Writer, "_abort_group", "tell(error)", "tell(ACCEPTED)"),
+        Change(writer.Writer, "_abort_group", "on_result(error)", "on_result(ACCEPTED)"),
     ],
     "a turn that failed is stored with the next one": [
         Change(
             sqlite_store.SqliteStore,
             "rollback",
-            "self._turn_changes, self._item_changes = WriteSet(), WriteSet()",
+            "self._group_changes, self._item_changes = WriteSet(), WriteSet()",
             "pass",
         ),
     ],
@@ -84,7 +84,7 @@ MUTANTS: dict[str, list[Change]] = {
     "a turn is stored in two transactions": [
         Change(
             row_writer,
-            "write_turn",
+            "write_group",
             "    rows, newest",
             '    connection.execute("COMMIT")\n    connection.execute("BEGIN IMMEDIATE")\n    rows, newest',
         ),
@@ -105,7 +105,7 @@ MUTANTS: dict[str, list[Change]] = {
             sqlite_store.SqliteStore,
             "commit",
             "        except apsw.Error as error:\n",
-            "        except apsw.Error as error:\n            self._numbers.transition += len(turn.transitions)\n",
+            "        except apsw.Error as error:\n            self._numbers.transition += len(group.transitions)\n",
         ),
     ],
     "a row leads to the one before of another invoice": [
@@ -114,7 +114,7 @@ MUTANTS: dict[str, list[Change]] = {
     "a timer that was moved stays where it was": [
         Change(
             row_writer,
-            "write_turn",
+            "write_group",
             "_EXECUTIONS[settled],",
             '_EXECUTIONS[settled].replace("due = excluded.due,", ""),',
         ),
@@ -122,13 +122,15 @@ MUTANTS: dict[str, list[Change]] = {
     "a record that was changed is not looked at again": [
         Change(
             row_writer,
-            "write_turn",
+            "write_group",
             "_INVOICES[settled],",
             '_INVOICES[settled].replace("check_at = excluded.check_at,", ""),',
         ),
     ],
     "a timer is stored a day late": [
-        Change(row_writer, "write_turn", "execution.due, stimuli", f"execution.due and execution.due + {DAY}, stimuli"),
+        Change(
+            row_writer, "write_group", "execution.due, stimuli", f"execution.due and execution.due + {DAY}, stimuli"
+        ),
     ],
     "a record is looked at a day late": [
         Change(row_writer, "_invoice_row", "record.check_at,", f"record.check_at and record.check_at + {DAY},"),
@@ -137,7 +139,7 @@ MUTANTS: dict[str, list[Change]] = {
         Change(writer.Writer, "_fire", "now + RETRY_DELAYS[min(failures, len(RETRY_DELAYS)) - 1]", "1 << 60"),
     ],
     "what is due earlier than anything before is not looked for": [
-        Change(sqlite_store.SqliteStore, "_lower_due_hint", "at < self._earliest", "at < NEVER"),
+        Change(sqlite_store.SqliteStore, "_lower_due_hint", "at < self._earliest", "at < DUE_UNKNOWN"),
     ],
     "values are written against a dictionary that is not kept": [
         Change(
@@ -171,7 +173,7 @@ MUTANTS: dict[str, list[Change]] = {
         Change(writer.Writer, "_store_dead_letter", "self._put_dead_letter", "0 and self._put_dead_letter"),
     ],
     "a redriven letter stays": [
-        Change(writer.Writer, "_retry", "self._store.drop_dead_letter(letter.event_id)", "pass"),
+        Change(writer.Writer, "_retry", "self._store.drop_dead_letter(dead_letter.event_id)", "pass"),
     ],
     "what was not stored is answered with 202": [
         Change(

@@ -20,7 +20,7 @@ from bems.embedded.api.metrics import Metrics
 from bems.embedded.api.writer_bridge import WriterBridge
 from bems.embedded.auth.keys import Key
 from bems.embedded.cell import Cell
-from bems.embedded.definition import load_machine, resolved_text
+from bems.embedded.definition import load_machine, read_resolved_definition
 from bems.embedded.storage import compression
 from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.reader import Reader, open_reader
@@ -104,11 +104,11 @@ class SimulatedCell:
         self._closing: list[Any] = []
         self.commits = 0
         self._checkpoint = options.checkpoint
-        compression.TRAINING_SAMPLES = compression.FIRST_TRAINING_AFTER = options.lesson
-        compression.NEXT_TRAINING_AFTER = 4 * options.lesson
+        compression.TRAINING_SAMPLES = compression.FIRST_TRAINING_AFTER_VALUES = options.lesson
+        compression.NEXT_TRAINING_AFTER_VALUES = 4 * options.lesson
         try:
-            self.store = self._keep(SqliteStore(folder, cached=options.cached))
-            self.store.keep_definition(MACHINE.digest, resolved_text())
+            self.store = self._keep(SqliteStore(folder, max_cached_items=options.cached))
+            self.store.keep_definition(MACHINE.digest, read_resolved_definition())
             # SQLite passes over what fails there, once it has committed; an exception of ours would make it a failure.
             self.store._connection.execute("PRAGMA wal_autocheckpoint = 0")
             self.store._connection.execute(f"PRAGMA cache_size = {options.pages}")
@@ -116,7 +116,7 @@ class SimulatedCell:
             self._handler = Handler(cell, self.store, poison)
             self._commit = self.store.commit
             self.store.commit = self.commit
-            self.writer = Writer(cell, self.store, clock, queued=options.queued, turn=options.turn)
+            self.writer = Writer(cell, self.store, clock, max_queued_items=options.queued, max_group_items=options.turn)
             self.reader: Reader = self._keep(open_reader(folder))
             self.deliveries = Deliveries(folder, lambda: self._keep(open_reader(folder)), destinations, now=clock.now)
             self._keep(self.deliveries._outbox)

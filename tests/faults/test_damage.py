@@ -20,8 +20,8 @@ from bems.embedded.storage.database_files import LOCK
 from bems.embedded.storage.schema import DATABASE
 from tests.cell_process import CellProcess
 from tests.cli.cli_harness import run
-from tests.data.store import stored, unpack
-from tests.embedded.storage.corrupt_files import make_newer, put_anothers
+from tests.data.store import list_stored_versions, unpack
+from tests.embedded.storage.corrupt_files import make_newer, put_foreign_database
 from tests.faults.conftest import Figures
 
 PATIENCE = 60
@@ -30,7 +30,7 @@ PAGE = 2048
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return unpack(stored()[max(stored())], tmp_path / "cell")
+    return unpack(list_stored_versions()[max(list_stored_versions())], tmp_path / "cell")
 
 
 def refused(folder: Path) -> str:
@@ -94,11 +94,11 @@ def put_a_folder(path: Path) -> None:
 DAMAGES: dict[Callable[[Path], None], str] = {
     cut_to_half: "it was cut short",
     cut_in_a_page: "it was cut short",
-    zero_the_header: "it is no SQLite database",
+    zero_the_header: "it is not an SQLite database",
     spoil_the_schema: "damaged",
     spoil_the_middle: "damaged",
-    put_anothers: "another program made it",
-    put_text: "it is no SQLite database",
+    put_foreign_database: "another program made it",
+    put_text: "it is not an SQLite database",
     put_a_folder: "Is a directory",
     make_newer: "is of version 99, and this program knows versions up to",
 }
@@ -135,7 +135,7 @@ def test_a_log_that_is_garbage_is_no_log(folder: Path, tmp_path: Path) -> None:
 
 ANALYTICS_DAMAGES = [spoil_the_middle]
 if os.environ.get("BEMS_LONG"):
-    ANALYTICS_DAMAGES += [cut_to_half, zero_the_header, put_anothers, put_text]
+    ANALYTICS_DAMAGES += [cut_to_half, zero_the_header, put_foreign_database, put_text]
 
 
 @pytest.mark.parametrize("damage", ANALYTICS_DAMAGES, ids=lambda damage: damage.__name__)

@@ -44,7 +44,7 @@ class Folder:
     def live(self, events: int, end: signal.Signals = signal.SIGKILL) -> None:
         """A cell runs here, takes events, and ends."""
         with CellProcess(self.path, self.log) as life:
-            self.key = self.key or life.first_key()
+            self.key = self.key or life.read_admin_key()
             for _ in range(events):
                 self.count += 1
                 self.send(life, self.count)
@@ -75,7 +75,7 @@ def refused(folder: Path) -> str:
     command = [sys.executable, "-m", "bems", "up", "--port", "0", "--store", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout) == (1, ""), done
-    told = [line for line in done.stderr.splitlines() if "was open to others" not in line]
+    told = [line for line in done.stderr.splitlines() if "was accessible to other users" not in line]
     assert len(told) == 1 and told[0].startswith("bems: "), done.stderr
     assert snapshot(folder) == before, "nothing is changed"
     return told[0]
@@ -115,7 +115,7 @@ def test_a_backup_copied_over_the_folder_of_a_killed_cell_is_refused(
 def test_a_backup_taken_in_the_same_life_is_told_from_its_cell_too(folder: Folder, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     with CellProcess(folder.path, folder.log) as life:
-        folder.key = life.first_key()
+        folder.key = life.read_admin_key()
         folder.send(life, 1)
         assert run("backup", "--store", str(folder.path), str(backup)).code == 0
         folder.send(life, 2)
@@ -150,9 +150,9 @@ def test_a_log_without_its_database_is_refused(folder: Folder) -> None:
     """SQLite would delete it, and an empty cell would start."""
     folder.live(1)
     (folder.path / DATABASE).unlink()
-    assert f"{DATABASE} is missing, and {DATABASE}-wal, its log, is there" in refused(folder.path)
+    assert f"{DATABASE} is missing, but {DATABASE}-wal, its log, exists" in refused(folder.path)
     (folder.path / DATABASE).touch()
-    assert "its log, is there" in refused(folder.path)
+    assert "its log, exists" in refused(folder.path)
 
 
 def test_the_log_that_a_crash_left_is_taken_up_each_time(folder: Folder, tmp_path: Path) -> None:

@@ -135,8 +135,8 @@ class Crowd:
 @pytest.fixture
 def life(tmp_path: Path) -> Iterator[tuple[CellProcess, str]]:
     """A process, and the key of its admin."""
-    with CellProcess(tmp_path / "cell", tmp_path / "errors.log", patience=120) as life:
-        yield life, life.first_key()
+    with CellProcess(tmp_path / "cell", tmp_path / "errors.log", timeout=120) as life:
+        yield life, life.read_admin_key()
         assert life.process.poll() is None, "it lives"
         assert life.end(signal.SIGTERM) == 0
     assert "Traceback" not in (tmp_path / "errors.log").read_text()

@@ -22,8 +22,8 @@ from bems.embedded.analytics.feeder import ANALYTICS
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.tracker.instants import DAY, to_datetime
 from tests.cell_process import POLICY, SPEED, TIMEOUT_SECONDS, CellProcess
-from tests.embedded.event_log import make_log, read
-from tests.embedded.invariants import examine, note
+from tests.embedded.event_log import make_log, parse_event
+from tests.embedded.invariants import check_store, record_answer
 from tests.faults.conftest import Figures
 
 KILLS = 100 if os.environ.get("BEMS_LONG") else 5
@@ -40,7 +40,7 @@ class Doom:
     def note(self, event_id: str, status: str) -> bool:
         """Whether that was enough."""
         self.first = self.first or time.monotonic()
-        note(self._answered, event_id, status)
+        record_answer(self._answered, event_id, status)
         self._left -= 1
         if self._left == 0:
             self._life.process.kill()
@@ -100,7 +100,7 @@ def test_killed_under_load_it_loses_and_doubles_nothing(tmp_path: Path, seed: in
         quota = random.randint(1, len(left) // (KILLS + 1 - kill))
         last = kill == KILLS
         with CellProcess(folder, errors, "--policy", str(policy), "--speed", str(SPEED)) as life:
-            key = key or life.first_key()
+            key = key or life.read_admin_key()
             doom = Doom(life, answered, len(log) * 2 if last else quota)
             lines = left + again
             if not last:
@@ -122,8 +122,8 @@ def test_killed_under_load_it_loses_and_doubles_nothing(tmp_path: Path, seed: in
          to_datetime(r.recorded_at).replace(tzinfo=None), r.step)
         for seq, r in rows
     ]  # fmt: skip
-    end = max(*(read(line).occurred_at for line in log.values()), rows[-1][1].recorded_at) + 10 * DAY
-    examine(store, log, end)
+    end = max(*(parse_event(line).occurred_at for line in log.values()), rows[-1][1].recorded_at) + 10 * DAY
+    check_store(store, log, end)
     alerts = store.counts().alerts
     store.close()
     figures.note(

@@ -64,7 +64,7 @@ def test_each_write_is_refused_from_then_on_and_says_why(
     folder = tmp_path / "cell"
     why = LOSSES[lose].format(folder=folder)
     with CellProcess(folder, tmp_path / "errors.log") as life:
-        key = life.first_key()
+        key = life.read_admin_key()
 
         def ask(method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
             return urllib3.request(method, life.url + path, headers={"x-api-key": key}, **options)
@@ -112,10 +112,10 @@ def test_the_cell_in_its_place_keeps_its_log_when_the_old_one_ends(tmp_path: Pat
     """SQLite removes a log by its name, which is now another cell's."""
     folder = tmp_path / "cell"
     with CellProcess(folder, tmp_path / "old.log") as old:
-        old.first_key()
+        old.read_admin_key()
         rename(folder)
         with CellProcess(folder, tmp_path / "new.log") as new:
-            key = new.first_key()
+            key = new.read_admin_key()
             event: Any = sent("ingestion", event_id="e", invoice_id="i", at=SystemClock().now())
             headers = {"x-api-key": key}
             assert urllib3.request("POST", f"{new.url}/invoices/ingestion", json=event, headers=headers).status == 202

@@ -108,8 +108,8 @@ def test_more_than_it_can_take_is_answered_and_bounded(tmp_path: Path, figures: 
     cells.write_text(
         f"cells: [{{name: full, region: eu-west-1, limits: {{key: {WIDE}, stages: {{ingestion: {WIDE}}}}}}}]"
     )
-    with CellProcess(folder, log, "--cells", str(cells), patience=SECONDS + 120) as life:
-        overload = Overload(life.url, life.first_key())
+    with CellProcess(folder, log, "--cells", str(cells), timeout=SECONDS + 120) as life:
+        overload = Overload(life.url, life.read_admin_key())
         asyncio.run(overload.run(SECONDS / 2))
         half = memory(life.process.pid)
         asyncio.run(overload.run(SECONDS / 2))

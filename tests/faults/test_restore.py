@@ -28,7 +28,7 @@ from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, SECOND, Instant, parse
 from bems.tracker.status import status_of
 from tests.embedded.api.calls import Cell, Inbox, ask, together
-from tests.embedded.event_log import TODAY, make_log, read
+from tests.embedded.event_log import TODAY, make_log, parse_event
 from tests.faults.conftest import Figures
 from tests.waiting import SOON, until
 
@@ -160,7 +160,7 @@ def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
     lines = list(make_log(seed, INVOICES).values())
     third = len(lines) // 3
     before, during, since = lines[:third], lines[third : 2 * third], lines[2 * third :]
-    poison = {read(line).event_id for line in (before[7], during[5], during[-5], since[9])}
+    poison = {parse_event(line).event_id for line in (before[7], during[5], during[-5], since[9])}
     redrive = Core.redrive
 
     def fail(core: Core, event: Event, now: Instant) -> Any:

@@ -41,7 +41,7 @@ def test_no_secret_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         port = closed.getsockname()[1]
     cells.write_text(CELLS.replace("PORT", str(port)))
     with CellProcess(tmp_path / "cell", log, "--cells", str(cells), "--speed", str(SPEED)) as life:
-        admin = life.first_key()
+        admin = life.read_admin_key()
 
         def ask(method: str, path: str, key: str = admin, body: object = None) -> urllib3.BaseHTTPResponse:
             return urllib3.request(

@@ -7,7 +7,7 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from bems.aws.errors import Unavailable
-from bems.embedded.definition import ESCALATE, REGISTER_WAIT, definition_text
+from bems.embedded.definition import ESCALATE, REGISTER_WAIT, read_definition
 from bems.tracker.actions import execution_name
 from bems.tracker.instants import DAY, HOUR, MINUTE, Instant
 from handlers import escalate, register_wait
@@ -15,7 +15,7 @@ from tests.aws.cloud import Cloud
 from tests.aws.recorded_calls import Context, Fake, Refused
 from tests.handlers.emf import printed
 
-DEFINITION: dict[str, Any] = json.loads(definition_text())
+DEFINITION: dict[str, Any] = json.loads(read_definition())
 WAIT = {
     "invoice_id": "A",
     "run": 1,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bems.aws.clients import client
-from bems.embedded.definition import resolved_text
+from bems.embedded.definition import read_resolved_definition
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import MemoryStore
 from tests.aws.cloud import TABLE, Cloud
@@ -25,7 +25,7 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]:
         return
     if request.param == "sqlite":
         store = SqliteStore(tmp_path)
-        store.store_definition(MACHINE.digest, resolved_text())
+        store.store_definition(MACHINE.digest, read_resolved_definition())
         yield EmbeddedAdapter(store, lambda: sqlite_alerts(store))
         store.close()
         return

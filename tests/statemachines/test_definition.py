@@ -9,12 +9,12 @@ from statelint.linter import Linter
 
 from bems.aws.errors import Unavailable
 from bems.embedded import definition
-from bems.embedded.definition import ESCALATE, REGISTER_WAIT, definition_text, load_machine
+from bems.embedded.definition import ESCALATE, REGISTER_WAIT, load_machine, read_definition
 from bems.engine.machine import Task
 from bems.engine.retries import retry_delay
 from bems.engine.timestamps import SECOND
 
-DEFINITION: dict[str, Any] = json.loads(definition_text())
+DEFINITION: dict[str, Any] = json.loads(read_definition())
 STATES: dict[str, dict[str, Any]] = DEFINITION["States"]
 AWAITS = {"authorization": "AwaitAuthorization", "reconciliation": "AwaitReconciliation", "posting": "AwaitPosting"}
 TASKS = [name for name, state in STATES.items() if state["Type"] == "Task"]
@@ -38,7 +38,7 @@ def caught(state: str) -> dict[str, str]:
 
 
 def test_statelint_passes() -> None:
-    assert Linter.validate(definition_text()) == []
+    assert Linter.validate(read_definition()) == []
 
 
 def test_it_is_jsonpath() -> None:
@@ -141,4 +141,4 @@ def test_an_installed_package_brings_it_along(monkeypatch: pytest.MonkeyPatch, t
     installed = tmp_path / "bems" / "embedded" / "definition.py"
     monkeypatch.setattr(definition, "__file__", str(installed))
     with pytest.raises(FileNotFoundError, match="statemachines"):
-        definition_text()
+        read_definition()

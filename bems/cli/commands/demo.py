@@ -31,7 +31,7 @@ from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock
 from bems.embedded.service import Service
 from bems.embedded.storage.file_permissions import private_umask
-from bems.embedded.storage.policy_history import DEFAULT
+from bems.embedded.storage.policy_history import DEFAULT_SOURCE
 from bems.generator.event_log import generate
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import Event
@@ -116,9 +116,11 @@ def _service(folder: Path, clock: AcceleratedClock) -> Iterator[Service]:
     limits = Limits(WIDE_OPEN, StageRates(WIDE_OPEN, WIDE_OPEN, WIDE_OPEN, WIDE_OPEN))
     policy = load_policy(None)
     try:
-        service = Service(folder, policy, policy_source=DEFAULT, name="demo", port=PORT, limits=limits, clock=clock)
+        service = Service(
+            folder, policy, policy_source=DEFAULT_SOURCE, name="demo", port=PORT, limits=limits, clock=clock
+        )
     except CannotListen:
-        service = Service(folder, policy, policy_source=DEFAULT, name="demo", port=0, limits=limits, clock=clock)
+        service = Service(folder, policy, policy_source=DEFAULT_SOURCE, name="demo", port=0, limits=limits, clock=clock)
     with service:
         yield service
 

@@ -20,7 +20,7 @@ from bems.cli.table_layout import Column, print_table
 from bems.clock import SystemClock
 from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.policies import Policy, PolicyCalendar, PolicyStage, PolicySummary, view_policy
-from bems.embedded.storage.policy_history import DEFAULT
+from bems.embedded.storage.policy_history import DEFAULT_SOURCE
 from bems.tracker.config import ConfigError, ConfigFieldError, read_policy
 from bems.tracker.instants import Instant, render, to_datetime
 from bems.tracker.policy_warnings import find_warnings
@@ -84,7 +84,9 @@ def show(
         if at is not None:
             raise click.UsageError("--at is about a running cell: a file has no history")
         _, named = configure(cells_file, cell_name, file)
-        answer: Any = view_policy(named.policy, named.source) if named else view_policy(load_policy(None), DEFAULT)
+        answer: Any = (
+            view_policy(named.policy, named.source) if named else view_policy(load_policy(None), DEFAULT_SOURCE)
+        )
     else:
         query = {"at": f"{at}T00:00:00Z" if isinstance(at, date) else at if at is None else render(at)}
         answer = client.request_json("GET", "/policy", VIEWERS, query=query)

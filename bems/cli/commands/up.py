@@ -24,7 +24,7 @@ from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, CellClock
 from bems.embedded.service import Service
 from bems.embedded.storage.file_permissions import private_umask
-from bems.embedded.storage.policy_history import DEFAULT, PolicyInForce
+from bems.embedded.storage.policy_history import DEFAULT_SOURCE, PolicyInForce
 from bems.tracker.cells import Cell
 from bems.tracker.config import ConfigError, read_cells
 from bems.tracker.instants import render
@@ -87,7 +87,7 @@ def up(
             service = Service(
                 folder_of(folder),
                 named.policy if named else lambda: load_policy(None),
-                policy_source=named.source if named else DEFAULT,
+                policy_source=named.source if named else DEFAULT_SOURCE,
                 name=cell.name,
                 host=cell.embedded.host if host is None else host,
                 port=cell.embedded.port if port is None else port,
@@ -195,7 +195,7 @@ def tell_policy(in_force: PolicyInForce) -> None:
     """Say which policy the cell goes by, and what is odd about it."""
     policy, source, since, is_resumed = in_force
     kept = "; kept from the last start" if is_resumed else ""
-    other = ", --policy default takes the built-in one" if is_resumed and source != DEFAULT else ""
+    other = ", --policy default takes the built-in one" if is_resumed and source != DEFAULT_SOURCE else ""
     click.echo(f"Policy: {source} ({policy.digest}), in force since {render(since or 0)}{kept}{other}.", err=True)
     for warning in find_warnings(policy):
         click.echo(f"Warning: the policy {source}: {warning}.", err=True)

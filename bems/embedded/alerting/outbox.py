@@ -18,7 +18,7 @@ from bems.embedded.storage.codec import decode_alert, encode_alert
 from bems.embedded.storage.database_files import Migration, inspect_database, open_database
 from bems.embedded.storage.errors import StoreLost
 from bems.embedded.storage.file_guard import FileGuard
-from bems.embedded.storage.wal_identity import log_path
+from bems.embedded.storage.wal_identity import wal_path
 from bems.tracker.actions import Alert, Severity
 from bems.tracker.instants import Instant
 
@@ -71,7 +71,7 @@ class Outbox:
         self._lock = threading.RLock()
         self._connection = _open(folder / DATABASE)
         self._execute = self._connection.execute
-        self._placement = FileGuard([folder / DATABASE, log_path(folder / DATABASE)])
+        self._placement = FileGuard([folder / DATABASE, wal_path(folder / DATABASE)])
 
     def close(self) -> None:
         with self._lock:

@@ -36,7 +36,7 @@ from bems.embedded.api.writer_bridge import WriterBridge
 from bems.embedded.auth.keys import Key
 from bems.embedded.storage.errors import QueueFull, StoreFailed, StoreLost
 from bems.embedded.storage.reader import Counts, Total
-from bems.embedded.storage.reader_pool import Dropped, KeyBusy
+from bems.embedded.storage.reader_pool import KeyBusy, QueryDropped
 from bems.embedded.writer import Stopped
 from bems.tracker import responses
 from bems.tracker.contract import STAGES
@@ -106,7 +106,7 @@ class Api:
                 answer = responses.unavailable(1)
             except KeyBusy as busy:
                 answer = responses.too_many_requests(1, str(busy))
-            except Dropped:
+            except QueryDropped:
                 answer = responses.forbidden()
             except asyncio.CancelledError:
                 # The server ends, and this took too long; or whoever asked has hung up.

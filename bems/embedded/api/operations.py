@@ -36,7 +36,7 @@ from bems.embedded.api.queries import (
 from bems.embedded.api.writer_bridge import WriterBridge
 from bems.embedded.auth.keys import Key, KeyRefused
 from bems.embedded.execution_histories import ExecutionHistories
-from bems.embedded.storage.reader import Reader, place_of
+from bems.embedded.storage.reader import Reader, stuck_sort_key
 from bems.embedded.writer import Redrive
 from bems.tracker import responses
 from bems.tracker.instants import from_datetime, render, to_datetime
@@ -197,7 +197,7 @@ async def list_invoices(ask: ApiRequest) -> HttpResponse:
         cursor = None
         if len(records) == query.limit:
             last = records[-1]
-            cursor = write_cursor(name, *(place_of(last, by_value) if query.stuck else (last.invoice_id,)))
+            cursor = write_cursor(name, *(stuck_sort_key(last, by_value) if query.stuck else (last.invoice_id,)))
         return responses.json_response(200, Page([views.view_invoice(record, reader) for record in records], cursor))
 
     return await ask.read(look)
@@ -272,7 +272,7 @@ async def command(ask: ApiRequest) -> HttpResponse:
         return responses.json_response(200, Accepted(read.id, receipt.result, next_alert_at))
     if receipt.result == "conflict":
         return responses.problem(409, f"another command with the id {read.id} came before: use an id only once")
-    known = await ask.parts.readers.read_first(lambda reader: reader.record(read.invoice_id))
+    known = await ask.parts.readers.read_for_action(lambda reader: reader.record(read.invoice_id))
     return responses.problem(409, receipt.reason) if known else responses.not_found(receipt.reason)
 
 
@@ -355,7 +355,7 @@ async def list_deliveries(ask: ApiRequest) -> HttpResponse:
 
 
 async def retry_deliveries(ask: ApiRequest) -> HttpResponse:
-    count = await ask.parts.readers.act(lambda: ask.parts.deliveries.retry())
+    count = await ask.parts.readers.run_action(lambda: ask.parts.deliveries.retry())
     return responses.json_response(200, Retried(count))
 
 
@@ -404,7 +404,7 @@ async def add_key(ask: ApiRequest) -> HttpResponse:
         return responses.bad_request(request)
     parts = ask.parts
     try:
-        key, text = await parts.readers.act(
+        key, text = await parts.readers.run_action(
             lambda: parts.keys.add(request.name, request.role, ask.key.name, parts.clock.now())
         )
     except KeyRefused as refused:
@@ -415,12 +415,14 @@ async def add_key(ask: ApiRequest) -> HttpResponse:
 async def revoke_key(ask: ApiRequest) -> HttpResponse:
     parts = ask.parts
     try:
-        key = await parts.readers.act(lambda: parts.keys.revoke(ask.resource_id, ask.key.name, parts.clock.now()))
+        key = await parts.readers.run_action(
+            lambda: parts.keys.revoke(ask.resource_id, ask.key.name, parts.clock.now())
+        )
     except KeyRefused as refused:
         return responses.problem(409, str(refused))
     if key is None:
         return responses.not_found(f"there is no key {format_value(ask.resource_id)}")
-    parts.readers.drop(key.id)
+    parts.readers.drop_queries(key.id)
     return responses.json_response(200, views.view_key(key))
 
 

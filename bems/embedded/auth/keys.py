@@ -17,7 +17,7 @@ from msgspec import Struct
 from bems.embedded.storage.database_files import Migration, inspect_database, open_database
 from bems.embedded.storage.errors import StoreFailed, StoreLost
 from bems.embedded.storage.file_guard import FileGuard
-from bems.embedded.storage.wal_identity import log_path
+from bems.embedded.storage.wal_identity import wal_path
 from bems.tracker.instants import Instant
 from bems.tracker.requests import KeyName, Role
 from bems.validation.field_errors import validate
@@ -71,7 +71,7 @@ class Keys:
     def __init__(self, folder: Path) -> None:
         database = folder / KEYS
         self._connection = open_database(database, MIGRATIONS, APPLICATION_ID)
-        self._placement = FileGuard([database, log_path(database)])
+        self._placement = FileGuard([database, wal_path(database)])
         self._lock = threading.Lock()
         self._keys: dict[str, tuple[Key, bytes]] = {}
         for *values, hashed in self._connection.execute("SELECT * FROM keys"):

@@ -1,6 +1,7 @@
-"""Packing: how values are written into the store, and read again.
+"""Codec: how values are encoded in the store.
 
-MessagePack with the names of fields, so that a field can come later, compressed (see `press`).
+Values are MessagePack with field names, so that fields can be added later. Large kinds of values are compressed (see
+`compression`).
 """
 
 from collections.abc import Callable
@@ -20,20 +21,21 @@ from bems.tracker.instants import Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
 
-FRACTION = 10_000
-"""What the fraction of an amount is counted in: no currency has more than four decimals."""
+FRACTIONS_PER_UNIT = 10_000
+"""Units in which the fraction of an amount is stored: ten-thousandths, as no currency has more than four decimals."""
 
 _ARRAY_32 = b"\xdd"
+"""MessagePack type byte of an array whose length follows in 32 bits."""
 
 KINDS = ("event", "transition", "record", "execution")
-"""The kinds of values that have dictionaries of their own."""
+"""Kinds of values that are compressed. Each has its own dictionaries."""
 
 Dictionaries = dict[str, dict[int, bytes]]
-"""By kind and number."""
+"""Content of each dictionary by kind and number."""
 
 
 class EventBody(Struct, frozen=True, omit_defaults=True):
-    """What the archive keeps of an event beside its id, its digest and its invoice."""
+    """Stored form of an event, without its id, digest and invoice id, which have columns of their own."""
 
     stage: Stage
     status: str
@@ -52,36 +54,40 @@ _entry = msgspec.msgpack.Decoder(AuditEntry)
 _any = msgspec.msgpack.Decoder()
 
 
-def _of_kind(read: Callable[[], Dictionaries], kind: str) -> dict[int, bytes]:
-    return read()[kind]
+def _reload_kind(reload: Callable[[], Dictionaries], kind: str) -> dict[int, bytes]:
+    return reload()[kind]
 
 
 class Codec:
-    """How one store writes its values, with the dictionaries that it has. `read` reads these anew from the store, for a
-    value that was written against a later one. It is for one thread at a time."""
+    """Encodes and decodes the values of one store with the store's dictionaries. Use it from one thread at a time.
 
-    def __init__(self, dictionaries: Dictionaries, read: Callable[[], Dictionaries]) -> None:
+    `reload` reads the dictionaries again from the store, for a value that was compressed with a newer one.
+    """
+
+    def __init__(self, dictionaries: Dictionaries, reload: Callable[[], Dictionaries]) -> None:
         self._compressors = {
-            kind: DictionaryCompressor(dictionaries[kind], partial(_of_kind, read, kind)) for kind in KINDS
+            kind: DictionaryCompressor(dictionaries[kind], partial(_reload_kind, reload, kind)) for kind in KINDS
         }
         self._events, self._transitions = self._compressors["event"], self._compressors["transition"]
         self._records, self._executions = self._compressors["record"], self._compressors["execution"]
 
     def next_dictionary(self) -> tuple[str, int, bytes] | None:
-        """Kind, number and content of a dictionary that should be used from now on, if there is something to be learned
-        from what was packed. It is to be kept, and then adopted."""
-        for kind, press in self._compressors.items():
-            dictionary = press.next_dictionary()
+        """Return kind, number and content of a newly trained dictionary, or None if there is none.
+
+        Store it, and then call `use_dictionary`.
+        """
+        for kind, compressor in self._compressors.items():
+            dictionary = compressor.next_dictionary()
             if dictionary:
                 return (kind, *dictionary)
         return None
 
     def use_dictionary(self, kind: str, number: int, content: bytes) -> None:
-        """Pack against this one from now on; it is in the store."""
+        """Compress values of this kind with this dictionary from now on. It must be in the store."""
         self._compressors[kind].use_dictionary(number, content)
 
     def compress(self, kind: str, contents: list[bytes]) -> list[bytes]:
-        """What `encode_event` and its like made of values of a kind, as it is stored."""
+        """Compress the results of `encode_event`, `encode_record` etc., all of one kind, for the store."""
         return self._compressors[kind].compress(contents)
 
     def decode_event(self, event_id: str, digest: str, invoice_id: str, content: bytes) -> Event:
@@ -105,8 +111,9 @@ class Codec:
         return _record.decode(self._records.decompress(content))
 
     def decode_execution(self, content: bytes) -> tuple[Execution, bytes]:
-        execution, past = _any.decode(self._executions.decompress(content))
-        return Execution.from_json(execution), past
+        """Return the execution and its encoded stimuli (see `encode_execution`)."""
+        execution, stimuli = _any.decode(self._executions.decompress(content))
+        return Execution.from_json(execution), stimuli
 
 
 def encode_event(event: Event) -> bytes:
@@ -123,9 +130,9 @@ def encode_record(record: InvoiceRecord) -> bytes:
     return _pack(record)
 
 
-def encode_execution(execution: Execution, past: bytes) -> bytes:
-    """`past` is what happened to it: the `encode_stimulus` of each, one after the other."""
-    return _pack((execution.to_json(), past))
+def encode_execution(execution: Execution, stimuli: bytes) -> bytes:
+    """Encode an execution with its stimuli: the concatenated `encode_stimulus` of each."""
+    return _pack((execution.to_json(), stimuli))
 
 
 def encode_alert(alert: Alert) -> bytes:
@@ -145,25 +152,27 @@ def decode_audit_entry(content: bytes) -> AuditEntry:
 
 
 def encode_stimulus(stimulus: Stimulus, at: Instant) -> bytes:
-    """One more piece of an execution's past."""
+    """Encode one stimulus of an execution and its instant. `decode_stimuli` reads a concatenation of them."""
     return _pack((stimulus_to_json(stimulus), at))
 
 
-def decode_stimuli(count: int, past: bytes) -> list[tuple[Stimulus, Instant]]:
-    """The stimuli of a past of so many pieces: as one MessagePack array, whose head is its length."""
-    pieces: list[tuple[list[Any], Instant]] = _any.decode(_ARRAY_32 + count.to_bytes(4, "big") + past)
+def decode_stimuli(count: int, stimuli: bytes) -> list[tuple[Stimulus, Instant]]:
+    """Decode `count` concatenated stimuli. With a prepended length they are one MessagePack array."""
+    pieces: list[tuple[list[Any], Instant]] = _any.decode(_ARRAY_32 + count.to_bytes(4, "big") + stimuli)
     return [(stimulus_from_json(stimulus), at) for stimulus, at in pieces]
 
 
 def encode_amount(amount: Decimal) -> tuple[int, int]:
-    """Whole units, and what is behind the point in ten-thousandths, both with the amount's sign: together they may have
-    more digits than an integer of SQLite."""
+    """Return the amount's whole units and its fraction in ten-thousandths, both with the amount's sign.
+
+    One SQLite integer cannot hold both: an amount has up to 18 digits before the point.
+    """
     whole = int(amount)
-    return whole, int((amount - whole) * FRACTION)
+    return whole, int((amount - whole) * FRACTIONS_PER_UNIT)
 
 
 def encode_digest(digest: str) -> str | bytes:
-    """The gate's digests are hexadecimal, and take half the room as bytes."""
+    """Return a hexadecimal digest, such as the gate makes, as bytes, which take half the space. Keep any other."""
     try:
         short = bytes.fromhex(digest)
     except ValueError:
@@ -171,5 +180,5 @@ def encode_digest(digest: str) -> str | bytes:
     return short if short.hex() == digest else digest
 
 
-def decode_digest(packed: str | bytes) -> str:
-    return packed if isinstance(packed, str) else packed.hex()
+def decode_digest(content: str | bytes) -> str:
+    return content if isinstance(content, str) else content.hex()

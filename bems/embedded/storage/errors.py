@@ -1,4 +1,4 @@
-"""Errors that the store and those who wait for it raise."""
+"""Errors of the store and of the queues in front of it."""
 
 
 class StoreFailed(Exception):
@@ -10,9 +10,9 @@ class StoreFailed(Exception):
 
 
 class StoreLost(StoreFailed):
-    """The database's files are no longer where they were opened, so nobody would find what is written.
+    """The database's files are no longer at the paths where they were opened, so whatever is written would be lost.
 
-    The message names the file and may be shown to any holder of a key. It lasts until the cell is started again.
+    The error lasts until the cell is started again. The message names the file and may be shown to any key holder.
     """
 
 

@@ -1,7 +1,7 @@
-"""Placement: whether the files that a process has open are still the ones under their names.
+"""File guard: checks that the files that a process has open are still the ones at their paths.
 
-Who removes or renames a folder does not disturb the process that has its files open: it goes on writing to files that
-nobody will find again.
+Removing or renaming a folder does not disturb a process that has files in it open. The process keeps writing to files
+that can no longer be found.
 """
 
 import os
@@ -12,16 +12,18 @@ _Identity = tuple[int, int]
 
 
 class FileGuard:
-    """Remembers which files were under some paths, when it is made. A file that is not there yet is not watched."""
+    """Remembers which files are at the given paths when it is created. A path without a file is not watched."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._known = [(str(path), found) for path in paths if (found := _identify(str(path)))]
         self.fault: str | None = None
-        """What was found the last time."""
+        """Result of the last `find_fault`."""
 
     def find_fault(self) -> str | None:
-        """Why what is written would be lost; None while it would not. It stays what it was found to be: what was
-        written meanwhile is lost, whether the files come back or not. A few microseconds."""
+        """Return why writes would be lost, or None. The check takes a few microseconds.
+
+        A fault is permanent: even if the files come back, writes made in between are lost.
+        """
         if self.fault is None:
             for path, known in self._known:
                 found = _identify(path)
@@ -40,11 +42,11 @@ def _identify(path: str) -> _Identity | None:
 
 
 def _describe(path: str, found: _Identity | None) -> str:
-    what, folder = path, os.path.dirname(path)
+    changed, folder = path, os.path.dirname(path)
     if found is None and not os.path.isdir(folder):
-        what = folder
-    happened = "was replaced by another one" if found else "was removed or renamed"
+        changed = folder
+    change = "was replaced by another one" if found else "was removed or renamed"
     return (
-        f"{what} {happened} while the cell ran, so nothing can be kept: "
-        "put the right one there, and start the cell again"
+        f"{changed} {change} while the cell ran, so nothing can be stored: "
+        "put the right one back, and start the cell again"
     )

@@ -1,7 +1,7 @@
-"""Permissions: a cell's folder and its files are for the user that runs the cell, whatever the umask is.
+"""File permissions: only the user that runs the cell can access its folder and files, whatever the umask is.
 
-Whoever may read them reads every invoice; whoever may open the lock can hold it. On Windows the folder's own access
-list says who may, and nothing here changes it.
+A user who can read the files can read every invoice, and one who can open the lock can hold it. On Windows the folder's
+access control list applies, and this module does not change it.
 """
 
 import logging
@@ -17,12 +17,12 @@ FOLDER_MODE, FILE_MODE = 0o700, 0o600
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 CELL_FILES = ("cell.", "deliveries.db", "keys.db", "analytics.duckdb")
-"""What the names of a cell's files begin with: databases, their logs, the lock, what was put aside."""
+"""Name prefixes of a cell's files: databases, their logs, the lock, and files that were set aside."""
 
 
 @contextmanager
 def private_umask() -> Iterator[None]:
-    """What this process makes within is its user's alone. For a process as a whole: threads share the umask."""
+    """Make new files of this process private to its user within the context. All threads share the umask."""
     before = os.umask(0o077)
     try:
         yield
@@ -31,7 +31,7 @@ def private_umask() -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for its owner only; one that is there already is left as it is. OSError."""
+    """Create a folder that only its owner can access. An existing folder is left as it is. Raises OSError."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
@@ -39,9 +39,10 @@ def make_folder(folder: Path) -> None:
 
 
 def tighten_folder(folder: Path) -> None:
-    """Take what others may do in a cell's folder, and with its files, from them. What is another user's stays.
+    """Remove other users' access to a cell's folder and its files. Files of another user stay as they are.
 
-    A folder that holds other things too stays open, as it may be anything, a home or `/tmp`; the cell's files do not.
+    A folder that also holds other files keeps its permissions, because it may be a home directory or `/tmp`. The cell's
+    files in it become private all the same.
     """
     names = os.listdir(folder)
     own = [name for name in names if name.startswith(CELL_FILES)]
@@ -49,18 +50,20 @@ def tighten_folder(folder: Path) -> None:
     mode = folder.stat().st_mode
     if mode & _OTHERS:
         if len(own) < len(names) or mode & stat.S_ISVTX:
-            log.warning("%s can be entered by others, and stays so, for it holds more than a cell", folder)
+            log.warning("%s stays accessible to other users, because it holds more than a cell", folder)
         elif make_private(folder):
             changed.insert(0, ".")
         else:
-            log.warning("%s can be entered by others, and belongs to another user: chmod it to 700", folder)
+            log.warning("%s is accessible to other users and belongs to one of them: chmod it to 700", folder)
     if changed:
-        log.warning("%s was open to others; now it is its owner's alone: %s", folder, ", ".join(changed))
+        log.warning("%s was accessible to other users; now only to its owner: %s", folder, ", ".join(changed))
 
 
 def make_private(path: Path) -> bool:
-    """Take a file or folder from everybody but its owner; whether that was so for the first time. One that belongs to
-    another user, is gone, or is a link stays as it is."""
+    """Remove everybody's access but the owner's from a file or folder, and return whether that changed anything.
+
+    A file that belongs to another user, is gone, or is a link stays as it is.
+    """
     try:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode) or not status.st_mode & _OTHERS:

@@ -1,6 +1,6 @@
-"""Repacking: version 2 of the store, whose values are all compressed against dictionaries that were learned from it.
+"""Migration to version 2, which compresses every value with dictionaries trained on the store's own values.
 
-Version 1 compressed with zlib what was kept for good, against the dictionaries for a new store.
+Version 1 compressed with zlib and the seed dictionaries, and only values that do not change any more.
 """
 
 import zlib
@@ -13,53 +13,59 @@ from bems.embedded.storage.codec import KINDS
 from bems.embedded.storage.compression import TRAINING_SAMPLES, DictionaryCompressor
 
 _PLAIN = b"\0"
-_BITS = -12
+"""First byte of a value of `_FLAGGED_KINDS` that is not compressed."""
+
+_WINDOW_BITS = -12
+"""Negative: a raw deflate stream, without a zlib header."""
+
 _TABLES = {
     "event": ("events", "seq", "body"),
     "transition": ("transitions", "seq", "body"),
     "record": ("invoices", "number", "record"),
     "execution": ("executions", "number", "body"),
 }
-"""Table, key and column of a kind of value."""
+"""Table, key column and value column of each kind."""
 
 _DICTIONARIES = """CREATE TABLE dictionaries (
     kind TEXT, number INTEGER, content BLOB NOT NULL, PRIMARY KEY (kind, number)
 ) STRICT"""
 
-_SOMETIMES = ("record", "execution")
-"""Kinds of which a byte told whether it was compressed."""
+_FLAGGED_KINDS = ("record", "execution")
+"""Kinds whose values began with a byte that said whether the rest was compressed."""
 
 
 def migrate_to_v2(connection: apsw.Connection) -> None:
-    """Write every value of version 1 anew. It takes some ten microseconds a value."""
+    """Recompress every value of version 1. It takes about ten microseconds per value."""
     old = dict(connection.execute("SELECT kind, content FROM dictionaries"))
     connection.execute("DROP TABLE dictionaries")
     connection.execute(_DICTIONARIES)
     for kind in KINDS:
         table, key, column = _TABLES[kind]
-        read, press = _reader(kind, old[kind]), DictionaryCompressor({0: old[kind]}, dict)
+        read, compressor = _reader(kind, old[kind]), DictionaryCompressor({0: old[kind]}, dict)
         connection.execute("INSERT INTO dictionaries VALUES (?, 0, ?)", (kind, old[kind]))
         newest = connection.execute(
             f"SELECT {column} FROM {table} ORDER BY {key} DESC LIMIT {TRAINING_SAMPLES}"
         ).fetchall()
-        press.compress([read(cast(bytes, content)) for (content,) in newest])
-        dictionary = press.next_dictionary()
+        compressor.compress([read(cast(bytes, content)) for (content,) in newest])
+        dictionary = compressor.next_dictionary()
         if dictionary:
             connection.execute("INSERT INTO dictionaries VALUES (?, ?, ?)", (kind, *dictionary))
-            press.use_dictionary(*dictionary)
+            compressor.use_dictionary(*dictionary)
         last = -1
         select = f"SELECT {key}, {column} FROM {table} WHERE {key} > ? ORDER BY {key} LIMIT 10000"
         while rows := cast("list[tuple[int, bytes]]", connection.execute(select, (last,)).fetchall()):
             last = rows[-1][0]
-            repacked = press.compress([read(content) for _, content in rows])
-            pairs = zip(repacked, (number for number, _ in rows), strict=True)
+            recompressed = compressor.compress([read(content) for _, content in rows])
+            pairs = zip(recompressed, (number for number, _ in rows), strict=True)
             connection.executemany(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", pairs)
 
 
 def _reader(kind: str, dictionary: bytes) -> Callable[[bytes], bytes]:
-    def unpress(content: bytes) -> bytes:
-        return zlib.decompressobj(_BITS, zdict=dictionary).decompress(content)
+    """Return the function that decompresses a value of version 1."""
 
-    if kind not in _SOMETIMES:
-        return unpress
-    return lambda content: content[1:] if content[:1] == _PLAIN else unpress(content[1:])
+    def decompress(content: bytes) -> bytes:
+        return zlib.decompressobj(_WINDOW_BITS, zdict=dictionary).decompress(content)
+
+    if kind not in _FLAGGED_KINDS:
+        return decompress
+    return lambda content: content[1:] if content[:1] == _PLAIN else decompress(content[1:])

@@ -1,11 +1,11 @@
-"""Chaining: version 4 of the store, whose transitions are a chain of statuses and of the invoice's amount and currency.
+"""Migration to version 4, in which an invoice's transitions form a chain of statuses, amounts and currencies.
 
-Up to version 3 every row of a decision told the decision's whole move, so that an alert raised together with an event
-counted it twice. The chained values are computed anew from events and commands in the order of their rows; rows, ids
-and instants stay. What records know since then of identity and of a wait that was given up comes from the same rows.
+Up to version 3 every row of a decision held the decision's whole change, so an alert raised together with an event
+counted the change twice. The migration recomputes the chained values from events and commands in the order of their
+rows. Rows, ids and instants stay. The new fields of records (identity, the parked wait) come from the same rows.
 
-The rules are those of the day on which version 4 was made, written here once more: a migration never changes, and the
-tracker does. It reads MessagePack maps instead of the tracker's types for the same reason.
+The rules are a copy of the tracker's rules when version 4 was made, because a migration never changes and the tracker
+does. For the same reason it reads MessagePack maps instead of the tracker's types.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ import msgspec
 
 from bems.embedded.storage.compression import DictionaryCompressor
 
-_ROWS_AT_ONCE = 1_000
+_INVOICES_PER_PAGE = 1_000
 _MAX_VENDOR_IDS = 4
 _ORDER = ("ingestion", "authorization", "reconciliation", "posting")
 _NEGATIVE = {
@@ -50,11 +50,11 @@ ALTER TABLE invoices ADD COLUMN currency TEXT;
 ALTER TABLE invoices ADD COLUMN whole INTEGER;
 ALTER TABLE invoices ADD COLUMN fraction INTEGER;
 """
-"""`whole` and `fraction` are the invoice's amount: units, and what is behind the point in ten-thousandths, both with
-the amount's sign. An amount has up to 18 digits before the point, which no SQLite integer would hold with the rest."""
+"""`whole` and `fraction` are the invoice's amount: whole units and ten-thousandths, both with the amount's sign. One
+SQLite integer cannot hold both: an amount has up to 18 digits before the point."""
 
 _INDEXES = """
--- All that totals are made of, so that the table itself is not read for them.
+-- A covering index: it has every column that totals need, so that they do not read the table itself.
 CREATE INDEX invoices_by_status ON invoices (status, invoice_id, currency, whole, fraction, stuck_since, mark);
 CREATE INDEX invoices_stuck ON invoices (stuck_since, invoice_id) WHERE stuck_since IS NOT NULL;
 """
@@ -66,7 +66,7 @@ Row = dict[str, Any]
 
 
 class _Values(NamedTuple):
-    """What `press` and `unpress` do for the three kinds."""
+    """Compressors of the kinds of values that the migration reads or writes."""
 
     transition: DictionaryCompressor
     record: DictionaryCompressor
@@ -74,15 +74,15 @@ class _Values(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """A register's content."""
+    """Content of a register."""
 
     status: str
     event_id: str
     occurred_at: int
 
 
-def chain_transitions(connection: apsw.Connection) -> None:
-    """Bring every row and record up to date. It takes some hundred microseconds an invoice."""
+def migrate_to_v4(connection: apsw.Connection) -> None:
+    """Rewrite every transition and record. It takes some hundred microseconds per invoice."""
     dictionaries: dict[str, dict[int, bytes]] = {}
     for kind, number, content in connection.execute("SELECT kind, number, content FROM dictionaries").fetchall():
         dictionaries.setdefault(str(kind), {})[cast(int, number)] = cast(bytes, content)
@@ -90,7 +90,7 @@ def chain_transitions(connection: apsw.Connection) -> None:
     connection.execute(_COLUMNS)
     last = -1
     select = "SELECT number, invoice_id, last_transition, record FROM invoices WHERE number > ? ORDER BY number LIMIT ?"
-    while invoices := cast("list[Any]", connection.execute(select, (last, _ROWS_AT_ONCE)).fetchall()):
+    while invoices := cast("list[Any]", connection.execute(select, (last, _INVOICES_PER_PAGE)).fetchall()):
         last = invoices[-1][0]
         for number, invoice_id, newest, content in invoices:
             _migrate_record(connection, values, number, invoice_id, newest, _read(values.record.decompress(content)))
@@ -100,19 +100,19 @@ def chain_transitions(connection: apsw.Connection) -> None:
 def _migrate_record(
     connection: apsw.Connection, values: _Values, number: int, invoice_id: str, newest: int | None, record: Row
 ) -> None:
-    rows = list(_rows(connection, values, newest))[::-1]
-    events = _events(connection, values, rows)
-    walk = _InvoiceReplay()
+    rows = list(_read_rows_backwards(connection, values, newest))[::-1]
+    events = _read_events(connection, values, rows)
+    replay = _InvoiceReplay()
     for _, row in rows:
-        walk.take(row, events.get(row.get("event_id", "")))
+        replay.apply(row, events.get(row.get("event_id", "")))
     bodies = values.transition.compress([_pack(row) for _, row in rows])
     connection.executemany(
         "UPDATE transitions SET body = ? WHERE seq = ?",
         [(body, seq) for body, (seq, _) in zip(bodies, rows, strict=True)],
     )
-    record |= walk.identity()
+    record |= replay.identity_fields()
     if record.get("mark") == "parked":
-        record["parked"] = _parked(connection, invoice_id, rows)
+        record["parked"] = _read_parked_wait(connection, invoice_id, rows)
     wait = record.get("wait")
     stuck_since = record["parked"]["since"] if "parked" in record else None
     if wait and wait.get("step", 0) > 0:
@@ -127,8 +127,8 @@ def _migrate_record(
     )
 
 
-def _rows(connection: apsw.Connection, values: _Values, newest: int | None) -> Iterator[tuple[int, Row]]:
-    """The rows of one invoice, the newest first."""
+def _read_rows_backwards(connection: apsw.Connection, values: _Values, newest: int | None) -> Iterator[tuple[int, Row]]:
+    """Yield sequence number and content of each row of one invoice, the newest first."""
     while newest is not None:
         found = cast(Any, connection.execute("SELECT prev, body FROM transitions WHERE seq = ?", (newest,)).fetchall())
         [(before, body)] = found
@@ -136,7 +136,8 @@ def _rows(connection: apsw.Connection, values: _Values, newest: int | None) -> I
         newest = before
 
 
-def _events(connection: apsw.Connection, values: _Values, rows: list[tuple[int, Row]]) -> dict[str, Row]:
+def _read_events(connection: apsw.Connection, values: _Values, rows: list[tuple[int, Row]]) -> dict[str, Row]:
+    """Return the events of these rows by id."""
     ids = [row["event_id"] for _, row in rows if row["kind"] == "event"]
     found = connection.execute(
         "SELECT event_id, body FROM events WHERE event_id IN (SELECT value FROM json_each(?))",
@@ -145,8 +146,11 @@ def _events(connection: apsw.Connection, values: _Values, rows: list[tuple[int, 
     return {str(id): _read(values.event.decompress(cast(bytes, body))) for id, body in found}
 
 
-def _parked(connection: apsw.Connection, invoice_id: str, rows: list[tuple[int, Row]]) -> Row:
-    """The wait that was given up: since its newest alert says, or else since the invoice came into its status."""
+def _read_parked_wait(connection: apsw.Connection, invoice_id: str, rows: list[tuple[int, Row]]) -> Row:
+    """Return the wait that was given up when the invoice was parked.
+
+    Its start is the one in its newest alert, or else the instant at which the wait began according to the rows.
+    """
     at = max(position for position, (_, row) in enumerate(rows) if row["kind"] == "park")
     park = rows[at][1]
     entered = max(
@@ -167,36 +171,37 @@ def _parked(connection: apsw.Connection, invoice_id: str, rows: list[tuple[int, 
 
 
 def _begins_a_wait(row: Row) -> bool:
-    """A wait begins where the status changes, with a revival, and with the report of a dispute or failed posting."""
+    """Return whether a wait begins at this row: a change of status, a revival, or a dispute or failed posting."""
     reported = row["kind"] == "alert" and row.get("outcome") in ("dispute", "failed")
     return row["from_status"] != row["to_status"] or row["kind"] == "revive" or reported
 
 
 class _InvoiceReplay:
-    """What the rows so far make of an invoice."""
+    """State of an invoice after the rows applied so far."""
 
     def __init__(self) -> None:
         self._registers: dict[str, _Outcome] = {}
-        self._facts_of: tuple[int, str] | None = None
-        self._now: tuple[str | None, str | None, str | None] = (None, None, None)
+        self._facts_version: tuple[int, str] | None = None
+        self._current: tuple[str | None, str | None, str | None] = (None, None, None)
+        """Status, amount and currency."""
         self._vendors: list[str] = []
         self._received: list[list[Any]] = []
         self._closed_at: int | None = None
 
-    def take(self, row: Row, event: Row | None) -> None:
-        """Chain the next row. `event` is what the archive has of it, where it is one of an event."""
-        before = self._now
+    def apply(self, row: Row, event: Row | None) -> None:
+        """Apply the next row and set its `from_` and `to_` fields. `event` is the stored event of an event's row."""
+        before = self._current
         if row["kind"] == "event" and event is not None:
-            self._take_event(row, event)
+            self._apply_event(row, event)
         elif row["kind"] == "command" and row["outcome"] in ("complete", "cancel"):
-            self._take_command(row)
+            self._apply_command(row)
         for name, value in zip(("status", "amount", "currency"), before, strict=True):
             row[f"from_{name}"] = value
-        for name, value in zip(("status", "amount", "currency"), self._now, strict=True):
+        for name, value in zip(("status", "amount", "currency"), self._current, strict=True):
             row[f"to_{name}"] = value
 
-    def identity(self) -> Row:
-        """The fields of the record from which identity alerts are raised."""
+    def identity_fields(self) -> Row:
+        """Return the record's fields from which identity alerts are raised."""
         fields: Row = {"vendor_ids": self._vendors}
         received = sorted(self._received, key=lambda one: one[:2])
         if received:
@@ -207,12 +212,12 @@ class _InvoiceReplay:
             fields["closed_at"] = self._closed_at
         return fields
 
-    def _take_event(self, row: Row, event: Row) -> None:
+    def _apply_event(self, row: Row, event: Row) -> None:
         facts, vendor = event["facts"], event["facts"]["vendor"]["id"]
-        of = event["occurred_at"], row["event_id"]
-        _, amount, currency = self._now
-        if self._facts_of is None or of >= self._facts_of:
-            self._facts_of, amount, currency = of, facts["amount"], facts["currency"]
+        version = event["occurred_at"], row["event_id"]
+        _, amount, currency = self._current
+        if self._facts_version is None or version >= self._facts_version:
+            self._facts_version, amount, currency = version, facts["amount"], facts["currency"]
         if vendor not in self._vendors and len(self._vendors) < _MAX_VENDOR_IDS:
             self._vendors.append(vendor)
         if event["status"] == "received":
@@ -222,25 +227,25 @@ class _InvoiceReplay:
         row["source"] = facts["source"]["system"]
         if facts.get("attributes"):
             row["attributes"] = facts["attributes"]
-        self._state(event["stage"], _Outcome(event["status"], row["event_id"], event["occurred_at"]))
-        self._now = self._status(), amount, currency
+        self._set_outcome(event["stage"], _Outcome(event["status"], row["event_id"], event["occurred_at"]))
+        self._current = self._status(), amount, currency
 
-    def _take_command(self, row: Row) -> None:
+    def _apply_command(self, row: Row) -> None:
         stage, at = row["stage"], row["occurred_at"]
         status = _POSITIVE[stage] if row["outcome"] == "complete" else "cancelled"
         overruled = self._registers.get(stage)
         if overruled:
             at = max(at, overruled.occurred_at + 1)
-        self._state(stage, _Outcome(status, row["event_id"], at))
-        self._now = (self._status(), *self._now[1:])
+        self._set_outcome(stage, _Outcome(status, row["event_id"], at))
+        self._current = (self._status(), *self._current[1:])
 
-    def _state(self, stage: str, stated: _Outcome) -> None:
-        if stated.status in ("posted", "cancelled"):
-            at = stated.occurred_at
+    def _set_outcome(self, stage: str, outcome: _Outcome) -> None:
+        if outcome.status in ("posted", "cancelled"):
+            at = outcome.occurred_at
             self._closed_at = at if self._closed_at is None else min(self._closed_at, at)
         known = self._registers.get(stage)
-        if known is None or _rank(stage, stated) > _rank(stage, known):
-            self._registers[stage] = stated
+        if known is None or _rank(stage, outcome) > _rank(stage, known):
+            self._registers[stage] = outcome
 
     def _status(self) -> str:
         for stage in _ORDER:
@@ -252,5 +257,5 @@ class _InvoiceReplay:
         return "Posted"
 
 
-def _rank(stage: str, stated: _Outcome) -> tuple[int, bool, str]:
-    return stated.occurred_at, stated.status == _NEGATIVE[stage], stated.event_id
+def _rank(stage: str, outcome: _Outcome) -> tuple[int, bool, str]:
+    return outcome.occurred_at, outcome.status == _NEGATIVE[stage], outcome.event_id

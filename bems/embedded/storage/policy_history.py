@@ -1,4 +1,4 @@
-"""Policies of a cell: which one a start goes by, and those that were in force before, each from its instant on."""
+"""Policy history: the policy that a cell starts with, and the stored policies that were in force before."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,20 +8,20 @@ from bems.tracker.instants import Instant
 from bems.tracker.policy import Policy
 from bems.tracker.policy_file import load_policy
 
-DEFAULT = "default"
-"""The source of the built-in policy."""
+DEFAULT_SOURCE = "default"
+"""Source of the built-in policy."""
 
-PROGRAM = "program"
-"""The source of a policy that a caller made."""
+PROGRAM_SOURCE = "program"
+"""Source of a policy that was passed by a program."""
 
 PolicyOrDefault = Policy | Callable[[], Policy]
-"""A policy that a start names; or, where it names none, what makes the default one, should none be kept yet."""
+"""A policy to start with, or a function that makes the default one in case none is stored yet."""
 
 
 class StoredPolicy(NamedTuple):
-    """A policy as the store keeps it: `document` is what `dump_policy` wrote, with every date.
+    """Policy as it is stored. `document` is the output of `dump_policy`, with every date of the calendar.
 
-    It is in force from `since` on, until another one was: None, if none was.
+    The policy is in force from `since` to `until`; None while it still is.
     """
 
     number: int
@@ -32,18 +32,17 @@ class StoredPolicy(NamedTuple):
     until: Instant | None
 
     def load(self) -> Policy:
-        """StoreRefused: this program cannot read it."""
+        """Return the policy. Raises StoreUnusable if this program cannot read it."""
         try:
             return load_policy(self.document)
         except ValueError as error:
             raise StoreUnusable(
-                f"the policy in force, {self.source}, cannot be read: {error}: name one with --policy"
+                f"the policy in force, {self.source}, cannot be read: {error}: give one with --policy"
             ) from error
 
 
 class PolicyInForce(NamedTuple):
-    """What a cell goes by. `since` is None before its start; `is_resumed`: the start named none, so it is the kept
-    one."""
+    """Policy that a cell applies. `since` is None until the cell starts; `is_resumed`: it is the stored one."""
 
     policy: Policy
     source: str
@@ -51,10 +50,13 @@ class PolicyInForce(NamedTuple):
     is_resumed: bool = False
 
 
-def choose_policy(named: PolicyOrDefault, source: str, kept: StoredPolicy | None) -> PolicyInForce:
-    """The policy of a start. StoreRefused: the kept one cannot be read."""
-    if isinstance(named, Policy):
-        return PolicyInForce(named, source)
-    if kept is not None:
-        return PolicyInForce(kept.load(), kept.source, kept.since, is_resumed=True)
-    return PolicyInForce(named(), DEFAULT)
+def choose_policy(policy: PolicyOrDefault, source: str, stored: StoredPolicy | None) -> PolicyInForce:
+    """Return the given policy, or else the stored one, or else the default one.
+
+    Raises StoreUnusable if the stored policy is needed and cannot be read.
+    """
+    if isinstance(policy, Policy):
+        return PolicyInForce(policy, source)
+    if stored is not None:
+        return PolicyInForce(stored.load(), stored.source, stored.since, is_resumed=True)
+    return PolicyInForce(policy(), DEFAULT_SOURCE)

@@ -1,7 +1,7 @@
-"""Reading a durable cell: whatever is committed, for those who only look.
+"""Reader of the committed content of a durable cell.
 
-A reader has a connection of its own, so that it neither waits for the writer nor makes it wait. What was answered is
-there to be read.
+A reader has its own connection, so that it neither waits for the writer nor blocks it. Everything that the writer has
+acknowledged is visible to it.
 """
 
 from collections.abc import Collection, Iterator
@@ -27,11 +27,15 @@ from bems.tracker.status import Status
 from bems.tracker.transitions import Transition
 
 BUSY_TIMEOUT_MS = 5_000
-"""Milliseconds to wait for a database that is locked, which a log that is switched over may be for a moment."""
+"""Maximum wait for a locked database. A database is locked for a moment while its log is reset."""
 
 
 class Counts(NamedTuple):
-    """How much there is, all at one moment. `letters` have not been applied, `set_aside` of them will not by itself."""
+    """Number of entries of each kind at one moment.
+
+    `dead_letters` counts events that are not applied yet, `set_aside_dead_letters` those of them that are not retried
+    automatically.
+    """
 
     events: int
     transitions: int
@@ -41,7 +45,7 @@ class Counts(NamedTuple):
 
 
 class Total(NamedTuple):
-    """The invoices of a status and currency; `stuck` of them are stuck, `parked` of those are parked."""
+    """Number and amount of the invoices of one status and currency. `stuck` includes the `parked` ones."""
 
     status: Status
     currency: str
@@ -52,8 +56,8 @@ class Total(NamedTuple):
     parked: int
 
 
-def place_of(record: InvoiceRecord, by_value: bool) -> tuple[Any, ...]:
-    """Where a stuck invoice stands in the list of `Reader.stuck`."""
+def stuck_sort_key(record: InvoiceRecord, by_value: bool) -> tuple[Any, ...]:
+    """Return the invoice's sort key in the order of `Reader.stuck`."""
     if not by_value:
         return record.stuck_since, record.invoice_id
     whole, fraction = codec.encode_amount(record.facts.amount)
@@ -61,11 +65,11 @@ def place_of(record: InvoiceRecord, by_value: bool) -> tuple[Any, ...]:
 
 
 def _amount(half: int, upper: int | None, lower: int | None, fraction: int | None) -> Decimal:
-    return (upper or 0) * half + (lower or 0) + Decimal(fraction or 0) / codec.FRACTION
+    return (upper or 0) * half + (lower or 0) + Decimal(fraction or 0) / codec.FRACTIONS_PER_UNIT
 
 
 def open_reader(folder: Path) -> "Reader":
-    """A reader of the cell in a folder, whose writer runs. It may be used by one thread at a time."""
+    """Open a reader of the cell in a folder, whose writer runs. Use the reader from one thread at a time."""
     flags = apsw.SQLITE_OPEN_READONLY
     try:
         connection = apsw.Connection(str(folder / DATABASE), flags=flags)
@@ -80,25 +84,25 @@ def open_reader(folder: Path) -> "Reader":
 
 
 class Reader:
-    """The committed content of a store. StoreFailed, of any method: it could not be read."""
+    """Reader of a store's committed content. Every method raises StoreFailed when the database cannot be read."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        # Not by way of ourselves: in a cycle a connection would be left to the garbage collector to close.
+        # No reference to `self`: in a reference cycle only the garbage collector would close the connection.
         self._codec = Codec(_read_dictionaries(connection), lambda: _read_dictionaries(connection))
 
     def close(self) -> None:
-        """Twice is harmless."""
+        """Close the connection. Idempotent."""
         self._connection.close()
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """What is read within is as it was at one moment, that of the first reading."""
+        """Make all reads within the context show the same moment, that of the first read."""
         self._rows("BEGIN")
         try:
             yield
         finally:
-            # Some errors have ended it already.
+            # Some errors end the transaction themselves.
             if not self._connection.get_autocommit():
                 self._rows("ROLLBACK")
 
@@ -126,13 +130,13 @@ class Reader:
         after: str = "",
         limit: int = 100,
     ) -> list[InvoiceRecord]:
-        """Those behind an id, in the order of their ids; of these statuses, of this mark."""
+        """Return invoices with an id greater than `after`, ordered by id, with one of the statuses and this mark."""
         rows: list[tuple[str, bytes]] = []
         marked = "AND mark = ?" if mark else "AND ? IS NULL"
-        # One walk along the index for each status, so that a rare one is found without looking at all the others.
+        # One index scan per status, so that invoices of a rare status are found without reading all the others.
         for status in (None,) if statuses is None else statuses:
-            of = "AND status = ?" if status else "AND ? IS NULL"
-            sql = f"""SELECT invoice_id, record FROM invoices WHERE invoice_id > ? {of} {marked}
+            with_status = "AND status = ?" if status else "AND ? IS NULL"
+            sql = f"""SELECT invoice_id, record FROM invoices WHERE invoice_id > ? {with_status} {marked}
                 ORDER BY invoice_id LIMIT ?"""
             rows += self._rows(sql, after, status, mark, limit)
         return [self._codec.decode_record(content) for _, content in sorted(rows)[:limit]]
@@ -146,19 +150,22 @@ class Reader:
         by_value: bool = False,
         limit: int = 100,
     ) -> list[InvoiceRecord]:
-        """Those that are stuck, the longest waiting first; `by_value`, the currencies in the order of their codes and
-        the greatest amount of each first. `after` is the `place_of` the record that these follow."""
-        place = "currency, -whole, -fraction, invoice_id" if by_value else "stuck_since, invoice_id"
-        of = "" if statuses is None else f"AND status IN ({', '.join('?' * len(statuses))})"
-        of += " AND mark = ?" if mark else ""
-        of += f" AND ({place}) > ({', '.join('?' * len(after))})" if after else ""
-        sql = f"SELECT record FROM invoices WHERE stuck_since IS NOT NULL {of} ORDER BY {place} LIMIT ?"
+        """Return stuck invoices, the longest waiting first.
+
+        With `by_value` they are ordered by currency code, and within a currency by amount, the greatest first. `after`
+        is the `stuck_sort_key` of the record before the first one to return.
+        """
+        order = "currency, -whole, -fraction, invoice_id" if by_value else "stuck_since, invoice_id"
+        condition = "" if statuses is None else f"AND status IN ({', '.join('?' * len(statuses))})"
+        condition += " AND mark = ?" if mark else ""
+        condition += f" AND ({order}) > ({', '.join('?' * len(after))})" if after else ""
+        sql = f"SELECT record FROM invoices WHERE stuck_since IS NOT NULL {condition} ORDER BY {order} LIMIT ?"
         rows = self._rows(sql, *(statuses or ()), *((mark,) if mark else ()), *(after or ()), limit)
         return [self._codec.decode_record(content) for (content,) in rows]
 
     def totals(self) -> list[Total]:
-        """Counts and amounts by status and currency. It reads an index of all invoices."""
-        # SQLite's sums of integers overflow, and amounts have up to 18 digits: their upper and lower halves do not.
+        """Return counts and amounts by status and currency. Reads an index of all invoices."""
+        # SQLite's integer sums overflow with amounts of up to 18 digits. Sums of their upper and lower halves do not.
         half = 1_000_000_000
         sums = ", ".join(
             f"sum({part}) FILTER ({which})"
@@ -176,29 +183,29 @@ class Reader:
         return totals
 
     def statuses(self) -> dict[Status, int]:
-        """How many invoices are of each status. It reads an index of all of them."""
+        """Return the number of invoices of each status. Reads an index of all invoices."""
         return dict(self._rows("SELECT status, count(*) FROM invoices GROUP BY status"))
 
     def counts(self) -> Counts:
-        """How much there is."""
+        """Return the number of entries of each kind."""
         sql = """SELECT (SELECT coalesce(max(seq), 0) FROM events), (SELECT coalesce(max(seq), 0) FROM transitions),
             (SELECT count(*) FROM alerts), (SELECT count(*) FROM letters),
             (SELECT count(*) FROM letters WHERE retry_at IS NULL)"""
         return Counts(*self._row(sql))
 
     def latest(self) -> Instant:
-        """The latest instant at which something was recorded; 0 where nothing was."""
+        """Return the instant of the newest transition, 0 if there is none."""
         row = self._row("SELECT recorded_at FROM transitions ORDER BY seq DESC LIMIT 1")
         return row[0] if row else 0
 
     # -- policies
 
     def policies(self, *, before: int | None = None, limit: int = 100) -> list[StoredPolicy]:
-        """Every policy that was in force, the newest first; those with a number below `before`."""
+        """Return policies that are or were in force with a number below `before`, the newest first."""
         return self._policies("?1 IS NULL OR number < ?1", before, limit)
 
     def policy_at(self, instant: Instant) -> StoredPolicy | None:
-        """The policy that was in force at an instant; None: that is before the first that was kept."""
+        """Return the policy that was in force at an instant, None before the first stored policy."""
         found = self._policies("since <= ?1", instant, 1)
         return found[0] if found else None
 
@@ -223,29 +230,32 @@ class Reader:
         return row[0] if row else None
 
     def definition(self, digest: str) -> str:
-        """KeyError for one that was never kept."""
+        """Return the text of a definition. Raises KeyError for an unknown digest."""
         row = self._row("SELECT text FROM definitions WHERE digest = ?", digest)
         if row is None:
             raise KeyError(digest)
         text: str = row[0]
         return text
 
-    # -- events and their letters
+    # -- events and dead letters
 
     def event(self, event_id: str) -> Event | None:
-        """The accepted event of that id."""
+        """Return the accepted event with this id."""
         row = self._row("SELECT digest, invoice_id, body FROM events WHERE event_id = ?", event_id)
         return self._codec.decode_event(event_id, codec.decode_digest(row[0]), row[1], row[2]) if row else None
 
     def events(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Event]]:
-        """The archive, in the order of acceptance: those behind a number, with theirs."""
+        """Return accepted events with a number greater than `after`, each with its number, in order of acceptance."""
         rows = self._rows(
             "SELECT seq, event_id, digest, invoice_id, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?",
             after,
             limit,
         )
-        read = self._codec.decode_event
-        return [(seq, read(id, codec.decode_digest(digest), of, body)) for seq, id, digest, of, body in rows]
+        decode = self._codec.decode_event
+        return [
+            (seq, decode(id, codec.decode_digest(digest), invoice_id, body))
+            for seq, id, digest, invoice_id, body in rows
+        ]
 
     def dead_letters(
         self,
@@ -256,23 +266,28 @@ class Reader:
         after: str = "",
         limit: int = 1_000,
     ) -> list[DeadLetter]:
-        """Those behind an event id, in the order of theirs; of an invoice, with a text in their error, set aside or
-        yet to be tried again."""
+        """Return dead letters with an event id greater than `after`, ordered by event id.
+
+        `invoice_id`, `error` (a part of the error text) and `set_aside` (set aside or still retried) select among them.
+        """
         sql = """SELECT * FROM letters WHERE event_id > ?1 AND (?2 IS NULL OR invoice_id = ?2)
             AND (?3 IS NULL OR instr(error, ?3)) AND (?4 IS NULL OR (retry_at IS NULL) = ?4)
             ORDER BY event_id LIMIT ?5"""
         aside = None if set_aside is None else int(set_aside)
         return [DeadLetter(*row) for row in self._rows(sql, after, invoice_id, error, aside, limit)]
 
-    # -- what is told to people
+    # -- transitions, alerts and commands
 
     def transitions(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Transition]]:
-        """The rows behind a number, with theirs. Numbers have no gaps: the last one read is a watermark."""
+        """Return rows with a number greater than `after`, each with its number.
+
+        Numbers have no gaps, so the last number read is a watermark.
+        """
         rows = self._rows("SELECT seq, body FROM transitions WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
         return [(seq, self._codec.decode_transition(body)) for seq, body in rows]
 
     def timeline(self, invoice_id: str, limit: int = 1_000, offset: int = 0) -> list[Transition]:
-        """The rows of one invoice, the newest first, without the first `offset` of them."""
+        """Return the rows of one invoice, the newest first, without the newest `offset` rows."""
         rows = self._rows(
             """WITH RECURSIVE row (seq, prev, body) AS (
                 SELECT seq, prev, body FROM transitions
@@ -286,7 +301,7 @@ class Reader:
         return [self._codec.decode_transition(body) for (body,) in rows]
 
     def alerts(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Alert]]:
-        """The alerts behind a number, with theirs."""
+        """Return alerts with a number greater than `after`, each with its number."""
         rows = self._rows("SELECT seq, body FROM alerts WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
         return [(seq, codec.decode_alert(body)) for seq, body in rows]
 
@@ -299,7 +314,10 @@ class Reader:
         before: int | None = None,
         limit: int = 100,
     ) -> list[tuple[int, Alert]]:
-        """The alerts with a number below `before`, with theirs, the newest first; of an invoice, stage, severity."""
+        """Return alerts with a number below `before`, each with its number, the newest first.
+
+        `invoice_id`, `stage` and `severity` select among them.
+        """
         conditions = {"invoice_id = ?": invoice_id, "stage = ?": stage, "severity = ?": severity, "seq < ?": before}
         rows = self._newest("alerts", conditions, limit)
         return [(seq, codec.decode_alert(body)) for seq, body in rows]
@@ -307,12 +325,12 @@ class Reader:
     def commands(
         self, *, invoice_id: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[tuple[int, AuditEntry]]:
-        """Operators' commands with a number below `before`, with theirs, the newest first; of an invoice."""
+        """Return operators' commands with a number below `before`, each with its number, the newest first."""
         rows = self._newest("commands", {"invoice_id = ?": invoice_id, "seq < ?": before}, limit)
         return [(seq, codec.decode_audit_entry(body)) for seq, body in rows]
 
     def command_of(self, event_id: str) -> AuditEntry | None:
-        """The command that counts as an event of that id (`Command.event_id`)."""
+        """Return the command that counts as an event with this id (see `Command.event_id`)."""
         row = self._row("SELECT body FROM commands WHERE id = ?", event_id.removeprefix("command "))
         return codec.decode_audit_entry(row[0]) if row else None
 

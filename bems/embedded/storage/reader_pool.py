@@ -1,9 +1,8 @@
-"""Readers: reading the cell beside the event loop, in threads of their own; and whatever else takes its time there.
+"""Reader pool: runs queries of the store, and other slow calls of the API, in threads beside the event loop.
 
-Questions are asked with keys, and no key can shut the others out: each may have so many asked and not yet answered, and
-so many being answered, and the keys take turns. What was asked by somebody who has gone, or whose key was revoked, is
-dropped unless it is being answered. What admins do and what depends on the writer has a thread of its own, and waits
-for no question.
+Queries are scheduled fairly by API key: each key has a limited number of queued and of running queries, and the keys
+take turns. A query is dropped from the queue when its client disconnects or its key is revoked. Actions, such as those
+of admins, have a thread of their own and never wait for a query.
 """
 
 import asyncio
@@ -20,94 +19,94 @@ from bems.embedded.storage.wal import WalCheckpointer
 
 T = TypeVar("T")
 
-THREADS = 2
-"""Questions of one key that are answered at once, so that one invoice can be looked at while a long list is read."""
+MAX_THREADS_PER_KEY = 2
+"""Maximum number of threads that run queries of one key: two, so that one can read an invoice during a long list."""
 
 SPARE_THREADS = 1
-"""Threads beside those, so that one key's long lists leave one to the others."""
+"""Additional threads, so that one key's long lists leave threads to the other keys."""
 
-MAX_QUEUED_QUERIES, KEY_ASKED = 1_000, 20
-"""So many questions may be asked and not yet answered, of all keys and of each; of long lists, some seconds' work."""
+MAX_QUEUED_QUERIES, MAX_QUEUED_QUERIES_PER_KEY = 1_000, 20
+"""Maximum number of unanswered queries of all keys and of one key. 1,000 long lists take some seconds."""
 
 
 class KeyBusy(Exception):
-    """This key has asked so much already; others may ask."""
+    """This key has too many unanswered queries. Other keys are not affected."""
 
 
-class Dropped(Exception):
-    """The question was dropped before anybody began to answer it."""
+class QueryDropped(Exception):
+    """The query was dropped before it began to run."""
 
 
-class _Question(NamedTuple):
+class _Query(NamedTuple):
     call: Callable[[], Any]
     answer: "asyncio.Future[Any]"
 
 
 class _ThreadPool:
-    """A few threads for what would hold up an event loop, in which the keys take turns."""
+    """A few threads for calls that would block an event loop. The keys take turns in them."""
 
     def __init__(self, name: str) -> None:
-        self._threads = THREADS + SPARE_THREADS
-        self._waiting: dict[str, deque[_Question]] = {}
+        self._threads = MAX_THREADS_PER_KEY + SPARE_THREADS
+        self._queues: dict[str, deque[_Query]] = {}
         self._running: Counter[str] = Counter()
-        self._asked: Counter[str] = Counter()
+        self._unanswered: Counter[str] = Counter()
         self._executor = ThreadPoolExecutor(self._threads, name)
         self._is_closed = False
 
     async def run_blocking(self, call: Callable[[], T], key: str) -> T:
-        """What the call returns. Cancelled before its turn has come, it is never called."""
-        if self._asked.total() >= MAX_QUEUED_QUERIES:
-            raise QueueFull(f"{MAX_QUEUED_QUERIES} questions are waiting already")
-        if self._asked[key] >= KEY_ASKED:
-            raise KeyBusy(f"this key has {KEY_ASKED} questions that are not answered yet")
-        question = _Question(call, asyncio.get_running_loop().create_future())
-        self._waiting.setdefault(key, deque()).append(question)
-        self._asked[key] += 1
+        """Run the call in a thread and return its result. A call that is cancelled while it is queued never runs."""
+        if self._unanswered.total() >= MAX_QUEUED_QUERIES:
+            raise QueueFull(f"{MAX_QUEUED_QUERIES} queries are queued already")
+        if self._unanswered[key] >= MAX_QUEUED_QUERIES_PER_KEY:
+            raise KeyBusy(f"this key has {MAX_QUEUED_QUERIES_PER_KEY} unanswered queries")
+        query = _Query(call, asyncio.get_running_loop().create_future())
+        self._queues.setdefault(key, deque()).append(query)
+        self._unanswered[key] += 1
         try:
-            self._begin()
-            result: T = await question.answer
+            self._start_queued()
+            result: T = await query.answer
             return result
         except asyncio.CancelledError:
             with suppress(KeyError, ValueError):
-                self._waiting[key].remove(question)
+                self._queues[key].remove(query)
             raise
         finally:
-            self._asked -= Counter({key: 1})
+            self._unanswered -= Counter({key: 1})
 
     def drop(self, key: str) -> None:
-        """Whatever of that key has not begun raises Dropped."""
-        for question in self._waiting.pop(key, ()):
-            if not question.answer.done():
-                question.answer.set_exception(Dropped())
+        """Make the queued queries of this key raise QueryDropped."""
+        for query in self._queues.pop(key, ()):
+            if not query.answer.done():
+                query.answer.set_exception(QueryDropped())
 
-    def _begin(self) -> None:
-        """Begin as many as there are threads for; each time the first of the key whose turn it is."""
+    def _start_queued(self) -> None:
+        """Start queries while a thread is free: each time the oldest query of the key whose turn it is."""
         while self._running.total() < self._threads and not self._is_closed:
-            key = next((one for one in self._waiting if self._running[one] < THREADS), None)
+            key = next((one for one in self._queues if self._running[one] < MAX_THREADS_PER_KEY), None)
             if key is None:
                 return
-            questions = self._waiting.pop(key)
-            if not questions:
+            queue = self._queues.pop(key)
+            if not queue:
                 continue
-            question = questions.popleft()
-            if questions:
-                # Behind all others.
-                self._waiting[key] = questions
+            query = queue.popleft()
+            if queue:
+                # Dicts keep insertion order: the key moves behind all others.
+                self._queues[key] = queue
             self._running[key] += 1
-            begun = asyncio.get_running_loop().run_in_executor(self._executor, question.call)
-            begun.add_done_callback(lambda done, key=key, question=question: self._end(done, key, question))  # type: ignore[misc]
+            running = asyncio.get_running_loop().run_in_executor(self._executor, query.call)
+            running.add_done_callback(lambda done, key=key, query=query: self._finish(done, key, query))  # type: ignore[misc]
 
-    def _end(self, done: "asyncio.Future[Any]", key: str, question: _Question) -> None:
+    def _finish(self, done: "asyncio.Future[Any]", key: str, query: _Query) -> None:
         self._running -= Counter({key: 1})
         error = None if done.cancelled() else done.exception()
-        if not question.answer.done():
+        if not query.answer.done():
             if done.cancelled():
-                question.answer.cancel()
+                query.answer.cancel()
             elif error is not None:
-                question.answer.set_exception(error)
+                query.answer.set_exception(error)
             else:
-                question.answer.set_result(done.result())
-        self._begin()
+                query.answer.set_result(done.result())
+        self._start_queued()
 
     def close(self) -> None:
         self._is_closed = True
@@ -115,71 +114,79 @@ class _ThreadPool:
 
 
 class ReaderPool:
-    """Threads with a reader each, as many without one, and one for those who do not wait. For one event loop.
+    """Threads with a reader each, as many threads without one, and one thread for actions. For use by one event loop.
 
-    The readers are opened here, while there is room for their files. StoreFailed: they cannot be. `key` is the id of
-    the key that asks. Busy: too many wait already; KeyBusy: too many of that key. Dropped: by `drop`.
+    The constructor opens all readers, while file descriptors are available, and raises StoreFailed if it cannot. The
+    `key` argument of the methods is the id of the client's API key. Queries raise QueueFull or KeyBusy if too many are
+    unanswered, of all keys or of this one, and QueryDropped after `drop_queries`.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._log = WalCheckpointer(folder)
+        self._checkpointer = WalCheckpointer(folder)
         self._free: deque[Reader] = deque()
         try:
-            for _ in range(THREADS + SPARE_THREADS + 1):
+            for _ in range(MAX_THREADS_PER_KEY + SPARE_THREADS + 1):
                 self._free.append(open_reader(folder))
         except BaseException:
             self._close_readers()
             raise
-        self._first = self._free.pop()
-        self._reading, self._beside = _ThreadPool("bems-reader"), _ThreadPool("bems-beside")
-        self._acting = ThreadPoolExecutor(1, "bems-acting")
+        self._action_reader = self._free.pop()
+        self._reading, self._other = _ThreadPool("bems-reader"), _ThreadPool("bems-other")
+        self._actions = ThreadPoolExecutor(1, "bems-actions")
 
-    async def read(self, question: Callable[[Reader], T], key: str = "") -> T:
-        """What the question answers, asked in a thread that has a reader, of one moment. StoreFailed: it could not be
-        read."""
-        return await self._reading.run_blocking(lambda: self._ask(question), key)
+    async def read(self, query: Callable[[Reader], T], key: str = "") -> T:
+        """Run the query in a thread with a reader, in one snapshot, and return its result.
+
+        Raises StoreFailed if the store cannot be read.
+        """
+        return await self._reading.run_blocking(lambda: self._run(query), key)
 
     async def run_blocking(self, call: Callable[[], T], key: str = "") -> T:
-        """What the call returns, which reads no store. In a thread of others, so that however long it takes, who reads
-        the store does not wait for it."""
-        return await self._beside.run_blocking(call, key)
+        """Run a call that does not read the store, and return its result.
 
-    async def act(self, call: Callable[[], T]) -> T:
-        """What the call returns, which changes something, and so waits for no question. It is done whoever hangs up."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._acting, call))
+        It runs in another group of threads: queries of the store do not wait for it, however long it takes.
+        """
+        return await self._other.run_blocking(call, key)
 
-    async def read_first(self, question: Callable[[Reader], T]) -> T:
-        """The same of a short question that is a part of doing something."""
+    async def run_action(self, call: Callable[[], T]) -> T:
+        """Run a call that changes something, without waiting for any query, and return its result.
+
+        The call completes even if the client disconnects.
+        """
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._actions, call))
+
+    async def read_for_action(self, query: Callable[[Reader], T]) -> T:
+        """Run a short query that is part of an action, without waiting for any other query, and return its result."""
 
         def read() -> T:
-            # Not by way of the log, which may have long questions waited for.
-            with self._first.snapshot():
-                return question(self._first)
+            # Without the checkpointer, which may wait for long queries.
+            with self._action_reader.snapshot():
+                return query(self._action_reader)
 
-        return await self.act(read)
+        return await self.run_action(read)
 
-    def drop(self, key: str) -> None:
-        """The key is revoked: what it asked and nobody has begun to answer raises Dropped."""
+    def drop_queries(self, key: str) -> None:
+        """Make the queued queries of a revoked key raise QueryDropped."""
         self._reading.drop(key)
-        self._beside.drop(key)
+        self._other.drop(key)
 
-    def _ask(self, question: Callable[[Reader], T]) -> T:
+    def _run(self, query: Callable[[Reader], T]) -> T:
         reader = self._free.pop()
         try:
-            with self._log.reading(), reader.snapshot():
-                return question(reader)
+            with self._checkpointer.reading(), reader.snapshot():
+                return query(reader)
         finally:
             self._free.append(reader)
 
     def close(self) -> None:
-        """Wait for what was asked, and close. Twice is harmless."""
-        for threads in (self._reading, self._beside):
+        """Wait for the running queries, and close the readers. Idempotent."""
+        for threads in (self._reading, self._other):
             threads.close()
-        self._acting.shutdown()
-        self._free.append(self._first)
+        self._actions.shutdown()
+        self._free.append(self._action_reader)
         self._close_readers()
 
     def _close_readers(self) -> None:
         for reader in self._free:
             reader.close()
-        self._log.close()
+        self._checkpointer.close()

@@ -1,4 +1,4 @@
-"""The flush: how a turn's changes become rows. Whoever calls it has begun a transaction."""
+"""Row writer: writes a group's changes as rows. The caller has begun a transaction."""
 
 from functools import cache
 from itertools import chain
@@ -13,9 +13,11 @@ from bems.embedded.storage.unit_of_work import WriteSet
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.status import status_of
 
-FIRST_OPEN = 1 << 40
-"""Rows that will be written again are numbered from here on, settled ones from 1, where they lie close together: a
-settled row is compressed, and would leave a page that is mostly empty."""
+FIRST_OPEN_ROW_NUMBER = 1 << 40
+"""First number of open rows, which will be written again. Settled rows are numbered from 1.
+
+So settled rows lie close together. A row shrinks when it settles, and in its old place would leave a page mostly empty.
+"""
 
 _EVENTS = "INSERT INTO events VALUES", "(?, ?, ?, ?, ?)", ""
 _TRANSITIONS = (
@@ -43,58 +45,63 @@ _EXECUTIONS = [
     )
     for number in ("", "number = excluded.number,")
 ]
-"""Statements, as `_write_rows` takes them."""
+"""Statements for `_write_rows`: each is the start, one row's placeholders, and the end. The second one of a pair also
+moves the row to a new number."""
 
 _ROWS_PER_STATEMENT = (64, 16, 4, 1)
-"""Rows in a statement. Around every step of a statement Python's lock is given up, and where another thread waits for
-it, getting it back takes longer than writing a row."""
+"""Rows per statement, tried in this order. Every step of a statement releases Python's global interpreter lock. If
+another thread waits for the lock, getting it back takes longer than writing a row."""
 
 
 class RowNumbers:
-    """The last numbers that were given, by table. `event` and `transition` move on with a commit, so they have no gaps.
+    """Last row numbers in use, by table.
 
-    Those of invoices and executions, [open, settled], may have some.
+    `event` and `transition` advance only after a commit, so their numbers have no gaps. The numbers of invoices and
+    executions, kept as [open, settled], may have gaps.
     """
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self.event = self._last("events", "seq")
         self.transition = self._last("transitions", "seq")
-        self._invoices = [self._open("invoices"), self._last("invoices", "number", f"WHERE number < {FIRST_OPEN}")]
+        self._invoices = [
+            self._last_open("invoices"),
+            self._last("invoices", "number", f"WHERE number < {FIRST_OPEN_ROW_NUMBER}"),
+        ]
         self._executions = [
-            self._open("executions"),
-            self._last("executions", "number", f"WHERE number < {FIRST_OPEN}"),
+            self._last_open("executions"),
+            self._last("executions", "number", f"WHERE number < {FIRST_OPEN_ROW_NUMBER}"),
         ]
 
-    def invoice(self, settled: bool) -> int:
+    def next_invoice(self, settled: bool) -> int:
         self._invoices[settled] += 1
         return self._invoices[settled]
 
-    def execution(self, settled: bool) -> int:
+    def next_execution(self, settled: bool) -> int:
         self._executions[settled] += 1
         return self._executions[settled]
 
-    def _open(self, table: str) -> int:
-        return max(FIRST_OPEN, self._last(table, "number"))
+    def _last_open(self, table: str) -> int:
+        return max(FIRST_OPEN_ROW_NUMBER, self._last(table, "number"))
 
     def _last(self, table: str, column: str, where: str = "") -> int:
         return self._connection.execute(f"SELECT max({column}) FROM {table} {where}").get or 0
 
 
-def write_turn(connection: apsw.Connection, turn: WriteSet, packing: Codec, numbers: RowNumbers) -> None:
-    """Write the turn; its events and transitions are numbered without a gap."""
-    _write_events(connection, turn, packing, numbers.event)
-    rows, newest = _transition_rows(turn, packing, numbers.transition)
+def write_group(connection: apsw.Connection, group: WriteSet, codec: Codec, numbers: RowNumbers) -> None:
+    """Write all changes of the group. Its events and transitions get consecutive numbers."""
+    _write_events(connection, group, codec, numbers.event)
+    rows, newest = _transition_rows(group, codec, numbers.transition)
     _write_rows(connection, _TRANSITIONS, rows)
-    records = _compress(packing, "record", turn.encoded_records)
-    courses = _compress(packing, "execution", turn.encoded_executions)
+    records = _compress(codec, "record", group.encoded_records)
+    executions = _compress(codec, "execution", group.encoded_executions)
     for settled in (False, True):
         _write_rows(
             connection,
             _INVOICES[settled],
             [
-                _invoice_row(numbers.invoice(settled), record, newest.get(id), records[id])
-                for id, record in turn.records.items()
+                _invoice_row(numbers.next_invoice(settled), record, newest.get(id), records[id])
+                for id, record in group.records.items()
                 if (record.wait is None) is settled
             ],
         )
@@ -102,26 +109,26 @@ def write_turn(connection: apsw.Connection, turn: WriteSet, packing: Codec, numb
             connection,
             _EXECUTIONS[settled],
             [
-                (numbers.execution(settled), id, definition, execution.due, stimuli, courses[id])
-                for id, (execution, definition, stimuli, _) in turn.executions.items()
+                (numbers.next_execution(settled), id, definition, execution.due, stimuli, executions[id])
+                for id, (execution, definition, stimuli, _) in group.executions.items()
                 if execution.finished is settled
             ],
         )
-    if turn.alerts or turn.commands or turn.dead_letters or turn.postponed:
-        _write_other_tables(connection, turn)
+    if group.alerts or group.commands or group.dead_letters or group.postponed:
+        _write_other_tables(connection, group)
 
 
-def _write_events(connection: apsw.Connection, turn: WriteSet, packing: Codec, last: int) -> None:
-    bodies = _compress(packing, "event", turn.encoded_events)
+def _write_events(connection: apsw.Connection, group: WriteSet, codec: Codec, last: int) -> None:
+    bodies = _compress(codec, "event", group.encoded_events)
     rows = [
         (seq, id, encode_digest(event.digest), event.invoice_id, bodies[id])
-        for seq, (id, event) in enumerate(turn.events.items(), last + 1)
+        for seq, (id, event) in enumerate(group.events.items(), last + 1)
     ]
     _write_rows(connection, _EVENTS, rows)
 
 
-def _compress(packing: Codec, kind: str, bodies: dict[str, bytes]) -> dict[str, bytes]:
-    return dict(zip(bodies, packing.compress(kind, list(bodies.values())), strict=True))
+def _compress(codec: Codec, kind: str, bodies: dict[str, bytes]) -> dict[str, bytes]:
+    return dict(zip(bodies, codec.compress(kind, list(bodies.values())), strict=True))
 
 
 def _write_rows(connection: apsw.Connection, statement: tuple[str, str, str], rows: list[tuple[Any, ...]]) -> None:
@@ -138,23 +145,23 @@ def _sql(statement: tuple[str, str, str], rows: int) -> str:
     return f"{begin} {', '.join([row] * rows)} {end}"
 
 
-def _write_other_tables(connection: apsw.Connection, turn: WriteSet) -> None:
+def _write_other_tables(connection: apsw.Connection, group: WriteSet) -> None:
     connection.executemany(
         "INSERT INTO alerts (id, invoice_id, stage, severity, body) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        [(alert.id, alert.invoice_id, alert.stage, alert.severity, encode_alert(alert)) for alert in turn.alerts],
+        [(alert.id, alert.invoice_id, alert.stage, alert.severity, encode_alert(alert)) for alert in group.alerts],
     )
     connection.executemany(
         """INSERT INTO commands (id, invoice_id, operator, accepted_at, verb, result, body)
         VALUES (?, ?, ?, ?, ?, ?, ?)""",
-        [_command_row(entry) for entry in turn.commands.values()],
+        [_command_row(entry) for entry in group.commands.values()],
     )
-    for event_id, letter in turn.dead_letters.items():
-        if letter:
-            connection.execute("INSERT OR REPLACE INTO letters VALUES (?, ?, ?, ?, ?, ?)", structs.astuple(letter))
+    for event_id, dead_letter in group.dead_letters.items():
+        if dead_letter:
+            connection.execute("INSERT OR REPLACE INTO letters VALUES (?, ?, ?, ?, ?, ?)", structs.astuple(dead_letter))
         else:
             connection.execute("DELETE FROM letters WHERE event_id = ?", (event_id,))
-    for (at, kind, key), until in turn.postponed.items():
-        # Only as long as it is the same that is due: somebody may have moved it in the same turn.
+    for (at, kind, key), until in group.postponed.items():
+        # Only if it is still due at that instant: the same group may have moved it.
         if kind == "timer":
             connection.execute("UPDATE executions SET due = ? WHERE id = ? AND due = ?", (until, key, at))
         else:
@@ -162,12 +169,15 @@ def _write_other_tables(connection: apsw.Connection, turn: WriteSet) -> None:
             connection.execute(sql, (until, key, at))
 
 
-def _transition_rows(turn: WriteSet, packing: Codec, last: int) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
-    """Each row leads to the one before of its invoice, which may be in the database already; and the newest of each."""
+def _transition_rows(group: WriteSet, codec: Codec, last: int) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
+    """Return the rows, each with the number of its invoice's previous row, and the newest number by invoice id.
+
+    The number of a previous row that is in the database already is None: the statement looks it up.
+    """
     newest: dict[str, int] = {}
     rows = []
-    bodies = packing.compress("transition", turn.encoded_transitions)
-    for seq, (transition, body) in enumerate(zip(turn.transitions, bodies, strict=True), last + 1):
+    bodies = codec.compress("transition", group.encoded_transitions)
+    for seq, (transition, body) in enumerate(zip(group.transitions, bodies, strict=True), last + 1):
         id = transition.invoice_id
         rows.append((seq, newest.get(id), id, id, transition.recorded_at, body))
         newest[id] = seq

@@ -1,29 +1,29 @@
-"""The schema of the durable store: what the database looks like, and how an older one becomes a present one."""
+"""Schema of the durable store `cell.db`, and the migrations from older versions."""
 
 import apsw
 
 from bems.embedded.storage.database_files import Migration
 from bems.embedded.storage.migration_v2 import migrate_to_v2
-from bems.embedded.storage.migration_v4 import chain_transitions
+from bems.embedded.storage.migration_v4 import migrate_to_v4
 from bems.embedded.storage.seed_dictionaries import load_dictionaries
 
 APPLICATION_ID = 0x42454D53
-"""`BEMS`, in the header of the file."""
+"""`BEMS` in ASCII: PRAGMA application_id in the header of the file."""
 
 DATABASE = "cell.db"
 
-_FIRST = """
+_TABLES_V1 = """
 CREATE TABLE dictionaries (kind TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT;
 CREATE TABLE definitions (number INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, text TEXT NOT NULL) STRICT;
 
--- The archive: accepted events, as they came.
+-- The archive: accepted events, in the order of acceptance.
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY, event_id TEXT NOT NULL UNIQUE, digest ANY NOT NULL, invoice_id TEXT NOT NULL,
     body BLOB NOT NULL
 ) STRICT;
 
--- last_transition leads to the newest row of the invoice, and prev from each row to the one before. An index would be
--- one more page to write for every event. step and since are those of its wait.
+-- last_transition is the newest row of the invoice, and prev of each row is the one before it. An index instead would
+-- be one more page to write for every event. step and since are those of the invoice's wait.
 CREATE TABLE invoices (
     number INTEGER PRIMARY KEY, invoice_id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, step INTEGER, since INTEGER,
     mark TEXT, check_at INTEGER, last_transition INTEGER, record BLOB NOT NULL
@@ -53,7 +53,7 @@ CREATE TABLE commands (
 ) STRICT;
 CREATE INDEX commands_of_invoice ON commands (invoice_id);
 
--- Events whose handling raised. retry_at NULL: set aside, until somebody has it tried again.
+-- Dead letters: events whose handling raised. retry_at is NULL if the event is set aside until an operator redrives it.
 CREATE TABLE letters (
     event_id TEXT PRIMARY KEY, invoice_id TEXT NOT NULL, attempts INTEGER NOT NULL, failed_at INTEGER NOT NULL,
     retry_at INTEGER, error TEXT NOT NULL
@@ -62,18 +62,19 @@ CREATE INDEX letters_due ON letters (retry_at) WHERE retry_at IS NOT NULL;
 """
 
 
-def _create(connection: apsw.Connection) -> None:
-    connection.execute(_FIRST)
+def _create_tables(connection: apsw.Connection) -> None:
+    """Create version 1."""
+    connection.execute(_TABLES_V1)
     connection.executemany("INSERT INTO dictionaries VALUES (?, ?)", load_dictionaries().items())
 
 
-def _keep_policies(connection: apsw.Connection) -> None:
-    """Version 3: every policy that was in force, the newest last. `document` has its dates too, as JSON."""
+def _create_policies(connection: apsw.Connection) -> None:
+    """Migrate to version 3, which stores each policy in force, the newest last. `document` is JSON with every date."""
     connection.execute("""CREATE TABLE policies (
         number INTEGER PRIMARY KEY, since INTEGER NOT NULL, digest TEXT NOT NULL, source TEXT NOT NULL,
         document BLOB NOT NULL
     ) STRICT""")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create, migrate_to_v2, _keep_policies, chain_transitions)
-"""The nth makes version n of version n - 1 (PRAGMA user_version). None is ever changed once it was released."""
+MIGRATIONS: tuple[Migration, ...] = (_create_tables, migrate_to_v2, _create_policies, migrate_to_v4)
+"""The nth migration turns version n - 1 into version n (PRAGMA user_version). A released migration never changes."""

@@ -1,8 +1,8 @@
-"""The durable store: one SQLite database in a folder, with one writer.
+"""Durable store: one SQLite database in a folder, with one writer.
 
-What is written is kept in memory until `commit` brings it into the database in one transaction: all of it, or nothing.
-Within that, `item` does the same for one event or timer: if it raises, what it wrote is forgotten, and the rest stands.
-Reads look at the item's changes, then the turn's, then a bounded cache, then the database.
+Changes stay in memory until `commit` writes them to the database in one transaction, all or none. Within a group,
+`savepoint` does the same for one item: if the item raises, its changes are discarded and the others stand. Reads look
+at the item's changes, then at the group's, then in a bounded cache, then in the database.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,11 +18,11 @@ from bems.embedded.storage.database_files import LOCK, StoreUnusable, lock_folde
 from bems.embedded.storage.errors import StoreFailed, StoreLost
 from bems.embedded.storage.file_guard import FileGuard
 from bems.embedded.storage.reader import Reader
-from bems.embedded.storage.row_writer import RowNumbers, write_turn
+from bems.embedded.storage.row_writer import RowNumbers, write_group
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.storage.store import AuditEntry, DeadLetter, DueItem
 from bems.embedded.storage.unit_of_work import LruCache, StoredExecution, WriteSet
-from bems.embedded.storage.wal_identity import REMEMBER_EVERY_COMMITS, log_path, remember_salt
+from bems.embedded.storage.wal_identity import UPDATE_SALT_EVERY_COMMITS, update_salt, wal_path
 from bems.engine import Execution, Stimulus
 from bems.tracker.actions import Alert, execution_name
 from bems.tracker.contract import Event
@@ -32,22 +32,26 @@ from bems.tracker.policy_file import dump_policy
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
 
-NEVER: Instant = 0
-"""Before anything can be due."""
+DUE_UNKNOWN: Instant = 0
+"""Due hint before the first look at the database: anything may be due."""
 
-MAX_CACHED = 20_000
-"""So many records, and so many executions, are kept decoded: about 4 kB a pair."""
+MAX_CACHED_ITEMS = 20_000
+"""Maximum number of decoded records, and of decoded executions, in the cache. A pair takes about 4 kB."""
 
 
 class SqliteStore(Reader):
-    """A Store on disk. It belongs to one thread at a time. What a Reader knows of several rows is what is committed.
+    """Store on disk, for one thread at a time. Lists and totals, inherited from Reader, show committed data only.
 
-    StoreRefused where the folder is in use, or what is in it cannot be used; see `databases`. `inspect` is called once
-    the folder is locked, before anything in it is changed, and may refuse it too.
+    Raises StoreUnusable if the folder is in use or its files cannot be used (see `database_files`). `inspect` is called
+    with the folder once it is locked, before anything in it is changed, and may raise StoreUnusable too.
     """
 
     def __init__(
-        self, folder: Path, *, cached: int = MAX_CACHED, inspect: Callable[[Path], object] = lambda _: None
+        self,
+        folder: Path,
+        *,
+        max_cached_items: int = MAX_CACHED_ITEMS,
+        inspect: Callable[[Path], object] = lambda _: None,
     ) -> None:
         self._lock = lock_folder(folder)
         self._database = folder / DATABASE
@@ -69,26 +73,26 @@ class SqliteStore(Reader):
         except BaseException:
             self.close()
             raise
-        self._placement = FileGuard([self._database, log_path(self._database), folder / LOCK])
+        self._file_guard = FileGuard([self._database, wal_path(self._database), folder / LOCK])
         self._commits = 0
-        self._records: LruCache[str, InvoiceRecord] = LruCache(cached)
-        self._executions: LruCache[str, StoredExecution] = LruCache(cached)
-        self._turn_changes, self._item_changes = WriteSet(), WriteSet()
+        self._records: LruCache[str, InvoiceRecord] = LruCache(max_cached_items)
+        self._executions: LruCache[str, StoredExecution] = LruCache(max_cached_items)
+        self._group_changes, self._item_changes = WriteSet(), WriteSet()
         self._unknown_event_ids: set[str] = set()
         self._absent_invoices: set[str] = set()
         self._absent_executions: set[str] = set()
-        self._earliest = NEVER
+        self._earliest = DUE_UNKNOWN
 
     def close(self) -> None:
-        """Give the folder up. What was not committed is forgotten; closing twice is harmless."""
+        """Close the database and release the folder. Uncommitted changes are discarded. Idempotent."""
         self._connection.close()
         self._lock.close()
 
-    # -- turns
+    # -- groups
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """A savepoint: what is written within stands if it ends well, and is forgotten if it raises."""
+        """Keep the changes made within the context if it ends normally; discard them if it raises."""
         self._merge_item()
         try:
             yield
@@ -98,53 +102,56 @@ class SqliteStore(Reader):
             raise
 
     def _merge_item(self) -> None:
-        """Whatever was written so far stands, as far as the turn does."""
+        """Move the item's changes to the group's."""
         if self._item_changes:
             self._item_changes.encode()
-            self._turn_changes.merge(self._item_changes)
+            self._group_changes.merge(self._item_changes)
             self._item_changes = WriteSet()
 
     def commit(self) -> None:
-        """Make durable what was written since the last time. StoreFailed: it could not be, and is forgotten; or the
-        files are no longer under their names, where nobody will find it. From then on every commit fails."""
+        """Make all changes since the last commit durable.
+
+        Raises StoreFailed if they cannot be stored; they are discarded then. Raises StoreLost if the files are no
+        longer at their paths, where the changes would be lost. From then on every commit fails.
+        """
         self._merge_item()
-        turn = self._turn_changes
-        if not turn or self._placement.fault:
+        group = self._group_changes
+        if not group or self._file_guard.fault:
             self._raise_if_lost()
             return
         dictionary = self._codec.next_dictionary()
         try:
             self._execute("BEGIN IMMEDIATE")
-            write_turn(self._connection, turn, self._codec, self._numbers)
+            write_group(self._connection, group, self._codec, self._numbers)
             self._commits += 1
-            if self._commits % REMEMBER_EVERY_COMMITS == 0:
-                remember_salt(self._connection, self._database)
+            if self._commits % UPDATE_SALT_EVERY_COMMITS == 0:
+                update_salt(self._connection, self._database)
             if dictionary:
                 self._execute("INSERT INTO dictionaries VALUES (?, ?, ?)", dictionary)
             self._execute("COMMIT")
         except apsw.Error as error:
             self.rollback()
-            raise StoreFailed(f"the turn could not be stored: {error}") from error
+            raise StoreFailed(f"the group could not be stored: {error}") from error
         except BaseException:
             self.rollback()
             raise
-        # After it and not before: so all that is answered was durable while it could be found.
+        # After the commit: so everything that is acknowledged was durable while the files were at their paths.
         self._raise_if_lost()
         if dictionary:
             self._codec.use_dictionary(*dictionary)
-        self._numbers.event += len(turn.events)
-        self._numbers.transition += len(turn.transitions)
-        self._records.update(turn.records)
-        self._executions.update(turn.executions)
-        self._turn_changes, self._item_changes = WriteSet(), WriteSet()
+        self._numbers.event += len(group.events)
+        self._numbers.transition += len(group.transitions)
+        self._records.update(group.records)
+        self._executions.update(group.executions)
+        self._group_changes, self._item_changes = WriteSet(), WriteSet()
         self._unknown_event_ids.clear()
         self._absent_invoices.clear()
         self._absent_executions.clear()
 
     @property
     def loss(self) -> str | None:
-        """Why nobody will find what is written; None as long as somebody will."""
-        return self._placement.find_fault()
+        """Why writes would be lost, or None. See `FileGuard.find_fault`."""
+        return self._file_guard.find_fault()
 
     def _raise_if_lost(self) -> None:
         fault = self.loss
@@ -152,17 +159,17 @@ class SqliteStore(Reader):
             raise StoreLost(fault)
 
     def check_writable(self) -> None:
-        """See whether anything can be written at all. StoreFailed where it cannot."""
+        """Raise StoreFailed if the database cannot be written."""
         self._raise_if_lost()
         try:
-            # It writes the page that the number is on, whether it is another one or not.
+            # Setting the version to its present value writes the header page all the same.
             self._execute(f"PRAGMA user_version = {self._connection.pragma('user_version')}")
         except apsw.Error as error:
             raise StoreFailed(f"the store cannot be written: {error}") from error
 
     def rollback(self) -> None:
-        """Forget what was written since the last commit, and the caches with it."""
-        self._turn_changes, self._item_changes = WriteSet(), WriteSet()
+        """Discard all changes since the last commit, and the caches."""
+        self._group_changes, self._item_changes = WriteSet(), WriteSet()
         self._records.clear()
         self._executions.clear()
         if not self._connection.get_autocommit():
@@ -174,7 +181,7 @@ class SqliteStore(Reader):
     def record(self, invoice_id: str) -> InvoiceRecord | None:
         known = (
             self._item_changes.records.get(invoice_id)
-            or self._turn_changes.records.get(invoice_id)
+            or self._group_changes.records.get(invoice_id)
             or self._records.get(invoice_id)
         )
         if known is not None or invoice_id in self._absent_invoices:
@@ -189,54 +196,60 @@ class SqliteStore(Reader):
         self._lower_due_hint(record.check_at)
 
     def records(self) -> Iterator[InvoiceRecord]:
-        """All that are committed, one after the other; nothing may be written meanwhile."""
+        """Yield all committed records. The store must not be written meanwhile."""
         for (content,) in self._execute("SELECT record FROM invoices ORDER BY number"):
             yield self._codec.decode_record(content)
 
     # -- executions
 
     def execution(self, id: str) -> Execution | None:
-        course = self._stored_execution(id)
-        return course.execution if course else None
+        stored = self._stored_execution(id)
+        return stored.execution if stored else None
 
     def add_execution(self, execution: Execution, definition: str) -> None:
         self._lower_due_hint(execution.due)
         self._item_changes.executions[execution.id] = StoredExecution(execution, self._definitions[definition])
 
     def append_stimulus(self, execution: Execution, stimulus: Stimulus, at: Instant) -> None:
-        """Its past is part of its row: a run of thousands of stimuli has a large row. KeyError: it was never added."""
+        """Store the execution's new state together with the stimulus that caused it.
+
+        The stimuli are part of the execution's row, so an execution with thousands of stimuli has a large row. Raises
+        KeyError if the execution was never added.
+        """
         self._lower_due_hint(execution.due)
-        course = self._stored_execution(execution.id)
-        if course is None:
+        stored = self._stored_execution(execution.id)
+        if stored is None:
             raise KeyError(execution.id)
-        _, definition, stimuli, past = course
-        past += codec.encode_stimulus(stimulus, at)
-        self._item_changes.executions[execution.id] = StoredExecution(execution, definition, stimuli + 1, past)
+        _, definition, count, stimuli = stored
+        stimuli += codec.encode_stimulus(stimulus, at)
+        self._item_changes.executions[execution.id] = StoredExecution(execution, definition, count + 1, stimuli)
 
     def stimuli(self, execution_id: str) -> list[tuple[Stimulus, Instant]]:
-        course = self._stored_execution(execution_id)
-        return codec.decode_stimuli(course.stimuli_count, course.stimuli_blob) if course else []
+        stored = self._stored_execution(execution_id)
+        return codec.decode_stimuli(stored.stimuli_count, stored.stimuli_blob) if stored else []
 
     def _stored_execution(self, id: str) -> StoredExecution | None:
         known = (
-            self._item_changes.executions.get(id) or self._turn_changes.executions.get(id) or self._executions.get(id)
+            self._item_changes.executions.get(id) or self._group_changes.executions.get(id) or self._executions.get(id)
         )
         if known is not None or id in self._absent_executions:
             return known
         row = self._row("SELECT definition, stimuli, body FROM executions WHERE id = ?", id)
         return self._decode_execution(id, *row) if row else None
 
-    def _decode_execution(self, id: str, definition: int | None, stimuli: int, body: bytes) -> StoredExecution:
-        execution, past = self._codec.decode_execution(body)
-        course = StoredExecution(execution, definition, stimuli, past)
-        self._executions.update({id: course})
-        return course
+    def _decode_execution(self, id: str, definition: int | None, count: int, body: bytes) -> StoredExecution:
+        execution, stimuli = self._codec.decode_execution(body)
+        stored = StoredExecution(execution, definition, count, stimuli)
+        self._executions.update({id: stored})
+        return stored
 
     # -- policies
 
     def store_policy(self, policy: Policy, source: str, now: Instant) -> Instant:
-        """Keep the policy that is in force from now on, at once; the instant since when it is. The same policy as the
-        newest one is kept once: it may come from somewhere else now."""
+        """Store the policy that is in force from now on, immediately, and return the instant since when it is.
+
+        A policy equal to the newest one stays in force since its old instant; only its source and document are updated.
+        """
         document, newest = dump_policy(policy), next(iter(self.policies(limit=1)), None)
         try:
             if newest is not None and newest.digest == policy.digest:
@@ -253,7 +266,7 @@ class SqliteStore(Reader):
     # -- definitions
 
     def store_definition(self, digest: str, text: str) -> None:
-        """Keep the text of a definition, at once. Keeping it again changes nothing."""
+        """Store the text of a definition, immediately. Idempotent."""
         if digest not in self._definitions:
             try:
                 self._execute("INSERT INTO definitions (digest, text) VALUES (?, ?)", (digest, text))
@@ -263,21 +276,26 @@ class SqliteStore(Reader):
             self._digests[number] = digest
 
     def definition_of(self, execution_id: str) -> str | None:
-        course = self._stored_execution(execution_id)
-        return self._digests[course.definition] if course and course.definition else None
+        stored = self._stored_execution(execution_id)
+        return self._digests[stored.definition] if stored and stored.definition else None
 
     # -- what is due
 
     @property
     def next_due_hint(self) -> Instant:
-        """Nothing is due before this, as far as is known without looking, and no letter is to be tried again. What is
-        put meanwhile makes it earlier by itself."""
+        """Lower bound of the instant of the next due item or dead letter's retry, without reading the database.
+
+        Changes lower it. `refresh_next_due` makes it exact.
+        """
         return self._earliest
 
     def refresh_next_due(self) -> Instant:
-        """The same, exactly: LATEST if nothing is due. When everything is committed."""
-        due, letters = self.due(LATEST + 1, 1), self.dead_letters_due(LATEST, 1)
-        instants = [one.at for one in due[:1]] + [letter.retry_at for letter in letters if letter.retry_at is not None]
+        """Read, store as the hint, and return the instant of the next due item or retry; LATEST if there is none.
+
+        Call it when everything is committed.
+        """
+        due, dead_letters = self.due(LATEST + 1, 1), self.dead_letters_due(LATEST, 1)
+        instants = [one.at for one in due[:1]] + [one.retry_at for one in dead_letters if one.retry_at is not None]
         self._earliest = min(instants, default=LATEST)
         return self._earliest
 
@@ -290,18 +308,23 @@ class SqliteStore(Reader):
         return due[0] if due else None
 
     def due(self, before: Instant, limit: int) -> list[DueItem]:
-        """What is due before an instant, the earliest first, up to `limit` of each kind."""
-        courses = {**self._turn_changes.executions, **self._item_changes.executions}
-        records = {**self._turn_changes.records, **self._item_changes.records}
-        due = [DueItem(at, "timer", id) for id, (execution, *_) in courses.items() if (at := execution.due) is not None]
+        """Return items that are due before an instant, the earliest first.
+
+        `limit` bounds the items of each kind that are read; uncommitted changes of the group may add some.
+        """
+        executions = {**self._group_changes.executions, **self._item_changes.executions}
+        records = {**self._group_changes.records, **self._item_changes.records}
+        due = [
+            DueItem(at, "timer", id) for id, (execution, *_) in executions.items() if (at := execution.due) is not None
+        ]
         due += [DueItem(at, "check", id) for id, record in records.items() if (at := record.check_at) is not None]
         due = [one for one in due if one.at < before]
-        postponed = {**self._turn_changes.postponed, **self._item_changes.postponed}
-        limit += len(courses) + len(records) + len(postponed)
+        postponed = {**self._group_changes.postponed, **self._item_changes.postponed}
+        limit += len(executions) + len(records) + len(postponed)
         for at, id in self._rows(
             "SELECT due, id FROM executions WHERE due < ? ORDER BY due, id LIMIT ?", before, limit
         ):
-            if id not in courses:
+            if id not in executions:
                 due.append(DueItem(at, "timer", id))
         for at, id in self._rows(
             "SELECT check_at, invoice_id FROM invoices WHERE check_at < ? ORDER BY check_at, invoice_id LIMIT ?",
@@ -313,13 +336,13 @@ class SqliteStore(Reader):
         return sorted(one for one in due if one not in postponed)
 
     def postpone(self, due: DueItem, until: Instant) -> None:
-        """Do not say that it is due before `until`, or its record or execution is put anew."""
+        """Hide the due item until `until`, or until its record or execution is stored again."""
         self._item_changes.postponed[due] = until
 
-    # -- events and their letters
+    # -- events and dead letters
 
     def digest(self, event_id: str) -> str | None:
-        known = self._item_changes.events.get(event_id) or self._turn_changes.events.get(event_id)
+        known = self._item_changes.events.get(event_id) or self._group_changes.events.get(event_id)
         if known is not None:
             return known.digest
         if event_id in self._unknown_event_ids:
@@ -328,8 +351,10 @@ class SqliteStore(Reader):
         return codec.decode_digest(row[0]) if row else None
 
     def prefetch(self, events: list[Event]) -> None:
-        """These, their invoices and executions will be asked for in this turn: looking for all of them at once takes a
-        fraction of the time."""
+        """Read these events, their invoices and executions into the caches, for the group that is about to be handled.
+
+        Looking up all of them at once takes a fraction of the time.
+        """
         ids = {event.event_id for event in events}
         self._unknown_event_ids = ids.difference(
             id for (id,) in self._rows_in("SELECT event_id FROM events WHERE event_id", ids)
@@ -338,12 +363,12 @@ class SqliteStore(Reader):
         rows = self._rows_in("SELECT invoice_id, record FROM invoices WHERE invoice_id", ids)
         records = {}
         for id, content in rows:
-            # One that cannot be read fails the item that comes upon it, and no other.
+            # A record that cannot be decoded fails only the item that reads it.
             with suppress(Exception):
                 records[id] = self._codec.decode_record(content)
         self._records.update(records)
         self._absent_invoices = ids.difference(id for id, _ in rows)
-        # An invoice is stored with its executions: without it there is none.
+        # An invoice is stored together with its executions: without the invoice there are none.
         self._absent_executions = {execution_name(id, 1) for id in self._absent_invoices}
         names = {execution_name(record.invoice_id, record.run.number) for record in records.values()}
         for id, *row in self._rows_in("SELECT id, definition, stimuli, body FROM executions WHERE id", names):
@@ -359,43 +384,43 @@ class SqliteStore(Reader):
         self._item_changes.events[event.event_id] = event
 
     def event(self, event_id: str) -> Event | None:
-        """The accepted event of that id."""
-        known = self._item_changes.events.get(event_id) or self._turn_changes.events.get(event_id)
+        """Return the accepted event with this id."""
+        known = self._item_changes.events.get(event_id) or self._group_changes.events.get(event_id)
         if known is not None:
             return known
         return super().event(event_id)
 
     def dead_letter(self, event_id: str) -> DeadLetter | None:
-        for changes in (self._item_changes, self._turn_changes):
+        for changes in (self._item_changes, self._group_changes):
             if event_id in changes.dead_letters:
                 return changes.dead_letters[event_id]
         row = self._row("SELECT * FROM letters WHERE event_id = ?", event_id)
         return DeadLetter(*row) if row else None
 
-    def put_dead_letter(self, letter: DeadLetter) -> None:
-        self._item_changes.dead_letters[letter.event_id] = letter
-        self._lower_due_hint(letter.retry_at)
+    def put_dead_letter(self, dead_letter: DeadLetter) -> None:
+        self._item_changes.dead_letters[dead_letter.event_id] = dead_letter
+        self._lower_due_hint(dead_letter.retry_at)
 
     def drop_dead_letter(self, event_id: str) -> None:
         self._item_changes.dead_letters[event_id] = None
 
     def dead_letters_due(self, before: Instant, limit: int) -> list[DeadLetter]:
-        """Those that are to be tried again before an instant, the earliest first; none that came in this turn."""
+        """Return dead letters to retry before an instant, the earliest first, without those changed in this group."""
         sql = "SELECT * FROM letters WHERE retry_at < ? ORDER BY retry_at LIMIT ?"
-        letters = [DeadLetter(*row) for row in self._rows(sql, before, limit)]
-        return [letter for letter in letters if self.dead_letter(letter.event_id) == letter]
+        dead_letters = [DeadLetter(*row) for row in self._rows(sql, before, limit)]
+        return [one for one in dead_letters if self.dead_letter(one.event_id) == one]
 
-    # -- what is told to people
+    # -- transitions, alerts and commands
 
     def add_transitions(self, transitions: Iterable[Transition]) -> None:
-        """Rows of the time series. The record of their invoice is put in the same turn."""
+        """Add rows of the time series. The record of their invoice must be stored in the same group."""
         self._item_changes.transitions.extend(transitions)
 
     def add_alert(self, alert: Alert) -> None:
         self._item_changes.alerts.append(alert)
 
     def command(self, id: str) -> AuditEntry | None:
-        known = self._item_changes.commands.get(id) or self._turn_changes.commands.get(id)
+        known = self._item_changes.commands.get(id) or self._group_changes.commands.get(id)
         if known is not None:
             return known
         row = self._row("SELECT body FROM commands WHERE id = ?", id)

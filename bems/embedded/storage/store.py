@@ -1,4 +1,4 @@
-"""The store: what the cell keeps. It has one writer, whose writes of one turn become durable together or not at all."""
+"""Store of a cell. It has one writer, whose changes of one group become durable together or not at all."""
 
 from collections.abc import Iterable
 from heapq import heappop, heappush, heapreplace
@@ -17,7 +17,7 @@ from bems.tracker.transitions import Transition
 
 
 class DueItem(NamedTuple):
-    """Something that wants to be looked at: an execution's timer by its id, or a record's check_at by its invoice."""
+    """Due timer of an execution, with the execution's id as `key`, or due check of a record, with its invoice id."""
 
     at: Instant
     kind: Literal["timer", "check"]
@@ -25,16 +25,16 @@ class DueItem(NamedTuple):
 
 
 class AuditEntry(Struct, frozen=True):
-    """An operator's command, with what became of it."""
+    """An operator's command with its receipt."""
 
     command: Command
     receipt: Receipt
 
 
 class DeadLetter(Struct, frozen=True):
-    """An accepted event whose handling raised `error`, for the nth time.
+    """Accepted event whose handling has raised `attempts` times, the last time `error`.
 
-    `retry_at`: when it is tried again; None: it is set aside, a dead letter, until somebody has it redriven.
+    `retry_at` is the instant of the next retry. None: the event is set aside until an operator redrives it.
     """
 
     event_id: str
@@ -46,7 +46,7 @@ class DeadLetter(Struct, frozen=True):
 
 
 class Store(Protocol):
-    """A store has one writer. Its reads see what the writer wrote in the same turn."""
+    """Store with one writer. Reads see what the writer wrote in the same group."""
 
     def record(self, invoice_id: str) -> InvoiceRecord | None: ...
 
@@ -57,27 +57,27 @@ class Store(Protocol):
     def execution(self, id: str) -> Execution | None: ...
 
     def add_execution(self, execution: Execution, definition: str) -> None:
-        """A new one. `definition` is the digest of the machine that it is started with. It keeps it."""
+        """Add a new execution. `definition` is the digest of its machine, which never changes."""
         ...
 
     def append_stimulus(self, execution: Execution, stimulus: Stimulus, at: Instant) -> None:
-        """The execution as one more stimulus left it, which is kept too."""
+        """Store the execution's new state together with the stimulus that caused it."""
         ...
 
     def definition_of(self, execution_id: str) -> str | None:
-        """The digest of the machine that the execution was started with; None for the only one there is."""
+        """Return the digest of the execution's machine; None if the store has only one machine."""
         ...
 
     def definition(self, digest: str) -> str:
-        """The text of a machine's definition. KeyError for one that was never kept."""
+        """Return the text of a machine's definition. Raises KeyError for an unknown digest."""
         ...
 
     def next_due(self) -> DueItem | None:
-        """What is due first. It stays until its record or execution is put anew."""
+        """Return the item that is due first. It stays due until its record or execution is stored again."""
         ...
 
     def digest(self, event_id: str) -> str | None:
-        """The digest of the accepted event of that id."""
+        """Return the digest of the accepted event with this id."""
         ...
 
     def add_event(self, event: Event) -> None: ...
@@ -87,21 +87,21 @@ class Store(Protocol):
     def add_transitions(self, transitions: tuple[Transition, ...]) -> None: ...
 
     def add_alert(self, alert: Alert) -> None:
-        """A decision repeats no alert; one that comes twice all the same is known by its id."""
+        """Add an alert. Decisions raise each alert once; a repeat would have the same id."""
         ...
 
     def command(self, id: str) -> AuditEntry | None:
-        """What the audit log says of the command of that id."""
+        """Return the audit log's entry of the command with this id."""
         ...
 
     def add_command(self, entry: AuditEntry) -> None: ...
 
 
 class MemoryStore:
-    """A store without a disk, for replay and tests.
+    """Store in memory, for replay and tests.
 
-    Transitions are handed on in the order in which they come, so that they need not be kept; an execution that is over
-    is forgotten, unless `keep_history` is asked for. There is one definition, that of the cell.
+    The caller drains transitions with `drain_transitions`, so that they do not accumulate. Finished executions and all
+    stimuli are discarded unless `keep_history` is set. There is one definition, that of the cell.
     """
 
     def __init__(self, *, keep_history: bool = False) -> None:
@@ -154,7 +154,7 @@ class MemoryStore:
         raise KeyError(digest)
 
     def _queue(self, at: Instant, kind: Literal["timer", "check"], key: str) -> None:
-        """Queue what is due earlier than its entry says; what is due later moves on when the entry comes up."""
+        """Queue an item that is due earlier than its entry. One that is due later is moved when its entry comes up."""
         queued = self._queued[kind]
         if at < queued.get(key, LATEST):
             queued[key] = at
@@ -194,7 +194,7 @@ class MemoryStore:
         self._transitions.extend(transitions)
 
     def drain_transitions(self) -> list[Transition]:
-        """Those that came since the last time."""
+        """Return the transitions added since the last call."""
         taken, self._transitions = self._transitions, []
         return taken
 

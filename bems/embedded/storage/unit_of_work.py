@@ -1,4 +1,4 @@
-"""Changes: what has been written and is not yet in the database, of an item or of a turn."""
+"""Unit of work: changes of an item or a group that are not in the database yet, and a cache of committed values."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -18,7 +18,7 @@ V = TypeVar("V")
 
 
 class StoredExecution(NamedTuple):
-    """An execution as it is stored: with its definition's number, and with its past, which is so many stimuli."""
+    """Execution as it is stored, with its definition's number and its concatenated encoded stimuli."""
 
     execution: Execution
     definition: int | None
@@ -27,10 +27,10 @@ class StoredExecution(NamedTuple):
 
 
 class WriteSet:
-    """Newer versions of what the database holds, by key, and what is to be added to it, in order.
+    """Changes to write: new versions of stored values, by key, and values to append, in order.
 
-    `bodies` are the packed forms, not compressed yet: of records, courses and events by their keys, of transitions in
-    their order.
+    The `encoded_` attributes hold the encoded, uncompressed values after `encode`: records, executions and events by
+    key, transitions in order.
     """
 
     __slots__ = (
@@ -53,11 +53,11 @@ class WriteSet:
         self.postponed: dict[DueItem, Instant] = {}
 
     def __bool__(self) -> bool:
-        some = self.records or self.executions or self.events or self.transitions or self.alerts or self.commands
-        return bool(some or self.dead_letters or self.postponed)
+        changes = self.records or self.executions or self.events or self.transitions or self.alerts or self.commands
+        return bool(changes or self.dead_letters or self.postponed)
 
     def encode(self) -> None:
-        """Make the bodies: what cannot be packed raises here, and not in the middle of a transaction."""
+        """Encode the values. A value that cannot be encoded raises here, and not in the middle of a transaction."""
         self.encoded_records = {id: encode_record(one) for id, one in self.records.items()}
         self.encoded_executions = {
             id: encode_execution(one.execution, one.stimuli_blob) for id, one in self.executions.items()
@@ -66,7 +66,7 @@ class WriteSet:
         self.encoded_transitions = list(map(encode_transition, self.transitions))
 
     def merge(self, other: "WriteSet") -> None:
-        """Add what came after these, and is packed."""
+        """Add later changes, which are encoded already."""
         self.records.update(other.records)
         self.encoded_records.update(other.encoded_records)
         self.executions.update(other.executions)
@@ -86,7 +86,7 @@ class WriteSet:
 
 
 class LruCache(Generic[K, V]):
-    """The `size` values that were used last."""
+    """Cache of the `size` most recently used values."""
 
     def __init__(self, size: int) -> None:
         self._size = size

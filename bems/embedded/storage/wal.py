@@ -1,11 +1,11 @@
-"""The write-ahead log of `cell.db`, which is kept from growing without bound.
+"""WAL checkpointer: keeps the write-ahead log of `cell.db` from growing without bound.
 
-SQLite begins it anew when all of it is in the database and nobody reads from it. Several readers that always overlap
-would put that off for ever. So when it has become too long, the next question waits until those under way are answered,
-as do all that follow, and what is then in it is brought into the database by whoever waits.
+SQLite resets the log when all of it is in the database and no reader uses it. Readers that always overlap would delay
+that forever. So when the log has become too long, the next query, and every query after it, waits until the running
+ones have finished. Then the first waiting query checkpoints and truncates the log.
 
-Others read from it too, and wait for nobody: what feeds analytics and deliveries reads for moments, with pauses, and is
-met in one of those; a backup reads for as long as it takes, and the log grows meanwhile.
+Other readers use the log without waiting for it. The feeds of analytics and deliveries read for moments, so the
+checkpoint happens in one of their pauses. A backup reads as long as it takes, and the log grows meanwhile.
 """
 
 import logging
@@ -22,20 +22,20 @@ from bems.embedded.storage.schema import DATABASE
 log = logging.getLogger(__name__)
 
 MAX_WAL_BYTES = 64 * 1024 * 1024
-"""Bytes. Without such readers it has a quarter of that."""
+"""Length of the log at which queries wait for a checkpoint. Without overlapping readers the log has a quarter of it."""
 
 CHECKPOINT_TIMEOUT_SECONDS = 0.5
-"""Seconds in which a pause of the other readers is looked for."""
+"""Maximum time to wait for a pause of the other readers."""
 
-PAUSE = 0.005
-"""Seconds between two looks."""
+BUSY_RETRY_SECONDS = 0.005
+"""Time between two attempts within that timeout."""
 
 RETRY_AFTER_SECONDS = 5.0
-"""Seconds until the next try, where no pause was found."""
+"""Time until the next attempt after a timeout or an error."""
 
 
 class WalCheckpointer:
-    """The log of the cell in a folder. For any thread."""
+    """Checkpoints the log of the cell in a folder between queries. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._database = folder / DATABASE
@@ -43,21 +43,21 @@ class WalCheckpointer:
         self._connection: apsw.Connection | None = None
         self._changed = threading.Condition()
         self._reading = 0
-        self._held = False
+        self._is_held = False
         self._not_before = 0.0
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """A reader's question, asked as soon as the log is not too long."""
+        """Enclose a query of a reader. Entering waits for a checkpoint if the log is too long."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._held)
+            self._changed.wait_for(lambda: not self._is_held)
             if self._is_too_long():
-                self._held = True
+                self._is_held = True
                 self._changed.wait_for(lambda: not self._reading)
                 try:
                     self._checkpoint()
                 finally:
-                    self._held = False
+                    self._is_held = False
                     self._changed.notify_all()
             self._reading += 1
         try:
@@ -78,22 +78,23 @@ class WalCheckpointer:
         try:
             if self._connection is None:
                 self._connection = apsw.Connection(str(self._database), flags=apsw.SQLITE_OPEN_READWRITE)
-                # Before its first reading it does not know that there is a log.
+                # A connection does not know that there is a log until it has read once.
                 self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-            # The writer goes on during the first, which brings over nearly all, and waits a moment for the second.
+            # The writer continues during this first one, which copies nearly all pages, and waits a moment for the
+            # second.
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             while not self._truncate():
                 if time.monotonic() > until:
                     self._not_before = time.monotonic() + RETRY_AFTER_SECONDS
                     return
-                time.sleep(PAUSE)
+                time.sleep(BUSY_RETRY_SECONDS)
         except apsw.Error as error:
-            # A full disk, as a rule; the log stays as long as it is.
-            log.warning("the log of %s cannot be brought into it: %s", self._database, error)
+            # Usually a full disk. The log keeps its length.
+            log.warning("the write-ahead log of %s cannot be checkpointed: %s", self._database, error)
             self._not_before = time.monotonic() + RETRY_AFTER_SECONDS
 
     def _truncate(self) -> bool:
-        """Bring the rest over and begin anew, unless somebody is in the way; it waits for nobody."""
+        """Checkpoint the rest and truncate the log. Return False at once if another reader uses the log."""
         assert self._connection is not None
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -102,7 +103,7 @@ class WalCheckpointer:
         return True
 
     def close(self) -> None:
-        """Twice is harmless."""
+        """Close the connection. Idempotent."""
         with self._changed:
             if self._connection is not None:
                 self._connection.close()

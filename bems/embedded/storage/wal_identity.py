@@ -1,13 +1,13 @@
-"""Whose a write-ahead log is. SQLite applies any log that lies beside a database, another database's too.
+"""Ownership of a write-ahead log. SQLite applies any log beside a database, even one of another database.
 
-The header of a log holds a salt: random in a new log, and one more each time the log is begun anew
-(https://sqlite.org/fileformat2.html#walformat, and walRestartHdr in wal.c). So the database itself keeps a salt of its
-log, in the table `log_identity`: each start writes it there, and has it checkpointed, before anything else is written.
-A log belongs to the database if its salt is that one, or one of the next; or if it holds nothing but that row, as after
-a start that was cut off. A backup keeps no salt, for no log belongs to it.
+The header of a log holds a salt. It is random in a new log, and grows by one each time the log is reset
+(https://sqlite.org/fileformat2.html#walformat, and walRestartHdr in wal.c). So the database stores the salt of its log
+in the table `log_identity`: each start writes it there, and checkpoints it, before anything else is written. A log
+belongs to the database if its salt is the stored one or one of the next ones. It also belongs to it if it holds nothing
+but that row, as after an interrupted start. A backup stores no salt, because no log belongs to it.
 
-What this cannot tell: a file `cell.db` that was copied, alone, from under a running cell has that cell's salt. Beside a
-log of the same start it is taken for what a crash left.
+One case is not detected: a file `cell.db` that was copied alone while its cell ran has that cell's salt. Beside a log
+of the same start it is taken for the result of a crash.
 """
 
 import os
@@ -22,25 +22,26 @@ import apsw
 
 TABLE = "log_identity"
 
-REMEMBER_EVERY_COMMITS = 10_000
-"""So often a cell that runs writes the salt again. A commit begins the log anew once, and a reader once before it."""
+UPDATE_SALT_EVERY_COMMITS = 10_000
+"""Number of commits after which a running cell stores the salt again. Between two commits the log is reset at most
+twice: by a reader, and by the second commit."""
 
 _MAX_AHEAD = 1 << 16
-"""So far the salt of a log may be ahead of the one in the database. That of another log is so by a chance of 1 in
-65,536."""
+"""Maximum difference between the salt of a log and the stored one. The salt of another log lies within it with a
+probability of 1 in 65,536."""
 
 _HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 _MAGIC = (0x377F0682, 0x377F0683)
 
 
-class Belonging(Enum):
-    """Whether the log beside a database is its own."""
+class WalOwnership(Enum):
+    """Whether the log beside a database belongs to it."""
 
-    NO_LOG = "there is none, or SQLite sees nothing in it"
-    OWN = "it goes on from the salt that the database keeps"
-    STARTING = "it holds nothing but the row of a start that was cut off"
-    FOREIGN = "it is another database's, or of another time"
-    UNKNOWN = "the database keeps no salt, as before there was the table"
+    NO_LOG = "there is no log, or SQLite finds nothing in it"
+    OWN = "its salt follows the stored salt"
+    STARTING = "it holds nothing but the salt row of an interrupted start"
+    FOREIGN = "it belongs to another database or to another time of this one"
+    UNKNOWN = "the database is from a version that stored no salt"
 
 
 class _Header(NamedTuple):
@@ -49,33 +50,36 @@ class _Header(NamedTuple):
     page_bytes: int
 
 
-def log_path(database: Path) -> Path:
-    """Where SQLite keeps the log of a database."""
+def wal_path(database: Path) -> Path:
+    """Return the path where SQLite keeps the log of a database."""
     return database.with_name(f"{database.name}-wal")
 
 
-def find_belonging(database: Path) -> Belonging:
-    """Read both files, without SQLite's bringing them together. Nothing is written."""
-    log = log_path(database)
+def find_wal_ownership(database: Path) -> WalOwnership:
+    """Return the ownership of the log beside a database. Nothing is written, and SQLite does not apply the log."""
+    log = wal_path(database)
     header = _read_header(log)
     if header is None:
-        return Belonging.NO_LOG
+        return WalOwnership.NO_LOG
     try:
-        kept, root = _read_kept(database)
+        stored, root = _read_stored_salt(database)
     except apsw.Error:
-        # A checkpoint that was cut off may leave a database that only makes sense with its log.
-        return Belonging.UNKNOWN
+        # After an interrupted checkpoint the database may be readable only together with its log.
+        return WalOwnership.UNKNOWN
     if root is None:
-        return Belonging.UNKNOWN
-    if kept is not None and (header.salt - kept) % (1 << 32) < _MAX_AHEAD:
-        return Belonging.OWN
-    if all(page == root for page in _pages(log, header)):
-        return Belonging.STARTING
-    return Belonging.FOREIGN
+        return WalOwnership.UNKNOWN
+    if stored is not None and (header.salt - stored) % (1 << 32) < _MAX_AHEAD:
+        return WalOwnership.OWN
+    if all(page == root for page in _read_page_numbers(log, header)):
+        return WalOwnership.STARTING
+    return WalOwnership.FOREIGN
 
 
 def _read_header(log: Path) -> _Header | None:
-    """None where SQLite finds nothing in the log: its first frame is not there as a whole, or of an earlier log."""
+    """Return the log's header, or None if SQLite finds nothing in the log.
+
+    That is so if its first frame is incomplete or left from before a reset.
+    """
     try:
         with log.open("rb") as file:
             content = file.read(_HEADER_BYTES + _FRAME_HEADER_BYTES)
@@ -96,7 +100,7 @@ def _read_header(log: Path) -> _Header | None:
 
 
 def _checksum(content: bytes, magic: int) -> bytes:
-    """As the file format has it, over pairs of words, whose byte order the magic number tells."""
+    """Return the checksum that the file format defines: over pairs of words in the byte order of the magic number."""
     first = second = 0
     for one, other in struct.iter_unpack(">II" if magic & 1 else "<II", content):
         first = (first + one + second) & 0xFFFFFFFF
@@ -104,8 +108,8 @@ def _checksum(content: bytes, magic: int) -> bytes:
     return struct.pack(">II", first, second)
 
 
-def _pages(log: Path, header: _Header) -> Iterator[int]:
-    """The numbers of the pages in a log, frame by frame."""
+def _read_page_numbers(log: Path, header: _Header) -> Iterator[int]:
+    """Yield the page number of each frame in a log."""
     offset = _HEADER_BYTES
     with log.open("rb") as file:
         while True:
@@ -117,8 +121,8 @@ def _pages(log: Path, header: _Header) -> Iterator[int]:
             offset += _FRAME_HEADER_BYTES + header.page_bytes
 
 
-def _read_kept(database: Path) -> tuple[int | None, int | None]:
-    """The salt in the database's file, its log left out, and the page that it is on; None where there is none."""
+def _read_stored_salt(database: Path) -> tuple[int | None, int | None]:
+    """Return the salt in the database file, ignoring the log, and the page number of its table. Each may be None."""
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     connection = apsw.Connection(database.absolute().as_uri() + "?immutable=1", flags=flags)
     try:
@@ -129,43 +133,45 @@ def _read_kept(database: Path) -> tuple[int | None, int | None]:
         connection.close()
 
 
-# -- for whoever holds the database's folder
+# -- the caller of these functions holds the lock on the folder
 
 
-def has_table(connection: apsw.Connection) -> bool:
-    """Whether the database keeps a salt already, or a place for it."""
+def has_salt_table(connection: apsw.Connection) -> bool:
+    """Return whether the database has the table for the salt."""
     return bool(connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = ?", (TABLE,)).get)
 
 
-def make_table(connection: apsw.Connection) -> None:
-    """One row, on a page of its own. `starts` makes each write another one than the last, so that it is written."""
+def create_salt_table(connection: apsw.Connection) -> None:
+    """Create the table with its one row, on a page of its own.
+
+    `starts` is increased with each write: SQLite would not write an unchanged row to the log.
+    """
     with connection:
         connection.execute(f"CREATE TABLE {TABLE} (salt INTEGER, starts INTEGER NOT NULL) STRICT")
         connection.execute(f"INSERT INTO {TABLE} VALUES (NULL, 0)")
 
 
-def keep_salt(connection: apsw.Connection, database: Path) -> bool:
-    """Write the salt of the present log into the database, and begin the log anew; whether the database's own file has
-    it. apsw.Error where it cannot be written.
+def store_salt(connection: apsw.Connection, database: Path) -> bool:
+    """Store the salt of the current log, truncate the log, and return whether the database file has the salt now.
 
-    From here on this connection only counts the salt up: SQLite makes a new one as long as a connection has not begun
-    its log anew itself.
+    Afterwards this connection only increases the salt: SQLite makes a random salt only for a connection that has not
+    reset the log itself yet. Raises apsw.Error if the salt cannot be written.
     """
-    # So that there is a log of this connection's: one in which nothing is valid may still have its old salt.
+    # This write makes the log one of this connection: a log without valid frames may still have its old salt.
     connection.execute(f"UPDATE {TABLE} SET starts = starts + 1")
-    remember_salt(connection, database)
+    update_salt(connection, database)
     [(is_busy, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return not is_busy
 
 
-def remember_salt(connection: apsw.Connection, database: Path) -> None:
-    """Write the salt of the present log, in the transaction that was begun, if one was."""
-    header = _read_header(log_path(database))
+def update_salt(connection: apsw.Connection, database: Path) -> None:
+    """Write the salt of the current log to the table, within the current transaction if there is one."""
+    header = _read_header(wal_path(database))
     if header is not None:
         connection.execute(f"UPDATE {TABLE} SET salt = ?, starts = starts + 1", (header.salt,))
 
 
-def forget_salt(connection: apsw.Connection) -> None:
-    """Of a copy, to which no log belongs."""
+def clear_salt(connection: apsw.Connection) -> None:
+    """Remove the salt from a copy, because no log belongs to it."""
     with suppress(apsw.SQLError):
         connection.execute(f"UPDATE {TABLE} SET salt = NULL")

@@ -835,7 +835,7 @@ def test_a_store_that_cannot_be_opened_says_so_at_once(home: Home) -> None:
 def test_files_that_are_no_outbox(home: Home) -> None:
     path = home.folder / DATABASE
     path.write_text("hello\n")
-    assert "it is no SQLite database" in refused(home)
+    assert "it is not an SQLite database" in refused(home)
     path.unlink()
     foreign = apsw.Connection(str(path))
     foreign.execute("CREATE TABLE songs (name)")

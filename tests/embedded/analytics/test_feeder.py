@@ -38,11 +38,11 @@ from tests.embedded.analytics_rows import (
     KINDS,
     NEVER,
     Rows,
-    asides,
-    each_once,
     feed,
     feed_once,
-    look_into,
+    has_each_row_once,
+    list_set_aside_files,
+    query_database,
     running,
     transition,
 )
@@ -218,8 +218,8 @@ def test_many_small_feeds_miss_and_double_nothing(tmp_path: Path) -> None:
                 feed(analytics, rows)
             expected = {kind: sum(row.kind == kind for row in rows.rows) for kind in sorted(KINDS)}
             assert (analytics.count(), analytics.kinds()) == (len(rows.rows), expected)
-    assert each_once(tmp_path, rows)
-    assert asides(tmp_path) == set()
+    assert has_each_row_once(tmp_path, rows)
+    assert list_set_aside_files(tmp_path) == set()
 
 
 def test_a_query_sees_whole_batches_with_their_watermark(tmp_path: Path) -> None:
@@ -289,8 +289,8 @@ def test_an_interrupted_feed_leaves_neither_rows_nor_watermark(
         armed = False
         until(lambda: analytics.watermark == 7 and analytics.failure is None)
     monkeypatch.undo()
-    assert each_once(tmp_path, rows)
-    assert asides(tmp_path) == set()
+    assert has_each_row_once(tmp_path, rows)
+    assert list_set_aside_files(tmp_path) == set()
 
 
 def feed_until_killed(folder: str, words: str, times: str) -> None:
@@ -316,8 +316,8 @@ def test_killed_between_rows_and_watermark_it_goes_on_where_it_was(tmp_path: Pat
         until(lambda: analytics.watermark)
         assert analytics.count() == 300
     feed_once(tmp_path, rows)
-    assert each_once(tmp_path, rows)
-    assert asides(tmp_path) == set()
+    assert has_each_row_once(tmp_path, rows)
+    assert list_set_aside_files(tmp_path) == set()
 
 
 def test_what_a_cell_commits_arrives(tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_stopping_feeds_what_is_there_and_leaves_one_file(tmp_path: Path) -> Non
     analytics.stop()
     assert (analytics.watermark, rows.closed) == (30, rows.opened)
     assert [path.name for path in tmp_path.iterdir()] == [ANALYTICS]
-    assert each_once(tmp_path, rows)
+    assert has_each_row_once(tmp_path, rows)
     with pytest.raises(NotOpen):
         analytics.count()
 
@@ -368,7 +368,7 @@ def test_stopping_takes_only_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "STOP_TIMEOUT_SECONDS", 0.0)
     with running(tmp_path, Endless(), batch=2) as analytics:
         until(lambda: analytics.watermark > 2)
-    assert look_into(tmp_path, "SELECT watermark FROM feed") == [[(analytics.watermark,)]]
+    assert query_database(tmp_path, "SELECT watermark FROM feed") == [[(analytics.watermark,)]]
 
 
 def test_stopping_before_the_start_is_harmless(tmp_path: Path) -> None:
@@ -451,7 +451,7 @@ def test_a_source_that_fails_is_tried_again_and_told_of(
         "analytics is not fed, try 1: ValueError: not yet",
         "analytics is not fed, try 2: OSError: no such store",
     ]
-    assert each_once(tmp_path, rows)
+    assert has_each_row_once(tmp_path, rows)
 
 
 @pytest.mark.usefixtures("quick")
@@ -468,7 +468,7 @@ def test_a_gap_in_the_numbers_is_not_passed_over(tmp_path: Path) -> None:
         assert analytics.watermark == 2
         rows.missing = False
         until(lambda: analytics.watermark == 5)
-    assert each_once(tmp_path, rows)
+    assert has_each_row_once(tmp_path, rows)
 
 
 @pytest.mark.usefixtures("quick")
@@ -479,15 +479,15 @@ def test_a_place_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
         until(lambda: analytics.failure and "IsADirectoryError" in analytics.failure)
         (tmp_path / ANALYTICS).rmdir()
         until(lambda: analytics.watermark == 5)
-    assert each_once(tmp_path, rows)
-    assert asides(tmp_path) == set()
+    assert has_each_row_once(tmp_path, rows)
+    assert list_set_aside_files(tmp_path) == set()
 
 
 @pytest.mark.usefixtures("quick")
 def test_damage_that_a_query_comes_upon_is_repaired(tmp_path: Path) -> None:
     rows = Rows(20_000)
     feed_once(tmp_path, rows)
-    [used] = look_into(
+    [used] = query_database(
         tmp_path, "SELECT block_id, column_name FROM pragma_storage_info('transitions') WHERE block_id >= 0"
     )
     block = next(
@@ -497,15 +497,15 @@ def test_damage_that_a_query_comes_upon_is_repaired(tmp_path: Path) -> None:
     rewrite(tmp_path / ANALYTICS, lambda content: content.__setitem__(slice(at, at + 50), b"\xff" * 50))
     with running(tmp_path, rows) as analytics:
         until(lambda: analytics.watermark == 20_000)
-        assert asides(tmp_path) == set()
+        assert list_set_aside_files(tmp_path) == set()
         with pytest.raises(duckdb.Error, match="Corrupt"):
             analytics.query("SELECT max(event_id) FROM transitions")
-        until(lambda: asides(tmp_path) == {f"{ANALYTICS}.damaged-1"} and analytics.watermark == 20_000)
+        until(lambda: list_set_aside_files(tmp_path) == {f"{ANALYTICS}.damaged-1"} and analytics.watermark == 20_000)
         until(lambda: analytics.failure is None)
         assert analytics.query("SELECT max(event_id) FROM transitions") == [
             (max(str(row.event_id) for row in rows.rows),)
         ]
-    assert each_once(tmp_path, rows)
+    assert has_each_row_once(tmp_path, rows)
 
 
 HUNGRY = "SELECT length(string_agg(repeat('x', 1_000_000), '')) FROM range({})"
@@ -568,7 +568,7 @@ def test_reopening_frees_what_duckdb_keeps_of_its_writes(tmp_path: Path, monkeyp
         assert analytics.query("SELECT name, value FROM duckdb_settings() ORDER BY name") == settings
         assert (rows.opened, analytics.failure, analytics.count()) == (1, None, 351)
     monkeypatch.undo()
-    assert each_once(tmp_path, rows)
+    assert has_each_row_once(tmp_path, rows)
 
 
 @pytest.mark.usefixtures("quick")
@@ -586,7 +586,7 @@ def test_a_database_that_cannot_be_reopened_is_repaired(tmp_path: Path, monkeypa
     with running(tmp_path, rows) as analytics:
         until(lambda: rows.opened == 2 and is_open(analytics))
         assert (analytics.count(), analytics.failure) == (10, None)
-    assert each_once(tmp_path, rows)
+    assert has_each_row_once(tmp_path, rows)
 
 
 @pytest.mark.usefixtures("quick")
@@ -605,7 +605,7 @@ def test_a_question_that_needs_more_memory_gets_it_the_next_time(tmp_path: Path)
         assert limits == ["61.0 MiB", "122.0 MiB", "244.1 MiB", "488.2 MiB"]
         assert memory_limit(analytics) == limits[-1], "and no more than that"
         assert analytics.query(HUNGRY.format(70)) == [(70_000_000,)]
-    assert each_once(tmp_path, rows) and asides(tmp_path) == set()
+    assert has_each_row_once(tmp_path, rows) and list_set_aside_files(tmp_path) == set()
 
 
 @pytest.mark.parametrize("method", ["append", "_check"])
@@ -626,4 +626,4 @@ def test_what_feeds_or_opens_it_gets_the_memory_that_it_needs(
         until(lambda: analytics.watermark == 5)
         assert analytics.failure is None
     assert limits == list(MEMORY_MB[:3])
-    assert each_once(tmp_path, rows)
+    assert has_each_row_once(tmp_path, rows)

@@ -11,8 +11,8 @@ from msgspec import structs
 
 from bems.embedded.analytics.feeder import ANALYTICS
 from bems.embedded.analytics.time_series import VERSION
-from tests.embedded.analytics_rows import Rows, asides, each_once, feed_once, running
-from tests.embedded.storage.corrupt_files import put_anothers, rewrite
+from tests.embedded.analytics_rows import Rows, feed_once, has_each_row_once, list_set_aside_files, running
+from tests.embedded.storage.corrupt_files import put_foreign_database, rewrite
 from tests.waiting import until
 
 
@@ -46,7 +46,7 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "empty": put(b""),
     "cut in its header": cut(5000),
     "scribbled over": scribble,
-    "SQLite's": put_anothers,
+    "SQLite's": put_foreign_database,
     "another program's": another_programs,
     "older": change(f"UPDATE feed SET version = {VERSION - 1}"),
     "another cell's": change("UPDATE feed SET cell = 'south'"),
@@ -76,9 +76,9 @@ def test_what_is_no_copy_of_the_store_is_set_aside_and_made_again(
     spoilt = path.read_bytes()
     with running(tmp_path, rows) as analytics:
         until(lambda: analytics.watermark == 9 and analytics.failure is None)
-    assert each_once(tmp_path, rows)
+    assert has_each_row_once(tmp_path, rows)
     assert (tmp_path / f"{ANALYTICS}.damaged-2").read_bytes() == spoilt
-    assert asides(tmp_path) == {f"{ANALYTICS}.damaged-1", f"{ANALYTICS}.damaged-2"}
+    assert list_set_aside_files(tmp_path) == {f"{ANALYTICS}.damaged-1", f"{ANALYTICS}.damaged-2"}
     assert "is made again from the store" in caplog.text and "damaged-2" in caplog.text
 
 
@@ -87,7 +87,7 @@ def test_a_missing_database_is_made_again(tmp_path: Path) -> None:
     feed_once(tmp_path, rows)
     (tmp_path / ANALYTICS).unlink()
     feed_once(tmp_path, rows)
-    assert each_once(tmp_path, rows)
+    assert has_each_row_once(tmp_path, rows)
 
 
 def test_a_store_from_a_backup_in_which_the_same_happened_later_is_followed(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_a_store_from_a_backup_in_which_the_same_happened_later_is_followed(tmp_
     feed_once(tmp_path, rows)
     rows.rows[4:] = [structs.replace(row, recorded_at=row.recorded_at + 10**9) for row in rows.rows[4:]]
     with running(tmp_path, rows) as analytics:
-        until(lambda: asides(tmp_path) and analytics.failure is None)
-    assert each_once(tmp_path, rows)
+        until(lambda: list_set_aside_files(tmp_path) and analytics.failure is None)
+    assert has_each_row_once(tmp_path, rows)
 
 
 @pytest.mark.parametrize("length", [0, 3, 8])
@@ -106,9 +106,9 @@ def test_a_store_from_a_backup_is_followed(tmp_path: Path, length: int) -> None:
     feed_once(tmp_path, rows)
     rows.rows = rows.rows[:length]
     with running(tmp_path, rows) as analytics:
-        until(lambda: asides(tmp_path) and analytics.failure is None)
-    assert each_once(tmp_path, rows)
-    assert asides(tmp_path) == {f"{ANALYTICS}.damaged-1"}
+        until(lambda: list_set_aside_files(tmp_path) and analytics.failure is None)
+    assert has_each_row_once(tmp_path, rows)
+    assert list_set_aside_files(tmp_path) == {f"{ANALYTICS}.damaged-1"}
 
 
 def crash(folder: Path, rows: Rows) -> Path:
@@ -130,8 +130,8 @@ def test_a_damaged_log_goes_aside_with_its_database(tmp_path: Path) -> None:
     rewrite(log, lambda content: content.__setitem__(slice(middle, middle + 20), b"\xff" * 20))
     with running(folder, rows) as analytics:
         until(lambda: analytics.watermark == 9)
-    assert asides(folder) == {f"{ANALYTICS}.damaged-1", f"{ANALYTICS}.damaged-1.wal"}
-    assert each_once(folder, rows)
+    assert list_set_aside_files(folder) == {f"{ANALYTICS}.damaged-1", f"{ANALYTICS}.damaged-1.wal"}
+    assert has_each_row_once(folder, rows)
 
 
 def test_a_log_alone_is_nothing_to_build_on(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_a_log_alone_is_nothing_to_build_on(tmp_path: Path) -> None:
     (folder / ANALYTICS).unlink()
     with running(folder, rows) as analytics:
         until(lambda: analytics.watermark == 9)
-    assert asides(folder) == {f"{ANALYTICS}.damaged-1.wal"}
-    assert each_once(folder, rows)
+    assert list_set_aside_files(folder) == {f"{ANALYTICS}.damaged-1.wal"}
+    assert has_each_row_once(folder, rows)
 
 
 def test_a_log_that_was_cut_is_written_again(tmp_path: Path) -> None:
@@ -150,5 +150,5 @@ def test_a_log_that_was_cut_is_written_again(tmp_path: Path) -> None:
     log = folder / f"{ANALYTICS}.wal"
     os.truncate(log, log.stat().st_size - 5)
     feed_once(folder, rows)
-    assert asides(folder) == set()
-    assert each_once(folder, rows)
+    assert list_set_aside_files(folder) == set()
+    assert has_each_row_once(folder, rows)

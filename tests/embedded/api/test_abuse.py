@@ -39,7 +39,7 @@ class Target:
 
     def __init__(self, life: CellProcess) -> None:
         self.life = life
-        self.key = life.first_key()
+        self.key = life.read_admin_key()
         self.port = int(life.url.rpartition(":")[2])
         self._process = psutil.Process(life.process.pid)
 
@@ -80,7 +80,7 @@ class Target:
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("target")
-    with CellProcess(folder / "cell", folder / "errors.log", patience=300) as life:
+    with CellProcess(folder / "cell", folder / "errors.log", timeout=300) as life:
         yield Target(life)
         assert life.end(signal.SIGTERM) == 0
     assert "Traceback" not in (folder / "errors.log").read_text()
@@ -414,7 +414,7 @@ def test_one_key_cannot_shut_out_the_others(make: Callable[..., Cell], monkeypat
     cell = make()
     slow = Slow(monkeypatch)
     flooder, greedy = cell.add_key("greedy", "viewer")
-    most = readers_module.KEY_ASKED
+    most = readers_module.MAX_QUEUED_QUERIES_PER_KEY
     with ExitStack() as opened:
         asking = [
             opened.enter_context(socket.create_connection(("127.0.0.1", cell.port), timeout=SOON))
@@ -422,8 +422,8 @@ def test_one_key_cannot_shut_out_the_others(make: Callable[..., Cell], monkeypat
         ]
         for connection in asking[:most]:
             connection.sendall(head("GET", "/invoices?limit=500", greedy))
-        until(lambda: slow.begun == readers_module.THREADS)
-        until(lambda: cell.service.readers._reading._asked[flooder.id] == most)
+        until(lambda: slow.begun == readers_module.MAX_THREADS_PER_KEY)
+        until(lambda: cell.service.readers._reading._unanswered[flooder.id] == most)
         for connection in asking[most:]:
             connection.sendall(head("GET", "/invoices", greedy))
             (reply,) = read_answers(connection, 1)
@@ -442,16 +442,18 @@ def test_one_key_cannot_shut_out_the_others(make: Callable[..., Cell], monkeypat
         # What was not begun never is, and what was is not answered any more.
         refused = [
             reply.status
-            for connection in asking[readers_module.THREADS : most]
+            for connection in asking[readers_module.MAX_THREADS_PER_KEY : most]
             for reply in read_answers(connection, 1)
         ]
-        assert refused == [403] * (most - readers_module.THREADS)
-        assert slow.begun == readers_module.THREADS
+        assert refused == [403] * (most - readers_module.MAX_THREADS_PER_KEY)
+        assert slow.begun == readers_module.MAX_THREADS_PER_KEY
         slow.may_go_on.set()
         late = [
-            reply.status for connection in asking[: readers_module.THREADS] for reply in read_answers(connection, 1)
+            reply.status
+            for connection in asking[: readers_module.MAX_THREADS_PER_KEY]
+            for reply in read_answers(connection, 1)
         ]
-        assert late == [403] * readers_module.THREADS
+        assert late == [403] * readers_module.MAX_THREADS_PER_KEY
         assert cell.ask_with(greedy, "GET", "/alerts").status == 403
 
 
@@ -473,15 +475,15 @@ def test_keys_take_turns(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPa
             connection.sendall(head("GET", path, key))
 
         for key in keys:
-            for _ in range(readers_module.THREADS):
+            for _ in range(readers_module.MAX_THREADS_PER_KEY):
                 ask(key, "/invoices")
-        until(lambda: slow.begun == readers_module.THREADS + readers_module.SPARE_THREADS)
-        asked = cell.service.readers._reading._asked
+        until(lambda: slow.begun == readers_module.MAX_THREADS_PER_KEY + readers_module.SPARE_THREADS)
+        asked = cell.service.readers._reading._unanswered
         for number in range(10):
             ask(keys[0], f"/alerts?invoice_id=first-{number}")
-        until(lambda: asked.total() == 2 * readers_module.THREADS + 10)
+        until(lambda: asked.total() == 2 * readers_module.MAX_THREADS_PER_KEY + 10)
         ask(keys[1], "/alerts?invoice_id=second")
-        until(lambda: asked.total() == 2 * readers_module.THREADS + 11)
+        until(lambda: asked.total() == 2 * readers_module.MAX_THREADS_PER_KEY + 11)
         slow.may_go_on.set()
         until(lambda: len(order) == 11)
         assert order.index("second") <= 4
@@ -493,8 +495,8 @@ def test_questions_of_those_who_have_gone_are_dropped(
     cell = make()
     slow = Slow(monkeypatch)
     key, text = cell.add_key("impatient", "viewer")
-    asked = cell.service.readers._reading._asked
-    most = readers_module.KEY_ASKED
+    asked = cell.service.readers._reading._unanswered
+    most = readers_module.MAX_QUEUED_QUERIES_PER_KEY
     for _ in range(3):
         with ExitStack() as opened:
             for _ in range(most):
@@ -504,7 +506,7 @@ def test_questions_of_those_who_have_gone_are_dropped(
         until(lambda: asked[key.id] == 0)
     slow.may_go_on.set()
     assert cell.ask_with(text, "GET", "/invoices").status == 200
-    assert slow.begun == readers_module.THREADS + 1, "only those that had begun already"
+    assert slow.begun == readers_module.MAX_THREADS_PER_KEY + 1, "only those that had begun already"
 
 
 def test_what_acts_is_done_though_nobody_waits_for_it(
@@ -602,7 +604,7 @@ def test_idle_connections_do_not_stop_alerts(tmp_path: Path) -> None:
             f"alerts: {{warning: {webhook}, critical: {webhook}}}}}]"
         )
         options = "--cells", str(cells), "--speed", str(SPEED / 50)
-        with CellProcess(tmp_path / "cell", errors, *options, files=1_024) as life:
+        with CellProcess(tmp_path / "cell", errors, *options, max_open_files=1_024) as life:
             target = Target(life)
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many + 500), hard))
             try:

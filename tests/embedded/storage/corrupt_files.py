@@ -1,4 +1,4 @@
-"""Databases that are not what a cell can use."""
+"""Changes to database files that make them unusable for a cell."""
 
 import sqlite3
 from collections.abc import Callable
@@ -8,12 +8,14 @@ import apsw
 
 
 def make_newer(path: Path) -> None:
+    """Give the database a version that no program knows."""
     connection = apsw.Connection(str(path))
     connection.execute("PRAGMA user_version = 99")
     connection.close()
 
 
-def put_anothers(path: Path) -> None:
+def put_foreign_database(path: Path) -> None:
+    """Replace the file with the database of another program."""
     path.unlink()
     connection = sqlite3.connect(path)
     connection.executescript("CREATE TABLE bookmarks (url TEXT); INSERT INTO bookmarks VALUES ('https://example.com')")

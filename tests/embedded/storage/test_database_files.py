@@ -1,4 +1,4 @@
-"""The folder of a cell and its database: what is refused, and what of another version is brought up to date."""
+"""The folder of a cell and its database: which are refused, and which older versions are migrated."""
 
 import os
 import sqlite3
@@ -27,14 +27,14 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 # -- the folder and its database
 
 
-def test_a_second_cell_on_the_folder_is_told_so(store: SqliteStore, tmp_path: Path) -> None:
+def test_a_second_cell_on_the_folder_is_refused(store: SqliteStore, tmp_path: Path) -> None:
     with pytest.raises(StoreUnusable, match=f"{tmp_path} is in use"):
         SqliteStore(tmp_path)
     store.close()
     SqliteStore(tmp_path).close()
 
 
-def test_a_folder_is_made_and_closing_leaves_one_database(tmp_path: Path) -> None:
+def test_a_folder_is_created_and_closing_leaves_one_database(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "a" / "b")
     store.put_record(RECORD)
     store.commit()
@@ -43,14 +43,14 @@ def test_a_folder_is_made_and_closing_leaves_one_database(tmp_path: Path) -> Non
     assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {DATABASE, LOCK}
 
 
-def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnusable, match="cannot be used"):
         SqliteStore(tmp_path / "file")
 
 
-def refused(folder: Path, reason: str) -> None:
-    """It is refused for that reason, and not a byte of it is changed."""
+def assert_refused(folder: Path, reason: str) -> None:
+    """Assert that the store is refused for this reason, and that no byte of it is changed."""
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK}
     with pytest.raises(StoreUnusable, match=reason):
         SqliteStore(folder)
@@ -59,9 +59,9 @@ def refused(folder: Path, reason: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"hello", b"x" * 5000, b"SQLite format 3\0"])
-def test_what_is_no_database_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / DATABASE).write_bytes(content)
-    refused(tmp_path, "not a store of a cell")
+    assert_refused(tmp_path, "not a store of a cell")
 
 
 @pytest.mark.parametrize("application", [0, 7])
@@ -69,7 +69,7 @@ def test_another_programs_database_is_refused(tmp_path: Path, application: int) 
     connection = sqlite3.connect(tmp_path / DATABASE)
     connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA application_id = {application}; CREATE TABLE t (a)")
     connection.close()
-    refused(tmp_path, "another program made it")
+    assert_refused(tmp_path, "another program made it")
 
 
 def test_an_empty_file_is_a_new_store(tmp_path: Path) -> None:
@@ -77,10 +77,10 @@ def test_an_empty_file_is_a_new_store(tmp_path: Path) -> None:
     SqliteStore(tmp_path).close()
 
 
-def test_a_store_that_was_cut_short_is_refused(store: SqliteStore, tmp_path: Path) -> None:
+def test_a_truncated_store_is_refused(store: SqliteStore, tmp_path: Path) -> None:
     store.close()
     os.truncate(tmp_path / DATABASE, 8192)
-    refused(tmp_path, "cut short")
+    assert_refused(tmp_path, "cut short")
 
 
 def test_a_damaged_store_is_refused(store: SqliteStore, tmp_path: Path) -> None:
@@ -88,11 +88,11 @@ def test_a_damaged_store_is_refused(store: SqliteStore, tmp_path: Path) -> None:
     content = bytearray((tmp_path / DATABASE).read_bytes())
     content[4096:] = b"\xff" * (len(content) - 4096)
     (tmp_path / DATABASE).write_bytes(content)
-    refused(tmp_path, "damaged")
+    assert_refused(tmp_path, "damaged")
 
 
 def test_the_journal_of_another_database_is_refused(store: SqliteStore, tmp_path: Path) -> None:
-    """One that was cut off in its making; SQLite would cut this one to the size that the other had."""
+    """The other database was interrupted while it was created. SQLite would truncate this one to the other's size."""
     store.close()
     other = apsw.Connection(str(tmp_path / "other"))
     other.execute("PRAGMA cache_size = 1; CREATE TABLE t (a); BEGIN; INSERT INTO t VALUES (zeroblob(100000))")
@@ -101,32 +101,32 @@ def test_the_journal_of_another_database_is_refused(store: SqliteStore, tmp_path
     assert journal[:4] == b"\xd9\xd5\x05\xf9"
     (tmp_path / f"{DATABASE}-journal").write_bytes(journal)
     other.close()
-    refused(tmp_path, "is not the journal of the cell.db beside it")
+    assert_refused(tmp_path, "is not the journal of the cell.db beside it")
 
 
 # -- versions
 
 
-def to_the_next_version(connection: apsw.Connection) -> None:
+def migrate_to_next_version(connection: apsw.Connection) -> None:
     connection.execute("ALTER TABLE invoices ADD COLUMN colour TEXT")
     connection.execute("UPDATE invoices SET colour = 'blue'")
 
 
-def test_an_older_store_is_brought_up_to_date_and_then_refused_by_the_older_program(
-    store: SqliteStore, tmp_path: Path
-) -> None:
+def test_an_older_store_is_migrated_and_then_refused_by_the_older_program(store: SqliteStore, tmp_path: Path) -> None:
     store.put_record(RECORD)
     store.commit()
     store.close()
     for _ in range(2):
-        connection = open_database(tmp_path / DATABASE, (*MIGRATIONS, to_the_next_version), APPLICATION_ID)
+        connection = open_database(tmp_path / DATABASE, (*MIGRATIONS, migrate_to_next_version), APPLICATION_ID)
         assert connection.pragma("user_version") == len(MIGRATIONS) + 1
         assert connection.execute("SELECT invoice_id, colour FROM invoices").fetchall() == [("INV-1", "blue")]
         connection.close()
-    refused(tmp_path, f"is of version {len(MIGRATIONS) + 1}, and this program knows versions up to {len(MIGRATIONS)}")
+    assert_refused(
+        tmp_path, f"is of version {len(MIGRATIONS) + 1}, and this program knows versions up to {len(MIGRATIONS)}"
+    )
 
 
-def test_a_later_version_that_only_the_log_tells_of_is_refused(store: SqliteStore, tmp_path: Path) -> None:
+def test_a_newer_version_that_is_only_in_the_log_is_refused(store: SqliteStore, tmp_path: Path) -> None:
     store._execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -145,7 +145,7 @@ def test_a_migration_that_fails_changes_nothing(store: SqliteStore, tmp_path: Pa
     store.close()
 
     def fail(connection: apsw.Connection) -> None:
-        to_the_next_version(connection)
+        migrate_to_next_version(connection)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -159,10 +159,10 @@ def test_a_migration_that_fails_changes_nothing(store: SqliteStore, tmp_path: Pa
     again.close()
 
 
-def test_a_store_from_any_version_is_what_a_new_one_is(tmp_path: Path) -> None:
-    """The schema that the migrations lead to, one by one."""
+def test_a_store_migrated_from_any_version_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
+    """The migrations run one by one, and all at once."""
     schemas = []
-    for folder in (tmp_path / "new", tmp_path / "stepwise"):
+    for folder in (tmp_path / "at-once", tmp_path / "stepwise"):
         folder.mkdir()
         steps = range(1, len(MIGRATIONS) + 1) if folder.name == "stepwise" else [len(MIGRATIONS)]
         for version in steps:

@@ -1,4 +1,4 @@
-"""Files that are no longer where they were opened: what would be lost is refused."""
+"""Writes to files that are no longer where they were opened are refused, because they would be lost."""
 
 import shutil
 from pathlib import Path
@@ -16,24 +16,24 @@ from tests.tracker.samples import NOW, event
 from tests.waiting import until
 
 
-def test_it_tells_what_happened_and_stays_with_it(tmp_path: Path) -> None:
+def test_a_fault_says_what_happened_and_is_permanent(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "file"
     file.parent.mkdir()
     file.touch()
-    placement = FileGuard([file, tmp_path / "never"])
-    assert placement.find_fault() is None
+    guard = FileGuard([file, tmp_path / "never"])
+    assert guard.find_fault() is None
     file.parent.rename(tmp_path / "away")
-    assert str(placement.find_fault()).startswith(f"{file.parent} was removed or renamed while the cell ran")
+    assert str(guard.find_fault()).startswith(f"{file.parent} was removed or renamed while the cell ran")
     (tmp_path / "away").rename(file.parent)
-    assert placement.find_fault() == placement.fault is not None
-    again = FileGuard([file])
+    assert guard.find_fault() == guard.fault is not None
+    guard = FileGuard([file])
     shutil.copy(file, tmp_path / "copy")
     (tmp_path / "copy").rename(file)
-    assert str(again.find_fault()).startswith(f"{file} was replaced by another one")
+    assert str(guard.find_fault()).startswith(f"{file} was replaced by another one")
 
 
-def test_nothing_is_acknowledged_that_was_committed_into_a_file_without_a_name(tmp_path: Path) -> None:
-    """The folder goes in the middle of a commit."""
+def test_a_commit_to_a_moved_file_is_not_acknowledged(tmp_path: Path) -> None:
+    """The folder is renamed in the middle of a commit."""
     store = SqliteStore(tmp_path / "cell")
     store._connection.set_commit_hook(lambda: bool((tmp_path / "cell").rename(tmp_path / "away")) and False)
     store.add_event(event("ingestion", "received", NOW, "e"))
@@ -47,7 +47,7 @@ def test_nothing_is_acknowledged_that_was_committed_into_a_file_without_a_name(t
     store.close()
 
 
-def test_a_store_notices_without_anything_to_commit(tmp_path: Path) -> None:
+def test_an_empty_commit_detects_a_removed_file(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
     store.commit()
     (tmp_path / DATABASE).unlink()
@@ -60,7 +60,7 @@ def test_a_store_notices_without_anything_to_commit(tmp_path: Path) -> None:
     ("name", "path", "body"),
     [(KEYS, "/keys", {"name": "late", "role": "viewer"}), (DELIVERIES, "/deliveries/retry", None)],
 )
-def test_what_an_operator_writes_is_refused_with_the_file_it_would_be_lost_in(
+def test_an_operators_write_is_refused_and_names_the_moved_file(
     tmp_path: Path, name: str, path: str, body: object
 ) -> None:
     with Cell(tmp_path / "cell") as cell:
@@ -71,7 +71,7 @@ def test_what_an_operator_writes_is_refused_with_the_file_it_would_be_lost_in(
         assert f"{name} was removed or renamed" in answer.content["detail"]
 
 
-def test_commands_and_redrives_are_refused_too(tmp_path: Path) -> None:
+def test_commands_and_redrives_are_refused_when_the_folder_was_moved(tmp_path: Path) -> None:
     with Cell(tmp_path / "cell") as cell:
         cell.send("ingestion")
         (tmp_path / "cell").rename(tmp_path / "away")

@@ -1,4 +1,4 @@
-"""Which policy a cell goes by, and those that it keeps."""
+"""The policy that a cell starts with, and the policies that it stores."""
 
 from collections.abc import Callable
 from datetime import date
@@ -25,22 +25,23 @@ STRICT = plain_policy("1h", "1h", 1, 2)
 HUNGARIAN = expand(PolicySpec(CalendarSpec("HU", "Europe/Budapest", days_off=(date(2026, 11, 24),))))
 
 
-class Home:
-    """A folder, in which a cell starts and ends."""
+class CellFixture:
+    """A folder in which cells start and stop."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.clock = VirtualClock(NOW)
 
     def start(self, policy: PolicyOrDefault, source: str = "sla.yaml") -> PolicyInForce:
-        """What it goes by. A day later it has ended."""
+        """Start a cell, stop it, move the clock a day on, and return the policy that was in force."""
         with open_writer(self.folder, policy, self.clock, policy_source=source) as writer:
             assert writer._cell.policy == writer.in_force.policy
             found = writer.in_force
         self.clock.move_to(self.clock.now() + DAY)
         return found
 
-    def kept(self) -> list[tuple[str, str, int, int | None]]:
+    def stored(self) -> list[tuple[str, str, int, int | None]]:
+        """Return source, digest, `since` and `until` of each stored policy, the newest first."""
         reader = open_reader(self.folder)
         try:
             return [(one.source, one.digest, one.since, one.until) for one in reader.policies()]
@@ -49,88 +50,88 @@ class Home:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "cell")
+def fixture(tmp_path: Path) -> CellFixture:
+    return CellFixture(tmp_path / "cell")
 
 
 def never() -> Policy:
-    raise AssertionError("the default is asked for only where none is kept")
+    raise AssertionError("the default policy is made only if none is stored")
 
 
-def test_a_new_cell_goes_by_the_default_policy_unless_one_is_named(home: Home) -> None:
-    assert home.start(lambda: POLICY) == PolicyInForce(POLICY, "default", NOW)
-    assert home.kept() == [("default", POLICY.digest, NOW, None)]
+def test_a_new_cell_uses_the_default_policy_if_none_is_given(fixture: CellFixture) -> None:
+    assert fixture.start(lambda: POLICY) == PolicyInForce(POLICY, "default", NOW)
+    assert fixture.stored() == [("default", POLICY.digest, NOW, None)]
 
 
-def test_a_start_without_a_policy_goes_on_with_the_kept_one(home: Home) -> None:
-    home.start(HUNGARIAN)
-    found = home.start(never)
+def test_a_start_without_a_policy_continues_with_the_stored_one(fixture: CellFixture) -> None:
+    fixture.start(HUNGARIAN)
+    found = fixture.start(never)
     assert found == PolicyInForce(HUNGARIAN, "sla.yaml", NOW, is_resumed=True)
     assert found.policy.digest == HUNGARIAN.digest
     assert found.policy.calendar_spec == HUNGARIAN.calendar_spec
     thursday = parse("2026-01-08T09:00:00+01:00")
     assert found.policy.deadline("authorization", facts(), None, thursday) == parse("2026-01-12T08:00:00Z")
-    assert len(home.kept()) == 1
+    assert len(fixture.stored()) == 1
 
 
-def test_every_policy_is_kept_with_the_instants_between_which_it_was_in_force(home: Home) -> None:
-    home.start(POLICY, "sla.yaml")
-    home.start(STRICT, "strict.yaml")
-    home.start(STRICT, "strict.yaml")
-    home.start(never)
-    assert home.start(POLICY, "default") == PolicyInForce(POLICY, "default", NOW + 4 * DAY)
-    assert home.kept() == [
+def test_every_policy_is_stored_with_the_interval_in_which_it_was_in_force(fixture: CellFixture) -> None:
+    fixture.start(POLICY, "sla.yaml")
+    fixture.start(STRICT, "strict.yaml")
+    fixture.start(STRICT, "strict.yaml")
+    fixture.start(never)
+    assert fixture.start(POLICY, "default") == PolicyInForce(POLICY, "default", NOW + 4 * DAY)
+    assert fixture.stored() == [
         ("default", POLICY.digest, NOW + 4 * DAY, None),
         ("strict.yaml", STRICT.digest, NOW + DAY, NOW + 4 * DAY),
         ("sla.yaml", POLICY.digest, NOW, NOW + DAY),
     ]
-    reader = open_reader(home.folder)
-    digests = [kept and kept.digest for kept in map(reader.policy_at, (NOW - 1, NOW, NOW + DAY - 1, NOW + 2 * DAY))]
+    reader = open_reader(fixture.folder)
+    digests = [one and one.digest for one in map(reader.policy_at, (NOW - 1, NOW, NOW + DAY - 1, NOW + 2 * DAY))]
     assert digests == [None, POLICY.digest, POLICY.digest, STRICT.digest]
     assert [one.load() for one in reader.policies()] == [POLICY, STRICT, POLICY]
     assert [one.number for one in reader.policies(before=3, limit=1)] == [2]
     reader.close()
 
 
-def test_the_same_policy_from_another_file_is_the_same(home: Home) -> None:
-    home.start(POLICY, "sla.yaml")
-    assert home.start(POLICY, "renamed.yaml") == PolicyInForce(POLICY, "renamed.yaml", NOW)
-    assert home.kept() == [("renamed.yaml", POLICY.digest, NOW, None)]
+def test_the_same_policy_from_another_file_stays_in_force(fixture: CellFixture) -> None:
+    fixture.start(POLICY, "sla.yaml")
+    assert fixture.start(POLICY, "renamed.yaml") == PolicyInForce(POLICY, "renamed.yaml", NOW)
+    assert fixture.stored() == [("renamed.yaml", POLICY.digest, NOW, None)]
 
 
-def test_a_restored_backup_goes_on_with_its_policy(home: Home, tmp_path: Path) -> None:
-    home.start(POLICY)
-    home.start(STRICT, "strict.yaml")
-    back_up(home.folder, tmp_path / "backup")
-    home.start(POLICY)
-    restored = Home(tmp_path / "backup")
+def test_a_restored_backup_continues_with_its_policy(fixture: CellFixture, tmp_path: Path) -> None:
+    fixture.start(POLICY)
+    fixture.start(STRICT, "strict.yaml")
+    back_up(fixture.folder, tmp_path / "backup")
+    fixture.start(POLICY)
+    restored = CellFixture(tmp_path / "backup")
     assert restored.start(never) == PolicyInForce(STRICT, "strict.yaml", NOW + DAY, is_resumed=True)
-    assert [source for source, *_ in restored.kept()] == ["strict.yaml", "sla.yaml"]
+    assert [source for source, *_ in restored.stored()] == ["strict.yaml", "sla.yaml"]
 
 
-def test_an_accelerated_clock_goes_on_before_a_policy_is_kept(home: Home) -> None:
-    # The service moves its clock to the newest entry when it is made, and keeps the policy when it starts.
-    with Service(home.folder, POLICY, port=0, clock=home.clock) as service:
+def test_a_policy_is_stored_after_the_clock_was_moved(fixture: CellFixture) -> None:
+    # The constructor moves the service's clock to the newest entry; `start` stores the policy.
+    with Service(fixture.folder, POLICY, port=0, clock=fixture.clock) as service:
         assert service.in_force.since == NOW
-    made = Service(home.folder, STRICT, port=0, clock=home.clock)
-    assert (made.in_force.since, len(home.kept())) == (None, 1)
-    home.clock.move_to(NOW + 3 * DAY)
+    made = Service(fixture.folder, STRICT, port=0, clock=fixture.clock)
+    assert (made.in_force.since, len(fixture.stored())) == (None, 1)
+    fixture.clock.move_to(NOW + 3 * DAY)
     with made:
         assert made.in_force.since == NOW + 3 * DAY
 
 
-def test_a_kept_policy_that_cannot_be_read_is_told(home: Home) -> None:
-    home.start(POLICY)
-    spoil(home, "UPDATE policies SET document = '{}'")
+def test_a_stored_policy_that_cannot_be_read_is_reported(fixture: CellFixture) -> None:
+    fixture.start(POLICY)
+    change_row(fixture, "UPDATE policies SET document = '{}'")
     with pytest.raises(
-        StoreUnusable, match=r"the policy in force, sla.yaml, cannot be read: .*: name one with --policy"
+        StoreUnusable, match=r"the policy in force, sla.yaml, cannot be read: .*: give one with --policy"
     ):
-        home.start(never)
-    assert home.start(STRICT, "strict.yaml").since == NOW + DAY
+        fixture.start(never)
+    assert fixture.start(STRICT, "strict.yaml").since == NOW + DAY
 
 
-def test_a_policy_that_cannot_be_stored_is_told(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = open_writer(home.folder, POLICY, home.clock)
+def test_a_policy_that_cannot_be_stored_is_reported(fixture: CellFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = open_writer(fixture.folder, POLICY, fixture.clock)
     execute: Callable[..., object] = writer._store._execute
 
     def fail(sql: str, *values: object) -> object:
@@ -144,7 +145,7 @@ def test_a_policy_that_cannot_be_stored_is_told(home: Home, monkeypatch: pytest.
     writer.stop()
 
 
-def spoil(home: Home, sql: str) -> None:
-    connection = apsw.Connection(str(home.folder / DATABASE))
+def change_row(fixture: CellFixture, sql: str) -> None:
+    connection = apsw.Connection(str(fixture.folder / DATABASE))
     connection.execute(sql.replace("'{}'", "CAST('{}' AS BLOB)"))
     connection.close()

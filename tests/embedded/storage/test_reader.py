@@ -1,3 +1,5 @@
+"""Reader: order, filters and snapshots of what is committed."""
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,15 +21,15 @@ from tests.tracker.samples import NOW, POLICY, event
 from tests.waiting import SOON
 
 
-class Home:
-    """A folder whose writer runs, and a reader of it."""
+class CellFixture:
+    """A running writer on a folder, and a reader of it."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = VirtualClock(NOW)
         self.writer: Writer = open_writer(folder, POLICY, self.clock).start()
         self.reader: Reader = open_reader(folder)
 
-    def take(self, stage: str, status: str, invoice_id: str, event_id: str | None = None) -> Receipt:
+    def send(self, stage: str, status: str, invoice_id: str, event_id: str | None = None) -> Receipt:
         one = event(stage, status, NOW, event_id or f"{invoice_id}-{stage}", invoice_id)  # type: ignore[arg-type]
         return submit(self.writer, one).result(SOON)
 
@@ -35,28 +37,29 @@ class Home:
         return submit(self.writer, command).result(SOON)
 
     def move_to(self, instant: Instant) -> None:
-        """What is due by then is done when this returns."""
+        """Move the clock, and return once everything that is due by then is done."""
         self.clock.move_to(instant)
         self.writer.wake()
         for number in range(2):
-            self.act(Command(f"look {instant} {number}", "nobody", "x", NOW, Park()))
+            # The group of the second command begins after the clock was moved. It fires what is due before it answers.
+            self.act(Command(f"wait {instant} {number}", "nobody", "x", NOW, Park()))
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path / "cell")
-    yield home
-    home.reader.close()
-    home.reader.close()
-    home.writer.stop()
+def fixture(tmp_path: Path) -> Iterator[CellFixture]:
+    fixture = CellFixture(tmp_path / "cell")
+    yield fixture
+    fixture.reader.close()
+    fixture.reader.close()
+    fixture.writer.stop()
 
 
 def names(records: list[object]) -> list[str]:
     return [record.invoice_id for record in records]  # type: ignore[attr-defined]
 
 
-def test_nothing_is_there_at_first(home: Home) -> None:
-    reader = home.reader
+def test_a_new_store_is_empty(fixture: CellFixture) -> None:
+    reader = fixture.reader
     assert reader.counts() == Counts(0, 0, 0, 0, 0)
     assert (reader.latest(), reader.statuses()) == (0, {})
     assert (reader.record("x"), reader.execution("x"), reader.event("x"), reader.definition_of("x")) == (None,) * 4
@@ -68,14 +71,14 @@ def test_nothing_is_there_at_first(home: Home) -> None:
         reader.definition("x")
 
 
-def test_what_was_answered_is_there(home: Home) -> None:
+def test_acknowledged_events_are_visible(fixture: CellFixture) -> None:
     for number in range(100):
-        home.take("ingestion", "received", f"I{number}")
-        assert home.reader.record(f"I{number}") is not None
-        assert home.reader.counts().events == number + 1
+        fixture.send("ingestion", "received", f"I{number}")
+        assert fixture.reader.record(f"I{number}") is not None
+        assert fixture.reader.counts().events == number + 1
 
 
-def test_invoices_come_in_the_order_of_their_ids_whatever_their_status(home: Home) -> None:
+def test_invoices_are_ordered_by_id_for_every_filter(fixture: CellFixture) -> None:
     for id, stage, status in (
         ("b", "ingestion", "received"),
         ("B", "posting", "posted"),
@@ -83,10 +86,10 @@ def test_invoices_come_in_the_order_of_their_ids_whatever_their_status(home: Hom
         ("a", "posting", "posted"),
         ("~", "ingestion", "received"),
     ):
-        home.take(stage, status, id)
-    home.act(Command("park", "~", "x", NOW, Park()))
+        fixture.send(stage, status, id)
+    fixture.act(Command("park", "~", "x", NOW, Park()))
     every = ["B", "a", "a/1", "b", "~"]
-    reader = home.reader
+    reader = fixture.reader
     assert names([*reader.invoices()]) == every
     for after, limit in ((after, limit) for after in ("", *every) for limit in (1, 2, 9)):
         expected = [id for id in every if id > after]
@@ -99,30 +102,30 @@ def test_invoices_come_in_the_order_of_their_ids_whatever_their_status(home: Hom
     assert reader.statuses() == {"AwaitingAuthorization": 2, "Orphan": 2, "Cancelled": 1}
 
 
-def test_the_stuck_come_longest_waiting_first(home: Home) -> None:
+def test_stuck_invoices_are_ordered_by_waiting_time(fixture: CellFixture) -> None:
     for hour, id in enumerate(["z", "a", "m"]):
-        home.move_to(NOW + hour * HOUR)
-        home.take("ingestion", "received", id)
-    home.take("ingestion", "received", "b")
-    home.move_to(NOW + 3 * DAY + 2 * HOUR)
-    reader = home.reader
-    assert names([*reader.stuck()]) == ["z", "a", "b", "m"], "of those that wait as long, the order of their ids"
+        fixture.move_to(NOW + hour * HOUR)
+        fixture.send("ingestion", "received", id)
+    fixture.send("ingestion", "received", "b")
+    fixture.move_to(NOW + 3 * DAY + 2 * HOUR)
+    reader = fixture.reader
+    assert names([*reader.stuck()]) == ["z", "a", "b", "m"], "invoices with equal waits are ordered by id"
     first, second = reader.stuck(limit=2)
     assert first.wait is not None and second.wait is not None
     assert names([*reader.stuck(after=(first.wait.since, "z"), limit=2)]) == ["a", "b"]
     assert names([*reader.stuck(after=(second.wait.since, "a"))]) == ["b", "m"]
     assert names([*reader.stuck(statuses=["AwaitingAuthorization"])]) == ["z", "a", "b", "m"]
     assert reader.stuck(statuses=[]) == reader.stuck(statuses=["Orphan"]) == reader.stuck(mark="dormant") == []
-    home.take("authorization", "approved", "z")
+    fixture.send("authorization", "approved", "z")
     assert names([*reader.stuck()]) == ["a", "b", "m"]
 
 
-def test_alerts_and_commands_come_newest_first(home: Home) -> None:
-    home.take("ingestion", "received", "a")
-    home.take("posting", "posted", "b")
-    home.move_to(NOW + 3 * DAY)
-    home.move_to(NOW + 4 * DAY)
-    reader = home.reader
+def test_alerts_and_commands_are_ordered_newest_first(fixture: CellFixture) -> None:
+    fixture.send("ingestion", "received", "a")
+    fixture.send("posting", "posted", "b")
+    fixture.move_to(NOW + 3 * DAY)
+    fixture.move_to(NOW + 4 * DAY)
+    reader = fixture.reader
     alerts = reader.newest_alerts()
     assert [seq for seq, _ in alerts] == [4, 3, 2, 1]
     assert sorted((alert.invoice_id, alert.step) for _, alert in alerts) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
@@ -135,40 +138,42 @@ def test_alerts_and_commands_come_newest_first(home: Home) -> None:
     assert [alert for _, alert in reader.alerts()] == [alert for _, alert in alerts[::-1]]
 
     command = Command("seen", "a", "ann", NOW, Acknowledge())
-    assert home.act(command).result == "accepted"
+    assert fixture.act(command).result == "accepted"
     (seq, entry), *_ = reader.commands()
     assert entry.command == command
     assert [entry.command.id for _, entry in reader.commands(invoice_id="a")] == ["seen"]
     assert seq not in [seq for seq, _ in reader.commands(before=seq)]
 
 
-def test_dead_letters_are_found_by_what_is_known_of_them(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_letters_are_filtered_by_invoice_error_and_state(
+    fixture: CellFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: Cell, event: object, __: Instant) -> None:
         raise ValueError(f"100%_broken {event.event_id}")  # type: ignore[attr-defined]
 
     monkeypatch.setattr(Cell, "handle_event", fail)
     monkeypatch.setattr(Cell, "redrive", fail)
     for id in ("c", "a", "b"):
-        home.take("ingestion", "received", "one" if id == "b" else "two", id)
+        fixture.send("ingestion", "received", "one" if id == "b" else "two", id)
     for _ in range(5):
-        submit(home.writer, Redrive("c")).result(SOON)
-    reader = home.reader
-    assert [letter.event_id for letter in reader.dead_letters()] == ["a", "b", "c"]
-    assert [letter.event_id for letter in reader.dead_letters(after="a", limit=1)] == ["b"]
-    assert [letter.event_id for letter in reader.dead_letters(invoice_id="two")] == ["a", "c"]
-    assert [letter.event_id for letter in reader.dead_letters(error="broken a")] == ["a"]
+        submit(fixture.writer, Redrive("c")).result(SOON)
+    reader = fixture.reader
+    assert [dead_letter.event_id for dead_letter in reader.dead_letters()] == ["a", "b", "c"]
+    assert [dead_letter.event_id for dead_letter in reader.dead_letters(after="a", limit=1)] == ["b"]
+    assert [dead_letter.event_id for dead_letter in reader.dead_letters(invoice_id="two")] == ["a", "c"]
+    assert [dead_letter.event_id for dead_letter in reader.dead_letters(error="broken a")] == ["a"]
     assert reader.dead_letters(error="100_") == reader.dead_letters(error="BROKEN") == [], "a text, not a pattern"
     assert reader.dead_letters(set_aside=True) == [DeadLetter("c", "two", 6, NOW, None, "ValueError: 100%_broken c")]
-    assert [letter.retry_at for letter in reader.dead_letters(set_aside=False)] == [NOW + SECOND] * 2
+    assert [dead_letter.retry_at for dead_letter in reader.dead_letters(set_aside=False)] == [NOW + SECOND] * 2
     assert reader.counts() == Counts(3, 0, 0, 3, 1)
 
 
-def test_what_is_read_together_was_so_at_one_moment(home: Home) -> None:
-    home.take("ingestion", "received", "a")
-    reader = home.reader
+def test_a_snapshot_shows_one_moment(fixture: CellFixture) -> None:
+    fixture.send("ingestion", "received", "a")
+    reader = fixture.reader
     with reader.snapshot():
         before = reader.counts()
-        home.take("ingestion", "received", "b")
+        fixture.send("ingestion", "received", "b")
         assert (reader.counts(), reader.record("b")) == (before, None)
     assert reader.record("b") is not None
     with pytest.raises(ZeroDivisionError), reader.snapshot():
@@ -177,29 +182,29 @@ def test_what_is_read_together_was_so_at_one_moment(home: Home) -> None:
         assert reader.counts().events == 2
 
 
-def test_a_reader_can_write_nothing(home: Home) -> None:
-    home.take("ingestion", "received", "a")
+def test_a_reader_cannot_write(fixture: CellFixture) -> None:
+    fixture.send("ingestion", "received", "a")
     with pytest.raises(StoreFailed, match="readonly"):
-        home.reader._rows("DELETE FROM invoices")
+        fixture.reader._rows("DELETE FROM invoices")
 
 
-def test_what_cannot_be_read_is_told(home: Home, tmp_path: Path) -> None:
+def test_a_failed_read_raises_store_failed(fixture: CellFixture, tmp_path: Path) -> None:
     with pytest.raises(StoreFailed, match="could not be read"):
         open_reader(tmp_path / "nowhere")
     (tmp_path / DATABASE).write_bytes(b"no database" * 1000)
     with pytest.raises(StoreFailed, match="could not be read"):
         open_reader(tmp_path)
-    home.reader.close()
+    fixture.reader.close()
     with pytest.raises(StoreFailed):
-        home.reader.counts()
-    with pytest.raises(StoreFailed), home.reader.snapshot():
+        fixture.reader.counts()
+    with pytest.raises(StoreFailed), fixture.reader.snapshot():
         pass
 
 
-def test_readers_do_not_wait_for_the_writer(home: Home, tmp_path: Path) -> None:
-    home.take("ingestion", "received", "a")
+def test_readers_do_not_wait_for_the_writer(fixture: CellFixture, tmp_path: Path) -> None:
+    fixture.send("ingestion", "received", "a")
     writing = apsw.Connection(str(tmp_path / "cell" / DATABASE))
     writing.execute("BEGIN IMMEDIATE; DELETE FROM invoices")
-    assert home.reader.record("a") is not None
+    assert fixture.reader.record("a") is not None
     writing.execute("ROLLBACK")
     writing.close()

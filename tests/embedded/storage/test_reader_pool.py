@@ -1,4 +1,4 @@
-"""Readers beside the event loop: the log that they must not make grow for ever, and how many may wait."""
+"""Reader pool: the write-ahead log stays bounded, and so does the number of queued queries."""
 
 import asyncio
 import threading
@@ -24,18 +24,18 @@ from tests.embedded.submit import submit
 from tests.tracker.samples import NOW, POLICY, event
 from tests.waiting import SOON, until
 
-BOUND = 256 * 1024
+MAX_WAL_BYTES = 256 * 1024
 
 
 @pytest.fixture
 def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
-    monkeypatch.setattr(log_module, "MAX_WAL_BYTES", BOUND)
+    monkeypatch.setattr(log_module, "MAX_WAL_BYTES", MAX_WAL_BYTES)
     with open_writer(tmp_path, POLICY, SystemClock()) as writer:
         yield writer
 
 
 def write(writer: Writer, name: object, count: int = 20) -> None:
-    """Some turns' worth of events."""
+    """Store `count` events, each in a group of its own."""
     for number in range(count):
         id = f"{name}-{number}"
         submit(writer, event("ingestion", "received", NOW, id, id)).result(SOON)
@@ -45,8 +45,8 @@ def size(folder: Path) -> int:
     return (folder / f"{DATABASE}-wal").stat().st_size
 
 
-class Overlapping:
-    """Two askers of whom one always reads, each as long as the writer takes for some turns."""
+class OverlappingReaders:
+    """Two clients, of which one always reads. Each query lasts as long as the writer takes for some groups."""
 
     def __init__(self, folder: Path, writer: Writer) -> None:
         self._folder, self._writer = folder, writer
@@ -66,29 +66,31 @@ class Overlapping:
 
     def _read(self, reader: Reader, number: int, round: int) -> None:
         reader.counts()
-        # Not to end before the other one has begun, unless that one is held.
+        # Do not end before the other one has begun, unless the checkpointer holds that one.
         self._reads[1 - number].release()
         self._reads[number].acquire(timeout=0.2)
         write(self._writer, f"{number}-{round}")
         self.longest = max(self.longest, size(self._folder))
 
 
-def test_readers_that_always_overlap_do_not_make_the_log_grow_for_ever(writer: Writer, tmp_path: Path) -> None:
-    overlapping = Overlapping(tmp_path, writer)
+def test_overlapping_readers_do_not_let_the_log_grow_forever(writer: Writer, tmp_path: Path) -> None:
+    overlapping = OverlappingReaders(tmp_path, writer)
     overlapping.run(10)
-    assert overlapping.longest < 12 * BOUND
+    assert overlapping.longest < 12 * MAX_WAL_BYTES
 
 
-def test_without_that_they_do(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the one before shows something."""
+def test_without_the_checkpointer_the_log_grows(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shows that the test before this one tests something."""
     monkeypatch.setattr(WalCheckpointer, "reading", lambda _: nullcontext())
     writer._store._execute("PRAGMA wal_autocheckpoint = 20")
-    overlapping = Overlapping(tmp_path, writer)
+    overlapping = OverlappingReaders(tmp_path, writer)
     overlapping.run(10)
-    assert overlapping.longest > 20 * BOUND
+    assert overlapping.longest > 20 * MAX_WAL_BYTES
 
 
-def test_a_question_is_answered_of_one_moment(writer: Writer, tmp_path: Path) -> None:
+def test_a_query_shows_one_moment(writer: Writer, tmp_path: Path) -> None:
     def question(reader: Reader) -> tuple[Counts, Counts]:
         first = reader.counts()
         write(writer, "meanwhile", 1)
@@ -103,8 +105,8 @@ def test_a_question_is_answered_of_one_moment(writer: Writer, tmp_path: Path) ->
     assert later.events == first.events + 1
 
 
-def test_others_that_read_from_it_are_not_waited_for(writer: Writer, tmp_path: Path) -> None:
-    """A backup reads for long: questions go on, and so does the writer; the log is begun anew when it has ended."""
+def test_the_checkpoint_does_not_wait_for_other_readers(writer: Writer, tmp_path: Path) -> None:
+    """A backup reads for long. Queries and the writer continue meanwhile, and the log is reset when it has ended."""
     backup, log = open_reader(tmp_path), WalCheckpointer(tmp_path)
     with backup.snapshot():
         backup.counts()
@@ -112,10 +114,10 @@ def test_others_that_read_from_it_are_not_waited_for(writer: Writer, tmp_path: P
         with log.reading():
             pass
         long = size(tmp_path)
-        assert long > BOUND
+        assert long > MAX_WAL_BYTES
         write(writer, "b", 2)
         with log.reading():
-            assert log._not_before > 0, "it is not tried at every question"
+            assert log._not_before > 0, "not every query tries a checkpoint"
     backup.close()
     log._not_before = 0.0
     with log.reading():
@@ -124,7 +126,7 @@ def test_others_that_read_from_it_are_not_waited_for(writer: Writer, tmp_path: P
     log.close()
 
 
-def test_the_writer_goes_on_while_questions_are_held(writer: Writer, tmp_path: Path) -> None:
+def test_the_writer_continues_while_queries_wait_for_the_checkpoint(writer: Writer, tmp_path: Path) -> None:
     log, inside, leave = WalCheckpointer(tmp_path), threading.Event(), threading.Event()
 
     def stay() -> None:
@@ -136,24 +138,24 @@ def test_the_writer_goes_on_while_questions_are_held(writer: Writer, tmp_path: P
         assert inside.wait(SOON)
         write(writer, "a", 40)
         try:
-            until(lambda: log._held)
+            until(lambda: log._is_held)
             write(writer, "b")
-            assert log._reading == 1, "nobody was let in"
+            assert log._reading == 1, "no other query was let in"
         finally:
             leave.set()
 
     def ask() -> None:
         assert inside.wait(SOON)
-        until(lambda: size(tmp_path) > BOUND)
+        until(lambda: size(tmp_path) > MAX_WAL_BYTES)
         with log.reading():
             assert leave.is_set()
 
     together([stay, come, ask, ask])
-    assert size(tmp_path) < BOUND
+    assert size(tmp_path) < MAX_WAL_BYTES
     log.close()
 
 
-def test_a_log_that_cannot_be_brought_over_holds_up_nobody(
+def test_a_failed_checkpoint_blocks_no_query(
     writer: Writer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -166,11 +168,11 @@ def test_a_log_that_cannot_be_brought_over_holds_up_nobody(
         with log.reading():
             pass
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "cannot be brought into it: database or disk is full" in caplog.text
+    assert "cannot be checkpointed: database or disk is full" in caplog.text
     log.close()
 
 
-def test_more_questions_than_may_wait_are_told_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_beyond_the_maximum_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers_module, "MAX_QUEUED_QUERIES", 5)
     open_writer(tmp_path, POLICY, SystemClock()).stop()
     leave = threading.Event()
@@ -180,7 +182,7 @@ def test_more_questions_than_may_wait_are_told_to_come_again(tmp_path: Path, mon
 
     async def ask() -> list[bool | BaseException]:
         asked = [asyncio.ensure_future(readers.read(question)) for _ in range(8)]
-        # Those for whom there is no room are told at once.
+        # The queries beyond the maximum fail at once.
         await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
         leave.set()
         first = await asyncio.gather(*asked, return_exceptions=True)
@@ -191,20 +193,22 @@ def test_more_questions_than_may_wait_are_told_to_come_again(tmp_path: Path, mon
     assert [answer if answer is True else type(answer) for answer in answers] == [True] * 5 + [QueueFull] * 3 + [True]
 
 
-def test_whoever_asks_too_much_is_answered_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_queries_are_answered_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers_module, "MAX_QUEUED_QUERIES", 0)
     with Cell(tmp_path) as cell:
         for path in ("/invoices", "/invoices/INV-1", "/alerts", "/metrics", "/check"):
             reply = cell.ask("GET", path)
             assert (reply.status, reply.headers["retry-after"], reply.faults) == (503, "1", {}), path
-        assert cell.send("ingestion").status == 202, "senders are not concerned"
+        assert cell.send("ingestion").status == 202, "senders are not affected"
 
 
-@pytest.mark.parametrize(("slow", "longest"), [(readers_module.THREADS, BOUND), (1, -1)], ids=["threads", "log"])
-def test_a_slow_dashboard_holds_up_no_question(
+@pytest.mark.parametrize(
+    ("slow", "longest"), [(readers_module.MAX_THREADS_PER_KEY, MAX_WAL_BYTES), (1, -1)], ids=["threads", "log"]
+)
+def test_a_slow_dashboard_blocks_no_query(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: int, longest: int
 ) -> None:
-    """Neither by taking all threads, nor by being waited for where the log is too long."""
+    """A dashboard neither takes all threads, nor is waited for when the log is too long."""
     monkeypatch.setattr(log_module, "MAX_WAL_BYTES", longest)
     asked, leave = threading.Semaphore(0), threading.Event()
 

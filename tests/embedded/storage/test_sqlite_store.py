@@ -1,4 +1,4 @@
-"""The durable store: items, turns, and what is due."""
+"""Durable store: items, groups and due items."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from bems.embedded.cell import Cell
-from bems.embedded.definition import ESCALATE, REGISTER_WAIT, definition_text, load_machine
+from bems.embedded.definition import ESCALATE, REGISTER_WAIT, load_machine, read_definition
 from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.seed_dictionaries import load_dictionaries
 from bems.embedded.storage.sqlite_store import SqliteStore
@@ -43,10 +43,10 @@ def reopened(store: SqliteStore, folder: Path) -> SqliteStore:
     return open_store(folder)
 
 
-# -- items and turns
+# -- items and groups
 
 
-def test_what_was_committed_is_there_after_opening_again(store: SqliteStore, tmp_path: Path) -> None:
+def test_committed_data_is_there_after_reopening(store: SqliteStore, tmp_path: Path) -> None:
     cell = Cell(POLICY, MACHINE, store)
     received = event("ingestion", "received")
     cell.handle_event(received, NOW)
@@ -63,14 +63,14 @@ def test_what_was_committed_is_there_after_opening_again(store: SqliteStore, tmp
     again.close()
 
 
-def test_what_was_not_committed_is_not(store: SqliteStore, tmp_path: Path) -> None:
+def test_uncommitted_data_is_gone_after_reopening(store: SqliteStore, tmp_path: Path) -> None:
     store.put_record(RECORD)
     again = reopened(store, tmp_path)
     assert again.record("INV-1") is None
     again.close()
 
 
-def test_an_item_that_raises_is_forgotten_and_the_others_stand(store: SqliteStore) -> None:
+def test_changes_of_an_item_that_raises_are_discarded_and_the_others_stand(store: SqliteStore) -> None:
     cell = Cell(POLICY, MACHINE, store)
     with store.savepoint():
         cell.handle_event(event("ingestion", "received", invoice_id="INV-1"), NOW)
@@ -95,7 +95,7 @@ def test_an_item_that_raises_is_forgotten_and_the_others_stand(store: SqliteStor
     assert store.stimuli(execution_name("INV-2", 1)) == []
 
 
-def test_an_item_that_cannot_be_written_raises_by_itself(store: SqliteStore) -> None:
+def test_an_item_that_cannot_be_encoded_fails_alone(store: SqliteStore) -> None:
     with pytest.raises(OverflowError, match="can't serialize ints"), store.savepoint():
         store.put_record(structs.replace(RECORD, check_at=1 << 70))
     store.put_record(RECORD)
@@ -103,7 +103,7 @@ def test_an_item_that_cannot_be_written_raises_by_itself(store: SqliteStore) -> 
     assert store.record("INV-1") == RECORD
 
 
-def test_a_turn_that_cannot_be_stored_is_forgotten_whole(store: SqliteStore) -> None:
+def test_a_group_that_cannot_be_stored_is_discarded_as_a_whole(store: SqliteStore) -> None:
     store.put_record(RECORD)
     store.commit()
     pages = store._execute("PRAGMA page_count").get
@@ -121,14 +121,14 @@ def test_a_turn_that_cannot_be_stored_is_forgotten_whole(store: SqliteStore) -> 
     assert [seq for seq, _ in store.events()] == [1]
 
 
-def test_a_read_that_fails_says_so(store: SqliteStore) -> None:
+def test_a_failed_read_raises_store_failed(store: SqliteStore) -> None:
     store._execute("DROP TABLE events")
     with pytest.raises(StoreFailed, match="could not be read"):
         store.digest("e")
 
 
-def test_caches_are_bounded_and_nothing_depends_on_them(tmp_path: Path) -> None:
-    store = open_store(tmp_path, cached=2)
+def test_caches_are_bounded_and_do_not_affect_results(tmp_path: Path) -> None:
+    store = open_store(tmp_path, max_cached_items=2)
     for number in range(5):
         store.put_record(structs.replace(RECORD, invoice_id=f"INV-{number}"))
     store.commit()
@@ -149,7 +149,7 @@ def put_wait(store: SqliteStore, id: str, check_at: int | None) -> None:
     store.put_record(structs.replace(RECORD, invoice_id=id, check_at=check_at, wait=Wait("posting", NOW, NOW, NOW)))
 
 
-def test_what_is_due_comes_in_order_and_in_batches(store: SqliteStore) -> None:
+def test_due_items_are_ordered_and_limited(store: SqliteStore) -> None:
     for number in range(5):
         put_wait(store, f"INV-{number}", NOW + 5 - number)
     store.commit()
@@ -161,7 +161,7 @@ def test_what_is_due_comes_in_order_and_in_batches(store: SqliteStore) -> None:
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_what_is_postponed_is_due_later(store: SqliteStore, committed: bool) -> None:
+def test_a_postponed_item_is_due_later(store: SqliteStore, committed: bool) -> None:
     put_wait(store, "INV-1", NOW)
     put_wait(store, "INV-2", NOW + 1)
     store.commit()
@@ -173,7 +173,7 @@ def test_what_is_postponed_is_due_later(store: SqliteStore, committed: bool) -> 
     assert store.due(NOW + 9, 5) == [DueItem(NOW + 1, "check", "INV-2"), DueItem(NOW + 5, "check", "INV-1")]
 
 
-def test_who_moved_in_the_same_turn_is_not_postponed(store: SqliteStore) -> None:
+def test_an_item_moved_in_the_same_group_is_not_postponed(store: SqliteStore) -> None:
     put_wait(store, "INV-1", NOW)
     store.commit()
     store.postpone(DueItem(NOW, "check", "INV-1"), NOW + 5)
@@ -182,10 +182,10 @@ def test_who_moved_in_the_same_turn_is_not_postponed(store: SqliteStore) -> None
     assert store.next_due() == DueItem(NOW + 1, "check", "INV-1")
 
 
-# -- letters, timelines, definitions, dictionaries
+# -- dead letters, timelines, definitions, dictionaries
 
 
-def test_letters_wait_until_they_are_due_or_dropped(store: SqliteStore) -> None:
+def test_dead_letters_stay_until_they_are_dropped(store: SqliteStore) -> None:
     first, dead = (
         DeadLetter("e1", "INV-1", 1, NOW, NOW + 5, "KeyError: x"),
         DeadLetter("e2", "INV-2", 6, NOW + 1, None, "y"),
@@ -203,7 +203,7 @@ def test_letters_wait_until_they_are_due_or_dropped(store: SqliteStore) -> None:
     assert (store.dead_letter("e1"), store.dead_letters()) == (None, [dead])
 
 
-def test_a_timeline_leads_back_over_turns(store: SqliteStore) -> None:
+def test_a_timeline_spans_groups(store: SqliteStore) -> None:
     cell = Cell(POLICY, MACHINE, store)
     for number, stage in enumerate(("ingestion", "authorization", "reconciliation", "posting")):
         for id in ("INV-1", "INV-2"):
@@ -221,7 +221,7 @@ def test_a_timeline_leads_back_over_turns(store: SqliteStore) -> None:
 
 def test_an_execution_keeps_the_definition_that_it_was_started_with(tmp_path: Path) -> None:
     old_text = (
-        definition_text().replace("${RegisterWaitFunction}", REGISTER_WAIT).replace("${EscalateFunction}", ESCALATE)
+        read_definition().replace("${RegisterWaitFunction}", REGISTER_WAIT).replace("${EscalateFunction}", ESCALATE)
     )
     new_text = old_text.replace("AwaitAuthorization", "WaitForAuthorization")
     for text, at, stage, status in (
@@ -253,7 +253,7 @@ def states(cell: Cell, name: str) -> list[str]:
     return [e["stateEnteredEventDetails"]["name"] for e in history if e["type"].endswith("StateEntered")]
 
 
-def test_a_store_keeps_the_dictionaries_it_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_keeps_the_dictionaries_it_was_created_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = dict.fromkeys(load_dictionaries(), b"other times")
     monkeypatch.setattr("bems.embedded.storage.schema.load_dictionaries", lambda: others)
     sent = [event("ingestion", status, NOW + at) for at, status in enumerate(("received", "cancelled"))]

@@ -1,4 +1,4 @@
-"""What every store does: the one in memory and the durable one, by the same tests."""
+"""Tests that every store passes: the one in memory and the durable one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,13 +35,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStore]:
 
 
 def settle(store: AnyStore, request: pytest.FixtureRequest) -> None:
-    """Commit, where the parameter says so, so that reads go to the database itself."""
+    """Commit and clear the caches if the parameter says so, so that reads go to the database itself."""
     if isinstance(store, SqliteStore) and "committed" in request.node.callspec.id:
         store.commit()
         store.rollback()
 
 
-def test_a_record_is_what_was_put_last(store: AnyStore, request: pytest.FixtureRequest) -> None:
+def test_a_record_is_the_last_one_stored(store: AnyStore, request: pytest.FixtureRequest) -> None:
     assert store.record("INV-1") is None
     for version in (1, 2):
         store.put_record(structs.replace(RECORD, version=version))
@@ -66,7 +66,7 @@ def test_an_event_is_known_by_its_digest(store: AnyStore, request: pytest.Fixtur
         assert store.digest(f"e{digest}") == digest
 
 
-def test_an_execution_keeps_its_state_and_its_past(store: AnyStore, request: pytest.FixtureRequest) -> None:
+def test_an_execution_is_stored_with_its_state_and_stimuli(store: AnyStore, request: pytest.FixtureRequest) -> None:
     assert store.execution("x-1") is None
     assert store.stimuli("x-1") == []
     execution = new_execution("x-1")
@@ -91,7 +91,7 @@ def test_a_command_is_in_the_audit_log(store: AnyStore, request: pytest.FixtureR
     assert store.command("1") == entry
 
 
-def test_what_is_due_first_moves_with_every_put(store: AnyStore, request: pytest.FixtureRequest) -> None:
+def test_every_change_updates_the_next_due_item(store: AnyStore, request: pytest.FixtureRequest) -> None:
     assert store.next_due() is None
     for at in (NOW + 5, NOW + 9, NOW + 2):
         store.put_record(structs.replace(RECORD, check_at=at))
@@ -106,7 +106,7 @@ def test_what_is_due_first_moves_with_every_put(store: AnyStore, request: pytest
     execution.timer_at = NOW + 2
     store.append_stimulus(execution, TimerFired(), NOW)
     settle(store, request)
-    assert store.next_due() == DueItem(NOW + 2, "check", "INV-1"), "at the same instant, in the order of the alphabet"
+    assert store.next_due() == DueItem(NOW + 2, "check", "INV-1"), "at the same instant, checks come before timers"
     store.put_record(RECORD)
     settle(store, request)
     assert store.next_due() == DueItem(NOW + 2, "timer", "x-1")
@@ -117,7 +117,7 @@ def test_what_is_due_first_moves_with_every_put(store: AnyStore, request: pytest
     assert store.next_due() is None
 
 
-def test_a_cell_runs_the_same_on_it(store: AnyStore, request: pytest.FixtureRequest) -> None:
+def test_a_cell_behaves_the_same_on_every_store(store: AnyStore, request: pytest.FixtureRequest) -> None:
     reference = MemoryStore(keep_history=True)
     cells = Cell(POLICY, load_machine(), store), Cell(POLICY, load_machine(), reference)
     received, parked = event("ingestion", "received"), Command("1", "INV-1", "ann", NOW + HOUR, Park())
@@ -134,7 +134,7 @@ def test_a_cell_runs_the_same_on_it(store: AnyStore, request: pytest.FixtureRequ
         assert refused.result == "refused"
         revived = cell.handle_command(Command("3", "INV-1", "ann", NOW + 2 * HOUR, Revive()), NOW + 2 * HOUR)
         assert (revived.result, revived.next_alert_at) == ("accepted", NOW + 2 * HOUR + 3 * DAY)
-        assert cell.handle_command(again, NOW + 2 * HOUR) == refused, "what was refused stays refused under its id"
+        assert cell.handle_command(again, NOW + 2 * HOUR) == refused, "a refused command returns its original refusal"
         cell.handle_event(event("authorization", "approved", NOW + 3 * HOUR), NOW + 3 * HOUR)
         while cell.fire_next(NOW + 4 * DAY) is not None:
             settle(store, request)

@@ -1,4 +1,4 @@
-"""Stores of every version: what an older program wrote is read, brought up to date, and gone on with."""
+"""Stores of every version: a cell that an older program wrote is read, migrated and continued."""
 
 import gzip
 from collections import Counter
@@ -14,22 +14,31 @@ from bems.embedded.storage.database_files import open_database
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.writer import open_writer
-from tests.data.store import POLICY, begin, events, go_on, stored, unpack, view
+from tests.data.store import (
+    POLICY,
+    events,
+    list_stored_versions,
+    read_contents,
+    run_first_half,
+    run_second_half,
+    unpack,
+)
 
-STORED = stored()
+STORED = list_stored_versions()
 
 
 def held(version: int) -> Any:
-    """What its program read from it."""
+    """Return the content that the program of this version read from its own store."""
     return json.decode(gzip.decompress((STORED[version] / "held.json.gz").read_bytes()))
 
 
 CHAINED_FROM = 4
-"""Older versions told a decision's whole move in each of its rows; chaining computes these anew."""
+"""First version with chained rows. In older versions each row held its decision's whole change; the migration
+recomputes these fields."""
 
 
 def covers(found: Any, expected: Any, name: str) -> bool:
-    """Whether all that an older program read is there; what came later may be there too."""
+    """Return whether `found` has everything in `expected`, which an older program read. New fields may be there too."""
     if isinstance(expected, dict):
         changed = {"from_status", "to_status"} if name == "transitions" else set()
         return isinstance(found, dict) and all(
@@ -45,8 +54,10 @@ def covers(found: Any, expected: Any, name: str) -> bool:
 
 
 def comparable(found: Any, expected: Any, version: int) -> tuple[Any, Any]:
-    """Two views without what nobody can know any more of the rows and commands of an older program; and without the
-    invoices for which it raised no alert where the present one does, of a mismatch in a stage that is not awaited yet.
+    """Return both contents without the parts that cannot be equal.
+
+    These are fields that an older program did not store, and invoices for which it raised no alert where the present
+    program does: those with a mismatch in a stage that is not awaited yet.
     """
     if version >= CHAINED_FROM:
         return found, expected
@@ -67,7 +78,7 @@ def strip(found: Any, invoices: set[str]) -> Any:
         row.pop("decided_at", None)
         row.pop("policy_digest", None)
         if row["kind"] == "alert" and row["outcome"] == "stuck":
-            # An alert of a standing mismatch names its event.
+            # The present program names the event in an alert of a standing mismatch.
             row.pop("event_id", None)
     for _, alert in found["alerts"]:
         if alert["kind"] == "stuck":
@@ -80,7 +91,7 @@ def strip(found: Any, invoices: set[str]) -> Any:
     def reduce(content: Any) -> Any:
         if not isinstance(content, list):
             return content
-        # Numbers are others where a row more was written.
+        # Without the numbers, which differ where one program wrote more rows.
         several = [
             one[1] if isinstance(one, list) and len(one) == 2 and isinstance(one[0], int) else one for one in content
         ]
@@ -95,11 +106,11 @@ def version(request: pytest.FixtureRequest) -> int:
     return version
 
 
-def test_a_store_of_each_version_was_kept() -> None:
+def test_there_is_a_stored_cell_of_each_version() -> None:
     assert sorted(STORED) == list(range(1, len(MIGRATIONS) + 1)), "python -m tests.data.store writes the newest"
 
 
-def test_the_stored_one_has_something_of_everything(version: int) -> None:
+def test_a_stored_cell_covers_every_kind_of_data(version: int) -> None:
     found = held(version)
     assert {"AwaitingAuthorization", "AwaitingReconciliation", "Orphan", "Posted"} <= found["statuses"].keys()
     assert any(invoice[2] == "parked" for invoice in found["invoices"])
@@ -109,9 +120,9 @@ def test_the_stored_one_has_something_of_everything(version: int) -> None:
     assert all(found["deliveries"]) and len(found["due"]) > 10
 
 
-def test_it_holds_what_it_held(version: int, tmp_path: Path) -> None:
+def test_a_migrated_cell_has_the_content_that_its_own_program_read(version: int, tmp_path: Path) -> None:
     folder = unpack(STORED[version], tmp_path / "cell")
-    found, expected = view(folder), held(version)
+    found, expected = read_contents(folder), held(version)
     assert found.keys() == expected.keys()
     for name in expected:
         assert covers(found[name], expected[name], name), name
@@ -119,20 +130,20 @@ def test_it_holds_what_it_held(version: int, tmp_path: Path) -> None:
     assert int.from_bytes(header[60:64], "big") == len(MIGRATIONS)
 
 
-def test_it_goes_on_as_one_that_was_new(version: int, tmp_path: Path) -> None:
+def test_a_migrated_cell_continues_like_a_new_one(version: int, tmp_path: Path) -> None:
     old, new = unpack(STORED[version], tmp_path / "old"), tmp_path / "new"
-    begin(new)
+    run_first_half(new)
     letters, before = len(held(version)["letters"]), len(held(version)["events"])
     for folder in (old, new):
         counts = {"duplicate": before, "accepted": len(events()) - before + letters}
-        assert Counter(go_on(folder)) == counts
-    found, expected = comparable(view(old), view(new), version)
+        assert Counter(run_second_half(folder)) == counts
+    found, expected = comparable(read_contents(old), read_contents(new), version)
     assert len(found["alerts"]) > len(held(version)["alerts"]) + 20, "timers fire"
     for name in expected:
         assert found[name] == expected[name], name
 
 
-def test_policies_are_kept_from_version_3_on(version: int, tmp_path: Path) -> None:
+def test_policies_are_stored_from_version_3_on(version: int, tmp_path: Path) -> None:
     folder = unpack(STORED[version], tmp_path / "cell")
     store = SqliteStore(folder)
     kept = store.policies()
@@ -148,14 +159,14 @@ def test_policies_are_kept_from_version_3_on(version: int, tmp_path: Path) -> No
 # -- the next version
 
 
-def colour(connection: apsw.Connection) -> None:
-    """A column, and something to be done to every row."""
+def add_colour(connection: apsw.Connection) -> None:
+    """Migration that adds a column and updates every row."""
     connection.execute("ALTER TABLE invoices ADD COLUMN colour TEXT")
     connection.execute("UPDATE invoices SET colour = status || '!'")
 
 
 def content(path: Path) -> list[str]:
-    """All that is in it, as SQL, and its version; but for the mark of its log, which every start makes anew."""
+    """Return the version, schema and rows of a database, without the salt of its log, which every start rewrites."""
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     tables = connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall()
     rows = [str(row) for name, sql in tables if str(sql).startswith("CREATE TABLE") and name != "log_identity"
@@ -169,7 +180,7 @@ def test_the_next_migration_is_applied_once_and_keeps_the_rest(version: int, tmp
     path = unpack(STORED[version], tmp_path / "cell") / DATABASE
     expected = [f"{status}!" for _, status, *_ in sorted(held(version)["invoices"])]
     for _ in range(2):
-        connection = open_database(path, (*MIGRATIONS, colour), APPLICATION_ID)
+        connection = open_database(path, (*MIGRATIONS, add_colour), APPLICATION_ID)
         assert connection.pragma("user_version") == len(MIGRATIONS) + 1
         assert connection.execute("SELECT colour FROM invoices ORDER BY invoice_id").fetchall() == [
             (one,) for one in expected
@@ -178,11 +189,11 @@ def test_the_next_migration_is_applied_once_and_keeps_the_rest(version: int, tmp
         connection.close()
 
 
-def test_a_migration_that_fails_leaves_every_byte(version: int, tmp_path: Path) -> None:
+def test_a_migration_that_fails_changes_no_byte(version: int, tmp_path: Path) -> None:
     path = unpack(STORED[version], tmp_path / "cell") / DATABASE
 
     def fail(connection: apsw.Connection) -> None:
-        colour(connection)
+        add_colour(connection)
         raise ZeroDivisionError
 
     before, bytes_before = content(path), path.read_bytes()
@@ -190,5 +201,5 @@ def test_a_migration_that_fails_leaves_every_byte(version: int, tmp_path: Path) 
         open_database(path, (*MIGRATIONS[:version], fail), APPLICATION_ID)
     assert path.read_bytes() == bytes_before or any("CREATE TABLE log_identity" in one for one in before)
     assert content(path) == before and before[0] == str(version)
-    found = view(path.parent)
+    found = read_contents(path.parent)
     assert all(covers(found[name], content, name) for name, content in held(version).items()), "and it can be used"

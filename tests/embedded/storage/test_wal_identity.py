@@ -1,4 +1,4 @@
-"""Whose a log is: a crash's own log is known whatever began it anew, and no other is."""
+"""Ownership of a log: after a crash a database knows its own log, whoever has reset it, and no other."""
 
 import shutil
 from pathlib import Path
@@ -11,13 +11,13 @@ from bems.embedded.storage import sqlite_store, wal_identity
 from bems.embedded.storage.database_files import StoreUnusable
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.sqlite_store import SqliteStore
-from bems.embedded.storage.wal_identity import Belonging, find_belonging, log_path
-from tests.data.store import stored, unpack
+from bems.embedded.storage.wal_identity import WalOwnership, find_wal_ownership, wal_path
+from tests.data.store import list_stored_versions, unpack
 from tests.tracker.samples import NOW, event
 
 
 def crash(folder: Path, name: str) -> Path:
-    """What a crash would leave now."""
+    """Copy the folder as a crash would leave it now."""
     return Path(shutil.copytree(folder, folder.with_name(name)))
 
 
@@ -33,14 +33,13 @@ def events(folder: Path) -> list[str]:
     return ids
 
 
-def test_a_log_stays_known_when_another_connection_begins_it_anew(tmp_path: Path) -> None:
-    """As readers do where it is too long. A connection of SQLite's that has not begun its log anew itself would make a
-    new salt then."""
+def test_a_log_stays_known_when_another_connection_resets_it(tmp_path: Path) -> None:
+    """Readers reset a log that is too long. SQLite makes a random salt for a connection that has not done so itself."""
     store = SqliteStore(tmp_path / "cell")
     reader = apsw.Connection(str(tmp_path / "cell" / DATABASE))
     for number in range(5):
         add(store, f"e{number}")
-        assert find_belonging(crash(tmp_path / "cell", f"crashed-{number}") / DATABASE) is Belonging.OWN
+        assert find_wal_ownership(crash(tmp_path / "cell", f"crashed-{number}") / DATABASE) is WalOwnership.OWN
         assert reader.execute("PRAGMA wal_checkpoint(TRUNCATE)").get == (0, 0, 0)
     add(store, "last")
     left = crash(tmp_path / "cell", "left")
@@ -49,24 +48,24 @@ def test_a_log_stays_known_when_another_connection_begins_it_anew(tmp_path: Path
     assert events(left) == ["e0", "e1", "e2", "e3", "e4", "last"]
 
 
-def test_a_cell_that_runs_for_years_stays_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_of_a_cell_that_runs_for_years_stays_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wal_identity, "_MAX_AHEAD", 8)
-    monkeypatch.setattr(sqlite_store, "REMEMBER_EVERY_COMMITS", 3)
+    monkeypatch.setattr(sqlite_store, "UPDATE_SALT_EVERY_COMMITS", 3)
     store = SqliteStore(tmp_path / "cell")
     for number in range(30):
         add(store, f"e{number}")
         store._execute("PRAGMA wal_checkpoint").fetchall()
-        assert find_belonging(tmp_path / "cell" / DATABASE) is Belonging.OWN
+        assert find_wal_ownership(tmp_path / "cell" / DATABASE) is WalOwnership.OWN
     store.close()
 
 
-def test_a_start_that_is_cut_off_at_any_point_is_no_other_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_of_an_interrupted_start_is_not_foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "cell"
     store = SqliteStore(folder)
     add(store, "e")
     store.close()
     left = list[Path]()
-    remember = wal_identity.remember_salt
+    remember = wal_identity.update_salt
 
     def spy(connection: apsw.Connection, database: Path) -> None:
         left.append(crash(folder, f"before-{len(left)}"))
@@ -74,41 +73,41 @@ def test_a_start_that_is_cut_off_at_any_point_is_no_other_log(tmp_path: Path, mo
         left.append(crash(folder, f"after-{len(left)}"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(wal_identity, "remember_salt", spy)
+        patch.setattr(wal_identity, "update_salt", spy)
         SqliteStore(folder).close()
-    assert [find_belonging(one / DATABASE) for one in left] == [Belonging.STARTING] * 2
+    assert [find_wal_ownership(one / DATABASE) for one in left] == [WalOwnership.STARTING] * 2
     assert [events(one) for one in left] == [["e"]] * 2
 
 
-def test_what_sqlite_does_not_read_is_no_log(tmp_path: Path) -> None:
+def test_a_log_that_sqlite_ignores_counts_as_no_log(tmp_path: Path) -> None:
     database = tmp_path / DATABASE
     SqliteStore(tmp_path).close()
     for content in (b"", b"x" * 100, b"\x37\x7f\x06\x82" + bytes(28), b"\x37\x7f\x06\x82" + bytes(100_000)):
-        log_path(database).write_bytes(content)
-        assert find_belonging(database) is Belonging.NO_LOG
+        wal_path(database).write_bytes(content)
+        assert find_wal_ownership(database) is WalOwnership.NO_LOG
 
 
-def test_a_backup_has_no_log(tmp_path: Path) -> None:
+def test_every_log_is_foreign_to_a_backup(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "cell")
     add(store, "e1")
     back_up(tmp_path / "cell", tmp_path / "copy")
     add(store, "e2")
-    shutil.copy(log_path(tmp_path / "cell" / DATABASE), tmp_path / "copy")
+    shutil.copy(wal_path(tmp_path / "cell" / DATABASE), tmp_path / "copy")
     store.close()
-    assert find_belonging(tmp_path / "copy" / DATABASE) is Belonging.FOREIGN
+    assert find_wal_ownership(tmp_path / "copy" / DATABASE) is WalOwnership.FOREIGN
     with pytest.raises(StoreUnusable, match="is not the log of"):
         back_up(tmp_path / "copy", tmp_path / "again")
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_one_from_before_there_was_a_salt_is_read_as_a_whole(tmp_path: Path, fits: bool) -> None:
-    """It crashed under the earlier program, or another one's log lies there."""
-    folder = unpack(stored()[2], tmp_path / "cell")
+def test_a_database_without_a_salt_is_read_completely(tmp_path: Path, fits: bool) -> None:
+    """The cell crashed under an older program, or another database's log lies beside it."""
+    folder = unpack(list_stored_versions()[2], tmp_path / "cell")
     connection = apsw.Connection(str(folder / DATABASE))
     connection.execute("PRAGMA wal_autocheckpoint = 0; DELETE FROM letters").fetchall()
     left = crash(folder, "left")
     connection.close()
-    assert find_belonging(left / DATABASE) is Belonging.UNKNOWN
+    assert find_wal_ownership(left / DATABASE) is WalOwnership.UNKNOWN
     if fits:
         store = SqliteStore(left)
         assert store.dead_letters() == []
@@ -118,7 +117,7 @@ def test_one_from_before_there_was_a_salt_is_read_as_a_whole(tmp_path: Path, fit
     other.commit()
     for number in range(40):
         add(other, f"e{number}")
-    shutil.copy(log_path(tmp_path / "other" / DATABASE), left)
+    shutil.copy(wal_path(tmp_path / "other" / DATABASE), left)
     other.close()
     before = {path.name: path.read_bytes() for path in left.iterdir() if path.suffix != ".db-shm"}
     with pytest.raises(StoreUnusable, match="damaged"):
