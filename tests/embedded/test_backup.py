@@ -16,7 +16,7 @@ from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.tracker.instants import DAY
 from tests.data.store import stored, unpack, view
-from tests.embedded.api.calls import Cell, Inbox, sent
+from tests.embedded.api.calls import Cell, Inbox, event_body
 from tests.embedded.storage.corrupt_files import make_newer, put_anothers
 from tests.tracker.samples import NOW
 from tests.waiting import until
@@ -84,14 +84,14 @@ def test_a_running_cell_goes_on_meanwhile_and_the_copy_is_of_one_moment(
     def go_on(done: int, _: int) -> None:
         pieces.append(done)
         cell.send_all(
-            "ingestion", [sent("ingestion", event_id=f"{n}-{done}", invoice_id=f"{n}-{done}") for n in range(30)]
+            "ingestion", [event_body("ingestion", event_id=f"{n}-{done}", invoice_id=f"{n}-{done}") for n in range(30)]
         )
         cell.move_to(cell.clock.now() + DAY)
         until(lambda: len(pieces) < 4 or len(inbox.taken) >= 99)
         cell.service.keys.add(f"made-{done}", "viewer", "the test", NOW)
 
     with Cell(tmp_path / "cell", destinations=inbox.everything) as cell:
-        cell.send_all("ingestion", [sent("ingestion", event_id=f"{n}", invoice_id=f"{n}") for n in range(99)])
+        cell.send_all("ingestion", [event_body("ingestion", event_id=f"{n}", invoice_id=f"{n}") for n in range(99)])
         made = back_up(cell.folder, tmp_path / "copy", go_on)
     assert len(pieces) > 5
     assert made.events == 99 + 30, "as when its turn came, after the deliveries"

@@ -98,7 +98,7 @@ def _add_constraints(schemas: dict[str, Document]) -> None:
     schemas["RedriveRequest"]["anyOf"] = _ONE_OF_FILTERS
 
 
-def document() -> Document:
+def build_document() -> Document:
     """The document, as JSON types."""
     types = {type for operation in OPERATIONS for type in (*operation.answers.values(), operation.body) if type}
     types.add(Health)

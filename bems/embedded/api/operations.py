@@ -25,11 +25,11 @@ from bems.embedded.api.queries import (
     HistoryQuery,
     InvoicesQuery,
     NoQuery,
-    Number,
     Page,
     PoliciesQuery,
     PolicyQuery,
-    Whole,
+    RowNumber,
+    SqliteInteger,
     read_cursor,
     write_cursor,
 )
@@ -49,7 +49,7 @@ from bems.validation.field_errors import FieldError
 
 T = TypeVar("T")
 
-ONLY_STUCK = FieldError("/sort", "sorts those that are stuck only: add stuck=true", "not allowed")
+SORT_REQUIRES_STUCK = FieldError("/sort", "sorts those that are stuck only: add stuck=true", "not allowed")
 
 MAX_REDRIVEN = 1_000
 """So many dead letters are handled by one request at most."""
@@ -59,8 +59,8 @@ MAX_REDRIVEN = 1_000
 class ApiRequest:
     """A request that was admitted. `target` is what its path names."""
 
-    parts: CellContext
-    landing: WriterBridge
+    context: CellContext
+    bridge: WriterBridge
     key: Key
     query: Any
     resource_id: str
@@ -68,7 +68,7 @@ class ApiRequest:
 
     async def read(self, question: Callable[[Reader], T]) -> T:
         """What the question answers, as one of this key's."""
-        return await self.parts.readers.read(question, self.key.id)
+        return await self.context.readers.read(question, self.key.id)
 
 
 Handler = Callable[[ApiRequest], Awaitable[HttpResponse]]
@@ -138,37 +138,37 @@ class NewKey(Struct, frozen=True):
     text: str
 
 
-async def get_invoice(ask: ApiRequest) -> HttpResponse:
+async def get_invoice(request: ApiRequest) -> HttpResponse:
     # Answers are written where they are read: a long one would hold up the event loop.
     def look(reader: Reader) -> HttpResponse:
-        record = reader.record(ask.resource_id)
+        record = reader.record(request.resource_id)
         if record is None:
-            return responses.not_found(f"there is no invoice {format_value(ask.resource_id)}")
+            return responses.not_found(f"there is no invoice {format_value(request.resource_id)}")
         return responses.json_response(
-            200, views.view_details(record, reader, ExecutionHistories(ask.parts.machine, reader))
+            200, views.view_details(record, reader, ExecutionHistories(request.context.machine, reader))
         )
 
-    return await ask.read(look)
+    return await request.read(look)
 
 
-async def get_history(ask: ApiRequest) -> HttpResponse:
-    query: HistoryQuery = ask.query
-    after = read_cursor(query.cursor, views.history_list(ask.resource_id), Number)
+async def get_history(request: ApiRequest) -> HttpResponse:
+    query: HistoryQuery = request.query
+    after = read_cursor(query.cursor, views.history_cursor_name(request.resource_id), RowNumber)
     if isinstance(after, InvalidEvent):
         return responses.bad_request(after)
 
     def look(reader: Reader) -> HttpResponse:
-        if reader.execution(ask.resource_id) is None:
-            return responses.not_found(f"there is no execution {format_value(ask.resource_id)}")
-        histories = ExecutionHistories(ask.parts.machine, reader)
-        events, cursor = views.view_history(ask.resource_id, histories, after[0] if after else 0, query.limit)
+        if reader.execution(request.resource_id) is None:
+            return responses.not_found(f"there is no execution {format_value(request.resource_id)}")
+        histories = ExecutionHistories(request.context.machine, reader)
+        events, cursor = views.view_history(request.resource_id, histories, after[0] if after else 0, query.limit)
         return responses.json_response(200, Page(events, cursor))
 
-    return await ask.read(look)
+    return await request.read(look)
 
 
-async def list_invoices(ask: ApiRequest) -> HttpResponse:
-    query: InvoicesQuery = ask.query
+async def list_invoices(request: ApiRequest) -> HttpResponse:
+    query: InvoicesQuery = request.query
     statuses = None
     if query.status or query.stage:
         statuses = [
@@ -178,8 +178,8 @@ async def list_invoices(ask: ApiRequest) -> HttpResponse:
         ]
     by_value = query.sort == "value"
     if query.sort and not query.stuck:
-        return responses.bad_request(invalid("query", [ONLY_STUCK], None))
-    name, *shape = ("stuck by value", str, Whole, Whole, str) if by_value else ("stuck", Number, str)
+        return responses.bad_request(invalid("query", [SORT_REQUIRES_STUCK], None))
+    name, *shape = ("stuck by value", str, SqliteInteger, SqliteInteger, str) if by_value else ("stuck", RowNumber, str)
     if not query.stuck:
         name, shape = "ids", [str]
     behind = read_cursor(query.cursor, name, *shape)
@@ -200,42 +200,44 @@ async def list_invoices(ask: ApiRequest) -> HttpResponse:
             cursor = write_cursor(name, *(place_of(last, by_value) if query.stuck else (last.invoice_id,)))
         return responses.json_response(200, Page([views.view_invoice(record, reader) for record in records], cursor))
 
-    return await ask.read(look)
+    return await request.read(look)
 
 
-async def list_events(ask: ApiRequest) -> HttpResponse:
+async def list_events(request: ApiRequest) -> HttpResponse:
     """An id may end in `/events` itself: the address of such an invoice is its own, unless there is one without it."""
-    query: EventsQuery = ask.query
-    after = read_cursor(query.cursor, f"events of {ask.resource_id}", str, Number)
+    query: EventsQuery = request.query
+    after = read_cursor(query.cursor, f"events of {request.resource_id}", str, RowNumber)
     if isinstance(after, InvalidEvent):
         return responses.bad_request(after)
 
     def look(reader: Reader) -> HttpResponse:
-        if reader.record(ask.resource_id) is None and not reader.dead_letters(invoice_id=ask.resource_id, limit=1):
-            longer = reader.record(f"{ask.resource_id}/events")
+        if reader.record(request.resource_id) is None and not reader.dead_letters(
+            invoice_id=request.resource_id, limit=1
+        ):
+            longer = reader.record(f"{request.resource_id}/events")
             if longer is not None:
                 return responses.json_response(
-                    200, views.view_details(longer, reader, ExecutionHistories(ask.parts.machine, reader))
+                    200, views.view_details(longer, reader, ExecutionHistories(request.context.machine, reader))
                 )
-            return responses.not_found(f"there is no invoice {format_value(ask.resource_id)}")
-        events, behind = views.view_events(ask.resource_id, reader, after or ("", 0), query.limit)
-        cursor = write_cursor(f"events of {ask.resource_id}", *behind) if behind else None
+            return responses.not_found(f"there is no invoice {format_value(request.resource_id)}")
+        events, behind = views.view_events(request.resource_id, reader, after or ("", 0), query.limit)
+        cursor = write_cursor(f"events of {request.resource_id}", *behind) if behind else None
         return responses.json_response(200, Page(events, cursor))
 
-    return await ask.read(look)
+    return await request.read(look)
 
 
-async def list_totals(ask: ApiRequest) -> HttpResponse:
-    totals = await ask.read(lambda reader: reader.totals())
+async def list_totals(request: ApiRequest) -> HttpResponse:
+    totals = await request.read(lambda reader: reader.totals())
     return responses.json_response(200, Page([views.view_total(total) for total in totals], None))
 
 
-async def list_alerts(ask: ApiRequest) -> HttpResponse:
-    query: AlertsQuery = ask.query
-    before = read_cursor(query.cursor, "alerts", Number)
+async def list_alerts(request: ApiRequest) -> HttpResponse:
+    query: AlertsQuery = request.query
+    before = read_cursor(query.cursor, "alerts", RowNumber)
     if isinstance(before, InvalidEvent):
         return responses.bad_request(before)
-    alerts = await ask.read(
+    alerts = await request.read(
         lambda reader: reader.newest_alerts(
             invoice_id=query.invoice_id,
             stage=query.stage,
@@ -248,12 +250,12 @@ async def list_alerts(ask: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Page([views.view_alert(alert) for _, alert in alerts], cursor))
 
 
-async def list_commands(ask: ApiRequest) -> HttpResponse:
-    query: CommandsQuery = ask.query
-    before = read_cursor(query.cursor, "commands", Number)
+async def list_commands(request: ApiRequest) -> HttpResponse:
+    query: CommandsQuery = request.query
+    before = read_cursor(query.cursor, "commands", RowNumber)
     if isinstance(before, InvalidEvent):
         return responses.bad_request(before)
-    entries = await ask.read(
+    entries = await request.read(
         lambda reader: reader.commands(
             invoice_id=query.invoice_id, before=before[0] if before else None, limit=query.limit
         )
@@ -262,26 +264,26 @@ async def list_commands(ask: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Page([views.view_command(entry) for _, entry in entries], cursor))
 
 
-async def command(ask: ApiRequest) -> HttpResponse:
-    read = read_command(ask.body, ask.key.name, ask.parts.clock.now())
+async def run_command(request: ApiRequest) -> HttpResponse:
+    read = read_command(request.body, request.key.name, request.context.clock.now())
     if isinstance(read, InvalidEvent):
         return responses.bad_request(read)
-    receipt = await ask.landing.submit(read)
+    receipt = await request.bridge.submit(read)
     if receipt.result in ("accepted", "duplicate"):
         next_alert_at = None if receipt.next_alert_at is None else to_datetime(receipt.next_alert_at)
         return responses.json_response(200, Accepted(read.id, receipt.result, next_alert_at))
     if receipt.result == "conflict":
         return responses.problem(409, f"another command with the id {read.id} came before: use an id only once")
-    known = await ask.parts.readers.read_first(lambda reader: reader.record(read.invoice_id))
+    known = await request.context.readers.read_first(lambda reader: reader.record(read.invoice_id))
     return responses.problem(409, receipt.reason) if known else responses.not_found(receipt.reason)
 
 
-async def list_dead_letters(ask: ApiRequest) -> HttpResponse:
-    query: DeadLettersQuery = ask.query
+async def list_dead_letters(request: ApiRequest) -> HttpResponse:
+    query: DeadLettersQuery = request.query
     after = read_cursor(query.cursor, "letters", str)
     if isinstance(after, InvalidEvent):
         return responses.bad_request(after)
-    letters = await ask.read(
+    letters = await request.read(
         lambda reader: reader.dead_letters(
             invoice_id=query.invoice_id,
             error=query.error,
@@ -294,15 +296,15 @@ async def list_dead_letters(ask: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Page([views.view_dead_letter(letter) for letter in letters], cursor))
 
 
-async def redrive(ask: ApiRequest) -> HttpResponse:
-    request = read_request(ask.body, RedriveRequest, "request")
+async def redrive_dead_letters(request: ApiRequest) -> HttpResponse:
+    request = read_request(request.body, RedriveRequest, "request")
     if isinstance(request, InvalidEvent):
         return responses.bad_request(request)
     wanted, more = list(dict.fromkeys(request.event_ids or ())), False
     if request.event_ids is None or request.invoice_id or request.error:
-        matching = await ask.read(lambda reader: _matching(reader, request))
+        matching = await request.read(lambda reader: _matching(reader, request))
         more, wanted = len(matching) > MAX_REDRIVEN, matching[:MAX_REDRIVEN]
-    receipts = await asyncio.gather(*[ask.landing.submit(Redrive(event_id)) for event_id in wanted])
+    receipts = await asyncio.gather(*[request.bridge.submit(Redrive(event_id)) for event_id in wanted])
     done = [event_id for event_id, receipt in zip(wanted, receipts, strict=True) if receipt.result == "accepted"]
     failed = [
         NotRedriven(event_id, receipt.reason)
@@ -326,15 +328,15 @@ def _matching(reader: Reader, request: RedriveRequest) -> list[str]:
     return found
 
 
-async def list_deliveries(ask: ApiRequest) -> HttpResponse:
-    query: DeliveriesQuery = ask.query
-    after = read_cursor(query.cursor, "deliveries", Number, str)
+async def list_deliveries(request: ApiRequest) -> HttpResponse:
+    query: DeliveriesQuery = request.query
+    after = read_cursor(query.cursor, "deliveries", RowNumber, str)
     if isinstance(after, InvalidEvent):
         return responses.bad_request(after)
     seq, destination = after or (-1, "")
-    deliveries = ask.parts.deliveries
-    entries = await ask.parts.readers.run_blocking(
-        lambda: deliveries.entries(query.state, query.limit, (seq, destination)), ask.key.id
+    deliveries = request.context.deliveries
+    entries = await request.context.readers.run_blocking(
+        lambda: deliveries.entries(query.state, query.limit, (seq, destination)), request.key.id
     )
     shown = [
         Delivery(
@@ -354,73 +356,75 @@ async def list_deliveries(ask: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Page(shown, cursor))
 
 
-async def retry_deliveries(ask: ApiRequest) -> HttpResponse:
-    count = await ask.parts.readers.act(lambda: ask.parts.deliveries.retry())
+async def retry_deliveries(request: ApiRequest) -> HttpResponse:
+    count = await request.context.readers.act(lambda: request.context.deliveries.retry())
     return responses.json_response(200, Retried(count))
 
 
-async def get_check(ask: ApiRequest) -> HttpResponse:
-    return responses.json_response(200, await check.check_consistency(ask.parts, ask.key.id))
+async def get_check(request: ApiRequest) -> HttpResponse:
+    return responses.json_response(200, await check.check_consistency(request.context, request.key.id))
 
 
-async def get_policy(ask: ApiRequest) -> HttpResponse:
-    query: PolicyQuery = ask.query
+async def get_policy(request: ApiRequest) -> HttpResponse:
+    query: PolicyQuery = request.query
     at = None if query.at is None else from_datetime(query.at)
-    found = await ask.parts.readers.read(
+    found = await request.context.readers.read(
         lambda reader: next(iter(reader.policies(limit=1)), None) if at is None else reader.policy_at(at)
     )
     if found is None:
         return responses.not_found("no policy is known of that time: the first that was kept is of a later one")
-    return responses.json_response(200, policies.view_kept(found))
+    return responses.json_response(200, policies.view_stored_policy(found))
 
 
-async def list_policies(ask: ApiRequest) -> HttpResponse:
-    query: PoliciesQuery = ask.query
-    before = read_cursor(query.cursor, "policies", Number)
+async def list_policies(request: ApiRequest) -> HttpResponse:
+    query: PoliciesQuery = request.query
+    before = read_cursor(query.cursor, "policies", RowNumber)
     if isinstance(before, InvalidEvent):
         return responses.bad_request(before)
-    kept = await ask.parts.readers.read(
+    kept = await request.context.readers.read(
         lambda reader: reader.policies(before=before[0] if before else None, limit=query.limit)
     )
     cursor = write_cursor("policies", kept[-1].number) if len(kept) == query.limit else None
-    return responses.json_response(200, Page([policies.summarize(one) for one in kept], cursor))
+    return responses.json_response(200, Page([policies.summarize_policy(one) for one in kept], cursor))
 
 
 async def list_dashboards(_: ApiRequest) -> HttpResponse:
-    return responses.json_response(200, Page(dashboards.names(), None))
+    return responses.json_response(200, Page(dashboards.list_dashboards(), None))
 
 
-async def get_dashboard(ask: ApiRequest) -> HttpResponse:
-    return await dashboards.look(ask.parts, ask.resource_id, ask.query, ask.key.id)
+async def get_dashboard(request: ApiRequest) -> HttpResponse:
+    return await dashboards.show_dashboard(request.context, request.resource_id, request.query, request.key.id)
 
 
-async def list_keys(ask: ApiRequest) -> HttpResponse:
-    return responses.json_response(200, Page([views.view_key(key) for key in ask.parts.keys.all()], None))
+async def list_keys(request: ApiRequest) -> HttpResponse:
+    return responses.json_response(200, Page([views.view_key(key) for key in request.context.keys.all()], None))
 
 
-async def add_key(ask: ApiRequest) -> HttpResponse:
-    request = read_request(ask.body, KeyRequest, "request")
+async def add_key(request: ApiRequest) -> HttpResponse:
+    request = read_request(request.body, KeyRequest, "request")
     if isinstance(request, InvalidEvent):
         return responses.bad_request(request)
-    parts = ask.parts
+    context = request.context
     try:
-        key, text = await parts.readers.act(
-            lambda: parts.keys.add(request.name, request.role, ask.key.name, parts.clock.now())
+        key, text = await context.readers.act(
+            lambda: context.keys.add(request.name, request.role, request.key.name, context.clock.now())
         )
     except KeyRefused as refused:
         return responses.problem(409, str(refused))
     return responses.json_response(201, NewKey(views.view_key(key), text))
 
 
-async def revoke_key(ask: ApiRequest) -> HttpResponse:
-    parts = ask.parts
+async def revoke_key(request: ApiRequest) -> HttpResponse:
+    context = request.context
     try:
-        key = await parts.readers.act(lambda: parts.keys.revoke(ask.resource_id, ask.key.name, parts.clock.now()))
+        key = await context.readers.act(
+            lambda: context.keys.revoke(request.resource_id, request.key.name, context.clock.now())
+        )
     except KeyRefused as refused:
         return responses.problem(409, str(refused))
     if key is None:
-        return responses.not_found(f"there is no key {format_value(ask.resource_id)}")
-    parts.readers.drop(key.id)
+        return responses.not_found(f"there is no key {format_value(request.resource_id)}")
+    context.readers.drop(key.id)
     return responses.json_response(200, views.view_key(key))
 
 
@@ -454,7 +458,7 @@ OPERATIONS: tuple[Operation, ...] = (
         {200: Page[views.Command]}, CommandsQuery, problems=(400,),
     ),
     Operation(
-        "POST", "/commands", "command", "Act on an invoice", OPERATORS, command, {200: Accepted},
+        "POST", "/commands", "command", "Act on an invoice", OPERATORS, run_command, {200: Accepted},
         body=AnyCommandRequest, problems=(400, 404, 408, 409, 413, 415),
     ),
     Operation(
@@ -463,7 +467,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "POST", "/dead-letters/redrive", "redrive", "Handle dead letters again: one, many, or all that match",
-        OPERATORS, redrive, {200: Redriven}, body=RedriveRequest, problems=(400, 408, 413, 415),
+        OPERATORS, redrive_dead_letters, {200: Redriven}, body=RedriveRequest, problems=(400, 408, 413, 415),
     ),
     Operation(
         "GET", "/deliveries", "listDeliveries", "Alerts that a destination has not taken", VIEWERS, list_deliveries,
@@ -485,11 +489,11 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "GET", "/dashboards", "listDashboards", "What can be asked of the series", VIEWERS, list_dashboards,
-        {200: Page[dashboards.Name]}, problems=(400,),
+        {200: Page[dashboards.DashboardSummary]}, problems=(400,),
     ),
     Operation(
-        "GET", "/dashboards/{target}", "getDashboard", "What executives, operations and finance ask of the series",
-        VIEWERS, get_dashboard, {200: dashboards.Rows}, DashboardQuery, problems=(400, 404),
+        "GET", "/dashboards/{target}", "getDashboard", "What executives, operations and finance request of the series",
+        VIEWERS, get_dashboard, {200: dashboards.DashboardRows}, DashboardQuery, problems=(400, 404),
     ),
     Operation("GET", "/keys", "listKeys", "Every key there ever was", ADMINS, list_keys, {200: Page[views.Key]},
               problems=(400,)),

@@ -9,7 +9,7 @@ from bems.embedded.storage.policy_history import StoredPolicy
 from bems.tracker.contract import Stage
 from bems.tracker.instants import Instant, to_datetime
 from bems.tracker.policy import WEEKDAYS, StageSpec, WaitsFrom, Weekday, WhenSpec, describe_stages
-from bems.tracker.policy import Policy as Decider
+from bems.tracker.policy import Policy as TrackerPolicy
 
 
 class PolicyRule(Struct, frozen=True):
@@ -69,7 +69,9 @@ class Policy(PolicySummary, frozen=True):
     identity: bool
 
 
-def view_policy(policy: Decider, source: str, since: Instant | None = None, until: Instant | None = None) -> Policy:
+def view_policy(
+    policy: TrackerPolicy, source: str, since: Instant | None = None, until: Instant | None = None
+) -> Policy:
     """The policy, in force or not."""
     spec, calendar = policy.calendar_spec, policy.calendar
     stages: dict[Stage, StageSpec] = structs.asdict(describe_stages(policy.stages))  # type: ignore[assignment]
@@ -94,12 +96,12 @@ def view_policy(policy: Decider, source: str, since: Instant | None = None, unti
     )
 
 
-def view_kept(kept: StoredPolicy) -> Policy:
+def view_stored_policy(kept: StoredPolicy) -> Policy:
     """The policy as it was kept. StoreRefused: this program cannot read it."""
     return structs.replace(view_policy(kept.load(), kept.source, kept.since, kept.until), digest=kept.digest)
 
 
-def summarize(kept: StoredPolicy) -> PolicySummary:
+def summarize_policy(kept: StoredPolicy) -> PolicySummary:
     """Which policy it is."""
     until = None if kept.until is None else to_datetime(kept.until)
     return PolicySummary(kept.digest, kept.source, to_datetime(kept.since), until)

@@ -26,19 +26,19 @@ from bems.validation.field_errors import FieldError, append_pointer, validate
 
 T = TypeVar("T")
 
-MOST_CHARACTERS = 4096
+MAX_QUERY_CHARACTERS = 4096
 
 Cursor = Annotated[str, Meta(max_length=1024, description="what the page before gave as next_cursor")]
 Limit = Annotated[int, Meta(ge=1, le=500, description="1 to 500")]
-Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+RowNumber = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 """A row's number, as SQLite has it."""
-Whole = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+SqliteInteger = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 """Any integer that SQLite has."""
 FilterText = Annotated[str, Meta(min_length=1, max_length=128, description="1 to 128 characters")]
 
 
 _ONLY_TRUE = inspect.LiteralType((True,))
-_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,8}", re.ASCII)
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,8}", re.ASCII)
 
 
 class Page(Struct, Generic[T], frozen=True):
@@ -145,11 +145,11 @@ class DashboardQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_query(text: bytes, expected: type[T]) -> T | InvalidEvent:
     """The query, or a refusal with every fault; pointers are the parameters' names, `/limit`."""
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_QUERY_CHARACTERS:
         return InvalidEvent(
-            400, "the query is too long", [FieldError("", f"has more than {MOST_CHARACTERS} characters")]
+            400, "the query is too long", [FieldError("", f"has more than {MAX_QUERY_CHARACTERS} characters")]
         )
-    kinds = _kinds(expected)  # type: ignore[arg-type]
+    types = _parameter_types(expected)  # type: ignore[arg-type]
     data: dict[str, Any] = {}
     repeated: dict[str, FieldError] = {}
     # Bytes that are no UTF-8 become the replacement character, which nothing here has in it.
@@ -159,15 +159,15 @@ def read_query(text: bytes, expected: type[T]) -> T | InvalidEvent:
                 append_pointer("", name), f"{format_value(name)} is sent more than once: use it once", "repeated"
             )
             repeated[name] = fault
-        data[name] = _coerce(value, kinds.get(name, str))
+        data[name] = _coerce(value, types.get(name, str))
     faults = [*repeated.values(), *validate(data, expected)]
     return invalid("query", faults, None) if faults else msgspec.convert(data, expected)
 
 
 @cache
-def _kinds(expected: type[Struct]) -> dict[str, type]:
+def _parameter_types(expected: type[Struct]) -> dict[str, type]:
     """What the text of each parameter stands for: bool, int, datetime or str."""
-    kinds: dict[str, type] = {}
+    types: dict[str, type] = {}
     for field in inspect.type_info(expected).fields:  # type: ignore[attr-defined]
         plain, _ = strip_metadata(field.type)
         members = (
@@ -175,12 +175,12 @@ def _kinds(expected: type[Struct]) -> dict[str, type]:
         )
         for member in members:
             if isinstance(member, inspect.BoolType) or member == _ONLY_TRUE:
-                kinds[field.encode_name] = bool
+                types[field.encode_name] = bool
             elif isinstance(member, inspect.IntType):
-                kinds[field.encode_name] = int
+                types[field.encode_name] = int
             elif isinstance(member, inspect.DateTimeType):
-                kinds[field.encode_name] = datetime
-    return kinds
+                types[field.encode_name] = datetime
+    return types
 
 
 def _coerce(value: str, kind: type) -> object:
@@ -189,7 +189,7 @@ def _coerce(value: str, kind: type) -> object:
         return value == "true"
     if kind is datetime:
         return without_leap_second(value)
-    return int(value) if kind is int and _WHOLE.fullmatch(value) else value
+    return int(value) if kind is int and _INTEGER.fullmatch(value) else value
 
 
 def write_cursor(of: str, *values: str | int) -> str:
@@ -203,10 +203,10 @@ def read_cursor(cursor: str | None, of: str, *shape: Any) -> tuple[Any, ...] | I
         return None
     try:
         content = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        read_of, *values = msgspec.json.decode(content, type=tuple.__class_getitem__((str, *shape)))
+        read_name, *values = msgspec.json.decode(content, type=tuple.__class_getitem__((str, *shape)))
     except (binascii.Error, ValueError, msgspec.MsgspecError):
-        read_of, values = "", []
-    if read_of == of and write_cursor(of, *values) == cursor:
+        read_name, values = "", []
+    if read_name == of and write_cursor(of, *values) == cursor:
         return tuple(values)
     fault = FieldError(
         "/cursor", f"{format_value(cursor)} is not a cursor of this list: use next_cursor of the page before it"

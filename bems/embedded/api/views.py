@@ -14,27 +14,27 @@ from bems.embedded.storage.reader import Reader
 from bems.embedded.storage.reader import Total as StoredTotal
 from bems.embedded.storage.store import AuditEntry
 from bems.embedded.storage.store import DeadLetter as StoredDeadLetter
-from bems.tracker.actions import Alert as RaisedAlert
+from bems.tracker.actions import Alert as StoredAlert
 from bems.tracker.actions import AlertKind, Severity, execution_name
 from bems.tracker.contract import PaymentTerms, Source, Stage, Vendor
 from bems.tracker.currencies import render_amount
 from bems.tracker.instants import Instant, to_datetime
 from bems.tracker.record import InvoiceRecord, Mark, Wait
-from bems.tracker.record import Parked as GivenUp
+from bems.tracker.record import Parked as StoredParked
 from bems.tracker.requests import Role
 from bems.tracker.status import WAITS_FOR, Status, status_of
-from bems.tracker.status import Outcome as Register
-from bems.tracker.transitions import Transition as Row
+from bems.tracker.status import Outcome as StoredOutcome
+from bems.tracker.transitions import Transition as StoredTransition
 from bems.tracker.transitions import TransitionKind
 
-MAX_ROWS = 1_000
+MAX_TIMELINE_ROWS = 1_000
 """Rows of an invoice's series that one request reads."""
 
-MAX_RUNS = 10
+MAX_EXECUTIONS = 10
 """So many executions of an invoice are shown with their history, the newest ones."""
 
 
-HISTORY_EVENTS = 100
+MAX_HISTORY_EVENTS = 100
 """So many events of each of them, the first ones; a page of its own has the others."""
 
 
@@ -248,21 +248,21 @@ def view_invoice(record: InvoiceRecord, reader: Reader) -> Invoice:
         status,
         WAITS_FOR[status],
         record.stuck,
-        _decimal(facts.amount),
+        _format_amount(facts.amount),
         facts.currency,
         facts.vendor,
         to_datetime(record.recorded_at),
-        _waiting(record.invoice_id, wait, reader) if wait else None,
+        _view_wait(record.invoice_id, wait, reader) if wait else None,
         record.mark,
-        _parked(record.parked) if record.parked else None,
+        _view_parked(record.parked) if record.parked else None,
     )
 
 
-def _parked(parked: GivenUp) -> Parked:
+def _view_parked(parked: StoredParked) -> Parked:
     return Parked(to_datetime(parked.at), parked.stage, to_datetime(parked.since), parked.step, parked.by)
 
 
-def _waiting(invoice_id: str, wait: Wait, reader: Reader) -> CurrentWait:
+def _view_wait(invoice_id: str, wait: Wait, reader: Reader) -> CurrentWait:
     severity = None
     if wait.step:
         alerts = reader.newest_alerts(invoice_id=invoice_id, stage=wait.stage, limit=10)
@@ -278,7 +278,7 @@ def _waiting(invoice_id: str, wait: Wait, reader: Reader) -> CurrentWait:
         severity,
         wait.extensions,
         wait.extended_by,
-        _moment(wait.counted_from),
+        _to_optional_datetime(wait.counted_from),
     )
 
 
@@ -294,11 +294,11 @@ def view_details(record: InvoiceRecord, reader: Reader, histories: ExecutionHist
         transitions=[view_transition(row) for row in reader.timeline(id)],
         alerts=[view_alert(alert) for _, alert in reader.newest_alerts(invoice_id=id, limit=1_000)],
         commands=[view_command(entry) for _, entry in reader.commands(invoice_id=id, limit=1_000)],
-        executions=list(_executions(record, reader, histories)),
+        executions=list(_view_executions(record, reader, histories)),
     )
 
 
-def _view_outcome(outcome: Register, reader: Reader) -> Outcome:
+def _view_outcome(outcome: StoredOutcome, reader: Reader) -> Outcome:
     shown = Outcome(
         outcome.status, outcome.event_id, to_datetime(outcome.occurred_at), to_datetime(outcome.received_at)
     )
@@ -320,7 +320,7 @@ def view_events(
     if len(letters) > limit:
         return shown, (letters[limit - 1].event_id, rows_before)
     last_letter = letters[-1].event_id if letters else last_letter
-    rows = reader.timeline(invoice_id, limit=MAX_ROWS, offset=rows_before)
+    rows = reader.timeline(invoice_id, limit=MAX_TIMELINE_ROWS, offset=rows_before)
     taken = 0
     for row in rows:
         if len(shown) >= limit:
@@ -329,7 +329,7 @@ def view_events(
         if row.kind == "event" and row.event_id is not None:
             one = _view_event(row.event_id, reader, applied=True, superseded=row.superseded)
             shown += [one] if one else []
-    more = taken < len(rows) or len(rows) == MAX_ROWS
+    more = taken < len(rows) or len(rows) == MAX_TIMELINE_ROWS
     return shown, (last_letter, rows_before + taken) if more else None
 
 
@@ -348,15 +348,15 @@ def view_total(total: StoredTotal) -> Total:
     return Total(**values)
 
 
-def _executions(record: InvoiceRecord, reader: Reader, histories: ExecutionHistories) -> Iterable[Execution]:
-    for run in range(record.run.number, max(0, record.run.number - MAX_RUNS), -1):
+def _view_executions(record: InvoiceRecord, reader: Reader, histories: ExecutionHistories) -> Iterable[Execution]:
+    for run in range(record.run.number, max(0, record.run.number - MAX_EXECUTIONS), -1):
         name = execution_name(record.invoice_id, run)
         execution = reader.execution(name)
         if execution is not None:
-            yield Execution(name, run, execution.status, *view_history(name, histories, 0, HISTORY_EVENTS))
+            yield Execution(name, run, execution.status, *view_history(name, histories, 0, MAX_HISTORY_EVENTS))
 
 
-def history_list(name: str) -> str:
+def history_cursor_name(name: str) -> str:
     """What the cursors of an execution's history are of."""
     return f"history of {name}"
 
@@ -367,10 +367,10 @@ def view_history(
     """A page of the execution's history, behind so many events; and the cursor of the next one, if there is more."""
     events = histories.history_of(name, after, limit + 1)
     more = len(events) > limit
-    return events[:limit], write_cursor(history_list(name), after + limit) if more else None
+    return events[:limit], write_cursor(history_cursor_name(name), after + limit) if more else None
 
 
-def view_transition(row: Row) -> Transition:
+def view_transition(row: StoredTransition) -> Transition:
     """The row, without the vendor, who is the invoice's."""
     return Transition(
         row.transition_id,
@@ -379,13 +379,13 @@ def view_transition(row: Row) -> Transition:
         to_datetime(row.recorded_at),
         row.from_status,
         row.to_status,
-        _decimal(row.amount),
+        _format_amount(row.amount),
         row.currency,
         row.outcome,
         row.event_id,
         row.superseded,
-        _moment(row.occurred_at),
-        _moment(row.received_at),
+        _to_optional_datetime(row.occurred_at),
+        _to_optional_datetime(row.received_at),
         row.lag_ms,
         row.step,
         row.severity,
@@ -397,7 +397,7 @@ def view_transition(row: Row) -> Transition:
     )
 
 
-def view_alert(alert: RaisedAlert) -> Alert:
+def view_alert(alert: StoredAlert) -> Alert:
     """The alert, with whose invoice it is."""
     facts = alert.facts
     return Alert(
@@ -410,7 +410,7 @@ def view_alert(alert: RaisedAlert) -> Alert:
         to_datetime(alert.waiting_since),
         to_datetime(alert.due_at),
         to_datetime(alert.raised_at),
-        _decimal(facts.amount),
+        _format_amount(facts.amount),
         facts.currency,
         facts.vendor,
         alert.event_id,
@@ -433,25 +433,27 @@ def view_command(entry: AuditEntry) -> Command:
         receipt.reason,
         command.note,
         getattr(command.verb, "stage", None),
-        _moment(until),
+        _to_optional_datetime(until),
     )
 
 
 def view_dead_letter(letter: StoredDeadLetter) -> DeadLetter:
     """The dead letter."""
-    failed_at, retry_at = to_datetime(letter.failed_at), _moment(letter.retry_at)
+    failed_at, retry_at = to_datetime(letter.failed_at), _to_optional_datetime(letter.retry_at)
     return DeadLetter(letter.event_id, letter.invoice_id, letter.attempts, failed_at, retry_at, letter.error)
 
 
 def view_key(key: StoredKey) -> Key:
     """The key, without its hash."""
     values = structs.asdict(key)
-    return Key(**{**values, "created_at": to_datetime(key.created_at), "revoked_at": _moment(key.revoked_at)})
+    return Key(
+        **{**values, "created_at": to_datetime(key.created_at), "revoked_at": _to_optional_datetime(key.revoked_at)}
+    )
 
 
-def _moment(instant: Instant | None) -> datetime | None:
+def _to_optional_datetime(instant: Instant | None) -> datetime | None:
     return None if instant is None else to_datetime(instant)
 
 
-def _decimal(amount: Decimal) -> str:
+def _format_amount(amount: Decimal) -> str:
     return format(amount, "f")

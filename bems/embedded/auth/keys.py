@@ -26,7 +26,7 @@ KEYS = "keys.db"
 APPLICATION_ID = 0x42454D4B
 
 _TEXT = re.compile(r"bems_([0-9a-z]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
-_NOBODY = bytes(32)
+_NO_HASH = bytes(32)
 
 
 class Key(Struct, frozen=True):
@@ -71,12 +71,12 @@ class Keys:
     def __init__(self, folder: Path) -> None:
         database = folder / KEYS
         self._connection = open_database(database, MIGRATIONS, APPLICATION_ID)
-        self._placement = FileGuard([database, log_path(database)])
+        self._file_guard = FileGuard([database, log_path(database)])
         self._lock = threading.Lock()
         self._keys: dict[str, tuple[Key, bytes]] = {}
-        for *values, hashed in self._connection.execute("SELECT * FROM keys"):
+        for *values, key_hash in self._connection.execute("SELECT * FROM keys"):
             key = Key(*values)
-            self._keys[key.id] = key, hashed
+            self._keys[key.id] = key, key_hash
 
     def close(self) -> None:
         """Twice is harmless."""
@@ -103,14 +103,14 @@ class Keys:
     def revoke(self, id: str, by: str, now: Instant) -> Key | None:
         """The key of that id, in force no longer; None if there is none. Revoking it again changes nothing."""
         with self._lock:
-            key, hashed = self._keys.get(id, (None, b""))
+            key, key_hash = self._keys.get(id, (None, b""))
             if key is None or key.revoked_at is not None:
                 return key
             if key.role == "admin" and sum(other.role == "admin" for other in self._in_force()) == 1:
                 raise KeyRefused(f"{key.name} is the last key of an admin: make another one first")
             self._write("UPDATE keys SET revoked_at = ?, revoked_by = ? WHERE id = ?", (now, by, id))
             revoked = Key(key.id, key.name, key.role, key.created_at, key.created_by, now, by)
-            self._keys[id] = revoked, hashed
+            self._keys[id] = revoked, key_hash
         return revoked
 
     def all(self) -> list[Key]:
@@ -119,10 +119,10 @@ class Keys:
 
     def verify(self, text: str) -> Key | None:
         """The key of that text, if it is in force. It takes as long for a wrong one."""
-        shape = _TEXT.fullmatch(text)
-        key, hashed = self._keys.get(shape[1], (None, _NOBODY)) if shape else (None, _NOBODY)
-        same = hmac.compare_digest(_hash(text), hashed)
-        return key if same and key and key.revoked_at is None else None
+        match = _TEXT.fullmatch(text)
+        key, key_hash = self._keys.get(match[1], (None, _NO_HASH)) if match else (None, _NO_HASH)
+        is_same = hmac.compare_digest(_hash(text), key_hash)
+        return key if is_same and key and key.revoked_at is None else None
 
     def is_in_force(self, id: str) -> bool:
         """Whether there is a key of that id that is not revoked."""
@@ -137,7 +137,7 @@ class Keys:
             self._connection.execute(sql, values)
         except apsw.Error as error:
             raise StoreFailed(f"the key could not be stored: {error}") from error
-        fault = self._placement.find_fault()
+        fault = self._file_guard.find_fault()
         if fault:
             raise StoreLost(fault)
 

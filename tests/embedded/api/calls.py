@@ -103,7 +103,7 @@ class Cell:
         return reply.content
 
     def send(self, stage: Stage, **changes: Any) -> Reply:
-        return self.ask("POST", f"/invoices/{stage}", sent(stage, **changes), "sender")
+        return self.ask("POST", f"/invoices/{stage}", event_body(stage, **changes), "sender")
 
     def send_all(self, stage: Stage, events: list[Any]) -> list[dict[str, Any]]:
         """The results of a batch."""
@@ -158,7 +158,7 @@ def read(response: HTTPResponse) -> Reply:
     return Reply(response.status, headers, response.read())
 
 
-def raw(port: int, *pieces: bytes, answers: int = 1, method: str = "GET") -> list[Reply]:
+def send_raw(port: int, *pieces: bytes, answers: int = 1, method: str = "GET") -> list[Reply]:
     """What is answered to these bytes; fewer answers where the connection is closed."""
     with socket.create_connection(("127.0.0.1", port), timeout=SOON) as connection:
         for piece in pieces:
@@ -189,7 +189,7 @@ class _Kept:
         return (lambda: None) if name == "close" else getattr(self._file, name)
 
 
-def head(method: str, path: str, key: str, *headers: str, body: bytes | None = None) -> bytes:
+def encode_request(method: str, path: str, key: str, *headers: str, body: bytes | None = None) -> bytes:
     """The bytes of a request with a JSON body, if any; with its length, unless the headers say otherwise."""
     lines = [f"{method} {path} HTTP/1.1", "Host: cell", f"x-api-key: {key}", "Content-Type: application/json", *headers]
     if body is not None and not any("chunked" in line for line in headers):
@@ -197,7 +197,7 @@ def head(method: str, path: str, key: str, *headers: str, body: bytes | None = N
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (body or b"")
 
 
-def sent(stage: Stage, *, event_id: str | None = None, at: Instant = NOW, **changes: Any) -> dict[str, Any]:
+def event_body(stage: Stage, *, event_id: str | None = None, at: Instant = NOW, **changes: Any) -> dict[str, Any]:
     """An event as a sender writes it."""
     invoice_id = changes.get("invoice_id", "INV-1")
     return {
@@ -212,7 +212,7 @@ def sent(stage: Stage, *, event_id: str | None = None, at: Instant = NOW, **chan
     } | changes
 
 
-def together(jobs: Iterable[Callable[[], object]]) -> None:
+def run_concurrently(jobs: Iterable[Callable[[], object]]) -> None:
     """Each in a thread of its own; what one raises is raised."""
     failures: list[BaseException] = []
 

@@ -24,7 +24,7 @@ from bems.embedded.storage.reader import Reader
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import STAGES
 from tests.cell_process import SPEED, CellProcess
-from tests.embedded.api.calls import UNLIMITED, Cell, Reply, head, raw, read_answers, sent, together
+from tests.embedded.api.calls import UNLIMITED, Cell, Reply, encode_request, send_raw, read_answers, event_body, run_concurrently
 from tests.waiting import SOON, until
 
 resource = pytest.importorskip("resource", reason="this system limits no open files")
@@ -52,7 +52,7 @@ class Target:
         return socket.create_connection(("127.0.0.1", self.port), timeout=SOON)
 
     def ask(self, path: str, key: str | None = None) -> Reply:
-        (reply,) = raw(self.port, head("GET", path, key or self.key, "Connection: close"))
+        (reply,) = send_raw(self.port, encode_request("GET", path, key or self.key, "Connection: close"))
         return reply
 
     @contextmanager
@@ -162,9 +162,9 @@ def test_answers_that_nobody_reads_are_bounded_together(
 ) -> None:
     """Beyond what the sockets of this machine take of them."""
     most = 500_000
-    monkeypatch.setattr(http_protocol, "UNREAD_BYTES", most)
+    monkeypatch.setattr(http_protocol, "MAX_UNREAD_BYTES", most)
     cell = make()
-    (answer,) = raw(cell.port, head("GET", "/openapi.json", ""))
+    (answer,) = send_raw(cell.port, encode_request("GET", "/openapi.json", ""))
     with ExitStack() as opened:
         deaf = []
         for _ in range(2 * most // len(answer.body)):
@@ -173,7 +173,7 @@ def test_answers_that_nobody_reads_are_bounded_together(
             deaf[-1].settimeout(SOON)
             deaf[-1].connect(("127.0.0.1", cell.port))
             with suppress(ConnectionError):
-                deaf[-1].sendall(head("GET", "/openapi.json", "") * 200)
+                deaf[-1].sendall(encode_request("GET", "/openapi.json", "") * 200)
         shared = cell.service.server._server._shared  # type: ignore[union-attr]
         until(lambda: len(shared.unread._held) >= 2)
         assert shared.unread.total <= most
@@ -185,7 +185,7 @@ def test_answers_that_nobody_reads_are_bounded_together(
 
 def test_bodies_that_do_not_come_whole_are_bounded_together(target: Target) -> None:
     """With a key, for without one none is kept: 300 of 2 MB each."""
-    start = head("POST", "/invoices/ingestion/batch", target.key, "Content-Length: 2000000")
+    start = encode_request("POST", "/invoices/ingestion/batch", target.key, "Content-Length: 2000000")
     with target.keeps_within(200 * MB), ExitStack() as opened:
         for _ in range(300):
             connection = opened.enter_context(target.connect())
@@ -198,7 +198,7 @@ def test_bodies_that_do_not_come_whole_are_bounded_together(target: Target) -> N
 
 
 def chunked(key: str, *trailers: str) -> bytes:
-    body = json.dumps(sent("ingestion", event_id="t", invoice_id="t")).encode()
+    body = json.dumps(event_body("ingestion", event_id="t", invoice_id="t")).encode()
     lines = ["POST /invoices/ingestion HTTP/1.1", "Host: a", "Content-Type: application/json", f"x-api-key: {key}"]
     start = "\r\n".join([*(lines if key else lines[:-1]), "Transfer-Encoding: chunked", "", ""]).encode()
     return (
@@ -210,20 +210,20 @@ def test_a_trailer_is_no_header(cell: Cell) -> None:
     """RFC 9110, section 6.5.1: a key in one counts for nothing, right or wrong, for this request or for the next."""
     right, wrong = f"x-api-key: {cell.keys['sender']}", "x-api-key: wrong"
     for trailer in (right, right.upper(), f"authorization: Bearer {cell.keys['sender']}"):
-        assert [reply.status for reply in raw(cell.port, chunked("", trailer))] == [403]
+        assert [reply.status for reply in send_raw(cell.port, chunked("", trailer))] == [403]
     others = ("content-encoding: gzip", "content-type: text/plain", "host: b", "expect: 100-continue")
     for trailer in (wrong, "authorization: Bearer wrong", *others):
-        assert [reply.status for reply in raw(cell.port, chunked(cell.keys["sender"], trailer))] == [202], trailer
+        assert [reply.status for reply in send_raw(cell.port, chunked(cell.keys["sender"], trailer))] == [202], trailer
     follows = b"GET /check HTTP/1.1\r\nHost: a\r\n\r\n"
     admin = f"x-api-key: {cell.keys['admin']}"
-    assert [reply.status for reply in raw(cell.port, chunked("", admin) + follows, answers=2)] == [403, 403]
-    whole = chunked(cell.keys["sender"], wrong) + head("GET", "/check", cell.keys["viewer"])
-    assert [reply.status for reply in raw(cell.port, whole, answers=2)] == [202, 200]
+    assert [reply.status for reply in send_raw(cell.port, chunked("", admin) + follows, answers=2)] == [403, 403]
+    whole = chunked(cell.keys["sender"], wrong) + encode_request("GET", "/check", cell.keys["viewer"])
+    assert [reply.status for reply in send_raw(cell.port, whole, answers=2)] == [202, 200]
 
 
 def test_trailers_that_come_in_pieces_are_none_either(cell: Cell) -> None:
     whole = chunked("", f"x-api-key: {cell.keys['sender']}")
-    assert [reply.status for reply in raw(cell.port, *[bytes([byte]) for byte in whole])] == [403]
+    assert [reply.status for reply in send_raw(cell.port, *[bytes([byte]) for byte in whole])] == [403]
 
 
 # -- heads
@@ -248,7 +248,7 @@ def test_trailers_that_come_in_pieces_are_none_either(cell: Cell) -> None:
 )
 def test_a_request_has_one_host(cell: Cell, hosts: list[str], status: int) -> None:
     lines = ["GET /healthz HTTP/1.1", *(f"Host: {host}" for host in hosts), "", ""]
-    (reply,) = raw(cell.port, "\r\n".join(lines).encode("latin-1"))
+    (reply,) = send_raw(cell.port, "\r\n".join(lines).encode("latin-1"))
     assert reply.status == status
     if status == 400:
         assert reply.faults == {}
@@ -259,7 +259,7 @@ def test_a_request_has_one_host(cell: Cell, hosts: list[str], status: int) -> No
 def test_a_head_has_so_many_fields(cell: Cell) -> None:
     def ask(count: int) -> Reply:
         lines = ["GET /healthz HTTP/1.1", "Host: a", *(f"x-{number}: y" for number in range(count - 1)), "", ""]
-        (reply,) = raw(cell.port, "\r\n".join(lines).encode())
+        (reply,) = send_raw(cell.port, "\r\n".join(lines).encode())
         return reply
 
     assert ask(http_protocol.MAX_FIELDS).status == 200
@@ -271,26 +271,26 @@ def test_a_head_has_so_many_fields(cell: Cell) -> None:
 def test_a_head_has_so_much_time_and_a_connection_may_lie_idle_for_longer(
     make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert server.KEEP_ALIVE == 75
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
+    assert server.KEEP_ALIVE_SECONDS == 75
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_SECONDS", 0.2)
     cell = make()
     with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as kept:
-        kept.sendall(head("GET", "/healthz", ""))
+        kept.sendall(encode_request("GET", "/healthz", ""))
         assert [reply.status for reply in read_answers(kept, 1)] == [200]
         for piece in (b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\n"):
             with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as slow:
                 slow.sendall(piece)
                 assert slow.recv(1) == b"", "it is closed, and nothing is said"
-        kept.sendall(head("GET", "/healthz", "")[:-2])
+        kept.sendall(encode_request("GET", "/healthz", "")[:-2])
         assert kept.recv(1) == b"", "the head of a later request too"
 
 
 def test_the_rest_of_a_body_that_nobody_wants_has_so_much_time(
     make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_protocol, "DRAIN_SECONDS", 0.2)
+    monkeypatch.setattr(http_protocol, "DRAIN_TIMEOUT_SECONDS", 0.2)
     cell = make()
-    early = head("POST", "/invoices/ingestion", "wrong", "Content-Length: 100")
+    early = encode_request("POST", "/invoices/ingestion", "wrong", "Content-Length: 100")
     with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as connection:
         connection.sendall(early + b"x" * 50)
         assert [reply.status for reply in read_answers(connection, 2)] == [403], "and then it is closed"
@@ -302,13 +302,13 @@ def test_the_rest_of_a_body_that_nobody_wants_has_so_much_time(
 def test_no_answer_is_kept_by_a_cache(cell: Cell) -> None:
     replies = [
         cell.send("ingestion", invoice_id="cached"),
-        cell.ask("POST", "/invoices/ingestion/batch", {"events": [sent("ingestion", invoice_id="cached")]}),
+        cell.ask("POST", "/invoices/ingestion/batch", {"events": [event_body("ingestion", invoice_id="cached")]}),
         cell.ask("POST", "/invoices/ingestion", {}),
         *(cell.ask("GET", path) for path in ("/invoices", "/invoices/cached", "/metrics", "/healthz", "/openapi.json")),
         cell.ask("GET", "/nothing"),
         cell.ask("PUT", "/check"),
         cell.ask_with(None, "GET", "/check"),
-        *raw(cell.port, b"nonsense\r\n\r\n"),
+        *send_raw(cell.port, b"nonsense\r\n\r\n"),
     ]
     assert {reply.headers["cache-control"] for reply in replies} == {"no-store"}
 
@@ -325,8 +325,8 @@ def test_an_encoded_body_is_refused_by_its_encoding(cell: Cell, method: str, pat
 
 
 def test_a_transfer_is_in_chunks_or_not_encoded(cell: Cell) -> None:
-    start = head("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: gzip, chunked")
-    (reply,) = raw(cell.port, start + b"2\r\n{}\r\n0\r\n\r\n")
+    start = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: gzip, chunked")
+    (reply,) = send_raw(cell.port, start + b"2\r\n{}\r\n0\r\n\r\n")
     assert reply.status == 400
 
 
@@ -350,9 +350,9 @@ def test_a_key_may_come_as_a_bearer(cell: Cell) -> None:
             assert ask(path, viewer, authorization) == 403, authorization
         assert ask(path, "wrong", f"Bearer {viewer}") == 403
         assert ask(path, viewer, "Basic YTpi") == 200, "which is a proxy's"
-    twice = head("GET", "/check", viewer, f"Authorization: Bearer {viewer}", f"Authorization: Bearer {viewer}")
-    assert [reply.status for reply in raw(cell.port, twice)] == [403]
-    event = sent("ingestion", invoice_id="bearer")
+    twice = encode_request("GET", "/check", viewer, f"Authorization: Bearer {viewer}", f"Authorization: Bearer {viewer}")
+    assert [reply.status for reply in send_raw(cell.port, twice)] == [403]
+    event = event_body("ingestion", invoice_id="bearer")
     assert cell.ask_with(None, "POST", "/invoices/ingestion", event, authorization=f"Bearer {sender}").status == 202
     assert cell.ask_with(None, "POST", "/invoices/ingestion", event, authorization=f"Bearer {viewer}").status == 403
 
@@ -361,7 +361,7 @@ def test_a_key_may_come_as_a_bearer(cell: Cell) -> None:
 
 
 def batch_of(count: int, name: str) -> dict[str, list[object]]:
-    return {"events": [sent("ingestion", event_id=f"{name}-{n}", invoice_id=f"{name}-{n}") for n in range(count)]}
+    return {"events": [event_body("ingestion", event_id=f"{name}-{n}", invoice_id=f"{name}-{n}") for n in range(count)]}
 
 
 def test_a_batch_costs_what_its_events_do(make: Callable[..., Cell]) -> None:
@@ -379,7 +379,7 @@ def test_a_batch_costs_what_its_events_do(make: Callable[..., Cell]) -> None:
         assert (over.status, over.faults) == (429, {})
         assert 15 <= int(over.headers["retry-after"]) <= 22, "seconds until there is room for all of it"
         assert send(batch_of(30, f"{name}-c")).status == 207
-        assert [send(sent("ingestion", event_id=f"{name}-{n}"), "").status for n in range(12)].count(202) < 12
+        assert [send(event_body("ingestion", event_id=f"{name}-{n}"), "").status for n in range(12)].count(202) < 12
         with cell.reader() as reader:
             stored = {event.event_id for _, event in reader.events()}
         assert not any(id.startswith(f"{name}-b") for id in stored), "all of it or nothing"
@@ -389,7 +389,7 @@ def test_a_batch_beyond_the_burst_is_taken_when_nothing_else_was(make: Callable[
     cell = make(limits=Limits(Rate(1, 10), UNLIMITED.stages))
     _, key = cell.add_key("small", "sender")
     assert cell.ask_with(key, "POST", "/invoices/ingestion/batch", batch_of(40, "a")).status == 207
-    late = cell.ask_with(key, "POST", "/invoices/ingestion", sent("ingestion"))
+    late = cell.ask_with(key, "POST", "/invoices/ingestion", event_body("ingestion"))
     assert (late.status, int(late.headers["retry-after"]) > 25) == (429, True), "what was lacking comes first"
 
 
@@ -421,11 +421,11 @@ def test_one_key_cannot_shut_out_the_others(make: Callable[..., Cell], monkeypat
             for _ in range(most + 5)
         ]
         for connection in asking[:most]:
-            connection.sendall(head("GET", "/invoices?limit=500", greedy))
+            connection.sendall(encode_request("GET", "/invoices?limit=500", greedy))
         until(lambda: slow.begun == readers_module.THREADS)
         until(lambda: cell.service.readers._reading._asked[flooder.id] == most)
         for connection in asking[most:]:
-            connection.sendall(head("GET", "/invoices", greedy))
+            connection.sendall(encode_request("GET", "/invoices", greedy))
             (reply,) = read_answers(connection, 1)
             assert (reply.status, reply.faults, reply.headers["retry-after"]) == (429, {}, "1")
             assert "this key has" in reply.content["detail"]
@@ -470,7 +470,7 @@ def test_keys_take_turns(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPa
 
         def ask(key: str, path: str) -> None:
             connection = opened.enter_context(socket.create_connection(("127.0.0.1", cell.port), timeout=SOON))
-            connection.sendall(head("GET", path, key))
+            connection.sendall(encode_request("GET", path, key))
 
         for key in keys:
             for _ in range(readers_module.THREADS):
@@ -499,7 +499,7 @@ def test_questions_of_those_who_have_gone_are_dropped(
         with ExitStack() as opened:
             for _ in range(most):
                 connection = opened.enter_context(socket.create_connection(("127.0.0.1", cell.port), timeout=SOON))
-                connection.sendall(head("GET", "/invoices", text))
+                connection.sendall(encode_request("GET", "/invoices", text))
             until(lambda: asked[key.id] == most)
         until(lambda: asked[key.id] == 0)
     slow.may_go_on.set()
@@ -523,7 +523,7 @@ def test_what_acts_is_done_though_nobody_waits_for_it(
 
     monkeypatch.setattr(keys, "revoke", slowly)
     with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as connection:
-        connection.sendall(head("DELETE", f"/keys/{key.id}", cell.keys["admin"]))
+        connection.sendall(encode_request("DELETE", f"/keys/{key.id}", cell.keys["admin"]))
         assert begun.wait(SOON)
     may_go_on.set()
     until(lambda: cell.ask_with(text, "GET", "/alerts").status == 403)
@@ -607,19 +607,19 @@ def test_idle_connections_do_not_stop_alerts(tmp_path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many + 500), hard))
             try:
                 kept = opened.enter_context(target.connect())
-                kept.sendall(head("GET", "/healthz", ""))
+                kept.sendall(encode_request("GET", "/healthz", ""))
                 assert [reply.status for reply in read_answers(kept, 1)] == [200]
                 for _ in range(many):
                     with suppress(ConnectionError):
                         opened.enter_context(target.connect())
                 process = psutil.Process(life.process.pid)
                 until(lambda: process.num_fds() > 500)
-                assert process.num_fds() < 1_024 - file_descriptors.RESERVED + 100, "some are kept"
-                event = sent("ingestion", at=SystemClock().now())
+                assert process.num_fds() < 1_024 - file_descriptors.RESERVED_DESCRIPTORS + 100, "some are kept"
+                event = event_body("ingestion", at=SystemClock().now())
                 body = json.dumps(event).encode()
-                kept.sendall(head("POST", "/invoices/ingestion", target.key, body=body))
+                kept.sendall(encode_request("POST", "/invoices/ingestion", target.key, body=body))
                 assert [reply.status for reply in read_answers(kept, 1)] == [202], "who was there is served"
-                kept.sendall(head("GET", "/alerts", target.key))
+                kept.sendall(encode_request("GET", "/alerts", target.key))
                 assert [reply.status for reply in read_answers(kept, 1)] == [200]
                 assert until(lambda: len(taken) >= 3, 60)
             finally:
@@ -633,7 +633,7 @@ def test_idle_connections_do_not_stop_alerts(tmp_path: Path) -> None:
 def test_who_is_turned_away_is_told_so(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond those whose requests are answered 503, without waiting for a request; one that is silent makes room."""
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
-    monkeypatch.setattr(server, "COURTESY", 1)
+    monkeypatch.setattr(server, "MAX_REFUSED_CONNECTIONS", 1)
     cell = make()
     with ExitStack() as opened:
 
@@ -641,14 +641,14 @@ def test_who_is_turned_away_is_told_so(make: Callable[..., Cell], monkeypatch: p
             return opened.enter_context(socket.create_connection(("127.0.0.1", cell.port), timeout=SOON))
 
         kept, silent = connect(), connect()
-        kept.sendall(head("GET", "/healthz", ""))
+        kept.sendall(encode_request("GET", "/healthz", ""))
         assert [reply.status for reply in read_answers(kept, 1)] == [200]
         other = connect()
         assert silent.recv(1) == b"", "it has said nothing"
         other.sendall(b"POST /invoices/ingestion HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
         (reply,) = read_answers(other, 1)
         assert (reply.status, reply.headers["connection"]) == (503, "close")
-        kept.sendall(head("GET", "/healthz", ""))
+        kept.sendall(encode_request("GET", "/healthz", ""))
         assert [reply.status for reply in read_answers(kept, 1)] == [200]
 
 
@@ -666,7 +666,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(monkeypatch: pyte
         (256, 256, 256, 128),
     ):
         limits.update(soft=soft, hard=hard)
-        assert file_descriptors.room_for_connections(2_000) == room
+        assert file_descriptors.limit_connections(2_000) == room
         assert limits["soft"] == after
 
 
@@ -678,7 +678,7 @@ def test_a_limit_that_cannot_be_raised_is_lived_with(
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
     monkeypatch.setattr(resource, "setrlimit", fail)
-    assert file_descriptors.room_for_connections(2_000) == 128
+    assert file_descriptors.limit_connections(2_000) == 128
     assert "stays at 256" in caplog.text
 
 
@@ -689,7 +689,7 @@ def test_readers_are_open_before_anybody_asks(make: Callable[..., Cell], monkeyp
         raise AssertionError("no file may be opened any more")
 
     monkeypatch.setattr(readers_module, "open_reader", fail)
-    together([lambda: cell.get("/invoices")] * 5)
+    run_concurrently([lambda: cell.get("/invoices")] * 5)
     assert cell.get("/alerts")["items"] == []
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from bems.embedded.api.openapi import document
+from bems.embedded.api.openapi import build_document
 from bems.tracker.requests import Role
-from tests.embedded.api.calls import ROLES, SECRETS, Cell, head, raw, sent
+from tests.embedded.api.calls import ROLES, SECRETS, Cell, encode_request, send_raw, event_body
 
 SEND, LOOK, ACT, ADMINISTER = {"sender", "admin"}, {"viewer", "operator", "admin"}, {"operator", "admin"}, {"admin"}
 MATRIX: dict[tuple[str, str], set[str]] = {
@@ -48,7 +48,7 @@ OPEN = {("GET", "/healthz"), ("GET", "/openapi.json")}
 
 
 def test_every_operation_is_in_the_table() -> None:
-    described = {(method.upper(), path) for path, methods in document()["paths"].items() for method in methods}
+    described = {(method.upper(), path) for path, methods in build_document()["paths"].items() for method in methods}
     aliases = {(method, path) for method, path in described if method == "GET" and path.startswith("/invoices/")}
     assert described - aliases <= MATRIX.keys() | OPEN
     assert {path for _, path in aliases} - {"/invoices/{target}", "/invoices/{target}/events"} == {
@@ -96,7 +96,7 @@ def foreign(cell: Cell, name: str) -> str | None:
     ("method", "path"), [("POST", "/invoices/ingestion"), ("GET", "/invoices"), ("GET", "/metrics")]
 )
 def test_a_wrong_key_is_as_good_as_none(cell: Cell, method: str, path: str, name: str) -> None:
-    body = sent("ingestion") if method == "POST" else None
+    body = event_body("ingestion") if method == "POST" else None
     reply = cell.ask_with(foreign(cell, name), method, path, body)
     assert (reply.status, reply.faults) == (403, {})
     assert reply.body == cell.ask_with(None, "GET", "/keys").body, "it does not say what was wrong"
@@ -104,9 +104,9 @@ def test_a_wrong_key_is_as_good_as_none(cell: Cell, method: str, path: str, name
 
 def test_of_two_keys_none_is_chosen(cell: Cell) -> None:
     for one, other in (("", cell.keys["admin"]), (cell.keys["admin"], "wrong"), (cell.keys["admin"],) * 2):
-        look = head("GET", "/check", one, f"x-api-key: {other}")
-        send = head("POST", "/invoices/posting", one, f"X-API-Key: {other}", body=b"{}")
-        assert [reply.status for reply in raw(cell.port, look, send, answers=2)] == [403, 403]
+        look = encode_request("GET", "/check", one, f"x-api-key: {other}")
+        send = encode_request("POST", "/invoices/posting", one, f"X-API-Key: {other}", body=b"{}")
+        assert [reply.status for reply in send_raw(cell.port, look, send, answers=2)] == [403, 403]
 
 
 def test_everyone_may_ask_how_the_cell_is_and_what_it_does(cell: Cell) -> None:
@@ -123,7 +123,7 @@ def test_a_key_is_shown_once(cell: Cell) -> None:
     assert made.status == 201
     text = made.content["text"]
     SECRETS.add(text.split("_", 2)[2])
-    assert cell.ask_with(text, "POST", "/invoices/ingestion", sent("ingestion")).status == 202
+    assert cell.ask_with(text, "POST", "/invoices/ingestion", event_body("ingestion")).status == 202
     listed = cell.ask("GET", "/keys")
     assert text.split("_", 2)[2].encode() not in listed.body
     assert made.content["key"] in listed.content["items"]
@@ -148,7 +148,7 @@ def test_a_revoked_key_stops_at_once_and_after_a_restart(make: Callable[..., Cel
     assert cell.send("ingestion").status == 403
     assert cell.ask("DELETE", f"/keys/{id}").content == revoked.content, "who and when stays"
     again = make()
-    assert again.ask_with(cell.keys["sender"], "POST", "/invoices/ingestion", sent("ingestion")).status == 403
+    assert again.ask_with(cell.keys["sender"], "POST", "/invoices/ingestion", event_body("ingestion")).status == 403
     listed = again.ask_with(cell.keys["admin"], "GET", "/keys").content["items"]
     assert revoked.content in listed
 
@@ -210,7 +210,7 @@ def test_the_texts_of_keys_are_in_no_file(make: Callable[..., Cell]) -> None:
     cell = make()
     text = cell.ask("POST", "/keys", {"name": "erp", "role": "sender"}).content["text"]
     SECRETS.add(text.split("_", 2)[2])
-    assert cell.ask_with(text, "POST", "/invoices/ingestion", sent("ingestion")).status == 202
+    assert cell.ask_with(text, "POST", "/invoices/ingestion", event_body("ingestion")).status == 202
     assert cell.ask_with(text, "POST", "/invoices/ingestion", b"{}").status == 400
     command = {"verb": "park", "command_id": "1", "invoice_id": "INV-1"}
     assert cell.ask("POST", "/commands", command).status == 200

@@ -16,7 +16,7 @@ from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.instants import DAY
 from bems.tracker.parsing import MAX_BATCH_BYTES, MAX_EVENT_BYTES
-from tests.embedded.api.calls import Cell, Reply, ask, head, raw, read_answers, sent
+from tests.embedded.api.calls import Cell, Reply, ask, encode_request, send_raw, read_answers, event_body
 from tests.tracker.samples import NOW
 from tests.waiting import SOON, until
 
@@ -72,19 +72,19 @@ def test_an_event_may_say_all_that_the_contract_knows(cell: Cell) -> None:
 
 def test_a_batch_is_answered_event_by_event_in_order(cell: Cell) -> None:
     cell.send("ingestion", invoice_id="known")
-    new = sent("ingestion", invoice_id="new")
-    wrong = sent("ingestion", invoice_id="wrong", amount="1.001", currency="XXX")
+    new = event_body("ingestion", invoice_id="new")
+    wrong = event_body("ingestion", invoice_id="wrong", amount="1.001", currency="XXX")
     results = cell.send_all(
         "ingestion",
         [
             new,
-            sent("ingestion", invoice_id="known"),
-            sent("ingestion", invoice_id="known", amount="1.00"),
+            event_body("ingestion", invoice_id="known"),
+            event_body("ingestion", invoice_id="known", amount="1.00"),
             wrong,
             new,
             new | {"amount": "2.00"},
             None,
-            sent("ingestion", invoice_id="newer"),
+            event_body("ingestion", invoice_id="newer"),
         ],
     )
     assert [(result["status"], result["code"], result.get("event_id")) for result in results] == [
@@ -103,7 +103,7 @@ def test_a_batch_is_answered_event_by_event_in_order(cell: Cell) -> None:
 
 
 def test_a_batch_has_1_to_100_events(cell: Cell) -> None:
-    events = [sent("posting", invoice_id=f"hundred-{number}") for number in range(101)]
+    events = [event_body("posting", invoice_id=f"hundred-{number}") for number in range(101)]
     assert [result["code"] for result in cell.send_all("posting", events[:100])] == [202] * 100
     assert post(cell, "posting", True, {"events": events}).pointers == {"/events"}
     assert post(cell, "posting", True, {"events": []}).pointers == {"/events"}
@@ -111,7 +111,7 @@ def test_a_batch_has_1_to_100_events(cell: Cell) -> None:
 
 def test_a_cell_may_take_smaller_batches(make: Callable[..., Cell]) -> None:
     cell = make(limits=Limits(max_batch=2))
-    events = [sent("posting", event_id=f"{number}") for number in range(3)]
+    events = [event_body("posting", event_id=f"{number}") for number in range(3)]
     assert len(cell.send_all("posting", events[:2])) == 2
     reply = post(cell, "posting", True, {"events": events})
     assert (reply.status, reply.pointers) == (400, {"/events"})
@@ -158,17 +158,17 @@ BROKEN: dict[str, bytes] = {
     "empty": b"",
     "cut": b'{"event_id": "1"',
     "text": b"hello",
-    "byte order mark": b"\xef\xbb\xbf" + json.dumps(sent("ingestion")).encode(),
+    "byte order mark": b"\xef\xbb\xbf" + json.dumps(event_body("ingestion")).encode(),
     "NUL": b"\0",
-    "NUL within": json.dumps(sent("ingestion")).encode().replace(b"INV-1", b"INV\0", 1),
+    "NUL within": json.dumps(event_body("ingestion")).encode().replace(b"INV-1", b"INV\0", 1),
     "not UTF-8": b'{"event_id": "\xff"}',
-    "half a pair": json.dumps(sent("ingestion", event_id="\ud800")).encode(),
+    "half a pair": json.dumps(event_body("ingestion", event_id="\ud800")).encode(),
     "deep": b"[" * 30_000 + b"]" * 30_000,
     "deep within": b'{"attributes":' + b'{"a":' * 9_000 + b"1" + b"}" * 9_001,
     "huge number": b'{"event_id": ' + b"9" * 50_000 + b"}",
     "huge exponent": b'{"amount": 1e999999999}',
     "not a number": b'{"amount": NaN}',
-    "a name twice": json.dumps(sent("ingestion")).encode()[:-1] + b', "amount": "1.00"}',
+    "a name twice": json.dumps(event_body("ingestion")).encode()[:-1] + b', "amount": "1.00"}',
     "array": b"[]",
     "string": b'"event"',
     "null": b"null",
@@ -210,13 +210,13 @@ def test_only_json_is_taken(cell: Cell, given: str, batch: bool) -> None:
 def test_without_a_content_type_nothing_is_taken(cell: Cell, batch: bool) -> None:
     path = f"/invoices/ingestion{'/batch' * batch}"
     lines = f"POST {path} HTTP/1.1\r\nHost: a\r\nx-api-key: {cell.keys['sender']}\r\nContent-Length: 2\r\n\r\n{{}}"
-    (reply,) = raw(cell.port, lines.encode())
+    (reply,) = send_raw(cell.port, lines.encode())
     assert (reply.status, reply.faults) == (415, {})
 
 
 def test_two_content_types_are_none(cell: Cell) -> None:
-    twice = head("POST", "/invoices/ingestion", cell.keys["sender"], "Content-Type: application/json", body=b"{}")
-    (reply,) = raw(cell.port, twice)
+    twice = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], "Content-Type: application/json", body=b"{}")
+    (reply,) = send_raw(cell.port, twice)
     assert reply.status == 415
 
 
@@ -241,23 +241,23 @@ def test_what_is_too_large_is_refused_and_the_connection_goes_on(cell: Cell, bat
 @pytest.mark.parametrize(("batch", "limit"), LIMITS)
 def test_a_body_that_grows_too_large_is_refused_and_the_connection_goes_on(cell: Cell, batch: bool, limit: int) -> None:
     chunk = b"%x\r\n%b\r\n" % (16_384, b" " * 16_384)
-    start = head("POST", f"/invoices/ingestion{'/batch' * batch}", cell.keys["sender"], "Transfer-Encoding: chunked")
+    start = encode_request("POST", f"/invoices/ingestion{'/batch' * batch}", cell.keys["sender"], "Transfer-Encoding: chunked")
     rest = chunk * (limit // 16_384 + 1) + b"0\r\n\r\n"
-    refused, next_one = raw(cell.port, start, rest, head("GET", "/healthz", ""), answers=2)
+    refused, next_one = send_raw(cell.port, start, rest, encode_request("GET", "/healthz", ""), answers=2)
     assert (refused.status, refused.faults) == (413, {})
     assert next_one.status == 200
 
 
 def test_what_is_far_too_large_is_not_read_at_all(cell: Cell) -> None:
-    start = head("POST", "/invoices/ingestion", cell.keys["sender"], f"Content-Length: {1 << 60}")
-    refused, *more = raw(cell.port, start, answers=2)
+    start = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], f"Content-Length: {1 << 60}")
+    refused, *more = send_raw(cell.port, start, answers=2)
     assert (refused.status, refused.headers["connection"], more) == (413, "close", [])
 
 
 def test_what_grows_far_too_large_is_not_read_to_its_end(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "MAX_DRAIN_BYTES", MAX_EVENT_BYTES)
-    start = head("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: chunked")
-    refused, *more = raw(
+    start = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: chunked")
+    refused, *more = send_raw(
         cell.port, start + b"%x\r\n%b\r\n" % (MAX_EVENT_BYTES + 1, b" " * (MAX_EVENT_BYTES + 1)), answers=2
     )
     assert (refused.status, refused.headers["connection"], more) == (413, "close", [])
@@ -265,13 +265,13 @@ def test_what_grows_far_too_large_is_not_read_to_its_end(cell: Cell, monkeypatch
 
 def test_who_asks_before_sending_is_told_before(cell: Cell) -> None:
     length = f"Content-Length: {MAX_EVENT_BYTES + 1}"
-    start = head("POST", "/invoices/ingestion", cell.keys["sender"], "Expect: 100-continue", length)
-    refused, *more = raw(cell.port, start, answers=2)
+    start = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], "Expect: 100-continue", length)
+    refused, *more = send_raw(cell.port, start, answers=2)
     assert (refused.status, more) == (413, [])
-    body = json.dumps(sent("ingestion", invoice_id="asked-first")).encode()
+    body = json.dumps(event_body("ingestion", invoice_id="asked-first")).encode()
     length = f"Content-Length: {len(body)}"
-    start = head("POST", "/invoices/ingestion", cell.keys["sender"], "Expect: 100-continue", length)
-    assert [reply.status for reply in raw(cell.port, start, body)] == [202], "100 is no answer yet"
+    start = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], "Expect: 100-continue", length)
+    assert [reply.status for reply in send_raw(cell.port, start, body)] == [202], "100 is no answer yet"
 
 
 # -- 408, and those who hang up
@@ -280,17 +280,17 @@ def test_who_asks_before_sending_is_told_before(cell: Cell) -> None:
 def test_a_body_that_does_not_come_is_not_waited_for(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
     for path in ("/invoices/ingestion", "/invoices/ingestion/batch", "/commands"):
-        start = head("POST", path, cell.keys["admin"], "Content-Length: 10")
-        late, *more = raw(cell.port, start, b"{", answers=2)
+        start = encode_request("POST", path, cell.keys["admin"], "Content-Length: 10")
+        late, *more = send_raw(cell.port, start, b"{", answers=2)
         assert (late.status, late.faults, late.headers["connection"], more) == (408, {}, "close", [])
 
 
 def test_who_hangs_up_harms_nobody(cell: Cell, caplog: pytest.LogCaptureFixture) -> None:
-    body = json.dumps(sent("ingestion", invoice_id="hung-up")).encode()
-    for piece in (b"PO", head("POST", "/invoices/ingestion", cell.keys["sender"], body=body)[:-20]):
-        assert raw(cell.port, piece, answers=0) == []
-    raw(cell.port, head("POST", "/invoices/ingestion", cell.keys["sender"], body=body), answers=0)
-    raw(cell.port, head("GET", "/invoices", cell.keys["viewer"]), answers=0)
+    body = json.dumps(event_body("ingestion", invoice_id="hung-up")).encode()
+    for piece in (b"PO", encode_request("POST", "/invoices/ingestion", cell.keys["sender"], body=body)[:-20]):
+        assert send_raw(cell.port, piece, answers=0) == []
+    send_raw(cell.port, encode_request("POST", "/invoices/ingestion", cell.keys["sender"], body=body), answers=0)
+    send_raw(cell.port, encode_request("GET", "/invoices", cell.keys["viewer"]), answers=0)
     assert cell.send("ingestion", invoice_id="stayed").status == 202
     assert cell.send("ingestion", invoice_id="hung-up").status == 202
     assert not caplog.records
@@ -312,7 +312,7 @@ def test_each_key_has_its_own_rate(make: Callable[..., Cell]) -> None:
     assert [cell.send("ingestion", event_id=f"{n}").status for n in range(2)] == [202, 202]
     refused = cell.send("ingestion", event_id="2")
     assert (refused.status, refused.faults, refused.headers["retry-after"]) == (429, {}, "1")
-    assert cell.ask_with(other, "POST", "/invoices/ingestion", sent("ingestion", event_id="3")).status == 202
+    assert cell.ask_with(other, "POST", "/invoices/ingestion", event_body("ingestion", event_id="3")).status == 202
     assert cell.ask_with("bems_nobody", "GET", "/check").status == 403, "who has no key learns nothing of rates"
     with cell.reader() as reader:
         assert {event.event_id for _, event in reader.events()} == {"0", "1", "3"}
@@ -323,7 +323,7 @@ def test_each_key_has_its_own_rate(make: Callable[..., Cell]) -> None:
 def test_each_stage_has_its_own_rate(make: Callable[..., Cell], batch: bool) -> None:
     many, slow = Rate(1000, 1000), Rate(1, 1)
     cell = make(limits=Limits(many, StageRates(ingestion=slow, authorization=many)))
-    body = {"events": [sent("ingestion")]} if batch else sent("ingestion")
+    body = {"events": [event_body("ingestion")]} if batch else event_body("ingestion")
     assert post(cell, "ingestion", batch, body).status in (202, 207)
     refused = post(cell, "ingestion", batch, body)
     assert (refused.status, refused.headers["retry-after"]) == (429, "1")
@@ -351,8 +351,8 @@ def test_what_cannot_be_taken_now_is_to_be_sent_again(
     monkeypatch.setattr(Writer, "submit", broken(error))
     reply = cell.send("ingestion", invoice_id="later")
     assert (reply.status, reply.faults, reply.headers["retry-after"]) == (503, {}, seconds)
-    wrong = sent("ingestion", invoice_id="")
-    refused, unavailable = cell.send_all("ingestion", [wrong, sent("ingestion", invoice_id="later")])
+    wrong = event_body("ingestion", invoice_id="")
+    refused, unavailable = cell.send_all("ingestion", [wrong, event_body("ingestion", invoice_id="later")])
     assert (refused["code"], unavailable["code"]) == (400, 503)
     assert unavailable["event_id"] == "later-ingestion"
     command = {"verb": "park", "command_id": "1", "invoice_id": "later"}
@@ -363,7 +363,7 @@ def test_what_cannot_be_taken_now_is_to_be_sent_again(
 def test_where_nothing_more_is_taken_nothing_is_looked_at(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate takes longer than the rest: a cell that is flooded would do little else."""
     monkeypatch.setattr(Writer, "is_full", True)
-    for path, body in (("ingestion", {}), ("ingestion/batch", {"events": [sent("ingestion", invoice_id="")]})):
+    for path, body in (("ingestion", {}), ("ingestion/batch", {"events": [event_body("ingestion", invoice_id="")]})):
         reply = cell.ask("POST", f"/invoices/{path}", body, "sender")
         assert (reply.status, reply.faults, reply.headers["retry-after"]) == (503, {}, "1")
     assert cell.ask_with("wrong", "POST", "/invoices/ingestion", {}).status == 403
@@ -376,7 +376,7 @@ def test_a_full_disk_is_told_and_what_was_not_answered_well_is_not_there(
     pages = execute("PRAGMA page_count").get
     own.send("ingestion", invoice_id="before")
     execute(f"PRAGMA max_page_count = {pages}")
-    events = [sent("ingestion", invoice_id=f"full-{number}", attributes={"a": "x" * 4000}) for number in range(100)]
+    events = [event_body("ingestion", invoice_id=f"full-{number}", attributes={"a": "x" * 4000}) for number in range(100)]
     codes = [result["code"] for result in own.send_all("ingestion", events)]
     assert codes == [503] * 100
     failing = own.ask_with(None, "GET", "/healthz")
@@ -405,38 +405,38 @@ def test_a_fault_of_ours_is_a_500_that_does_not_say_what(
 def test_an_offer_to_upgrade_is_ignored_and_the_body_is_read(cell: Cell) -> None:
     offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk")
     key = cell.keys["admin"]
-    body = json.dumps(sent("ingestion", invoice_id="java")).encode()
-    whole = head("POST", "/invoices/ingestion", key, *offer, body=body)
-    start = head("POST", "/invoices/ingestion", key, *offer, "Transfer-Encoding: chunked")
+    body = json.dumps(event_body("ingestion", invoice_id="java")).encode()
+    whole = encode_request("POST", "/invoices/ingestion", key, *offer, body=body)
+    start = encode_request("POST", "/invoices/ingestion", key, *offer, "Transfer-Encoding: chunked")
     pieces = b"%x\r\n" % len(body), body, b"\r\n0\r\n\r\n"
-    look = head("GET", "/invoices/java", key, *offer)
-    one, two, three, four = raw(cell.port, whole, start, *pieces, look, look, answers=4)
+    look = encode_request("GET", "/invoices/java", key, *offer)
+    one, two, three, four = send_raw(cell.port, whole, start, *pieces, look, look, answers=4)
     assert [one.content["status"], two.content["status"]] == ["accepted", "duplicate"]
     assert [three.status, four.status] == [200, 200]
-    assert [reply.status for reply in raw(cell.port, look * 1_100, answers=1_100)] == [200] * 1_100
+    assert [reply.status for reply in send_raw(cell.port, look * 1_100, answers=1_100)] == [200] * 1_100
 
 
 def test_requests_that_come_at_once_are_answered_in_order(cell: Cell) -> None:
-    events = [json.dumps(sent("ingestion", event_id=f"p{number}")).encode() for number in range(20)]
-    sends = [head("POST", "/invoices/ingestion", cell.keys["sender"], body=event) for event in events]
-    replies = raw(cell.port, b"".join(sends), answers=20)
+    events = [json.dumps(event_body("ingestion", event_id=f"p{number}")).encode() for number in range(20)]
+    sends = [encode_request("POST", "/invoices/ingestion", cell.keys["sender"], body=event) for event in events]
+    replies = send_raw(cell.port, b"".join(sends), answers=20)
     assert [reply.content["event_id"] for reply in replies] == [f"p{n}" for n in range(20)]
 
 
 def test_what_follows_and_is_no_request_takes_no_answer_away(cell: Cell) -> None:
-    body = json.dumps(sent("ingestion", invoice_id="then-noise")).encode()
-    replies = raw(
-        cell.port, head("POST", "/invoices/ingestion", cell.keys["sender"], body=body) + b"\0\0\0\r\n", answers=2
+    body = json.dumps(event_body("ingestion", invoice_id="then-noise")).encode()
+    replies = send_raw(
+        cell.port, encode_request("POST", "/invoices/ingestion", cell.keys["sender"], body=body) + b"\0\0\0\r\n", answers=2
     )
     assert [reply.status for reply in replies] == [202], "and then the connection is closed"
 
 
 def test_a_body_is_read_however_it_comes(cell: Cell) -> None:
-    whole = head(
+    whole = encode_request(
         "POST",
         "/invoices/ingestion",
         cell.keys["sender"],
-        body=json.dumps(sent("ingestion", invoice_id="drop")).encode(),
+        body=json.dumps(event_body("ingestion", invoice_id="drop")).encode(),
     )
     with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

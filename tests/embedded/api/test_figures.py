@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bems.embedded.cell import Cell as Decider
 from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, HOUR, Instant
-from tests.embedded.api.calls import Cell, sent
+from tests.embedded.api.calls import Cell, event_body
 from tests.embedded.api.test_lists import ids, pages
 from tests.tracker.samples import NOW
 from tests.waiting import until
@@ -46,10 +46,10 @@ def test_each_outcome_says_who_stated_it(own: Cell) -> None:
 @pytest.mark.parametrize("limit", [1, 2, 3, 500])
 def test_events_are_given_as_they_were_sent(own: Cell, limit: int) -> None:
     bodies = [
-        sent("ingestion", invoice_id="A/1", event_id="e1", attributes={"po": "1"}, payment_terms={"days": 30}),
-        sent("authorization", invoice_id="A/1", event_id="e2", imported=True),
-        sent("authorization", invoice_id="A/1", event_id="e3", status="rejected", at=NOW - DAY),
-        sent("posting", invoice_id="A/1", event_id="e4", amount="-3.50"),
+        event_body("ingestion", invoice_id="A/1", event_id="e1", attributes={"po": "1"}, payment_terms={"days": 30}),
+        event_body("authorization", invoice_id="A/1", event_id="e2", imported=True),
+        event_body("authorization", invoice_id="A/1", event_id="e3", status="rejected", at=NOW - DAY),
+        event_body("posting", invoice_id="A/1", event_id="e4", amount="-3.50"),
     ]
     for stage, body in zip(("ingestion", "authorization", "authorization", "posting"), bodies, strict=True):
         assert own.ask("POST", f"/invoices/{stage}", body, "sender").status == 202

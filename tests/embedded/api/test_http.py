@@ -15,7 +15,7 @@ from bems.embedded.api import http_protocol, server
 from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.reader_pool import ReaderPool
 from bems.tracker.contract import STAGES
-from tests.embedded.api.calls import Cell, ask, head, raw, read_answers, sent
+from tests.embedded.api.calls import Cell, ask, encode_request, send_raw, read_answers, event_body
 from tests.waiting import SOON, until
 
 # -- 404 and 405
@@ -67,7 +67,7 @@ def test_another_method_is_told_which_are_right(cell: Cell, path: str, allowed: 
     "path", ["/invoices/payment", "/invoices/ingestion/", "/invoices/INGESTION", "/invoices/a/b/batch"]
 )
 def test_there_is_no_such_stage(cell: Cell, path: str) -> None:
-    reply = cell.ask("POST", path, sent("ingestion"))
+    reply = cell.ask("POST", path, event_body("ingestion"))
     assert (reply.status, reply.faults) == (404, {})
     assert '"ingestion"' in reply.content["detail"] or "one of ingestion" in reply.content["detail"]
 
@@ -131,25 +131,25 @@ def test_an_id_that_none_has_is_not_found(cell: Cell, target: str) -> None:
     ],
 )
 def test_what_cannot_be_read_is_a_problem_and_the_end(cell: Cell, noise: bytes) -> None:
-    reply, *more = raw(cell.port, noise, answers=2)
+    reply, *more = send_raw(cell.port, noise, answers=2)
     assert (reply.status, reply.faults, reply.headers["connection"], more) == (400, {}, "close", [])
 
 
 def test_a_body_that_cannot_be_read_is_a_problem_and_the_end(cell: Cell) -> None:
-    start = head("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: chunked")
-    reply, *more = raw(cell.port, start, b"zz\r\n", answers=2)
+    start = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: chunked")
+    reply, *more = send_raw(cell.port, start, b"zz\r\n", answers=2)
     assert (reply.status, reply.faults, more) == (400, {}, [])
 
 
 @pytest.mark.parametrize("header", ["Connection: , ,", "A:", "Upgrade: x"])
 def test_odd_headers_change_nothing(cell: Cell, header: str) -> None:
     for path, status in (("/healthz", 200), ("/nothing", 404), ("/check", 200)):
-        assert [reply.status for reply in raw(cell.port, head("GET", path, cell.keys["admin"], header))] == [status]
+        assert [reply.status for reply in send_raw(cell.port, encode_request("GET", path, cell.keys["admin"], header))] == [status]
 
 
 def test_an_address_may_be_whole_and_the_version_old(cell: Cell) -> None:
     lines = b"GET http://elsewhere/healthz?x HTTP/1.0\r\n\r\n"
-    reply, *more = raw(cell.port, lines, answers=2)
+    reply, *more = send_raw(cell.port, lines, answers=2)
     assert (reply.status, more) == (200, [])
 
 
@@ -158,12 +158,12 @@ def test_many_questions_on_one_connection(cell: Cell) -> None:
     first = ask(connection, cell.keys["admin"], "GET", "/check")
     kept = connection.sock
     statuses = [
-        ask(connection, None, "POST", "/invoices/ingestion", sent("ingestion")).status,
+        ask(connection, None, "POST", "/invoices/ingestion", event_body("ingestion")).status,
         ask(connection, cell.keys["sender"], "POST", "/invoices/ingestion", b"x" * 50_000).status,
         ask(connection, cell.keys["sender"], "POST", "/invoices/ingestion", b"x", content_type="text/plain").status,
         ask(connection, cell.keys["admin"], "PUT", "/check", b"x" * 50_000).status,
         ask(connection, cell.keys["admin"], "GET", "/invoices?x").status,
-        ask(connection, cell.keys["sender"], "POST", "/invoices/ingestion", sent("ingestion")).status,
+        ask(connection, cell.keys["sender"], "POST", "/invoices/ingestion", event_body("ingestion")).status,
     ]
     assert (first.status, statuses) == (200, [403, 400, 415, 405, 400, 202])
     assert connection.sock is kept
@@ -171,20 +171,20 @@ def test_many_questions_on_one_connection(cell: Cell) -> None:
 
 
 def test_a_silent_connection_is_not_kept_forever(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "KEEP_ALIVE", 0.5)
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.5)
     cell = make()
-    early = head("POST", "/invoices/ingestion", "wrong", "Content-Length: 100")
-    for piece, answers in ((b"", 0), (b"GET / HTT", 0), (head("GET", "/healthz", ""), 1), (early, 1)):
+    early = encode_request("POST", "/invoices/ingestion", "wrong", "Content-Length: 100")
+    for piece, answers in ((b"", 0), (b"GET / HTT", 0), (encode_request("GET", "/healthz", ""), 1), (early, 1)):
         with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as connection:
             connection.sendall(piece)
             assert len(list(read_answers(connection, 9))) == answers
 
 
 def test_who_is_still_sending_is_not_cut_off(make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "KEEP_ALIVE", 0.5)
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.5)
     cell = make()
-    body = json.dumps(sent("ingestion")).encode()
-    whole = head("POST", "/invoices/ingestion", cell.keys["sender"], body=body)
+    body = json.dumps(event_body("ingestion")).encode()
+    whole = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], body=body)
     with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as sending:
         sending.sendall(whole[:20])
         sending.sendall(whole[20:-5])
@@ -198,7 +198,7 @@ def test_who_is_still_sending_is_not_cut_off(make: Callable[..., Cell], monkeypa
 def test_a_head_that_only_trickles_in_is_not_waited_for(
     make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "KEEP_ALIVE", 0.2)
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.2)
     cell = make()
     with socket.create_connection(("127.0.0.1", cell.port), timeout=0.02) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nA: ")
@@ -217,14 +217,14 @@ def test_a_head_that_only_trickles_in_is_not_waited_for(
 def test_who_does_not_read_the_answer_is_not_waited_for(
     make: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "KEEP_ALIVE", 0.2)
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.2)
     cell = make()
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.settimeout(SOON)
         deaf.connect(("127.0.0.1", cell.port))
         # So much that no buffer takes it; the answers are never read, until the connection is gone.
-        many = head("GET", "/openapi.json", "") * 500_000
+        many = encode_request("GET", "/openapi.json", "") * 500_000
         with pytest.raises(ConnectionError):
             deaf.sendall(many)
 
@@ -234,7 +234,7 @@ def test_too_many_connections_are_told_so(make: Callable[..., Cell], monkeypatch
     cell = make()
     taken = [socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) for _ in range(2)]
     for connection in taken:
-        connection.sendall(head("GET", "/healthz", ""))
+        connection.sendall(encode_request("GET", "/healthz", ""))
         assert [reply.status for reply in read_answers(connection, 1)] == [200]
     reply = cell.send("ingestion")
     assert (reply.status, reply.faults, reply.headers["retry-after"], reply.headers["connection"]) == (
@@ -297,7 +297,7 @@ def test_the_end_does_not_wait_for_those_who_do_not_go_on(
     for connection, path in zip(
         connections, ("/invoices/ingestion", "/invoices/posting/batch", "/commands"), strict=True
     ):
-        connection.sendall(head("POST", path, cell.keys["admin"], "Content-Length: 10", "Expect: 100-continue"))
+        connection.sendall(encode_request("POST", path, cell.keys["admin"], "Content-Length: 10", "Expect: 100-continue"))
         assert connection.recv(100).startswith(b"HTTP/1.1 100"), "it waits for the body"
     cell.service.stop()
     for connection in connections:
@@ -308,11 +308,11 @@ def test_the_end_does_not_wait_for_those_who_do_not_go_on(
 
 def test_a_head_is_bounded_as_it_comes(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "MAX_HEAD_BYTES", 1000)
-    monkeypatch.setattr(http_protocol, "MAX_READ", 0)
-    batch = json.dumps({"events": [sent("ingestion")] * 100}).encode()
-    replies = raw(cell.port, head("POST", "/invoices/ingestion/batch", cell.keys["sender"], body=batch) * 2, answers=2)
+    monkeypatch.setattr(http_protocol, "PARSE_PIECE_BYTES", 0)
+    batch = json.dumps({"events": [event_body("ingestion")] * 100}).encode()
+    replies = send_raw(cell.port, encode_request("POST", "/invoices/ingestion/batch", cell.keys["sender"], body=batch) * 2, answers=2)
     assert [reply.status for reply in replies] == [207, 207], "bodies are no heads"
-    reply, *_ = raw(cell.port, b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200, answers=2)
+    reply, *_ = send_raw(cell.port, b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200, answers=2)
     assert "headers" in reply.content["detail"]
 
 
@@ -332,11 +332,11 @@ def collector_disabled() -> Iterator[None]:
 
 LOSSES: dict[str, Callable[[str], bytes]] = {
     "unused": lambda _: b"",
-    "answered": lambda key: head("GET", "/invoices", key),
-    "answered and closed": lambda key: head("GET", "/invoices", key, "Connection: close"),
-    "several answers unread": lambda key: head("GET", "/invoices", key) * 3,
-    "in the middle of a head": lambda key: head("GET", "/invoices", key)[:-4],
-    "in the middle of a body": lambda key: head("POST", "/invoices/ingestion", key, "Content-Length: 99") + b"{",
+    "answered": lambda key: encode_request("GET", "/invoices", key),
+    "answered and closed": lambda key: encode_request("GET", "/invoices", key, "Connection: close"),
+    "several answers unread": lambda key: encode_request("GET", "/invoices", key) * 3,
+    "in the middle of a head": lambda key: encode_request("GET", "/invoices", key)[:-4],
+    "in the middle of a body": lambda key: encode_request("POST", "/invoices/ingestion", key, "Content-Length: 99") + b"{",
     "refused": lambda _: b"noise\r\n\r\n",
 }
 

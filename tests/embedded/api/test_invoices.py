@@ -14,7 +14,7 @@ from bems.tracker.actions import execution_name
 from bems.tracker.instants import DAY, HOUR, SECOND, render
 from bems.tracker.requests import MAX_REQUEST_BYTES
 from bems.tracker.status import status_of
-from tests.embedded.api.calls import Cell, sent, together
+from tests.embedded.api.calls import Cell, event_body, run_concurrently
 from tests.tracker.samples import NOW
 from tests.waiting import until
 
@@ -126,7 +126,7 @@ def test_what_was_accepted_is_seen_by_the_very_next_question(cell: Cell) -> None
             assert command(cell, "park", id, id).status == 200
             assert cell.get(f"/invoices/{id}")["mark"] == "parked"
 
-    together([lambda thread=thread: follow(thread) for thread in range(4)])  # type: ignore[misc]
+    run_concurrently([lambda thread=thread: follow(thread) for thread in range(4)])  # type: ignore[misc]
 
 
 def test_what_is_shown_was_so_at_one_moment(cell: Cell) -> None:
@@ -150,7 +150,7 @@ def test_what_is_shown_was_so_at_one_moment(cell: Cell) -> None:
             assert newest["event_id"] == shown["outcomes"].get("authorization", newest)["event_id"]
 
     cell.send("ingestion", invoice_id="moment")
-    together([change, look])
+    run_concurrently([change, look])
 
 
 # -- commands
@@ -241,7 +241,7 @@ def letters(own: Cell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptur
     """Five events of INV-1 and one of INV-2 whose handling failed."""
     caplog.set_level("CRITICAL", "bems.embedded.writer")
     broken(monkeypatch)
-    own.send_all("ingestion", [sent("ingestion", event_id=f"L{number}") for number in range(5)])
+    own.send_all("ingestion", [event_body("ingestion", event_id=f"L{number}") for number in range(5)])
     own.send("posting", invoice_id="INV-2", event_id="other")
     return own
 

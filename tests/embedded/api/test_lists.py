@@ -11,14 +11,14 @@ from bems.embedded.api.queries import (
     CommandsQuery,
     DeadLettersQuery,
     InvoicesQuery,
-    Number,
+    RowNumber,
     read_cursor,
     read_query,
     write_cursor,
 )
 from bems.tracker.instants import DAY, HOUR
 from bems.tracker.parsing import InvalidEvent
-from tests.embedded.api.calls import Cell, sent
+from tests.embedded.api.calls import Cell, event_body
 from tests.tracker.samples import NOW
 from tests.waiting import until
 
@@ -29,7 +29,7 @@ LISTS = ("/invoices", "/invoices?stuck=true", "/alerts", "/commands", "/dead-let
 def full(cell: Cell) -> Cell:
     """Invoices in every status, some of them stuck or parked, with alerts and commands."""
     for number in range(6):
-        cell.send_all("ingestion", [sent("ingestion", invoice_id=f"I{number}")])
+        cell.send_all("ingestion", [event_body("ingestion", invoice_id=f"I{number}")])
         cell.move_to(NOW + (number + 1) * HOUR)
     stages: list[tuple[Any, str, list[int]]] = [
         ("authorization", "approved", [2, 3, 4]), ("authorization", "rejected", [5]),
@@ -37,7 +37,7 @@ def full(cell: Cell) -> Cell:
     ]  # fmt: skip
     for stage, status, numbers in stages:
         events = [
-            sent(stage, invoice_id=f"I{number}", status=status, event_id=f"{number}{status}") for number in numbers
+            event_body(stage, invoice_id=f"I{number}", status=status, event_id=f"{number}{status}") for number in numbers
         ]
         assert {result["code"] for result in cell.send_all(stage, events)} == {202}
     cell.send("posting", invoice_id="Orphaned")
@@ -142,13 +142,13 @@ def test_commands_come_newest_first(full: Cell, limit: int) -> None:
 
 def test_every_invoice_is_seen_once_while_others_come_in(own: Cell) -> None:
     before = {f"M{number:03}" for number in range(0, 90, 3)}
-    own.send_all("ingestion", [sent("ingestion", invoice_id=id) for id in before])
+    own.send_all("ingestion", [event_body("ingestion", invoice_id=id) for id in before])
     seen: list[str] = []
     for page, item in enumerate(pages(own, "/invoices", limit=4)):
         seen.append(item["invoice_id"])
-        new = [sent("ingestion", invoice_id=f"M{number:03}") for number in (page, 89 - page)]
+        new = [event_body("ingestion", invoice_id=f"M{number:03}") for number in (page, 89 - page)]
         own.send_all("ingestion", new)
-        own.send_all("authorization", [sent("authorization", invoice_id=item["invoice_id"])])
+        own.send_all("authorization", [event_body("authorization", invoice_id=item["invoice_id"])])
     assert seen == sorted(set(seen)), "in order, none twice"
     assert before <= set(seen)
 
@@ -183,10 +183,10 @@ def test_a_cursor_is_read_as_it_was_written() -> None:
     assert read_cursor(None, "ids", str) is None
     for text in ("a", "I/1", "~" * 128):
         assert read_cursor(write_cursor("ids", text), "ids", str) == (text,)
-    assert read_cursor(write_cursor("stuck", 5, "a"), "stuck", Number, str) == (5, "a")
+    assert read_cursor(write_cursor("stuck", 5, "a"), "stuck", RowNumber, str) == (5, "a")
     cursor = write_cursor("alerts", 7)
     for other in (cursor + "=", cursor[:-1], cursor + "\n", " " + cursor, cursor.lower()):
-        assert isinstance(read_cursor(other, "alerts", Number), InvalidEvent)
+        assert isinstance(read_cursor(other, "alerts", RowNumber), InvalidEvent)
 
 
 # -- questions

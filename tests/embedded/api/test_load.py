@@ -15,7 +15,7 @@ from bems.embedded.analytics.feeder import ANALYTICS, AnalyticsFeeder
 from bems.embedded.analytics.time_series import NotOpen
 from bems.embedded.api import server
 from bems.tracker.contract import STAGES
-from tests.embedded.api.calls import SECRETS, Cell, ask, head, raw, sent, together
+from tests.embedded.api.calls import SECRETS, Cell, ask, encode_request, send_raw, event_body, run_concurrently
 from tests.waiting import SOON, until
 
 
@@ -49,12 +49,12 @@ def test_2000_events_of_50_senders_are_each_answered(own: Cell) -> None:
                 key,
                 "POST",
                 path,
-                sent(STAGES[thread % 4], invoice_id=id, event_id=f"{STAGES[thread % 4]}-{id}"),
+                event_body(STAGES[thread % 4], invoice_id=id, event_id=f"{STAGES[thread % 4]}-{id}"),
             )
             assert (reply.status, reply.content["event_id"]) == (202, f"{STAGES[thread % 4]}-{id}")
             statuses[reply.content["status"]] += 1
         events = [
-            sent(STAGES[thread % 4], invoice_id=f"b-{thread}-{number}", event_id=f"b-{thread}-{number}")
+            event_body(STAGES[thread % 4], invoice_id=f"b-{thread}-{number}", event_id=f"b-{thread}-{number}")
             for number in range(10)
         ]
         reply = ask(connection, key, "POST", path + "/batch", {"events": events})
@@ -62,7 +62,7 @@ def test_2000_events_of_50_senders_are_each_answered(own: Cell) -> None:
         statuses.update(result["status"] for result in reply.content["results"])
         connection.close()
 
-    together([lambda thread=thread: send(thread) for thread in range(50)])  # type: ignore[misc]
+    run_concurrently([lambda thread=thread: send(thread) for thread in range(50)])  # type: ignore[misc]
     accepted = 8 * 10 + 50 * 20 + 50 * 10
     assert statuses == {"accepted": accepted, "duplicate": 2_000 - accepted}
     with own.reader() as reader:
@@ -86,7 +86,7 @@ def test_at_the_end_what_was_accepted_is_there_and_the_others_know(make: Callabl
             id = f"{thread}-{number}"
             try:
                 status = ask(
-                    connection, cell.keys["sender"], "POST", "/invoices/ingestion", sent("ingestion", event_id=id)
+                    connection, cell.keys["sender"], "POST", "/invoices/ingestion", event_body("ingestion", event_id=id)
                 ).status
             except (OSError, HTTPException):
                 answers[id] = "closed"
@@ -102,7 +102,7 @@ def test_at_the_end_what_was_accepted_is_there_and_the_others_know(make: Callabl
             assert flowing.acquire(timeout=SOON)
         cell.service.stop()
 
-    together([stop, *(lambda thread=thread: send(thread) for thread in range(12))])
+    run_concurrently([stop, *(lambda thread=thread: send(thread) for thread in range(12))])
     assert set(answers.values()) <= {"202", "503", "closed"}
     accepted = {id for id, answer in answers.items() if answer == "202"}
     assert len(accepted) >= 200
@@ -120,15 +120,15 @@ def test_at_the_end_what_was_accepted_is_there_and_the_others_know(make: Callabl
 def test_those_who_hang_up_under_load_harm_nobody(own: Cell) -> None:
     def hang_up(thread: int) -> None:
         for number in range(20):
-            body = json.dumps(sent("ingestion", event_id=f"h-{thread}-{number}")).encode()
-            whole = head("POST", "/invoices/ingestion", own.keys["sender"], body=body)
-            raw(own.port, whole[: len(whole) - number * 10], answers=0)
+            body = json.dumps(event_body("ingestion", event_id=f"h-{thread}-{number}")).encode()
+            whole = encode_request("POST", "/invoices/ingestion", own.keys["sender"], body=body)
+            send_raw(own.port, whole[: len(whole) - number * 10], answers=0)
 
     def stay(thread: int) -> None:
         for number in range(20):
             assert own.send("ingestion", event_id=f"s-{thread}-{number}").status == 202
 
-    together([lambda job=job, thread=thread: job(thread) for job in (hang_up, stay) for thread in range(5)])  # type: ignore[misc]
+    run_concurrently([lambda job=job, thread=thread: job(thread) for job in (hang_up, stay) for thread in range(5)])  # type: ignore[misc]
     until(lambda: own.get("/check")["balanced"] is True)
     with own.reader() as reader:
         stored = {event.event_id for _, event in reader.events(limit=5_000)}
@@ -151,7 +151,7 @@ def test_what_was_answered_is_counted(own: Cell) -> None:
     own.send("ingestion", invoice_id="secret-invoice", amount="1.00")
     own.send("posting", invoice_id="")
     own.send_all(
-        "posting", [sent("posting", event_id="a"), None, sent("posting", event_id="b"), sent("posting", event_id="a")]
+        "posting", [event_body("posting", event_id="a"), None, event_body("posting", event_id="b"), event_body("posting", event_id="a")]
     )
     own.ask("GET", "/invoices/secret-invoice")
     own.ask("GET", "/invoices/secret-invoice/x")
@@ -209,7 +209,7 @@ def test_what_was_answered_is_counted(own: Cell) -> None:
 
 def test_the_books_show_a_row_that_is_missing(own: Cell) -> None:
     assert own.get("/check")["balanced"] is True
-    own.send_all("ingestion", [sent("ingestion", event_id=f"{number}", invoice_id=f"{number}") for number in range(5)])
+    own.send_all("ingestion", [event_body("ingestion", event_id=f"{number}", invoice_id=f"{number}") for number in range(5)])
     until(lambda: own.get("/check")["balanced"] is True)
     database = own.service.analytics._database
     assert database is not None
@@ -272,7 +272,7 @@ def test_under_load_the_books_never_say_that_something_is_missing(own: Cell) -> 
         try:
             for number in range(60):
                 own.send_all(
-                    "ingestion", [sent("ingestion", event_id=f"{number}-{n}", invoice_id=f"{n}") for n in range(20)]
+                    "ingestion", [event_body("ingestion", event_id=f"{number}-{n}", invoice_id=f"{n}") for n in range(20)]
                 )
                 own.service.analytics.wake()
         finally:
@@ -282,6 +282,6 @@ def test_under_load_the_books_never_say_that_something_is_missing(own: Cell) -> 
         while not over.is_set():
             said[own.get("/check")["balanced"]] += 1
 
-    together([load, look])
+    run_concurrently([load, look])
     assert said.keys() <= {True, None}
     until(lambda: own.get("/check")["balanced"] is True)

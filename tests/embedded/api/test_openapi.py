@@ -12,10 +12,10 @@ from jsonschema import Draft202012Validator
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from bems.embedded.api.event_endpoint import PATHS
-from bems.embedded.api.openapi import document
+from bems.embedded.api.openapi import build_document
 from bems.tracker.currencies import MINOR_UNITS
 from bems.tracker.parsing import MAX_DIGITS
-from tests.embedded.api.calls import PROBLEM, SECRETS, UNLIMITED, Cell, sent
+from tests.embedded.api.calls import PROBLEM, SECRETS, UNLIMITED, Cell, event_body
 
 LONG = bool(os.environ.get("BEMS_LONG"))
 
@@ -23,32 +23,32 @@ LONG = bool(os.environ.get("BEMS_LONG"))
 def operations() -> dict[str, dict[str, Any]]:
     return {
         f"{method.upper()} {path}": operation
-        for path, methods in document()["paths"].items()
+        for path, methods in build_document()["paths"].items()
         for method, operation in methods.items()
     }
 
 
 def validator(name: str) -> Draft202012Validator:
-    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", **document()})
+    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", **build_document()})
 
 
 def test_it_is_openapi_3_1() -> None:
-    assert list(OPENAPI_31_VALIDATOR.iter_errors(document())) == []
-    for schema in document()["components"]["schemas"].values():
+    assert list(OPENAPI_31_VALIDATOR.iter_errors(build_document())) == []
+    for schema in build_document()["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
 
 
 def test_it_is_served_as_it_is(cell: Cell) -> None:
-    assert cell.get("/openapi.json") == document()
+    assert cell.get("/openapi.json") == build_document()
 
 
 def test_nothing_is_named_twice_or_refers_to_nothing() -> None:
     named = [operation["operationId"] for operation in operations().values()]
     assert len(named) == len(set(named))
-    known = document()["components"]["schemas"]
-    referred = set(re.findall(r"#/components/schemas/([^\"']+)", str(document())))
+    known = build_document()["components"]["schemas"]
+    referred = set(re.findall(r"#/components/schemas/([^\"']+)", str(build_document())))
     assert referred <= known.keys()
-    linked = set(re.findall(r"'operationId': '(\w+)', 'parameters': {", str(document())))
+    linked = set(re.findall(r"'operationId': '(\w+)', 'parameters': {", str(build_document())))
     assert {"getInvoice", "revokeKey"} <= linked <= set(named)
 
 
@@ -97,7 +97,7 @@ AMOUNTS += [sign + "9" * (digits - decimals) + "." * bool(decimals) + "9" * deci
 def test_the_document_knows_currencies_and_their_decimals(cell: Cell, currency: str) -> None:
     """Schemathesis: any three capitals, and any decimals, kept the schema, and were refused."""
     known = validator("PostingEvent")
-    events = [sent("posting", event_id=f"{currency}{amount}", amount=amount, currency=currency) for amount in AMOUNTS]
+    events = [event_body("posting", event_id=f"{currency}{amount}", amount=amount, currency=currency) for amount in AMOUNTS]
     results = cell.send_all("posting", [event | {"event_id": f"{n}-{currency}"} for n, event in enumerate(events)])
     assert [result["code"] == 202 for result in results] == [known.is_valid(event) for event in events]
     assert any(result["code"] == 202 for result in results) == (currency in MINOR_UNITS)
@@ -109,7 +109,7 @@ def test_the_document_knows_currencies_and_their_decimals(cell: Cell, currency: 
 )  # fmt: skip
 def test_the_document_knows_when_an_invoice_may_be_due(cell: Cell, due: str) -> None:
     """Schemathesis: any date kept the schema, and was refused."""
-    event = sent("posting", event_id=f"due-{len(due)}-{due[:9]}".strip(), payment_terms={"due_date": due})
+    event = event_body("posting", event_id=f"due-{len(due)}-{due[:9]}".strip(), payment_terms={"due_date": due})
     (result,) = cell.send_all("posting", [event])
     assert (result["code"] == 202) == validator("PostingEvent").is_valid(event)
 

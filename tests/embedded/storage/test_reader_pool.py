@@ -19,7 +19,7 @@ from bems.embedded.storage.reader_pool import ReaderPool
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.wal import WalCheckpointer
 from bems.embedded.writer import Writer, open_writer
-from tests.embedded.api.calls import Cell, together
+from tests.embedded.api.calls import Cell, run_concurrently
 from tests.embedded.submit import submit
 from tests.tracker.samples import NOW, POLICY, event
 from tests.waiting import SOON, until
@@ -148,7 +148,7 @@ def test_the_writer_goes_on_while_questions_are_held(writer: Writer, tmp_path: P
         with log.reading():
             assert leave.is_set()
 
-    together([stay, come, ask, ask])
+    run_concurrently([stay, come, ask, ask])
     assert size(tmp_path) < BOUND
     log.close()
 
@@ -231,5 +231,5 @@ def test_a_slow_dashboard_holds_up_no_question(
     watchdog = threading.Timer(5, leave.set)
     watchdog.start()
     with Cell(tmp_path) as cell:
-        together([lambda: question(cell), *[lambda: dashboard(cell)] * slow])
+        run_concurrently([lambda: question(cell), *[lambda: dashboard(cell)] * slow])
     watchdog.cancel()
