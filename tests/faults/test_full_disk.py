@@ -108,7 +108,9 @@ class Sender:
             self._number += BATCH
             now = self._clock.now()
             events = [
-                event_body("ingestion", event_id=f"full-{n}", invoice_id=f"INV/{n}", at=now, attributes={"note": "x" * 2000})
+                event_body(
+                    "ingestion", event_id=f"full-{n}", invoice_id=f"INV/{n}", at=now, attributes={"note": "x" * 2000}
+                )
                 for n in numbers
             ]
         reply = self.ask("POST", "/invoices/ingestion/batch", json={"events": events})

@@ -18,7 +18,7 @@ from bems.embedded.api.server import MAX_CONNECTIONS
 from bems.embedded.clock import SystemClock
 from tests.cell_process import CellProcess
 from tests.embedded.api import conftest
-from tests.embedded.api.calls import Cell, Reply, encode_request, send_raw, read_answers, event_body
+from tests.embedded.api.calls import Cell, Reply, encode_request, event_body, read_answers, send_raw
 from tests.faults.conftest import Figures
 from tests.waiting import SOON, until
 
@@ -190,7 +190,9 @@ def test_slow_heads_and_bodies_hold_up_nobody(life: tuple[CellProcess, str], fig
     crowd = Crowd(port_of(process.url))
     try:
         heads = crowd.open(200, b"POST /invoices/ingestion HTTP/1.1\r\nHost: a\r\nX: ")
-        bodies = crowd.open(200, encode_request("POST", "/invoices/ingestion", key, "Content-Length: 1000") + b'{"event_id"')
+        bodies = crowd.open(
+            200, encode_request("POST", "/invoices/ingestion", key, "Content-Length: 1000") + b'{"event_id"'
+        )
         for connection in (*heads, *bodies) * 3:
             connection.sendall(b" ")
         assert [send() for _ in range(100)] == [202] * 100

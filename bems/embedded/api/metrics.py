@@ -35,7 +35,8 @@ class Metrics:
             registry=self._registry,
         )  # fmt: skip
         self.send_seconds = Histogram(
-            "bems_send_seconds", "Seconds from the last byte of a request with events to its response",
+            "bems_send_seconds",
+            "Seconds from the last byte of a request with events until they are durable and visible, and answered",
             buckets=SEND_SECONDS_BUCKETS, registry=self._registry,
         )  # fmt: skip
         self._requests = requests

@@ -1,6 +1,6 @@
-"""Operations: everything that can be asked of the API beside sending events, each with who may, and what it answers.
+"""Operations of the API other than sending events, with their roles, parameters and responses.
 
-The table at the end is the one source of the routes and of the OpenAPI document.
+The routes and the OpenAPI document are generated from the table OPERATIONS at the end.
 """
 
 import asyncio
@@ -49,15 +49,19 @@ from bems.validation.field_errors import FieldError
 
 T = TypeVar("T")
 
-SORT_REQUIRES_STUCK = FieldError("/sort", "sorts those that are stuck only: add stuck=true", "not allowed")
+SORT_REQUIRES_STUCK = FieldError("/sort", "sorts stuck invoices only: add stuck=true", "not allowed")
 
 MAX_REDRIVEN = 1_000
-"""So many dead letters are handled by one request at most."""
+"""Maximum number of dead letters that one request redrives."""
 
 
 @dataclass(frozen=True)
 class ApiRequest:
-    """A request that was admitted. `target` is what its path names."""
+    """An authorized request.
+
+    `resource_id` is the target in its path: the id of an invoice, execution or key, or the name of a dashboard. It is
+    empty for paths without a target.
+    """
 
     context: CellContext
     bridge: WriterBridge
@@ -66,9 +70,9 @@ class ApiRequest:
     resource_id: str
     body: bytes
 
-    async def read(self, question: Callable[[Reader], T]) -> T:
-        """What the question answers, as one of this key's."""
-        return await self.context.readers.read(question, self.key.id)
+    async def read(self, query: Callable[[Reader], T]) -> T:
+        """Run a query in a reader thread, counted against the limit of the request's key, and return its result."""
+        return await self.context.readers.read(query, self.key.id)
 
 
 Handler = Callable[[ApiRequest], Awaitable[HttpResponse]]
@@ -76,7 +80,11 @@ Handler = Callable[[ApiRequest], Awaitable[HttpResponse]]
 
 @dataclass(frozen=True)
 class Operation:
-    """One method on one path. `answers` gives the type of the body by status; problems are understood."""
+    """One method on one path.
+
+    `answers` has the type of the response body by status code, `problems` the status codes of problems in addition to
+    those of every operation (403, 429, 500 and 503).
+    """
 
     method: str
     path: str
@@ -91,7 +99,10 @@ class Operation:
 
 
 class Accepted(Struct, frozen=True, omit_defaults=True):
-    """The command was carried out, now or before. `next_alert_at`: when the invoice's next alert is due."""
+    """Result of a command that was carried out, now or by an earlier request (`duplicate`).
+
+    `next_alert_at` is the time at which the invoice's next alert is due.
+    """
 
     command_id: str
     status: str
@@ -99,14 +110,14 @@ class Accepted(Struct, frozen=True, omit_defaults=True):
 
 
 class NotRedriven(Struct, frozen=True):
-    """A dead letter that failed again, or an id of which there is none."""
+    """A dead letter that failed again, or an id without a dead letter."""
 
     event_id: str
     error: str
 
 
 class Redriven(Struct, frozen=True):
-    """What became of the dead letters that were asked for; `more` may match than one request handles."""
+    """Results of redriving dead letters. `more`: more of them match than one request redrives."""
 
     redriven: list[str]
     failed: list[NotRedriven]
@@ -114,7 +125,7 @@ class Redriven(Struct, frozen=True):
 
 
 class Delivery(Struct, frozen=True):
-    """An alert that a destination has not taken yet."""
+    """An alert that has not yet been delivered to a destination."""
 
     alert_id: str
     invoice_id: str
@@ -126,21 +137,21 @@ class Delivery(Struct, frozen=True):
 
 
 class Retried(Struct, frozen=True):
-    """So many deliveries are tried again."""
+    """Number of deliveries that are tried again."""
 
     deliveries: int
 
 
 class NewKey(Struct, frozen=True):
-    """A key, with its text, which is shown this once."""
+    """A new key and its text, which is shown only once."""
 
     key: views.Key
     text: str
 
 
 async def get_invoice(request: ApiRequest) -> HttpResponse:
-    # Answers are written where they are read: a long one would hold up the event loop.
-    def look(reader: Reader) -> HttpResponse:
+    # Responses are encoded in the reader thread, because encoding a long one would block the event loop.
+    def fetch(reader: Reader) -> HttpResponse:
         record = reader.record(request.resource_id)
         if record is None:
             return responses.not_found(f"there is no invoice {format_value(request.resource_id)}")
@@ -148,7 +159,7 @@ async def get_invoice(request: ApiRequest) -> HttpResponse:
             200, views.view_details(record, reader, ExecutionHistories(request.context.machine, reader))
         )
 
-    return await request.read(look)
+    return await request.read(fetch)
 
 
 async def get_history(request: ApiRequest) -> HttpResponse:
@@ -157,14 +168,14 @@ async def get_history(request: ApiRequest) -> HttpResponse:
     if isinstance(after, InvalidEvent):
         return responses.bad_request(after)
 
-    def look(reader: Reader) -> HttpResponse:
+    def fetch(reader: Reader) -> HttpResponse:
         if reader.execution(request.resource_id) is None:
             return responses.not_found(f"there is no execution {format_value(request.resource_id)}")
         histories = ExecutionHistories(request.context.machine, reader)
         events, cursor = views.view_history(request.resource_id, histories, after[0] if after else 0, query.limit)
         return responses.json_response(200, Page(events, cursor))
 
-    return await request.read(look)
+    return await request.read(fetch)
 
 
 async def list_invoices(request: ApiRequest) -> HttpResponse:
@@ -179,20 +190,20 @@ async def list_invoices(request: ApiRequest) -> HttpResponse:
     by_value = query.sort == "value"
     if query.sort and not query.stuck:
         return responses.bad_request(invalid("query", [SORT_REQUIRES_STUCK], None))
-    name, *shape = ("stuck by value", str, SqliteInteger, SqliteInteger, str) if by_value else ("stuck", RowNumber, str)
+    name, *types = ("stuck by value", str, SqliteInteger, SqliteInteger, str) if by_value else ("stuck", RowNumber, str)
     if not query.stuck:
-        name, shape = "ids", [str]
-    behind = read_cursor(query.cursor, name, *shape)
-    if isinstance(behind, InvalidEvent):
-        return responses.bad_request(behind)
+        name, types = "ids", [str]
+    position = read_cursor(query.cursor, name, *types)
+    if isinstance(position, InvalidEvent):
+        return responses.bad_request(position)
 
-    def look(reader: Reader) -> HttpResponse:
+    def fetch(reader: Reader) -> HttpResponse:
         if query.stuck:
             records = reader.stuck(
-                statuses=statuses, mark=query.mark, after=behind, by_value=by_value, limit=query.limit
+                statuses=statuses, mark=query.mark, after=position, by_value=by_value, limit=query.limit
             )
         else:
-            (after,) = behind or ("",)
+            (after,) = position or ("",)
             records = reader.invoices(statuses=statuses, mark=query.mark, after=after, limit=query.limit)
         cursor = None
         if len(records) == query.limit:
@@ -200,17 +211,20 @@ async def list_invoices(request: ApiRequest) -> HttpResponse:
             cursor = write_cursor(name, *(place_of(last, by_value) if query.stuck else (last.invoice_id,)))
         return responses.json_response(200, Page([views.view_invoice(record, reader) for record in records], cursor))
 
-    return await request.read(look)
+    return await request.read(fetch)
 
 
 async def list_events(request: ApiRequest) -> HttpResponse:
-    """An id may end in `/events` itself: the address of such an invoice is its own, unless there is one without it."""
+    """List the events of an invoice, newest first.
+
+    An invoice id may end in `/events`. If no invoice has the id before `/events`, return the invoice with the whole id.
+    """
     query: EventsQuery = request.query
     after = read_cursor(query.cursor, f"events of {request.resource_id}", str, RowNumber)
     if isinstance(after, InvalidEvent):
         return responses.bad_request(after)
 
-    def look(reader: Reader) -> HttpResponse:
+    def fetch(reader: Reader) -> HttpResponse:
         if reader.record(request.resource_id) is None and not reader.dead_letters(
             invoice_id=request.resource_id, limit=1
         ):
@@ -220,11 +234,11 @@ async def list_events(request: ApiRequest) -> HttpResponse:
                     200, views.view_details(longer, reader, ExecutionHistories(request.context.machine, reader))
                 )
             return responses.not_found(f"there is no invoice {format_value(request.resource_id)}")
-        events, behind = views.view_events(request.resource_id, reader, after or ("", 0), query.limit)
-        cursor = write_cursor(f"events of {request.resource_id}", *behind) if behind else None
+        events, position = views.view_events(request.resource_id, reader, after or ("", 0), query.limit)
+        cursor = write_cursor(f"events of {request.resource_id}", *position) if position else None
         return responses.json_response(200, Page(events, cursor))
 
-    return await request.read(look)
+    return await request.read(fetch)
 
 
 async def list_totals(request: ApiRequest) -> HttpResponse:
@@ -265,17 +279,17 @@ async def list_commands(request: ApiRequest) -> HttpResponse:
 
 
 async def run_command(request: ApiRequest) -> HttpResponse:
-    read = read_command(request.body, request.key.name, request.context.clock.now())
-    if isinstance(read, InvalidEvent):
-        return responses.bad_request(read)
-    receipt = await request.bridge.submit(read)
+    command = read_command(request.body, request.key.name, request.context.clock.now())
+    if isinstance(command, InvalidEvent):
+        return responses.bad_request(command)
+    receipt = await request.bridge.submit(command)
     if receipt.result in ("accepted", "duplicate"):
         next_alert_at = None if receipt.next_alert_at is None else to_datetime(receipt.next_alert_at)
-        return responses.json_response(200, Accepted(read.id, receipt.result, next_alert_at))
+        return responses.json_response(200, Accepted(command.id, receipt.result, next_alert_at))
     if receipt.result == "conflict":
-        return responses.problem(409, f"another command with the id {read.id} came before: use an id only once")
-    known = await request.context.readers.read_first(lambda reader: reader.record(read.invoice_id))
-    return responses.problem(409, receipt.reason) if known else responses.not_found(receipt.reason)
+        return responses.problem(409, f"another command has used the id {command.id}: use each id only once")
+    record = await request.context.readers.read_first(lambda reader: reader.record(command.invoice_id))
+    return responses.problem(409, receipt.reason) if record else responses.not_found(receipt.reason)
 
 
 async def list_dead_letters(request: ApiRequest) -> HttpResponse:
@@ -297,12 +311,12 @@ async def list_dead_letters(request: ApiRequest) -> HttpResponse:
 
 
 async def redrive_dead_letters(request: ApiRequest) -> HttpResponse:
-    request = read_request(request.body, RedriveRequest, "request")
-    if isinstance(request, InvalidEvent):
-        return responses.bad_request(request)
-    wanted, more = list(dict.fromkeys(request.event_ids or ())), False
-    if request.event_ids is None or request.invoice_id or request.error:
-        matching = await request.read(lambda reader: _matching(reader, request))
+    selection = read_request(request.body, RedriveRequest, "request")
+    if isinstance(selection, InvalidEvent):
+        return responses.bad_request(selection)
+    wanted, more = list(dict.fromkeys(selection.event_ids or ())), False
+    if selection.event_ids is None or selection.invoice_id or selection.error:
+        matching = await request.read(lambda reader: _find_matching(reader, selection))
         more, wanted = len(matching) > MAX_REDRIVEN, matching[:MAX_REDRIVEN]
     receipts = await asyncio.gather(*[request.bridge.submit(Redrive(event_id)) for event_id in wanted])
     done = [event_id for event_id, receipt in zip(wanted, receipts, strict=True) if receipt.result == "accepted"]
@@ -314,14 +328,14 @@ async def redrive_dead_letters(request: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Redriven(done, failed, more))
 
 
-def _matching(reader: Reader, request: RedriveRequest) -> list[str]:
-    """The dead letters that are asked for, in the order of their ids; one more than are handled, if there are more."""
-    named = None if request.event_ids is None else set(request.event_ids)
+def _find_matching(reader: Reader, selection: RedriveRequest) -> list[str]:
+    """Return the ids of matching dead letters in ascending order; more than MAX_REDRIVEN of them if more match."""
+    named = None if selection.event_ids is None else set(selection.event_ids)
     found: list[str] = []
     after: str | None = ""
     while after is not None and len(found) <= MAX_REDRIVEN:
         letters = reader.dead_letters(
-            invoice_id=request.invoice_id, error=request.error, after=after, limit=MAX_REDRIVEN + 1
+            invoice_id=selection.invoice_id, error=selection.error, after=after, limit=MAX_REDRIVEN + 1
         )
         found += [letter.event_id for letter in letters if named is None or letter.event_id in named]
         after = letters[-1].event_id if len(letters) > MAX_REDRIVEN else None
@@ -372,7 +386,7 @@ async def get_policy(request: ApiRequest) -> HttpResponse:
         lambda reader: next(iter(reader.policies(limit=1)), None) if at is None else reader.policy_at(at)
     )
     if found is None:
-        return responses.not_found("no policy is known of that time: the first that was kept is of a later one")
+        return responses.not_found("no policy is known for that time: the oldest stored policy is later")
     return responses.json_response(200, policies.view_stored_policy(found))
 
 
@@ -401,13 +415,13 @@ async def list_keys(request: ApiRequest) -> HttpResponse:
 
 
 async def add_key(request: ApiRequest) -> HttpResponse:
-    request = read_request(request.body, KeyRequest, "request")
-    if isinstance(request, InvalidEvent):
-        return responses.bad_request(request)
+    new_key = read_request(request.body, KeyRequest, "request")
+    if isinstance(new_key, InvalidEvent):
+        return responses.bad_request(new_key)
     context = request.context
     try:
         key, text = await context.readers.act(
-            lambda: context.keys.add(request.name, request.role, request.key.name, context.clock.now())
+            lambda: context.keys.add(new_key.name, new_key.role, request.key.name, context.clock.now())
         )
     except KeyRefused as refused:
         return responses.problem(409, str(refused))
@@ -430,75 +444,79 @@ async def revoke_key(request: ApiRequest) -> HttpResponse:
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
-        "GET", "/invoices", "listInvoices", "Invoices, by status, stage, or stuck", VIEWERS, list_invoices,
+        "GET", "/invoices", "listInvoices", "List invoices by status, stage, mark, or stuck", VIEWERS, list_invoices,
         {200: Page[views.Invoice]}, InvoicesQuery, problems=(400,),
     ),
     Operation(
-        "GET", "/totals", "listTotals", "Counts and amounts of invoices by status and currency", VIEWERS, list_totals,
-        {200: Page[views.Total]}, problems=(400,),
+        "GET", "/totals", "listTotals", "Get numbers and amounts of invoices by status and currency", VIEWERS,
+        list_totals, {200: Page[views.Total]}, problems=(400,),
     ),
     Operation(
-        "GET", "/invoices/{target}/events", "listEvents", "The events of an invoice as they were sent, newest first",
-        VIEWERS, list_events, {200: Page[views.Event]}, EventsQuery, problems=(400, 404),
+        "GET", "/invoices/{target}/events", "listEvents",
+        "List the events of an invoice as they were sent, newest first", VIEWERS, list_events,
+        {200: Page[views.Event]}, EventsQuery, problems=(400, 404),
     ),
     Operation(
-        "GET", "/invoices/{target}", "getInvoice", "All that is known of an invoice, and its executions' history",
-        VIEWERS, get_invoice, {200: views.InvoiceDetails}, problems=(400, 404),
+        "GET", "/invoices/{target}", "getInvoice",
+        "Get an invoice with its transitions, alerts, commands and executions", VIEWERS, get_invoice,
+        {200: views.InvoiceDetails}, problems=(400, 404),
     ),
     Operation(
-        "GET", "/executions/{target}/history", "getHistory", "The history of an execution, the oldest event first",
+        "GET", "/executions/{target}/history", "getHistory", "List the history events of an execution, oldest first",
         VIEWERS, get_history, {200: Page[dict[str, Any]]}, HistoryQuery, problems=(400, 404),
     ),
     Operation(
-        "GET", "/alerts", "listAlerts", "Alerts, the newest first", VIEWERS, list_alerts, {200: Page[views.Alert]},
+        "GET", "/alerts", "listAlerts", "List alerts, newest first", VIEWERS, list_alerts, {200: Page[views.Alert]},
         AlertsQuery, problems=(400,),
     ),
     Operation(
-        "GET", "/commands", "listCommands", "Operators' commands, the newest first", VIEWERS, list_commands,
+        "GET", "/commands", "listCommands", "List operators' commands, newest first", VIEWERS, list_commands,
         {200: Page[views.Command]}, CommandsQuery, problems=(400,),
     ),
     Operation(
-        "POST", "/commands", "command", "Act on an invoice", OPERATORS, run_command, {200: Accepted},
+        "POST", "/commands", "command", "Run a command on an invoice", OPERATORS, run_command, {200: Accepted},
         body=AnyCommandRequest, problems=(400, 404, 408, 409, 413, 415),
     ),
     Operation(
-        "GET", "/dead-letters", "listDeadLetters", "Accepted events whose handling failed", OPERATORS,
-        list_dead_letters, {200: Page[views.DeadLetter]}, DeadLettersQuery, problems=(400,),
+        "GET", "/dead-letters", "listDeadLetters", "List dead letters: accepted events whose processing failed",
+        OPERATORS, list_dead_letters, {200: Page[views.DeadLetter]}, DeadLettersQuery, problems=(400,),
     ),
     Operation(
-        "POST", "/dead-letters/redrive", "redrive", "Handle dead letters again: one, many, or all that match",
+        "POST", "/dead-letters/redrive", "redrive", "Redrive dead letters: by ids, by filter, or all",
         OPERATORS, redrive_dead_letters, {200: Redriven}, body=RedriveRequest, problems=(400, 408, 413, 415),
     ),
     Operation(
-        "GET", "/deliveries", "listDeliveries", "Alerts that a destination has not taken", VIEWERS, list_deliveries,
+        "GET", "/deliveries", "listDeliveries", "List undelivered alerts", VIEWERS, list_deliveries,
         {200: Page[Delivery]}, DeliveriesQuery, problems=(400,),
     ),
     Operation(
-        "POST", "/deliveries/retry", "retryDeliveries", "Try the deliveries again that were given up", OPERATORS,
+        "POST", "/deliveries/retry", "retryDeliveries", "Retry failed deliveries", OPERATORS,
         retry_deliveries, {200: Retried}, problems=(400,),
     ),
-    Operation("GET", "/check", "getCheck", "Whether every accepted event is accounted for", VIEWERS, get_check,
+    Operation("GET", "/check", "getCheck", "Check that every accepted event is accounted for", VIEWERS, get_check,
               {200: Check}, problems=(400,)),
     Operation(
-        "GET", "/policy", "getPolicy", "The policy in force, now or at an instant, with every date", VIEWERS,
+        "GET", "/policy", "getPolicy", "Get the policy in force, now or at a given time, with every date", VIEWERS,
         get_policy, {200: policies.Policy}, PolicyQuery, problems=(400, 404),
     ),
     Operation(
-        "GET", "/policies", "listPolicies", "Every policy that was in force, the newest first", VIEWERS, list_policies,
+        "GET", "/policies", "listPolicies", "List all policies, newest first", VIEWERS, list_policies,
         {200: Page[policies.PolicySummary]}, PoliciesQuery, problems=(400,),
     ),
     Operation(
-        "GET", "/dashboards", "listDashboards", "What can be asked of the series", VIEWERS, list_dashboards,
+        "GET", "/dashboards", "listDashboards", "List the dashboards", VIEWERS, list_dashboards,
         {200: Page[dashboards.DashboardSummary]}, problems=(400,),
     ),
     Operation(
-        "GET", "/dashboards/{target}", "getDashboard", "What executives, operations and finance request of the series",
+        "GET", "/dashboards/{target}", "getDashboard", "Get a dashboard for executives, operations or finance",
         VIEWERS, get_dashboard, {200: dashboards.DashboardRows}, DashboardQuery, problems=(400, 404),
     ),
-    Operation("GET", "/keys", "listKeys", "Every key there ever was", ADMINS, list_keys, {200: Page[views.Key]},
-              problems=(400,)),
     Operation(
-        "POST", "/keys", "addKey", "Make a key; its text is shown this once", ADMINS, add_key, {201: NewKey},
+        "GET", "/keys", "listKeys", "List all keys, including revoked ones", ADMINS, list_keys,
+        {200: Page[views.Key]}, problems=(400,),
+    ),
+    Operation(
+        "POST", "/keys", "addKey", "Create a key; its text is shown only once", ADMINS, add_key, {201: NewKey},
         body=KeyRequest, problems=(400, 408, 409, 413, 415),
     ),
     Operation(

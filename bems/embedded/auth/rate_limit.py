@@ -1,10 +1,13 @@
-"""The throttle: token buckets, which let through so many requests a second on average, and so many at once."""
+"""Token-bucket rate limiter."""
 
 from bems.tracker.cells import Rate
 
 
 class TokenBucket:
-    """A token bucket, full at first. `now` is in seconds, of any clock that does not go back."""
+    """Token bucket that holds at most `rate.burst` tokens and gains `rate.requests_per_second`. It starts full.
+
+    `now` is the time in seconds of a clock that never goes back.
+    """
 
     __slots__ = ("_burst", "_rate", "_tokens", "_updated_at")
 
@@ -14,7 +17,7 @@ class TokenBucket:
         self._updated_at = now
 
     def acquire(self, now: float) -> float:
-        """Take a token: 0. If there is none, the seconds until there is one."""
+        """Take a token and return 0. If there is none, return the seconds until there is one."""
         self._tokens = min(self._burst, self._tokens + (now - self._updated_at) * self._rate)
         self._updated_at = now
         if self._tokens < 1:
@@ -23,10 +26,10 @@ class TokenBucket:
         return 0.0
 
     def acquire_batch(self, now: float, count: int) -> float:
-        """Take `count` tokens, of which one was taken before: 0. If they are not there, the seconds until they are.
+        """Take `count` tokens, one of which `acquire` has taken already, and return 0.
 
-        A bucket may hold fewer than `count` at the most: then a full one is enough, and what it lacks has to come
-        before anything else is let through.
+        If there are too few, take none and return the seconds until there are enough. If `count` exceeds the burst, a
+        full bucket suffices: the number of tokens becomes negative, and further requests wait until it is positive.
         """
         self._tokens = min(self._burst, self._tokens + (now - self._updated_at) * self._rate)
         self._updated_at = now
@@ -37,5 +40,5 @@ class TokenBucket:
         return 0.0
 
     def refund(self, count: int = 1) -> None:
-        """What was taken is not needed after all."""
+        """Put back `count` tokens that were taken and not used."""
         self._tokens += count

@@ -24,7 +24,16 @@ from bems.embedded.storage.reader import Reader
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import STAGES
 from tests.cell_process import SPEED, CellProcess
-from tests.embedded.api.calls import UNLIMITED, Cell, Reply, encode_request, send_raw, read_answers, event_body, run_concurrently
+from tests.embedded.api.calls import (
+    UNLIMITED,
+    Cell,
+    Reply,
+    encode_request,
+    event_body,
+    read_answers,
+    run_concurrently,
+    send_raw,
+)
 from tests.waiting import SOON, until
 
 resource = pytest.importorskip("resource", reason="this system limits no open files")
@@ -350,7 +359,9 @@ def test_a_key_may_come_as_a_bearer(cell: Cell) -> None:
             assert ask(path, viewer, authorization) == 403, authorization
         assert ask(path, "wrong", f"Bearer {viewer}") == 403
         assert ask(path, viewer, "Basic YTpi") == 200, "which is a proxy's"
-    twice = encode_request("GET", "/check", viewer, f"Authorization: Bearer {viewer}", f"Authorization: Bearer {viewer}")
+    twice = encode_request(
+        "GET", "/check", viewer, f"Authorization: Bearer {viewer}", f"Authorization: Bearer {viewer}"
+    )
     assert [reply.status for reply in send_raw(cell.port, twice)] == [403]
     event = event_body("ingestion", invoice_id="bearer")
     assert cell.ask_with(None, "POST", "/invoices/ingestion", event, authorization=f"Bearer {sender}").status == 202
@@ -626,7 +637,7 @@ def test_idle_connections_do_not_stop_alerts(tmp_path: Path) -> None:
                 opened.close()
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             assert life.end(signal.SIGTERM) == 0
-        assert "704 connections are served at once, and not 2000" in errors.read_text()
+        assert "serving at most 704 connections at once instead of 2000" in errors.read_text()
         assert "Traceback" not in errors.read_text()
 
 

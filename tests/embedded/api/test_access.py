@@ -7,7 +7,7 @@ import pytest
 
 from bems.embedded.api.openapi import build_document
 from bems.tracker.requests import Role
-from tests.embedded.api.calls import ROLES, SECRETS, Cell, encode_request, send_raw, event_body
+from tests.embedded.api.calls import ROLES, SECRETS, Cell, encode_request, event_body, send_raw
 
 SEND, LOOK, ACT, ADMINISTER = {"sender", "admin"}, {"viewer", "operator", "admin"}, {"operator", "admin"}, {"admin"}
 MATRIX: dict[tuple[str, str], set[str]] = {

@@ -97,7 +97,7 @@ def test_what_cannot_be_asked(fed: Cell, query: str, faults: set[str]) -> None:
 def test_one_that_is_not_there(fed: Cell) -> None:
     reply = fed.ask("GET", "/dashboards/sales")
     assert reply.status == 404
-    assert "ask for one of volume, visibility, backlog, alerts, amounts" in str(json.loads(reply.body)["detail"])
+    assert "use one of volume, visibility, backlog, alerts, amounts" in str(json.loads(reply.body)["detail"])
 
 
 def test_while_duckdb_is_not_open(fed: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +117,8 @@ def test_where_duckdb_fails(fed: Cell, monkeypatch: pytest.MonkeyPatch, caplog: 
     monkeypatch.setattr(AnalyticsFeeder, "query_hourly", full)
     reply = fed.ask("GET", "/dashboards/volume")
     assert (reply.status, reply.headers["retry-after"]) == (503, "5")
-    assert reply.content["detail"].startswith("DuckDB cannot answer, and the cell's log says why: ")
-    assert "the dashboard volume could not be answered: failed to offload data block" in caplog.text
+    assert reply.content["detail"].startswith("the query in DuckDB failed, and the cell's log says why: ")
+    assert "the query of dashboard volume failed: failed to offload data block" in caplog.text
     assert "Traceback" not in caplog.text
 
 

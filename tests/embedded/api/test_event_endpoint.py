@@ -16,7 +16,7 @@ from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.instants import DAY
 from bems.tracker.parsing import MAX_BATCH_BYTES, MAX_EVENT_BYTES
-from tests.embedded.api.calls import Cell, Reply, ask, encode_request, send_raw, read_answers, event_body
+from tests.embedded.api.calls import Cell, Reply, ask, encode_request, event_body, read_answers, send_raw
 from tests.tracker.samples import NOW
 from tests.waiting import SOON, until
 
@@ -215,7 +215,9 @@ def test_without_a_content_type_nothing_is_taken(cell: Cell, batch: bool) -> Non
 
 
 def test_two_content_types_are_none(cell: Cell) -> None:
-    twice = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], "Content-Type: application/json", body=b"{}")
+    twice = encode_request(
+        "POST", "/invoices/ingestion", cell.keys["sender"], "Content-Type: application/json", body=b"{}"
+    )
     (reply,) = send_raw(cell.port, twice)
     assert reply.status == 415
 
@@ -241,7 +243,9 @@ def test_what_is_too_large_is_refused_and_the_connection_goes_on(cell: Cell, bat
 @pytest.mark.parametrize(("batch", "limit"), LIMITS)
 def test_a_body_that_grows_too_large_is_refused_and_the_connection_goes_on(cell: Cell, batch: bool, limit: int) -> None:
     chunk = b"%x\r\n%b\r\n" % (16_384, b" " * 16_384)
-    start = encode_request("POST", f"/invoices/ingestion{'/batch' * batch}", cell.keys["sender"], "Transfer-Encoding: chunked")
+    start = encode_request(
+        "POST", f"/invoices/ingestion{'/batch' * batch}", cell.keys["sender"], "Transfer-Encoding: chunked"
+    )
     rest = chunk * (limit // 16_384 + 1) + b"0\r\n\r\n"
     refused, next_one = send_raw(cell.port, start, rest, encode_request("GET", "/healthz", ""), answers=2)
     assert (refused.status, refused.faults) == (413, {})
@@ -376,7 +380,9 @@ def test_a_full_disk_is_told_and_what_was_not_answered_well_is_not_there(
     pages = execute("PRAGMA page_count").get
     own.send("ingestion", invoice_id="before")
     execute(f"PRAGMA max_page_count = {pages}")
-    events = [event_body("ingestion", invoice_id=f"full-{number}", attributes={"a": "x" * 4000}) for number in range(100)]
+    events = [
+        event_body("ingestion", invoice_id=f"full-{number}", attributes={"a": "x" * 4000}) for number in range(100)
+    ]
     codes = [result["code"] for result in own.send_all("ingestion", events)]
     assert codes == [503] * 100
     failing = own.ask_with(None, "GET", "/healthz")
@@ -426,7 +432,9 @@ def test_requests_that_come_at_once_are_answered_in_order(cell: Cell) -> None:
 def test_what_follows_and_is_no_request_takes_no_answer_away(cell: Cell) -> None:
     body = json.dumps(event_body("ingestion", invoice_id="then-noise")).encode()
     replies = send_raw(
-        cell.port, encode_request("POST", "/invoices/ingestion", cell.keys["sender"], body=body) + b"\0\0\0\r\n", answers=2
+        cell.port,
+        encode_request("POST", "/invoices/ingestion", cell.keys["sender"], body=body) + b"\0\0\0\r\n",
+        answers=2,
     )
     assert [reply.status for reply in replies] == [202], "and then the connection is closed"
 

@@ -15,7 +15,7 @@ from bems.embedded.api import http_protocol, server
 from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.reader_pool import ReaderPool
 from bems.tracker.contract import STAGES
-from tests.embedded.api.calls import Cell, ask, encode_request, send_raw, read_answers, event_body
+from tests.embedded.api.calls import Cell, ask, encode_request, event_body, read_answers, send_raw
 from tests.waiting import SOON, until
 
 # -- 404 and 405
@@ -144,7 +144,9 @@ def test_a_body_that_cannot_be_read_is_a_problem_and_the_end(cell: Cell) -> None
 @pytest.mark.parametrize("header", ["Connection: , ,", "A:", "Upgrade: x"])
 def test_odd_headers_change_nothing(cell: Cell, header: str) -> None:
     for path, status in (("/healthz", 200), ("/nothing", 404), ("/check", 200)):
-        assert [reply.status for reply in send_raw(cell.port, encode_request("GET", path, cell.keys["admin"], header))] == [status]
+        assert [
+            reply.status for reply in send_raw(cell.port, encode_request("GET", path, cell.keys["admin"], header))
+        ] == [status]
 
 
 def test_an_address_may_be_whole_and_the_version_old(cell: Cell) -> None:
@@ -297,7 +299,9 @@ def test_the_end_does_not_wait_for_those_who_do_not_go_on(
     for connection, path in zip(
         connections, ("/invoices/ingestion", "/invoices/posting/batch", "/commands"), strict=True
     ):
-        connection.sendall(encode_request("POST", path, cell.keys["admin"], "Content-Length: 10", "Expect: 100-continue"))
+        connection.sendall(
+            encode_request("POST", path, cell.keys["admin"], "Content-Length: 10", "Expect: 100-continue")
+        )
         assert connection.recv(100).startswith(b"HTTP/1.1 100"), "it waits for the body"
     cell.service.stop()
     for connection in connections:
@@ -310,7 +314,9 @@ def test_a_head_is_bounded_as_it_comes(cell: Cell, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(http_protocol, "MAX_HEAD_BYTES", 1000)
     monkeypatch.setattr(http_protocol, "PARSE_PIECE_BYTES", 0)
     batch = json.dumps({"events": [event_body("ingestion")] * 100}).encode()
-    replies = send_raw(cell.port, encode_request("POST", "/invoices/ingestion/batch", cell.keys["sender"], body=batch) * 2, answers=2)
+    replies = send_raw(
+        cell.port, encode_request("POST", "/invoices/ingestion/batch", cell.keys["sender"], body=batch) * 2, answers=2
+    )
     assert [reply.status for reply in replies] == [207, 207], "bodies are no heads"
     reply, *_ = send_raw(cell.port, b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200, answers=2)
     assert "headers" in reply.content["detail"]
@@ -336,7 +342,9 @@ LOSSES: dict[str, Callable[[str], bytes]] = {
     "answered and closed": lambda key: encode_request("GET", "/invoices", key, "Connection: close"),
     "several answers unread": lambda key: encode_request("GET", "/invoices", key) * 3,
     "in the middle of a head": lambda key: encode_request("GET", "/invoices", key)[:-4],
-    "in the middle of a body": lambda key: encode_request("POST", "/invoices/ingestion", key, "Content-Length: 99") + b"{",
+    "in the middle of a body": lambda key: (
+        encode_request("POST", "/invoices/ingestion", key, "Content-Length: 99") + b"{"
+    ),
     "refused": lambda _: b"noise\r\n\r\n",
 }
 

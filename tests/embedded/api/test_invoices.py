@@ -178,7 +178,7 @@ def test_a_command_that_was_refused_uses_up_its_id_too(cell: Cell, invoice: str)
     id = f"r-{invoice}"
     assert command(cell, "revive", invoice, id).status == 409
     other = command(cell, "cancel", invoice, id)
-    detail = f"another command with the id {id} came before: use an id only once"
+    detail = f"another command has used the id {id}: use each id only once"
     assert (other.status, other.content["detail"]) == (409, detail)
 
 

@@ -37,7 +37,8 @@ def full(cell: Cell) -> Cell:
     ]  # fmt: skip
     for stage, status, numbers in stages:
         events = [
-            event_body(stage, invoice_id=f"I{number}", status=status, event_id=f"{number}{status}") for number in numbers
+            event_body(stage, invoice_id=f"I{number}", status=status, event_id=f"{number}{status}")
+            for number in numbers
         ]
         assert {result["code"] for result in cell.send_all(stage, events)} == {202}
     cell.send("posting", invoice_id="Orphaned")

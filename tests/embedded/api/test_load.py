@@ -15,7 +15,7 @@ from bems.embedded.analytics.feeder import ANALYTICS, AnalyticsFeeder
 from bems.embedded.analytics.time_series import NotOpen
 from bems.embedded.api import server
 from bems.tracker.contract import STAGES
-from tests.embedded.api.calls import SECRETS, Cell, ask, encode_request, send_raw, event_body, run_concurrently
+from tests.embedded.api.calls import SECRETS, Cell, ask, encode_request, event_body, run_concurrently, send_raw
 from tests.waiting import SOON, until
 
 
@@ -151,7 +151,13 @@ def test_what_was_answered_is_counted(own: Cell) -> None:
     own.send("ingestion", invoice_id="secret-invoice", amount="1.00")
     own.send("posting", invoice_id="")
     own.send_all(
-        "posting", [event_body("posting", event_id="a"), None, event_body("posting", event_id="b"), event_body("posting", event_id="a")]
+        "posting",
+        [
+            event_body("posting", event_id="a"),
+            None,
+            event_body("posting", event_id="b"),
+            event_body("posting", event_id="a"),
+        ],
     )
     own.ask("GET", "/invoices/secret-invoice")
     own.ask("GET", "/invoices/secret-invoice/x")
@@ -209,7 +215,9 @@ def test_what_was_answered_is_counted(own: Cell) -> None:
 
 def test_the_books_show_a_row_that_is_missing(own: Cell) -> None:
     assert own.get("/check")["balanced"] is True
-    own.send_all("ingestion", [event_body("ingestion", event_id=f"{number}", invoice_id=f"{number}") for number in range(5)])
+    own.send_all(
+        "ingestion", [event_body("ingestion", event_id=f"{number}", invoice_id=f"{number}") for number in range(5)]
+    )
     until(lambda: own.get("/check")["balanced"] is True)
     database = own.service.analytics._database
     assert database is not None
@@ -272,7 +280,8 @@ def test_under_load_the_books_never_say_that_something_is_missing(own: Cell) -> 
         try:
             for number in range(60):
                 own.send_all(
-                    "ingestion", [event_body("ingestion", event_id=f"{number}-{n}", invoice_id=f"{n}") for n in range(20)]
+                    "ingestion",
+                    [event_body("ingestion", event_id=f"{number}-{n}", invoice_id=f"{n}") for n in range(20)],
                 )
                 own.service.analytics.wake()
         finally:

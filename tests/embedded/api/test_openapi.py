@@ -97,7 +97,9 @@ AMOUNTS += [sign + "9" * (digits - decimals) + "." * bool(decimals) + "9" * deci
 def test_the_document_knows_currencies_and_their_decimals(cell: Cell, currency: str) -> None:
     """Schemathesis: any three capitals, and any decimals, kept the schema, and were refused."""
     known = validator("PostingEvent")
-    events = [event_body("posting", event_id=f"{currency}{amount}", amount=amount, currency=currency) for amount in AMOUNTS]
+    events = [
+        event_body("posting", event_id=f"{currency}{amount}", amount=amount, currency=currency) for amount in AMOUNTS
+    ]
     results = cell.send_all("posting", [event | {"event_id": f"{n}-{currency}"} for n, event in enumerate(events)])
     assert [result["code"] == 202 for result in results] == [known.is_valid(event) for event in events]
     assert any(result["code"] == 202 for result in results) == (currency in MINOR_UNITS)
