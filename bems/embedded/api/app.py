@@ -119,11 +119,11 @@ class Api:
                 answer = responses.internal_error()
             finally:
                 connection.query_task = None
-            return self._to_response(request.method, answer)
+            return self._count_and_convert(request.method, answer)
 
         return handle
 
-    def _to_response(self, method: str, answer: HttpResponse) -> Response:
+    def _count_and_convert(self, method: str, answer: HttpResponse) -> Response:
         self._metrics.count_request(method, answer.status)
         return Response(answer.body, answer.status, answer.headers)
 
@@ -131,15 +131,15 @@ class Api:
         assert isinstance(error, HTTPException)
         path = request.scope["path"]
         if error.status_code != 405:
-            return self._to_response(request.method, _not_found(path))
+            return self._count_and_convert(request.method, _not_found(path))
         allowed = {*(error.headers or {}).get("Allow", "").split(", ")} - {""}
         first, _, rest = path.removeprefix("/").partition("/")
         if first == "invoices" and request.method == "POST" and rest:
             stages = ", ".join(STAGES)
             detail = f"there is no stage {format_value(rest)}: send events to /invoices/ and one of {stages}"
-            return self._to_response(request.method, responses.not_found(detail))
+            return self._count_and_convert(request.method, responses.not_found(detail))
         allowed |= {"POST"} if path in PATHS else set()
-        return self._to_response(request.method, responses.method_not_allowed(sorted(allowed)))
+        return self._count_and_convert(request.method, responses.method_not_allowed(sorted(allowed)))
 
     def _make_endpoint(self, operations: list[Operation]) -> Callable[[Request], Any]:
         by_method = {operation.method: operation for operation in operations}
