@@ -136,12 +136,12 @@ def metric_names() -> Iterator[str]:
     api._context = SimpleNamespace(
         analytics=SimpleNamespace(watermark=0),
         deliveries=SimpleNamespace(waiting=lambda: 0, failed=lambda: 0),
-        writer=SimpleNamespace(queued=0, failing=None),
+        writer=SimpleNamespace(queued=0, failure=None),
     )
     totals = [Total("AwaitingPosting", "EUR", 2, Decimal(2), 1, Decimal(1), 1)]
     metrics = Metrics()
     metrics.count_request("GET", 200)
-    written = metrics.write(lambda: list(api._gauges(Counts(1, 1, 1, 1, 0), totals))).decode()
+    written = metrics.write(lambda: list(api._read_gauges(Counts(1, 1, 1, 1, 0), totals))).decode()
     for family in text_string_to_metric_families(written):
         yield family.name + "_total" * (family.type == "counter")
 

@@ -115,7 +115,7 @@ def test_a_long_history_is_read_to_its_end(finance: CliHarness, monkeypatch: pyt
     whole = finance.bems("invoice", "INV/1", "--json").json["executions"]
     assert len(whole[0]["history"]) > 12
     assert whole[0]["next_cursor"] is None
-    monkeypatch.setattr(views, "HISTORY_EVENTS", 5)
+    monkeypatch.setattr(views, "MAX_HISTORY_EVENTS", 5)
     monkeypatch.setattr(client, "PAGE", 4)
     assert finance.bems("invoice", "INV/1", "--json").json["executions"] == whole
     shown = finance.bems("invoice", "INV/1", "--history").out
@@ -224,7 +224,7 @@ def test_every_act(world: CliHarness) -> None:
     assert (
         "revive I: had been done before (command once)" in world.bems("act", "revive", "I", "--command-id", "once").out
     )
-    assert "another command with the id once" in world.bems("act", "park", "I", "--command-id", "once").mistake()
+    assert "another command has used the id once" in world.bems("act", "park", "I", "--command-id", "once").mistake()
     assert "Status: Cancelled" in world.bems("act", "cancel", "I", "--note", "x").out
     shown = world.bems("invoice", "I").out
     assert "complete authorization" in shown
@@ -308,7 +308,7 @@ def test_dead_letters_are_listed_and_redriven(world: CliHarness, monkeypatch: py
 
     cell = world.service.writer._cell
     with monkeypatch.context() as trouble:
-        for name in ("event", "redrive"):
+        for name in ("handle_event", "redrive"):
             trouble.setattr(cell, name, broken)
         world.send(*(event(f"e{number}", invoice_id=f"I{number}") for number in range(5)))
         letters = world.bems("dlq", "list", role="operator")

@@ -47,22 +47,22 @@ class Access:
         self._buckets: dict[tuple[str, Stage | None], TokenBucket] = {}
 
     def authorize(
-        self, text: bytes | None, allowed_roles: Roles, stage: Stage | None = None, batch: int | None = None
+        self, key_text: bytes | None, allowed_roles: Roles, stage: Stage | None = None, batch_size: int | None = None
     ) -> Key | HttpResponse:
         """Return the key of an authorized request, or the response that refuses it (403 or 429).
 
-        `text` is the result of `find_key`, and `stage` the stage that the request sends events to.
+        `key_text` is the result of `find_key`, and `stage` the stage that the request sends events to.
 
-        A batch is authorized twice: as one request before its body is read, and again with `batch`, the number of its
-        events, after the body is parsed. Each event costs one token, and the first call has paid for one. The second
-        call takes all remaining tokens or none; the token of the first call is not refunded.
+        A batch is authorized twice: as one request before its body is read, and again with `batch_size`, the number of
+        its events, after the body is parsed. Each event costs one token, and the first call has paid for one. The
+        second call takes the other tokens, all or none; the token of the first call is not refunded.
         """
-        key = self._keys.verify(text.decode("latin-1")) if text is not None else None
+        key = self._keys.verify(key_text.decode("latin-1")) if key_text is not None else None
         if key is None or key.role not in allowed_roles:
             return forbidden()
         now = self._monotonic()
-        if batch is not None and stage is not None:
-            return self._acquire_batch(key, stage, batch, now)
+        if batch_size is not None and stage is not None:
+            return self._acquire_batch(key, stage, batch_size, now)
         bucket = self._find_bucket(key, None, now)
         wait = bucket.acquire(now)
         if not wait and stage is not None:

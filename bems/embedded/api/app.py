@@ -49,6 +49,7 @@ from bems.validation.error_messages import format_value
 log = logging.getLogger(__name__)
 
 Gauge = tuple[str, str, dict[str, str], float]
+"""Name, help text, labels and value."""
 
 
 class Api:
@@ -124,6 +125,7 @@ class Api:
         return handle
 
     def _count_and_convert(self, method: str, answer: HttpResponse) -> Response:
+        """Count the response in the metrics, and convert it for Starlette."""
         self._metrics.count_request(method, answer.status)
         return Response(answer.body, answer.status, answer.headers)
 
@@ -175,7 +177,7 @@ class Api:
         return answer
 
     async def _get_health(self, request: Request) -> HttpResponse:
-        # Reasons of failures contain addresses and file names, so they require a key.
+        # Reasons of failures contain addresses and file names, so they require the key of a viewer.
         shows_reasons = find_key(read_headers(request.scope["headers"])) is not None and isinstance(
             self._authorize_viewer(request), Key
         )

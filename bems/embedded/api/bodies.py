@@ -9,7 +9,7 @@ from starlette.types import Receive, Send
 from bems.tracker.responses import HttpResponse, problem, timed_out, too_large, unavailable, unsupported_encoding
 from bems.validation.error_messages import format_value
 
-BODY_SECONDS = 20.0
+BODY_TIMEOUT_SECONDS = 20.0
 """Maximum time for a body to arrive after its headers."""
 
 MAX_UNFINISHED_BYTES, MAX_KEY_UNFINISHED_BYTES = 128 * 1024 * 1024, 32 * 1024 * 1024
@@ -58,8 +58,9 @@ async def read_body(
 ) -> bytes | HttpResponse:
     """Return the body, or the response that refuses it.
 
-    The response is 413 for more than `limit` bytes, 408 if the body takes longer than BODY_SECONDS, 503 if the limits
-    of incomplete bodies are exceeded, 415 for a Content-Encoding, and 400 for a Transfer-Encoding other than chunked.
+    The response is 413 for more than `limit` bytes, 408 if the body takes longer than BODY_TIMEOUT_SECONDS, 503 if the
+    limits of incomplete bodies are exceeded, 415 for a Content-Encoding, and 400 for a Transfer-Encoding other than
+    chunked.
     Raise ClientDisconnected if the client disconnects.
     """
     if b"content-encoding" in headers or b"transfer-encoding" in headers:
@@ -71,7 +72,7 @@ async def read_body(
         return with_connection_close(too_large(limit))
     held = 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
             message = await receive()
             body: bytes = message.get("body", b"")
             if message["type"] == "http.request" and not message.get("more_body"):

@@ -69,9 +69,11 @@ async def check_consistency(context: CellContext, key: str) -> Check:
     rows = sum(kinds.values()) if kinds else 0
     applied, alert_rows = (kinds.get("event", 0), kinds.get("alert", 0)) if kinds else (0, 0)
     is_balanced = (
-        counts.events == applied + counts.dead_letters and counts.transitions == rows and counts.alerts == alert_rows
+        counts.events == applied + counts.dead_letters
+        and counts.transitions == rows
+        and counts.alerts == alert_rows
+        and not differences
     )
-    is_balanced = is_balanced and not differences
     return Check(
         counts.events,
         applied,

@@ -20,6 +20,7 @@ from bems.validation.field_errors import FieldError
 log = logging.getLogger(__name__)
 
 DEFAULT_PERIOD_DAYS = 30
+"""Length of a dashboard's period if the query has no `since`."""
 
 
 class DashboardSummary(Struct, frozen=True):
@@ -57,7 +58,7 @@ async def show_dashboard(context: CellContext, name: str, query: DashboardQuery,
     # `until` is exclusive. Adding 1 includes the current hour even if it starts exactly now.
     until = context.clock.now() + 1 if query.until is None else clamp(from_datetime(query.until))
     since = clamp(until - DEFAULT_PERIOD_DAYS * DAY if query.since is None else from_datetime(query.since))
-    # A clamped time (out of range) is no error; the dashboard is empty.
+    # A `since` that was out of range and clamped is no error: the dashboard is empty then.
     if query.since is not None and since == from_datetime(query.since) and since >= until:
         detail = f"{render(since)} is not before until, {render(until)}: use a since that is earlier than until"
         return responses.bad_request(invalid("query", [FieldError("/since", detail, "reversed")], None))

@@ -57,9 +57,9 @@ class EventEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a POST to one of PATHS."""
-        stage, batch = PATHS[scope["path"]]
+        stage, is_batch = PATHS[scope["path"]]
         try:
-            answer = await self._handle(stage, batch, read_headers(scope["headers"]), receive)
+            answer = await self._handle(stage, is_batch, read_headers(scope["headers"]), receive)
         except ClientDisconnected:
             return
         except asyncio.CancelledError:
@@ -74,16 +74,18 @@ class EventEndpoint:
         self._metrics.count_request("POST", answer.status)
         await send_response(send, answer)
 
-    async def _handle(self, stage: Stage, batch: bool, headers: dict[bytes, bytes], receive: Receive) -> HttpResponse:
-        text = find_key(headers)
-        admitted = self._access.authorize(text, SENDERS, stage)
-        if isinstance(admitted, HttpResponse):
-            return admitted
+    async def _handle(
+        self, stage: Stage, is_batch: bool, headers: dict[bytes, bytes], receive: Receive
+    ) -> HttpResponse:
+        key_text = find_key(headers)
+        key = self._access.authorize(key_text, SENDERS, stage)
+        if isinstance(key, HttpResponse):
+            return key
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         if not responses.is_json(content_type):
             return responses.unsupported_media_type(content_type)
-        limit = MAX_BATCH_BYTES if batch else MAX_EVENT_BYTES
-        body = await read_body(headers, receive, limit, self._unfinished, admitted)
+        limit = MAX_BATCH_BYTES if is_batch else MAX_EVENT_BYTES
+        body = await read_body(headers, receive, limit, self._unfinished, key)
         if isinstance(body, HttpResponse):
             return body
         if self._bridge.is_full:
@@ -91,9 +93,9 @@ class EventEndpoint:
             # of its time parsing events that it then refuses.
             self._count(stage, "unavailable")
             return responses.unavailable(1)
-        begun = time.perf_counter()
-        answer = await (self._accept_batch(stage, body, text) if batch else self._accept_event(stage, body))
-        self._metrics.send_seconds.observe(time.perf_counter() - begun)
+        started = time.perf_counter()
+        answer = await (self._accept_batch(stage, body, key_text) if is_batch else self._accept_event(stage, body))
+        self._metrics.send_seconds.observe(time.perf_counter() - started)
         return answer
 
     async def _accept_event(self, stage: Stage, body: bytes) -> HttpResponse:
@@ -112,22 +114,22 @@ class EventEndpoint:
             return responses.duplicate(event.event_id)
         return responses.conflict(event.event_id)
 
-    async def _accept_batch(self, stage: Stage, body: bytes, key: bytes | None) -> HttpResponse:
-        read = parse_batch(stage, body, self._clock.now(), self._max_batch)
-        if isinstance(read, InvalidEvent):
-            return responses.bad_request(read)
-        if len(read) > 1:
-            admitted = self._access.authorize(key, SENDERS, stage, len(read))
-            if isinstance(admitted, HttpResponse):
-                return admitted
-        submitted = [self._submit(event) if isinstance(event, Event) else event for event in read]
+    async def _accept_batch(self, stage: Stage, body: bytes, key_text: bytes | None) -> HttpResponse:
+        events = parse_batch(stage, body, self._clock.now(), self._max_batch)
+        if isinstance(events, InvalidEvent):
+            return responses.bad_request(events)
+        if len(events) > 1:
+            key = self._access.authorize(key_text, SENDERS, stage, len(events))
+            if isinstance(key, HttpResponse):
+                return key
+        submitted = [self._submit(event) if isinstance(event, Event) else event for event in events]
         results = []
-        for event, answer in zip(read, submitted, strict=True):
+        for event, answer in zip(events, submitted, strict=True):
             if isinstance(event, InvalidEvent):
                 results.append(responses.invalid_event_result(event))
             else:
                 assert not isinstance(answer, InvalidEvent)
-                results.append(await self._result(event, answer))
+                results.append(await self._await_result(event, answer))
         for result in results:
             self._count(stage, result.status)
         return responses.batch_results(results)
@@ -138,7 +140,7 @@ class EventEndpoint:
         except (QueueFull, Stopped) as error:
             return error
 
-    async def _result(self, event: Event, answer: "asyncio.Future[Receipt] | Exception") -> EventResult:
+    async def _await_result(self, event: Event, answer: "asyncio.Future[Receipt] | Exception") -> EventResult:
         try:
             if isinstance(answer, Exception):
                 raise answer

@@ -90,7 +90,7 @@ class ByteBudget:
         while self.total > self.limit:
             oldest = next(iter(self._held))
             self.set_held(oldest, 0)
-            oldest.cut_off()
+            oldest.abort()
 
 
 class Connections:
@@ -100,13 +100,13 @@ class Connections:
         self.silent: dict[Protocol, None] = {}
         self.held, self.unread = ByteBudget(MAX_HELD_BYTES), ByteBudget(MAX_UNREAD_BYTES)
 
-    def cut_off_silent(self) -> bool:
+    def abort_oldest_silent(self) -> bool:
         """Abort the oldest silent connection; return False if there is none."""
         protocol = next(iter(self.silent), None)
         if protocol is None:
             return False
         del self.silent[protocol]
-        protocol.cut_off()
+        protocol.abort()
         return True
 
 
@@ -126,13 +126,13 @@ class Protocol(HttpToolsProtocol):
         self.connection_number = 0
         """Number of open connections when this one was opened, including itself."""
         self.query_task: asyncio.Task[Any] | None = None
-        """Task to cancel when the client disconnects."""
+        """Task that is cancelled when the client disconnects; None if there is none."""
         self.is_lost = False
         self._shared = shared or Connections()
         self._current_cycle: RequestResponseCycle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self._unparsed = b""
-        self._is_parse_scheduled = self._is_holding = False
+        self._is_parse_scheduled = self._has_held_bytes = False
         self._is_reading_head = self._is_reading_body = False
         self._is_timing_head = self._is_rejected = False
         self._unfinished_bytes = self._drained_bytes = 0
@@ -172,7 +172,7 @@ class Protocol(HttpToolsProtocol):
         self.scope = self.cycle = self._current_cycle = None  # type: ignore[assignment]
         self.pipeline.clear()
 
-    def cut_off(self) -> None:
+    def abort(self) -> None:
         """Abort the connection without sending buffered data."""
         self._mark_disconnected()
         self.transport.abort()
@@ -187,7 +187,7 @@ class Protocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread_timer = self.loop.call_later(min(UNREAD_TIMEOUT_SECONDS, self.timeout_keep_alive), self.cut_off)
+        self._unread_timer = self.loop.call_later(min(UNREAD_TIMEOUT_SECONDS, self.timeout_keep_alive), self.abort)
         self._shared.unread.set_held(self, self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
@@ -201,9 +201,7 @@ class Protocol(HttpToolsProtocol):
         """Close the connection once buffered data is sent, or abort it after UNREAD_TIMEOUT_SECONDS."""
         self.transport.close()
         if self._unread_timer is None and self.transport.get_write_buffer_size():
-            self._unread_timer = self.loop.call_later(
-                min(UNREAD_TIMEOUT_SECONDS, self.timeout_keep_alive), self.cut_off
-            )
+            self._unread_timer = self.loop.call_later(min(UNREAD_TIMEOUT_SECONDS, self.timeout_keep_alive), self.abort)
 
     def timeout_keep_alive_handler(self) -> None:
         if not self.transport.is_closing():
@@ -225,11 +223,11 @@ class Protocol(HttpToolsProtocol):
     def _parse_pending(self) -> None:
         """Parse received bytes until a request has to wait for the response to an earlier one."""
         self._is_parse_scheduled = False
-        data, at, was_paused = self._unparsed, 0, self.flow.is_paused
-        while at < len(data) and not self.pipeline and not self._is_finished():
-            self._parse(data[at : at + _PIECE_BYTES])
-            at += _PIECE_BYTES
-        self._unparsed = b"" if self._is_finished() else data[at:]
+        data, start, was_paused = self._unparsed, 0, self.flow.is_paused
+        while start < len(data) and not self.pipeline and not self._is_finished():
+            self._parse(data[start : start + _PIECE_BYTES])
+            start += _PIECE_BYTES
+        self._unparsed = b"" if self._is_finished() else data[start:]
         self.flow.is_paused = bool(self._unparsed)
         if self._unparsed:
             self.flow.pause_reading()
@@ -262,14 +260,14 @@ class Protocol(HttpToolsProtocol):
         elif self._is_reading_head and not self._is_timing_head:
             self._is_timing_head = True
             self._close_after(HEAD_TIMEOUT_SECONDS)
-        if self._unfinished_bytes or self._is_holding or self._unparsed or self.pipeline:
-            self._count_held_bytes()
+        if self._unfinished_bytes or self._has_held_bytes or self._unparsed or self.pipeline:
+            self._report_held_bytes()
 
-    def _count_held_bytes(self) -> None:
+    def _report_held_bytes(self) -> None:
         held = self._unfinished_bytes + len(self._unparsed) + _REQUEST_BYTES * len(self.pipeline)
         if self._is_reading_head:
             held += _FIELD_BYTES * len(self.headers)
-        self._is_holding = held > 0
+        self._has_held_bytes = held > 0
         self._shared.held.set_held(self, held)
 
     def _is_answering(self) -> bool:
@@ -365,8 +363,8 @@ class Protocol(HttpToolsProtocol):
             # Earlier requests are still answered; the last response closes the connection.
             self.cycle.keep_alive = False
             return
-        answered = self._is_reading_body and self.cycle.response_complete
-        if not self.pipeline and not answered:
+        is_answered = self._is_reading_body and self.cycle.response_complete
+        if not self.pipeline and not is_answered:
             self.transport.write(encode_response(answer))
         self._close()
 

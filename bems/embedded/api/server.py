@@ -31,11 +31,11 @@ connection replaces the oldest one that has sent no complete head. If there is n
 without being read."""
 
 MAX_ACCEPTS_PER_TURN = 16
-"""Maximum number of connections accepted in one turn of the event loop. MAX_CONNECTIONS may be exceeded briefly by
-as many."""
+"""Maximum number of connections accepted in one turn of the event loop. The number of open connections may exceed its
+limit briefly by as many."""
 
 ACCEPT_RETRY_SECONDS = 0.5
-"""Delay before accepting again after an error."""
+"""Delay before the server accepts connections again after an error."""
 
 SHUTDOWN_TIMEOUT_SECONDS = 10
 """Time for running requests to finish at shutdown."""
@@ -211,7 +211,7 @@ class _Server(uvicorn.Server):
     def _open(self, connection: socket.socket) -> None:
         if (
             len(self.server_state.connections) + len(self._opening) >= self._max_open
-            and not self._shared.cut_off_silent()
+            and not self._shared.abort_oldest_silent()
         ):
             _refuse(connection)
             return

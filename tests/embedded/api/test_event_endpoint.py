@@ -282,7 +282,7 @@ def test_expect_100_continue_is_answered_before_the_body(cell: Cell) -> None:
 
 
 def test_an_incomplete_body_times_out(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(bodies, "BODY_TIMEOUT_SECONDS", 0.05)
     for path in ("/invoices/ingestion", "/invoices/ingestion/batch", "/commands"):
         start = encode_request("POST", path, cell.keys["admin"], "Content-Length: 10")
         late, *more = send_raw(cell.port, start, b"{", answers=2)
