@@ -11,9 +11,10 @@ from bems.tracker.contract import STAGES, Stage
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SEND_SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
+"""Methods that are labels of bems_requests; all others are counted as `other`."""
 RESULTS = ("accepted", "duplicate", "conflict", "refused", "unavailable")
-"""`refused` follows the rule of `responses.REFUSED_STATUSES`. A request answered 503 before it is parsed counts as one
-`unavailable` event."""
+"""Values of the label `result` of bems_events. `refused` follows the rule of `responses.REFUSED_STATUSES`. A request
+answered 503 before it is parsed counts as one `unavailable` event."""
 
 
 Gauges = Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]
@@ -64,6 +65,8 @@ class Metrics:
 
 
 class _Gauges(Collector):
+    """Collector that reads the gauges each time that metrics are written."""
+
     def __init__(self, read: Gauges) -> None:
         self._read = read
 

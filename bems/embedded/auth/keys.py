@@ -23,7 +23,9 @@ from bems.tracker.requests import KeyName, Role
 from bems.validation.field_errors import validate
 
 KEYS = "keys.db"
+"""Name of the key file in the cell's folder."""
 APPLICATION_ID = 0x42454D4B
+"""SQLite application id of the key file."""
 
 _TEXT = re.compile(r"bems_([0-9a-z]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
 _NO_HASH = bytes(32)
