@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from bems.cli import bems
-from bems.embedded.api.openapi import document
+from bems.embedded.api.openapi import build_document
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -92,7 +92,7 @@ def _option_row(parameter: click.Parameter, context: click.Context) -> str | Non
 
 def http_api() -> str:
     """Return the page of all operations and of the documents that they take and answer."""
-    api = document()
+    api = build_document()
     lines = [
         GENERATED,
         "# HTTP API\n",

@@ -133,15 +133,15 @@ def test_paths_and_modules_are_there(page: Path) -> None:
 def metric_names() -> Iterator[str]:
     """All that /metrics answers, of a cell that has something of each kind."""
     api: Any = Api.__new__(Api)
-    api._parts = SimpleNamespace(
+    api._context = SimpleNamespace(
         analytics=SimpleNamespace(watermark=0),
         deliveries=SimpleNamespace(waiting=lambda: 0, failed=lambda: 0),
         writer=SimpleNamespace(queued=0, failure=None),
     )
     totals = [Total("AwaitingPosting", "EUR", 2, Decimal(2), 1, Decimal(1), 1)]
     metrics = Metrics()
-    metrics.answered("GET", 200)
-    written = metrics.write(lambda: list(api._gauges(Counts(1, 1, 1, 1, 0), totals))).decode()
+    metrics.count_request("GET", 200)
+    written = metrics.write(lambda: list(api._read_gauges(Counts(1, 1, 1, 1, 0), totals))).decode()
     for family in text_string_to_metric_families(written):
         yield family.name + "_total" * (family.type == "counter")
 

@@ -42,7 +42,7 @@ def test_the_policy_in_force_is_printed(world: CliHarness) -> None:
     answer = world.bems("policy", "--json").json
     assert (answer["digest"], answer["calendar"]["country"]) == (policy.digest, "NL")
     assert world.bems("policy", "--at", "2026-03-03", "--json").json == answer
-    assert "no policy is known of that time" in world.bems("policy", "--at", "2026-03-01").mistake()
+    assert "no policy is known for that time" in world.bems("policy", "--at", "2026-03-01").mistake()
 
 
 def test_policies_are_listed(world: CliHarness) -> None:

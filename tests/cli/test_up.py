@@ -131,7 +131,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         told = refused("--port", port, cwd=tmp_path)
         assert f"127.0.0.1:{port}: " in told and "choose another with --port" in told
-    assert "'a..b': this is no host name" in refused("--host", "a..b", cwd=tmp_path)
+    assert "'a..b': this is not a host name" in refused("--host", "a..b", cwd=tmp_path)
     assert "several cells: use --cell with one of north, south" in refused("--cells", "two.yaml", cwd=tmp_path)
     assert "no cell east: use one of north, south" in refused("--cells", "two.yaml", "--cell", "east", cwd=tmp_path)
     assert "NOT_SET" in refused("--cells", "two.yaml", "--cell", "south", cwd=tmp_path)

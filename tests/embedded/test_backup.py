@@ -16,7 +16,7 @@ from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.tracker.instants import DAY
 from tests.data.store import list_stored_versions, read_contents, unpack
-from tests.embedded.api.calls import Cell, Inbox, sent
+from tests.embedded.api.calls import Cell, Inbox, event_body
 from tests.embedded.storage.corrupt_files import make_newer, put_foreign_database
 from tests.tracker.samples import NOW
 from tests.waiting import until
@@ -84,14 +84,14 @@ def test_a_running_cell_continues_while_its_copy_shows_one_moment(
     def run_cell(done: int, _: int) -> None:
         chunks.append(done)
         cell.send_all(
-            "ingestion", [sent("ingestion", event_id=f"{n}-{done}", invoice_id=f"{n}-{done}") for n in range(30)]
+            "ingestion", [event_body("ingestion", event_id=f"{n}-{done}", invoice_id=f"{n}-{done}") for n in range(30)]
         )
         cell.move_to(cell.clock.now() + DAY)
         until(lambda: len(chunks) < 4 or len(inbox.taken) >= 99)
         cell.service.keys.add(f"made-{done}", "viewer", "the test", NOW)
 
     with Cell(tmp_path / "cell", destinations=inbox.everything) as cell:
-        cell.send_all("ingestion", [sent("ingestion", event_id=f"{n}", invoice_id=f"{n}") for n in range(99)])
+        cell.send_all("ingestion", [event_body("ingestion", event_id=f"{n}", invoice_id=f"{n}") for n in range(99)])
         made = back_up(cell.folder, tmp_path / "copy", run_cell)
     assert len(chunks) > 5
     assert made.events == 99 + 30, "the moment of its copy is after that of the deliveries"

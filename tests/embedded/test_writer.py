@@ -19,7 +19,15 @@ from bems.embedded.storage.errors import QueueFull, StoreFailed
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import DeadLetter
-from bems.embedded.writer import COALESCE_BELOW, COALESCE_SECONDS, RETRY_DELAYS, Redrive, Stopped, Writer, open_writer
+from bems.embedded.writer import (
+    COALESCE_BELOW_ITEMS,
+    COALESCE_SECONDS,
+    RETRY_DELAYS,
+    Redrive,
+    Stopped,
+    Writer,
+    open_writer,
+)
 from bems.tracker.commands import Command, Extend, Park
 from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, CONFLICT, DUPLICATE, Receipt
@@ -540,13 +548,13 @@ def test_a_second_writer_on_the_folder_is_refused_and_does_not_disturb_the_first
 
 @pytest.mark.parametrize(
     ("waiting", "slept"),
-    [(0, []), (1, [COALESCE_SECONDS]), (COALESCE_BELOW - 1, [COALESCE_SECONDS]), (COALESCE_BELOW, [])],
+    [(0, []), (1, [COALESCE_SECONDS]), (COALESCE_BELOW_ITEMS - 1, [COALESCE_SECONDS]), (COALESCE_BELOW_ITEMS, [])],
 )
 def test_the_writer_waits_for_more_after_a_small_group(
-    home: Home, monkeypatch: pytest.MonkeyPatch, waiting: int, slept: list[float]
+    fixture: CellFixture, monkeypatch: pytest.MonkeyPatch, waiting: int, slept: list[float]
 ) -> None:
-    """It waits where some items, and fewer than COALESCE_BELOW, came in while it committed the group before."""
-    writer, pauses, groups = home.open(), list[float](), list[int]()
+    """It waits where some items, and fewer than COALESCE_BELOW_ITEMS, came in while it committed the group before."""
+    writer, pauses, groups = fixture.open(), list[float](), list[int]()
     commit_group = Writer.commit_group
 
     def commit_and_receive(self: Writer) -> bool:
@@ -556,7 +564,7 @@ def test_the_writer_waits_for_more_after_a_small_group(
             for number in range(waiting):
                 self.submit(event("ingestion", f"later-{number}", NOW), lambda _: None)
         else:
-            self._open = False
+            self._is_open = False
         return more
 
     monkeypatch.setattr(Writer, "commit_group", commit_and_receive)

@@ -178,7 +178,7 @@ MUTANTS: dict[str, list[Change]] = {
     "what was not stored is answered with 202": [
         Change(
             event_endpoint,
-            "_unavailable",
+            "_unavailable_response",
             "return responses.unavailable",
             "return responses.accepted('') if 1 else responses.unavailable",
         ),

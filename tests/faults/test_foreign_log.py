@@ -25,7 +25,7 @@ from bems.embedded.writer import Redrive, Writer
 from bems.tracker.instants import DAY
 from tests.cell_process import CellProcess
 from tests.cli.cli_harness import run
-from tests.embedded.api.calls import Cell, Inbox, sent
+from tests.embedded.api.calls import Cell, Inbox, event_body
 from tests.embedded.submit import submit
 from tests.faults.conftest import Figures
 from tests.tracker.samples import NOW, POLICY
@@ -51,7 +51,7 @@ class Folder:
             life.end(end)
 
     def send(self, life: CellProcess, number: int) -> None:
-        event: Any = sent("ingestion", event_id=f"e{number}", invoice_id=f"i{number}", at=SystemClock().now())
+        event: Any = event_body("ingestion", event_id=f"e{number}", invoice_id=f"i{number}", at=SystemClock().now())
         answer = urllib3.request("POST", f"{life.url}/invoices/ingestion", json=event, headers={"x-api-key": self.key})
         assert answer.status == 202, answer.data
 
@@ -188,7 +188,7 @@ def test_deliveries_of_another_time_are_refused_before_the_writer_raises_the_sam
     """A restored `cell.db` beside the deliveries of the time since: once it has as many alerts, nobody could tell."""
     folder, inbox, later = tmp_path / "cell", Inbox(), NOW + 3 * DAY
     with Cell(folder, destinations=inbox.everything) as cell:
-        cell.send_all("ingestion", [sent("ingestion", event_id=f"{n}", invoice_id=f"{n}") for n in range(3)])
+        cell.send_all("ingestion", [event_body("ingestion", event_id=f"{n}", invoice_id=f"{n}") for n in range(3)])
         back_up(folder, tmp_path / "copy")
         cell.move_to(later)
         until(lambda: len(inbox.taken) == 3 and cell.service.deliveries.waiting() == 0)

@@ -14,7 +14,7 @@ import urllib3
 from bems.clock import SystemClock
 from bems.embedded.storage.reader import open_reader
 from tests.cell_process import POLICY, SPEED, CellProcess
-from tests.embedded.api.calls import sent
+from tests.embedded.api.calls import event_body
 from tests.faults.conftest import Figures
 from tests.waiting import until
 
@@ -108,7 +108,9 @@ class Sender:
             self._number += BATCH
             now = self._clock.now()
             events = [
-                sent("ingestion", event_id=f"full-{n}", invoice_id=f"INV/{n}", at=now, attributes={"note": "x" * 2000})
+                event_body(
+                    "ingestion", event_id=f"full-{n}", invoice_id=f"INV/{n}", at=now, attributes={"note": "x" * 2000}
+                )
                 for n in numbers
             ]
         reply = self.ask("POST", "/invoices/ingestion/batch", json={"events": events})

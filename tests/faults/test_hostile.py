@@ -18,7 +18,7 @@ from bems.clock import SystemClock
 from bems.embedded.api.server import MAX_CONNECTIONS
 from tests.cell_process import CellProcess
 from tests.embedded.api import conftest
-from tests.embedded.api.calls import Cell, Reply, head, raw, read_answers, sent
+from tests.embedded.api.calls import Cell, Reply, encode_request, event_body, read_answers, send_raw
 from tests.faults.conftest import Figures
 from tests.waiting import SOON, until
 
@@ -88,10 +88,10 @@ def answers(cell: Cell, request: bytes) -> list[Reply]:
 
 
 def test_chunks_with_extensions_and_trailers_are_one_body(cell: Cell) -> None:
-    body = json.dumps(sent("ingestion", event_id="chunked", invoice_id="chunked")).encode()
+    body = json.dumps(event_body("ingestion", event_id="chunked", invoice_id="chunked")).encode()
     chunks = b'%x;a="b";c\r\n%s\r\n%x\r\n%s\r\n0;x\r\nX-Trailer: a\r\n\r\n' % (9, body[:9], len(body) - 9, body[9:])
-    start = head("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: chunked")
-    assert [reply.status for reply in raw(cell.port, start + chunks)] == [202]
+    start = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: chunked")
+    assert [reply.status for reply in send_raw(cell.port, start + chunks)] == [202]
 
 
 def test_hundreds_of_requests_at_once_on_one_connection_are_answered_in_order(cell: Cell) -> None:
@@ -99,13 +99,13 @@ def test_hundreds_of_requests_at_once_on_one_connection_are_answered_in_order(ce
     for number in range(300):
         kind = number % 3
         if kind == 0:
-            body = json.dumps(sent("ingestion", event_id=f"p-{number}", invoice_id=f"p-{number}")).encode()
-            requests.append(head("POST", "/invoices/ingestion", cell.keys["sender"], body=body))
+            body = json.dumps(event_body("ingestion", event_id=f"p-{number}", invoice_id=f"p-{number}")).encode()
+            requests.append(encode_request("POST", "/invoices/ingestion", cell.keys["sender"], body=body))
         else:
             path = f"/invoices/p-{number - kind}" if kind == 1 else f"/nothing/{number}"
-            requests.append(head("GET", path, cell.keys["viewer"]))
+            requests.append(encode_request("GET", path, cell.keys["viewer"]))
         expected.append((202, 200, 404)[kind])
-    replies = raw(cell.port, b"".join(requests), answers=300)
+    replies = send_raw(cell.port, b"".join(requests), answers=300)
     assert [reply.status for reply in replies] == expected
     assert [reply.content["event_id"] for reply in replies[::3]] == [f"p-{number}" for number in range(0, 300, 3)]
 
@@ -149,7 +149,7 @@ def sender(url: str, key: str) -> Callable[[], int]:
 
     def send() -> int:
         number = next(numbers)
-        event = sent("ingestion", event_id=f"real-{number}", invoice_id=f"real-{number}", at=clock.now())
+        event = event_body("ingestion", event_id=f"real-{number}", invoice_id=f"real-{number}", at=clock.now())
         return pool.request("POST", "/invoices/ingestion", json=event, headers={"x-api-key": key}).status
 
     return send
@@ -190,7 +190,9 @@ def test_slow_heads_and_bodies_hold_up_nobody(life: tuple[CellProcess, str], fig
     crowd = Crowd(port_of(process.url))
     try:
         heads = crowd.open(200, b"POST /invoices/ingestion HTTP/1.1\r\nHost: a\r\nX: ")
-        bodies = crowd.open(200, head("POST", "/invoices/ingestion", key, "Content-Length: 1000") + b'{"event_id"')
+        bodies = crowd.open(
+            200, encode_request("POST", "/invoices/ingestion", key, "Content-Length: 1000") + b'{"event_id"'
+        )
         for connection in (*heads, *bodies) * 3:
             connection.sendall(b" ")
         assert [send() for _ in range(100)] == [202] * 100

@@ -13,7 +13,7 @@ from bems.clock import SystemClock
 from bems.embedded.storage.reader import open_reader
 from bems.embedded.storage.schema import DATABASE
 from tests.cell_process import CellProcess
-from tests.embedded.api.calls import sent
+from tests.embedded.api.calls import event_body
 from tests.faults.conftest import Figures
 from tests.waiting import until
 
@@ -70,7 +70,7 @@ def test_each_write_is_refused_from_then_on_and_says_why(
             return urllib3.request(method, life.url + path, headers={"x-api-key": key}, **options)
 
         def event(number: int) -> Any:
-            return sent("ingestion", event_id=f"e{number}", invoice_id=f"i{number}", at=SystemClock().now())
+            return event_body("ingestion", event_id=f"e{number}", invoice_id=f"i{number}", at=SystemClock().now())
 
         assert ask("POST", "/invoices/ingestion", json=event(1)).status == 202
         lose(folder)
@@ -116,7 +116,7 @@ def test_the_cell_in_its_place_keeps_its_log_when_the_old_one_ends(tmp_path: Pat
         rename(folder)
         with CellProcess(folder, tmp_path / "new.log") as new:
             key = new.read_admin_key()
-            event: Any = sent("ingestion", event_id="e", invoice_id="i", at=SystemClock().now())
+            event: Any = event_body("ingestion", event_id="e", invoice_id="i", at=SystemClock().now())
             headers = {"x-api-key": key}
             assert urllib3.request("POST", f"{new.url}/invoices/ingestion", json=event, headers=headers).status == 202
             log = (folder / f"{DATABASE}-wal").stat()

@@ -15,7 +15,7 @@ from bems.clock import SystemClock
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.writer import MAX_QUEUED_ITEMS
 from tests.cell_process import CellProcess
-from tests.embedded.api.calls import sent
+from tests.embedded.api.calls import event_body
 from tests.faults.conftest import Figures
 
 SECONDS = 600 if os.environ.get("BEMS_LONG") else 12
@@ -41,7 +41,7 @@ class Overload:
         self.accepted = bytearray()
         self.slowest = self.slowest_look = 0.0
         self.looks = 0
-        template = sent("ingestion", event_id="%ID%", invoice_id="%ID%", at=SystemClock().now())
+        template = event_body("ingestion", event_id="%ID%", invoice_id="%ID%", at=SystemClock().now())
         self._template = json.encode(template)
 
     async def run(self, seconds: float) -> None:

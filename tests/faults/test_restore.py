@@ -27,7 +27,7 @@ from bems.embedded.cell import Cell as Core
 from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, SECOND, Instant, parse
 from bems.tracker.status import status_of
-from tests.embedded.api.calls import Cell, Inbox, ask, together
+from tests.embedded.api.calls import Cell, Inbox, ask, run_concurrently
 from tests.embedded.event_log import TODAY, make_log, parse_event
 from tests.faults.conftest import Figures
 from tests.waiting import SOON, until
@@ -86,7 +86,7 @@ class Home:
             finally:
                 over.set()
 
-        together([act, *(lambda sender=sender: send(sender) for sender in range(SENDERS))])
+        run_concurrently([act, *(lambda sender=sender: send(sender) for sender in range(SENDERS))])
         return answers
 
     def end(self) -> None:

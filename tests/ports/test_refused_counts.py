@@ -12,12 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bems.tracker.cells import Limits
 from tests.aws.cloud import open_cloud
-from tests.embedded.api.calls import UNLIMITED, Cell, sent
+from tests.embedded.api.calls import UNLIMITED, Cell, event_body
 from tests.handlers.emf import printed
 
 MAX_BATCH = 5
-_EVENT = json.dumps(sent("posting", event_id="e1")).encode()
-_WRONG = json.dumps(sent("posting", event_id="e2", amount="x", currency="EURO")).encode()
+_EVENT = json.dumps(event_body("posting", event_id="e1")).encode()
+_WRONG = json.dumps(event_body("posting", event_id="e2", amount="x", currency="EURO")).encode()
 _OVERSIZED = b'{"x": "' + b"x" * 70_000 + b'"}'
 
 

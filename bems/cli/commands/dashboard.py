@@ -14,7 +14,7 @@ from bems.cli.output import duration, format_amount, make_console, print_json
 from bems.cli.table_layout import Column, print_table
 from bems.embedded.analytics.dashboards import DASHBOARDS
 from bems.embedded.api.access import VIEWERS
-from bems.embedded.api.dashboards import Rows
+from bems.embedded.api.dashboards import DashboardRows
 from bems.tracker.instants import Instant, from_datetime, render
 
 TEXTS = frozenset({"time", "stage", "outcome", "status", "severity", "currency", "vendor_tier"})
@@ -68,7 +68,7 @@ def dashboard(
     if as_json:
         print_json(answer)
         return
-    found = decode_as(answer, Rows)
+    found = decode_as(answer, DashboardRows)
     if not found.rows:
         click.echo(f"nothing from {found.since} to {found.until}")
         return
@@ -83,7 +83,7 @@ def _moment(when: Instant | date | None) -> Instant | None:
     return from_datetime(datetime.combine(when, time(), UTC)) if isinstance(when, date) else when
 
 
-def _as_people_read(found: Rows, by: str) -> tuple[list[Column], list[list[str]]]:
+def _as_people_read(found: DashboardRows, by: str) -> tuple[list[Column], list[list[str]]]:
     """The columns, and rows whose amounts have their currency, times no more than the step is long."""
     names = list(found.columns)
     of_currency = names.index("currency") if {"currency", "amount"} <= set(names) else None

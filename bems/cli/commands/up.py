@@ -104,7 +104,7 @@ def up(
             print_startup(service, folder, as_json)
             tell_policy(service.in_force)
             while not ended(POLL_SECONDS):
-                if not (service.writer.is_alive and service.server.alive):
+                if not (service.writer.is_alive and service.server.is_alive):
                     raise Failure("the cell cannot go on; its log says why")
             lost = service.writer.loss
     if lost:

@@ -1,4 +1,4 @@
-"""Access: whether a request may be answered: its key, the key's role, how often it has asked."""
+"""Access control: the key of a request, the role of the key, and its rate limits."""
 
 import math
 import time
@@ -20,10 +20,10 @@ ADMINS: Roles = frozenset(("admin",))
 
 
 def find_key(headers: Mapping[bytes, bytes]) -> bytes | None:
-    """The key that the headers present, in x-api-key or as `Authorization: Bearer`; None where there is none.
+    """Return the key in the headers, from `x-api-key` or `Authorization: Bearer`; None if they contain no key.
 
-    Where both are sent, they have to be the same: of two different keys none is chosen, and b"" is no key.
-    An Authorization of another scheme, which a proxy may have asked for, is not looked at.
+    If both headers are present, their keys must be equal; otherwise return b"", which is never a valid key.
+    An Authorization header of another scheme is ignored, because it may be meant for a proxy.
     """
     text = headers.get(b"x-api-key")
     authorization = headers.get(b"authorization")
@@ -37,51 +37,56 @@ def find_key(headers: Mapping[bytes, bytes]) -> bytes | None:
 
 
 class Access:
-    """Admits requests by the key that they present. It belongs to the event loop's thread."""
+    """Authorizes requests by key, role and rate limit. Not thread-safe: use it in the event loop's thread only.
 
-    def __init__(self, keys: Keys, limits: Limits, seconds: Callable[[], float] = time.monotonic) -> None:
-        self._keys, self._limits, self._seconds = keys, limits, seconds
+    `monotonic` returns seconds of a clock that never goes back.
+    """
+
+    def __init__(self, keys: Keys, limits: Limits, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._keys, self._limits, self._monotonic = keys, limits, monotonic
         self._buckets: dict[tuple[str, Stage | None], TokenBucket] = {}
 
     def authorize(
-        self, text: bytes | None, allowed_roles: Roles, stage: Stage | None = None, batch: int | None = None
+        self, key_text: bytes | None, allowed_roles: Roles, stage: Stage | None = None, batch_size: int | None = None
     ) -> Key | HttpResponse:
-        """The key, or the answer to give. `text` is what `find_key` found; `stage` the one that is sent to.
+        """Return the key of an authorized request, or the response that refuses it (403 or 429).
 
-        A batch is admitted twice: as a request before it is read, and then as the `batch` of so many events that it has
-        turned out to be, each of which costs what an event alone does. That is for all of it or for nothing; the
-        request has been paid for either way.
+        `key_text` is the result of `find_key`, and `stage` the stage that the request sends events to.
+
+        A batch is authorized twice: as one request before its body is read, and again with `batch_size`, the number of
+        its events, after the body is parsed. Each event costs one token, and the first call has paid for one. The
+        second call takes the other tokens, all or none; the token of the first call is not refunded.
         """
-        key = self._keys.verify(text.decode("latin-1")) if text is not None else None
+        key = self._keys.verify(key_text.decode("latin-1")) if key_text is not None else None
         if key is None or key.role not in allowed_roles:
             return forbidden()
-        now = self._seconds()
-        if batch is not None and stage is not None:
-            return self._charge(key, stage, batch, now)
-        bucket = self._bucket(key, None, now)
+        now = self._monotonic()
+        if batch_size is not None and stage is not None:
+            return self._acquire_batch(key, stage, batch_size, now)
+        bucket = self._find_bucket(key, None, now)
         wait = bucket.acquire(now)
         if not wait and stage is not None:
-            wait = self._bucket(key, stage, now).acquire(now)
+            wait = self._find_bucket(key, stage, now).acquire(now)
             if wait:
                 bucket.refund()
         return too_many_requests(math.ceil(wait)) if wait else key
 
-    def _charge(self, key: Key, stage: Stage, count: int, now: float) -> Key | HttpResponse:
-        of_key = self._bucket(key, None, now)
-        wait = of_key.acquire_batch(now, count)
+    def _acquire_batch(self, key: Key, stage: Stage, count: int, now: float) -> Key | HttpResponse:
+        key_bucket = self._find_bucket(key, None, now)
+        wait = key_bucket.acquire_batch(now, count)
         if not wait:
-            wait = self._bucket(key, stage, now).acquire_batch(now, count)
+            wait = self._find_bucket(key, stage, now).acquire_batch(now, count)
             if wait:
-                of_key.refund(count - 1)
+                key_bucket.refund(count - 1)
         return (
             too_many_requests(math.ceil(wait), f"{count} events are more than this key may send now") if wait else key
         )
 
     def is_in_force(self, key: Key) -> bool:
-        """Whether a key that was admitted still is one."""
+        """Return whether the key has not been revoked."""
         return self._keys.is_in_force(key.id)
 
-    def _bucket(self, key: Key, stage: Stage | None, now: float) -> TokenBucket:
+    def _find_bucket(self, key: Key, stage: Stage | None, now: float) -> TokenBucket:
         bucket = self._buckets.get((key.id, stage))
         if bucket is None:
             rate = self._limits.key if stage is None else getattr(self._limits.stages, stage)

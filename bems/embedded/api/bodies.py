@@ -1,4 +1,4 @@
-"""Bodies: what a request carries, read up to a limit, and the answer that is sent back."""
+"""Request headers and bodies, read within limits, and responses."""
 
 import asyncio
 from collections import Counter
@@ -9,24 +9,26 @@ from starlette.types import Receive, Send
 from bems.tracker.responses import HttpResponse, problem, timed_out, too_large, unavailable, unsupported_encoding
 from bems.validation.error_messages import format_value
 
-BODY_SECONDS = 20.0
-"""So long a sender may take for a body, once its headers are there."""
+BODY_TIMEOUT_SECONDS = 20.0
+"""Maximum time for a body to arrive after its headers."""
 
 MAX_UNFINISHED_BYTES, MAX_KEY_UNFINISHED_BYTES = 128 * 1024 * 1024, 32 * 1024 * 1024
-"""Bytes of bodies that have not come whole yet, of all keys together and of each; beyond them the answer is 503."""
+"""Maximum bytes of incomplete bodies, of all keys together and of one key. Beyond them the response is 503."""
 
 MAX_DRAIN_BYTES = 8 * 1024 * 1024
-"""Bytes of a body that is too large are read to their end nevertheless: who is still sending does not look for an
-answer, and a connection that is closed on him may take it along. Beyond this, it is closed."""
+"""Maximum bytes that are read and dropped of a body that is too large. A client that is still sending does not read the
+response, and loses it if the connection is closed. Beyond this size the connection is closed nevertheless."""
 
 
 class ClientDisconnected(Exception):
-    """Whoever asked has hung up."""
+    """The client has closed the connection before the body was complete."""
 
 
 def read_headers(sent: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The headers by name. One that was sent several times has all its values (RFC 9110, section 5.3): of two keys none
-    is chosen."""
+    """Return the headers by name.
+
+    The values of a repeated header are joined by commas (RFC 9110, section 5.3). So two keys result in an invalid one.
+    """
     sent = list(sent)
     headers = dict(sent)
     if len(headers) < len(sent):
@@ -36,26 +38,31 @@ def read_headers(sent: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 class UnfinishedBodies:
-    """The bytes of bodies that have not come whole yet, by the key that sends them. For one event loop."""
+    """Counter of the bytes of incomplete bodies, by key. Not thread-safe: use it in one event loop only."""
 
     def __init__(self) -> None:
-        self._of: Counter[Hashable] = Counter()
-        self._all = 0
+        self._bytes_by_key: Counter[Hashable] = Counter()
+        self._total = 0
 
     def add(self, key: Hashable, size: int) -> bool:
-        """So many more of that key; whether there is room for them."""
-        self._all += size
-        self._of[key] += size
-        if not self._of[key]:
-            del self._of[key]
-        return self._all <= MAX_UNFINISHED_BYTES and self._of[key] <= MAX_KEY_UNFINISHED_BYTES
+        """Add `size` bytes (negative to release them) to the key, and return whether both limits are kept."""
+        self._total += size
+        self._bytes_by_key[key] += size
+        if not self._bytes_by_key[key]:
+            del self._bytes_by_key[key]
+        return self._total <= MAX_UNFINISHED_BYTES and self._bytes_by_key[key] <= MAX_KEY_UNFINISHED_BYTES
 
 
 async def read_body(
     headers: Mapping[bytes, bytes], receive: Receive, limit: int, unfinished: UnfinishedBodies, key: Hashable
 ) -> bytes | HttpResponse:
-    """The body, or what to answer: 413 for more than `limit` bytes, 408 if it does not come, 503 if too much is on its
-    way already, 415 and 400 if it is encoded. Raises Gone."""
+    """Return the body, or the response that refuses it.
+
+    The response is 413 for more than `limit` bytes, 408 if the body takes longer than BODY_TIMEOUT_SECONDS, 503 if the
+    limits of incomplete bodies are exceeded, 415 for a Content-Encoding, and 400 for a Transfer-Encoding other than
+    chunked.
+    Raise ClientDisconnected if the client disconnects.
+    """
     if b"content-encoding" in headers or b"transfer-encoding" in headers:
         refused = _refuse_encoding(headers)
         if refused is not None:
@@ -65,7 +72,7 @@ async def read_body(
         return with_connection_close(too_large(limit))
     held = 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
             message = await receive()
             body: bytes = message.get("body", b"")
             if message["type"] == "http.request" and not message.get("more_body"):
@@ -79,10 +86,10 @@ async def read_body(
                     unfinished.add(key, -held)
                     held = 0
                 else:
-                    came = size - held
+                    received = size - held
                     held = size
-                    if not unfinished.add(key, came):
-                        return with_connection_close(unavailable(1, "too many bodies are on their way"))
+                    if not unfinished.add(key, received):
+                        return with_connection_close(unavailable(1, "too many request bodies are being received"))
                 if not message.get("more_body"):
                     return b"".join(pieces) if size <= limit else too_large(limit)
                 message = await receive()
@@ -110,12 +117,12 @@ def _refuse_encoding(headers: Mapping[bytes, bytes]) -> HttpResponse | None:
 
 
 def with_connection_close(answer: HttpResponse) -> HttpResponse:
-    """The same answer; the connection ends with it, for what is still to come on it is not read."""
+    """Return the response with `Connection: close`, for a request whose body is not read to its end."""
     return HttpResponse(answer.status, {**answer.headers, "connection": "close"}, answer.body)
 
 
 async def send_response(send: Send, answer: HttpResponse) -> None:
-    """Send the answer."""
+    """Send the response with its Content-Length."""
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
     headers.append((b"content-length", b"%d" % len(answer.body)))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

@@ -1,4 +1,4 @@
-"""The parts of a running cell, as the API uses them."""
+"""The components of a running cell that the API uses."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from bems.tracker.ports import Clock
 
 @dataclass(frozen=True)
 class CellContext:
-    """What a cell is made of when it runs."""
+    """The components of a running cell."""
 
     name: str
     clock: Clock

@@ -1,4 +1,4 @@
-"""The books: whether every accepted event is accounted for, and the series is the same in both places."""
+"""Consistency check: every accepted event is accounted for, and the store and DuckDB hold the same time series."""
 
 from decimal import Decimal
 from typing import Any
@@ -17,7 +17,7 @@ from bems.tracker.status import Status
 
 
 class Difference(Struct, frozen=True):
-    """A status and currency of which the records and the series say different things. Amounts are decimals in text."""
+    """A status and currency for which the invoice records and the time series differ. Amounts are decimal strings."""
 
     status: Status
     currency: str
@@ -28,18 +28,20 @@ class Difference(Struct, frozen=True):
 
 
 class Check(Struct, frozen=True):
-    """The cell's events and rows, counted where they are.
+    """The result of the check: counts of events and rows in the store and in DuckDB.
 
     `accepted`      events in the archive.
-    `dead_letters`  those of them that have not been applied: their handling failed; `set_aside` will stay so until they
-                    are redriven.
-    `transitions`   rows of the series in the store; `analytics` those in DuckDB, which is at most two seconds behind.
-    `applied`       rows of events in DuckDB: each accepted event has one, unless it is a dead letter.
-    `differences`   statuses and currencies whose invoices or amounts, as the records have them, are not those that the
-                    series gives.
-    `balanced`      accepted = applied + dead_letters, transitions = analytics, and no differences; null where that is
-                    not so, but they were not seen at one moment: DuckDB is behind or not open, or more came in
-                    meanwhile.
+    `dead_letters`  accepted events that have not been applied, because their processing failed.
+    `set_aside`     dead letters that are not retried automatically; an operator must redrive them.
+    `transitions`   rows of the time series in the store.
+    `analytics`     rows of the time series in DuckDB, which is at most two seconds behind.
+    `applied`       event rows in DuckDB: one for each accepted event that is not a dead letter.
+    `alerts`        alerts in the store.
+    `alert_rows`    alert rows in DuckDB.
+    `differences`   statuses and currencies whose number or amount of invoices differs between records and series.
+    `balanced`      true if accepted = applied + dead_letters, transitions = analytics, alerts = alert_rows, and there
+                    are no differences. Otherwise false, or null if the counts are not comparable: DuckDB is behind or
+                    not open, or the store changed during the check.
     """
 
     accepted: int
@@ -54,18 +56,24 @@ class Check(Struct, frozen=True):
     balanced: bool | None
 
 
-async def check_consistency(parts: CellContext, key: str) -> Check:
-    """The books as they are now. `key` is the id of the key that asks."""
-    counts, totals = await parts.readers.read(_count, key)
-    fed = parts.analytics.watermark
-    kinds, backlog = await parts.readers.run_blocking(lambda: _count_series(parts.analytics), key)
-    # DuckDB had all of a store that did not change while it was asked: only then is what differs a difference.
-    still = fed == counts.transitions and await parts.readers.read(lambda reader: reader.counts(), key) == counts
+async def check_consistency(context: CellContext, key: str) -> Check:
+    """Run the check now. `key` is the id of the caller's key."""
+    counts, totals = await context.readers.read(_count_store, key)
+    watermark = context.analytics.watermark
+    kinds, backlog = await context.readers.run_blocking(lambda: _count_series(context.analytics), key)
+    # Counts are comparable only if DuckDB had every row of the store, and the store did not change during the check.
+    is_stable = (
+        watermark == counts.transitions and await context.readers.read(lambda reader: reader.counts(), key) == counts
+    )
     differences = find_differences(totals, backlog)
     rows = sum(kinds.values()) if kinds else 0
     applied, alert_rows = (kinds.get("event", 0), kinds.get("alert", 0)) if kinds else (0, 0)
-    even = counts.events == applied + counts.dead_letters and counts.transitions == rows and counts.alerts == alert_rows
-    even = even and not differences
+    is_balanced = (
+        counts.events == applied + counts.dead_letters
+        and counts.transitions == rows
+        and counts.alerts == alert_rows
+        and not differences
+    )
     return Check(
         counts.events,
         applied,
@@ -76,29 +84,29 @@ async def check_consistency(parts: CellContext, key: str) -> Check:
         counts.alerts,
         alert_rows,
         differences,
-        True if even else False if still and kinds is not None else None,
+        True if is_balanced else False if is_stable and kinds is not None else None,
     )
 
 
 def find_differences(totals: list[Total], backlog: list[list[Any]]) -> list[Difference]:
-    """Where records and series differ. `backlog` are the rows of the dashboard of that name."""
+    """Return where records and series differ. `backlog` contains the rows of the backlog dashboard."""
     records = {(one.status, one.currency): (one.invoices, render_amount(one.amount, one.currency)) for one in totals}
     series = {(status, currency): (int(count), amount) for status, currency, count, amount in backlog}
     differences = []
     for status, currency in sorted(records.keys() | series.keys()):
         count, amount = records.get((status, currency), (0, "0"))
-        told_count, told_amount = series.get((status, currency), (0, "0"))
-        if (count, Decimal(amount)) != (told_count, Decimal(told_amount)):
-            differences.append(Difference(status, currency, count, told_count, amount, told_amount))
+        series_count, series_amount = series.get((status, currency), (0, "0"))
+        if (count, Decimal(amount)) != (series_count, Decimal(series_amount)):
+            differences.append(Difference(status, currency, count, series_count, amount, series_amount))
     return differences
 
 
-def _count(reader: Reader) -> tuple[Counts, list[Total]]:
+def _count_store(reader: Reader) -> tuple[Counts, list[Total]]:
     return reader.counts(), reader.totals()
 
 
 def _count_series(analytics: AnalyticsFeeder) -> tuple[dict[str, int] | None, list[list[Any]]]:
-    """How many rows of each kind DuckDB has (None where it cannot tell now), and what it says of the invoices."""
+    """Return the number of DuckDB rows by kind (None if DuckDB is unavailable), and the backlog dashboard's rows."""
     try:
         return analytics.kinds(), dashboards.ask(analytics, "backlog", EARLIEST, LATEST, "day")
     except (NotOpen, duckdb.Error):

@@ -1,4 +1,4 @@
-"""Dashboards, as they are asked for over HTTP."""
+"""Dashboards over HTTP."""
 
 import logging
 
@@ -19,19 +19,23 @@ from bems.validation.field_errors import FieldError
 
 log = logging.getLogger(__name__)
 
-DAYS = 30
+DEFAULT_PERIOD_DAYS = 30
+"""Length of a dashboard's period if the query has no `since`."""
 
 
-class Name(Struct, frozen=True):
-    """A dashboard that can be asked for."""
+class DashboardSummary(Struct, frozen=True):
+    """Name and summary of a dashboard."""
 
     name: str
     summary: str
 
 
-class Rows(Struct, frozen=True):
-    """What a dashboard shows of the hours from that of `since` on and before `until`: rows with a value for each
-    column. Amounts are decimals as text, times RFC 3339."""
+class DashboardRows(Struct, frozen=True):
+    """The rows of a dashboard, each with a value for every column.
+
+    They cover the hours from the one that contains `since`, up to but excluding `until`. Amounts are decimal strings,
+    times RFC 3339.
+    """
 
     name: str
     since: str
@@ -39,37 +43,39 @@ class Rows(Struct, frozen=True):
     columns: tuple[str, ...]
     rows: list[list[str | int | float | None]]
     truncated: bool = False
-    """Whether the earliest rows are left out, because there are too many for one answer."""
+    """Whether the earliest rows are omitted, because the response would have too many rows."""
 
 
-def names() -> list[Name]:
-    """All there are."""
-    return [Name(name, one.summary) for name, one in DASHBOARDS.items()]
+def list_dashboards() -> list[DashboardSummary]:
+    """Return all dashboards."""
+    return [DashboardSummary(name, one.summary) for name, one in DASHBOARDS.items()]
 
 
-async def look(parts: CellContext, name: str, query: DashboardQuery, key: str) -> HttpResponse:
-    """What it shows now. `key` is the id of the key that asks."""
+async def show_dashboard(context: CellContext, name: str, query: DashboardQuery, key: str) -> HttpResponse:
+    """Return the dashboard's rows. `key` is the id of the caller's key."""
     if name not in DASHBOARDS:
-        return responses.not_found(
-            f"there is no dashboard {format_value(name)}: ask for one of {', '.join(DASHBOARDS)}"
-        )
-    # Now is past as soon as it is asked for: its hour too, if it begins one.
-    until = parts.clock.now() + 1 if query.until is None else clamp(from_datetime(query.until))
-    since = clamp(until - DAYS * DAY if query.since is None else from_datetime(query.since))
-    # A time beyond all times is taken as the last one, and shows nothing.
+        return responses.not_found(f"there is no dashboard {format_value(name)}: use one of {', '.join(DASHBOARDS)}")
+    # `until` is exclusive. Adding 1 includes the current hour even if it starts exactly now.
+    until = context.clock.now() + 1 if query.until is None else clamp(from_datetime(query.until))
+    since = clamp(until - DEFAULT_PERIOD_DAYS * DAY if query.since is None else from_datetime(query.since))
+    # A `since` that was out of range and clamped is no error: the dashboard is empty then.
     if query.since is not None and since == from_datetime(query.since) and since >= until:
-        detail = f"{render(since)} is not before until, {render(until)}: nothing lies between; exchange them?"
+        detail = f"{render(since)} is not before until, {render(until)}: use a since that is earlier than until"
         return responses.bad_request(reject_invalid("query", [FieldError("/since", detail, "reversed")], None))
     try:
-        return await parts.readers.run_blocking(lambda: _show(parts, name, since, until, query), key)
+        return await context.readers.run_blocking(lambda: _query_dashboard(context, name, since, until, query), key)
     except NotOpen as closed:
         return responses.unavailable(1, str(closed))
     except duckdb.Error as error:
-        log.error("the dashboard %s could not be answered: %s", name, error)
-        return responses.unavailable(why="DuckDB cannot answer, and the cell's log says why")
+        log.error("the query of dashboard %s failed: %s", name, error)
+        return responses.unavailable(why="the query in DuckDB failed, and the cell's log says why")
 
 
-def _show(parts: CellContext, name: str, since: Instant, until: Instant, query: DashboardQuery) -> HttpResponse:
-    rows = dashboards.ask(parts.analytics, name, since, until, query.by, dashboards.MAX_ROWS + 1)
+def _query_dashboard(
+    context: CellContext, name: str, since: Instant, until: Instant, query: DashboardQuery
+) -> HttpResponse:
+    rows = dashboards.ask(context.analytics, name, since, until, query.by, dashboards.MAX_ROWS + 1)
     kept, columns = rows[-dashboards.MAX_ROWS :], DASHBOARDS[name].columns
-    return responses.json_response(200, Rows(name, render(since), render(until), columns, kept, len(kept) < len(rows)))
+    return responses.json_response(
+        200, DashboardRows(name, render(since), render(until), columns, kept, len(kept) < len(rows))
+    )

@@ -1,7 +1,7 @@
-"""The intake: `POST /invoices/{stage}` and `POST /invoices/{stage}/batch`, where events come in.
+"""Endpoint of `POST /invoices/{stage}` and `POST /invoices/{stage}/batch`, which accept events.
 
-It is plain ASGI, because nearly every request comes here: a routing table and a request object would cost as much as
-the gate.
+It is plain ASGI, because nearly all requests come here: Starlette's routing and request objects would take as much time
+as parsing the events.
 """
 
 import asyncio
@@ -35,15 +35,15 @@ log = logging.getLogger(__name__)
 PATHS: dict[str, tuple[Stage, bool]] = {
     f"/invoices/{stage}{'/batch' * batch}": (stage, batch) for stage in STAGES for batch in (False, True)
 }
-"""Stage, and whether it takes a batch, by path."""
+"""Stage and whether the body is a batch, by path."""
 
 
 class EventEndpoint:
-    """Takes events, and answers when they are durable. It belongs to the event loop in which it is made."""
+    """ASGI application that accepts events, and answers when they are durable. Create and use it in one event loop."""
 
     def __init__(
         self,
-        landing: WriterBridge,
+        bridge: WriterBridge,
         clock: Clock,
         access: Access,
         metrics: Metrics,
@@ -53,48 +53,52 @@ class EventEndpoint:
         self._unfinished = unfinished or UnfinishedBodies()
         self._clock, self._access, self._metrics = clock, access, metrics
         self._max_batch = max_batch
-        self._bridge = landing
+        self._bridge = bridge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A POST to one of PATHS."""
-        stage, batch = PATHS[scope["path"]]
+        """Answer a POST to one of PATHS."""
+        stage, is_batch = PATHS[scope["path"]]
         try:
-            answer = await self._answer(stage, batch, read_headers(scope["headers"]), receive)
+            answer = await self._handle(stage, is_batch, read_headers(scope["headers"]), receive)
         except ClientDisconnected:
             return
         except asyncio.CancelledError:
-            # The server ends, and this took too long. Should it have been accepted after all, a repeat is harmless.
+            # The server is shutting down and the time limit has passed. The event may be accepted nevertheless; sending
+            # it again is idempotent.
             answer = with_connection_close(responses.unavailable())
         except Exception:
             log.exception("a request to %s failed", scope["path"])
             answer = responses.internal_error()
         if answer.status in responses.REFUSED_STATUSES:
             self._count(stage, "refused")
-        self._metrics.answered("POST", answer.status)
+        self._metrics.count_request("POST", answer.status)
         await send_response(send, answer)
 
-    async def _answer(self, stage: Stage, batch: bool, headers: dict[bytes, bytes], receive: Receive) -> HttpResponse:
-        text = find_key(headers)
-        admitted = self._access.authorize(text, SENDERS, stage)
-        if isinstance(admitted, HttpResponse):
-            return admitted
+    async def _handle(
+        self, stage: Stage, is_batch: bool, headers: dict[bytes, bytes], receive: Receive
+    ) -> HttpResponse:
+        key_text = find_key(headers)
+        key = self._access.authorize(key_text, SENDERS, stage)
+        if isinstance(key, HttpResponse):
+            return key
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         if not responses.is_json(content_type):
             return responses.unsupported_media_type(content_type)
-        limit = MAX_BATCH_BYTES if batch else MAX_EVENT_BYTES
-        body = await read_body(headers, receive, limit, self._unfinished, admitted)
+        limit = MAX_BATCH_BYTES if is_batch else MAX_EVENT_BYTES
+        body = await read_body(headers, receive, limit, self._unfinished, key)
         if isinstance(body, HttpResponse):
             return body
-        if self._bridge.full:
-            # Before the gate, which takes longer than a turn: under more than it can take, a cell would do little else.
+        if self._bridge.is_full:
+            # Checked before parsing, which takes longer than a turn of the writer: an overloaded cell would spend most
+            # of its time parsing events that it then refuses.
             self._count(stage, "unavailable")
             return responses.unavailable(1)
-        begun = time.perf_counter()
-        answer = await (self._batch(stage, body, text) if batch else self._event(stage, body))
-        self._metrics.seconds.observe(time.perf_counter() - begun)
+        started = time.perf_counter()
+        answer = await (self._accept_batch(stage, body, key_text) if is_batch else self._accept_event(stage, body))
+        self._metrics.send_seconds.observe(time.perf_counter() - started)
         return answer
 
-    async def _event(self, stage: Stage, body: bytes) -> HttpResponse:
+    async def _accept_event(self, stage: Stage, body: bytes) -> HttpResponse:
         event = parse_event(stage, body, self._clock.now())
         if isinstance(event, InvalidEvent):
             return responses.bad_request(event)
@@ -102,7 +106,7 @@ class EventEndpoint:
             receipt = await self._bridge.submit(event)
         except Exception as error:
             self._count(stage, "unavailable")
-            return _unavailable(error)
+            return _unavailable_response(error)
         self._count(stage, receipt.result)
         if receipt.result == "accepted":
             return responses.accepted(event.event_id)
@@ -110,22 +114,22 @@ class EventEndpoint:
             return responses.duplicate(event.event_id)
         return responses.conflict(event.event_id)
 
-    async def _batch(self, stage: Stage, body: bytes, key: bytes | None) -> HttpResponse:
-        read = parse_batch(stage, body, self._clock.now(), self._max_batch)
-        if isinstance(read, InvalidEvent):
-            return responses.bad_request(read)
-        if len(read) > 1:
-            admitted = self._access.authorize(key, SENDERS, stage, len(read))
-            if isinstance(admitted, HttpResponse):
-                return admitted
-        submitted = [self._submit(event) if isinstance(event, Event) else event for event in read]
+    async def _accept_batch(self, stage: Stage, body: bytes, key_text: bytes | None) -> HttpResponse:
+        events = parse_batch(stage, body, self._clock.now(), self._max_batch)
+        if isinstance(events, InvalidEvent):
+            return responses.bad_request(events)
+        if len(events) > 1:
+            key = self._access.authorize(key_text, SENDERS, stage, len(events))
+            if isinstance(key, HttpResponse):
+                return key
+        submitted = [self._submit(event) if isinstance(event, Event) else event for event in events]
         results = []
-        for event, answer in zip(read, submitted, strict=True):
+        for event, answer in zip(events, submitted, strict=True):
             if isinstance(event, InvalidEvent):
                 results.append(responses.invalid_event_result(event))
             else:
                 assert not isinstance(answer, InvalidEvent)
-                results.append(await self._result(event, answer))
+                results.append(await self._await_result(event, answer))
         for result in results:
             self._count(stage, result.status)
         return responses.batch_results(results)
@@ -136,28 +140,28 @@ class EventEndpoint:
         except (QueueFull, Stopped) as error:
             return error
 
-    async def _result(self, event: Event, answer: "asyncio.Future[Receipt] | Exception") -> EventResult:
+    async def _await_result(self, event: Event, answer: "asyncio.Future[Receipt] | Exception") -> EventResult:
         try:
             if isinstance(answer, Exception):
                 raise answer
             receipt = await answer
         except Exception as error:
-            _unavailable(error)
-            return responses.event_result(event.event_id, "unavailable", _cause(error))
-        assert receipt.result != "refused", "the core refuses no event"
+            _unavailable_response(error)
+            return responses.event_result(event.event_id, "unavailable", _public_reason(error))
+        assert receipt.result != "refused", "no event is refused after it was parsed"
         return responses.event_result(event.event_id, receipt.result)
 
     def _count(self, stage: Stage, result: str) -> None:
         self._metrics.events[stage, result].inc()
 
 
-def _unavailable(error: Exception) -> HttpResponse:
-    """The event was not accepted. Why is in the log already, but for what nobody expects."""
+def _unavailable_response(error: Exception) -> HttpResponse:
+    """Return the 503 for an event that was not accepted. Log unexpected errors; the writer has logged the others."""
     if not isinstance(error, QueueFull | Stopped | StoreFailed):
         log.error("an event could not be accepted", exc_info=error)
-    return responses.unavailable(1 if isinstance(error, QueueFull) else 5, _cause(error))
+    return responses.unavailable(1 if isinstance(error, QueueFull) else 5, _public_reason(error))
 
 
-def _cause(error: Exception) -> str:
-    """What a sender, who has a key, may know of it."""
+def _public_reason(error: Exception) -> str:
+    """Return the part of the reason that a sender may see."""
     return str(error) if isinstance(error, StoreLost) else ""

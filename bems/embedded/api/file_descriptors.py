@@ -1,7 +1,7 @@
-"""Descriptors: how many files and connections the process may have open, and how many of them are for HTTP.
+"""File descriptors: the process's limit, and its split between HTTP connections and the cell's own work.
 
-The cell's own work needs some: databases, their logs and temporary files, the connections that bring alerts away. They
-are kept for it, so that no crowd of connections stops an alert.
+The cell needs descriptors for databases, their logs and temporary files, and connections that deliver alerts. They are
+reserved, so that many HTTP connections cannot stop an alert.
 """
 
 import logging
@@ -13,13 +13,15 @@ except ImportError:  # Windows has no such limit.
 
 log = logging.getLogger(__name__)
 
-RESERVED = 256
-"""Descriptors that are kept for the cell's own work; half of all, where there are not twice as many."""
+RESERVED_DESCRIPTORS = 256
+"""Number of descriptors reserved for the cell's own work; at most half of the limit."""
 
 
 def raise_limit(wanted: int) -> int:
-    """How many descriptors may be open, once the soft limit is raised to `wanted`, or as far as the hard one lets it.
-    A limit that is higher already stays."""
+    """Raise the soft limit of open files to `wanted`, or to the hard limit if that is lower, and return the limit.
+
+    A soft limit that is higher already is left unchanged. Return `wanted` if there is no limit.
+    """
     if resource is None:
         return wanted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -31,12 +33,12 @@ def raise_limit(wanted: int) -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             soft = most
         except (OSError, ValueError) as error:
-            # macOS has a limit below the one that it names.
-            log.warning("the limit of open files stays at %d: %s", soft, error)
+            # macOS refuses values below its reported hard limit.
+            log.warning("the limit of open files could not be raised and stays at %d: %s", soft, error)
     return soft
 
 
-def room_for_connections(wanted: int) -> int:
-    """How many connections may be open at once: `wanted`, or what the limit leaves beside the reserve."""
-    limit = raise_limit(wanted + RESERVED)
-    return min(wanted, limit - min(RESERVED, limit // 2))
+def limit_connections(wanted: int) -> int:
+    """Return how many connections may be open at once: `wanted`, or the limit minus the reserved descriptors."""
+    limit = raise_limit(wanted + RESERVED_DESCRIPTORS)
+    return min(wanted, limit - min(RESERVED_DESCRIPTORS, limit // 2))

@@ -1,16 +1,17 @@
-"""The protocol: HTTP/1.1 on a connection, as uvicorn reads and writes it, with what that lacks.
+"""HTTP/1.1 protocol of a connection: uvicorn's httptools protocol, with limits and stricter parsing.
 
-What cannot be read is refused in the form of every other problem, and never in the place of an answer to what was sent
-before. An offer to go on in another protocol is ignored, as RFC 9110, section 7.8, allows: Java's clients make one for
-HTTP/2 with every request, and httptools would take its body for what follows after the switch
+A request that cannot be parsed is refused with an RFC 9457 problem, like any other error. The refusal never replaces
+the response to an earlier request on the same connection.
+
+An Upgrade header is ignored, as RFC 9110, section 7.8, allows. Java's HTTP client offers an upgrade to HTTP/2 with
+every request, and httptools would treat the request's body as data of the new protocol
 (https://github.com/Kludex/uvicorn/issues/2722).
 
-Trailers are read and dropped. httptools reports them like headers, and uvicorn would append them to those of the
-request, so that a key in a trailer would count (RFC 9110, section 6.5.1, forbids that).
+Trailers are read and dropped. httptools reports them like headers, and uvicorn would add them to the headers of the
+request, so that a key in a trailer would be accepted. RFC 9110, section 6.5.1, forbids merging such a field.
 
-Nobody needs a key to open a connection, so whatever a connection makes the cell keep is bounded, for itself and over
-all connections together: heads and trailers in fields, bytes and time; requests that wait behind one that is being
-answered; answers that nobody reads.
+Opening a connection requires no key. So all memory that connections use is bounded, per connection and in total: the
+fields, bytes and time of heads and trailers, pipelined requests, and responses that the client does not read.
 """
 
 import asyncio
@@ -25,282 +26,290 @@ from bems.embedded.api.bodies import MAX_DRAIN_BYTES
 from bems.tracker.responses import HttpResponse, problem
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Bytes of a request's first line and headers, and of its trailers; and one piece, which may end what was before."""
+"""Maximum bytes of a request's first line and headers, and of its trailers. The check allows PARSE_PIECE_BYTES more,
+because the start of a parsed piece may belong to the message part before."""
 
 MAX_FIELDS = 100
-"""Headers of a request."""
+"""Maximum number of headers of a request."""
 
-HEAD_SECONDS = 10.0
-"""A head has so long from its first byte to its last, and so has a new connection to send one."""
+HEAD_TIMEOUT_SECONDS = 10.0
+"""Maximum time from the first byte of a head to its last, and from the opening of a connection to its first head."""
 
-DRAIN_SECONDS = 10.0
-"""The rest of a body whose request was answered before it had come has so long to come."""
+DRAIN_TIMEOUT_SECONDS = 10.0
+"""Maximum time for the rest of a body to arrive after its request was answered."""
 
-UNREAD_SECONDS = 30.0
-"""An answer has so long to be read."""
+UNREAD_TIMEOUT_SECONDS = 30.0
+"""Maximum time for a client to read a response."""
 
-MAX_READ = 4 * 1024
-"""Bytes are parsed in pieces of this size, and not before the requests that were in the piece before are being
-answered: of what a client sends ahead, the cell keeps the bytes, and not the many objects that they are parsed into."""
+PARSE_PIECE_BYTES = 4 * 1024
+"""Size of the pieces in which received bytes are parsed. A piece is parsed only when no request of the previous pieces
+waits for its turn. So pipelined requests are kept as bytes, not as the much larger objects they are parsed into."""
 
-HELD_BYTES = 32 * 1024 * 1024
-"""Bytes of unfinished heads and of requests sent ahead, over all connections. Beyond it, whoever has held some for
-longest is cut off."""
+MAX_HELD_BYTES = 32 * 1024 * 1024
+"""Maximum bytes of incomplete heads and pipelined requests, of all connections together. Beyond it, the connection
+that has held bytes for the longest time is aborted."""
 
-UNREAD_BYTES = 64 * 1024 * 1024
-"""Bytes of answers that are not read, over all connections; beyond it likewise."""
+MAX_UNREAD_BYTES = 64 * 1024 * 1024
+"""Maximum bytes of responses not yet read by clients, of all connections together. Beyond it, the connection that has
+held bytes for the longest time is aborted."""
 
-CONNECTION = "bems.connection"
-"""Of a scope: its Protocol."""
+CONNECTION_SCOPE_KEY = "bems.connection"
+"""Key of the ASGI scope whose value is the Protocol of the connection."""
 
-# What the objects take that are made of a field and of a request, as measured.
+# Memory of the objects created for a header field and for a pipelined request, as measured.
 _FIELD_BYTES, _REQUEST_BYTES = 160, 2_560
+# Counted for each chunk in addition to its data, because parsing tiny chunks costs more than their bytes.
 _CHUNK_BYTES = 32
-_PIECE = MAX_READ
+_PIECE_BYTES = PARSE_PIECE_BYTES
 _HOST = re.compile(rb"[\w.~%!$&'()*+,;=:\[\]-]*", re.ASCII)
 
-NOT_HTTP = problem(400, "this cannot be read as HTTP/1.1")
-LONG_HEAD = problem(400, f"the headers have more than {MAX_HEAD_BYTES} bytes: send less")
-MANY_FIELDS = problem(400, f"there are more than {MAX_FIELDS} headers: send less")
-NO_HOST = problem(400, "there is no Host header: HTTP/1.1 needs one")
-SEVERAL_HOSTS = problem(400, "there is more than one Host header: send one")
-WRONG_HOST = problem(400, "the Host header is no host: send the one that the request goes to, such as cell:8080")
+MALFORMED_REQUEST = problem(400, "the request is not valid HTTP/1.1")
+HEAD_TOO_LARGE = problem(400, f"the headers have more than {MAX_HEAD_BYTES} bytes: send fewer")
+TOO_MANY_FIELDS = problem(400, f"there are more than {MAX_FIELDS} headers: send fewer")
+MISSING_HOST = problem(400, "there is no Host header: HTTP/1.1 requires one")
+REPEATED_HOST = problem(400, "there is more than one Host header: send one")
+INVALID_HOST = problem(400, "the Host header is not a valid host: send a host and optional port, such as cell:8080")
 
 
-class Budget:
-    """Bytes that connections together may hold. Beyond `limit`, whoever has held some for longest is cut off."""
+class ByteBudget:
+    """Limit on the bytes that all connections hold together.
+
+    When the total exceeds `limit`, the connections that have held bytes for the longest time are aborted.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit, self.total = limit, 0
         self._held: dict[Protocol, int] = {}
 
-    def hold(self, protocol: "Protocol", size: int) -> None:
-        """It holds so many bytes now; none, if 0."""
+    def set_held(self, protocol: "Protocol", size: int) -> None:
+        """Set the number of bytes that the connection holds now."""
         before = self._held.pop(protocol, 0) if size == 0 else self._held.get(protocol, 0)
         if size:
             self._held[protocol] = size
         self.total += size - before
         while self.total > self.limit:
-            longest = next(iter(self._held))
-            self.hold(longest, 0)
-            longest.cut_off()
+            oldest = next(iter(self._held))
+            self.set_held(oldest, 0)
+            oldest.abort()
 
 
 class Connections:
-    """What the connections of a server share. `silent`: those that have sent no whole head yet, the oldest first."""
+    """State shared by all connections of a server. `silent` holds those without a complete head yet, oldest first."""
 
     def __init__(self) -> None:
         self.silent: dict[Protocol, None] = {}
-        self.held, self.unread = Budget(HELD_BYTES), Budget(UNREAD_BYTES)
+        self.held, self.unread = ByteBudget(MAX_HELD_BYTES), ByteBudget(MAX_UNREAD_BYTES)
 
-    def cut_off_silent(self) -> bool:
-        """Cut off the one that has been silent for longest; whether there was one."""
+    def abort_oldest_silent(self) -> bool:
+        """Abort the oldest silent connection; return False if there is none."""
         protocol = next(iter(self.silent), None)
         if protocol is None:
             return False
         del self.silent[protocol]
-        protocol.cut_off()
+        protocol.abort()
         return True
 
 
-class _Refused(Exception):
-    """A request that cannot be taken."""
+class _RequestRejected(Exception):
+    """Raised in a parser callback to stop parsing a request that breaks a rule."""
 
     def __init__(self, answer: HttpResponse) -> None:
         self.answer = answer
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection. Between two requests it may lie idle for `timeout_keep_alive`."""
+    """An HTTP/1.1 connection. It is closed after `timeout_keep_alive` seconds without activity between two requests."""
 
     def __init__(self, *args: Any, shared: Connections | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.parser = _Parser(self)  # type: ignore[assignment]
-        self.place = 0
-        """How many connections there were when this one came, itself among them."""
-        self.question: asyncio.Task[Any] | None = None
-        """What is given up where the client hangs up."""
+        self.connection_number = 0
+        """Number of open connections when this one was opened, including itself."""
+        self.query_task: asyncio.Task[Any] | None = None
+        """Task that is cancelled when the client disconnects; None if there is none."""
         self.is_lost = False
         self._shared = shared or Connections()
-        self._running: RequestResponseCycle | None = None
-        self._unread: asyncio.TimerHandle | None = None
-        self._ahead = b""
-        self._is_ahead_planned = self._is_holding = False
+        self._current_cycle: RequestResponseCycle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._unparsed = b""
+        self._is_parse_scheduled = self._has_held_bytes = False
         self._is_reading_head = self._is_reading_body = False
-        self._is_timing_head = self._is_refused = False
-        self._progress = self._dropped = 0
-        self._refusal = NOT_HTTP
+        self._is_timing_head = self._is_rejected = False
+        self._unfinished_bytes = self._drained_bytes = 0
+        self._rejection = MALFORMED_REQUEST
         self._host: bytes | None = None
-        self._known_host = b""
+        self._valid_host = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow: _Flow = _Flow(transport)
-        self.place = len(self.connections)
+        self.connection_number = len(self.connections)
         self._shared.silent[self] = None
-        self._end_in(HEAD_SECONDS)
+        self._close_after(HEAD_TIMEOUT_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         self._shared.silent.pop(self, None)
-        self._shared.held.hold(self, 0)
-        self._shared.unread.hold(self, 0)
-        self._ahead = b""
-        if self._unread is not None:
-            self._unread.cancel()
-        self._forget_answer()
+        self._shared.held.set_held(self, 0)
+        self._shared.unread.set_held(self, 0)
+        self._unparsed = b""
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+        self._mark_disconnected()
         super().connection_lost(exc)
-        # Uvicorn keeps the timer, and with it all this, of a connection that was broken.
+        # Uvicorn keeps the timer of a broken connection, and the timer refers to the connection.
         self._unset_keepalive_if_required()
-        if self.question is not None:
-            self.question.cancel()
-        self._let_go()
+        if self.query_task is not None:
+            self.query_task.cancel()
+        self._drop_references()
 
-    def _let_go(self) -> None:
-        """Refer to no request any more. A request refers to its connection, and such a cycle of 4 kB stays in memory
-        until the garbage collector looks for it, which it does very seldom for what has lived for long."""
-        self.scope = self.cycle = self._running = None  # type: ignore[assignment]
+    def _drop_references(self) -> None:
+        """Drop the references to requests, which refer back to the connection.
+
+        Otherwise this reference cycle of 4 kB stays in memory until a garbage collection of the oldest generation,
+        which is rare.
+        """
+        self.scope = self.cycle = self._current_cycle = None  # type: ignore[assignment]
         self.pipeline.clear()
 
-    def cut_off(self) -> None:
-        """End the connection at once."""
-        self._forget_answer()
+    def abort(self) -> None:
+        """Abort the connection without sending buffered data."""
+        self._mark_disconnected()
         self.transport.abort()
 
-    def _forget_answer(self) -> None:
-        # Uvicorn does that for the request that was read last, which need not be the one that is being answered.
-        if self._running is not None:
-            self._running.disconnected = True
-            self._running.message_event.set()
+    def _mark_disconnected(self) -> None:
+        # Uvicorn does this for the last request read, which is not the one being answered if requests are pipelined.
+        if self._current_cycle is not None:
+            self._current_cycle.disconnected = True
+            self._current_cycle.message_event.set()
 
-    # -- who does not read
+    # -- clients that do not read responses
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        # Whoever does not read what is answered is not waited for.
-        self._unread = self.loop.call_later(min(UNREAD_SECONDS, self.timeout_keep_alive), self.cut_off)
-        self._shared.unread.hold(self, self.transport.get_write_buffer_size())
+        self._unread_timer = self.loop.call_later(min(UNREAD_TIMEOUT_SECONDS, self.timeout_keep_alive), self.abort)
+        self._shared.unread.set_held(self, self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._shared.unread.hold(self, 0)
-        if self._unread is not None and not self.transport.is_closing():
-            self._unread.cancel()
-            self._unread = None
+        self._shared.unread.set_held(self, 0)
+        if self._unread_timer is not None and not self.transport.is_closing():
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def _close(self) -> None:
-        """Close the connection when what was written is read, and not for ever later."""
+        """Close the connection once buffered data is sent, or abort it after UNREAD_TIMEOUT_SECONDS."""
         self.transport.close()
-        if self._unread is None and self.transport.get_write_buffer_size():
-            self._unread = self.loop.call_later(min(UNREAD_SECONDS, self.timeout_keep_alive), self.cut_off)
+        if self._unread_timer is None and self.transport.get_write_buffer_size():
+            self._unread_timer = self.loop.call_later(min(UNREAD_TIMEOUT_SECONDS, self.timeout_keep_alive), self.abort)
 
     def timeout_keep_alive_handler(self) -> None:
         if not self.transport.is_closing():
             self._close()
 
-    # -- what comes
+    # -- received data
 
     def data_received(self, data: bytes) -> None:
-        if self._ahead or self.pipeline:
-            self._ahead += data
-            self._parse_ahead()
-        elif len(data) <= _PIECE:
+        if self._unparsed or self.pipeline:
+            self._unparsed += data
+            self._parse_pending()
+        elif len(data) <= _PIECE_BYTES:
             self._parse(data)
-            self._wait()
+            self._update_timers()
         else:
-            self._ahead = data
-            self._parse_ahead()
+            self._unparsed = data
+            self._parse_pending()
 
-    def _parse_ahead(self) -> None:
-        """Parse what has come, as far as it is no request beyond one that waits already."""
-        self._is_ahead_planned = False
-        data, at, was_held = self._ahead, 0, self.flow.is_held
-        while at < len(data) and not self.pipeline and not self._is_over():
-            self._parse(data[at : at + _PIECE])
-            at += _PIECE
-        self._ahead = b"" if self._is_over() else data[at:]
-        self.flow.is_held = bool(self._ahead)
-        if self._ahead:
+    def _parse_pending(self) -> None:
+        """Parse received bytes until a request has to wait for the response to an earlier one."""
+        self._is_parse_scheduled = False
+        data, start, was_paused = self._unparsed, 0, self.flow.is_paused
+        while start < len(data) and not self.pipeline and not self._is_finished():
+            self._parse(data[start : start + _PIECE_BYTES])
+            start += _PIECE_BYTES
+        self._unparsed = b"" if self._is_finished() else data[start:]
+        self.flow.is_paused = bool(self._unparsed)
+        if self._unparsed:
             self.flow.pause_reading()
-        elif was_held and not self._is_over() and len(self.cycle.body) <= HIGH_WATER_LIMIT:
+        elif was_paused and not self._is_finished() and len(self.cycle.body) <= HIGH_WATER_LIMIT:
             self.flow.resume_reading()
-        self._wait()
+        self._update_timers()
 
     def _parse(self, data: bytes) -> None:
-        if self._is_refused:
+        if self._is_rejected:
             return
-        self._progress += len(data)
+        self._unfinished_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
-            self._send_400(self._refusal)
+            self._send_400(self._rejection)
         else:
-            # Bytes since something came to its end: that of a head, a trailer, an extension of a chunk may never come.
-            if self._progress > MAX_HEAD_BYTES + MAX_READ:
-                self._send_400(LONG_HEAD if self._is_reading_head or self._is_reading_body else NOT_HTTP)
+            # Bytes since the last complete head or piece of body: a head, trailer or chunk extension may never end.
+            if self._unfinished_bytes > MAX_HEAD_BYTES + PARSE_PIECE_BYTES:
+                self._send_400(HEAD_TOO_LARGE if self._is_reading_head or self._is_reading_body else MALFORMED_REQUEST)
             elif self._is_reading_head and len(self.headers) > MAX_FIELDS:
-                self._send_400(MANY_FIELDS)
+                self._send_400(TOO_MANY_FIELDS)
 
-    def _is_over(self) -> bool:
-        return self._is_refused or self.transport.is_closing()
+    def _is_finished(self) -> bool:
+        return self._is_rejected or self.transport.is_closing()
 
-    def _wait(self) -> None:
-        """Have what comes next come in time, and count what is held."""
-        if self._answering() or self._is_over():
+    def _update_timers(self) -> None:
+        """Start or cancel the timer for the next head, and report the bytes held."""
+        if self._is_answering() or self._is_finished():
             self._unset_keepalive_if_required()
         elif self._is_reading_head and not self._is_timing_head:
             self._is_timing_head = True
-            self._end_in(HEAD_SECONDS)
-        if self._progress or self._is_holding or self._ahead or self.pipeline:
-            self._hold()
+            self._close_after(HEAD_TIMEOUT_SECONDS)
+        if self._unfinished_bytes or self._has_held_bytes or self._unparsed or self.pipeline:
+            self._report_held_bytes()
 
-    def _hold(self) -> None:
-        held = self._progress + len(self._ahead) + _REQUEST_BYTES * len(self.pipeline)
+    def _report_held_bytes(self) -> None:
+        held = self._unfinished_bytes + len(self._unparsed) + _REQUEST_BYTES * len(self.pipeline)
         if self._is_reading_head:
             held += _FIELD_BYTES * len(self.headers)
-        self._is_holding = held > 0
-        self._shared.held.hold(self, held)
+        self._has_held_bytes = held > 0
+        self._shared.held.set_held(self, held)
 
-    def _answering(self) -> bool:
+    def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _end_in(self, seconds: float) -> None:
+    def _close_after(self, seconds: float) -> None:
         self._unset_keepalive_if_required()
         seconds = min(seconds, self.timeout_keep_alive)
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def on_response_complete(self) -> None:
         if self.pipeline:
-            self._running = self.pipeline[-1][0]
+            self._current_cycle = self.pipeline[-1][0]
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()
-        elif self._is_reading_body and not self._answering():
-            self._dropped = 0
-            self._end_in(DRAIN_SECONDS)
-        elif self._is_reading_head and not self._answering():
+        elif self._is_reading_body and not self._is_answering():
+            self._drained_bytes = 0
+            self._close_after(DRAIN_TIMEOUT_SECONDS)
+        elif self._is_reading_head and not self._is_answering():
             self._is_timing_head = True
-            self._end_in(HEAD_SECONDS)
-        if self._ahead and not self.pipeline and not self._is_ahead_planned:
-            self._is_ahead_planned = True
-            self.loop.call_soon(self._parse_ahead)
+            self._close_after(HEAD_TIMEOUT_SECONDS)
+        if self._unparsed and not self.pipeline and not self._is_parse_scheduled:
+            self._is_parse_scheduled = True
+            self.loop.call_soon(self._parse_pending)
 
-    # -- what the parser finds
+    # -- callbacks of the parser
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[CONNECTION] = self  # type: ignore[literal-required]
+        self.scope[CONNECTION_SCOPE_KEY] = self  # type: ignore[literal-required]
         self._is_reading_head, self._is_reading_body, self._is_timing_head = True, False, False
         self._host = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._is_reading_head:
-            # A trailer.
+            # It is a trailer.
             return
         name = name.lower()
         if name == b"host":
             if self._host is not None:
-                raise self._not_taken(SEVERAL_HOSTS)
+                raise self._reject(REPEATED_HOST)
             self._host = value
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -309,78 +318,77 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._host is None:
             if self.parser.get_http_version() != "1.0":
-                raise self._not_taken(NO_HOST)
-        elif self._host != self._known_host:
+                raise self._reject(MISSING_HOST)
+        elif self._host != self._valid_host:
             if _HOST.fullmatch(self._host) is None:
-                raise self._not_taken(WRONG_HOST)
-            self._known_host = self._host
+                raise self._reject(INVALID_HOST)
+            self._valid_host = self._host
         if len(self.headers) > MAX_FIELDS:
-            raise self._not_taken(MANY_FIELDS)
-        self._progress = 0
+            raise self._reject(TOO_MANY_FIELDS)
+        self._unfinished_bytes = 0
         self._is_reading_head, self._is_reading_body = False, True
         self._shared.silent.pop(self, None)
         if not self.parser.should_upgrade():
             super().on_headers_complete()
             if not self.pipeline:
-                self._running = self.cycle
+                self._current_cycle = self.cycle
 
     def on_body(self, body: bytes) -> None:
-        self._progress = 0
+        self._unfinished_bytes = 0
         if self.parser.should_upgrade():
             return
         if self.cycle.response_complete:
-            # Tiny chunks take more time than bytes.
-            self._dropped += len(body) + _CHUNK_BYTES
-            if self._dropped > MAX_DRAIN_BYTES:
+            self._drained_bytes += len(body) + _CHUNK_BYTES
+            if self._drained_bytes > MAX_DRAIN_BYTES:
                 self._close()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._progress = 0
+        self._unfinished_bytes = 0
         self._is_reading_body = False
         if not self.parser.should_upgrade():
             super().on_message_complete()
             if self.cycle.response_complete and not self.transport.is_closing():
-                # The rest of a body that nobody wanted has come: from here on the connection is idle.
-                self._end_in(self.timeout_keep_alive)
+                # The rest of an unread body has arrived, so the connection is idle now.
+                self._close_after(self.timeout_keep_alive)
 
-    def _not_taken(self, answer: HttpResponse) -> _Refused:
-        self._refusal = answer
-        return _Refused(answer)
+    def _reject(self, answer: HttpResponse) -> _RequestRejected:
+        self._rejection = answer
+        return _RequestRejected(answer)
 
     def _send_400(self, answer: HttpResponse) -> None:
-        self._is_refused = True
-        self._ahead = b""
-        if self._answering() and not self.cycle.more_body:
-            # The requests before it are answered, and the last answer closes the connection.
+        self._is_rejected = True
+        self._unparsed = b""
+        if self._is_answering() and not self.cycle.more_body:
+            # Earlier requests are still answered; the last response closes the connection.
             self.cycle.keep_alive = False
             return
-        answered = self._is_reading_body and self.cycle.response_complete
-        if not self.pipeline and not answered:
-            self.transport.write(refusal(answer))
+        is_answered = self._is_reading_body and self.cycle.response_complete
+        if not self.pipeline and not is_answered:
+            self.transport.write(encode_response(answer))
         self._close()
 
 
 class _Flow(FlowControl):
-    """Reading goes on only when all that has come is parsed."""
+    """Flow control that resumes reading only when all received bytes are parsed."""
 
-    is_held = False
+    is_paused = False
 
     def resume_reading(self) -> None:
-        if not self.is_held:
+        if not self.is_paused:
             super().resume_reading()
 
 
 class _Parser:
-    """httptools' parser of requests, but for one that offers an upgrade: its head is read again without the offer."""
+    """httptools request parser that ignores upgrades: it parses the head again without the Upgrade header."""
 
     def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._parser = httptools.HttpRequestParser(self._protocol)
-        # As uvicorn has it: what follows a request that closes the connection is no reason not to answer it.
+        # Same as uvicorn: data after a request with `Connection: close` does not make that request fail.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def feed_data(self, data: bytes) -> None:
@@ -391,12 +399,12 @@ class _Parser:
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 if self.get_method() == b"CONNECT":
-                    raise httptools.HttpParserError("there is nothing to be connected with") from None
-                head, rest = self._head(), rest[upgrade.args[0] :]
-                self._begin()
+                    raise httptools.HttpParserError("CONNECT is not supported") from None
+                head, rest = self._encode_head(), rest[upgrade.args[0] :]
+                self._reset()
                 self._parser.feed_data(head)
 
-    def _head(self) -> bytes:
+    def _encode_head(self) -> bytes:
         lines = [b"%s %s HTTP/%s" % (self.get_method(), self._protocol.url, self.get_http_version().encode())]
         for name, value in self._protocol.headers:
             if name == b"connection":
@@ -419,8 +427,8 @@ class _Parser:
         return str(self._parser.get_http_version())
 
 
-def refusal(answer: HttpResponse) -> bytes:
-    """The bytes of an answer that no application gives; the connection ends with it."""
+def encode_response(answer: HttpResponse) -> bytes:
+    """Return the bytes of a 400 or 503 response that closes the connection, sent without the application."""
     headers = {
         **answer.headers,
         "cache-control": "no-store",

@@ -1,4 +1,4 @@
-"""Metrics: what Prometheus is told of the cell. No label is an invoice, so that their number stays small."""
+"""Prometheus metrics of the cell. No label identifies an invoice, so the number of series stays small."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,52 +9,53 @@ from prometheus_client.registry import Collector
 from bems.tracker.contract import STAGES, Stage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SEND_SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
+"""Methods that are labels of bems_requests; all others are counted as `other`."""
 RESULTS = ("accepted", "duplicate", "conflict", "refused", "unavailable")
-"""`refused` by the rule of `answers.REFUSED_STATUSES`; a request that is turned away unread is one `unavailable`."""
+"""Values of the label `result` of bems_events. `refused` follows the rule of `responses.REFUSED_STATUSES`. A request
+answered 503 before it is parsed counts as one `unavailable` event."""
 
 
 Gauges = Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]
-"""(name, help, labels, value) of whatever is read at the moment when it is asked for."""
+"""Function that returns (name, help, labels, value) of each gauge, read at the time of the call."""
 
 
-# When each counter began is of no use where all begin with the process.
+# All counters start with the process, so their creation times say nothing.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """Counts of the API since the process began, with the gauges of the rest of the cell."""
+    """Counters of the API since the start of the process. The gauges come from the caller of `write`."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        requests = Counter(
-            "bems_requests", "HTTP requests that were answered", ["method", "code"], registry=self._registry
-        )
+        requests = Counter("bems_requests", "HTTP requests answered", ["method", "code"], registry=self._registry)
         events = Counter(
-            "bems_events", "Events that were answered, by what became of them", ["stage", "result"],
+            "bems_events", "Events answered, by result", ["stage", "result"],
             registry=self._registry,
         )  # fmt: skip
-        self.seconds = Histogram(
-            "bems_send_seconds", "From a sending's last byte to its answer, its events durable and visible",
-            buckets=SECONDS, registry=self._registry,
+        self.send_seconds = Histogram(
+            "bems_send_seconds",
+            "Seconds from the last byte of a request with events until they are durable and visible, and answered",
+            buckets=SEND_SECONDS_BUCKETS, registry=self._registry,
         )  # fmt: skip
         self._requests = requests
-        self._of: dict[tuple[str, int], Counter] = {}
+        self._request_counters: dict[tuple[str, int], Counter] = {}
         self.events: dict[tuple[Stage, str], Counter] = {
             (stage, result): events.labels(stage, result) for stage in STAGES for result in RESULTS
         }
 
-    def answered(self, method: str, code: int) -> None:
-        """A request was answered."""
+    def count_request(self, method: str, code: int) -> None:
+        """Count an answered request."""
         known = method if method in METHODS else "other"
-        counter = self._of.get((known, code))
+        counter = self._request_counters.get((known, code))
         if counter is None:
-            counter = self._of[known, code] = self._requests.labels(known, code)
+            counter = self._request_counters[known, code] = self._requests.labels(known, code)
         counter.inc()
 
     def write(self, gauges: Gauges) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Return all metrics in the Prometheus text format."""
         collector = _Gauges(gauges)
         self._registry.register(collector)
         try:
@@ -64,6 +65,8 @@ class Metrics:
 
 
 class _Gauges(Collector):
+    """Collector that reads the gauges each time that metrics are written."""
+
     def __init__(self, read: Gauges) -> None:
         self._read = read
 

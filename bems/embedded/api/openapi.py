@@ -1,4 +1,4 @@
-"""The OpenAPI document (3.1), made from what the API does: its operations, their types, the contract's structs."""
+"""OpenAPI 3.1 document, generated from the operations, their types, and the event schemas."""
 
 from importlib.metadata import version
 from typing import Any
@@ -18,28 +18,28 @@ from bems.tracker.schemas import batch_name, components, event_name
 Document = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
-_MEANING = {
-    200: "Here it is.",
-    201: "It was made.",
-    202: "The event is durable, and visible. A duplicate was so before.",
-    207: "One result per event, in their order.",
-    400: "It is not valid; `errors` names every fault. Or it is no request: it has no Host header, or more than one.",
-    403: "No key, a wrong one, two that differ, or one whose role may not.",
-    404: "There is none.",
-    408: "The body did not come in time.",
-    409: "It contradicts what is already there.",
-    413: "Too large.",
-    415: "The Content-Type is not application/json, or there is a Content-Encoding; `detail` names it.",
-    429: "Too many events or questions with this key; others are served. A repeat is harmless.",
-    500: "A fault of the cell's.",
-    503: "The cell cannot take it now. A repeat is harmless.",
+_STATUS_DESCRIPTIONS = {
+    200: "Success.",
+    201: "Created.",
+    202: "The event is durable and visible. A duplicate already was.",
+    207: "One result per event, in the order of the events.",
+    400: "The request is not valid; `errors` names every fault. Or it is malformed, or has no Host header or several.",
+    403: "The key is missing or wrong, two keys differ, or the role of the key is not allowed.",
+    404: "Not found.",
+    408: "The body did not arrive in time.",
+    409: "The request conflicts with the current state.",
+    413: "The body is too large.",
+    415: "The Content-Type is not application/json, or the body has a Content-Encoding; `detail` names it.",
+    429: "Too many events or queries with this key; other keys are not affected. It is safe to retry.",
+    500: "Internal error of the cell.",
+    503: "The cell cannot serve the request now. It is safe to retry.",
 }
-_ABOUT = """Invoices from ingestion to posting: send events, see what became of them, act.
+_DESCRIPTION = """Track invoices from ingestion to posting: send events, query invoices and alerts, and act on them.
 
-A key is sent as `x-api-key` or as `Authorization: Bearer`. Where both are sent and differ, the answer is 403.
+Send the key as `x-api-key` or as `Authorization: Bearer`. If both are sent and differ, the response is 403.
 
-Send again, as late as `Retry-After` says, what is answered 429 or 503, and what a proxy before the cell answers 502
-or 504: a repeat is harmless. No answer is to be kept: each has `Cache-Control: no-store`."""
+Retry a request that gets 429 or 503, or 502 or 504 from a proxy, after the seconds in `Retry-After`. Retries are
+idempotent. Do not cache responses: each has `Cache-Control: no-store`."""
 _NO_STORE = {"Cache-Control": {"$ref": "#/components/headers/CacheControl"}}
 _WITH_KEY: list[dict[str, list[str]]] = [{"key": []}, {"bearer": []}]
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
@@ -49,17 +49,17 @@ _LINKS: dict[str, tuple[str, Document]] = {
     "command": ("200", {"invoice": _INVOICE_OF_THE_EVENT}),
     "addKey": ("201", {"revoke": {"operationId": "revokeKey", "parameters": {"target": "$response.body#/key/id"}}}),
 }
-"""What can be asked next, with what was sent or answered, by operation and status."""
+"""Status code and OpenAPI links of an operation: follow-up operations, and where their parameters come from."""
 
 
-def _amount(decimals: int) -> str:
-    """The pattern of an amount with up to so many decimals, and up to as many digits as the gate takes."""
+def _amount_pattern(decimals: int) -> str:
+    """Return the pattern of an amount with at most `decimals` decimals and MAX_DIGITS digits."""
     forms = [f"[0-9]{{1,{MAX_DIGITS - count}}}" + rf"\.[0-9]{{{count}}}" * bool(count) for count in range(decimals + 1)]
     return rf"^-?({'|'.join(forms)})(?!\n)$"
 
 
 _FIELDS: Document = {
-    "amount": {"pattern": _amount(max(MINOR_UNITS.values()))},
+    "amount": {"pattern": _amount_pattern(max(MINOR_UNITS.values()))},
     "currency": {"enum": sorted(MINOR_UNITS)},
 }
 _AMOUNTS_OF_CURRENCIES = [
@@ -67,7 +67,7 @@ _AMOUNTS_OF_CURRENCIES = [
         "if": {
             "properties": {"currency": {"enum": sorted(code for code in MINOR_UNITS if MINOR_UNITS[code] == decimals)}}
         },
-        "then": {"properties": {"amount": {"pattern": _amount(decimals)}}},
+        "then": {"properties": {"amount": {"pattern": _amount_pattern(decimals)}}},
     }
     for decimals in sorted({*MINOR_UNITS.values()})
 ]
@@ -86,7 +86,7 @@ _ONE_OF_FILTERS = [
 
 
 def _add_constraints(schemas: dict[str, Document]) -> None:
-    """What the gate and the requests state in code. How far the clock has come, and sums, no schema can say."""
+    """Add the rules that are implemented in code. A schema cannot express rules about the current time or sums."""
     for event in map(event_name, STAGES):
         properties = schemas[event]["properties"]
         properties |= {name: {**properties[name], **added} for name, added in _FIELDS.items()}
@@ -98,8 +98,8 @@ def _add_constraints(schemas: dict[str, Document]) -> None:
     schemas["RedriveRequest"]["anyOf"] = _ONE_OF_FILTERS
 
 
-def document() -> Document:
-    """The document, as JSON types."""
+def build_document() -> Document:
+    """Return the document as JSON types."""
     types = {type for operation in OPERATIONS for type in (*operation.answers.values(), operation.body) if type}
     types.add(Health)
     ordered = sorted(types, key=str)
@@ -107,31 +107,33 @@ def document() -> Document:
     ref_of = dict(zip(ordered, refs, strict=True))
     paths: Document = {}
     for stage in STAGES:
-        paths[f"/invoices/{stage}"] = {"post": _send(stage, event_name(stage), 202, "EventAccepted")}
-        paths[f"/invoices/{stage}/batch"] = {"post": _send(stage, batch_name(stage), 207, "BatchResults")}
+        paths[f"/invoices/{stage}"] = {"post": _describe_send(stage, event_name(stage), 202, "EventAccepted")}
+        paths[f"/invoices/{stage}/batch"] = {"post": _describe_send(stage, batch_name(stage), 207, "BatchResults")}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, ref_of)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _describe_operation(operation, ref_of)
         if operation.name == "getInvoice":
-            # A path without a parameter goes before one that has some, and an invoice may be called like a stage.
+            # Paths without parameters take precedence over `/invoices/{target}`, and an invoice id may be a stage name.
             for path in PATHS:
-                paths[path]["get"] = _operation(operation, ref_of, path.removeprefix("/invoices/"))
-    paths["/healthz"] = {"get": _health(ref_of[Health])}
-    paths["/openapi.json"] = {"get": _public_operation("getOpenApi", "This document", {"type": "object"}, (200,))}
-    paths["/metrics"] = {"get": _metrics()}
-    whole = {**components(_REF), **schemas}
-    _add_constraints(whole)
+                paths[path]["get"] = _describe_operation(operation, ref_of, path.removeprefix("/invoices/"))
+    paths["/healthz"] = {"get": _describe_health(ref_of[Health])}
+    paths["/openapi.json"] = {
+        "get": _describe_public_operation("getOpenApi", "Get this document", {"type": "object"}, (200,))
+    }
+    paths["/metrics"] = {"get": _describe_metrics()}
+    all_schemas = {**components(_REF), **schemas}
+    _add_constraints(all_schemas)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "BEMS",
             "version": version("bems"),
-            "description": _ABOUT,
+            "description": _DESCRIPTION,
         },
         "security": _WITH_KEY,
         "paths": paths,
         "components": {
-            "schemas": dict(sorted(whole.items())),
-            "headers": {"CacheControl": {"description": "Of every answer.", "schema": {"const": "no-store"}}},
+            "schemas": dict(sorted(all_schemas.items())),
+            "headers": {"CacheControl": {"description": "Header of every response.", "schema": {"const": "no-store"}}},
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -140,27 +142,27 @@ def document() -> Document:
     }
 
 
-def _send(stage: Stage, name: str, code: int, answer: str) -> Document:
+def _describe_send(stage: Stage, name: str, code: int, answer: str) -> Document:
     several = code == 207
     links = {} if several else {"links": {"invoice": _INVOICE_OF_THE_EVENT}}
     problems = (400, 403, 408, *(() if several else (409,)), 413, 415, 429, 500, 503)
     return {
         "operationId": f"send{name}",
-        "summary": f"Send {'up to 100 events' if several else 'one event'} of {stage}",
+        "summary": f"Send {'up to 100 events' if several else 'one event'} of the {stage} stage",
         "tags": ["events"],
         "requestBody": {"required": True, "content": {JSON: {"schema": _reference(name)}}},
-        "responses": {str(code): _answer(code, _reference(answer)) | links} | _problems(problems),
+        "responses": {str(code): _describe_response(code, _reference(answer)) | links} | _describe_problems(problems),
     }
 
 
-def _operation(operation: Operation, ref_of: dict[Any, Document], target: str | None = None) -> Document:
-    """`target`: it stands in the path as it is."""
+def _describe_operation(operation: Operation, ref_of: dict[Any, Document], target: str | None = None) -> Document:
+    """Describe an operation. With `target`, describe it for the path that contains this target literally."""
     described: Document = {"operationId": operation.name, "summary": operation.summary}
     if target is not None:
         described["operationId"] += "".join(part.capitalize() for part in target.split("/"))
-        described["summary"] = f'The same, of an invoice that is called "{target}"'
-    described["description"] = "For the roles " + ", ".join(sorted(operation.allowed_roles)) + "."
-    parameters = list(_parameters(operation.query))
+        described["summary"] = f'Get the invoice with the id "{target}"'
+    described["description"] = "Allowed roles: " + ", ".join(sorted(operation.allowed_roles)) + "."
+    parameters = list(_describe_parameters(operation.query))
     if "{target}" in operation.path and target is None:
         schema = {"type": "string", "minLength": 1, "maxLength": 128}
         parameters.insert(0, {"name": "target", "in": "path", "required": True, "schema": schema})
@@ -168,19 +170,19 @@ def _operation(operation: Operation, ref_of: dict[Any, Document], target: str | 
         described["parameters"] = parameters
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": {JSON: {"schema": ref_of[operation.body]}}}
-    answers = {str(code): _answer(code, ref_of[type]) for code, type in operation.answers.items()}
+    answers = {str(code): _describe_response(code, ref_of[type]) for code, type in operation.answers.items()}
     if operation.name in _LINKS:
         code, links = _LINKS[operation.name]
         answers[code]["links"] = links
-    described["responses"] = answers | _problems({*operation.problems, 403, 429, 500, 503})
+    described["responses"] = answers | _describe_problems({*operation.problems, 403, 429, 500, 503})
     return described
 
 
-def _parameters(query: type[Struct]) -> list[Document]:
+def _describe_parameters(query: type[Struct]) -> list[Document]:
     _, schemas = msgspec.json.schema_components([query], ref_template=_REF)
     parameters = []
     for name, schema in schemas[query.__name__].get("properties", {}).items():
-        # A parameter that is left out is no null.
+        # An optional parameter is omitted, not null.
         given = [one for one in schema.pop("anyOf", []) if one != {"type": "null"}]
         default = {k: v for k, v in schema.items() if k != "default" or v is not None}
         merged = {**(given[0] if given else {}), **default}
@@ -190,31 +192,37 @@ def _parameters(query: type[Struct]) -> list[Document]:
     return parameters
 
 
-def _health(schema: Document) -> Document:
-    described = _public_operation("getHealth", "Whether the cell works", schema, (200, 503))
+def _describe_health(schema: Document) -> Document:
+    described = _describe_public_operation("getHealth", "Get the health of the cell", schema, (200, 503))
     described["responses"]["503"]["headers"] |= _RETRY_AFTER
-    # A key is welcome, and not needed.
+    # The key is optional.
     described["security"] = [{}, *_WITH_KEY]
     return described
 
 
-def _public_operation(name: str, summary: str, schema: Document, codes: tuple[int, ...]) -> Document:
-    responses = {str(code): _answer(code, schema) for code in codes}
+def _describe_public_operation(name: str, summary: str, schema: Document, codes: tuple[int, ...]) -> Document:
+    responses = {str(code): _describe_response(code, schema) for code in codes}
     return {"operationId": name, "summary": summary, "security": [], "responses": responses}
 
 
-def _metrics() -> Document:
-    responses = {"200": _answer(200, {"type": "string"}, "text/plain")} | _problems((400, 403, 429, 500, 503))
-    return {"operationId": "getMetrics", "summary": "Metrics for Prometheus", "responses": responses}
+def _describe_metrics() -> Document:
+    responses = {"200": _describe_response(200, {"type": "string"}, "text/plain")} | _describe_problems(
+        (400, 403, 429, 500, 503)
+    )
+    return {"operationId": "getMetrics", "summary": "Get metrics in the Prometheus text format", "responses": responses}
 
 
-def _answer(code: int, schema: Document, media_type: str = JSON) -> Document:
-    return {"description": _MEANING[code], "headers": {**_NO_STORE}, "content": {media_type: {"schema": schema}}}
-
-
-def _problems(codes: Any) -> Document:
+def _describe_response(code: int, schema: Document, media_type: str = JSON) -> Document:
     return {
-        str(code): _answer(code, _reference("Problem"), PROBLEM_JSON)
+        "description": _STATUS_DESCRIPTIONS[code],
+        "headers": {**_NO_STORE},
+        "content": {media_type: {"schema": schema}},
+    }
+
+
+def _describe_problems(codes: Any) -> Document:
+    return {
+        str(code): _describe_response(code, _reference("Problem"), PROBLEM_JSON)
         | ({"headers": _NO_STORE | _RETRY_AFTER} if code in (429, 503) else {})
         for code in sorted(codes)
     }

@@ -1,6 +1,6 @@
-"""Operations: everything that can be asked of the API beside sending events, each with who may, and what it answers.
+"""Operations of the API other than sending events, with their roles, parameters and responses.
 
-The table at the end is the one source of the routes and of the OpenAPI document.
+The routes and the OpenAPI document are generated from the table OPERATIONS at the end.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from bems.embedded.api.queries import (
     HistoryQuery,
     InvoicesQuery,
     NoQuery,
-    Number,
     Page,
     PoliciesQuery,
     PolicyQuery,
-    Whole,
+    RowNumber,
+    SqliteInteger,
     read_cursor,
     write_cursor,
 )
@@ -49,26 +49,30 @@ from bems.validation.field_errors import FieldError
 
 T = TypeVar("T")
 
-ONLY_STUCK = FieldError("/sort", "sorts those that are stuck only: add stuck=true", "not allowed")
+SORT_REQUIRES_STUCK = FieldError("/sort", "sorts stuck invoices only: add stuck=true", "not allowed")
 
 MAX_REDRIVEN = 1_000
-"""So many dead letters are handled by one request at most."""
+"""Maximum number of dead letters that one request redrives."""
 
 
 @dataclass(frozen=True)
 class ApiRequest:
-    """A request that was admitted. `target` is what its path names."""
+    """An authorized request.
 
-    parts: CellContext
-    landing: WriterBridge
+    `resource_id` is the target in its path: the id of an invoice, execution or key, or the name of a dashboard. It is
+    empty for paths without a target.
+    """
+
+    context: CellContext
+    bridge: WriterBridge
     key: Key
     query: Any
     resource_id: str
     body: bytes
 
-    async def read(self, question: Callable[[Reader], T]) -> T:
-        """What the question answers, as one of this key's."""
-        return await self.parts.readers.read(question, self.key.id)
+    async def read(self, query: Callable[[Reader], T]) -> T:
+        """Run a query in a reader thread, counted against the limit of the request's key, and return its result."""
+        return await self.context.readers.read(query, self.key.id)
 
 
 Handler = Callable[[ApiRequest], Awaitable[HttpResponse]]
@@ -76,7 +80,11 @@ Handler = Callable[[ApiRequest], Awaitable[HttpResponse]]
 
 @dataclass(frozen=True)
 class Operation:
-    """One method on one path. `answers` gives the type of the body by status; problems are understood."""
+    """One method on one path.
+
+    `answers` has the type of the response body by status code, `problems` the status codes of problems in addition to
+    those of every operation (403, 429, 500 and 503).
+    """
 
     method: str
     path: str
@@ -91,7 +99,10 @@ class Operation:
 
 
 class Accepted(Struct, frozen=True, omit_defaults=True):
-    """The command was carried out, now or before. `next_alert_at`: when the invoice's next alert is due."""
+    """Result of a command that was carried out, now or by an earlier request (`duplicate`).
+
+    `next_alert_at` is the time at which the invoice's next alert is due.
+    """
 
     command_id: str
     status: str
@@ -99,14 +110,14 @@ class Accepted(Struct, frozen=True, omit_defaults=True):
 
 
 class NotRedriven(Struct, frozen=True):
-    """A dead letter that failed again, or an id of which there is none."""
+    """A dead letter that failed again, or an id without a dead letter."""
 
     event_id: str
     error: str
 
 
 class Redriven(Struct, frozen=True):
-    """What became of the dead letters that were asked for; `more` may match than one request handles."""
+    """Results of redriving dead letters. `more`: more of them match than one request redrives."""
 
     redriven: list[str]
     failed: list[NotRedriven]
@@ -114,7 +125,7 @@ class Redriven(Struct, frozen=True):
 
 
 class Delivery(Struct, frozen=True):
-    """An alert that a destination has not taken yet."""
+    """An alert that has not yet been delivered to a destination."""
 
     alert_id: str
     invoice_id: str
@@ -126,49 +137,49 @@ class Delivery(Struct, frozen=True):
 
 
 class Retried(Struct, frozen=True):
-    """So many deliveries are tried again."""
+    """Number of deliveries that are tried again."""
 
     deliveries: int
 
 
 class NewKey(Struct, frozen=True):
-    """A key, with its text, which is shown this once."""
+    """A new key and its text, which is shown only once."""
 
     key: views.Key
     text: str
 
 
-async def get_invoice(ask: ApiRequest) -> HttpResponse:
-    # Answers are written where they are read: a long one would hold up the event loop.
-    def look(reader: Reader) -> HttpResponse:
-        record = reader.record(ask.resource_id)
+async def get_invoice(request: ApiRequest) -> HttpResponse:
+    # Responses are encoded in the reader thread, because encoding a long one would block the event loop.
+    def fetch(reader: Reader) -> HttpResponse:
+        record = reader.record(request.resource_id)
         if record is None:
-            return responses.not_found(f"there is no invoice {format_value(ask.resource_id)}")
+            return responses.not_found(f"there is no invoice {format_value(request.resource_id)}")
         return responses.json_response(
-            200, views.view_details(record, reader, ExecutionHistories(ask.parts.machine, reader))
+            200, views.view_details(record, reader, ExecutionHistories(request.context.machine, reader))
         )
 
-    return await ask.read(look)
+    return await request.read(fetch)
 
 
-async def get_history(ask: ApiRequest) -> HttpResponse:
-    query: HistoryQuery = ask.query
-    after = read_cursor(query.cursor, views.history_list(ask.resource_id), Number)
+async def get_history(request: ApiRequest) -> HttpResponse:
+    query: HistoryQuery = request.query
+    after = read_cursor(query.cursor, views.history_cursor_name(request.resource_id), RowNumber)
     if isinstance(after, InvalidEvent):
         return responses.bad_request(after)
 
-    def look(reader: Reader) -> HttpResponse:
-        if reader.execution(ask.resource_id) is None:
-            return responses.not_found(f"there is no execution {format_value(ask.resource_id)}")
-        histories = ExecutionHistories(ask.parts.machine, reader)
-        events, cursor = views.view_history(ask.resource_id, histories, after[0] if after else 0, query.limit)
+    def fetch(reader: Reader) -> HttpResponse:
+        if reader.execution(request.resource_id) is None:
+            return responses.not_found(f"there is no execution {format_value(request.resource_id)}")
+        histories = ExecutionHistories(request.context.machine, reader)
+        events, cursor = views.view_history(request.resource_id, histories, after[0] if after else 0, query.limit)
         return responses.json_response(200, Page(events, cursor))
 
-    return await ask.read(look)
+    return await request.read(fetch)
 
 
-async def list_invoices(ask: ApiRequest) -> HttpResponse:
-    query: InvoicesQuery = ask.query
+async def list_invoices(request: ApiRequest) -> HttpResponse:
+    query: InvoicesQuery = request.query
     statuses = None
     if query.status or query.stage:
         statuses = [
@@ -178,21 +189,21 @@ async def list_invoices(ask: ApiRequest) -> HttpResponse:
         ]
     by_value = query.sort == "value"
     if query.sort and not query.stuck:
-        return responses.bad_request(reject_invalid("query", [ONLY_STUCK], None))
-    name, *shape = ("stuck by value", str, Whole, Whole, str) if by_value else ("stuck", Number, str)
+        return responses.bad_request(reject_invalid("query", [SORT_REQUIRES_STUCK], None))
+    name, *types = ("stuck by value", str, SqliteInteger, SqliteInteger, str) if by_value else ("stuck", RowNumber, str)
     if not query.stuck:
-        name, shape = "ids", [str]
-    behind = read_cursor(query.cursor, name, *shape)
-    if isinstance(behind, InvalidEvent):
-        return responses.bad_request(behind)
+        name, types = "ids", [str]
+    position = read_cursor(query.cursor, name, *types)
+    if isinstance(position, InvalidEvent):
+        return responses.bad_request(position)
 
-    def look(reader: Reader) -> HttpResponse:
+    def fetch(reader: Reader) -> HttpResponse:
         if query.stuck:
             records = reader.stuck(
-                statuses=statuses, mark=query.mark, after=behind, by_value=by_value, limit=query.limit
+                statuses=statuses, mark=query.mark, after=position, by_value=by_value, limit=query.limit
             )
         else:
-            (after,) = behind or ("",)
+            (after,) = position or ("",)
             records = reader.invoices(statuses=statuses, mark=query.mark, after=after, limit=query.limit)
         cursor = None
         if len(records) == query.limit:
@@ -200,42 +211,47 @@ async def list_invoices(ask: ApiRequest) -> HttpResponse:
             cursor = write_cursor(name, *(stuck_sort_key(last, by_value) if query.stuck else (last.invoice_id,)))
         return responses.json_response(200, Page([views.view_invoice(record, reader) for record in records], cursor))
 
-    return await ask.read(look)
+    return await request.read(fetch)
 
 
-async def list_events(ask: ApiRequest) -> HttpResponse:
-    """An id may end in `/events` itself: the address of such an invoice is its own, unless there is one without it."""
-    query: EventsQuery = ask.query
-    after = read_cursor(query.cursor, f"events of {ask.resource_id}", str, Number)
+async def list_events(request: ApiRequest) -> HttpResponse:
+    """List the events of an invoice, newest first.
+
+    An invoice id may end in `/events`. If no invoice has the id before `/events`, return the invoice with the whole id.
+    """
+    query: EventsQuery = request.query
+    after = read_cursor(query.cursor, f"events of {request.resource_id}", str, RowNumber)
     if isinstance(after, InvalidEvent):
         return responses.bad_request(after)
 
-    def look(reader: Reader) -> HttpResponse:
-        if reader.record(ask.resource_id) is None and not reader.dead_letters(invoice_id=ask.resource_id, limit=1):
-            longer = reader.record(f"{ask.resource_id}/events")
+    def fetch(reader: Reader) -> HttpResponse:
+        if reader.record(request.resource_id) is None and not reader.dead_letters(
+            invoice_id=request.resource_id, limit=1
+        ):
+            longer = reader.record(f"{request.resource_id}/events")
             if longer is not None:
                 return responses.json_response(
-                    200, views.view_details(longer, reader, ExecutionHistories(ask.parts.machine, reader))
+                    200, views.view_details(longer, reader, ExecutionHistories(request.context.machine, reader))
                 )
-            return responses.not_found(f"there is no invoice {format_value(ask.resource_id)}")
-        events, behind = views.view_events(ask.resource_id, reader, after or ("", 0), query.limit)
-        cursor = write_cursor(f"events of {ask.resource_id}", *behind) if behind else None
+            return responses.not_found(f"there is no invoice {format_value(request.resource_id)}")
+        events, position = views.view_events(request.resource_id, reader, after or ("", 0), query.limit)
+        cursor = write_cursor(f"events of {request.resource_id}", *position) if position else None
         return responses.json_response(200, Page(events, cursor))
 
-    return await ask.read(look)
+    return await request.read(fetch)
 
 
-async def list_totals(ask: ApiRequest) -> HttpResponse:
-    totals = await ask.read(lambda reader: reader.totals())
+async def list_totals(request: ApiRequest) -> HttpResponse:
+    totals = await request.read(lambda reader: reader.totals())
     return responses.json_response(200, Page([views.view_total(total) for total in totals], None))
 
 
-async def list_alerts(ask: ApiRequest) -> HttpResponse:
-    query: AlertsQuery = ask.query
-    before = read_cursor(query.cursor, "alerts", Number)
+async def list_alerts(request: ApiRequest) -> HttpResponse:
+    query: AlertsQuery = request.query
+    before = read_cursor(query.cursor, "alerts", RowNumber)
     if isinstance(before, InvalidEvent):
         return responses.bad_request(before)
-    alerts = await ask.read(
+    alerts = await request.read(
         lambda reader: reader.newest_alerts(
             invoice_id=query.invoice_id,
             stage=query.stage,
@@ -248,12 +264,12 @@ async def list_alerts(ask: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Page([views.view_alert(alert) for _, alert in alerts], cursor))
 
 
-async def list_commands(ask: ApiRequest) -> HttpResponse:
-    query: CommandsQuery = ask.query
-    before = read_cursor(query.cursor, "commands", Number)
+async def list_commands(request: ApiRequest) -> HttpResponse:
+    query: CommandsQuery = request.query
+    before = read_cursor(query.cursor, "commands", RowNumber)
     if isinstance(before, InvalidEvent):
         return responses.bad_request(before)
-    entries = await ask.read(
+    entries = await request.read(
         lambda reader: reader.commands(
             invoice_id=query.invoice_id, before=before[0] if before else None, limit=query.limit
         )
@@ -262,26 +278,26 @@ async def list_commands(ask: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Page([views.view_command(entry) for _, entry in entries], cursor))
 
 
-async def command(ask: ApiRequest) -> HttpResponse:
-    read = read_command(ask.body, ask.key.name, ask.parts.clock.now())
-    if isinstance(read, InvalidEvent):
-        return responses.bad_request(read)
-    receipt = await ask.landing.submit(read)
+async def run_command(request: ApiRequest) -> HttpResponse:
+    command = read_command(request.body, request.key.name, request.context.clock.now())
+    if isinstance(command, InvalidEvent):
+        return responses.bad_request(command)
+    receipt = await request.bridge.submit(command)
     if receipt.result in ("accepted", "duplicate"):
         next_alert_at = None if receipt.next_alert_at is None else to_datetime(receipt.next_alert_at)
-        return responses.json_response(200, Accepted(read.id, receipt.result, next_alert_at))
+        return responses.json_response(200, Accepted(command.id, receipt.result, next_alert_at))
     if receipt.result == "conflict":
-        return responses.problem(409, f"another command with the id {read.id} came before: use an id only once")
-    known = await ask.parts.readers.read_for_action(lambda reader: reader.record(read.invoice_id))
-    return responses.problem(409, receipt.reason) if known else responses.not_found(receipt.reason)
+        return responses.problem(409, f"another command has used the id {command.id}: use each id only once")
+    record = await request.context.readers.read_for_action(lambda reader: reader.record(command.invoice_id))
+    return responses.problem(409, receipt.reason) if record else responses.not_found(receipt.reason)
 
 
-async def list_dead_letters(ask: ApiRequest) -> HttpResponse:
-    query: DeadLettersQuery = ask.query
+async def list_dead_letters(request: ApiRequest) -> HttpResponse:
+    query: DeadLettersQuery = request.query
     after = read_cursor(query.cursor, "letters", str)
     if isinstance(after, InvalidEvent):
         return responses.bad_request(after)
-    letters = await ask.read(
+    letters = await request.read(
         lambda reader: reader.dead_letters(
             invoice_id=query.invoice_id,
             error=query.error,
@@ -294,15 +310,15 @@ async def list_dead_letters(ask: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Page([views.view_dead_letter(letter) for letter in letters], cursor))
 
 
-async def redrive(ask: ApiRequest) -> HttpResponse:
-    request = read_request(ask.body, RedriveRequest, "request")
-    if isinstance(request, InvalidEvent):
-        return responses.bad_request(request)
-    wanted, more = list(dict.fromkeys(request.event_ids or ())), False
-    if request.event_ids is None or request.invoice_id or request.error:
-        matching = await ask.read(lambda reader: _matching(reader, request))
+async def redrive_dead_letters(request: ApiRequest) -> HttpResponse:
+    selection = read_request(request.body, RedriveRequest, "request")
+    if isinstance(selection, InvalidEvent):
+        return responses.bad_request(selection)
+    wanted, more = list(dict.fromkeys(selection.event_ids or ())), False
+    if selection.event_ids is None or selection.invoice_id or selection.error:
+        matching = await request.read(lambda reader: _find_matching(reader, selection))
         more, wanted = len(matching) > MAX_REDRIVEN, matching[:MAX_REDRIVEN]
-    receipts = await asyncio.gather(*[ask.landing.submit(Redrive(event_id)) for event_id in wanted])
+    receipts = await asyncio.gather(*[request.bridge.submit(Redrive(event_id)) for event_id in wanted])
     done = [event_id for event_id, receipt in zip(wanted, receipts, strict=True) if receipt.result == "accepted"]
     failed = [
         NotRedriven(event_id, receipt.reason)
@@ -312,29 +328,29 @@ async def redrive(ask: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Redriven(done, failed, more))
 
 
-def _matching(reader: Reader, request: RedriveRequest) -> list[str]:
-    """The dead letters that are asked for, in the order of their ids; one more than are handled, if there are more."""
-    named = None if request.event_ids is None else set(request.event_ids)
+def _find_matching(reader: Reader, selection: RedriveRequest) -> list[str]:
+    """Return the ids of matching dead letters in ascending order; more than MAX_REDRIVEN of them if more match."""
+    named = None if selection.event_ids is None else set(selection.event_ids)
     found: list[str] = []
     after: str | None = ""
     while after is not None and len(found) <= MAX_REDRIVEN:
         letters = reader.dead_letters(
-            invoice_id=request.invoice_id, error=request.error, after=after, limit=MAX_REDRIVEN + 1
+            invoice_id=selection.invoice_id, error=selection.error, after=after, limit=MAX_REDRIVEN + 1
         )
         found += [letter.event_id for letter in letters if named is None or letter.event_id in named]
         after = letters[-1].event_id if len(letters) > MAX_REDRIVEN else None
     return found
 
 
-async def list_deliveries(ask: ApiRequest) -> HttpResponse:
-    query: DeliveriesQuery = ask.query
-    after = read_cursor(query.cursor, "deliveries", Number, str)
+async def list_deliveries(request: ApiRequest) -> HttpResponse:
+    query: DeliveriesQuery = request.query
+    after = read_cursor(query.cursor, "deliveries", RowNumber, str)
     if isinstance(after, InvalidEvent):
         return responses.bad_request(after)
     seq, destination = after or (-1, "")
-    deliveries = ask.parts.deliveries
-    entries = await ask.parts.readers.run_blocking(
-        lambda: deliveries.entries(query.state, query.limit, (seq, destination)), ask.key.id
+    deliveries = request.context.deliveries
+    entries = await request.context.readers.run_blocking(
+        lambda: deliveries.entries(query.state, query.limit, (seq, destination)), request.key.id
     )
     shown = [
         Delivery(
@@ -354,149 +370,153 @@ async def list_deliveries(ask: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Page(shown, cursor))
 
 
-async def retry_deliveries(ask: ApiRequest) -> HttpResponse:
-    count = await ask.parts.readers.run_action(lambda: ask.parts.deliveries.retry())
+async def retry_deliveries(request: ApiRequest) -> HttpResponse:
+    count = await request.context.readers.run_action(lambda: request.context.deliveries.retry())
     return responses.json_response(200, Retried(count))
 
 
-async def get_check(ask: ApiRequest) -> HttpResponse:
-    return responses.json_response(200, await check.check_consistency(ask.parts, ask.key.id))
+async def get_check(request: ApiRequest) -> HttpResponse:
+    return responses.json_response(200, await check.check_consistency(request.context, request.key.id))
 
 
-async def get_policy(ask: ApiRequest) -> HttpResponse:
-    query: PolicyQuery = ask.query
+async def get_policy(request: ApiRequest) -> HttpResponse:
+    query: PolicyQuery = request.query
     at = None if query.at is None else from_datetime(query.at)
-    found = await ask.parts.readers.read(
+    found = await request.context.readers.read(
         lambda reader: next(iter(reader.policies(limit=1)), None) if at is None else reader.policy_at(at)
     )
     if found is None:
-        return responses.not_found("no policy is known of that time: the first that was kept is of a later one")
-    return responses.json_response(200, policies.view_kept(found))
+        return responses.not_found("no policy is known for that time: the oldest stored policy is later")
+    return responses.json_response(200, policies.view_stored_policy(found))
 
 
-async def list_policies(ask: ApiRequest) -> HttpResponse:
-    query: PoliciesQuery = ask.query
-    before = read_cursor(query.cursor, "policies", Number)
+async def list_policies(request: ApiRequest) -> HttpResponse:
+    query: PoliciesQuery = request.query
+    before = read_cursor(query.cursor, "policies", RowNumber)
     if isinstance(before, InvalidEvent):
         return responses.bad_request(before)
-    kept = await ask.parts.readers.read(
+    kept = await request.context.readers.read(
         lambda reader: reader.policies(before=before[0] if before else None, limit=query.limit)
     )
     cursor = write_cursor("policies", kept[-1].number) if len(kept) == query.limit else None
-    return responses.json_response(200, Page([policies.summarize(one) for one in kept], cursor))
+    return responses.json_response(200, Page([policies.summarize_policy(one) for one in kept], cursor))
 
 
 async def list_dashboards(_: ApiRequest) -> HttpResponse:
-    return responses.json_response(200, Page(dashboards.names(), None))
+    return responses.json_response(200, Page(dashboards.list_dashboards(), None))
 
 
-async def get_dashboard(ask: ApiRequest) -> HttpResponse:
-    return await dashboards.look(ask.parts, ask.resource_id, ask.query, ask.key.id)
+async def get_dashboard(request: ApiRequest) -> HttpResponse:
+    return await dashboards.show_dashboard(request.context, request.resource_id, request.query, request.key.id)
 
 
-async def list_keys(ask: ApiRequest) -> HttpResponse:
-    return responses.json_response(200, Page([views.view_key(key) for key in ask.parts.keys.all()], None))
+async def list_keys(request: ApiRequest) -> HttpResponse:
+    return responses.json_response(200, Page([views.view_key(key) for key in request.context.keys.all()], None))
 
 
-async def add_key(ask: ApiRequest) -> HttpResponse:
-    request = read_request(ask.body, KeyRequest, "request")
-    if isinstance(request, InvalidEvent):
-        return responses.bad_request(request)
-    parts = ask.parts
+async def add_key(request: ApiRequest) -> HttpResponse:
+    new_key = read_request(request.body, KeyRequest, "request")
+    if isinstance(new_key, InvalidEvent):
+        return responses.bad_request(new_key)
+    context = request.context
     try:
-        key, text = await parts.readers.run_action(
-            lambda: parts.keys.add(request.name, request.role, ask.key.name, parts.clock.now())
+        key, text = await context.readers.run_action(
+            lambda: context.keys.add(new_key.name, new_key.role, request.key.name, context.clock.now())
         )
     except KeyRefused as refused:
         return responses.problem(409, str(refused))
     return responses.json_response(201, NewKey(views.view_key(key), text))
 
 
-async def revoke_key(ask: ApiRequest) -> HttpResponse:
-    parts = ask.parts
+async def revoke_key(request: ApiRequest) -> HttpResponse:
+    context = request.context
     try:
-        key = await parts.readers.run_action(
-            lambda: parts.keys.revoke(ask.resource_id, ask.key.name, parts.clock.now())
+        key = await context.readers.run_action(
+            lambda: context.keys.revoke(request.resource_id, request.key.name, context.clock.now())
         )
     except KeyRefused as refused:
         return responses.problem(409, str(refused))
     if key is None:
-        return responses.not_found(f"there is no key {format_value(ask.resource_id)}")
-    parts.readers.drop_queries(key.id)
+        return responses.not_found(f"there is no key {format_value(request.resource_id)}")
+    context.readers.drop_queries(key.id)
     return responses.json_response(200, views.view_key(key))
 
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
-        "GET", "/invoices", "listInvoices", "Invoices, by status, stage, or stuck", VIEWERS, list_invoices,
+        "GET", "/invoices", "listInvoices", "List invoices by status, stage, mark, or stuck", VIEWERS, list_invoices,
         {200: Page[views.Invoice]}, InvoicesQuery, problems=(400,),
     ),
     Operation(
-        "GET", "/totals", "listTotals", "Counts and amounts of invoices by status and currency", VIEWERS, list_totals,
-        {200: Page[views.Total]}, problems=(400,),
+        "GET", "/totals", "listTotals", "Get numbers and amounts of invoices by status and currency", VIEWERS,
+        list_totals, {200: Page[views.Total]}, problems=(400,),
     ),
     Operation(
-        "GET", "/invoices/{target}/events", "listEvents", "The events of an invoice as they were sent, newest first",
-        VIEWERS, list_events, {200: Page[views.Event]}, EventsQuery, problems=(400, 404),
+        "GET", "/invoices/{target}/events", "listEvents",
+        "List the events of an invoice as they were sent, newest first", VIEWERS, list_events,
+        {200: Page[views.Event]}, EventsQuery, problems=(400, 404),
     ),
     Operation(
-        "GET", "/invoices/{target}", "getInvoice", "All that is known of an invoice, and its executions' history",
-        VIEWERS, get_invoice, {200: views.InvoiceDetails}, problems=(400, 404),
+        "GET", "/invoices/{target}", "getInvoice",
+        "Get an invoice with its transitions, alerts, commands and executions", VIEWERS, get_invoice,
+        {200: views.InvoiceDetails}, problems=(400, 404),
     ),
     Operation(
-        "GET", "/executions/{target}/history", "getHistory", "The history of an execution, the oldest event first",
+        "GET", "/executions/{target}/history", "getHistory", "List the history events of an execution, oldest first",
         VIEWERS, get_history, {200: Page[dict[str, Any]]}, HistoryQuery, problems=(400, 404),
     ),
     Operation(
-        "GET", "/alerts", "listAlerts", "Alerts, the newest first", VIEWERS, list_alerts, {200: Page[views.Alert]},
+        "GET", "/alerts", "listAlerts", "List alerts, newest first", VIEWERS, list_alerts, {200: Page[views.Alert]},
         AlertsQuery, problems=(400,),
     ),
     Operation(
-        "GET", "/commands", "listCommands", "Operators' commands, the newest first", VIEWERS, list_commands,
+        "GET", "/commands", "listCommands", "List operators' commands, newest first", VIEWERS, list_commands,
         {200: Page[views.Command]}, CommandsQuery, problems=(400,),
     ),
     Operation(
-        "POST", "/commands", "command", "Act on an invoice", OPERATORS, command, {200: Accepted},
+        "POST", "/commands", "command", "Run a command on an invoice", OPERATORS, run_command, {200: Accepted},
         body=AnyCommandRequest, problems=(400, 404, 408, 409, 413, 415),
     ),
     Operation(
-        "GET", "/dead-letters", "listDeadLetters", "Accepted events whose handling failed", OPERATORS,
-        list_dead_letters, {200: Page[views.DeadLetter]}, DeadLettersQuery, problems=(400,),
+        "GET", "/dead-letters", "listDeadLetters", "List dead letters: accepted events whose processing failed",
+        OPERATORS, list_dead_letters, {200: Page[views.DeadLetter]}, DeadLettersQuery, problems=(400,),
     ),
     Operation(
-        "POST", "/dead-letters/redrive", "redrive", "Handle dead letters again: one, many, or all that match",
-        OPERATORS, redrive, {200: Redriven}, body=RedriveRequest, problems=(400, 408, 413, 415),
+        "POST", "/dead-letters/redrive", "redrive", "Redrive dead letters: by ids, by filter, or all",
+        OPERATORS, redrive_dead_letters, {200: Redriven}, body=RedriveRequest, problems=(400, 408, 413, 415),
     ),
     Operation(
-        "GET", "/deliveries", "listDeliveries", "Alerts that a destination has not taken", VIEWERS, list_deliveries,
+        "GET", "/deliveries", "listDeliveries", "List undelivered alerts", VIEWERS, list_deliveries,
         {200: Page[Delivery]}, DeliveriesQuery, problems=(400,),
     ),
     Operation(
-        "POST", "/deliveries/retry", "retryDeliveries", "Try the deliveries again that were given up", OPERATORS,
+        "POST", "/deliveries/retry", "retryDeliveries", "Retry failed deliveries", OPERATORS,
         retry_deliveries, {200: Retried}, problems=(400,),
     ),
-    Operation("GET", "/check", "getCheck", "Whether every accepted event is accounted for", VIEWERS, get_check,
+    Operation("GET", "/check", "getCheck", "Check that every accepted event is accounted for", VIEWERS, get_check,
               {200: Check}, problems=(400,)),
     Operation(
-        "GET", "/policy", "getPolicy", "The policy in force, now or at an instant, with every date", VIEWERS,
+        "GET", "/policy", "getPolicy", "Get the policy in force, now or at a given time, with every date", VIEWERS,
         get_policy, {200: policies.Policy}, PolicyQuery, problems=(400, 404),
     ),
     Operation(
-        "GET", "/policies", "listPolicies", "Every policy that was in force, the newest first", VIEWERS, list_policies,
+        "GET", "/policies", "listPolicies", "List all policies, newest first", VIEWERS, list_policies,
         {200: Page[policies.PolicySummary]}, PoliciesQuery, problems=(400,),
     ),
     Operation(
-        "GET", "/dashboards", "listDashboards", "What can be asked of the series", VIEWERS, list_dashboards,
-        {200: Page[dashboards.Name]}, problems=(400,),
+        "GET", "/dashboards", "listDashboards", "List the dashboards", VIEWERS, list_dashboards,
+        {200: Page[dashboards.DashboardSummary]}, problems=(400,),
     ),
     Operation(
-        "GET", "/dashboards/{target}", "getDashboard", "What executives, operations and finance ask of the series",
-        VIEWERS, get_dashboard, {200: dashboards.Rows}, DashboardQuery, problems=(400, 404),
+        "GET", "/dashboards/{target}", "getDashboard", "Get a dashboard for executives, operations or finance",
+        VIEWERS, get_dashboard, {200: dashboards.DashboardRows}, DashboardQuery, problems=(400, 404),
     ),
-    Operation("GET", "/keys", "listKeys", "Every key there ever was", ADMINS, list_keys, {200: Page[views.Key]},
-              problems=(400,)),
     Operation(
-        "POST", "/keys", "addKey", "Make a key; its text is shown this once", ADMINS, add_key, {201: NewKey},
+        "GET", "/keys", "listKeys", "List all keys, including revoked ones", ADMINS, list_keys,
+        {200: Page[views.Key]}, problems=(400,),
+    ),
+    Operation(
+        "POST", "/keys", "addKey", "Create a key; its text is shown only once", ADMINS, add_key, {201: NewKey},
         body=KeyRequest, problems=(400, 408, 409, 413, 415),
     ),
     Operation(

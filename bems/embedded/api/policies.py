@@ -1,4 +1,4 @@
-"""Policies, as the API shows them: with nothing left out, and every date."""
+"""API views of policies, with all defaults and all dates filled in."""
 
 from datetime import date, datetime
 
@@ -9,11 +9,15 @@ from bems.embedded.storage.policy_history import StoredPolicy
 from bems.tracker.contract import Stage
 from bems.tracker.instants import Instant, to_datetime
 from bems.tracker.policy import WEEKDAYS, StageSpec, WaitsFrom, Weekday, WhenSpec, describe_stages
-from bems.tracker.policy import Policy as Decider
+from bems.tracker.policy import Policy as TrackerPolicy
 
 
 class PolicyRule(Struct, frozen=True):
-    """When alerts are due. `critical_at`: the first alert that is critical; `give_up_at`: the last one, which parks."""
+    """When alerts are due.
+
+    `critical_at` is the number of the first critical alert of a wait, `give_up_at` that of the last one, which parks
+    the invoice.
+    """
 
     deadline: str
     escalate_every: str
@@ -22,23 +26,22 @@ class PolicyRule(Struct, frozen=True):
 
 
 class PolicyOverride(PolicyRule, frozen=True):
-    """The rule of the invoices that match `when`; each condition of it is met."""
+    """The rule of invoices that meet every condition of `when`."""
 
     when: WhenSpec
 
 
 class PolicyStage(PolicyRule, frozen=True):
-    """The rule of a stage. The first of its overrides that matches an invoice wins."""
+    """The rule of a stage. The first override that matches an invoice replaces it."""
 
     overrides: list[PolicyOverride]
 
 
 class PolicyCalendar(Struct, frozen=True):
-    """Where business days are counted.
+    """The calendar in which business days are counted.
 
-    `days_off` and `days_on` are what the policy says; `all_days_off` and `all_days_on` are the dates on which the
-    weekend does not decide, the country's too. A country that is not known (null) is that of a policy which was made by
-    a program.
+    `days_off` and `days_on` are the dates in the policy file. `all_days_off` and `all_days_on` are all dates that
+    differ from the weekend rule, including the country's holidays. `country` is null if a program created the policy.
     """
 
     country: str | None
@@ -52,7 +55,10 @@ class PolicyCalendar(Struct, frozen=True):
 
 
 class PolicySummary(Struct, frozen=True):
-    """Which policy was in force, and when. `source`: `default`, or where it was found. `digest`: of what it decides."""
+    """A policy's identity and the period in which it is in force.
+
+    `source` is `default` or the location of the policy file, `digest` a hash of all rules that affect decisions.
+    """
 
     digest: str
     source: str
@@ -61,7 +67,7 @@ class PolicySummary(Struct, frozen=True):
 
 
 class Policy(PolicySummary, frozen=True):
-    """A policy with nothing left out."""
+    """A policy with all defaults filled in."""
 
     calendar: PolicyCalendar
     stages: dict[Stage, PolicyStage]
@@ -69,8 +75,10 @@ class Policy(PolicySummary, frozen=True):
     identity: bool
 
 
-def view_policy(policy: Decider, source: str, since: Instant | None = None, until: Instant | None = None) -> Policy:
-    """The policy, in force or not."""
+def view_policy(
+    policy: TrackerPolicy, source: str, since: Instant | None = None, until: Instant | None = None
+) -> Policy:
+    """Return the view of a policy in force from `since` to `until`, or of one not in force."""
     spec, calendar = policy.calendar_spec, policy.calendar
     stages: dict[Stage, StageSpec] = structs.asdict(describe_stages(policy.stages))  # type: ignore[assignment]
     return Policy(
@@ -94,12 +102,12 @@ def view_policy(policy: Decider, source: str, since: Instant | None = None, unti
     )
 
 
-def view_kept(kept: StoredPolicy) -> Policy:
-    """The policy as it was kept. StoreRefused: this program cannot read it."""
+def view_stored_policy(kept: StoredPolicy) -> Policy:
+    """Return the view of a stored policy. Raise StoreRefused if this version cannot read it."""
     return structs.replace(view_policy(kept.load(), kept.source, kept.since, kept.until), digest=kept.digest)
 
 
-def summarize(kept: StoredPolicy) -> PolicySummary:
-    """Which policy it is."""
+def summarize_policy(kept: StoredPolicy) -> PolicySummary:
+    """Return the summary of a stored policy."""
     until = None if kept.until is None else to_datetime(kept.until)
     return PolicySummary(kept.digest, kept.source, to_datetime(kept.since), until)

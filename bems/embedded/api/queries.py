@@ -1,6 +1,7 @@
-"""Queries: what a request may ask after the `?`, and the pages of an answer.
+"""Query parameters, and the pages of list responses.
 
-A page ends with a cursor where more may follow; what comes meanwhile is neither missed nor told twice.
+A page that may not be the last one has a cursor. Items that exist throughout are listed exactly once, even if others
+are added between two pages.
 """
 
 import base64
@@ -26,56 +27,56 @@ from bems.validation.field_errors import FieldError, append_pointer, validate
 
 T = TypeVar("T")
 
-MOST_CHARACTERS = 4096
+MAX_QUERY_CHARACTERS = 4096
 
-Cursor = Annotated[str, Meta(max_length=1024, description="what the page before gave as next_cursor")]
+Cursor = Annotated[str, Meta(max_length=1024, description="the next_cursor of the previous page")]
 Limit = Annotated[int, Meta(ge=1, le=500, description="1 to 500")]
-Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-"""A row's number, as SQLite has it."""
-Whole = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-"""Any integer that SQLite has."""
+RowNumber = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+"""A row number in SQLite."""
+SqliteInteger = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""An integer that SQLite can store."""
 FilterText = Annotated[str, Meta(min_length=1, max_length=128, description="1 to 128 characters")]
 
 
 _ONLY_TRUE = inspect.LiteralType((True,))
-_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,8}", re.ASCII)
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,8}", re.ASCII)
 
 
 class Page(Struct, Generic[T], frozen=True):
-    """A part of a list. `next_cursor` asks for what follows; null: this is the end."""
+    """One page of a list. `next_cursor` is the cursor of the next page, or null on the last page."""
 
     items: list[T]
     next_cursor: str | None
 
 
 class NoQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Nothing may be asked for."""
+    """Query of an operation without parameters."""
 
 
 class InvoicesQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which invoices. Those that are stuck come longest waiting first, all others in the order of their ids."""
+    """Filters of the list of invoices. Stuck invoices are ordered by waiting time, longest first; others by id."""
 
     status: Status | None = None
     stage: Stage | None = None
-    """The stage whose event they lack."""
+    """The stage whose event the invoices wait for."""
     stuck: Literal[True] | None = None
-    """Those of whose present wait an alert is out, and those that are parked."""
+    """Only stuck invoices: their current wait has raised an alert, or they are parked."""
     sort: Literal["age", "value"] | None = None
-    """Of those that are stuck: the longest waiting first, or the greatest amount of each currency."""
+    """Order of stuck invoices: longest waiting first, or by currency with the largest amount first."""
     mark: Mark | None = None
     limit: Limit = 100
     cursor: Cursor | None = None
 
 
 class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which of an invoice's events; the newest first."""
+    """Parameters of the list of an invoice's events, newest first."""
 
     limit: Limit = 100
     cursor: Cursor | None = None
 
 
 class AlertsQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which alerts; the newest first."""
+    """Filters of the list of alerts, newest first."""
 
     invoice_id: FilterText | None = None
     stage: Stage | None = None
@@ -85,7 +86,7 @@ class AlertsQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CommandsQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which commands; the newest first."""
+    """Filters of the list of commands, newest first."""
 
     invoice_id: FilterText | None = None
     limit: Limit = 100
@@ -93,26 +94,26 @@ class CommandsQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HistoryQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which events of an execution's history; the oldest first."""
+    """Parameters of the list of an execution's history events, oldest first."""
 
     limit: Limit = 100
     cursor: Cursor | None = None
 
 
 class DeadLettersQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which dead letters, in the order of their event ids."""
+    """Filters of the list of dead letters, ordered by event id."""
 
     invoice_id: FilterText | None = None
     error: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
-    """A text in their error."""
+    """Only dead letters whose error contains this text."""
     set_aside: bool | None = None
-    """`true`: those that are not tried again by themselves; `false`: the others."""
+    """`true`: only dead letters that are not retried automatically; `false`: only the others."""
     limit: Limit = 100
     cursor: Cursor | None = None
 
 
 class DeliveriesQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which deliveries of alerts, the oldest alerts first."""
+    """Filters of the list of deliveries, oldest alert first."""
 
     state: State = "waiting"
     limit: Limit = 100
@@ -120,54 +121,54 @@ class DeliveriesQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PolicyQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which policy."""
+    """Selection of a policy."""
 
     at: Timestamp | None = None
-    """The one that was in force at that instant. Without it, the one that is."""
+    """Time at which the policy was in force; default now."""
 
 
 class PoliciesQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """A page of the policies; the newest first."""
+    """Parameters of the list of policies, newest first."""
 
     limit: Limit = 100
     cursor: Cursor | None = None
 
 
 class DashboardQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """What time a dashboard is about, and in which steps."""
+    """Period and step of a dashboard."""
 
     since: Timestamp | None = None
-    """From its hour on. Without it, 30 days before `until`."""
+    """Start, rounded down to the hour; default 30 days before `until`."""
     until: Timestamp | None = None
-    """Without it, now."""
+    """End, exclusive; default now."""
     by: Literal["hour", "day"] = "day"
 
 
 def read_query(text: bytes, expected: type[T]) -> T | InvalidEvent:
-    """The query, or a refusal with every fault; pointers are the parameters' names, `/limit`."""
-    if len(text) > MOST_CHARACTERS:
+    """Return the query, or InvalidEvent with every fault; a pointer is the name of a parameter, such as `/limit`."""
+    if len(text) > MAX_QUERY_CHARACTERS:
         return InvalidEvent(
-            400, "the query is too long", [FieldError("", f"has more than {MOST_CHARACTERS} characters")]
+            400, "the query is too long", [FieldError("", f"has more than {MAX_QUERY_CHARACTERS} characters")]
         )
-    kinds = _kinds(expected)  # type: ignore[arg-type]
+    types = _parameter_types(expected)  # type: ignore[arg-type]
     data: dict[str, Any] = {}
     repeated: dict[str, FieldError] = {}
-    # Bytes that are no UTF-8 become the replacement character, which nothing here has in it.
+    # Invalid UTF-8 becomes the replacement character, which no valid value contains.
     for name, value in parse_qsl(text.decode("latin-1"), keep_blank_values=True):
         if name in data:
             fault = FieldError(
                 append_pointer("", name), f"{format_value(name)} is sent more than once: use it once", "repeated"
             )
             repeated[name] = fault
-        data[name] = _coerce(value, kinds.get(name, str))
+        data[name] = _coerce(value, types.get(name, str))
     faults = [*repeated.values(), *validate(data, expected)]
     return reject_invalid("query", faults, None) if faults else msgspec.convert(data, expected)
 
 
 @cache
-def _kinds(expected: type[Struct]) -> dict[str, type]:
-    """What the text of each parameter stands for: bool, int, datetime or str."""
-    kinds: dict[str, type] = {}
+def _parameter_types(expected: type[Struct]) -> dict[str, type]:
+    """Return the type of each parameter that is not a string: bool, int or datetime."""
+    types: dict[str, type] = {}
     for field in inspect.type_info(expected).fields:  # type: ignore[attr-defined]
         plain, _ = strip_metadata(field.type)
         members = (
@@ -175,40 +176,43 @@ def _kinds(expected: type[Struct]) -> dict[str, type]:
         )
         for member in members:
             if isinstance(member, inspect.BoolType) or member == _ONLY_TRUE:
-                kinds[field.encode_name] = bool
+                types[field.encode_name] = bool
             elif isinstance(member, inspect.IntType):
-                kinds[field.encode_name] = int
+                types[field.encode_name] = int
             elif isinstance(member, inspect.DateTimeType):
-                kinds[field.encode_name] = datetime
-    return kinds
+                types[field.encode_name] = datetime
+    return types
 
 
 def _coerce(value: str, kind: type) -> object:
-    """JSON has numbers and booleans, and a query has only text."""
+    """Convert the text of a parameter to its type; return it unchanged if it is not valid, so that validation fails."""
     if kind is bool and value in ("true", "false"):
         return value == "true"
     if kind is datetime:
         return without_leap_second(value)
-    return int(value) if kind is int and _WHOLE.fullmatch(value) else value
+    return int(value) if kind is int and _INTEGER.fullmatch(value) else value
 
 
-def write_cursor(of: str, *values: str | int) -> str:
-    """Where a page of a list ended, in a form that nobody reads anything into."""
-    return base64.urlsafe_b64encode(msgspec.json.encode((of, *values))).decode().rstrip("=")
+def write_cursor(list_name: str, *values: str | int) -> str:
+    """Return an opaque cursor of a list that holds the position `values`."""
+    return base64.urlsafe_b64encode(msgspec.json.encode((list_name, *values))).decode().rstrip("=")
 
 
-def read_cursor(cursor: str | None, of: str, *shape: Any) -> tuple[Any, ...] | InvalidEvent | None:
-    """What `write_cursor` was given behind the name of the list: values of these types."""
+def read_cursor(cursor: str | None, list_name: str, *types: Any) -> tuple[Any, ...] | InvalidEvent | None:
+    """Return the values that `write_cursor` stored in the cursor, of these types; None without a cursor.
+
+    Return InvalidEvent if the cursor is malformed or belongs to another list.
+    """
     if cursor is None:
         return None
     try:
         content = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        read_of, *values = msgspec.json.decode(content, type=tuple.__class_getitem__((str, *shape)))
+        read_name, *values = msgspec.json.decode(content, type=tuple.__class_getitem__((str, *types)))
     except (binascii.Error, ValueError, msgspec.MsgspecError):
-        read_of, values = "", []
-    if read_of == of and write_cursor(of, *values) == cursor:
+        read_name, values = "", []
+    if read_name == list_name and write_cursor(list_name, *values) == cursor:
         return tuple(values)
     fault = FieldError(
-        "/cursor", f"{format_value(cursor)} is not a cursor of this list: use next_cursor of the page before it"
+        "/cursor", f"{format_value(cursor)} is not a cursor of this list: use next_cursor of the previous page"
     )
     return reject_invalid("query", [fault], None)

@@ -1,7 +1,7 @@
-"""The server: the API on a port, in a thread of its own.
+"""HTTP server: serves the API on a port, in its own thread.
 
-It accepts connections itself, a few at a time, because asyncio accepts as many as come before it lets anybody look: a
-crowd would take every descriptor that the process may open, and with them those that alerts go out by.
+The server accepts connections itself, a few at a time. asyncio accepts all pending connections before other code runs,
+so a flood of connections could use up the file descriptors of the process, including those needed to deliver alerts.
 """
 
 import asyncio
@@ -16,45 +16,51 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bems.embedded.api.bodies import send_response, with_connection_close
-from bems.embedded.api.file_descriptors import room_for_connections
-from bems.embedded.api.http_protocol import CONNECTION, Connections, Protocol, refusal
+from bems.embedded.api.file_descriptors import limit_connections
+from bems.embedded.api.http_protocol import CONNECTION_SCOPE_KEY, Connections, Protocol, encode_response
 from bems.tracker.responses import unavailable
 
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 2_000
-"""What comes by more of them at once is answered 503, and closed; those that were there before go on."""
+"""Maximum number of connections served at once. Requests on further connections get 503, and `Connection: close`."""
 
-COURTESY = 64
-"""Connections beyond those are read from, so that their requests are answered 503. What comes by still more takes the
-place of one that has sent nothing yet, or is answered and closed unread."""
+MAX_REFUSED_CONNECTIONS = 64
+"""Maximum number of connections beyond MAX_CONNECTIONS whose requests are read and answered 503. A still newer
+connection replaces the oldest one that has sent no complete head. If there is none, the new connection gets a 503
+without being read."""
 
-ACCEPTED_AT_ONCE = 16
-"""Connections, before others have their turn; so many may be beyond the limit for a moment."""
+MAX_ACCEPTS_PER_TURN = 16
+"""Maximum number of connections accepted in one turn of the event loop. The number of open connections may exceed its
+limit briefly by as many."""
 
 ACCEPT_RETRY_SECONDS = 0.5
-"""Seconds until connections are accepted again where one could not be."""
+"""Delay before the server accepts connections again after an error."""
 
 SHUTDOWN_TIMEOUT_SECONDS = 10
-"""Seconds that requests under way have at the end."""
+"""Time for running requests to finish at shutdown."""
 
-BACKLOG = 2_048
-"""Connections that may wait to be accepted."""
+LISTEN_BACKLOG = 2_048
+"""Maximum number of connections that wait to be accepted."""
 
-KEEP_ALIVE = 75
-"""Seconds that a connection may lie idle between two requests: longer than the minute for which proxies and load
-balancers keep one, so that none sends a request on a connection that is just being closed here."""
+KEEP_ALIVE_SECONDS = 75
+"""Maximum idle time between two requests. It exceeds the 60 seconds for which proxies and load balancers keep idle
+connections, so that they do not send a request on a connection that the server is closing."""
 
 
 class CannotListen(Exception):
-    """The address cannot be listened on; the message says why."""
+    """The server cannot listen on the address; the message says why."""
 
 
 class Server:
-    """Serves what `make` makes in the event loop that it is called in. CannotListen: at once, when it is made."""
+    """Server of an ASGI application.
 
-    def __init__(self, make: Callable[[], ASGIApp], host: str, port: int) -> None:
-        self._make = make
+    `make_app` is called in the event loop that serves the application. The constructor binds the port, and raises
+    CannotListen if that fails.
+    """
+
+    def __init__(self, make_app: Callable[[], ASGIApp], host: str, port: int) -> None:
+        self._make_app = make_app
         self._socket = _listen(host, port)
         self.host, self.port = self._socket.getsockname()[:2]
         self._thread = threading.Thread(target=self._run, name="bems-http")
@@ -63,23 +69,23 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it is found."""
+        """Base URL of the server."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
     def start(self) -> "Server":
-        """Begin; it answers from now on."""
+        """Start the thread, and return when the server answers requests."""
         self._thread.start()
         self._started.result()
         return self
 
     @property
-    def alive(self) -> bool:
-        """Whether it answers."""
+    def is_alive(self) -> bool:
+        """Whether the server thread runs."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Take no more connections, answer what was asked, and end. Twice is harmless."""
+        """Accept no more connections, answer running requests, and stop. Idempotent."""
         if self._server is not None:
             self._server.should_exit = True
         if self._thread.ident is not None:
@@ -88,7 +94,7 @@ class Server:
 
     def _run(self) -> None:
         try:
-            # uvloop where there is one, as uvicorn would choose.
+            # Same choice as uvicorn: uvloop if it is installed.
             with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto").get_loop_factory()) as runner:
                 runner.run(self._serve())
         except BaseException as error:
@@ -98,15 +104,18 @@ class Server:
                 raise
 
     async def _serve(self) -> None:
-        api = self._make()
-        room = room_for_connections(MAX_CONNECTIONS + COURTESY)
-        served = min(MAX_CONNECTIONS, max(1, room - COURTESY))
-        if served < MAX_CONNECTIONS:
-            told = "few files may be open here (ulimit -n): %d connections are served at once, and not %d"
-            log.warning(told, served, MAX_CONNECTIONS)
+        api = self._make_app()
+        max_open = limit_connections(MAX_CONNECTIONS + MAX_REFUSED_CONNECTIONS)
+        max_served = min(MAX_CONNECTIONS, max(1, max_open - MAX_REFUSED_CONNECTIONS))
+        if max_served < MAX_CONNECTIONS:
+            log.warning(
+                "the limit of open files is low (ulimit -n): serving at most %d connections at once instead of %d",
+                max_served,
+                MAX_CONNECTIONS,
+            )
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope[CONNECTION].place > served:
+            if scope[CONNECTION_SCOPE_KEY].connection_number > max_served:
                 await send_response(send, with_connection_close(unavailable(1)))
             else:
                 await api(scope, receive, send)
@@ -121,29 +130,31 @@ class Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            # What a cell answers is true for the moment, and for those who have its key.
+            # Responses are valid only now, and only for the holder of the key.
             headers=[("cache-control", "no-store")],
-            timeout_keep_alive=KEEP_ALIVE,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
         )
-        self._server = server = _Server(config, self._socket, room)
+        self._server = server = _Server(config, self._socket, max_open)
         server.on_startup = lambda: self._started.set_result(None)
         await server.serve(sockets=[])
 
 
 class _Server(uvicorn.Server):
-    """Accepts connections while there are fewer than `room`, and tells when it has started. Signals are not its
-    business, as it is in no main thread: who starts it ends it."""
+    """Uvicorn server that keeps at most `max_open` connections open, and calls `on_startup` when it has started.
+
+    It handles no signals, because it does not run in the main thread; Server.stop ends it.
+    """
 
     on_startup: Callable[[], None]
 
-    def __init__(self, config: uvicorn.Config, listening: socket.socket, room: int) -> None:
+    def __init__(self, config: uvicorn.Config, listening: socket.socket, max_open: int) -> None:
         super().__init__(config)
-        self._listening, self._room = listening, room
+        self._listening, self._max_open = listening, max_open
         self._shared = Connections()
         self._is_listening = True
         self._accepting: asyncio.Task[None] | None = None
-        self._coming: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -166,26 +177,26 @@ class _Server(uvicorn.Server):
         try:
             asyncio.get_running_loop().add_reader(self._listening, self._accept)
         except NotImplementedError:
-            # Windows.
+            # The proactor event loop of Windows has no add_reader.
             self._accepting = asyncio.create_task(self._accept_one_by_one())
 
     def _accept(self) -> None:
         loop = asyncio.get_running_loop()
-        for _ in range(ACCEPTED_AT_ONCE):
+        for _ in range(MAX_ACCEPTS_PER_TURN):
             try:
                 connection, _ = self._listening.accept()
             except BlockingIOError:
                 return
             except ConnectionError:
-                # It has gone already.
+                # The client has disconnected already.
                 continue
             except OSError as error:
-                # No descriptor is left. Those that wait go on waiting.
+                # No file descriptor is left. Pending connections stay in the backlog.
                 log.error("a connection could not be accepted: %s", error)
                 loop.remove_reader(self._listening)
                 loop.call_later(ACCEPT_RETRY_SECONDS, self._listen)
                 return
-            self._take(connection)
+            self._open(connection)
 
     async def _accept_one_by_one(self) -> None:
         while True:
@@ -195,16 +206,19 @@ class _Server(uvicorn.Server):
                 log.error("a connection could not be accepted: %s", error)
                 await asyncio.sleep(ACCEPT_RETRY_SECONDS)
                 continue
-            self._take(connection)
+            self._open(connection)
 
-    def _take(self, connection: socket.socket) -> None:
-        if len(self.server_state.connections) + len(self._coming) >= self._room and not self._shared.cut_off_silent():
-            _turn_away(connection)
+    def _open(self, connection: socket.socket) -> None:
+        if (
+            len(self.server_state.connections) + len(self._opening) >= self._max_open
+            and not self._shared.abort_oldest_silent()
+        ):
+            _refuse(connection)
             return
         connection.setblocking(False)
-        coming = asyncio.create_task(self._connect(connection))
-        self._coming.add(coming)
-        coming.add_done_callback(self._coming.discard)
+        opening = asyncio.create_task(self._connect(connection))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
 
     async def _connect(self, connection: socket.socket) -> None:
         try:
@@ -216,16 +230,16 @@ class _Server(uvicorn.Server):
         return Protocol(self.config, self.server_state, self.lifespan.state, shared=self._shared)
 
 
-_TURNED_AWAY = refusal(unavailable(1))
+_UNAVAILABLE = encode_response(unavailable(1))
 
 
-def _turn_away(connection: socket.socket) -> None:
-    """Answer whatever may come, and close."""
+def _refuse(connection: socket.socket) -> None:
+    """Answer 503 without reading the request, and close."""
     with connection, suppress(OSError):
         connection.setblocking(False)
-        connection.send(_TURNED_AWAY)
+        connection.send(_UNAVAILABLE)
         connection.shutdown(socket.SHUT_WR)
-        # What is unread would have the answer thrown away on its way.
+        # Closing with unread data sends a reset, which makes the client lose the response.
         connection.recv(65_536)
 
 
@@ -236,14 +250,14 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise CannotListen(f"{host}: {error.strerror}") from error
     except ValueError as error:
-        # Names like `a..b`, which are not even looked up.
-        raise CannotListen(f"{host!r}: this is no host name") from error
+        # The name is malformed, such as `a..b`.
+        raise CannotListen(f"{host!r}: this is not a host name") from error
     try:
-        # So that a cell that was ended can be started again at once.
+        # Allows an immediate restart of the cell on the same port.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        # Here and not in the event loop: of two that were bound together, only this refuses the second.
-        listening.listen(BACKLOG)
+        # Not left to the event loop: if two processes have bound the port, only listen() refuses the second.
+        listening.listen(LISTEN_BACKLOG)
     except OSError as error:
         listening.close()
         raise CannotListen(f"{host}:{port}: {error.strerror}") from error

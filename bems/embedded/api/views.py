@@ -1,4 +1,4 @@
-"""Views: what the API shows of what the cell knows. Instants are RFC 3339 in UTC, amounts decimals in strings."""
+"""Response types of the API, and functions that build them. Times are RFC 3339 in UTC, amounts decimal strings."""
 
 from collections.abc import Iterable
 from datetime import date, datetime
@@ -14,35 +14,39 @@ from bems.embedded.storage.reader import Reader
 from bems.embedded.storage.reader import Total as StoredTotal
 from bems.embedded.storage.store import AuditEntry
 from bems.embedded.storage.store import DeadLetter as StoredDeadLetter
-from bems.tracker.actions import Alert as RaisedAlert
+from bems.tracker.actions import Alert as StoredAlert
 from bems.tracker.actions import AlertKind, Severity, execution_name
 from bems.tracker.contract import PaymentTerms, Source, Stage, Vendor
 from bems.tracker.currencies import render_amount
 from bems.tracker.instants import Instant, to_datetime
 from bems.tracker.record import InvoiceRecord, Mark, Wait
-from bems.tracker.record import Parked as GivenUp
+from bems.tracker.record import Parked as StoredParked
 from bems.tracker.requests import Role
 from bems.tracker.status import WAITS_FOR, Status, status_of
-from bems.tracker.status import Outcome as Register
-from bems.tracker.transitions import Transition as Row
+from bems.tracker.status import Outcome as StoredOutcome
+from bems.tracker.transitions import Transition as StoredTransition
 from bems.tracker.transitions import TransitionKind
 
-MAX_ROWS = 1_000
-"""Rows of an invoice's series that one request reads."""
+MAX_TIMELINE_ROWS = 1_000
+"""Maximum number of an invoice's time-series rows that one request reads."""
 
-MAX_RUNS = 10
-"""So many executions of an invoice are shown with their history, the newest ones."""
+MAX_EXECUTIONS = 10
+"""Maximum number of an invoice's executions in its details; the newest are returned."""
 
 
-HISTORY_EVENTS = 100
-"""So many events of each of them, the first ones; a page of its own has the others."""
+MAX_HISTORY_EVENTS = 100
+"""Maximum number of history events of each execution in an invoice's details; the first are returned, and
+`/executions/{name}/history` lists the others."""
 
 
 class CurrentWait(Struct, frozen=True, omit_defaults=True):
-    """What an invoice waits for. `step` alerts were raised, the newest of `severity`; `acknowledged` of them were seen.
+    """An invoice's current wait for the next stage.
 
-    `extensions` times the deadline was moved, by `extended_by` the last time; until the next alert it is not stuck.
-    `counted_from` is what the deadline counts from, where that is not `since`: of past events."""
+    `step` is the number of alerts raised in this wait, and `severity` that of the newest one. `acknowledged` is the
+    number of alerts that an operator has acknowledged. `extensions` is the number of times that the deadline was moved,
+    and `extended_by` the operator of the last time; the invoice is not stuck until the next alert. `counted_from` is
+    the time from which the deadline is counted, if it differs from `since`, as it does for imported events.
+    """
 
     stage: Stage
     since: datetime
@@ -57,7 +61,7 @@ class CurrentWait(Struct, frozen=True, omit_defaults=True):
 
 
 class Parked(Struct, frozen=True, omit_defaults=True):
-    """The wait that was given up: at an instant, by an operator, or by its last alert (no `by`)."""
+    """A wait that was parked at `at`, by the operator `by`, or by its last alert if there is no `by`."""
 
     at: datetime
     stage: Stage
@@ -67,8 +71,11 @@ class Parked(Struct, frozen=True, omit_defaults=True):
 
 
 class Invoice(Struct, frozen=True, omit_defaults=True):
-    """An invoice, as a list shows it. `stage` is the stage whose event it lacks; parked, it is not waited for. `stuck`:
-    an alert is out in its present wait, or it is parked."""
+    """An invoice in a list.
+
+    `stage` is the stage whose event is missing; a parked invoice has it too, but no `waiting`. `stuck` is true if the
+    current wait has raised an alert, or the invoice is parked.
+    """
 
     invoice_id: str
     status: Status
@@ -84,8 +91,10 @@ class Invoice(Struct, frozen=True, omit_defaults=True):
 
 
 class Outcome(Struct, frozen=True, omit_defaults=True):
-    """The latest outcome of a stage, with the source and the attributes of the event that stated it, or the operator
-    whose command did."""
+    """The latest outcome of a stage.
+
+    It has the source and attributes of its event, or the operator and note of its command.
+    """
 
     status: str
     event_id: str
@@ -124,7 +133,7 @@ class Transition(Struct, frozen=True, omit_defaults=True):
 
 
 class Alert(Struct, frozen=True, omit_defaults=True):
-    """An alert: the nth (`step`) of a wait, or of a dispute or failed posting (`step` 0)."""
+    """An alert. `step` is its number in a wait, from 1; it is 0 for disputes, failed postings and identity alerts."""
 
     id: str
     invoice_id: str
@@ -144,8 +153,11 @@ class Alert(Struct, frozen=True, omit_defaults=True):
 
 
 class Event(Struct, frozen=True):
-    """An accepted event of an invoice: `event` as it is sent to its stage, with times in UTC. `applied`: false for a
-    dead letter, whose handling has failed. `superseded`: a later outcome of its stage was known already."""
+    """An accepted event of an invoice.
+
+    `event` is the event as it was sent, with times in UTC. `applied` is false for a dead letter, whose processing
+    failed. `superseded` is true if a later outcome of its stage was already known.
+    """
 
     stage: Stage
     event: dict[str, Any]
@@ -155,8 +167,10 @@ class Event(Struct, frozen=True):
 
 
 class Total(Struct, frozen=True):
-    """The invoices of a status and currency, how many of them are stuck, how many of those parked, and what they are
-    worth."""
+    """The number and amount of the invoices of a status and currency.
+
+    `stuck` is the number of stuck invoices, and `parked` the number of parked ones among them.
+    """
 
     status: Status
     currency: str
@@ -168,8 +182,11 @@ class Total(Struct, frozen=True):
 
 
 class Execution(Struct, frozen=True):
-    """A run of the state machine, with the beginning of its history as GetExecutionHistory gives it. `next_cursor` asks
-    `/executions/{name}/history` for the rest; null: this is all."""
+    """An execution of the state machine.
+
+    `history` is the start of its history in the format of Step Functions' GetExecutionHistory. `next_cursor` is the
+    cursor of `/executions/{name}/history` for the rest, or null if the history is complete.
+    """
 
     name: str
     run: int
@@ -179,7 +196,7 @@ class Execution(Struct, frozen=True):
 
 
 class Command(Struct, frozen=True, omit_defaults=True):
-    """An operator's command, with what became of it."""
+    """An operator's command and its result."""
 
     command_id: str
     invoice_id: str
@@ -194,7 +211,7 @@ class Command(Struct, frozen=True, omit_defaults=True):
 
 
 class InvoiceDetails(Invoice, frozen=True, omit_defaults=True):
-    """All that is known of an invoice. Transitions, alerts and commands: the newest first, at most 1,000 of each."""
+    """All stored data of an invoice. Transitions, alerts and commands are newest first, at most 1,000 of each."""
 
     payment_terms: PaymentTerms | None = None
     source: Source | None = None
@@ -207,7 +224,7 @@ class InvoiceDetails(Invoice, frozen=True, omit_defaults=True):
 
 
 class DeadLetter(Struct, frozen=True):
-    """An accepted event whose handling failed. Without `retry_at` it is set aside until it is redriven."""
+    """An accepted event whose processing failed. If `retry_at` is null, an operator must redrive it."""
 
     event_id: str
     invoice_id: str
@@ -218,7 +235,7 @@ class DeadLetter(Struct, frozen=True):
 
 
 class Key(Struct, frozen=True):
-    """A key, without its text."""
+    """A key without its text."""
 
     id: str
     name: str
@@ -230,7 +247,8 @@ class Key(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True):
-    """Whether the cell works: `ok`, `failing`, or, for those with a key, why. It answers 503 if the store fails."""
+    """Health of the cell. `store`, `analytics` and `deliveries` are `ok` or `failing`, or the reason of the failure if
+    the request has the key of a viewer. The response is 503 if the store fails."""
 
     status: Literal["ok", "failing"]
     cell: str
@@ -241,28 +259,28 @@ class Health(Struct, frozen=True):
 
 
 def view_invoice(record: InvoiceRecord, reader: Reader) -> Invoice:
-    """The invoice, as a list shows it."""
+    """Return the view of an invoice in a list."""
     status, facts, wait = status_of(record.outcomes), record.facts, record.wait
     return Invoice(
         record.invoice_id,
         status,
         WAITS_FOR[status],
         record.is_stuck,
-        _decimal(facts.amount),
+        _format_amount(facts.amount),
         facts.currency,
         facts.vendor,
         to_datetime(record.recorded_at),
-        _waiting(record.invoice_id, wait, reader) if wait else None,
+        _view_wait(record.invoice_id, wait, reader) if wait else None,
         record.mark,
-        _parked(record.parked) if record.parked else None,
+        _view_parked(record.parked) if record.parked else None,
     )
 
 
-def _parked(parked: GivenUp) -> Parked:
+def _view_parked(parked: StoredParked) -> Parked:
     return Parked(to_datetime(parked.at), parked.stage, to_datetime(parked.since), parked.step, parked.by)
 
 
-def _waiting(invoice_id: str, wait: Wait, reader: Reader) -> CurrentWait:
+def _view_wait(invoice_id: str, wait: Wait, reader: Reader) -> CurrentWait:
     severity = None
     if wait.step:
         alerts = reader.newest_alerts(invoice_id=invoice_id, stage=wait.stage, limit=10)
@@ -278,12 +296,12 @@ def _waiting(invoice_id: str, wait: Wait, reader: Reader) -> CurrentWait:
         severity,
         wait.extensions,
         wait.extended_by,
-        _moment(wait.counted_from),
+        _to_optional_datetime(wait.counted_from),
     )
 
 
 def view_details(record: InvoiceRecord, reader: Reader, histories: ExecutionHistories) -> InvoiceDetails:
-    """All that is known of the invoice."""
+    """Return the view of an invoice with all its data."""
     facts, id = record.facts, record.invoice_id
     return InvoiceDetails(
         **structs.asdict(view_invoice(record, reader)),
@@ -294,11 +312,11 @@ def view_details(record: InvoiceRecord, reader: Reader, histories: ExecutionHist
         transitions=[view_transition(row) for row in reader.timeline(id)],
         alerts=[view_alert(alert) for _, alert in reader.newest_alerts(invoice_id=id, limit=1_000)],
         commands=[view_command(entry) for _, entry in reader.commands(invoice_id=id, limit=1_000)],
-        executions=list(_executions(record, reader, histories)),
+        executions=list(_view_executions(record, reader, histories)),
     )
 
 
-def _view_outcome(outcome: Register, reader: Reader) -> Outcome:
+def _view_outcome(outcome: StoredOutcome, reader: Reader) -> Outcome:
     shown = Outcome(
         outcome.status, outcome.event_id, to_datetime(outcome.occurred_at), to_datetime(outcome.received_at)
     )
@@ -312,15 +330,18 @@ def _view_outcome(outcome: Register, reader: Reader) -> Outcome:
 def view_events(
     invoice_id: str, reader: Reader, after: tuple[str, int], limit: int
 ) -> tuple[list[Event], tuple[str, int] | None]:
-    """A page of an invoice's events, the newest first, after those that have not been applied; and where the next one
-    begins. `after`: the last id of the latter that was shown, and how many rows of the series were passed over."""
+    """Return a page of an invoice's events, and the `after` of the next page; None if there is none.
+
+    Dead letters come first, in the order of their event ids, then applied events, newest first. `after` contains the
+    event id of the last dead letter on the previous pages, and the number of time-series rows read for them.
+    """
     last_letter, rows_before = after
     letters = reader.dead_letters(invoice_id=invoice_id, after=last_letter, limit=limit + 1)
     shown = [one for letter in letters[:limit] if (one := _view_event(letter.event_id, reader, applied=False))]
     if len(letters) > limit:
         return shown, (letters[limit - 1].event_id, rows_before)
     last_letter = letters[-1].event_id if letters else last_letter
-    rows = reader.timeline(invoice_id, limit=MAX_ROWS, offset=rows_before)
+    rows = reader.timeline(invoice_id, limit=MAX_TIMELINE_ROWS, offset=rows_before)
     taken = 0
     for row in rows:
         if len(shown) >= limit:
@@ -329,7 +350,7 @@ def view_events(
         if row.kind == "event" and row.event_id is not None:
             one = _view_event(row.event_id, reader, applied=True, superseded=row.superseded)
             shown += [one] if one else []
-    more = taken < len(rows) or len(rows) == MAX_ROWS
+    more = taken < len(rows) or len(rows) == MAX_TIMELINE_ROWS
     return shown, (last_letter, rows_before + taken) if more else None
 
 
@@ -341,37 +362,37 @@ def _view_event(event_id: str, reader: Reader, *, applied: bool, superseded: boo
 
 
 def view_total(total: StoredTotal) -> Total:
-    """The total, with as many decimals as its currency has."""
+    """Return the view of a total. Amounts have as many decimals as their currency."""
     values = total._asdict()
     for name in ("amount", "stuck_amount"):
         values[name] = render_amount(values[name], total.currency)
     return Total(**values)
 
 
-def _executions(record: InvoiceRecord, reader: Reader, histories: ExecutionHistories) -> Iterable[Execution]:
-    for run in range(record.run.number, max(0, record.run.number - MAX_RUNS), -1):
+def _view_executions(record: InvoiceRecord, reader: Reader, histories: ExecutionHistories) -> Iterable[Execution]:
+    for run in range(record.run.number, max(0, record.run.number - MAX_EXECUTIONS), -1):
         name = execution_name(record.invoice_id, run)
         execution = reader.execution(name)
         if execution is not None:
-            yield Execution(name, run, execution.status, *view_history(name, histories, 0, HISTORY_EVENTS))
+            yield Execution(name, run, execution.status, *view_history(name, histories, 0, MAX_HISTORY_EVENTS))
 
 
-def history_list(name: str) -> str:
-    """What the cursors of an execution's history are of."""
+def history_cursor_name(name: str) -> str:
+    """Return the list name in the cursors of an execution's history."""
     return f"history of {name}"
 
 
 def view_history(
     name: str, histories: ExecutionHistories, after: int, limit: int
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """A page of the execution's history, behind so many events; and the cursor of the next one, if there is more."""
+    """Return the page of an execution's history after its first `after` events, and the cursor of the next page."""
     events = histories.history_of(name, after, limit + 1)
     more = len(events) > limit
-    return events[:limit], write_cursor(history_list(name), after + limit) if more else None
+    return events[:limit], write_cursor(history_cursor_name(name), after + limit) if more else None
 
 
-def view_transition(row: Row) -> Transition:
-    """The row, without the vendor, who is the invoice's."""
+def view_transition(row: StoredTransition) -> Transition:
+    """Return the view of a time-series row. It omits the vendor, which is part of the invoice."""
     return Transition(
         row.transition_id,
         row.kind,
@@ -379,13 +400,13 @@ def view_transition(row: Row) -> Transition:
         to_datetime(row.recorded_at),
         row.from_status,
         row.to_status,
-        _decimal(row.amount),
+        _format_amount(row.amount),
         row.currency,
         row.outcome,
         row.event_id,
         row.superseded,
-        _moment(row.occurred_at),
-        _moment(row.received_at),
+        _to_optional_datetime(row.occurred_at),
+        _to_optional_datetime(row.received_at),
         row.lag_ms,
         row.step,
         row.severity,
@@ -397,8 +418,8 @@ def view_transition(row: Row) -> Transition:
     )
 
 
-def view_alert(alert: RaisedAlert) -> Alert:
-    """The alert, with whose invoice it is."""
+def view_alert(alert: StoredAlert) -> Alert:
+    """Return the view of an alert, with facts of its invoice."""
     facts = alert.facts
     return Alert(
         alert.id,
@@ -410,7 +431,7 @@ def view_alert(alert: RaisedAlert) -> Alert:
         to_datetime(alert.waiting_since),
         to_datetime(alert.due_at),
         to_datetime(alert.raised_at),
-        _decimal(facts.amount),
+        _format_amount(facts.amount),
         facts.currency,
         facts.vendor,
         alert.event_id,
@@ -420,7 +441,7 @@ def view_alert(alert: RaisedAlert) -> Alert:
 
 
 def view_command(entry: AuditEntry) -> Command:
-    """The command, with what became of it."""
+    """Return the view of a command, with its result."""
     command, receipt = entry.command, entry.receipt
     until = getattr(command.verb, "until", None)
     return Command(
@@ -433,25 +454,27 @@ def view_command(entry: AuditEntry) -> Command:
         receipt.reason,
         command.note,
         getattr(command.verb, "stage", None),
-        _moment(until),
+        _to_optional_datetime(until),
     )
 
 
 def view_dead_letter(letter: StoredDeadLetter) -> DeadLetter:
-    """The dead letter."""
-    failed_at, retry_at = to_datetime(letter.failed_at), _moment(letter.retry_at)
+    """Return the view of a dead letter."""
+    failed_at, retry_at = to_datetime(letter.failed_at), _to_optional_datetime(letter.retry_at)
     return DeadLetter(letter.event_id, letter.invoice_id, letter.attempts, failed_at, retry_at, letter.error)
 
 
 def view_key(key: StoredKey) -> Key:
-    """The key, without its hash."""
+    """Return the view of a key, without its hash."""
     values = structs.asdict(key)
-    return Key(**{**values, "created_at": to_datetime(key.created_at), "revoked_at": _moment(key.revoked_at)})
+    return Key(
+        **{**values, "created_at": to_datetime(key.created_at), "revoked_at": _to_optional_datetime(key.revoked_at)}
+    )
 
 
-def _moment(instant: Instant | None) -> datetime | None:
+def _to_optional_datetime(instant: Instant | None) -> datetime | None:
     return None if instant is None else to_datetime(instant)
 
 
-def _decimal(amount: Decimal) -> str:
+def _format_amount(amount: Decimal) -> str:
     return format(amount, "f")

@@ -1,4 +1,4 @@
-"""The landing: where the writer's answers, given in its thread, come back to those who await them in the event loop."""
+"""Bridge from the event loop to the writer's thread, and from the writer's results back to the event loop."""
 
 import asyncio
 from collections import deque
@@ -10,8 +10,11 @@ from bems.tracker.decisions import Receipt
 
 
 class WriterBridge:
-    """Hands items to the writer. One wake-up of the loop brings all that was answered meanwhile: a turn's answers cost
-    one, not hundreds."""
+    """Submits items to the writer, and resolves their futures in the event loop.
+
+    One wake-up of the event loop resolves all results that have arrived since the last one. So the hundreds of results
+    of a writer's turn cost one wake-up.
+    """
 
     def __init__(self, writer: Writer, loop: asyncio.AbstractEventLoop) -> None:
         self._writer = writer
@@ -20,33 +23,33 @@ class WriterBridge:
         self._wake_scheduled = False
 
     def submit(self, item: Item) -> "asyncio.Future[Receipt]":
-        """What becomes of an item, for the loop to await. Busy or Stopped at once; see `Writer.submit`."""
-        awaited: asyncio.Future[Receipt] = self._loop.create_future()
-        self._writer.submit(item, partial(self._on_answer, awaited))
-        return awaited
+        """Submit an item, and return a future of its receipt. Raise QueueFull or Stopped as `Writer.submit` does."""
+        future: asyncio.Future[Receipt] = self._loop.create_future()
+        self._writer.submit(item, partial(self._on_answer, future))
+        return future
 
     @property
-    def full(self) -> bool:
-        """Whether the writer would take nothing more now."""
+    def is_full(self) -> bool:
+        """Whether the writer's queue is full."""
         return self._writer.is_full
 
-    def _on_answer(self, awaited: "asyncio.Future[Receipt]", answer: ItemResult) -> None:
-        """An answer, from the writer's thread."""
-        self._answers.append((awaited, answer))
+    def _on_answer(self, future: "asyncio.Future[Receipt]", answer: ItemResult) -> None:
+        """Store a result and wake up the event loop. Called in the writer's thread."""
+        self._answers.append((future, answer))
         if not self._wake_scheduled:
             self._wake_scheduled = True
-            # A loop that has ended has nobody left who waits.
+            # After the event loop is closed, nobody waits for the result.
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._resolve_futures)
 
     def _resolve_futures(self) -> None:
-        # First, so that whatever lands from here on wakes the loop again.
+        # Reset first, so that results arriving from now on wake up the event loop again.
         self._wake_scheduled = False
         while self._answers:
-            awaited, answer = self._answers.popleft()
-            if awaited.done():
+            future, answer = self._answers.popleft()
+            if future.done():
                 continue
             if isinstance(answer, Exception):
-                awaited.set_exception(answer)
+                future.set_exception(answer)
             else:
-                awaited.set_result(answer)
+                future.set_result(answer)

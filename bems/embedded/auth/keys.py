@@ -1,7 +1,7 @@
-"""Keys: who may ask what of a cell. A key is shown once, when it is made; what is kept is a hash.
+"""API keys of a cell. The text of a key is shown only once, when the key is created; the file stores its hash.
 
-The text of a key is `bems_`, eight characters that name it, `_`, and 256 random bits: a plain hash of that cannot be
-tried out, so there is no need for a slow one.
+The text consists of `bems_`, the key's id of eight characters, `_`, and 256 random bits in base64url. So many random
+bits cannot be guessed from a SHA-256 hash, so a slow password hash is not needed.
 """
 
 import hashlib
@@ -23,14 +23,16 @@ from bems.tracker.requests import KeyName, Role
 from bems.validation.field_errors import validate
 
 KEYS = "keys.db"
+"""Name of the key file in the cell's folder."""
 APPLICATION_ID = 0x42454D4B
+"""SQLite application id of the key file."""
 
 _TEXT = re.compile(r"bems_([0-9a-z]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
-_NOBODY = bytes(32)
+_NO_HASH = bytes(32)
 
 
 class Key(Struct, frozen=True):
-    """A key as it may be seen. `name` is unique among those in force; commands of its holder are signed with it."""
+    """A key without its secret. `name` is unique among keys in force, and names the operator in the key's commands."""
 
     id: str
     name: str
@@ -42,7 +44,7 @@ class Key(Struct, frozen=True):
 
 
 class KeyRefused(ValueError):
-    """There cannot be such a key, or it cannot be revoked; the message says why."""
+    """The key cannot be created or revoked; the message says why."""
 
 
 def _create(connection: apsw.Connection) -> None:
@@ -58,38 +60,39 @@ MIGRATIONS: tuple[Migration, ...] = (_create,)
 
 
 def inspect_keys(folder: Path) -> None:
-    """StoreRefused where `Keys` would refuse the folder's file; nothing is written."""
+    """Raise StoreRefused if `Keys` would refuse the key file in the folder. Writes nothing."""
     inspect_database(folder / KEYS, MIGRATIONS, APPLICATION_ID)
 
 
 class Keys:
-    """The keys of the cell in a folder, whose lock the caller holds. For any thread.
+    """The keys of the cell in a folder. Thread-safe. The caller must hold the folder's lock.
 
-    StoreRefused where their file cannot be used; StoreFailed where it cannot be written.
+    The constructor raises StoreRefused if the key file cannot be used. `add` and `revoke` raise StoreFailed if it
+    cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         database = folder / KEYS
         self._connection = open_database(database, MIGRATIONS, APPLICATION_ID)
-        self._placement = FileGuard([database, wal_path(database)])
+        self._file_guard = FileGuard([database, wal_path(database)])
         self._lock = threading.Lock()
         self._keys: dict[str, tuple[Key, bytes]] = {}
-        for *values, hashed in self._connection.execute("SELECT * FROM keys"):
+        for *values, key_hash in self._connection.execute("SELECT * FROM keys"):
             key = Key(*values)
-            self._keys[key.id] = key, hashed
+            self._keys[key.id] = key, key_hash
 
     def close(self) -> None:
-        """Twice is harmless."""
+        """Close the file. Idempotent."""
         self._connection.close()
 
     def add(self, name: str, role: Role, by: str, now: Instant) -> tuple[Key, str]:
-        """A new key, and its text, which nobody will see again."""
+        """Create a key, and return it with its text, which is not stored. Raise KeyRefused for a bad or used name."""
         faults = validate(name, KeyName)
         if faults:
             raise KeyRefused(f"the name {faults[0].detail}")
         with self._lock:
             if any(key.name == name for key in self._in_force()):
-                raise KeyRefused(f"there is a key {name} already: revoke it first, or use another name")
+                raise KeyRefused(f"there is already a key {name}: revoke it first, or use another name")
             id = secrets.token_hex(4)
             text = f"bems_{id}_{secrets.token_urlsafe(32)}"
             key = Key(id, name, role, now, by)
@@ -101,31 +104,34 @@ class Keys:
         return key, text
 
     def revoke(self, id: str, by: str, now: Instant) -> Key | None:
-        """The key of that id, in force no longer; None if there is none. Revoking it again changes nothing."""
+        """Revoke the key with this id and return it; return None if there is none. Idempotent.
+
+        Raise KeyRefused if it is the last admin key in force.
+        """
         with self._lock:
-            key, hashed = self._keys.get(id, (None, b""))
+            key, key_hash = self._keys.get(id, (None, b""))
             if key is None or key.revoked_at is not None:
                 return key
             if key.role == "admin" and sum(other.role == "admin" for other in self._in_force()) == 1:
-                raise KeyRefused(f"{key.name} is the last key of an admin: make another one first")
+                raise KeyRefused(f"{key.name} is the last admin key: create another one first")
             self._write("UPDATE keys SET revoked_at = ?, revoked_by = ? WHERE id = ?", (now, by, id))
             revoked = Key(key.id, key.name, key.role, key.created_at, key.created_by, now, by)
-            self._keys[id] = revoked, hashed
+            self._keys[id] = revoked, key_hash
         return revoked
 
     def all(self) -> list[Key]:
-        """Every key there ever was, the oldest first."""
+        """Return all keys, including revoked ones, oldest first."""
         return sorted((key for key, _ in list(self._keys.values())), key=lambda key: (key.created_at, key.id))
 
     def verify(self, text: str) -> Key | None:
-        """The key of that text, if it is in force. It takes as long for a wrong one."""
-        shape = _TEXT.fullmatch(text)
-        key, hashed = self._keys.get(shape[1], (None, _NOBODY)) if shape else (None, _NOBODY)
-        same = hmac.compare_digest(_hash(text), hashed)
-        return key if same and key and key.revoked_at is None else None
+        """Return the key with this text if it is in force, else None. Hashes are compared in constant time."""
+        match = _TEXT.fullmatch(text)
+        key, key_hash = self._keys.get(match[1], (None, _NO_HASH)) if match else (None, _NO_HASH)
+        is_same = hmac.compare_digest(_hash(text), key_hash)
+        return key if is_same and key and key.revoked_at is None else None
 
     def is_in_force(self, id: str) -> bool:
-        """Whether there is a key of that id that is not revoked."""
+        """Return whether a key with this id exists and is not revoked."""
         key, _ = self._keys.get(id, (None, b""))
         return key is not None and key.revoked_at is None
 
@@ -137,7 +143,7 @@ class Keys:
             self._connection.execute(sql, values)
         except apsw.Error as error:
             raise StoreFailed(f"the key could not be stored: {error}") from error
-        fault = self._placement.find_fault()
+        fault = self._file_guard.find_fault()
         if fault:
             raise StoreLost(fault)
 

@@ -1,4 +1,4 @@
-"""A cell on a port of its own, and those who ask it."""
+"""A cell on a free port, and functions that send requests to it."""
 
 import json
 import socket
@@ -27,11 +27,11 @@ PROBLEM = "application/problem+json"
 UNLIMITED = Limits(Rate(100_000, 100_000), StageRates(*[Rate(100_000, 100_000)] * 4))
 
 SECRETS: set[str] = set()
-"""Of every key that a test made: what may stand in no log."""
+"""Secrets of all keys created by tests. No log may contain any of them."""
 
 
 class Reply(NamedTuple):
-    """What came back; header names in lower case."""
+    """A response; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -43,7 +43,7 @@ class Reply(NamedTuple):
 
     @property
     def faults(self) -> dict[str, str]:
-        """Of a problem, what it says by pointer; it is looked at whether it is one."""
+        """Details of a problem's errors by pointer. Asserts that the response is a valid problem."""
         assert self.headers["content-type"] == PROBLEM
         content = self.content
         assert (content["type"], content["status"]) == ("about:blank", self.status)
@@ -57,7 +57,7 @@ class Reply(NamedTuple):
 
 
 class Cell:
-    """A service on a free port, and a key of each role. Its clock stands still until it is moved."""
+    """A service on a free port, with a key of each role. Its clock changes only by `move_to`."""
 
     def __init__(self, folder: Path, *, limits: Limits = UNLIMITED, port: int = 0, **options: Any) -> None:
         self.folder = folder
@@ -86,7 +86,7 @@ class Cell:
         return port
 
     def ask(self, method: str, path: str, body: object = None, role: Role = "admin", **headers: str) -> Reply:
-        """One request on a connection of its own, with the key of a role."""
+        """Send a request on a new connection, with the key of a role."""
         return self.ask_with(self.keys[role], method, path, body, **headers)
 
     def ask_with(self, key: str | None, method: str, path: str, body: object = None, **headers: str) -> Reply:
@@ -97,16 +97,16 @@ class Cell:
             connection.close()
 
     def get(self, path: str) -> Any:
-        """The content of a good answer."""
+        """Return the content of a response with status 200."""
         reply = self.ask("GET", path)
         assert reply.status == 200, reply
         return reply.content
 
     def send(self, stage: Stage, **changes: Any) -> Reply:
-        return self.ask("POST", f"/invoices/{stage}", sent(stage, **changes), "sender")
+        return self.ask("POST", f"/invoices/{stage}", event_body(stage, **changes), "sender")
 
     def send_all(self, stage: Stage, events: list[Any]) -> list[dict[str, Any]]:
-        """The results of a batch."""
+        """Send a batch, and return its results."""
         reply = self.ask("POST", f"/invoices/{stage}/batch", {"events": events}, "sender")
         assert reply.status == 207, reply
         results: list[dict[str, Any]] = reply.content["results"]
@@ -118,7 +118,7 @@ class Cell:
 
     @contextmanager
     def reader(self) -> Iterator[Reader]:
-        """What the store holds, past the API."""
+        """Open a reader of the store that bypasses the API."""
         reader = open_reader(self.folder)
         try:
             yield reader
@@ -127,7 +127,7 @@ class Cell:
 
 
 class Inbox:
-    """A destination that takes everything, and keeps the ids."""
+    """Alert destination that accepts every alert, and keeps its id."""
 
     key = "inbox"
 
@@ -142,7 +142,7 @@ class Inbox:
 def ask(
     connection: HTTPConnection, key: str | None, method: str, path: str, body: object = None, **headers: str
 ) -> Reply:
-    """One request on a connection that may serve for more. A body that is not bytes is sent as JSON."""
+    """Send a request on an open connection. A body that is not bytes is sent as JSON."""
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
         given["x-api-key"] = key
@@ -158,8 +158,8 @@ def read(response: HTTPResponse) -> Reply:
     return Reply(response.status, headers, response.read())
 
 
-def raw(port: int, *pieces: bytes, answers: int = 1, method: str = "GET") -> list[Reply]:
-    """What is answered to these bytes; fewer answers where the connection is closed."""
+def send_raw(port: int, *pieces: bytes, answers: int = 1, method: str = "GET") -> list[Reply]:
+    """Send bytes on a new connection, and return `answers` responses, or fewer if the cell closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=SOON) as connection:
         for piece in pieces:
             connection.sendall(piece)
@@ -171,34 +171,34 @@ def read_answers(connection: socket.socket, count: int, method: str = "GET") -> 
     for _ in range(count):
         if not file.peek(1):
             return
-        response = HTTPResponse(_Kept(file), method=method)  # type: ignore[arg-type]
+        response = HTTPResponse(_UnclosedFile(file), method=method)  # type: ignore[arg-type]
         response.begin()
         yield read(response)
 
 
-class _Kept:
-    """A file for each of several responses, which close theirs."""
+class _UnclosedFile:
+    """File shared by several HTTPResponse objects, each of which would close it."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
 
-    def makefile(self, *_: object) -> "_Kept":
+    def makefile(self, *_: object) -> "_UnclosedFile":
         return self
 
     def __getattr__(self, name: str) -> Any:
         return (lambda: None) if name == "close" else getattr(self._file, name)
 
 
-def head(method: str, path: str, key: str, *headers: str, body: bytes | None = None) -> bytes:
-    """The bytes of a request with a JSON body, if any; with its length, unless the headers say otherwise."""
+def encode_request(method: str, path: str, key: str, *headers: str, body: bytes | None = None) -> bytes:
+    """Return the bytes of a request. Content-Length is added for a body, unless a header says that it is chunked."""
     lines = [f"{method} {path} HTTP/1.1", "Host: cell", f"x-api-key: {key}", "Content-Type: application/json", *headers]
     if body is not None and not any("chunked" in line for line in headers):
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (body or b"")
 
 
-def sent(stage: Stage, *, event_id: str | None = None, at: Instant = NOW, **changes: Any) -> dict[str, Any]:
-    """An event as a sender writes it."""
+def event_body(stage: Stage, *, event_id: str | None = None, at: Instant = NOW, **changes: Any) -> dict[str, Any]:
+    """Return the JSON object of an event."""
     invoice_id = changes.get("invoice_id", "INV-1")
     return {
         "event_id": event_id or f"{invoice_id}-{stage}",
@@ -212,8 +212,8 @@ def sent(stage: Stage, *, event_id: str | None = None, at: Instant = NOW, **chan
     } | changes
 
 
-def together(jobs: Iterable[Callable[[], object]]) -> None:
-    """Each in a thread of its own; what one raises is raised."""
+def run_concurrently(jobs: Iterable[Callable[[], object]]) -> None:
+    """Run each job in its own thread, and raise the first exception of a job."""
     failures: list[BaseException] = []
 
     def run(job: Callable[[], object]) -> None:

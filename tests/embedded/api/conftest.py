@@ -1,4 +1,4 @@
-"""Cells to ask: one that the tests of a module share, and as many of their own as they like."""
+"""Fixtures of cells: one shared by the tests of a module, and new ones for a single test."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -11,44 +11,44 @@ from tests.embedded.api.calls import SECRETS, Cell
 
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
-    """One for all tests of a module, which send events of invoices of their own."""
+    """Cell shared by all tests of a module; each test uses its own invoice ids."""
     cell = Cell(tmp_path_factory.mktemp("cell"))
     yield cell
     cell.service.stop()
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Cell]]:
-    """Makes cells, each in the same folder after the one before was stopped."""
+def make_cell(tmp_path: Path) -> Iterator[Callable[..., Cell]]:
+    """Function that creates a cell, after stopping the previous one in the same folder."""
     cells: list[Cell] = []
 
-    def make(**options: object) -> Cell:
+    def make_cell(**options: object) -> Cell:
         for cell in cells:
             cell.service.stop()
         cells.append(Cell(tmp_path / "cell", **options))  # type: ignore[arg-type]
         return cells[-1]
 
-    yield make
+    yield make_cell
     for cell in cells:
         cell.service.stop()
 
 
 @pytest.fixture
-def own(make: Callable[..., Cell]) -> Cell:
-    """One for this test alone."""
-    return make()
+def own_cell(make_cell: Callable[..., Cell]) -> Cell:
+    """New cell for one test."""
+    return make_cell()
 
 
 @pytest.fixture(autouse=True)
-def nothing_secret_is_logged() -> Iterator[None]:
-    """Whatever a test asks."""
+def assert_no_secret_is_logged() -> Iterator[None]:
+    """Assert after each test that no log message contains a secret of a key."""
     lines: list[str] = []
 
-    class Kept(logging.Handler):
+    class ListHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(self.format(record))
 
-    handler, root = Kept(), logging.getLogger()
+    handler, root = ListHandler(), logging.getLogger()
     root.addHandler(handler)
     yield
     root.removeHandler(handler)

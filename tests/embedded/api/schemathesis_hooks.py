@@ -1,6 +1,6 @@
-"""What schemathesis is told of the rules that no schema can say. It imports this by the name in SCHEMATHESIS_HOOKS.
+"""Schemathesis hooks for rules that no schema can express. Schemathesis imports the module named by SCHEMATHESIS_HOOKS.
 
-Only what is meant to be right is brought in line; what is meant to be wrong is sent as it was made up.
+Only generated requests that are meant to be valid are adapted; invalid ones are sent unchanged.
 """
 
 import re
@@ -18,31 +18,31 @@ def before_call(_: schemathesis.HookContext, case: schemathesis.Case[Any], __: d
     body: Any = case.body
     if case.path.startswith("/invoices/") and isinstance(body, dict):
         for event in body.get("events", [body]):
-            _keep_the_clock(event)
-            _keep_the_sum(event)
-            _keep_whole_numbers(event)
-    # Only the page before knows a cursor.
+            _fix_occurred_at(event)
+            _limit_attributes(event)
+            _convert_whole_floats(event)
+    # A valid cursor comes from a previous page only.
     if case.query:
         case.query.pop("cursor", None)
 
 
-def _keep_the_clock(event: dict[str, Any]) -> None:
-    """Nothing occurs before 1970, or more than a day after now."""
+def _fix_occurred_at(event: dict[str, Any]) -> None:
+    """Change the year to a valid one: events before 1970 or more than a day in the future are refused."""
     event["occurred_at"] = _DATE_TIME.sub("2024-", event["occurred_at"].replace("-02-29", "-02-28"), count=1)
 
 
-def _keep_the_sum(event: dict[str, Any]) -> None:
-    """Attributes have 4 kB together."""
-    attributes, room = event.get("attributes") or {}, 4096
+def _limit_attributes(event: dict[str, Any]) -> None:
+    """Remove the attributes if they exceed 4 kB together."""
+    attributes, remaining = event.get("attributes") or {}, 4096
     for name, value in attributes.items():
-        room -= len((name + value).encode())
-        if room < 0:
+        remaining -= len((name + value).encode())
+        if remaining < 0:
             event["attributes"] = {}
             return
 
 
-def _keep_whole_numbers(event: dict[str, Any]) -> None:
-    """30.0 is a whole number to JSON Schema, and none to the gate."""
+def _convert_whole_floats(event: dict[str, Any]) -> None:
+    """Convert days to an integer: 30.0 is an integer in JSON Schema, but the parser refuses it."""
     terms = event.get("payment_terms")
     if terms and isinstance(terms.get("days"), float):
         terms["days"] = int(terms["days"])

@@ -1,4 +1,4 @@
-"""Dashboards over HTTP: what there is, of which time, and what cannot be asked."""
+"""Dashboards over HTTP: their list, periods, and errors."""
 
 import json
 
@@ -16,7 +16,7 @@ from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
-def fed(cell: Cell) -> Cell:
+def cell_with_data(cell: Cell) -> Cell:
     for id in ("A", "B"):
         cell.send("ingestion", invoice_id=id)
     cell.send("authorization", invoice_id="A", status="approved")
@@ -24,41 +24,39 @@ def fed(cell: Cell) -> Cell:
     return cell
 
 
-def test_all_of_them(fed: Cell) -> None:
-    listed = fed.get("/dashboards")
+def test_every_dashboard_can_be_listed_and_queried(cell_with_data: Cell) -> None:
+    listed = cell_with_data.get("/dashboards")
     assert [one["name"] for one in listed["items"]] == list(DASHBOARDS) and listed["next_cursor"] is None
     for name, dashboard in DASHBOARDS.items():
-        shown = fed.get(f"/dashboards/{name}")
+        shown = cell_with_data.get(f"/dashboards/{name}")
         assert shown["columns"] == list(dashboard.columns)
         assert all(len(row) == len(dashboard.columns) for row in shown["rows"])
 
 
-def test_of_which_time(fed: Cell) -> None:
-    shown = fed.get("/dashboards/backlog")
+def test_a_dashboard_covers_the_requested_period(cell_with_data: Cell) -> None:
+    shown = cell_with_data.get("/dashboards/backlog")
     assert shown["rows"] == [
         ["AwaitingAuthorization", "EUR", 1, "1250.00"],
         ["AwaitingReconciliation", "EUR", 1, "1250.00"],
     ]
-    shown = fed.get("/dashboards/volume?by=hour")
+    shown = cell_with_data.get("/dashboards/volume?by=hour")
     assert [row[1:4] for row in shown["rows"]] == [["authorization", "approved", 1], ["ingestion", "received", 2]]
-    earlier = fed.get("/dashboards/volume?until=2020-01-01T00:00:00%2B01:00")
+    earlier = cell_with_data.get("/dashboards/volume?until=2020-01-01T00:00:00%2B01:00")
     assert earlier == {
         "name": "volume", "since": "2019-12-01T23:00:00Z", "until": "2019-12-31T23:00:00Z",
         "columns": list(DASHBOARDS["volume"].columns), "rows": [], "truncated": False,
     }  # fmt: skip
-    assert fed.get("/dashboards/volume?until=1970-01-02T00:00:00Z")["since"] == "1970-01-01T00:00:00Z"
+    assert cell_with_data.get("/dashboards/volume?until=1970-01-02T00:00:00Z")["since"] == "1970-01-01T00:00:00Z"
 
 
-def test_an_answer_that_would_be_too_large_has_its_last_rows_and_says_so(
-    fed: Cell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    everything = fed.get("/dashboards/volume")
+def test_too_many_rows_are_truncated_to_the_latest(cell_with_data: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = cell_with_data.get("/dashboards/volume")
     count = len(everything["rows"])
     assert not everything["truncated"]
     monkeypatch.setattr(dashboards, "MAX_ROWS", count)
-    assert fed.get("/dashboards/volume") == everything
+    assert cell_with_data.get("/dashboards/volume") == everything
     monkeypatch.setattr(dashboards, "MAX_ROWS", count - 1)
-    assert fed.get("/dashboards/volume") == everything | {"rows": everything["rows"][1:], "truncated": True}
+    assert cell_with_data.get("/dashboards/volume") == everything | {"rows": everything["rows"][1:], "truncated": True}
 
 
 @pytest.mark.parametrize(
@@ -75,8 +73,8 @@ def test_an_answer_that_would_be_too_large_has_its_last_rows_and_says_so(
         ("since=1980-12-31T23:59:60Z&until=1981-06-30T23:59:60Z", "1980-12-31T23:59:59Z", "1981-06-30T23:59:59Z"),
     ],
 )
-def test_of_a_time_beyond_all_times(fed: Cell, query: str, since: str, until: str) -> None:
-    shown = fed.get(f"/dashboards/volume?{query}")
+def test_times_out_of_range_are_clamped(cell_with_data: Cell, query: str, since: str, until: str) -> None:
+    shown = cell_with_data.get(f"/dashboards/volume?{query}")
     assert (shown["since"], shown["until"], shown["rows"]) == (since, until, [])
 
 
@@ -89,40 +87,44 @@ def test_of_a_time_beyond_all_times(fed: Cell, query: str, since: str, until: st
         ("until=2026-13-01T00:00:00Z&limit=3", {"/until", "/limit"}),
     ],
 )
-def test_what_cannot_be_asked(fed: Cell, query: str, faults: set[str]) -> None:
-    reply = fed.ask("GET", f"/dashboards/volume?{query}")
+def test_invalid_query_parameters_are_refused(cell_with_data: Cell, query: str, faults: set[str]) -> None:
+    reply = cell_with_data.ask("GET", f"/dashboards/volume?{query}")
     assert reply.status == 400 and set(reply.faults) == faults
 
 
-def test_one_that_is_not_there(fed: Cell) -> None:
-    reply = fed.ask("GET", "/dashboards/sales")
+def test_an_unknown_dashboard_returns_404(cell_with_data: Cell) -> None:
+    reply = cell_with_data.ask("GET", "/dashboards/sales")
     assert reply.status == 404
-    assert "ask for one of volume, visibility, backlog, alerts, amounts" in str(json.loads(reply.body)["detail"])
+    assert "use one of volume, visibility, backlog, alerts, amounts" in str(json.loads(reply.body)["detail"])
 
 
-def test_while_duckdb_is_not_open(fed: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dashboard_returns_503_while_duckdb_is_not_open(
+    cell_with_data: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def closed(*_: object) -> None:
         raise NotOpen("the database is closed")
 
     monkeypatch.setattr(AnalyticsFeeder, "query_hourly", closed)
-    reply = fed.ask("GET", "/dashboards/volume")
+    reply = cell_with_data.ask("GET", "/dashboards/volume")
     assert (reply.status, reply.headers["retry-after"]) == (503, "1")
     assert reply.content["detail"].startswith("the database is closed: ")
 
 
-def test_where_duckdb_fails(fed: Cell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dashboard_returns_503_if_duckdb_fails(
+    cell_with_data: Cell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def full(*_: object) -> None:
         raise duckdb.OutOfMemoryException("failed to offload data block")
 
     monkeypatch.setattr(AnalyticsFeeder, "query_hourly", full)
-    reply = fed.ask("GET", "/dashboards/volume")
+    reply = cell_with_data.ask("GET", "/dashboards/volume")
     assert (reply.status, reply.headers["retry-after"]) == (503, "5")
-    assert reply.content["detail"].startswith("DuckDB cannot answer, and the cell's log says why: ")
-    assert "the dashboard volume could not be answered: failed to offload data block" in caplog.text
+    assert reply.content["detail"].startswith("the query in DuckDB failed, and the cell's log says why: ")
+    assert "the query of dashboard volume failed: failed to offload data block" in caplog.text
     assert "Traceback" not in caplog.text
 
 
-def test_of_a_later_time(fed: Cell) -> None:
-    fed.move_to(NOW + 60 * DAY)
-    assert fed.get("/dashboards/volume")["rows"] == []
-    assert fed.get("/dashboards/backlog")["rows"]
+def test_the_default_period_ends_now(cell_with_data: Cell) -> None:
+    cell_with_data.move_to(NOW + 60 * DAY)
+    assert cell_with_data.get("/dashboards/volume")["rows"] == []
+    assert cell_with_data.get("/dashboards/backlog")["rows"]

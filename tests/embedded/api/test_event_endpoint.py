@@ -1,4 +1,4 @@
-"""What is answered to whoever sends events: the table of the contract, for one event and for a batch."""
+"""Responses to sent events, as in the table of the contract, for single events and batches."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.instants import DAY
 from bems.tracker.parsing import MAX_BATCH_BYTES, MAX_EVENT_BYTES
-from tests.embedded.api.calls import Cell, Reply, ask, head, raw, read_answers, sent
+from tests.embedded.api.calls import Cell, Reply, ask, encode_request, event_body, read_answers, send_raw
 from tests.tracker.samples import NOW
 from tests.waiting import SOON, until
 
@@ -48,7 +48,7 @@ def test_the_same_id_with_another_content_is_a_conflict(cell: Cell) -> None:
     }
 
 
-def test_an_event_may_say_all_that_the_contract_knows(cell: Cell) -> None:
+def test_an_event_may_have_every_field_of_the_contract(cell: Cell) -> None:
     reply = cell.send(
         "authorization",
         invoice_id="INV/2026/000123",
@@ -72,19 +72,19 @@ def test_an_event_may_say_all_that_the_contract_knows(cell: Cell) -> None:
 
 def test_a_batch_is_answered_event_by_event_in_order(cell: Cell) -> None:
     cell.send("ingestion", invoice_id="known")
-    new = sent("ingestion", invoice_id="new")
-    wrong = sent("ingestion", invoice_id="wrong", amount="1.001", currency="XXX")
+    new = event_body("ingestion", invoice_id="new")
+    wrong = event_body("ingestion", invoice_id="wrong", amount="1.001", currency="XXX")
     results = cell.send_all(
         "ingestion",
         [
             new,
-            sent("ingestion", invoice_id="known"),
-            sent("ingestion", invoice_id="known", amount="1.00"),
+            event_body("ingestion", invoice_id="known"),
+            event_body("ingestion", invoice_id="known", amount="1.00"),
             wrong,
             new,
             new | {"amount": "2.00"},
             None,
-            sent("ingestion", invoice_id="newer"),
+            event_body("ingestion", invoice_id="newer"),
         ],
     )
     assert [(result["status"], result["code"], result.get("event_id")) for result in results] == [
@@ -103,15 +103,15 @@ def test_a_batch_is_answered_event_by_event_in_order(cell: Cell) -> None:
 
 
 def test_a_batch_has_1_to_100_events(cell: Cell) -> None:
-    events = [sent("posting", invoice_id=f"hundred-{number}") for number in range(101)]
+    events = [event_body("posting", invoice_id=f"hundred-{number}") for number in range(101)]
     assert [result["code"] for result in cell.send_all("posting", events[:100])] == [202] * 100
     assert post(cell, "posting", True, {"events": events}).pointers == {"/events"}
     assert post(cell, "posting", True, {"events": []}).pointers == {"/events"}
 
 
-def test_a_cell_may_take_smaller_batches(make: Callable[..., Cell]) -> None:
-    cell = make(limits=Limits(max_batch=2))
-    events = [sent("posting", event_id=f"{number}") for number in range(3)]
+def test_a_cell_may_take_smaller_batches(make_cell: Callable[..., Cell]) -> None:
+    cell = make_cell(limits=Limits(max_batch=2))
+    events = [event_body("posting", event_id=f"{number}") for number in range(3)]
     assert len(cell.send_all("posting", events[:2])) == 2
     reply = post(cell, "posting", True, {"events": events})
     assert (reply.status, reply.pointers) == (400, {"/events"})
@@ -154,21 +154,21 @@ def test_every_fault_of_an_event_is_named_at_once(cell: Cell) -> None:
     }
 
 
-BROKEN: dict[str, bytes] = {
+MALFORMED: dict[str, bytes] = {
     "empty": b"",
     "cut": b'{"event_id": "1"',
     "text": b"hello",
-    "byte order mark": b"\xef\xbb\xbf" + json.dumps(sent("ingestion")).encode(),
+    "byte order mark": b"\xef\xbb\xbf" + json.dumps(event_body("ingestion")).encode(),
     "NUL": b"\0",
-    "NUL within": json.dumps(sent("ingestion")).encode().replace(b"INV-1", b"INV\0", 1),
+    "NUL within": json.dumps(event_body("ingestion")).encode().replace(b"INV-1", b"INV\0", 1),
     "not UTF-8": b'{"event_id": "\xff"}',
-    "half a pair": json.dumps(sent("ingestion", event_id="\ud800")).encode(),
+    "half a pair": json.dumps(event_body("ingestion", event_id="\ud800")).encode(),
     "deep": b"[" * 30_000 + b"]" * 30_000,
     "deep within": b'{"attributes":' + b'{"a":' * 9_000 + b"1" + b"}" * 9_001,
     "huge number": b'{"event_id": ' + b"9" * 50_000 + b"}",
     "huge exponent": b'{"amount": 1e999999999}',
     "not a number": b'{"amount": NaN}',
-    "a name twice": json.dumps(sent("ingestion")).encode()[:-1] + b', "amount": "1.00"}',
+    "a name twice": json.dumps(event_body("ingestion")).encode()[:-1] + b', "amount": "1.00"}',
     "array": b"[]",
     "string": b'"event"',
     "null": b"null",
@@ -176,21 +176,21 @@ BROKEN: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("batch", BATCH)
-@pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_event_is_refused_with_where_and_why(cell: Cell, name: str, batch: bool) -> None:
-    reply = post(cell, "ingestion", batch, BROKEN[name])
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_event_is_refused_with_every_fault(cell: Cell, name: str, batch: bool) -> None:
+    reply = post(cell, "ingestion", batch, MALFORMED[name])
     assert reply.status == 400
     assert reply.faults
 
 
-@pytest.mark.parametrize("name", [name for name in BROKEN if name not in ("empty", "cut")])
-def test_one_broken_event_does_not_pass_in_a_batch(cell: Cell, name: str) -> None:
-    reply = post(cell, "ingestion", True, b'{"events": [' + BROKEN[name] + b"]}")
+@pytest.mark.parametrize("name", [name for name in MALFORMED if name not in ("empty", "cut")])
+def test_a_malformed_event_in_a_batch_is_refused(cell: Cell, name: str) -> None:
+    reply = post(cell, "ingestion", True, b'{"events": [' + MALFORMED[name] + b"]}")
     codes = [reply.status] if reply.status != 207 else [result["code"] for result in reply.content["results"]]
     assert codes == [400]
 
 
-def test_a_clock_that_has_not_come_so_far_refuses_the_event(cell: Cell) -> None:
+def test_an_event_more_than_a_day_in_the_future_is_refused(cell: Cell) -> None:
     assert cell.send("ingestion", invoice_id="tomorrow", at=NOW + DAY + 1).pointers == {"/occurred_at"}
 
 
@@ -201,22 +201,24 @@ def test_a_clock_that_has_not_come_so_far_refuses_the_event(cell: Cell) -> None:
 @pytest.mark.parametrize(
     "given", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1", "*/*", "", "ü"]
 )
-def test_only_json_is_taken(cell: Cell, given: str, batch: bool) -> None:
+def test_only_json_is_accepted(cell: Cell, given: str, batch: bool) -> None:
     reply = post(cell, "ingestion", batch, b"{}", content_type=given)
     assert (reply.status, reply.faults, reply.headers["accept"]) == (415, {}, "application/json")
 
 
 @pytest.mark.parametrize("batch", BATCH)
-def test_without_a_content_type_nothing_is_taken(cell: Cell, batch: bool) -> None:
+def test_a_missing_content_type_is_refused(cell: Cell, batch: bool) -> None:
     path = f"/invoices/ingestion{'/batch' * batch}"
     lines = f"POST {path} HTTP/1.1\r\nHost: a\r\nx-api-key: {cell.keys['sender']}\r\nContent-Length: 2\r\n\r\n{{}}"
-    (reply,) = raw(cell.port, lines.encode())
+    (reply,) = send_raw(cell.port, lines.encode())
     assert (reply.status, reply.faults) == (415, {})
 
 
-def test_two_content_types_are_none(cell: Cell) -> None:
-    twice = head("POST", "/invoices/ingestion", cell.keys["sender"], "Content-Type: application/json", body=b"{}")
-    (reply,) = raw(cell.port, twice)
+def test_two_content_types_are_refused(cell: Cell) -> None:
+    twice = encode_request(
+        "POST", "/invoices/ingestion", cell.keys["sender"], "Content-Type: application/json", body=b"{}"
+    )
+    (reply,) = send_raw(cell.port, twice)
     assert reply.status == 415
 
 
@@ -226,11 +228,11 @@ LIMITS = [(False, MAX_EVENT_BYTES), (True, MAX_BATCH_BYTES)]
 
 
 @pytest.mark.parametrize(("batch", "limit"), LIMITS)
-def test_what_is_too_large_is_refused_and_the_connection_goes_on(cell: Cell, batch: bool, limit: int) -> None:
+def test_a_too_large_body_is_refused_and_the_connection_is_kept(cell: Cell, batch: bool, limit: int) -> None:
     connection = HTTPConnection("127.0.0.1", cell.port, timeout=SOON)
     path = f"/invoices/ingestion{'/batch' * batch}"
     at_most = ask(connection, cell.keys["sender"], "POST", path, b" " * limit)
-    assert at_most.status == 400, "so much is still read"
+    assert at_most.status == 400, "a body of exactly the limit is read"
     refused = ask(connection, cell.keys["sender"], "POST", path, b" " * (limit + 1))
     assert (refused.status, refused.faults) == (413, {})
     assert str(limit) in refused.content["detail"]
@@ -239,58 +241,60 @@ def test_what_is_too_large_is_refused_and_the_connection_goes_on(cell: Cell, bat
 
 
 @pytest.mark.parametrize(("batch", "limit"), LIMITS)
-def test_a_body_that_grows_too_large_is_refused_and_the_connection_goes_on(cell: Cell, batch: bool, limit: int) -> None:
+def test_a_too_large_chunked_body_is_refused_and_the_connection_is_kept(cell: Cell, batch: bool, limit: int) -> None:
     chunk = b"%x\r\n%b\r\n" % (16_384, b" " * 16_384)
-    start = head("POST", f"/invoices/ingestion{'/batch' * batch}", cell.keys["sender"], "Transfer-Encoding: chunked")
+    start = encode_request(
+        "POST", f"/invoices/ingestion{'/batch' * batch}", cell.keys["sender"], "Transfer-Encoding: chunked"
+    )
     rest = chunk * (limit // 16_384 + 1) + b"0\r\n\r\n"
-    refused, next_one = raw(cell.port, start, rest, head("GET", "/healthz", ""), answers=2)
+    refused, next_one = send_raw(cell.port, start, rest, encode_request("GET", "/healthz", ""), answers=2)
     assert (refused.status, refused.faults) == (413, {})
     assert next_one.status == 200
 
 
-def test_what_is_far_too_large_is_not_read_at_all(cell: Cell) -> None:
-    start = head("POST", "/invoices/ingestion", cell.keys["sender"], f"Content-Length: {1 << 60}")
-    refused, *more = raw(cell.port, start, answers=2)
+def test_a_content_length_far_above_the_limit_closes_the_connection(cell: Cell) -> None:
+    start = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], f"Content-Length: {1 << 60}")
+    refused, *more = send_raw(cell.port, start, answers=2)
     assert (refused.status, refused.headers["connection"], more) == (413, "close", [])
 
 
-def test_what_grows_far_too_large_is_not_read_to_its_end(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunked_body_far_above_the_limit_closes_the_connection(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "MAX_DRAIN_BYTES", MAX_EVENT_BYTES)
-    start = head("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: chunked")
-    refused, *more = raw(
+    start = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: chunked")
+    refused, *more = send_raw(
         cell.port, start + b"%x\r\n%b\r\n" % (MAX_EVENT_BYTES + 1, b" " * (MAX_EVENT_BYTES + 1)), answers=2
     )
     assert (refused.status, refused.headers["connection"], more) == (413, "close", [])
 
 
-def test_who_asks_before_sending_is_told_before(cell: Cell) -> None:
+def test_expect_100_continue_is_answered_before_the_body(cell: Cell) -> None:
     length = f"Content-Length: {MAX_EVENT_BYTES + 1}"
-    start = head("POST", "/invoices/ingestion", cell.keys["sender"], "Expect: 100-continue", length)
-    refused, *more = raw(cell.port, start, answers=2)
+    start = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], "Expect: 100-continue", length)
+    refused, *more = send_raw(cell.port, start, answers=2)
     assert (refused.status, more) == (413, [])
-    body = json.dumps(sent("ingestion", invoice_id="asked-first")).encode()
+    body = json.dumps(event_body("ingestion", invoice_id="asked-first")).encode()
     length = f"Content-Length: {len(body)}"
-    start = head("POST", "/invoices/ingestion", cell.keys["sender"], "Expect: 100-continue", length)
-    assert [reply.status for reply in raw(cell.port, start, body)] == [202], "100 is no answer yet"
+    start = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], "Expect: 100-continue", length)
+    assert [reply.status for reply in send_raw(cell.port, start, body)] == [202], "100 Continue is not a final response"
 
 
-# -- 408, and those who hang up
+# -- 408, and clients that disconnect
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
+def test_an_incomplete_body_times_out(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_TIMEOUT_SECONDS", 0.05)
     for path in ("/invoices/ingestion", "/invoices/ingestion/batch", "/commands"):
-        start = head("POST", path, cell.keys["admin"], "Content-Length: 10")
-        late, *more = raw(cell.port, start, b"{", answers=2)
+        start = encode_request("POST", path, cell.keys["admin"], "Content-Length: 10")
+        late, *more = send_raw(cell.port, start, b"{", answers=2)
         assert (late.status, late.faults, late.headers["connection"], more) == (408, {}, "close", [])
 
 
-def test_who_hangs_up_harms_nobody(cell: Cell, caplog: pytest.LogCaptureFixture) -> None:
-    body = json.dumps(sent("ingestion", invoice_id="hung-up")).encode()
-    for piece in (b"PO", head("POST", "/invoices/ingestion", cell.keys["sender"], body=body)[:-20]):
-        assert raw(cell.port, piece, answers=0) == []
-    raw(cell.port, head("POST", "/invoices/ingestion", cell.keys["sender"], body=body), answers=0)
-    raw(cell.port, head("GET", "/invoices", cell.keys["viewer"]), answers=0)
+def test_disconnecting_clients_do_not_affect_others(cell: Cell, caplog: pytest.LogCaptureFixture) -> None:
+    body = json.dumps(event_body("ingestion", invoice_id="hung-up")).encode()
+    for piece in (b"PO", encode_request("POST", "/invoices/ingestion", cell.keys["sender"], body=body)[:-20]):
+        assert send_raw(cell.port, piece, answers=0) == []
+    send_raw(cell.port, encode_request("POST", "/invoices/ingestion", cell.keys["sender"], body=body), answers=0)
+    send_raw(cell.port, encode_request("GET", "/invoices", cell.keys["viewer"]), answers=0)
     assert cell.send("ingestion", invoice_id="stayed").status == 202
     assert cell.send("ingestion", invoice_id="hung-up").status == 202
     assert not caplog.records
@@ -300,30 +304,30 @@ def test_who_hangs_up_harms_nobody(cell: Cell, caplog: pytest.LogCaptureFixture)
 
 
 @pytest.fixture
-def timeless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is let through for having been slow."""
-    monkeypatch.setattr(app, "Access", partial(Access, seconds=lambda: 0.0))
+def frozen_rate_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop the clock of the rate limiter, so that buckets do not refill."""
+    monkeypatch.setattr(app, "Access", partial(Access, monotonic=lambda: 0.0))
 
 
-@pytest.mark.usefixtures("timeless")
-def test_each_key_has_its_own_rate(make: Callable[..., Cell]) -> None:
-    cell = make(limits=Limits(Rate(1, 2)))
+@pytest.mark.usefixtures("frozen_rate_clock")
+def test_each_key_has_its_own_rate(make_cell: Callable[..., Cell]) -> None:
+    cell = make_cell(limits=Limits(Rate(1, 2)))
     _, other = cell.add_key("other", "sender")
     assert [cell.send("ingestion", event_id=f"{n}").status for n in range(2)] == [202, 202]
     refused = cell.send("ingestion", event_id="2")
     assert (refused.status, refused.faults, refused.headers["retry-after"]) == (429, {}, "1")
-    assert cell.ask_with(other, "POST", "/invoices/ingestion", sent("ingestion", event_id="3")).status == 202
-    assert cell.ask_with("bems_nobody", "GET", "/check").status == 403, "who has no key learns nothing of rates"
+    assert cell.ask_with(other, "POST", "/invoices/ingestion", event_body("ingestion", event_id="3")).status == 202
+    assert cell.ask_with("bems_nobody", "GET", "/check").status == 403, "without a valid key the status is 403, not 429"
     with cell.reader() as reader:
         assert {event.event_id for _, event in reader.events()} == {"0", "1", "3"}
 
 
-@pytest.mark.usefixtures("timeless")
+@pytest.mark.usefixtures("frozen_rate_clock")
 @pytest.mark.parametrize("batch", BATCH)
-def test_each_stage_has_its_own_rate(make: Callable[..., Cell], batch: bool) -> None:
+def test_each_stage_has_its_own_rate(make_cell: Callable[..., Cell], batch: bool) -> None:
     many, slow = Rate(1000, 1000), Rate(1, 1)
-    cell = make(limits=Limits(many, StageRates(ingestion=slow, authorization=many)))
-    body = {"events": [sent("ingestion")]} if batch else sent("ingestion")
+    cell = make_cell(limits=Limits(many, StageRates(ingestion=slow, authorization=many)))
+    body = {"events": [event_body("ingestion")]} if batch else event_body("ingestion")
     assert post(cell, "ingestion", batch, body).status in (202, 207)
     refused = post(cell, "ingestion", batch, body)
     assert (refused.status, refused.headers["retry-after"]) == (429, "1")
@@ -333,7 +337,7 @@ def test_each_stage_has_its_own_rate(make: Callable[..., Cell], batch: bool) -> 
 # -- 503
 
 
-def broken(error: Exception) -> Callable[[Writer, Item, OnResult], None]:
+def make_failing_submit(error: Exception) -> Callable[[Writer, Item, OnResult], None]:
     def submit(_writer: Writer, _item: Item, tell: OnResult) -> None:
         if isinstance(error, QueueFull | Stopped):
             raise error
@@ -345,14 +349,14 @@ def broken(error: Exception) -> Callable[[Writer, Item, OnResult], None]:
 @pytest.mark.parametrize(
     ("error", "seconds"), [(QueueFull("full"), "1"), (Stopped("over"), "5"), (StoreFailed("no space"), "5")]
 )
-def test_what_cannot_be_taken_now_is_to_be_sent_again(
+def test_an_unavailable_writer_returns_503_with_retry_after(
     cell: Cell, error: Exception, seconds: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Writer, "submit", broken(error))
+    monkeypatch.setattr(Writer, "submit", make_failing_submit(error))
     reply = cell.send("ingestion", invoice_id="later")
     assert (reply.status, reply.faults, reply.headers["retry-after"]) == (503, {}, seconds)
-    wrong = sent("ingestion", invoice_id="")
-    refused, unavailable = cell.send_all("ingestion", [wrong, sent("ingestion", invoice_id="later")])
+    wrong = event_body("ingestion", invoice_id="")
+    refused, unavailable = cell.send_all("ingestion", [wrong, event_body("ingestion", invoice_id="later")])
     assert (refused["code"], unavailable["code"]) == (400, 503)
     assert unavailable["event_id"] == "later-ingestion"
     command = {"verb": "park", "command_id": "1", "invoice_id": "later"}
@@ -360,36 +364,36 @@ def test_what_cannot_be_taken_now_is_to_be_sent_again(
     assert (reply.status, reply.faults, reply.headers["retry-after"]) == (503, {}, seconds)
 
 
-def test_where_nothing_more_is_taken_nothing_is_looked_at(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gate takes longer than the rest: a cell that is flooded would do little else."""
+def test_events_are_not_parsed_while_the_queue_is_full(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsing takes longer than the rest, so an overloaded cell would do little else."""
     monkeypatch.setattr(Writer, "is_full", True)
-    for path, body in (("ingestion", {}), ("ingestion/batch", {"events": [sent("ingestion", invoice_id="")]})):
+    for path, body in (("ingestion", {}), ("ingestion/batch", {"events": [event_body("ingestion", invoice_id="")]})):
         reply = cell.ask("POST", f"/invoices/{path}", body, "sender")
         assert (reply.status, reply.faults, reply.headers["retry-after"]) == (503, {}, "1")
     assert cell.ask_with("wrong", "POST", "/invoices/ingestion", {}).status == 403
 
 
-def test_a_full_disk_is_told_and_what_was_not_answered_well_is_not_there(
-    own: Cell, caplog: pytest.LogCaptureFixture
-) -> None:
-    execute = own.service.writer._store._execute
+def test_a_full_disk_returns_503_and_stores_no_event(own_cell: Cell, caplog: pytest.LogCaptureFixture) -> None:
+    execute = own_cell.service.writer._store._execute
     pages = execute("PRAGMA page_count").get
-    own.send("ingestion", invoice_id="before")
+    own_cell.send("ingestion", invoice_id="before")
     execute(f"PRAGMA max_page_count = {pages}")
-    events = [sent("ingestion", invoice_id=f"full-{number}", attributes={"a": "x" * 4000}) for number in range(100)]
-    codes = [result["code"] for result in own.send_all("ingestion", events)]
+    events = [
+        event_body("ingestion", invoice_id=f"full-{number}", attributes={"a": "x" * 4000}) for number in range(100)
+    ]
+    codes = [result["code"] for result in own_cell.send_all("ingestion", events)]
     assert codes == [503] * 100
-    failing = own.ask_with(None, "GET", "/healthz")
+    failing = own_cell.ask_with(None, "GET", "/healthz")
     assert (failing.status, failing.content["status"], failing.headers["retry-after"]) == (503, "failing", "5")
-    assert own.get("/check")["accepted"] == 1, "who looks is answered"
+    assert own_cell.get("/check")["accepted"] == 1, "queries are still answered"
     execute("PRAGMA max_page_count = 1000000")
-    assert [result["code"] for result in own.send_all("ingestion", events)] == [202] * 100
-    # The writer answers first, and then looks whether all is well again.
-    until(lambda: own.ask_with(None, "GET", "/healthz").status == 200)
+    assert [result["code"] for result in own_cell.send_all("ingestion", events)] == [202] * 100
+    # The writer answers before it updates its health.
+    until(lambda: own_cell.ask_with(None, "GET", "/healthz").status == 200)
     assert "full" in caplog.text
 
 
-def test_a_fault_of_ours_is_a_500_that_does_not_say_what(
+def test_an_internal_error_returns_500_without_details(
     cell: Cell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("bems.embedded.api.event_endpoint.parse_event", lambda *_: 1 / 0)
@@ -399,44 +403,46 @@ def test_a_fault_of_ours_is_a_500_that_does_not_say_what(
     assert "ZeroDivisionError" in caplog.text
 
 
-# -- on the way
+# -- transport
 
 
 def test_an_offer_to_upgrade_is_ignored_and_the_body_is_read(cell: Cell) -> None:
     offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk")
     key = cell.keys["admin"]
-    body = json.dumps(sent("ingestion", invoice_id="java")).encode()
-    whole = head("POST", "/invoices/ingestion", key, *offer, body=body)
-    start = head("POST", "/invoices/ingestion", key, *offer, "Transfer-Encoding: chunked")
+    body = json.dumps(event_body("ingestion", invoice_id="java")).encode()
+    whole = encode_request("POST", "/invoices/ingestion", key, *offer, body=body)
+    start = encode_request("POST", "/invoices/ingestion", key, *offer, "Transfer-Encoding: chunked")
     pieces = b"%x\r\n" % len(body), body, b"\r\n0\r\n\r\n"
-    look = head("GET", "/invoices/java", key, *offer)
-    one, two, three, four = raw(cell.port, whole, start, *pieces, look, look, answers=4)
+    look = encode_request("GET", "/invoices/java", key, *offer)
+    one, two, three, four = send_raw(cell.port, whole, start, *pieces, look, look, answers=4)
     assert [one.content["status"], two.content["status"]] == ["accepted", "duplicate"]
     assert [three.status, four.status] == [200, 200]
-    assert [reply.status for reply in raw(cell.port, look * 1_100, answers=1_100)] == [200] * 1_100
+    assert [reply.status for reply in send_raw(cell.port, look * 1_100, answers=1_100)] == [200] * 1_100
 
 
-def test_requests_that_come_at_once_are_answered_in_order(cell: Cell) -> None:
-    events = [json.dumps(sent("ingestion", event_id=f"p{number}")).encode() for number in range(20)]
-    sends = [head("POST", "/invoices/ingestion", cell.keys["sender"], body=event) for event in events]
-    replies = raw(cell.port, b"".join(sends), answers=20)
+def test_pipelined_requests_are_answered_in_order(cell: Cell) -> None:
+    events = [json.dumps(event_body("ingestion", event_id=f"p{number}")).encode() for number in range(20)]
+    sends = [encode_request("POST", "/invoices/ingestion", cell.keys["sender"], body=event) for event in events]
+    replies = send_raw(cell.port, b"".join(sends), answers=20)
     assert [reply.content["event_id"] for reply in replies] == [f"p{n}" for n in range(20)]
 
 
-def test_what_follows_and_is_no_request_takes_no_answer_away(cell: Cell) -> None:
-    body = json.dumps(sent("ingestion", invoice_id="then-noise")).encode()
-    replies = raw(
-        cell.port, head("POST", "/invoices/ingestion", cell.keys["sender"], body=body) + b"\0\0\0\r\n", answers=2
+def test_invalid_bytes_after_a_request_do_not_replace_its_response(cell: Cell) -> None:
+    body = json.dumps(event_body("ingestion", invoice_id="then-noise")).encode()
+    replies = send_raw(
+        cell.port,
+        encode_request("POST", "/invoices/ingestion", cell.keys["sender"], body=body) + b"\0\0\0\r\n",
+        answers=2,
     )
-    assert [reply.status for reply in replies] == [202], "and then the connection is closed"
+    assert [reply.status for reply in replies] == [202], "the connection is closed after the response"
 
 
-def test_a_body_is_read_however_it_comes(cell: Cell) -> None:
-    whole = head(
+def test_a_request_may_arrive_in_small_pieces(cell: Cell) -> None:
+    whole = encode_request(
         "POST",
         "/invoices/ingestion",
         cell.keys["sender"],
-        body=json.dumps(sent("ingestion", invoice_id="drop")).encode(),
+        body=json.dumps(event_body("ingestion", invoice_id="drop")).encode(),
     )
     with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,4 +1,4 @@
-"""One invoice with all that is known of it, and what operators do to it."""
+"""Details of an invoice, and commands, dead letters and deliveries."""
 
 import threading
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from bems.tracker.actions import execution_name
 from bems.tracker.instants import DAY, HOUR, SECOND, render
 from bems.tracker.requests import MAX_REQUEST_BYTES
 from bems.tracker.status import status_of
-from tests.embedded.api.calls import Cell, sent, together
+from tests.embedded.api.calls import Cell, event_body, run_concurrently
 from tests.tracker.samples import NOW
 from tests.waiting import until
 
@@ -24,8 +24,8 @@ def command(cell: Cell, verb: str, invoice_id: str, command_id: str, **more: obj
     return cell.ask("POST", "/commands", body, "operator")
 
 
-def test_an_invoice_is_shown_as_it_is_stored(own: Cell) -> None:
-    own.send(
+def test_an_invoice_shows_its_stored_data(own_cell: Cell) -> None:
+    own_cell.send(
         "ingestion",
         invoice_id="A/1",
         payment_terms={"days": 30},
@@ -33,14 +33,14 @@ def test_an_invoice_is_shown_as_it_is_stored(own: Cell) -> None:
         vendor={"id": "V", "name": "N", "country": "DE", "tier": "gold"},
         source={"system": "s", "region": "r", "account_id": "1"},
     )
-    own.move_to(NOW + 3 * DAY + HOUR)
-    until(lambda: len(own.get("/invoices/A/1").get("alerts", [])) == 1)
-    assert command(own, "acknowledge", "A/1", "c1", note="seen").status == 200
-    own.send("authorization", invoice_id="A/1", at=NOW + 3 * DAY, amount="1300.00")
-    own.send("reconciliation", invoice_id="A/1", status="mismatched", at=NOW + 3 * DAY)
-    own.send("ingestion", invoice_id="A/1", event_id="late", at=NOW - DAY)
-    shown = own.get("/invoices/A/1")
-    with own.reader() as reader:
+    own_cell.move_to(NOW + 3 * DAY + HOUR)
+    until(lambda: len(own_cell.get("/invoices/A/1").get("alerts", [])) == 1)
+    assert command(own_cell, "acknowledge", "A/1", "c1", note="seen").status == 200
+    own_cell.send("authorization", invoice_id="A/1", at=NOW + 3 * DAY, amount="1300.00")
+    own_cell.send("reconciliation", invoice_id="A/1", status="mismatched", at=NOW + 3 * DAY)
+    own_cell.send("ingestion", invoice_id="A/1", event_id="late", at=NOW - DAY)
+    shown = own_cell.get("/invoices/A/1")
+    with own_cell.reader() as reader:
         record = reader.record("A/1")
         assert record is not None
         timeline, alerts = reader.timeline("A/1"), reader.newest_alerts(invoice_id="A/1")
@@ -85,36 +85,36 @@ def test_an_invoice_is_shown_as_it_is_stored(own: Cell) -> None:
     ]
     assert shown["executions"][0]["history"] == msgspec.json.decode(msgspec.json.encode(history))
     assert len(history) > 5
-    first = own.get("/invoices/A/1")["outcomes"]["ingestion"]
+    first = own_cell.get("/invoices/A/1")["outcomes"]["ingestion"]
     assert (first["status"], first["event_id"], first["occurred_at"]) == ("received", "A/1-ingestion", render(NOW))
 
 
-def test_a_stuck_invoice_says_how_much(own: Cell) -> None:
-    own.send("ingestion", invoice_id="S")
+def test_a_stuck_invoice_shows_its_severity_and_parking(own_cell: Cell) -> None:
+    own_cell.send("ingestion", invoice_id="S")
     for day, step, severity in ((3, 1, "warning"), (4, 2, "critical")):
-        own.move_to(NOW + day * DAY)
-        until(lambda step=step: own.get("/invoices/S").get("waiting", {}).get("step") == step)  # type: ignore[misc]
-        shown = own.get("/invoices/S")
+        own_cell.move_to(NOW + day * DAY)
+        until(lambda step=step: own_cell.get("/invoices/S").get("waiting", {}).get("step") == step)  # type: ignore[misc]
+        shown = own_cell.get("/invoices/S")
         assert (shown["stuck"], shown["waiting"]["severity"]) == (True, severity)
-    own.move_to(NOW + 5 * DAY)
-    until(lambda: own.get("/invoices/S").get("mark") == "parked")
-    shown = own.get("/invoices/S")
+    own_cell.move_to(NOW + 5 * DAY)
+    until(lambda: own_cell.get("/invoices/S").get("mark") == "parked")
+    shown = own_cell.get("/invoices/S")
     assert (shown["stuck"], "waiting" in shown, shown["stage"]) == (True, False, "authorization")
     assert shown["parked"] == {
         "at": render(NOW + 5 * DAY), "stage": "authorization", "since": render(NOW), "step": 3,
     }  # fmt: skip
-    assert command(own, "revive", "S", "again").status == 200
-    shown = own.get("/invoices/S")
+    assert command(own_cell, "revive", "S", "again").status == 200
+    shown = own_cell.get("/invoices/S")
     assert (shown["stuck"], [run["run"] for run in shown["executions"]]) == (False, [2, 1])
     assert "parked" not in shown
 
 
-def test_there_is_no_such_invoice(cell: Cell) -> None:
+def test_an_unknown_invoice_returns_404(cell: Cell) -> None:
     reply = cell.ask("GET", "/invoices/nobody")
     assert (reply.status, reply.faults) == (404, {})
 
 
-def test_what_was_accepted_is_seen_by_the_very_next_question(cell: Cell) -> None:
+def test_an_accepted_write_is_visible_to_the_next_query(cell: Cell) -> None:
     def follow(thread: int) -> None:
         for number in range(25):
             id = f"seen-{thread}-{number}"
@@ -126,10 +126,10 @@ def test_what_was_accepted_is_seen_by_the_very_next_question(cell: Cell) -> None
             assert command(cell, "park", id, id).status == 200
             assert cell.get(f"/invoices/{id}")["mark"] == "parked"
 
-    together([lambda thread=thread: follow(thread) for thread in range(4)])  # type: ignore[misc]
+    run_concurrently([lambda thread=thread: follow(thread) for thread in range(4)])  # type: ignore[misc]
 
 
-def test_what_is_shown_was_so_at_one_moment(cell: Cell) -> None:
+def test_an_invoice_is_a_consistent_snapshot(cell: Cell) -> None:
     over = threading.Event()
 
     def change() -> None:
@@ -150,7 +150,7 @@ def test_what_is_shown_was_so_at_one_moment(cell: Cell) -> None:
             assert newest["event_id"] == shown["outcomes"].get("authorization", newest)["event_id"]
 
     cell.send("ingestion", invoice_id="moment")
-    together([change, look])
+    run_concurrently([change, look])
 
 
 # -- commands
@@ -174,15 +174,15 @@ def test_a_command_is_carried_out_once(cell: Cell, invoice: str) -> None:
     assert [one["result"] for one in cell.get(f"/commands?invoice_id={invoice}")["items"]] == ["accepted"]
 
 
-def test_a_command_that_was_refused_uses_up_its_id_too(cell: Cell, invoice: str) -> None:
+def test_a_refused_command_uses_up_its_id(cell: Cell, invoice: str) -> None:
     id = f"r-{invoice}"
     assert command(cell, "revive", invoice, id).status == 409
     other = command(cell, "cancel", invoice, id)
-    detail = f"another command with the id {id} came before: use an id only once"
+    detail = f"another command has used the id {id}: use each id only once"
     assert (other.status, other.content["detail"]) == (409, detail)
 
 
-def test_every_command_does_what_it_says(cell: Cell, invoice: str) -> None:
+def test_every_command_takes_effect(cell: Cell, invoice: str) -> None:
     until_ = render(NOW + 9 * DAY)
     assert command(cell, "extend", invoice, f"1{invoice}", until=until_).status == 200
     assert cell.get(f"/invoices/{invoice}")["waiting"]["deadline"] == until_
@@ -197,7 +197,7 @@ def test_every_command_does_what_it_says(cell: Cell, invoice: str) -> None:
     assert (shown["commands"][0]["note"], shown["commands"][3]["until"]) == ("ü" * 1000, until_)
 
 
-def test_a_command_that_could_change_nothing_is_refused_and_kept(cell: Cell, invoice: str) -> None:
+def test_a_command_without_effect_is_refused_and_recorded(cell: Cell, invoice: str) -> None:
     reply = command(cell, "revive", invoice, f"r-{invoice}")
     assert (reply.status, reply.faults) == (409, {})
     (kept,) = cell.get(f"/commands?invoice_id={invoice}")["items"]
@@ -221,13 +221,13 @@ def test_a_command_that_could_change_nothing_is_refused_and_kept(cell: Cell, inv
         (b"[" * 60_000, {""}),
     ],
 )  # fmt: skip
-def test_what_is_no_command_is_refused_with_every_fault(cell: Cell, body: object, pointers: set[str]) -> None:
+def test_an_invalid_command_is_refused_with_every_fault(cell: Cell, body: object, pointers: set[str]) -> None:
     reply = cell.ask("POST", "/commands", body, "operator")
     assert (reply.status, reply.pointers) == (400, pointers)
 
 
 @pytest.mark.parametrize("path", ["/commands", "/keys", "/dead-letters/redrive"])
-def test_other_bodies_are_bounded_and_json_too(cell: Cell, path: str) -> None:
+def test_other_bodies_are_limited_and_must_be_json(cell: Cell, path: str) -> None:
     assert cell.ask("POST", path, b" " * (MAX_REQUEST_BYTES + 1)).status == 413
     assert cell.ask("POST", path, b"{}", content_type="text/plain").status == 415
     assert cell.ask("POST", path + "?x=1", b"{}").pointers == {"/x"}
@@ -237,16 +237,16 @@ def test_other_bodies_are_bounded_and_json_too(cell: Cell, path: str) -> None:
 
 
 @pytest.fixture
-def letters(own: Cell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Cell:
-    """Five events of INV-1 and one of INV-2 whose handling failed."""
+def dead_letters(own_cell: Cell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Cell:
+    """Cell with dead letters: five events of INV-1 and one of INV-2."""
     caplog.set_level("CRITICAL", "bems.embedded.writer")
-    broken(monkeypatch)
-    own.send_all("ingestion", [sent("ingestion", event_id=f"L{number}") for number in range(5)])
-    own.send("posting", invoice_id="INV-2", event_id="other")
-    return own
+    fail_processing(monkeypatch)
+    own_cell.send_all("ingestion", [event_body("ingestion", event_id=f"L{number}") for number in range(5)])
+    own_cell.send("posting", invoice_id="INV-2", event_id="other")
+    return own_cell
 
 
-def broken(monkeypatch: pytest.MonkeyPatch, error: Callable[[str], str] = lambda id: f"broken {id}") -> None:
+def fail_processing(monkeypatch: pytest.MonkeyPatch, error: Callable[[str], str] = lambda id: f"broken {id}") -> None:
     def fail(_: Core, event: Any, *__: object) -> None:
         raise ValueError(error(event.event_id))
 
@@ -258,9 +258,9 @@ def names(items: list[dict[str, Any]]) -> list[str]:
     return [item["event_id"] for item in items]
 
 
-def test_dead_letters_are_listed(letters: Cell) -> None:
-    first = letters.get("/dead-letters?limit=4")
-    rest = letters.get(f"/dead-letters?limit=4&cursor={first['next_cursor']}")
+def test_dead_letters_are_listed(dead_letters: Cell) -> None:
+    first = dead_letters.get("/dead-letters?limit=4")
+    rest = dead_letters.get(f"/dead-letters?limit=4&cursor={first['next_cursor']}")
     assert (names(first["items"]), names(rest["items"])) == (["L0", "L1", "L2", "L3"], ["L4", "other"])
     assert rest["next_cursor"] is None
     assert first["items"][0] == {
@@ -271,12 +271,12 @@ def test_dead_letters_are_listed(letters: Cell) -> None:
         "retry_at": render(NOW + SECOND),
         "error": "ValueError: broken L0",
     }
-    assert names(letters.get("/dead-letters?invoice_id=INV-2")["items"]) == ["other"]
-    assert names(letters.get("/dead-letters?error=L3")["items"]) == ["L3"]
-    assert names(letters.get("/dead-letters?set_aside=true")["items"]) == []
-    assert len(letters.get("/dead-letters?set_aside=false")["items"]) == 6
-    books = letters.get("/check")
-    assert (books["accepted"], books["applied"], books["dead_letters"], books["balanced"]) == (6, 0, 6, True)
+    assert names(dead_letters.get("/dead-letters?invoice_id=INV-2")["items"]) == ["other"]
+    assert names(dead_letters.get("/dead-letters?error=L3")["items"]) == ["L3"]
+    assert names(dead_letters.get("/dead-letters?set_aside=true")["items"]) == []
+    assert len(dead_letters.get("/dead-letters?set_aside=false")["items"]) == 6
+    check = dead_letters.get("/check")
+    assert (check["accepted"], check["applied"], check["dead_letters"], check["balanced"]) == (6, 0, 6, True)
 
 
 def redrive(cell: Cell, **which: object) -> Any:
@@ -285,45 +285,48 @@ def redrive(cell: Cell, **which: object) -> Any:
     return reply.content
 
 
-def test_dead_letters_are_handled_again(letters: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    still = redrive(letters, event_ids=["L0", "L0", "none"])
+def test_dead_letters_are_redriven(dead_letters: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    still = redrive(dead_letters, event_ids=["L0", "L0", "none"])
     assert (still["redriven"], still["more"]) == ([], False)
     assert [(one["event_id"], one["error"]) for one in still["failed"]] == [
         ("L0", "ValueError: broken L0"),
         ("none", "there is no dead letter none"),
     ]
     monkeypatch.undo()
-    assert redrive(letters, event_ids=["L1", "L1"]) == {"redriven": ["L1"], "failed": [], "more": False}
-    assert redrive(letters, error="L3")["redriven"] == ["L3"]
+    assert redrive(dead_letters, event_ids=["L1", "L1"]) == {"redriven": ["L1"], "failed": [], "more": False}
+    assert redrive(dead_letters, error="L3")["redriven"] == ["L3"]
     assert (
-        len(redrive(letters, event_ids=[f"{number:128}".replace(" ", '"') for number in range(1_000)])["failed"])
+        len(redrive(dead_letters, event_ids=[f"{number:128}".replace(" ", '"') for number in range(1_000)])["failed"])
         == 1_000
     )
-    assert redrive(letters, event_ids=["L4", "other"], invoice_id="INV-2")["redriven"] == ["other"]
-    assert redrive(letters, all=True)["redriven"] == ["L0", "L2", "L4"]
-    assert redrive(letters, all=True) == {"redriven": [], "failed": [], "more": False}
-    assert letters.get("/dead-letters")["items"] == []
-    until(lambda: letters.get("/check")["balanced"] is True)
+    assert redrive(dead_letters, event_ids=["L4", "other"], invoice_id="INV-2")["redriven"] == ["other"]
+    assert redrive(dead_letters, all=True)["redriven"] == ["L0", "L2", "L4"]
+    assert redrive(dead_letters, all=True) == {"redriven": [], "failed": [], "more": False}
+    assert dead_letters.get("/dead-letters")["items"] == []
+    until(lambda: dead_letters.get("/check")["balanced"] is True)
 
 
-def test_many_are_handled_part_by_part(letters: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_dead_letters_are_redriven_in_parts(dead_letters: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bems.embedded.api.operations.MAX_REDRIVEN", 2)
-    assert redrive(letters, event_ids=["other"], invoice_id="INV-2", error="other")["failed"][0]["event_id"] == "other"
-    assert redrive(letters, event_ids=["L4"], invoice_id="INV-1")["failed"][0]["event_id"] == "L4"
-    part = redrive(letters, all=True)
+    assert (
+        redrive(dead_letters, event_ids=["other"], invoice_id="INV-2", error="other")["failed"][0]["event_id"]
+        == "other"
+    )
+    assert redrive(dead_letters, event_ids=["L4"], invoice_id="INV-1")["failed"][0]["event_id"] == "L4"
+    part = redrive(dead_letters, all=True)
     assert (names(part["failed"]), part["more"]) == (["L0", "L1"], True)
 
 
 @pytest.mark.parametrize(
     "body", [{}, {"event_ids": None}, {"all": False}, {"event_ids": []}, {"x": 1}, {"event_ids": ["a b"]}]
 )
-def test_nothing_is_handled_again_by_mistake(cell: Cell, body: object) -> None:
+def test_a_redrive_requires_a_filter(cell: Cell, body: object) -> None:
     reply = cell.ask("POST", "/dead-letters/redrive", body)
     assert reply.status == 400
     assert reply.faults
 
 
-def test_deliveries(cell: Cell) -> None:
+def test_deliveries_are_listed_and_retried(cell: Cell) -> None:
     assert cell.get("/deliveries?state=failed&limit=5") == {"items": [], "next_cursor": None}
     assert cell.ask("GET", "/deliveries?state=lost").pointers == {"/state"}
     assert cell.ask("POST", "/deliveries/retry", role="operator").content == {"deliveries": 0}

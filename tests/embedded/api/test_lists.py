@@ -1,4 +1,4 @@
-"""Lists: what is on them, in which order, page by page; and what may be asked for."""
+"""Lists: filters, order, pages, cursors and query parameters."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,14 +11,14 @@ from bems.embedded.api.queries import (
     CommandsQuery,
     DeadLettersQuery,
     InvoicesQuery,
-    Number,
+    RowNumber,
     read_cursor,
     read_query,
     write_cursor,
 )
 from bems.tracker.instants import DAY, HOUR
 from bems.tracker.parsing import InvalidEvent
-from tests.embedded.api.calls import Cell, sent
+from tests.embedded.api.calls import Cell, event_body
 from tests.tracker.samples import NOW
 from tests.waiting import until
 
@@ -26,10 +26,10 @@ LISTS = ("/invoices", "/invoices?stuck=true", "/alerts", "/commands", "/dead-let
 
 
 @pytest.fixture(scope="module")
-def full(cell: Cell) -> Cell:
-    """Invoices in every status, some of them stuck or parked, with alerts and commands."""
+def filled(cell: Cell) -> Cell:
+    """Cell with invoices in every status, some stuck or parked, and with alerts and commands."""
     for number in range(6):
-        cell.send_all("ingestion", [sent("ingestion", invoice_id=f"I{number}")])
+        cell.send_all("ingestion", [event_body("ingestion", invoice_id=f"I{number}")])
         cell.move_to(NOW + (number + 1) * HOUR)
     stages: list[tuple[Any, str, list[int]]] = [
         ("authorization", "approved", [2, 3, 4]), ("authorization", "rejected", [5]),
@@ -37,7 +37,8 @@ def full(cell: Cell) -> Cell:
     ]  # fmt: skip
     for stage, status, numbers in stages:
         events = [
-            sent(stage, invoice_id=f"I{number}", status=status, event_id=f"{number}{status}") for number in numbers
+            event_body(stage, invoice_id=f"I{number}", status=status, event_id=f"{number}{status}")
+            for number in numbers
         ]
         assert {result["code"] for result in cell.send_all(stage, events)} == {202}
     cell.send("posting", invoice_id="Orphaned")
@@ -55,7 +56,7 @@ def ids(cell: Cell, path: str, **query: object) -> list[str]:
 
 
 def pages(cell: Cell, path: str, **query: object) -> Iterator[dict[str, Any]]:
-    """Every item, over as many pages as there are."""
+    """Yield the items of all pages."""
     cursor = None
     while True:
         page = cell.get(f"{path}?{urlencode({**query, **({'cursor': cursor} if cursor else {})})}")
@@ -96,15 +97,13 @@ ALL = ["I0", "I1", "I2", "I3", "I4", "I5", "Orphaned", "P1", "P2"]
         ({"stuck": "true", "mark": "parked", "sort": "value"}, ["P1", "P2"]),
     ],
 )
-def test_invoices_are_found_by_what_they_are(
-    full: Cell, query: dict[str, str], expected: list[str], limit: int
-) -> None:
-    found = ids(full, "/invoices", limit=limit, **query)
+def test_invoices_are_filtered(filled: Cell, query: dict[str, str], expected: list[str], limit: int) -> None:
+    found = ids(filled, "/invoices", limit=limit, **query)
     assert found == expected
 
 
-def test_the_stuck_come_longest_waiting_first(full: Cell) -> None:
-    stuck = list(pages(full, "/invoices", stuck="true", limit=1))
+def test_stuck_invoices_are_listed_longest_waiting_first(filled: Cell) -> None:
+    stuck = list(pages(filled, "/invoices", stuck="true", limit=1))
     waits = [invoice.get("waiting") or invoice["parked"] for invoice in stuck]
     since = [wait["since"] for wait in waits]
     assert since == sorted(since) == [f"2026-03-02T{hour:02}:00:00Z" for hour in (9, 10, 15, 15)]
@@ -119,37 +118,37 @@ def test_the_stuck_come_longest_waiting_first(full: Cell) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 500])
-def test_alerts_come_newest_first(full: Cell, limit: int) -> None:
-    with full.reader() as reader:
+def test_alerts_are_listed_newest_first(filled: Cell, limit: int) -> None:
+    with filled.reader() as reader:
         stored = [alert.id for _, alert in reader.alerts()]
-    alerts = list(pages(full, "/alerts", limit=limit))
+    alerts = list(pages(filled, "/alerts", limit=limit))
     assert [alert["id"] for alert in alerts] == stored[::-1]
     one = alerts[0]["invoice_id"]
-    assert ids(full, "/alerts", invoice_id=one, limit=limit) == [
+    assert ids(filled, "/alerts", invoice_id=one, limit=limit) == [
         a["invoice_id"] for a in alerts if a["invoice_id"] == one
     ]
     failed = [alert["id"] for alert in alerts if alert["stage"] == "posting"]
-    assert [alert["id"] for alert in pages(full, "/alerts", stage="posting", limit=limit)] == failed != []
-    assert ids(full, "/alerts", severity="critical", limit=limit) == []
+    assert [alert["id"] for alert in pages(filled, "/alerts", stage="posting", limit=limit)] == failed != []
+    assert ids(filled, "/alerts", severity="critical", limit=limit) == []
 
 
 @pytest.mark.parametrize("limit", [1, 2, 500])
-def test_commands_come_newest_first(full: Cell, limit: int) -> None:
-    commands = list(pages(full, "/commands", limit=limit))
+def test_commands_are_listed_newest_first(filled: Cell, limit: int) -> None:
+    commands = list(pages(filled, "/commands", limit=limit))
     assert [command["command_id"] for command in commands] == ["park-P2", "park-P1"]
-    assert ids(full, "/commands", invoice_id="P1", limit=limit) == ["P1"]
+    assert ids(filled, "/commands", invoice_id="P1", limit=limit) == ["P1"]
 
 
-def test_every_invoice_is_seen_once_while_others_come_in(own: Cell) -> None:
+def test_each_invoice_is_listed_once_while_others_are_added(own_cell: Cell) -> None:
     before = {f"M{number:03}" for number in range(0, 90, 3)}
-    own.send_all("ingestion", [sent("ingestion", invoice_id=id) for id in before])
+    own_cell.send_all("ingestion", [event_body("ingestion", invoice_id=id) for id in before])
     seen: list[str] = []
-    for page, item in enumerate(pages(own, "/invoices", limit=4)):
+    for page, item in enumerate(pages(own_cell, "/invoices", limit=4)):
         seen.append(item["invoice_id"])
-        new = [sent("ingestion", invoice_id=f"M{number:03}") for number in (page, 89 - page)]
-        own.send_all("ingestion", new)
-        own.send_all("authorization", [sent("authorization", invoice_id=item["invoice_id"])])
-    assert seen == sorted(set(seen)), "in order, none twice"
+        new = [event_body("ingestion", invoice_id=f"M{number:03}") for number in (page, 89 - page)]
+        own_cell.send_all("ingestion", new)
+        own_cell.send_all("authorization", [event_body("authorization", invoice_id=item["invoice_id"])])
+    assert seen == sorted(set(seen)), "sorted, without repeats"
     assert before <= set(seen)
 
 
@@ -157,9 +156,11 @@ def test_every_invoice_is_seen_once_while_others_come_in(own: Cell) -> None:
 
 
 @pytest.mark.parametrize("path", LISTS)
-def test_a_cursor_of_another_list_or_of_nobody_is_refused(full: Cell, path: str) -> None:
+def test_a_cursor_of_another_list_or_a_malformed_one_is_refused(filled: Cell, path: str) -> None:
     foreign = {
-        full.get(f"{other}{'&' if '?' in other else '?'}limit=1")["next_cursor"] for other in LISTS[:4] if other != path
+        filled.get(f"{other}{'&' if '?' in other else '?'}limit=1")["next_cursor"]
+        for other in LISTS[:4]
+        if other != path
     }
     wrong = [
         "",
@@ -175,21 +176,21 @@ def test_a_cursor_of_another_list_or_of_nobody_is_refused(full: Cell, path: str)
     wrong += [write_cursor("alerts", 1 << 64), write_cursor("alerts", "1"), write_cursor("stuck", "a"), "eyJhIjoxfQ=="]
     wrong += [write_cursor(of) for of in ("ids", "stuck", "alerts", "commands", "letters")]
     for cursor in [*filter(None, foreign), *wrong]:
-        reply = full.ask("GET", f"{path}{'&' if '?' in path else '?'}{urlencode({'cursor': cursor})}")
+        reply = filled.ask("GET", f"{path}{'&' if '?' in path else '?'}{urlencode({'cursor': cursor})}")
         assert (reply.status, reply.pointers) == (400, {"/cursor"}), cursor
 
 
-def test_a_cursor_is_read_as_it_was_written() -> None:
+def test_a_cursor_can_be_read_back() -> None:
     assert read_cursor(None, "ids", str) is None
     for text in ("a", "I/1", "~" * 128):
         assert read_cursor(write_cursor("ids", text), "ids", str) == (text,)
-    assert read_cursor(write_cursor("stuck", 5, "a"), "stuck", Number, str) == (5, "a")
+    assert read_cursor(write_cursor("stuck", 5, "a"), "stuck", RowNumber, str) == (5, "a")
     cursor = write_cursor("alerts", 7)
     for other in (cursor + "=", cursor[:-1], cursor + "\n", " " + cursor, cursor.lower()):
-        assert isinstance(read_cursor(other, "alerts", Number), InvalidEvent)
+        assert isinstance(read_cursor(other, "alerts", RowNumber), InvalidEvent)
 
 
-# -- questions
+# -- query parameters
 
 
 @pytest.mark.parametrize(
@@ -215,24 +216,24 @@ def test_a_cursor_is_read_as_it_was_written() -> None:
         ("x" * 5000, {""}),
     ],
 )
-def test_a_wrong_question_is_told_every_fault(cell: Cell, query: str, pointers: set[str]) -> None:
+def test_an_invalid_query_is_refused_with_every_fault(cell: Cell, query: str, pointers: set[str]) -> None:
     reply = cell.ask("GET", f"/invoices?{query}")
     assert (reply.status, reply.pointers) == (400, pointers)
 
 
 @pytest.mark.parametrize("path", ["/check", "/keys", "/metrics", "/invoices/I0", "/invoices/ingestion"])
-def test_where_nothing_can_be_asked_for_nothing_is_ignored(cell: Cell, path: str) -> None:
+def test_operations_without_parameters_refuse_any_parameter(cell: Cell, path: str) -> None:
     reply = cell.ask("GET", f"{path}?limit=1")
     assert (reply.status, reply.pointers) == (400, {"/limit"})
 
 
 @pytest.mark.parametrize("text", ["12345", "true", "false", "0", "-1", "00012", "1e5", "null", "a b+c%&=#?/", "\u00e4"])
 @pytest.mark.parametrize("expected", [AlertsQuery, CommandsQuery, DeadLettersQuery])
-def test_a_text_stays_a_text_whatever_it_looks_like(expected: Any, text: str) -> None:
+def test_text_parameters_are_never_converted(expected: Any, text: str) -> None:
     assert read_query(urlencode({"invoice_id": text}).encode(), expected) == expected(invoice_id=text)
 
 
-def test_numbers_and_truths_are_read_where_they_are_meant() -> None:
+def test_number_and_boolean_parameters_are_converted() -> None:
     assert read_query(b"stuck=true&limit=7", InvoicesQuery) == InvoicesQuery(stuck=True, limit=7)
     assert read_query(b"set_aside=false&error=404&limit=500", DeadLettersQuery) == DeadLettersQuery(
         set_aside=False, error="404", limit=500
@@ -240,7 +241,7 @@ def test_numbers_and_truths_are_read_where_they_are_meant() -> None:
     assert read_query(b"", InvoicesQuery) == InvoicesQuery()
 
 
-def test_an_invoice_of_digits_has_alerts(own: Cell) -> None:
-    own.send("ingestion", invoice_id="12345")
-    own.move_to(NOW + 3 * DAY)
-    until(lambda: bool(own.get("/alerts?invoice_id=12345")["items"]))
+def test_an_invoice_of_digits_has_alerts(own_cell: Cell) -> None:
+    own_cell.send("ingestion", invoice_id="12345")
+    own_cell.move_to(NOW + 3 * DAY)
+    until(lambda: bool(own_cell.get("/alerts?invoice_id=12345")["items"]))

@@ -1,4 +1,4 @@
-"""The document: that it is one, that it says what the API does, and that schemathesis finds no difference."""
+"""OpenAPI document: it is valid, describes the API, and schemathesis finds no deviation."""
 
 import os
 import re
@@ -12,10 +12,10 @@ from jsonschema import Draft202012Validator
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from bems.embedded.api.event_endpoint import PATHS
-from bems.embedded.api.openapi import document
+from bems.embedded.api.openapi import build_document
 from bems.tracker.currencies import MINOR_UNITS
 from bems.tracker.parsing import MAX_DIGITS
-from tests.embedded.api.calls import PROBLEM, SECRETS, UNLIMITED, Cell, sent
+from tests.embedded.api.calls import PROBLEM, SECRETS, UNLIMITED, Cell, event_body
 
 LONG = bool(os.environ.get("BEMS_LONG"))
 
@@ -23,36 +23,36 @@ LONG = bool(os.environ.get("BEMS_LONG"))
 def operations() -> dict[str, dict[str, Any]]:
     return {
         f"{method.upper()} {path}": operation
-        for path, methods in document()["paths"].items()
+        for path, methods in build_document()["paths"].items()
         for method, operation in methods.items()
     }
 
 
 def validator(name: str) -> Draft202012Validator:
-    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", **document()})
+    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", **build_document()})
 
 
-def test_it_is_openapi_3_1() -> None:
-    assert list(OPENAPI_31_VALIDATOR.iter_errors(document())) == []
-    for schema in document()["components"]["schemas"].values():
+def test_the_document_is_valid_openapi_3_1() -> None:
+    assert list(OPENAPI_31_VALIDATOR.iter_errors(build_document())) == []
+    for schema in build_document()["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
 
 
-def test_it_is_served_as_it_is(cell: Cell) -> None:
-    assert cell.get("/openapi.json") == document()
+def test_the_document_is_served(cell: Cell) -> None:
+    assert cell.get("/openapi.json") == build_document()
 
 
-def test_nothing_is_named_twice_or_refers_to_nothing() -> None:
+def test_operation_ids_are_unique_and_references_resolve() -> None:
     named = [operation["operationId"] for operation in operations().values()]
     assert len(named) == len(set(named))
-    known = document()["components"]["schemas"]
-    referred = set(re.findall(r"#/components/schemas/([^\"']+)", str(document())))
+    known = build_document()["components"]["schemas"]
+    referred = set(re.findall(r"#/components/schemas/([^\"']+)", str(build_document())))
     assert referred <= known.keys()
-    linked = set(re.findall(r"'operationId': '(\w+)', 'parameters': {", str(document())))
+    linked = set(re.findall(r"'operationId': '(\w+)', 'parameters': {", str(build_document())))
     assert {"getInvoice", "revokeKey"} <= linked <= set(named)
 
 
-def test_every_problem_has_its_form_and_says_when_to_come_back() -> None:
+def test_problems_have_their_media_type_and_retry_after() -> None:
     for name, operation in operations().items():
         for code, answer in operation["responses"].items():
             if int(code) >= 400 and name != "GET /healthz":
@@ -61,8 +61,8 @@ def test_every_problem_has_its_form_and_says_when_to_come_back() -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_invoices_called_like_stages_are_described(cell: Cell, path: str) -> None:
-    """Schemathesis: the document has the path, but not GET, which the Allow of a 405 names."""
+def test_invoices_with_the_id_of_a_stage_are_described(cell: Cell, path: str) -> None:
+    """Found by schemathesis: the Allow header of a 405 named GET, which the document did not have for the path."""
     described = operations()[f"GET {path}"]
     assert "parameters" not in described
     id = path.removeprefix("/invoices/")
@@ -82,8 +82,8 @@ def test_invoices_called_like_stages_are_described(cell: Cell, path: str) -> Non
         ({"invoice_id": "x"}, True),
     ],
 )
-def test_what_is_to_be_redriven_has_to_be_said(cell: Cell, body: dict[str, Any], right: bool) -> None:
-    """Schemathesis: `{}` kept the schema, and was refused."""
+def test_the_schema_requires_a_filter_to_redrive(cell: Cell, body: dict[str, Any], right: bool) -> None:
+    """Found by schemathesis: `{}` matched the schema, but was refused."""
     assert validator("RedriveRequest").is_valid(body) is right
     assert cell.ask("POST", "/dead-letters/redrive", body).status == (200 if right else 400)
 
@@ -94,10 +94,12 @@ AMOUNTS += [sign + "9" * (digits - decimals) + "." * bool(decimals) + "9" * deci
 
 
 @pytest.mark.parametrize("currency", ["EUR", "JPY", "BHD", "CLF", "ANG", "XXX", "XAU", "eur", "EURO", ""])
-def test_the_document_knows_currencies_and_their_decimals(cell: Cell, currency: str) -> None:
-    """Schemathesis: any three capitals, and any decimals, kept the schema, and were refused."""
+def test_the_schema_limits_currencies_and_their_decimals(cell: Cell, currency: str) -> None:
+    """Found by schemathesis: any three capitals and any decimals matched the schema, but were refused."""
     known = validator("PostingEvent")
-    events = [sent("posting", event_id=f"{currency}{amount}", amount=amount, currency=currency) for amount in AMOUNTS]
+    events = [
+        event_body("posting", event_id=f"{currency}{amount}", amount=amount, currency=currency) for amount in AMOUNTS
+    ]
     results = cell.send_all("posting", [event | {"event_id": f"{n}-{currency}"} for n, event in enumerate(events)])
     assert [result["code"] == 202 for result in results] == [known.is_valid(event) for event in events]
     assert any(result["code"] == 202 for result in results) == (currency in MINOR_UNITS)
@@ -107,9 +109,9 @@ def test_the_document_knows_currencies_and_their_decimals(cell: Cell, currency: 
     "due", ["1969-12-31", "1970-01-01", "1999-02-28", "2000-12-31", "2999-12-31", "3000-01-01", "9999-12-31",
             "0001-01-01", "2026-13-01", "2026-1-1", "", "2026-01-01\n"],
 )  # fmt: skip
-def test_the_document_knows_when_an_invoice_may_be_due(cell: Cell, due: str) -> None:
-    """Schemathesis: any date kept the schema, and was refused."""
-    event = sent("posting", event_id=f"due-{len(due)}-{due[:9]}".strip(), payment_terms={"due_date": due})
+def test_the_schema_limits_due_dates(cell: Cell, due: str) -> None:
+    """Found by schemathesis: any date matched the schema, but some were refused."""
+    event = event_body("posting", event_id=f"due-{len(due)}-{due[:9]}".strip(), payment_terms={"due_date": due})
     (result,) = cell.send_all("posting", [event])
     assert (result["code"] == 202) == validator("PostingEvent").is_valid(event)
 
@@ -121,10 +123,10 @@ CONFIG = """
 include-path-regex = "/batch$"
 checks.negative_data_rejection.expected-statuses = ["207", "400", "403", "413", "415"]
 """
-"""The one exception: a batch with a wrong event in it is answered 207, and the refusal stands in the event's result."""
+"""The only exception: a batch with an invalid event gets 207, and the result of that event has the refusal."""
 
 OTHER_STAGES = "^/invoices/(authorization|reconciliation|posting)(/batch)?$"
-"""They go through the same code as ingestion: the long form asks them too."""
+"""Paths with the same code as ingestion, which only the long run (BEMS_LONG) includes."""
 
 
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:

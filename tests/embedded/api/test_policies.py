@@ -1,4 +1,4 @@
-"""The policy in force, and those before it, over the API."""
+"""The current policy and earlier ones over the API."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ stages:
 """
 
 
-def test_the_policy_in_force_is_shown_with_nothing_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_policy_in_force_is_shown_with_all_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = expand(read_policy(TEXT, "sla.yaml"))
     monkeypatch.setattr(calls, "POLICY", policy)
     with Cell(tmp_path, policy_source="sla.yaml") as cell:
@@ -64,7 +64,7 @@ def test_the_policy_in_force_is_shown_with_nothing_left_out(tmp_path: Path, monk
     }
 
 
-def test_policies_are_listed_and_found_by_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policies_are_listed_and_found_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digests, strict = [POLICY.digest], plain_policy("1h", "1h", 1, 2)
     with Cell(tmp_path, policy_source="a.yaml"):
         pass

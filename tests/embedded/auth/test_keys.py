@@ -17,7 +17,7 @@ def keys(tmp_path: Path) -> Keys:
     return Keys(tmp_path)
 
 
-def test_a_key_is_known_by_its_text_alone(keys: Keys) -> None:
+def test_a_key_is_verified_by_its_exact_text(keys: Keys) -> None:
     key, text = keys.add("ann", "operator", "the host", NOW)
     assert key == Key(key.id, "ann", "operator", NOW, "the host")
     assert re.fullmatch(r"bems_[0-9a-f]{8}_[A-Za-z0-9_-]{43}", text)
@@ -37,19 +37,19 @@ def test_a_key_is_known_by_its_text_alone(keys: Keys) -> None:
         assert keys.verify(wrong) is None
 
 
-def test_keys_are_drawn_anew_each_time(keys: Keys) -> None:
+def test_keys_are_unique(keys: Keys) -> None:
     made = [keys.add(f"k{number}", "sender", "x", NOW) for number in range(50)]
     assert len({key.id for key, _ in made}) == len({text.split("_", 2)[2] for _, text in made}) == 50
     assert [keys.verify(text) for _, text in made] == [key for key, _ in made]
 
 
-def test_the_secret_of_one_does_not_open_another(keys: Keys) -> None:
+def test_the_secret_of_one_key_does_not_verify_another(keys: Keys) -> None:
     (one, first), (_, second) = (keys.add(name, "admin", "x", NOW) for name in ("a", "b"))
     assert keys.verify(f"bems_{one.id}_{second.split('_', 2)[2]}") is None
     assert keys.verify(f"bems_{'0' * 8}_{first.split('_', 2)[2]}") is None
 
 
-def test_only_a_hash_is_kept(keys: Keys, tmp_path: Path) -> None:
+def test_only_a_hash_is_stored(keys: Keys, tmp_path: Path) -> None:
     key, text = keys.add("ann", "viewer", "x", NOW)
     keys.close()
     content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -59,7 +59,7 @@ def test_only_a_hash_is_kept(keys: Keys, tmp_path: Path) -> None:
     assert not any(secret[start : start + 8] in content for start in range(36))
 
 
-def test_keys_outlive_the_cell(keys: Keys, tmp_path: Path) -> None:
+def test_keys_survive_a_restart(keys: Keys, tmp_path: Path) -> None:
     kept, text = keys.add("ann", "sender", "eve", NOW)
     gone, old = keys.add("bob", "sender", "eve", NOW + 1)
     revoked = keys.revoke(gone.id, "ann", NOW + DAY)
@@ -76,13 +76,13 @@ def test_a_revoked_key_is_kept_with_who_and_when(keys: Keys) -> None:
     revoked = keys.revoke(key.id, "bob", NOW + DAY)
     assert revoked == Key(key.id, "ann", "viewer", NOW, "eve", NOW + DAY, "bob")
     assert keys.verify(text) is None
-    assert keys.revoke(key.id, "carl", NOW + 2 * DAY) == revoked, "the first time counts"
+    assert keys.revoke(key.id, "carl", NOW + 2 * DAY) == revoked, "the first revocation is kept"
     assert keys.revoke("00000000", "bob", NOW) is None
 
 
-def test_a_name_is_held_by_one_key_in_force(keys: Keys) -> None:
+def test_a_name_belongs_to_one_key_in_force(keys: Keys) -> None:
     first, _ = keys.add("ann", "viewer", "x", NOW)
-    with pytest.raises(KeyRefused, match="there is a key ann already"):
+    with pytest.raises(KeyRefused, match="there is already a key ann"):
         keys.add("ann", "admin", "x", NOW)
     keys.revoke(first.id, "x", NOW)
     second, _ = keys.add("ann", "admin", "x", NOW + 1)
@@ -90,21 +90,21 @@ def test_a_name_is_held_by_one_key_in_force(keys: Keys) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "-a", "a\n", "\u00e4", "a" * 65, "a/b", "a\0"])
-def test_a_name_is_plain(keys: Keys, name: str) -> None:
+def test_invalid_names_are_refused(keys: Keys, name: str) -> None:
     with pytest.raises(KeyRefused, match="the name"):
         keys.add(name, "admin", "x", NOW)
     assert keys.all() == []
 
 
 @pytest.mark.parametrize("name", ["a", "7", "ann@example.com", "A.b_c-d", "a" * 64])
-def test_a_name_may_be_an_address(keys: Keys, name: str) -> None:
+def test_a_name_may_be_an_email_address(keys: Keys, name: str) -> None:
     assert keys.add(name, "admin", "x", NOW)[0].name == name
 
 
-def test_there_is_always_an_admin_once_there_was_one(keys: Keys) -> None:
+def test_the_last_admin_key_cannot_be_revoked(keys: Keys) -> None:
     one, text = keys.add("one", "admin", "x", NOW)
     keys.add("op", "operator", "x", NOW)
-    with pytest.raises(KeyRefused, match="one is the last key of an admin"):
+    with pytest.raises(KeyRefused, match="one is the last admin key"):
         keys.revoke(one.id, "one", NOW)
     assert keys.verify(text) == one
     two, _ = keys.add("two", "admin", "x", NOW)
@@ -113,7 +113,7 @@ def test_there_is_always_an_admin_once_there_was_one(keys: Keys) -> None:
         keys.revoke(two.id, "two", NOW)
 
 
-def test_what_could_not_be_stored_is_not_in_force(keys: Keys) -> None:
+def test_a_failed_write_changes_no_key(keys: Keys) -> None:
     kept, text = keys.add("kept", "viewer", "x", NOW)
     keys._connection.execute("PRAGMA query_only = on")
     with pytest.raises(StoreFailed):
@@ -126,7 +126,7 @@ def test_what_could_not_be_stored_is_not_in_force(keys: Keys) -> None:
     assert keys.add("new", "viewer", "x", NOW)[0] in keys.all()
 
 
-def test_another_file_is_not_taken_for_keys(tmp_path: Path) -> None:
+def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     other = apsw.Connection(str(tmp_path / KEYS))
     other.execute("CREATE TABLE t (x)")
     other.close()
@@ -134,6 +134,6 @@ def test_another_file_is_not_taken_for_keys(tmp_path: Path) -> None:
         Keys(tmp_path)
 
 
-def test_the_file_tells_what_it_is(keys: Keys, tmp_path: Path) -> None:
+def test_the_file_has_the_application_id(keys: Keys, tmp_path: Path) -> None:
     keys.close()
     assert apsw.Connection(str(tmp_path / KEYS)).pragma("application_id") == APPLICATION_ID

@@ -19,7 +19,7 @@ from bems.embedded.storage.reader_pool import ReaderPool
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.wal import WalCheckpointer
 from bems.embedded.writer import Writer, open_writer
-from tests.embedded.api.calls import Cell, together
+from tests.embedded.api.calls import Cell, run_concurrently
 from tests.embedded.submit import submit
 from tests.tracker.samples import NOW, POLICY, event
 from tests.waiting import SOON, until
@@ -150,7 +150,7 @@ def test_the_writer_continues_while_queries_wait_for_the_checkpoint(writer: Writ
         with log.reading():
             assert leave.is_set()
 
-    together([stay, come, ask, ask])
+    run_concurrently([stay, come, ask, ask])
     assert size(tmp_path) < MAX_WAL_BYTES
     log.close()
 
@@ -235,5 +235,5 @@ def test_a_slow_dashboard_blocks_no_query(
     watchdog = threading.Timer(5, leave.set)
     watchdog.start()
     with Cell(tmp_path) as cell:
-        together([lambda: question(cell), *[lambda: dashboard(cell)] * slow])
+        run_concurrently([lambda: question(cell), *[lambda: dashboard(cell)] * slow])
     watchdog.cancel()
