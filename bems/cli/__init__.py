@@ -7,7 +7,7 @@ from types import FrameType
 
 import click
 
-from bems.cli.checked_commands import CheckedGroup, SeveralMistakes
+from bems.cli.checked_commands import CheckedGroup, UsageErrors
 from bems.cli.commands.act import act
 from bems.cli.commands.alerts import alerts, deliveries
 from bems.cli.commands.backup import backup
@@ -24,7 +24,7 @@ from bems.cli.commands.restore import restore
 from bems.cli.commands.send import send
 from bems.cli.commands.stuck import stuck
 from bems.cli.commands.up import up
-from bems.cli.http_errors import one_line
+from bems.cli.http_errors import to_one_line
 
 
 @click.group(cls=CheckedGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,8 +72,8 @@ def _run() -> int:
     except click.exceptions.NoArgsIsHelpError as help:
         click.echo(help.format_message(), err=True)
         return 2
-    except SeveralMistakes as mistakes:
-        for mistake in mistakes.several:
+    except UsageErrors as mistakes:
+        for mistake in mistakes.errors:
             _tell(mistake)
         return mistakes.exit_code
     except click.UsageError as mistake:
@@ -89,7 +89,7 @@ def _run() -> int:
         # What Python makes of a byte that is not UTF-8; any other text can be sent.
         if not "\ud800" <= fault.object[fault.start] <= "\udfff":
             raise
-        click.echo(f"bems: {one_line(fault.object)!r} is not UTF-8 text", err=True)
+        click.echo(f"bems: {to_one_line(fault.object)!r} is not UTF-8 text", err=True)
         return 2
     except OSError as fault:
         click.echo(f"bems: {fault.filename or 'output'}: {fault.strerror}", err=True)

@@ -37,7 +37,7 @@ class LineResult(NamedTuple):
     seconds: float = 0.0
 
 
-class Item(NamedTuple):
+class BatchItem(NamedTuple):
     """An event as it is sent, and its line."""
 
     line: int
@@ -47,13 +47,13 @@ class Item(NamedTuple):
 class Batch:
     """Events of one stage that go together. `opened` is when the first was put in, on the monotonic clock."""
 
-    def __init__(self, stage: Stage, items: Sequence[Item] = ()) -> None:
+    def __init__(self, stage: Stage, items: Sequence[BatchItem] = ()) -> None:
         self.stage = stage
         self.items = list(items)
-        self.opened = time.monotonic()
+        self.opened_at = time.monotonic()
         self.size = 0
 
-    def put(self, item: Item) -> None:
+    def add(self, item: BatchItem) -> None:
         self.items.append(item)
         self.size += len(item.event) + 1
 
@@ -77,15 +77,15 @@ class BatchResponse(NamedTuple):
     """
 
     results: Sequence[LineResult] = ()
-    retry: Sequence[Item] = ()
+    retry: Sequence[BatchItem] = ()
     retry_after_seconds: float = 0.0
     retry_reason: str | None = None
-    split: bool = False
-    size: bool = False
+    must_split: bool = False
+    is_too_large: bool = False
     fault: click.ClickException | None = None
 
 
-def post(client: Client, parcel: Batch) -> BatchResponse:
+def post_batch(client: Client, parcel: Batch) -> BatchResponse:
     """Send the parcel, once."""
     path = f"/invoices/{parcel.stage}"
     single = len(parcel.items) == 1
@@ -110,15 +110,15 @@ def post(client: Client, parcel: Batch) -> BatchResponse:
     if reply.status in (400, 413):
         return _read_refusal(client, parcel, reply, seconds)
     if reply.status in (408, 429) or reply.status >= 500:
-        trouble = None if reply.status == 429 else client.error_of(reply, SENDERS).message
+        trouble = None if reply.status == 429 else client.to_error(reply, SENDERS).message
         return BatchResponse(retry=parcel.items, retry_after_seconds=reply.retry_after, retry_reason=trouble)
-    return BatchResponse(fault=client.error_of(reply, SENDERS))
+    return BatchResponse(fault=client.to_error(reply, SENDERS))
 
 
 def _read_results(client: Client, parcel: Batch, reply: Reply, seconds: float) -> BatchResponse:
     read = read_json(reply.body, _RESULTS)
     if read is None or len(read.results) != len(parcel.items):
-        return BatchResponse(fault=client.error_of(reply, SENDERS))
+        return BatchResponse(fault=client.to_error(reply, SENDERS))
     told, again = [], []
     for item, result in zip(parcel.items, read.results, strict=True):
         if result.status == "unavailable":
@@ -129,13 +129,13 @@ def _read_results(client: Client, parcel: Batch, reply: Reply, seconds: float) -
     return BatchResponse(told, again, reply.retry_after, trouble)
 
 
-def _read_single(client: Client, item: Item, reply: Reply, seconds: float) -> BatchResponse:
+def _read_single(client: Client, item: BatchItem, reply: Reply, seconds: float) -> BatchResponse:
     if reply.status == 409:
         errors = _errors(read_problem(reply.body) or ProblemDetails())
         return BatchResponse([LineResult(item.line, "conflict", event_id(item.event), errors, seconds)])
     acceptance = read_json(reply.body, _ACCEPTANCE)
     if acceptance is None:
-        return BatchResponse(fault=client.error_of(reply, SENDERS))
+        return BatchResponse(fault=client.to_error(reply, SENDERS))
     return BatchResponse([LineResult(item.line, acceptance.status, acceptance.event_id, (), seconds)])
 
 
@@ -143,12 +143,12 @@ def _read_refusal(client: Client, parcel: Batch, reply: Reply, seconds: float) -
     said = read_problem(reply.body)
     if said is None:
         if reply.status == 400:
-            return BatchResponse(fault=client.error_of(reply, SENDERS))
+            return BatchResponse(fault=client.to_error(reply, SENDERS))
         # Whatever stands before the cell may think it too large, and need not speak JSON.
         said = ProblemDetails(detail="it is too large")
     if len(parcel.items) > 1:
         # API Gateway refuses a batch for one event in it, and does not say for which; our own cells do.
-        return BatchResponse(split=True, size=bool(said.detail) and not said.errors)
+        return BatchResponse(must_split=True, is_too_large=bool(said.detail) and not said.errors)
     item = parcel.items[0]
     return BatchResponse([LineResult(item.line, "refused", event_id(item.event), _errors(said), seconds)])
 

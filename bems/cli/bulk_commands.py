@@ -17,7 +17,7 @@ import msgspec
 from bems.cli.client import Client, Reply, decode_as, quote_path
 from bems.cli.errors import Failure, UserError
 from bems.cli.files import LogFile
-from bems.cli.http_errors import NoResponse, one_line, read_json, read_problem
+from bems.cli.http_errors import NoResponse, read_json, read_problem, to_one_line
 from bems.cli.output import format_time
 from bems.embedded.api.access import OPERATORS
 from bems.embedded.api.operations import Accepted
@@ -27,16 +27,16 @@ from bems.validation.error_messages import format_value
 
 IN_FLIGHT = 4
 RETRIES_FOR_SECONDS = 15.0
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
-MAX_MISTAKES_SHOWN = 10
+MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.2, 5.0
+MAX_SHOWN_ERRORS = 10
 HEADERS = ("invoice_id", "invoiceid", "invoice", "id")
 DELIMITERS = "\t;,"
 
 Result = Literal["done", "repeated", "refused", "not_found", "unknown", "not_sent"]
 """`repeated`: it had been done before. `unknown`: it was sent, and no answer came. `not_sent`: given up before."""
 
-GOOD: tuple[Result, ...] = ("done", "repeated")
-IN_WORDS: dict[Result, str] = {
+SUCCESSES: tuple[Result, ...] = ("done", "repeated")
+RESULT_TEXTS: dict[Result, str] = {
     "done": "done",
     "repeated": "had been done before",
     "refused": "refused",
@@ -48,7 +48,7 @@ IN_WORDS: dict[Result, str] = {
 _ACCEPTED = msgspec.json.Decoder(Accepted)
 
 
-class Outcome(NamedTuple):
+class CommandOutcome(NamedTuple):
     """What became of the command for an invoice, why where it was not done, and when the invoice's next alert is due
     where that is known. `is_missing`: the stage that comes before the completed one, and that the invoice waits for."""
 
@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
     result: Result
     reason: str = ""
     next_alert_at: datetime | None = None
-    is_missing: Stage | None = None
+    missing_stage: Stage | None = None
 
 
 def command_id(run: str, invoice_id: str) -> str:
@@ -64,7 +64,7 @@ def command_id(run: str, invoice_id: str) -> str:
     return f"{run}-{blake2b(invoice_id.encode(), digest_size=8).hexdigest()}"
 
 
-class Bulk:
+class BulkCommand:
     """Sends the same command for each of many invoices, some at once. `fault` is what ended it early."""
 
     def __init__(self, client: Client, run: str, body: dict[str, str]) -> None:
@@ -72,10 +72,12 @@ class Bulk:
         self._client, self._run, self._body = client, run, body
         self._ended = threading.Event()
 
-    def send(self, invoice_ids: Sequence[str], on_outcome: Callable[[Outcome], object]) -> tuple[list[Outcome], bool]:
+    def send(
+        self, invoice_ids: Sequence[str], on_outcome: Callable[[CommandOutcome], object]
+    ) -> tuple[list[CommandOutcome], bool]:
         """One outcome for each, in order, and whether Ctrl-C came meanwhile; then what is under way is waited for."""
-        futures: list[Future[Outcome]] = []
-        outcomes: dict[str, Outcome] = {}
+        futures: list[Future[CommandOutcome]] = []
+        outcomes: dict[str, CommandOutcome] = {}
         is_interrupted = False
         with ThreadPoolExecutor(IN_FLIGHT, "bems-act") as threads:
             try:
@@ -90,13 +92,13 @@ class Bulk:
                 self._ended.set()
         for invoice_id, future in zip(invoice_ids, futures, strict=False):
             outcomes[invoice_id] = future.result()
-        return [outcomes.get(one) or Outcome(one, "not_sent") for one in invoice_ids], is_interrupted
+        return [outcomes.get(one) or CommandOutcome(one, "not_sent") for one in invoice_ids], is_interrupted
 
-    def _act(self, invoice_id: str) -> Outcome:
+    def _act(self, invoice_id: str) -> CommandOutcome:
         body = msgspec.json.encode(
             {**self._body, "invoice_id": invoice_id, "command_id": command_id(self._run, invoice_id)}
         )
-        pause, until, was_sent = FIRST_PAUSE_SECONDS, time.monotonic() + RETRIES_FOR_SECONDS, False
+        pause, until, was_sent = MIN_PAUSE_SECONDS, time.monotonic() + RETRIES_FOR_SECONDS, False
         while not self._ended.is_set():
             try:
                 reply = self._client.request("POST", "/commands", body)
@@ -105,9 +107,9 @@ class Bulk:
             else:
                 outcome = _read(invoice_id, reply)
                 if outcome is not None:
-                    return self._with_missing(outcome) if outcome.result in GOOD else outcome
+                    return self._with_missing(outcome) if outcome.result in SUCCESSES else outcome
                 wait = max(pause, reply.retry_after)
-                trouble = self._client.error_of(reply, OPERATORS)  # type: ignore[assignment]
+                trouble = self._client.to_error(reply, OPERATORS)  # type: ignore[assignment]
                 is_passing = reply.status in (408, 429) or reply.status >= 500
             was_sent = was_sent or not isinstance(trouble, UserError)
             if not is_passing or time.monotonic() + wait > until:
@@ -115,10 +117,10 @@ class Bulk:
                 self._ended.set()
                 break
             self._ended.wait(wait)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        return Outcome(invoice_id, "unknown" if was_sent else "not_sent")
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+        return CommandOutcome(invoice_id, "unknown" if was_sent else "not_sent")
 
-    def _with_missing(self, outcome: Outcome) -> Outcome:
+    def _with_missing(self, outcome: CommandOutcome) -> CommandOutcome:
         """With what the invoice still waits for before the completed stage, unless that cannot be read."""
         completed = self._body.get("stage")
         if completed not in STAGES:
@@ -132,28 +134,30 @@ class Bulk:
         return outcome._replace(is_missing=stage) if is_earlier else outcome
 
 
-def _read(invoice_id: str, reply: Reply) -> Outcome | None:
+def _read(invoice_id: str, reply: Reply) -> CommandOutcome | None:
     """What an answer says of the invoice; None if it says nothing of it."""
     if reply.status == 200 and (accepted := read_json(reply.body, _ACCEPTED)) is not None:
         result: Result = "done" if accepted.status == "accepted" else "repeated"
-        return Outcome(invoice_id, result, next_alert_at=accepted.next_alert_at)
+        return CommandOutcome(invoice_id, result, next_alert_at=accepted.next_alert_at)
     said = read_problem(reply.body)
     if said is None or reply.status not in (400, 404, 409, 413):
         return None
-    return Outcome(invoice_id, "not_found" if reply.status == 404 else "refused", said.one_line())
+    return CommandOutcome(invoice_id, "not_found" if reply.status == 404 else "refused", said.as_one_line())
 
 
-class Summary(NamedTuple):
+class BulkSummary(NamedTuple):
     """How many commands came to what."""
 
     counts: Counter[Result]
 
     @property
-    def is_good(self) -> bool:
-        return self.counts.total() == sum(self.counts[result] for result in GOOD)
+    def all_succeeded(self) -> bool:
+        return self.counts.total() == sum(self.counts[result] for result in SUCCESSES)
 
     def __str__(self) -> str:
-        parts = [f"{self.counts[result]:,} {IN_WORDS[result]}" for result in get_args(Result) if self.counts[result]]
+        parts = [
+            f"{self.counts[result]:,} {RESULT_TEXTS[result]}" for result in get_args(Result) if self.counts[result]
+        ]
         return ": ".join(filter(None, (f"{self.counts.total():,} in all", ", ".join(parts))))
 
 
@@ -185,8 +189,8 @@ def read_ids(path: str) -> list[str]:
             shown = "there is no invoice_id" if found == "" else f"{format_value(found)} is not an invoice's id"
             mistakes.append(f"{path}:{number}: {shown}: use 1 to 128 printable ASCII characters without space")
     if mistakes:
-        more = len(mistakes) - MAX_MISTAKES_SHOWN
-        shown_mistakes = mistakes[:MAX_MISTAKES_SHOWN] + ([f"{path}: {more} more such lines"] if more > 0 else [])
+        more = len(mistakes) - MAX_SHOWN_ERRORS
+        shown_mistakes = mistakes[:MAX_SHOWN_ERRORS] + ([f"{path}: {more} more such lines"] if more > 0 else [])
         raise UserError("\n".join(shown_mistakes))
     return list(ids)
 
@@ -227,7 +231,9 @@ class _Table:
         return cells[self._column] if self._column < len(cells) else ""
 
 
-def as_document(run: str, body: dict[str, str], outcomes: Sequence[Outcome], summary: Summary) -> dict[str, Any]:
+def as_document(
+    run: str, body: dict[str, str], outcomes: Sequence[CommandOutcome], summary: BulkSummary
+) -> dict[str, Any]:
     """All of it, for programs."""
     return {
         "run": run,
@@ -238,7 +244,7 @@ def as_document(run: str, body: dict[str, str], outcomes: Sequence[Outcome], sum
                 "result": one.result,
                 **({"reason": one.reason} if one.reason else {}),
                 **({"next_alert_at": one.next_alert_at} if one.next_alert_at else {}),
-                **({"waits_for": one.is_missing} if one.is_missing else {}),
+                **({"waits_for": one.missing_stage} if one.missing_stage else {}),
             }
             for one in outcomes
         ],
@@ -246,18 +252,18 @@ def as_document(run: str, body: dict[str, str], outcomes: Sequence[Outcome], sum
     }
 
 
-def line_of(verb: str, outcome: Outcome) -> str:
+def format_outcome(verb: str, outcome: CommandOutcome) -> str:
     """`park INV-1: refused: the invoice is parked: revive it first`"""
-    told = IN_WORDS[outcome.result]
-    reason = f": {one_line(outcome.reason)}" if outcome.reason and outcome.result != "not_found" else ""
+    told = RESULT_TEXTS[outcome.result]
+    reason = f": {to_one_line(outcome.reason)}" if outcome.reason and outcome.result != "not_found" else ""
     alert = (
         f", next alert {format_time(outcome.next_alert_at)} UTC" if verb == "extend" and outcome.next_alert_at else ""
     )
-    missing = f", but {outcome.is_missing} comes before it and is still missing" if outcome.is_missing else ""
-    return f"{verb} {one_line(outcome.invoice_id)}: {told}{alert}{missing}{reason}"
+    missing = f", but {outcome.missing_stage} comes before it and is still missing" if outcome.missing_stage else ""
+    return f"{verb} {to_one_line(outcome.invoice_id)}: {told}{alert}{missing}{reason}"
 
 
-def failure_of(fault: click.ClickException, again: str) -> click.ClickException:
+def to_resumable_failure(fault: click.ClickException, again: str) -> click.ClickException:
     """What ended a run early, and how to go on with it."""
     if isinstance(fault, UserError):
         return fault

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import click
 
 
-class SeveralMistakes(click.UsageError):
+class UsageErrors(click.UsageError):
     """More than one thing is wrong with what was given."""
 
     def __init__(self, several: Sequence[click.UsageError]) -> None:
         super().__init__("\n".join(one.format_message() for one in several))
-        self.several = several
+        self.errors = several
 
 
 class CheckedCommand(click.Command):
@@ -22,7 +22,7 @@ class CheckedCommand(click.Command):
         except click.UsageError as first:
             several = self._find_mistakes(ctx, args)
             if len(several) > 1:
-                raise SeveralMistakes(several) from first
+                raise UsageErrors(several) from first
             raise
 
     def _find_mistakes(self, ctx: click.Context, args: list[str]) -> list[click.UsageError]:

@@ -14,25 +14,25 @@ import urllib3
 from urllib3 import exceptions as broken
 
 from bems.cli.errors import Failure, UserError
-from bems.cli.http_errors import NoResponse, no_answer, one_line, read_json, to_click_error
+from bems.cli.http_errors import NoResponse, describe_no_response, read_json, to_click_error, to_one_line
 from bems.tracker.requests import Role
 
 T = TypeVar("T")
 
-CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 60.0
+CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 60.0
 POOL_SIZE = 64
 """Connections that are kept open for further requests: as many as are ever under way at once."""
 
-PAGE = 500
+MAX_PAGE_ITEMS = 500
 """The most that the API gives at once."""
 
-PAUSES = (0.3, 1.0, 3.0)
+RETRY_PAUSES_SECONDS = (0.3, 1.0, 3.0)
 """Seconds before a request that may be repeated is sent once more."""
 
-SEND_AGAIN = frozenset((429, 502, 503, 504))
+RETRYABLE_STATUSES = frozenset((429, 502, 503, 504))
 """Statuses of answers after which the same request may have another: the cell's own, and those of a proxy before it."""
 
-LONGEST_WAIT_SECONDS = 5.0
+MAX_RETRY_AFTER_SECONDS = 5.0
 """Whoever is to come again later than this is told so, and decides."""
 
 _ANYTHING = msgspec.json.Decoder()
@@ -82,11 +82,11 @@ class Client:
             "user-agent": f"bems/{version('bems')}",
             **({"x-api-key": key} if key else {}),
         }
-        self._here = address.host in _LOOPBACK
-        proxy = None if self._here else _proxy(address.scheme or "http", address.host or "")
+        self._is_local = address.host in _LOOPBACK
+        proxy = None if self._is_local else _proxy(address.scheme or "http", address.host or "")
         settings: dict[str, Any] = {
             "maxsize": POOL_SIZE,
-            "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
+            "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS),
         }
         try:
             manager = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
@@ -97,7 +97,7 @@ class Client:
             told = f"the proxy of this machine, such as {address.scheme}_proxy in the environment, cannot be used"
             raise UserError(f"{told}: http://host:port would be right") from None
         through = proxy is not None and address.scheme == "http"
-        self._before = self.url if through else (address.path or "").rstrip("/")
+        self._path_prefix = self.url if through else (address.path or "").rstrip("/")
 
     def close(self) -> None:
         """Give up the connections. Twice is harmless."""
@@ -108,7 +108,7 @@ class Client:
         try:
             response = self._pool.urlopen(
                 method,
-                self._before + path,
+                self._path_prefix + path,
                 body=body,
                 headers=self._headers,
                 retries=False,
@@ -116,7 +116,7 @@ class Client:
                 assert_same_host=False,
             )
         except (broken.HTTPError, OSError, ValueError) as error:
-            raise no_answer(self.url, error, here=self._here) from error
+            raise describe_no_response(self.url, error, is_local=self._is_local) from error
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Reply(response.status, headers, response.data)
 
@@ -124,11 +124,11 @@ class Client:
         self,
         method: str,
         path: str,
-        may: AbstractSet[Role],
+        roles: AbstractSet[Role],
         *,
         query: Mapping[str, object] | None = None,
         body: object = None,
-        repeat: bool = False,
+        is_idempotent: bool = False,
     ) -> Any:
         """The JSON of a good answer. `may`: the roles that may ask. `repeat`: it is harmless to ask again, so that is
         done a few times where the cell cannot be reached, or says that it cannot answer now; a question is asked again
@@ -138,47 +138,47 @@ class Client:
                 {name: value for name, value in query.items() if value is not None}, quote_via=quote
             )
         sent = None if body is None else msgspec.json.encode(body)
-        pauses = PAUSES if repeat else (0.0,) if method == "GET" else ()
+        pauses = RETRY_PAUSES_SECONDS if is_idempotent else (0.0,) if method == "GET" else ()
         for pause in pauses:
             try:
                 reply = self.request(method, path, sent)
             except NoResponse as fault:
-                if not (fault.retryable if repeat else fault.connection_lost):
+                if not (fault.retryable if is_idempotent else fault.connection_lost):
                     raise
                 time.sleep(pause)
                 continue
-            if reply.status not in SEND_AGAIN or reply.retry_after > LONGEST_WAIT_SECONDS:
-                return self.read(reply, may)
-            time.sleep(max(pause, reply.retry_after or PAUSES[0]))
-        return self.read(self.request(method, path, sent), may)
+            if reply.status not in RETRYABLE_STATUSES or reply.retry_after > MAX_RETRY_AFTER_SECONDS:
+                return self.decode(reply, roles)
+            time.sleep(max(pause, reply.retry_after or RETRY_PAUSES_SECONDS[0]))
+        return self.decode(self.request(method, path, sent), roles)
 
     def list(
-        self, path: str, may: AbstractSet[Role], query: Mapping[str, object], limit: int, cursor: str | None = None
+        self, path: str, roles: AbstractSet[Role], query: Mapping[str, object], limit: int, cursor: str | None = None
     ) -> ListResult:
         """The first `limit` of a list, or behind a cursor of it, by as many requests as it takes."""
         items: list[Any] = []
         while True:
             # One more than wanted tells whether there is more.
-            wanted = min(limit + 1 - len(items), PAGE)
+            wanted = min(limit + 1 - len(items), MAX_PAGE_ITEMS)
             page = decode_as(
-                self.request_json("GET", path, may, query={**query, "limit": wanted, "cursor": cursor}), _Page
+                self.request_json("GET", path, roles, query={**query, "limit": wanted, "cursor": cursor}), _Page
             )
             items += page.items
             cursor = page.next_cursor
             if cursor is None or len(items) > limit:
                 return ListResult(items[:limit], len(items) > limit)
 
-    def read(self, reply: Reply, may: AbstractSet[Role]) -> Any:
+    def decode(self, reply: Reply, roles: AbstractSet[Role]) -> Any:
         """The JSON of a good answer; raises what is wrong with any other."""
         if 200 <= reply.status < 300:
             content = read_json(reply.body, _ANYTHING)
             if content is not None:
                 return content
-        raise self.error_of(reply, may)
+        raise self.to_error(reply, roles)
 
-    def error_of(self, reply: Reply, may: AbstractSet[Role]) -> click.ClickException:
+    def to_error(self, reply: Reply, roles: AbstractSet[Role]) -> click.ClickException:
         """What to tell of an answer that is not what was asked for, in one line."""
-        return to_click_error(self.url, reply.status, reply.headers, reply.body, may, has_key=self._has_key)
+        return to_click_error(self.url, reply.status, reply.headers, reply.body, roles, has_key=self._has_key)
 
 
 def decode_as(answer: Any, expected: type[T]) -> T:
@@ -186,7 +186,7 @@ def decode_as(answer: Any, expected: type[T]) -> T:
     try:
         return msgspec.convert(answer, expected)
     except msgspec.ValidationError as error:
-        raise Failure(f"the answer is not a cell's, or one of another version: {one_line(str(error))}") from error
+        raise Failure(f"the answer is not a cell's, or one of another version: {to_one_line(str(error))}") from error
 
 
 def quote_path(id: str) -> str:
@@ -199,9 +199,9 @@ def _parse(url: str) -> urllib3.util.Url:
     try:
         address = urllib3.util.parse_url(url)
     except broken.LocationParseError:
-        raise UserError(f"{one_line(url)!r} is not an address: {like}") from None
+        raise UserError(f"{to_one_line(url)!r} is not an address: {like}") from None
     if address.scheme not in ("http", "https") or not address.host:
-        raise UserError(f"{one_line(url)!r} is not an address with http:// or https://: {like}")
+        raise UserError(f"{to_one_line(url)!r} is not an address with http:// or https://: {like}")
     if address.auth or address.query is not None or address.fragment is not None:
         raise UserError(f"the address has more than a host and a path: {like}")
     return address

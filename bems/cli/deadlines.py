@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from bems.cli.files import WhenParam, load_policy
+from bems.cli.files import TimeParam, load_policy
 from bems.tracker.durations import Duration, parse_duration
 from bems.tracker.instants import LATEST, Instant, from_datetime, to_datetime
 from bems.tracker.policy import Policy
@@ -17,16 +17,16 @@ EXAMPLES = "friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or 2026-12-24T12:00:00
 
 _DATE_LIKE = re.compile(r"[0-9]{4}-")
 
-Until = Instant | date | Duration | str
+DeadlineInput = Instant | date | Duration | str
 """An instant; the end of a day; so long after now; or a weekday, today or tomorrow, in lower case and written out."""
 
 
-class UntilParam(click.ParamType[Until]):
+class DeadlineParam(click.ParamType[DeadlineInput]):
     """A time to come."""
 
     name = "time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Until:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> DeadlineInput:
         if not isinstance(value, str):
             return value  # type: ignore[no-any-return]
         word = value.strip().lower()
@@ -41,46 +41,46 @@ class UntilParam(click.ParamType[Until]):
                 self.fail(f"{value!r}: {wrong}", param, ctx)
         if not _DATE_LIKE.match(word):
             self.fail(f"{value!r} is not a time; {EXAMPLES}", param, ctx)
-        return WhenParam().convert(value, param, ctx)
+        return TimeParam().convert(value, param, ctx)
 
 
-class Resolved(NamedTuple):
+class ResolvedDeadline(NamedTuple):
     """The instant that is meant, and how it was found, in words."""
 
     instant: Instant
     meaning: str
 
 
-def is_relative(until: Until) -> bool:
+def is_relative(until: DeadlineInput) -> bool:
     """Whether one has to know what time it is."""
     return isinstance(until, str | Duration)
 
 
-def resolve(until: Until, now: Instant, policy: Policy | None) -> Resolved:
+def resolve_deadline(until: DeadlineInput, now: Instant, policy: Policy | None) -> ResolvedDeadline:
     """What is meant at `now`. Days end in the time zone of the policy, or without one in that of this machine.
     Business days are those of the policy, or without one of the built-in policy."""
     if isinstance(until, Duration):
         if not until.business_days:
-            return Resolved(min(now + until.microseconds, LATEST), f"{until} from now")
+            return ResolvedDeadline(min(now + until.microseconds, LATEST), f"{until} from now")
         whose = "the policy's" if policy else "the built-in policy's"
         calendar = (policy or load_policy(None)).calendar
         meaning = f"{until} from now by {whose} calendar in {calendar.timezone}"
-        return Resolved(
+        return ResolvedDeadline(
             calendar.add(now, until.business_days), meaning + ("" if policy else "; --policy FILE takes another")
         )
     if isinstance(until, str):
         today = to_datetime(now).astimezone().date() if policy is None else policy.calendar.local_date(now)
         until = today + timedelta(days=_days_ahead(until, today))
     if not isinstance(until, date):
-        return Resolved(until, "")
+        return ResolvedDeadline(until, "")
     meaning = f"the end of {until:%A} {until}"
     if policy is not None:
-        return Resolved(
+        return ResolvedDeadline(
             policy.calendar.subtract(until + timedelta(days=1), 0), f"{meaning} in {policy.calendar.timezone}"
         )
     end = datetime.combine(until + timedelta(days=1), time()).astimezone()
     offset = end.strftime("%z")
-    return Resolved(from_datetime(end), f"{meaning} where this machine is, UTC{offset[:3]}:{offset[3:5]}")
+    return ResolvedDeadline(from_datetime(end), f"{meaning} where this machine is, UTC{offset[:3]}:{offset[3:5]}")
 
 
 def _days_ahead(name: str, today: date) -> int:

@@ -9,12 +9,12 @@ from rich.text import Text
 
 from bems.cli.batches import Disposition
 from bems.cli.client import Client
-from bems.cli.output import duration, make_console
-from bems.cli.replay_report import ALERTS, MEANING, STATUSES, Part, heading, print_part
-from bems.cli.send_summary import Summary
+from bems.cli.output import format_duration, make_console
+from bems.cli.replay_report import ALERT_COLUMNS, STATUS_COLUMNS, STATUS_MEANINGS, Section, print_heading, print_section
+from bems.cli.send_summary import SendSummary
 from bems.cli.stuck_totals import StuckTotals, read_stuck_totals
 from bems.cli.table_layout import Column, Row, print_prose, print_table
-from bems.cli.worst_invoice import Worst, find_worst
+from bems.cli.worst_invoice import WorstInvoice, find_worst
 from bems.embedded.analytics.feeder import AnalyticsFeeder
 from bems.embedded.api.access import VIEWERS
 from bems.embedded.replay.report import ALERTED
@@ -38,11 +38,11 @@ class DemoResult(NamedTuple):
 
     statuses: dict[str, int]
     stuck: StuckTotals
-    worst: Worst | None
+    worst: WorstInvoice | None
     alerts: dict[str, tuple[int, int, int]]
     check: dict[str, Any]
 
-    def is_consistent_with(self, sent: Summary) -> bool:
+    def is_consistent_with(self, sent: SendSummary) -> bool:
         """Whether every event that was sent is accounted for, and the series is the same in both places."""
         return self.check["balanced"] is True and self.check["accepted"] == sent.dispositions["accepted"]
 
@@ -60,7 +60,7 @@ def collect(client: Client, analytics: AnalyticsFeeder) -> DemoResult:
     return DemoResult(dict(analytics.query(_STATUSES)), stuck, find_worst(client, stuck), alerts, check)
 
 
-def as_document(sent: Summary, takings: DemoResult) -> dict[str, Any]:
+def as_document(sent: SendSummary, takings: DemoResult) -> dict[str, Any]:
     """All of it, for programs."""
     return {
         "sent": {"events": sent.sent, "seconds": round(sent.seconds, 3), "events_per_second": round(sent.rate, 1)},
@@ -79,32 +79,36 @@ def as_document(sent: Summary, takings: DemoResult) -> dict[str, Any]:
     }
 
 
-def print_result(sent: Summary, takings: DemoResult) -> None:
+def print_result(sent: SendSummary, takings: DemoResult) -> None:
     """Print to standard output; plain text where it is not a terminal."""
     console = make_console()
     p50, p99 = (sent.requests.percentile(percent) or 0.0 for percent in (50, 99))
     click.echo()
-    heading(console, "Sent", f"{sent.sent:,} events in {duration(sent.seconds)} ({sent.rate:,.0f} a second)")
-    heading(console, "Answered", f"durable and visible after {duration(p50)} (half), {duration(p99)} (99%)")
+    print_heading(
+        console, "Sent", f"{sent.sent:,} events in {format_duration(sent.seconds)} ({sent.rate:,.0f} a second)"
+    )
+    print_heading(
+        console, "Answered", f"durable and visible after {format_duration(p50)} (half), {format_duration(p99)} (99%)"
+    )
     for part in (_refusals(sent), _statuses(takings), _alerts(takings)):
         if part:
-            print_part(console, part)
+            print_section(console, part)
     _print_check(console, sent, takings)
     _print_stuck(console, takings)
 
 
-def _refusals(sent: Summary) -> Part | None:
+def _refusals(sent: SendSummary) -> Section | None:
     if not sent.refused_fields:
         return None
     rows = [(place, f"{count:,}") for place, count in sent.refused_fields.most_common()]
     columns = Column("Field", is_prose=True), Column("Events", is_right=True)
-    return Part("Refused, by where the fault is (an event may have several)", columns, rows)
+    return Section("Refused, by where the fault is (an event may have several)", columns, rows)
 
 
-def _statuses(takings: DemoResult) -> Part:
+def _statuses(takings: DemoResult) -> Section:
     total = sum(takings.statuses.values())
     rows: list[Row] = [
-        (status, f"{count:,}", f"{count / total:.1%}", MEANING[status])
+        (status, f"{count:,}", f"{count / total:.1%}", STATUS_MEANINGS[status])
         for status in WAITS_FOR
         if (count := takings.statuses.get(status))
     ]
@@ -113,17 +117,17 @@ def _statuses(takings: DemoResult) -> Part:
         ("of these parked", takings.stuck.parked, "given up after the last alert"),
     ):
         rows.append((name, f"{count:,}", f"{count / total:.1%}", meaning))
-    return Part(f"What became of {total:,} invoices", STATUSES, [*rows[:-2], None, *rows[-2:]])
+    return Section(f"What became of {total:,} invoices", STATUS_COLUMNS, [*rows[:-2], None, *rows[-2:]])
 
 
-def _alerts(takings: DemoResult) -> Part | None:
+def _alerts(takings: DemoResult) -> Section | None:
     if not takings.alerts:
         return None
     rows = [(name, *(f"{n:,}" for n in takings.alerts[name])) for name in ALERTED if name in takings.alerts]
-    return Part("Alerts that were raised meanwhile", ALERTS, rows)
+    return Section("Alerts that were raised meanwhile", ALERT_COLUMNS, rows)
 
 
-def _print_check(console: Console, sent: Summary, takings: DemoResult) -> None:
+def _print_check(console: Console, sent: SendSummary, takings: DemoResult) -> None:
     fates, check = sent.dispositions, takings.check
     answered = f"{fates['accepted']:,} accepted + {fates['duplicate']:,} duplicate + "
     answered += f"{fates['refused']:,} refused + {fates['conflict']:,} conflicting"
@@ -150,5 +154,5 @@ def _print_stuck(console: Console, takings: DemoResult) -> None:
     console.print(Text("\nStuck", style="bold"))
     print_prose(console, f"{takings.stuck}.")
     if takings.worst:
-        print_prose(console, f"The worst: {takings.worst.sentence()}")
-        print_prose(console, takings.worst.effect(takings.stuck))
+        print_prose(console, f"The worst: {takings.worst.describe()}")
+        print_prose(console, takings.worst.describe_completion(takings.stuck))

@@ -25,7 +25,7 @@ class Failure(click.ClickException):
     exit_code = 1
 
 
-class Mistakes:
+class ErrorCollector:
     """Collects what is wrong with what a user gave, so that all of it is told at once, at the end of the block."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Mistakes:
     def add(self, message: str) -> None:
         self._messages.append(message)
 
-    def of(self, read: Callable[[A], T], given: A) -> T | None:
+    def attempt(self, read: Callable[[A], T], given: A) -> T | None:
         """What `read` makes of what was given; None if that is a mistake, which the end of the block tells."""
         try:
             return read(given)

@@ -17,7 +17,7 @@ import msgspec
 
 from bems.calendars import check_country, expand
 from bems.cli.errors import UserError
-from bems.cli.input_diagnosis import AS_LINES, what_file
+from bems.cli.input_diagnosis import EXPECTED_LOG_FORMAT, diagnose_file
 from bems.embedded.storage.policy_history import DEFAULT
 from bems.tracker.config import ConfigError, read_policy
 from bems.tracker.instants import EARLIEST, LATEST, Instant, from_datetime, without_leap_second
@@ -33,17 +33,17 @@ class LogFile:
     """The lines of an event log, plain or gzipped, and how far they have been read. Mistake for a file of another kind;
     `INSTEAD` says what to write in its place."""
 
-    INSTEAD = AS_LINES
+    EXPECTED_FORMAT = EXPECTED_LOG_FORMAT
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._raw = _open(path)
         head = io.BufferedReader(self._raw, 1 << 16)  # type: ignore[type-var]
-        with self._told():
+        with self._translate_errors():
             lines: Any = gzip.GzipFile(fileobj=head) if head.peek(2)[:2] == b"\x1f\x8b" else head
             # In a buffer, because what is looked at must still be there to be read.
             self._lines: Any = io.BufferedReader(lines, 1 << 16) if lines is not head else head
-            what = what_file(self._lines.peek(HEAD_BYTES)[:HEAD_BYTES], self.INSTEAD)
+            what = diagnose_file(self._lines.peek(HEAD_BYTES)[:HEAD_BYTES], self.EXPECTED_FORMAT)
         if what is not None:
             self._raw.close()
             raise UserError(f"{path}: {what}")
@@ -52,7 +52,7 @@ class LogFile:
     def __iter__(self) -> Iterator[bytes]:
         """Each line; of one that is too long for an event only the beginning, which the gate refuses by its length."""
         limit = MAX_LINE_BYTES + 1
-        with self._told():
+        with self._translate_errors():
             while line := self._lines.readline(limit):
                 yield line
                 while len(line) == limit and not line.endswith(b"\n"):
@@ -71,7 +71,7 @@ class LogFile:
         return self.path != "-" and os.path.exists(path) and os.path.samefile(self.path, path)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
@@ -114,14 +114,14 @@ def read_text(path: str) -> str:
         raise UserError(f"{path}: not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
 
 
-def folder_of(path: str) -> Path:
+def parse_folder(path: str) -> Path:
     """The folder of that name, there or not. Mistake for no name at all, which would be the present folder."""
     if not path or "\0" in path:
         raise UserError(f"{path!r} is no name of a folder")
     return Path(path)
 
 
-class WhenParam(click.ParamType[Instant | date]):
+class TimeParam(click.ParamType[Instant | date]):
     """An RFC 3339 time, or a date."""
 
     name = "time"
@@ -146,13 +146,13 @@ class WhenParam(click.ParamType[Instant | date]):
         return instant
 
 
-def refused_line(line: int, event_id: str | None, errors: Sequence[Error]) -> bytes:
+def encode_refusal(line: int, event_id: str | None, errors: Sequence[Error]) -> bytes:
     """What is written of a refused line of a log, with pointers into the line."""
     return msgspec.json.encode({"line": line, "event_id": event_id, "errors": errors}) + b"\n"
 
 
 @contextmanager
-def output_file(path: str, *, is_private: bool = True, is_new: bool = False) -> Iterator[IO[bytes]]:
+def output_file(path: str, *, is_private: bool = True, must_be_new: bool = False) -> Iterator[IO[bytes]]:
     """A file to write, or standard output for `-`. A regular file appears under its name, as a whole, at the end. A new
     one is its owner's alone, unless it tells of nothing real; one that is replaced stays as open as it was.
 
@@ -166,7 +166,7 @@ def output_file(path: str, *, is_private: bool = True, is_new: bool = False) -> 
     with _writing(path):
         if target.is_dir():
             raise IsADirectoryError(0, "Is a directory")
-        if is_new and target.is_file():
+        if must_be_new and target.is_file():
             raise FileExistsError(0, "it exists already; name another file, or overwrite it with --force")
         if target.exists() and not target.is_file():
             part, file = None, target.open("wb")

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from bems.cli.http_errors import one_line
+from bems.cli.http_errors import to_one_line
 from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS
 
-AS_LINES = 'write one JSON object a line, {"stage": ..., "event": {...}}, as docs/contract.md describes it'
+EXPECTED_LOG_FORMAT = 'write one JSON object a line, {"stage": ..., "event": {...}}, as docs/contract.md describes it'
 
 ZIP, OLE, PDF, PARQUET, ZSTD = b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF-", b"PAR1", b"\x28\xb5\x2f\xfd"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -17,7 +17,7 @@ MAX_SHOWN_CHARACTERS = 200
 _STAGE_OF = {status: stage for statuses in (SUCCESS_STATUS, FAILURE_STATUS) for stage, status in statuses.items()}
 
 
-def what_file(head: bytes, instead: str = AS_LINES) -> str | None:
+def diagnose_file(head: bytes, instead: str = EXPECTED_LOG_FORMAT) -> str | None:
     """What a file that begins so is, and what to do `instead`; None if it may well be text in UTF-8."""
     if head.startswith(ZIP):
         kind = "an Excel file (xlsx, a zip archive)" if b"[Content_Types].xml" in head else "a zip archive"
@@ -33,7 +33,7 @@ def what_file(head: bytes, instead: str = AS_LINES) -> str | None:
     return None
 
 
-def what_line(line: bytes) -> str | None:
+def diagnose_line(line: bytes) -> str | None:
     """What a line that is refused is, and what would be right; None where its faults say it all."""
     text = line.strip().removeprefix(b"\xef\xbb\xbf")
     if text in (b"{", b"["):
@@ -41,10 +41,10 @@ def what_line(line: bytes) -> str | None:
     if text.startswith(b"["):
         return "this is a JSON list: write each object in a line of its own (jq -c '.[]')"
     if text.startswith(b"<"):
-        return f"this is XML or HTML: {AS_LINES}"
+        return f"this is XML or HTML: {EXPECTED_LOG_FORMAT}"
     if not text.startswith(b"{"):
         delimiters = max((text.count(one) for one in (b",", b";", b"\t", b"|")), default=0)
-        return f"this is CSV: {AS_LINES}" if delimiters >= MIN_DELIMITERS else None
+        return f"this is CSV: {EXPECTED_LOG_FORMAT}" if delimiters >= MIN_DELIMITERS else None
     return _bare_event(text)
 
 
@@ -59,7 +59,7 @@ def _bare_event(text: bytes) -> str | None:
     if read.get("stage") in STAGES:
         stage = read.pop("stage")
     named = {name: read[name] for name in ("event_id", "invoice_id", "status") if name in read}
-    shown = one_line(msgspec.json.encode(named).decode())[1:-1]
+    shown = to_one_line(msgspec.json.encode(named).decode())[1:-1]
     shown = shown if len(shown) <= MAX_SHOWN_CHARACTERS else shown[:MAX_SHOWN_CHARACTERS] + "…"
     wrapped = f'{{"stage": "{stage or "ingestion"}", "event": {{{shown}, ...}}}}'
     return f"this is a bare event, without its stage: wrap it, {wrapped}"

@@ -9,7 +9,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from bems.cli.http_errors import one_line
+from bems.cli.http_errors import to_one_line
 from bems.cli.table_layout import Column, print_table
 from bems.tracker.contract import Vendor
 
@@ -32,7 +32,7 @@ def print_list(
     as_json: bool,
     columns: Sequence[Column],
     rows: Iterable[Sequence[str]],
-    what: str,
+    item_name: str,
     *,
     wide: bool = False,
 ) -> None:
@@ -44,7 +44,7 @@ def print_list(
         click.echo()
         print_table(make_console(), columns, rows, wide=wide)
         click.echo()
-    click.echo(pluralize_count(len(answer), what) + ("; there are more, see --limit" if more else ""))
+    click.echo(pluralize_count(len(answer), item_name) + ("; there are more, see --limit" if more else ""))
 
 
 def make_console() -> Console:
@@ -52,10 +52,10 @@ def make_console() -> Console:
     return Console(highlight=False, markup=False)
 
 
-def pluralize_count(number: int, what: str) -> str:
+def pluralize_count(number: int, noun: str) -> str:
     """`1 alert`, `2,000 alerts`, `no alerts`"""
     many = f"{number:,}" if number else "no"
-    return f"{many} {what}" if number == 1 else f"{many} {what}s"
+    return f"{many} {noun}" if number == 1 else f"{many} {noun}s"
 
 
 def format_time(at: datetime | None) -> str:
@@ -63,12 +63,12 @@ def format_time(at: datetime | None) -> str:
     return "-" if at is None else at.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def day(at: datetime) -> str:
+def format_day(at: datetime) -> str:
     """`3 January 2026`, in UTC"""
     return f"{at.day} {at:%B %Y}"
 
 
-def times(number: int) -> str:
+def format_times(number: int) -> str:
     """`once`, `twice`, `3 times`"""
     return {1: "once", 2: "twice"}.get(number, f"{number:,} times")
 
@@ -80,10 +80,10 @@ def format_amount(amount: str, currency: str) -> str:
     return f"{sign}{int(whole.lstrip('-') or '0'):,}{point}{fraction} {currency}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """In its two largest units, with the letters that a policy has: `3d 4h`, `1h 30m`, `4.2s`, `12ms`"""
     if seconds < 0:
-        return "-" + duration(-seconds)
+        return "-" + format_duration(-seconds)
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f}ms" if seconds else "0s"
     if seconds < 9.95:
@@ -91,11 +91,15 @@ def duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     # Rounded to the smaller unit first, so that 1h 59m 40s is 2h and not 1h 60m.
     if minutes >= 24 * 60:
-        return _two_units(round(seconds / 3_600), 24, "d", "h")
-    return _two_units(minutes, 60, "h", "m") if seconds >= 3_599.5 else _two_units(round(seconds), 60, "m", "s")
+        return _format_two_units(round(seconds / 3_600), 24, "d", "h")
+    return (
+        _format_two_units(minutes, 60, "h", "m")
+        if seconds >= 3_599.5
+        else _format_two_units(round(seconds), 60, "m", "s")
+    )
 
 
-def _two_units(smaller: int, size: int, unit: str, smaller_unit: str) -> str:
+def _format_two_units(smaller: int, size: int, unit: str, smaller_unit: str) -> str:
     count, rest = divmod(smaller, size)
     parts = (f"{count:,}{unit}" if count else "", f"{rest}{smaller_unit}" if rest else "")
     return " ".join(filter(None, parts))
@@ -103,4 +107,4 @@ def _two_units(smaller: int, size: int, unit: str, smaller_unit: str) -> str:
 
 def vendor_label(vendor: Vendor) -> str:
     """The name where there is one, on one line."""
-    return one_line(vendor.name or vendor.id)
+    return to_one_line(vendor.name or vendor.id)

@@ -13,10 +13,10 @@ from bems.tracker.contract import Event
 from bems.tracker.instants import HOUR, SECOND, Instant
 from bems.tracker.parsing import InvalidEvent, parse_line
 
-AHEAD = 2 * HOUR
+MAX_CLOCK_LEAD = 2 * HOUR
 """So far the clock may run ahead of the earliest event under way, so that several can be."""
 
-LONGEST = 0.05
+MAX_SLEEP_SECONDS = 0.05
 """Seconds that a wait takes at the most before the clock is looked at again."""
 
 
@@ -62,9 +62,9 @@ class ReplayPacer:
             self._next = at
             self._let_run()
         while (missing := at - self._clock.now()) > 0:
-            time.sleep(min(missing / SECOND / self._clock.speed, LONGEST))
+            time.sleep(min(missing / SECOND / self._clock.speed, MAX_SLEEP_SECONDS))
 
     def _let_run(self) -> None:
         # Lines depart in the order of their times, so the first that is under way is the earliest.
         earliest = next(iter(self._under_way.values()), None)
-        self._clock.run_until(self._next if earliest is None else min(self._next, earliest + AHEAD))
+        self._clock.run_until(self._next if earliest is None else min(self._next, earliest + MAX_CLOCK_LEAD))

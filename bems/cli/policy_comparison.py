@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import click
 
 from bems.cli.output import make_console
-from bems.cli.replay_report import Part, alerts_per_100_invoices, as_document, heading, print_part
+from bems.cli.replay_report import Section, alerts_per_100_invoices, as_document, print_heading, print_section
 from bems.cli.table_layout import Column, Row
 from bems.embedded.replay.report import ALERTED, Report
 from bems.tracker.actions import SEVERITIES
@@ -14,7 +14,7 @@ from bems.tracker.actions import SEVERITIES
 BUILT_IN = "built-in"
 
 
-class Replayed(NamedTuple):
+class ReplayResult(NamedTuple):
     """What became of the log under a policy; `policy` is its file's name."""
 
     policy: str
@@ -22,7 +22,7 @@ class Replayed(NamedTuple):
     seconds: float
 
 
-def compare(first: Replayed, second: Replayed) -> dict[str, Any]:
+def compare(first: ReplayResult, second: ReplayResult) -> dict[str, Any]:
     """Both reports whole, and beside one another what a policy decides."""
     return {
         "policies": [{"policy": one.policy, **as_document(one.report, one.seconds)} for one in (first, second)],
@@ -32,14 +32,16 @@ def compare(first: Replayed, second: Replayed) -> dict[str, Any]:
     }
 
 
-def print_comparison(first: Replayed, second: Replayed) -> None:
+def print_comparison(first: ReplayResult, second: ReplayResult) -> None:
     """Print to standard output: a row for each figure, and how much more of it the second policy has."""
     console = make_console()
     report = first.report
     click.echo()
-    heading(console, "Events", f"{report.accepted:,} accepted of {len(report.invoices):,} invoices, under each policy")
-    heading(console, "First", first.policy)
-    heading(console, "Second", second.policy)
+    print_heading(
+        console, "Events", f"{report.accepted:,} accepted of {len(report.invoices):,} invoices, under each policy"
+    )
+    print_heading(console, "First", first.policy)
+    print_heading(console, "Second", second.policy)
     columns = (
         Column("Figure", is_prose=True),
         Column("First", is_right=True),
@@ -50,10 +52,10 @@ def print_comparison(first: Replayed, second: Replayed) -> None:
         (name, _number(a), _number(b), f"{'+' if b > a else ''}{_number(b - a)}")
         for name, a, b in _figures(first, second)
     ]
-    print_part(console, Part("Two policies, side by side", columns, rows))
+    print_section(console, Section("Two policies, side by side", columns, rows))
 
 
-def _figures(first: Replayed, second: Replayed) -> Sequence[tuple[str, float, float]]:
+def _figures(first: ReplayResult, second: ReplayResult) -> Sequence[tuple[str, float, float]]:
     a, b = first.report, second.report
     figures: list[tuple[str, float, float]] = [
         (f"{stage}, {severity} alerts", a.alerts[stage, severity], b.alerts[stage, severity])

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from bems.cli.http_errors import one_line
+from bems.cli.http_errors import to_one_line
 from bems.cli.table_layout import Column, print_table
 from bems.tracker.responses import Error
 
-MOST = 5
+MAX_LINES = 5
 COLUMNS = (Column("Line", is_right=True), Column("What is wrong", is_prose=True))
 
 
-class Refused(NamedTuple):
+class RefusedLine(NamedTuple):
     """A line that was refused: its number, from 1, its faults with pointers into the line, and what the line is
     instead of an event where that could be told."""
 
@@ -25,28 +25,32 @@ class Refused(NamedTuple):
     hint: str | None = None
 
 
-class FirstRefused:
+class FirstRefusedLines:
     """Keeps the refused lines that come first in the log, in whatever order they are told of."""
 
     def __init__(self) -> None:
-        self.lines: list[Refused] = []
+        self.lines: list[RefusedLine] = []
         self._count = 0
 
-    def add(self, refused: Refused) -> None:
+    def add(self, refused: RefusedLine) -> None:
         self._count += 1
-        if len(self.lines) < MOST or refused.line < self.lines[-1].line:
+        if len(self.lines) < MAX_LINES or refused.line < self.lines[-1].line:
             insort(self.lines, refused, key=lambda one: one.line)
-            del self.lines[MOST:]
+            del self.lines[MAX_LINES:]
 
     def print(self, console: Console, refused_out: str | None) -> None:
         """Print them, and where all are to be had."""
         if not self.lines:
             return
         if refused_out is not None:
-            where = f"all are in {one_line(refused_out)}" if refused_out != "-" else ""
+            where = f"all are in {to_one_line(refused_out)}" if refused_out != "-" else ""
         else:
             where = "--refused-out FILE writes all of them"
-        which = "the refused lines" if self._count <= MOST else f"the first {MOST} of {self._count:,} refused lines"
+        which = (
+            "the refused lines"
+            if self._count <= MAX_LINES
+            else f"the first {MAX_LINES} of {self._count:,} refused lines"
+        )
         title = f"\n{which[0].upper()}{which[1:]}" + (f"; {where}" if where else "")
         console.print(Text(title, style="bold"), soft_wrap=True)
         print_table(console, COLUMNS, [row for one in self.lines for row in _rows(one)], header=False)
@@ -64,7 +68,7 @@ class FirstRefused:
         ]
 
 
-def _rows(refused: Refused) -> list[tuple[str, str]]:
+def _rows(refused: RefusedLine) -> list[tuple[str, str]]:
     if refused.hint:
         # What the parser stumbled over says nothing beside it.
         return [(f"{refused.line:,}", refused.hint)]

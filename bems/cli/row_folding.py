@@ -5,14 +5,14 @@ from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
-from bems.cli.output import duration
+from bems.cli.output import format_duration
 from bems.embedded.api.views import Alert, Transition
 
 FRIDAY = 4
-CYCLES = (1, 2, 3, 4)
+CYCLE_LENGTHS = (1, 2, 3, 4)
 """So many states may come again in turn."""
 
-SLACK = timedelta(minutes=10)
+MAX_JITTER = timedelta(minutes=10)
 """Alerts are raised when somebody gets to it: so far from each other, they still have one rhythm."""
 
 
@@ -52,7 +52,7 @@ def fold_waits(alerts: Iterable[Alert]) -> list[list[Alert]]:
     return folded
 
 
-class Entered(NamedTuple):
+class FoldedState(NamedTuple):
     """A state that was entered, or several in turn, so many times; `at` is when the last time began."""
 
     at: str
@@ -61,22 +61,24 @@ class Entered(NamedTuple):
     first_at: str = ""
 
 
-def fold_states(states: Sequence[tuple[str, str]]) -> list[Entered]:
+def fold_states(states: Sequence[tuple[str, str]]) -> list[FoldedState]:
     """The states that an execution entered, (when, name) the oldest first, as what is shown, the newest first.
 
     A few states that come again at once are folded: a wait, its alert, and the choice after it.
     """
-    folded: list[Entered] = []
+    folded: list[FoldedState] = []
     start = 0
     while start < len(states):
-        length, times = max(((size, _repeats(states, start, size)) for size in CYCLES), key=lambda found: found[1])
+        length, times = max(
+            ((size, _repeats(states, start, size)) for size in CYCLE_LENGTHS), key=lambda found: found[1]
+        )
         at, first_at = states[start + (times - 1) * length][0], states[start][0]
         block = [name for _, name in states[start : start + length]]
         if times == 1:
-            folded.append(Entered(first_at, block[0]))
+            folded.append(FoldedState(first_at, block[0]))
             start += 1
         else:
-            folded.append(Entered(at, " > ".join(block), times, first_at))
+            folded.append(FoldedState(at, " > ".join(block), times, first_at))
             start += times * length
     return folded[::-1]
 
@@ -88,17 +90,17 @@ def _repeats(states: Sequence[tuple[str, str]], start: int, length: int) -> int:
     return max(1, (end - start) // length)
 
 
-def cadence(times: Sequence[datetime]) -> str:
+def describe_cadence(times: Sequence[datetime]) -> str:
     """How far apart at least two times are, the oldest first: `every business day`, `every 2d`, or `within 3d 4h`."""
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    if max(gaps) - min(gaps) <= max(SLACK, min(gaps) / 20):
-        return f"every {duration(sorted(gaps)[len(gaps) // 2].total_seconds())}".replace("every 1d", "every day")
+    if max(gaps) - min(gaps) <= max(MAX_JITTER, min(gaps) / 20):
+        return f"every {format_duration(sorted(gaps)[len(gaps) // 2].total_seconds())}".replace("every 1d", "every day")
     days = [time.date() for time in times]
     steps = {_weekdays_between(earlier, later) for earlier, later in pairwise(days)}
     # A public holiday makes a step longer, so the shortest one tells.
     if all(day.weekday() <= FRIDAY for day in days) and min(steps) > 0 and max(steps) <= min(steps) + 2:
         return "every business day" if min(steps) == 1 else f"every {min(steps)} business days"
-    return f"within {duration((times[-1] - times[0]).total_seconds())}"
+    return f"within {format_duration((times[-1] - times[0]).total_seconds())}"
 
 
 def _weekdays_between(earlier: date, later: date) -> int:

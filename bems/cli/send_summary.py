@@ -11,7 +11,7 @@ _NESTED = {"vendor": Vendor, "payment_terms": PaymentTerms, "source": Source}
 
 
 @dataclass
-class Summary:
+class SendSummary:
     """What came of all that was sent: sent = accepted + duplicate + conflict + refused + undelivered.
 
     `fates` counts events, `places` the refused ones by where their faults are. `requests` are those whose answer told
@@ -42,10 +42,10 @@ class Summary:
         self.dispositions[told.disposition] += 1
         if told.disposition == "refused":
             # An event may have several faults in one place.
-            self.refused_fields.update({place(error.pointer) for error in told.errors})
+            self.refused_fields.update({field_of(error.pointer) for error in told.errors})
 
 
-def place(pointer: str) -> str:
+def field_of(pointer: str) -> str:
     """The field that a pointer into an event, or a line with one, leads to, such as `vendor.country`.
 
     There are few of them, whatever is sent: names that senders choose are left out.

@@ -6,15 +6,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from bems.cli.batches import Batch, BatchResponse, Item, LineResult, post
+from bems.cli.batches import Batch, BatchItem, BatchResponse, LineResult, post_batch
 from bems.cli.client import Client
 from bems.cli.errors import Failure
-from bems.cli.send_summary import Summary
+from bems.cli.send_summary import SendSummary
 from bems.tracker.contract import Stage
 from bems.tracker.parsing import InvalidEvent
 from bems.tracker.responses import to_error_list
 
-LINGER = 0.1
+LINGER_SECONDS = 0.1
 """Seconds that an event waits for company."""
 
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 5.0
@@ -42,14 +42,14 @@ class Sender:
         in_flight: int = 4,
         rate: float | None = None,
         retries_for: float = 300.0,
-        told: Callable[[LineResult], object] | None = None,
-        troubled: Callable[[str], object] | None = None,
+        on_result: Callable[[LineResult], object] | None = None,
+        on_retry: Callable[[str], object] | None = None,
     ) -> None:
-        self.summary = Summary()
+        self.summary = SendSummary()
         self.fault: Exception | None = None
         self._client, self._batch, self._in_flight = client, batch, in_flight
         self._rate, self._retries_for = rate, retries_for
-        self._told, self._troubled = told or _nothing, troubled or _nothing
+        self._told, self._troubled = on_result or _nothing, on_retry or _nothing
         self._begun: float | None = None
         self._next = 0.0
         self._progress = time.monotonic()
@@ -81,7 +81,7 @@ class Sender:
             if parcel is None:
                 parcel = self._open[stage] = Batch(stage)
                 self._not_empty.notify()
-            parcel.put(Item(line, event))
+            parcel.add(BatchItem(line, event))
             if len(parcel.items) >= self._batch:
                 self._close(parcel)
         return True
@@ -91,7 +91,7 @@ class Sender:
         self._start()
         self._report([LineResult(line, "refused", refusal.event_id, to_error_list(refusal.errors))])
 
-    def finish(self) -> Summary:
+    def finish(self) -> SendSummary:
         """Wait until every event has its answer, or is given up. Twice is harmless."""
         with self._queue:
             self._closing = True
@@ -146,8 +146,8 @@ class Sender:
         """The next parcel to send; None at the end."""
         with self._queue:
             while True:
-                oldest = min(self._open.values(), key=lambda parcel: parcel.opened, default=None)
-                wait = None if oldest is None else oldest.opened + LINGER - time.monotonic()
+                oldest = min(self._open.values(), key=lambda parcel: parcel.opened_at, default=None)
+                wait = None if oldest is None else oldest.opened_at + LINGER_SECONDS - time.monotonic()
                 if self._ready:
                     parcel = self._ready.popleft()
                 elif oldest is not None and (self._closing or (wait is not None and wait <= 0)):
@@ -167,8 +167,8 @@ class Sender:
         while waiting:
             parcel = waiting.pop()
             outcome = self._send_with_retries(parcel)
-            if outcome.split:
-                if outcome.size:
+            if outcome.must_split:
+                if outcome.is_too_large:
                     self._batch = max(1, min(self._batch, len(parcel.items) // 2))
                 waiting += parcel.split()
 
@@ -177,7 +177,7 @@ class Sender:
         pause, since = MIN_PAUSE_SECONDS, 0.0
         while not self._ended.is_set():
             begun = time.monotonic()
-            outcome = post(self._client, parcel)
+            outcome = post_batch(self._client, parcel)
             self._report(outcome.results, outcome)
             if outcome.fault is not None:
                 self.abandon(outcome.fault)
@@ -203,7 +203,7 @@ class Sender:
         trouble = trouble or f"{self._client.url}: too many requests"
         return Failure(f"{trouble} (given up after {self._retries_for:.0f} seconds)")
 
-    def _mark_undelivered(self, items: Iterable[Item]) -> None:
+    def _mark_undelivered(self, items: Iterable[BatchItem]) -> None:
         self._report([LineResult(item.line, "undelivered") for item in items])
 
     def _report(self, several: Sequence[LineResult], outcome: BatchResponse | None = None) -> None:

@@ -54,10 +54,10 @@ class StuckTotals(NamedTuple):
 def read_stuck_totals(client: Client, stage: Stage | None = None) -> StuckTotals:
     """The totals of a cell; `stage`: only of invoices that lack that stage's event."""
     totals = decode_as(client.request_json("GET", "/totals", VIEWERS), _Page).items
-    return sum_up(one for one in totals if stage is None or WAITS_FOR[one.status] == stage)
+    return sum_totals(one for one in totals if stage is None or WAITS_FOR[one.status] == stage)
 
 
-def sum_up(totals: Iterable[Total]) -> StuckTotals:
+def sum_totals(totals: Iterable[Total]) -> StuckTotals:
     """The totals of all statuses together."""
     parked = 0
     invoices: Counter[str] = Counter()

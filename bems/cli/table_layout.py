@@ -11,18 +11,18 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from bems.cli.http_errors import one_line
+from bems.cli.http_errors import to_one_line
 
 GAP_CELLS = 2
-LONG_WORD_CELLS = 24
+MAX_WORD_CELLS = 24
 """Longer words are ids, or of a script that has no blanks: they may go on in the next line of their cell."""
 
 MIN_PROSE_CELLS = 12
 """Prose in fewer cells would be a word a line: rather its column leaves."""
 
-PROSE_CELLS = 80
+MAX_PARAGRAPH_CELLS = 80
 
-LONG_NAME_CELLS = 24
+MAX_NAME_CELLS = 24
 """Where room is short, a longer name of a row has a line of its own above the row."""
 
 
@@ -55,9 +55,9 @@ def print_table(
 
     The first column is never cut, because it names what other commands take.
     """
-    several = [None if row is None else [one_line(cell) for cell in row] for row in rows]
+    several = [None if row is None else [to_one_line(cell) for cell in row] for row in rows]
     room = console.width if console.is_terminal and not wide else None
-    layout = lay_out(columns, several, room, header=header)
+    layout = compute_layout(columns, several, room, header=header)
     if header:
         names = [columns[number].name for number in layout.shown]
         _print(console, _line(columns, layout, names), "bold")
@@ -75,11 +75,11 @@ def print_table(
 
 def print_prose(console: Console, text: str) -> None:
     """Print a paragraph, wrapped between words; likewise where there is no terminal, and so no bound."""
-    for line in Text(one_line(text)).wrap(console, min(console.width, PROSE_CELLS)):
+    for line in Text(to_one_line(text)).wrap(console, min(console.width, MAX_PARAGRAPH_CELLS)):
         _print(console, line.plain.rstrip())
 
 
-def lay_out(columns: Sequence[Column], rows: Sequence[Row], room: int | None, *, header: bool = True) -> Layout:
+def compute_layout(columns: Sequence[Column], rows: Sequence[Row], room: int | None, *, header: bool = True) -> Layout:
     """Which columns there is room for, in cells, and how wide they are. Without a bound all are as wide as they are."""
     cells = [[row[number] for row in rows if row is not None] for number in range(len(columns))]
     names = [column.name if header else "" for column in columns]
@@ -87,8 +87,8 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Row], room: int | None, *,
     everything = list(range(len(columns)))
     if room is None or sum(widths) + GAP_CELLS * (len(columns) - 1) <= room:
         return Layout(everything, widths, [])
-    if widths[0] > LONG_NAME_CELLS:
-        widths[0] = max([cell_len(names[0]), *(size for one in cells[0] if (size := cell_len(one)) <= LONG_NAME_CELLS)])
+    if widths[0] > MAX_NAME_CELLS:
+        widths[0] = max([cell_len(names[0]), *(size for one in cells[0] if (size := cell_len(one)) <= MAX_NAME_CELLS)])
     least = [
         min(width, max(MIN_PROSE_CELLS, _longest_word([name, *own]))) if column.is_prose else width
         for column, name, own, width in zip(columns, names, cells, widths, strict=True)
@@ -110,7 +110,7 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Row], room: int | None, *,
 
 
 def _longest_word(cells: Iterable[str]) -> int:
-    words = [min(cell_len(word), LONG_WORD_CELLS) for cell in cells for word in cell.split()]
+    words = [min(cell_len(word), MAX_WORD_CELLS) for cell in cells for word in cell.split()]
     return max(words, default=1)
 
 

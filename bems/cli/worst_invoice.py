@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from bems.cli.client import Client, decode_as, quote_path
-from bems.cli.output import day, format_amount, vendor_label
-from bems.cli.replay_report import MEANING
+from bems.cli.output import format_amount, format_day, vendor_label
+from bems.cli.replay_report import STATUS_MEANINGS
 from bems.cli.stuck_totals import StuckTotals
 from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.views import InvoiceDetails
@@ -16,7 +16,7 @@ from bems.tracker.status import Outcome, Status, status_of
 MAX_STUCK = 100_000
 
 
-class Worst(NamedTuple):
+class WorstInvoice(NamedTuple):
     """The stuck invoice with the greatest amount in the currency of the most stuck invoices.
 
     `reason` is what its source says, or that no event came. Completing `stage`, which it lacks, by hand moves it to
@@ -29,22 +29,22 @@ class Worst(NamedTuple):
     reason: str
     next_status: Status
 
-    def sentence(self) -> str:
+    def describe(self) -> str:
         """Who waits for what, since when, why, and what comes next."""
         invoice, wait, parked = self.invoice, self.invoice.waiting, self.invoice.parked
         worth = f"{format_amount(invoice.amount, invoice.currency)}, {vendor_label(invoice.vendor)}"
-        text = f"{invoice.invoice_id}, {worth}, waits for {self.stage} since {day(self.since)}: {self.reason}; "
+        text = f"{invoice.invoice_id}, {worth}, waits for {self.stage} since {format_day(self.since)}: {self.reason}; "
         if wait is not None:
-            return f"{text}next alert {day(wait.next_alert_at)}."
+            return f"{text}next alert {format_day(wait.next_alert_at)}."
         by = f"by {parked.by}" if parked and parked.by else "after its last alert"
-        at = f"{day(parked.at)} " if parked else ""
+        at = f"{format_day(parked.at)} " if parked else ""
         return f"{text}parked {at}{by}: no further alert comes."
 
-    def effect(self, totals: StuckTotals) -> str:
+    def describe_completion(self, totals: StuckTotals) -> str:
         """What completing its stage by hand would change."""
         left = totals.total - 1
         stuck = f"{left:,} stuck" if left else "none stuck"
-        moved = f"would move it to {self.next_status} ({MEANING[self.next_status]})"
+        moved = f"would move it to {self.next_status} ({STATUS_MEANINGS[self.next_status]})"
         return f"Completing {self.stage} by hand {moved} and leave {stuck}."
 
     def as_document(self, totals: StuckTotals) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Worst(NamedTuple):
         }
 
 
-def find_worst(client: Client, totals: StuckTotals) -> Worst | None:
+def find_worst(client: Client, totals: StuckTotals) -> WorstInvoice | None:
     """None where nothing is stuck."""
     found = client.list("/invoices", VIEWERS, {"stuck": "true", "sort": "value"}, MAX_STUCK)
     ids = (one["invoice_id"] for one in found.items if one["currency"] == totals.main_currency)
@@ -79,26 +79,26 @@ def find_worst(client: Client, totals: StuckTotals) -> Worst | None:
     elif invoice.parked is not None:
         since = invoice.parked.since
     assert stage is not None
-    return Worst(invoice, stage, since, reason_of(invoice, stage), status_after(invoice, stage))
+    return WorstInvoice(invoice, stage, since, describe_reason(invoice, stage), status_after_completion(invoice, stage))
 
 
-def reason_of(invoice: InvoiceDetails, stage: Stage) -> str:
+def describe_reason(invoice: InvoiceDetails, stage: Stage) -> str:
     """What the source says of a mismatch or failure; else, that nothing came."""
     outcome = invoice.outcomes.get(stage)
     if outcome is None or outcome.status != FAILURE_STATUS[stage]:
         return f"no {stage} event came"
     told = ", ".join(f"{name} {value}" for name, value in outcome.attributes.items())
-    return f"{outcome.status} {stated_by(outcome)}" + (f" ({told})" if told else "")
+    return f"{outcome.status} {describe_author(outcome)}" + (f" ({told})" if told else "")
 
 
-def stated_by(outcome: StatedOutcome) -> str:
+def describe_author(outcome: StatedOutcome) -> str:
     """`by sap-ecc`, or `by the operator jane`; nothing where it is not known."""
     if outcome.operator is not None:
         return f"by the operator {outcome.operator}"
     return f"by {outcome.source.system}" if outcome.source is not None else ""
 
 
-def status_after(invoice: InvoiceDetails, completed: Stage) -> Status:
+def status_after_completion(invoice: InvoiceDetails, completed: Stage) -> Status:
     """The status that the invoice has once a stage was completed by hand."""
     stages = {
         **{stage: outcome.status for stage, outcome in invoice.outcomes.items()},

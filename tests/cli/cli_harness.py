@@ -1,4 +1,4 @@
-"""Worlds for the command line: a cell on a real port, a cell that is played, and the commands in this process."""
+"""Worlds for the command line: a cell on a real port, a cell that is fake_server, and the commands in this process."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class Result(NamedTuple):
         assert self.out.count("\n") == 1, self.out
         return json.loads(self.out)
 
-    def mistake(self, code: int = 2) -> str:
+    def error(self, code: int = 2) -> str:
         """What was told of it in one line."""
         assert (self.code, self.out, self.err.count("\n")) == (code, "", 1), self
         assert self.err.startswith("bems: ")
@@ -58,7 +58,7 @@ def run(*arguments: str, stdin: bytes = b"", **environment: str) -> Result:
         ExitStack() as opened,
         TemporaryFile() as given,
         # A process would end after its command, and so close its files.
-        patch.object(LogFile, "__init__", lambda log, path: (make(log, path), opened.callback(shut, log))[0]),
+        patch.object(LogFile, "__init__", lambda log, path: (make(log, path), opened.callback(close_log, log))[0]),
         patch("sys.stdin", given),
         patch.dict(os.environ, {**clean, **environment}, clear=True),
         patch("sys.argv", ["bems", *arguments]),
@@ -74,7 +74,7 @@ def run(*arguments: str, stdin: bytes = b"", **environment: str) -> Result:
     return Result(ended.value.code, out.getvalue(), err.getvalue())
 
 
-def shut(log: LogFile) -> None:
+def close_log(log: LogFile) -> None:
     log._raw.close()
 
 
@@ -99,7 +99,7 @@ class CliHarness:
         sent = self.bems("send", "-", stdin=lines(*events, stage=stage))
         assert sent.code == 0, sent
 
-    def go_on_to(self, when: str) -> None:
+    def advance_to(self, when: str) -> None:
         self.clock.advance_to(parse(when))
         self.service.writer.wake()
 
@@ -113,7 +113,7 @@ def running(folder: Path, **options: Any) -> Iterator[CliHarness]:
 
 
 class FakeResponse(NamedTuple):
-    """What a played cell answers."""
+    """What a fake_server cell answers."""
 
     status: int
     body: Any
@@ -121,12 +121,12 @@ class FakeResponse(NamedTuple):
 
 
 class FakeServer:
-    """A cell that is played: `answer` is asked about every request, and None cuts the connection."""
+    """A cell that is fake_server: `answer` is request about every request, and None cuts the connection."""
 
     def __init__(self, answer: Callable[["RecordedRequest"], FakeResponse | None]) -> None:
-        self.asked: list[RecordedRequest] = []
+        self.requests: list[RecordedRequest] = []
         self.answer = answer
-        played = self
+        fake_server = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -139,9 +139,9 @@ class FakeServer:
 
             def do_GET(self) -> None:
                 length = int(self.headers.get("content-length", 0))
-                asked = RecordedRequest(self.command, self.path, self.rfile.read(length), dict(self.headers))
-                played.asked.append(asked)
-                said = played.answer(asked)
+                request = RecordedRequest(self.command, self.path, self.rfile.read(length), dict(self.headers))
+                fake_server.requests.append(request)
+                said = fake_server.answer(request)
                 if said is None:
                     self.close_connection = True
                     return
@@ -165,7 +165,7 @@ class FakeServer:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def wrap(self, context: ssl.SSLContext) -> None:
+    def enable_tls(self, context: ssl.SSLContext) -> None:
         """Speak TLS from now on."""
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
@@ -189,7 +189,7 @@ class RecordedRequest(NamedTuple):
         return sent["events"] if self.path.endswith("/batch") else [sent]
 
 
-Play = Callable[[Callable[[RecordedRequest], FakeResponse | None]], FakeServer]
+StartFakeServer = Callable[[Callable[[RecordedRequest], FakeResponse | None]], FakeServer]
 
 
 def event(event_id: str, status: str = "received", invoice_id: str | None = None, **other: Any) -> dict[str, Any]:

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.cli_harness import CliHarness, FakeResponse, FakeServer, Play, RecordedRequest, running
+from tests.cli.cli_harness import CliHarness, FakeResponse, FakeServer, RecordedRequest, StartFakeServer, running
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[CliHarness]:
-    with running(tmp_path / "cell") as world:
-        yield world
+def harness(tmp_path: Path) -> Iterator[CliHarness]:
+    with running(tmp_path / "cell") as harness:
+        yield harness
 
 
 @pytest.fixture
-def play() -> Iterator[Play]:
-    """Starts played cells."""
+def start_fake_server() -> Iterator[StartFakeServer]:
+    """Starts fake_server cells."""
     made: list[FakeServer] = []
 
     def start(answer: Callable[[RecordedRequest], FakeResponse | None]) -> FakeServer:
@@ -24,5 +24,5 @@ def play() -> Iterator[Play]:
         return made[-1]
 
     yield start
-    for played in made:
-        played.close()
+    for fake_server in made:
+        fake_server.close()

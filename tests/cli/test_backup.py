@@ -17,20 +17,20 @@ def folder(tmp_path: Path) -> Path:
     return unpack(stored()[max(stored())], tmp_path / "cell")
 
 
-def test_a_running_cell_is_copied_and_the_copy_is_one_to_start_on(world: CliHarness, tmp_path: Path) -> None:
-    world.send(event("1"), event("2"), event("3", invoice_id="INV/1"))
-    world.key("viewer")
-    done = world.bems("backup", "--store", str(tmp_path / "cell"), str(tmp_path / "copy"))
+def test_a_running_cell_is_copied_and_the_copy_is_one_to_start_on(harness: CliHarness, tmp_path: Path) -> None:
+    harness.send(event("1"), event("2"), event("3", invoice_id="INV/1"))
+    harness.key("viewer")
+    done = harness.bems("backup", "--store", str(tmp_path / "cell"), str(tmp_path / "copy"))
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"{tmp_path}/copy holds the cell until 2026-03-02 10:00:")
     assert "UTC: 2 invoices, 3 events, no alerts, no dead letters, no undelivered alerts, 2 keys; " in done.out
-    again = world.bems("backup", "--json", "--store", str(tmp_path / "cell"), str(tmp_path / "other"))
+    again = harness.bems("backup", "--json", "--store", str(tmp_path / "cell"), str(tmp_path / "other"))
     assert again.json["store"] == str(tmp_path / "other")
     assert (again.json["events"], again.json["invoices"], again.json["keys"]) == (3, 2, 2)
     assert again.json["latest"].startswith("2026-03-02T10:00:")
 
 
-@pytest.mark.usefixtures("world")
+@pytest.mark.usefixtures("harness")
 def test_a_cell_in_which_nothing_happened_is_one_too(tmp_path: Path) -> None:
     done = run("backup", "--store", str(tmp_path / "cell"), str(tmp_path / "copy"))
     assert "holds the cell nothing yet: no invoices" in done.out
@@ -39,7 +39,7 @@ def test_a_cell_in_which_nothing_happened_is_one_too(tmp_path: Path) -> None:
 
 def test_mistakes_and_failures_are_told_in_one_line(folder: Path, tmp_path: Path) -> None:
     def told(code: int, store: Path, target: Path) -> str:
-        return run("backup", "--store", str(store), str(target)).mistake(code)
+        return run("backup", "--store", str(store), str(target)).error(code)
 
     copy = tmp_path / "copy"
     assert "it is not the folder of a cell" in told(2, tmp_path, copy)

@@ -34,7 +34,7 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def mistake(result: subprocess.CompletedProcess[bytes]) -> str:
+def user_error(result: subprocess.CompletedProcess[bytes]) -> str:
     """A user's mistake: exit code 2, one line, no stack trace."""
     assert result.returncode == 2, result
     assert result.stderr.count(b"\n") == 1, result.stderr.decode()
@@ -148,7 +148,7 @@ def test_a_mistake_is_told_in_one_line(tmp_path: Path, arguments: list[str], tol
     (tmp_path / "torn.gz").write_bytes(packed[: len(packed) // 2])
     (tmp_path / "bad.yaml").write_text("stages:\n  authorization: {deadline: 3 days}\n")
     (tmp_path / "nowhere.yaml").write_text("calendar: {country: XX, timezone: UTC}\n")
-    assert told in mistake(bems(*arguments, cwd=tmp_path))
+    assert told in user_error(bems(*arguments, cwd=tmp_path))
     assert not (tmp_path / "x").exists()
 
 
@@ -174,7 +174,7 @@ def test_refused_out_says_which_line_and_why(log: Path, tmp_path: Path) -> None:
 
 def test_the_log_itself_is_not_written_over(log: Path) -> None:
     before = log.read_bytes()
-    assert "this is the log itself" in mistake(bems("replay", str(log), "--invoices-out", str(log)))
+    assert "this is the log itself" in user_error(bems("replay", str(log), "--invoices-out", str(log)))
     assert log.read_bytes() == before
 
 
@@ -182,7 +182,7 @@ def test_the_log_itself_is_not_written_over(log: Path) -> None:
 def test_two_lists_are_not_written_to_one_file(log: Path, tmp_path: Path, first: str, second: str) -> None:
     (tmp_path / "link").symlink_to("out")
     result = bems("replay", str(log), "--invoices-out", first, "--refused-out", second, cwd=tmp_path)
-    assert f"{second}: --invoices-out and --refused-out are the same" in mistake(result)
+    assert f"{second}: --invoices-out and --refused-out are the same" in user_error(result)
     assert not (tmp_path / "out").exists()
 
 
@@ -274,7 +274,7 @@ def test_a_full_disk_is_told_in_one_line(log: Path) -> None:
 def test_a_log_without_an_event_says_so(tmp_path: Path) -> None:
     (tmp_path / "prose.txt").write_text("It was a dark\nand stormy night.\n")
     result = bems("replay", "prose.txt", cwd=tmp_path)
-    assert "prose.txt: no line of it is an event; --refused-out FILE tells why" in mistake(result)
+    assert "prose.txt: no line of it is an event; --refused-out FILE tells why" in user_error(result)
     assert b"event: not JSON" in result.stdout
 
 

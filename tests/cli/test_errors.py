@@ -52,7 +52,7 @@ FILES = [
 @pytest.fixture(autouse=True)
 def is_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What may be repeated is not, so that it ends at once where nobody answers."""
-    monkeypatch.setattr(client, "PAUSES", ())
+    monkeypatch.setattr(client, "RETRY_PAUSES_SECONDS", ())
     monkeypatch.setattr(bulk_commands, "RETRIES_FOR_SECONDS", 0.0)
 
 
@@ -128,19 +128,19 @@ def test_every_mistake_of_the_options_is_told_at_once() -> None:
 def test_generate_does_not_overwrite(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("mine")
-    message = run("generate", "--invoices", "1", "--out", str(log)).mistake()
+    message = run("generate", "--invoices", "1", "--out", str(log)).error()
     assert message == f"{log}: it exists already; name another file, or overwrite it with --force"
     assert log.read_text() == "mine"
     assert run("generate", "--invoices", "1", "--out", str(log), "--force").code == 0
     assert log.read_text() != "mine"
 
 
-def test_times_in_the_wrong_order_are_named(world: CliHarness) -> None:
+def test_times_in_the_wrong_order_are_named(harness: CliHarness) -> None:
     times = "--since", "2026-03-03", "--until", "2026-03-01"
     both = "--since 2026-03-03T00:00:00Z is not before --until 2026-03-02T00:00:00Z"
-    assert both in world.bems("dashboard", "volume", *times).mistake()
+    assert both in harness.bems("dashboard", "volume", *times).error()
     # The cell refuses them too, and what is not said is now.
-    late = world.bems("dashboard", "volume", "--since", "2027-01-01").mistake()
+    late = harness.bems("dashboard", "volume", "--since", "2027-01-01").error()
     assert "/since: 2027-01-01T00:00:00Z is not before until, 2026-03-0" in late
 
 

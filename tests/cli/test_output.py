@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bems.cli.files import WhenParam
+from bems.cli.files import TimeParam
 from bems.cli.output import print_json, print_list, vendor_label
 from bems.cli.table_layout import Column
 from bems.tracker.contract import Vendor
@@ -33,5 +33,5 @@ def test_a_vendor_is_named_in_plain_text() -> None:
 
 
 def test_a_leap_second_is_read_as_the_second_before() -> None:
-    read = WhenParam().convert("2016-12-31T23:59:60Z", None, None)
+    read = TimeParam().convert("2016-12-31T23:59:60Z", None, None)
     assert read == parse("2016-12-31T23:59:59Z")

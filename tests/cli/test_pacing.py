@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bems.cli.commands.demo import WIDE_OPEN, send_paced
+from bems.cli.commands.demo import UNTHROTTLED, send_paced
 from bems.cli.files import load_policy
-from bems.cli.pacing import AHEAD, ReplayPacer
+from bems.cli.pacing import MAX_CLOCK_LEAD, ReplayPacer
 from bems.embedded.clock import AcceleratedClock
 from bems.embedded.replay.replay import replay
 from bems.embedded.service import Service
@@ -22,7 +22,7 @@ LOG = list(generate(250, 11))
 def test_replay_and_a_cell_over_http_come_to_the_same(tmp_path: Path) -> None:
     report = replay(LOG, load_policy(None), TODAY)
     clock = AcceleratedClock(START, 40 * DAY / SECOND)
-    limits = Limits(WIDE_OPEN, StageRates(WIDE_OPEN, WIDE_OPEN, WIDE_OPEN, WIDE_OPEN))
+    limits = Limits(UNTHROTTLED, StageRates(UNTHROTTLED, UNTHROTTLED, UNTHROTTLED, UNTHROTTLED))
     with Service(tmp_path, load_policy(None), port=0, limits=limits, clock=clock) as service:
         _, key = service.keys.add("test", "admin", "test", START)
         walk = send_paced(service, key, LOG, clock)
@@ -45,7 +45,7 @@ def test_what_departs_is_never_far_behind_the_clock() -> None:
     for number, _, event in pace.schedule(LOG):
         if isinstance(event, Event):
             latest = max(latest, event.occurred_at)
-        assert latest <= clock.now() <= latest + AHEAD
+        assert latest <= clock.now() <= latest + MAX_CLOCK_LEAD
         pace.acknowledge(number)
     assert latest > START + 30 * DAY
 
@@ -56,7 +56,7 @@ def test_the_clock_stands_still_for_what_is_under_way() -> None:
     departures = pace.schedule(LOG)
     first = next(departures)
     assert isinstance(first.event, Event)
-    held = first.event.occurred_at + AHEAD
+    held = first.event.occurred_at + MAX_CLOCK_LEAD
     for _ in range(1000):
         assert clock.now() <= held
     pace.acknowledge(first.number)

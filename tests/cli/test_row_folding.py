@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bems.cli.row_folding import cadence, fold_alerts, fold_states, fold_waits
+from bems.cli.row_folding import describe_cadence, fold_alerts, fold_states, fold_waits
 from bems.embedded.api.views import Alert, Transition
 from bems.tracker.contract import Vendor
 from tests.cli.cli_harness import CliHarness, event
@@ -57,18 +57,18 @@ def test_states_in_turn_are_folded() -> None:
     ],
 )
 def test_how_far_apart_alerts_are(days: tuple[float, ...], text: str) -> None:
-    assert cadence([MONDAY + timedelta(days=day) for day in days]) == text
+    assert describe_cadence([MONDAY + timedelta(days=day) for day in days]) == text
 
 
-def test_fourteen_alerts_are_one_line(world: CliHarness) -> None:
-    world.send(event("e", invoice_id="I"))
+def test_fourteen_alerts_are_one_line(harness: CliHarness) -> None:
+    harness.send(event("e", invoice_id="I"))
     # Due on Thursday 5 March at 10:00, then on every business day at that time.
     days = [day for day in range(5, 25) if date(2026, 3, day).weekday() < 5]
     for number, day in enumerate(days, 1):
-        world.go_on_to(f"2026-03-{day:02}T11:00:00Z")
-        until(lambda number=number: len(world.bems("alerts", "--json").json["items"]) == number)  # type: ignore[misc]
+        harness.advance_to(f"2026-03-{day:02}T11:00:00Z")
+        until(lambda number=number: len(harness.bems("alerts", "--json").json["items"]) == number)  # type: ignore[misc]
     assert len(days) == 14
-    lines = [" ".join(line.split()) for line in world.bems("invoice", "I").out.splitlines()]
+    lines = [" ".join(line.split()) for line in harness.bems("invoice", "I").out.splitlines()]
     folded = [line for line in lines if "alerts 1 to 14" in line]
     assert len(folded) == 1
     assert "of authorization, every business day, last critical AwaitingAuthorization" in folded[0]

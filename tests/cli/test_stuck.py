@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bems.cli.client import Client
 from bems.cli.demo_report import collect
-from bems.cli.stuck_totals import StuckTotals, sum_up
+from bems.cli.stuck_totals import StuckTotals, sum_totals
 from bems.cli.worst_invoice import find_worst
 from bems.embedded.api.views import Total
 from bems.embedded.replay.report import Report
@@ -23,25 +23,25 @@ from tests.waiting import until
 @pytest.fixture(scope="module")
 def month(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliHarness]:
     """A cell with a generated month, in which some are stuck, one of these parked by hand and one extended."""
-    with running(tmp_path_factory.mktemp("month")) as world:
-        sent = world.bems("send", "-", "--json", stdin=b"".join(generate(600, 3))).json
+    with running(tmp_path_factory.mktemp("month")) as harness:
+        sent = harness.bems("send", "-", "--json", stdin=b"".join(generate(600, 3))).json
         assert sent["events"]["accepted"] > 2_000
-        world.send(event("big", invoice_id="BIG/1", amount="999999.00"))
-        world.go_on_to("2026-03-20T10:00:00Z")
-        until(lambda: len(stuck_in(world)["items"]) > 10)
-        assert world.bems("act", "park", stuck_in(world)["items"][1]["invoice_id"]).code == 0
-        assert world.bems("act", "extend", stuck_in(world)["items"][0]["invoice_id"], "--until", "+30d").code == 0
-        until(lambda: world.bems("check").code == 0)
-        yield world
+        harness.send(event("big", invoice_id="BIG/1", amount="999999.00"))
+        harness.advance_to("2026-03-20T10:00:00Z")
+        until(lambda: len(stuck_in(harness)["items"]) > 10)
+        assert harness.bems("act", "park", stuck_in(harness)["items"][1]["invoice_id"]).code == 0
+        assert harness.bems("act", "extend", stuck_in(harness)["items"][0]["invoice_id"], "--until", "+30d").code == 0
+        until(lambda: harness.bems("check").code == 0)
+        yield harness
 
 
-def stuck_in(world: CliHarness, *options: str) -> dict[str, Any]:
-    return dict(world.bems("stuck", "--json", "--limit", "1000", *options).json)
+def stuck_in(harness: CliHarness, *options: str) -> dict[str, Any]:
+    return dict(harness.bems("stuck", "--json", "--limit", "1000", *options).json)
 
 
-def metrics_of(world: CliHarness) -> dict[str, dict[tuple[str, ...], float]]:
+def metrics_of(harness: CliHarness) -> dict[str, dict[tuple[str, ...], float]]:
     """The value of each metric by the values of its labels, that of `status` before that of `currency`."""
-    with closing(Client(world.url, world.key("viewer"))) as client:
+    with closing(Client(harness.url, harness.key("viewer"))) as client:
         text = client.request("GET", "/metrics").body.decode()
     return {
         family.name: {
@@ -118,39 +118,39 @@ def test_the_worst_is_told_in_a_sentence_and_what_its_completion_changes(month: 
         worst = find_worst(client, totals)
     assert worst is not None
     assert totals.main_currency == "EUR"
-    sentence = worst.sentence()
+    sentence = worst.describe()
     assert sentence.startswith("BIG/1, 999,999.00 EUR, Acme [GmbH], waits for authorization since 2 March 2026: ")
     assert "no authorization event came; next alert " in sentence
-    assert worst.effect(totals) == (
+    assert worst.describe_completion(totals) == (
         "Completing authorization by hand would move it to AwaitingReconciliation (approved, not yet matched) and "
         f"leave {totals.total - 1} stuck."
     )
 
 
-def test_the_promise_about_a_completion_is_kept(world: CliHarness) -> None:
-    world.send(event("a", invoice_id="A"), event("b", invoice_id="B", amount="9.00"))
-    world.send(event("m", "mismatched", "A", attributes={"reason": "price"}), stage="reconciliation")
-    world.send(event("n", "approved", "A", occurred_at="2026-03-02T09:30:00Z"), stage="authorization")
-    world.go_on_to("2026-04-10T10:00:00Z")
-    until(lambda: stuck_in(world)["stuck"] == 2)
-    with closing(Client(world.url, world.key("admin"))) as client:
-        totals = collect(client, world.service.analytics).stuck
+def test_the_promise_about_a_completion_is_kept(harness: CliHarness) -> None:
+    harness.send(event("a", invoice_id="A"), event("b", invoice_id="B", amount="9.00"))
+    harness.send(event("m", "mismatched", "A", attributes={"reason": "price"}), stage="reconciliation")
+    harness.send(event("n", "approved", "A", occurred_at="2026-03-02T09:30:00Z"), stage="authorization")
+    harness.advance_to("2026-04-10T10:00:00Z")
+    until(lambda: stuck_in(harness)["stuck"] == 2)
+    with closing(Client(harness.url, harness.key("admin"))) as client:
+        totals = collect(client, harness.service.analytics).stuck
         worst = find_worst(client, totals)
     assert worst is not None
-    assert "waits for reconciliation since 2 March 2026: mismatched by sap (reason price); " in worst.sentence()
-    assert world.bems("act", "complete", "A", "--stage", worst.stage).code == 0
+    assert "waits for reconciliation since 2 March 2026: mismatched by sap (reason price); " in worst.describe()
+    assert harness.bems("act", "complete", "A", "--stage", worst.stage).code == 0
     promised = worst.as_document(totals)["if_completed"]
-    assert world.bems("invoice", "A", "--json").json["status"] == promised["status"] == "AwaitingPosting"
-    assert stuck_in(world)["stuck"] == promised["stuck"] == 1
+    assert harness.bems("invoice", "A", "--json").json["status"] == promised["status"] == "AwaitingPosting"
+    assert stuck_in(harness)["stuck"] == promised["stuck"] == 1
 
 
 def test_totals_in_words() -> None:
     def total(currency: str, stuck: int, amount: str, parked: int) -> Total:
         return Total("AwaitingPosting", currency, 9, "1.00", stuck, amount, parked)
 
-    assert str(sum_up([])) == "none is stuck"
-    assert str(sum_up([total("EUR", 0, "0.00", 0)])) == "none is stuck"
-    assert str(sum_up([total("EUR", 1, "10.50", 1)])) == "1 is stuck, and parked: 10.50 EUR"
-    several = sum_up([total("CHF", 1, "7.00", 0), total("EUR", 22, "84120.00", 4)])
+    assert str(sum_totals([])) == "none is stuck"
+    assert str(sum_totals([total("EUR", 0, "0.00", 0)])) == "none is stuck"
+    assert str(sum_totals([total("EUR", 1, "10.50", 1)])) == "1 is stuck, and parked: 10.50 EUR"
+    several = sum_totals([total("CHF", 1, "7.00", 0), total("EUR", 22, "84120.00", 4)])
     assert str(several) == "23 are stuck, 4 of them parked: 84,120.00 EUR, 7.00 CHF"
     assert several == StuckTotals(4, {"EUR": 22, "CHF": 1}, {"EUR": "84120.00", "CHF": "7.00"})

@@ -7,13 +7,13 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from bems.cli.commands.alerts import ALERTS, DELIVERIES
+from bems.cli.commands.alerts import ALERT_COLUMNS, DELIVERY_COLUMNS
 from bems.cli.commands.dlq import COLUMNS as DEAD_LETTERS
-from bems.cli.commands.invoice import ALERTS as INVOICE_ALERTS
-from bems.cli.commands.invoice import COMMANDS, HAPPENED
+from bems.cli.commands.invoice import ALERT_COLUMNS as INVOICE_ALERTS
+from bems.cli.commands.invoice import COMMAND_COLUMNS, TRANSITION_COLUMNS
 from bems.cli.commands.keys import COLUMNS as KEYS
 from bems.cli.commands.stuck import COLUMNS as STUCK
-from bems.cli.output import duration, format_amount
+from bems.cli.output import format_amount, format_duration
 from bems.cli.table_layout import Column, print_table
 
 COLUMNS = (
@@ -91,8 +91,8 @@ def test_prose_is_wrapped_between_words_before_a_column_leaves() -> None:
 @pytest.mark.parametrize(
     "columns",
     [
-        *(ALERTS, DELIVERIES, DEAD_LETTERS, KEYS, STUCK),
-        *(HAPPENED, INVOICE_ALERTS, COMMANDS),
+        *(ALERT_COLUMNS, DELIVERY_COLUMNS, DEAD_LETTERS, KEYS, STUCK),
+        *(TRANSITION_COLUMNS, INVOICE_ALERTS, COMMAND_COLUMNS),
     ],
 )
 def test_every_table_of_a_command_fits(columns: Sequence[Column]) -> None:
@@ -120,7 +120,7 @@ def test_every_table_of_a_command_fits(columns: Sequence[Column]) -> None:
     ],
 )
 def test_durations_are_written_as_in_a_policy(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_amounts_are_grouped() -> None:

@@ -9,15 +9,23 @@ from typing import Any, NamedTuple
 import click
 
 from bems.cli import options
-from bems.cli.bulk_commands import Bulk, Outcome, Summary, as_document, failure_of, line_of, read_ids
+from bems.cli.bulk_commands import (
+    BulkCommand,
+    BulkSummary,
+    CommandOutcome,
+    as_document,
+    format_outcome,
+    read_ids,
+    to_resumable_failure,
+)
 from bems.cli.checked_commands import CheckedGroup
 from bems.cli.client import Client, decode_as, quote_path
-from bems.cli.deadlines import Until, UntilParam, is_relative, resolve
+from bems.cli.deadlines import DeadlineInput, DeadlineParam, is_relative, resolve_deadline
 from bems.cli.errors import Failure, UserError
 from bems.cli.files import load_policy
 from bems.cli.options import connected
 from bems.cli.output import format_time, print_json
-from bems.cli.replay_report import MEANING
+from bems.cli.replay_report import STATUS_MEANINGS
 from bems.embedded.api.access import OPERATORS, VIEWERS
 from bems.embedded.api.operations import Accepted
 from bems.embedded.api.views import CurrentWait, Health, Invoice
@@ -49,7 +57,7 @@ PARAMETERS = (
 )
 
 
-class Given(NamedTuple):
+class CommandOptions(NamedTuple):
     """What every such command takes."""
 
     invoice_ids: tuple[str, ...]
@@ -64,7 +72,7 @@ def command_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds what every such command takes."""
 
     def given_all(client: Client, /, **others: Any) -> None:
-        command(client, Given(*(others.pop(name) for name in Given._fields)), **others)
+        command(client, CommandOptions(*(others.pop(name) for name in CommandOptions._fields)), **others)
 
     run = options.as_json(connected(update_wrapper(given_all, command)))
     for parameter in reversed(PARAMETERS):
@@ -75,29 +83,29 @@ def command_options(command: Callable[..., None]) -> Callable[..., None]:
 @act.command(epilog='Example: bems act complete INV/2026/000123 --stage posting --note "posted by hand"')
 @click.option("--stage", type=click.Choice(STAGES), required=True, help="Which stage.")
 @command_options
-def complete(client: Client, given: Given, stage: str) -> None:
+def complete(client: Client, given: CommandOptions, stage: str) -> None:
     """A stage is complete, on your word: its event will not come."""
-    run_verb(client, given, "complete", {"stage": stage})
+    run_command(client, given, "complete", {"stage": stage})
 
 
 @act.command(epilog='Example: bems act cancel INV/2026/000123 --note "a double"')
 @command_options
-def cancel(client: Client, given: Given) -> None:
+def cancel(client: Client, given: CommandOptions) -> None:
     """The invoice is withdrawn."""
-    run_verb(client, given, "cancel", {})
+    run_command(client, given, "cancel", {})
 
 
 @act.command(epilog="Example: bems act extend INV/2026/000123 --until friday")
 @click.option(
     "--until",
-    type=UntilParam(),
+    type=DeadlineParam(),
     required=True,
     help="The new deadline: a date or a weekday (the end of that day here, or where the policy's calendar is), so long "
     "from now (+3d, +12h, +3bd), or a time such as 2026-12-24T12:00:00+01:00.",
 )
 @click.option("--policy", "policy_file", metavar="FILE", help="The policy whose calendar and time zone days are of.")
 @command_options
-def extend(client: Client, given: Given, until: Until, policy_file: str | None) -> None:
+def extend(client: Client, given: CommandOptions, until: DeadlineInput, policy_file: str | None) -> None:
     """Move the wait's deadline to a later time. The count of alerts starts anew there, and until the next alert, of
     which the answer says the time, the invoice is not stuck.
 
@@ -105,32 +113,32 @@ def extend(client: Client, given: Given, until: Until, policy_file: str | None) 
     which time was meant.
     """
     policy = None if policy_file is None else load_policy(policy_file)
-    meant = resolve(until, _now_of(client) if is_relative(until) else 0, policy)
-    run_verb(client, given, "extend", {"until": render(meant.instant)}, meant.meaning)
+    meant = resolve_deadline(until, _now_of(client) if is_relative(until) else 0, policy)
+    run_command(client, given, "extend", {"until": render(meant.instant)}, meant.meaning)
 
 
 @act.command(epilog='Example: bems act park INV/2026/000123 --note "in court until spring"')
 @command_options
-def park(client: Client, given: Given) -> None:
+def park(client: Client, given: CommandOptions) -> None:
     """No more alerts until the invoice's next event."""
-    run_verb(client, given, "park", {})
+    run_command(client, given, "park", {})
 
 
 @act.command(epilog="Example: bems act revive --from parked.csv")
 @command_options
-def revive(client: Client, given: Given) -> None:
+def revive(client: Client, given: CommandOptions) -> None:
     """A parked invoice is waited for again, from now on."""
-    run_verb(client, given, "revive", {})
+    run_command(client, given, "revive", {})
 
 
 @act.command(epilog='Example: bems act acknowledge INV/2026/000123 --note "called the vendor"')
 @command_options
-def acknowledge(client: Client, given: Given) -> None:
+def acknowledge(client: Client, given: CommandOptions) -> None:
     """The alerts so far have been seen; later ones still come."""
-    run_verb(client, given, "acknowledge", {})
+    run_command(client, given, "acknowledge", {})
 
 
-def run_verb(client: Client, given: Given, verb: str, what: dict[str, str], meaning: str = "") -> None:
+def run_command(client: Client, given: CommandOptions, verb: str, what: dict[str, str], meaning: str = "") -> None:
     """Send the command for each invoice. `meaning` says how its time was found."""
     invoice_ids = list(given.invoice_ids)
     for file in given.files:
@@ -139,20 +147,20 @@ def run_verb(client: Client, given: Given, verb: str, what: dict[str, str], mean
     if not invoice_ids and not given.files:
         raise UserError("say which: INVOICE ids, or --from FILE")
     if len(given.invoice_ids) == 1 and not given.files and given.run is None:
-        _carry_out_one(client, given, verb, what, meaning)
+        _send_one(client, given, verb, what, meaning)
         return
     if given.command_id is not None:
         raise UserError("--command-id is for one invoice: retry a run over several with --run")
-    _carry_out_many(client, given, verb, what, meaning, invoice_ids)
+    _send_bulk(client, given, verb, what, meaning, invoice_ids)
 
 
-def _carry_out_one(client: Client, given: Given, verb: str, what: dict[str, str], meaning: str) -> None:
+def _send_one(client: Client, given: CommandOptions, verb: str, what: dict[str, str], meaning: str) -> None:
     """Say what has become of the invoice. The command may be sent several times: its id makes it one."""
     (invoice_id,) = given.invoice_ids
     command_id = given.command_id or f"cli-{secrets.token_hex(8)}"
     body = {"verb": verb, "command_id": command_id, "invoice_id": invoice_id, "note": given.note, **what}
     try:
-        answer = client.request_json("POST", "/commands", OPERATORS, body=body, repeat=True)
+        answer = client.request_json("POST", "/commands", OPERATORS, body=body, is_idempotent=True)
     except Failure as failure:
         until = f" --until {what['until']}" if meaning else ""
         again = f"whether it was done is not known; to make sure, repeat it with --command-id {command_id}{until}"
@@ -168,7 +176,9 @@ def _carry_out_one(client: Client, given: Given, verb: str, what: dict[str, str]
     click.echo(f"{verb} {invoice_id}: {done} (command {accepted.command_id})")
     if "until" in what:
         click.echo(_new_deadline(what["until"], meaning))
-    click.echo(f"Status: {invoice.status}, {MEANING[invoice.status]}" + (f"; {invoice.mark}" if invoice.mark else ""))
+    click.echo(
+        f"Status: {invoice.status}, {STATUS_MEANINGS[invoice.status]}" + (f"; {invoice.mark}" if invoice.mark else "")
+    )
     if invoice.waiting is not None:
         click.echo(_still_waits(invoice.waiting, what.get("stage")))
         next_alert_at = accepted.next_alert_at or invoice.waiting.next_alert_at
@@ -183,22 +193,22 @@ def _still_waits(wait: CurrentWait, completed: Any) -> str:
     return waits
 
 
-def _carry_out_many(
-    client: Client, given: Given, verb: str, what: dict[str, str], meaning: str, invoice_ids: list[str]
+def _send_bulk(
+    client: Client, given: CommandOptions, verb: str, what: dict[str, str], meaning: str, invoice_ids: list[str]
 ) -> None:
     """Say what has become of each command, and how to repeat those that failed; exit code 1 if any did."""
     run = given.run or f"run-{secrets.token_hex(4)}"
     again = f"--run {run}" + (f" --until {what['until']}" if meaning else "")
-    bulk = Bulk(client, run, {"verb": verb, "note": given.note, **what})
+    bulk = BulkCommand(client, run, {"verb": verb, "note": given.note, **what})
 
-    def show(outcome: Outcome) -> None:
+    def show(outcome: CommandOutcome) -> None:
         if not given.as_json and outcome.result != "not_sent":
-            click.echo(line_of(verb, outcome))
+            click.echo(format_outcome(verb, outcome))
 
     outcomes, is_interrupted = bulk.send(invoice_ids, show)
     if bulk.fault and all(outcome.result == "not_sent" for outcome in outcomes):
         raise bulk.fault
-    summary = Summary(Counter(outcome.result for outcome in outcomes))
+    summary = BulkSummary(Counter(outcome.result for outcome in outcomes))
     if given.as_json:
         print_json(as_document(run, {"verb": verb, **what}, outcomes, summary))
     else:
@@ -206,10 +216,10 @@ def _carry_out_many(
             click.echo(_new_deadline(what["until"], meaning))
         click.echo(f"{summary}\nTo retry it safely, repeat it with {again}")
     if bulk.fault:
-        raise failure_of(bulk.fault, again)
+        raise to_resumable_failure(bulk.fault, again)
     if is_interrupted:
         raise click.Abort
-    if not summary.is_good:
+    if not summary.all_succeeded:
         click.get_current_context().exit(1)
 
 

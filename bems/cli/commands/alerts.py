@@ -17,7 +17,7 @@ from bems.embedded.api.views import Alert
 from bems.tracker.actions import Severity
 from bems.tracker.contract import STAGES
 
-ALERTS = (
+ALERT_COLUMNS = (
     Column("Invoice"),
     Column("Raised (UTC)", 2),
     Column("Alert", 1, is_prose=True),
@@ -27,7 +27,7 @@ ALERTS = (
     Column("Vendor", 5, is_prose=True),
     Column("Id", 7),
 )
-DELIVERIES = (
+DELIVERY_COLUMNS = (
     Column("Invoice"),
     Column("Destination", 1),
     Column("State", 2),
@@ -37,7 +37,7 @@ DELIVERIES = (
     Column("Alert", 6),
 )
 STATES = get_args(State)
-KINDS: dict[str, str] = {
+KIND_TEXTS: dict[str, str] = {
     "dispute": "reconciliation disputed",
     "failed": "posting failed",
     "identity": "two invoices under one id?",
@@ -69,23 +69,23 @@ def alerts(
     query = {"severity": severity, "stage": stage, "invoice_id": invoice}
     found = client.list("/alerts", VIEWERS, query, limit)
     raised = decode_as(found.items, list[Alert])
-    print_list(found.items, found.more, as_json, ALERTS, map(_row, raised), "alert", wide=wide)
+    print_list(found.items, found.more, as_json, ALERT_COLUMNS, map(_row, raised), "alert", wide=wide)
 
 
-def name_of(alert: Alert) -> str:
+def describe_alert(alert: Alert) -> str:
     """Which one it is, in words."""
     if alert.kind == "stuck":
         return f"{alert.stage} stuck, {alert.step}" + (", the last" if alert.last else "")
     if alert.kind == "identity":
-        return " ".join(filter(None, (KINDS["identity"], alert.detail)))
-    return KINDS[alert.kind]
+        return " ".join(filter(None, (KIND_TEXTS["identity"], alert.detail)))
+    return KIND_TEXTS[alert.kind]
 
 
 def _row(alert: Alert) -> tuple[str, ...]:
     return (
         alert.invoice_id,
         format_time(alert.raised_at),
-        name_of(alert),
+        describe_alert(alert),
         alert.severity,
         format_time(alert.waiting_since) if alert.kind == "stuck" else "-",
         format_amount(alert.amount, alert.currency),
@@ -122,7 +122,7 @@ def deliveries(client: Client, state: str | None, retry: bool, limit: int, wide:
         items, more = items + found.items, more or found.more
     items, more = items[:limit], more or len(items) > limit
     waiting = decode_as(items, list[Delivery])
-    print_list(items, more, as_json, DELIVERIES, map(_delivery_row, waiting), "undelivered alert", wide=wide)
+    print_list(items, more, as_json, DELIVERY_COLUMNS, map(_delivery_row, waiting), "undelivered alert", wide=wide)
 
 
 def _delivery_row(delivery: Delivery) -> tuple[str, ...]:

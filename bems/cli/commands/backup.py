@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColum
 
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.errors import UserError, translate_store_errors
-from bems.cli.files import folder_of
+from bems.cli.files import parse_folder
 from bems.cli.output import format_time, pluralize_count, print_json
 from bems.embedded.backup import Backup, BackupRefused, OnProgress, back_up
 from bems.embedded.storage.file_permissions import private_umask
@@ -31,7 +31,7 @@ def backup(folder: str, target: str, as_json: bool) -> None:
     with copying("Copying") as told:
         try:
             with translate_store_errors(), private_umask():
-                made = back_up(folder_of(folder), folder_of(target), told)
+                made = back_up(parse_folder(folder), parse_folder(target), told)
         except BackupRefused as refused:
             raise UserError(str(refused)) from refused
     if as_json:

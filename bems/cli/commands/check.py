@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 10.0
 
 POLL_SECONDS = 0.25
 
-DIFFERENCES = (
+DIFFERENCE_COLUMNS = (
     Column("Status"),
     Column("Invoices", is_right=True),
     Column("In the series", is_right=True),
@@ -65,7 +65,7 @@ def check(context: click.Context, client: Client, as_json: bool) -> None:
         click.echo(f"{'Balanced':<26}{told[counted.balanced]:>14}")
         if counted.differences:
             click.echo("\nWhere the records and the series differ\n")
-            print_table(make_console(), DIFFERENCES, map(_row, counted.differences))
+            print_table(make_console(), DIFFERENCE_COLUMNS, map(_row, counted.differences))
     if not counted.balanced:
         context.exit(1)
 

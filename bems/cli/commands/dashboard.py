@@ -8,16 +8,16 @@ from bems.cli import options
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.client import Client, decode_as
 from bems.cli.errors import UserError
-from bems.cli.files import WhenParam
+from bems.cli.files import TimeParam
 from bems.cli.options import connected
-from bems.cli.output import duration, format_amount, make_console, print_json
+from bems.cli.output import format_amount, format_duration, make_console, print_json
 from bems.cli.table_layout import Column, print_table
 from bems.embedded.analytics.dashboards import DASHBOARDS
 from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.dashboards import Rows
 from bems.tracker.instants import Instant, from_datetime, render
 
-TEXTS = frozenset({"time", "stage", "outcome", "status", "severity", "currency", "vendor_tier"})
+TEXT_COLUMNS = frozenset({"time", "stage", "outcome", "status", "severity", "currency", "vendor_tier"})
 TITLES = {"time": "Time (UTC)", "mean_ms": "Mean"}
 RANKS = {
     "vendor_tier": 3,
@@ -33,8 +33,8 @@ RANKS = {
 
 @click.command(cls=CheckedCommand, epilog="Example: bems dashboard volume --since 2026-11-01 --by day")
 @click.argument("name", type=click.Choice(list(DASHBOARDS)))
-@click.option("--since", type=WhenParam(), help="A date means its beginning, in UTC. Default: 30 days before the end.")
-@click.option("--until", type=WhenParam(), help="A date means the end of that day, in UTC. Default: now.")
+@click.option("--since", type=TimeParam(), help="A date means its beginning, in UTC. Default: 30 days before the end.")
+@click.option("--until", type=TimeParam(), help="A date means the end of that day, in UTC. Default: now.")
 @click.option("--by", type=click.Choice(["hour", "day"]), default="day", show_default=True, help="In which steps.")
 @options.wide
 @options.as_json
@@ -92,7 +92,7 @@ def _as_people_read(found: Rows, by: str) -> tuple[list[Column], list[list[str]]
         Column(
             TITLES.get(names[number]) or names[number].replace("_", " ").capitalize(),
             RANKS.get(names[number], 0),
-            is_right=names[number] not in TEXTS,
+            is_right=names[number] not in TEXT_COLUMNS,
         )
         for number in shown
     ]
@@ -112,7 +112,7 @@ def _shown(name: str, value: str | int | float | None, currency: str, by: str) -
         case "amount", str() if currency:
             return format_amount(value, currency)
         case "mean_ms", int() | float():
-            return duration(value / 1000)
+            return format_duration(value / 1000)
         case _, int():
             return f"{value:,}"
         case _, float():

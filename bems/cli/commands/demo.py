@@ -22,9 +22,9 @@ from bems.cli.errors import Failure, translate_store_errors
 from bems.cli.files import load_policy
 from bems.cli.output import print_json
 from bems.cli.pacing import ReplayPacer
-from bems.cli.send_summary import Summary
+from bems.cli.send_summary import SendSummary
 from bems.cli.sender import Sender
-from bems.cli.worst_invoice import Worst
+from bems.cli.worst_invoice import WorstInvoice
 from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, SystemClock
@@ -42,20 +42,20 @@ SPEED = 20 * DAY / SECOND
 """Twenty days in a second, where the cell and the sender keep up."""
 
 IN_FLIGHT = 6
-LOOKED_AT = 25
+EVENTS_PER_SAMPLE = 25
 """Of every so many accepted events, one is looked for in the next question."""
 
 NOT_LEFT_RUNNING = """Nothing is left running. Run make demo (or bems demo) in a terminal, without --exit: the
 cell then keeps running, and its address and key are shown for these commands:"""
 
 PORT = 8080
-WIDE_OPEN = Rate(100_000, 100_000)
+UNTHROTTLED = Rate(100_000, 100_000)
 
 
 class SendResult(NamedTuple):
     """What came of the sending. `unseen` are accepted events that the next question did not show."""
 
-    summary: Summary
+    summary: SendSummary
     not_visible: list[str]
 
 
@@ -112,7 +112,7 @@ def demo(invoices: int, leave: bool, as_json: bool) -> None:
 @contextmanager
 def _service(folder: Path, clock: AcceleratedClock) -> Iterator[Service]:
     """A cell on the usual port, or on another one where that is taken."""
-    limits = Limits(WIDE_OPEN, StageRates(WIDE_OPEN, WIDE_OPEN, WIDE_OPEN, WIDE_OPEN))
+    limits = Limits(UNTHROTTLED, StageRates(UNTHROTTLED, UNTHROTTLED, UNTHROTTLED, UNTHROTTLED))
     policy = load_policy(None)
     try:
         service = Service(folder, policy, policy_source=DEFAULT, name="demo", port=PORT, limits=limits, clock=clock)
@@ -135,14 +135,14 @@ def send_paced(service: Service, key: str, lines: Sequence[bytes], clock: Accele
             if event and told.disposition == "accepted" and not _is_seen(client, event):
                 unseen.append(event.event_id)
 
-        sender = Sender(client, batch=1, in_flight=IN_FLIGHT, told=told)
+        sender = Sender(client, batch=1, in_flight=IN_FLIGHT, on_result=told)
         try:
             for number, line, event in pace.schedule(lines):
                 split = split_log_line(line)
                 if isinstance(split, InvalidEvent):
                     sender.refuse(number, split)
                     continue
-                if isinstance(event, Event) and number % LOOKED_AT == 0:
+                if isinstance(event, Event) and number % EVENTS_PER_SAMPLE == 0:
                     sample[number] = event
                 if not sender.send(*split, number):
                     break
@@ -186,7 +186,7 @@ def _progress(total: int, clock: AcceleratedClock) -> Iterator[Callable[[], None
         yield advance
 
 
-def example_commands(worst: Worst | None) -> list[str]:
+def example_commands(worst: WorstInvoice | None) -> list[str]:
     """What to look at, and what to do, for a shell."""
     if worst is None:
         return ["bems dashboard backlog", "bems alerts", "bems check"]

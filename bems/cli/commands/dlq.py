@@ -8,7 +8,7 @@ from bems.cli import options
 from bems.cli.checked_commands import CheckedGroup
 from bems.cli.client import Client, decode_as
 from bems.cli.errors import UserError
-from bems.cli.http_errors import one_line
+from bems.cli.http_errors import to_one_line
 from bems.cli.options import connected
 from bems.cli.output import format_time, pluralize_count, print_json, print_list
 from bems.cli.table_layout import Column
@@ -25,10 +25,10 @@ COLUMNS = (
     Column("Error", 2, is_prose=True),
 )
 
-AT_ONCE = 1_000
+MAX_REQUEST_IDS = 1_000
 """Ids in one request: as many as the API takes, of any length."""
 
-EVERY = 1_000_000
+MAX_DEAD_LETTERS = 1_000_000
 
 of_invoice = click.option("--invoice", metavar="ID", help="Only those of this invoice.")
 with_error = click.option("--error", metavar="TEXT", help="Only those with this text in their error.")
@@ -82,15 +82,15 @@ def redrive(
     wanted = list(dict.fromkeys(event_ids))
     if not wanted:
         # By their ids, each once: what fails again would still match, and so come up again and again.
-        found = client.list("/dead-letters", OPERATORS, {"invoice_id": invoice, "error": error}, EVERY)
+        found = client.list("/dead-letters", OPERATORS, {"invoice_id": invoice, "error": error}, MAX_DEAD_LETTERS)
         wanted = [letter.event_id for letter in decode_as(found.items, list[DeadLetter])]
     if not as_json and wanted:
         selection = _describe_selection(event_ids, invoice, error)
         click.echo(f"To be handled again: {pluralize_count(len(wanted), 'dead letter')}{selection}")
     redriven: list[Any] = []
     failed: list[Any] = []
-    for start in range(0, len(wanted), AT_ONCE):
-        body = {"event_ids": wanted[start : start + AT_ONCE]}
+    for start in range(0, len(wanted), MAX_REQUEST_IDS):
+        body = {"event_ids": wanted[start : start + MAX_REQUEST_IDS]}
         answer = client.request_json("POST", "/dead-letters/redrive", OPERATORS, body=body)
         decode_as(answer, Redriven)
         redriven += answer["redriven"]
@@ -99,7 +99,7 @@ def redrive(
         print_json({"redriven": redriven, "failed": failed})
     else:
         for one in failed:
-            click.echo(f"{one['event_id']} was not handled: {one_line(one['error'])}")
+            click.echo(f"{one['event_id']} was not handled: {to_one_line(one['error'])}")
         click.echo(f"{len(redriven):,} handled, {len(failed):,} not")
     if failed:
         context.exit(1)
@@ -107,9 +107,9 @@ def redrive(
 
 def _describe_selection(event_ids: tuple[str, ...], invoice: str | None, error: str | None) -> str:
     if event_ids:
-        return ": " + ", ".join(map(one_line, dict.fromkeys(event_ids)))
-    of = f" of invoice {one_line(invoice)}" if invoice is not None else ""
-    with_ = f" with {one_line(error)!r} in its error" if error is not None else ""
+        return ": " + ", ".join(map(to_one_line, dict.fromkeys(event_ids)))
+    of = f" of invoice {to_one_line(invoice)}" if invoice is not None else ""
+    with_ = f" with {to_one_line(error)!r} in its error" if error is not None else ""
     return f"{of}{with_}" or ", all there are"
 
 

@@ -11,21 +11,21 @@ from rich.text import Text
 from bems.cli import options
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.client import Client, decode_as, quote_path
-from bems.cli.commands.alerts import KINDS, name_of
+from bems.cli.commands.alerts import KIND_TEXTS, describe_alert
 from bems.cli.errors import UserError
 from bems.cli.options import connected
 from bems.cli.output import (
     format_amount,
     format_time,
+    format_times,
     make_console,
     pluralize_count,
     print_json,
     print_list,
-    times,
     vendor_label,
 )
-from bems.cli.replay_report import MEANING
-from bems.cli.row_folding import Entered, cadence, fold_alerts, fold_states, fold_waits
+from bems.cli.replay_report import STATUS_MEANINGS
+from bems.cli.row_folding import FoldedState, describe_cadence, fold_alerts, fold_states, fold_waits
 from bems.cli.table_layout import Column, print_table
 from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.views import Alert, Command, CurrentWait, Event, Execution, InvoiceDetails, Outcome, Transition
@@ -33,10 +33,10 @@ from bems.tracker.contract import STAGES, PaymentTerms, Source, Stage, Vendor
 
 ENTERED = "StateEntered"
 
-MOST_EVENTS = 25_000
+MAX_HISTORY_EVENTS = 25_000
 """No history has more (Step Functions' quota, which the engine has too)."""
 
-MAX_SENT = 1_000_000
+MAX_EVENTS = 1_000_000
 """More events than any invoice has."""
 
 
@@ -54,8 +54,8 @@ class _Sent(msgspec.Struct):
     imported: bool = False
 
 
-FACTS = (Column("Fact"), Column("Value", is_prose=True))
-OUTCOMES = (
+FACT_COLUMNS = (Column("Fact"), Column("Value", is_prose=True))
+OUTCOME_COLUMNS = (
     Column("Stage"),
     Column("Outcome"),
     Column("Occurred", 2),
@@ -63,7 +63,7 @@ OUTCOMES = (
     Column("Attributes or note", 1, is_prose=True),
     Column("Event", 3, is_prose=True),
 )
-SENT = (
+EVENT_COLUMNS = (
     Column("Occurred (UTC)"),
     Column("Outcome", is_prose=True),
     Column("Amount", 1, is_right=True),
@@ -73,20 +73,20 @@ SENT = (
     Column("Received (UTC)", 4),
     Column("Event", 6),
 )
-HAPPENED = (
+TRANSITION_COLUMNS = (
     Column("Recorded"),
     Column("What", is_prose=True),
     Column("Status", 1, is_prose=True),
     Column("Event", 2, is_prose=True),
 )
-ALERTS = (
+ALERT_COLUMNS = (
     Column("Raised"),
     Column("Alert", is_prose=True),
     Column("Severity", 1),
     Column("Due", 2, is_prose=True),
     Column("Id", 3, is_prose=True),
 )
-COMMANDS = (
+COMMAND_COLUMNS = (
     Column("Accepted"),
     Column("Command", is_prose=True),
     Column("Operator", 2),
@@ -94,8 +94,13 @@ COMMANDS = (
     Column("Note", 3, is_prose=True),
     Column("Id", 4),
 )
-STATES = (Column("Entered"), Column("State", is_prose=True))
-EVENTS = (Column("At"), Column("No.", 2, is_right=True), Column("Event", 1), Column("Details", 3, is_prose=True))
+STATE_COLUMNS = (Column("Entered"), Column("State", is_prose=True))
+HISTORY_COLUMNS = (
+    Column("At"),
+    Column("No.", 2, is_right=True),
+    Column("Event", 1),
+    Column("Details", 3, is_prose=True),
+)
 
 
 @click.command(cls=CheckedCommand, epilog="Example: bems invoice INV/2026/000123 --history")
@@ -126,7 +131,7 @@ def invoice(client: Client, invoice_id: str, history: bool, events: bool, wide: 
         return
     details = decode_as(answer, InvoiceDetails)
     console = make_console()
-    print_table(console, FACTS, _facts(details), header=False)
+    print_table(console, FACT_COLUMNS, _facts(details), header=False)
 
     def part(title: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
         several = list(rows)
@@ -135,22 +140,22 @@ def invoice(client: Client, invoice_id: str, history: bool, events: bool, wide: 
             print_table(console, columns, several, wide=wide)
 
     outcomes = [_outcome(stage, details.outcomes[stage]) for stage in STAGES if stage in details.outcomes]
-    part("The latest outcome of each stage (UTC)", OUTCOMES, outcomes)
-    part("What happened (UTC), the newest first", HAPPENED, map(_happening, fold_alerts(details.transitions)))
-    part("Alerts (UTC), the newest first", ALERTS, map(_alerts, fold_waits(details.alerts)))
-    part("Commands (UTC), the newest first", COMMANDS, map(_command, details.commands))
+    part("The latest outcome of each stage (UTC)", OUTCOME_COLUMNS, outcomes)
+    part("What happened (UTC), the newest first", TRANSITION_COLUMNS, map(_happening, fold_alerts(details.transitions)))
+    part("Alerts (UTC), the newest first", ALERT_COLUMNS, map(_alerts, fold_waits(details.alerts)))
+    part("Commands (UTC), the newest first", COMMAND_COLUMNS, map(_command, details.commands))
     for execution in details.executions:
         title = f"Execution {execution.name}: {execution.status}; the newest first"
         if history:
-            part(title, EVENTS, reversed(list(_events(execution))))
+            part(title, HISTORY_COLUMNS, reversed(list(_events(execution))))
         else:
-            part(title, STATES, map(_state, fold_states(list(_states(execution)))))
+            part(title, STATE_COLUMNS, map(_state, fold_states(list(_states(execution)))))
 
 
 def _show_events(client: Client, invoice_id: str, *, wide: bool, as_json: bool) -> None:
-    found = client.list(f"/invoices/{quote_path(invoice_id)}/events", VIEWERS, {}, MAX_SENT)
+    found = client.list(f"/invoices/{quote_path(invoice_id)}/events", VIEWERS, {}, MAX_EVENTS)
     rows = [] if as_json else map(_sent, decode_as(found.items, list[Event]))
-    print_list(found.items, found.more, as_json, SENT, rows, "event", wide=wide)
+    print_list(found.items, found.more, as_json, EVENT_COLUMNS, rows, "event", wide=wide)
 
 
 def _sent(one: Event) -> tuple[str, ...]:
@@ -193,7 +198,7 @@ def _read_on(client: Client, answer: Any) -> None:
     for execution in executions if isinstance(executions, list) else ():
         if isinstance(execution, dict) and execution.get("next_cursor"):
             path = f"/executions/{quote_path(str(execution.get('name')))}/history"
-            rest = client.list(path, VIEWERS, {}, MOST_EVENTS, cursor=execution["next_cursor"])
+            rest = client.list(path, VIEWERS, {}, MAX_HISTORY_EVENTS, cursor=execution["next_cursor"])
             execution["history"] = [*execution.get("history", ()), *rest.items]
             execution["next_cursor"] = None
 
@@ -201,7 +206,7 @@ def _read_on(client: Client, answer: Any) -> None:
 def _facts(details: InvoiceDetails) -> Iterator[tuple[str, str]]:
     yield "Invoice", details.invoice_id
     marks = ", ".join(filter(None, (details.mark, "stuck" if details.stuck else "")))
-    yield "Status", f"{details.status}: {MEANING[details.status]}" + (f" ({marks})" if marks else "")
+    yield "Status", f"{details.status}: {STATUS_MEANINGS[details.status]}" + (f" ({marks})" if marks else "")
     yield "Amount", format_amount(details.amount, details.currency)
     yield "Vendor", _vendor(details.vendor)
     if details.payment_terms is not None:
@@ -231,7 +236,7 @@ def _waiting(wait: CurrentWait, *, is_stuck: bool) -> Iterator[tuple[str, str]]:
         yield "Counted from", f"{format_time(wait.counted_from)} UTC, when its events occurred"
     if wait.extensions:
         until = "the deadline has passed" if is_stuck else "not stuck until then"
-        by = f"by {wait.extended_by}, {times(wait.extensions)}"
+        by = f"by {wait.extended_by}, {format_times(wait.extensions)}"
         yield "Extended", f"to {format_time(wait.deadline)} UTC, {by}; {until}"
     yield "Next alert", f"{format_time(wait.next_alert_at)} UTC"
     seen = f"; {wait.acknowledged} acknowledged" if wait.acknowledged else ""
@@ -260,12 +265,12 @@ def _happening(rows: Sequence[Transition]) -> tuple[str, ...]:
     row, first = rows[0], rows[-1]
     match row.kind:
         case "alert" if len(rows) > 1:
-            rhythm = cadence([one.recorded_at for one in reversed(rows)])
+            rhythm = describe_cadence([one.recorded_at for one in reversed(rows)])
             what = f"alerts {first.step} to {row.step} of {row.stage}, {rhythm}, last {row.severity}"
         case "alert":
             what = f"alert {row.step} of {row.stage}, {row.severity}"
             if not row.step:
-                what = f"alert: {KINDS.get(row.outcome or '', row.stage)}"
+                what = f"alert: {KIND_TEXTS.get(row.outcome or '', row.stage)}"
         case "park" | "revive":
             what = {"park": "parked", "revive": "revived"}[row.kind]
         case _:
@@ -292,15 +297,21 @@ def _command(command: Command) -> tuple[str, ...]:
 def _alerts(alerts: Sequence[Alert]) -> tuple[str, ...]:
     newest, first = alerts[0], alerts[-1]
     if len(alerts) == 1:
-        return format_time(newest.raised_at), name_of(newest), newest.severity, format_time(newest.due_at), newest.id
-    rhythm = cadence([one.due_at for one in reversed(alerts)])
+        return (
+            format_time(newest.raised_at),
+            describe_alert(newest),
+            newest.severity,
+            format_time(newest.due_at),
+            newest.id,
+        )
+    rhythm = describe_cadence([one.due_at for one in reversed(alerts)])
     last = ", the last" if newest.last else ""
     what = f"{newest.stage} stuck, {first.step} to {newest.step}{last}, {rhythm}"
     due = f"{format_time(first.due_at)} to {format_time(newest.due_at)}"
     return format_time(newest.raised_at), what, f"last {newest.severity}", due, f"{first.id} to {newest.id}"
 
 
-def _state(entered: Entered) -> tuple[str, ...]:
+def _state(entered: FoldedState) -> tuple[str, ...]:
     return entered.at, entered.state + (
         f", {entered.times} times since {entered.first_at}" if entered.times > 1 else ""
     )

@@ -11,7 +11,7 @@ from bems.cli import options
 from bems.cli.checked_commands import CheckedGroup
 from bems.cli.client import Client, decode_as, quote_path
 from bems.cli.errors import Failure, UserError
-from bems.cli.files import folder_of
+from bems.cli.files import parse_folder
 from bems.cli.options import connected
 from bems.cli.output import format_time, make_console, pluralize_count, print_json
 from bems.cli.table_layout import Column, print_table
@@ -35,7 +35,7 @@ COLUMNS = (
     Column("Revoked by", 6),
 )
 ROLES = get_args(Role)
-BY = "bems keys"
+OFFLINE_AUTHOR = "bems keys"
 """Who makes a key where no key is needed for it."""
 
 
@@ -76,7 +76,7 @@ def add(client: Client, name: str, role: Role, folder: str | None, as_json: bool
     if folder is None:
         answer = client.request_json("POST", "/keys", ADMINS, body={"name": name, "role": role})
     else:
-        answer = msgspec.to_builtins(_add_offline(folder_of(folder), name, role))
+        answer = msgspec.to_builtins(_add_offline(parse_folder(folder), name, role))
     made = decode_as(answer, NewKey)
     if as_json:
         print_json(answer)
@@ -98,7 +98,7 @@ def revoke(client: Client, id_or_name: str, as_json: bool) -> None:
     found = found or [key for key in known if key.id == id_or_name]
     if not found:
         raise UserError(f"there is no key {id_or_name}; bems keys list shows them")
-    answer = client.request_json("DELETE", f"/keys/{quote_path(found[0].id)}", ADMINS, repeat=True)
+    answer = client.request_json("DELETE", f"/keys/{quote_path(found[0].id)}", ADMINS, is_idempotent=True)
     key = decode_as(answer, Key)
     if as_json:
         print_json(answer)
@@ -122,7 +122,7 @@ def _add_offline(folder: Path, name: str, role: Role) -> NewKey:
     try:
         kept = Keys(folder)
         try:
-            key, text = kept.add(name, role, BY, SystemClock().now())
+            key, text = kept.add(name, role, OFFLINE_AUTHOR, SystemClock().now())
         finally:
             kept.close()
     except (StoreUnusable, KeyRefused) as refused:

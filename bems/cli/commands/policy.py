@@ -11,9 +11,9 @@ from bems.calendars import check_country, expand
 from bems.cli import options
 from bems.cli.checked_commands import CheckedGroup
 from bems.cli.client import Client, decode_as
-from bems.cli.commands.up import configure
+from bems.cli.commands.up import load_cell
 from bems.cli.errors import UserError
-from bems.cli.files import WhenParam, load_policy, read_text
+from bems.cli.files import TimeParam, load_policy, read_text
 from bems.cli.options import connected
 from bems.cli.output import format_time, make_console, pluralize_count, print_json, print_list
 from bems.cli.table_layout import Column, print_table
@@ -25,14 +25,14 @@ from bems.tracker.config import ConfigError, ConfigFieldError, read_policy
 from bems.tracker.instants import Instant, render, to_datetime
 from bems.tracker.policy_warnings import find_warnings
 
-RULES = (
+RULE_COLUMNS = (
     Column("Stage"),
     Column("Deadline"),
     Column("Then every"),
     Column("Critical from", is_right=True),
     Column("Gives up at", is_right=True),
 )
-HISTORY = (
+HISTORY_COLUMNS = (
     Column("Digest"),
     Column("In force from (UTC)"),
     Column("Until (UTC)", 2),
@@ -62,7 +62,7 @@ def policy() -> None:
 
 
 @policy.command(epilog="Example: bems policy show --at 2026-03-31T18:00:00+02:00")
-@click.option("--at", type=WhenParam(), help="The policy that was in force then. A date means its beginning, in UTC.")
+@click.option("--at", type=TimeParam(), help="The policy that was in force then. A date means its beginning, in UTC.")
 @click.option("--policy", "file", metavar="FILE", help="The policy of a file, or `default`; no cell is asked.")
 @click.option("--cells", "cells_file", metavar="FILE", help="The policy of a cell that is described there, likewise.")
 @click.option("--cell", "cell_name", metavar="NAME", help="Which cell of it, where there are several.")
@@ -83,7 +83,7 @@ def show(
     if file is not None or cells_file is not None or cell_name is not None:
         if at is not None:
             raise click.UsageError("--at is about a running cell: a file has no history")
-        _, named = configure(cells_file, cell_name, file)
+        _, named = load_cell(cells_file, cell_name, file)
         answer: Any = view_policy(named.policy, named.source) if named else view_policy(load_policy(None), DEFAULT)
     else:
         query = {"at": f"{at}T00:00:00Z" if isinstance(at, date) else at if at is None else render(at)}
@@ -109,7 +109,7 @@ def history(client: Client, limit: int, wide: bool, as_json: bool) -> None:
         (one.digest, format_time(one.in_force_from), format_time(one.in_force_until), one.source)
         for one in decode_as(found, list[PolicySummary])
     ]
-    print_list(found, more, as_json, HISTORY, rows, "policy version", wide=wide)
+    print_list(found, more, as_json, HISTORY_COLUMNS, rows, "policy version", wide=wide)
 
 
 @policy.command(epilog="Example: bems policy check policy.yaml")
@@ -151,7 +151,9 @@ def _print(shown: Policy) -> None:
     click.echo()
     year = (shown.in_force_until or to_datetime(SystemClock().now())).year
     _print_calendar(shown.calendar, year)
-    print_table(make_console(), RULES, [row for name, stage in shown.stages.items() for row in _rows(name, stage)])
+    print_table(
+        make_console(), RULE_COLUMNS, [row for name, stage in shown.stages.items() for row in _rows(name, stage)]
+    )
     for name, stage in shown.stages.items():
         for number, override in enumerate(stage.overrides, 1):
             conditions = msgspec.to_builtins(override.when).items()

@@ -17,13 +17,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from bems.cli import options
 from bems.cli.checked_commands import CheckedCommand
-from bems.cli.errors import Failure, Mistakes, UserError
-from bems.cli.files import LogFile, WhenParam, load_policy, output_file, refused_line
-from bems.cli.input_diagnosis import what_line
+from bems.cli.errors import ErrorCollector, Failure, UserError
+from bems.cli.files import LogFile, TimeParam, encode_refusal, load_policy, output_file
+from bems.cli.input_diagnosis import diagnose_line
 from bems.cli.output import make_console
-from bems.cli.policy_comparison import BUILT_IN, Replayed, compare, print_comparison
-from bems.cli.refused_events import FirstRefused
-from bems.cli.refused_events import Refused as RefusedLine
+from bems.cli.policy_comparison import BUILT_IN, ReplayResult, compare, print_comparison
+from bems.cli.refused_events import FirstRefusedLines
+from bems.cli.refused_events import RefusedLine as RefusedLine
 from bems.cli.replay_report import as_document, print_report
 from bems.embedded.clock import SystemClock
 from bems.embedded.replay.replay import Refused, ReplayError
@@ -44,7 +44,7 @@ from bems.tracker.responses import to_error_list
 )
 @click.option(
     "--until",
-    type=WhenParam(),
+    type=TimeParam(),
     help="Leave out events that occurred later, and let time go on to here at the end. A date means the end of that "
     "day where the policy's calendar is.",
 )
@@ -75,11 +75,11 @@ def replay(
     FILE holds one JSON object a line, {"stage": ..., "event": {...}}, plain or gzipped; - reads standard input. Time
     runs as the events say it did. An event that occurred more than a day after now is refused.
     """
-    with Mistakes() as mistakes:
-        policies = [mistakes.of(load_policy, policy_file)]
+    with ErrorCollector() as mistakes:
+        policies = [mistakes.attempt(load_policy, policy_file)]
         if compared_file is not None:
-            policies.append(mistakes.of(load_policy, compared_file))
-        log = mistakes.of(LogFile, file)
+            policies.append(mistakes.attempt(load_policy, compared_file))
+        log = mistakes.attempt(LogFile, file)
         outs = [out for out in (invoices_out, refused_out) if out is not None]
         for out in outs:
             if log is not None and log.is_file(out):
@@ -91,25 +91,25 @@ def replay(
     with (
         output_file(invoices_out) if invoices_out is not None else nullcontext() as invoices_file,
         output_file(refused_out) if refused_out is not None else nullcontext() as refused_file,
-        _kept(log, is_needed=compared_file is not None) as kept,
+        _rereadable(log, is_needed=compared_file is not None) as kept,
     ):
-        first_refused = FirstRefused()
+        first_refused = FirstRefusedLines()
 
         def refused(one: Refused) -> None:
             errors = to_error_list(one.faults)
-            first_refused.add(RefusedLine(one.line, one.event_id, errors, what_line(kept.line)))
+            first_refused.add(RefusedLine(one.line, one.event_id, errors, diagnose_line(kept.line)))
             if refused_file is not None:
-                refused_file.write(refused_line(one.line, one.event_id, errors))
+                refused_file.write(encode_refusal(one.line, one.event_id, errors))
 
-        replayed: list[Replayed] = []
+        replayed: list[ReplayResult] = []
         if isinstance(until, date):
             assert policies[0] is not None
             until = policies[0].calendar.subtract(until + timedelta(days=1), 0) - 1
         for number, (policy, name) in enumerate(zip(policies, (policy_file, compared_file), strict=False)):
             assert policy is not None
             told = refused if number == 0 else None
-            report, seconds = replay_with_progress(kept, policy, until, processes or cores(), told)
-            replayed.append(Replayed(name or BUILT_IN, report, seconds))
+            report, seconds = replay_with_progress(kept, policy, until, processes or count_cores(), told)
+            replayed.append(ReplayResult(name or BUILT_IN, report, seconds))
         report, seconds = replayed[0][1:]
         if invoices_file:
             invoices_file.writelines(invoice_lines(report))
@@ -129,7 +129,7 @@ def replay(
         raise UserError(f"{file}: no line of it is an event{why}; --refused-out FILE tells why, line by line")
 
 
-class Kept:
+class RereadableLog:
     """The lines of a log, which may be gone through more than once. `line` is the one that was given last."""
 
     def __init__(self, log: LogFile, copy: IO[bytes] | None) -> None:
@@ -155,22 +155,22 @@ class Kept:
 
 
 @contextmanager
-def _kept(log: LogFile, *, is_needed: bool) -> Iterator[Kept]:
+def _rereadable(log: LogFile, *, is_needed: bool) -> Iterator[RereadableLog]:
     """The log, with a copy of its lines where it is gone through twice: standard input can be read only once."""
     if not is_needed:
-        yield Kept(log, None)
+        yield RereadableLog(log, None)
         return
     with tempfile.TemporaryFile() as copy:
-        yield Kept(log, copy)
+        yield RereadableLog(log, copy)
 
 
-def cores() -> int:
+def count_cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def replay_with_progress(
-    log: Kept,
+    log: RereadableLog,
     policy: Policy,
     until: Instant | None = None,
     processes: int = 1,

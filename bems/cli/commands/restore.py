@@ -7,7 +7,7 @@ import click
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.commands.backup import copying, describe, print_copy
 from bems.cli.errors import UserError, translate_store_errors
-from bems.cli.files import folder_of
+from bems.cli.files import parse_folder
 from bems.embedded.backup import BackupRefused
 from bems.embedded.restore import RestoreRefused
 from bems.embedded.restore import restore as make_folder
@@ -29,7 +29,7 @@ def restore(source: str, folder: str, as_json: bool) -> None:
     with copying("Restoring") as told:
         try:
             with translate_store_errors(), private_umask():
-                made = make_folder(folder_of(source), folder_of(folder), told)
+                made = make_folder(parse_folder(source), parse_folder(folder), told)
         except (RestoreRefused, BackupRefused) as refused:
             raise UserError(str(refused)) from refused
     if as_json:

@@ -15,20 +15,20 @@ from bems.cli.batches import Disposition, LineResult
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.client import POOL_SIZE, Client
 from bems.cli.errors import UserError
-from bems.cli.files import LogFile, output_file, refused_line
-from bems.cli.http_errors import one_line, read_json
-from bems.cli.input_diagnosis import what_line
+from bems.cli.files import LogFile, encode_refusal, output_file
+from bems.cli.http_errors import read_json, to_one_line
+from bems.cli.input_diagnosis import diagnose_line
 from bems.cli.options import connected
-from bems.cli.output import duration, make_console, print_json
-from bems.cli.refused_events import FirstRefused, Refused
-from bems.cli.send_summary import Summary
+from bems.cli.output import format_duration, make_console, print_json
+from bems.cli.refused_events import FirstRefusedLines, RefusedLine
+from bems.cli.send_summary import SendSummary
 from bems.cli.sender import Sender
 from bems.embedded.replay.replay import BYTE_ORDER_MARK
 from bems.tracker.parsing import MAX_LINE_BYTES, InvalidEvent, split_log_line
 from bems.tracker.responses import Error
 
-INTERRUPTED = 130
-COMPLAIN_EVERY = 30.0
+EXIT_INTERRUPTED = 130
+RETRY_MESSAGE_INTERVAL_SECONDS = 30.0
 """Seconds between two lines about the same trouble."""
 
 
@@ -83,7 +83,7 @@ def send(
     if refused_out is not None and log.is_file(refused_out):
         raise UserError(f"{refused_out}: this is the log itself; write to another file")
     interrupted, mistake = False, None
-    first_refused, hints = FirstRefused(), dict[int, str | None]()
+    first_refused, hints = FirstRefusedLines(), dict[int, str | None]()
     with (
         output_file(refused_out) if refused_out is not None else nullcontext() as refused_file,
         progress_reporter(log, retries_for) as watch,
@@ -95,9 +95,9 @@ def send(
                 # The cell's pointers lead into the event, and it was asked about those only that are lines at all.
                 inside = "/event" if one.seconds else ""
                 errors = [Error(inside + error.pointer, error.detail) for error in one.errors]
-                first_refused.add(Refused(one.line, one.event_id, errors, hints.pop(one.line, None)))
+                first_refused.add(RefusedLine(one.line, one.event_id, errors, hints.pop(one.line, None)))
                 if refused_file is not None:
-                    refused_file.write(refused_line(one.line, one.event_id, errors))
+                    refused_file.write(encode_refusal(one.line, one.event_id, errors))
 
         sender = Sender(
             client,
@@ -105,8 +105,8 @@ def send(
             in_flight=in_flight,
             rate=rate,
             retries_for=retries_for,
-            told=told,
-            troubled=watch.on_retry,
+            on_result=told,
+            on_retry=watch.on_retry,
         )
         try:
             try:
@@ -123,7 +123,7 @@ def send(
     if summary.requests.count or not fault:
         print_summary(summary, first_refused, refused_out, as_json)
     if interrupted:
-        context.exit(INTERRUPTED)
+        context.exit(EXIT_INTERRUPTED)
     if fault:
         raise fault
     context.exit(0 if summary.all_delivered else 1)
@@ -137,11 +137,11 @@ def send_lines(
     for number, line in lines:
         split = split_log_line(line)
         if isinstance(split, InvalidEvent):
-            hints[number] = what_line(line)
+            hints[number] = diagnose_line(line)
             sender.refuse(number, split)
             continue
         stage, event = split
-        if not sender.send(stage, as_past(event) if past else event, number):
+        if not sender.send(stage, mark_imported(event) if past else event, number):
             return
 
 
@@ -154,7 +154,7 @@ class _Stated(msgspec.Struct):
 _STATED = msgspec.json.Decoder(_Stated)
 
 
-def as_past(event: bytes) -> bytes:
+def mark_imported(event: bytes) -> bytes:
     """The event with `imported` set, unless it states that itself. What is no event stays as it is, to be refused."""
     stated = read_json(event, _STATED)
     if stated is None or stated.imported is not msgspec.UNSET:
@@ -187,10 +187,10 @@ class ProgressReporter:
 
     def on_retry(self, trouble: str) -> None:
         now = time.monotonic()
-        if trouble != self._said or now - self._said_at > COMPLAIN_EVERY:
+        if trouble != self._said or now - self._said_at > RETRY_MESSAGE_INTERVAL_SECONDS:
             self._said, self._said_at = trouble, now
             going_on = f"tried again for up to {self._retries_for:.0f} seconds"
-            self._progress.console.print(Text(f"bems: {one_line(trouble)}; {going_on}"), soft_wrap=True)
+            self._progress.console.print(Text(f"bems: {to_one_line(trouble)}; {going_on}"), soft_wrap=True)
 
 
 @contextmanager
@@ -208,7 +208,9 @@ def progress_reporter(log: LogFile, retries_for: float) -> Iterator[ProgressRepo
         yield ProgressReporter(log, progress, retries_for)
 
 
-def print_summary(summary: Summary, first_refused: FirstRefused, refused_out: str | None, as_json: bool) -> None:
+def print_summary(
+    summary: SendSummary, first_refused: FirstRefusedLines, refused_out: str | None, as_json: bool
+) -> None:
     """What became of the events, and how fast."""
     fates: tuple[Disposition, ...] = get_args(Disposition)
     half, most = (summary.requests.percentile(percent) for percent in (50, 99))
@@ -229,7 +231,7 @@ def print_summary(summary: Summary, first_refused: FirstRefused, refused_out: st
             }
         )
         return
-    click.echo(f"{'Sent':<12}{summary.sent:>12,}  in {duration(summary.seconds)}, {summary.rate:,.0f} a second")
+    click.echo(f"{'Sent':<12}{summary.sent:>12,}  in {format_duration(summary.seconds)}, {summary.rate:,.0f} a second")
     meanings: dict[Disposition, str] = {
         "conflict": "another event with that id was accepted before",
         "undelivered": "send the file again; a repeat is harmless",
@@ -242,7 +244,7 @@ def print_summary(summary: Summary, first_refused: FirstRefused, refused_out: st
     if half is not None and most is not None:
         repeated = f", {summary.retries:,} repeated" if summary.retries else ""
         click.echo(
-            f"{'Requests':<12}{summary.requests.count:>12,}  half within {duration(half)}, 99% within "
-            f"{duration(most)}{repeated}"
+            f"{'Requests':<12}{summary.requests.count:>12,}  half within {format_duration(half)}, 99% within "
+            f"{format_duration(most)}{repeated}"
         )
     first_refused.print(make_console(), refused_out)

@@ -6,7 +6,7 @@ from bems.cli import options
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.client import Client, decode_as
 from bems.cli.options import connected
-from bems.cli.output import format_amount, make_console, print_json, times, vendor_label
+from bems.cli.output import format_amount, format_times, make_console, print_json, vendor_label
 from bems.cli.stuck_totals import read_stuck_totals
 from bems.cli.table_layout import Column, print_prose, print_table
 from bems.embedded.api.access import VIEWERS
@@ -67,7 +67,7 @@ def _row(invoice: Invoice) -> tuple[str, ...]:
     if invoice.mark == "parked":
         marks.append("parked")
     if wait and wait.extensions:
-        marks.append(f"extended {times(wait.extensions)}")
+        marks.append(f"extended {format_times(wait.extensions)}")
     if wait and wait.acknowledged:
         marks.append(f"{wait.acknowledged} seen")
     return (

@@ -16,7 +16,7 @@ import click
 from bems.calendars import check_country, expand
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.errors import Failure, UserError, translate_store_errors
-from bems.cli.files import folder_of, load_policy, read_text
+from bems.cli.files import load_policy, parse_folder, read_text
 from bems.cli.output import print_json
 from bems.embedded.alerting.destinations import build
 from bems.embedded.api.server import CannotListen
@@ -75,7 +75,7 @@ def up(
     make one before: bems keys add NAME --role admin --store FOLDER. The log goes to standard error. SIGTERM or Ctrl-C
     ends the cell when what it took is stored.
     """
-    cell, named = configure(cells_file, cell_name, policy_file)
+    cell, named = load_cell(cells_file, cell_name, policy_file)
     clock: CellClock = SystemClock()
     if speed is not None:
         clock = AcceleratedClock(clock.now(), speed)
@@ -84,7 +84,7 @@ def up(
     with private_umask(), translate_store_errors():
         try:
             service = Service(
-                folder_of(folder),
+                parse_folder(folder),
                 named.policy if named else lambda: load_policy(None),
                 policy_source=named.source if named else DEFAULT,
                 name=cell.name,
@@ -101,7 +101,7 @@ def up(
             raise UserError(str(wrong)) from wrong
         with service, tuned_gc():
             print_startup(service, folder, as_json)
-            tell_policy(service.in_force)
+            print_policy(service.in_force)
             while not ended(POLL_SECONDS):
                 if not (service.writer.is_alive and service.server.alive):
                     raise Failure("the cell cannot go on; its log says why")
@@ -128,14 +128,16 @@ def shutdown_signal() -> Callable[[float], bool]:
     return ended
 
 
-class Named(NamedTuple):
+class NamedPolicy(NamedTuple):
     """A policy that a start names, and where it was found."""
 
     policy: Policy
     source: str
 
 
-def configure(cells_file: str | None, cell_name: str | None, policy_file: str | None) -> tuple[Cell, Named | None]:
+def load_cell(
+    cells_file: str | None, cell_name: str | None, policy_file: str | None
+) -> tuple[Cell, NamedPolicy | None]:
     """The cell that is meant, and the policy that is named for it."""
     cell = Cell(name="local", region="eu-west-1")
     if cells_file is not None:
@@ -143,14 +145,14 @@ def configure(cells_file: str | None, cell_name: str | None, policy_file: str | 
     elif cell_name is not None:
         raise UserError(f"--cell {cell_name}: this needs --cells FILE, which describes it")
     if policy_file is not None:
-        return cell, Named(load_policy(policy_file), policy_file)
+        return cell, NamedPolicy(load_policy(policy_file), policy_file)
     if cells_file is not None and cell.policy_file is not None:
         path = str(Path(cells_file).parent / cell.policy_file)
-        return cell, Named(load_policy(path), path)
+        return cell, NamedPolicy(load_policy(path), path)
     if cell.policy is None:
         return cell, None
     try:
-        return cell, Named(expand(cell.policy), f"{cells_file}, cell {cell.name}")
+        return cell, NamedPolicy(expand(cell.policy), f"{cells_file}, cell {cell.name}")
     except ValueError as wrong:
         raise UserError(f"{cells_file}: the policy of {cell.name}: {wrong}") from wrong
 
@@ -190,7 +192,7 @@ def print_startup(service: Service, folder: str, as_json: bool) -> None:
         click.echo(f"The first key, an admin's, is shown this once:\n\n    export BEMS_API_KEY={key}\n")
 
 
-def tell_policy(in_force: PolicyInForce) -> None:
+def print_policy(in_force: PolicyInForce) -> None:
     """Say which policy the cell goes by, and what is odd about it."""
     policy, source, since, is_resumed = in_force
     kept = "; kept from the last start" if is_resumed else ""
