@@ -1,4 +1,4 @@
-"""The command line `bems`: the composition root, where the rooms meet."""
+"""The command line `bems`: the composition root, which assembles all packages."""
 
 import signal
 import sys
@@ -56,13 +56,13 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line. What goes wrong is told in one line: exit code 2 for a user's mistake, 1 for a failure."""
+    """Run the command line. Print each error in one line; exit with 2 for a user's mistake and with 1 for a failure."""
     signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
-        # What a terminal of another encoding has no character for is shown as a question mark.
+        # A character that the terminal's encoding lacks is printed as a question mark.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    # The exit is outside of what handles errors, whose frames would keep databases open until the very end.
+    # Exit outside the error handlers: their frames would keep databases open until the interpreter ends.
     sys.exit(_run())
 
 
@@ -74,10 +74,10 @@ def _run() -> int:
         return 2
     except UsageErrors as mistakes:
         for mistake in mistakes.errors:
-            _tell(mistake)
+            _print_usage_error(mistake)
         return mistakes.exit_code
     except click.UsageError as mistake:
-        _tell(mistake)
+        _print_usage_error(mistake)
         return mistake.exit_code
     except click.ClickException as mistake:
         click.echo(f"bems: {mistake.format_message()}", err=True)
@@ -86,30 +86,30 @@ def _run() -> int:
         click.echo("bems: interrupted", err=True)
         return 130
     except UnicodeEncodeError as fault:
-        # What Python makes of a byte that is not UTF-8; any other text can be sent.
+        # Python decodes a byte that is not UTF-8 to a lone surrogate; every other text can be encoded.
         if not "\ud800" <= fault.object[fault.start] <= "\udfff":
             raise
         click.echo(f"bems: {to_one_line(fault.object)!r} is not UTF-8 text", err=True)
         return 2
     except OSError as fault:
         click.echo(f"bems: {fault.filename or 'output'}: {fault.strerror}", err=True)
-        _forget_output()
+        _discard_output()
         return 1
     return code if isinstance(code, int) else 0
 
 
-def _tell(mistake: click.UsageError) -> None:
-    """In one line; click lists choices on lines of their own."""
+def _print_usage_error(mistake: click.UsageError) -> None:
+    """Print the error in one line; click puts each choice of an option on its own line."""
     click.echo(f"bems: {' '.join(mistake.format_message().split())}", err=True)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    """End as Python ends, so that what was begun is cleaned up."""
+    """Exit through SystemExit, so that context managers clean up."""
     sys.exit(143)
 
 
-def _forget_output() -> None:
-    """What cannot be written now would only fail again at exit."""
+def _discard_output() -> None:
+    """Close standard output, because flushing it at exit would fail again."""
     try:
         sys.stdout.close()
     except OSError:

@@ -1,4 +1,4 @@
-"""Bulk: one command for many invoices, each with its outcome, which is safe to run again."""
+"""Bulk commands: the same command for many invoices, with an outcome for each; idempotent under one run id."""
 
 import csv
 import threading
@@ -33,15 +33,15 @@ HEADERS = ("invoice_id", "invoiceid", "invoice", "id")
 DELIMITERS = "\t;,"
 
 Result = Literal["done", "repeated", "refused", "not_found", "unknown", "not_sent"]
-"""`repeated`: it had been done before. `unknown`: it was sent, and no answer came. `not_sent`: given up before."""
+"""`repeated`: done by an earlier run. `unknown`: sent without a response. `not_sent`: the run ended before."""
 
 SUCCESSES: tuple[Result, ...] = ("done", "repeated")
 RESULT_TEXTS: dict[Result, str] = {
     "done": "done",
-    "repeated": "had been done before",
+    "repeated": "already done",
     "refused": "refused",
     "not_found": "not found",
-    "unknown": "whether it was done is not known",
+    "unknown": "outcome unknown",
     "not_sent": "not sent",
 }
 
@@ -49,8 +49,11 @@ _ACCEPTED = msgspec.json.Decoder(Accepted)
 
 
 class CommandOutcome(NamedTuple):
-    """What became of the command for an invoice, why where it was not done, and when the invoice's next alert is due
-    where that is known. `is_missing`: the stage that comes before the completed one, and that the invoice waits for."""
+    """The result of the command for one invoice, and the reason if it was not done.
+
+    `next_alert_at` is when the invoice's next alert is due, if known. `missing_stage` is an earlier stage than the
+    completed one, for which the invoice still waits.
+    """
 
     invoice_id: str
     result: Result
@@ -60,12 +63,12 @@ class CommandOutcome(NamedTuple):
 
 
 def command_id(run: str, invoice_id: str) -> str:
-    """The id of the command that a run sends for an invoice: the same each time, so that a repeat is harmless."""
+    """Return the id of a run's command for an invoice. It is deterministic, which makes repeating a run idempotent."""
     return f"{run}-{blake2b(invoice_id.encode(), digest_size=8).hexdigest()}"
 
 
 class BulkCommand:
-    """Sends the same command for each of many invoices, some at once. `fault` is what ended it early."""
+    """Sends the same command for many invoices, a few concurrently. `fault` is the error that ended the run early."""
 
     def __init__(self, client: Client, run: str, body: dict[str, str]) -> None:
         self.fault: click.ClickException | None = None
@@ -75,7 +78,10 @@ class BulkCommand:
     def send(
         self, invoice_ids: Sequence[str], on_outcome: Callable[[CommandOutcome], object]
     ) -> tuple[list[CommandOutcome], bool]:
-        """One outcome for each, in order, and whether Ctrl-C came meanwhile; then what is under way is waited for."""
+        """Return the outcome for each invoice, in order, and whether Ctrl-C interrupted the run.
+
+        An interrupted run waits for the requests in flight.
+        """
         futures: list[Future[CommandOutcome]] = []
         outcomes: dict[str, CommandOutcome] = {}
         is_interrupted = False
@@ -83,7 +89,7 @@ class BulkCommand:
             try:
                 for number in range(len(invoice_ids)):
                     next_ids = invoice_ids[len(futures) : number + IN_FLIGHT]
-                    futures += [threads.submit(self._act, invoice_id) for invoice_id in next_ids]
+                    futures += [threads.submit(self._send_one, invoice_id) for invoice_id in next_ids]
                     outcomes[invoice_ids[number]] = outcome = futures[number].result()
                     on_outcome(outcome)
             except KeyboardInterrupt:
@@ -94,7 +100,7 @@ class BulkCommand:
             outcomes[invoice_id] = future.result()
         return [outcomes.get(one) or CommandOutcome(one, "not_sent") for one in invoice_ids], is_interrupted
 
-    def _act(self, invoice_id: str) -> CommandOutcome:
+    def _send_one(self, invoice_id: str) -> CommandOutcome:
         body = msgspec.json.encode(
             {**self._body, "invoice_id": invoice_id, "command_id": command_id(self._run, invoice_id)}
         )
@@ -103,25 +109,28 @@ class BulkCommand:
             try:
                 reply = self._client.request("POST", "/commands", body)
             except NoResponse as fault:
-                wait, trouble, is_passing = pause, fault, fault.retryable
+                wait, error, is_retryable = pause, fault, fault.retryable
             else:
-                outcome = _read(invoice_id, reply)
+                outcome = _parse_outcome(invoice_id, reply)
                 if outcome is not None:
-                    return self._with_missing(outcome) if outcome.result in SUCCESSES else outcome
+                    return self._with_missing_stage(outcome) if outcome.result in SUCCESSES else outcome
                 wait = max(pause, reply.retry_after)
-                trouble = self._client.to_error(reply, OPERATORS)  # type: ignore[assignment]
-                is_passing = reply.status in (408, 429) or reply.status >= 500
-            was_sent = was_sent or not isinstance(trouble, UserError)
-            if not is_passing or time.monotonic() + wait > until:
-                self.fault = self.fault or trouble
+                error = self._client.to_error(reply, OPERATORS)  # type: ignore[assignment]
+                is_retryable = reply.status in (408, 429) or reply.status >= 500
+            was_sent = was_sent or not isinstance(error, UserError)
+            if not is_retryable or time.monotonic() + wait > until:
+                self.fault = self.fault or error
                 self._ended.set()
                 break
             self._ended.wait(wait)
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
         return CommandOutcome(invoice_id, "unknown" if was_sent else "not_sent")
 
-    def _with_missing(self, outcome: CommandOutcome) -> CommandOutcome:
-        """With what the invoice still waits for before the completed stage, unless that cannot be read."""
+    def _with_missing_stage(self, outcome: CommandOutcome) -> CommandOutcome:
+        """Return the outcome with the stage before the completed one for which the invoice still waits.
+
+        Return it unchanged if there is none or the invoice cannot be read.
+        """
         completed = self._body.get("stage")
         if completed not in STAGES:
             return outcome
@@ -134,19 +143,19 @@ class BulkCommand:
         return outcome._replace(is_missing=stage) if is_earlier else outcome
 
 
-def _read(invoice_id: str, reply: Reply) -> CommandOutcome | None:
-    """What an answer says of the invoice; None if it says nothing of it."""
+def _parse_outcome(invoice_id: str, reply: Reply) -> CommandOutcome | None:
+    """Return the outcome in a response; None if the response has none."""
     if reply.status == 200 and (accepted := read_json(reply.body, _ACCEPTED)) is not None:
         result: Result = "done" if accepted.status == "accepted" else "repeated"
         return CommandOutcome(invoice_id, result, next_alert_at=accepted.next_alert_at)
-    said = read_problem(reply.body)
-    if said is None or reply.status not in (400, 404, 409, 413):
+    problem = read_problem(reply.body)
+    if problem is None or reply.status not in (400, 404, 409, 413):
         return None
-    return CommandOutcome(invoice_id, "not_found" if reply.status == 404 else "refused", said.as_one_line())
+    return CommandOutcome(invoice_id, "not_found" if reply.status == 404 else "refused", problem.as_one_line())
 
 
 class BulkSummary(NamedTuple):
-    """How many commands came to what."""
+    """Number of commands by result."""
 
     counts: Counter[Result]
 
@@ -162,45 +171,45 @@ class BulkSummary(NamedTuple):
 
 
 def read_ids(path: str) -> list[str]:
-    """The invoice ids of a file, each once, in its order; Mistake with every line that is none.
+    """Return the invoice ids in a file, in order and without duplicates.
 
     A line is an id, a row of CSV (the column `invoice_id`, else the first), or a JSON object with `invoice_id`. Blank
-    lines, and what begins with #, are passed over.
+    lines and lines that start with # are skipped. Raises UserError with every line that has no valid id.
     """
     ids: dict[str, None] = {}
-    mistakes: list[str] = []
-    table = _Table()
+    errors: list[str] = []
+    table = _CsvRows()
     with closing(_IdFile(path)) as log:
         lines = list(log)
     for number, line in enumerate(lines, 1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError:
-            mistakes.append(f"{path}:{number}: this is not UTF-8 text")
+            errors.append(f"{path}:{number}: this is not UTF-8 text")
             continue
         if not text or text.startswith("#"):
             continue
-        found = _of_json(text) if text.startswith("{") else table.id_in(text)
+        found = _id_in_json(text) if text.startswith("{") else table.id_in(text)
         if found is None:
             continue
         try:
             ids[msgspec.convert(found, Identifier)] = None
         except msgspec.ValidationError:
-            shown = "there is no invoice_id" if found == "" else f"{format_value(found)} is not an invoice's id"
-            mistakes.append(f"{path}:{number}: {shown}: use 1 to 128 printable ASCII characters without space")
-    if mistakes:
-        more = len(mistakes) - MAX_SHOWN_ERRORS
-        shown_mistakes = mistakes[:MAX_SHOWN_ERRORS] + ([f"{path}: {more} more such lines"] if more > 0 else [])
-        raise UserError("\n".join(shown_mistakes))
+            what = "there is no invoice_id" if found == "" else f"{format_value(found)} is not an invoice id"
+            errors.append(f"{path}:{number}: {what}: use 1 to 128 printable ASCII characters without spaces")
+    if errors:
+        more = len(errors) - MAX_SHOWN_ERRORS
+        shown = errors[:MAX_SHOWN_ERRORS] + ([f"{path}: {more} more such lines"] if more > 0 else [])
+        raise UserError("\n".join(shown))
     return list(ids)
 
 
-def _of_json(text: str) -> Any:
+def _id_in_json(text: str) -> Any:
     try:
         line = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
         return text
-    # A line of an event log has the id inside.
+    # A line of an event log has the id in its event.
     for place in (line, line.get("event"), line.get("invoice")):
         if isinstance(place, dict) and "invoice_id" in place:
             return place["invoice_id"]
@@ -208,18 +217,18 @@ def _of_json(text: str) -> Any:
 
 
 class _IdFile(LogFile):
-    INSTEAD = "write an id a line, or CSV in UTF-8 with a column invoice_id"
+    INSTEAD = "write one id per line, or CSV in UTF-8 with a column invoice_id"
 
 
-class _Table:
-    """Rows of CSV; a line without a delimiter is a row of one cell. The first row may be a header."""
+class _CsvRows:
+    """Reads rows of CSV. A line without a delimiter is a row of one cell. The first row may be a header."""
 
     def __init__(self) -> None:
         self._delimiter: str | None = None
         self._column = 0
 
     def id_in(self, text: str) -> str | None:
-        """The id in a row; None in the header."""
+        """Return the id in a row, empty if there is none; None for the header."""
         is_first = self._delimiter is None
         if self._delimiter is None:
             self._delimiter = max(DELIMITERS, key=text.count)
@@ -234,7 +243,7 @@ class _Table:
 def as_document(
     run: str, body: dict[str, str], outcomes: Sequence[CommandOutcome], summary: BulkSummary
 ) -> dict[str, Any]:
-    """All of it, for programs."""
+    """Return the run and its results as printed by --json."""
     return {
         "run": run,
         **body,
@@ -253,18 +262,18 @@ def as_document(
 
 
 def format_outcome(verb: str, outcome: CommandOutcome) -> str:
-    """`park INV-1: refused: the invoice is parked: revive it first`"""
-    told = RESULT_TEXTS[outcome.result]
+    """Return a line such as `park INV-1: refused: the invoice is parked: revive it first`."""
+    result = RESULT_TEXTS[outcome.result]
     reason = f": {to_one_line(outcome.reason)}" if outcome.reason and outcome.result != "not_found" else ""
     alert = (
         f", next alert {format_time(outcome.next_alert_at)} UTC" if verb == "extend" and outcome.next_alert_at else ""
     )
-    missing = f", but {outcome.missing_stage} comes before it and is still missing" if outcome.missing_stage else ""
-    return f"{verb} {to_one_line(outcome.invoice_id)}: {told}{alert}{missing}{reason}"
+    missing = f", but the earlier stage {outcome.missing_stage} is still missing" if outcome.missing_stage else ""
+    return f"{verb} {to_one_line(outcome.invoice_id)}: {result}{alert}{missing}{reason}"
 
 
 def to_resumable_failure(fault: click.ClickException, again: str) -> click.ClickException:
-    """What ended a run early, and how to go on with it."""
+    """Return the error that ended a run early, with how to resume the run. `again`: the options to repeat it with."""
     if isinstance(fault, UserError):
         return fault
-    return Failure(f"{fault.message}; to go on, repeat it with {again}: what was done is not done twice")
+    return Failure(f"{fault.message}; to resume, repeat it with {again}: commands that were done are not done twice")

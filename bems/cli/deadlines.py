@@ -1,4 +1,4 @@
-"""Times to come, as people say them: `friday`, `+3d`, `+3bd`, a date, or an RFC 3339 time."""
+"""Deadlines as users write them: `friday`, `+3d`, `+3bd`, a date, or an RFC 3339 time."""
 
 import re
 from datetime import date, datetime, time, timedelta
@@ -13,16 +13,16 @@ from bems.tracker.policy import Policy
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 DAYS_AHEAD = {"today": 0, "tomorrow": 1}
-EXAMPLES = "friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or 2026-12-24T12:00:00+01:00 would be right"
+EXAMPLES = "friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or 2026-12-24T12:00:00+01:00 are valid"
 
 _DATE_LIKE = re.compile(r"[0-9]{4}-")
 
 DeadlineInput = Instant | date | Duration | str
-"""An instant; the end of a day; so long after now; or a weekday, today or tomorrow, in lower case and written out."""
+"""An instant; a date, which means its end; a duration from now; or a lower-case `today`, `tomorrow` or full weekday."""
 
 
 class DeadlineParam(click.ParamType[DeadlineInput]):
-    """A time to come."""
+    """Option type of a deadline in the future."""
 
     name = "time"
 
@@ -45,20 +45,23 @@ class DeadlineParam(click.ParamType[DeadlineInput]):
 
 
 class ResolvedDeadline(NamedTuple):
-    """The instant that is meant, and how it was found, in words."""
+    """An instant and a description of how it was calculated, empty for an exact time."""
 
     instant: Instant
     meaning: str
 
 
 def is_relative(until: DeadlineInput) -> bool:
-    """Whether one has to know what time it is."""
+    """Return whether the deadline depends on the current time."""
     return isinstance(until, str | Duration)
 
 
 def resolve_deadline(until: DeadlineInput, now: Instant, policy: Policy | None) -> ResolvedDeadline:
-    """What is meant at `now`. Days end in the time zone of the policy, or without one in that of this machine.
-    Business days are those of the policy, or without one of the built-in policy."""
+    """Return the instant that the input means at `now`.
+
+    A day ends in the time zone of `policy`, or of this machine if `policy` is None. Business days are those of
+    `policy`, or of the built-in policy if it is None.
+    """
     if isinstance(until, Duration):
         if not until.business_days:
             return ResolvedDeadline(min(now + until.microseconds, LATEST), f"{until} from now")
@@ -66,7 +69,7 @@ def resolve_deadline(until: DeadlineInput, now: Instant, policy: Policy | None) 
         calendar = (policy or load_policy(None)).calendar
         meaning = f"{until} from now by {whose} calendar in {calendar.timezone}"
         return ResolvedDeadline(
-            calendar.add(now, until.business_days), meaning + ("" if policy else "; --policy FILE takes another")
+            calendar.add(now, until.business_days), meaning + ("" if policy else "; choose another with --policy FILE")
         )
     if isinstance(until, str):
         today = to_datetime(now).astimezone().date() if policy is None else policy.calendar.local_date(now)
@@ -80,11 +83,11 @@ def resolve_deadline(until: DeadlineInput, now: Instant, policy: Policy | None) 
         )
     end = datetime.combine(until + timedelta(days=1), time()).astimezone()
     offset = end.strftime("%z")
-    return ResolvedDeadline(from_datetime(end), f"{meaning} where this machine is, UTC{offset[:3]}:{offset[3:5]}")
+    return ResolvedDeadline(from_datetime(end), f"{meaning} in this machine's time zone, UTC{offset[:3]}:{offset[3:5]}")
 
 
 def _days_ahead(name: str, today: date) -> int:
-    """To the next day of that name; on a Friday, `friday` is the one a week later."""
+    """Return the days to the next day of that name, at least 1 for a weekday: on a Friday, `friday` is a week later."""
     if name in DAYS_AHEAD:
         return DAYS_AHEAD[name]
     return (WEEKDAYS.index(name) - today.weekday() - 1) % 7 + 1

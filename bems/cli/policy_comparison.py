@@ -1,4 +1,4 @@
-"""Comparison: what two policies make of the same log, side by side."""
+"""Side-by-side comparison of one log replayed under two policies."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ BUILT_IN = "built-in"
 
 
 class ReplayResult(NamedTuple):
-    """What became of the log under a policy; `policy` is its file's name."""
+    """The report of a replay and its duration; `policy` is the name of the policy's file."""
 
     policy: str
     report: Report
@@ -23,7 +23,7 @@ class ReplayResult(NamedTuple):
 
 
 def compare(first: ReplayResult, second: ReplayResult) -> dict[str, Any]:
-    """Both reports whole, and beside one another what a policy decides."""
+    """Return both reports in full, and the figures that depend on the policy with their differences."""
     return {
         "policies": [{"policy": one.policy, **as_document(one.report, one.seconds)} for one in (first, second)],
         "comparison": {
@@ -33,7 +33,7 @@ def compare(first: ReplayResult, second: ReplayResult) -> dict[str, Any]:
 
 
 def print_comparison(first: ReplayResult, second: ReplayResult) -> None:
-    """Print to standard output: a row for each figure, and how much more of it the second policy has."""
+    """Print a row for each figure to standard output: both values and their difference, second minus first."""
     console = make_console()
     report = first.report
     click.echo()
@@ -49,7 +49,7 @@ def print_comparison(first: ReplayResult, second: ReplayResult) -> None:
         Column("Difference", is_right=True),
     )
     rows: list[Row] = [
-        (name, _number(a), _number(b), f"{'+' if b > a else ''}{_number(b - a)}")
+        (name, _format_number(a), _format_number(b), f"{'+' if b > a else ''}{_format_number(b - a)}")
         for name, a, b in _figures(first, second)
     ]
     print_section(console, Section("Two policies, side by side", columns, rows))
@@ -72,5 +72,5 @@ def _figures(first: ReplayResult, second: ReplayResult) -> Sequence[tuple[str, f
     ]
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
