@@ -1,4 +1,4 @@
-"""Refusals: the first lines of a log that were refused, and why, for whoever cannot guess it from their number."""
+"""The first refused lines of a log, with the reasons."""
 
 from bisect import insort
 from collections.abc import Sequence
@@ -12,12 +12,15 @@ from bems.cli.table_layout import Column, print_table
 from bems.tracker.responses import Error
 
 MAX_LINES = 5
-COLUMNS = (Column("Line", is_right=True), Column("What is wrong", is_prose=True))
+"""Maximum number of refused lines that are kept."""
+COLUMNS = (Column("Line", is_right=True), Column("Error", is_prose=True))
 
 
 class RefusedLine(NamedTuple):
-    """A line that was refused: its number, from 1, its faults with pointers into the line, and what the line is
-    instead of an event where that could be told."""
+    """A refused line: its number, counted from 1, and its errors with pointers relative to the line.
+
+    `hint` says what the line is, if it was recognized as something else than an event.
+    """
 
     line: int
     event_id: str | None
@@ -26,7 +29,7 @@ class RefusedLine(NamedTuple):
 
 
 class FirstRefusedLines:
-    """Keeps the refused lines that come first in the log, in whatever order they are told of."""
+    """Keeps the refused lines with the lowest numbers, added in any order."""
 
     def __init__(self) -> None:
         self.lines: list[RefusedLine] = []
@@ -39,7 +42,7 @@ class FirstRefusedLines:
             del self.lines[MAX_LINES:]
 
     def print(self, console: Console, refused_out: str | None) -> None:
-        """Print them, and where all are to be had."""
+        """Print the lines, and where to find all refused lines."""
         if not self.lines:
             return
         if refused_out is not None:
@@ -56,7 +59,7 @@ class FirstRefusedLines:
         print_table(console, COLUMNS, [row for one in self.lines for row in _rows(one)], header=False)
 
     def as_document(self) -> list[dict[str, Any]]:
-        """For programs; each as in the file of --refused-out, and its hint."""
+        """Return the lines as printed by --json: as in the file of --refused-out, with their hints."""
         return [
             {
                 "line": one.line,
@@ -70,7 +73,7 @@ class FirstRefusedLines:
 
 def _rows(refused: RefusedLine) -> list[tuple[str, str]]:
     if refused.hint:
-        # What the parser stumbled over says nothing beside it.
+        # The hint explains the line better than the parser's error.
         return [(f"{refused.line:,}", refused.hint)]
-    told = [f"{error.pointer}: {error.detail}" if error.pointer else error.detail for error in refused.errors]
-    return [(f"{refused.line:,}" if not number else "", text) for number, text in enumerate(told or ["refused"])]
+    errors = [f"{error.pointer}: {error.detail}" if error.pointer else error.detail for error in refused.errors]
+    return [(f"{refused.line:,}" if not number else "", text) for number, text in enumerate(errors or ["refused"])]

@@ -1,4 +1,4 @@
-"""The report as a finance person reads it."""
+"""The printed report of a replay, and its JSON."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from bems.tracker.status import WAITS_FOR, Status
 MAX_ROWS = 10
 MAX_REASONS = 12
 LONG_JUMP = 30 * DAY
+"""A line this much later than every line before it may have a wrong date, so the report notes it."""
 
 STATUS_COLUMNS = (
     Column("Status"),
@@ -40,7 +41,7 @@ STUCK_COLUMNS = (
     Column("Amount", 1, is_right=True),
     Column("Vendor", 5, is_prose=True),
 )
-IDENTITY_COLUMNS = (Column("Invoice"), Column("What two invoices may share the id", is_prose=True))
+IDENTITY_COLUMNS = (Column("Invoice"), Column("Invoices that may share the id", is_prose=True))
 
 STATUS_MEANINGS: dict[Status, str] = {
     "Orphan": "events came, but no ingestion yet",
@@ -56,7 +57,7 @@ STATUS_MEANINGS: dict[Status, str] = {
 
 
 def as_document(report: Report, seconds: float) -> dict[str, Any]:
-    """All that the printed report has, for programs; of what it shows only the first, everything."""
+    """Return the report as printed by --json: all figures of the printed report, with complete lists."""
     lines = report.accepted + report.duplicate + report.refused
     alerted = count_alerted_invoices(report)
     period = None
@@ -97,12 +98,12 @@ def _stuck_document(invoice: InvoiceLine) -> dict[str, Any]:
 
 
 def alerts_per_100_invoices(report: Report) -> float:
-    """How loud a policy is, whatever the volume; 0 without invoices."""
+    """Return the number of alerts per 100 invoices, which compares policies at any volume; 0 without invoices."""
     return round(100 * report.alerts.total() / len(report.invoices), 1) if report.invoices else 0.0
 
 
 class Section(NamedTuple):
-    """A table of a report, with its title."""
+    """A titled table of a report."""
 
     title: str
     columns: Sequence[Column]
@@ -110,7 +111,7 @@ class Section(NamedTuple):
 
 
 def print_report(report: Report, seconds: float, *, wide: bool = False) -> None:
-    """Print to standard output; plain text where it is not a terminal."""
+    """Print the report to standard output, as plain text if it is not a terminal. `wide` shows every column."""
     console = make_console()
     lines = report.accepted + report.duplicate + report.refused
     click.echo()
@@ -118,11 +119,11 @@ def print_report(report: Report, seconds: float, *, wide: bool = False) -> None:
         console,
         "Events",
         f"{report.accepted:,} accepted, {report.duplicate:,} duplicate, {report.refused:,} refused"
-        + (f"; {report.left_out:,} later than --until were left out" if report.left_out else ""),
+        + (f"; {report.left_out:,} after --until left out" if report.left_out else ""),
     )
     if report.first is not None:
         print_heading(
-            console, "Period", f"{_day(report.first)} to {_day(report.last)}; time ran on to {_day(report.end)}"
+            console, "Period", f"{_day(report.first)} to {_day(report.last)}; replayed until {_day(report.end)}"
         )
     print_heading(
         console, "Replayed", f"{lines:,} events in {format_duration(seconds)} ({lines / seconds:,.0f} a second)"
@@ -133,10 +134,10 @@ def print_report(report: Report, seconds: float, *, wide: bool = False) -> None:
         print_heading(
             console,
             "Note",
-            f"line {report.jump.line:,} of the log is {days} days later than all before it, of "
-            f"{_day(report.jump.after)}; if that date is wrong, what waited then counts as stuck too soon",
+            f"line {report.jump.line:,} of the log, dated {_day(report.jump.after)}, is {days} days later than every "
+            "line before it; if that date is wrong, invoices count as stuck too early",
         )
-    for part in (
+    for section in (
         _refusals(report),
         _statuses(report),
         _stages(report),
@@ -144,23 +145,23 @@ def print_report(report: Report, seconds: float, *, wide: bool = False) -> None:
         _stuck(report),
         _identities(report),
     ):
-        if part:
-            print_section(console, part, wide=wide)
+        if section:
+            print_section(console, section, wide=wide)
 
 
 def print_heading(console: Console, label: str, text: str) -> None:
-    """A line with its label, wrapped between words where a terminal is narrow."""
+    """Print a line with its label, wrapped between words on a narrow terminal."""
     print_table(console, (Column("", 0), Column("", 0, is_prose=True)), [(f"{label:<8}", text)], header=False)
 
 
-def print_section(console: Console, part: Section, *, wide: bool | None = None) -> None:
-    """Print a table under its title."""
-    console.print(Text(f"\n{part.title}\n", style="bold"))
-    print_table(console, part.columns, part.rows, wide=wide)
+def print_section(console: Console, section: Section, *, wide: bool | None = None) -> None:
+    """Print a section's title and table."""
+    console.print(Text(f"\n{section.title}\n", style="bold"))
+    print_table(console, section.columns, section.rows, wide=wide)
 
 
 def is_long_jump(report: Report) -> bool:
-    """Whether two lines lie so far apart that a date may be wrong."""
+    """Return whether a line is so much later than every line before it that its date may be wrong."""
     return report.jump is not None and report.jump.after - report.jump.before > LONG_JUMP
 
 
@@ -171,7 +172,7 @@ def _refusals(report: Report) -> Section | None:
     if len(report.reasons) > MAX_REASONS:
         rows.append((f"{len(report.reasons) - MAX_REASONS} more reasons", ""))
     columns = Column("Reason", is_prose=True), Column("Events", is_right=True)
-    return Section("Refused, by reason (an event may have several)", columns, rows)
+    return Section("Refused, by reason (an event may have several reasons)", columns, rows)
 
 
 def _statuses(report: Report) -> Section | None:
@@ -200,11 +201,11 @@ def _stages(report: Report) -> Section | None:
 
 
 def count_alerted_invoices(report: Report) -> dict[Alerted, int]:
-    """Of how many invoices an alert was raised in each stage, and of their identity."""
+    """Count the invoices with an alert in each stage, and those with an identity alert."""
     alerted: dict[Alerted, int] = dict.fromkeys(ALERTED, 0)
     for invoice in report.invoices:
-        for of in {alert.counted_under for alert in invoice.alerts}:
-            alerted[of] += 1
+        for category in {alert.counted_under for alert in invoice.alerts}:
+            alerted[category] += 1
     return alerted
 
 
@@ -213,10 +214,10 @@ def _alerts(report: Report) -> Section | None:
         return None
     alerted = count_alerted_invoices(report)
     rows: list[Row] = []
-    for of in ALERTED:
-        warnings, critical = report.alerts[of, "warning"], report.alerts[of, "critical"]
+    for category in ALERTED:
+        warnings, critical = report.alerts[category, "warning"], report.alerts[category, "critical"]
         if warnings or critical:
-            rows.append((of, f"{alerted[of]:,}", f"{warnings:,}", f"{critical:,}"))
+            rows.append((category, f"{alerted[category]:,}", f"{warnings:,}", f"{critical:,}"))
     return Section("Alerts", ALERT_COLUMNS, rows)
 
 
@@ -244,17 +245,17 @@ def _stuck(report: Report) -> Section | None:
 
 
 def _identities(report: Report) -> Section | None:
-    """The ids that may stand for two invoices each."""
+    """Return the section of ids that may each stand for two invoices; None without any."""
     shared = _shared_ids(report)
     if not shared:
         return None
-    several = "1 id" if len(shared) == 1 else f"{len(shared):,} times an id"
-    title = f"{several} may stand for two invoices" + (f", the first {MAX_ROWS}" if len(shared) > MAX_ROWS else "")
+    count = "1 id" if len(shared) == 1 else f"{len(shared):,} alerts: an id"
+    title = f"{count} may stand for two invoices" + (f", the first {MAX_ROWS}" if len(shared) > MAX_ROWS else "")
     return Section(title, IDENTITY_COLUMNS, shared[:MAX_ROWS])
 
 
 def _shared_ids(report: Report) -> list[tuple[str, str]]:
-    """The invoice and the detail of each identity alert."""
+    """Return the invoice id and the detail of each identity alert."""
     return [
         (invoice.invoice_id, alert.detail or "")
         for invoice in report.invoices
@@ -264,7 +265,7 @@ def _shared_ids(report: Report) -> list[tuple[str, str]]:
 
 
 def count_wait_alerts(invoice: InvoiceLine) -> int:
-    """How many alerts are out of the wait that an invoice is stuck in."""
+    """Count the alerts of the wait in which an invoice is stuck."""
     return sum(alert.kind == "stuck" and alert.waiting_since == invoice.waiting_since for alert in invoice.alerts)
 
 

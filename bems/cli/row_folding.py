@@ -1,4 +1,4 @@
-"""Folding: what is the same again and again, in one line."""
+"""Folds repeated alerts and states into one line each."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
@@ -10,14 +10,14 @@ from bems.embedded.api.views import Alert, Transition
 
 FRIDAY = 4
 CYCLE_LENGTHS = (1, 2, 3, 4)
-"""So many states may come again in turn."""
+"""Lengths of the cycles of states that are folded."""
 
 MAX_JITTER = timedelta(minutes=10)
-"""Alerts are raised when somebody gets to it: so far from each other, they still have one rhythm."""
+"""Maximum difference between intervals that still count as equal; an alert may be raised late under load."""
 
 
 def fold_alerts(rows: Iterable[Transition]) -> list[list[Transition]]:
-    """Rows of the series, the newest first, where the alerts of one wait that follow one another are together."""
+    """Group consecutive alerts of one wait. Takes and returns rows of the series from newest to oldest."""
     folded: list[list[Transition]] = []
     for row in rows:
         newer = folded[-1][-1] if folded else None
@@ -25,7 +25,7 @@ def fold_alerts(rows: Iterable[Transition]) -> list[list[Transition]]:
             newer is not None
             and row.kind == newer.kind == "alert"
             and row.stage == newer.stage
-            # A step that does not go down is of an earlier wait.
+            # A step that does not decrease belongs to an earlier wait.
             and 0 < (row.step or 0) < (newer.step or 0)
         )
         if is_same_wait:
@@ -36,7 +36,7 @@ def fold_alerts(rows: Iterable[Transition]) -> list[list[Transition]]:
 
 
 def fold_waits(alerts: Iterable[Alert]) -> list[list[Alert]]:
-    """Alerts, the newest first, those of one wait together. Disputes and failed postings stay alone."""
+    """Group the alerts of one wait, from newest to oldest. Disputes and failed postings are not grouped."""
     folded: list[list[Alert]] = []
     for alert in alerts:
         newer = folded[-1][-1] if folded else None
@@ -53,7 +53,7 @@ def fold_waits(alerts: Iterable[Alert]) -> list[list[Alert]]:
 
 
 class FoldedState(NamedTuple):
-    """A state that was entered, or several in turn, so many times; `at` is when the last time began."""
+    """A state, or a cycle of states, entered `times` times: first at `first_at`, last at `at`."""
 
     at: str
     state: str
@@ -62,9 +62,9 @@ class FoldedState(NamedTuple):
 
 
 def fold_states(states: Sequence[tuple[str, str]]) -> list[FoldedState]:
-    """The states that an execution entered, (when, name) the oldest first, as what is shown, the newest first.
+    """Fold the states that an execution entered, (time, name) from oldest to newest; return the newest first.
 
-    A few states that come again at once are folded: a wait, its alert, and the choice after it.
+    Cycles of a few states are folded, such as a wait, its alert and the choice after it.
     """
     folded: list[FoldedState] = []
     start = 0
@@ -91,19 +91,22 @@ def _repeats(states: Sequence[tuple[str, str]], start: int, length: int) -> int:
 
 
 def describe_cadence(times: Sequence[datetime]) -> str:
-    """How far apart at least two times are, the oldest first: `every business day`, `every 2d`, or `within 3d 4h`."""
+    """Describe the intervals between at least two times: `every business day`, `every 2d` or `within 3d 4h`.
+
+    `times` are sorted from oldest to newest.
+    """
     gaps = [later - earlier for earlier, later in pairwise(times)]
     if max(gaps) - min(gaps) <= max(MAX_JITTER, min(gaps) / 20):
         return f"every {format_duration(sorted(gaps)[len(gaps) // 2].total_seconds())}".replace("every 1d", "every day")
     days = [time.date() for time in times]
     steps = {_weekdays_between(earlier, later) for earlier, later in pairwise(days)}
-    # A public holiday makes a step longer, so the shortest one tells.
+    # A public holiday makes an interval longer, so the shortest one counts.
     if all(day.weekday() <= FRIDAY for day in days) and min(steps) > 0 and max(steps) <= min(steps) + 2:
         return "every business day" if min(steps) == 1 else f"every {min(steps)} business days"
     return f"within {format_duration((times[-1] - times[0]).total_seconds())}"
 
 
 def _weekdays_between(earlier: date, later: date) -> int:
-    """How many Mondays to Fridays lie after a day, up to and with a later one."""
+    """Count the Mondays to Fridays after `earlier`, up to and including `later`."""
     days = (earlier + timedelta(days=number) for number in range(1, (later - earlier).days + 1))
     return sum(day.weekday() <= FRIDAY for day in days)
