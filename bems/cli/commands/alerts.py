@@ -1,4 +1,4 @@
-"""`bems alerts`: what was raised, and `bems deliveries`: what a destination has not taken of it."""
+"""`bems alerts` lists alerts; `bems deliveries` lists those that a destination has not accepted yet."""
 
 from typing import Any, get_args
 
@@ -42,13 +42,13 @@ KIND_TEXTS: dict[str, str] = {
     "failed": "posting failed",
     "identity": "two invoices under one id?",
 }
-"""Of alerts that are not one of a wait's, in words."""
+"""Descriptions of the alerts that do not belong to a wait."""
 
 
 @click.command(cls=CheckedCommand, epilog="Example: bems alerts --severity critical --stage posting")
-@click.option("--severity", type=click.Choice(get_args(Severity)), help="Only those of this severity.")
-@click.option("--stage", type=click.Choice(STAGES), help="Only those of this stage.")
-@click.option("--invoice", metavar="ID", help="Only those of this invoice.")
+@click.option("--severity", type=click.Choice(get_args(Severity)), help="Only alerts of this severity.")
+@click.option("--stage", type=click.Choice(STAGES), help="Only alerts of this stage.")
+@click.option("--invoice", metavar="ID", help="Only alerts of this invoice.")
 @options.limit
 @options.wide
 @options.as_json
@@ -62,9 +62,9 @@ def alerts(
     wide: bool,
     as_json: bool,
 ) -> None:
-    """List alerts, the newest first.
+    """List alerts, newest first.
 
-    Needs a key of a viewer, operator or admin.
+    Requires a viewer, operator or admin key.
     """
     query = {"severity": severity, "stage": stage, "invoice_id": invoice}
     found = client.list("/alerts", VIEWERS, query, limit)
@@ -73,7 +73,7 @@ def alerts(
 
 
 def describe_alert(alert: Alert) -> str:
-    """Which one it is, in words."""
+    """Return the kind of the alert and its details, such as `posting stuck, 3`."""
     if alert.kind == "stuck":
         return f"{alert.stage} stuck, {alert.step}" + (", the last" if alert.last else "")
     if alert.kind == "identity":
@@ -95,17 +95,17 @@ def _row(alert: Alert) -> tuple[str, ...]:
 
 
 @click.command(cls=CheckedCommand, epilog="Example: bems deliveries --state failed --retry")
-@click.option("--state", type=click.Choice(STATES), help="failed: given up; waiting: tried again. Default: both.")
-@click.option("--retry", is_flag=True, help="Try again all that were given up; needs a key of an operator or admin.")
+@click.option("--state", type=click.Choice(STATES), help="failed: given up; waiting: will be retried. Default: both.")
+@click.option("--retry", is_flag=True, help="Retry all failed deliveries; requires an operator or admin key.")
 @options.limit
 @options.wide
 @options.as_json
 @connected
 def deliveries(client: Client, state: str | None, retry: bool, limit: int, wide: bool, as_json: bool) -> None:
-    """List alerts that were not delivered yet.
+    """List alerts that are not delivered yet.
 
-    An alert is listed once for each destination that has not taken it, the oldest first. Needs a key of a viewer,
-    operator or admin.
+    An alert is listed once for each destination that has not accepted it, oldest first. Requires a viewer, operator or
+    admin key.
     """
     if retry:
         answer = client.request_json("POST", "/deliveries/retry", OPERATORS)
@@ -113,7 +113,7 @@ def deliveries(client: Client, state: str | None, retry: bool, limit: int, wide:
         if as_json:
             print_json(answer)
         else:
-            click.echo(f"{pluralize_count(number, 'undelivered alert')} to be tried again")
+            click.echo(f"{pluralize_count(number, 'undelivered alert')} will be retried")
         return
     items: list[Any] = []
     more = False

@@ -1,4 +1,4 @@
-"""`bems invoice`: all that is known of one invoice."""
+"""`bems invoice`: shows an invoice with its whole history."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -31,17 +31,17 @@ from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.views import Alert, Command, CurrentWait, Event, Execution, InvoiceDetails, Outcome, Transition
 from bems.tracker.contract import STAGES, PaymentTerms, Source, Stage, Vendor
 
-ENTERED = "StateEntered"
+STATE_ENTERED = "StateEntered"
 
 MAX_HISTORY_EVENTS = 25_000
-"""No history has more (Step Functions' quota, which the engine has too)."""
+"""Maximum number of events in an execution's history (the quota of AWS Step Functions, which the engine shares)."""
 
 MAX_EVENTS = 1_000_000
-"""More events than any invoice has."""
+"""Maximum number of events shown of an invoice, more than any has."""
 
 
-class _Sent(msgspec.Struct):
-    """What is shown of an event as it was sent."""
+class _SentEvent(msgspec.Struct):
+    """The shown fields of an event as it was sent."""
 
     event_id: str
     status: str
@@ -105,27 +105,27 @@ HISTORY_COLUMNS = (
 
 @click.command(cls=CheckedCommand, epilog="Example: bems invoice INV/2026/000123 --history")
 @click.argument("invoice_id", metavar="ID")
-@click.option("--history", is_flag=True, help="Show each event in the history of its executions.")
-@click.option("--events", is_flag=True, help="Show the invoice's events as they were sent, and nothing else.")
+@click.option("--history", is_flag=True, help="Show each event in the history of the invoice's executions.")
+@click.option("--events", is_flag=True, help="Show only the invoice's events, as they were sent.")
 @options.wide
 @options.as_json
 @connected
 def invoice(client: Client, invoice_id: str, history: bool, events: bool, wide: bool, as_json: bool) -> None:
-    """Show all that is known of an invoice.
+    """Show an invoice and everything that happened to it.
 
-    Its status, what it waits for, who stated the latest outcome of each stage, what happened to it, and the states that
-    its executions walked through: the newest first, the alerts of one wait in one line. With --events, every event as
-    it was sent, the newest first, those before it whose handling has failed.
+    Prints its status, what it waits for, the author of the latest outcome of each stage, its transitions, alerts and
+    commands, and the states of its executions, all with the newest first. The alerts of one wait share a line. With
+    --events, prints every event as it was sent: first the dead letters, whose handling failed, then the newest first.
 
     Requires a viewer, operator or admin key.
     """
     if events:
         if history:
-            raise UserError("--events and --history: use one of them at a time")
+            raise UserError("--events and --history cannot be combined: use one of them")
         _show_events(client, invoice_id, wide=wide, as_json=as_json)
         return
     answer = client.request_json("GET", f"/invoices/{quote_path(invoice_id)}", VIEWERS)
-    _read_on(client, answer)
+    _read_full_histories(client, answer)
     if as_json:
         print_json(answer)
         return
@@ -133,33 +133,35 @@ def invoice(client: Client, invoice_id: str, history: bool, events: bool, wide: 
     console = make_console()
     print_table(console, FACT_COLUMNS, _facts(details), header=False)
 
-    def part(title: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-        several = list(rows)
-        if several:
+    def print_section(title: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+        table = list(rows)
+        if table:
             console.print(Text(f"\n{title}", style="bold"))
-            print_table(console, columns, several, wide=wide)
+            print_table(console, columns, table, wide=wide)
 
     outcomes = [_outcome(stage, details.outcomes[stage]) for stage in STAGES if stage in details.outcomes]
-    part("The latest outcome of each stage (UTC)", OUTCOME_COLUMNS, outcomes)
-    part("What happened (UTC), the newest first", TRANSITION_COLUMNS, map(_happening, fold_alerts(details.transitions)))
-    part("Alerts (UTC), the newest first", ALERT_COLUMNS, map(_alerts, fold_waits(details.alerts)))
-    part("Commands (UTC), the newest first", COMMAND_COLUMNS, map(_command, details.commands))
+    print_section("Latest outcome of each stage (UTC)", OUTCOME_COLUMNS, outcomes)
+    print_section(
+        "Transitions (UTC), newest first", TRANSITION_COLUMNS, map(_transition, fold_alerts(details.transitions))
+    )
+    print_section("Alerts (UTC), newest first", ALERT_COLUMNS, map(_wait_alerts, fold_waits(details.alerts)))
+    print_section("Commands (UTC), newest first", COMMAND_COLUMNS, map(_command, details.commands))
     for execution in details.executions:
-        title = f"Execution {execution.name}: {execution.status}; the newest first"
+        title = f"Execution {execution.name}: {execution.status}; newest first"
         if history:
-            part(title, HISTORY_COLUMNS, reversed(list(_events(execution))))
+            print_section(title, HISTORY_COLUMNS, reversed(list(_events(execution))))
         else:
-            part(title, STATE_COLUMNS, map(_state, fold_states(list(_states(execution)))))
+            print_section(title, STATE_COLUMNS, map(_state, fold_states(list(_states(execution)))))
 
 
 def _show_events(client: Client, invoice_id: str, *, wide: bool, as_json: bool) -> None:
     found = client.list(f"/invoices/{quote_path(invoice_id)}/events", VIEWERS, {}, MAX_EVENTS)
-    rows = [] if as_json else map(_sent, decode_as(found.items, list[Event]))
+    rows = [] if as_json else map(_event, decode_as(found.items, list[Event]))
     print_list(found.items, found.more, as_json, EVENT_COLUMNS, rows, "event", wide=wide)
 
 
-def _sent(one: Event) -> tuple[str, ...]:
-    event = decode_as(one.event, _Sent)
+def _event(one: Event) -> tuple[str, ...]:
+    event = decode_as(one.event, _SentEvent)
     outcome = f"{one.stage} {event.status}" + (", imported" if event.imported else "")
     if not one.applied:
         outcome += ", not applied: a dead letter"
@@ -170,7 +172,7 @@ def _sent(one: Event) -> tuple[str, ...]:
         outcome,
         format_amount(event.amount, event.currency),
         event.source.system,
-        _named(event.attributes) or "-",
+        _format_attributes(event.attributes) or "-",
         vendor_label(event.vendor),
         format_time(one.received_at),
         event.event_id,
@@ -183,17 +185,17 @@ def _outcome(stage: Stage, outcome: Outcome) -> tuple[str, ...]:
         stated_by = f"the operator {outcome.operator}"
     elif outcome.source is not None:
         stated_by = outcome.source.system
-    said = outcome.note or _named(outcome.attributes) or "-"
-    return stage, outcome.status, format_time(outcome.occurred_at), stated_by, said, outcome.event_id
+    note = outcome.note or _format_attributes(outcome.attributes) or "-"
+    return stage, outcome.status, format_time(outcome.occurred_at), stated_by, note, outcome.event_id
 
 
-def _named(attributes: dict[str, str]) -> str:
-    """`approver: jane; reason: price`"""
+def _format_attributes(attributes: dict[str, str]) -> str:
+    """Return text such as `approver: jane; reason: price`."""
     return "; ".join(f"{name}: {value}" for name, value in attributes.items())
 
 
-def _read_on(client: Client, answer: Any) -> None:
-    """Add to the executions what of their histories the answer had no room for."""
+def _read_full_histories(client: Client, answer: Any) -> None:
+    """Add the remaining pages of each execution's history to the answer."""
     executions = answer.get("executions") if isinstance(answer, dict) else None
     for execution in executions if isinstance(executions, list) else ():
         if isinstance(execution, dict) and execution.get("next_cursor"):
@@ -226,7 +228,7 @@ def _facts(details: InvoiceDetails) -> Iterator[tuple[str, str]]:
             f"{parked.stage}, since {format_time(parked.since)} UTC; {pluralize_count(parked.step, 'alert')}",
         )
     if details.waiting is None and details.stage is not None:
-        yield "Lacks", f"{details.stage}, which nobody waits for any more; bems act revive changes that"
+        yield "Missing", f"{details.stage}, which is no longer monitored; bems act revive monitors it again"
 
 
 def _waiting(wait: CurrentWait, *, is_stuck: bool) -> Iterator[tuple[str, str]]:
@@ -241,9 +243,9 @@ def _waiting(wait: CurrentWait, *, is_stuck: bool) -> Iterator[tuple[str, str]]:
     yield "Next alert", f"{format_time(wait.next_alert_at)} UTC"
     seen = f"; {wait.acknowledged} acknowledged" if wait.acknowledged else ""
     if wait.extensions and wait.step and not is_stuck:
-        yield "Alerts out", f"none since it was extended, {wait.step} before{seen}"
+        yield "Alerts", f"none since the extension, {wait.step} before{seen}"
     else:
-        yield "Alerts out", (f"{wait.step}, the newest {wait.severity}{seen}" if wait.step else "none")
+        yield "Alerts", (f"{wait.step}, the latest {wait.severity}{seen}" if wait.step else "none")
 
 
 def _vendor(vendor: Vendor) -> str:
@@ -261,12 +263,12 @@ def _source(source: Source) -> str:
     return ", ".join(filter(None, (source.system, source.region, source.account_id)))
 
 
-def _happening(rows: Sequence[Transition]) -> tuple[str, ...]:
+def _transition(rows: Sequence[Transition]) -> tuple[str, ...]:
     row, first = rows[0], rows[-1]
     match row.kind:
         case "alert" if len(rows) > 1:
-            rhythm = describe_cadence([one.recorded_at for one in reversed(rows)])
-            what = f"alerts {first.step} to {row.step} of {row.stage}, {rhythm}, last {row.severity}"
+            interval = describe_cadence([one.recorded_at for one in reversed(rows)])
+            what = f"alerts {first.step} to {row.step} of {row.stage}, {interval}, last {row.severity}"
         case "alert":
             what = f"alert {row.step} of {row.stage}, {row.severity}"
             if not row.step:
@@ -278,7 +280,7 @@ def _happening(rows: Sequence[Transition]) -> tuple[str, ...]:
     if row.kind == "command":
         what += " by command"
     if row.superseded:
-        what += ", superseded by what was known"
+        what += ", superseded by a later outcome"
     changed = row.from_status != row.to_status
     status = f"{row.from_status or 'new'} > {row.to_status}" if changed else row.to_status
     event = row.event_id or "-"
@@ -294,7 +296,7 @@ def _command(command: Command) -> tuple[str, ...]:
     return format_time(command.accepted_at), verb, command.operator, result, command.note, command.command_id
 
 
-def _alerts(alerts: Sequence[Alert]) -> tuple[str, ...]:
+def _wait_alerts(alerts: Sequence[Alert]) -> tuple[str, ...]:
     newest, first = alerts[0], alerts[-1]
     if len(alerts) == 1:
         return (
@@ -304,9 +306,9 @@ def _alerts(alerts: Sequence[Alert]) -> tuple[str, ...]:
             format_time(newest.due_at),
             newest.id,
         )
-    rhythm = describe_cadence([one.due_at for one in reversed(alerts)])
+    interval = describe_cadence([one.due_at for one in reversed(alerts)])
     last = ", the last" if newest.last else ""
-    what = f"{newest.stage} stuck, {first.step} to {newest.step}{last}, {rhythm}"
+    what = f"{newest.stage} stuck, {first.step} to {newest.step}{last}, {interval}"
     due = f"{format_time(first.due_at)} to {format_time(newest.due_at)}"
     return format_time(newest.raised_at), what, f"last {newest.severity}", due, f"{first.id} to {newest.id}"
 
@@ -319,7 +321,7 @@ def _state(entered: FoldedState) -> tuple[str, ...]:
 
 def _states(execution: Execution) -> Iterator[tuple[str, str]]:
     for event in execution.history:
-        if str(event.get("type", "")).endswith(ENTERED):
+        if str(event.get("type", "")).endswith(STATE_ENTERED):
             name = event.get("stateEnteredEventDetails", {}).get("name", "-")
             yield _at(event), str(name)
 
@@ -327,8 +329,8 @@ def _states(execution: Execution) -> Iterator[tuple[str, str]]:
 def _events(execution: Execution) -> Iterator[tuple[str, ...]]:
     for event in execution.history:
         details = [value for name, value in event.items() if name.endswith("EventDetails")]
-        told = msgspec.json.encode(details[0]).decode() if details else ""
-        yield _at(event), str(event.get("id", "")), str(event.get("type", "")), told
+        text = msgspec.json.encode(details[0]).decode() if details else ""
+        yield _at(event), str(event.get("id", "")), str(event.get("type", "")), text
 
 
 def _at(event: dict[str, object]) -> str:
