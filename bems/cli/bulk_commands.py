@@ -140,7 +140,7 @@ class BulkCommand:
         except click.ClickException:
             return outcome
         is_earlier = stage is not None and STAGE_INDEX[stage] < STAGE_INDEX[completed]
-        return outcome._replace(is_missing=stage) if is_earlier else outcome
+        return outcome._replace(missing_stage=stage) if is_earlier else outcome
 
 
 def _parse_outcome(invoice_id: str, reply: Reply) -> CommandOutcome | None:

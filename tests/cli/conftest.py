@@ -1,4 +1,4 @@
-"""Worlds that end with their test."""
+"""Fixtures: a running cell and fake servers, stopped after each test."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,13 +16,13 @@ def harness(tmp_path: Path) -> Iterator[CliHarness]:
 
 @pytest.fixture
 def start_fake_server() -> Iterator[StartFakeServer]:
-    """Starts fake_server cells."""
-    made: list[FakeServer] = []
+    """Return a function that starts a fake server."""
+    started: list[FakeServer] = []
 
     def start(answer: Callable[[RecordedRequest], FakeResponse | None]) -> FakeServer:
-        made.append(FakeServer(answer))
-        return made[-1]
+        started.append(FakeServer(answer))
+        return started[-1]
 
     yield start
-    for fake_server in made:
+    for fake_server in started:
         fake_server.close()

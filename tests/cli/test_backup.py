@@ -1,4 +1,4 @@
-"""`bems backup`: what it says, and what it says where there is nothing to copy or no room."""
+"""`bems backup`: its output, and its errors such as a missing folder or a full disk."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
     return unpack(stored()[max(stored())], tmp_path / "cell")
 
 
-def test_a_running_cell_is_copied_and_the_copy_is_one_to_start_on(harness: CliHarness, tmp_path: Path) -> None:
+def test_a_running_cell_is_copied(harness: CliHarness, tmp_path: Path) -> None:
     harness.send(event("1"), event("2"), event("3", invoice_id="INV/1"))
     harness.key("viewer")
     done = harness.bems("backup", "--store", str(tmp_path / "cell"), str(tmp_path / "copy"))
@@ -31,27 +31,27 @@ def test_a_running_cell_is_copied_and_the_copy_is_one_to_start_on(harness: CliHa
 
 
 @pytest.mark.usefixtures("harness")
-def test_a_cell_in_which_nothing_happened_is_one_too(tmp_path: Path) -> None:
+def test_a_cell_without_events_is_copied(tmp_path: Path) -> None:
     done = run("backup", "--store", str(tmp_path / "cell"), str(tmp_path / "copy"))
     assert "holds the cell nothing yet: no invoices" in done.out
     assert run("backup", "--json", "--store", str(tmp_path / "cell"), str(tmp_path / "2")).json["latest"] is None
 
 
-def test_mistakes_and_failures_are_told_in_one_line(folder: Path, tmp_path: Path) -> None:
-    def told(code: int, store: Path, target: Path) -> str:
+def test_errors_are_reported_in_one_line(folder: Path, tmp_path: Path) -> None:
+    def error(code: int, store: Path, target: Path) -> str:
         return run("backup", "--store", str(store), str(target)).error(code)
 
     copy = tmp_path / "copy"
-    assert "it is not the folder of a cell" in told(2, tmp_path, copy)
-    assert "it is not the folder of a cell" in told(2, tmp_path / "none", copy)
-    assert "name a folder that is not" in told(2, folder, folder)
-    assert "none is no folder" in told(2, folder, tmp_path / "none" / "copy")
+    assert "it is not the folder of a cell" in error(2, tmp_path, copy)
+    assert "it is not the folder of a cell" in error(2, tmp_path / "none", copy)
+    assert "name a folder that is not" in error(2, folder, folder)
+    assert "none is no folder" in error(2, folder, tmp_path / "none" / "copy")
     (folder / "keys.db").write_bytes(b"\0" * 5000)
-    assert "keys.db is not a store of a cell" in told(1, folder, copy)
+    assert "keys.db is not a store of a cell" in error(1, folder, copy)
     assert not copy.exists()
 
 
-# Run by a child: the limit would hold for the tests' process too.
+# Runs in a child process, because the limit applies to the whole process.
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -60,7 +60,7 @@ main()
 """
 
 
-def test_a_disk_that_is_full_in_the_middle_is_told_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_reported_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", LIMITED, "backup", "--store", str(folder), str(tmp_path / "copy")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, "")
@@ -70,7 +70,9 @@ def test_a_disk_that_is_full_in_the_middle_is_told_and_nothing_is_left(folder: P
 
 
 @pytest.mark.parametrize(("end", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_it_may_be_ended_in_the_middle(folder: Path, tmp_path: Path, end: signal.Signals, code: int) -> None:
+def test_a_signal_stops_a_backup_and_nothing_is_left(
+    folder: Path, tmp_path: Path, end: signal.Signals, code: int
+) -> None:
     slow = "import bems.embedded.backup as b; b.STEP = 1; from bems.cli import main; main()"
     command = [sys.executable, "-c", slow, "backup", "--store", str(folder), str(tmp_path / "copy")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

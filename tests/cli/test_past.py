@@ -21,9 +21,7 @@ def alerts_of(harness: CliHarness) -> Counter[str]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_past_year_in_any_order_raises_no_alert_of_a_wait_a_mismatch_or_a_failure(
-    harness: CliHarness, seed: int
-) -> None:
+def test_a_past_year_in_any_order_raises_no_stuck_dispute_or_failed_alert(harness: CliHarness, seed: int) -> None:
     shuffled = list(LAST_YEAR)
     random.Random(seed).shuffle(shuffled)
     sent = harness.bems("send", "-", "--past", "--json", stdin=b"".join(shuffled)).json
@@ -31,20 +29,20 @@ def test_a_past_year_in_any_order_raises_no_alert_of_a_wait_a_mismatch_or_a_fail
     assert sum(alerts_of(harness)[kind] for kind in ("stuck", "dispute", "failed")) == 0
     assert harness.bems("stuck").out == "none is stuck\n"
     harness.advance_to("2026-03-02T11:00:00Z")
-    # What comes now has been handled after whatever was due by then.
+    # This event is handled after every alert that was due before it.
     harness.send(event("now", occurred_at="2026-03-02T10:59:00Z"))
     assert sum(alerts_of(harness)[kind] for kind in ("stuck", "dispute", "failed")) == 0
-    # What of that year is still open is found, a day later.
+    # Invoices of that year that are still open raise alerts a day later.
     harness.advance_to("2026-03-03T11:00:00Z")
     until(lambda: alerts_of(harness)["stuck"])
 
 
-def test_without_it_old_events_are_news(harness: CliHarness) -> None:
+def test_without_past_old_events_count_as_new(harness: CliHarness) -> None:
     harness.bems("send", "-", stdin=b"".join(LAST_YEAR))
     assert alerts_of(harness)["dispute"] > 0
 
 
-def test_an_event_that_states_itself_whether_it_is_imported_keeps_that(harness: CliHarness) -> None:
+def test_an_event_keeps_its_own_imported_field(harness: CliHarness) -> None:
     ids = ("unstated", "stated", "denied")
     events = [event(id, invoice_id="I", amount=f"{number}.00") for number, id in enumerate(ids, 1)]
     events[1]["imported"], events[2]["imported"] = True, False
@@ -73,5 +71,5 @@ def test_an_event_that_states_itself_whether_it_is_imported_keeps_that(harness: 
         (b"null", None),
     ],
 )
-def test_what_is_marked_as_past(event: bytes, past: object) -> None:
+def test_events_are_marked_as_imported(event: bytes, past: object) -> None:
     assert json.loads(mark_imported(event)) == past

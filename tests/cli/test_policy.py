@@ -1,4 +1,4 @@
-"""`bems policy`, and which policy `bems up` goes by."""
+"""`bems policy`, and the policy that `bems up` applies."""
 
 import re
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_a_file_is_printed_without_a_cell(file: str) -> None:
     assert "a file has no history" in run("policy", "--policy", file, "--at", "2026-03-01").error()
 
 
-def test_the_policy_of_a_cell_that_is_described_is_printed_without_it(tmp_path: Path, file: str) -> None:
+def test_the_policy_of_a_configured_cell_is_printed_without_calling_it(tmp_path: Path, file: str) -> None:
     cells = tmp_path / "cells.yaml"
     cells.write_text(
         "cells:\n  - {name: north, region: eu-west-1, policy_file: sla.yaml}\n"
@@ -85,7 +85,7 @@ def test_the_policy_of_a_cell_that_is_described_is_printed_without_it(tmp_path: 
     assert "use --cell with one of north, south, east" in run("policy", "--cells", str(cells)).error()
 
 
-def test_every_fault_of_a_file_is_named_at_once(tmp_path: Path) -> None:
+def test_every_error_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(BAD)
     for command in (
@@ -112,18 +112,18 @@ def test_every_fault_of_a_file_is_named_at_once(tmp_path: Path) -> None:
     assert run("policy", "check", str(tmp_path / "none.yaml")).error().endswith("none.yaml: No such file or directory")
 
 
-def test_a_part_of_a_country_that_is_not_known_is_named_in_its_line(tmp_path: Path) -> None:
+def test_an_unknown_subdivision_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("calendar:\n  country: GB\n  timezone: Europe/London\n  subdivision: BY\n")
     assert ":4: /calendar/subdivision: 'BY' is not a part of GB" in run("policy", "check", str(path)).error()
     cells = tmp_path / "cells.yaml"
     cells.write_text("cells:\n  - name: a\n    region: eu-west-1\n    policy:\n      calendar:\n"
                      "        country: XX\n        timezone: UTC\n")  # fmt: skip
-    told = run("up", "--cells", str(cells), "--store", str(tmp_path / "cell")).error()
-    assert ":6: /cells/0/policy/calendar/country: 'XX' is not a country" in told
+    message = run("up", "--cells", str(cells), "--store", str(tmp_path / "cell")).error()
+    assert ":6: /cells/0/policy/calendar/country: 'XX' is not a country" in message
 
 
-def test_what_is_odd_is_a_warning(file: str) -> None:
+def test_a_suspicious_value_is_a_warning(file: str) -> None:
     result = run("policy", "check", file)
     assert (result.code, result.err) == (0, "")
     assert f"{file}: warning: authorization: give_up_at 2 is below critical_at 3" in result.out
@@ -131,13 +131,13 @@ def test_what_is_odd_is_a_warning(file: str) -> None:
     checked = run("policy", "check", file, "--json").json
     assert (len(checked["warnings"]), checked["faults"]) == (1, [])
     Path(file).write_text("{}")
-    assert "a cell can go by it, no warnings" in run("policy", "check", file).out
+    assert "valid, no warnings" in run("policy", "check", file).out
 
 
-def test_a_cell_says_which_policy_it_goes_by(tmp_path: Path, file: str) -> None:
+def test_a_cell_prints_its_policy_at_the_start(tmp_path: Path, file: str) -> None:
     store, digest = str(tmp_path / "cell"), load_policy(file).digest
 
-    def told(*options: str) -> str:
+    def startup_lines(*options: str) -> str:
         with cell("--store", store, *options) as (process, _):
             process.terminate()
             lines = read_to_exit(process)[1].splitlines()
@@ -145,27 +145,29 @@ def test_a_cell_says_which_policy_it_goes_by(tmp_path: Path, file: str) -> None:
 
     since = r"in force since (\S+Z)"
     first = re.fullmatch(
-        rf"Policy: {file} \({digest}\), {since}\.\nWarning: .* give_up_at 2 .*", told("--policy", file)
+        rf"Policy: {file} \({digest}\), {since}\.\nWarning: .* give_up_at 2 .*", startup_lines("--policy", file)
     )
     assert first
     kept = re.fullmatch(
-        rf"Policy: {file} \({digest}\), {since}; kept from the last start, --policy default takes the built-in one\.\n"
-        r"Warning: the policy .*: authorization: give_up_at 2 .*",
-        told(),
+        rf"Policy: {file} \({digest}\), {since}; kept from the last start, --policy default selects the built-in one"
+        r"\.\nWarning: the policy .*: authorization: give_up_at 2 .*",
+        startup_lines(),
     )
     assert kept and kept[1] == first[1]
-    built_in = re.fullmatch(rf"Policy: default \({load_policy(None).digest}\), {since}\.", told("--policy", "default"))
+    built_in = re.fullmatch(
+        rf"Policy: default \({load_policy(None).digest}\), {since}\.", startup_lines("--policy", "default")
+    )
     assert built_in and built_in[1] > first[1]
-    assert re.fullmatch(rf"Policy: default \(\S+\), {since}; kept from the last start\.", told())
+    assert re.fullmatch(rf"Policy: default \(\S+\), {since}; kept from the last start\.", startup_lines())
 
 
-def test_a_start_tells_programs_its_policy(tmp_path: Path, file: str) -> None:
+def test_a_configuration_without_a_policy_keeps_the_last_one(tmp_path: Path, file: str) -> None:
     with cell("--store", str(tmp_path / "cell"), "--policy", file, "--json") as (process, _):
         process.terminate()
         read_to_exit(process)
     cells = tmp_path / "cells.yaml"
     cells.write_text("cells: [{name: north, region: eu-west-1}]\n")
-    # A cell of which the file says no policy goes on with the kept one.
+    # A cell without a policy in the configuration keeps the policy of its last start.
     with cell("--store", str(tmp_path / "cell"), "--cells", str(cells)) as (process, _):
         process.terminate()
         assert f"Policy: {file} (" in read_to_exit(process)[1]

@@ -1,4 +1,4 @@
-"""`bems restore`: what it says, and that a cell goes on from what it made."""
+"""`bems restore`: its output and errors, and a cell that runs on the restored folder."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from tests.cli.cli_harness import CliHarness, event, run, running
 
 
-def test_a_cell_goes_on_from_what_was_restored(harness: CliHarness, tmp_path: Path) -> None:
+def test_a_cell_runs_on_a_restored_folder(harness: CliHarness, tmp_path: Path) -> None:
     harness.send(event("1"), event("2"), event("3", invoice_id="INV/1"))
     assert run("backup", "--store", str(tmp_path / "cell"), str(tmp_path / "copy")).code == 0
     harness.send(event("4"))
@@ -26,16 +26,16 @@ def test_a_cell_goes_on_from_what_was_restored(harness: CliHarness, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("harness")
-def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
-    def told(code: int, source: Path, folder: Path) -> str:
+def test_errors_are_reported_in_one_line(tmp_path: Path) -> None:
+    def error(code: int, source: Path, folder: Path) -> str:
         return run("restore", str(source), "--store", str(folder)).error(code)
 
     assert run("backup", "--store", str(tmp_path / "cell"), str(tmp_path / "copy")).code == 0
-    assert "is not empty" in told(2, tmp_path / "copy", tmp_path / "cell")
-    assert "is no folder" in told(2, tmp_path / "none", tmp_path / "new")
-    assert "holds no cell.db" in told(2, tmp_path, tmp_path / "new")
+    assert "is not empty" in error(2, tmp_path / "copy", tmp_path / "cell")
+    assert "is no folder" in error(2, tmp_path / "none", tmp_path / "new")
+    assert "holds no cell.db" in error(2, tmp_path, tmp_path / "new")
     (tmp_path / "copy" / "keys.db").write_bytes(b"\0" * 5000)
-    assert "keys.db is not a store of a cell" in told(1, tmp_path / "copy", tmp_path / "new")
+    assert "keys.db is not a store of a cell" in error(1, tmp_path / "copy", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

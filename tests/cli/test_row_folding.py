@@ -1,4 +1,4 @@
-"""What is the same again and again is one line."""
+"""Repeated alerts and states are folded into one line."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -22,8 +22,8 @@ def alert(step: int, kind: Any = "stuck", since: datetime = MONDAY) -> Alert:
     return Alert("a", "I", kind, "authorization", "warning", step, since, MONDAY, MONDAY, "1", "EUR", Vendor("V"))
 
 
-def test_alerts_of_one_wait_are_folded_and_nothing_else() -> None:
-    # The newest first: a wait with three alerts, an event, the wait before it, whose steps began anew.
+def test_only_alerts_of_one_wait_are_folded() -> None:
+    # Newest first: a wait with three alerts, and earlier waits, whose steps start again from 1.
     rows = [row("alert", 3), row("alert", 2), row("alert", 1), row("alert", 2), row("event"), row("alert", 1)]
     assert [len(one) for one in fold_alerts(rows)] == [3, 1, 1, 1]
     rows = [row("alert", 2, "posting"), row("alert", 1), row("alert"), row("alert")]
@@ -33,7 +33,7 @@ def test_alerts_of_one_wait_are_folded_and_nothing_else() -> None:
     assert [len(one) for one in fold_waits(alerts)] == [2, 1, 1, 1]
 
 
-def test_states_in_turn_are_folded() -> None:
+def test_cycles_of_states_are_folded() -> None:
     states = [("1", "A"), ("2", "S"), ("3", "A"), ("4", "S"), ("5", "A"), ("6", "R")]
     assert [(one.at, one.state, one.times, one.first_at) for one in fold_states(states)] == [
         ("6", "R", 1, ""),
@@ -56,11 +56,11 @@ def test_states_in_turn_are_folded() -> None:
         ((0, 0.25, 0.5), "every 6h"),
     ],
 )
-def test_how_far_apart_alerts_are(days: tuple[float, ...], text: str) -> None:
+def test_intervals_between_alerts_are_described(days: tuple[float, ...], text: str) -> None:
     assert describe_cadence([MONDAY + timedelta(days=day) for day in days]) == text
 
 
-def test_fourteen_alerts_are_one_line(harness: CliHarness) -> None:
+def test_fourteen_alerts_of_a_wait_share_one_line(harness: CliHarness) -> None:
     harness.send(event("e", invoice_id="I"))
     # Due on Thursday 5 March at 10:00, then on every business day at that time.
     days = [day for day in range(5, 25) if date(2026, 3, day).weekday() < 5]

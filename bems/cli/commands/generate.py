@@ -45,7 +45,7 @@ def generate(invoices: int, seed: int, start: datetime, days: int, out: str, for
     console = Console(stderr=True)
     has_progress = console.is_terminal and out != "-"
     with (
-        output_file(out, is_private=False, is_new=not force) as file,
+        output_file(out, is_private=False, must_be_new=not force) as file,
         Progress(console=console, transient=True, disable=not has_progress) as progress,
     ):
         # An invoice has 4.1 lines on average.
