@@ -84,7 +84,7 @@ def command_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--stage", type=click.Choice(STAGES), required=True, help="Stage to complete.")
 @command_options
 def complete(client: Client, common: CommandOptions, stage: str) -> None:
-    """Mark a stage complete by hand, when its event will not arrive."""
+    """Mark a stage complete whose event will not arrive."""
     run_command(client, common, "complete", {"stage": stage})
 
 
@@ -100,8 +100,8 @@ def cancel(client: Client, common: CommandOptions) -> None:
     "--until",
     type=DeadlineParam(),
     required=True,
-    help="New deadline: a date or weekday (the end of that day in this machine's time zone, or with --policy in its "
-    "calendar's), a duration from now (+3d, +12h, +3bd), or a time such as 2026-12-24T12:00:00+01:00.",
+    help="New deadline: a date or weekday (the end of that day in this machine's time zone, or in that of "
+    "--policy's calendar), a duration from now (+3d, +12h, +3bd), or a time such as 2026-12-24T12:00:00+01:00.",
 )
 @click.option("--policy", "policy_file", metavar="FILE", help="Policy whose calendar and time zone define the days.")
 @command_options
@@ -135,7 +135,10 @@ def revive(client: Client, common: CommandOptions) -> None:
 @act.command(epilog='Example: bems act acknowledge INV/2026/000123 --note "called the vendor"')
 @command_options
 def acknowledge(client: Client, common: CommandOptions) -> None:
-    """Mark the alerts so far as seen; later alerts are still raised."""
+    """Mark an invoice's alerts so far as seen.
+
+    Later alerts are still raised.
+    """
     run_command(client, common, "acknowledge", {})
 
 

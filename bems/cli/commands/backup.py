@@ -22,11 +22,11 @@ from bems.tracker.instants import render, to_datetime
 @click.argument("target", metavar="TO")
 @click.option("--json", "as_json", is_flag=True, help="Print the content of the copy as one JSON object.")
 def backup(folder: str, target: str, as_json: bool) -> None:
-    """Copy a cell's folder to a new folder TO, while the cell runs or not.
+    """Copy a cell's folder, even while the cell runs.
 
-    The copy is consistent and verified by reading all of it; TO appears when the copy is complete and durable. Restore
-    it with: bems restore TO --store FOLDER. The copy contains every invoice and the hashes of the keys, and only its
-    owner can read it: protect it like the cell.
+    TO is a new folder. The copy is consistent and verified by reading all of it; TO appears when the copy is complete
+    and durable. Restore it with: bems restore TO --store FOLDER. The copy contains every invoice and the hashes of the
+    keys, and only its owner can read it: protect it like the cell.
     """
     with copying("Copying") as on_progress:
         try:

@@ -52,9 +52,9 @@ def dashboard(
     wide: bool,
     as_json: bool,
 ) -> None:
-    """Show a dashboard: volume, visibility, backlog, alerts or amounts.
+    """Show a dashboard.
 
-    Read from DuckDB, which lags at most two seconds behind. Requires a viewer, operator or admin key.
+    The figures are read from DuckDB, which lags at most two seconds behind. Requires a viewer, operator or admin key.
     """
     if isinstance(until, date):
         until += timedelta(days=1)

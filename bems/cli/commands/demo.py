@@ -66,11 +66,12 @@ class SendResult(NamedTuple):
 @click.option("--exit", "leave", is_flag=True, help="Stop after the report, which is the default without a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object, and stop.")
 def demo(invoices: int, leave: bool, as_json: bool) -> None:
-    """Start a fresh cell, send it a generated month of invoice events over HTTP, and report the result.
+    """Run a fresh cell with a generated month of invoices.
 
-    The cell listens on port 8080, or on a free port if that is taken. Its clock runs fast until the last event is sent.
-    The report ends with the stuck invoices, the worst of them (the greatest amount in the currency of the most stuck
-    invoices), and three commands to try. The cell keeps running until Ctrl-C, and its data is then deleted.
+    Sends the events of the month over HTTP and reports the result. The cell listens on port 8080, or on a free port if
+    that is taken. Its clock runs fast until the last event is sent. The report ends with the stuck invoices, the worst
+    of them (the greatest amount in the currency of the most stuck invoices), and three commands to try. The cell keeps
+    running until Ctrl-C, and its data is then deleted.
     """
     keeps_running = not (leave or as_json) and sys.stdin.isatty() and sys.stdout.isatty()
     lines = list(generate(invoices, SEED, start=START, days=DAYS))

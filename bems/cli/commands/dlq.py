@@ -36,9 +36,9 @@ with_error = click.option("--error", metavar="TEXT", help="Only dead letters wit
 
 @click.group(cls=CheckedGroup)
 def dlq() -> None:
-    """List and redrive dead letters: accepted events whose handling failed.
+    """List and redrive dead letters.
 
-    Requires an operator or admin key.
+    A dead letter is an accepted event whose handling failed. Requires an operator or admin key.
     """
 
 

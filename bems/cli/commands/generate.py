@@ -31,12 +31,12 @@ from bems.generator.event_log import generate as lines
 @click.option("--out", metavar="FILE", default="-", help="File to write. Default: standard output.")
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 def generate(invoices: int, seed: int, start: datetime, days: int, out: str, force: bool) -> None:
-    """Write a log of invoice events, one JSON object per line, in the order of their arrival.
+    """Generate a log of invoice events.
 
-    Most invoices pass all stages. Some events are early, late, duplicate, out of order or malformed; some invoices are
-    rejected, reversed, disputed, cancelled, orphaned or stuck. All data is fictitious. The last events occur about two
-    months after the last invoice arrives; bems replay refuses events in the future. Logs with different seeds share
-    ids: send them to different cells.
+    The log has one JSON object per line, in the order of arrival. Most invoices pass all stages. Some events are early,
+    late, duplicate, out of order or malformed; some invoices are rejected, reversed, disputed, cancelled, orphaned or
+    stuck. All data is fictitious. The last events occur about two months after the last invoice arrives; bems replay
+    refuses events in the future. Logs with different seeds share ids: send them to different cells.
     """
     try:
         log = lines(invoices, seed, start=date(start.year, start.month, start.day), days=days)

@@ -55,7 +55,7 @@ class _DefaultGroup(CheckedGroup):
 
 @click.group(cls=_DefaultGroup, epilog="Example: bems policy")
 def policy() -> None:
-    """Show the SLA policy of a cell, its earlier policies, or the policy in a file.
+    """Show the SLA policies of a cell, and check policy files.
 
     `bems policy` without a command means `bems policy show`.
     """

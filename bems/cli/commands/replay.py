@@ -70,7 +70,7 @@ def replay(
     refused_out: str | None,
     processes: int | None,
 ) -> None:
-    """Replay a log of past events and report which invoices would have been stuck.
+    """Replay past events and report which invoices were stuck.
 
     FILE has one JSON object per line, {"stage": ..., "event": {...}}, plain or gzipped; - reads standard input. The
     clock follows the times of the events. An event that occurred more than a day after now is refused.

@@ -26,11 +26,11 @@ from bems.embedded.storage.file_permissions import private_umask
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was restored as one JSON object.")
 def restore(source: str, folder: str, as_json: bool) -> None:
-    """Create a cell's folder from BACKUP, a folder written by bems backup.
+    """Create a cell's folder from a backup.
 
-    BACKUP is read and checked completely first, and is not changed. A FOLDER that is not empty is refused: stop its
-    cell and move it away. Then start the cell and send the events since the backup again; events that the cell already
-    has count as duplicates.
+    BACKUP is a folder written by bems backup. It is read and checked completely first, and is not changed. A FOLDER
+    that is not empty is refused: stop its cell and move it away. Then start the cell and send the events since the
+    backup again; events that the cell already has count as duplicates.
     """
     with copying("Restoring") as on_progress:
         try:

@@ -75,11 +75,12 @@ def up(
     speed: float | None,
     as_json: bool,
 ) -> None:
-    """Run a cell on this machine: it accepts events over HTTP, stores them, raises alerts and answers queries.
+    """Run a cell on this machine.
 
-    The first start creates an admin key and prints it once to standard output. To keep the key out of the output,
-    create one before: bems keys add NAME --role admin --store FOLDER. The log is written to standard error. SIGTERM or
-    Ctrl-C stops the cell once every accepted event is stored.
+    The cell accepts events over HTTP, stores them, raises alerts and answers queries. The first start creates an admin
+    key and prints it once to standard output. To keep the key out of the output, create one before: bems keys add NAME
+    --role admin --store FOLDER. The log is written to standard error. SIGTERM or Ctrl-C stops the cell once every
+    accepted event is stored.
     """
     cell, named = load_cell(cells_file, cell_name, policy_file)
     clock: CellClock = SystemClock()
