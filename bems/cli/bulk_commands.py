@@ -217,7 +217,7 @@ def _id_in_json(text: str) -> Any:
 
 
 class _IdFile(LogFile):
-    INSTEAD = "write one id per line, or CSV in UTF-8 with a column invoice_id"
+    EXPECTED_FORMAT = "write one id per line, or CSV in UTF-8 with a column invoice_id"
 
 
 class _CsvRows:

@@ -189,7 +189,7 @@ class Sender:
             wait = outcome.retry_after_seconds + pause * random.uniform(0.5, 1)
             if time.monotonic() + wait > since + self._retries_for:
                 if self._last_progress_at < since:
-                    self.abandon(self._give_up(outcome.retry_reason))
+                    self.abandon(self._to_timeout_failure(outcome.retry_reason))
                 break
             if outcome.retry_reason:
                 with self._callback_lock:
@@ -199,7 +199,7 @@ class Sender:
         self._mark_undelivered(batch.items)
         return BatchResponse()
 
-    def _give_up(self, reason: str | None) -> Failure:
+    def _to_timeout_failure(self, reason: str | None) -> Failure:
         reason = reason or f"{self._client.url}: too many requests"
         return Failure(f"{reason} (given up after {self._retries_for:.0f} seconds)")
 

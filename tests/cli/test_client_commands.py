@@ -312,9 +312,9 @@ def test_dead_letters_are_listed_and_redriven(harness: CliHarness, monkeypatch: 
         raise KeyError("tariff")
 
     cell = harness.service.writer._cell
-    with monkeypatch.context() as trouble:
-        for name in ("event", "redrive"):
-            trouble.setattr(cell, name, broken)
+    with monkeypatch.context() as patch:
+        for name in ("handle_event", "redrive"):
+            patch.setattr(cell, name, broken)
         harness.send(*(event(f"e{number}", invoice_id=f"I{number}") for number in range(5)))
         letters = harness.bems("dlq", "list", role="operator")
         assert letters.code == 0
