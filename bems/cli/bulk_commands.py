@@ -272,8 +272,10 @@ def format_outcome(verb: str, outcome: CommandOutcome) -> str:
     return f"{verb} {to_one_line(outcome.invoice_id)}: {result}{alert}{missing}{reason}"
 
 
-def to_resumable_failure(fault: click.ClickException, again: str) -> click.ClickException:
-    """Return the error that ended a run early, with how to resume the run. `again`: the options to repeat it with."""
+def to_resumable_failure(fault: click.ClickException, retry_options: str) -> click.ClickException:
+    """Return the error that ended a run early, with how to resume the run. `retry_options` resume it."""
     if isinstance(fault, UserError):
         return fault
-    return Failure(f"{fault.message}; to resume, repeat it with {again}: commands that were done are not done twice")
+    return Failure(
+        f"{fault.message}; to resume, repeat it with {retry_options}: commands that were done are not done twice"
+    )

@@ -161,7 +161,7 @@ def output_file(path: str, *, is_private: bool = True, must_be_new: bool = False
     """Open a file for writing, or standard output for `-`.
 
     A regular file is written to a temporary file and renamed at the end of the block, so it is never seen incomplete.
-    A new file is readable by its owner only if `is_private`; a replaced file keeps its mode. With `must_be_new`, an
+    With `is_private`, only its owner can read a new file; a replaced file keeps its mode. With `must_be_new`, an
     existing regular file raises UserError, which suggests --force.
     """
     if path == "-":

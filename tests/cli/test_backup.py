@@ -73,7 +73,7 @@ def test_a_disk_that_fills_up_is_reported_and_nothing_is_left(folder: Path, tmp_
 def test_a_signal_stops_a_backup_and_nothing_is_left(
     folder: Path, tmp_path: Path, end: signal.Signals, code: int
 ) -> None:
-    slow = "import bems.embedded.backup as b; b.STEP = 1; from bems.cli import main; main()"
+    slow = "import bems.embedded.backup as b; b.COPY_CHUNK_BYTES = 1; from bems.cli import main; main()"
     command = [sys.executable, "-c", slow, "backup", "--store", str(folder), str(tmp_path / "copy")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         until(lambda: any(tmp_path.glob(".copy.*/cell.db")) or process.poll() is not None)

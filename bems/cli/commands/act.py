@@ -142,7 +142,9 @@ def acknowledge(client: Client, common: CommandOptions) -> None:
     run_command(client, common, "acknowledge", {})
 
 
-def run_command(client: Client, common: CommandOptions, verb: str, what: dict[str, str], meaning: str = "") -> None:
+def run_command(
+    client: Client, common: CommandOptions, verb: str, arguments: dict[str, str], meaning: str = ""
+) -> None:
     """Send the command for each invoice. `meaning` describes how its deadline was calculated."""
     invoice_ids = list(common.invoice_ids)
     for file in common.files:
@@ -151,24 +153,24 @@ def run_command(client: Client, common: CommandOptions, verb: str, what: dict[st
     if not invoice_ids and not common.files:
         raise UserError("no invoice given: name INVOICE ids, or use --from FILE")
     if len(common.invoice_ids) == 1 and not common.files and common.run is None:
-        _send_one(client, common, verb, what, meaning)
+        _send_one(client, common, verb, arguments, meaning)
         return
     if common.command_id is not None:
         raise UserError("--command-id is for one invoice; use --run to retry a run over several")
-    _send_bulk(client, common, verb, what, meaning, invoice_ids)
+    _send_bulk(client, common, verb, arguments, meaning, invoice_ids)
 
 
-def _send_one(client: Client, common: CommandOptions, verb: str, what: dict[str, str], meaning: str) -> None:
+def _send_one(client: Client, common: CommandOptions, verb: str, arguments: dict[str, str], meaning: str) -> None:
     """Send the command for one invoice and print the invoice's new state. The command id makes retries idempotent."""
     (invoice_id,) = common.invoice_ids
     command_id = common.command_id or f"cli-{secrets.token_hex(8)}"
-    body = {"verb": verb, "command_id": command_id, "invoice_id": invoice_id, "note": common.note, **what}
+    body = {"verb": verb, "command_id": command_id, "invoice_id": invoice_id, "note": common.note, **arguments}
     try:
         answer = client.request_json("POST", "/commands", OPERATORS, body=body, is_idempotent=True)
     except Failure as failure:
-        until = f" --until {what['until']}" if meaning else ""
-        again = f"it is not known whether the command was done; repeat it safely with --command-id {command_id}{until}"
-        raise Failure(f"{failure.message}; {again}") from failure
+        until = f" --until {arguments['until']}" if meaning else ""
+        hint = f"it is not known whether the command was done; repeat it safely with --command-id {command_id}{until}"
+        raise Failure(f"{failure.message}; {hint}") from failure
     accepted = decode_as(answer, Accepted)
     found = client.request_json("GET", f"/invoices/{quote_path(invoice_id)}", OPERATORS)
     invoice = decode_as(found, Invoice)
@@ -178,13 +180,13 @@ def _send_one(client: Client, common: CommandOptions, verb: str, what: dict[str,
         return
     done = "done" if accepted.status == "accepted" else "already done"
     click.echo(f"{verb} {invoice_id}: {done} (command {accepted.command_id})")
-    if "until" in what:
-        click.echo(_new_deadline(what["until"], meaning))
+    if "until" in arguments:
+        click.echo(_new_deadline(arguments["until"], meaning))
     click.echo(
         f"Status: {invoice.status}, {STATUS_MEANINGS[invoice.status]}" + (f"; {invoice.mark}" if invoice.mark else "")
     )
     if invoice.waiting is not None:
-        click.echo(_describe_wait(invoice.waiting, what.get("stage")))
+        click.echo(_describe_wait(invoice.waiting, arguments.get("stage")))
         next_alert_at = accepted.next_alert_at or invoice.waiting.next_alert_at
         click.echo(f"Next alert: {format_time(next_alert_at)} UTC")
 
@@ -198,12 +200,12 @@ def _describe_wait(wait: CurrentWait, completed: Any) -> str:
 
 
 def _send_bulk(
-    client: Client, common: CommandOptions, verb: str, what: dict[str, str], meaning: str, invoice_ids: list[str]
+    client: Client, common: CommandOptions, verb: str, arguments: dict[str, str], meaning: str, invoice_ids: list[str]
 ) -> None:
     """Send the command for several invoices and print each outcome. Exits with 1 if any command failed."""
     run = common.run or f"run-{secrets.token_hex(4)}"
-    again = f"--run {run}" + (f" --until {what['until']}" if meaning else "")
-    bulk = BulkCommand(client, run, {"verb": verb, "note": common.note, **what})
+    retry_options = f"--run {run}" + (f" --until {arguments['until']}" if meaning else "")
+    bulk = BulkCommand(client, run, {"verb": verb, "note": common.note, **arguments})
 
     def show(outcome: CommandOutcome) -> None:
         if not common.as_json and outcome.result != "not_sent":
@@ -214,13 +216,13 @@ def _send_bulk(
         raise bulk.fault
     summary = BulkSummary(Counter(outcome.result for outcome in outcomes))
     if common.as_json:
-        print_json(as_document(run, {"verb": verb, **what}, outcomes, summary))
+        print_json(as_document(run, {"verb": verb, **arguments}, outcomes, summary))
     else:
-        if "until" in what:
-            click.echo(_new_deadline(what["until"], meaning))
-        click.echo(f"{summary}\nTo retry safely, repeat the command with {again}")
+        if "until" in arguments:
+            click.echo(_new_deadline(arguments["until"], meaning))
+        click.echo(f"{summary}\nTo retry safely, repeat the command with {retry_options}")
     if bulk.fault:
-        raise to_resumable_failure(bulk.fault, again)
+        raise to_resumable_failure(bulk.fault, retry_options)
     if is_interrupted:
         raise click.Abort
     if not summary.all_succeeded:
