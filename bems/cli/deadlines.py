@@ -13,7 +13,7 @@ from bems.tracker.policy import Policy
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 DAYS_AHEAD = {"today": 0, "tomorrow": 1}
-EXAMPLES = "friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or 2026-12-24T12:00:00+01:00 are valid"
+EXAMPLES = "use friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or 2026-12-24T12:00:00+01:00"
 
 _DATE_LIKE = re.compile(r"[0-9]{4}-")
 

@@ -162,7 +162,7 @@ def test_the_resulting_deadline_is_printed(three: CliHarness) -> None:
 @pytest.mark.parametrize(
     ("until", "message"),
     [
-        ("soon", "'soon' is not a time; friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or"),
+        ("soon", "'soon' is not a time; use friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or"),
         ("+3w", '"3w" is not a duration'),
         ("+0d", "is no time at all"),
         ("2026-02-30", "'2026-02-30' is not a time"),

@@ -123,7 +123,7 @@ def test_until_takes_dates_and_times(log: Path) -> None:
     [
         (["replay", "missing.jsonl"], "missing.jsonl: No such file or directory"),
         (["replay", "."], ".: Is a directory"),
-        (["replay", "log.jsonl", "--until", "soon"], "'soon' is not a time; 2026-03-31 or"),
+        (["replay", "log.jsonl", "--until", "soon"], "'soon' is not a time; use 2026-03-31 or"),
         (["replay", "log.jsonl", "--until", "2026-03-31T10:00:00"], "is not a time"),
         (["replay", "log.jsonl", "--policy", "missing.yaml"], "missing.yaml: No such file"),
         (["replay", "log.jsonl", "--policy", "log.gz"], "log.gz: not UTF-8 text"),
