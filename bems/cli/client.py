@@ -14,7 +14,7 @@ import urllib3
 from urllib3 import exceptions as broken
 
 from bems.cli.errors import Failure, UserError
-from bems.cli.http_errors import NoResponse, describe_no_response, read_json, to_click_error, to_one_line
+from bems.cli.http_errors import NoResponse, read_json, to_click_error, to_no_response, to_one_line
 from bems.tracker.requests import Role
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ class Client:
                 assert_same_host=False,
             )
         except (broken.HTTPError, OSError, ValueError) as error:
-            raise describe_no_response(self.url, error, is_local=self._is_local) from error
+            raise to_no_response(self.url, error, is_local=self._is_local) from error
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Reply(response.status, headers, response.data)
 

@@ -25,8 +25,8 @@ class NoResponse(Failure):
         self.connection_lost, self.retryable = connection_lost, retryable
 
 
-def describe_no_response(url: str, error: Exception, *, is_local: bool) -> NoResponse:
-    """Return why no response arrived. `is_local`: the cell runs on this machine."""
+def to_no_response(url: str, error: Exception, *, is_local: bool) -> NoResponse:
+    """Return the error for a request without a response. `is_local`: the cell runs on this machine."""
     cause = error.__cause__ or (error.args[-1] if error.args else None)
     connection_lost, retryable = False, True
     match error:
