@@ -1,4 +1,4 @@
-"""The command line `bems`: the composition root, which may import every package."""
+"""The command line `bems`: the composition root, which assembles all packages."""
 
 import signal
 import sys
@@ -8,7 +8,7 @@ from types import FrameType
 import click
 
 from bems import __version__
-from bems.cli.checked_commands import CheckedGroup, SeveralMistakes
+from bems.cli.checked_commands import CheckedGroup, UsageErrors
 from bems.cli.commands.act import act
 from bems.cli.commands.alerts import alerts, deliveries
 from bems.cli.commands.backup import backup
@@ -25,7 +25,7 @@ from bems.cli.commands.restore import restore
 from bems.cli.commands.send import send
 from bems.cli.commands.stuck import stuck
 from bems.cli.commands.up import up
-from bems.cli.http_errors import one_line
+from bems.cli.http_errors import to_one_line
 
 
 @click.group(cls=CheckedGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,13 +57,13 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line. What goes wrong is told in one line: exit code 2 for a user's mistake, 1 for a failure."""
+    """Run the command line. Print each error in one line; exit with 2 for a user's mistake and with 1 for a failure."""
     signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
-        # What a terminal of another encoding has no character for is shown as a question mark.
+        # A character that the terminal's encoding lacks is printed as a question mark.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    # The exit is outside of what handles errors, whose frames would keep databases open until the very end.
+    # Exit outside the error handlers: their frames would keep databases open until the interpreter ends.
     sys.exit(_run())
 
 
@@ -73,12 +73,12 @@ def _run() -> int:
     except click.exceptions.NoArgsIsHelpError as help:
         click.echo(help.format_message(), err=True)
         return 2
-    except SeveralMistakes as mistakes:
-        for mistake in mistakes.several:
-            _tell(mistake)
+    except UsageErrors as mistakes:
+        for mistake in mistakes.errors:
+            _print_usage_error(mistake)
         return mistakes.exit_code
     except click.UsageError as mistake:
-        _tell(mistake)
+        _print_usage_error(mistake)
         return mistake.exit_code
     except click.ClickException as mistake:
         click.echo(f"bems: {mistake.format_message()}", err=True)
@@ -87,30 +87,30 @@ def _run() -> int:
         click.echo("bems: interrupted", err=True)
         return 130
     except UnicodeEncodeError as fault:
-        # What Python makes of a byte that is not UTF-8; any other text can be sent.
+        # Python decodes a byte that is not UTF-8 to a lone surrogate; every other text can be encoded.
         if not "\ud800" <= fault.object[fault.start] <= "\udfff":
             raise
-        click.echo(f"bems: {one_line(fault.object)!r} is not UTF-8 text", err=True)
+        click.echo(f"bems: {to_one_line(fault.object)!r} is not UTF-8 text", err=True)
         return 2
     except OSError as fault:
         click.echo(f"bems: {fault.filename or 'output'}: {fault.strerror}", err=True)
-        _forget_output()
+        _discard_output()
         return 1
     return code if isinstance(code, int) else 0
 
 
-def _tell(mistake: click.UsageError) -> None:
-    """In one line; click lists choices on lines of their own."""
+def _print_usage_error(mistake: click.UsageError) -> None:
+    """Print the error in one line; click puts each choice of an option on its own line."""
     click.echo(f"bems: {' '.join(mistake.format_message().split())}", err=True)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    """End as Python ends, so that what was begun is cleaned up."""
+    """Exit through SystemExit, so that context managers clean up."""
     sys.exit(143)
 
 
-def _forget_output() -> None:
-    """What cannot be written now would only fail again at exit."""
+def _discard_output() -> None:
+    """Close standard output, because flushing it at exit would fail again."""
     try:
         sys.stdout.close()
     except OSError:

@@ -1,6 +1,6 @@
-"""Parcels: events of one stage that go to a cell in one request, and what its answer says of each.
+"""Batches of events of one stage, sent to a cell in one request, and the results in the response.
 
-Whatever is sent may be sent again: a cell knows an event that it has by its id.
+Sending is idempotent: a cell recognizes an event by its id.
 """
 
 import time
@@ -20,15 +20,18 @@ from bems.tracker.responses import BatchResults, Error, EventAccepted, EventResu
 Disposition = Literal["accepted", "duplicate", "conflict", "refused", "undelivered"]
 
 MAX_EVENTS_BYTES = MAX_BATCH_BYTES - 1024
-"""Bytes of events in one request."""
+"""Maximum size of the events in one request; the rest of MAX_BATCH_BYTES is for the JSON around them."""
 
 _RESULTS = msgspec.json.Decoder(BatchResults)
 _ACCEPTANCE = msgspec.json.Decoder(EventAccepted)
 
 
 class LineResult(NamedTuple):
-    """What became of the event in a line. `errors` have pointers into the event; `seconds` is the time from the request
-    to the answer that told it, 0 where none did."""
+    """The disposition of the event in a line of the log.
+
+    The pointers of `errors` are relative to the event. `seconds` is the latency of the request that decided, 0 if none
+    did.
+    """
 
     line: int
     disposition: Disposition
@@ -37,28 +40,28 @@ class LineResult(NamedTuple):
     seconds: float = 0.0
 
 
-class Item(NamedTuple):
-    """An event as it is sent, and its line."""
+class BatchItem(NamedTuple):
+    """An event as JSON, and the number of its line."""
 
     line: int
     event: bytes
 
 
 class Batch:
-    """Events of one stage that go together. `opened` is when the first was put in, on the monotonic clock."""
+    """Events of one stage for one request. `opened_at` is the monotonic time of its creation, in seconds."""
 
-    def __init__(self, stage: Stage, items: Sequence[Item] = ()) -> None:
+    def __init__(self, stage: Stage, items: Sequence[BatchItem] = ()) -> None:
         self.stage = stage
         self.items = list(items)
-        self.opened = time.monotonic()
+        self.opened_at = time.monotonic()
         self.size = 0
 
-    def put(self, item: Item) -> None:
+    def add(self, item: BatchItem) -> None:
         self.items.append(item)
         self.size += len(item.event) + 1
 
     def fits(self, event: bytes) -> bool:
-        """Whether there is room for it."""
+        """Return whether the event fits into the batch. An empty batch takes an event of any size."""
         return not self.items or self.size + len(event) < MAX_EVENTS_BYTES
 
     def split(self) -> list["Batch"]:
@@ -67,105 +70,106 @@ class Batch:
 
 
 class BatchResponse(NamedTuple):
-    """What an answer says.
+    """The response to a batch.
 
-    `told`     of events whose fate is known.
-    `again`    those to be sent once more, `pause` seconds later at the earliest; `trouble` says why, unless it is only
-               that the cell wants them more slowly.
-    `split`    the parcel was refused as a whole: its halves may not be. `size`: because it holds too many.
-    `fault`    nothing can be sent like this.
+    `results`              dispositions of the decided events.
+    `retry`                events to send again, `retry_after_seconds` later at the earliest. `retry_reason` says why;
+                           it is None if the cell only asks to slow down.
+    `must_split`           the whole batch was refused, but its halves may be accepted. `is_too_large`: because of its
+                           size.
+    `fault`                the error, if no batch can be sent.
     """
 
     results: Sequence[LineResult] = ()
-    retry: Sequence[Item] = ()
+    retry: Sequence[BatchItem] = ()
     retry_after_seconds: float = 0.0
     retry_reason: str | None = None
-    split: bool = False
-    size: bool = False
+    must_split: bool = False
+    is_too_large: bool = False
     fault: click.ClickException | None = None
 
 
-def post(client: Client, parcel: Batch) -> BatchResponse:
-    """Send the parcel, once."""
-    path = f"/invoices/{parcel.stage}"
-    single = len(parcel.items) == 1
-    begun = time.perf_counter()
+def post_batch(client: Client, batch: Batch) -> BatchResponse:
+    """Send the batch once."""
+    path = f"/invoices/{batch.stage}"
+    single = len(batch.items) == 1
+    started_at = time.perf_counter()
     try:
         if single:
-            reply = client.request("POST", path, parcel.items[0].event)
+            reply = client.request("POST", path, batch.items[0].event)
         else:
-            events = b",".join([item.event for item in parcel.items])
+            events = b",".join([item.event for item in batch.items])
             reply = client.request("POST", path + "/batch", b'{"events":[' + events + b"]}")
     except NoResponse as fault:
         return (
-            BatchResponse(retry=parcel.items, retry_reason=fault.message)
+            BatchResponse(retry=batch.items, retry_reason=fault.message)
             if fault.retryable
             else BatchResponse(fault=fault)
         )
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started_at
     if reply.status == 207 and not single:
-        return _read_results(client, parcel, reply, seconds)
+        return _read_results(client, batch, reply, seconds)
     if single and reply.status in (202, 409):
-        return _read_single(client, parcel.items[0], reply, seconds)
+        return _read_single(client, batch.items[0], reply, seconds)
     if reply.status in (400, 413):
-        return _read_refusal(client, parcel, reply, seconds)
+        return _read_refusal(client, batch, reply, seconds)
     if reply.status in (408, 429) or reply.status >= 500:
-        trouble = None if reply.status == 429 else client.error_of(reply, SENDERS).message
-        return BatchResponse(retry=parcel.items, retry_after_seconds=reply.retry_after, retry_reason=trouble)
-    return BatchResponse(fault=client.error_of(reply, SENDERS))
+        reason = None if reply.status == 429 else client.to_error(reply, SENDERS).message
+        return BatchResponse(retry=batch.items, retry_after_seconds=reply.retry_after, retry_reason=reason)
+    return BatchResponse(fault=client.to_error(reply, SENDERS))
 
 
-def _read_results(client: Client, parcel: Batch, reply: Reply, seconds: float) -> BatchResponse:
+def _read_results(client: Client, batch: Batch, reply: Reply, seconds: float) -> BatchResponse:
     read = read_json(reply.body, _RESULTS)
-    if read is None or len(read.results) != len(parcel.items):
-        return BatchResponse(fault=client.error_of(reply, SENDERS))
-    told, again = [], []
-    for item, result in zip(parcel.items, read.results, strict=True):
+    if read is None or len(read.results) != len(batch.items):
+        return BatchResponse(fault=client.to_error(reply, SENDERS))
+    results, retry = [], []
+    for item, result in zip(batch.items, read.results, strict=True):
         if result.status == "unavailable":
-            again.append(item)
+            retry.append(item)
         else:
-            told.append(LineResult(item.line, result.status, result.event_id, _errors(result), seconds))
-    trouble = f"{client.url}: it cannot take everything now" if again else None
-    return BatchResponse(told, again, reply.retry_after, trouble)
+            results.append(LineResult(item.line, result.status, result.event_id, _errors(result), seconds))
+    reason = f"{client.url}: the cell cannot accept every event now" if retry else None
+    return BatchResponse(results, retry, reply.retry_after, reason)
 
 
-def _read_single(client: Client, item: Item, reply: Reply, seconds: float) -> BatchResponse:
+def _read_single(client: Client, item: BatchItem, reply: Reply, seconds: float) -> BatchResponse:
     if reply.status == 409:
         errors = _errors(read_problem(reply.body) or ProblemDetails())
         return BatchResponse([LineResult(item.line, "conflict", event_id(item.event), errors, seconds)])
     acceptance = read_json(reply.body, _ACCEPTANCE)
     if acceptance is None:
-        return BatchResponse(fault=client.error_of(reply, SENDERS))
+        return BatchResponse(fault=client.to_error(reply, SENDERS))
     return BatchResponse([LineResult(item.line, acceptance.status, acceptance.event_id, (), seconds)])
 
 
-def _read_refusal(client: Client, parcel: Batch, reply: Reply, seconds: float) -> BatchResponse:
-    said = read_problem(reply.body)
-    if said is None:
+def _read_refusal(client: Client, batch: Batch, reply: Reply, seconds: float) -> BatchResponse:
+    problem = read_problem(reply.body)
+    if problem is None:
         if reply.status == 400:
-            return BatchResponse(fault=client.error_of(reply, SENDERS))
-        # Whatever stands before the cell may think it too large, and need not speak JSON.
-        said = ProblemDetails(detail="it is too large")
-    if len(parcel.items) > 1:
-        # API Gateway refuses a batch for one event in it, and does not say for which; our own cells do.
-        return BatchResponse(split=True, size=bool(said.detail) and not said.errors)
-    item = parcel.items[0]
-    return BatchResponse([LineResult(item.line, "refused", event_id(item.event), _errors(said), seconds)])
+            return BatchResponse(fault=client.to_error(reply, SENDERS))
+        # A proxy in front of the cell answers 413 without JSON.
+        problem = ProblemDetails(detail="it is too large")
+    if len(batch.items) > 1:
+        # API Gateway refuses a whole batch for one event without naming it; an embedded cell names it.
+        return BatchResponse(must_split=True, is_too_large=bool(problem.detail) and not problem.errors)
+    item = batch.items[0]
+    return BatchResponse([LineResult(item.line, "refused", event_id(item.event), _errors(problem), seconds)])
 
 
-def _errors(said: EventResult | ProblemDetails) -> Sequence[Error]:
-    detail = said.detail or (said.message if isinstance(said, ProblemDetails) else None)
-    return said.errors or ([Error("", detail)] if detail else ())
+def _errors(result: EventResult | ProblemDetails) -> Sequence[Error]:
+    detail = result.detail or (result.message if isinstance(result, ProblemDetails) else None)
+    return result.errors or ([Error("", detail)] if detail else ())
 
 
-class _Named(msgspec.Struct):
+class _Identified(msgspec.Struct):
     event_id: str | None = None
 
 
-_NAMED = msgspec.json.Decoder(_Named)
+_IDENTIFIED = msgspec.json.Decoder(_Identified)
 
 
 def event_id(event: bytes) -> str | None:
-    """What its sender called it, if that can be read."""
-    named = read_json(event, _NAMED)
-    return named.event_id if named else None
+    """Return the event's id; None if it cannot be read."""
+    identified = read_json(event, _IDENTIFIED)
+    return identified.event_id if identified else None

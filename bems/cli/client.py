@@ -1,4 +1,4 @@
-"""The client: HTTP with one cell, wherever it runs, and what is told where that fails."""
+"""HTTP client of one cell, embedded or on AWS."""
 
 import time
 from collections.abc import Mapping
@@ -14,33 +14,33 @@ from urllib3 import exceptions as broken
 
 from bems import __version__
 from bems.cli.errors import Failure, UserError
-from bems.cli.http_errors import NoResponse, no_answer, one_line, read_json, to_click_error
+from bems.cli.http_errors import NoResponse, read_json, to_click_error, to_no_response, to_one_line
 from bems.tracker.requests import Role
 
 T = TypeVar("T")
 
-CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 60.0
+CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 60.0
 POOL_SIZE = 64
-"""Connections that are kept open for further requests: as many as are ever under way at once."""
+"""Maximum number of connections kept open for reuse, which is also the maximum number of concurrent requests."""
 
-PAGE = 500
-"""The most that the API gives at once."""
+MAX_PAGE_ITEMS = 500
+"""Maximum number of items in a page of the API."""
 
-PAUSES = (0.3, 1.0, 3.0)
-"""Seconds before a request that may be repeated is sent once more."""
+RETRY_PAUSES_SECONDS = (0.3, 1.0, 3.0)
+"""Seconds to wait before each retry of an idempotent request."""
 
-SEND_AGAIN = frozenset((429, 502, 503, 504))
-"""Statuses of answers after which the same request may have another: the cell's own, and those of a proxy before it."""
+RETRYABLE_STATUSES = frozenset((429, 502, 503, 504))
+"""Response statuses after which a retry may succeed: the cell's own, and those of a proxy in front of it."""
 
-LONGEST_WAIT_SECONDS = 5.0
-"""Whoever is to come again later than this is told so, and decides."""
+MAX_RETRY_AFTER_SECONDS = 5.0
+"""Maximum Retry-After to wait for; a longer one is reported as an error, so that the user decides."""
 
 _ANYTHING = msgspec.json.Decoder()
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 class Reply(NamedTuple):
-    """What came back; header names in lower case."""
+    """A response; its header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -48,13 +48,13 @@ class Reply(NamedTuple):
 
     @property
     def retry_after(self) -> float:
-        """Seconds to wait; 0 where nothing that counts them was said."""
+        """Seconds of the Retry-After header; 0 if it is missing or a date (RFC 9110 section 10.2.3)."""
         text = self.headers.get("retry-after", "")
         return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else 0.0
 
 
 class ListResult(NamedTuple):
-    """The beginning of a list, and whether there is more of it."""
+    """The first items of a list, and whether there are more."""
 
     items: list[Any]
     more: bool
@@ -66,15 +66,16 @@ class _Page(msgspec.Struct):
 
 
 class Client:
-    """Speaks with the cell at `url`, which may have a path before those of the API. For as many threads as ask: each
-    request under way has its connection. Its errors are click's: Mistake where the user can mend it, else Failure."""
+    """A client of the cell at `url`, which may have a path prefix. Thread-safe: concurrent requests use separate
+    connections. Raises UserError if the user can fix the error, else Failure.
+    """
 
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
         address = _parse(self.url)
         key = key and key.strip()
         if key and not (key.isascii() and key.isprintable()):
-            raise UserError("the key has characters that no key has: was it copied as a whole, and nothing else?")
+            raise UserError("the key has invalid characters: copy the whole key and nothing else")
         self._has_key = bool(key)
         self._headers = {
             "accept": "application/json",
@@ -82,33 +83,33 @@ class Client:
             "user-agent": f"bems/{__version__}",
             **({"x-api-key": key} if key else {}),
         }
-        self._here = address.host in _LOOPBACK
-        proxy = None if self._here else _proxy(address.scheme or "http", address.host or "")
+        self._is_local = address.host in _LOOPBACK
+        proxy = None if self._is_local else _proxy(address.scheme or "http", address.host or "")
         settings: dict[str, Any] = {
             "maxsize": POOL_SIZE,
-            "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
+            "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS),
         }
         try:
             manager = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
-            # The pool itself: the manager would take `..` in an invoice's id for a path to be shortened.
+            # Use the pool directly: the manager would normalize `..` in an invoice id as a path.
             self._pool = manager.connection_from_host(address.host, address.port, address.scheme or "http")
         except broken.HTTPError:
-            # It is not shown: it may have a password.
-            told = f"the proxy of this machine, such as {address.scheme}_proxy in the environment, cannot be used"
-            raise UserError(f"{told}: http://host:port would be right") from None
+            # Do not print the proxy's URL: it may contain a password.
+            message = f"the proxy of this machine, such as {address.scheme}_proxy in the environment, cannot be used"
+            raise UserError(f"{message}: use http://host:port") from None
         through = proxy is not None and address.scheme == "http"
-        self._before = self.url if through else (address.path or "").rstrip("/")
+        self._path_prefix = self.url if through else (address.path or "").rstrip("/")
 
     def close(self) -> None:
-        """Give up the connections. Twice is harmless."""
+        """Close the connections. Idempotent."""
         self._pool.close()
 
     def request(self, method: str, path: str, body: bytes | None = None) -> Reply:
-        """One request, and its answer whatever it says. Raises NoAnswer."""
+        """Send one request and return its response, whatever its status. Raises NoResponse."""
         try:
             response = self._pool.urlopen(
                 method,
-                self._before + path,
+                self._path_prefix + path,
                 body=body,
                 headers=self._headers,
                 retries=False,
@@ -116,7 +117,7 @@ class Client:
                 assert_same_host=False,
             )
         except (broken.HTTPError, OSError, ValueError) as error:
-            raise no_answer(self.url, error, here=self._here) from error
+            raise to_no_response(self.url, error, is_local=self._is_local) from error
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Reply(response.status, headers, response.data)
 
@@ -124,91 +125,94 @@ class Client:
         self,
         method: str,
         path: str,
-        may: AbstractSet[Role],
+        roles: AbstractSet[Role],
         *,
         query: Mapping[str, object] | None = None,
         body: object = None,
-        repeat: bool = False,
+        is_idempotent: bool = False,
     ) -> Any:
-        """The JSON of a good answer. `may`: the roles that may ask. `repeat`: it is harmless to ask again, so that is
-        done a few times where the cell cannot be reached, or says that it cannot answer now; a question is asked again
-        once."""
+        """Send a request and return the JSON of a successful response.
+
+        `roles` are those whose keys may send it. An idempotent request is retried when the cell cannot be reached or
+        answers with a retryable status. Any other GET is retried once, if the connection is lost or the status is
+        retryable.
+        """
         if query:
             path += "?" + urlencode(
                 {name: value for name, value in query.items() if value is not None}, quote_via=quote
             )
         sent = None if body is None else msgspec.json.encode(body)
-        pauses = PAUSES if repeat else (0.0,) if method == "GET" else ()
+        pauses = RETRY_PAUSES_SECONDS if is_idempotent else (0.0,) if method == "GET" else ()
         for pause in pauses:
             try:
                 reply = self.request(method, path, sent)
             except NoResponse as fault:
-                if not (fault.retryable if repeat else fault.connection_lost):
+                if not (fault.retryable if is_idempotent else fault.connection_lost):
                     raise
                 time.sleep(pause)
                 continue
-            if reply.status not in SEND_AGAIN or reply.retry_after > LONGEST_WAIT_SECONDS:
-                return self.read(reply, may)
-            time.sleep(max(pause, reply.retry_after or PAUSES[0]))
-        return self.read(self.request(method, path, sent), may)
+            if reply.status not in RETRYABLE_STATUSES or reply.retry_after > MAX_RETRY_AFTER_SECONDS:
+                return self.decode(reply, roles)
+            time.sleep(max(pause, reply.retry_after or RETRY_PAUSES_SECONDS[0]))
+        return self.decode(self.request(method, path, sent), roles)
 
     def list(
-        self, path: str, may: AbstractSet[Role], query: Mapping[str, object], limit: int, cursor: str | None = None
+        self, path: str, roles: AbstractSet[Role], query: Mapping[str, object], limit: int, cursor: str | None = None
     ) -> ListResult:
-        """The first `limit` of a list, or behind a cursor of it, by as many requests as it takes."""
+        """Return at most `limit` items of a list, from its start or after `cursor`, read page by page."""
         items: list[Any] = []
         while True:
-            # One more than wanted tells whether there is more.
-            wanted = min(limit + 1 - len(items), PAGE)
+            # One more item than the limit shows whether there are more.
+            wanted = min(limit + 1 - len(items), MAX_PAGE_ITEMS)
             page = decode_as(
-                self.request_json("GET", path, may, query={**query, "limit": wanted, "cursor": cursor}), _Page
+                self.request_json("GET", path, roles, query={**query, "limit": wanted, "cursor": cursor}), _Page
             )
             items += page.items
             cursor = page.next_cursor
             if cursor is None or len(items) > limit:
                 return ListResult(items[:limit], len(items) > limit)
 
-    def read(self, reply: Reply, may: AbstractSet[Role]) -> Any:
-        """The JSON of a good answer; raises what is wrong with any other."""
+    def decode(self, reply: Reply, roles: AbstractSet[Role]) -> Any:
+        """Return the JSON of a successful response; raise the error of any other."""
         if 200 <= reply.status < 300:
             content = read_json(reply.body, _ANYTHING)
             if content is not None:
                 return content
-        raise self.error_of(reply, may)
+        raise self.to_error(reply, roles)
 
-    def error_of(self, reply: Reply, may: AbstractSet[Role]) -> click.ClickException:
-        """What to tell of an answer that is not what was asked for, in one line."""
-        return to_click_error(self.url, reply.status, reply.headers, reply.body, may, has_key=self._has_key)
+    def to_error(self, reply: Reply, roles: AbstractSet[Role]) -> click.ClickException:
+        """Return the error for an unexpected response."""
+        return to_click_error(self.url, reply.status, reply.headers, reply.body, roles, has_key=self._has_key)
 
 
 def decode_as(answer: Any, expected: type[T]) -> T:
-    """The answer as what it should be. Failure: a cell would not answer so."""
+    """Return the answer converted to the expected type. Raises Failure if it is not a cell's answer."""
     try:
         return msgspec.convert(answer, expected)
     except msgspec.ValidationError as error:
-        raise Failure(f"the answer is not a cell's, or one of another version: {one_line(str(error))}") from error
+        raise Failure(f"the response is not from a cell, or from another version: {to_one_line(str(error))}") from error
 
 
 def quote_path(id: str) -> str:
-    """The id as a part of a path."""
+    """Return the id escaped as one segment of a path."""
     return quote(id, safe="")
 
 
 def _parse(url: str) -> urllib3.util.Url:
-    like = "http://127.0.0.1:8080 or https://host/stage would be right"
+    like = "use http://127.0.0.1:8080 or https://host/stage"
     try:
         address = urllib3.util.parse_url(url)
     except broken.LocationParseError:
-        raise UserError(f"{one_line(url)!r} is not an address: {like}") from None
+        raise UserError(f"{to_one_line(url)!r} is not a URL: {like}") from None
     if address.scheme not in ("http", "https") or not address.host:
-        raise UserError(f"{one_line(url)!r} is not an address with http:// or https://: {like}")
+        raise UserError(f"{to_one_line(url)!r} is not a URL with http:// or https://: {like}")
     if address.auth or address.query is not None or address.fragment is not None:
-        raise UserError(f"the address has more than a host and a path: {like}")
+        raise UserError(f"the URL may have only a host and a path: {like}")
     return address
 
 
 def _proxy(scheme: str, host: str) -> str | None:
-    """The proxy that this machine is set up with."""
+    """Return the URL of the proxy configured on this machine for the host; None without one."""
     if proxy_bypass(host):
         return None
     proxy = getproxies().get(scheme)

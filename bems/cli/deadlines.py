@@ -1,4 +1,4 @@
-"""Times to come, as people say them: `friday`, `+3d`, `+3bd`, a date, or an RFC 3339 time."""
+"""Deadlines as users write them: `friday`, `+3d`, `+3bd`, a date, or an RFC 3339 time."""
 
 import re
 from datetime import date, datetime, time, timedelta
@@ -6,27 +6,27 @@ from typing import Any, NamedTuple
 
 import click
 
-from bems.cli.files import WhenParam, load_policy
+from bems.cli.files import TimeParam, load_policy
 from bems.tracker.durations import Duration, parse_duration
 from bems.tracker.instants import LATEST, Instant, from_datetime, to_datetime
 from bems.tracker.policy import Policy
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 DAYS_AHEAD = {"today": 0, "tomorrow": 1}
-EXAMPLES = "friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or 2026-12-24T12:00:00+01:00 would be right"
+EXAMPLES = "use friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or 2026-12-24T12:00:00+01:00"
 
 _DATE_LIKE = re.compile(r"[0-9]{4}-")
 
-Until = Instant | date | Duration | str
-"""An instant; the end of a day; so long after now; or a weekday, today or tomorrow, in lower case and written out."""
+DeadlineInput = Instant | date | Duration | str
+"""An instant; a date, which means its end; a duration from now; or a lower-case `today`, `tomorrow` or full weekday."""
 
 
-class UntilParam(click.ParamType[Until]):
-    """A time to come."""
+class DeadlineParam(click.ParamType[DeadlineInput]):
+    """Option type of a deadline in the future."""
 
     name = "time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Until:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> DeadlineInput:
         if not isinstance(value, str):
             return value  # type: ignore[no-any-return]
         word = value.strip().lower()
@@ -41,50 +41,53 @@ class UntilParam(click.ParamType[Until]):
                 self.fail(f"{value!r}: {wrong}", param, ctx)
         if not _DATE_LIKE.match(word):
             self.fail(f"{value!r} is not a time; {EXAMPLES}", param, ctx)
-        return WhenParam().convert(value, param, ctx)
+        return TimeParam().convert(value, param, ctx)
 
 
-class Resolved(NamedTuple):
-    """The instant that is meant, and how it was found, in words."""
+class ResolvedDeadline(NamedTuple):
+    """An instant and a description of how it was calculated, empty for an exact time."""
 
     instant: Instant
     meaning: str
 
 
-def is_relative(until: Until) -> bool:
-    """Whether one has to know what time it is."""
+def is_relative(until: DeadlineInput) -> bool:
+    """Return whether the deadline depends on the current time."""
     return isinstance(until, str | Duration)
 
 
-def resolve(until: Until, now: Instant, policy: Policy | None) -> Resolved:
-    """What is meant at `now`. Days end in the time zone of the policy, or without one in that of this machine.
-    Business days are those of the policy, or without one of the built-in policy."""
+def resolve_deadline(until: DeadlineInput, now: Instant, policy: Policy | None) -> ResolvedDeadline:
+    """Return the instant that the input means at `now`.
+
+    A day ends in the time zone of `policy`, or of this machine if `policy` is None. Business days are those of
+    `policy`, or of the built-in policy if it is None.
+    """
     if isinstance(until, Duration):
         if not until.business_days:
-            return Resolved(min(now + until.microseconds, LATEST), f"{until} from now")
+            return ResolvedDeadline(min(now + until.microseconds, LATEST), f"{until} from now")
         whose = "the policy's" if policy else "the built-in policy's"
         calendar = (policy or load_policy(None)).calendar
         meaning = f"{until} from now by {whose} calendar in {calendar.timezone}"
-        return Resolved(
-            calendar.add(now, until.business_days), meaning + ("" if policy else "; --policy FILE takes another")
+        return ResolvedDeadline(
+            calendar.add(now, until.business_days), meaning + ("" if policy else "; choose another with --policy FILE")
         )
     if isinstance(until, str):
         today = to_datetime(now).astimezone().date() if policy is None else policy.calendar.local_date(now)
         until = today + timedelta(days=_days_ahead(until, today))
     if not isinstance(until, date):
-        return Resolved(until, "")
+        return ResolvedDeadline(until, "")
     meaning = f"the end of {until:%A} {until}"
     if policy is not None:
-        return Resolved(
+        return ResolvedDeadline(
             policy.calendar.subtract(until + timedelta(days=1), 0), f"{meaning} in {policy.calendar.timezone}"
         )
     end = datetime.combine(until + timedelta(days=1), time()).astimezone()
     offset = end.strftime("%z")
-    return Resolved(from_datetime(end), f"{meaning} where this machine is, UTC{offset[:3]}:{offset[3:5]}")
+    return ResolvedDeadline(from_datetime(end), f"{meaning} in this machine's time zone, UTC{offset[:3]}:{offset[3:5]}")
 
 
 def _days_ahead(name: str, today: date) -> int:
-    """To the next day of that name; on a Friday, `friday` is the one a week later."""
+    """Return the days to the next day of that name, at least 1 for a weekday: on a Friday, `friday` is a week later."""
     if name in DAYS_AHEAD:
         return DAYS_AHEAD[name]
     return (WEEKDAYS.index(name) - today.weekday() - 1) % 7 + 1

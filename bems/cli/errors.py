@@ -1,4 +1,4 @@
-"""What goes wrong, as the command line tells it: one line, and an exit code."""
+"""Errors of the command line: a one-line message and an exit code."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,19 +14,19 @@ T = TypeVar("T")
 
 
 class UserError(click.ClickException):
-    """The user's: a file that is not there, a value that cannot be."""
+    """A user's mistake, such as a missing file or an invalid value."""
 
     exit_code = 2
 
 
 class Failure(click.ClickException):
-    """Not the user's: a full disk, a process that was killed."""
+    """A failure that is not the user's mistake, such as a full disk or a killed process."""
 
     exit_code = 1
 
 
-class Mistakes:
-    """Collects what is wrong with what a user gave, so that all of it is told at once, at the end of the block."""
+class ErrorCollector:
+    """Context manager that collects UserErrors and raises all of them as one at the end of the block."""
 
     def __init__(self) -> None:
         self._messages: list[str] = []
@@ -41,8 +41,8 @@ class Mistakes:
     def add(self, message: str) -> None:
         self._messages.append(message)
 
-    def of(self, read: Callable[[A], T], given: A) -> T | None:
-        """What `read` makes of what was given; None if that is a mistake, which the end of the block tells."""
+    def attempt(self, read: Callable[[A], T], given: A) -> T | None:
+        """Return `read(given)`; collect a UserError and return None."""
         try:
             return read(given)
         except UserError as mistake:
@@ -52,7 +52,7 @@ class Mistakes:
 
 @contextmanager
 def translate_store_errors() -> Iterator[None]:
-    """What is wrong with a store is a failure."""
+    """Raise the errors of a store as Failure."""
     try:
         yield
     except (StoreUnusable, StoreFailed) as wrong:

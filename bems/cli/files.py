@@ -1,4 +1,4 @@
-"""Files as the commands take them: logs, plain or gzipped, policies, times, and what they write."""
+"""Files and times that commands take as arguments, and the files that they write."""
 
 import gzip
 import io
@@ -17,7 +17,7 @@ import msgspec
 
 from bems.calendars import check_country, expand
 from bems.cli.errors import UserError
-from bems.cli.input_diagnosis import AS_LINES, what_file
+from bems.cli.input_diagnosis import EXPECTED_LOG_FORMAT, diagnose_file
 from bems.embedded.storage.policy_history import DEFAULT_SOURCE
 from bems.tracker.config import ConfigError, read_policy
 from bems.tracker.instants import EARLIEST, LATEST, Instant, from_datetime, without_leap_second
@@ -26,52 +26,54 @@ from bems.tracker.policy import Policy, PolicySpec
 from bems.tracker.responses import Error
 
 HEAD_BYTES = 4096
-"""So many from a file's beginning show what kind of file it is."""
+"""Number of bytes at the start of a file that are used to recognize its kind."""
 
 
 class LogFile:
-    """The lines of an event log, plain or gzipped, and how far they have been read. Mistake for a file of another kind;
-    `INSTEAD` says what to write in its place."""
+    """The lines of an event log, plain or gzipped, and the reading position.
 
-    INSTEAD = AS_LINES
+    Raises UserError for a file of another kind; `EXPECTED_FORMAT` tells the user what to write instead.
+    """
+
+    EXPECTED_FORMAT = EXPECTED_LOG_FORMAT
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._raw = _open(path)
         head = io.BufferedReader(self._raw, 1 << 16)  # type: ignore[type-var]
-        with self._told():
+        with self._translate_errors():
             lines: Any = gzip.GzipFile(fileobj=head) if head.peek(2)[:2] == b"\x1f\x8b" else head
-            # In a buffer, because what is looked at must still be there to be read.
+            # Buffered, so that the beginning can be inspected and still be read.
             self._lines: Any = io.BufferedReader(lines, 1 << 16) if lines is not head else head
-            what = what_file(self._lines.peek(HEAD_BYTES)[:HEAD_BYTES], self.INSTEAD)
-        if what is not None:
+            problem = diagnose_file(self._lines.peek(HEAD_BYTES)[:HEAD_BYTES], self.EXPECTED_FORMAT)
+        if problem is not None:
             self._raw.close()
-            raise UserError(f"{path}: {what}")
+            raise UserError(f"{path}: {problem}")
         self.size: int | None = None if path == "-" else os.fstat(self._raw.fileno()).st_size or None
 
     def __iter__(self) -> Iterator[bytes]:
-        """Each line; of one that is too long for an event only the beginning, which the gate refuses by its length."""
+        """Yield each line. A line too long for an event is cut, to a length that the gate still refuses."""
         limit = MAX_LINE_BYTES + 1
-        with self._told():
+        with self._translate_errors():
             while line := self._lines.readline(limit):
                 yield line
                 while len(line) == limit and not line.endswith(b"\n"):
                     line = self._lines.readline(limit)
 
     def close(self) -> None:
-        """Close the file. Harmless where that is done already."""
+        """Close the file. Idempotent."""
         self._raw.close()
 
     def position(self) -> int:
-        """Bytes of the file that have been read, compressed ones where it is compressed."""
+        """Return the number of bytes read from the file, compressed bytes if it is compressed."""
         return self._raw.tell() if self.size else 0
 
     def is_file(self, path: str) -> bool:
-        """Whether this log is read from the file of that name."""
+        """Return whether this log is read from the file at `path`."""
         return self.path != "-" and os.path.exists(path) and os.path.samefile(self.path, path)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
@@ -92,7 +94,7 @@ def _open(path: str) -> IO[bytes]:
 
 
 def load_policy(path: str | None) -> Policy:
-    """The policy of a file, or the default one (None or `default`), its calendar expanded."""
+    """Return a file's policy, or the built-in one for None or `default`, with its calendar expanded."""
     if path is None or path == DEFAULT_SOURCE:
         return expand(PolicySpec())
     text = read_text(path)
@@ -105,7 +107,7 @@ def load_policy(path: str | None) -> Policy:
 
 
 def read_text(path: str) -> str:
-    """The text of a file that a person wrote."""
+    """Return the text of a file in UTF-8."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as fault:
@@ -114,15 +116,18 @@ def read_text(path: str) -> str:
         raise UserError(f"{path}: not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
 
 
-def folder_of(path: str) -> Path:
-    """The folder of that name, there or not. Mistake for no name at all, which would be the present folder."""
+def parse_folder(path: str) -> Path:
+    """Return the folder at `path`, which need not exist.
+
+    Raises UserError for an empty path, which would mean the current folder, and for one with a NUL.
+    """
     if not path or "\0" in path:
-        raise UserError(f"{path!r} is no name of a folder")
+        raise UserError(f"{path!r} is not a folder name")
     return Path(path)
 
 
-class WhenParam(click.ParamType[Instant | date]):
-    """An RFC 3339 time, or a date."""
+class TimeParam(click.ParamType[Instant | date]):
+    """Option type of an RFC 3339 time or a date."""
 
     name = "time"
 
@@ -139,57 +144,58 @@ class WhenParam(click.ParamType[Instant | date]):
             if moment.tzinfo is None:
                 raise ValueError
         except ValueError:
-            self.fail(f"{value!r} is not a time; 2026-03-31 or 2026-03-31T18:00:00+02:00 would be right", param, ctx)
+            self.fail(f"{value!r} is not a time; use 2026-03-31 or 2026-03-31T18:00:00+02:00", param, ctx)
         instant = from_datetime(moment)
         if not EARLIEST <= instant < LATEST:
             self.fail(f"{value!r} is not between 1970 and 3000", param, ctx)
         return instant
 
 
-def refused_line(line: int, event_id: str | None, errors: Sequence[Error]) -> bytes:
-    """What is written of a refused line of a log, with pointers into the line."""
+def encode_refusal(line: int, event_id: str | None, errors: Sequence[Error]) -> bytes:
+    """Return the JSON line that --refused-out writes for a refused line; pointers are relative to the line."""
     return msgspec.json.encode({"line": line, "event_id": event_id, "errors": errors}) + b"\n"
 
 
 @contextmanager
-def output_file(path: str, *, is_private: bool = True, is_new: bool = False) -> Iterator[IO[bytes]]:
-    """A file to write, or standard output for `-`. A regular file appears under its name, as a whole, at the end. A new
-    one is its owner's alone, unless it tells of nothing real; one that is replaced stays as open as it was.
+def output_file(path: str, *, is_private: bool = True, must_be_new: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file for writing, or standard output for `-`.
 
-    `is_new`: a regular file that is there already is a Mistake; --force is said to change that.
+    A regular file is written to a temporary file and renamed at the end of the block, so it is never seen incomplete.
+    With `is_private`, only its owner can read a new file; a replaced file keeps its mode. With `must_be_new`, an
+    existing regular file raises UserError, which suggests --force.
     """
     if path == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     target = Path(os.path.realpath(path))
-    with _writing(path):
+    with _translate_write_errors(path):
         if target.is_dir():
             raise IsADirectoryError(0, "Is a directory")
-        if is_new and target.is_file():
-            raise FileExistsError(0, "it exists already; name another file, or overwrite it with --force")
+        if must_be_new and target.is_file():
+            raise FileExistsError(0, "it already exists; choose another file, or overwrite it with --force")
         if target.exists() and not target.is_file():
-            part, file = None, target.open("wb")
+            temporary, file = None, target.open("wb")
         else:
             new_mode = 0o600 if is_private else 0o666 & ~_umask()
             mode = target.stat().st_mode & 0o777 if target.exists() else new_mode
             descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-            part, file = Path(name), os.fdopen(descriptor, "wb")
+            temporary, file = Path(name), os.fdopen(descriptor, "wb")
             os.fchmod(descriptor, mode)
     try:
         with file:
             yield file
-        if part:
-            with _writing(path):
-                part.replace(target)
-                part = None
+        if temporary:
+            with _translate_write_errors(path):
+                temporary.replace(target)
+                temporary = None
     finally:
-        if part:
-            part.unlink(missing_ok=True)
+        if temporary:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def _writing(path: str) -> Iterator[None]:
+def _translate_write_errors(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as fault:

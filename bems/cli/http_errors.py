@@ -1,4 +1,4 @@
-"""Complaints: what is told, in one line, of a request that a cell did not answer, or not as it was asked to."""
+"""One-line error messages for requests that failed or that the cell answered with an error."""
 
 import http.client
 import ssl
@@ -18,85 +18,88 @@ T = TypeVar("T")
 
 
 class NoResponse(Failure):
-    """No answer came. `cut`: the connection broke. `passing`: another time it may work."""
+    """No response arrived. `connection_lost`: the connection broke. `retryable`: a retry may succeed."""
 
-    def __init__(self, message: str, *, cut: bool = False, passing: bool = True) -> None:
+    def __init__(self, message: str, *, connection_lost: bool = False, retryable: bool = True) -> None:
         super().__init__(message)
-        self.connection_lost, self.retryable = cut, passing
+        self.connection_lost, self.retryable = connection_lost, retryable
 
 
-def no_answer(url: str, error: Exception, *, here: bool) -> NoResponse:
-    """Why there is none. `here`: the cell is on this machine."""
+def to_no_response(url: str, error: Exception, *, is_local: bool) -> NoResponse:
+    """Return the error for a request without a response. `is_local`: the cell runs on this machine."""
     cause = error.__cause__ or (error.args[-1] if error.args else None)
-    cut, passing = False, True
+    connection_lost, retryable = False, True
     match error:
         case broken.NameResolutionError():
-            told = "there is no host of that name, or it cannot be looked up now"
+            message = "the host name does not exist or cannot be resolved now"
         case broken.NewConnectionError():
-            told = _why(cause) or "no connection"
-            if isinstance(cause, ConnectionRefusedError) and here:
-                told += "; is the cell running? start one with bems up"
+            message = _describe_cause(cause) or "no connection"
+            if isinstance(cause, ConnectionRefusedError) and is_local:
+                message += "; is the cell running? start one with bems up"
         case broken.ConnectTimeoutError():
-            told = "no connection in time"
+            message = "connecting timed out"
         case broken.ReadTimeoutError():
-            told = "no answer in time"
+            message = "the response timed out"
         case broken.SSLError():
-            told, passing = f"TLS: {_why(cause) or error}", isinstance(cause, ssl.SSLEOFError)
+            message, retryable = f"TLS: {_describe_cause(cause) or error}", isinstance(cause, ssl.SSLEOFError)
         case broken.ProxyError():
-            told = f"the proxy: {_why(cause) or error}"
-        case broken.ProtocolError() if _no_http(cause):
-            told, passing = "what answers there does not speak HTTP", False
+            message = f"the proxy: {_describe_cause(cause) or error}"
+        case broken.ProtocolError() if _is_not_http(cause):
+            message, retryable = "the server at this address does not speak HTTP", False
         case broken.ProtocolError() | ConnectionError():
-            told, cut = "the connection was cut before an answer came", True
+            message, connection_lost = "the connection was lost before a response arrived", True
         case _:
-            told, passing = f"{type(error).__name__}: {error}", isinstance(error, OSError)
-    return NoResponse(f"{url}: {one_line(told)}", cut=cut, passing=passing)
+            message, retryable = f"{type(error).__name__}: {error}", isinstance(error, OSError)
+    return NoResponse(f"{url}: {to_one_line(message)}", connection_lost=connection_lost, retryable=retryable)
 
 
 def to_click_error(
-    url: str, status: int, headers: Mapping[str, str], body: bytes, may: AbstractSet[Role], *, has_key: bool
+    url: str, status: int, headers: Mapping[str, str], body: bytes, roles: AbstractSet[Role], *, has_key: bool
 ) -> click.ClickException:
-    """What is wrong with an answer that is not what was asked for: Mistake where the user can mend it."""
+    """Return the error for an unexpected response: a UserError if the user can fix it, else a Failure.
+
+    `roles` are those whose keys may send the request.
+    """
     if 300 <= status < 400:
-        where = f" to {one_line(headers['location'])}" if "location" in headers else ""
-        return Failure(f"{url}: the answer is {status}, which leads elsewhere{where}; use the cell's own address")
-    said = read_problem(body)
-    if said is None:
-        kind = one_line(headers.get("content-type") or "of no known kind")
-        told = f"{url}: the answer is {status}, {kind}, and not the JSON of a cell"
-        return Failure(f"{told}; is this a cell's address, or is something in between?")
+        where = f" to {to_one_line(headers['location'])}" if "location" in headers else ""
+        return Failure(f"{url}: the response is {status}, a redirect{where}; use the cell's own address")
+    problem = read_problem(body)
+    if problem is None:
+        kind = to_one_line(headers.get("content-type") or "without a content type")
+        message = f"{url}: the response is {status}, {kind}, not a cell's JSON"
+        return Failure(f"{message}; is this a cell's address, or did a proxy answer?")
     if status == 403:
-        return UserError(_forbidden(may, has_key=has_key))
-    detail = said.one_line() or f"the answer is {status}"
+        return UserError(_describe_forbidden(roles, has_key=has_key))
+    detail = problem.as_one_line() or f"the response is {status}"
     if status >= 500 or status in (408, 429):
         return Failure(f"{url}: {detail}")
-    return UserError(detail) if status >= 400 else Failure(f"{url}: the answer {status} is not known")
+    return UserError(detail) if status >= 400 else Failure(f"{url}: the response {status} is not expected")
 
 
-def one_line(text: str) -> str:
-    """The text without what would end the line, or move a terminal's cursor."""
+def to_one_line(text: str) -> str:
+    """Return the text with every unprintable character, such as a line break or an escape, replaced by U+FFFD."""
     return "".join(one if one.isprintable() else "\ufffd" for one in text)
 
 
 class ProblemDetails(msgspec.Struct):
-    """A problem as a cell tells it in `detail` and `errors`, or API Gateway by itself in `message`."""
+    """An error response: `detail` and `errors` are a cell's, `message` is API Gateway's own."""
 
     detail: str = ""
     message: str | None = ""
     errors: Sequence[Error] = ()
 
-    def one_line(self) -> str:
+    def as_one_line(self) -> str:
         where = "; ".join(
             f"{error.pointer}: {error.detail}" if error.pointer else error.detail for error in self.errors
         )
-        return one_line(": ".join(filter(None, (self.detail or self.message, where))))
+        return to_one_line(": ".join(filter(None, (self.detail or self.message, where))))
 
 
-_SAID = msgspec.json.Decoder(ProblemDetails)
+_PROBLEM_DECODER = msgspec.json.Decoder(ProblemDetails)
 
 
 def read_json(body: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
-    """What a body holds; None if it is no JSON of that form, and so of something that is no cell."""
+    """Return the decoded body; None if it is not JSON of that type, so not a cell's."""
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -104,26 +107,26 @@ def read_json(body: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
 
 
 def read_problem(body: bytes) -> ProblemDetails | None:
-    """The problem in an answer; None if there is none."""
-    return read_json(body, _SAID)
+    """Return the problem in a body; None if the body is not a problem."""
+    return read_json(body, _PROBLEM_DECODER)
 
 
-def _forbidden(may: AbstractSet[Role], *, has_key: bool) -> str:
-    roles = [role for role in get_args(Role) if role in may]
+def _describe_forbidden(roles_allowed: AbstractSet[Role], *, has_key: bool) -> str:
+    roles = [role for role in get_args(Role) if role in roles_allowed]
     whose = " or ".join(filter(None, (", ".join(roles[:-1]), roles[-1])))
     article = "an" if whose[0] in "ao" else "a"
     made = f"bems keys add NAME --role {roles[0]}"
     if roles == ["admin"]:
-        made += " --store FOLDER, where the cell does not run"
-    known = "the key is wrong, revoked, or of another role" if has_key else "no key was given"
-    return f"{known}: this needs the key of {article} {whose} in BEMS_API_KEY (or --key); such a key is made by {made}"
+        made += " --store FOLDER, while the cell is stopped"
+    cause = "the key is wrong, revoked, or of another role" if has_key else "no key was given"
+    return f"{cause}: this requires {article} {whose} key in BEMS_API_KEY (or --key); create one with {made}"
 
 
-def _no_http(cause: object) -> bool:
+def _is_not_http(cause: object) -> bool:
     return isinstance(cause, http.client.BadStatusLine) and not isinstance(cause, ConnectionError)
 
 
-def _why(cause: object) -> str:
+def _describe_cause(cause: object) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"the certificate is not trusted: {cause.verify_message}"
     if isinstance(cause, ssl.SSLError):

@@ -1,54 +1,54 @@
-"""Diagnosis: what a file is that is no log of events, or a line that is no event, and what to do about it."""
+"""Recognizes files that are not event logs and lines that are not events, and says how to fix them."""
 
 import msgspec
 
-from bems.cli.http_errors import one_line
+from bems.cli.http_errors import to_one_line
 from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS
 
-AS_LINES = 'write one JSON object a line, {"stage": ..., "event": {...}}, as docs/contract.md describes it'
+EXPECTED_LOG_FORMAT = 'write one JSON object per line, {"stage": ..., "event": {...}}, as docs/contract.md describes it'
 
 ZIP, OLE, PDF, PARQUET, ZSTD = b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF-", b"PAR1", b"\x28\xb5\x2f\xfd"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 MIN_DELIMITERS = 2
-"""So many in a line, at least, make it a row of CSV."""
+"""Minimum number of delimiters in a line that is reported as CSV."""
 
 MAX_SHOWN_CHARACTERS = 200
 
 _STAGE_OF = {status: stage for statuses in (SUCCESS_STATUS, FAILURE_STATUS) for stage, status in statuses.items()}
 
 
-def what_file(head: bytes, instead: str = AS_LINES) -> str | None:
-    """What a file that begins so is, and what to do `instead`; None if it may well be text in UTF-8."""
+def diagnose_file(head: bytes, instead: str = EXPECTED_LOG_FORMAT) -> str | None:
+    """Return what a file with this beginning is and what to do instead; None if it may be text in UTF-8."""
     if head.startswith(ZIP):
         kind = "an Excel file (xlsx, a zip archive)" if b"[Content_Types].xml" in head else "a zip archive"
-        return f"this is {kind}: unpack it, or export it, and {instead}"
+        return f"this is {kind}: unpack or export it, and {instead}"
     if head.startswith(OLE):
         return f"this is an old Excel file (xls) or another Office document: export it, and {instead}"
     if head.startswith(UTF_16) or _has_every_second_byte_zero(head):
-        return "this is text in UTF-16, as Windows and Excel save it: save it again as UTF-8 (iconv -f UTF-16 -t UTF-8)"
+        return "this is text in UTF-16, which Windows and Excel write: convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"
     if head.startswith(ZSTD):
-        return "this is compressed with zstd: uncompress it, or compress it with gzip"
+        return "this is compressed with zstd: decompress it, or compress it with gzip"
     if head.startswith((PDF, PARQUET)):
         return f"this is a {'PDF' if head.startswith(PDF) else 'Parquet'} file: {instead}"
     return None
 
 
-def what_line(line: bytes) -> str | None:
-    """What a line that is refused is, and what would be right; None where its faults say it all."""
+def diagnose_line(line: bytes) -> str | None:
+    """Return what a refused line is and how to fix it; None if its errors already say so."""
     text = line.strip().removeprefix(b"\xef\xbb\xbf")
     if text in (b"{", b"["):
-        return "this is JSON over several lines: write each object in a line of its own (jq -c .)"
+        return "this is JSON over several lines: write each object on its own line (jq -c .)"
     if text.startswith(b"["):
-        return "this is a JSON list: write each object in a line of its own (jq -c '.[]')"
+        return "this is a JSON list: write each object on its own line (jq -c '.[]')"
     if text.startswith(b"<"):
-        return f"this is XML or HTML: {AS_LINES}"
+        return f"this is XML or HTML: {EXPECTED_LOG_FORMAT}"
     if not text.startswith(b"{"):
         delimiters = max((text.count(one) for one in (b",", b";", b"\t", b"|")), default=0)
-        return f"this is CSV: {AS_LINES}" if delimiters >= MIN_DELIMITERS else None
-    return _bare_event(text)
+        return f"this is CSV: {EXPECTED_LOG_FORMAT}" if delimiters >= MIN_DELIMITERS else None
+    return _diagnose_bare_event(text)
 
 
-def _bare_event(text: bytes) -> str | None:
+def _diagnose_bare_event(text: bytes) -> str | None:
     try:
         read = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -59,13 +59,13 @@ def _bare_event(text: bytes) -> str | None:
     if read.get("stage") in STAGES:
         stage = read.pop("stage")
     named = {name: read[name] for name in ("event_id", "invoice_id", "status") if name in read}
-    shown = one_line(msgspec.json.encode(named).decode())[1:-1]
+    shown = to_one_line(msgspec.json.encode(named).decode())[1:-1]
     shown = shown if len(shown) <= MAX_SHOWN_CHARACTERS else shown[:MAX_SHOWN_CHARACTERS] + "…"
     wrapped = f'{{"stage": "{stage or "ingestion"}", "event": {{{shown}, ...}}}}'
-    return f"this is a bare event, without its stage: wrap it, {wrapped}"
+    return f"this is an event without its stage: wrap it, {wrapped}"
 
 
 def _has_every_second_byte_zero(head: bytes) -> bool:
-    """As ASCII in UTF-16 has, without a byte order mark."""
-    few = head[:64]
-    return len(few) >= 4 and (not any(few[1::2]) or not any(few[0::2])) and any(few)
+    """Return whether the text looks like ASCII in UTF-16 without a byte order mark."""
+    start = head[:64]
+    return len(start) >= 4 and (not any(start[1::2]) or not any(start[0::2])) and any(start)

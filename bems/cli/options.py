@@ -1,4 +1,4 @@
-"""Options of every command that talks with a running cell."""
+"""Options shared by the commands that call a running cell."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -14,23 +14,21 @@ R = TypeVar("R")
 URL = "http://127.0.0.1:8080"
 
 limit = click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many at the most."
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Maximum number of items."
 )
-wide = click.option("--wide", is_flag=True, help="Show every column, however narrow the terminal is.")
-as_json = click.option("--json", "as_json", is_flag=True, help="Print what the cell answered, as one JSON object.")
+wide = click.option("--wide", is_flag=True, help="Show every column, even on a narrow terminal.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the cell's answer as one JSON object.")
 
 
 def connected(command: Callable[Concatenate[Client, P], R]) -> Callable[P, R]:
-    """Has a command called with a client first, for the cell that `--url` and `--key` name."""
+    """Add --url and --key to a command and pass it a client of that cell as the first argument."""
 
-    @click.option(
-        "--url", envvar="BEMS_URL", show_envvar=True, default=URL, show_default=True, help="The address of the cell."
-    )
+    @click.option("--url", envvar="BEMS_URL", show_envvar=True, default=URL, show_default=True, help="URL of the cell.")
     @click.option(
         "--key",
         envvar="BEMS_API_KEY",
         show_envvar=True,
-        help="Your key. The variable is better than the option, which everyone on the machine sees in ps.",
+        help="Your API key. Prefer the variable: other users of the machine can see the option in ps.",
     )
     @wraps(command)
     def run(*arguments: P.args, **options: P.kwargs) -> R:

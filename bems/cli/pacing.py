@@ -1,6 +1,7 @@
-"""Pacing: a log is sent at the times it tells of, on a clock that runs fast, but hardly ahead of what is on its way.
+"""Paces a replayed log: each event is sent when an accelerated clock reaches its time.
 
-So a slow machine takes longer, and comes to the same: no invoice counts as late because its event was held up.
+The clock never runs far ahead of the events in flight. A slow machine therefore takes longer but produces the same
+result: no invoice counts as late because its event was delayed on the way.
 """
 
 import threading
@@ -13,15 +14,15 @@ from bems.tracker.contract import Event
 from bems.tracker.instants import HOUR, SECOND, Instant
 from bems.tracker.parsing import InvalidEvent, parse_line
 
-AHEAD = 2 * HOUR
-"""So far the clock may run ahead of the earliest event under way, so that several can be."""
+MAX_CLOCK_LEAD = 2 * HOUR
+"""Maximum lead of the clock over the earliest event in flight, which lets several be in flight at once."""
 
-LONGEST = 0.05
-"""Seconds that a wait takes at the most before the clock is looked at again."""
+MAX_SLEEP_SECONDS = 0.05
+"""Maximum number of seconds to sleep between two looks at the clock."""
 
 
 class ScheduledLine(NamedTuple):
-    """A line whose time has come: its number, from 1, and what it holds."""
+    """A line whose time has come: its number, counted from 1, its text and the event in it."""
 
     number: int
     line: bytes
@@ -29,42 +30,43 @@ class ScheduledLine(NamedTuple):
 
 
 class ReplayPacer:
-    """Lets lines depart when their time has come. `clock` stands still until the first one does.
+    """Yields lines when `clock` reaches their time. The clock stands still until the first line.
 
-    What occurred more than a day after `today` is a mistake in the log, for which nobody waits.
+    An event dated more than a day after `today` is invalid and is not waited for.
     """
 
     def __init__(self, clock: AcceleratedClock, today: Instant) -> None:
         self._clock, self._today = clock, today
         self._lock = threading.Lock()
-        self._under_way: dict[int, Instant] = {}
+        self._in_flight: dict[int, Instant] = {}
         self._next = clock.now()
         clock.run_until(self._next)
 
     def schedule(self, lines: Iterable[bytes]) -> Iterator[ScheduledLine]:
-        """The lines, each at the latest time that any so far tells of."""
+        """Yield each line at the latest time of all events up to it."""
         for number, line in enumerate(lines, 1):
             event = parse_line(line, self._today)
             if isinstance(event, Event):
                 self._wait_until(max(self._next, event.occurred_at))
             with self._lock:
-                self._under_way[number] = self._next
+                self._in_flight[number] = self._next
             yield ScheduledLine(number, line, event)
 
     def acknowledge(self, number: int) -> None:
-        """The line was answered. For any thread."""
+        """Mark a line as answered. Thread-safe."""
         with self._lock:
-            del self._under_way[number]
-            self._let_run()
+            del self._in_flight[number]
+            self._update_clock_limit()
 
     def _wait_until(self, at: Instant) -> None:
         with self._lock:
             self._next = at
-            self._let_run()
-        while (missing := at - self._clock.now()) > 0:
-            time.sleep(min(missing / SECOND / self._clock.speed, LONGEST))
+            self._update_clock_limit()
+        while (remaining := at - self._clock.now()) > 0:
+            time.sleep(min(remaining / SECOND / self._clock.speed, MAX_SLEEP_SECONDS))
 
-    def _let_run(self) -> None:
-        # Lines depart in the order of their times, so the first that is under way is the earliest.
-        earliest = next(iter(self._under_way.values()), None)
-        self._clock.run_until(self._next if earliest is None else min(self._next, earliest + AHEAD))
+    def _update_clock_limit(self) -> None:
+        """Let the clock run to the next line, but not far ahead of the earliest one in flight."""
+        # Lines are sent in the order of their times, so the first in flight is the earliest.
+        earliest = next(iter(self._in_flight.values()), None)
+        self._clock.run_until(self._next if earliest is None else min(self._next, earliest + MAX_CLOCK_LEAD))

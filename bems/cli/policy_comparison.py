@@ -1,4 +1,4 @@
-"""Comparison: what two policies make of the same log, side by side."""
+"""Side-by-side comparison of one log replayed under two policies."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import click
 
 from bems.cli.output import make_console
-from bems.cli.replay_report import Part, alerts_per_100_invoices, as_document, heading, print_part
+from bems.cli.replay_report import Section, alerts_per_100_invoices, as_document, print_heading, print_section
 from bems.cli.table_layout import Column, Row
 from bems.embedded.replay.report import ALERTED, Report
 from bems.tracker.actions import SEVERITIES
@@ -14,16 +14,16 @@ from bems.tracker.actions import SEVERITIES
 BUILT_IN = "built-in"
 
 
-class Replayed(NamedTuple):
-    """What became of the log under a policy; `policy` is its file's name."""
+class ReplayResult(NamedTuple):
+    """The report of a replay and its duration; `policy` is the name of the policy's file."""
 
     policy: str
     report: Report
     seconds: float
 
 
-def compare(first: Replayed, second: Replayed) -> dict[str, Any]:
-    """Both reports whole, and beside one another what a policy decides."""
+def compare(first: ReplayResult, second: ReplayResult) -> dict[str, Any]:
+    """Return both reports in full, and the figures that depend on the policy with their differences."""
     return {
         "policies": [{"policy": one.policy, **as_document(one.report, one.seconds)} for one in (first, second)],
         "comparison": {
@@ -32,14 +32,16 @@ def compare(first: Replayed, second: Replayed) -> dict[str, Any]:
     }
 
 
-def print_comparison(first: Replayed, second: Replayed) -> None:
-    """Print to standard output: a row for each figure, and how much more of it the second policy has."""
+def print_comparison(first: ReplayResult, second: ReplayResult) -> None:
+    """Print a row for each figure to standard output: both values and their difference, second minus first."""
     console = make_console()
     report = first.report
     click.echo()
-    heading(console, "Events", f"{report.accepted:,} accepted of {len(report.invoices):,} invoices, under each policy")
-    heading(console, "First", first.policy)
-    heading(console, "Second", second.policy)
+    print_heading(
+        console, "Events", f"{report.accepted:,} accepted of {len(report.invoices):,} invoices, under each policy"
+    )
+    print_heading(console, "First", first.policy)
+    print_heading(console, "Second", second.policy)
     columns = (
         Column("Figure", is_prose=True),
         Column("First", is_right=True),
@@ -47,13 +49,13 @@ def print_comparison(first: Replayed, second: Replayed) -> None:
         Column("Difference", is_right=True),
     )
     rows: list[Row] = [
-        (name, _number(a), _number(b), f"{'+' if b > a else ''}{_number(b - a)}")
+        (name, _format_number(a), _format_number(b), f"{'+' if b > a else ''}{_format_number(b - a)}")
         for name, a, b in _figures(first, second)
     ]
-    print_part(console, Part("Two policies, side by side", columns, rows))
+    print_section(console, Section("Two policies, side by side", columns, rows))
 
 
-def _figures(first: Replayed, second: Replayed) -> Sequence[tuple[str, float, float]]:
+def _figures(first: ReplayResult, second: ReplayResult) -> Sequence[tuple[str, float, float]]:
     a, b = first.report, second.report
     figures: list[tuple[str, float, float]] = [
         (f"{stage}, {severity} alerts", a.alerts[stage, severity], b.alerts[stage, severity])
@@ -70,5 +72,5 @@ def _figures(first: Replayed, second: Replayed) -> Sequence[tuple[str, float, fl
     ]
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

@@ -1,4 +1,4 @@
-"""Refusals: the first lines of a log that were refused, and why, for whoever cannot guess it from their number."""
+"""The first refused lines of a log, with the reasons."""
 
 from bisect import insort
 from collections.abc import Sequence
@@ -7,17 +7,20 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from bems.cli.http_errors import one_line
+from bems.cli.http_errors import to_one_line
 from bems.cli.table_layout import Column, print_table
 from bems.tracker.responses import Error
 
-MOST = 5
-COLUMNS = (Column("Line", is_right=True), Column("What is wrong", is_prose=True))
+MAX_LINES = 5
+"""Maximum number of refused lines that are kept."""
+COLUMNS = (Column("Line", is_right=True), Column("Error", is_prose=True))
 
 
-class Refused(NamedTuple):
-    """A line that was refused: its number, from 1, its faults with pointers into the line, and what the line is
-    instead of an event where that could be told."""
+class RefusedLine(NamedTuple):
+    """A refused line: its number, counted from 1, and its errors with pointers relative to the line.
+
+    `hint` says what the line is, if it was recognized as something else than an event.
+    """
 
     line: int
     event_id: str | None
@@ -25,34 +28,38 @@ class Refused(NamedTuple):
     hint: str | None = None
 
 
-class FirstRefused:
-    """Keeps the refused lines that come first in the log, in whatever order they are told of."""
+class FirstRefusedLines:
+    """Keeps the refused lines with the lowest numbers, added in any order."""
 
     def __init__(self) -> None:
-        self.lines: list[Refused] = []
+        self.lines: list[RefusedLine] = []
         self._count = 0
 
-    def add(self, refused: Refused) -> None:
+    def add(self, refused: RefusedLine) -> None:
         self._count += 1
-        if len(self.lines) < MOST or refused.line < self.lines[-1].line:
+        if len(self.lines) < MAX_LINES or refused.line < self.lines[-1].line:
             insort(self.lines, refused, key=lambda one: one.line)
-            del self.lines[MOST:]
+            del self.lines[MAX_LINES:]
 
     def print(self, console: Console, refused_out: str | None) -> None:
-        """Print them, and where all are to be had."""
+        """Print the lines, and where to find all refused lines."""
         if not self.lines:
             return
         if refused_out is not None:
-            where = f"all are in {one_line(refused_out)}" if refused_out != "-" else ""
+            where = f"all are in {to_one_line(refused_out)}" if refused_out != "-" else ""
         else:
             where = "--refused-out FILE writes all of them"
-        which = "the refused lines" if self._count <= MOST else f"the first {MOST} of {self._count:,} refused lines"
+        which = (
+            "the refused lines"
+            if self._count <= MAX_LINES
+            else f"the first {MAX_LINES} of {self._count:,} refused lines"
+        )
         title = f"\n{which[0].upper()}{which[1:]}" + (f"; {where}" if where else "")
         console.print(Text(title, style="bold"), soft_wrap=True)
         print_table(console, COLUMNS, [row for one in self.lines for row in _rows(one)], header=False)
 
     def as_document(self) -> list[dict[str, Any]]:
-        """For programs; each as in the file of --refused-out, and its hint."""
+        """Return the lines as printed by --json: as in the file of --refused-out, with their hints."""
         return [
             {
                 "line": one.line,
@@ -64,9 +71,9 @@ class FirstRefused:
         ]
 
 
-def _rows(refused: Refused) -> list[tuple[str, str]]:
+def _rows(refused: RefusedLine) -> list[tuple[str, str]]:
     if refused.hint:
-        # What the parser stumbled over says nothing beside it.
+        # The hint explains the line better than the parser's error.
         return [(f"{refused.line:,}", refused.hint)]
-    told = [f"{error.pointer}: {error.detail}" if error.pointer else error.detail for error in refused.errors]
-    return [(f"{refused.line:,}" if not number else "", text) for number, text in enumerate(told or ["refused"])]
+    errors = [f"{error.pointer}: {error.detail}" if error.pointer else error.detail for error in refused.errors]
+    return [(f"{refused.line:,}" if not number else "", text) for number, text in enumerate(errors or ["refused"])]

@@ -1,4 +1,4 @@
-"""The report as a finance person reads it."""
+"""The printed report of a replay, and its JSON."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from msgspec import to_builtins
 from rich.console import Console
 from rich.text import Text
 
-from bems.cli.output import duration, format_amount, make_console, vendor_label
+from bems.cli.output import format_amount, format_duration, make_console, vendor_label
 from bems.cli.table_layout import Column, Row, print_table
 from bems.embedded.replay.report import ALERTED, Alerted, InvoiceLine, Report
 from bems.tracker.contract import STAGES
@@ -16,23 +16,24 @@ from bems.tracker.instants import DAY, Instant, render, to_datetime
 from bems.tracker.status import WAITS_FOR, Status
 
 MAX_ROWS = 10
-MOST_REASONS = 12
+MAX_REASONS = 12
 LONG_JUMP = 30 * DAY
+"""A line this much later than every line before it may have a wrong date, so the report notes it."""
 
-STATUSES = (
+STATUS_COLUMNS = (
     Column("Status"),
     Column("Invoices", is_right=True),
     Column("Share", is_right=True),
     Column("Meaning", 1, is_prose=True),
 )
 TIMES = ("Stage", "Passed", "Half within", "90% within", "99% within")
-ALERTS = (
+ALERT_COLUMNS = (
     Column("Stage"),
     Column("Invoices", is_right=True),
     Column("Warnings", is_right=True),
     Column("Critical", is_right=True),
 )
-STUCK = (
+STUCK_COLUMNS = (
     Column("Invoice"),
     Column("Status", 2),
     Column("Waits since", 3),
@@ -40,9 +41,9 @@ STUCK = (
     Column("Amount", 1, is_right=True),
     Column("Vendor", 5, is_prose=True),
 )
-IDENTITIES = (Column("Invoice"), Column("What two invoices may share the id", is_prose=True))
+IDENTITY_COLUMNS = (Column("Invoice"), Column("Invoices that may share the id", is_prose=True))
 
-MEANING: dict[Status, str] = {
+STATUS_MEANINGS: dict[Status, str] = {
     "Orphan": "events came, but no ingestion yet",
     "Cancelled": "withdrawn by its source",
     "AwaitingAuthorization": "ingested, not yet approved",
@@ -56,9 +57,9 @@ MEANING: dict[Status, str] = {
 
 
 def as_document(report: Report, seconds: float) -> dict[str, Any]:
-    """All that the printed report has, for programs; of what it shows only the first, everything."""
+    """Return the report as printed by --json: all figures of the printed report, with complete lists."""
     lines = report.accepted + report.duplicate + report.refused
-    alerted = alerted_invoices(report)
+    alerted = count_alerted_invoices(report)
     period = None
     if report.first is not None:
         period = {"first": render(report.first), "last": render(report.last), "end": render(report.end)}
@@ -88,7 +89,7 @@ def _stuck_document(invoice: InvoiceLine) -> dict[str, Any]:
         "status": invoice.status,
         "stage": invoice.stage,
         "waiting_since": render(invoice.waiting_since or 0),
-        "alerts": alerts_out(invoice),
+        "alerts": count_wait_alerts(invoice),
         "parked": invoice.parked,
         "amount": f"{invoice.amount:f}",
         "currency": invoice.currency,
@@ -97,12 +98,12 @@ def _stuck_document(invoice: InvoiceLine) -> dict[str, Any]:
 
 
 def alerts_per_100_invoices(report: Report) -> float:
-    """How loud a policy is, whatever the volume; 0 without invoices."""
+    """Return the number of alerts per 100 invoices, which compares policies at any volume; 0 without invoices."""
     return round(100 * report.alerts.total() / len(report.invoices), 1) if report.invoices else 0.0
 
 
-class Part(NamedTuple):
-    """A table of a report, with its title."""
+class Section(NamedTuple):
+    """A titled table of a report."""
 
     title: str
     columns: Sequence[Column]
@@ -110,29 +111,33 @@ class Part(NamedTuple):
 
 
 def print_report(report: Report, seconds: float, *, wide: bool = False) -> None:
-    """Print to standard output; plain text where it is not a terminal."""
+    """Print the report to standard output, as plain text if it is not a terminal. `wide` shows every column."""
     console = make_console()
     lines = report.accepted + report.duplicate + report.refused
     click.echo()
-    heading(
+    print_heading(
         console,
         "Events",
         f"{report.accepted:,} accepted, {report.duplicate:,} duplicate, {report.refused:,} refused"
-        + (f"; {report.left_out:,} later than --until were left out" if report.left_out else ""),
+        + (f"; {report.left_out:,} after --until left out" if report.left_out else ""),
     )
     if report.first is not None:
-        heading(console, "Period", f"{_day(report.first)} to {_day(report.last)}; time ran on to {_day(report.end)}")
-    heading(console, "Replayed", f"{lines:,} events in {duration(seconds)} ({lines / seconds:,.0f} a second)")
+        print_heading(
+            console, "Period", f"{_day(report.first)} to {_day(report.last)}; replayed until {_day(report.end)}"
+        )
+    print_heading(
+        console, "Replayed", f"{lines:,} events in {format_duration(seconds)} ({lines / seconds:,.0f} a second)"
+    )
     if is_long_jump(report):
         assert report.jump is not None
         days = (report.jump.after - report.jump.before) // DAY
-        heading(
+        print_heading(
             console,
             "Note",
-            f"line {report.jump.line:,} of the log is {days} days later than all before it, of "
-            f"{_day(report.jump.after)}; if that date is wrong, what waited then counts as stuck too soon",
+            f"line {report.jump.line:,} of the log, dated {_day(report.jump.after)}, is {days} days later than every "
+            "line before it; if that date is wrong, invoices count as stuck too early",
         )
-    for part in (
+    for section in (
         _refusals(report),
         _statuses(report),
         _stages(report),
@@ -140,83 +145,83 @@ def print_report(report: Report, seconds: float, *, wide: bool = False) -> None:
         _stuck(report),
         _identities(report),
     ):
-        if part:
-            print_part(console, part, wide=wide)
+        if section:
+            print_section(console, section, wide=wide)
 
 
-def heading(console: Console, label: str, text: str) -> None:
-    """A line with its label, wrapped between words where a terminal is narrow."""
+def print_heading(console: Console, label: str, text: str) -> None:
+    """Print a line with its label, wrapped between words on a narrow terminal."""
     print_table(console, (Column("", 0), Column("", 0, is_prose=True)), [(f"{label:<8}", text)], header=False)
 
 
-def print_part(console: Console, part: Part, *, wide: bool | None = None) -> None:
-    """Print a table under its title."""
-    console.print(Text(f"\n{part.title}\n", style="bold"))
-    print_table(console, part.columns, part.rows, wide=wide)
+def print_section(console: Console, section: Section, *, wide: bool | None = None) -> None:
+    """Print a section's title and table."""
+    console.print(Text(f"\n{section.title}\n", style="bold"))
+    print_table(console, section.columns, section.rows, wide=wide)
 
 
 def is_long_jump(report: Report) -> bool:
-    """Whether two lines lie so far apart that a date may be wrong."""
+    """Return whether a line is so much later than every line before it that its date may be wrong."""
     return report.jump is not None and report.jump.after - report.jump.before > LONG_JUMP
 
 
-def _refusals(report: Report) -> Part | None:
+def _refusals(report: Report) -> Section | None:
     if not report.reasons:
         return None
-    rows: list[Row] = [(reason, f"{count:,}") for reason, count in report.reasons.most_common(MOST_REASONS)]
-    if len(report.reasons) > MOST_REASONS:
-        rows.append((f"{len(report.reasons) - MOST_REASONS} more reasons", ""))
+    rows: list[Row] = [(reason, f"{count:,}") for reason, count in report.reasons.most_common(MAX_REASONS)]
+    if len(report.reasons) > MAX_REASONS:
+        rows.append((f"{len(report.reasons) - MAX_REASONS} more reasons", ""))
     columns = Column("Reason", is_prose=True), Column("Events", is_right=True)
-    return Part("Refused, by reason (an event may have several)", columns, rows)
+    return Section("Refused, by reason (an event may have several reasons)", columns, rows)
 
 
-def _statuses(report: Report) -> Part | None:
+def _statuses(report: Report) -> Section | None:
     total = len(report.invoices)
     if not total:
         return None
     rows: list[Row] = [
-        (status, f"{count:,}", f"{count / total:.1%}", MEANING[status])
+        (status, f"{count:,}", f"{count / total:.1%}", STATUS_MEANINGS[status])
         for status in WAITS_FOR
         if (count := report.statuses[status])
     ]
     parked = f"{report.parked:,}", f"{report.parked / total:.1%}", "given up after the last alert"
-    return Part(f"What became of {total:,} invoices", STATUSES, [*rows, None, ("of these parked", *parked)])
+    return Section(f"What became of {total:,} invoices", STATUS_COLUMNS, [*rows, None, ("of these parked", *parked)])
 
 
-def _stages(report: Report) -> Part | None:
+def _stages(report: Report) -> Section | None:
     if not any(report.durations.values()):
         return None
     rows: list[Row] = []
     for stage in STAGES:
         times = (report.percentile(stage, percent) for percent in (50, 90, 99))
-        shown = ("-" if time is None else duration(time) for time in times)
+        shown = ("-" if time is None else format_duration(time) for time in times)
         rows.append((stage, f"{len(report.durations[stage]):,}", *shown))
     columns = [Column(name, is_right=name != "Stage") for name in TIMES]
-    return Part("Time in each stage", columns, rows)
+    return Section("Time in each stage", columns, rows)
 
 
-def alerted_invoices(report: Report) -> dict[Alerted, int]:
-    """Of how many invoices an alert was raised in each stage, and of their identity."""
+def count_alerted_invoices(report: Report) -> dict[Alerted, int]:
+    """Count the invoices with an alert in each stage, and those with an identity alert."""
     alerted: dict[Alerted, int] = dict.fromkeys(ALERTED, 0)
     for invoice in report.invoices:
-        for of in {alert.counted_under for alert in invoice.alerts}:
-            alerted[of] += 1
+        for category in {alert.counted_under for alert in invoice.alerts}:
+            alerted[category] += 1
     return alerted
 
 
-def _alerts(report: Report) -> Part | None:
+def _alerts(report: Report) -> Section | None:
     if not report.alerts:
         return None
-    alerted = alerted_invoices(report)
+    alerted = count_alerted_invoices(report)
     rows: list[Row] = []
-    for of in ALERTED:
-        warnings, critical = report.alerts[of, "warning"], report.alerts[of, "critical"]
+    for category in ALERTED:
+        warnings, critical = report.alerts[category, "warning"], report.alerts[category, "critical"]
         if warnings or critical:
-            rows.append((of, f"{alerted[of]:,}", f"{warnings:,}", f"{critical:,}"))
-    return Part("Alerts", ALERTS, rows)
+            rows.append((category, f"{alerted[category]:,}", f"{warnings:,}", f"{critical:,}"))
+    return Section("Alerts", ALERT_COLUMNS, rows)
 
 
-def _stuck(report: Report) -> Part | None:
+def _stuck(report: Report) -> Section | None:
     stuck = report.stuck()
     if not stuck:
         return None
@@ -225,7 +230,7 @@ def _stuck(report: Report) -> Part | None:
     )
     rows: list[Row] = []
     for invoice in stuck[:MAX_ROWS]:
-        alerts = alerts_out(invoice)
+        alerts = count_wait_alerts(invoice)
         rows.append(
             (
                 invoice.invoice_id,
@@ -236,21 +241,21 @@ def _stuck(report: Report) -> Part | None:
                 vendor_label(invoice.vendor),
             )
         )
-    return Part(title, STUCK, rows)
+    return Section(title, STUCK_COLUMNS, rows)
 
 
-def _identities(report: Report) -> Part | None:
-    """The ids that may stand for two invoices each."""
+def _identities(report: Report) -> Section | None:
+    """Return the section of ids that may each stand for two invoices; None without any."""
     shared = _shared_ids(report)
     if not shared:
         return None
-    several = "1 id" if len(shared) == 1 else f"{len(shared):,} times an id"
-    title = f"{several} may stand for two invoices" + (f", the first {MAX_ROWS}" if len(shared) > MAX_ROWS else "")
-    return Part(title, IDENTITIES, shared[:MAX_ROWS])
+    count = "1 id" if len(shared) == 1 else f"{len(shared):,} alerts: an id"
+    title = f"{count} may stand for two invoices" + (f", the first {MAX_ROWS}" if len(shared) > MAX_ROWS else "")
+    return Section(title, IDENTITY_COLUMNS, shared[:MAX_ROWS])
 
 
 def _shared_ids(report: Report) -> list[tuple[str, str]]:
-    """The invoice and the detail of each identity alert."""
+    """Return the invoice id and the detail of each identity alert."""
     return [
         (invoice.invoice_id, alert.detail or "")
         for invoice in report.invoices
@@ -259,8 +264,8 @@ def _shared_ids(report: Report) -> list[tuple[str, str]]:
     ]
 
 
-def alerts_out(invoice: InvoiceLine) -> int:
-    """How many alerts are out of the wait that an invoice is stuck in."""
+def count_wait_alerts(invoice: InvoiceLine) -> int:
+    """Count the alerts of the wait in which an invoice is stuck."""
     return sum(alert.kind == "stuck" and alert.waiting_since == invoice.waiting_since for alert in invoice.alerts)
 
 

@@ -1,23 +1,23 @@
-"""Folding: what is the same again and again, in one line."""
+"""Folds repeated alerts and states into one line each."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
-from bems.cli.output import duration
+from bems.cli.output import format_duration
 from bems.embedded.api.views import Alert, Transition
 
 FRIDAY = 4
-CYCLES = (1, 2, 3, 4)
-"""So many states may come again in turn."""
+CYCLE_LENGTHS = (1, 2, 3, 4)
+"""Lengths of the cycles of states that are folded."""
 
-SLACK = timedelta(minutes=10)
-"""Alerts are raised when somebody gets to it: so far from each other, they still have one rhythm."""
+MAX_JITTER = timedelta(minutes=10)
+"""Maximum difference between intervals that still count as equal; an alert may be raised late under load."""
 
 
 def fold_alerts(rows: Iterable[Transition]) -> list[list[Transition]]:
-    """Rows of the series, the newest first, where the alerts of one wait that follow one another are together."""
+    """Group consecutive alerts of one wait. Takes and returns rows of the series from newest to oldest."""
     folded: list[list[Transition]] = []
     for row in rows:
         newer = folded[-1][-1] if folded else None
@@ -25,7 +25,7 @@ def fold_alerts(rows: Iterable[Transition]) -> list[list[Transition]]:
             newer is not None
             and row.kind == newer.kind == "alert"
             and row.stage == newer.stage
-            # A step that does not go down is of an earlier wait.
+            # A step that does not decrease belongs to an earlier wait.
             and 0 < (row.step or 0) < (newer.step or 0)
         )
         if is_same_wait:
@@ -36,7 +36,7 @@ def fold_alerts(rows: Iterable[Transition]) -> list[list[Transition]]:
 
 
 def fold_waits(alerts: Iterable[Alert]) -> list[list[Alert]]:
-    """Alerts, the newest first, those of one wait together. Disputes and failed postings stay alone."""
+    """Group the alerts of one wait, from newest to oldest. Disputes and failed postings are not grouped."""
     folded: list[list[Alert]] = []
     for alert in alerts:
         newer = folded[-1][-1] if folded else None
@@ -52,8 +52,8 @@ def fold_waits(alerts: Iterable[Alert]) -> list[list[Alert]]:
     return folded
 
 
-class Entered(NamedTuple):
-    """A state that was entered, or several in turn, so many times; `at` is when the last time began."""
+class FoldedState(NamedTuple):
+    """A state, or a cycle of states, entered `times` times: first at `first_at`, last at `at`."""
 
     at: str
     state: str
@@ -61,22 +61,24 @@ class Entered(NamedTuple):
     first_at: str = ""
 
 
-def fold_states(states: Sequence[tuple[str, str]]) -> list[Entered]:
-    """The states that an execution entered, (when, name) the oldest first, as what is shown, the newest first.
+def fold_states(states: Sequence[tuple[str, str]]) -> list[FoldedState]:
+    """Fold the states that an execution entered, (time, name) from oldest to newest; return the newest first.
 
-    A few states that come again at once are folded: a wait, its alert, and the choice after it.
+    Cycles of a few states are folded, such as a wait, its alert and the choice after it.
     """
-    folded: list[Entered] = []
+    folded: list[FoldedState] = []
     start = 0
     while start < len(states):
-        length, times = max(((size, _repeats(states, start, size)) for size in CYCLES), key=lambda found: found[1])
+        length, times = max(
+            ((size, _repeats(states, start, size)) for size in CYCLE_LENGTHS), key=lambda found: found[1]
+        )
         at, first_at = states[start + (times - 1) * length][0], states[start][0]
         block = [name for _, name in states[start : start + length]]
         if times == 1:
-            folded.append(Entered(first_at, block[0]))
+            folded.append(FoldedState(first_at, block[0]))
             start += 1
         else:
-            folded.append(Entered(at, " > ".join(block), times, first_at))
+            folded.append(FoldedState(at, " > ".join(block), times, first_at))
             start += times * length
     return folded[::-1]
 
@@ -88,20 +90,23 @@ def _repeats(states: Sequence[tuple[str, str]], start: int, length: int) -> int:
     return max(1, (end - start) // length)
 
 
-def cadence(times: Sequence[datetime]) -> str:
-    """How far apart at least two times are, the oldest first: `every business day`, `every 2d`, or `within 3d 4h`."""
+def describe_cadence(times: Sequence[datetime]) -> str:
+    """Describe the intervals between at least two times: `every business day`, `every 2d` or `within 3d 4h`.
+
+    `times` are sorted from oldest to newest.
+    """
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    if max(gaps) - min(gaps) <= max(SLACK, min(gaps) / 20):
-        return f"every {duration(sorted(gaps)[len(gaps) // 2].total_seconds())}".replace("every 1d", "every day")
+    if max(gaps) - min(gaps) <= max(MAX_JITTER, min(gaps) / 20):
+        return f"every {format_duration(sorted(gaps)[len(gaps) // 2].total_seconds())}".replace("every 1d", "every day")
     days = [time.date() for time in times]
     steps = {_weekdays_between(earlier, later) for earlier, later in pairwise(days)}
-    # A public holiday makes a step longer, so the shortest one tells.
+    # A public holiday makes an interval longer, so the shortest one counts.
     if all(day.weekday() <= FRIDAY for day in days) and min(steps) > 0 and max(steps) <= min(steps) + 2:
         return "every business day" if min(steps) == 1 else f"every {min(steps)} business days"
-    return f"within {duration((times[-1] - times[0]).total_seconds())}"
+    return f"within {format_duration((times[-1] - times[0]).total_seconds())}"
 
 
 def _weekdays_between(earlier: date, later: date) -> int:
-    """How many Mondays to Fridays lie after a day, up to and with a later one."""
+    """Count the Mondays to Fridays after `earlier`, up to and including `later`."""
     days = (earlier + timedelta(days=number) for number in range(1, (later - earlier).days + 1))
     return sum(day.weekday() <= FRIDAY for day in days)

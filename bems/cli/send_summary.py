@@ -1,4 +1,4 @@
-"""The summary of a sending: what became of how many events, and how fast."""
+"""Summary of a send: the number of events by disposition, and the speed."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,11 +11,12 @@ _NESTED = {"vendor": Vendor, "payment_terms": PaymentTerms, "source": Source}
 
 
 @dataclass
-class Summary:
-    """What came of all that was sent: sent = accepted + duplicate + conflict + refused + undelivered.
+class SendSummary:
+    """Counts of all events sent: sent = accepted + duplicate + conflict + refused + undelivered.
 
-    `fates` counts events, `places` the refused ones by where their faults are. `requests` are those whose answer told
-    of an event, `retries` those that had to be repeated, in part at least. `seconds` is the time from first to last.
+    `dispositions` counts events, `refused_fields` the refused ones by the fields of their errors. `requests` has the
+    latency of each request whose response decided about an event. `retries` counts the requests that were repeated, at
+    least for some of their events. `seconds` is the time from the first event to the end.
     """
 
     dispositions: Counter[Disposition] = field(default_factory=Counter)
@@ -30,25 +31,25 @@ class Summary:
 
     @property
     def rate(self) -> float:
-        """Events a second."""
+        """Events per second."""
         return self.sent / self.seconds if self.seconds else 0.0
 
     @property
     def all_delivered(self) -> bool:
-        """Whether the cell has every event."""
+        """Whether the cell has every event, accepted now or before."""
         return self.sent == self.dispositions["accepted"] + self.dispositions["duplicate"]
 
-    def add(self, told: LineResult) -> None:
-        self.dispositions[told.disposition] += 1
-        if told.disposition == "refused":
-            # An event may have several faults in one place.
-            self.refused_fields.update({place(error.pointer) for error in told.errors})
+    def add(self, result: LineResult) -> None:
+        self.dispositions[result.disposition] += 1
+        if result.disposition == "refused":
+            # Count a field once per event, even if it has several errors.
+            self.refused_fields.update({field_of(error.pointer) for error in result.errors})
 
 
-def place(pointer: str) -> str:
-    """The field that a pointer into an event, or a line with one, leads to, such as `vendor.country`.
+def field_of(pointer: str) -> str:
+    """Return the field of a JSON Pointer into an event or a log line, such as `vendor.country`.
 
-    There are few of them, whatever is sent: names that senders choose are left out.
+    Names that senders choose are left out, so that the number of fields is bounded.
     """
     first, _, rest = pointer.removeprefix("/event/").removeprefix("/").partition("/")
     if first not in EventBody.__struct_fields__ and first not in ("status", "stage"):

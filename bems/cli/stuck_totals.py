@@ -1,4 +1,4 @@
-"""Stuck totals: how many invoices are stuck, how many of them parked, and what they are worth in each currency."""
+"""Totals of the stuck invoices: their number, how many are parked, and their amount in each currency."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -20,8 +20,10 @@ class _Page(Struct):
 
 
 class StuckTotals(NamedTuple):
-    """Stuck is an invoice with an alert out in its present wait, or parked; `parked` counts the latter. `invoices` and
-    `amounts` are by currency, the currency of the most stuck invoices first."""
+    """Totals of the stuck invoices: those with an alert in their current wait, and those that are parked.
+
+    `parked` counts only the parked ones. `invoices` and `amounts` are by currency, the one of the most invoices first.
+    """
 
     parked: int
     invoices: dict[str, int]
@@ -33,15 +35,15 @@ class StuckTotals(NamedTuple):
 
     @property
     def main_currency(self) -> str | None:
-        """The currency of the most stuck invoices, because amounts of different currencies cannot be compared."""
+        """The currency of the most stuck invoices; amounts of different currencies cannot be compared."""
         return next(iter(self.invoices), None)
 
     def as_document(self) -> dict[str, Any]:
-        """All of it, for programs."""
+        """Return the totals as printed by --json."""
         return {"stuck": self.total, "parked": self.parked, "stuck_amounts": self.amounts}
 
     def __str__(self) -> str:
-        """`23 are stuck, 4 of them parked: 84,120.00 EUR, 1,200.00 GBP`"""
+        """Return a sentence such as `23 are stuck, 4 of them parked: 84,120.00 EUR, 1,200.00 GBP`."""
         if not self.total:
             return "none is stuck"
         parked = f", {self.parked:,} of {'them' if self.total > 1 else 'it'} parked" if self.parked else ""
@@ -52,13 +54,13 @@ class StuckTotals(NamedTuple):
 
 
 def read_stuck_totals(client: Client, stage: Stage | None = None) -> StuckTotals:
-    """The totals of a cell; `stage`: only of invoices that lack that stage's event."""
+    """Read the totals of a cell. With `stage`, include only invoices that wait for that stage."""
     totals = decode_as(client.request_json("GET", "/totals", VIEWERS), _Page).items
-    return sum_up(one for one in totals if stage is None or WAITS_FOR[one.status] == stage)
+    return sum_totals(one for one in totals if stage is None or WAITS_FOR[one.status] == stage)
 
 
-def sum_up(totals: Iterable[Total]) -> StuckTotals:
-    """The totals of all statuses together."""
+def sum_totals(totals: Iterable[Total]) -> StuckTotals:
+    """Add up the totals of all statuses."""
     parked = 0
     invoices: Counter[str] = Counter()
     amounts: defaultdict[str, Decimal] = defaultdict(Decimal)

@@ -1,4 +1,4 @@
-"""Worlds for the command line: a cell on a real port, a cell that is played, and the commands in this process."""
+"""Harness for the command line: a cell on a real port, a fake server, and commands run in this process."""
 
 import json
 import os
@@ -28,7 +28,7 @@ START = "2026-03-02T10:00:00Z"
 
 
 class Result(NamedTuple):
-    """What a command came to."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -39,15 +39,15 @@ class Result(NamedTuple):
         assert self.out.count("\n") == 1, self.out
         return json.loads(self.out)
 
-    def mistake(self, code: int = 2) -> str:
-        """What was told of it in one line."""
+    def error(self, code: int = 2) -> str:
+        """Return the one-line error message, and assert the exit code."""
         assert (self.code, self.out, self.err.count("\n")) == (code, "", 1), self
         assert self.err.startswith("bems: ")
         return self.err.removeprefix("bems: ").rstrip("\n")
 
 
 def run(*arguments: str, stdin: bytes = b"", **environment: str) -> Result:
-    """The command line, in this process."""
+    """Run the command line in this process."""
     out, err, make = StringIO(), StringIO(), LogFile.__init__
     clean = {
         name: value
@@ -56,30 +56,30 @@ def run(*arguments: str, stdin: bytes = b"", **environment: str) -> Result:
     }
     with (
         ExitStack() as opened,
-        TemporaryFile() as given,
-        # A process would end after its command, and so close its files.
-        patch.object(LogFile, "__init__", lambda log, path: (make(log, path), opened.callback(shut, log))[0]),
-        patch("sys.stdin", given),
+        TemporaryFile() as input_file,
+        # Close the log at the end, as the exit of a process would.
+        patch.object(LogFile, "__init__", lambda log, path: (make(log, path), opened.callback(close_log, log))[0]),
+        patch("sys.stdin", input_file),
         patch.dict(os.environ, {**clean, **environment}, clear=True),
         patch("sys.argv", ["bems", *arguments]),
         patch("signal.signal"),
         redirect_stdout(out),
         redirect_stderr(err),
     ):
-        given.write(stdin)
-        given.seek(0)
+        input_file.write(stdin)
+        input_file.seek(0)
         with pytest.raises(SystemExit) as ended:
             main()
     assert isinstance(ended.value.code, int)
     return Result(ended.value.code, out.getvalue(), err.getvalue())
 
 
-def shut(log: LogFile) -> None:
+def close_log(log: LogFile) -> None:
     log._raw.close()
 
 
 class CliHarness:
-    """A running cell whose clock is moved by hand."""
+    """A running cell whose clock the test advances."""
 
     def __init__(self, service: Service, clock: AcceleratedClock, folder: Path) -> None:
         self.service, self.clock, self.folder = service, clock, folder
@@ -92,14 +92,14 @@ class CliHarness:
         return self._keys[role]
 
     def bems(self, *arguments: str, role: Role = "admin", stdin: bytes = b"") -> Result:
-        """A command, with a key of that role."""
+        """Run a command with a key of a role."""
         return run(*arguments, stdin=stdin, BEMS_URL=self.url, BEMS_API_KEY=self.key(role))
 
     def send(self, *events: dict[str, Any], stage: str = "ingestion") -> None:
         sent = self.bems("send", "-", stdin=lines(*events, stage=stage))
         assert sent.code == 0, sent
 
-    def go_on_to(self, when: str) -> None:
+    def advance_to(self, when: str) -> None:
         self.clock.advance_to(parse(when))
         self.service.writer.wake()
 
@@ -113,7 +113,7 @@ def running(folder: Path, **options: Any) -> Iterator[CliHarness]:
 
 
 class FakeResponse(NamedTuple):
-    """What a played cell answers."""
+    """A response of the fake server."""
 
     status: int
     body: Any
@@ -121,12 +121,12 @@ class FakeResponse(NamedTuple):
 
 
 class FakeServer:
-    """A cell that is played: `answer` is asked about every request, and None cuts the connection."""
+    """A fake cell: `answer` returns the response to each request, or None to close the connection."""
 
     def __init__(self, answer: Callable[["RecordedRequest"], FakeResponse | None]) -> None:
-        self.asked: list[RecordedRequest] = []
+        self.requests: list[RecordedRequest] = []
         self.answer = answer
-        played = self
+        fake_server = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -139,16 +139,16 @@ class FakeServer:
 
             def do_GET(self) -> None:
                 length = int(self.headers.get("content-length", 0))
-                asked = RecordedRequest(self.command, self.path, self.rfile.read(length), dict(self.headers))
-                played.asked.append(asked)
-                said = played.answer(asked)
-                if said is None:
+                request = RecordedRequest(self.command, self.path, self.rfile.read(length), dict(self.headers))
+                fake_server.requests.append(request)
+                response = fake_server.answer(request)
+                if response is None:
                     self.close_connection = True
                     return
-                body = said.body if isinstance(said.body, bytes) else json.dumps(said.body).encode()
-                self.send_response(said.status)
-                kind = "text/html" if isinstance(said.body, bytes) else "application/json"
-                for name, value in {"content-type": kind, "content-length": str(len(body)), **said.headers}.items():
+                body = response.body if isinstance(response.body, bytes) else json.dumps(response.body).encode()
+                self.send_response(response.status)
+                kind = "text/html" if isinstance(response.body, bytes) else "application/json"
+                for name, value in {"content-type": kind, "content-length": str(len(body)), **response.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
@@ -165,8 +165,8 @@ class FakeServer:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def wrap(self, context: ssl.SSLContext) -> None:
-        """Speak TLS from now on."""
+    def enable_tls(self, context: ssl.SSLContext) -> None:
+        """Use TLS from now on."""
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class FakeServer:
 
 
 class RecordedRequest(NamedTuple):
-    """A request."""
+    """A request that the fake server received."""
 
     method: str
     path: str
@@ -189,11 +189,11 @@ class RecordedRequest(NamedTuple):
         return sent["events"] if self.path.endswith("/batch") else [sent]
 
 
-Play = Callable[[Callable[[RecordedRequest], FakeResponse | None]], FakeServer]
+StartFakeServer = Callable[[Callable[[RecordedRequest], FakeResponse | None]], FakeServer]
 
 
 def event(event_id: str, status: str = "received", invoice_id: str | None = None, **other: Any) -> dict[str, Any]:
-    """An event that is good."""
+    """Return a valid event."""
     return {
         "event_id": event_id,
         "invoice_id": invoice_id or f"INV/{event_id}",

@@ -1,28 +1,28 @@
-"""Worlds that end with their test."""
+"""Fixtures: a running cell and fake servers, stopped after each test."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.cli_harness import CliHarness, FakeResponse, FakeServer, Play, RecordedRequest, running
+from tests.cli.cli_harness import CliHarness, FakeResponse, FakeServer, RecordedRequest, StartFakeServer, running
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[CliHarness]:
-    with running(tmp_path / "cell") as world:
-        yield world
+def harness(tmp_path: Path) -> Iterator[CliHarness]:
+    with running(tmp_path / "cell") as harness:
+        yield harness
 
 
 @pytest.fixture
-def play() -> Iterator[Play]:
-    """Starts played cells."""
-    made: list[FakeServer] = []
+def start_fake_server() -> Iterator[StartFakeServer]:
+    """Return a function that starts a fake server."""
+    started: list[FakeServer] = []
 
     def start(answer: Callable[[RecordedRequest], FakeResponse | None]) -> FakeServer:
-        made.append(FakeServer(answer))
-        return made[-1]
+        started.append(FakeServer(answer))
+        return started[-1]
 
     yield start
-    for played in made:
-        played.close()
+    for fake_server in started:
+        fake_server.close()

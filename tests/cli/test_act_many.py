@@ -1,4 +1,4 @@
-"""`bems act` over many invoices, and the times to come that it is given."""
+"""`bems act` for many invoices, and its deadlines."""
 
 import json
 from pathlib import Path
@@ -7,17 +7,17 @@ import pytest
 
 from bems.cli import bulk_commands
 from bems.cli.bulk_commands import command_id, read_ids
-from bems.cli.deadlines import Until, UntilParam, resolve
+from bems.cli.deadlines import DeadlineInput, DeadlineParam, resolve_deadline
 from bems.cli.errors import UserError
 from bems.cli.files import load_policy
 from bems.tracker.instants import parse, render
-from tests.cli.cli_harness import CliHarness, FakeResponse, Play, RecordedRequest, event, run
+from tests.cli.cli_harness import CliHarness, FakeResponse, RecordedRequest, StartFakeServer, event, run
 
 
 @pytest.fixture
-def three(world: CliHarness) -> CliHarness:
-    world.send(*(event(f"e{number}", invoice_id=f"I{number}") for number in range(3)))
-    return world
+def three(harness: CliHarness) -> CliHarness:
+    harness.send(*(event(f"e{number}", invoice_id=f"I{number}") for number in range(3)))
+    return harness
 
 
 def test_each_outcome_is_reported(three: CliHarness, tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_each_outcome_is_reported(three: CliHarness, tmp_path: Path) -> None:
         "park I1: done",
         "park nope: not found",
         "4 in all: 3 done, 1 not found",
-        "To retry it safely, repeat it with --run monday",
+        "To retry safely, repeat the command with --run monday",
     ]
     again = three.bems("act", "park", "--from", str(tmp_path / "ids"), "I2", "--run", "monday", "--json")
     assert again.code == 1
@@ -68,55 +68,57 @@ def test_ids_are_read_from_lists_csv_and_json(tmp_path: Path) -> None:
     ]
 
 
-def test_mistakes_are_told_before_anything_is_done(three: CliHarness, tmp_path: Path) -> None:
+def test_errors_are_reported_before_any_command_is_sent(three: CliHarness, tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"I0\n\xff\n")
     (tmp_path / "book.xlsx").write_bytes(b"PK\x03\x04...[Content_Types].xml")
-    assert (
-        f"{tmp_path}/bad:2: this is not UTF-8 text" in three.bems("act", "park", "--from", f"{tmp_path}/bad").mistake()
-    )
-    told = three.bems("act", "park", "--from", f"{tmp_path}/book.xlsx").mistake()
-    assert "an Excel file" in told and "CSV in UTF-8 with a column invoice_id" in told
-    assert "No such file" in three.bems("act", "park", "--from", "none").mistake()
-    assert three.bems("act", "park").mistake() == "say which: INVOICE ids, or --from FILE"
-    assert "--run" in three.bems("act", "park", "I0", "I1", "--command-id", "x").mistake()
-    assert "operator or admin" in three.bems("act", "park", "I0", "I1", role="viewer").mistake()
+    assert f"{tmp_path}/bad:2: this is not UTF-8 text" in three.bems("act", "park", "--from", f"{tmp_path}/bad").error()
+    message = three.bems("act", "park", "--from", f"{tmp_path}/book.xlsx").error()
+    assert "an Excel file" in message and "CSV in UTF-8 with a column invoice_id" in message
+    assert "No such file" in three.bems("act", "park", "--from", "none").error()
+    assert three.bems("act", "park").error() == "no invoice given: name INVOICE ids, or use --from FILE"
+    assert "--run" in three.bems("act", "park", "I0", "I1", "--command-id", "x").error()
+    assert "operator or admin" in three.bems("act", "park", "I0", "I1", role="viewer").error()
     assert three.bems("invoice", "I0", "--json").json.get("mark") is None
     nothing = three.bems("act", "park", "--from", "-", stdin=b"# none\n")
     assert (nothing.code, nothing.out.splitlines()[0]) == (0, "0 in all")
 
 
-def test_a_run_that_was_cut_short_is_told_and_repeated(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_says_how_to_resume_it(
+    start_fake_server: StartFakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bulk_commands, "RETRIES_FOR_SECONDS", 0.0)
     monkeypatch.setattr(bulk_commands, "IN_FLIGHT", 1)
 
-    def answer(asked: RecordedRequest) -> FakeResponse:
-        sent = json.loads(asked.body)
+    def answer(request: RecordedRequest) -> FakeResponse:
+        sent = json.loads(request.body)
         if sent["invoice_id"] == "I1":
             return FakeResponse(503, {"detail": "the disk is full"})
         return FakeResponse(200, {"command_id": sent["command_id"], "status": "accepted"})
 
-    played = play(answer)
-    cut = run("act", "park", "I0", "I1", "I2", "--run", "r", "--url", played.url)
+    fake_server = start_fake_server(answer)
+    cut = run("act", "park", "I0", "I1", "I2", "--run", "r", "--url", fake_server.url)
     assert cut.code == 1
     assert cut.out.splitlines() == [
         "park I0: done",
-        "park I1: whether it was done is not known",
-        "3 in all: 1 done, 1 whether it was done is not known, 1 not sent",
-        "To retry it safely, repeat it with --run r",
+        "park I1: outcome unknown",
+        "3 in all: 1 done, 1 outcome unknown, 1 not sent",
+        "To retry safely, repeat the command with --run r",
     ]
-    assert "the disk is full; to go on, repeat it with --run r" in cut.err
-    ids = [json.loads(asked.body)["command_id"] for asked in played.asked]
+    assert "the disk is full; to resume, repeat it with --run r" in cut.err
+    ids = [json.loads(request.body)["command_id"] for request in fake_server.requests]
     assert ids == [command_id("r", "I0"), command_id("r", "I1")]
 
 
-def test_a_busy_cell_is_asked_again(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_commands, "FIRST_PAUSE_SECONDS", 0.001)
+def test_requests_are_retried_when_a_cell_is_busy(
+    start_fake_server: StartFakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_commands, "MIN_PAUSE_SECONDS", 0.001)
     answers = [FakeResponse(429, {"detail": "slower"}), FakeResponse(502, b"<html>"), None]
 
     def answer(_: RecordedRequest) -> FakeResponse | None:
         return answers.pop(0) if answers else FakeResponse(200, {"command_id": "c", "status": "accepted"})
 
-    done = run("act", "park", "I0", "I1", "--url", play(answer).url)
+    done = run("act", "park", "I0", "I1", "--url", start_fake_server(answer).url)
     assert (done.code, done.err) == (0, "")
 
 
@@ -137,34 +139,35 @@ NOW = parse("2026-03-06T15:00:00Z")
         ("2026-03-31T12:00:00+02:00", "2026-03-31T10:00:00Z", ""),
     ],
 )
-def test_times_to_come(given: str, instant: str, meaning: str) -> None:
-    until: Until = UntilParam().convert(given, None, None)
-    meant = resolve(until, NOW, load_policy(None))
-    assert (render(meant.instant), meant.meaning) == (instant, meaning)
+def test_deadlines_are_resolved(given: str, instant: str, meaning: str) -> None:
+    until: DeadlineInput = DeadlineParam().convert(given, None, None)
+    deadline = resolve_deadline(until, NOW, load_policy(None))
+    assert (render(deadline.instant), deadline.meaning) == (instant, meaning)
 
 
-def test_the_answer_says_which_time_was_meant(three: CliHarness) -> None:
-    three.go_on_to("2026-03-02T12:00:00Z")
-    told = three.bems("act", "extend", "I0", "--until", "+30d").out
-    assert "New deadline: 2026-04-01 12:00:0" in told and "UTC (30d from now)" in told
+def test_the_resulting_deadline_is_printed(three: CliHarness) -> None:
+    three.advance_to("2026-03-02T12:00:00Z")
+    message = three.bems("act", "extend", "I0", "--until", "+30d").out
+    assert "New deadline: 2026-04-01 12:00:0" in message and "UTC (30d from now)" in message
     many = three.bems("act", "extend", "I1", "I2", "--until", "+20bd")
     assert many.code == 0
     assert (
-        "(20bd from now by the built-in policy's calendar in Europe/Amsterdam; --policy FILE takes another)" in many.out
+        "(20bd from now by the built-in policy's calendar in Europe/Amsterdam; choose another with --policy FILE)"
+        in many.out
     )
-    # A repeat must mean the same time.
+    # A retry must use the same deadline.
     assert "--until 2026-03-30T" in many.out.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    ("until", "told"),
+    ("until", "message"),
     [
-        ("soon", "'soon' is not a time; friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or"),
+        ("soon", "'soon' is not a time; use friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or"),
         ("+3w", '"3w" is not a duration'),
         ("+0d", "is not a positive duration"),
         ("2026-02-30", "'2026-02-30' is not a time"),
         ("fr", "'fr' is not a time"),
     ],
 )
-def test_what_is_no_time(until: str, told: str) -> None:
-    assert told in run("act", "extend", "I", "--until", until).mistake()
+def test_invalid_deadlines_are_refused(until: str, message: str) -> None:
+    assert message in run("act", "extend", "I", "--until", until).error()

@@ -1,4 +1,4 @@
-"""The commands that talk with a running cell: what they show, what they do, and how they tell what went wrong."""
+"""The commands that call a running cell: their output, effects and error messages."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ from bems.cli import client
 from bems.embedded.alerting.delivery import NotDelivered
 from bems.embedded.api import views
 from bems.tracker.actions import Alert
-from tests.cli.cli_harness import CliHarness, FakeResponse, Play, RecordedRequest, event, run, running
+from tests.cli.cli_harness import CliHarness, FakeResponse, RecordedRequest, StartFakeServer, event, run, running
 from tests.waiting import until
 
 STUCK = [f"INV/{number}" for number in (1, 2, 3)]
@@ -24,30 +24,30 @@ STUCK = [f"INV/{number}" for number in (1, 2, 3)]
 
 @pytest.fixture(scope="module")
 def finance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliHarness]:
-    """Three invoices that are stuck in authorization, and one that is through."""
-    with running(tmp_path_factory.mktemp("finance")) as world:
+    """A cell with three invoices stuck in authorization, and one posted."""
+    with running(tmp_path_factory.mktemp("finance")) as harness:
         for invoice_id in STUCK:
-            world.send(event(f"{invoice_id}-1", invoice_id=invoice_id))
-        through = {
+            harness.send(event(f"{invoice_id}-1", invoice_id=invoice_id))
+        outcomes = {
             "ingestion": "received",
             "authorization": "approved",
             "reconciliation": "matched",
             "posting": "posted",
         }
-        for stage, status in through.items():
-            world.send(event(f"{stage}-4", status, "4711"), stage=stage)
-        world.go_on_to("2026-03-06T09:00:00Z")
-        until(lambda: len(stuck_of(world)) == 3)
-        yield world
+        for stage, status in outcomes.items():
+            harness.send(event(f"{stage}-4", status, "4711"), stage=stage)
+        harness.advance_to("2026-03-06T09:00:00Z")
+        until(lambda: len(stuck_of(harness)) == 3)
+        yield harness
 
 
-def stuck_of(world: CliHarness, *options: str) -> list[dict[str, Any]]:
-    found = world.bems("stuck", "--json", *options).json
+def stuck_of(harness: CliHarness, *options: str) -> list[dict[str, Any]]:
+    found = harness.bems("stuck", "--json", *options).json
     assert set(found) == {"items", "more", "stuck", "parked", "stuck_amounts"}
     return list(found["items"])
 
 
-def test_stuck_shows_the_longest_waiting_first(finance: CliHarness) -> None:
+def test_stuck_lists_the_longest_wait_first(finance: CliHarness) -> None:
     result = finance.bems("stuck", role="viewer")
     assert (result.code, result.err) == (0, "")
     rows = [line.split() for line in result.out.splitlines() if line.strip().startswith("INV/")]
@@ -63,12 +63,12 @@ def test_lists_say_whether_there_are_more(finance: CliHarness, monkeypatch: pyte
     assert shown.endswith("\n3 are stuck: 3,750.00 EUR; the first 2 are shown, see --limit\n")
     assert finance.bems("stuck", "--limit", "2", "--json").json["more"] is True
     assert finance.bems("stuck", "--stage", "posting").out == "none is stuck\n"
-    monkeypatch.setattr(client, "PAGE", 1)
+    monkeypatch.setattr(client, "MAX_PAGE_ITEMS", 1)
     assert [one["invoice_id"] for one in stuck_of(finance)] == STUCK
     assert finance.bems("stuck", "--limit", "3", "--json").json["more"] is False
 
 
-def test_alerts_are_listed_and_narrowed_down(finance: CliHarness) -> None:
+def test_alerts_are_listed_and_filtered(finance: CliHarness) -> None:
     found = finance.bems("alerts", "--invoice", "INV/2", "--severity", "warning", "--stage", "authorization", "--json")
     (alert,) = found.json["items"]
     assert (alert["invoice_id"], alert["kind"], alert["step"]) == ("INV/2", "stuck", 1)
@@ -78,7 +78,7 @@ def test_alerts_are_listed_and_narrowed_down(finance: CliHarness) -> None:
     assert finance.bems("alerts", "--severity", "critical").out == "no alerts\n"
 
 
-def test_an_invoice_is_shown_with_all_that_happened_to_it(finance: CliHarness) -> None:
+def test_an_invoice_is_shown_with_its_history(finance: CliHarness) -> None:
     result = finance.bems("invoice", "INV/1", role="viewer")
     assert (result.code, result.err) == (0, "")
     shown = [" ".join(line.split()) for line in result.out.splitlines()]
@@ -87,7 +87,7 @@ def test_an_invoice_is_shown_with_all_that_happened_to_it(finance: CliHarness) -
         "Status AwaitingAuthorization: ingested, not yet approved (stuck)",
         "Amount 1,250.00 EUR",
         "Vendor Acme [GmbH] (V-42)",
-        "Alerts out 1, the newest warning",
+        "Alerts 1, the latest warning",
     ):
         assert line in shown
     assert any(line.startswith("Deadline 2026-03-05 10:00:0") for line in shown)
@@ -97,52 +97,52 @@ def test_an_invoice_is_shown_with_all_that_happened_to_it(finance: CliHarness) -
         if "ingestion received new > AwaitingAuthorization INV/1-1, occurred 2026-03-02 09:00:00" in line
     ]
     alerted = [line for line in shown if "alert 1 of authorization, warning" in line]
-    assert shown.index(alerted[0]) < shown.index(happened[0]), "the newest first"
+    assert shown.index(alerted[0]) < shown.index(happened[0]), "newest first"
     states = [line.split()[-1] for line in shown if line.endswith(("AwaitAuthorization", "AuthorizationStuck"))]
     assert states == ["AwaitAuthorization", "AuthorizationStuck", "AwaitAuthorization"]
     assert "TaskSubmitted" not in result.out
     assert "TaskSubmitted" in finance.bems("invoice", "INV/1", "--history").out
 
 
-def test_an_invoice_in_json_is_what_the_cell_answered(finance: CliHarness) -> None:
+def test_json_of_an_invoice_is_the_cells_answer(finance: CliHarness) -> None:
     answer = finance.bems("invoice", "4711", "--json").json
     assert (answer["invoice_id"], answer["status"]) == ("4711", "Posted")
     assert {"transitions", "executions", "outcomes"} <= set(answer)
     assert "Posted: through all four stages" in " ".join(finance.bems("invoice", "4711").out.split())
 
 
-def test_a_long_history_is_read_to_its_end(finance: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_page_of_a_history_is_read(finance: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = finance.bems("invoice", "INV/1", "--json").json["executions"]
     assert len(whole[0]["history"]) > 12
     assert whole[0]["next_cursor"] is None
     monkeypatch.setattr(views, "MAX_HISTORY_EVENTS", 5)
-    monkeypatch.setattr(client, "PAGE", 4)
+    monkeypatch.setattr(client, "MAX_PAGE_ITEMS", 4)
     assert finance.bems("invoice", "INV/1", "--json").json["executions"] == whole
     shown = finance.bems("invoice", "INV/1", "--history").out
     assert shown.count("StateEntered") >= 3
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_what_may_be_answered_another_time_is_asked_again(
-    play: Play, status: int, monkeypatch: pytest.MonkeyPatch
+def test_retryable_statuses_are_retried_unless_retry_after_is_long(
+    start_fake_server: StartFakeServer, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PAUSES", (0.0, 0.0))
-    played = play(
-        lambda _: FakeResponse(status, b"<html>") if len(played.asked) < 2 else FakeResponse(200, {"items": []})
+    monkeypatch.setattr(client, "RETRY_PAUSES_SECONDS", (0.0, 0.0))
+    fake_server = start_fake_server(
+        lambda _: FakeResponse(status, b"<html>") if len(fake_server.requests) < 2 else FakeResponse(200, {"items": []})
     )
-    assert run("alerts", BEMS_URL=played.url).code == 0
-    assert len(played.asked) == 2
-    late = play(lambda _: FakeResponse(status, {"detail": "later"}, {"Retry-After": "60"}))
-    assert "later" in run("alerts", BEMS_URL=late.url).mistake(1)
-    assert len(late.asked) == 1, "nobody is kept waiting for a minute"
+    assert run("alerts", BEMS_URL=fake_server.url).code == 0
+    assert len(fake_server.requests) == 2
+    late = start_fake_server(lambda _: FakeResponse(status, {"detail": "later"}, {"Retry-After": "60"}))
+    assert "later" in run("alerts", BEMS_URL=late.url).error(1)
+    assert len(late.requests) == 1, "a long Retry-After is not waited for"
 
 
 @pytest.mark.parametrize("id", ["nope", "..", "a/../b", "%2e%2e", "a?b#c"])
-def test_an_invoice_that_is_not_there(finance: CliHarness, id: str) -> None:
-    assert finance.bems("invoice", id).mistake() == f'there is no invoice "{id}"'
+def test_an_unknown_invoice_is_an_error(finance: CliHarness, id: str) -> None:
+    assert finance.bems("invoice", id).error() == f'there is no invoice "{id}"'
 
 
-def test_the_books_are_balanced(finance: CliHarness) -> None:
+def test_check_reports_a_balanced_cell(finance: CliHarness) -> None:
     result = finance.bems("check")
     assert result.code == 0
     shown = [" ".join(line.split()) for line in result.out.splitlines()]
@@ -151,7 +151,7 @@ def test_the_books_are_balanced(finance: CliHarness) -> None:
     assert finance.bems("check", "--json").json["balanced"] is True
 
 
-def test_a_dashboard(finance: CliHarness) -> None:
+def test_dashboards_are_printed_for_a_period(finance: CliHarness) -> None:
     assert finance.bems("check").code == 0, "DuckDB has everything"
     answer = finance.bems("dashboard", "backlog", "--json").json
     assert answer["columns"] == ["status", "currency", "invoices", "amount"]
@@ -172,23 +172,25 @@ def test_a_dashboard(finance: CliHarness) -> None:
         assert finance.bems("dashboard", "volume", *given).out == f"nothing from {of}\n"
     assert (
         "'2020-01-01T00:00:00' is not a time"
-        in finance.bems("dashboard", "volume", "--since", "2020-01-01T00:00:00").mistake()
+        in finance.bems("dashboard", "volume", "--since", "2020-01-01T00:00:00").error()
     )
 
 
-def test_books_that_are_not_balanced_give_1(play: Play) -> None:
+def test_check_exits_with_1_if_the_cell_is_not_balanced(start_fake_server: StartFakeServer) -> None:
     counts = dict.fromkeys(
         ("accepted", "applied", "dead_letters", "set_aside", "transitions", "analytics", "alerts", "alert_rows"), 1
     )
     balanced = [None, False]
-    played = play(lambda _: FakeResponse(200, {**counts, "differences": [], "balanced": balanced.pop(0)}))
-    result = run("check", BEMS_URL=played.url)
+    fake_server = start_fake_server(
+        lambda _: FakeResponse(200, {**counts, "differences": [], "balanced": balanced.pop(0)})
+    )
+    result = run("check", BEMS_URL=fake_server.url)
     assert result.code == 1
     assert result.out.rstrip().endswith("no")
-    assert len(played.asked) == 2
+    assert len(fake_server.requests) == 2
 
 
-def test_books_show_where_records_and_series_differ(play: Play) -> None:
+def test_check_shows_differences_between_records_and_series(start_fake_server: StartFakeServer) -> None:
     counts = dict.fromkeys(
         ("accepted", "applied", "dead_letters", "set_aside", "transitions", "analytics", "alerts", "alert_rows"), 1
     )
@@ -200,214 +202,214 @@ def test_books_show_where_records_and_series_differ(play: Play) -> None:
         "amount": "84120",
         "series_amount": "-9",
     }
-    played = play(lambda _: FakeResponse(200, {**counts, "differences": [difference], "balanced": False}))
-    result = run("check", BEMS_URL=played.url)
+    fake_server = start_fake_server(
+        lambda _: FakeResponse(200, {**counts, "differences": [difference], "balanced": False})
+    )
+    result = run("check", BEMS_URL=fake_server.url)
     assert result.code == 1
     assert result.out.splitlines()[-1].split() == ["Posted", "1,200", "1,199", "84,120", "JPY", "-9", "JPY"]
 
 
-def test_every_act(world: CliHarness) -> None:
-    world.send(event("e", invoice_id="I"))
-    done = world.bems("act", "complete", "I", "--stage", "authorization", "--note", "by [mail]", role="operator")
+def test_every_act_command(harness: CliHarness) -> None:
+    harness.send(event("e", invoice_id="I"))
+    done = harness.bems("act", "complete", "I", "--stage", "authorization", "--note", "by [mail]", role="operator")
     assert done.code == 0
     assert "Status: AwaitingReconciliation, approved, not yet matched" in done.out
-    extended = world.bems("act", "extend", "I", "--until", "2026-12-24T12:00:00+01:00")
+    extended = harness.bems("act", "extend", "I", "--until", "2026-12-24T12:00:00+01:00")
     assert "Waits for reconciliation until 2026-12-24 11:00:00 UTC" in extended.out
     assert extended.out.endswith("\nNext alert: 2026-12-24 11:00:00 UTC\n")
-    assert "no alert" in world.bems("act", "acknowledge", "I").mistake()
-    assert "; parked" in world.bems("act", "park", "I").out
-    assert world.bems("act", "park", "I").mistake() == "the invoice is parked: revive it first"
-    revived = world.bems("act", "revive", "I", "--command-id", "once", "--json").json
+    assert "no alert" in harness.bems("act", "acknowledge", "I").error()
+    assert "; parked" in harness.bems("act", "park", "I").out
+    assert harness.bems("act", "park", "I").error() == "the invoice is parked: revive it first"
+    revived = harness.bems("act", "revive", "I", "--command-id", "once", "--json").json
     assert (revived["command_id"], revived["status"]) == ("once", "accepted")
     assert revived["invoice"]["status"] == "AwaitingReconciliation"
     assert "transitions" not in revived["invoice"]
-    assert (
-        "revive I: had been done before (command once)" in world.bems("act", "revive", "I", "--command-id", "once").out
-    )
-    assert "another command has used the id once" in world.bems("act", "park", "I", "--command-id", "once").mistake()
-    assert "Status: Cancelled" in world.bems("act", "cancel", "I", "--note", "x").out
-    shown = world.bems("invoice", "I").out
+    assert "revive I: already done (command once)" in harness.bems("act", "revive", "I", "--command-id", "once").out
+    assert "another command with the id once" in harness.bems("act", "park", "I", "--command-id", "once").error()
+    assert "Status: Cancelled" in harness.bems("act", "cancel", "I", "--note", "x").out
+    shown = harness.bems("invoice", "I").out
     assert "complete authorization" in shown
     assert "by [mail]" in shown
-    assert "J" in world.bems("act", "park", "J").mistake()
-    assert "/note" in world.bems("act", "park", "I", "--note", "x" * 1001).mistake()
+    assert "J" in harness.bems("act", "park", "J").error()
+    assert "/note" in harness.bems("act", "park", "I", "--note", "x" * 1001).error()
 
 
-def test_a_date_is_the_end_of_that_day_here(world: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_date_means_the_end_of_that_day_in_local_time(harness: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
-        world.send(event("e", invoice_id="I"))
-        assert "until 2026-12-25 05:00:00 UTC" in world.bems("act", "extend", "I", "--until", "2026-12-24").out
+        harness.send(event("e", invoice_id="I"))
+        assert "until 2026-12-25 05:00:00 UTC" in harness.bems("act", "extend", "I", "--until", "2026-12-24").out
     finally:
         monkeypatch.undo()
         time.tzset()
 
 
-def test_a_command_is_repeated_under_the_same_id(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PAUSES", (0.0, 0.0))
-    heard: list[str] = []
+def test_a_command_is_retried_with_the_same_id(
+    start_fake_server: StartFakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "RETRY_PAUSES_SECONDS", (0.0, 0.0))
+    command_ids: list[str] = []
 
-    def answer(asked: RecordedRequest) -> FakeResponse | None:
-        if asked.method == "GET":
+    def answer(request: RecordedRequest) -> FakeResponse | None:
+        if request.method == "GET":
             return FakeResponse(404, {"detail": "there is no invoice"})
-        heard.append(json.loads(asked.body)["command_id"])
-        return None if len(heard) < 3 else FakeResponse(200, {"command_id": heard[0], "status": "duplicate"})
+        command_ids.append(json.loads(request.body)["command_id"])
+        return (
+            None if len(command_ids) < 3 else FakeResponse(200, {"command_id": command_ids[0], "status": "duplicate"})
+        )
 
-    assert run("act", "park", "I", BEMS_URL=play(answer).url).code == 2
-    assert len(heard) == 3
-    assert len(set(heard)) == 1
+    assert run("act", "park", "I", BEMS_URL=start_fake_server(answer).url).code == 2
+    assert len(command_ids) == 3
+    assert len(set(command_ids)) == 1
 
-    told = run("act", "park", "I", BEMS_URL=play(lambda _: None).url).mistake(1)
-    assert "the connection was cut before an answer came" in told
-    assert "repeat it with --command-id cli-" in told
+    message = run("act", "park", "I", BEMS_URL=start_fake_server(lambda _: None).url).error(1)
+    assert "the connection was lost before a response arrived" in message
+    assert "repeat it safely with --command-id cli-" in message
 
 
-def test_keys_are_made_listed_and_revoked(world: CliHarness) -> None:
-    made = world.bems("keys", "add", "sap", "--role", "sender")
+def test_keys_are_created_listed_and_revoked(harness: CliHarness) -> None:
+    made = harness.bems("keys", "add", "sap", "--role", "sender")
     assert (made.code, made.err) == (0, "")
     text = made.out.strip()
     assert (
-        run("stuck", "--url", world.url, "--key", text).mistake().startswith("the key is wrong, revoked, or of another")
+        run("stuck", "--url", harness.url, "--key", text).error().startswith("the key is wrong, revoked, or of another")
     )
-    assert world.service.keys.verify(text)
-    assert "there is already a key sap" in world.bems("keys", "add", "sap", "--role", "viewer").mistake()
-    assert "sap" in world.bems("keys", "list").out
-    listed = world.bems("keys", "list", "--json").json["items"]
+    assert harness.service.keys.verify(text)
+    assert "there is a key sap already" in harness.bems("keys", "add", "sap", "--role", "viewer").error()
+    assert "sap" in harness.bems("keys", "list").out
+    listed = harness.bems("keys", "list", "--json").json["items"]
     assert {(key["name"], key["role"]) for key in listed} == {("the-admin", "admin"), ("sap", "sender")}
-    assert "revoked at" in world.bems("keys", "revoke", "sap").out
-    assert not world.service.keys.verify(text)
-    assert "there is no key sap; bems keys list" in world.bems("keys", "revoke", "sap").mistake()
-    again = world.bems("keys", "add", "sap", "--role", "viewer", "--json").json
-    assert world.bems("keys", "revoke", again["key"]["id"], "--json").json["revoked_by"] == "the-admin"
-    assert "the last admin key" in world.bems("keys", "revoke", "the-admin").mistake()
+    assert "revoked at" in harness.bems("keys", "revoke", "sap").out
+    assert not harness.service.keys.verify(text)
+    assert "there is no key sap; bems keys list" in harness.bems("keys", "revoke", "sap").error()
+    again = harness.bems("keys", "add", "sap", "--role", "viewer", "--json").json
+    assert harness.bems("keys", "revoke", again["key"]["id"], "--json").json["revoked_by"] == "the-admin"
+    assert "the last key of an admin" in harness.bems("keys", "revoke", "the-admin").error()
 
 
-def test_a_key_is_made_in_the_folder_of_a_cell_that_does_not_run(tmp_path: Path) -> None:
+def test_a_key_is_created_in_the_folder_of_a_stopped_cell(tmp_path: Path) -> None:
     folder = tmp_path / "cell"
     text = run("keys", "add", "root", "--role", "admin", "--store", str(folder)).out.strip()
-    with running(folder) as world:
-        assert run("keys", "list", "--url", world.url, "--key", text).code == 0
-        told = run("keys", "add", "other", "--role", "admin", "--store", str(folder)).mistake()
-        assert "is in use: another cell runs on this folder; --store is for one that does not run" in told
+    with running(folder) as harness:
+        assert run("keys", "list", "--url", harness.url, "--key", text).code == 0
+        message = run("keys", "add", "other", "--role", "admin", "--store", str(folder)).error()
+        assert "is in use: another cell runs on this folder; --store needs a stopped cell" in message
     assert (
-        "there is already a key root" in run("keys", "add", "root", "--role", "admin", "--store", str(folder)).mistake()
+        "there is a key root already" in run("keys", "add", "root", "--role", "admin", "--store", str(folder)).error()
     )
     made = run("keys", "add", "two", "--role", "viewer", "--store", str(folder), "--json").json
     assert (made["key"]["name"], made["key"]["created_by"]) == ("two", "bems keys")
     (tmp_path / "file").write_text("")
     assert (
-        str(tmp_path / "file")
-        in run("keys", "add", "a", "--role", "admin", "--store", str(tmp_path / "file")).mistake()
+        str(tmp_path / "file") in run("keys", "add", "a", "--role", "admin", "--store", str(tmp_path / "file")).error()
     )
 
 
-def test_dead_letters_are_listed_and_redriven(world: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_letters_are_listed_and_redriven(harness: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise KeyError("tariff")
 
-    cell = world.service.writer._cell
-    with monkeypatch.context() as trouble:
+    cell = harness.service.writer._cell
+    with monkeypatch.context() as patch:
         for name in ("handle_event", "redrive"):
-            trouble.setattr(cell, name, broken)
-        world.send(*(event(f"e{number}", invoice_id=f"I{number}") for number in range(5)))
-        letters = world.bems("dlq", "list", role="operator")
+            patch.setattr(cell, name, broken)
+        harness.send(*(event(f"e{number}", invoice_id=f"I{number}") for number in range(5)))
+        letters = harness.bems("dlq", "list", role="operator")
         assert letters.code == 0
         assert "tariff" in letters.out
         assert letters.out.endswith("5 dead letters\n")
-        assert [one["event_id"] for one in world.bems("dlq", "list", "--invoice", "I3", "--json").json["items"]] == [
+        assert [one["event_id"] for one in harness.bems("dlq", "list", "--invoice", "I3", "--json").json["items"]] == [
             "e3"
         ]
-        again = world.bems("dlq", "redrive", "--error", "tariff", "--invoice", "I3")
+        again = harness.bems("dlq", "redrive", "--error", "tariff", "--invoice", "I3")
         assert again.code == 1
-        assert "To be handled again: 1 dead letter of invoice I3 with 'tariff' in its error" in again.out
-        assert "e3 was not handled: KeyError" in again.out
-        assert "0 handled, 1 not" in again.out
-        assert "5 dead letters" in world.bems("dlq", "list").out
-    one = world.bems("dlq", "redrive", "e0", "e0")
-    assert (one.code, one.out) == (0, "To be handled again: 1 dead letter: e0\n1 handled, 0 not\n")
-    rest = world.bems("dlq", "redrive", "--all", "--json")
+        assert "Redriving 1 dead letter of invoice I3 with 'tariff' in its error" in again.out
+        assert "e3 failed: KeyError" in again.out
+        assert "0 handled, 1 failed" in again.out
+        assert "5 dead letters" in harness.bems("dlq", "list").out
+    one = harness.bems("dlq", "redrive", "e0", "e0")
+    assert (one.code, one.out) == (0, "Redriving 1 dead letter: e0\n1 handled, 0 failed\n")
+    rest = harness.bems("dlq", "redrive", "--all", "--json")
     assert (rest.code, rest.json) == (0, {"redriven": ["e1", "e2", "e3", "e4"], "failed": []})
-    assert world.bems("dlq", "list").out == "no dead letters\n"
-    assert world.bems("dlq", "redrive", "--all").out == "0 handled, 0 not\n"
-    none = world.bems("dlq", "redrive", *(f"none-{number}" for number in range(1_001)))
+    assert harness.bems("dlq", "list").out == "no dead letters\n"
+    assert harness.bems("dlq", "redrive", "--all").out == "0 handled, 0 failed\n"
+    none = harness.bems("dlq", "redrive", *(f"none-{number}" for number in range(1_001)))
     assert none.code == 1
-    assert "none-1000 was not handled: there is no dead letter none-1000\n0 handled, 1,001 not\n" in none.out
-    assert world.bems("dlq", "redrive").mistake().startswith("say which: ")
-    assert world.bems("dlq", "redrive", "e0", "--all").mistake().startswith("say which: ")
+    assert "none-1000 failed: there is no dead letter none-1000\n0 handled, 1,001 failed\n" in none.out
+    assert harness.bems("dlq", "redrive").error().startswith("choose one: ")
+    assert harness.bems("dlq", "redrive", "e0", "--all").error().startswith("choose one: ")
 
 
-class Deaf:
-    """A destination that takes nothing."""
+class UnavailableDestination:
+    """A destination that accepts no alert."""
 
     key = "webhook https://example.com"
 
     def __init__(self) -> None:
-        self.taken: list[str] = []
-        self.deaf = True
+        self.delivered: list[str] = []
+        self.is_unavailable = True
 
     def send(self, alert: Alert) -> None:
-        if self.deaf:
-            raise NotDelivered("it is [deaf]", outage=False)
-        self.taken.append(alert.id)
+        if self.is_unavailable:
+            raise NotDelivered("it is [down]", outage=False)
+        self.delivered.append(alert.id)
 
 
-def test_deliveries_that_a_destination_has_not_taken(tmp_path: Path) -> None:
-    deaf = Deaf()
-    with running(tmp_path, destinations={"warning": [deaf], "critical": [deaf]}) as world:
-        world.send(event("e", invoice_id="I"))
-        world.go_on_to("2026-03-06T09:00:00Z")
-        waiting = until(lambda: [one for one in world.bems("deliveries", "--json").json["items"] if one["error"]])
-        assert (waiting[0]["destination"], waiting[0]["state"]) == (deaf.key, "waiting")
-        shown = world.bems("deliveries", "--state", "waiting", role="viewer")
-        assert "it is [deaf]" in shown.out
+def test_undelivered_alerts_are_listed_and_retried(tmp_path: Path) -> None:
+    destination = UnavailableDestination()
+    with running(tmp_path, destinations={"warning": [destination], "critical": [destination]}) as harness:
+        harness.send(event("e", invoice_id="I"))
+        harness.advance_to("2026-03-06T09:00:00Z")
+        waiting = until(lambda: [one for one in harness.bems("deliveries", "--json").json["items"] if one["error"]])
+        assert (waiting[0]["destination"], waiting[0]["state"]) == (destination.key, "waiting")
+        shown = harness.bems("deliveries", "--state", "waiting", role="viewer")
+        assert "it is [down]" in shown.out
         assert shown.out.endswith("1 undelivered alert\n")
-        assert world.bems("deliveries", "--state", "failed").out == "no undelivered alerts\n"
-        assert world.bems("deliveries", "--retry", "--json").json == {"deliveries": 0}
-        assert world.bems("deliveries", "--retry").out == "no undelivered alerts to be tried again\n"
-        assert (
-            "this needs the key of an operator or admin" in world.bems("deliveries", "--retry", role="viewer").mistake()
-        )
+        assert harness.bems("deliveries", "--state", "failed").out == "no undelivered alerts\n"
+        assert harness.bems("deliveries", "--retry", "--json").json == {"deliveries": 0}
+        assert harness.bems("deliveries", "--retry").out == "no undelivered alerts will be retried\n"
+        assert "this requires an operator or admin key" in harness.bems("deliveries", "--retry", role="viewer").error()
 
 
-def test_as_many_deliveries_as_a_page_holds_are_all(play: Play) -> None:
-    """Of both states, over as many pages as it takes."""
+def test_deliveries_are_listed_over_pages_and_states(start_fake_server: StartFakeServer) -> None:
     delivery = {
         "alert_id": "a", "invoice_id": "I", "destination": "log", "attempts": 1, "due": "now", "error": None,
     }  # fmt: skip
 
-    def answer(asked: RecordedRequest) -> FakeResponse:
-        query = dict(parse_qsl(asked.path.partition("?")[2]))
-        begin, there = int(query.get("cursor", 0)), 500 if query["state"] == "failed" else 0
-        end = min(begin + int(query["limit"]), there)
+    def answer(request: RecordedRequest) -> FakeResponse:
+        query = dict(parse_qsl(request.path.partition("?")[2]))
+        begin, count = int(query.get("cursor", 0)), 500 if query["state"] == "failed" else 0
+        end = min(begin + int(query["limit"]), count)
         items = [{**delivery, "state": query["state"]}] * (end - begin)
         return FakeResponse(
             200, {"items": items, "next_cursor": str(end) if end - begin == int(query["limit"]) else None}
         )
 
-    played = play(answer)
+    fake_server = start_fake_server(answer)
     for limit, shown, more in ((1000, 500, False), (500, 500, False), (499, 499, True)):
-        listed = run("deliveries", "--json", "--limit", str(limit), "--url", played.url).json
+        listed = run("deliveries", "--json", "--limit", str(limit), "--url", fake_server.url).json
         assert (len(listed["items"]), listed["more"]) == (shown, more)
 
 
-def test_a_key_that_may_not(finance: CliHarness) -> None:
+def test_a_key_of_another_role_is_refused(finance: CliHarness) -> None:
     for arguments, role, needed in (
         (["stuck"], "sender", "a viewer, operator or admin"),
         (["act", "park", "INV/1"], "viewer", "an operator or admin"),
         (["dlq", "list"], "viewer", "an operator or admin"),
         (["keys", "list"], "operator", "an admin"),
     ):
-        told = finance.bems(*arguments, role=role).mistake()  # type: ignore[arg-type]
-        assert told.startswith("the key is wrong, revoked, or of another role: ")
-        assert f"this needs the key of {needed} in BEMS_API_KEY (or --key)" in told
-    told = run("stuck", "--url", finance.url).mistake()
-    assert told.startswith("no key was given: ")
-    assert told.endswith("bems keys add NAME --role viewer")
+        message = finance.bems(*arguments, role=role).error()  # type: ignore[arg-type]
+        assert message.startswith("the key is wrong, revoked, or of another role: ")
+        assert f"this requires {needed} key in BEMS_API_KEY (or --key)" in message
+    message = run("stuck", "--url", finance.url).error()
+    assert message.startswith("no key was given: ")
+    assert message.endswith("bems keys add NAME --role viewer")
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "told"),
+    ("response", "code", "message"),
     [
         (
             FakeResponse(400, {"detail": "no", "errors": [{"pointer": "/limit", "detail": "7 is\nbad"}]}),
@@ -420,47 +422,49 @@ def test_a_key_that_may_not(finance: CliHarness) -> None:
         (FakeResponse(429, {"detail": "too many"}), 1, "URL: too many"),
         (FakeResponse(500, {"detail": "our fault"}), 1, "URL: our fault"),
         (FakeResponse(503, {"detail": "later"}), 1, "URL: later"),
-        (FakeResponse(502, b"<html>"), 1, "URL: the answer is 502, text/html, and not the JSON of a cell; is this"),
-        (FakeResponse(200, b"<html>"), 1, "URL: the answer is 200, text/html, and not the JSON of a cell; is this"),
+        (FakeResponse(502, b"<html>"), 1, "URL: the response is 502, text/html, not a cell's JSON; is this"),
+        (FakeResponse(200, b"<html>"), 1, "URL: the response is 200, text/html, not a cell's JSON; is this"),
         (
             FakeResponse(200, b'{"detail": "\xff"}'),
             1,
-            "URL: the answer is 200, text/html, and not the JSON of a cell; is this",
+            "URL: the response is 200, text/html, not a cell's JSON; is this",
         ),
         (
             FakeResponse(200, b'{"items":' + b"[" * 100_000),
             1,
-            "URL: the answer is 200, text/html, and not the JSON of a cell",
+            "URL: the response is 200, text/html, not a cell's JSON",
         ),
         (
             FakeResponse(500, b'{"x":' + b"[" * 100_000),
             1,
-            "URL: the answer is 500, text/html, and not the JSON of a cell",
+            "URL: the response is 500, text/html, not a cell's JSON",
         ),
-        (FakeResponse(200, {"hello": 1}), 1, "the answer is not a cell's, or one of another version"),
-        (FakeResponse(200, []), 1, "the answer is not a cell's, or one of another version"),
+        (FakeResponse(200, {"hello": 1}), 1, "the response is not from a cell, or from another version"),
+        (FakeResponse(200, []), 1, "the response is not from a cell, or from another version"),
         (
             FakeResponse(301, b"", {"location": "https://elsewhere/"}),
             1,
-            "URL: the answer is 301, which leads elsewhere to https",
+            "URL: the response is 301, a redirect to https",
         ),
     ],
 )
-def test_answers_that_are_not_what_was_asked_for(play: Play, said: FakeResponse, code: int, told: str) -> None:
-    played = play(lambda _: said)
+def test_unexpected_responses_are_reported_in_one_line(
+    start_fake_server: StartFakeServer, response: FakeResponse, code: int, message: str
+) -> None:
+    fake_server = start_fake_server(lambda _: response)
     for command in (["stuck"], ["invoice", "I"], ["check"], ["stuck", "--json"]):
-        assert run(*command, "--url", played.url).mistake(code).startswith(told.replace("URL", played.url))
+        assert run(*command, "--url", fake_server.url).error(code).startswith(message.replace("URL", fake_server.url))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (["stuck", "--url", "ftp://host"], "'ftp://host' is not an address with http:// or https://"),
-        (["stuck", "--url", "localhost"], "'localhost' is not an address with http"),
-        (["stuck", "--url", "http://[::1"], "'http://[::1' is not an address"),
-        (["stuck", "--url", "http://u:p@host"], "the address has more than a host and a path"),
-        (["stuck", "--url", "http://host/?a=b"], "the address has more than a host and a path"),
-        (["stuck", "--key", "a\nb"], "the key has characters that no key has"),
+        (["stuck", "--url", "ftp://host"], "'ftp://host' is not a URL with http:// or https://"),
+        (["stuck", "--url", "localhost"], "'localhost' is not a URL with http"),
+        (["stuck", "--url", "http://[::1"], "'http://[::1' is not a URL"),
+        (["stuck", "--url", "http://u:p@host"], "the URL may have only a host and a path"),
+        (["stuck", "--url", "http://host/?a=b"], "the URL may have only a host and a path"),
+        (["stuck", "--key", "a\nb"], "the key has invalid characters"),
         (["stuck", "--limit", "0"], "Invalid value for '--limit'"),
         (["stuck", "--stage", "payment"], "Invalid value for '--stage'"),
         (["invoice"], "Missing argument 'ID'"),
@@ -470,53 +474,55 @@ def test_answers_that_are_not_what_was_asked_for(play: Play, said: FakeResponse,
         (["act", "fly"], "No such command 'fly'"),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments: list[str], told: str) -> None:
-    assert told in run(*arguments).mistake()
+def test_usage_errors_are_reported_in_one_line(arguments: list[str], message: str) -> None:
+    assert message in run(*arguments).error()
 
 
-def test_nobody_answers() -> None:
+def test_an_unreachable_cell_is_reported() -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        told = run("stuck", BEMS_URL=url).mistake(1)
-        assert told == f"{url}: connection refused; is the cell running? start one with bems up"
+        message = run("stuck", BEMS_URL=url).error(1)
+        assert message == f"{url}: connection refused; is the cell running? start one with bems up"
         listening.listen()
         listening.setblocking(True)
-        assert "no answer in time" in slow(url)
-    assert "there is no host of that name" in run("stuck", "--url", "http://no.such.host.invalid").mistake(1)
+        assert "the response timed out" in run_with_short_timeout(url)
+    assert "the host name does not exist or cannot be resolved" in run(
+        "stuck", "--url", "http://no.such.host.invalid"
+    ).error(1)
 
 
-def slow(url: str) -> str:
+def run_with_short_timeout(url: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "ANSWER_SECONDS", 0.1)
-        return run("stuck", BEMS_URL=url).mistake(1)
+        patch.setattr(client, "READ_TIMEOUT_SECONDS", 0.1)
+        return run("stuck", BEMS_URL=url).error(1)
 
 
-def test_tls_that_cannot_be_trusted(play: Play, certificate: Path) -> None:
+def test_an_untrusted_certificate_is_reported(start_fake_server: StartFakeServer, certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    played = play(lambda _: FakeResponse(200, {"items": [], "next_cursor": None}))
-    plain = played.url
-    assert "TLS: " in run("stuck", "--url", plain.replace("http:", "https:")).mistake(1)
-    played.wrap(context)
+    fake_server = start_fake_server(lambda _: FakeResponse(200, {"items": [], "next_cursor": None}))
+    plain = fake_server.url
+    assert "TLS: " in run("stuck", "--url", plain.replace("http:", "https:")).error(1)
+    fake_server.enable_tls(context)
     url = plain.replace("http:", "https:")
-    assert "TLS: the certificate is not trusted: self-signed certificate" in run("stuck", "--url", url).mistake(1)
+    assert "TLS: the certificate is not trusted: self-signed certificate" in run("stuck", "--url", url).error(1)
     assert run("stuck", "--url", url, SSL_CERT_FILE=str(certificate / "cert.pem")).out == "none is stuck\n"
 
 
-def test_the_address_may_have_a_path(play: Play) -> None:
-    played = play(lambda _: FakeResponse(200, {"items": [], "next_cursor": None}))
-    for url in (f"{played.url}/prod", f"{played.url}/prod/"):
+def test_the_url_may_have_a_path(start_fake_server: StartFakeServer) -> None:
+    fake_server = start_fake_server(lambda _: FakeResponse(200, {"items": [], "next_cursor": None}))
+    for url in (f"{fake_server.url}/prod", f"{fake_server.url}/prod/"):
         assert run("stuck", "--url", url, "--key", " a-key ").code == 0
-    assert {asked.path.partition("?")[0] for asked in played.asked} == {"/prod/invoices", "/prod/totals"}
-    assert {asked.headers["x-api-key"] for asked in played.asked} == {"a-key"}
+    assert {request.path.partition("?")[0] for request in fake_server.requests} == {"/prod/invoices", "/prod/totals"}
+    assert {request.headers["x-api-key"] for request in fake_server.requests} == {"a-key"}
 
 
-def test_a_proxy_is_used_for_what_is_not_here(play: Play) -> None:
-    proxy = play(lambda _: FakeResponse(200, {"items": [], "next_cursor": None}))
+def test_a_proxy_is_used_for_a_remote_cell(start_fake_server: StartFakeServer) -> None:
+    proxy = start_fake_server(lambda _: FakeResponse(200, {"items": [], "next_cursor": None}))
     assert run("stuck", "--url", "http://cell.example/prod", http_proxy=proxy.url, no_proxy="").code == 0
-    assert proxy.asked[0].path.startswith("http://cell.example/prod/invoices?stuck=true")
-    assert proxy.asked[0].headers["Host"] == "cell.example"
+    assert proxy.requests[0].path.startswith("http://cell.example/prod/invoices?stuck=true")
+    assert proxy.requests[0].headers["Host"] == "cell.example"
 
 
 @pytest.mark.parametrize(
@@ -529,11 +535,11 @@ def test_a_proxy_is_used_for_what_is_not_here(play: Play) -> None:
         ("https", "ftp://p"),
     ],
 )
-def test_a_proxy_that_cannot_be_used(scheme: str, proxy: str) -> None:
+def test_an_unusable_proxy_is_reported_without_its_password(scheme: str, proxy: str) -> None:
     environment: dict[str, Any] = {f"{scheme}_proxy": proxy, "no_proxy": ""}
-    told = run("stuck", "--url", f"{scheme}://cell.example", **environment).mistake()
-    assert told.startswith(f"the proxy of this machine, such as {scheme}_proxy in the environment, cannot be used")
-    assert "pw" not in told
+    message = run("stuck", "--url", f"{scheme}://cell.example", **environment).error()
+    assert message.startswith(f"the proxy of this machine, such as {scheme}_proxy in the environment, cannot be used")
+    assert "pw" not in message
 
 
 @pytest.mark.parametrize(
@@ -546,21 +552,21 @@ def test_a_proxy_that_cannot_be_used(scheme: str, proxy: str) -> None:
         ["dlq", "redrive", "INV-\udcff", "--json"],
     ],
 )
-def test_arguments_are_utf_8(arguments: list[str]) -> None:
-    assert run(*arguments).mistake() == "'INV-\ufffd' is not UTF-8 text"
+def test_an_argument_that_is_not_utf_8_is_an_error(arguments: list[str]) -> None:
+    assert run(*arguments).error() == "'INV-\ufffd' is not UTF-8 text"
 
 
-def test_what_is_asked_may_be_asked_again_where_the_connection_was_cut(play: Play) -> None:
+def test_a_query_is_retried_once_if_the_connection_is_lost(start_fake_server: StartFakeServer) -> None:
     answers = [None, FakeResponse(200, {"items": [], "next_cursor": None})]
-    played = play(lambda _: answers.pop(0))
-    assert run("alerts", "--url", played.url).code == 0
-    assert len(played.asked) == 2
-    played = play(lambda _: None)
-    assert "cut before an answer came" in run("alerts", "--url", played.url).mistake(1)
-    assert len(played.asked) == 2
+    fake_server = start_fake_server(lambda _: answers.pop(0))
+    assert run("alerts", "--url", fake_server.url).code == 0
+    assert len(fake_server.requests) == 2
+    fake_server = start_fake_server(lambda _: None)
+    assert "lost before a response arrived" in run("alerts", "--url", fake_server.url).error(1)
+    assert len(fake_server.requests) == 2
 
 
-def test_what_does_not_speak_http() -> None:
+def test_a_server_that_does_not_speak_http_is_reported() -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -573,7 +579,7 @@ def test_what_does_not_speak_http() -> None:
         thread = threading.Thread(target=greet)
         thread.start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        assert "what answers there does not speak HTTP" in run("stuck", "--url", url).mistake(1)
+        assert "the server at this address does not speak HTTP" in run("stuck", "--url", url).error(1)
         thread.join()
 
 
@@ -588,4 +594,4 @@ def test_every_command_shows_an_example(command: str) -> None:
     assert shown.code == 0
     assert f"Example: bems {command}" in shown.out
     assert "BEMS_URL" in shown.out
-    assert "sees in ps" in " ".join(shown.out.split())
+    assert "can see the option in ps" in " ".join(shown.out.split())

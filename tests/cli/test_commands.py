@@ -1,4 +1,4 @@
-"""The command line, as a person or a script meets it."""
+"""The command line, run in processes of its own."""
 
 import gzip
 import json
@@ -34,8 +34,8 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def mistake(result: subprocess.CompletedProcess[bytes]) -> str:
-    """A user's mistake: exit code 2, one line, no stack trace."""
+def user_error(result: subprocess.CompletedProcess[bytes]) -> str:
+    """Return the one-line message of a user's mistake, which exits with code 2 and no stack trace."""
     assert result.returncode == 2, result
     assert result.stderr.count(b"\n") == 1, result.stderr.decode()
     assert result.stderr.startswith(b"bems: ")
@@ -70,7 +70,7 @@ def test_replay_prints_json(log: Path) -> None:
     assert set(report["stages"]["posting"]) == {"p50_s", "p90_s", "p99_s"}
 
 
-def test_plain_gzipped_and_piped_logs_give_the_same(log: Path, tmp_path: Path) -> None:
+def test_plain_gzipped_and_piped_logs_give_the_same_result(log: Path, tmp_path: Path) -> None:
     packed = tmp_path / "events.jsonl.gz"
     packed.write_bytes(gzip.compress(log.read_bytes()))
     outs = []
@@ -103,7 +103,7 @@ def test_a_policy_changes_the_alerts(log: Path, tmp_path: Path) -> None:
 
 
 def test_until_takes_dates_and_times(log: Path) -> None:
-    # A date is the end of that day in Amsterdam, where the default policy counts.
+    # A date means the end of that day in Amsterdam, the time zone of the built-in policy.
     untils = ("2026-01-08", "2026-01-09T00:00:00+01:00", "2026-01-08T23:00:00Z", "2026-01-09T00:00:00Z")
     day, there, utc, later = (
         json.loads(bems("replay", str(log), "--json", "--until", until).stdout)["events"] for until in untils
@@ -119,11 +119,11 @@ def test_until_takes_dates_and_times(log: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["replay", "missing.jsonl"], "missing.jsonl: No such file or directory"),
         (["replay", "."], ".: Is a directory"),
-        (["replay", "log.jsonl", "--until", "soon"], "'soon' is not a time; 2026-03-31 or"),
+        (["replay", "log.jsonl", "--until", "soon"], "'soon' is not a time; use 2026-03-31 or"),
         (["replay", "log.jsonl", "--until", "2026-03-31T10:00:00"], "is not a time"),
         (["replay", "log.jsonl", "--policy", "missing.yaml"], "missing.yaml: No such file"),
         (["replay", "log.jsonl", "--policy", "log.gz"], "log.gz: not UTF-8 text"),
@@ -141,21 +141,21 @@ def test_until_takes_dates_and_times(log: Path) -> None:
         (["fly"], "No such command 'fly'"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_a_users_mistake_is_reported_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "log.jsonl").write_bytes(b"".join(LOG))
     packed = gzip.compress(b"".join(LOG))
     (tmp_path / "log.gz").write_bytes(packed)
     (tmp_path / "torn.gz").write_bytes(packed[: len(packed) // 2])
     (tmp_path / "bad.yaml").write_text("stages:\n  authorization: {deadline: 3 days}\n")
     (tmp_path / "nowhere.yaml").write_text("calendar: {country: XX, timezone: UTC}\n")
-    assert told in mistake(bems(*arguments, cwd=tmp_path))
+    assert message in user_error(bems(*arguments, cwd=tmp_path))
     assert not (tmp_path / "x").exists()
 
 
-def test_until_before_the_first_event_is_no_mistake(log: Path) -> None:
+def test_until_may_lie_before_the_first_event(log: Path) -> None:
     result = bems("replay", str(log), "--until", "2025-01-01")
     assert result.returncode == 0, result.stderr
-    assert b"were left out" in result.stdout
+    assert b"after --until left out" in result.stdout
 
 
 def test_refused_out_says_which_line_and_why(log: Path, tmp_path: Path) -> None:
@@ -172,21 +172,21 @@ def test_refused_out_says_which_line_and_why(log: Path, tmp_path: Path) -> None:
         assert json.loads(LOG[one["line"] - 1])["event"]["event_id"] == one["event_id"]
 
 
-def test_the_log_itself_is_not_written_over(log: Path) -> None:
+def test_the_log_itself_is_not_overwritten(log: Path) -> None:
     before = log.read_bytes()
-    assert "this is the log itself" in mistake(bems("replay", str(log), "--invoices-out", str(log)))
+    assert "this is the log itself" in user_error(bems("replay", str(log), "--invoices-out", str(log)))
     assert log.read_bytes() == before
 
 
 @pytest.mark.parametrize(("first", "second"), [("out", "./out"), ("out", "link"), ("-", "-")])
-def test_two_lists_are_not_written_to_one_file(log: Path, tmp_path: Path, first: str, second: str) -> None:
+def test_two_outputs_are_not_written_to_one_file(log: Path, tmp_path: Path, first: str, second: str) -> None:
     (tmp_path / "link").symlink_to("out")
     result = bems("replay", str(log), "--invoices-out", first, "--refused-out", second, cwd=tmp_path)
-    assert f"{second}: --invoices-out and --refused-out are the same" in mistake(result)
+    assert f"{second}: --invoices-out and --refused-out are the same" in user_error(result)
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_written_keeps_its_mode_its_links_and_its_neighbours(tmp_path: Path) -> None:
+def test_an_overwritten_file_keeps_its_mode_and_links_and_other_files(tmp_path: Path) -> None:
     private = tmp_path / "private.jsonl"
     private.write_text("old")
     private.chmod(0o600)
@@ -201,7 +201,7 @@ def test_what_is_written_keeps_its_mode_its_links_and_its_neighbours(tmp_path: P
     assert not Path("/dev/null").is_file()
 
 
-def test_a_line_of_any_length_is_one_line(tmp_path: Path) -> None:
+def test_a_line_of_any_length_counts_as_one_line(tmp_path: Path) -> None:
     event = LOG[0]
     log = tmp_path / "long.jsonl"
     log.write_bytes(b"x" * 3_000_000 + event + b" " * 1_500_000 + event + event)
@@ -222,12 +222,12 @@ def test_a_killed_replay_leaves_no_process_behind(end: signal.Signals) -> None:
     parent.stdin.flush()
     children = until(lambda: found if len(found := children_of(parent.pid)) == 2 else [])
     parent.send_signal(end)
-    parent.communicate(timeout=30)  # returns only when no child holds the pipe any more
+    parent.communicate(timeout=30)  # returns only when no child holds the pipe open
     until(lambda: not any(Path(f"/proc/{child}/stat").exists() for child in children))
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to see a process's children")
-def test_a_killed_worker_is_told() -> None:
+def test_a_killed_worker_is_reported() -> None:
     parent = subprocess.Popen(
         [sys.executable, "-m", "bems", "replay", "-", "--processes", "2"],
         stdin=subprocess.PIPE,
@@ -250,14 +250,14 @@ def children_of(pid: int) -> list[int]:
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # it has ended meanwhile
+            continue  # the process has exited
         if int(fields[1]) == pid:
             children.append(int(stat.parent.name))
     return children
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
-def test_a_full_disk_is_told_in_one_line(log: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line(log: Path) -> None:
     for command in (["generate"], ["replay", str(log)]):
         with open("/dev/full", "wb") as full:
             result = subprocess.run(
@@ -274,7 +274,7 @@ def test_a_full_disk_is_told_in_one_line(log: Path) -> None:
 def test_a_log_without_an_event_says_so(tmp_path: Path) -> None:
     (tmp_path / "prose.txt").write_text("It was a dark\nand stormy night.\n")
     result = bems("replay", "prose.txt", cwd=tmp_path)
-    assert "prose.txt: no line of it is an event; --refused-out FILE tells why" in mistake(result)
+    assert "prose.txt: no line is an event; --refused-out FILE writes the reason" in user_error(result)
     assert b"event: not JSON" in result.stdout
 
 
@@ -302,32 +302,32 @@ def test_demo_prints_what_the_readme_says() -> None:
     rows = [" ".join(line.split()) for line in quoted.splitlines() if line.strip(" ─.")]
     assert len(rows) > 10
     assert [row for row in rows if row not in printed] == []
-    # Without a terminal nothing stays: it says how to keep the cell running.
-    assert any(line.startswith("Nothing is left running.") for line in printed)
+    # Without a terminal the cell stops, and the output says how to keep it running.
+    assert any(line.startswith("The cell has stopped.") for line in printed)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
-def test_demo_tells_of_a_full_disk_in_one_line() -> None:
+def test_demo_reports_a_full_disk_in_one_line() -> None:
     command = f"ulimit -f 8; exec {sys.executable} -m bems demo --exit --invoices 10"
     result = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=False)
     assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (1, b"", 1), result.stderr
     assert b"is the disk full?" in result.stderr
 
 
-def test_demo_tells_programs_that_its_books_balance() -> None:
+def test_demo_json_reports_a_balanced_cell() -> None:
     result = bems("demo", "--invoices", "60", "--json")
     assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert told["balanced"] is True
-    assert told["sent"]["events"] == len(list(generate(60, 1))) == sum(told["events"].values())
-    assert sum(told["statuses"].values()) >= 60
-    assert told["check"]["accepted"] == told["events"]["accepted"] > 0 == told["events"]["undelivered"]
-    assert sum(told["alerts"][stage]["critical"] for stage in told["alerts"]) > 0 < told["stuck"]
-    assert told["stuck"] >= told["parked"]
-    assert told["stuck_amounts"]
-    worst = told["worst"]
-    assert worst["if_completed"]["stuck"] == told["stuck"] - 1
-    assert told["commands"] == [
+    report = json.loads(result.stdout)
+    assert report["balanced"] is True
+    assert report["sent"]["events"] == len(list(generate(60, 1))) == sum(report["events"].values())
+    assert sum(report["statuses"].values()) >= 60
+    assert report["check"]["accepted"] == report["events"]["accepted"] > 0 == report["events"]["undelivered"]
+    assert sum(report["alerts"][stage]["critical"] for stage in report["alerts"]) > 0 < report["stuck"]
+    assert report["stuck"] >= report["parked"]
+    assert report["stuck_amounts"]
+    worst = report["worst"]
+    assert worst["if_completed"]["stuck"] == report["stuck"] - 1
+    assert report["commands"] == [
         "bems stuck --by value",
         f"bems invoice {worst['invoice_id']}",
         f'bems act complete {worst["invoice_id"]} --stage {worst["stage"]} --note "done by hand"',
@@ -335,7 +335,7 @@ def test_demo_tells_programs_that_its_books_balance() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
-def test_a_reader_who_has_seen_enough_gets_no_stack_trace() -> None:
+def test_a_closed_pipe_causes_no_stack_trace() -> None:
     command = f"{sys.executable} -m bems generate --invoices 5000 | head -n 1"
     result = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=False)
     assert result.stderr == b""

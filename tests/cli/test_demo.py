@@ -1,4 +1,4 @@
-"""The demo, as somebody in a terminal meets it: what it prints at its end can be copied."""
+"""`bems demo` in a terminal: the commands that it prints can be copied and work."""
 
 import os
 import re
@@ -16,7 +16,7 @@ COMMANDS = ("bems stuck --by value", "bems invoice ", "bems act complete ")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX terminal")
-def test_the_commands_work_as_printed_while_the_cell_stays_up() -> None:
+def test_the_printed_commands_work_while_the_cell_runs() -> None:
     import pty
 
     terminal, end = pty.openpty()
@@ -29,7 +29,7 @@ def test_the_commands_work_as_printed_while_the_cell_stays_up() -> None:
     reading = threading.Thread(target=read_all, args=(terminal, printed))
     reading.start()
     try:
-        until(lambda: b"Ctrl-C ends it." in b"".join(printed) or demo.poll() is not None, seconds=120)
+        until(lambda: b"Ctrl-C stops it." in b"".join(printed) or demo.poll() is not None, seconds=120)
         text = b"".join(printed).decode().replace("\r", "")
         assert demo.poll() is None, text
         exports = [line.strip() for line in text.splitlines() if line.startswith("    export ")]
@@ -56,7 +56,7 @@ def test_the_commands_work_as_printed_while_the_cell_stays_up() -> None:
 
 
 def read_all(terminal: int, printed: list[bytes]) -> None:
-    """Until the other side is closed."""
+    """Read until the other side is closed."""
     try:
         while read := os.read(terminal, 65536):
             printed.append(read)

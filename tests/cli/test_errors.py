@@ -1,4 +1,4 @@
-"""Whatever a user gives wrong, each command says so in lines of its own, and never with a stack trace."""
+"""Invalid arguments and files: every command reports them in lines of its own, without a stack trace."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "stuck": (),
     "up": ("--port", "0"),
 }
-OF_A_CELL = [name for name in COMMANDS if name not in ("backup", "generate", "replay", "up")]
+CELL_COMMANDS = [name for name in COMMANDS if name not in ("backup", "generate", "replay", "up")]
 FILES = [
     ("act park", "--from"),
     ("act extend", "--policy"),
@@ -50,13 +50,13 @@ FILES = [
 
 
 @pytest.fixture(autouse=True)
-def is_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may be repeated is not, so that it ends at once where nobody answers."""
-    monkeypatch.setattr(client, "PAUSES", ())
+def without_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable retries, so that a command ends at once when no cell answers."""
+    monkeypatch.setattr(client, "RETRY_PAUSES_SECONDS", ())
     monkeypatch.setattr(bulk_commands, "RETRIES_FOR_SECONDS", 0.0)
 
 
-def told(code: int, out: str, err: str) -> None:
+def assert_reported(code: int, out: str, err: str) -> None:
     assert code in (1, 2), (code, out, err)
     assert err.startswith("bems: "), err
     assert "Traceback" not in err
@@ -67,13 +67,13 @@ def told(code: int, out: str, err: str) -> None:
 @pytest.mark.parametrize(
     "extra", ["--no-such-option", "--json=x", "surplus words here", "--limit x", "--url", "\udcff"]
 )
-def test_arguments_that_cannot_be(command: str, extra: str) -> None:
+def test_invalid_arguments_are_reported(command: str, extra: str) -> None:
     result = run(*command.split(), *COMMANDS[command], *extra.split())
-    # Several ids are fine for some commands; then nobody answers.
-    told(result.code, result.out, result.err)
+    # Some commands accept several ids; then no cell answers.
+    assert_reported(result.code, result.out, result.err)
 
 
-@pytest.mark.parametrize("command", OF_A_CELL)
+@pytest.mark.parametrize("command", CELL_COMMANDS)
 @pytest.mark.parametrize(
     "url",
     [
@@ -85,17 +85,17 @@ def test_arguments_that_cannot_be(command: str, extra: str) -> None:
         "http://127.0.0.1:99999",
     ],
 )
-def test_addresses_where_no_cell_is(command: str, url: str, tmp_path: Path) -> None:
+def test_urls_without_a_cell_are_reported(command: str, url: str, tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b'{"stage": "ingestion", "event": {}}\n')
     arguments = [str(tmp_path / "log") if one == "log" else one for one in COMMANDS[command]]
     more = ("--retries-for", "0") if command == "send" else ()
     result = run(*command.split(), *arguments, *more, "--url", url)
-    told(result.code, result.out, result.err)
+    assert_reported(result.code, result.out, result.err)
 
 
 @pytest.mark.parametrize(("command", "option"), FILES)
 @pytest.mark.parametrize("kind", ["missing/in/nowhere", "folder", "latin.txt", "empty.txt", "binary.bin", ""])
-def test_files_that_are_not_what_they_should_be(tmp_path: Path, command: str, option: str, kind: str) -> None:
+def test_unusable_files_are_reported(tmp_path: Path, command: str, option: str, kind: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "full").write_text("")
     (tmp_path / "latin.txt").write_bytes("Müller\n".encode("latin-1"))
@@ -106,7 +106,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path, command: str, op
     is_written = option in ("--out", "--invoices-out", "--refused-out")
     is_folder = option == "--store"
     if (is_folder and kind in ("folder", "missing/in/nowhere")) or (is_written and kind.endswith((".txt", ".bin"))):
-        pytest.skip("this is well")
+        pytest.skip("this is valid")
     given = {"log": str(tmp_path / "log"), "to": str(tmp_path / "to")}
     arguments = [given.get(one, one) for one in COMMANDS[command]]
     if command == "act park" and kind == "empty.txt":
@@ -114,10 +114,10 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path, command: str, op
         assert run("act", "park", option, path).out.startswith("0 in all\n")
         return
     result = run(*command.split(), *arguments, option, path)
-    told(result.code, result.out, result.err)
+    assert_reported(result.code, result.out, result.err)
 
 
-def test_every_mistake_of_the_options_is_told_at_once() -> None:
+def test_every_invalid_option_is_reported_at_once() -> None:
     result = run("send", "--batch", "0", "--rate", "x", "--retries-for", "-1")
     assert (result.code, result.out) == (2, "")
     assert [line.partition(":")[0] for line in result.err.splitlines()] == ["bems"] * 4
@@ -125,28 +125,28 @@ def test_every_mistake_of_the_options_is_told_at_once() -> None:
         assert name in result.err
 
 
-def test_generate_does_not_overwrite(tmp_path: Path) -> None:
+def test_generate_does_not_overwrite_without_force(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("mine")
-    message = run("generate", "--invoices", "1", "--out", str(log)).mistake()
-    assert message == f"{log}: it exists already; name another file, or overwrite it with --force"
+    message = run("generate", "--invoices", "1", "--out", str(log)).error()
+    assert message == f"{log}: it already exists; choose another file, or overwrite it with --force"
     assert log.read_text() == "mine"
     assert run("generate", "--invoices", "1", "--out", str(log), "--force").code == 0
     assert log.read_text() != "mine"
 
 
-def test_times_in_the_wrong_order_are_named(world: CliHarness) -> None:
+def test_times_in_the_wrong_order_are_reported(harness: CliHarness) -> None:
     times = "--since", "2026-03-03", "--until", "2026-03-01"
     both = "--since 2026-03-03T00:00:00Z is not before --until 2026-03-02T00:00:00Z"
-    assert both in world.bems("dashboard", "volume", *times).mistake()
-    # The cell refuses them too, and what is not said is now.
-    late = world.bems("dashboard", "volume", "--since", "2027-01-01").mistake()
+    assert both in harness.bems("dashboard", "volume", *times).error()
+    # The cell refuses them too; --until defaults to now.
+    late = harness.bems("dashboard", "volume", "--since", "2027-01-01").error()
     assert "/since: 2027-01-01T00:00:00Z is not before until, 2026-03-0" in late
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_an_output_that_has_not_every_character(tmp_path: Path, encoding: str) -> None:
+def test_characters_outside_the_output_encoding_are_replaced(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "log").write_bytes(b'{"stage": "ingestion", "event": {"event_id": "\xe6\x97\xa5"}}\n' * 2)
     result = subprocess.run(
         [sys.executable, "-m", "bems", "replay", str(tmp_path / "log"), "--processes", "1"],

@@ -1,4 +1,4 @@
-"""`bems invoice`: what holds now, who stated it, and the events as they were sent."""
+"""`bems invoice`: the current state, the author of each outcome, and the events as they were sent."""
 
 import json
 
@@ -9,82 +9,82 @@ from tests.cli.cli_harness import CliHarness, event, lines
 from tests.waiting import until
 
 
-def facts_of(world: CliHarness, invoice_id: str) -> dict[str, str]:
-    """The first part, without the blanks between its columns."""
-    shown = world.bems("invoice", invoice_id).out.split("\n\n")[0]
+def facts_of(harness: CliHarness, invoice_id: str) -> dict[str, str]:
+    """Return the rows of the first table, by their labels."""
+    shown = harness.bems("invoice", invoice_id).out.split("\n\n")[0]
     return dict(line.split("  ", 1)[0:2] for line in shown.splitlines() if "  " in line)
 
 
-def is_stuck(world: CliHarness, invoice_id: str) -> bool:
-    return bool(world.bems("invoice", invoice_id, "--json").json["stuck"])
+def is_stuck(harness: CliHarness, invoice_id: str) -> bool:
+    return bool(harness.bems("invoice", invoice_id, "--json").json["stuck"])
 
 
-def test_an_extension_is_shown_while_it_holds_and_afterwards(world: CliHarness) -> None:
-    world.send(event("e", invoice_id="I"))
-    world.go_on_to("2026-03-06T09:00:00Z")
-    until(lambda: is_stuck(world, "I"))
+def test_an_extension_is_shown_before_and_after_its_deadline(harness: CliHarness) -> None:
+    harness.send(event("e", invoice_id="I"))
+    harness.advance_to("2026-03-06T09:00:00Z")
+    until(lambda: is_stuck(harness, "I"))
     for day in ("2026-03-09", "2026-03-10"):
-        done = world.bems("act", "extend", "I", "--until", f"{day}T12:00:00Z", role="operator")
+        done = harness.bems("act", "extend", "I", "--until", f"{day}T12:00:00Z", role="operator")
         assert f"\nNext alert: {day} 12:00:00 UTC\n" in done.out
-    facts = {name: value.strip() for name, value in facts_of(world, "I").items()}
+    facts = {name: value.strip() for name, value in facts_of(harness, "I").items()}
     assert facts["Extended"] == "to 2026-03-10 12:00:00 UTC, by the-operator, twice; not stuck until then"
-    assert facts["Alerts out"] == "none since it was extended, 1 before"
+    assert facts["Alerts"] == "none since the extension, 1 before"
     assert "stuck" not in facts["Status"]
-    assert world.bems("stuck").out == "none is stuck\n"
-    world.go_on_to("2026-03-10T12:00:01Z")
-    until(lambda: is_stuck(world, "I"))
-    facts = {name: value.strip() for name, value in facts_of(world, "I").items()}
+    assert harness.bems("stuck").out == "none is stuck\n"
+    harness.advance_to("2026-03-10T12:00:01Z")
+    until(lambda: is_stuck(harness, "I"))
+    facts = {name: value.strip() for name, value in facts_of(harness, "I").items()}
     assert facts["Extended"].endswith("by the-operator, twice; the deadline has passed")
-    assert facts["Alerts out"].startswith("2, the newest ")
-    assert "extended twice" in world.bems("stuck").out
+    assert facts["Alerts"].startswith("2, the latest ")
+    assert "extended twice" in harness.bems("stuck").out
 
 
-def test_an_extension_of_several_answers_with_each_next_alert(world: CliHarness) -> None:
-    world.send(event("a", invoice_id="A"), event("b", invoice_id="B"))
+def test_extending_several_invoices_prints_each_next_alert(harness: CliHarness) -> None:
+    harness.send(event("a", invoice_id="A"), event("b", invoice_id="B"))
     until_when = ("--until", "2026-06-01T12:00:00Z")
-    done = world.bems("act", "extend", "A", "B", *until_when)
+    done = harness.bems("act", "extend", "A", "B", *until_when)
     assert "extend A: done, next alert 2026-06-01 12:00:00 UTC\n" in done.out
-    several = world.bems("act", "extend", "A", "B", "--until", "2026-06-02T12:00:00Z", "--json").json
+    several = harness.bems("act", "extend", "A", "B", "--until", "2026-06-02T12:00:00Z", "--json").json
     assert [one["next_alert_at"] for one in several["results"]] == ["2026-06-02T12:00:00Z"] * 2
 
 
-def test_a_stage_that_is_completed_out_of_turn_says_what_is_missing(world: CliHarness) -> None:
-    world.send(event("e", invoice_id="I"))
-    done = world.bems("act", "complete", "I", "--stage", "posting")
-    assert "\nposting is complete, but authorization comes before it and is still missing\n" in done.out
+def test_completing_a_later_stage_names_the_missing_earlier_stage(harness: CliHarness) -> None:
+    harness.send(event("e", invoice_id="I"))
+    done = harness.bems("act", "complete", "I", "--stage", "posting")
+    assert "\nposting is complete, but the earlier stage authorization is still missing\n" in done.out
     assert "\nWaits for authorization until " in done.out
-    assert "still missing" not in world.bems("act", "complete", "I", "--stage", "authorization").out
-    world.send(event("f", invoice_id="J"), event("g", invoice_id="K"))
-    several = world.bems("act", "complete", "J", "K", "--stage", "reconciliation").out
-    assert "complete K: done, but authorization comes before it and is still missing\n" in several
-    assert "still missing" not in world.bems("act", "complete", "J", "K", "--stage", "authorization").out
+    assert "still missing" not in harness.bems("act", "complete", "I", "--stage", "authorization").out
+    harness.send(event("f", invoice_id="J"), event("g", invoice_id="K"))
+    several = harness.bems("act", "complete", "J", "K", "--stage", "reconciliation").out
+    assert "complete K: done, but the earlier stage authorization is still missing\n" in several
+    assert "still missing" not in harness.bems("act", "complete", "J", "K", "--stage", "authorization").out
 
 
-def test_a_parked_invoice_says_since_when_and_by_whom(world: CliHarness) -> None:
-    world.send(event("e", invoice_id="I"), event("f", invoice_id="J"))
-    world.bems("act", "park", "I", role="operator")
-    world.go_on_to("2026-09-01T10:00:00Z")
-    until(lambda: world.bems("invoice", "J", "--json").json.get("mark") == "parked")
-    by_hand, by_itself = (
-        {name: value.strip() for name, value in facts_of(world, invoice_id).items()} for invoice_id in ("I", "J")
+def test_a_parked_invoice_shows_since_when_and_by_whom(harness: CliHarness) -> None:
+    harness.send(event("e", invoice_id="I"), event("f", invoice_id="J"))
+    harness.bems("act", "park", "I", role="operator")
+    harness.advance_to("2026-09-01T10:00:00Z")
+    until(lambda: harness.bems("invoice", "J", "--json").json.get("mark") == "parked")
+    by_hand, automatic = (
+        {name: value.strip() for name, value in facts_of(harness, invoice_id).items()} for invoice_id in ("I", "J")
     )
     assert by_hand["Parked"].startswith("since 2026-03-02 10:00:")
     assert by_hand["Parked"].endswith(" UTC, by the-operator")
     assert by_hand["Waited for"].startswith("authorization, since 2026-03-02 10:00:")
     assert by_hand["Waited for"].endswith("; no alerts")
-    assert by_itself["Parked"].endswith(", after its last alert")
-    assert world.bems("stuck").out.endswith("\n2 are stuck, all of them parked: 2,500.00 EUR\n")
+    assert automatic["Parked"].endswith(", after its last alert")
+    assert harness.bems("stuck").out.endswith("\n2 are stuck, all of them parked: 2,500.00 EUR\n")
 
 
-def test_who_stated_each_outcome_and_with_what(world: CliHarness) -> None:
+def test_each_outcome_shows_its_author_and_attributes(harness: CliHarness) -> None:
     source = {"system": "concur", "region": "eu-west-1"}
-    world.send(event("e", invoice_id="I", source={"system": "sap-ecc"}))
-    world.send(
+    harness.send(event("e", invoice_id="I", source={"system": "sap-ecc"}))
+    harness.send(
         event("a", "approved", "I", source=source, attributes={"approver": "jane", "limit": "10k"}),
         stage="authorization",
     )
-    world.bems("act", "complete", "I", "--stage", "reconciliation", "--note", "checked by [hand]", role="operator")
-    shown = [" ".join(line.split()) for line in world.bems("invoice", "I").out.splitlines()]
+    harness.bems("act", "complete", "I", "--stage", "reconciliation", "--note", "checked by [hand]", role="operator")
+    shown = [" ".join(line.split()) for line in harness.bems("invoice", "I").out.splitlines()]
     for line in (
         "ingestion received 2026-03-02 09:00:00 sap-ecc - e",
         "authorization approved 2026-03-02 09:00:00 concur approver: jane; limit: 10k a",
@@ -94,26 +94,26 @@ def test_who_stated_each_outcome_and_with_what(world: CliHarness) -> None:
     assert "the operator the-operator checked by [hand]" in by_hand
 
 
-def test_the_events_as_they_were_sent(world: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PAGE", 2)
+def test_events_are_shown_as_they_were_sent(harness: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MAX_PAGE_ITEMS", 2)
     sent = [event(f"e{number}", invoice_id="I", occurred_at=f"2026-03-0{number}T09:00:00Z") for number in (1, 2)]
     sent[0]["attributes"] = {"po": "4500"}
     sent.append(event("e0", invoice_id="I", occurred_at="2026-02-01T10:00:00+01:00", imported=True))
     for one in sent:
-        world.send(one)
-    found = world.bems("invoice", "I", "--events", "--json", role="viewer").json
+        harness.send(one)
+    found = harness.bems("invoice", "I", "--events", "--json", role="viewer").json
     assert [item["event"]["event_id"] for item in found["items"]] == ["e0", "e2", "e1"]
     assert found["items"][2]["event"] == sent[0]
     assert found["more"] is False
-    shown = [" ".join(line.split()) for line in world.bems("invoice", "I", "--events").out.splitlines()]
+    shown = [" ".join(line.split()) for line in harness.bems("invoice", "I", "--events").out.splitlines()]
     assert any(
         line.startswith("2026-02-01 09:00:00 ingestion received, imported, superseded 1,250.00 EUR sap - Acme [GmbH]")
         for line in shown
     )
     assert any(" ingestion received 1,250.00 EUR sap po: 4500 Acme [GmbH] " in line for line in shown)
     assert shown[-1] == "3 events"
-    assert world.bems("invoice", "nope", "--events").mistake() == 'there is no invoice "nope"'
-    assert "one of them" in world.bems("invoice", "I", "--events", "--history").mistake()
+    assert harness.bems("invoice", "nope", "--events").error() == 'there is no invoice "nope"'
+    assert "--events and --history cannot be combined" in harness.bems("invoice", "I", "--events", "--history").error()
 
 
 def two_under_one_id(invoice_id: str = "4711") -> bytes:
@@ -121,24 +121,24 @@ def two_under_one_id(invoice_id: str = "4711") -> bytes:
     return lines(one, {**one, "event_id": "v2", "vendor": {"id": "V-9", "name": "Other Ltd"}})
 
 
-def test_identity_alerts_say_what_may_be_shared(world: CliHarness) -> None:
-    assert world.bems("send", "-", stdin=two_under_one_id()).code == 0
+def test_identity_alerts_name_the_shared_id(harness: CliHarness) -> None:
+    assert harness.bems("send", "-", stdin=two_under_one_id()).code == 0
     what = "two invoices under one id? vendors V-42 and V-9 both use this id"
-    (row,) = [line for line in world.bems("alerts").out.splitlines() if line.startswith("4711")]
+    (row,) = [line for line in harness.bems("alerts").out.splitlines() if line.startswith("4711")]
     assert what in row
-    shown = world.bems("invoice", "4711").out
+    shown = harness.bems("invoice", "4711").out
     assert what in shown
     assert "alert: two invoices under one id?" in shown
     assert "alert of" not in shown
 
 
-def test_a_replay_tells_identity_alerts_apart(world: CliHarness) -> None:
-    report = world.bems("replay", "-", "--json", stdin=two_under_one_id()).out
-    told = json.loads(report)
-    assert told["alerts"] == {"identity": {"warning": 1}}
-    assert told["alerted_invoices"] == {"identity": 1}
-    assert told["identity"] == [{"invoice_id": "4711", "detail": "vendors V-42 and V-9 both use this id"}]
-    shown = [" ".join(line.split()) for line in world.bems("replay", "-", stdin=two_under_one_id()).out.splitlines()]
+def test_a_replay_counts_identity_alerts_separately(harness: CliHarness) -> None:
+    report = harness.bems("replay", "-", "--json", stdin=two_under_one_id()).out
+    document = json.loads(report)
+    assert document["alerts"] == {"identity": {"warning": 1}}
+    assert document["alerted_invoices"] == {"identity": 1}
+    assert document["identity"] == [{"invoice_id": "4711", "detail": "vendors V-42 and V-9 both use this id"}]
+    shown = [" ".join(line.split()) for line in harness.bems("replay", "-", stdin=two_under_one_id()).out.splitlines()]
     assert "identity 1 1 0" in shown
     assert "1 id may stand for two invoices" in shown
     assert "4711 vendors V-42 and V-9 both use this id" in shown

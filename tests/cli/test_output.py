@@ -1,10 +1,10 @@
-"""What is written to a terminal moves no cursor and turns no text, whatever senders wrote."""
+"""Output to a terminal has no control characters, whatever senders wrote."""
 
 import json
 
 import pytest
 
-from bems.cli.files import WhenParam
+from bems.cli.files import TimeParam
 from bems.cli.output import print_json, print_list, vendor_label
 from bems.cli.table_layout import Column
 from bems.tracker.contract import Vendor
@@ -13,7 +13,7 @@ from bems.tracker.instants import parse
 HOSTILE = "Acme\x1b[2J\x7f\x85\x9b31m\u202e\u2066\u2028 Ünï 😀"
 
 
-def test_json_is_the_same_value_in_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({HOSTILE: [HOSTILE]})
     shown = capsys.readouterr().out
     assert shown.removesuffix("\n").isprintable()
@@ -21,17 +21,17 @@ def test_json_is_the_same_value_in_plain_text(capsys: pytest.CaptureFixture[str]
     assert json.loads(shown) == {HOSTILE: [HOSTILE]}
 
 
-def test_tables_are_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_have_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     print_list([1], False, False, [Column("Invoice"), Column("Vendor")], [["INV/1", HOSTILE]], "invoice")
     shown = capsys.readouterr().out
     assert all(line.isprintable() for line in shown.split("\n"))
     assert "Ünï 😀" in shown
 
 
-def test_a_vendor_is_named_in_plain_text() -> None:
+def test_vendor_names_have_no_control_characters() -> None:
     assert vendor_label(Vendor("V", HOSTILE)).isprintable()
 
 
 def test_a_leap_second_is_read_as_the_second_before() -> None:
-    read = WhenParam().convert("2016-12-31T23:59:60Z", None, None)
+    read = TimeParam().convert("2016-12-31T23:59:60Z", None, None)
     assert read == parse("2016-12-31T23:59:59Z")

@@ -1,10 +1,10 @@
-"""Pacing: the clock runs fast, stands still for what is on its way, and the end is the same as that of a replay."""
+"""Pacing: the clock runs fast, waits for events in flight, and the result equals that of a replay."""
 
 from pathlib import Path
 
-from bems.cli.commands.demo import WIDE_OPEN, send_paced
+from bems.cli.commands.demo import UNTHROTTLED, send_paced
 from bems.cli.files import load_policy
-from bems.cli.pacing import AHEAD, ReplayPacer
+from bems.cli.pacing import MAX_CLOCK_LEAD, ReplayPacer
 from bems.embedded.clock import AcceleratedClock
 from bems.embedded.replay.replay import replay
 from bems.embedded.service import Service
@@ -19,18 +19,18 @@ START, TODAY = parse("2026-01-01T00:00:00Z"), parse("2026-11-01T00:00:00Z")
 LOG = list(generate(250, 11))
 
 
-def test_replay_and_a_cell_over_http_come_to_the_same(tmp_path: Path) -> None:
+def test_a_paced_send_has_the_same_result_as_a_replay(tmp_path: Path) -> None:
     report = replay(LOG, load_policy(None), TODAY)
     clock = AcceleratedClock(START, 40 * DAY / SECOND)
-    limits = Limits(WIDE_OPEN, StageRates(WIDE_OPEN, WIDE_OPEN, WIDE_OPEN, WIDE_OPEN))
+    limits = Limits(UNTHROTTLED, StageRates(UNTHROTTLED, UNTHROTTLED, UNTHROTTLED, UNTHROTTLED))
     with Service(tmp_path, load_policy(None), port=0, limits=limits, clock=clock) as service:
         _, key = service.keys.add("test", "admin", "test", START)
-        walk = send_paced(service, key, LOG, clock)
+        sent = send_paced(service, key, LOG, clock)
         clock.run_until(LATEST)
-    fates = walk.summary.dispositions
-    assert (fates["accepted"], fates["duplicate"]) == (report.accepted, report.duplicate)
-    assert fates["refused"] + fates["conflict"] == report.refused
-    assert walk.not_visible == []
+    counts = sent.summary.dispositions
+    assert (counts["accepted"], counts["duplicate"]) == (report.accepted, report.duplicate)
+    assert counts["refused"] + counts["conflict"] == report.refused
+    assert sent.not_visible == []
     reader = open_reader(tmp_path)
     statuses = {record.invoice_id: status_of(record.outcomes) for record in reader.invoices(limit=10_000)}
     reader.close()
@@ -38,26 +38,26 @@ def test_replay_and_a_cell_over_http_come_to_the_same(tmp_path: Path) -> None:
     assert len(statuses) >= 250
 
 
-def test_what_departs_is_never_far_behind_the_clock() -> None:
+def test_lines_are_never_far_behind_the_clock() -> None:
     clock = AcceleratedClock(START, 365 * DAY / SECOND)
-    pace = ReplayPacer(clock, TODAY)
+    pacer = ReplayPacer(clock, TODAY)
     latest = START
-    for number, _, event in pace.schedule(LOG):
+    for number, _, event in pacer.schedule(LOG):
         if isinstance(event, Event):
             latest = max(latest, event.occurred_at)
-        assert latest <= clock.now() <= latest + AHEAD
-        pace.acknowledge(number)
+        assert latest <= clock.now() <= latest + MAX_CLOCK_LEAD
+        pacer.acknowledge(number)
     assert latest > START + 30 * DAY
 
 
-def test_the_clock_stands_still_for_what_is_under_way() -> None:
+def test_the_clock_waits_for_lines_in_flight() -> None:
     clock = AcceleratedClock(START, 365 * DAY / SECOND)
-    pace = ReplayPacer(clock, TODAY)
-    departures = pace.schedule(LOG)
-    first = next(departures)
+    pacer = ReplayPacer(clock, TODAY)
+    scheduled = pacer.schedule(LOG)
+    first = next(scheduled)
     assert isinstance(first.event, Event)
-    held = first.event.occurred_at + AHEAD
+    held = first.event.occurred_at + MAX_CLOCK_LEAD
     for _ in range(1000):
         assert clock.now() <= held
-    pace.acknowledge(first.number)
-    assert next(departures).number == 2
+    pacer.acknowledge(first.number)
+    assert next(scheduled).number == 2

@@ -1,4 +1,4 @@
-"""`bems policy`, and which policy `bems up` goes by."""
+"""`bems policy`, and the policy that `bems up` applies."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from bems.cli.files import load_policy
 from tests.cli.cli_harness import CliHarness, run
-from tests.cli.test_up import cell, rest
+from tests.cli.test_up import cell, read_to_exit
 
 TEXT = """calendar: {country: HU, timezone: Europe/Budapest}
 stages:
@@ -31,26 +31,26 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_the_policy_in_force_is_printed(world: CliHarness) -> None:
-    result = world.bems("policy", role="viewer")
+def test_the_policy_in_force_is_printed(harness: CliHarness) -> None:
+    result = harness.bems("policy", role="viewer")
     assert (result.code, result.err) == (0, "")
     policy = load_policy(None)
     assert result.out.startswith(f"program, digest {policy.digest}, in force since 2026-03-02 10:00:")
     assert re.search(r"posting +due-3bd +1bd +2 +20", result.out)
     assert "Business days of  NL, Europe/Amsterdam\nWeekend           saturday, sunday\n" in result.out
-    assert world.bems("policy", "show").out == result.out
-    answer = world.bems("policy", "--json").json
+    assert harness.bems("policy", "show").out == result.out
+    answer = harness.bems("policy", "--json").json
     assert (answer["digest"], answer["calendar"]["country"]) == (policy.digest, "NL")
-    assert world.bems("policy", "--at", "2026-03-03", "--json").json == answer
-    assert "no policy is known for that time" in world.bems("policy", "--at", "2026-03-01").mistake()
+    assert harness.bems("policy", "--at", "2026-03-03", "--json").json == answer
+    assert "no policy is known of that time" in harness.bems("policy", "--at", "2026-03-01").error()
 
 
-def test_policies_are_listed(world: CliHarness) -> None:
+def test_policies_are_listed(harness: CliHarness) -> None:
     digest = load_policy(None).digest
-    result = world.bems("policy", "history", role="viewer")
+    result = harness.bems("policy", "history", role="viewer")
     assert re.search(rf"{digest} +2026-03-02 10:00:\d\d +- +program", result.out)
     assert result.out.endswith("1 policy version\n")
-    listed = world.bems("policy", "history", "--json").json
+    listed = harness.bems("policy", "history", "--json").json
     assert ([one["digest"] for one in listed["items"]], listed["more"]) == ([digest], False)
 
 
@@ -64,10 +64,10 @@ def test_a_file_is_printed_without_a_cell(file: str) -> None:
     shown = run("policy", "--policy", "default", "--json").json
     assert (shown["source"], shown["digest"]) == ("default", load_policy(None).digest)
     assert shown["in_force_from"] is None
-    assert "a file has no history" in run("policy", "--policy", file, "--at", "2026-03-01").mistake()
+    assert "a file has no history" in run("policy", "--policy", file, "--at", "2026-03-01").error()
 
 
-def test_the_policy_of_a_cell_that_is_described_is_printed_without_it(tmp_path: Path, file: str) -> None:
+def test_the_policy_of_a_configured_cell_is_printed_without_calling_it(tmp_path: Path, file: str) -> None:
     cells = tmp_path / "cells.yaml"
     cells.write_text(
         "cells:\n  - {name: north, region: eu-west-1, policy_file: sla.yaml}\n"
@@ -82,10 +82,10 @@ def test_the_policy_of_a_cell_that_is_described_is_printed_without_it(tmp_path: 
         "south": ("default", default),
         "east": (f"{cells}, cell east", default),
     }
-    assert "use --cell with one of north, south, east" in run("policy", "--cells", str(cells)).mistake()
+    assert "use --cell with one of north, south, east" in run("policy", "--cells", str(cells)).error()
 
 
-def test_every_fault_of_a_file_is_named_at_once(tmp_path: Path) -> None:
+def test_every_error_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(BAD)
     for command in (
@@ -109,23 +109,21 @@ def test_every_fault_of_a_file_is_named_at_once(tmp_path: Path) -> None:
     checked = run("policy", "check", str(path), "--json")
     assert checked.code == 2
     assert [fault["line"] for fault in checked.json["faults"]] == [1, 1, 1, 3, 3, 4, 5]
-    assert (
-        run("policy", "check", str(tmp_path / "none.yaml")).mistake().endswith("none.yaml: No such file or directory")
-    )
+    assert run("policy", "check", str(tmp_path / "none.yaml")).error().endswith("none.yaml: No such file or directory")
 
 
-def test_a_part_of_a_country_that_is_not_known_is_named_in_its_line(tmp_path: Path) -> None:
+def test_an_unknown_subdivision_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("calendar:\n  country: GB\n  timezone: Europe/London\n  subdivision: BY\n")
-    assert ":4: /calendar/subdivision: 'BY' is not a part of GB" in run("policy", "check", str(path)).mistake()
+    assert ":4: /calendar/subdivision: 'BY' is not a part of GB" in run("policy", "check", str(path)).error()
     cells = tmp_path / "cells.yaml"
     cells.write_text("cells:\n  - name: a\n    region: eu-west-1\n    policy:\n      calendar:\n"
                      "        country: XX\n        timezone: UTC\n")  # fmt: skip
-    told = run("up", "--cells", str(cells), "--store", str(tmp_path / "cell")).mistake()
-    assert ":6: /cells/0/policy/calendar/country: 'XX' is not a country" in told
+    message = run("up", "--cells", str(cells), "--store", str(tmp_path / "cell")).error()
+    assert ":6: /cells/0/policy/calendar/country: 'XX' is not a country" in message
 
 
-def test_what_is_odd_is_a_warning(file: str) -> None:
+def test_a_suspicious_value_is_a_warning(file: str) -> None:
     result = run("policy", "check", file)
     assert (result.code, result.err) == (0, "")
     assert f"{file}: warning: authorization: give_up_at 2 is below critical_at 3" in result.out
@@ -133,51 +131,53 @@ def test_what_is_odd_is_a_warning(file: str) -> None:
     checked = run("policy", "check", file, "--json").json
     assert (len(checked["warnings"]), checked["faults"]) == (1, [])
     Path(file).write_text("{}")
-    assert "a cell can go by it, no warnings" in run("policy", "check", file).out
+    assert "valid, no warnings" in run("policy", "check", file).out
 
 
-def test_a_cell_says_which_policy_it_goes_by(tmp_path: Path, file: str) -> None:
+def test_a_cell_prints_its_policy_at_the_start(tmp_path: Path, file: str) -> None:
     store, digest = str(tmp_path / "cell"), load_policy(file).digest
 
-    def told(*options: str) -> str:
+    def startup_lines(*options: str) -> str:
         with cell("--store", store, *options) as (process, _):
             process.terminate()
-            lines = rest(process)[1].splitlines()
+            lines = read_to_exit(process)[1].splitlines()
         return "\n".join(line for line in lines if line.startswith(("Policy: ", "Warning: ")))
 
     since = r"in force since (\S+Z)"
     first = re.fullmatch(
-        rf"Policy: {file} \({digest}\), {since}\.\nWarning: .* give_up_at 2 .*", told("--policy", file)
+        rf"Policy: {file} \({digest}\), {since}\.\nWarning: .* give_up_at 2 .*", startup_lines("--policy", file)
     )
     assert first
     kept = re.fullmatch(
-        rf"Policy: {file} \({digest}\), {since}; kept from the last start, --policy default takes the built-in one\.\n"
-        r"Warning: the policy .*: authorization: give_up_at 2 .*",
-        told(),
+        rf"Policy: {file} \({digest}\), {since}; kept from the last start, --policy default selects the built-in one"
+        r"\.\nWarning: the policy .*: authorization: give_up_at 2 .*",
+        startup_lines(),
     )
     assert kept and kept[1] == first[1]
-    built_in = re.fullmatch(rf"Policy: default \({load_policy(None).digest}\), {since}\.", told("--policy", "default"))
+    built_in = re.fullmatch(
+        rf"Policy: default \({load_policy(None).digest}\), {since}\.", startup_lines("--policy", "default")
+    )
     assert built_in and built_in[1] > first[1]
-    assert re.fullmatch(rf"Policy: default \(\S+\), {since}; kept from the last start\.", told())
+    assert re.fullmatch(rf"Policy: default \(\S+\), {since}; kept from the last start\.", startup_lines())
 
 
-def test_a_start_tells_programs_its_policy(tmp_path: Path, file: str) -> None:
+def test_a_configuration_without_a_policy_keeps_the_last_one(tmp_path: Path, file: str) -> None:
     with cell("--store", str(tmp_path / "cell"), "--policy", file, "--json") as (process, _):
         process.terminate()
-        rest(process)
+        read_to_exit(process)
     cells = tmp_path / "cells.yaml"
     cells.write_text("cells: [{name: north, region: eu-west-1}]\n")
-    # A cell of which the file says no policy goes on with the kept one.
+    # A cell without a policy in the configuration keeps the policy of its last start.
     with cell("--store", str(tmp_path / "cell"), "--cells", str(cells)) as (process, _):
         process.terminate()
-        assert f"Policy: {file} (" in rest(process)[1]
+        assert f"Policy: {file} (" in read_to_exit(process)[1]
     cells.write_text("cells: [{name: north, region: eu-west-1, policy: {}}]\n")
     with cell("--store", str(tmp_path / "cell"), "--cells", str(cells)) as (process, _):
         process.terminate()
-        assert f"Policy: {cells}, cell north (" in rest(process)[1]
+        assert f"Policy: {cells}, cell north (" in read_to_exit(process)[1]
 
 
 def test_help_has_an_example() -> None:
     for command in ([], ["show"], ["history"], ["check"]):
         assert "Example: bems policy" in run("policy", *command, "--help").out
-    assert "No such command 'fly'" in run("policy", "fly").mistake()
+    assert "No such command 'fly'" in run("policy", "fly").error()

@@ -1,4 +1,4 @@
-"""`bems replay`: all that is printed is in --json, and two policies side by side."""
+"""`bems replay`: --json has every printed figure, and --compare shows two policies side by side."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def replay(*options: str, log: bytes = LOG) -> Result:
     return result
 
 
-def test_json_has_all_that_is_printed() -> None:
+def test_json_has_every_printed_figure() -> None:
     report = replay("--json").json
     printed = [line.split() for line in replay().out.splitlines()]
     assert report["period"]["first"][:10] in [row[1] for row in printed if row[:1] == ["Period"]]
@@ -57,7 +57,7 @@ def test_json_has_all_that_is_printed() -> None:
     assert {"left_out", "jump", "alerts_per_100_invoices", "first_refused", "seconds"} <= set(report)
 
 
-def test_two_policies_side_by_side(strict: str) -> None:
+def test_two_policies_are_compared(strict: str) -> None:
     both = replay("--compare", strict, "--json").json
     first, second = both["policies"]
     assert (first["policy"], second["policy"]) == ("built-in", strict)
@@ -77,16 +77,16 @@ def test_two_policies_side_by_side(strict: str) -> None:
     assert any(line.startswith("alerts per 100 invoices ") for line in shown)
 
 
-def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+def test_every_error_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("stages: {authorization: {deadline: x}, posting: {critical_at: 0}}\n")
-    told = run(
+    result = run(
         *("replay", str(tmp_path / "none"), "--policy", str(tmp_path / "bad.yaml"), "--compare", "no.yaml"),
         *("--invoices-out", str(tmp_path / "out"), "--refused-out", str(tmp_path / "out")),
     )
-    assert (told.code, told.out) == (2, "")
+    assert (result.code, result.out) == (2, "")
     for part in ("/stages/authorization/deadline", "/stages/posting/critical_at", "no.yaml: No such", "none: No such"):
-        assert part in told.err
-    assert "--invoices-out and --refused-out are the same" in told.err
+        assert part in result.err
+    assert "--invoices-out and --refused-out are the same" in result.err
 
 
 def test_refused_lines_are_written_once(strict: str, tmp_path: Path) -> None:

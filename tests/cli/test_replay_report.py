@@ -1,4 +1,4 @@
-"""The printed report: every number in its place."""
+"""The printed report of a replay."""
 
 from decimal import Decimal
 
@@ -54,15 +54,15 @@ def rows(text: str) -> list[str]:
     return [" ".join(line.split()) for line in text.splitlines() if line.strip(" ─")]
 
 
-def test_every_number_stands_in_its_place(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_figure_is_printed(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
     print_report(report, 0.5)
     assert rows(capsys.readouterr().out) == [
-        "Events 7 accepted, 2 duplicate, 2 refused; 4 later than --until were left out",
-        "Period 2026-03-02 to 2026-04-11; time ran on to 2026-04-21",
+        "Events 7 accepted, 2 duplicate, 2 refused; 4 after --until left out",
+        "Period 2026-03-02 to 2026-04-11; replayed until 2026-04-21",
         "Replayed 11 events in 500ms (22 a second)",
-        "Note line 1 of the log is 40 days later than all before it, of 2026-04-11; if that date is wrong, what waited "
-        "then counts as stuck too soon",
-        "Refused, by reason (an event may have several)",
+        "Note line 1 of the log, dated 2026-04-11, is 40 days later than every line before it; if that date is wrong, "
+        "invoices count as stuck too early",
+        "Refused, by reason (an event may have several reasons)",
         "Reason Events",
         "amount: too many decimals 2",
         "currency: unknown currency 1",
@@ -87,20 +87,20 @@ def test_every_number_stands_in_its_place(report: Report, capsys: pytest.Capture
     ]
 
 
-def test_a_short_jump_is_not_worth_a_note(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_jump_has_no_note(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
     report.jump = ClockJump(1, START, START + 30 * DAY)
     print_report(report, 1)
     assert "Note" not in capsys.readouterr().out
 
 
-def test_names_are_no_markup(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_not_interpreted_as_markup(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
     stuck = report.invoices[2]._replace(invoice_id="[/]", vendor=Vendor("V-2", "[red]Ltd[/red]"))
     report.invoices = [stuck]
     print_report(report, 1.0)
     assert "[/] AwaitingAuthorization 2026-03-02 3, parked 1,250.50 EUR [red]Ltd[/red]" in rows(capsys.readouterr().out)
 
 
-def test_an_empty_report_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_report_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     print_report(Report(), 1)
     assert rows(capsys.readouterr().out) == [
         "Events 0 accepted, 0 duplicate, 0 refused",
@@ -108,7 +108,7 @@ def test_an_empty_report_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_of_many_refusals_and_stuck_invoices_the_first_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_lists_of_reasons_and_stuck_invoices_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
     report = Report()
     for number in range(15):
         report.refuse([f"reason {number:02}"])

@@ -1,11 +1,11 @@
-"""What is the same again and again is one line."""
+"""Repeated alerts and states are folded into one line."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from bems.cli.row_folding import cadence, fold_alerts, fold_states, fold_waits
+from bems.cli.row_folding import describe_cadence, fold_alerts, fold_states, fold_waits
 from bems.embedded.api.views import Alert, Transition
 from bems.tracker.contract import Vendor
 from tests.cli.cli_harness import CliHarness, event
@@ -22,8 +22,8 @@ def alert(step: int, kind: Any = "stuck", since: datetime = MONDAY) -> Alert:
     return Alert("a", "I", kind, "authorization", "warning", step, since, MONDAY, MONDAY, "1", "EUR", Vendor("V"))
 
 
-def test_alerts_of_one_wait_are_folded_and_nothing_else() -> None:
-    # The newest first: a wait with three alerts, an event, the wait before it, whose steps began anew.
+def test_only_alerts_of_one_wait_are_folded() -> None:
+    # Newest first: a wait with three alerts, and earlier waits, whose steps start again from 1.
     rows = [row("alert", 3), row("alert", 2), row("alert", 1), row("alert", 2), row("event"), row("alert", 1)]
     assert [len(one) for one in fold_alerts(rows)] == [3, 1, 1, 1]
     rows = [row("alert", 2, "posting"), row("alert", 1), row("alert"), row("alert")]
@@ -33,7 +33,7 @@ def test_alerts_of_one_wait_are_folded_and_nothing_else() -> None:
     assert [len(one) for one in fold_waits(alerts)] == [2, 1, 1, 1]
 
 
-def test_states_in_turn_are_folded() -> None:
+def test_cycles_of_states_are_folded() -> None:
     states = [("1", "A"), ("2", "S"), ("3", "A"), ("4", "S"), ("5", "A"), ("6", "R")]
     assert [(one.at, one.state, one.times, one.first_at) for one in fold_states(states)] == [
         ("6", "R", 1, ""),
@@ -56,19 +56,19 @@ def test_states_in_turn_are_folded() -> None:
         ((0, 0.25, 0.5), "every 6h"),
     ],
 )
-def test_how_far_apart_alerts_are(days: tuple[float, ...], text: str) -> None:
-    assert cadence([MONDAY + timedelta(days=day) for day in days]) == text
+def test_intervals_between_alerts_are_described(days: tuple[float, ...], text: str) -> None:
+    assert describe_cadence([MONDAY + timedelta(days=day) for day in days]) == text
 
 
-def test_fourteen_alerts_are_one_line(world: CliHarness) -> None:
-    world.send(event("e", invoice_id="I"))
+def test_fourteen_alerts_of_a_wait_share_one_line(harness: CliHarness) -> None:
+    harness.send(event("e", invoice_id="I"))
     # Due on Thursday 5 March at 10:00, then on every business day at that time.
     days = [day for day in range(5, 25) if date(2026, 3, day).weekday() < 5]
     for number, day in enumerate(days, 1):
-        world.go_on_to(f"2026-03-{day:02}T11:00:00Z")
-        until(lambda number=number: len(world.bems("alerts", "--json").json["items"]) == number)  # type: ignore[misc]
+        harness.advance_to(f"2026-03-{day:02}T11:00:00Z")
+        until(lambda number=number: len(harness.bems("alerts", "--json").json["items"]) == number)  # type: ignore[misc]
     assert len(days) == 14
-    lines = [" ".join(line.split()) for line in world.bems("invoice", "I").out.splitlines()]
+    lines = [" ".join(line.split()) for line in harness.bems("invoice", "I").out.splitlines()]
     folded = [line for line in lines if "alerts 1 to 14" in line]
     assert len(folded) == 1
     assert "of authorization, every business day, last critical AwaitingAuthorization" in folded[0]

@@ -1,4 +1,4 @@
-"""What is stuck: one meaning wherever it is told, and what it is worth."""
+"""Stuck invoices: every interface counts the same ones, with the same amounts."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bems.cli.client import Client
 from bems.cli.demo_report import collect
-from bems.cli.stuck_totals import StuckTotals, sum_up
+from bems.cli.stuck_totals import StuckTotals, sum_totals
 from bems.cli.worst_invoice import find_worst
 from bems.embedded.api.views import Total
 from bems.embedded.replay.report import Report
@@ -22,26 +22,26 @@ from tests.waiting import until
 
 @pytest.fixture(scope="module")
 def month(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliHarness]:
-    """A cell with a generated month, in which some are stuck, one of these parked by hand and one extended."""
-    with running(tmp_path_factory.mktemp("month")) as world:
-        sent = world.bems("send", "-", "--json", stdin=b"".join(generate(600, 3))).json
+    """A cell with a generated month and stuck invoices, one of them parked by hand and one extended."""
+    with running(tmp_path_factory.mktemp("month")) as harness:
+        sent = harness.bems("send", "-", "--json", stdin=b"".join(generate(600, 3))).json
         assert sent["events"]["accepted"] > 2_000
-        world.send(event("big", invoice_id="BIG/1", amount="999999.00"))
-        world.go_on_to("2026-03-20T10:00:00Z")
-        until(lambda: len(stuck_in(world)["items"]) > 10)
-        assert world.bems("act", "park", stuck_in(world)["items"][1]["invoice_id"]).code == 0
-        assert world.bems("act", "extend", stuck_in(world)["items"][0]["invoice_id"], "--until", "+30d").code == 0
-        until(lambda: world.bems("check").code == 0)
-        yield world
+        harness.send(event("big", invoice_id="BIG/1", amount="999999.00"))
+        harness.advance_to("2026-03-20T10:00:00Z")
+        until(lambda: len(stuck_in(harness)["items"]) > 10)
+        assert harness.bems("act", "park", stuck_in(harness)["items"][1]["invoice_id"]).code == 0
+        assert harness.bems("act", "extend", stuck_in(harness)["items"][0]["invoice_id"], "--until", "+30d").code == 0
+        until(lambda: harness.bems("check").code == 0)
+        yield harness
 
 
-def stuck_in(world: CliHarness, *options: str) -> dict[str, Any]:
-    return dict(world.bems("stuck", "--json", "--limit", "1000", *options).json)
+def stuck_in(harness: CliHarness, *options: str) -> dict[str, Any]:
+    return dict(harness.bems("stuck", "--json", "--limit", "1000", *options).json)
 
 
-def metrics_of(world: CliHarness) -> dict[str, dict[tuple[str, ...], float]]:
-    """The value of each metric by the values of its labels, that of `status` before that of `currency`."""
-    with closing(Client(world.url, world.key("viewer"))) as client:
+def metrics_of(harness: CliHarness) -> dict[str, dict[tuple[str, ...], float]]:
+    """Return the values of each metric by the values of its labels, `status` before `currency`."""
+    with closing(Client(harness.url, harness.key("viewer"))) as client:
         text = client.request("GET", "/metrics").body.decode()
     return {
         family.name: {
@@ -52,37 +52,37 @@ def metrics_of(world: CliHarness) -> dict[str, dict[tuple[str, ...], float]]:
     }
 
 
-def test_everybody_means_the_same_by_stuck(month: CliHarness) -> None:
-    told = stuck_in(month)
-    listed = {one["invoice_id"] for one in told["items"]}
+def test_every_interface_counts_the_same_stuck_invoices(month: CliHarness) -> None:
+    listing = stuck_in(month)
+    listed = {one["invoice_id"] for one in listing["items"]}
     with closing(Client(month.url, month.key("viewer"))) as client:
         totals = client.request_json("GET", "/totals", frozenset())["items"]
-        takings = collect(client, month.service.analytics)
+        demo = collect(client, month.service.analytics)
     report = Report()
     with closing(open_reader(month.folder)) as reader:
         report.finish(reader.invoices(limit=10_000), [])
     metrics = metrics_of(month)
     counts = {
-        "stuck": told["stuck"],
+        "stuck": listing["stuck"],
         "stuck, listed": len(listed),
         "totals": sum(one["stuck"] for one in totals),
         "replay": len(report.stuck()),
-        "demo": takings.stuck.total,
+        "demo": demo.stuck.total,
         "metrics": sum(metrics["bems_stuck"].values()),
     }
     assert len(set(counts.values())) == 1, counts
     assert counts["stuck"] > 10
     assert {one.invoice_id for one in report.stuck()} == listed
-    parked = told["parked"], sum(one["parked"] for one in totals), report.parked, takings.stuck.parked
+    parked = listing["parked"], sum(one["parked"] for one in totals), report.parked, demo.stuck.parked
     assert set(parked) == {sum(metrics["bems_parked"].values())} == {1}
     assert f"{counts['stuck']} are stuck, 1 of them parked: " in month.bems("stuck").out
-    assert takings.stuck.amounts == told["stuck_amounts"]
-    for currency, amount in told["stuck_amounts"].items():
+    assert demo.stuck.amounts == listing["stuck_amounts"]
+    for currency, amount in listing["stuck_amounts"].items():
         of_currency = [value for labels, value in metrics["bems_stuck_amount"].items() if currency in labels]
         assert sum(of_currency) == pytest.approx(float(amount))
 
 
-def test_the_backlog_is_that_of_the_metrics(month: CliHarness) -> None:
+def test_the_backlog_dashboard_equals_the_metrics(month: CliHarness) -> None:
     rows = month.bems("dashboard", "backlog", "--json").json["rows"]
     metrics = metrics_of(month)
     counts: dict[tuple[str, ...], float] = {}
@@ -104,7 +104,7 @@ def test_stuck_is_sorted_by_age_or_by_value_within_each_currency(month: CliHarne
     assert len({currency for currency, _ in by_value}) > 1
 
 
-def test_stuck_marks_what_is_parked_and_counts_by_stage(month: CliHarness) -> None:
+def test_stuck_marks_parked_invoices_and_filters_by_stage(month: CliHarness) -> None:
     rows = [line for line in month.bems("stuck", "--limit", "1000").out.splitlines() if " parked " in line]
     assert len([row for row in rows if row[:3] in ("INV", "CN/", "BIG")]) == 1
     of_stage = stuck_in(month, "--stage", "posting")
@@ -112,45 +112,45 @@ def test_stuck_marks_what_is_parked_and_counts_by_stage(month: CliHarness) -> No
     assert all(one["stage"] == "posting" for one in of_stage["items"])
 
 
-def test_the_worst_is_told_in_a_sentence_and_what_its_completion_changes(month: CliHarness) -> None:
+def test_the_worst_invoice_and_the_effect_of_its_completion_are_described(month: CliHarness) -> None:
     with closing(Client(month.url, month.key("admin"))) as client:
         totals = collect(client, month.service.analytics).stuck
         worst = find_worst(client, totals)
     assert worst is not None
     assert totals.main_currency == "EUR"
-    sentence = worst.sentence()
+    sentence = worst.describe()
     assert sentence.startswith("BIG/1, 999,999.00 EUR, Acme [GmbH], waits for authorization since 2 March 2026: ")
-    assert "no authorization event came; next alert " in sentence
-    assert worst.effect(totals) == (
+    assert "no authorization event arrived; next alert " in sentence
+    assert worst.describe_completion(totals) == (
         "Completing authorization by hand would move it to AwaitingReconciliation (approved, not yet matched) and "
         f"leave {totals.total - 1} stuck."
     )
 
 
-def test_the_promise_about_a_completion_is_kept(world: CliHarness) -> None:
-    world.send(event("a", invoice_id="A"), event("b", invoice_id="B", amount="9.00"))
-    world.send(event("m", "mismatched", "A", attributes={"reason": "price"}), stage="reconciliation")
-    world.send(event("n", "approved", "A", occurred_at="2026-03-02T09:30:00Z"), stage="authorization")
-    world.go_on_to("2026-04-10T10:00:00Z")
-    until(lambda: stuck_in(world)["stuck"] == 2)
-    with closing(Client(world.url, world.key("admin"))) as client:
-        totals = collect(client, world.service.analytics).stuck
+def test_the_described_effect_of_a_completion_is_correct(harness: CliHarness) -> None:
+    harness.send(event("a", invoice_id="A"), event("b", invoice_id="B", amount="9.00"))
+    harness.send(event("m", "mismatched", "A", attributes={"reason": "price"}), stage="reconciliation")
+    harness.send(event("n", "approved", "A", occurred_at="2026-03-02T09:30:00Z"), stage="authorization")
+    harness.advance_to("2026-04-10T10:00:00Z")
+    until(lambda: stuck_in(harness)["stuck"] == 2)
+    with closing(Client(harness.url, harness.key("admin"))) as client:
+        totals = collect(client, harness.service.analytics).stuck
         worst = find_worst(client, totals)
     assert worst is not None
-    assert "waits for reconciliation since 2 March 2026: mismatched by sap (reason price); " in worst.sentence()
-    assert world.bems("act", "complete", "A", "--stage", worst.stage).code == 0
+    assert "waits for reconciliation since 2 March 2026: mismatched by sap (reason price); " in worst.describe()
+    assert harness.bems("act", "complete", "A", "--stage", worst.stage).code == 0
     promised = worst.as_document(totals)["if_completed"]
-    assert world.bems("invoice", "A", "--json").json["status"] == promised["status"] == "AwaitingPosting"
-    assert stuck_in(world)["stuck"] == promised["stuck"] == 1
+    assert harness.bems("invoice", "A", "--json").json["status"] == promised["status"] == "AwaitingPosting"
+    assert stuck_in(harness)["stuck"] == promised["stuck"] == 1
 
 
-def test_totals_in_words() -> None:
+def test_totals_are_written_as_a_sentence() -> None:
     def total(currency: str, stuck: int, amount: str, parked: int) -> Total:
         return Total("AwaitingPosting", currency, 9, "1.00", stuck, amount, parked)
 
-    assert str(sum_up([])) == "none is stuck"
-    assert str(sum_up([total("EUR", 0, "0.00", 0)])) == "none is stuck"
-    assert str(sum_up([total("EUR", 1, "10.50", 1)])) == "1 is stuck, and parked: 10.50 EUR"
-    several = sum_up([total("CHF", 1, "7.00", 0), total("EUR", 22, "84120.00", 4)])
+    assert str(sum_totals([])) == "none is stuck"
+    assert str(sum_totals([total("EUR", 0, "0.00", 0)])) == "none is stuck"
+    assert str(sum_totals([total("EUR", 1, "10.50", 1)])) == "1 is stuck, and parked: 10.50 EUR"
+    several = sum_totals([total("CHF", 1, "7.00", 0), total("EUR", 22, "84120.00", 4)])
     assert str(several) == "23 are stuck, 4 of them parked: 84,120.00 EUR, 7.00 CHF"
     assert several == StuckTotals(4, {"EUR": 22, "CHF": 1}, {"EUR": "84120.00", "CHF": "7.00"})

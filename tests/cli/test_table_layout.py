@@ -1,4 +1,4 @@
-"""Tables: what leaves where there is little room, and that nothing is cut or broken."""
+"""Tables on narrow terminals: which columns are left out, and that no word is cut."""
 
 from collections.abc import Sequence
 from io import StringIO
@@ -7,13 +7,13 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from bems.cli.commands.alerts import ALERTS, DELIVERIES
+from bems.cli.commands.alerts import ALERT_COLUMNS, DELIVERY_COLUMNS
 from bems.cli.commands.dlq import COLUMNS as DEAD_LETTERS
-from bems.cli.commands.invoice import ALERTS as INVOICE_ALERTS
-from bems.cli.commands.invoice import COMMANDS, HAPPENED
+from bems.cli.commands.invoice import ALERT_COLUMNS as INVOICE_ALERTS
+from bems.cli.commands.invoice import COMMAND_COLUMNS, TRANSITION_COLUMNS
 from bems.cli.commands.keys import COLUMNS as KEYS
 from bems.cli.commands.stuck import COLUMNS as STUCK
-from bems.cli.output import duration, format_amount
+from bems.cli.output import format_amount, format_duration
 from bems.cli.table_layout import Column, print_table
 
 COLUMNS = (
@@ -45,7 +45,7 @@ ROWS = [
 def shown(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None, *, wide: bool = False
 ) -> list[str]:
-    """The lines on a terminal of that width, or in a pipe."""
+    """Return the lines printed on a terminal of a width, or in a pipe if it is None."""
     out = StringIO()
     console = Console(file=out, width=width or 20, force_terminal=width is not None, color_system=None)
     print_table(console, columns, rows, wide=wide)
@@ -55,23 +55,23 @@ def shown(
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
 def test_a_table_fits_the_terminal_and_breaks_no_word(width: int) -> None:
     lines = shown(COLUMNS, ROWS, width)
-    # A long id is in a line of its own, which only the terminal itself wraps, so that it can be copied.
+    # A long id has its own line, which only the terminal wraps, so that it can be copied.
     assert [line for line in lines if cell_len(line) > width] in ([], ["X" * 128])
     words = {word for row in ROWS for cell in row for word in cell.split()}
-    # A script without blanks, and a word of more cells than any has, go on in the next line.
+    # Text in a script without spaces, and very long words, may be broken.
     breakable = {word for word in words if cell_len(word) > 24}
-    end = next((number for number, line in enumerate(lines) if line.startswith("Without room for: ")), len(lines))
+    end = next((number for number, line in enumerate(lines) if line.startswith("Columns left out: ")), len(lines))
     for line in lines[2:end]:
         assert all(word in words or any(word in one for one in breakable) for word in line.split()), line
 
 
-def test_the_least_important_columns_leave_first_and_are_named() -> None:
+def test_the_least_important_columns_are_left_out_first_and_named() -> None:
     few = [ROWS[0]]
     assert shown(COLUMNS, few, 200)[0].split() == ["Invoice", "Status", "Since", "Amount", "Vendor"]
     assert shown(COLUMNS, few, 80)[0].split() == ["Invoice", "Status", "Since", "Amount"]
-    assert shown(COLUMNS, few, 80)[-1] == "Without room for: Vendor; --wide shows all"
+    assert shown(COLUMNS, few, 80)[-1] == "Columns left out: Vendor; --wide shows all"
     assert shown(COLUMNS, few, 40)[0].split() == ["Invoice", "Amount"]
-    assert " ".join(shown(COLUMNS, few, 40)[-2:]) == "Without room for: Status, Since, Vendor; --wide shows all"
+    assert " ".join(shown(COLUMNS, few, 40)[-2:]) == "Columns left out: Status, Since, Vendor; --wide shows all"
     assert len(shown(COLUMNS, few, 40, wide=True)[2]) > 80
 
 
@@ -82,7 +82,7 @@ def test_nothing_is_cut_in_a_pipe() -> None:
         assert all(cell.strip() in line for cell in row)
 
 
-def test_prose_is_wrapped_between_words_before_a_column_leaves() -> None:
+def test_prose_wraps_between_words_before_a_column_is_left_out() -> None:
     columns = Column("Id"), Column("Error", 1, is_prose=True)
     lines = shown(columns, [("e-1", "KeyError: the tariff of this vendor is not known")], 30)
     assert lines[2:] == ["e-1  KeyError: the tariff of", "     this vendor is not known"]
@@ -91,8 +91,8 @@ def test_prose_is_wrapped_between_words_before_a_column_leaves() -> None:
 @pytest.mark.parametrize(
     "columns",
     [
-        *(ALERTS, DELIVERIES, DEAD_LETTERS, KEYS, STUCK),
-        *(HAPPENED, INVOICE_ALERTS, COMMANDS),
+        *(ALERT_COLUMNS, DELIVERY_COLUMNS, DEAD_LETTERS, KEYS, STUCK),
+        *(TRANSITION_COLUMNS, INVOICE_ALERTS, COMMAND_COLUMNS),
     ],
 )
 def test_every_table_of_a_command_fits(columns: Sequence[Column]) -> None:
@@ -120,7 +120,7 @@ def test_every_table_of_a_command_fits(columns: Sequence[Column]) -> None:
     ],
 )
 def test_durations_are_written_as_in_a_policy(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_amounts_are_grouped() -> None:

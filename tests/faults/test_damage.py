@@ -41,7 +41,7 @@ def refused(folder: Path) -> str:
 
     before = snapshot(folder)
     with patch.object(Service, "start", start):
-        said = run("up", "--port", "0", "--store", str(folder)).mistake(1)
+        said = run("up", "--port", "0", "--store", str(folder)).error(1)
     assert snapshot(folder) == before, "nothing is changed"
     return said
 

@@ -179,7 +179,7 @@ def test_the_folder_that_cp_made_inside_another_is_named(folder: Folder, tmp_pat
     assert f"{existing} holds no cell, but {existing}/cell does" in told and "bems restore" in told
     assert {path.name for path in existing.iterdir()} == {"cell"}, "nothing is made there"
     keys = run("keys", "add", "boss", "--role", "admin", "--store", str(existing))
-    assert f"{existing}/cell does" in keys.mistake(2)
+    assert f"{existing}/cell does" in keys.error(2)
 
 
 def test_deliveries_of_another_time_are_refused_before_the_writer_raises_the_same_number_of_alerts(

@@ -1,4 +1,4 @@
-"""`bems alerts`: what was raised, and `bems deliveries`: what a destination has not taken of it."""
+"""`bems alerts` lists alerts; `bems deliveries` lists those that a destination has not accepted yet."""
 
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ from bems.embedded.api.views import Alert
 from bems.tracker.actions import Severity
 from bems.tracker.contract import STAGES
 
-ALERTS = (
+ALERT_COLUMNS = (
     Column("Invoice"),
     Column("Raised (UTC)", 2),
     Column("Alert", 1, is_prose=True),
@@ -27,7 +27,7 @@ ALERTS = (
     Column("Vendor", 5, is_prose=True),
     Column("Id", 7),
 )
-DELIVERIES = (
+DELIVERY_COLUMNS = (
     Column("Invoice"),
     Column("Destination", 1),
     Column("State", 2),
@@ -37,18 +37,18 @@ DELIVERIES = (
     Column("Alert", 6),
 )
 STATES = get_args(State)
-KINDS: dict[str, str] = {
+KIND_TEXTS: dict[str, str] = {
     "dispute": "reconciliation disputed",
     "failed": "posting failed",
     "identity": "two invoices under one id?",
 }
-"""Of alerts that are not one of a wait's, in words."""
+"""Descriptions of the alerts that do not belong to a wait."""
 
 
 @click.command(cls=CheckedCommand, epilog="Example: bems alerts --severity critical --stage posting")
-@click.option("--severity", type=click.Choice(get_args(Severity)), help="Only those of this severity.")
-@click.option("--stage", type=click.Choice(STAGES), help="Only those of this stage.")
-@click.option("--invoice", metavar="ID", help="Only those of this invoice.")
+@click.option("--severity", type=click.Choice(get_args(Severity)), help="Only alerts of this severity.")
+@click.option("--stage", type=click.Choice(STAGES), help="Only alerts of this stage.")
+@click.option("--invoice", metavar="ID", help="Only alerts of this invoice.")
 @options.limit
 @options.wide
 @options.as_json
@@ -62,30 +62,30 @@ def alerts(
     wide: bool,
     as_json: bool,
 ) -> None:
-    """List alerts, the newest first.
+    """List alerts, newest first.
 
-    Needs a key of a viewer, operator or admin.
+    Requires a viewer, operator or admin key.
     """
     query = {"severity": severity, "stage": stage, "invoice_id": invoice}
     found = client.list("/alerts", VIEWERS, query, limit)
     raised = decode_as(found.items, list[Alert])
-    print_list(found.items, found.more, as_json, ALERTS, map(_row, raised), "alert", wide=wide)
+    print_list(found.items, found.more, as_json, ALERT_COLUMNS, map(_row, raised), "alert", wide=wide)
 
 
-def name_of(alert: Alert) -> str:
-    """Which one it is, in words."""
+def describe_alert(alert: Alert) -> str:
+    """Return the kind of the alert and its details, such as `posting stuck, 3`."""
     if alert.kind == "stuck":
         return f"{alert.stage} stuck, {alert.step}" + (", the last" if alert.last else "")
     if alert.kind == "identity":
-        return " ".join(filter(None, (KINDS["identity"], alert.detail)))
-    return KINDS[alert.kind]
+        return " ".join(filter(None, (KIND_TEXTS["identity"], alert.detail)))
+    return KIND_TEXTS[alert.kind]
 
 
 def _row(alert: Alert) -> tuple[str, ...]:
     return (
         alert.invoice_id,
         format_time(alert.raised_at),
-        name_of(alert),
+        describe_alert(alert),
         alert.severity,
         format_time(alert.waiting_since) if alert.kind == "stuck" else "-",
         format_amount(alert.amount, alert.currency),
@@ -95,17 +95,17 @@ def _row(alert: Alert) -> tuple[str, ...]:
 
 
 @click.command(cls=CheckedCommand, epilog="Example: bems deliveries --state failed --retry")
-@click.option("--state", type=click.Choice(STATES), help="failed: given up; waiting: tried again. Default: both.")
-@click.option("--retry", is_flag=True, help="Try again all that were given up; needs a key of an operator or admin.")
+@click.option("--state", type=click.Choice(STATES), help="failed: given up; waiting: will be retried. Default: both.")
+@click.option("--retry", is_flag=True, help="Retry all failed deliveries; requires an operator or admin key.")
 @options.limit
 @options.wide
 @options.as_json
 @connected
 def deliveries(client: Client, state: str | None, retry: bool, limit: int, wide: bool, as_json: bool) -> None:
-    """List alerts that were not delivered yet.
+    """List alerts that are not delivered yet.
 
-    An alert is listed once for each destination that has not taken it, the oldest first. Needs a key of a viewer,
-    operator or admin.
+    An alert is listed once for each destination that has not accepted it, oldest first. Requires a viewer, operator or
+    admin key.
     """
     if retry:
         answer = client.request_json("POST", "/deliveries/retry", OPERATORS)
@@ -113,7 +113,7 @@ def deliveries(client: Client, state: str | None, retry: bool, limit: int, wide:
         if as_json:
             print_json(answer)
         else:
-            click.echo(f"{pluralize_count(number, 'undelivered alert')} to be tried again")
+            click.echo(f"{pluralize_count(number, 'undelivered alert')} will be retried")
         return
     items: list[Any] = []
     more = False
@@ -122,7 +122,7 @@ def deliveries(client: Client, state: str | None, retry: bool, limit: int, wide:
         items, more = items + found.items, more or found.more
     items, more = items[:limit], more or len(items) > limit
     waiting = decode_as(items, list[Delivery])
-    print_list(items, more, as_json, DELIVERIES, map(_delivery_row, waiting), "undelivered alert", wide=wide)
+    print_list(items, more, as_json, DELIVERY_COLUMNS, map(_delivery_row, waiting), "undelivered alert", wide=wide)
 
 
 def _delivery_row(delivery: Delivery) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`bems check`: whether every accepted event is accounted for."""
+"""`bems check`: verifies that every accepted event is accounted for."""
 
 import time
 
@@ -14,11 +14,11 @@ from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.check import Check, Difference
 
 TIMEOUT_SECONDS = 10.0
-"""Seconds that the series may lag behind before that counts as not balanced."""
+"""Maximum number of seconds to wait for DuckDB to catch up with the store."""
 
 POLL_SECONDS = 0.25
 
-DIFFERENCES = (
+DIFFERENCE_COLUMNS = (
     Column("Status"),
     Column("Invoices", is_right=True),
     Column("In the series", is_right=True),
@@ -32,19 +32,20 @@ DIFFERENCES = (
 @connected
 @click.pass_context
 def check(context: click.Context, client: Client, as_json: bool) -> None:
-    """Show whether every event is accounted for.
+    """Check that every accepted event is accounted for.
 
-    The books are balanced if accepted = applied + dead letters, the series is the same in the store and in DuckDB, and
-    it gives the same invoices and amounts of every status and currency as the records; what differs is shown.
+    The cell is balanced if accepted = applied + dead letters, the series of transitions is the same in the store and in
+    DuckDB, and the series and the invoice records have the same number and amount of invoices in every status and
+    currency. Differences are printed.
 
-    DuckDB may be two seconds behind; it is waited for, ten seconds at most. Exit code 1 if the books are not balanced.
-    Needs a key of a viewer, operator or admin.
+    DuckDB may lag by two seconds; the command waits for it, at most ten seconds. The exit code is 1 if the cell is not
+    balanced. Requires a viewer, operator or admin key.
     """
-    until = time.monotonic() + TIMEOUT_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         answer = client.request_json("GET", "/check", VIEWERS)
         counted = decode_as(answer, Check)
-        if counted.balanced is not None or time.monotonic() > until:
+        if counted.balanced is not None or time.monotonic() > deadline:
             break
         time.sleep(POLL_SECONDS)
     if as_json:
@@ -61,11 +62,11 @@ def check(context: click.Context, client: Client, as_json: bool) -> None:
             ("in DuckDB", counted.alert_rows),
         ):
             click.echo(f"{label:<26}{count:>14,}")
-        told = {True: "yes", False: "no", None: "not yet: DuckDB is behind"}
-        click.echo(f"{'Balanced':<26}{told[counted.balanced]:>14}")
+        answers = {True: "yes", False: "no", None: "not yet: DuckDB is behind"}
+        click.echo(f"{'Balanced':<26}{answers[counted.balanced]:>14}")
         if counted.differences:
-            click.echo("\nWhere the records and the series differ\n")
-            print_table(make_console(), DIFFERENCES, map(_row, counted.differences))
+            click.echo("\nDifferences between the records and the series\n")
+            print_table(make_console(), DIFFERENCE_COLUMNS, map(_row, counted.differences))
     if not counted.balanced:
         context.exit(1)
 

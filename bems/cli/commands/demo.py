@@ -1,4 +1,4 @@
-"""`bems demo`: a fresh cell, and a generated month of invoices sent to it over HTTP."""
+"""`bems demo`: starts a fresh cell and sends it a generated month of invoices over HTTP."""
 
 import shlex
 import sys
@@ -22,9 +22,9 @@ from bems.cli.errors import Failure, translate_store_errors
 from bems.cli.files import load_policy
 from bems.cli.output import print_json
 from bems.cli.pacing import ReplayPacer
-from bems.cli.send_summary import Summary
+from bems.cli.send_summary import SendSummary
 from bems.cli.sender import Sender
-from bems.cli.worst_invoice import Worst
+from bems.cli.worst_invoice import WorstInvoice
 from bems.clock import SystemClock
 from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.server import CannotListen
@@ -40,39 +40,41 @@ from bems.tracker.parsing import InvalidEvent, split_log_line
 
 INVOICES, SEED, START, DAYS = 2_500, 1, date(2026, 1, 1), 31
 SPEED = 20 * DAY / SECOND
-"""Twenty days in a second, where the cell and the sender keep up."""
+"""Twenty days per second, if the cell and the sender keep up."""
 
 IN_FLIGHT = 6
-LOOKED_AT = 25
-"""Of every so many accepted events, one is looked for in the next question."""
+EVENTS_PER_SAMPLE = 25
+"""One of this many events is read back once accepted, to check that it is visible at once."""
 
-NOT_LEFT_RUNNING = """Nothing is left running. Run make demo (or bems demo) in a terminal, without --exit: the
-cell then keeps running, and its address and key are shown for these commands:"""
+CELL_STOPPED = """The cell has stopped. Run make demo (or bems demo) in a terminal, without --exit, to keep it running;
+it then prints its URL and key for these commands:"""
 
 PORT = 8080
-WIDE_OPEN = Rate(100_000, 100_000)
+UNTHROTTLED = Rate(100_000, 100_000)
 
 
 class SendResult(NamedTuple):
-    """What came of the sending. `unseen` are accepted events that the next question did not show."""
+    """The summary of the send, and the ids of sampled events that were accepted but not visible at once."""
 
-    summary: Summary
+    summary: SendSummary
     not_visible: list[str]
 
 
 @click.command(cls=CheckedCommand, epilog="Example: bems demo --exit")
-@click.option("--invoices", type=click.IntRange(1, 1_000_000), default=INVOICES, show_default=True, help="How many.")
-@click.option("--exit", "leave", is_flag=True, help="End after the summary; without a terminal that is so anyway.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, and end.")
+@click.option(
+    "--invoices", type=click.IntRange(1, 1_000_000), default=INVOICES, show_default=True, help="Number of invoices."
+)
+@click.option("--exit", "leave", is_flag=True, help="Stop after the report, which is the default without a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object, and stop.")
 def demo(invoices: int, leave: bool, as_json: bool) -> None:
-    """Start a fresh cell, send it a generated month of invoice events over HTTP, and report what became of them.
+    """Run a fresh cell with a generated month of invoices.
 
-    The cell listens on port 8080, or on a free one where that is taken. Time in it runs fast until the last story has
-    ended. The report ends with what is stuck, the worst of it (the greatest amount in the currency of the most stuck
-    invoices), and three commands. Then the cell keeps running, so that you can try them, until Ctrl-C; what it kept is
-    then gone.
+    Sends the events of the month over HTTP and reports the result. The cell listens on port 8080, or on a free port if
+    that is taken. Its clock runs fast until the last event is sent. The report ends with the stuck invoices, the worst
+    of them (the greatest amount in the currency of the most stuck invoices), and three commands to try. The cell keeps
+    running until Ctrl-C, and its data is then deleted.
     """
-    stay = not (leave or as_json) and sys.stdin.isatty() and sys.stdout.isatty()
+    keeps_running = not (leave or as_json) and sys.stdin.isatty() and sys.stdout.isatty()
     lines = list(generate(invoices, SEED, start=START, days=DAYS))
     clock = AcceleratedClock(from_datetime(datetime(START.year, START.month, START.day, tzinfo=UTC)), SPEED)
     with (
@@ -84,36 +86,36 @@ def demo(invoices: int, leave: bool, as_json: bool) -> None:
         _, key = service.keys.add("demo", "admin", "bems demo", clock.now())
         click.echo(f"A fresh cell listens on {service.server.url}.", err=as_json)
         click.echo(
-            f"A generated month, {len(lines):,} events of {invoices:,} invoices, is sent to it over HTTP, one by one, "
-            "at up to twenty days a second:",
+            f"Sending it a generated month over HTTP: {len(lines):,} events of {invoices:,} invoices, one per request, "
+            "at up to twenty days per second.",
             err=as_json,
         )
-        walk = send_paced(service, key, lines, clock)
+        sent = send_paced(service, key, lines, clock)
         clock.set_speed(1.0)
         clock.run_until(LATEST)
         with closing(Client(service.server.url, key)) as client:
-            takings = collect(client, service.analytics)
+            result = collect(client, service.analytics)
         if as_json:
-            print_json({**as_document(walk.summary, takings), "commands": example_commands(takings.worst)})
+            print_json({**as_document(sent.summary, result), "commands": example_commands(result.worst)})
         else:
-            print_result(walk.summary, takings)
-        commands = example_commands(takings.worst)
-        if stay:
-            _serve_on(service, key, commands)
+            print_result(sent.summary, result)
+        commands = example_commands(result.worst)
+        if keeps_running:
+            _run_until_ctrl_c(service, key, commands)
         elif not as_json:
-            click.echo(f"\n{NOT_LEFT_RUNNING}\n\n" + "\n".join(f"    {command}" for command in commands))
-    if walk.not_visible:
+            click.echo(f"\n{CELL_STOPPED}\n\n" + "\n".join(f"    {command}" for command in commands))
+    if sent.not_visible:
         raise Failure(
-            f"{len(walk.not_visible)} accepted events could not be seen at once, such as {walk.not_visible[0]}"
+            f"{len(sent.not_visible)} accepted events were not visible at once, such as {sent.not_visible[0]}"
         )
-    if not takings.is_consistent_with(walk.summary):
+    if not result.is_consistent_with(sent.summary):
         raise Failure("not every event is accounted for")
 
 
 @contextmanager
 def _service(folder: Path, clock: AcceleratedClock) -> Iterator[Service]:
-    """A cell on the usual port, or on another one where that is taken."""
-    limits = Limits(WIDE_OPEN, StageRates(WIDE_OPEN, WIDE_OPEN, WIDE_OPEN, WIDE_OPEN))
+    """Run a cell on the default port, or on a free one if that is taken."""
+    limits = Limits(UNTHROTTLED, StageRates(UNTHROTTLED, UNTHROTTLED, UNTHROTTLED, UNTHROTTLED))
     policy = load_policy(None)
     try:
         service = Service(
@@ -126,26 +128,26 @@ def _service(folder: Path, clock: AcceleratedClock) -> Iterator[Service]:
 
 
 def send_paced(service: Service, key: str, lines: Sequence[bytes], clock: AcceleratedClock) -> SendResult:
-    """Send the lines, each when its time has come, with a progress bar where a person watches."""
+    """Send each line when the clock reaches its time. Shows a progress bar on a terminal."""
     client, today = Client(service.server.url, key), SystemClock().now()
-    pace, sample, unseen = ReplayPacer(clock, today), dict[int, Event](), list[str]()
+    pacer, sample, not_visible = ReplayPacer(clock, today), dict[int, Event](), list[str]()
     with _progress(len(lines), clock) as advance:
 
-        def told(told: LineResult) -> None:
-            pace.acknowledge(told.line)
+        def on_result(result: LineResult) -> None:
+            pacer.acknowledge(result.line)
             advance()
-            event = sample.pop(told.line, None)
-            if event and told.disposition == "accepted" and not _is_seen(client, event):
-                unseen.append(event.event_id)
+            event = sample.pop(result.line, None)
+            if event and result.disposition == "accepted" and not _is_visible(client, event):
+                not_visible.append(event.event_id)
 
-        sender = Sender(client, batch=1, in_flight=IN_FLIGHT, told=told)
+        sender = Sender(client, batch=1, in_flight=IN_FLIGHT, on_result=on_result)
         try:
-            for number, line, event in pace.schedule(lines):
+            for number, line, event in pacer.schedule(lines):
                 split = split_log_line(line)
                 if isinstance(split, InvalidEvent):
                     sender.refuse(number, split)
                     continue
-                if isinstance(event, Event) and number % LOOKED_AT == 0:
+                if isinstance(event, Event) and number % EVENTS_PER_SAMPLE == 0:
                     sample[number] = event
                 if not sender.send(*split, number):
                     break
@@ -157,17 +159,17 @@ def send_paced(service: Service, key: str, lines: Sequence[bytes], clock: Accele
     client.close()
     if sender.fault:
         raise sender.fault
-    return SendResult(summary, unseen)
+    return SendResult(summary, not_visible)
 
 
-def _is_seen(client: Client, event: Event) -> bool:
+def _is_visible(client: Client, event: Event) -> bool:
     details = client.request_json("GET", f"/invoices/{quote_path(event.invoice_id)}", VIEWERS)
     return any(row.get("event_id") == event.event_id for row in details["transitions"])
 
 
 @contextmanager
 def _progress(total: int, clock: AcceleratedClock) -> Iterator[Callable[[], None]]:
-    """What advances the bar by one."""
+    """Show a progress bar on a terminal, and yield the callback that advances it by one event."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.fields[day]}"),
@@ -189,8 +191,8 @@ def _progress(total: int, clock: AcceleratedClock) -> Iterator[Callable[[], None
         yield advance
 
 
-def example_commands(worst: Worst | None) -> list[str]:
-    """What to look at, and what to do, for a shell."""
+def example_commands(worst: WorstInvoice | None) -> list[str]:
+    """Return shell commands to look at the worst invoice and to act on it."""
     if worst is None:
         return ["bems dashboard backlog", "bems alerts", "bems check"]
     invoice_id = shlex.quote(worst.invoice.invoice_id)
@@ -201,13 +203,13 @@ def example_commands(worst: Worst | None) -> list[str]:
     ]
 
 
-def _serve_on(service: Service, key: str, commands: Sequence[str]) -> None:
+def _run_until_ctrl_c(service: Service, key: str, commands: Sequence[str]) -> None:
     exports = [f"export BEMS_URL={service.server.url} BEMS_API_KEY={key}"]
     if sys.prefix != sys.base_prefix:
-        # Another terminal need not know this environment.
+        # Another terminal may not have this virtual environment active.
         exports.insert(0, f"export PATH={shlex.quote(str(Path(sys.prefix, 'bin')))}:$PATH")
     shown = "\n".join(f"    {line}" for line in (*exports, *commands))
-    click.echo(f"\nThe cell keeps running, now in real time. In another terminal:\n\n{shown}\n\nCtrl-C ends it.")
-    ended = shutdown_signal()
-    while not ended(POLL_SECONDS):
+    click.echo(f"\nThe cell keeps running, now in real time. In another terminal:\n\n{shown}\n\nCtrl-C stops it.")
+    stop_requested = shutdown_signal()
+    while not stop_requested(POLL_SECONDS):
         pass

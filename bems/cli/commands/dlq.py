@@ -1,4 +1,4 @@
-"""`bems dlq`: accepted events whose handling failed."""
+"""`bems dlq`: dead letters, the accepted events whose handling failed."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from bems.cli import options
 from bems.cli.checked_commands import CheckedGroup
 from bems.cli.client import Client, decode_as
 from bems.cli.errors import UserError
-from bems.cli.http_errors import one_line
+from bems.cli.http_errors import to_one_line
 from bems.cli.options import connected
 from bems.cli.output import format_time, pluralize_count, print_json, print_list
 from bems.cli.table_layout import Column
@@ -21,24 +21,24 @@ COLUMNS = (
     Column("Invoice", 1),
     Column("Attempts", 4, is_right=True),
     Column("Failed (UTC)", 3),
-    Column("Tried again (UTC)", 5),
+    Column("Next retry (UTC)", 5),
     Column("Error", 2, is_prose=True),
 )
 
-AT_ONCE = 1_000
-"""Ids in one request: as many as the API takes, of any length."""
+MAX_REQUEST_IDS = 1_000
+"""Maximum number of ids in one request, which the API accepts at any length of the ids."""
 
-EVERY = 1_000_000
+MAX_DEAD_LETTERS = 1_000_000
 
-of_invoice = click.option("--invoice", metavar="ID", help="Only those of this invoice.")
-with_error = click.option("--error", metavar="TEXT", help="Only those with this text in their error.")
+of_invoice = click.option("--invoice", metavar="ID", help="Only dead letters of this invoice.")
+with_error = click.option("--error", metavar="TEXT", help="Only dead letters with this text in their error.")
 
 
 @click.group(cls=CheckedGroup)
 def dlq() -> None:
-    """See and redrive events whose handling failed.
+    """List and redrive dead letters.
 
-    They were accepted, and wait as dead letters. Needs a key of an operator or admin.
+    A dead letter is an accepted event whose handling failed. Requires an operator or admin key.
     """
 
 
@@ -50,7 +50,7 @@ def dlq() -> None:
 @options.as_json
 @connected
 def list_(client: Client, invoice: str | None, error: str | None, limit: int, wide: bool, as_json: bool) -> None:
-    """List dead letters, in the order of their event ids."""
+    """List dead letters, sorted by event id."""
     found = client.list("/dead-letters", OPERATORS, {"invoice_id": invoice, "error": error}, limit)
     letters = decode_as(found.items, list[DeadLetter])
     print_list(found.items, found.more, as_json, COLUMNS, map(_row, letters), "dead letter", wide=wide)
@@ -58,7 +58,7 @@ def list_(client: Client, invoice: str | None, error: str | None, limit: int, wi
 
 @dlq.command(epilog="Example: bems dlq redrive --error KeyError")
 @click.argument("event_ids", metavar="[EVENT_ID]...", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="All there are.")
+@click.option("--all", "every", is_flag=True, help="All dead letters.")
 @of_invoice
 @with_error
 @options.as_json
@@ -73,24 +73,24 @@ def redrive(
     error: str | None,
     as_json: bool,
 ) -> None:
-    """Handle dead letters again: those named, all, or all that match. Each is tried once.
+    """Redrive dead letters: the named ones, all, or all that match. Each is handled once more.
 
-    Exit code 1 if any of them failed again, or is none.
+    The exit code is 1 if any of them fails again, or if a named event is not a dead letter.
     """
     if (len(event_ids) > 0) + every + (invoice is not None or error is not None) != 1:
-        raise UserError("say which: either EVENT_IDs, or --all, or --invoice and --error")
+        raise UserError("choose one: EVENT_IDs, or --all, or --invoice and --error")
     wanted = list(dict.fromkeys(event_ids))
     if not wanted:
-        # By their ids, each once: what fails again would still match, and so come up again and again.
-        found = client.list("/dead-letters", OPERATORS, {"invoice_id": invoice, "error": error}, EVERY)
+        # Redrive by id: a dead letter that fails again would still match, and be redriven without end.
+        found = client.list("/dead-letters", OPERATORS, {"invoice_id": invoice, "error": error}, MAX_DEAD_LETTERS)
         wanted = [letter.event_id for letter in decode_as(found.items, list[DeadLetter])]
     if not as_json and wanted:
         selection = _describe_selection(event_ids, invoice, error)
-        click.echo(f"To be handled again: {pluralize_count(len(wanted), 'dead letter')}{selection}")
+        click.echo(f"Redriving {pluralize_count(len(wanted), 'dead letter')}{selection}")
     redriven: list[Any] = []
     failed: list[Any] = []
-    for start in range(0, len(wanted), AT_ONCE):
-        body = {"event_ids": wanted[start : start + AT_ONCE]}
+    for start in range(0, len(wanted), MAX_REQUEST_IDS):
+        body = {"event_ids": wanted[start : start + MAX_REQUEST_IDS]}
         answer = client.request_json("POST", "/dead-letters/redrive", OPERATORS, body=body)
         decode_as(answer, Redriven)
         redriven += answer["redriven"]
@@ -99,27 +99,27 @@ def redrive(
         print_json({"redriven": redriven, "failed": failed})
     else:
         for one in failed:
-            click.echo(f"{one['event_id']} was not handled: {one_line(one['error'])}")
-        click.echo(f"{len(redriven):,} handled, {len(failed):,} not")
+            click.echo(f"{one['event_id']} failed: {to_one_line(one['error'])}")
+        click.echo(f"{len(redriven):,} handled, {len(failed):,} failed")
     if failed:
         context.exit(1)
 
 
 def _describe_selection(event_ids: tuple[str, ...], invoice: str | None, error: str | None) -> str:
     if event_ids:
-        return ": " + ", ".join(map(one_line, dict.fromkeys(event_ids)))
-    of = f" of invoice {one_line(invoice)}" if invoice is not None else ""
-    with_ = f" with {one_line(error)!r} in its error" if error is not None else ""
-    return f"{of}{with_}" or ", all there are"
+        return ": " + ", ".join(map(to_one_line, dict.fromkeys(event_ids)))
+    of = f" of invoice {to_one_line(invoice)}" if invoice is not None else ""
+    with_ = f" with {to_one_line(error)!r} in its error" if error is not None else ""
+    return f"{of}{with_}" or ", all of them"
 
 
 def _row(letter: DeadLetter) -> tuple[str, ...]:
-    again = format_time(letter.retry_at) if letter.retry_at else "set aside"
+    retry = format_time(letter.retry_at) if letter.retry_at else "set aside"
     return (
         letter.event_id,
         letter.invoice_id,
         str(letter.attempts),
         format_time(letter.failed_at),
-        again,
+        retry,
         letter.error,
     )

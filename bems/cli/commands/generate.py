@@ -1,4 +1,4 @@
-"""`bems generate`: a believable log of events."""
+"""`bems generate`: writes a realistic log of events."""
 
 from datetime import date, datetime
 
@@ -16,33 +16,39 @@ from bems.generator.event_log import generate as lines
     cls=CheckedCommand,
     epilog="Example: bems generate --invoices 2000 --seed 7 --out events.jsonl",
 )
-@click.option("--invoices", type=click.IntRange(1, 100_000_000), default=2000, show_default=True, help="How many.")
-@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same log.")
 @click.option(
-    "--start", type=click.DateTime(["%Y-%m-%d"]), default="2026-01-01", show_default=True, help="The first day."
+    "--invoices", type=click.IntRange(1, 100_000_000), default=2000, show_default=True, help="Number of invoices."
 )
-@click.option("--days", type=click.IntRange(1, 3660), default=31, show_default=True, help="How long invoices come in.")
-@click.option("--out", metavar="FILE", default="-", help="Where to write. Default: standard output.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same log.")
+@click.option("--start", type=click.DateTime(["%Y-%m-%d"]), default="2026-01-01", show_default=True, help="First day.")
+@click.option(
+    "--days",
+    type=click.IntRange(1, 3660),
+    default=31,
+    show_default=True,
+    help="Number of days on which invoices arrive.",
+)
+@click.option("--out", metavar="FILE", default="-", help="File to write. Default: standard output.")
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 def generate(invoices: int, seed: int, start: datetime, days: int, out: str, force: bool) -> None:
-    """Write a log of invoice events, one JSON object a line, in the order of their arrival.
+    """Generate a log of invoice events.
 
-    Most invoices go their way; some events are early, late, doubled, out of order or malformed, some invoices are
-    rejected, reversed, disputed, cancelled, orphaned or stuck. The log is made up; any likeness is by chance. The last
-    stories end some two months after the last invoice came in; events of the future are refused when they are replayed.
-    Logs of different seeds have ids in common: send them to different cells.
+    The log has one JSON object per line, in the order of arrival. Most invoices pass all stages. Some events are early,
+    late, duplicate, out of order or malformed; some invoices are rejected, reversed, disputed, cancelled, orphaned or
+    stuck. All data is fictitious. The last events occur about two months after the last invoice arrives; bems replay
+    refuses events in the future. Logs with different seeds share ids: send them to different cells.
     """
     try:
         log = lines(invoices, seed, start=date(start.year, start.month, start.day), days=days)
     except ValueError as fault:
         raise UserError(str(fault)) from fault
     console = Console(stderr=True)
-    watched = console.is_terminal and out != "-"
+    has_progress = console.is_terminal and out != "-"
     with (
-        output_file(out, is_private=False, is_new=not force) as file,
-        Progress(console=console, transient=True, disable=not watched) as progress,
+        output_file(out, is_private=False, must_be_new=not force) as file,
+        Progress(console=console, transient=True, disable=not has_progress) as progress,
     ):
-        # About so many lines come of an invoice.
+        # An invoice has 4.1 lines on average.
         task = progress.add_task("Writing", total=int(4.1 * invoices))
         for number, line in enumerate(log, 1):
             file.write(line)

@@ -1,4 +1,4 @@
-"""`bems invoice`: all that is known of one invoice."""
+"""`bems invoice`: shows an invoice with its whole history."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -11,37 +11,37 @@ from rich.text import Text
 from bems.cli import options
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.client import Client, decode_as, quote_path
-from bems.cli.commands.alerts import KINDS, name_of
+from bems.cli.commands.alerts import KIND_TEXTS, describe_alert
 from bems.cli.errors import UserError
 from bems.cli.options import connected
 from bems.cli.output import (
     format_amount,
     format_time,
+    format_times,
     make_console,
     pluralize_count,
     print_json,
     print_list,
-    times,
     vendor_label,
 )
-from bems.cli.replay_report import MEANING
-from bems.cli.row_folding import Entered, cadence, fold_alerts, fold_states, fold_waits
+from bems.cli.replay_report import STATUS_MEANINGS
+from bems.cli.row_folding import FoldedState, describe_cadence, fold_alerts, fold_states, fold_waits
 from bems.cli.table_layout import Column, print_table
 from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.views import Alert, Command, CurrentWait, Event, Execution, InvoiceDetails, Outcome, Transition
 from bems.tracker.contract import STAGES, PaymentTerms, Source, Stage, Vendor
 
-ENTERED = "StateEntered"
+STATE_ENTERED = "StateEntered"
 
-MOST_EVENTS = 25_000
-"""No history has more (Step Functions' quota, which the engine has too)."""
+MAX_HISTORY_EVENTS = 25_000
+"""Maximum number of events in an execution's history (the quota of AWS Step Functions, which the engine shares)."""
 
-MAX_SENT = 1_000_000
-"""More events than any invoice has."""
+MAX_EVENTS = 1_000_000
+"""Maximum number of events shown of an invoice, more than any has."""
 
 
-class _Sent(msgspec.Struct):
-    """What is shown of an event as it was sent."""
+class _SentEvent(msgspec.Struct):
+    """The shown fields of an event as it was sent."""
 
     event_id: str
     status: str
@@ -54,8 +54,8 @@ class _Sent(msgspec.Struct):
     imported: bool = False
 
 
-FACTS = (Column("Fact"), Column("Value", is_prose=True))
-OUTCOMES = (
+FACT_COLUMNS = (Column("Fact"), Column("Value", is_prose=True))
+OUTCOME_COLUMNS = (
     Column("Stage"),
     Column("Outcome"),
     Column("Occurred", 2),
@@ -63,7 +63,7 @@ OUTCOMES = (
     Column("Attributes or note", 1, is_prose=True),
     Column("Event", 3, is_prose=True),
 )
-SENT = (
+EVENT_COLUMNS = (
     Column("Occurred (UTC)"),
     Column("Outcome", is_prose=True),
     Column("Amount", 1, is_right=True),
@@ -73,20 +73,20 @@ SENT = (
     Column("Received (UTC)", 4),
     Column("Event", 6),
 )
-HAPPENED = (
+TRANSITION_COLUMNS = (
     Column("Recorded"),
     Column("What", is_prose=True),
     Column("Status", 1, is_prose=True),
     Column("Event", 2, is_prose=True),
 )
-ALERTS = (
+ALERT_COLUMNS = (
     Column("Raised"),
     Column("Alert", is_prose=True),
     Column("Severity", 1),
     Column("Due", 2, is_prose=True),
     Column("Id", 3, is_prose=True),
 )
-COMMANDS = (
+COMMAND_COLUMNS = (
     Column("Accepted"),
     Column("Command", is_prose=True),
     Column("Operator", 2),
@@ -94,67 +94,74 @@ COMMANDS = (
     Column("Note", 3, is_prose=True),
     Column("Id", 4),
 )
-STATES = (Column("Entered"), Column("State", is_prose=True))
-EVENTS = (Column("At"), Column("No.", 2, is_right=True), Column("Event", 1), Column("Details", 3, is_prose=True))
+STATE_COLUMNS = (Column("Entered"), Column("State", is_prose=True))
+HISTORY_COLUMNS = (
+    Column("At"),
+    Column("No.", 2, is_right=True),
+    Column("Event", 1),
+    Column("Details", 3, is_prose=True),
+)
 
 
 @click.command(cls=CheckedCommand, epilog="Example: bems invoice INV/2026/000123 --history")
 @click.argument("invoice_id", metavar="ID")
-@click.option("--history", is_flag=True, help="Show each event in the history of its executions.")
-@click.option("--events", is_flag=True, help="Show the invoice's events as they were sent, and nothing else.")
+@click.option("--history", is_flag=True, help="Show each event in the history of the invoice's executions.")
+@click.option("--events", is_flag=True, help="Show only the invoice's events, as they were sent.")
 @options.wide
 @options.as_json
 @connected
 def invoice(client: Client, invoice_id: str, history: bool, events: bool, wide: bool, as_json: bool) -> None:
-    """Show all that is known of an invoice.
+    """Show an invoice and everything that happened to it.
 
-    Its status, what it waits for, who stated the latest outcome of each stage, what happened to it, and the states that
-    its executions walked through: the newest first, the alerts of one wait in one line. With --events, every event as
-    it was sent, the newest first, those before it whose handling has failed.
+    Prints its status, what it waits for, the author of the latest outcome of each stage, its transitions, alerts and
+    commands, and the states of its executions, all with the newest first. The alerts of one wait share a line. With
+    --events, prints every event as it was sent: first the dead letters, whose handling failed, then the newest first.
 
     Requires a viewer, operator or admin key.
     """
     if events:
         if history:
-            raise UserError("--events and --history: use one of them at a time")
+            raise UserError("--events and --history cannot be combined: use one of them")
         _show_events(client, invoice_id, wide=wide, as_json=as_json)
         return
     answer = client.request_json("GET", f"/invoices/{quote_path(invoice_id)}", VIEWERS)
-    _read_on(client, answer)
+    _read_full_histories(client, answer)
     if as_json:
         print_json(answer)
         return
     details = decode_as(answer, InvoiceDetails)
     console = make_console()
-    print_table(console, FACTS, _facts(details), header=False)
+    print_table(console, FACT_COLUMNS, _facts(details), header=False)
 
-    def part(title: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-        several = list(rows)
-        if several:
+    def print_section(title: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+        table = list(rows)
+        if table:
             console.print(Text(f"\n{title}", style="bold"))
-            print_table(console, columns, several, wide=wide)
+            print_table(console, columns, table, wide=wide)
 
     outcomes = [_outcome(stage, details.outcomes[stage]) for stage in STAGES if stage in details.outcomes]
-    part("The latest outcome of each stage (UTC)", OUTCOMES, outcomes)
-    part("What happened (UTC), the newest first", HAPPENED, map(_happening, fold_alerts(details.transitions)))
-    part("Alerts (UTC), the newest first", ALERTS, map(_alerts, fold_waits(details.alerts)))
-    part("Commands (UTC), the newest first", COMMANDS, map(_command, details.commands))
+    print_section("Latest outcome of each stage (UTC)", OUTCOME_COLUMNS, outcomes)
+    print_section(
+        "Transitions (UTC), newest first", TRANSITION_COLUMNS, map(_transition, fold_alerts(details.transitions))
+    )
+    print_section("Alerts (UTC), newest first", ALERT_COLUMNS, map(_wait_alerts, fold_waits(details.alerts)))
+    print_section("Commands (UTC), newest first", COMMAND_COLUMNS, map(_command, details.commands))
     for execution in details.executions:
-        title = f"Execution {execution.name}: {execution.status}; the newest first"
+        title = f"Execution {execution.name}: {execution.status}; newest first"
         if history:
-            part(title, EVENTS, reversed(list(_events(execution))))
+            print_section(title, HISTORY_COLUMNS, reversed(list(_events(execution))))
         else:
-            part(title, STATES, map(_state, fold_states(list(_states(execution)))))
+            print_section(title, STATE_COLUMNS, map(_state, fold_states(list(_states(execution)))))
 
 
 def _show_events(client: Client, invoice_id: str, *, wide: bool, as_json: bool) -> None:
-    found = client.list(f"/invoices/{quote_path(invoice_id)}/events", VIEWERS, {}, MAX_SENT)
-    rows = [] if as_json else map(_sent, decode_as(found.items, list[Event]))
-    print_list(found.items, found.more, as_json, SENT, rows, "event", wide=wide)
+    found = client.list(f"/invoices/{quote_path(invoice_id)}/events", VIEWERS, {}, MAX_EVENTS)
+    rows = [] if as_json else map(_event, decode_as(found.items, list[Event]))
+    print_list(found.items, found.more, as_json, EVENT_COLUMNS, rows, "event", wide=wide)
 
 
-def _sent(one: Event) -> tuple[str, ...]:
-    event = decode_as(one.event, _Sent)
+def _event(one: Event) -> tuple[str, ...]:
+    event = decode_as(one.event, _SentEvent)
     outcome = f"{one.stage} {event.status}" + (", imported" if event.imported else "")
     if not one.applied:
         outcome += ", not applied: a dead letter"
@@ -165,7 +172,7 @@ def _sent(one: Event) -> tuple[str, ...]:
         outcome,
         format_amount(event.amount, event.currency),
         event.source.system,
-        _named(event.attributes) or "-",
+        _format_attributes(event.attributes) or "-",
         vendor_label(event.vendor),
         format_time(one.received_at),
         event.event_id,
@@ -178,22 +185,22 @@ def _outcome(stage: Stage, outcome: Outcome) -> tuple[str, ...]:
         stated_by = f"the operator {outcome.operator}"
     elif outcome.source is not None:
         stated_by = outcome.source.system
-    said = outcome.note or _named(outcome.attributes) or "-"
-    return stage, outcome.status, format_time(outcome.occurred_at), stated_by, said, outcome.event_id
+    note = outcome.note or _format_attributes(outcome.attributes) or "-"
+    return stage, outcome.status, format_time(outcome.occurred_at), stated_by, note, outcome.event_id
 
 
-def _named(attributes: dict[str, str]) -> str:
-    """`approver: jane; reason: price`"""
+def _format_attributes(attributes: dict[str, str]) -> str:
+    """Return text such as `approver: jane; reason: price`."""
     return "; ".join(f"{name}: {value}" for name, value in attributes.items())
 
 
-def _read_on(client: Client, answer: Any) -> None:
-    """Add to the executions what of their histories the answer had no room for."""
+def _read_full_histories(client: Client, answer: Any) -> None:
+    """Add the remaining pages of each execution's history to the answer."""
     executions = answer.get("executions") if isinstance(answer, dict) else None
     for execution in executions if isinstance(executions, list) else ():
         if isinstance(execution, dict) and execution.get("next_cursor"):
             path = f"/executions/{quote_path(str(execution.get('name')))}/history"
-            rest = client.list(path, VIEWERS, {}, MOST_EVENTS, cursor=execution["next_cursor"])
+            rest = client.list(path, VIEWERS, {}, MAX_HISTORY_EVENTS, cursor=execution["next_cursor"])
             execution["history"] = [*execution.get("history", ()), *rest.items]
             execution["next_cursor"] = None
 
@@ -201,7 +208,7 @@ def _read_on(client: Client, answer: Any) -> None:
 def _facts(details: InvoiceDetails) -> Iterator[tuple[str, str]]:
     yield "Invoice", details.invoice_id
     marks = ", ".join(filter(None, (details.mark, "stuck" if details.stuck else "")))
-    yield "Status", f"{details.status}: {MEANING[details.status]}" + (f" ({marks})" if marks else "")
+    yield "Status", f"{details.status}: {STATUS_MEANINGS[details.status]}" + (f" ({marks})" if marks else "")
     yield "Amount", format_amount(details.amount, details.currency)
     yield "Vendor", _vendor(details.vendor)
     if details.payment_terms is not None:
@@ -221,7 +228,7 @@ def _facts(details: InvoiceDetails) -> Iterator[tuple[str, str]]:
             f"{parked.stage}, since {format_time(parked.since)} UTC; {pluralize_count(parked.step, 'alert')}",
         )
     if details.waiting is None and details.stage is not None:
-        yield "Lacks", f"{details.stage}, which nobody waits for any more; bems act revive changes that"
+        yield "Missing", f"{details.stage}, which is no longer monitored; bems act revive monitors it again"
 
 
 def _waiting(wait: CurrentWait, *, is_stuck: bool) -> Iterator[tuple[str, str]]:
@@ -231,14 +238,14 @@ def _waiting(wait: CurrentWait, *, is_stuck: bool) -> Iterator[tuple[str, str]]:
         yield "Counted from", f"{format_time(wait.counted_from)} UTC, when its events occurred"
     if wait.extensions:
         until = "the deadline has passed" if is_stuck else "not stuck until then"
-        by = f"by {wait.extended_by}, {times(wait.extensions)}"
+        by = f"by {wait.extended_by}, {format_times(wait.extensions)}"
         yield "Extended", f"to {format_time(wait.deadline)} UTC, {by}; {until}"
     yield "Next alert", f"{format_time(wait.next_alert_at)} UTC"
     seen = f"; {wait.acknowledged} acknowledged" if wait.acknowledged else ""
     if wait.extensions and wait.step and not is_stuck:
-        yield "Alerts out", f"none since it was extended, {wait.step} before{seen}"
+        yield "Alerts", f"none since the extension, {wait.step} before{seen}"
     else:
-        yield "Alerts out", (f"{wait.step}, the newest {wait.severity}{seen}" if wait.step else "none")
+        yield "Alerts", (f"{wait.step}, the latest {wait.severity}{seen}" if wait.step else "none")
 
 
 def _vendor(vendor: Vendor) -> str:
@@ -256,16 +263,16 @@ def _source(source: Source) -> str:
     return ", ".join(filter(None, (source.system, source.region, source.account_id)))
 
 
-def _happening(rows: Sequence[Transition]) -> tuple[str, ...]:
+def _transition(rows: Sequence[Transition]) -> tuple[str, ...]:
     row, first = rows[0], rows[-1]
     match row.kind:
         case "alert" if len(rows) > 1:
-            rhythm = cadence([one.recorded_at for one in reversed(rows)])
-            what = f"alerts {first.step} to {row.step} of {row.stage}, {rhythm}, last {row.severity}"
+            interval = describe_cadence([one.recorded_at for one in reversed(rows)])
+            what = f"alerts {first.step} to {row.step} of {row.stage}, {interval}, last {row.severity}"
         case "alert":
             what = f"alert {row.step} of {row.stage}, {row.severity}"
             if not row.step:
-                what = f"alert: {KINDS.get(row.outcome or '', row.stage)}"
+                what = f"alert: {KIND_TEXTS.get(row.outcome or '', row.stage)}"
         case "park" | "revive":
             what = {"park": "parked", "revive": "revived"}[row.kind]
         case _:
@@ -273,7 +280,7 @@ def _happening(rows: Sequence[Transition]) -> tuple[str, ...]:
     if row.kind == "command":
         what += " by command"
     if row.superseded:
-        what += ", superseded by what was known"
+        what += ", superseded by a later outcome"
     changed = row.from_status != row.to_status
     status = f"{row.from_status or 'new'} > {row.to_status}" if changed else row.to_status
     event = row.event_id or "-"
@@ -289,18 +296,24 @@ def _command(command: Command) -> tuple[str, ...]:
     return format_time(command.accepted_at), verb, command.operator, result, command.note, command.command_id
 
 
-def _alerts(alerts: Sequence[Alert]) -> tuple[str, ...]:
+def _wait_alerts(alerts: Sequence[Alert]) -> tuple[str, ...]:
     newest, first = alerts[0], alerts[-1]
     if len(alerts) == 1:
-        return format_time(newest.raised_at), name_of(newest), newest.severity, format_time(newest.due_at), newest.id
-    rhythm = cadence([one.due_at for one in reversed(alerts)])
+        return (
+            format_time(newest.raised_at),
+            describe_alert(newest),
+            newest.severity,
+            format_time(newest.due_at),
+            newest.id,
+        )
+    interval = describe_cadence([one.due_at for one in reversed(alerts)])
     last = ", the last" if newest.last else ""
-    what = f"{newest.stage} stuck, {first.step} to {newest.step}{last}, {rhythm}"
+    what = f"{newest.stage} stuck, {first.step} to {newest.step}{last}, {interval}"
     due = f"{format_time(first.due_at)} to {format_time(newest.due_at)}"
     return format_time(newest.raised_at), what, f"last {newest.severity}", due, f"{first.id} to {newest.id}"
 
 
-def _state(entered: Entered) -> tuple[str, ...]:
+def _state(entered: FoldedState) -> tuple[str, ...]:
     return entered.at, entered.state + (
         f", {entered.times} times since {entered.first_at}" if entered.times > 1 else ""
     )
@@ -308,7 +321,7 @@ def _state(entered: Entered) -> tuple[str, ...]:
 
 def _states(execution: Execution) -> Iterator[tuple[str, str]]:
     for event in execution.history:
-        if str(event.get("type", "")).endswith(ENTERED):
+        if str(event.get("type", "")).endswith(STATE_ENTERED):
             name = event.get("stateEnteredEventDetails", {}).get("name", "-")
             yield _at(event), str(name)
 
@@ -316,8 +329,8 @@ def _states(execution: Execution) -> Iterator[tuple[str, str]]:
 def _events(execution: Execution) -> Iterator[tuple[str, ...]]:
     for event in execution.history:
         details = [value for name, value in event.items() if name.endswith("EventDetails")]
-        told = msgspec.json.encode(details[0]).decode() if details else ""
-        yield _at(event), str(event.get("id", "")), str(event.get("type", "")), told
+        text = msgspec.json.encode(details[0]).decode() if details else ""
+        yield _at(event), str(event.get("id", "")), str(event.get("type", "")), text
 
 
 def _at(event: dict[str, object]) -> str:

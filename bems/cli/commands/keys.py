@@ -1,4 +1,4 @@
-"""`bems keys`: who may ask what of a cell."""
+"""`bems keys`: creates, lists and revokes the API keys of a cell."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from bems.cli import options
 from bems.cli.checked_commands import CheckedGroup
 from bems.cli.client import Client, decode_as, quote_path
 from bems.cli.errors import Failure, UserError
-from bems.cli.files import folder_of
+from bems.cli.files import parse_folder
 from bems.cli.options import connected
 from bems.cli.output import format_time, make_console, pluralize_count, print_json
 from bems.cli.table_layout import Column, print_table
@@ -29,19 +29,22 @@ COLUMNS = (
     Column("Name"),
     Column("Role", 1),
     Column("Id", 2),
-    Column("Made (UTC)", 4),
+    Column("Created (UTC)", 4),
     Column("By", 5),
     Column("Revoked (UTC)", 3),
     Column("Revoked by", 6),
 )
 ROLES = get_args(Role)
-BY = "bems keys"
-"""Who makes a key where no key is needed for it."""
+OFFLINE_AUTHOR = "bems keys"
+"""Recorded as the creator of a key that is added with --store."""
 
 
 @click.group(cls=CheckedGroup)
 def keys() -> None:
-    """See, make and revoke keys. Needs a key of an admin, or the folder of a cell that is not running."""
+    """List, create and revoke API keys.
+
+    Requires an admin key, or for add the folder of a stopped cell.
+    """
 
 
 @keys.command("list", epilog="Example: bems keys list")
@@ -49,7 +52,7 @@ def keys() -> None:
 @options.as_json
 @connected
 def list_(client: Client, wide: bool, as_json: bool) -> None:
-    """List every key there ever was, without its text."""
+    """List all keys, revoked ones too, without their secret text."""
     answer = client.request_json("GET", "/keys", ADMINS)
     known = decode_as(answer, _Keys).items
     if as_json:
@@ -58,32 +61,32 @@ def list_(client: Client, wide: bool, as_json: bool) -> None:
     click.echo()
     print_table(make_console(), COLUMNS, map(_row, known), wide=wide)
     click.echo()
-    click.echo(f"{pluralize_count(sum(key.revoked_at is None for key in known), 'key')} in force")
+    click.echo(f"{pluralize_count(sum(key.revoked_at is None for key in known), 'active key')}")
 
 
 @keys.command(epilog="Example: bems keys add sap-ecc --role sender")
 @click.argument("name", metavar="NAME")
-@click.option("--role", type=click.Choice(ROLES), required=True, help="What its holder may do.")
-@click.option("--store", "folder", metavar="FOLDER", help="Make it here, in the folder of a cell that is not running.")
+@click.option("--role", type=click.Choice(ROLES), required=True, help="Role of the key.")
+@click.option("--store", "folder", metavar="FOLDER", help="Create the key in the folder of a stopped cell.")
 @options.as_json
 @connected
 def add(client: Client, name: str, role: Role, folder: str | None, as_json: bool) -> None:
-    """Make a key and print its text, alone, this once.
+    """Create a key and print only its text; it is shown only once.
 
-    A sender sends events; a viewer looks at all there is; an operator acts on it too; an admin may do everything. With
-    --store no key is needed: that is how the first admin's key is made, and how a lost one is replaced.
+    A sender sends events; a viewer reads everything; an operator also acts on invoices; an admin may do everything.
+    --store needs no key: use it to create the first admin key, or to replace a lost one.
     """
     if folder is None:
         answer = client.request_json("POST", "/keys", ADMINS, body={"name": name, "role": role})
     else:
-        answer = msgspec.to_builtins(_add_offline(folder_of(folder), name, role))
+        answer = msgspec.to_builtins(_add_offline(parse_folder(folder), name, role))
     made = decode_as(answer, NewKey)
     if as_json:
         print_json(answer)
         return
     if sys.stdout.isatty() or sys.stderr.isatty():
         where = "the cell" if folder is None else folder
-        click.echo(f"A key of {made.key.name}, {made.key.role}, for {where}; it is shown this once:", err=True)
+        click.echo(f"Key {made.key.name}, {made.key.role}, for {where}; it is shown only once:", err=True)
     click.echo(made.text)
 
 
@@ -92,13 +95,13 @@ def add(client: Client, name: str, role: Role, folder: str | None, as_json: bool
 @options.as_json
 @connected
 def revoke(client: Client, id_or_name: str, as_json: bool) -> None:
-    """Revoke a key, by its id or by the name of one in force. It cannot be undone; make another one instead."""
+    """Revoke a key, by its id or by the name of an active key. A revoked key cannot be restored."""
     known = decode_as(client.request_json("GET", "/keys", ADMINS), _Keys).items
     found = [key for key in known if key.name == id_or_name and key.revoked_at is None]
     found = found or [key for key in known if key.id == id_or_name]
     if not found:
         raise UserError(f"there is no key {id_or_name}; bems keys list shows them")
-    answer = client.request_json("DELETE", f"/keys/{quote_path(found[0].id)}", ADMINS, repeat=True)
+    answer = client.request_json("DELETE", f"/keys/{quote_path(found[0].id)}", ADMINS, is_idempotent=True)
     key = decode_as(answer, Key)
     if as_json:
         print_json(answer)
@@ -116,15 +119,15 @@ def _add_offline(folder: Path, name: str, role: Role) -> NewKey:
     try:
         lock = lock_folder(folder)
     except StoreInUse as refused:
-        raise UserError(f"{refused}; --store is for one that does not run") from refused
+        raise UserError(f"{refused}; --store needs a stopped cell") from refused
     except StoreUnusable as refused:
         raise UserError(str(refused)) from refused
     try:
-        kept = Keys(folder)
+        store = Keys(folder)
         try:
-            key, text = kept.add(name, role, BY, SystemClock().now())
+            key, text = store.add(name, role, OFFLINE_AUTHOR, SystemClock().now())
         finally:
-            kept.close()
+            store.close()
     except (StoreUnusable, KeyRefused) as refused:
         raise UserError(str(refused)) from refused
     except StoreFailed as failed:

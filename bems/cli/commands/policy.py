@@ -1,4 +1,4 @@
-"""`bems policy`: how long each stage may take, as the cell goes by it, and whether a file says it well."""
+"""`bems policy`: shows the SLA policies of a cell, and checks policy files."""
 
 from datetime import date
 from textwrap import fill
@@ -11,9 +11,9 @@ from bems.calendars import check_country, expand
 from bems.cli import options
 from bems.cli.checked_commands import CheckedGroup
 from bems.cli.client import Client, decode_as
-from bems.cli.commands.up import configure
+from bems.cli.commands.up import load_cell
 from bems.cli.errors import UserError
-from bems.cli.files import WhenParam, load_policy, read_text
+from bems.cli.files import TimeParam, load_policy, read_text
 from bems.cli.options import connected
 from bems.cli.output import format_time, make_console, pluralize_count, print_json, print_list
 from bems.cli.table_layout import Column, print_table
@@ -25,27 +25,27 @@ from bems.tracker.config import ConfigError, ConfigFieldError, read_policy
 from bems.tracker.instants import Instant, render, to_datetime
 from bems.tracker.policy_warnings import find_warnings
 
-RULES = (
+RULE_COLUMNS = (
     Column("Stage"),
     Column("Deadline"),
     Column("Then every"),
     Column("Critical from", is_right=True),
     Column("Gives up at", is_right=True),
 )
-HISTORY = (
+HISTORY_COLUMNS = (
     Column("Digest"),
     Column("In force from (UTC)"),
     Column("Until (UTC)", 2),
     Column("Source", 1, is_prose=True),
 )
 YEARS_SHOWN = 2
-"""So many years of days off are shown to people, from the present one on; --json has all."""
+"""Number of years of days off that are printed, from the current year; --json has all."""
 
 _NO_BREAK = "\u00a0"
 
 
 class _DefaultGroup(CheckedGroup):
-    """A group that takes arguments without the name of a command for those of `show`."""
+    """A group whose default command is `show`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
@@ -55,17 +55,26 @@ class _DefaultGroup(CheckedGroup):
 
 @click.group(cls=_DefaultGroup, epilog="Example: bems policy")
 def policy() -> None:
-    """See the SLA policy that a cell goes by, those before it, or what a file says.
+    """Show the SLA policies of a cell, and check policy files.
 
-    Without a command it is `bems policy show`.
+    `bems policy` without a command means `bems policy show`.
     """
 
 
 @policy.command(epilog="Example: bems policy show --at 2026-03-31T18:00:00+02:00")
-@click.option("--at", type=WhenParam(), help="The policy that was in force then. A date means its beginning, in UTC.")
-@click.option("--policy", "file", metavar="FILE", help="The policy of a file, or `default`; no cell is asked.")
-@click.option("--cells", "cells_file", metavar="FILE", help="The policy of a cell that is described there, likewise.")
-@click.option("--cell", "cell_name", metavar="NAME", help="Which cell of it, where there are several.")
+@click.option(
+    "--at", type=TimeParam(), help="Show the policy in force at this time. A date means its beginning in UTC."
+)
+@click.option(
+    "--policy", "file", metavar="FILE", help="Show the policy in a file, or `default`, without calling a cell."
+)
+@click.option(
+    "--cells",
+    "cells_file",
+    metavar="FILE",
+    help="Show the policy of a cell in this configuration, without calling the cell.",
+)
+@click.option("--cell", "cell_name", metavar="NAME", help="Cell in --cells, if there are several.")
 @options.as_json
 @connected
 def show(
@@ -76,14 +85,15 @@ def show(
     cell_name: str | None,
     as_json: bool,
 ) -> None:
-    """Print the policy in force, with nothing left out: every stage, its overrides in order, its calendar.
+    """Show the policy in force in full: each stage, its overrides in order, and the calendar.
 
-    Needs a key of a viewer, operator or admin; with --policy or --cells no cell is asked, such as one on AWS.
+    Requires a viewer, operator or admin key. With --policy or --cells no cell is called and no key is needed; use them
+    for a cell on AWS.
     """
     if file is not None or cells_file is not None or cell_name is not None:
         if at is not None:
-            raise click.UsageError("--at is about a running cell: a file has no history")
-        _, named = configure(cells_file, cell_name, file)
+            raise click.UsageError("--at needs a running cell: a file has no history")
+        _, named = load_cell(cells_file, cell_name, file)
         answer: Any = (
             view_policy(named.policy, named.source) if named else view_policy(load_policy(None), DEFAULT_SOURCE)
         )
@@ -102,26 +112,26 @@ def show(
 @options.as_json
 @connected
 def history(client: Client, limit: int, wide: bool, as_json: bool) -> None:
-    """List every policy that was in force, the newest first. `bems policy show --at` prints one of them.
+    """List every policy that was in force, newest first. `bems policy show --at` prints one of them.
 
-    Needs a key of a viewer, operator or admin.
+    Requires a viewer, operator or admin key.
     """
     found, more = client.list("/policies", VIEWERS, {}, limit)
     rows = [
         (one.digest, format_time(one.in_force_from), format_time(one.in_force_until), one.source)
         for one in decode_as(found, list[PolicySummary])
     ]
-    print_list(found, more, as_json, HISTORY, rows, "policy version", wide=wide)
+    print_list(found, more, as_json, HISTORY_COLUMNS, rows, "policy version", wide=wide)
 
 
 @policy.command(epilog="Example: bems policy check policy.yaml")
 @click.argument("file", metavar="FILE")
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the errors and warnings as one JSON object.")
 @click.pass_context
 def check(context: click.Context, file: str, as_json: bool) -> None:
-    """Say everything that is wrong with a policy file, each with its line, and what is odd about it.
+    """Check a policy file, and print every error with its line, or the warnings.
 
-    Exit code 0 if a cell would go by it, be there warnings or not; 2 if it would be refused. No cell is asked.
+    The exit code is 0 if a cell would accept the file, with or without warnings, and 2 if not. No cell is called.
     """
     try:
         made = expand(read_policy(read_text(file), file, check_country))
@@ -139,7 +149,7 @@ def check(context: click.Context, file: str, as_json: bool) -> None:
         context.exit(2 if faults else 0)
     for warning in warnings:
         click.echo(f"{file}: warning: {warning}")
-    click.echo(f"{file}: a cell can go by it, {pluralize_count(len(warnings), 'warning')}; its digest is {digest}")
+    click.echo(f"{file}: valid, {pluralize_count(len(warnings), 'warning')}; its digest is {digest}")
 
 
 def _print(shown: Policy) -> None:
@@ -153,12 +163,14 @@ def _print(shown: Policy) -> None:
     click.echo()
     year = (shown.in_force_until or to_datetime(SystemClock().now())).year
     _print_calendar(shown.calendar, year)
-    print_table(make_console(), RULES, [row for name, stage in shown.stages.items() for row in _rows(name, stage)])
+    print_table(
+        make_console(), RULE_COLUMNS, [row for name, stage in shown.stages.items() for row in _rows(name, stage)]
+    )
     for name, stage in shown.stages.items():
         for number, override in enumerate(stage.overrides, 1):
             conditions = msgspec.to_builtins(override.when).items()
             click.echo(f"{name} override {number}: {', '.join(f'{key} {value}' for key, value in conditions)}")
-    begins = {"decision": "the cell learns of it", "occurrence": "it occurred, by the source's own time"}
+    begins = {"decision": "the cell receives an event", "occurrence": "an event occurred, by its source's time"}
     click.echo(f"Deadlines count from when {begins[shown.waits_from]}")
     click.echo(f"Identity alerts: {'on' if shown.identity else 'off'}")
 
@@ -171,15 +183,15 @@ def _print_calendar(calendar: PolicyCalendar, year: int) -> None:
     ]
     for number in range(year, year + YEARS_SHOWN):
         for label, days in ((f"Days off {number}", calendar.all_days_off), (f"Worked {number}", calendar.all_days_on)):
-            said = ", ".join(f"{day.day}{_NO_BREAK}{day:%b}" for day in days if day.year == number)
-            lines += [(label, said)] if said else []
+            text = ", ".join(f"{day.day}{_NO_BREAK}{day:%b}" for day in days if day.year == number)
+            lines += [(label, text)] if text else []
     for label, text in lines:
         click.echo(fill(f"{label:<18}{text}", 80, subsequent_indent=" " * 18).replace(_NO_BREAK, " "))
     click.echo()
 
 
 def _rows(name: str, stage: PolicyStage) -> list[tuple[str, ...]]:
-    """The stage, and below it its overrides in their order."""
+    """Return the row of a stage, followed by those of its overrides in order."""
     rows: list[tuple[str, ...]] = [
         (name, stage.deadline, stage.escalate_every, str(stage.critical_at), str(stage.give_up_at))
     ]

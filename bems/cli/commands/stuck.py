@@ -1,4 +1,4 @@
-"""`bems stuck`: the invoices that are waited for too long."""
+"""`bems stuck`: lists the invoices that have waited too long."""
 
 import click
 
@@ -6,7 +6,7 @@ from bems.cli import options
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.client import Client, decode_as
 from bems.cli.options import connected
-from bems.cli.output import format_amount, make_console, print_json, times, vendor_label
+from bems.cli.output import format_amount, format_times, make_console, print_json, vendor_label
 from bems.cli.stuck_totals import read_stuck_totals
 from bems.cli.table_layout import Column, print_prose, print_table
 from bems.embedded.api.access import VIEWERS
@@ -26,23 +26,24 @@ COLUMNS = (
 
 
 @click.command(cls=CheckedCommand, epilog="Example: bems stuck --stage posting --by value --limit 20")
-@click.option("--stage", type=click.Choice(STAGES), help="Only those that lack this stage's event.")
+@click.option("--stage", type=click.Choice(STAGES), help="Only invoices that wait for this stage.")
 @click.option(
     "--by",
     type=click.Choice(["age", "value"]),
     default="age",
     show_default=True,
-    help="age: the longest waiting first; value: the greatest amount of each currency first.",
+    help="Sort order. age: the longest wait first; value: the greatest amount of each currency first.",
 )
 @options.limit
 @options.wide
 @options.as_json
 @connected
 def stuck(client: Client, stage: Stage | None, by: str, limit: int, wide: bool, as_json: bool) -> None:
-    """List the invoices that are stuck, and what all of them are worth.
+    """List stuck invoices and their total amounts.
 
-    An invoice is stuck if an alert is out in its present wait, or if it is parked: nobody is alerted of it any more. An
-    extended one is not, until its next alert. Days are UTC's. Requires a viewer, operator or admin key.
+    An invoice is stuck if an alert was raised in its current wait, or if it is parked, which means that no more alerts
+    are raised. An extended invoice is not stuck until its next alert. Dates are in UTC. Requires a viewer, operator or
+    admin key.
     """
     found = client.list("/invoices", VIEWERS, {"stuck": "true", "stage": stage, "sort": by}, limit)
     totals = read_stuck_totals(client, stage)
@@ -67,7 +68,7 @@ def _row(invoice: Invoice) -> tuple[str, ...]:
     if invoice.mark == "parked":
         marks.append("parked")
     if wait and wait.extensions:
-        marks.append(f"extended {times(wait.extensions)}")
+        marks.append(f"extended {format_times(wait.extensions)}")
     if wait and wait.acknowledged:
         marks.append(f"{wait.acknowledged} seen")
     return (

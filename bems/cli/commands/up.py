@@ -1,4 +1,4 @@
-"""`bems up`: a cell on this machine."""
+"""`bems up`: runs a cell on this machine."""
 
 import errno
 import gc
@@ -16,7 +16,7 @@ import click
 from bems.calendars import check_country, expand
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.errors import Failure, UserError, translate_store_errors
-from bems.cli.files import folder_of, load_policy, read_text
+from bems.cli.files import load_policy, parse_folder, read_text
 from bems.cli.output import print_json
 from bems.clock import SystemClock
 from bems.embedded.alerting.destinations import build
@@ -31,35 +31,41 @@ from bems.tracker.instants import render
 from bems.tracker.policy import Policy
 from bems.tracker.policy_warnings import find_warnings
 
-OTHER_PORT = "choose another with --port, or a free one with --port 0"
-TAKEN = (errno.EADDRINUSE, errno.EACCES)
-"""Another program has the port, or it is one below 1024, which not everybody may have."""
+PORT_HINT = "choose another with --port, or a free one with --port 0"
+PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
+"""Errors of a port that another program uses, or that requires privileges (below 1024)."""
 
 POLL_SECONDS = 1.0
-"""Seconds between two looks at whether the writer still lives."""
+"""Seconds between two checks that the writer and the server are alive."""
 
 
 @click.command(cls=CheckedCommand, epilog="Example: bems up --store /var/lib/bems --policy policy.yaml")
-@click.option("--store", "folder", metavar="FOLDER", default=".bems", show_default=True, help="Where all is kept.")
-@click.option("--cells", "cells_file", metavar="FILE", help="The configuration. Default: a cell named local.")
-@click.option("--cell", "cell_name", metavar="NAME", help="Which cell of it, where there are several.")
+@click.option(
+    "--store", "folder", metavar="FOLDER", default=".bems", show_default=True, help="Folder for the cell's data."
+)
+@click.option(
+    "--cells", "cells_file", metavar="FILE", help="Configuration of cells (YAML). Default: a cell named local."
+)
+@click.option("--cell", "cell_name", metavar="NAME", help="Cell in --cells, if there are several.")
 @click.option(
     "--policy",
     "policy_file",
     metavar="FILE",
-    help="The SLA policy, instead of the cell's; `default` is the built-in one. Without it, and where --cells says of "
-    "none, the one that the store keeps from the last start.",
+    help="SLA policy (YAML) instead of the one in --cells; `default` is the built-in one. Without a policy in either, "
+    "the cell keeps the one of its last start.",
 )
-@click.option("--host", metavar="HOST", help="What to listen on. Default: as configured, else 127.0.0.1.")
-@click.option("--port", type=click.IntRange(0, 65535), help="0 takes a free one. Default: as configured, else 8080.")
+@click.option("--host", metavar="HOST", help="Address to listen on. Default: as configured, else 127.0.0.1.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 chooses a free one. Default: as configured, else 8080.",
+)
 @click.option(
     "--speed",
     type=click.FloatRange(0.001, 10_000_000),
-    help="For rehearsals: time runs so many times as fast. Use a store of its own.",
+    help="Speed up time by this factor, for rehearsals. Use a separate store.",
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Say where the cell is, and show its first key, as one JSON object."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print the URL, the first key and the policy as one JSON object.")
 def up(
     folder: str,
     cells_file: str | None,
@@ -70,22 +76,23 @@ def up(
     speed: float | None,
     as_json: bool,
 ) -> None:
-    """Run a cell on this machine: take events over HTTP, keep them, raise alerts, answer questions.
+    """Run a cell on this machine.
 
-    The first start makes a key for an admin, and shows it once, on standard output. Where nobody should see it there,
-    make one before: bems keys add NAME --role admin --store FOLDER. The log goes to standard error. SIGTERM or Ctrl-C
-    ends the cell when what it took is stored.
+    The cell accepts events over HTTP, stores them, raises alerts and answers queries. The first start creates an admin
+    key and prints it once to standard output. To keep the key out of the output, create one before: bems keys add NAME
+    --role admin --store FOLDER. The log is written to standard error. SIGTERM or Ctrl-C stops the cell once every
+    accepted event is stored.
     """
-    cell, named = configure(cells_file, cell_name, policy_file)
+    cell, named = load_cell(cells_file, cell_name, policy_file)
     clock: CellClock = SystemClock()
     if speed is not None:
         clock = AcceleratedClock(clock.now(), speed)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    ended = shutdown_signal()
+    stop_requested = shutdown_signal()
     with private_umask(), translate_store_errors():
         try:
             service = Service(
-                folder_of(folder),
+                parse_folder(folder),
                 named.policy if named else lambda: load_policy(None),
                 policy_source=named.source if named else DEFAULT_SOURCE,
                 name=cell.name,
@@ -96,67 +103,76 @@ def up(
                 clock=clock,
             )
         except CannotListen as wrong:
-            hint = f"; {OTHER_PORT}" if isinstance(wrong.__cause__, OSError) and wrong.__cause__.errno in TAKEN else ""
+            hint = (
+                f"; {PORT_HINT}"
+                if isinstance(wrong.__cause__, OSError) and wrong.__cause__.errno in PORT_ERRORS
+                else ""
+            )
             raise UserError(f"{wrong}{hint}") from wrong
         except ValueError as wrong:
             raise UserError(str(wrong)) from wrong
         with service, tuned_gc():
             print_startup(service, folder, as_json)
-            tell_policy(service.in_force)
-            while not ended(POLL_SECONDS):
+            print_policy(service.in_force)
+            while not stop_requested(POLL_SECONDS):
                 if not (service.writer.is_alive and service.server.is_alive):
-                    raise Failure("the cell cannot go on; its log says why")
+                    raise Failure("the cell cannot continue; see its log")
             lost = service.writer.loss
     if lost:
         raise Failure(lost)
-    click.echo("The cell has ended; what it took is stored.", err=True)
+    click.echo("The cell has stopped; every accepted event is stored.", err=True)
 
 
 def shutdown_signal() -> Callable[[float], bool]:
-    """What waits so many seconds, and tells whether SIGTERM or SIGINT has come. A handler may run in the middle of
-    anything, and an Event's lock would not let it in twice."""
+    """Return a function that waits up to a number of seconds and returns whether SIGTERM or SIGINT arrived.
+
+    Uses a SimpleQueue because its `put` is reentrant: a handler may interrupt any code, and the lock of a
+    `threading.Event` could deadlock.
+    """
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: signals.put(number))
 
-    def ended(seconds: float) -> bool:
+    def stop_requested(seconds: float) -> bool:
         try:
             signals.get(timeout=seconds)
         except queue.Empty:
             return False
         return True
 
-    return ended
+    return stop_requested
 
 
-class Named(NamedTuple):
-    """A policy that a start names, and where it was found."""
+class NamedPolicy(NamedTuple):
+    """A policy named by an option or a configuration, and its source."""
 
     policy: Policy
     source: str
 
 
-def configure(cells_file: str | None, cell_name: str | None, policy_file: str | None) -> tuple[Cell, Named | None]:
-    """The cell that is meant, and the policy that is named for it."""
+def load_cell(
+    cells_file: str | None, cell_name: str | None, policy_file: str | None
+) -> tuple[Cell, NamedPolicy | None]:
+    """Return the chosen cell, and the policy named for it; None without one."""
     cell = Cell(name="local", region="eu-west-1")
     if cells_file is not None:
-        cell = _find(cells_file, cell_name)
+        cell = _find_cell(cells_file, cell_name)
     elif cell_name is not None:
-        raise UserError(f"--cell {cell_name}: this needs --cells FILE, which describes it")
+        raise UserError(f"--cell {cell_name} needs --cells FILE")
     if policy_file is not None:
-        return cell, Named(load_policy(policy_file), policy_file)
+        return cell, NamedPolicy(load_policy(policy_file), policy_file)
     if cells_file is not None and cell.policy_file is not None:
         path = str(Path(cells_file).parent / cell.policy_file)
-        return cell, Named(load_policy(path), path)
+        return cell, NamedPolicy(load_policy(path), path)
     if cell.policy is None:
         return cell, None
     try:
-        return cell, Named(expand(cell.policy), f"{cells_file}, cell {cell.name}")
+        return cell, NamedPolicy(expand(cell.policy), f"{cells_file}, cell {cell.name}")
     except ValueError as wrong:
         raise UserError(f"{cells_file}: the policy of {cell.name}: {wrong}") from wrong
 
 
-def _find(cells_file: str, cell_name: str | None) -> Cell:
+def _find_cell(cells_file: str, cell_name: str | None) -> Cell:
     try:
         cells = read_cells(read_text(cells_file), cells_file, check_country).cells
     except ConfigError as wrong:
@@ -173,7 +189,7 @@ def _find(cells_file: str, cell_name: str | None) -> Cell:
 
 
 def print_startup(service: Service, folder: str, as_json: bool) -> None:
-    """Say where the cell is and which policy it goes by, and show the first key, this once."""
+    """Print the URL of the cell, and on the first start create an admin key and print it."""
     key = None
     if not service.keys.all():
         _, key = service.keys.add("admin", "admin", "bems up", service.clock.now())
@@ -186,16 +202,16 @@ def print_startup(service: Service, folder: str, as_json: bool) -> None:
         }
         print_json({"url": service.server.url, "store": folder, "key": key, "policy": policy})
         return
-    click.echo(f"The cell listens on {service.server.url} and keeps everything in {folder}. Ctrl-C ends it.")
+    click.echo(f"The cell listens on {service.server.url} and stores its data in {folder}. Ctrl-C stops it.")
     if key:
-        click.echo(f"The first key, an admin's, is shown this once:\n\n    export BEMS_API_KEY={key}\n")
+        click.echo(f"The first admin key, which is shown only once:\n\n    export BEMS_API_KEY={key}\n")
 
 
-def tell_policy(in_force: PolicyInForce) -> None:
-    """Say which policy the cell goes by, and what is odd about it."""
+def print_policy(in_force: PolicyInForce) -> None:
+    """Print the policy in force and its warnings to standard error."""
     policy, source, since, is_resumed = in_force
     kept = "; kept from the last start" if is_resumed else ""
-    other = ", --policy default takes the built-in one" if is_resumed and source != DEFAULT_SOURCE else ""
+    other = ", --policy default selects the built-in one" if is_resumed and source != DEFAULT_SOURCE else ""
     click.echo(f"Policy: {source} ({policy.digest}), in force since {render(since or 0)}{kept}{other}.", err=True)
     for warning in find_warnings(policy):
         click.echo(f"Warning: the policy {source}: {warning}.", err=True)
@@ -203,7 +219,7 @@ def tell_policy(in_force: PolicyInForce) -> None:
 
 @contextmanager
 def tuned_gc() -> Iterator[None]:
-    """What is there now stays. The cell makes few reference cycles, so looking for them may be rare."""
+    """Freeze existing objects and run the garbage collector less often: the cell makes few reference cycles."""
     gc.collect()
     gc.freeze()
     usual = gc.get_threshold()
