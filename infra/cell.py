@@ -7,7 +7,7 @@ from constructs import Construct
 from bems.tracker.cells import Cell
 from bems.tracker.contract import STAGES
 from infra.common.keys import Keys
-from infra.common.log_groups import VENDED, log_group
+from infra.common.log_groups import VENDED_LOGS_PREFIX, log_group
 from infra.common.names import Names
 from infra.common.profile import Profile, read_profile
 from infra.common.removal import RETAIN_ON_UPDATE_OR_DELETE
@@ -15,14 +15,14 @@ from infra.compute.function_code import FunctionCode
 from infra.compute.functions import FunctionDefaults
 from infra.compute.lambda_functions import LambdaFunctions
 from infra.compute.state_machines import Lifecycle
-from infra.compute.sweep_schedule import Sweeping
+from infra.compute.sweep_schedule import SweepTriggers
 from infra.data.backup import Backup
 from infra.data.iceberg import IcebergSeries
-from infra.data.records_table import Records
-from infra.data.timestream import Series, TimestreamSeries
+from infra.data.records_table import RecordsTable
+from infra.data.timestream import TimeSeries, TimestreamSeries
 from infra.ingress.api import Api
 from infra.ingress.firewall import Firewall
-from infra.messaging.alert_topics import Alerts
+from infra.messaging.alert_topics import AlertTopics
 from infra.messaging.bus import Bus, ClassicBus
 from infra.messaging.custom_bus import CustomBus
 from infra.messaging.stage_queues import DENY_REDRIVE, StageQueues, encrypted_queue
@@ -50,10 +50,10 @@ class CellStack(Stack):
         removal = RETAIN_ON_UPDATE_OR_DELETE if cell.removal == "retain" else RemovalPolicy.DESTROY
 
         keys = Keys(self, "Keys", names, removal)
-        records = Records(self, "Records", names, keys.records, removal)
+        records = RecordsTable(self, "Records", names, keys.records, removal)
         series, stream = self._series(names, cell, keys, removal, profile)
         intake = StageQueues(self, "Intake", names, keys.messages, removal)
-        alerts = Alerts(self, "Alerts", names, cell, keys.alerts, intake.undelivered)
+        alerts = AlertTopics(self, "Alerts", names, cell, keys.alerts, intake.undelivered)
         unrecorded = encrypted_queue(
             self, "Unrecorded", names.unrecorded, keys.messages, redrive_allow=DENY_REDRIVE, removal=removal
         )
@@ -61,7 +61,9 @@ class CellStack(Stack):
         bus: Bus
         delivery_log: logs.ILogGroup | None = None
         if cell.delivery == "fifo":
-            delivery_log = log_group(self, "DeliveryLog", f"{VENDED}/events/{names.prefix}", keys.logs, cell)
+            delivery_log = log_group(
+                self, "DeliveryLog", f"{VENDED_LOGS_PREFIX}/events/{names.prefix}", keys.logs, cell
+            )
             bus = CustomBus(self, "Bus", names, keys, intake, delivery_log)
         else:
             bus = ClassicBus(self, "Bus", names, keys, intake, profile)
@@ -70,7 +72,7 @@ class CellStack(Stack):
         home = FunctionDefaults(cell, names, code.code, keys.logs)
         workers = LambdaFunctions(self, home, keys, bus, intake, records, series, alerts, unrecorded)
         lifecycle = Lifecycle(self, "Lifecycle", names, cell, keys.logs, workers.register_wait, workers.escalate)
-        Sweeping(self, "Sweeping", names, workers.sweeper.function, lifecycle.arn, intake.undelivered)
+        SweepTriggers(self, "Sweeping", names, workers.sweeper.function, lifecycle.arn, intake.undelivered)
         api = Api(self, "Api", names, cell, keys.logs, workers.producer)
         # Whoever is answered 202 is heard: nothing is taken in before its way is there to the end.
         api.stage.node.add_dependency(bus, intake)
@@ -86,7 +88,7 @@ class CellStack(Stack):
 
     def _series(
         self, names: Names, cell: Cell, keys: Keys, removal: RemovalPolicy, profile: Profile
-    ) -> tuple[Series, str | None]:
+    ) -> tuple[TimeSeries, str | None]:
         if cell.time_series == "timestream":
             return TimestreamSeries(self, "Series", names, keys.records, removal), None
         keys.grant_table_maintenance()
@@ -95,7 +97,13 @@ class CellStack(Stack):
         return series, series.stream_name
 
     def _outputs(
-        self, names: Names, intake: StageQueues, alerts: Alerts, records: Records, lifecycle: Lifecycle, api: Api
+        self,
+        names: Names,
+        intake: StageQueues,
+        alerts: AlertTopics,
+        records: RecordsTable,
+        lifecycle: Lifecycle,
+        api: Api,
     ) -> None:
         told = {
             "ApiUrl": ("POST events to {ApiUrl}invoices/{stage}", api.url),

@@ -7,7 +7,7 @@ from constructs import Construct
 
 from bems.tracker.cells import Cell
 
-VENDED = "/aws/vendedlogs"
+VENDED_LOGS_PREFIX = "/aws/vendedlogs"
 """Where AWS services may write without a policy that one would have to keep for them; that has a limit in size."""
 
 

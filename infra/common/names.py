@@ -35,9 +35,9 @@ class Names:
         series did not take."""
         return f"{self.prefix}-unrecorded"
 
-    def function(self, noun: str) -> str:
+    def function(self, id: str) -> str:
         """The name of a function, such as `bems-eu-west-InvoicePostingProcessor`."""
-        return f"{self.prefix}-{noun}"
+        return f"{self.prefix}-{id}"
 
     def stage(self, stage: Stage) -> str:
         """The name of a stage's topic, and of its queue."""
@@ -54,6 +54,6 @@ class Names:
         return ".fifo" if self.fifo else ""
 
 
-def processor(stage: Stage) -> str:
+def processor_function(stage: Stage) -> str:
     """The noun of a stage's processor, such as `InvoicePostingProcessor`."""
     return f"{detail_type(stage)}Processor"

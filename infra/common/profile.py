@@ -20,7 +20,7 @@ class Target:
 
 LAMBDA = Target(("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64"), "3.13")
 _MACHINE = platform.machine()
-HERE = Target((f"manylinux2014_{_MACHINE}", f"manylinux_2_17_{_MACHINE}", f"manylinux_2_28_{_MACHINE}"), "3.12")
+LOCAL = Target((f"manylinux2014_{_MACHINE}", f"manylinux_2_17_{_MACHINE}", f"manylinux_2_28_{_MACHINE}"), "3.12")
 """This machine, under the Python that the emulator needs."""
 
 
@@ -61,7 +61,7 @@ EMULATOR = Profile(
     table_policy=False,
     anomaly_bands=False,
     metric_math=False,
-    target=HERE,
+    target=LOCAL,
 )
 
 

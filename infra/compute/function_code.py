@@ -14,7 +14,7 @@ from bems.tracker.policy import PolicySpec
 from infra.common.profile import Profile
 from infra.compute import packaging
 
-WITHOUT = "bems:without-dependencies"
+WITHOUT_DEPENDENCIES = "bems:without-dependencies"
 """The context key that leaves out the functions' dependencies: for tests and for looking at templates without a
 network. CloudFormation refuses to deploy what comes of it."""
 
@@ -24,17 +24,22 @@ class FunctionCode(Construct):
 
     def __init__(self, scope: Construct, id: str, cell: Cell, profile: Profile) -> None:
         super().__init__(scope, id)
-        without = self.node.try_get_context(WITHOUT) in ("true", True)
+        without = self.node.try_get_context(WITHOUT_DEPENDENCIES) in ("true", True)
         dependencies = None
         if without:
-            print(f"{cell.name}: {WITHOUT} is set: these functions cannot run, do not deploy them", file=sys.stderr)
+            print(
+                f"{cell.name}: {WITHOUT_DEPENDENCIES} is set: these functions cannot run, do not deploy them",
+                file=sys.stderr,
+            )
             CfnRule(
                 self,
                 "NotDeployable",
                 assertions=[
                     CfnRuleAssertion(
                         assert_=Fn.condition_equals("dependencies", "none"),
-                        assert_description=f"This template was synthesized with {WITHOUT}: synthesize it without",
+                        assert_description=(
+                            f"This template was synthesized with {WITHOUT_DEPENDENCIES}: synthesize it without"
+                        ),
                     )
                 ],
             )

@@ -15,7 +15,7 @@ from infra.common.iam import allow, service_role
 from infra.common.log_groups import log_group
 from infra.common.names import Names
 
-MEMORY = 512
+MEMORY_MB = 512
 """Megabytes; with them comes the processor: 1,769 MB have one whole."""
 
 
@@ -40,7 +40,7 @@ class Function(Construct):
         self,
         scope: Construct,
         id: str,
-        home: FunctionDefaults,
+        defaults: FunctionDefaults,
         *,
         handler: str,
         description: str,
@@ -49,13 +49,13 @@ class Function(Construct):
         timeout: Duration,
         reserved: int,
         keep_warm: bool = False,
-        memory: int = MEMORY,
+        memory: int = MEMORY_MB,
         **more: Any,
     ) -> None:
         super().__init__(scope, id)
-        cell = home.cell
-        name = home.names.function(id)
-        group = log_group(self, "Log", f"/aws/lambda/{name}", home.log_key, cell)
+        cell = defaults.cell
+        name = defaults.names.function(id)
+        group = log_group(self, "Log", f"/aws/lambda/{name}", defaults.log_key, cell)
         tracing = [allow(["xray:PutTraceSegments", "xray:PutTelemetryRecords"], ["*"])] if cell.tracing else []
         role = service_role(
             self,
@@ -74,7 +74,7 @@ class Function(Construct):
             description=description,
             runtime=lambda_.Runtime.PYTHON_3_13,
             architecture=lambda_.Architecture.ARM_64,
-            code=home.code,
+            code=defaults.code,
             handler=f"handlers.{handler}.handler",
             role=role.without_policy_updates(),
             timeout=timeout,

@@ -12,22 +12,22 @@ from constructs import Construct
 from bems.tracker.contract import STAGES, Stage
 from infra.common.iam import ENCRYPT_AND_DECRYPT, allow, arn, use_key
 from infra.common.keys import Keys
-from infra.common.names import processor
+from infra.common.names import processor_function
 from infra.compute.functions import Function, FunctionDefaults
 from infra.compute.state_machines import state_machine_arn
-from infra.data.records_table import Records
-from infra.data.timestream import Series
-from infra.messaging.alert_topics import Alerts
+from infra.data.records_table import RecordsTable
+from infra.data.timestream import TimeSeries
+from infra.messaging.alert_topics import AlertTopics
 from infra.messaging.bus import Bus
 from infra.messaging.stage_queues import PROCESSOR_SECONDS, StageQueues
 
-BATCH = 10
+BATCH_SIZE = 10
 """Messages at once: the most that Lambda takes from a FIFO queue."""
 
-STREAM_BATCH = 100
+STREAM_BATCH_SIZE = 100
 STREAM_BATCH_WINDOW_SECONDS = 1
-STREAM_PARALLEL = 10
-STREAM_HOURS = 12
+STREAM_PARALLELIZATION_FACTOR = 10
+MAX_STREAM_RECORD_AGE_HOURS = 12
 """How long the recorder tries to write a record. The stream keeps it for 24, so as long again is left to see to it."""
 
 
@@ -37,23 +37,23 @@ class LambdaFunctions(Construct):
     def __init__(
         self,
         scope: Construct,
-        home: FunctionDefaults,
+        defaults: FunctionDefaults,
         keys: Keys,
         bus: Bus,
         intake: StageQueues,
-        records: Records,
-        series: Series,
-        alerts: Alerts,
+        records: RecordsTable,
+        series: TimeSeries,
+        alerts: AlertTopics,
         unrecorded: sqs.Queue,
     ) -> None:
         super().__init__(scope, "Functions")
-        self._home = home
-        self._concurrency = home.cell.concurrency
+        self._home = defaults
+        self._concurrency = defaults.cell.concurrency
         self._keys = keys
         self._intake = intake
         self._records = records
         self._alerts = alerts
-        self._machine_arn = state_machine_arn(self, home.names)
+        self._machine_arn = state_machine_arn(self, defaults.names)
         self.producer = self._producer(bus)
         self.processors: Mapping[Stage, Function] = {stage: self._processor(stage) for stage in STAGES}
         self.register_wait = self._decision_function(
@@ -90,7 +90,7 @@ class LambdaFunctions(Construct):
     def _processor(self, stage: Stage) -> Function:
         queue = self._intake.stages[stage].queue
         made = self._decision_function(
-            processor(stage),
+            processor_function(stage),
             "processor",
             f"Takes {stage} events into their invoices' records",
             self._concurrency.processor,
@@ -119,7 +119,7 @@ class LambdaFunctions(Construct):
             "Mapping",
             target=made.target,
             event_source_arn=queue.queue_arn,
-            batch_size=BATCH,
+            batch_size=BATCH_SIZE,
             # More than may run would be throttled, and each throttle is a receipt.
             max_concurrency=self._concurrency.processor,
             report_batch_item_failures=True,
@@ -143,7 +143,7 @@ class LambdaFunctions(Construct):
             ],
         )
 
-    def _recorder(self, series: Series, unrecorded: sqs.Queue) -> Function:
+    def _recorder(self, series: TimeSeries, unrecorded: sqs.Queue) -> Function:
         made = Function(
             self,
             "Recorder",
@@ -171,9 +171,9 @@ class LambdaFunctions(Construct):
             target=made.target,
             event_source_arn=self._records.stream_arn,
             starting_position=lambda_.StartingPosition.TRIM_HORIZON,
-            batch_size=STREAM_BATCH,
+            batch_size=STREAM_BATCH_SIZE,
             max_batching_window=Duration.seconds(STREAM_BATCH_WINDOW_SECONDS),
-            parallelization_factor=STREAM_PARALLEL,
+            parallelization_factor=STREAM_PARALLELIZATION_FACTOR,
             bisect_batch_on_error=True,
             report_batch_item_failures=True,
             # Most of an invoice's writes only clear what is done, and have no transitions.
@@ -183,7 +183,7 @@ class LambdaFunctions(Construct):
                 )
             ],
             # However often: an outage of the series must not lose what happened meanwhile.
-            max_record_age=Duration.hours(STREAM_HOURS),
+            max_record_age=Duration.hours(MAX_STREAM_RECORD_AGE_HOURS),
             on_failure=event_sources.SqsDlq(unrecorded),
         )
         return made

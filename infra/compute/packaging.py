@@ -21,12 +21,21 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements" / "functions.lock"
 BUILD = ROOT / ".build"
 
-POLICY = "policy.json"
-MISSING = "WITHOUT-DEPENDENCIES.txt"
+POLICY_FILE = "policy.json"
+MISSING_NOTE = "WITHOUT-DEPENDENCIES.txt"
 
-OWN = ("bems/__init__.py", "bems/tracker", "bems/aws", "handlers")
+SOURCES = ("bems/__init__.py", "bems/tracker", "bems/aws", "handlers")
 
-CLIENTS = ("dynamodb", "events", "eventbridgev2", "firehose", "sns", "sqs", "stepfunctions", "timestream-write")
+BOTOCORE_SERVICES = (
+    "dynamodb",
+    "events",
+    "eventbridgev2",
+    "firehose",
+    "sns",
+    "sqs",
+    "stepfunctions",
+    "timestream-write",
+)
 """What botocore must know; the models of the other 400 services are most of its 30 MB, and stay out."""
 
 _INSTALLER_NOTES = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json")
@@ -55,9 +64,9 @@ def assemble(policy: PolicySpec, dependencies: Path | None, build: Path = BUILD)
 
     It is named by what is in it, made whole and then moved there, so that two who synthesize at once do not meet.
     """
-    contents = {**_source_files(), POLICY: dump_policy(expand(policy))}
+    contents = {**_source_files(), POLICY_FILE: dump_policy(expand(policy))}
     if dependencies is None:
-        contents[MISSING] = b"Synthesized without dependencies: these functions cannot run.\n"
+        contents[MISSING_NOTE] = b"Synthesized without dependencies: these functions cannot run.\n"
     digest = hashlib.sha256(str(dependencies and dependencies.name).encode())
     for name, content in sorted(contents.items()):
         digest.update(f"\n{name}\n{len(content)}\n".encode() + content)
@@ -77,7 +86,7 @@ def assemble(policy: PolicySpec, dependencies: Path | None, build: Path = BUILD)
 
 def _source_files() -> dict[str, bytes]:
     """The product's own files by their name in the asset."""
-    paths = [path for own in OWN for path in ([ROOT / own] if (ROOT / own).is_file() else (ROOT / own).rglob("*"))]
+    paths = [path for own in SOURCES for path in ([ROOT / own] if (ROOT / own).is_file() else (ROOT / own).rglob("*"))]
     kept = [path for path in paths if path.is_file() and path.suffix != ".pyc"]
     return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in kept}
 
@@ -92,7 +101,7 @@ def _move(made: Path, folder: Path) -> None:
 
 
 def _key(target: Target, lock: Path) -> str:
-    told = "\n".join((lock.read_text(), target.python, *target.platforms, *CLIENTS))
+    told = "\n".join((lock.read_text(), target.python, *target.platforms, *BOTOCORE_SERVICES))
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
@@ -123,5 +132,5 @@ def _make_reproducible(folder: Path) -> None:
             path.unlink()
     models = folder / "botocore" / "data"
     for model in models.iterdir() if models.is_dir() else ():
-        if model.is_dir() and model.name not in CLIENTS:
+        if model.is_dir() and model.name not in BOTOCORE_SERVICES:
             shutil.rmtree(model)

@@ -10,7 +10,7 @@ from constructs import Construct
 
 from bems.tracker.cells import Cell
 from infra.common.iam import allow, arn, own_account, service_role
-from infra.common.log_groups import VENDED, log_group
+from infra.common.log_groups import VENDED_LOGS_PREFIX, log_group
 from infra.common.names import Names
 from infra.compute.functions import Function
 
@@ -33,7 +33,7 @@ class Lifecycle(Construct):
     ) -> None:
         super().__init__(scope, id)
         self.arn = state_machine_arn(self, names)
-        group = log_group(self, "Log", f"{VENDED}/states/{names.state_machine}", log_key, cell)
+        group = log_group(self, "Log", f"{VENDED_LOGS_PREFIX}/states/{names.state_machine}", log_key, cell)
         functions = [register_wait.target.function_arn, escalate.target.function_arn]
         role = service_role(
             self,

@@ -12,7 +12,7 @@ from bems.tracker.eventbridge_names import ENDED
 from infra.common.names import Names
 
 
-class Sweeping(Construct):
+class SweepTriggers(Construct):
     """Two rules on the account's default bus, where AWS services publish."""
 
     def __init__(

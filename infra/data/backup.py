@@ -14,7 +14,7 @@ from constructs import Construct
 from infra.common.iam import ENCRYPT_AND_DECRYPT, allow, arn, own_account, service_role, use_key
 from infra.common.names import Names
 
-KEPT_DAYS = 35
+RETENTION_DAYS = 35
 
 
 class Backup(Construct):
@@ -45,7 +45,7 @@ class Backup(Construct):
                         schedule_expression="cron(0 2 * * ? *)",
                         start_window_minutes=60,
                         completion_window_minutes=480,
-                        lifecycle=backup.CfnBackupPlan.LifecycleResourceTypeProperty(delete_after_days=KEPT_DAYS),
+                        lifecycle=backup.CfnBackupPlan.LifecycleResourceTypeProperty(delete_after_days=RETENTION_DAYS),
                     )
                 ],
             ),

@@ -24,7 +24,7 @@ BUFFER_SECONDS = 30
 
 BUFFER_MEGABYTES = 64
 
-ERRORS_KEPT_DAYS = 90
+ERROR_RETENTION_DAYS = 90
 
 
 class IcebergSeries(Construct):
@@ -57,7 +57,7 @@ class IcebergSeries(Construct):
             enforce_ssl=True,
             lifecycle_rules=[
                 s3.LifecycleRule(
-                    expiration=Duration.days(ERRORS_KEPT_DAYS),
+                    expiration=Duration.days(ERROR_RETENTION_DAYS),
                     # Parts of an upload that never ended are billed, and listed nowhere.
                     abort_incomplete_multipart_upload_after=Duration.days(7),
                 )

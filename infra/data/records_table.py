@@ -8,11 +8,11 @@ from constructs import Construct
 from infra.common.names import Names
 from infra.common.removal import RETAIN_ON_UPDATE_OR_DELETE
 
-CHECKS = "checks"
+CHECKS_INDEX = "checks"
 """The sparse, sharded index on (check_shard, check_at)."""
 
 
-class Records(Construct):
+class RecordsTable(Construct):
     """One item an invoice, on demand, with every change on a stream."""
 
     def __init__(self, scope: Construct, id: str, names: Names, key: kms.IKey, removal: RemovalPolicy) -> None:
@@ -37,7 +37,7 @@ class Records(Construct):
         # One partition key for all would take about 1,000 writes a second and then throttle the table: hence the
         # shards.
         self.table.add_global_secondary_index(
-            index_name=CHECKS,
+            index_name=CHECKS_INDEX,
             partition_key=dynamodb.Attribute(name="check_shard", type=dynamodb.AttributeType.STRING),
             sort_key=dynamodb.Attribute(name="check_at", type=dynamodb.AttributeType.NUMBER),
             projection_type=dynamodb.ProjectionType.KEYS_ONLY,
@@ -45,7 +45,7 @@ class Records(Construct):
 
     @property
     def index_arn(self) -> str:
-        return f"{self.table.table_arn}/index/{CHECKS}"
+        return f"{self.table.table_arn}/index/{CHECKS_INDEX}"
 
     @property
     def stream_arn(self) -> str:

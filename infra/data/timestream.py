@@ -22,7 +22,7 @@ MAGNETIC_DAYS = 10 * 365
 """The series is the audit trail. Ten years are what most countries ask of invoices."""
 
 
-class Series(Protocol):
+class TimeSeries(Protocol):
     """What the recorder needs to know."""
 
     def write_statements(self) -> list[iam.PolicyStatement]:

@@ -11,7 +11,7 @@ from cdk_nag import AwsSolutionsChecks
 
 from infra.guards.resources import Resource, as_list, stack_resources, to_text
 from infra.guards.rules import ROLE, statements
-from infra.guards.wildcards import reason
+from infra.guards.wildcards import wildcard_reason
 
 
 class Suppression(NamedTuple):
@@ -19,11 +19,11 @@ class Suppression(NamedTuple):
 
     rule: str
     type: str
-    under: str
+    path_prefix: str
     reason: str
 
 
-ACKNOWLEDGED: tuple[Suppression, ...] = (
+SUPPRESSIONS: tuple[Suppression, ...] = (
     Suppression(
         "AwsSolutions-APIG4",
         "AWS::ApiGateway::Method",
@@ -104,12 +104,12 @@ def acknowledge(stack: Stack) -> None:
 
 
 def _acknowledged(within: str, resource: Resource) -> Iterator[tuple[str, str]]:
-    for one in ACKNOWLEDGED:
-        if one.type == resource.type and within.startswith(one.under):
+    for one in SUPPRESSIONS:
+        if one.type == resource.type and within.startswith(one.path_prefix):
             yield one.rule, one.reason
     for statement in statements(resource):
         for allowed in as_list(statement.get("resource")):
-            why = reason([str(action) for action in as_list(statement.get("action"))], to_text(allowed))
+            why = wildcard_reason([str(action) for action in as_list(statement.get("action"))], to_text(allowed))
             if why is not None:
                 yield f"AwsSolutions-IAM5[Resource::{_nag_text(allowed)}]", why
 

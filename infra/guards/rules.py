@@ -19,7 +19,7 @@ class Violation(NamedTuple):
 
 QUEUE, TOPIC, ROLE = "AWS::SQS::Queue", "AWS::SNS::Topic", "AWS::IAM::Role"
 
-KEYS: Mapping[str, tuple[str, ...]] = {
+KEY_PROPERTIES: Mapping[str, tuple[str, ...]] = {
     QUEUE: ("kmsmasterkeyid",),
     TOPIC: ("kmsmasterkeyid",),
     "AWS::DynamoDB::Table": ("ssespecification", "kmsmasterkeyid"),
@@ -107,9 +107,9 @@ def _dead_letter_queues(resources: Sequence[Resource]) -> Iterator[str]:
 
 def _keys(resources: Sequence[Resource]) -> Iterator[Violation]:
     for resource in resources:
-        if resource.type in KEYS:
+        if resource.type in KEY_PROPERTIES:
             value: Any = resource.properties
-            for name in KEYS[resource.type]:
+            for name in KEY_PROPERTIES[resource.type]:
                 value = value.get(name) if isinstance(value, Mapping) else None
         elif resource.type == "AWS::S3::Bucket":
             rules = as_list(resource.properties.get(_BUCKET_KEY[0], {}).get(_BUCKET_KEY[1])) or [{}]

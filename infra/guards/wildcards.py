@@ -106,7 +106,7 @@ def wildcard_violation(actions: Sequence[str], resource: str) -> str | None:
     return None
 
 
-def reason(actions: Sequence[str], resource: str) -> str | None:
+def wildcard_reason(actions: Sequence[str], resource: str) -> str | None:
     """Why these actions may be allowed on a resource that has a wildcard; None where it has none, or may not."""
     if "*" not in resource or wildcard_violation(actions, resource) is not None:
         return None

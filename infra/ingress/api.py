@@ -16,7 +16,7 @@ from infra.common.names import Names
 from infra.compute.functions import Function
 from infra.ingress.gateway_responses import add_gateway_responses
 
-STAGE = "v1"
+API_STAGE = "v1"
 
 _JSON = "application/json"
 
@@ -105,12 +105,12 @@ class Api(Construct):
         account = self._logging_account()
         # API Gateway makes this group itself at the first error, without a key and for ever, unless it is there.
         execution_log = log_group(
-            self, "ExecutionLog", f"API-Gateway-Execution-Logs_{self.api.rest_api_id}/{STAGE}", log_key, cell
+            self, "ExecutionLog", f"API-Gateway-Execution-Logs_{self.api.rest_api_id}/{API_STAGE}", log_key, cell
         )
         stage = apigateway.Stage(
             self,
             "Stage",
-            stage_name=STAGE,
+            stage_name=API_STAGE,
             deployment=self._deployment(),
             access_log_destination=apigateway.LogGroupLogDestination(self.access_log),
             access_log_format=apigateway.AccessLogFormat.custom(json.dumps(_ACCESS)),

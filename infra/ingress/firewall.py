@@ -8,7 +8,7 @@ from bems.tracker.cells import Cell
 from infra.common.log_groups import log_group
 from infra.common.names import Names
 
-COUNTED = (
+COUNT_ONLY_RULES = (
     "SizeRestrictions_BODY",
     "CrossSiteScripting_BODY",
     "GenericRFI_BODY",
@@ -22,9 +22,9 @@ take names of vendors, links and paths to documents (`../`) among the attributes
 is told 403, a step of an invoice is lost. The gate bounds and checks every body, and nothing here opens a file, page or
 address that one names. The last refuses programs that do not say what they are, as senders may: their key does."""
 
-MANAGED = ("AWSManagedRulesKnownBadInputsRuleSet", "AWSManagedRulesAmazonIpReputationList")
+MANAGED_RULE_GROUPS = ("AWSManagedRulesKnownBadInputsRuleSet", "AWSManagedRulesAmazonIpReputationList")
 
-WINDOW_SECONDS = 300
+RATE_WINDOW_SECONDS = 300
 
 _Rule = wafv2.CfnWebACL.RuleProperty
 
@@ -35,8 +35,8 @@ class Firewall(Construct):
     def __init__(self, scope: Construct, id: str, names: Names, cell: Cell, log_key: kms.IKey, stage_arn: str) -> None:
         super().__init__(scope, id)
         managed = [
-            self._managed(number, names, rule_set, COUNTED if number == 0 else ())
-            for number, rule_set in enumerate(("AWSManagedRulesCommonRuleSet", *MANAGED))
+            self._managed(number, names, rule_set, COUNT_ONLY_RULES if number == 0 else ())
+            for number, rule_set in enumerate(("AWSManagedRulesCommonRuleSet", *MANAGED_RULE_GROUPS))
         ]
         acl = wafv2.CfnWebACL(
             self,
@@ -98,7 +98,7 @@ class Firewall(Construct):
     @staticmethod
     def _rate(priority: int, names: Names, cell: Cell) -> _Rule:
         # Twice what one key may send: source systems share an address, floods do not stop there.
-        most = 2 * cell.limits.key.requests_per_second * WINDOW_SECONDS
+        most = 2 * cell.limits.key.requests_per_second * RATE_WINDOW_SECONDS
         return _Rule(
             name="RatePerAddress",
             priority=priority,
@@ -106,7 +106,7 @@ class Firewall(Construct):
             visibility_config=_visible(f"{names.prefix}-RatePerAddress"),
             statement=wafv2.CfnWebACL.StatementProperty(
                 rate_based_statement=wafv2.CfnWebACL.RateBasedStatementProperty(
-                    aggregate_key_type="IP", limit=max(most, 100), evaluation_window_sec=WINDOW_SECONDS
+                    aggregate_key_type="IP", limit=max(most, 100), evaluation_window_sec=RATE_WINDOW_SECONDS
                 )
             ),
         )

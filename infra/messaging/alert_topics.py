@@ -40,7 +40,7 @@ _RETRIES = {
 seconds in all (SNS developer guide, "Message delivery retries")."""
 
 
-class Alerts(Construct):
+class AlertTopics(Construct):
     """The severity topics and their subscriptions. What SNS cannot hand to a webhook goes to `undelivered`."""
 
     def __init__(

@@ -24,7 +24,7 @@ from infra.common.names import Names
 from infra.common.profile import Profile
 from infra.messaging.stage_queues import StageQueues
 
-KEPT_DAYS = 30
+RETENTION_DAYS = 30
 """How long the bus keeps events for a replay. The records hold the truth; this is for the day when they do not."""
 
 RETRY_HOURS = 24
@@ -81,7 +81,7 @@ class ClassicBus(Construct):
                 archive_name=names.prefix,
                 source_arn=resource.attr_arn,
                 event_pattern={"source": [source(names.cell)]},
-                retention_days=KEPT_DAYS,
+                retention_days=RETENTION_DAYS,
                 kms_key_identifier=keys.messages.key_arn,
             )
             archive.apply_removal_policy(RemovalPolicy.DESTROY)

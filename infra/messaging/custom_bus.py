@@ -17,7 +17,7 @@ from bems.tracker.eventbridge_names import detail_type, source
 from infra.common.iam import allow, arn, own_account, service_role, use_key
 from infra.common.keys import Keys
 from infra.common.names import Names
-from infra.messaging.bus import KEPT_DAYS, MAX_RETRIES, RETRY_HOURS
+from infra.messaging.bus import MAX_RETRIES, RETENTION_DAYS, RETRY_HOURS
 from infra.messaging.stage_queues import StageQueues
 
 GROUP = "{% $events.SystemMetadata.EventGroupId %}"
@@ -45,7 +45,9 @@ class CustomBus(Construct):
             encryption_configuration=eventsv2.CfnEventBus.EncryptionConfigurationProperty(
                 kms_key_identifier=keys.messages.key_arn
             ),
-            storage_configuration=eventsv2.CfnEventBus.StorageConfigurationProperty(retention_period_in_days=KEPT_DAYS),
+            storage_configuration=eventsv2.CfnEventBus.StorageConfigurationProperty(
+                retention_period_in_days=RETENTION_DAYS
+            ),
         )
         destination = logs.CfnDeliveryDestination(
             self, "LogDestination", name=f"{names.prefix}-deliveries", destination_resource_arn=log_group.log_group_arn

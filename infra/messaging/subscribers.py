@@ -83,7 +83,7 @@ class TeamQueue(Construct):
         name: str,
         topic_arn: str,
         filter: Mapping[str, Any],
-        subscribed: bool = True,
+        subscribe: bool = True,
     ) -> None:
         super().__init__(scope, id)
         if name.endswith(".fifo") and not topic_arn.endswith(".fifo"):
@@ -108,7 +108,7 @@ class TeamQueue(Construct):
             "FilterPolicyScope": "MessageBody",
             "RawMessageDelivery": "true",
         }
-        if subscribed:
+        if subscribe:
             sns.CfnSubscription(
                 self,
                 "Subscription",

@@ -33,7 +33,7 @@ class AlarmFactory(Construct):
         self._profile = profile
         self._actions = {severity: actions.SnsAction(topic) for severity, topic in topics.items()}
 
-    def _count(self, group: logs.ILogGroup, name: str, pattern: logs.IFilterPattern) -> None:
+    def _add_metric_filter(self, group: logs.ILogGroup, name: str, pattern: logs.IFilterPattern) -> None:
         logs.MetricFilter(
             self,
             f"{name}Filter",
@@ -44,7 +44,7 @@ class AlarmFactory(Construct):
             metric_value="1",
         )
 
-    def _alarm(
+    def _add_alarm(
         self,
         id: str,
         description: str,

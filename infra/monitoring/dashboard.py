@@ -12,7 +12,7 @@ from bems.tracker.contract import STAGES
 from infra.common.names import Names
 from infra.monitoring.alarms import FUNCTIONS
 from infra.monitoring.metrics import aws_metric, cell_metric, log_metric
-from infra.monitoring.stage_alarms import recorded_seconds
+from infra.monitoring.stage_alarms import max_recording_seconds
 
 WIDTH = 24
 HEIGHT = 6
@@ -27,7 +27,7 @@ class Dashboard(Construct):
         super().__init__(scope, id)
         self._names = names
         self._cell = cell.name
-        self._promised = recorded_seconds(cell) * 1000
+        self._promised = max_recording_seconds(cell) * 1000
         self._region = Stack.of(self).region
         rows = [
             self._requests(),
@@ -62,17 +62,17 @@ class Dashboard(Construct):
             self._graph(
                 "1. Requests",
                 [
-                    aws_metric("AWS/ApiGateway", "Count", **of).row(label="requests"),
-                    aws_metric("AWS/ApiGateway", "4XXError", **of).row(label="4xx"),
-                    aws_metric("AWS/ApiGateway", "5XXError", **of).row(label="5xx"),
-                    log_metric(self._cell, "RequestsThrottled").row(label="429"),
+                    aws_metric("AWS/ApiGateway", "Count", **of).dashboard_entry(label="requests"),
+                    aws_metric("AWS/ApiGateway", "4XXError", **of).dashboard_entry(label="4xx"),
+                    aws_metric("AWS/ApiGateway", "5XXError", **of).dashboard_entry(label="5xx"),
+                    log_metric(self._cell, "RequestsThrottled").dashboard_entry(label="429"),
                 ],
             ),
             self._graph(
                 "Answer time, ms",
                 [
-                    aws_metric("AWS/ApiGateway", "Latency", **of).row("p50", "p50"),
-                    aws_metric("AWS/ApiGateway", "Latency", **of).row("p99", "p99"),
+                    aws_metric("AWS/ApiGateway", "Latency", **of).dashboard_entry("p50", "p50"),
+                    aws_metric("AWS/ApiGateway", "Latency", **of).dashboard_entry("p99", "p99"),
                 ],
             ),
         ]
@@ -82,7 +82,10 @@ class Dashboard(Construct):
         return [
             self._graph(
                 "2. Accepted",
-                [cell_metric(tracker.EVENTS_ACCEPTED, cell=cell, stage=stage).row(label=stage) for stage in STAGES],
+                [
+                    cell_metric(tracker.EVENTS_ACCEPTED, cell=cell, stage=stage).dashboard_entry(label=stage)
+                    for stage in STAGES
+                ],
             ),
             self._graph(
                 "Refused, or not taken by the bus",
@@ -90,8 +93,12 @@ class Dashboard(Construct):
                     row
                     for stage in STAGES
                     for row in (
-                        cell_metric(tracker.EVENTS_REFUSED, cell=cell, stage=stage).row(label=f"{stage} refused"),
-                        cell_metric(tracker.EVENTS_UNPUBLISHED, cell=cell, stage=stage).row(label=f"{stage} not taken"),
+                        cell_metric(tracker.EVENTS_REFUSED, cell=cell, stage=stage).dashboard_entry(
+                            label=f"{stage} refused"
+                        ),
+                        cell_metric(tracker.EVENTS_UNPUBLISHED, cell=cell, stage=stage).dashboard_entry(
+                            label=f"{stage} not taken"
+                        ),
                     )
                 ],
             ),
@@ -103,27 +110,33 @@ class Dashboard(Construct):
             self._graph(
                 "3. Oldest event in a queue, s",
                 [
-                    aws_metric("AWS/SQS", "ApproximateAgeOfOldestMessage", QueueName=self._names.stage(stage)).row(
-                        "Maximum", stage
-                    )
+                    aws_metric(
+                        "AWS/SQS", "ApproximateAgeOfOldestMessage", QueueName=self._names.stage(stage)
+                    ).dashboard_entry("Maximum", stage)
                     for stage in STAGES
                 ],
             ),
             self._graph(
                 "Processed",
                 [
-                    cell_metric(tracker.EVENTS_PROCESSED, cell=cell, stage=stage, outcome="accepted").row(label=stage)
+                    cell_metric(tracker.EVENTS_PROCESSED, cell=cell, stage=stage, outcome="accepted").dashboard_entry(
+                        label=stage
+                    )
                     for stage in STAGES
                 ]
                 + [
-                    cell_metric(tracker.PROCESSING_FAILED, cell=cell, stage=stage).row(label=f"{stage} failed")
+                    cell_metric(tracker.PROCESSING_FAILED, cell=cell, stage=stage).dashboard_entry(
+                        label=f"{stage} failed"
+                    )
                     for stage in STAGES
                 ],
             ),
             self._graph(
                 "Set aside",
                 [
-                    aws_metric("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue).row("Maximum", label)
+                    aws_metric("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue).dashboard_entry(
+                        "Maximum", label
+                    )
                     for label, queue in (
                         *((f"{stage} dead letters", self._names.dead_letters(stage)) for stage in STAGES),
                         ("undelivered", self._names.undelivered),
@@ -138,15 +151,18 @@ class Dashboard(Construct):
         ended = ("ExecutionsStarted", "ExecutionsSucceeded", "ExecutionsFailed", "ExecutionsTimedOut")
         return [
             self._graph(
-                "4. Executions", [aws_metric("AWS/States", name, StateMachineArn=machine_arn).row() for name in ended]
+                "4. Executions",
+                [aws_metric("AWS/States", name, StateMachineArn=machine_arn).dashboard_entry() for name in ended],
             ),
             self._graph(
-                "Open executions", [cell_metric(tracker.OPEN_EXECUTIONS, cell=cell).row("Maximum", "open")], line=quota
+                "Open executions",
+                [cell_metric(tracker.OPEN_EXECUTIONS, cell=cell).dashboard_entry("Maximum", "open")],
+                line=quota,
             ),
             self._graph(
                 "Alerts",
                 [
-                    cell_metric(tracker.ALERTS_RAISED, cell=cell, stage=stage, severity=severity).row(
+                    cell_metric(tracker.ALERTS_RAISED, cell=cell, stage=stage, severity=severity).dashboard_entry(
                         label=f"{stage} {severity}"
                     )
                     for stage in STAGES
@@ -157,24 +173,31 @@ class Dashboard(Construct):
 
     def _recording(self, stream: str | None) -> list[dict[str, Any]]:
         cell, recorder = self._cell, self._names.function("Recorder")
-        behind = [aws_metric("AWS/Lambda", "IteratorAge", FunctionName=recorder).row("Maximum", "recorder, ms")]
+        behind = [
+            aws_metric("AWS/Lambda", "IteratorAge", FunctionName=recorder).dashboard_entry("Maximum", "recorder, ms")
+        ]
         if stream is not None:
             age = aws_metric("AWS/Firehose", "DeliveryToIceberg.DataFreshness", DeliveryStreamName=stream)
-            behind.append(age.row("Maximum", "stream, s", yAxis="right"))
+            behind.append(age.dashboard_entry("Maximum", "stream, s", yAxis="right"))
         return [
             self._graph(
                 "5. From received to recorded, p99, ms",
-                [cell_metric(tracker.VISIBILITY_LATENCY, cell=cell, stage=stage).row("p99", stage) for stage in STAGES],
+                [
+                    cell_metric(tracker.VISIBILITY_LATENCY, cell=cell, stage=stage).dashboard_entry("p99", stage)
+                    for stage in STAGES
+                ],
                 line=self._promised,
             ),
             self._graph("Time series behind by", behind),
             self._graph(
                 "Transitions",
                 [
-                    cell_metric(tracker.TRANSITIONS_RECORDED, cell=cell).row(label="recorded"),
-                    cell_metric(tracker.RECORDS_REJECTED, cell=cell).row(label="refused"),
-                    cell_metric(tracker.RECORDS_UNREADABLE, cell=cell).row(label="records that cannot be read"),
-                    cell_metric(tracker.SWEEP_BACKLOG, cell=cell).row("Maximum", "waiting for the sweep"),
+                    cell_metric(tracker.TRANSITIONS_RECORDED, cell=cell).dashboard_entry(label="recorded"),
+                    cell_metric(tracker.RECORDS_REJECTED, cell=cell).dashboard_entry(label="refused"),
+                    cell_metric(tracker.RECORDS_UNREADABLE, cell=cell).dashboard_entry(
+                        label="records that cannot be read"
+                    ),
+                    cell_metric(tracker.SWEEP_BACKLOG, cell=cell).dashboard_entry("Maximum", "waiting for the sweep"),
                 ],
             ),
         ]
@@ -185,17 +208,23 @@ class Dashboard(Construct):
             self._graph(
                 "Functions at once",
                 [
-                    aws_metric("AWS/Lambda", "ConcurrentExecutions", FunctionName=name).row("Maximum", noun)
+                    aws_metric("AWS/Lambda", "ConcurrentExecutions", FunctionName=name).dashboard_entry("Maximum", noun)
                     for noun, name in named
                 ],
             ),
             self._graph(
                 "Function errors",
-                [aws_metric("AWS/Lambda", "Errors", FunctionName=name).row(label=noun) for noun, name in named],
+                [
+                    aws_metric("AWS/Lambda", "Errors", FunctionName=name).dashboard_entry(label=noun)
+                    for noun, name in named
+                ],
             ),
             self._graph(
                 "Function time, p99, ms",
-                [aws_metric("AWS/Lambda", "Duration", FunctionName=name).row("p99", noun) for noun, name in named],
+                [
+                    aws_metric("AWS/Lambda", "Duration", FunctionName=name).dashboard_entry("p99", noun)
+                    for noun, name in named
+                ],
             ),
         ]
 

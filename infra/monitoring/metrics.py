@@ -55,7 +55,7 @@ AWS_METRICS: Mapping[str, Mapping[str, tuple[tuple[str, ...], ...]]] = {
 }
 """By namespace and name, the sets of dimensions."""
 
-FROM_LOGS = ("RequestsThrottled", "DeliveriesFailed")
+LOG_METRICS = ("RequestsThrottled", "DeliveriesFailed")
 """Names of metrics that filters of a cell make, in the namespace `BEMS/<cell>`, without dimensions: a filter cannot
 give a constant one."""
 
@@ -80,7 +80,7 @@ class MetricRef:
             period=period,
         )
 
-    def row(self, statistic: str = "Sum", label: str | None = None, **more: Any) -> list[Any]:
+    def dashboard_entry(self, statistic: str = "Sum", label: str | None = None, **more: Any) -> list[Any]:
         """For a dashboard's graph (CloudWatch API reference, "Dashboard body structure and syntax")."""
         flat = [text for pair in self.dimensions for text in pair]
         return [self.namespace, self.name, *flat, {"stat": statistic, **({"label": label} if label else {}), **more}]
@@ -104,7 +104,7 @@ def aws_metric(namespace: str, name: str, **dimensions: str) -> MetricRef:
 
 def log_metric(cell: str, name: str) -> MetricRef:
     """A metric that a filter makes. ValueError for a name that no filter has."""
-    if name not in FROM_LOGS:
+    if name not in LOG_METRICS:
         raise ValueError(f"{name} is not made by any filter")
     return MetricRef(logs_namespace(cell), name, ())
 

@@ -15,10 +15,10 @@ from bems.tracker.record import InvoiceRecord
 from bems.tracker.status import Status, status_of
 from tests.e2e.deployment import STACK
 from tests.e2e.emulator import Emulator
-from tests.e2e.polling import until
+from tests.e2e.polling import wait_until
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """Of the API."""
 
     status: int
@@ -65,14 +65,14 @@ class DeployedCell:
         value: str = gateway.get_api_key(apiKey=self.outputs["FirstKeyId"], includeValue=True)["value"]
         return value
 
-    def post(self, path: str, body: Any, key: str | None = None, headers: dict[str, str] | None = None) -> Answer:
+    def post(self, path: str, body: Any, key: str | None = None, headers: dict[str, str] | None = None) -> Response:
         """A request to the API with a key, by default the first sender's; with none for ""."""
         told = {"content-type": "application/json", **(headers or {})}
         if key != "":
             told["x-api-key"] = key or self.key
         sent = body if isinstance(body, bytes) else json.dumps(body).encode()
         answer = self._http.request("POST", f"{self.url}/invoices/{path}", body=sent, headers=told, retries=False)
-        return Answer(answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.json())
+        return Response(answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.json())
 
     def send(self, line: bytes) -> None:
         """A line of the generator's, which the cell must accept."""
@@ -87,9 +87,9 @@ class DeployedCell:
         record = self.record(invoice_id)
         return None if record is None else status_of(record.outcomes)
 
-    def until_status(self, invoice_id: str, status: Status, seconds: float = 60) -> InvoiceRecord:
+    def wait_for_status(self, invoice_id: str, status: Status, seconds: float = 60) -> InvoiceRecord:
         """The record, once it has the status."""
-        until(f"{invoice_id} is {status}", lambda: self.status(invoice_id) == status, seconds)
+        wait_until(f"{invoice_id} is {status}", lambda: self.status(invoice_id) == status, seconds)
         record = self.record(invoice_id)
         assert record is not None
         return record
@@ -107,9 +107,9 @@ class DeployedCell:
         ]
         return Execution(self.states.describe_execution(executionArn=arn)["status"], entered)
 
-    def until_ended(self, invoice_id: str, run: int) -> Execution:
+    def wait_for_end(self, invoice_id: str, run: int) -> Execution:
         """A run's execution, once it is over."""
-        until(f"run {run} of {invoice_id} ends", lambda: self.execution(invoice_id, run).status != "RUNNING")
+        wait_until(f"run {run} of {invoice_id} ends", lambda: self.execution(invoice_id, run).status != "RUNNING")
         return self.execution(invoice_id, run)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -122,9 +122,9 @@ class DeployedCell:
                 rows += _objects(text)
         return rows
 
-    def pass_time_until(self, instant: Instant) -> None:
+    def advance_clock_to(self, instant: Instant) -> None:
         """From now on it is at least that late for the functions."""
-        self.emulator.pass_time(instant - SystemClock().now())
+        self.emulator.set_clock_offset(instant - SystemClock().now())
 
     def queue_url(self, name: str) -> str:
         url: str = self.sqs.get_queue_url(QueueName=name)["QueueUrl"]

@@ -12,7 +12,7 @@ from tests.e2e.emulator import ACCOUNT, REGION, Emulator
 from tests.e2e.synthesize import ROOT
 
 STACK = "bems-us-east"
-CHAT_URL = "https://127.0.0.1:9/hook"
+WEBHOOK_URL = "https://127.0.0.1:9/hook"
 """The webhook of the cell's critical alerts, whose URL is a secret that comes with the deployment. Nobody listens."""
 
 # Node comes from a wheel, which puts none on the PATH.
@@ -51,7 +51,7 @@ def deploy(environment: Path, emulator: Emulator, assembly: Path) -> dict[str, s
     _run(
         [
             *(*cdk, "deploy", STACK, "--app", str(assembly), "--require-approval", "never"),
-            *("--parameters", f"BemsUsChatUrl={CHAT_URL}", "--outputs-file", str(outputs)),
+            *("--parameters", f"BemsUsChatUrl={WEBHOOK_URL}", "--outputs-file", str(outputs)),
         ],
         variables,
         seconds=120,

@@ -11,7 +11,7 @@ import boto3
 import urllib3
 
 from bems.tracker.instants import Instant
-from tests.e2e.polling import until
+from tests.e2e.polling import wait_until
 
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
@@ -27,7 +27,7 @@ class Emulator:
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.log = home / "ministack.log"
         self._clock = home / "clock"
-        self.pass_time(0)
+        self.set_clock_offset(0)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [environment / "bin" / "ministack"],
@@ -38,7 +38,7 @@ class Emulator:
                 start_new_session=True,
             )
         try:
-            until("the emulator is ready", self._ready, seconds=30)
+            wait_until("the emulator is ready", self._ready, seconds=30)
         except BaseException:
             self.stop()
             raise
@@ -83,7 +83,7 @@ class Emulator:
             aws_secret_access_key="test",
         )
 
-    def pass_time(self, ahead: Instant) -> None:
+    def set_clock_offset(self, ahead: Instant) -> None:
         """From now on the functions' clocks are so many microseconds ahead of the machine's."""
         new = self._clock.with_suffix(".new")
         new.write_text(str(ahead * 1000))

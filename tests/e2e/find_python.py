@@ -9,18 +9,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-WANTED = "3.12"
+PYTHON_VERSION = "3.12"
 
 
 def candidates() -> Iterator[str]:
     yield sys.executable
-    for name in (f"python{WANTED}", "python3"):
+    for name in (f"python{PYTHON_VERSION}", "python3"):
         if found := shutil.which(name):
             yield found
     for folder in (Path("/usr/bin"), Path("/usr/local/bin"), Path("/opt/homebrew/bin")):
-        yield str(folder / f"python{WANTED}")
-    versions = [folder for root in pyenv_roots() for folder in sorted(root.glob(f"versions/{WANTED}.*"), reverse=True)]
-    uvs = sorted((Path.home() / ".local/share/uv/python").glob(f"cpython-{WANTED}.*"), reverse=True)
+        yield str(folder / f"python{PYTHON_VERSION}")
+    versions = [
+        folder for root in pyenv_roots() for folder in sorted(root.glob(f"versions/{PYTHON_VERSION}.*"), reverse=True)
+    ]
+    uvs = sorted((Path.home() / ".local/share/uv/python").glob(f"cpython-{PYTHON_VERSION}.*"), reverse=True)
     for folder in (*versions, *uvs):
         yield str(folder / "bin" / "python3")
 
@@ -42,7 +44,7 @@ def version(python: str) -> str:
 
 if __name__ == "__main__":
     tried = list(dict.fromkeys(candidates()))
-    found = next((python for python in tried if version(python) == WANTED), None)
+    found = next((python for python in tried if version(python) == PYTHON_VERSION), None)
     if found is None:
-        sys.exit(f"no Python {WANTED} (with venv) among {', '.join(tried)}")
+        sys.exit(f"no Python {PYTHON_VERSION} (with venv) among {', '.join(tried)}")
     print(found)

@@ -6,13 +6,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PAUSE_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
-def until(what: str, look: Callable[[], T | None], seconds: float = 60) -> T:
+def wait_until(what: str, look: Callable[[], T | None], seconds: float = 60) -> T:
     """What `look` sees once it is anything. AssertionError after so many seconds without."""
     deadline = time.monotonic() + seconds
     while not (seen := look()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}; last seen: {seen!r}"
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(POLL_SECONDS)
     return seen

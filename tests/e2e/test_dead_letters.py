@@ -11,25 +11,25 @@ import pytest
 from bems.tracker.contract import Stage
 from tests.e2e.cell import DeployedCell, Execution
 from tests.e2e.deployment import STACK
-from tests.e2e.polling import until
-from tests.e2e.scenarios import line, lines, orderly
+from tests.e2e.polling import wait_until
+from tests.e2e.scenarios import clean_scenario, event_line, event_lines
 
 pytestmark = pytest.mark.e2e
 
 
 def test_a_conflicting_event_is_set_aside_and_harms_nobody(cell: DeployedCell) -> None:
     """The id of another event with another content: nobody can tell which is right."""
-    plan = orderly(2010)
-    for one in lines(plan)[:2]:
+    plan = clean_scenario(2010)
+    for one in event_lines(plan)[:2]:
         cell.send(one)
-    cell.until_status(plan.invoice_id, "AwaitingReconciliation")
-    cell.send(line(plan, 1, "conflict"))
-    (letter,) = until("it is a dead letter", lambda: receive(cell, cell.dead_letters("authorization")), 90)
-    poison = json.loads(line(plan, 1, "conflict"))["event"]
+    cell.wait_for_status(plan.invoice_id, "AwaitingReconciliation")
+    cell.send(event_line(plan, 1, "conflict"))
+    (letter,) = wait_until("it is a dead letter", lambda: receive(cell, cell.dead_letters("authorization")), 90)
+    poison = json.loads(event_line(plan, 1, "conflict"))["event"]
     assert json.loads(letter["Body"])["detail"]["event"]["event_id"] == poison["event_id"]
-    for one in lines(plan)[2:]:
+    for one in event_lines(plan)[2:]:
         cell.send(one)
-    record = cell.until_status(plan.invoice_id, "Posted")
+    record = cell.wait_for_status(plan.invoice_id, "Posted")
     assert format(record.facts.amount, "f") != poison["amount"]
     drop(cell, cell.dead_letters("authorization"), letter)
 
@@ -37,48 +37,48 @@ def test_a_conflicting_event_is_set_aside_and_harms_nobody(cell: DeployedCell) -
 def test_a_poisoned_message_is_redriven_when_its_cause_is_mended(cell: DeployedCell) -> None:
     """An invoice's record that somebody damaged: its next event fails as often as it comes, until the record is
     repaired. Then the very message goes back into its queue, and is processed once."""
-    plan, other = orderly(2012), orderly(2013)
-    first, second, *rest = lines(plan)
+    plan, other = clean_scenario(2012), clean_scenario(2013)
+    first, second, *rest = event_lines(plan)
     queue = cell.dead_letters("authorization")
     cell.send(first)
-    until("its execution waits", lambda: registered(cell, plan.invoice_id))
+    wait_until("its execution waits", lambda: registered(cell, plan.invoice_id))
     with patience(cell, "authorization", receipts=2), damaged(cell, plan.invoice_id):
         cell.send(second)
-        (letter,) = until("it is a dead letter", lambda: look(cell, queue), 90)
+        (letter,) = wait_until("it is a dead letter", lambda: look(cell, queue), 90)
         poison = json.loads(letter["Body"])["detail"]["event"]
         assert poison["event_id"] == json.loads(second)["event"]["event_id"]
-        until("the alarm would ring", lambda: rings(cell, "authorization-dead-letters"))
-        for one in lines(other):
+        wait_until("the alarm would ring", lambda: rings(cell, "authorization-dead-letters"))
+        for one in event_lines(other):
             cell.send(one)
-        cell.until_status(other.invoice_id, "Posted")
+        cell.wait_for_status(other.invoice_id, "Posted")
     # Mended, but nothing brings the event back by itself.
     assert waiting(cell, queue) == 1
     assert cell.status(plan.invoice_id) == "AwaitingAuthorization"
     assert redrive(cell, "authorization") == [letter["Body"]]
-    record = cell.until_status(plan.invoice_id, "AwaitingReconciliation")
+    record = cell.wait_for_status(plan.invoice_id, "AwaitingReconciliation")
     assert record.outcomes["authorization"].event_id == poison["event_id"]
     for one in rest:
         cell.send(one)
-    cell.until_status(plan.invoice_id, "Posted")
-    assert cell.until_ended(plan.invoice_id, 1) == Execution(
+    cell.wait_for_status(plan.invoice_id, "Posted")
+    assert cell.wait_for_end(plan.invoice_id, 1) == Execution(
         "SUCCEEDED", ["AwaitAuthorization", "AwaitReconciliation", "AwaitPosting", "Posted"]
     )
     assert waiting(cell, queue) == 0
-    sent = {json.loads(one)["event"]["event_id"] for one in lines(plan)}
-    until("every event is in the series", lambda: sent == {event for event, _ in applied(cell, plan.invoice_id)})
+    sent = {json.loads(one)["event"]["event_id"] for one in event_lines(plan)}
+    wait_until("every event is in the series", lambda: sent == {event for event, _ in applied(cell, plan.invoice_id)})
     assert Counter(event for event, _ in applied(cell, plan.invoice_id)) == dict.fromkeys(sent, 1)
 
 
 def test_what_failed_is_redriven_when_the_processor_is_mended(cell: DeployedCell) -> None:
-    plan = orderly(2011)
+    plan = clean_scenario(2011)
     with patience(cell, "posting", receipts=1), fault(cell, "posting"):
-        for one in lines(plan):
+        for one in event_lines(plan):
             cell.send(one)
-        until("it is a dead letter", lambda: waiting(cell, cell.dead_letters("posting")) == 1, 90)
+        wait_until("it is a dead letter", lambda: waiting(cell, cell.dead_letters("posting")) == 1, 90)
     assert cell.status(plan.invoice_id) == "AwaitingPosting"
     assert len(redrive(cell, "posting")) == 1
-    cell.until_status(plan.invoice_id, "Posted")
-    assert cell.until_ended(plan.invoice_id, 1).states[-1] == "Posted"
+    cell.wait_for_status(plan.invoice_id, "Posted")
+    assert cell.wait_for_end(plan.invoice_id, 1).states[-1] == "Posted"
     assert waiting(cell, cell.dead_letters("posting")) == 0
 
 

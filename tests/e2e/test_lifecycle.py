@@ -12,8 +12,8 @@ import pytest
 from bems.generator.event_log import CLEAN, Scenario, render, scenarios
 from bems.tracker.status import WAITS_FOR
 from tests.e2e.cell import DeployedCell, Execution
-from tests.e2e.polling import until
-from tests.e2e.scenarios import lines, orderly
+from tests.e2e.polling import wait_until
+from tests.e2e.scenarios import clean_scenario, event_lines
 
 pytestmark = pytest.mark.e2e
 
@@ -35,12 +35,12 @@ ENDS = {"Posted": {"Posted"}, "Rejected": {"Rejected"}, "Cancelled": {"Cancelled
 
 
 def test_an_invoice_is_posted_in_one_execution(cell: DeployedCell) -> None:
-    plan = orderly(2004)
-    for line in lines(plan):
+    plan = clean_scenario(2004)
+    for line in event_lines(plan):
         cell.send(line)
-    record = cell.until_status(plan.invoice_id, "Posted")
+    record = cell.wait_for_status(plan.invoice_id, "Posted")
     assert record.run.number == 1
-    assert cell.until_ended(plan.invoice_id, 1) == Execution(
+    assert cell.wait_for_end(plan.invoice_id, 1) == Execution(
         "SUCCEEDED", ["AwaitAuthorization", "AwaitReconciliation", "AwaitPosting", "Posted"]
     )
 
@@ -75,10 +75,10 @@ def check(cell: DeployedCell, told: list[Scenario]) -> set[str]:
     ends = set()
     for plan in told:
         assert plan.status is not None
-        record = cell.until_status(plan.invoice_id, plan.status)
+        record = cell.wait_for_status(plan.invoice_id, plan.status)
         waits = WAITS_FOR[plan.status] is not None
         for run in range(1, record.run.number + (0 if waits else 1)):
-            ended = cell.until_ended(plan.invoice_id, run)
+            ended = cell.wait_for_end(plan.invoice_id, run)
             assert ended.status == "SUCCEEDED", (plan.invoice_id, run, ended)
             ends.add(ended.states[-1])
         if waits:
@@ -86,7 +86,7 @@ def check(cell: DeployedCell, told: list[Scenario]) -> set[str]:
         elif record.run.number:
             assert ended.states[-1] in ENDS[plan.status], (plan.invoice_id, ended)
     sent = {event_id(plan, number) for plan in told for number in range(len(plan.emissions))}
-    until("every event is in the series", lambda: sent <= {row.get("event_id") for row in cell.rows()})
+    wait_until("every event is in the series", lambda: sent <= {row.get("event_id") for row in cell.rows()})
     return ends
 
 
@@ -97,7 +97,7 @@ def until_waiting(cell: DeployedCell, plan: Scenario) -> None:
         execution = cell.execution(plan.invoice_id, record.run.number)
         return execution.status == "RUNNING" and execution.states[-1].startswith("Await")
 
-    until(f"an execution of {plan.invoice_id} waits", waiting)
+    wait_until(f"an execution of {plan.invoice_id} waits", waiting)
 
 
 def event_id(plan: Scenario, number: int) -> str:

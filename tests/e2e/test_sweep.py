@@ -13,8 +13,8 @@ from bems.tracker.instants import SECOND
 from bems.tracker.record import Run
 from bems.tracker.record_builder import GRACE_PERIOD, MAX_SILENCE
 from tests.e2e.cell import DeployedCell, Execution
-from tests.e2e.polling import until
-from tests.e2e.scenarios import lines, orderly
+from tests.e2e.polling import wait_until
+from tests.e2e.scenarios import clean_scenario, event_lines
 
 pytestmark = pytest.mark.e2e
 
@@ -38,42 +38,42 @@ def alerts(cell: DeployedCell) -> Iterator[str]:
 
 
 def test_an_execution_that_is_stopped_is_replaced_at_once(cell: DeployedCell) -> None:
-    plan = orderly(2020)
-    first, *rest = lines(plan)
+    plan = clean_scenario(2020)
+    first, *rest = event_lines(plan)
     cell.send(first)
-    until("it waits", lambda: waits(cell, plan.invoice_id, 1))
+    wait_until("it waits", lambda: waits(cell, plan.invoice_id, 1))
     arn = cell.execution_arn(plan.invoice_id, 1)
     cell.states.stop_execution(executionArn=arn, error="Operator", cause="a mistake")
-    until("another run waits", lambda: waits(cell, plan.invoice_id, 2), 90)
+    wait_until("another run waits", lambda: waits(cell, plan.invoice_id, 2), 90)
     for line in rest:
         cell.send(line)
-    cell.until_status(plan.invoice_id, "Posted")
-    assert cell.until_ended(plan.invoice_id, 1).status == "ABORTED"
-    assert cell.until_ended(plan.invoice_id, 2).states[-1] == "Posted"
+    cell.wait_for_status(plan.invoice_id, "Posted")
+    assert cell.wait_for_end(plan.invoice_id, 1).status == "ABORTED"
+    assert cell.wait_for_end(plan.invoice_id, 2).states[-1] == "Posted"
 
 
 def test_a_stuck_invoice_is_alerted_by_the_sweep(cell: DeployedCell, alerts: str) -> None:
     """Three business days and the five minutes that a run has to ask pass in a moment; then the time after which one
     that stays silent is replaced."""
-    plan = orderly(2021)
-    first, *rest = lines(plan)
+    plan = clean_scenario(2021)
+    first, *rest = event_lines(plan)
     cell.send(first)
-    until("it waits", lambda: waits(cell, plan.invoice_id, 1))
+    wait_until("it waits", lambda: waits(cell, plan.invoice_id, 1))
     record = cell.record(plan.invoice_id)
     assert record is not None and record.wait is not None
-    cell.pass_time_until(record.wait.due + GRACE_PERIOD + SECOND)
-    heard = until("the alert is heard", lambda: told_of(cell, alerts, plan.invoice_id), 90)
+    cell.advance_clock_to(record.wait.due + GRACE_PERIOD + SECOND)
+    heard = wait_until("the alert is heard", lambda: told_of(cell, alerts, plan.invoice_id), 90)
     assert (heard["kind"], heard["stage"], heard["severity"], heard["step"]) == ("stuck", "authorization", "warning", 1)
-    silent = until("the sweep waits for a word of the run", lambda: silent_run(cell, plan.invoice_id))
+    silent = wait_until("the sweep waits for a word of the run", lambda: silent_run(cell, plan.invoice_id))
     assert silent.number == 1, "it is left, for it may only be late"
-    cell.pass_time_until(silent.silent_since + MAX_SILENCE + SECOND)
-    until("another run waits", lambda: waits(cell, plan.invoice_id, 2), 90)
+    cell.advance_clock_to(silent.silent_since + MAX_SILENCE + SECOND)
+    wait_until("another run waits", lambda: waits(cell, plan.invoice_id, 2), 90)
     for line in rest:
         cell.send(line)
-    cell.until_status(plan.invoice_id, "Posted")
-    assert cell.until_ended(plan.invoice_id, 1) == Execution("SUCCEEDED", ["AwaitAuthorization", "Superseded"])
-    assert cell.until_ended(plan.invoice_id, 2).states[-1] == "Posted"
-    until("the alert is in the series", lambda: in_series(cell, plan.invoice_id))
+    cell.wait_for_status(plan.invoice_id, "Posted")
+    assert cell.wait_for_end(plan.invoice_id, 1) == Execution("SUCCEEDED", ["AwaitAuthorization", "Superseded"])
+    assert cell.wait_for_end(plan.invoice_id, 2).states[-1] == "Posted"
+    wait_until("the alert is in the series", lambda: in_series(cell, plan.invoice_id))
 
 
 def waits(cell: DeployedCell, invoice_id: str, run: int) -> bool:

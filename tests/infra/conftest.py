@@ -34,7 +34,7 @@ class Synthesis:
             text=True,
         )
 
-    def end(self) -> tuple[int, str]:
+    def wait(self) -> tuple[int, str]:
         """Its status, and what it said."""
         out, error = self._process.communicate()
         return self._process.returncode, out + error
@@ -45,7 +45,7 @@ class Synthesized(NamedTuple):
 
     first: Path
     second: Path
-    said: str
+    output: str
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Synthesized:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not said.exists():
             runs = [Synthesis(first), Synthesis(second)]
-            ended = [run.end() for run in runs]
+            ended = [run.wait() for run in runs]
             for status, text in ended:
                 assert status == 0, text
             said.write_text(ended[0][1])

@@ -31,35 +31,35 @@ class Template(NamedTuple):
     def region(self) -> str:
         return {"eu-west": "eu-west-1", "us-east": "us-east-1"}[self.cell]
 
-    def of(self, type: str) -> dict[str, dict[str, Any]]:
+    def by_type(self, type: str) -> dict[str, dict[str, Any]]:
         """The properties of every resource of a type, by path, with references written out."""
         return {
-            self.paths[id]: self.said(resource.get("Properties", {}))
+            self.paths[id]: self.resolve(resource.get("Properties", {}))
             for id, resource in self.raw["Resources"].items()
             if resource["Type"] == type
         }
 
-    def one(self, type: str) -> dict[str, Any]:
+    def only(self, type: str) -> dict[str, Any]:
         """The properties of the only resource of a type."""
-        (found,) = self.of(type).values()
+        (found,) = self.by_type(type).values()
         return found
 
     def at(self, path: str) -> dict[str, Any]:
         """The properties of the resource at a path."""
         (id,) = (id for id, known in self.paths.items() if known == path)
-        found: dict[str, Any] = self.said(self.raw["Resources"][id].get("Properties", {}))
+        found: dict[str, Any] = self.resolve(self.raw["Resources"][id].get("Properties", {}))
         return found
 
-    def whole(self, path: str) -> dict[str, Any]:
+    def resource_at(self, path: str) -> dict[str, Any]:
         """The resource at a path, with what is beside its properties."""
         (id,) = (id for id, known in self.paths.items() if known == path)
         found: dict[str, Any] = self.raw["Resources"][id]
         return found
 
-    def said(self, value: Any) -> Any:
+    def resolve(self, value: Any) -> Any:
         """A value with `<path>` for a reference, `<path.Attribute>` for an attribute that is not its ARN."""
         if isinstance(value, list):
-            return [self.said(inner) for inner in value]
+            return [self.resolve(inner) for inner in value]
         if not isinstance(value, dict):
             return value
         if set(value) == {"Ref"}:
@@ -70,17 +70,19 @@ class Template(NamedTuple):
             return f"<{self.paths[id]}{'' if short and attribute != 'StreamArn' else '.' + attribute}>"
         if set(value) == {"Fn::Join"}:
             separator, parts = value["Fn::Join"]
-            return separator.join(str(self.said(part)) for part in parts)
-        return {name: self.said(inner) for name, inner in value.items()}
+            return separator.join(str(self.resolve(part)) for part in parts)
+        return {name: self.resolve(inner) for name, inner in value.items()}
 
     def statements(self, path: str) -> list[str]:
         """What the role at a path may do: a line per statement, `actions on resources if condition`."""
         role = self.at(path)
         assert not role.get("ManagedPolicyArns")
-        return [line(one) for policy in role.get("Policies", ()) for one in policy["PolicyDocument"]["Statement"]]
+        return [
+            statement_line(one) for policy in role.get("Policies", ()) for one in policy["PolicyDocument"]["Statement"]
+        ]
 
 
-def line(statement: Mapping[str, Any]) -> str:
+def statement_line(statement: Mapping[str, Any]) -> str:
     """A statement as a line."""
     assert statement["Effect"] == "Allow"
     text = f"{' '.join(_listed(statement['Action']))} on {' '.join(_listed(statement['Resource']))}"

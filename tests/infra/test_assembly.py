@@ -13,7 +13,7 @@ from bems.tracker.cells import Cell
 from infra.common.profile import AWS
 from infra.compute import packaging
 from infra.compute.function_code import FunctionCode
-from infra.guards.cdk_nag import ACKNOWLEDGED, add_cdk_nag
+from infra.guards.cdk_nag import SUPPRESSIONS, add_cdk_nag
 from infra.guards.wildcards import WILDCARDS
 from tests.infra.conftest import ROOT, Synthesized
 from tests.infra.template import Template
@@ -84,7 +84,7 @@ def test_cdk_nag_ends_a_synthesis_with_a_finding_that_has_no_reason() -> None:
 
 
 def test_every_acknowledgement_has_its_reason() -> None:
-    assert all(len(one.reason) > 40 for one in ACKNOWLEDGED)
+    assert all(len(one.reason) > 40 for one in SUPPRESSIONS)
     assert all(len(one.reason) > 40 for one in WILDCARDS)
 
 
@@ -119,7 +119,7 @@ def test_what_was_synthesized_without_dependencies_cannot_be_deployed(cell: Temp
 def test_leaving_dependencies_out_is_said_aloud(synthesized: Synthesized) -> None:
     for cell in ("eu-west", "us-east"):
         said = f"{cell}: bems:without-dependencies is set: these functions cannot run, do not deploy them"
-        assert said in synthesized.said
+        assert said in synthesized.output
 
 
 @pytest.mark.xdist_group("cdk")

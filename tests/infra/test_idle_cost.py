@@ -26,18 +26,18 @@ BAND = 3
 
 
 def count(cell: Template) -> dict[str, int]:
-    (acl,) = cell.of("AWS::WAFv2::WebACL").values()
+    (acl,) = cell.by_type("AWS::WAFv2::WebACL").values()
     own = [
         prod(len(tracker.VALUES[name]) for name in metric.dimensions if name in tracker.VALUES)
         for metric in tracker.METRICS.values()
     ]
     return {
-        "keys": len(cell.of("AWS::KMS::Key")),
-        "alarms' metrics": sum(watched(alarm) for alarm in cell.of("AWS::CloudWatch::Alarm").values()),
-        "custom metrics": sum(own) + len(cell.of("AWS::Logs::MetricFilter")),
+        "keys": len(cell.by_type("AWS::KMS::Key")),
+        "alarms' metrics": sum(watched(alarm) for alarm in cell.by_type("AWS::CloudWatch::Alarm").values()),
+        "custom metrics": sum(own) + len(cell.by_type("AWS::Logs::MetricFilter")),
         "web ACLs": 1,
         "web ACLs' rules": len(acl["Rules"]),
-        "dashboards": len(cell.of("AWS::CloudWatch::Dashboard")),
+        "dashboards": len(cell.by_type("AWS::CloudWatch::Dashboard")),
     }
 
 

@@ -19,11 +19,11 @@ def grants(cell: Template, key: str) -> dict[str, tuple[Any, ...]]:
 
 
 def test_keys_are_rotated_and_outlive_the_stack_with_the_data(cell: Template) -> None:
-    keys = cell.of("AWS::KMS::Key")
+    keys = cell.by_type("AWS::KMS::Key")
     assert set(keys) == {"Keys/Messages", "Keys/Records", "Keys/Alerts", "Keys/Logs"}
     for path, key in keys.items():
         assert key["EnableKeyRotation"] is True
-        assert cell.whole(path)["DeletionPolicy"] == "RetainExceptOnCreate"
+        assert cell.resource_at(path)["DeletionPolicy"] == "RetainExceptOnCreate"
 
 
 def messages(cell: Template) -> dict[str, tuple[Any, ...]]:
@@ -90,12 +90,12 @@ def test_everything_that_holds_events_has_a_key(cell: Template) -> None:
         "AWS::Backup::BackupVault": ("EncryptionKeyArn", "<Keys/Records>"),
     }
     for type, (name, expected) in key.items():
-        found = cell.of(type)
+        found = cell.by_type(type)
         assert found
         assert {path: one[name] for path, one in found.items()} == dict.fromkeys(found, expected)
-    for path, topic in cell.of("AWS::SNS::Topic").items():
+    for path, topic in cell.by_type("AWS::SNS::Topic").items():
         assert topic["KmsMasterKeyId"] == ("<Keys/Alerts>" if path.startswith("Alerts/") else "<Keys/Messages>")
-    assert cell.one("AWS::DynamoDB::Table")["SSESpecification"] == {
+    assert cell.only("AWS::DynamoDB::Table")["SSESpecification"] == {
         "KMSMasterKeyId": "<Keys/Records>",
         "SSEEnabled": True,
         "SSEType": "KMS",
@@ -105,8 +105,8 @@ def test_everything_that_holds_events_has_a_key(cell: Template) -> None:
 def test_queues_and_topics_take_nothing_without_tls(cell: Template) -> None:
     insecure = {"Bool": {"aws:SecureTransport": "false"}}
     for type, resource in (("AWS::SQS::QueuePolicy", "AWS::SQS::Queue"), ("AWS::SNS::TopicPolicy", "AWS::SNS::Topic")):
-        policies = cell.of(type)
-        assert len(policies) == len(cell.of(resource))
+        policies = cell.by_type(type)
+        assert len(policies) == len(cell.by_type(resource))
         for policy in policies.values():
             assert any(
                 one["Effect"] == "Deny" and one["Condition"] == insecure
@@ -116,7 +116,7 @@ def test_queues_and_topics_take_nothing_without_tls(cell: Template) -> None:
 
 def test_buckets_take_nothing_without_tls(standard: Template) -> None:
     insecure = {"Bool": {"aws:SecureTransport": "false"}}
-    tables, errors = standard.one("AWS::S3Tables::TableBucketPolicy"), standard.one("AWS::S3::BucketPolicy")
+    tables, errors = standard.only("AWS::S3Tables::TableBucketPolicy"), standard.only("AWS::S3::BucketPolicy")
     assert (tables["TableBucketARN"], errors["Bucket"]) == ("<Series/Bucket>", "<Series/Errors>")
     (refusal,) = tables["ResourcePolicy"]["Statement"]
     assert refusal == {

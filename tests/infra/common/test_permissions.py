@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bems.tracker.contract import STAGES
-from tests.infra.template import Template, line
+from tests.infra.template import Template, statement_line
 
 ENCRYPT_AND_DECRYPT = (
     "kms:Decrypt kms:DescribeKey kms:Encrypt kms:GenerateDataKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom "
@@ -149,7 +149,7 @@ def test_backup_reads_what_it_backs_up(fifo: Template, standard: Template) -> No
 
 
 def test_every_role_is_for_one_service_and_most_for_one_account(cell: Template) -> None:
-    for path, role in cell.of("AWS::IAM::Role").items():
+    for path, role in cell.by_type("AWS::IAM::Role").items():
         (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
         assert trust["Action"] == "sts:AssumeRole"
         service = trust["Principal"].get("Service")
@@ -174,8 +174,8 @@ def test_every_role_was_looked_at(cell: Template) -> None:
     known = {f"Functions/{noun}/Role" for noun in FUNCTIONS} | {f"Bus/{stage.capitalize()}/Role" for stage in STAGES}
     known |= {"Lifecycle/Role", "Api/LoggingRole", "Backup/Role"}
     known |= {"Series/Role"} if cell.cell == "us-east" else {"Subscriber-treasury/Role"}
-    assert set(cell.of("AWS::IAM::Role")) == known
-    assert cell.of("AWS::IAM::Policy") == cell.of("AWS::IAM::ManagedPolicy") == {}
+    assert set(cell.by_type("AWS::IAM::Role")) == known
+    assert cell.by_type("AWS::IAM::Policy") == cell.by_type("AWS::IAM::ManagedPolicy") == {}
 
 
 FUNCTIONS = (
@@ -191,7 +191,7 @@ FUNCTIONS = (
 def test_functions_are_called_by_whom_they_are_for(cell: Template) -> None:
     callers = [
         (one["Principal"], one["FunctionName"].split("/")[1], one.get("SourceArn", ""))
-        for one in cell.of("AWS::Lambda::Permission").values()
+        for one in cell.by_type("AWS::Lambda::Permission").values()
     ]
     gateway = [caller for caller in callers if caller[0] == "apigateway.amazonaws.com"]
     assert {function for _, function, _ in gateway} == {"Producer"}
@@ -214,17 +214,19 @@ def test_a_subscriber_may_subscribe_what_is_its_own_and_nothing_else(fifo: Templ
         "Principal": {"AWS": "arn:aws:iam::210987654321:root"},
     }
     subscribing, confirming = role["Policies"][0]["PolicyDocument"]["Statement"]
-    assert line({**subscribing, "Condition": {}}).startswith("sns:Subscribe on <Intake/Posting/Topic>")
+    assert statement_line({**subscribing, "Condition": {}}).startswith("sns:Subscribe on <Intake/Posting/Topic>")
     assert subscribing["Condition"] == {
         "StringEquals": {"sns:Protocol": ["lambda", "sqs"]},
         "ArnLike": {"sns:Endpoint": ["arn:aws:lambda:*:210987654321:function:*", "arn:aws:sqs:*:210987654321:*"]},
     }
-    assert line(confirming) == "sns:ConfirmSubscription sns:ListSubscriptionsByTopic on <Intake/Posting/Topic>"
+    assert (
+        statement_line(confirming) == "sns:ConfirmSubscription sns:ListSubscriptionsByTopic on <Intake/Posting/Topic>"
+    )
 
 
 def test_nothing_allows_everybody(cell: Template) -> None:
     for type in ("AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy", "AWS::S3::BucketPolicy", "AWS::KMS::Key"):
-        for path, properties in cell.of(type).items():
+        for path, properties in cell.by_type(type).items():
             document = properties.get("PolicyDocument") or properties["KeyPolicy"]
             for statement in document["Statement"]:
                 if statement["Principal"] in ("*", {"AWS": "*"}):

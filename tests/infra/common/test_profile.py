@@ -9,7 +9,7 @@ from aws_cdk import App
 from bems.tracker.cells import Cell
 from infra.cell import CellStack
 from infra.common.profile import EMULATOR, PROFILE, read_profile
-from infra.compute.function_code import WITHOUT
+from infra.compute.function_code import WITHOUT_DEPENDENCIES
 from tests.infra.template import Template
 
 pytestmark = pytest.mark.xdist_group("cdk")
@@ -53,7 +53,9 @@ LEFT_OUT = {
 
 
 def test_the_emulator_gets_the_standard_cell_without_what_it_refuses(tmp_path: Path, standard: Template) -> None:
-    app = App(analytics_reporting=False, outdir=str(tmp_path), context={WITHOUT: True, PROFILE: "emulator"})
+    app = App(
+        analytics_reporting=False, outdir=str(tmp_path), context={WITHOUT_DEPENDENCIES: True, PROFILE: "emulator"}
+    )
     CellStack(app, Cell(name="us-east", region="us-east-1", delivery="standard", time_series="s3tables"))
     app.synth()
     template = json.loads((tmp_path / "bems-us-east.template.json").read_text())

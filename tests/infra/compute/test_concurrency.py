@@ -11,7 +11,7 @@ from bems.tracker.cells import Cell, Concurrency
 from bems.tracker.contract import STAGES
 from infra.cell import CellStack
 from infra.compute.concurrency import check_account_quota
-from infra.compute.function_code import WITHOUT
+from infra.compute.function_code import WITHOUT_DEPENDENCIES
 from tests.infra.template import Template
 
 SMALL = Concurrency(account=10, reserved=False, processor=2)
@@ -22,7 +22,7 @@ def cell(name: str, account: str | None = None, region: str = "eu-west-1", **mor
 
 
 def test_what_is_reserved_is_the_setting(cell: Template) -> None:
-    functions = cell.of("AWS::Lambda::Function")
+    functions = cell.by_type("AWS::Lambda::Function")
     reserved = {path.split("/")[1]: one["ReservedConcurrentExecutions"] for path, one in functions.items()}
     usual = Concurrency()
     assert reserved == {
@@ -38,7 +38,7 @@ def test_what_is_reserved_is_the_setting(cell: Template) -> None:
 
 @pytest.mark.xdist_group("cdk")
 def test_a_cell_of_a_new_account_reserves_nothing(tmp_path: Path) -> None:
-    app = App(analytics_reporting=False, outdir=str(tmp_path), context={WITHOUT: True})
+    app = App(analytics_reporting=False, outdir=str(tmp_path), context={WITHOUT_DEPENDENCIES: True})
     CellStack(app, cell("small", delivery="standard", concurrency=SMALL))
     app.synth()
     resources = json.loads((tmp_path / "bems-small.template.json").read_text())["Resources"].values()

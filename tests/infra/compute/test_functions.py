@@ -13,7 +13,7 @@ from bems.aws.settings import read_settings
 from bems.tracker.cells import Cell
 from bems.tracker.contract import STAGES, Stage
 from infra.cell import CellStack
-from infra.compute.function_code import WITHOUT
+from infra.compute.function_code import WITHOUT_DEPENDENCIES
 from tests.infra.template import Template
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,7 +30,7 @@ KINDS: dict[str, type[settings.CellSettings]] = {
 def handlers(cell: Template) -> dict[str, str]:
     return {
         path.split("/")[1]: function["Handler"].split(".")[1]
-        for path, function in cell.of("AWS::Lambda::Function").items()
+        for path, function in cell.by_type("AWS::Lambda::Function").items()
     }
 
 
@@ -48,7 +48,7 @@ def test_the_nine_functions_run_their_handlers(cell: Template) -> None:
 
 
 def test_every_function_is_the_same_kind_of_function(cell: Template) -> None:
-    for path, function in cell.of("AWS::Lambda::Function").items():
+    for path, function in cell.by_type("AWS::Lambda::Function").items():
         noun = path.split("/")[1]
         assert function["FunctionName"] == f"{cell.name}-{noun}"
         assert function["Runtime"] == "python3.13"
@@ -62,7 +62,7 @@ def test_every_function_is_the_same_kind_of_function(cell: Template) -> None:
 
 
 def test_each_function_can_read_its_settings(cell: Template) -> None:
-    for function in cell.of("AWS::Lambda::Function").values():
+    for function in cell.by_type("AWS::Lambda::Function").values():
         variables: dict[str, Any] = function["Environment"]["Variables"]
         handler = function["Handler"].split(".")[1]
         # What only CloudFormation knows is an ARN, a name or a URL.
@@ -132,7 +132,7 @@ def test_the_recorder_reads_every_change_and_gives_up_none_in_silence(cell: Temp
 
 def test_warm_instances_are_on_the_path_of_an_event_and_are_called(cell: Template) -> None:
     warm = {"Producer", "RegisterWait", *(f"Invoice{stage.capitalize()}Processor" for stage in STAGES)}
-    aliases = cell.of("AWS::Lambda::Alias")
+    aliases = cell.by_type("AWS::Lambda::Alias")
     assert {path.split("/")[1] for path in aliases} == warm
     kept = {"ProvisionedConcurrentExecutions": 2} if cell.cell == "eu-west" else None
     for alias in aliases.values():
@@ -154,19 +154,20 @@ def test_who_calls_a_function_calls_the_same_whether_it_is_kept_warm(tmp_path: P
         ("AWS::Lambda::Permission", "FunctionName"),
         ("AWS::StepFunctions::StateMachine", "DefinitionSubstitutions"),
     ):
-        assert cold.of(type)
-        assert {path: one[called] for path, one in cold.of(type).items()} == {
-            path: one[called] for path, one in warm.of(type).items()
+        assert cold.by_type(type)
+        assert {path: one[called] for path, one in cold.by_type(type).items()} == {
+            path: one[called] for path, one in warm.by_type(type).items()
         }
     assert cold.statements("Lifecycle/Role") == warm.statements("Lifecycle/Role")
     assert (
-        cold.whole("Api/Stage")["Properties"]["DeploymentId"] == warm.whole("Api/Stage")["Properties"]["DeploymentId"]
+        cold.resource_at("Api/Stage")["Properties"]["DeploymentId"]
+        == warm.resource_at("Api/Stage")["Properties"]["DeploymentId"]
     )
 
 
 def synthesize(out: Path, warm: int) -> Template:
     """A cell with so many warm instances."""
-    context = {WITHOUT: True, "aws:cdk:enable-path-metadata": True}
+    context = {WITHOUT_DEPENDENCIES: True, "aws:cdk:enable-path-metadata": True}
     app = App(analytics_reporting=False, outdir=str(out), context=context)
     CellStack(app, Cell(name="plain", region="eu-west-1", provisioned_concurrency=warm))
     app.synth()
@@ -184,7 +185,7 @@ def test_the_sweeper_is_woken_by_the_clock_and_by_executions_that_ended(cell: Te
     }
     assert {one["Targets"][0]["Arn"] for one in (clock, ended)} == {"<Functions/Sweeper/Function>"}
     assert ended["Targets"][0]["DeadLetterConfig"] == {"Arn": "<Intake/Undelivered>"}
-    assert cell.one("AWS::Lambda::EventInvokeConfig")["DestinationConfig"] == {
+    assert cell.only("AWS::Lambda::EventInvokeConfig")["DestinationConfig"] == {
         "OnFailure": {"Destination": "<Intake/Undelivered>"}
     }
     assert cell.at("Functions/Sweeper/Function")["Timeout"] >= 60

@@ -10,7 +10,7 @@ from bems.aws import clients
 from bems.calendars import expand
 from bems.tracker.policy import CalendarSpec, PolicySpec
 from bems.tracker.policy_file import load_policy
-from infra.common.profile import HERE, LAMBDA
+from infra.common.profile import LAMBDA, LOCAL
 from infra.compute import packaging
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,7 +52,7 @@ def test_wheels_are_fetched_once_per_lock(tmp_path: Path, lock: Path, monkeypatc
     assert len(pip.calls) == 1
     lock.write_text("msgspec==2 --hash=sha256:00\n")
     assert packaging.fetch(LAMBDA, lock, tmp_path) != first
-    assert packaging.fetch(HERE, lock, tmp_path) != first
+    assert packaging.fetch(LOCAL, lock, tmp_path) != first
     assert len(pip.calls) == 3
 
 
@@ -107,7 +107,7 @@ def test_a_package_has_its_code_its_policy_and_its_dependencies(tmp_path: Path) 
 
 def test_a_package_without_dependencies_says_so(tmp_path: Path) -> None:
     folder = packaging.assemble(PolicySpec(), None, tmp_path)
-    assert (folder / packaging.MISSING).read_text().startswith("Synthesized without dependencies")
+    assert (folder / packaging.MISSING_NOTE).read_text().startswith("Synthesized without dependencies")
 
 
 def test_a_package_is_made_once_and_named_by_what_is_in_it(tmp_path: Path) -> None:
@@ -126,5 +126,5 @@ def test_botocore_keeps_the_models_that_the_functions_ask_for() -> None:
     for path in [*(ROOT / "handlers").glob("*.py"), *(ROOT / "bems" / "aws").glob("*.py")]:
         for part in path.read_text().split('client("')[1:]:
             asked.add(part.split('"')[0])
-    assert asked == set(packaging.CLIENTS)
+    assert asked == set(packaging.BOTOCORE_SERVICES)
     assert clients.client.__name__ == "client"

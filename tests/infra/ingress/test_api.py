@@ -20,7 +20,7 @@ from tests.infra.template import Template
 def methods(cell: Template) -> dict[str, dict[str, Any]]:
     return {
         path.removeprefix("Api/Api/Default/").removesuffix("/POST"): method
-        for path, method in cell.of("AWS::ApiGateway::Method").items()
+        for path, method in cell.by_type("AWS::ApiGateway::Method").items()
     }
 
 
@@ -37,12 +37,12 @@ def test_four_resources_and_their_batches_and_nothing_else(cell: Template) -> No
         assert method["RequestModels"] == {"application/json": f"<Api/Api/{name}>"}
     validators = {method["RequestValidatorId"] for method in found.values()}
     assert len(validators) == 1
-    assert cell.one("AWS::ApiGateway::RequestValidator")["ValidateRequestBody"] is True
+    assert cell.only("AWS::ApiGateway::RequestValidator")["ValidateRequestBody"] is True
 
 
 def test_models_are_the_contracts(cell: Template) -> None:
     expected = gateway_models()
-    found = {model["Name"]: model for model in cell.of("AWS::ApiGateway::Model").values()}
+    found = {model["Name"]: model for model in cell.by_type("AWS::ApiGateway::Model").values()}
     assert {name: model["Schema"] for name, model in found.items()} == expected
     assert {model["ContentType"] for model in found.values()} == {"application/json"}
 
@@ -67,7 +67,7 @@ def test_the_stage_is_logged_traced_and_throttled(cell: Template) -> None:
 
 
 def test_keys_have_the_limits_of_the_cell(cell: Template) -> None:
-    plan = cell.one("AWS::ApiGateway::UsagePlan")
+    plan = cell.only("AWS::ApiGateway::UsagePlan")
     assert plan["Throttle"] == {"BurstLimit": 2000, "RateLimit": 1000}
     (only,) = plan["ApiStages"]
     assert only["Stage"] == "<Api/Stage>"
@@ -76,10 +76,10 @@ def test_keys_have_the_limits_of_the_cell(cell: Template) -> None:
         for stage in STAGES
         for path in (stage, f"{stage}/batch")
     }
-    key = cell.one("AWS::ApiGateway::UsagePlanKey")
+    key = cell.only("AWS::ApiGateway::UsagePlanKey")
     assert (key["KeyId"], key["UsagePlanId"]) == ("<Api/FirstKey>", "<Api/Senders>")
     # Its value is made by AWS, and in no template.
-    assert "Value" not in cell.one("AWS::ApiGateway::ApiKey")
+    assert "Value" not in cell.only("AWS::ApiGateway::ApiKey")
 
 
 ANSWERS = {
@@ -102,7 +102,7 @@ ANSWERS = {
 
 
 def test_what_the_gateway_answers_is_problem_json(cell: Template) -> None:
-    found = {one["ResponseType"]: one for one in cell.of("AWS::ApiGateway::GatewayResponse").values()}
+    found = {one["ResponseType"]: one for one in cell.by_type("AWS::ApiGateway::GatewayResponse").values()}
     assert set(found) == set(ANSWERS)
     for kind, (status, retry) in ANSWERS.items():
         answer = found[kind]
@@ -122,7 +122,7 @@ def test_what_the_gateway_answers_is_problem_json(cell: Template) -> None:
 
 
 def test_the_firewall_counts_what_batches_look_like(cell: Template) -> None:
-    acl = cell.one("AWS::WAFv2::WebACL")
+    acl = cell.only("AWS::WAFv2::WebACL")
     rules = {rule["Name"]: rule for rule in acl["Rules"]}
     assert list(rules) == [
         "AWSManagedRulesCommonRuleSet",
@@ -149,13 +149,13 @@ def test_the_firewall_counts_what_batches_look_like(cell: Template) -> None:
         "EvaluationWindowSec": 300,
         "Limit": 600_000,
     }
-    association = cell.one("AWS::WAFv2::WebACLAssociation")
+    association = cell.only("AWS::WAFv2::WebACLAssociation")
     assert association["WebACLArn"] == "<Firewall/Acl>"
     assert association["ResourceArn"].endswith("/restapis/<Api/Api>/stages/<Api/Stage>")
 
 
 def test_the_firewalls_log_has_no_keys(cell: Template) -> None:
-    logging = cell.one("AWS::WAFv2::LoggingConfiguration")
+    logging = cell.only("AWS::WAFv2::LoggingConfiguration")
     assert [one["SingleHeader"]["Name"] for one in logging["RedactedFields"]] == ["x-api-key", "authorization"]
     (kept,) = logging["LoggingFilter"]["Filters"]
     assert (logging["LoggingFilter"]["DefaultBehavior"], kept["Behavior"]) == ("DROP", "KEEP")
@@ -165,17 +165,17 @@ def test_the_firewalls_log_has_no_keys(cell: Template) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_producers_resources_are_those_it_knows(cell: Template, stage: Stage) -> None:
-    parts = {path: one["PathPart"] for path, one in cell.of("AWS::ApiGateway::Resource").items()}
+    parts = {path: one["PathPart"] for path, one in cell.by_type("AWS::ApiGateway::Resource").items()}
     assert parts[f"Api/Api/Default/invoices/{stage}"] == stage
     assert parts[f"Api/Api/Default/invoices/{stage}/batch"] == "batch"
 
 
 def test_the_stage_shows_all_of_the_api(cell: Template) -> None:
     """A deployment is a picture of what is there when it is taken."""
-    deployment = cell.raw["Resources"][cell.whole("Api/Stage")["Properties"]["DeploymentId"]["Ref"]]
+    deployment = cell.raw["Resources"][cell.resource_at("Api/Stage")["Properties"]["DeploymentId"]["Ref"]]
     before = {cell.paths[id] for id in deployment["DependsOn"]}
     for kind in ("GatewayResponse", "Method", "Model", "RequestValidator", "Resource", "RestApi"):
-        parts = set(cell.of(f"AWS::ApiGateway::{kind}"))
+        parts = set(cell.by_type(f"AWS::ApiGateway::{kind}"))
         assert parts
         assert parts <= before
 
@@ -204,15 +204,19 @@ def deployment_id(alias: str | None = None) -> str:
         code=lambda_.Code.from_inline("def handler(event, context): pass"),
     )
     cell = Cell(name="plain", region="eu-west-1")
-    producer: Any = SimpleNamespace(invoked=function.add_alias(alias) if alias else function)
+    producer: Any = SimpleNamespace(target=function.add_alias(alias) if alias else function)
     api.Api(stack, "Api", Names(cell.name, fifo=True), cell, kms.Key(stack, "Key"), producer)
     (id,) = assertions.Template.from_stack(stack).find_resources("AWS::ApiGateway::Deployment")
     return str(id)
 
 
 def test_nothing_is_taken_in_before_its_way_is_there(cell: Template) -> None:
-    before = {cell.paths[id] for id in cell.whole("Api/Stage")["DependsOn"]}
-    ways = [*cell.of("AWS::EventsV2::Subscriber"), *cell.of("AWS::Events::Rule"), *cell.of("AWS::SNS::Subscription")]
+    before = {cell.paths[id] for id in cell.resource_at("Api/Stage")["DependsOn"]}
+    ways = [
+        *cell.by_type("AWS::EventsV2::Subscriber"),
+        *cell.by_type("AWS::Events::Rule"),
+        *cell.by_type("AWS::SNS::Subscription"),
+    ]
     own = {path for path in ways if path.startswith(("Bus/", "Intake/"))}
     assert len(own) >= 8
     assert own <= before

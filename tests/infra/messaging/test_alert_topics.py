@@ -10,7 +10,7 @@ from aws_cdk.assertions import Template as Assertions
 from bems.tracker.cells import Alerts as Setting
 from bems.tracker.cells import Cell, Destination, Email, Webhook
 from infra.common.names import Names
-from infra.messaging.alert_topics import Alerts
+from infra.messaging.alert_topics import AlertTopics
 from infra.messaging.stage_queues import DENY_REDRIVE, encrypted_queue
 from tests.infra.access import verdict
 from tests.infra.template import Template
@@ -29,7 +29,7 @@ WAYS = (
 
 
 def webhooks(cell: Template) -> list[dict[str, Any]]:
-    return [one for one in cell.of("AWS::SNS::Subscription").values() if one["Protocol"] == "https"]
+    return [one for one in cell.by_type("AWS::SNS::Subscription").values() if one["Protocol"] == "https"]
 
 
 def subscriptions(*destinations: Destination) -> dict[str, tuple[str, str]]:
@@ -38,7 +38,7 @@ def subscriptions(*destinations: Destination) -> dict[str, tuple[str, str]]:
     key = kms.Key(stack, "Key")
     cell = Cell(name="plain", region="eu-west-1", alerts=Setting(critical=destinations))
     undelivered = encrypted_queue(stack, "Undelivered", "undelivered", key, redrive_allow=DENY_REDRIVE)
-    Alerts(stack, "Alerts", Names(cell.name, fifo=True), cell, key, undelivered)
+    AlertTopics(stack, "Alerts", Names(cell.name, fifo=True), cell, key, undelivered)
     found = Assertions.from_stack(stack).find_resources("AWS::SNS::Subscription")
     return {id: (one["Properties"]["Protocol"], str(one["Properties"]["Endpoint"])) for id, one in found.items()}
 

@@ -46,18 +46,18 @@ def test_the_custom_bus_delivers_each_stage_in_order(fifo: Template, stage: Stag
 def test_subscribers_are_created_one_after_another(fifo: Template) -> None:
     logical = {path: id for id, path in fifo.paths.items()}
     for earlier, later in pairwise(STAGES):
-        waits = fifo.whole(f"Bus/{later.capitalize()}/Subscriber")["DependsOn"]
+        waits = fifo.resource_at(f"Bus/{later.capitalize()}/Subscriber")["DependsOn"]
         (before,) = [waits] if isinstance(waits, str) else waits
         assert before == logical[f"Bus/{earlier.capitalize()}Log/Delivery"]
-        own = fifo.whole(f"Bus/{earlier.capitalize()}Log/Source")["Properties"]["ResourceArn"]
+        own = fifo.resource_at(f"Bus/{earlier.capitalize()}Log/Source")["Properties"]["ResourceArn"]
         assert own["Fn::GetAtt"][0] == logical[f"Bus/{earlier.capitalize()}/Subscriber"]
 
 
 def test_the_custom_bus_keeps_events(fifo: Template) -> None:
-    bus = fifo.one("AWS::EventsV2::EventBus")
+    bus = fifo.only("AWS::EventsV2::EventBus")
     assert bus["StorageConfiguration"] == {"RetentionPeriodInDays": 30}
     assert bus["EncryptionConfiguration"] == {"KmsKeyIdentifier": "<Keys/Messages>"}
-    assert fifo.of("AWS::Events::EventBus") == fifo.of("AWS::Events::Archive") == {}
+    assert fifo.by_type("AWS::Events::EventBus") == fifo.by_type("AWS::Events::Archive") == {}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -76,17 +76,17 @@ def test_the_classic_bus_routes_each_stage(standard: Template, stage: Stage) -> 
 
 
 def test_the_classic_bus_has_an_archive_and_dead_letters(standard: Template) -> None:
-    assert standard.one("AWS::Events::Archive") == {
+    assert standard.only("AWS::Events::Archive") == {
         "ArchiveName": "bems-us-east",
         "SourceArn": "<Bus/Bus>",
         "EventPattern": {"source": ["bems.us-east"]},
         "RetentionDays": 30,
         "KmsKeyIdentifier": "<Keys/Messages>",
     }
-    bus = standard.one("AWS::Events::EventBus")
+    bus = standard.only("AWS::Events::EventBus")
     assert bus["DeadLetterConfig"] == {"Arn": "<Intake/Undelivered>"}
     assert bus["KmsKeyIdentifier"] == "<Keys/Messages>"
-    assert standard.of("AWS::EventsV2::EventBus") == {}
+    assert standard.by_type("AWS::EventsV2::EventBus") == {}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -135,7 +135,7 @@ def test_queues_of_what_aws_sets_aside_take_no_redrive(cell: Template) -> None:
 
 def test_fifo_has_high_throughput_and_no_hash_of_the_envelope(fifo: Template, standard: Template) -> None:
     stages = [
-        path for path in fifo.of("AWS::SQS::Queue") if path.startswith("Intake/") and path != "Intake/Undelivered"
+        path for path in fifo.by_type("AWS::SQS::Queue") if path.startswith("Intake/") and path != "Intake/Undelivered"
     ]
     assert len(stages) == 8
     for path in stages:
@@ -144,11 +144,11 @@ def test_fifo_has_high_throughput_and_no_hash_of_the_envelope(fifo: Template, st
         assert queue["DeduplicationScope"] == "messageGroup"
         assert queue["FifoThroughputLimit"] == "perMessageGroupId"
         assert queue["ContentBasedDeduplication"] is False
-    for path, topic in fifo.of("AWS::SNS::Topic").items():
+    for path, topic in fifo.by_type("AWS::SNS::Topic").items():
         if path.startswith("Intake/"):
             assert topic["FifoTopic"] is True
             assert topic["FifoThroughputScope"] == "MessageGroup"
             assert topic["ContentBasedDeduplication"] is False
     for type in ("AWS::SQS::Queue", "AWS::SNS::Topic"):
-        for resource in standard.of(type).values():
+        for resource in standard.by_type(type).values():
             assert not {"FifoQueue", "FifoTopic", "DeduplicationScope"} & set(resource)

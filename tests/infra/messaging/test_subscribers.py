@@ -48,7 +48,7 @@ def test_a_queue_is_subscribed_with_its_filter_and_loses_nothing() -> None:
 
 def test_in_another_account_the_team_subscribes_by_the_role() -> None:
     made = stack()
-    team = TeamQueue(made, "Postings", name="postings.fifo", topic_arn=f"{TOPIC}.fifo", filter=FILTER, subscribed=False)
+    team = TeamQueue(made, "Postings", name="postings.fifo", topic_arn=f"{TOPIC}.fifo", filter=FILTER, subscribe=False)
     Template.from_stack(made).resource_count_is("AWS::SNS::Subscription", 0)
     assert json.loads(team.attributes["FilterPolicy"]) == FILTER
     assert team.attributes["FilterPolicyScope"] == "MessageBody"

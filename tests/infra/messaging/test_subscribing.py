@@ -185,7 +185,7 @@ def world(fifo: Template) -> Iterator[World]:
 def team_stack(topic_arn: str) -> tuple[TeamQueue, Template]:
     """The other half, of the team's own stack, and its template."""
     stack = Stack(App(analytics_reporting=False), "Treasury")
-    team = TeamQueue(stack, "Postings", name="postings.fifo", topic_arn=topic_arn, filter=EUR, subscribed=False)
+    team = TeamQueue(stack, "Postings", name="postings.fifo", topic_arn=topic_arn, filter=EUR, subscribe=False)
     raw = Synthesized.from_stack(stack).to_json()
     return team, Template("Treasury", raw, {id: id for id in raw["Resources"]})
 
@@ -207,8 +207,8 @@ def test_without_a_filter_a_team_hears_its_whole_stage_and_no_other(world: World
 def test_the_topic_may_fill_the_teams_queues_and_no_other_topic_may(world: World) -> None:
     """What moto does not ask: the queues' policies and their key's."""
     _, template = team_stack(world.topics["posting"])
-    key = template.one("AWS::KMS::Key")["KeyPolicy"]
-    policies = template.of("AWS::SQS::QueuePolicy")
+    key = template.only("AWS::KMS::Key")["KeyPolicy"]
+    policies = template.by_type("AWS::SQS::QueuePolicy")
     assert len(policies) == 2
     for topic, expected in ((world.topics["posting"], "allowed"), (world.topics["ingestion"], "nothing")):
         context = {"aws:SourceArn": topic, "aws:SecureTransport": "true"}

@@ -73,7 +73,7 @@ def expected(cell: Template) -> dict[str, Watched]:
 
 
 def found(cell: Template) -> dict[str, dict[str, Any]]:
-    return {path.removeprefix("Alarms/"): alarm for path, alarm in cell.of("AWS::CloudWatch::Alarm").items()}
+    return {path.removeprefix("Alarms/"): alarm for path, alarm in cell.by_type("AWS::CloudWatch::Alarm").items()}
 
 
 def dimensions(metric: dict[str, Any]) -> dict[str, str]:
@@ -148,7 +148,7 @@ def test_thresholds_are_the_promises(cell: Template) -> None:
 def test_what_filters_count_is_what_alarms_watch(cell: Template) -> None:
     filters = {
         one["MetricTransformations"][0]["MetricName"]: (one["LogGroupName"], one["FilterPattern"])
-        for one in cell.of("AWS::Logs::MetricFilter").values()
+        for one in cell.by_type("AWS::Logs::MetricFilter").values()
     }
     assert filters.pop("RequestsThrottled") == ("<Api/AccessLog>", '{ $.status = "429" }')
     if cell.cell == "eu-west":
@@ -157,7 +157,7 @@ def test_what_filters_count_is_what_alarms_watch(cell: Template) -> None:
 
 
 def test_nothing_on_the_dashboard_is_a_metric_that_nobody_emits(cell: Template) -> None:
-    body = json.loads(cell.one("AWS::CloudWatch::Dashboard")["DashboardBody"])
+    body = json.loads(cell.only("AWS::CloudWatch::Dashboard")["DashboardBody"])
     rows = [row for widget in body["widgets"] for row in widget["properties"]["metrics"]]
     assert len(rows) > 60
     for namespace, name, *rest in rows:
@@ -185,7 +185,7 @@ def test_every_metric_on_the_list_is_watched_by_a_cell(fifo: Template, standard:
         for namespace, name, given in metrics(alarm)
     }
     for cell in (fifo, standard):
-        body = json.loads(cell.one("AWS::CloudWatch::Dashboard")["DashboardBody"])
+        body = json.loads(cell.only("AWS::CloudWatch::Dashboard")["DashboardBody"])
         for namespace, name, *rest in (row for one in body["widgets"] for row in one["properties"]["metrics"]):
             watched.add((namespace, name, frozenset(text for text in rest[::2] if isinstance(text, str))))
     listed = {
@@ -203,7 +203,7 @@ def test_the_guard_finds_nothing_in_the_template_itself(cell: Template) -> None:
 
 def test_people_hear_of_alerts(fifo: Template, standard: Template) -> None:
     def subscribed(cell: Template) -> set[tuple[str, str, str]]:
-        found = cell.of("AWS::SNS::Subscription")
+        found = cell.by_type("AWS::SNS::Subscription")
         return {
             (path.split("/")[1][:7], one["Protocol"], one["Endpoint"])
             for path, one in found.items()
