@@ -1,1 +1,4 @@
-"""The cell on AWS, as CDK constructs: one capability a module, one stack a cell, nothing decided at deployment."""
+"""CDK constructs of a cell on AWS: one module for each capability, one stack for each cell.
+
+Synthesis makes every decision; templates contain no CloudFormation conditions.
+"""

@@ -1,4 +1,4 @@
-"""The cell: one stack, which composes. What its parts are is said where they are."""
+"""The stack of a cell, composed of the constructs in this package's modules."""
 
 from aws_cdk import Aws, CfnOutput, Environment, RemovalPolicy, Stack
 from aws_cdk import aws_logs as logs
@@ -32,17 +32,17 @@ from infra.monitoring.dashboard import Dashboard
 
 
 class CellStack(Stack):
-    """One independent cell."""
+    """CloudFormation stack of one independent cell."""
 
     def __init__(self, scope: Construct, cell: Cell) -> None:
         names = Names(cell.name, fifo=cell.delivery == "fifo")
         super().__init__(
             scope,
             names.prefix,
-            description=f"BEMS, the cell {cell.name}: invoices from ingestion to posting",
+            description=f"BEMS cell {cell.name}: tracks invoices from ingestion to posting",
             env=Environment(account=cell.account, region=cell.region),
             termination_protection=cell.termination_protection,
-            # On the stack, so that CloudFormation puts them on all that can have tags.
+            # CloudFormation copies the stack's tags to every resource that supports tags.
             tags={"bems:cell": cell.name, "application": "bems", **cell.tags},
         )
         profile = read_profile(self.node)
@@ -69,12 +69,12 @@ class CellStack(Stack):
             bus = ClassicBus(self, "Bus", names, keys, intake, profile)
 
         code = FunctionCode(self, "Code", cell, profile)
-        home = FunctionDefaults(cell, names, code.code, keys.logs)
-        workers = LambdaFunctions(self, home, keys, bus, intake, records, series, alerts, unrecorded)
-        lifecycle = Lifecycle(self, "Lifecycle", names, cell, keys.logs, workers.register_wait, workers.escalate)
-        SweepTriggers(self, "Sweeping", names, workers.sweeper.function, lifecycle.arn, intake.undelivered)
-        api = Api(self, "Api", names, cell, keys.logs, workers.producer)
-        # Whoever is answered 202 is heard: nothing is taken in before its way is there to the end.
+        defaults = FunctionDefaults(cell, names, code.code, keys.logs)
+        functions = LambdaFunctions(self, defaults, keys, bus, intake, records, series, alerts, unrecorded)
+        lifecycle = Lifecycle(self, "Lifecycle", names, cell, keys.logs, functions.register_wait, functions.escalate)
+        SweepTriggers(self, "Sweeping", names, functions.sweeper.function, lifecycle.arn, intake.undelivered)
+        api = Api(self, "Api", names, cell, keys.logs, functions.producer)
+        # Every event answered 202 is delivered: the API goes live only after the bus, topics and queues exist.
         api.stage.node.add_dependency(bus, intake)
         if profile.firewall:
             Firewall(self, "Firewall", names, cell, keys.logs, api.stage.stage_arn)
@@ -105,30 +105,30 @@ class CellStack(Stack):
         lifecycle: Lifecycle,
         api: Api,
     ) -> None:
-        told = {
-            "ApiUrl": ("POST events to {ApiUrl}invoices/{stage}", api.url),
-            "FirstKeyId": ("The id of the first sender's key", api.key.key_id),
-            "StateMachineArn": ("The invoice lifecycle", lifecycle.arn),
-            "RecordsTable": ("The table of invoices", records.table.table_name),
+        outputs = {
+            "ApiUrl": ("Base URL of the API: POST events to {ApiUrl}invoices/{stage}", api.url),
+            "FirstKeyId": ("Id of the first sender's API key", api.key.key_id),
+            "StateMachineArn": ("State machine of the invoice lifecycle", lifecycle.arn),
+            "RecordsTable": ("DynamoDB table of invoice records", records.table.table_name),
             "DashboardUrl": (
-                "The cell's page",
-                f"https://{self.region}.console.{_console_links(self)}/cloudwatch/home?region={self.region}#dashboards:name={names.prefix}",
+                "CloudWatch dashboard of the cell",
+                f"https://{self.region}.console.{_console_domain(self)}/cloudwatch/home?region={self.region}#dashboards:name={names.prefix}",
             ),
             **{
                 f"{stage.capitalize()}TopicArn": (
-                    f"{stage.capitalize()} events, for other teams",
+                    f"Topic of {stage} events, for other teams to subscribe to",
                     intake.stages[stage].topic.topic_arn,
                 )
                 for stage in STAGES
             },
             **{
-                f"{severity.capitalize()}TopicArn": (f"Alerts, {severity}", topic.topic_arn)
+                f"{severity.capitalize()}TopicArn": (f"Topic of {severity} alerts and alarms", topic.topic_arn)
                 for severity, topic in alerts.topics.items()
             },
         }
-        for id, (description, value) in told.items():
+        for id, (description, value) in outputs.items():
             CfnOutput(self, id, description=description, value=value)
 
 
-def _console_links(stack: Stack) -> str:
+def _console_domain(stack: Stack) -> str:
     return "aws.amazon.com" if stack.partition == "aws" else Aws.URL_SUFFIX

@@ -1,4 +1,4 @@
-"""Functions: who runs which handler, with what it may do, and no more. Every function has a role of its own."""
+"""Construct for one Lambda function with its own least-privilege role and log group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from infra.common.log_groups import log_group
 from infra.common.names import Names
 
 MEMORY_MB = 512
-"""Megabytes; with them comes the processor: 1,769 MB have one whole."""
+"""Memory of a function. Lambda allocates CPU in proportion to memory: 1,769 MB get one vCPU."""
 
 
 @dataclass(frozen=True)
 class FunctionDefaults:
-    """What all functions of a cell share."""
+    """Settings that all functions of a cell share."""
 
     cell: Cell
     names: Names
@@ -30,10 +30,11 @@ class FunctionDefaults:
 
 
 class Function(Construct):
-    """One Lambda function: Python 3.13 on arm64, its role, its log group.
+    """One Lambda function on Python 3.13 and arm64, with its role and log group.
 
-    `invoked` is what others call: the function, or the alias of one that can be kept warm. It is the same whether any
-    instance is, because executions that run and the API's picture keep the ARN that they were made with.
+    Callers invoke `target`: the alias `live` of a function that has `keep_warm`, otherwise the function itself. The
+    alias exists even when the cell keeps no instances warm, because running executions and the API's deployment keep
+    the ARN with which they were created.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The lifecycle: the state machine, from the same definition that the embedded cell runs."""
+"""State machine of the invoice lifecycle, from the same definition that the embedded cell runs."""
 
 import json
 from pathlib import Path
@@ -18,8 +18,11 @@ DEFINITION = Path(__file__).resolve().parents[2] / "statemachines" / "invoice_li
 
 
 class Lifecycle(Construct):
-    """One Standard state machine. It logs errors, without what executions hold; its input is an id and two numbers,
-    which AWS's own key encrypts: one of ours would cost a call to KMS for every answer."""
+    """Standard workflow of the invoice lifecycle, with its role and log group.
+
+    It logs errors without execution data. Executions are encrypted with an AWS-owned key: their input is only an id and
+    two numbers, and a customer-managed key would cost a KMS call for each task response.
+    """
 
     def __init__(
         self,
@@ -38,7 +41,7 @@ class Lifecycle(Construct):
         role = service_role(
             self,
             "states.amazonaws.com",
-            "The invoice lifecycle calls its two functions",
+            "The invoice lifecycle invokes its two functions",
             [allow(["lambda:InvokeFunction"], functions), *_logging(), *(_tracing() if cell.tracing else ())],
             {"StringEquals": own_account(), "ArnLike": {"aws:SourceArn": self.arn}},
         )
@@ -66,12 +69,16 @@ class Lifecycle(Construct):
 
 
 def state_machine_arn(scope: Construct, names: Names) -> str:
-    """The machine's ARN, by its name: its functions answer it and it calls its functions, and one must come first."""
+    """Return the state machine's ARN, built from its name.
+
+    A reference would be circular: the state machine invokes the functions, and the functions respond to its tasks.
+    """
     return arn(scope, "states", f"stateMachine:{names.state_machine}")
 
 
 def _logging() -> list[iam.PolicyStatement]:
-    # Step Functions developer guide, "IAM policies for logging to CloudWatch Logs": these know no resource.
+    # These actions support no resource-level permissions (Step Functions developer guide, "IAM policies for logging to
+    # CloudWatch Logs").
     return [
         allow(
             [

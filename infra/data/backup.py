@@ -1,6 +1,7 @@
-"""Backup: the records, and the series where AWS Backup knows it, daily, beside the table's point-in-time recovery.
+"""Daily backups by AWS Backup, in addition to the table's point-in-time recovery.
 
-AWS Backup does not know S3 Tables; their snapshots are Iceberg's own.
+They contain the records, and a Timestream series. AWS Backup does not support S3 Tables; Iceberg keeps its own
+snapshots.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ RETENTION_DAYS = 35
 
 
 class Backup(Construct):
-    """A vault, a plan, and what the plan takes."""
+    """Backup vault, plan and selection."""
 
     def __init__(
         self,
@@ -53,9 +54,10 @@ class Backup(Construct):
         role = service_role(
             self,
             "backup.amazonaws.com",
-            "AWS Backup reads what it backs up, and writes it to its vault",
+            "AWS Backup reads the cell's tables and writes recovery points to its vault",
             [
-                # What AWSBackupServiceRolePolicyForBackup has for DynamoDB and Timestream, for this cell's alone.
+                # The permissions of AWSBackupServiceRolePolicyForBackup for DynamoDB and Timestream, limited to this
+                # cell's resources.
                 allow(
                     [
                         "dynamodb:CreateBackup",
@@ -65,7 +67,7 @@ class Backup(Construct):
                     ],
                     [table_arn],
                 ),
-                # Where the account has not opted in to AWS Backup's own format, DynamoDB keeps the backups.
+                # DynamoDB keeps the backups when the account has not opted in to AWS Backup's advanced features.
                 allow(["dynamodb:DeleteBackup", "dynamodb:DescribeBackup"], [f"{table_arn}/backup/*"]),
                 *(_timestream(others, arn(self, "timestream", f"database/{names.prefix}")) if others else ()),
                 allow(

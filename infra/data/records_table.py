@@ -1,4 +1,4 @@
-"""Records: the table of invoices, which is the truth; and the index by which the sweep finds those that are due."""
+"""DynamoDB table of invoice records, the source of truth, with the index by which the sweep finds due invoices."""
 
 from aws_cdk import RemovalPolicy
 from aws_cdk import aws_dynamodb as dynamodb
@@ -9,11 +9,11 @@ from infra.common.names import Names
 from infra.common.removal import RETAIN_ON_UPDATE_OR_DELETE
 
 CHECKS_INDEX = "checks"
-"""The sparse, sharded index on (check_shard, check_at)."""
+"""Name of the sparse, sharded index on (check_shard, check_at)."""
 
 
 class RecordsTable(Construct):
-    """One item an invoice, on demand, with every change on a stream."""
+    """On-demand table with one item for each invoice, and a stream of every change."""
 
     def __init__(self, scope: Construct, id: str, names: Names, key: kms.IKey, removal: RemovalPolicy) -> None:
         super().__init__(scope, id)
@@ -29,13 +29,13 @@ class RecordsTable(Construct):
                 point_in_time_recovery_enabled=True
             ),
             stream=dynamodb.StreamViewType.NEW_IMAGE,
-            # Against everybody, CloudFormation too: a first deployment that fails cannot take the table away again
-            # (deployment guide, "One cell").
+            # It stops CloudFormation too: the rollback of a failed first deployment cannot delete the table (deployment
+            # guide, "One cell").
             deletion_protection=removal == RETAIN_ON_UPDATE_OR_DELETE,
             removal_policy=removal,
         )
-        # One partition key for all would take about 1,000 writes a second and then throttle the table: hence the
-        # shards.
+        # Sharded because one partition key accepts about 1,000 writes a second; beyond that, the index would throttle
+        # writes to the table.
         self.table.add_global_secondary_index(
             index_name=CHECKS_INDEX,
             partition_key=dynamodb.Attribute(name="check_shard", type=dynamodb.AttributeType.STRING),

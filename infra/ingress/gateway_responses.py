@@ -1,7 +1,7 @@
-"""Gateway responses: what API Gateway answers by itself, as the same problem+json that the cell answers with.
+"""Responses that API Gateway sends itself, in the same problem+json format as the producer's.
 
-Its templates know variables and nothing else. `messageString` comes quoted and escaped; `validationErrorString` does
-not, and is left out.
+Their templates support variables but no functions. `messageString` is quoted and escaped; `validationErrorString` is
+not, and is therefore left out.
 """
 
 import json
@@ -15,7 +15,10 @@ _MESSAGE = "$context.error.messageString"
 
 
 class GatewayResponse(NamedTuple):
-    """A kind of response: its status, its title, what to say (None: API Gateway's own message), when to come again."""
+    """A response of API Gateway: its type, status, title, detail and Retry-After header in seconds.
+
+    Without `detail` the response contains API Gateway's own message. Without `status` API Gateway chooses the status.
+    """
 
     kind: apigateway.ResponseType
     status: int | None
@@ -34,7 +37,7 @@ GATEWAY_RESPONSES: tuple[GatewayResponse, ...] = (
     GatewayResponse(_TYPES.BAD_REQUEST_PARAMETERS, 400, "Bad Request"),
     GatewayResponse(_TYPES.INVALID_API_KEY, 403, "Forbidden", "There is no x-api-key, or not one that may send here."),
     GatewayResponse(_TYPES.WAF_FILTERED, 403, "Forbidden", "The request was refused before it was read."),
-    # For a path or method that there is not, API Gateway misses a token.
+    # API Gateway's response to an unknown path or method.
     GatewayResponse(_TYPES.MISSING_AUTHENTICATION_TOKEN, 404, "Not Found", "There is no such resource."),
     GatewayResponse(_TYPES.RESOURCE_NOT_FOUND, 404, "Not Found", "There is no such resource."),
     GatewayResponse(_TYPES.REQUEST_TOO_LARGE, 413, "Content Too Large"),
@@ -50,26 +53,27 @@ GATEWAY_RESPONSES: tuple[GatewayResponse, ...] = (
 
 
 def add_gateway_responses(api: apigateway.RestApi) -> None:
-    """Give the API every answer of ANSWERS."""
-    for answer in GATEWAY_RESPONSES:
+    """Add every response of GATEWAY_RESPONSES to an API."""
+    for response in GATEWAY_RESPONSES:
         headers = {"Content-Type": f"'{PROBLEM_JSON}'", "Cache-Control": "'no-store'"}
-        if answer.retry_after is not None:
-            headers["Retry-After"] = f"'{answer.retry_after}'"
+        if response.retry_after is not None:
+            headers["Retry-After"] = f"'{response.retry_after}'"
         api.add_gateway_response(
-            answer.kind.response_type.title().replace("_", ""),
-            type=answer.kind,
-            status_code=None if answer.status is None else str(answer.status),
+            response.kind.response_type.title().replace("_", ""),
+            type=response.kind,
+            status_code=None if response.status is None else str(response.status),
             response_headers=headers,
-            # The key is the type that API Gateway falls back to, whatever a client accepts; the header is what it
-            # sends.
-            templates={"application/json": problem_template(answer)},
+            # This key selects the template that API Gateway uses by default, whatever the client accepts. The
+            # Content-Type that it sends is the header's.
+            templates={"application/json": problem_template(response)},
         )
 
 
-def problem_template(answer: GatewayResponse) -> str:
-    """The template of an answer's body. The status of those that have none of their own is left out."""
-    body: dict[str, str | int] = {"type": "about:blank", "title": answer.title}
-    if answer.status is not None:
-        body["status"] = answer.status
-    body["detail"] = answer.detail or _MESSAGE
+def problem_template(response: GatewayResponse) -> str:
+    """Return the template of a response's body, without a status where API Gateway chooses it."""
+    body: dict[str, str | int] = {"type": "about:blank", "title": response.title}
+    if response.status is not None:
+        body["status"] = response.status
+    body["detail"] = response.detail or _MESSAGE
+
     return json.dumps(body).replace(f'"{_MESSAGE}"', _MESSAGE)

@@ -1,4 +1,4 @@
-"""The dashboard: one page a cell, from the request at the top to the recorded transition at the bottom."""
+"""CloudWatch dashboard of a cell, from requests at the top to recorded transitions at the bottom."""
 
 from typing import Any
 
@@ -15,11 +15,14 @@ from infra.monitoring.metrics import aws_metric, cell_metric, log_metric
 from infra.monitoring.stage_alarms import max_recording_seconds
 
 WIDTH = 24
+"""Width of a dashboard, in grid units of CloudWatch."""
+
 HEIGHT = 6
+"""Height of a row of widgets, in grid units."""
 
 
 class Dashboard(Construct):
-    """A CloudWatch dashboard."""
+    """CloudWatch dashboard with six rows of graphs."""
 
     def __init__(
         self, scope: Construct, id: str, names: Names, cell: Cell, machine_arn: str, stream: str | None
@@ -27,7 +30,7 @@ class Dashboard(Construct):
         super().__init__(scope, id)
         self._names = names
         self._cell = cell.name
-        self._promised = max_recording_seconds(cell) * 1000
+        self._latency_target_ms = max_recording_seconds(cell) * 1000
         self._region = Stack.of(self).region
         rows = [
             self._requests(),
@@ -41,12 +44,12 @@ class Dashboard(Construct):
             {
                 "type": "metric",
                 "x": column * WIDTH // len(row),
-                "y": line * HEIGHT,
+                "y": number * HEIGHT,
                 "width": WIDTH // len(row),
                 "height": HEIGHT,
                 "properties": properties,
             }
-            for line, row in enumerate(rows)
+            for number, row in enumerate(rows)
             for column, properties in enumerate(row)
         ]
         cloudwatch.CfnDashboard(
@@ -57,22 +60,22 @@ class Dashboard(Construct):
         )
 
     def _requests(self) -> list[dict[str, Any]]:
-        of = {"ApiName": self._names.prefix, "Stage": "v1"}
+        dimensions = {"ApiName": self._names.prefix, "Stage": "v1"}
         return [
             self._graph(
                 "1. Requests",
                 [
-                    aws_metric("AWS/ApiGateway", "Count", **of).dashboard_entry(label="requests"),
-                    aws_metric("AWS/ApiGateway", "4XXError", **of).dashboard_entry(label="4xx"),
-                    aws_metric("AWS/ApiGateway", "5XXError", **of).dashboard_entry(label="5xx"),
+                    aws_metric("AWS/ApiGateway", "Count", **dimensions).dashboard_entry(label="requests"),
+                    aws_metric("AWS/ApiGateway", "4XXError", **dimensions).dashboard_entry(label="4xx"),
+                    aws_metric("AWS/ApiGateway", "5XXError", **dimensions).dashboard_entry(label="5xx"),
                     log_metric(self._cell, "RequestsThrottled").dashboard_entry(label="429"),
                 ],
             ),
             self._graph(
-                "Answer time, ms",
+                "Response time, ms",
                 [
-                    aws_metric("AWS/ApiGateway", "Latency", **of).dashboard_entry("p50", "p50"),
-                    aws_metric("AWS/ApiGateway", "Latency", **of).dashboard_entry("p99", "p99"),
+                    aws_metric("AWS/ApiGateway", "Latency", **dimensions).dashboard_entry("p50", "p50"),
+                    aws_metric("AWS/ApiGateway", "Latency", **dimensions).dashboard_entry("p99", "p99"),
                 ],
             ),
         ]
@@ -88,7 +91,7 @@ class Dashboard(Construct):
                 ],
             ),
             self._graph(
-                "Refused, or not taken by the bus",
+                "Refused or unpublished",
                 [
                     row
                     for stage in STAGES
@@ -97,7 +100,7 @@ class Dashboard(Construct):
                             label=f"{stage} refused"
                         ),
                         cell_metric(tracker.EVENTS_UNPUBLISHED, cell=cell, stage=stage).dashboard_entry(
-                            label=f"{stage} not taken"
+                            label=f"{stage} unpublished"
                         ),
                     )
                 ],
@@ -132,7 +135,7 @@ class Dashboard(Construct):
                 ],
             ),
             self._graph(
-                "Set aside",
+                "Dead letters and undelivered messages",
                 [
                     aws_metric("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue).dashboard_entry(
                         "Maximum", label
@@ -173,62 +176,58 @@ class Dashboard(Construct):
 
     def _recording(self, stream: str | None) -> list[dict[str, Any]]:
         cell, recorder = self._cell, self._names.function("Recorder")
-        behind = [
+        delays = [
             aws_metric("AWS/Lambda", "IteratorAge", FunctionName=recorder).dashboard_entry("Maximum", "recorder, ms")
         ]
         if stream is not None:
             age = aws_metric("AWS/Firehose", "DeliveryToIceberg.DataFreshness", DeliveryStreamName=stream)
-            behind.append(age.dashboard_entry("Maximum", "stream, s", yAxis="right"))
+            delays.append(age.dashboard_entry("Maximum", "stream, s", yAxis="right"))
         return [
             self._graph(
-                "5. From received to recorded, p99, ms",
+                "5. Time from receipt to time series, p99, ms",
                 [
                     cell_metric(tracker.VISIBILITY_LATENCY, cell=cell, stage=stage).dashboard_entry("p99", stage)
                     for stage in STAGES
                 ],
-                line=self._promised,
+                line=self._latency_target_ms,
             ),
-            self._graph("Time series behind by", behind),
+            self._graph("Time series delay", delays),
             self._graph(
                 "Transitions",
                 [
                     cell_metric(tracker.TRANSITIONS_RECORDED, cell=cell).dashboard_entry(label="recorded"),
-                    cell_metric(tracker.RECORDS_REJECTED, cell=cell).dashboard_entry(label="refused"),
-                    cell_metric(tracker.RECORDS_UNREADABLE, cell=cell).dashboard_entry(
-                        label="records that cannot be read"
-                    ),
-                    cell_metric(tracker.SWEEP_BACKLOG, cell=cell).dashboard_entry("Maximum", "waiting for the sweep"),
+                    cell_metric(tracker.RECORDS_REJECTED, cell=cell).dashboard_entry(label="rejected"),
+                    cell_metric(tracker.RECORDS_UNREADABLE, cell=cell).dashboard_entry(label="unreadable records"),
+                    cell_metric(tracker.SWEEP_BACKLOG, cell=cell).dashboard_entry("Maximum", "sweep backlog"),
                 ],
             ),
         ]
 
     def _functions(self) -> list[dict[str, Any]]:
-        named = [(noun, self._names.function(noun)) for noun in FUNCTIONS]
+        named = [(id, self._names.function(id)) for id in FUNCTIONS]
         return [
             self._graph(
-                "Functions at once",
+                "Concurrent function executions",
                 [
-                    aws_metric("AWS/Lambda", "ConcurrentExecutions", FunctionName=name).dashboard_entry("Maximum", noun)
-                    for noun, name in named
+                    aws_metric("AWS/Lambda", "ConcurrentExecutions", FunctionName=name).dashboard_entry("Maximum", id)
+                    for id, name in named
                 ],
             ),
             self._graph(
                 "Function errors",
-                [
-                    aws_metric("AWS/Lambda", "Errors", FunctionName=name).dashboard_entry(label=noun)
-                    for noun, name in named
-                ],
+                [aws_metric("AWS/Lambda", "Errors", FunctionName=name).dashboard_entry(label=id) for id, name in named],
             ),
             self._graph(
-                "Function time, p99, ms",
+                "Function duration, p99, ms",
                 [
-                    aws_metric("AWS/Lambda", "Duration", FunctionName=name).dashboard_entry("p99", noun)
-                    for noun, name in named
+                    aws_metric("AWS/Lambda", "Duration", FunctionName=name).dashboard_entry("p99", id)
+                    for id, name in named
                 ],
             ),
         ]
 
     def _graph(self, title: str, metrics: list[Any], line: float | None = None) -> dict[str, Any]:
+        """Return the properties of a graph widget; `line` is the value of a horizontal annotation."""
         properties: dict[str, Any] = {
             "title": title,
             "region": self._region,
