@@ -45,7 +45,7 @@ WILDCARDS: tuple[Wildcard, ...] = (
             )
         ),
         _ANYTHING,
-        "Step Functions sets up its log delivery by them; they support no resource-level permissions (Step Functions developer guide)",
+        "Step Functions sets up its log delivery by them; they support no resource-level permissions (developer guide)",
     ),
     Wildcard(
         frozenset(("dynamodb:ListStreams",)),
@@ -55,7 +55,8 @@ WILDCARDS: tuple[Wildcard, ...] = (
     Wildcard(
         frozenset(("timestream:DescribeEndpoints", "timestream:ListDatabases")),
         _ANYTHING,
-        "Timestream clients look up their endpoint by them; they support no resource-level permissions (service authorization reference)",
+        "Timestream clients look up their endpoint by them; they support no resource-level permissions "
+        "(service authorization reference)",
     ),
     Wildcard(
         frozenset(("states:DescribeExecution",)),

@@ -43,7 +43,7 @@ than 3,600 seconds (SNS developer guide, "Message delivery retries")."""
 
 
 class AlertTopics(Construct):
-    """The severity topics and their subscriptions. Messages that SNS cannot deliver to a webhook go to `undelivered`."""
+    """Severity topics and their subscriptions. Messages that SNS cannot deliver to a webhook go to `undelivered`."""
 
     def __init__(
         self, scope: Construct, id: str, names: Names, cell: Cell, key: kms.IKey, undelivered: sqs.Queue
