@@ -1,6 +1,7 @@
-"""Prints the path of a Python 3.12, which the emulator and the functions' wheels in it need; says where it looked.
+"""Script that prints the path of a Python 3.12, which the emulator and its functions' wheels need.
 
-A version manager's shim on the PATH may answer that the version is not chosen, so each candidate is asked.
+It runs each candidate to check its version, because the shim of a version manager may exist for a version that is not
+selected. Without a match it fails with the list of candidates.
 """
 
 import shutil
@@ -34,10 +35,10 @@ def pyenv_roots() -> Iterator[Path]:
 
 
 def version(python: str) -> str:
-    """Such as 3.12; nothing where that is no Python."""
-    ask = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+    """Return the version of an interpreter, for example "3.12"; "" if it cannot run or lacks venv."""
+    script = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
     try:
-        return subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run([python, "-c", script], capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
         return ""
 

@@ -1,4 +1,7 @@
-"""The generator's stories, as lines to send. Each test takes a year of its own, which makes the invoices its own."""
+"""Scenarios of the generator, as lines to send.
+
+Each test uses a different year, which makes its invoice ids unique among the tests.
+"""
 
 from datetime import date
 
@@ -9,16 +12,16 @@ from bems.generator.scenarios import Form
 
 
 def clean_scenario(year: int) -> Scenario:
-    """An invoice to which nothing happens but its four events."""
+    """Return the scenario of an invoice that has its four events and no complications."""
     (plan,) = scenarios(1, seed=year, start=date(year, 3, 2), days=1, profile=CLEAN)
     return plan
 
 
 def event_lines(plan: Scenario) -> list[bytes]:
-    """Its events, in the order in which they arrive."""
+    """Return the lines of a scenario's events, in the order of their arrival."""
     return [render(plan, sending) for sending in sorted(plan.emissions, key=lambda sending: sending.arrives)]
 
 
 def event_line(plan: Scenario, position: int, form: Form) -> bytes:
-    """One of its events in another form."""
+    """Return the line of the scenario's event at a position in another form."""
     return render(plan, structs.replace(plan.emissions[position], form=form))

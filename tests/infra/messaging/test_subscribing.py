@@ -85,7 +85,8 @@ class Accounts:
     def assume(self, by: Any, external_id: str | None) -> Any:
         """Return an SNS client with the role's credentials that evaluates the role's policy before each call.
 
-        Raises Denied when the session `by` may not assume the role. Each call raises it when the policy does not allow it.
+        Raises Denied when the session `by` may not assume the role. Each call raises it when the policy does not allow
+        the call.
         """
         iam, name = self.cell.client("iam"), self.role.split("/")[1]
         trust = iam.get_role(RoleName=name)["Role"]["AssumeRolePolicyDocument"]
