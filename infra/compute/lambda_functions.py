@@ -157,7 +157,8 @@ class LambdaFunctions(Construct):
                     ["dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"],
                     [self._records.stream_arn],
                 ),
-                # Lambda needs it to create the event source mapping; the action supports no resource.
+                # Lambda needs it to create the event source mapping; the action supports no resource-level
+                # permissions.
                 allow(["dynamodb:ListStreams"], ["*"]),
                 use_key(self._keys.records, ["kms:Decrypt"], "dynamodb"),
                 *series.write_statements(),

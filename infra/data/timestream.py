@@ -75,8 +75,8 @@ class TimestreamSeries(Construct):
     def write_statements(self) -> list[iam.PolicyStatement]:
         return [
             allow(["timestream:WriteRecords"], [self._table.attr_arn]),
-            # Clients look up the write endpoint first; the action supports no resource (service authorization
-            # reference).
+            # Clients look up the write endpoint first; the action supports no resource-level permissions (service
+            # authorization reference).
             allow(["timestream:DescribeEndpoints"], ["*"]),
         ]
 

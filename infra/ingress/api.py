@@ -119,7 +119,7 @@ class Api(Construct):
             access_log_format=apigateway.AccessLogFormat.custom(json.dumps(_ACCESS)),
             logging_level=apigateway.MethodLoggingLevel.ERROR,
             data_trace_enabled=False,
-            # These are metrics for each method, billed as custom metrics. The API stage has free metrics anyway.
+            # By method, where each is billed as a custom metric. API Gateway publishes the stage's metrics anyway.
             metrics_enabled=False,
             tracing_enabled=cell.tracing,
             # Limit of each method for all keys together: the total limit of one key.

@@ -27,7 +27,7 @@ class GatewayResponse(NamedTuple):
     retry_after: int | None = None
 
 
-_AGAIN = "Send it again: a repeat is harmless."
+_RETRY = "Send it again: a repeat is harmless."
 _TYPES = apigateway.ResponseType
 
 GATEWAY_RESPONSES: tuple[GatewayResponse, ...] = (
@@ -42,13 +42,13 @@ GATEWAY_RESPONSES: tuple[GatewayResponse, ...] = (
     GatewayResponse(_TYPES.RESOURCE_NOT_FOUND, 404, "Not Found", "There is no such resource."),
     GatewayResponse(_TYPES.REQUEST_TOO_LARGE, 413, "Content Too Large"),
     GatewayResponse(_TYPES.UNSUPPORTED_MEDIA_TYPE, 415, "Unsupported Media Type", "Send application/json."),
-    GatewayResponse(_TYPES.THROTTLED, 429, "Too Many Requests", _AGAIN, 1),
-    GatewayResponse(_TYPES.QUOTA_EXCEEDED, 429, "Too Many Requests", _AGAIN, 60),
-    GatewayResponse(_TYPES.INTEGRATION_FAILURE, 503, "Service Unavailable", _AGAIN, 5),
-    GatewayResponse(_TYPES.INTEGRATION_TIMEOUT, 503, "Service Unavailable", _AGAIN, 5),
-    GatewayResponse(_TYPES.API_CONFIGURATION_ERROR, 503, "Service Unavailable", _AGAIN, 5),
+    GatewayResponse(_TYPES.THROTTLED, 429, "Too Many Requests", _RETRY, 1),
+    GatewayResponse(_TYPES.QUOTA_EXCEEDED, 429, "Too Many Requests", _RETRY, 60),
+    GatewayResponse(_TYPES.INTEGRATION_FAILURE, 503, "Service Unavailable", _RETRY, 5),
+    GatewayResponse(_TYPES.INTEGRATION_TIMEOUT, 503, "Service Unavailable", _RETRY, 5),
+    GatewayResponse(_TYPES.API_CONFIGURATION_ERROR, 503, "Service Unavailable", _RETRY, 5),
     GatewayResponse(_TYPES.DEFAULT_4_XX, None, "The request was refused"),
-    GatewayResponse(_TYPES.DEFAULT_5_XX, 503, "Service Unavailable", _AGAIN, 5),
+    GatewayResponse(_TYPES.DEFAULT_5_XX, 503, "Service Unavailable", _RETRY, 5),
 )
 
 
