@@ -1,4 +1,7 @@
-"""The cells of `cells.yaml` as CloudFormation stacks: `make synth`, then `cdk deploy --app cdk.out bems-<cell>`."""
+"""CDK app with one stack for each cell in `cells.yaml`.
+
+Run `make synth`, then `cdk deploy --app cdk.out bems-<cell>`.
+"""
 
 import json
 import sys
@@ -13,12 +16,13 @@ from infra.guards.rule_aspect import add_rules
 
 here = Path(__file__).parent
 context = json.loads((here / "cdk.json").read_text())["context"]
-# What the CDK CLI would tell the app by itself; it warns of keys such as this in its file.
+# The CDK CLI passes this key to the app, and warns when cdk.json has a key with the prefix `aws:`. Without the CLI, the
+# app sets it here.
 app = App(analytics_reporting=False, stack_traces=False, context={**context, "aws:cdk:enable-path-metadata": True})
 try:
     add_stacks(app, here)
-except (InvalidCells, DependenciesMissing) as wrong:
-    sys.exit(str(wrong))
+except (InvalidCells, DependenciesMissing) as error:
+    sys.exit(str(error))
 add_rules(app)
 add_cdk_nag(app)
 app.synth()

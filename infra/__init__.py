@@ -1,1 +1,4 @@
-"""A cell on AWS as CDK constructs."""
+"""CDK constructs of a cell on AWS: one module for each capability, one stack for each cell.
+
+Synthesis makes every decision; nothing depends on parameters at deployment, except for the secret URLs of webhooks.
+"""

@@ -1,4 +1,4 @@
-"""The assembly: the cells of a folder's `cells.yaml` as stacks, or everything that is wrong with them at once."""
+"""Stacks for the cells in a folder's `cells.yaml`, or a report of every mistake in them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +17,15 @@ CELLS = "cells.yaml"
 
 
 class InvalidCells(Exception):
-    """Every mistake in the configuration, one a line."""
+    """Every mistake in the configuration, one per line."""
 
 
 def add_stacks(scope: Construct, folder: Path) -> None:
-    """Add a stack for each cell. InvalidCells, before anything is made of them where that can be told before."""
+    """Add a stack for each cell in the folder's `cells.yaml`.
+
+    Raises InvalidCells when the configuration has mistakes. No stack is added while mistakes are found in the files; a
+    mistake that only a construct can find is reported after its stack was started.
+    """
     mistakes: list[str] = []
     cells: tuple[Cell, ...] = ()
     with _collected(mistakes, CELLS):
@@ -40,15 +44,15 @@ def add_stacks(scope: Construct, folder: Path) -> None:
 
 
 @contextmanager
-def _collected(mistakes: list[str], what: str) -> Iterator[None]:
-    """What is wrong with `what` is added to the mistakes."""
+def _collected(mistakes: list[str], source: str) -> Iterator[None]:
+    """Append any configuration error that the block raises to `mistakes`, with its source where the error lacks it."""
     try:
         yield
-    except ConfigError as wrong:
-        mistakes.append(str(wrong))
-    except OSError as wrong:
-        mistakes.append(f"{what}: {wrong.strerror}")
-    except UnicodeDecodeError as wrong:
-        mistakes.append(f"{what}: not UTF-8 text: {wrong.reason} at byte {wrong.start}")
-    except ValueError as wrong:
-        mistakes.append(f"{what}: {wrong}")
+    except ConfigError as error:
+        mistakes.append(str(error))
+    except OSError as error:
+        mistakes.append(f"{source}: {error.strerror}")
+    except UnicodeDecodeError as error:
+        mistakes.append(f"{source}: not UTF-8 text: {error.reason} at byte {error.start}")
+    except ValueError as error:
+        mistakes.append(f"{source}: {error}")

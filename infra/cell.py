@@ -1,4 +1,4 @@
-"""The cell: one stack, which composes. What its parts are is said where they are."""
+"""The stack of a cell, composed of the constructs in this package's modules."""
 
 from aws_cdk import Aws, CfnOutput, Environment, RemovalPolicy, Stack
 from aws_cdk import aws_logs as logs
@@ -7,7 +7,7 @@ from constructs import Construct
 from bems.tracker.cells import Cell
 from bems.tracker.contract import STAGES
 from infra.common.keys import Keys
-from infra.common.log_groups import VENDED, log_group
+from infra.common.log_groups import VENDED_LOGS_PREFIX, log_group
 from infra.common.names import Names
 from infra.common.profile import Profile, read_profile
 from infra.common.removal import RETAIN_ON_UPDATE_OR_DELETE
@@ -15,14 +15,14 @@ from infra.compute.function_code import FunctionCode
 from infra.compute.functions import FunctionDefaults
 from infra.compute.lambda_functions import LambdaFunctions
 from infra.compute.state_machines import Lifecycle
-from infra.compute.sweep_schedule import Sweeping
+from infra.compute.sweep_schedule import SweepTriggers
 from infra.data.backup import Backup
 from infra.data.iceberg import IcebergSeries
-from infra.data.records_table import Records
-from infra.data.timestream import Series, TimestreamSeries
+from infra.data.records_table import RecordsTable
+from infra.data.timestream import TimeSeries, TimestreamSeries
 from infra.ingress.api import Api
 from infra.ingress.firewall import Firewall
-from infra.messaging.alert_topics import Alerts
+from infra.messaging.alert_topics import AlertTopics
 from infra.messaging.bus import Bus, ClassicBus
 from infra.messaging.custom_bus import CustomBus
 from infra.messaging.stage_queues import DENY_REDRIVE, StageQueues, encrypted_queue
@@ -32,17 +32,17 @@ from infra.monitoring.dashboard import Dashboard
 
 
 class CellStack(Stack):
-    """One independent cell."""
+    """CloudFormation stack of one independent cell."""
 
     def __init__(self, scope: Construct, cell: Cell) -> None:
         names = Names(cell.name, fifo=cell.delivery == "fifo")
         super().__init__(
             scope,
             names.prefix,
-            description=f"BEMS, the cell {cell.name}: invoices from ingestion to posting",
+            description=f"BEMS cell {cell.name}: tracks invoices from ingestion to posting",
             env=Environment(account=cell.account, region=cell.region),
             termination_protection=cell.termination_protection,
-            # On the stack, so that CloudFormation puts them on all that can have tags.
+            # CloudFormation copies the stack's tags to every resource that supports tags.
             tags={"bems:cell": cell.name, "application": "bems", **cell.tags},
         )
         profile = read_profile(self.node)
@@ -50,10 +50,10 @@ class CellStack(Stack):
         removal = RETAIN_ON_UPDATE_OR_DELETE if cell.removal == "retain" else RemovalPolicy.DESTROY
 
         keys = Keys(self, "Keys", names, removal)
-        records = Records(self, "Records", names, keys.records, removal)
+        records = RecordsTable(self, "Records", names, keys.records, removal)
         series, stream = self._series(names, cell, keys, removal, profile)
         intake = StageQueues(self, "Intake", names, keys.messages, removal)
-        alerts = Alerts(self, "Alerts", names, cell, keys.alerts, intake.undelivered)
+        alerts = AlertTopics(self, "Alerts", names, cell, keys.alerts, intake.undelivered)
         unrecorded = encrypted_queue(
             self, "Unrecorded", names.unrecorded, keys.messages, redrive_allow=DENY_REDRIVE, removal=removal
         )
@@ -61,18 +61,20 @@ class CellStack(Stack):
         bus: Bus
         delivery_log: logs.ILogGroup | None = None
         if cell.delivery == "fifo":
-            delivery_log = log_group(self, "DeliveryLog", f"{VENDED}/events/{names.prefix}", keys.logs, cell)
+            delivery_log = log_group(
+                self, "DeliveryLog", f"{VENDED_LOGS_PREFIX}/events/{names.prefix}", keys.logs, cell
+            )
             bus = CustomBus(self, "Bus", names, keys, intake, delivery_log)
         else:
             bus = ClassicBus(self, "Bus", names, keys, intake, profile)
 
         code = FunctionCode(self, "Code", cell, profile)
-        home = FunctionDefaults(cell, names, code.code, keys.logs)
-        workers = LambdaFunctions(self, home, keys, bus, intake, records, series, alerts, unrecorded)
-        lifecycle = Lifecycle(self, "Lifecycle", names, cell, keys.logs, workers.register_wait, workers.escalate)
-        Sweeping(self, "Sweeping", names, workers.sweeper.function, lifecycle.arn, intake.undelivered)
-        api = Api(self, "Api", names, cell, keys.logs, workers.producer)
-        # Whoever is answered 202 is heard: nothing is taken in before its way is there to the end.
+        defaults = FunctionDefaults(cell, names, code.code, keys.logs)
+        functions = LambdaFunctions(self, defaults, keys, bus, intake, records, series, alerts, unrecorded)
+        lifecycle = Lifecycle(self, "Lifecycle", names, cell, keys.logs, functions.register_wait, functions.escalate)
+        SweepTriggers(self, "Sweeping", names, functions.sweeper.function, lifecycle.arn, intake.undelivered)
+        api = Api(self, "Api", names, cell, keys.logs, functions.producer)
+        # Every event answered 202 is delivered: the API goes live only after the bus, topics and queues exist.
         api.stage.node.add_dependency(bus, intake)
         if profile.firewall:
             Firewall(self, "Firewall", names, cell, keys.logs, api.stage.stage_arn)
@@ -86,7 +88,7 @@ class CellStack(Stack):
 
     def _series(
         self, names: Names, cell: Cell, keys: Keys, removal: RemovalPolicy, profile: Profile
-    ) -> tuple[Series, str | None]:
+    ) -> tuple[TimeSeries, str | None]:
         if cell.time_series == "timestream":
             return TimestreamSeries(self, "Series", names, keys.records, removal), None
         keys.grant_table_maintenance()
@@ -95,32 +97,38 @@ class CellStack(Stack):
         return series, series.stream_name
 
     def _outputs(
-        self, names: Names, intake: StageQueues, alerts: Alerts, records: Records, lifecycle: Lifecycle, api: Api
+        self,
+        names: Names,
+        intake: StageQueues,
+        alerts: AlertTopics,
+        records: RecordsTable,
+        lifecycle: Lifecycle,
+        api: Api,
     ) -> None:
-        told = {
-            "ApiUrl": ("POST events to {ApiUrl}invoices/{stage}", api.url),
-            "FirstKeyId": ("The id of the first sender's key", api.key.key_id),
-            "StateMachineArn": ("The invoice lifecycle", lifecycle.arn),
-            "RecordsTable": ("The table of invoices", records.table.table_name),
+        outputs = {
+            "ApiUrl": ("Base URL of the API: POST events to {ApiUrl}invoices/{stage}", api.url),
+            "FirstKeyId": ("Id of the first sender's API key", api.key.key_id),
+            "StateMachineArn": ("State machine of the invoice lifecycle", lifecycle.arn),
+            "RecordsTable": ("DynamoDB table of invoice records", records.table.table_name),
             "DashboardUrl": (
-                "The cell's page",
-                f"https://{self.region}.console.{_console_links(self)}/cloudwatch/home?region={self.region}#dashboards:name={names.prefix}",
+                "CloudWatch dashboard of the cell",
+                f"https://{self.region}.console.{_console_domain(self)}/cloudwatch/home?region={self.region}#dashboards:name={names.prefix}",
             ),
             **{
                 f"{stage.capitalize()}TopicArn": (
-                    f"{stage.capitalize()} events, for other teams",
+                    f"Topic of {stage} events, for other teams to subscribe to",
                     intake.stages[stage].topic.topic_arn,
                 )
                 for stage in STAGES
             },
             **{
-                f"{severity.capitalize()}TopicArn": (f"Alerts, {severity}", topic.topic_arn)
+                f"{severity.capitalize()}TopicArn": (f"Topic of {severity} alerts and alarms", topic.topic_arn)
                 for severity, topic in alerts.topics.items()
             },
         }
-        for id, (description, value) in told.items():
+        for id, (description, value) in outputs.items():
             CfnOutput(self, id, description=description, value=value)
 
 
-def _console_links(stack: Stack) -> str:
+def _console_domain(stack: Stack) -> str:
     return "aws.amazon.com" if stack.partition == "aws" else Aws.URL_SUFFIX

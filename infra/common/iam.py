@@ -1,5 +1,7 @@
-"""Policies: statements and roles, written out. CDK's grants give more than is needed (`kms:ReEncrypt*`, whole
-tables)."""
+"""IAM statements and roles, written out in full.
+
+CDK's own grants allow more than a cell needs, such as `kms:ReEncrypt*` or every action on a table.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +25,7 @@ ENCRYPT_AND_DECRYPT = (
 def allow(
     actions: Sequence[str], resources: Sequence[str], conditions: Mapping[str, Any] | None = None
 ) -> iam.PolicyStatement:
-    """A statement for a role."""
+    """Return a statement for a role's policy."""
     return iam.PolicyStatement(actions=list(actions), resources=list(resources), conditions=conditions)
 
 
@@ -33,7 +35,7 @@ def allow_service(
     conditions: Mapping[str, Any] | None = None,
     sid: str | None = None,
 ) -> iam.PolicyStatement:
-    """A statement of a key's policy for an AWS service: `*` is the key itself."""
+    """Return a statement for a KMS key's policy that allows an AWS service; its resource `*` is the key itself."""
     return iam.PolicyStatement(
         sid=sid,
         principals=[iam.ServicePrincipal(service)],
@@ -44,13 +46,16 @@ def allow_service(
 
 
 def use_key(key: kms.IKey, actions: Sequence[str], through: str | None = None) -> iam.PolicyStatement:
-    """Use of a key; `through` names the service (such as `dynamodb`) through which alone it may be used."""
+    """Return a statement that allows actions on a key.
+
+    `through` names a service, such as `dynamodb`, through which alone the key may then be used (`kms:ViaService`).
+    """
     via = None if through is None else {"StringEquals": {"kms:ViaService": f"{through}.{Aws.REGION}.{Aws.URL_SUFFIX}"}}
     return allow(actions, [key.key_arn], via)
 
 
 def own_account() -> dict[str, str]:
-    """The condition that keeps a service from acting for somebody else (the confused deputy)."""
+    """Return the condition that a service acts for this account, which prevents the confused-deputy problem."""
     return {"aws:SourceAccount": Aws.ACCOUNT_ID}
 
 
@@ -61,7 +66,10 @@ def service_role(
     statements: Sequence[iam.PolicyStatement] = (),
     conditions: Mapping[str, Any] | None = None,
 ) -> iam.Role:
-    """A role for one service and one purpose. The policy is inline: the role is whole as soon as it exists."""
+    """Create a role for one service and one purpose.
+
+    The policy is inline, so the role has its permissions from the moment it exists.
+    """
     return iam.Role(
         scope,
         "Role",
@@ -72,6 +80,6 @@ def service_role(
 
 
 def arn(scope: Construct, service: str, resource: str) -> str:
-    """The ARN of something in the cell's account and Region, such as `("states", "stateMachine:name")`."""
+    """Return the ARN of a resource in the cell's account and Region, for example `("states", "stateMachine:name")`."""
     stack = Stack.of(scope)
     return f"arn:{stack.partition}:{service}:{stack.region}:{Aws.ACCOUNT_ID}:{resource}"

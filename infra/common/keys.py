@@ -1,6 +1,7 @@
-"""Keys: one customer-managed key per kind of reader, rotated, each with the grants that its services need.
+"""Customer-managed KMS keys of a cell: one for each group of readers, with key policies for AWS services.
 
-Roles get their use of a key in their own policies; a key's policy names services and leaves the rest to IAM.
+A key's policy names the services that use it and otherwise delegates to IAM; each role's own policy allows its use of a
+key.
 """
 
 from aws_cdk import Aws, RemovalPolicy, Stack
@@ -14,16 +15,21 @@ _DATA = ("kms:Decrypt", "kms:GenerateDataKey")
 
 
 class Keys(Construct):
-    """`messages` for buses, topics and queues, `records` for the table and the time series, `alerts` for the severity
-    topics, `logs` for log groups: who may read the logs need not be able to read the invoices."""
+    """The four keys of a cell, with yearly rotation.
+
+    - `messages`: event bus, stage topics, queues.
+    - `records`: DynamoDB table, time series, backups.
+    - `alerts`: severity topics.
+    - `logs`: log groups. A reader of the logs does not need access to the invoices.
+    """
 
     def __init__(self, scope: Construct, id: str, names: Names, removal: RemovalPolicy) -> None:
         super().__init__(scope, id)
         self._names = names
         self._removal = removal
-        self.messages = self._key("Messages", "Events on their way: bus, topics, queues")
+        self.messages = self._key("Messages", "Events in transit: bus, topics, queues")
         self.records = self._key("Records", "Invoices at rest: records, time series, backups")
-        self.alerts = self._key("Alerts", "Alerts on their way to people")
+        self.alerts = self._key("Alerts", "Alerts and alarms in transit: severity topics")
         self.logs = self._key("Logs", "Log groups")
         self._grant_message_services()
         self._grant_alert_services()
@@ -40,8 +46,8 @@ class Keys(Construct):
         )
 
     def _grant_message_services(self) -> None:
-        # SNS encrypts for the queue that it sends to, EventBridge for the queue of what it could not deliver. Which
-        # queue is said by the encryption context of SQS; whose, by the queue's own policy.
+        # SNS encrypts messages for the queues it sends to, and EventBridge for its dead-letter queue. The encryption
+        # context limits the grant to the cell's queues; the queue's own policy limits which topic or bus may send.
         queues = {"kms:EncryptionContext:aws:sqs:arn": arn(self, "sqs", f"{self._names.prefix}-*")}
         undelivered = {"kms:EncryptionContext:aws:sqs:arn": arn(self, "sqs", self._names.undelivered)}
         self.messages.add_to_resource_policy(
@@ -52,8 +58,11 @@ class Keys(Construct):
         )
 
     def grant_classic_bus(self, bus_name: str) -> None:
-        """EventBridge user guide, "Encrypting EventBridge event buses" and "Encrypting EventBridge archives": both have
-        the bus as their context; it is the archive that encrypts anew."""
+        """Allow EventBridge to encrypt a classic bus and its archive with the messages key.
+
+        Both use the bus's ARN as encryption context; the archive needs the two ReEncrypt actions. Source: EventBridge
+        user guide, "Encrypting EventBridge event buses" and "Encrypting EventBridge archives".
+        """
         bus = arn(self, "events", f"event-bus/{bus_name}")
         self.messages.add_to_resource_policy(
             allow_service("events.amazonaws.com", ["kms:DescribeKey"], conditions=None, sid="ClassicBusKnowsItsKey")
@@ -68,9 +77,12 @@ class Keys(Construct):
         )
 
     def grant_custom_bus(self, bus_name: str) -> None:
-        """EventBridge user guide, "Encrypting events on a Custom Event Bus", third statement of its key policy; the
-        first two are for the account's own principals, which IAM answers for. The bus's ARN ends in what only AWS
-        knows."""
+        """Allow EventBridge to encrypt a custom bus with the messages key.
+
+        This is the third statement of the key policy in the EventBridge user guide, "Encrypting events on a Custom
+        Event Bus". The first two are for principals of the account, which IAM policies allow here. The pattern ends in
+        `*` because AWS generates the last part of the bus's ARN.
+        """
         bus = arn(self, "events", f"event-busv2/{bus_name}/*")
         self.messages.add_to_resource_policy(
             allow_service(
@@ -91,8 +103,8 @@ class Keys(Construct):
         )
 
     def _grant_alert_services(self) -> None:
-        # An alarm whose topic it cannot encrypt for fails in silence. (CloudWatch user guide, "Notifying users on
-        # alarm".)
+        # Without this grant, alarms fail silently to publish to an encrypted topic (CloudWatch user guide, "Notifying
+        # users on alarm").
         self.alerts.add_to_resource_policy(
             allow_service(
                 "cloudwatch.amazonaws.com", _DATA, conditions={"StringEquals": own_account()}, sid="AlarmsToTopics"
@@ -119,9 +131,9 @@ class Keys(Construct):
         )
 
     def grant_table_maintenance(self) -> None:
-        """For an S3 table bucket."""
-        # Without it nothing fails: compaction and snapshot expiry stop. (S3 user guide, "Permission requirements for S3
-        # Tables SSE-KMS encryption".)
+        """Allow S3 Tables to maintain the table bucket with the records key."""
+        # Without this grant nothing reports an error, but compaction and snapshot expiry stop (S3 user guide,
+        # "Permission requirements for S3 Tables SSE-KMS encryption").
         bucket = arn(self, "s3tables", f"bucket/{self._names.prefix}-series/*")
         self.records.add_to_resource_policy(
             allow_service(

@@ -1,4 +1,4 @@
-"""Log groups: kept as long as the cell says, under the cell's key for logs."""
+"""Log groups with the cell's retention period and log key."""
 
 from aws_cdk import RemovalPolicy
 from aws_cdk import aws_kms as kms
@@ -7,14 +7,15 @@ from constructs import Construct
 
 from bems.tracker.cells import Cell
 
-VENDED = "/aws/vendedlogs"
-"""Where AWS services may write without a policy that one would have to keep for them; that has a limit in size."""
+VENDED_LOGS_PREFIX = "/aws/vendedlogs"
+"""Prefix of log groups to which AWS services may deliver logs without an entry in the account's resource policy, whose
+size is limited."""
 
 
 def log_group(scope: Construct, id: str, name: str, key: kms.IKey, cell: Cell) -> logs.LogGroup:
-    """A log group. Logs are no data of the cell's: they go with its stack."""
+    """Create a log group that is deleted with the stack: logs are not part of the cell's data."""
     group = logs.LogGroup(scope, id, log_group_name=name, encryption_key=key, removal_policy=RemovalPolicy.DESTROY)
-    # CDK knows the days only by the names of an enumeration.
+    # CDK's `retention` takes an enumeration, not a number of days.
     resource = group.node.default_child
     assert isinstance(resource, logs.CfnLogGroup)
     resource.retention_in_days = cell.log_retention_days

@@ -1,5 +1,7 @@
-"""Names: what a cell's resources are called. They are fixed, so that an ARN can be written before its resource
-exists."""
+"""Names of a cell's resources.
+
+They are fixed rather than generated, so that an ARN can be written before its resource exists.
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +12,7 @@ from bems.tracker.eventbridge_names import detail_type
 
 @dataclass(frozen=True)
 class Names:
-    """The names of one cell. FIFO topics and queues must end in `.fifo`, so `fifo` is part of some."""
+    """Resource names of one cell. With `fifo`, the names of stage topics and queues end in `.fifo`, as AWS requires."""
 
     cell: str
     fifo: bool
@@ -25,22 +27,27 @@ class Names:
 
     @property
     def undelivered(self) -> str:
-        """The queue of what a bus, a schedule or an asynchronous invocation could not hand on. Buses that have rules
-        take only a standard queue for that, so it is one in every cell."""
+        """Name of the dead-letter queue of buses, schedules, webhooks and asynchronous invocations.
+
+        It is a standard queue in every cell, because the rules of a classic bus accept no FIFO dead-letter queue.
+        """
         return f"{self.prefix}-undelivered"
 
     @property
     def unrecorded(self) -> str:
-        """The queue of stream records that the recorder cannot read, whole, and of pointers to those that the time
-        series did not take."""
+        """Name of the recorder's dead-letter queue.
+
+        It holds stream records that the recorder cannot read, in full, and pointers to stream records that it could not
+        write to the time series.
+        """
         return f"{self.prefix}-unrecorded"
 
-    def function(self, noun: str) -> str:
-        """The name of a function, such as `bems-eu-west-InvoicePostingProcessor`."""
-        return f"{self.prefix}-{noun}"
+    def function(self, id: str) -> str:
+        """Return the name of a function by its construct id, for example `bems-eu-west-InvoicePostingProcessor`."""
+        return f"{self.prefix}-{id}"
 
     def stage(self, stage: Stage) -> str:
-        """The name of a stage's topic, and of its queue."""
+        """Return the name that a stage's topic and queue share."""
         return f"{self.prefix}-{stage}{self._suffix}"
 
     def dead_letters(self, stage: Stage) -> str:
@@ -54,6 +61,6 @@ class Names:
         return ".fifo" if self.fifo else ""
 
 
-def processor(stage: Stage) -> str:
-    """The noun of a stage's processor, such as `InvoicePostingProcessor`."""
+def processor_function(stage: Stage) -> str:
+    """Return the construct id of a stage's processor, for example `InvoicePostingProcessor`."""
     return f"{detail_type(stage)}Processor"

@@ -1,4 +1,7 @@
-"""Profiles: what a cell leaves out for the account that it is deployed to. Everything that differs is said here."""
+"""Deployment profiles: the parts of a cell that are left out where it is deployed to an emulator.
+
+This module names every difference between a cell on AWS and one in the emulator.
+"""
 
 import platform
 from dataclasses import dataclass
@@ -7,12 +10,12 @@ from typing import Literal
 from constructs import Node
 
 PROFILE = "bems:profile"
-"""The context key that names a profile; without it a cell is whole."""
+"""CDK context key that names a profile. Default: the profile `aws`, which leaves nothing out."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the functions' package is made for: pip's names of a platform, and a Python."""
+    """Platform tags, as pip names them, and Python version for which the functions' dependencies are fetched."""
 
     platforms: tuple[str, ...]
     python: str
@@ -20,13 +23,16 @@ class Target:
 
 LAMBDA = Target(("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64"), "3.13")
 _MACHINE = platform.machine()
-HERE = Target((f"manylinux2014_{_MACHINE}", f"manylinux_2_17_{_MACHINE}", f"manylinux_2_28_{_MACHINE}"), "3.12")
-"""This machine, under the Python that the emulator needs."""
+LOCAL = Target((f"manylinux2014_{_MACHINE}", f"manylinux_2_17_{_MACHINE}", f"manylinux_2_28_{_MACHINE}"), "3.12")
+"""The local machine, with the Python version that the emulator needs."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Which parts a cell has. The default is AWS; each field says what the emulator cannot take (`docs/testing.md`)."""
+    """Parts that a cell has. The default is everything, for AWS.
+
+    Each field names the resource types that the emulator does not support (`docs/testing.md`).
+    """
 
     name: Literal["aws", "emulator"] = "aws"
     archive: bool = True
@@ -44,10 +50,10 @@ class Profile:
     target: Target = LAMBDA
 
     def check(self, delivery: str, time_series: str) -> None:
-        """ValueError for a cell that the profile cannot hold at all."""
+        """Raise ValueError when a cell with these settings cannot be deployed with this profile."""
         if self.name == "emulator" and (delivery, time_series) != ("standard", "s3tables"):
             raise ValueError(
-                f"the emulator knows neither AWS::EventsV2 nor AWS::Timestream: a cell with delivery {delivery} and "
+                f"the emulator supports neither AWS::EventsV2 nor AWS::Timestream: a cell with delivery {delivery} and "
                 f"time_series {time_series} cannot run there: use standard and s3tables"
             )
 
@@ -61,12 +67,12 @@ EMULATOR = Profile(
     table_policy=False,
     anomaly_bands=False,
     metric_math=False,
-    target=HERE,
+    target=LOCAL,
 )
 
 
 def read_profile(node: Node) -> Profile:
-    """The profile that the context names. ValueError for a name that there is not."""
+    """Return the profile that the CDK context names. Raises ValueError for an unknown name."""
     name = node.try_get_context(PROFILE) or AWS.name
     for profile in (AWS, EMULATOR):
         if profile.name == name:

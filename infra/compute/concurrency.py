@@ -1,4 +1,4 @@
-"""Concurrency: whether what several cells reserve of one account's Lambda instances is there to be reserved."""
+"""Check that the concurrency which cells reserve fits their account's Lambda quota."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -7,19 +7,21 @@ from bems.tracker.cells import MIN_UNRESERVED_INSTANCES, Cell
 
 
 def check_account_quota(cells: Iterable[Cell]) -> None:
-    """ValueError for cells of one account and Region that do not fit in it together: the stack that is deployed last
-    would fail. (One by one they fit: `bems.tracker.cells` sees to that.)"""
-    places: defaultdict[tuple[str | None, str], list[Cell]] = defaultdict(list)
+    """Raise ValueError when the cells of one account and Region together reserve more than its quota allows.
+
+    Otherwise the deployment of the last of these stacks would fail. `bems.tracker.cells` checks each cell on its own.
+    """
+    groups: defaultdict[tuple[str | None, str], list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.concurrency.reserved:
-            places[cell.account, cell.region].append(cell)
-    for (_, region), together in places.items():
-        quota = min(cell.concurrency.account for cell in together)
-        total = sum(cell.concurrency.total for cell in together)
+            groups[cell.account, cell.region].append(cell)
+    for (_, region), group in groups.items():
+        quota = min(cell.concurrency.account for cell in group)
+        total = sum(cell.concurrency.total for cell in group)
         if total > quota - MIN_UNRESERVED_INSTANCES:
-            names = ", ".join(cell.name for cell in together)
+            names = ", ".join(cell.name for cell in group)
             raise ValueError(
                 f"the cells {names} of {region} reserve {total} of the {quota} Lambda instances of their account, of "
-                f"which {MIN_UNRESERVED_INSTANCES} must be left: "
-                'raise the quota and "concurrency.account" of each, or lower the rest'
+                f'which {MIN_UNRESERVED_INSTANCES} must stay unreserved: raise the quota and "concurrency.account" of each cell, or '
+                f"lower what they reserve"
             )

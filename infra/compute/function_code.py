@@ -1,4 +1,4 @@
-"""The functions' code: the asset of a cell, with its dependencies unless somebody asked for it without."""
+"""Code asset of a cell's functions, with or without their dependencies."""
 
 import sys
 from pathlib import Path
@@ -14,27 +14,31 @@ from bems.tracker.policy import PolicySpec
 from infra.common.profile import Profile
 from infra.compute import packaging
 
-WITHOUT = "bems:without-dependencies"
-"""The context key that leaves out the functions' dependencies: for tests and for looking at templates without a
-network. CloudFormation refuses to deploy what comes of it."""
+WITHOUT_DEPENDENCIES = "bems:without-dependencies"
+"""CDK context key that leaves out the functions' dependencies, for tests and for reading templates without a network.
+CloudFormation refuses to deploy the resulting template."""
 
 
 class FunctionCode(Construct):
-    """One asset for all functions of a cell; what differs between cells is the policy in it."""
+    """The asset that all functions of a cell share. The assets of two cells differ only in their policy."""
 
     def __init__(self, scope: Construct, id: str, cell: Cell, profile: Profile) -> None:
         super().__init__(scope, id)
-        without = self.node.try_get_context(WITHOUT) in ("true", True)
         dependencies = None
-        if without:
-            print(f"{cell.name}: {WITHOUT} is set: these functions cannot run, do not deploy them", file=sys.stderr)
+        if self.node.try_get_context(WITHOUT_DEPENDENCIES) in ("true", True):
+            print(
+                f"{cell.name}: {WITHOUT_DEPENDENCIES} is set: these functions cannot run, do not deploy them",
+                file=sys.stderr,
+            )
             CfnRule(
                 self,
                 "NotDeployable",
                 assertions=[
                     CfnRuleAssertion(
                         assert_=Fn.condition_equals("dependencies", "none"),
-                        assert_description=f"This template was synthesized with {WITHOUT}: synthesize it without",
+                        assert_description=(
+                            f"This template was synthesized with {WITHOUT_DEPENDENCIES}: synthesize it without"
+                        ),
                     )
                 ],
             )
@@ -45,7 +49,10 @@ class FunctionCode(Construct):
 
 
 def read_cell_policy(cell: Cell, root: Path) -> PolicySpec:
-    """The spec of a cell's policy: its own lines, a file relative to `root`, or the defaults. ConfigError, OSError."""
+    """Return the policy of a cell: inline, from its file relative to `root`, or the default.
+
+    Raises ConfigError or OSError when the file cannot be parsed or read.
+    """
     if cell.policy is not None:
         return cell.policy
     if cell.policy_file is not None:

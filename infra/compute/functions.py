@@ -1,4 +1,4 @@
-"""Functions: who runs which handler, with what it may do, and no more. Every function has a role of its own."""
+"""Construct for one Lambda function with its own least-privilege role and log group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from infra.common.iam import allow, service_role
 from infra.common.log_groups import log_group
 from infra.common.names import Names
 
-MEMORY = 512
-"""Megabytes; with them comes the processor: 1,769 MB have one whole."""
+MEMORY_MB = 512
+"""Memory of a function. Lambda allocates CPU in proportion to memory: 1,769 MB get one vCPU."""
 
 
 @dataclass(frozen=True)
 class FunctionDefaults:
-    """What all functions of a cell share."""
+    """Settings that all functions of a cell share."""
 
     cell: Cell
     names: Names
@@ -30,17 +30,18 @@ class FunctionDefaults:
 
 
 class Function(Construct):
-    """One Lambda function: Python 3.13 on arm64, its role, its log group.
+    """One Lambda function on Python 3.13 and arm64, with its role and log group.
 
-    `invoked` is what others call: the function, or the alias of one that can be kept warm. It is the same whether any
-    instance is, because executions that run and the API's picture keep the ARN that they were made with.
+    Callers invoke `target`: the alias `live` of a function that has `keep_warm`, otherwise the function itself. The
+    alias exists even when the cell keeps no instances warm, because running executions and the API's deployment keep
+    the ARN with which they were created.
     """
 
     def __init__(
         self,
         scope: Construct,
         id: str,
-        home: FunctionDefaults,
+        defaults: FunctionDefaults,
         *,
         handler: str,
         description: str,
@@ -49,13 +50,13 @@ class Function(Construct):
         timeout: Duration,
         reserved: int,
         keep_warm: bool = False,
-        memory: int = MEMORY,
+        memory: int = MEMORY_MB,
         **more: Any,
     ) -> None:
         super().__init__(scope, id)
-        cell = home.cell
-        name = home.names.function(id)
-        group = log_group(self, "Log", f"/aws/lambda/{name}", home.log_key, cell)
+        cell = defaults.cell
+        name = defaults.names.function(id)
+        group = log_group(self, "Log", f"/aws/lambda/{name}", defaults.log_key, cell)
         tracing = [allow(["xray:PutTraceSegments", "xray:PutTelemetryRecords"], ["*"])] if cell.tracing else []
         role = service_role(
             self,
@@ -74,7 +75,7 @@ class Function(Construct):
             description=description,
             runtime=lambda_.Runtime.PYTHON_3_13,
             architecture=lambda_.Architecture.ARM_64,
-            code=home.code,
+            code=defaults.code,
             handler=f"handlers.{handler}.handler",
             role=role.without_policy_updates(),
             timeout=timeout,

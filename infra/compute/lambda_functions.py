@@ -1,4 +1,4 @@
-"""Workers: the cell's functions, what each is called by, and what each may do."""
+"""The Lambda functions of a cell, with the triggers and permissions of each."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,48 +12,49 @@ from constructs import Construct
 from bems.tracker.contract import STAGES, Stage
 from infra.common.iam import ENCRYPT_AND_DECRYPT, allow, arn, use_key
 from infra.common.keys import Keys
-from infra.common.names import processor
+from infra.common.names import processor_function
 from infra.compute.functions import Function, FunctionDefaults
 from infra.compute.state_machines import state_machine_arn
-from infra.data.records_table import Records
-from infra.data.timestream import Series
-from infra.messaging.alert_topics import Alerts
+from infra.data.records_table import RecordsTable
+from infra.data.timestream import TimeSeries
+from infra.messaging.alert_topics import AlertTopics
 from infra.messaging.bus import Bus
 from infra.messaging.stage_queues import PROCESSOR_SECONDS, StageQueues
 
-BATCH = 10
-"""Messages at once: the most that Lambda takes from a FIFO queue."""
+BATCH_SIZE = 10
+"""Maximum number of queue messages in one invocation, which is Lambda's limit for FIFO queues."""
 
-STREAM_BATCH = 100
+STREAM_BATCH_SIZE = 100
 STREAM_BATCH_WINDOW_SECONDS = 1
-STREAM_PARALLEL = 10
-STREAM_HOURS = 12
-"""How long the recorder tries to write a record. The stream keeps it for 24, so as long again is left to see to it."""
+STREAM_PARALLELIZATION_FACTOR = 10
+MAX_STREAM_RECORD_AGE_HOURS = 12
+"""How long the recorder retries a stream record. The stream keeps records for 24 hours, which leaves operators another
+12 to recover it."""
 
 
 class LambdaFunctions(Construct):
-    """Nine functions."""
+    """The nine functions: producer, four processors, register_wait, escalate, sweeper and recorder."""
 
     def __init__(
         self,
         scope: Construct,
-        home: FunctionDefaults,
+        defaults: FunctionDefaults,
         keys: Keys,
         bus: Bus,
         intake: StageQueues,
-        records: Records,
-        series: Series,
-        alerts: Alerts,
+        records: RecordsTable,
+        series: TimeSeries,
+        alerts: AlertTopics,
         unrecorded: sqs.Queue,
     ) -> None:
         super().__init__(scope, "Functions")
-        self._home = home
-        self._concurrency = home.cell.concurrency
+        self._defaults = defaults
+        self._concurrency = defaults.cell.concurrency
         self._keys = keys
         self._intake = intake
         self._records = records
         self._alerts = alerts
-        self._machine_arn = state_machine_arn(self, home.names)
+        self._machine_arn = state_machine_arn(self, defaults.names)
         self.producer = self._producer(bus)
         self.processors: Mapping[Stage, Function] = {stage: self._processor(stage) for stage in STAGES}
         self.register_wait = self._decision_function(
@@ -73,13 +74,13 @@ class LambdaFunctions(Construct):
         return Function(
             self,
             "Producer",
-            self._home,
+            self._defaults,
             handler="producer",
             description="Takes events in, gates them, publishes them to the bus",
             environment={
                 "BEMS_BUS": bus.kind,
                 "BEMS_BUS_NAME": bus.name,
-                "BEMS_MAX_BATCH": str(self._home.cell.limits.max_batch),
+                "BEMS_MAX_BATCH": str(self._defaults.cell.limits.max_batch),
             },
             statements=bus.publish_statements(),
             timeout=Duration.seconds(28),
@@ -89,8 +90,8 @@ class LambdaFunctions(Construct):
 
     def _processor(self, stage: Stage) -> Function:
         queue = self._intake.stages[stage].queue
-        made = self._decision_function(
-            processor(stage),
+        function = self._decision_function(
+            processor_function(stage),
             "processor",
             f"Takes {stage} events into their invoices' records",
             self._concurrency.processor,
@@ -98,7 +99,7 @@ class LambdaFunctions(Construct):
             seconds=PROCESSOR_SECONDS,
             environment={
                 "BEMS_STAGE": stage,
-                "BEMS_QUEUE_TYPE": self._home.cell.delivery,
+                "BEMS_QUEUE_TYPE": self._defaults.cell.delivery,
                 "BEMS_QUEUE_URL": queue.queue_url,
             },
             statements=[
@@ -115,48 +116,49 @@ class LambdaFunctions(Construct):
             ],
         )
         lambda_.EventSourceMapping(
-            made,
+            function,
             "Mapping",
-            target=made.target,
+            target=function.target,
             event_source_arn=queue.queue_arn,
-            batch_size=BATCH,
-            # More than may run would be throttled, and each throttle is a receipt.
+            batch_size=BATCH_SIZE,
+            # Invocations beyond the reserved concurrency are throttled, and each throttled one counts as a receive.
             max_concurrency=self._concurrency.processor,
             report_batch_item_failures=True,
         )
-        return made
+        return function
 
     def _sweeper(self) -> Function:
         return self._decision_function(
             "Sweeper",
             "sweeper",
-            "Every minute looks after the invoices that are due",
+            "Sweeps due invoices every minute: raises alerts and replaces lost executions",
             self._concurrency.sweeper,
             seconds=60,
             statements=[
                 allow(["dynamodb:Query"], [self._records.index_arn]),
                 allow(
                     ["states:DescribeExecution"],
-                    [arn(self, "states", f"execution:{self._home.names.state_machine}:*")],
+                    [arn(self, "states", f"execution:{self._defaults.names.state_machine}:*")],
                 ),
                 *self._dlq_statements(self._intake.undelivered),
             ],
         )
 
-    def _recorder(self, series: Series, unrecorded: sqs.Queue) -> Function:
-        made = Function(
+    def _recorder(self, series: TimeSeries, unrecorded: sqs.Queue) -> Function:
+        function = Function(
             self,
             "Recorder",
-            self._home,
+            self._defaults,
             handler="recorder",
-            description="Writes every change of a record to the time series",
+            description="Writes every transition of an invoice to the time series",
             environment={**series.environment(), "BEMS_UNRECORDED_QUEUE_URL": unrecorded.queue_url},
             statements=[
                 allow(
                     ["dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"],
                     [self._records.stream_arn],
                 ),
-                # Lambda asks for it when the mapping is made; the action knows no resource.
+                # Lambda needs it to create the event source mapping; the action supports no resource-level
+                # permissions.
                 allow(["dynamodb:ListStreams"], ["*"]),
                 use_key(self._keys.records, ["kms:Decrypt"], "dynamodb"),
                 *series.write_statements(),
@@ -166,27 +168,27 @@ class LambdaFunctions(Construct):
             reserved=self._concurrency.recorder,
         )
         lambda_.EventSourceMapping(
-            made,
+            function,
             "Mapping",
-            target=made.target,
+            target=function.target,
             event_source_arn=self._records.stream_arn,
             starting_position=lambda_.StartingPosition.TRIM_HORIZON,
-            batch_size=STREAM_BATCH,
+            batch_size=STREAM_BATCH_SIZE,
             max_batching_window=Duration.seconds(STREAM_BATCH_WINDOW_SECONDS),
-            parallelization_factor=STREAM_PARALLEL,
+            parallelization_factor=STREAM_PARALLELIZATION_FACTOR,
             bisect_batch_on_error=True,
             report_batch_item_failures=True,
-            # Most of an invoice's writes only clear what is done, and have no transitions.
+            # Most writes of an invoice only clear completed work, and have no transitions to record.
             filters=[
                 lambda_.FilterCriteria.filter(
                     {"dynamodb": {"NewImage": {"changes": {"B": lambda_.FilterRule.exists()}}}}
                 )
             ],
-            # However often: an outage of the series must not lose what happened meanwhile.
-            max_record_age=Duration.hours(STREAM_HOURS),
+            # Retries are limited by age, not by number, so that an outage of the time series loses no transitions.
+            max_record_age=Duration.hours(MAX_STREAM_RECORD_AGE_HOURS),
             on_failure=event_sources.SqsDlq(unrecorded),
         )
-        return made
+        return function
 
     def _decision_function(
         self,
@@ -200,12 +202,12 @@ class LambdaFunctions(Construct):
         environment: Mapping[str, str] | None = None,
         statements: Sequence[iam.PolicyStatement] = (),
     ) -> Function:
-        """A function that brings decisions into the world: records, executions, alerts."""
+        """Create a function that may write records, start and continue executions, and publish alerts."""
         topics = self._alerts.topics
         return Function(
             self,
             id,
-            self._home,
+            self._defaults,
             handler=handler,
             description=description,
             environment={
@@ -231,8 +233,10 @@ class LambdaFunctions(Construct):
         )
 
     def _dlq_statements(self, queue: sqs.IQueue) -> list[iam.PolicyStatement]:
-        """For what the function itself sets aside, and for what Lambda gives up: it sends that with the function's
-        role."""
+        """Return the statements to send to a dead-letter queue.
+
+        Both the function and Lambda use them: Lambda sends failed events to the destination with the function's role.
+        """
         return [
             allow(["sqs:SendMessage"], [queue.queue_arn]),
             use_key(self._keys.messages, ["kms:Decrypt", "kms:GenerateDataKey"], "sqs"),

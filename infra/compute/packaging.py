@@ -1,8 +1,8 @@
-"""Packaging: what the functions' asset holds, made without Docker and the same to the byte wherever it is made.
+"""Build of the functions' asset, without Docker and reproducible to the byte on every machine.
 
-The dependencies are wheels for the functions' platform, those that `requirements/functions.lock` names by version and
-hash. They are fetched once per lock into `.build/`; `make synth` fetches them before it synthesizes, so that synthesis
-itself needs no network.
+The dependencies are wheels for the functions' platform, pinned by version and hash in `requirements/functions.lock`.
+They are fetched into `.build/` once per lock. `make synth` fetches them before it synthesizes, so that synthesis needs
+no network.
 """
 
 import hashlib
@@ -21,23 +21,36 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements" / "functions.lock"
 BUILD = ROOT / ".build"
 
-POLICY = "policy.json"
-MISSING = "WITHOUT-DEPENDENCIES.txt"
+POLICY_FILE = "policy.json"
+MISSING_NOTE = "WITHOUT-DEPENDENCIES.txt"
 
-OWN = ("bems/__init__.py", "bems/clock.py", "bems/validation", "bems/tracker", "bems/aws", "handlers")
+SOURCES = ("bems/__init__.py", "bems/clock.py", "bems/validation", "bems/tracker", "bems/aws", "handlers")
 
-CLIENTS = ("dynamodb", "events", "eventbridgev2", "firehose", "sns", "sqs", "stepfunctions", "timestream-write")
-"""What botocore must know; the models of the other 400 services are most of its 30 MB, and stay out."""
+BOTOCORE_SERVICES = (
+    "dynamodb",
+    "events",
+    "eventbridgev2",
+    "firehose",
+    "sns",
+    "sqs",
+    "stepfunctions",
+    "timestream-write",
+)
+"""AWS services that the functions call. The package contains only their botocore models: those of the other 400
+services make up most of botocore's 30 MB."""
 
 _INSTALLER_NOTES = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json")
 
 
 class DependenciesMissing(RuntimeError):
-    """The wheels are not there and could not be fetched."""
+    """The functions' dependencies are not in the build folder and could not be fetched."""
 
 
 def fetch(target: Target, lock: Path = LOCK, build: Path = BUILD) -> Path:
-    """The folder of the dependencies for a target, fetched if there is none yet for this lock. DependenciesMissing."""
+    """Return the folder with the dependencies for a target, and fetch them if this lock has none yet.
+
+    Raises DependenciesMissing when they cannot be fetched.
+    """
     folder = build / f"dependencies-{_key(target, lock)}"
     if folder.is_dir():
         return folder
@@ -51,13 +64,14 @@ def fetch(target: Target, lock: Path = LOCK, build: Path = BUILD) -> Path:
 
 
 def assemble(policy: PolicySpec, dependencies: Path | None, build: Path = BUILD) -> Path:
-    """The folder of a cell's asset: own code, `policy.json` and the dependencies, or a note that there are none.
+    """Return the folder of a cell's asset, which holds our code, `policy.json` and the dependencies.
 
-    It is named by what is in it, made whole and then moved there, so that two who synthesize at once do not meet.
+    Without dependencies it holds a note that says so. The folder is named by a digest of its contents. It is built in a
+    temporary folder and then renamed, so that concurrent syntheses do not interfere.
     """
-    contents = {**_source_files(), POLICY: dump_policy(expand(policy))}
+    contents = {**_source_files(), POLICY_FILE: dump_policy(expand(policy))}
     if dependencies is None:
-        contents[MISSING] = b"Synthesized without dependencies: these functions cannot run.\n"
+        contents[MISSING_NOTE] = b"Synthesized without dependencies: these functions cannot run.\n"
     digest = hashlib.sha256(str(dependencies and dependencies.name).encode())
     for name, content in sorted(contents.items()):
         digest.update(f"\n{name}\n{len(content)}\n".encode() + content)
@@ -65,35 +79,36 @@ def assemble(policy: PolicySpec, dependencies: Path | None, build: Path = BUILD)
     if not folder.is_dir():
         build.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=build) as temporary:
-            made = Path(temporary) / "made"
+            build_folder = Path(temporary) / "asset"
             if dependencies is not None:
-                shutil.copytree(dependencies, made)
+                shutil.copytree(dependencies, build_folder)
             for name, content in contents.items():
-                (made / name).parent.mkdir(parents=True, exist_ok=True)
-                (made / name).write_bytes(content)
-            _move(made, folder)
+                (build_folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (build_folder / name).write_bytes(content)
+            _move(build_folder, folder)
     return folder
 
 
 def _source_files() -> dict[str, bytes]:
-    """The product's own files by their name in the asset."""
-    paths = [path for own in OWN for path in ([ROOT / own] if (ROOT / own).is_file() else (ROOT / own).rglob("*"))]
-    kept = [path for path in paths if path.is_file() and path.suffix != ".pyc"]
-    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in kept}
+    """Return the contents of our own source files by their name in the asset."""
+    roots = [ROOT / name for name in SOURCES]
+    paths = [path for root in roots for path in ([root] if root.is_file() else root.rglob("*"))]
+    files = [path for path in paths if path.is_file() and path.suffix != ".pyc"]
+    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in files}
 
 
-def _move(made: Path, folder: Path) -> None:
+def _move(source: Path, folder: Path) -> None:
     try:
-        made.rename(folder)
+        source.rename(folder)
     except OSError:
-        # Another process was faster; what it made is the same.
+        # If another process has created the folder, its contents are the same.
         if not folder.is_dir():
             raise
 
 
 def _key(target: Target, lock: Path) -> str:
-    told = "\n".join((lock.read_text(), target.python, *target.platforms, *CLIENTS))
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    text = "\n".join((lock.read_text(), target.python, *target.platforms, *BOTOCORE_SERVICES))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _install(target: Target, lock: Path, folder: Path) -> None:
@@ -105,16 +120,16 @@ def _install(target: Target, lock: Path, folder: Path) -> None:
         *("--implementation", "cp", "--python-version", target.python, "--abi", abi, "--abi", "abi3", "--abi", "none"),
         *platforms,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if completed.returncode:
         raise DependenciesMissing(
             f"the functions' dependencies of {lock.name} are not in {folder.parent.parent} and could not be fetched "
-            f"(this needs a network, once per lock):\n{done.stderr.strip()}"
+            f"(fetching needs a network, once per lock):\n{completed.stderr.strip()}"
         )
 
 
 def _make_reproducible(folder: Path) -> None:
-    """Take out what differs from one machine to the next, and what no function reads."""
+    """Remove files that differ between machines and files that no function reads."""
     shutil.rmtree(folder / "bin", ignore_errors=True)
     for cache in folder.rglob("__pycache__"):
         shutil.rmtree(cache)
@@ -123,5 +138,5 @@ def _make_reproducible(folder: Path) -> None:
             path.unlink()
     models = folder / "botocore" / "data"
     for model in models.iterdir() if models.is_dir() else ():
-        if model.is_dir() and model.name not in CLIENTS:
+        if model.is_dir() and model.name not in BOTOCORE_SERVICES:
             shutil.rmtree(model)

@@ -1,4 +1,4 @@
-"""The lifecycle: the state machine, from the same definition that the embedded cell runs."""
+"""State machine of the invoice lifecycle, from the same definition that the embedded cell runs."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from constructs import Construct
 
 from bems.tracker.cells import Cell
 from infra.common.iam import allow, arn, own_account, service_role
-from infra.common.log_groups import VENDED, log_group
+from infra.common.log_groups import VENDED_LOGS_PREFIX, log_group
 from infra.common.names import Names
 from infra.compute.functions import Function
 
@@ -18,8 +18,11 @@ DEFINITION = Path(__file__).resolve().parents[2] / "statemachines" / "invoice_li
 
 
 class Lifecycle(Construct):
-    """One Standard state machine. It logs errors, without what executions hold; its input is an id and two numbers,
-    which AWS's own key encrypts: one of ours would cost a call to KMS for every answer."""
+    """Standard workflow of the invoice lifecycle, with its role and log group.
+
+    It logs errors without execution data. Executions are encrypted with an AWS-owned key: their input is only an id and
+    two numbers, and a customer-managed key would cost a KMS call for each task response.
+    """
 
     def __init__(
         self,
@@ -33,12 +36,12 @@ class Lifecycle(Construct):
     ) -> None:
         super().__init__(scope, id)
         self.arn = state_machine_arn(self, names)
-        group = log_group(self, "Log", f"{VENDED}/states/{names.state_machine}", log_key, cell)
+        group = log_group(self, "Log", f"{VENDED_LOGS_PREFIX}/states/{names.state_machine}", log_key, cell)
         functions = [register_wait.target.function_arn, escalate.target.function_arn]
         role = service_role(
             self,
             "states.amazonaws.com",
-            "The invoice lifecycle calls its two functions",
+            "The invoice lifecycle invokes its two functions",
             [allow(["lambda:InvokeFunction"], functions), *_logging(), *(_tracing() if cell.tracing else ())],
             {"StringEquals": own_account(), "ArnLike": {"aws:SourceArn": self.arn}},
         )
@@ -66,12 +69,16 @@ class Lifecycle(Construct):
 
 
 def state_machine_arn(scope: Construct, names: Names) -> str:
-    """The machine's ARN, by its name: its functions answer it and it calls its functions, and one must come first."""
+    """Return the state machine's ARN, built from its name.
+
+    A reference would be circular: the state machine invokes the functions, and the functions respond to its tasks.
+    """
     return arn(scope, "states", f"stateMachine:{names.state_machine}")
 
 
 def _logging() -> list[iam.PolicyStatement]:
-    # Step Functions developer guide, "IAM policies for logging to CloudWatch Logs": these know no resource.
+    # These actions support no resource-level permissions (Step Functions developer guide, "IAM policies for logging to
+    # CloudWatch Logs").
     return [
         allow(
             [

@@ -1,4 +1,4 @@
-"""Sweeping: what wakes the sweeper. The clock, every minute; and every execution that ended by itself."""
+"""Triggers of the sweeper: a schedule, and executions that end without success."""
 
 from aws_cdk import Duration
 from aws_cdk import aws_events as events
@@ -12,8 +12,8 @@ from bems.tracker.eventbridge_names import FAILED_EXECUTION_STATUSES
 from infra.common.names import Names
 
 
-class Sweeping(Construct):
-    """Two rules on the account's default bus, where AWS services publish."""
+class SweepTriggers(Construct):
+    """Two rules on the account's default bus, to which AWS services publish, and the sweeper's asynchronous retries."""
 
     def __init__(
         self,
@@ -37,16 +37,16 @@ class Sweeping(Construct):
             self,
             "EveryMinute",
             rule_name=f"{names.prefix}-sweep",
-            description="Looks after the invoices that are due",
+            description="Runs the sweep every minute",
             schedule=events.Schedule.rate(Duration.minutes(1)),
-            # A sweep that is late is the next one's work.
+            # A missed sweep needs no retry: the next one does its work.
             targets=[targets.LambdaFunction(sweeper, retry_attempts=0, max_event_age=Duration.minutes(1))],
         )
         events.Rule(
             self,
             "ExecutionEnded",
             rule_name=f"{names.prefix}-execution-ended",
-            description="Replaces a run that failed, timed out or was aborted",
+            description="Runs the sweeper for an execution that failed, timed out or was aborted, to replace it",
             event_pattern=events.EventPattern(
                 source=["aws.states"],
                 detail_type=["Step Functions Execution Status Change"],

@@ -1,6 +1,7 @@
-"""Backup: the records, and the series where AWS Backup knows it, daily, beside the table's point-in-time recovery.
+"""Daily backups by AWS Backup, in addition to the table's point-in-time recovery.
 
-AWS Backup does not know S3 Tables; their snapshots are Iceberg's own.
+They contain the records, and a Timestream series. AWS Backup does not support S3 Tables; Iceberg keeps its own
+snapshots.
 """
 
 from collections.abc import Sequence
@@ -14,11 +15,11 @@ from constructs import Construct
 from infra.common.iam import ENCRYPT_AND_DECRYPT, allow, arn, own_account, service_role, use_key
 from infra.common.names import Names
 
-KEPT_DAYS = 35
+RETENTION_DAYS = 35
 
 
 class Backup(Construct):
-    """A vault, a plan, and what the plan takes."""
+    """Backup vault, plan and selection."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class Backup(Construct):
                         schedule_expression="cron(0 2 * * ? *)",
                         start_window_minutes=60,
                         completion_window_minutes=480,
-                        lifecycle=backup.CfnBackupPlan.LifecycleResourceTypeProperty(delete_after_days=KEPT_DAYS),
+                        lifecycle=backup.CfnBackupPlan.LifecycleResourceTypeProperty(delete_after_days=RETENTION_DAYS),
                     )
                 ],
             ),
@@ -53,9 +54,10 @@ class Backup(Construct):
         role = service_role(
             self,
             "backup.amazonaws.com",
-            "AWS Backup reads what it backs up, and writes it to its vault",
+            "AWS Backup reads the cell's tables and writes recovery points to its vault",
             [
-                # What AWSBackupServiceRolePolicyForBackup has for DynamoDB and Timestream, for this cell's alone.
+                # The permissions of AWSBackupServiceRolePolicyForBackup for DynamoDB and Timestream, limited to this
+                # cell's resources.
                 allow(
                     [
                         "dynamodb:CreateBackup",
@@ -65,7 +67,7 @@ class Backup(Construct):
                     ],
                     [table_arn],
                 ),
-                # Where the account has not opted in to AWS Backup's own format, DynamoDB keeps the backups.
+                # DynamoDB keeps the backups when the account has not opted in to AWS Backup's advanced features.
                 allow(["dynamodb:DeleteBackup", "dynamodb:DescribeBackup"], [f"{table_arn}/backup/*"]),
                 *(_timestream(others, arn(self, "timestream", f"database/{names.prefix}")) if others else ()),
                 allow(

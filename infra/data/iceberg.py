@@ -1,4 +1,4 @@
-"""The Iceberg series: a table in S3 Tables, filled by Firehose, for Athena and QuickSight."""
+"""Time series as an Iceberg table in S3 Tables."""
 
 from collections.abc import Mapping
 
@@ -20,18 +20,18 @@ from infra.data.timestream import TABLE
 NAMESPACE = "bems"
 
 BUFFER_SECONDS = 30
-"""How long Firehose gathers rows: of the two minutes within which they must be visible."""
+"""How long Firehose buffers rows, as part of the two minutes within which a row must be visible."""
 
 BUFFER_MEGABYTES = 64
 
-ERRORS_KEPT_DAYS = 90
+ERROR_RETENTION_DAYS = 90
 
 
 class IcebergSeries(Construct):
-    """A table in S3 Tables that Firehose fills, for Athena and QuickSight.
+    """A table in S3 Tables, written by Firehose and queried by Athena and QuickSight.
 
-    The account's S3 Tables must be integrated with its Glue Data Catalog, in the mode that IAM decides: once per
-    account and Region, not per cell. (Glue developer guide, "Integrating with Amazon S3 Tables".)
+    The account's S3 Tables must be integrated with its Glue Data Catalog, with access controlled by IAM, once per
+    account and Region (Glue developer guide, "Integrating with Amazon S3 Tables").
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class IcebergSeries(Construct):
             enforce_ssl=True,
             lifecycle_rules=[
                 s3.LifecycleRule(
-                    expiration=Duration.days(ERRORS_KEPT_DAYS),
-                    # Parts of an upload that never ended are billed, and listed nowhere.
+                    expiration=Duration.days(ERROR_RETENTION_DAYS),
+                    # Parts of incomplete uploads are billed, but appear in no listing.
                     abort_incomplete_multipart_upload_after=Duration.days(7),
                 )
             ],
@@ -71,9 +71,13 @@ class IcebergSeries(Construct):
         role = service_role(
             self,
             "firehose.amazonaws.com",
-            "Firehose writes transitions into their table",
-            [*self._delivering(catalog, names, errors, key), allow(["logs:PutLogEvents"], [log_group.log_group_arn])],
-            # Firehose tells for whom it comes by this key (developer guide, "Allow Firehose to assume an IAM role").
+            "Firehose writes transitions to their Iceberg table",
+            [
+                *self._delivery_statements(catalog, names, errors, key),
+                allow(["logs:PutLogEvents"], [log_group.log_group_arn]),
+            ],
+            # Firehose passes the account on whose behalf it acts as external id (developer guide, "Allow Firehose to
+            # assume an IAM role").
             {"StringEquals": {"sts:ExternalId": Aws.ACCOUNT_ID}},
         )
         self._stream = firehose.CfnDeliveryStream(
@@ -86,7 +90,8 @@ class IcebergSeries(Construct):
             ),
             iceberg_destination_configuration=firehose.CfnDeliveryStream.IcebergDestinationConfigurationProperty(
                 role_arn=role.role_arn,
-                # Rows are never changed. One that comes twice has the same transition_id: queries tell.
+                # Rows are never updated. A row that is delivered twice has the same transition_id, by which queries
+                # remove duplicates.
                 append_only=True,
                 catalog_configuration=firehose.CfnDeliveryStream.CatalogConfigurationProperty(
                     catalog_arn=arn(self, "glue", catalog)
@@ -159,7 +164,7 @@ class IcebergSeries(Construct):
                 iceberg_partition_spec=s3tables.CfnTable.IcebergPartitionSpecProperty(
                     fields=[
                         s3tables.CfnTable.IcebergPartitionFieldProperty(
-                            name="recorded_day", source_id=_number("recorded_at"), transform="day"
+                            name="recorded_day", source_id=_column_id("recorded_at"), transform="day"
                         )
                     ]
                 ),
@@ -167,14 +172,19 @@ class IcebergSeries(Construct):
         )
         table.add_resource_dependency(namespace)
         if profile.table_policy:
-            _take_nothing_without_tls(bucket)
+            _require_tls(bucket)
         for resource in (bucket, namespace, table):
             resource.apply_removal_policy(removal)
         return table
 
-    def _delivering(self, catalog: str, names: Names, errors: s3.Bucket, key: kms.IKey) -> list[iam.PolicyStatement]:
-        """Firehose developer guide, "Grant Firehose access to Amazon S3 Tables", and S3 user guide, "Access management
-        for S3 Tables", with the names of this cell in place of the wildcards where it has them."""
+    def _delivery_statements(
+        self, catalog: str, names: Names, errors: s3.Bucket, key: kms.IKey
+    ) -> list[iam.PolicyStatement]:
+        """Return the statements that Firehose needs to write the table, and rejected rows to the error bucket.
+
+        Source: Firehose developer guide, "Grant Firehose access to Amazon S3 Tables", and S3 user guide, "Access
+        management for S3 Tables", with this cell's names instead of the guides' wildcards where possible.
+        """
         tables = arn(self, "s3tables", f"bucket/{names.prefix}-series")
         inside = f"s3tablescatalog/{names.prefix}-series/{NAMESPACE}"
         return [
@@ -205,11 +215,13 @@ class IcebergSeries(Construct):
         ]
 
 
-def _take_nothing_without_tls(bucket: s3tables.CfnTableBucket) -> None:
-    """S3 Tables redirects plain HTTP (user guide, "Security considerations and limitations for S3 Tables"); this
-    refuses it, as everything else here does."""
+def _require_tls(bucket: s3tables.CfnTableBucket) -> None:
+    """Deny requests without TLS, as the cell's other resources do.
+
+    S3 Tables itself only redirects plain HTTP (S3 user guide, "Security considerations and limitations for S3 Tables").
+    """
     arn = bucket.attr_table_bucket_arn
-    refusal = iam.PolicyStatement(
+    denial = iam.PolicyStatement(
         sid="TlsOnly",
         effect=iam.Effect.DENY,
         principals=[iam.StarPrincipal()],
@@ -221,9 +233,9 @@ def _take_nothing_without_tls(bucket: s3tables.CfnTableBucket) -> None:
         bucket,
         "Policy",
         table_bucket_arn=arn,
-        resource_policy=iam.PolicyDocument(statements=[refusal]),
+        resource_policy=iam.PolicyDocument(statements=[denial]),
     )
 
 
-def _number(column: str) -> int:
-    return [one.name for one in COLUMNS].index(column) + 1
+def _column_id(name: str) -> int:
+    return [column.name for column in COLUMNS].index(name) + 1

@@ -1,4 +1,4 @@
-"""Records: the table of invoices, which is the truth; and the index by which the sweep finds those that are due."""
+"""DynamoDB table of invoice records, the source of truth, with the index by which the sweep finds due invoices."""
 
 from aws_cdk import RemovalPolicy
 from aws_cdk import aws_dynamodb as dynamodb
@@ -8,12 +8,12 @@ from constructs import Construct
 from infra.common.names import Names
 from infra.common.removal import RETAIN_ON_UPDATE_OR_DELETE
 
-CHECKS = "checks"
-"""The sparse, sharded index on (check_shard, check_at)."""
+CHECKS_INDEX = "checks"
+"""Name of the sparse, sharded index on (check_shard, check_at)."""
 
 
-class Records(Construct):
-    """One item an invoice, on demand, with every change on a stream."""
+class RecordsTable(Construct):
+    """On-demand table with one item for each invoice, and a stream of every change."""
 
     def __init__(self, scope: Construct, id: str, names: Names, key: kms.IKey, removal: RemovalPolicy) -> None:
         super().__init__(scope, id)
@@ -29,15 +29,15 @@ class Records(Construct):
                 point_in_time_recovery_enabled=True
             ),
             stream=dynamodb.StreamViewType.NEW_IMAGE,
-            # Against everybody, CloudFormation too: a first deployment that fails cannot take the table away again
-            # (deployment guide, "One cell").
+            # It stops CloudFormation too: the rollback of a failed first deployment cannot delete the table (deployment
+            # guide, "One cell").
             deletion_protection=removal == RETAIN_ON_UPDATE_OR_DELETE,
             removal_policy=removal,
         )
-        # One partition key for all would take about 1,000 writes a second and then throttle the table: hence the
-        # shards.
+        # Sharded because one partition key accepts about 1,000 writes a second; beyond that, the index would throttle
+        # writes to the table.
         self.table.add_global_secondary_index(
-            index_name=CHECKS,
+            index_name=CHECKS_INDEX,
             partition_key=dynamodb.Attribute(name="check_shard", type=dynamodb.AttributeType.STRING),
             sort_key=dynamodb.Attribute(name="check_at", type=dynamodb.AttributeType.NUMBER),
             projection_type=dynamodb.ProjectionType.KEYS_ONLY,
@@ -45,7 +45,7 @@ class Records(Construct):
 
     @property
     def index_arn(self) -> str:
-        return f"{self.table.table_arn}/index/{CHECKS}"
+        return f"{self.table.table_arn}/index/{CHECKS_INDEX}"
 
     @property
     def stream_arn(self) -> str:

@@ -1,5 +1,8 @@
-"""The time series: where the recorder writes every transition, and dashboards read. One of two, by the cell's
-setting: Timestream, here, or a table in `iceberg`."""
+"""Time series of transitions, written by the recorder and read by dashboards.
+
+The cell's `time_series` setting selects the implementation: Timestream, in this module, or S3 Tables, in
+`infra.data.iceberg`.
+"""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -16,30 +19,31 @@ from infra.common.names import Names
 TABLE = "transitions"
 
 MEMORY_HOURS = 24
-"""How late a row may come and still be queried from memory."""
+"""Retention of the memory store. Older rows are written to and read from the magnetic store."""
 
 MAGNETIC_DAYS = 10 * 365
-"""The series is the audit trail. Ten years are what most countries ask of invoices."""
+"""Retention of the magnetic store. The series is the audit trail; most countries require invoices to be kept for ten
+years."""
 
 
-class Series(Protocol):
-    """What the recorder needs to know."""
+class TimeSeries(Protocol):
+    """A time series that the recorder can write to."""
 
     def write_statements(self) -> list[iam.PolicyStatement]:
-        """What a recorder must be allowed."""
+        """Return the permissions that the recorder needs to write rows."""
         ...
 
     def environment(self) -> Mapping[str, str]:
-        """Where it is told to write."""
+        """Return the environment variables that tell the recorder where to write."""
         ...
 
     def backup_arns(self) -> list[str]:
-        """The ARNs of what AWS Backup can take."""
+        """Return the ARNs of resources that AWS Backup can back up."""
         ...
 
 
 class TimestreamSeries(Construct):
-    """Timestream for LiveAnalytics, which takes no new customers."""
+    """Table in Timestream for LiveAnalytics, which accepts no new customers."""
 
     def __init__(self, scope: Construct, id: str, names: Names, key: kms.IKey, removal: RemovalPolicy) -> None:
         super().__init__(scope, id)
@@ -53,9 +57,9 @@ class TimestreamSeries(Construct):
                 "MemoryStoreRetentionPeriodInHours": str(MEMORY_HOURS),
                 "MagneticStoreRetentionPeriodInDays": str(MAGNETIC_DAYS),
             },
-            # A row that comes later than memory keeps is written all the same.
+            # Accepts rows that are older than the memory store's retention.
             magnetic_store_write_properties={"EnableMagneticStoreWrites": True},
-            # One invoice's history is read from one partition.
+            # Keeps the history of an invoice in one partition.
             schema=timestream.CfnTable.SchemaProperty(
                 composite_partition_key=[
                     timestream.CfnTable.PartitionKeyProperty(
@@ -71,7 +75,8 @@ class TimestreamSeries(Construct):
     def write_statements(self) -> list[iam.PolicyStatement]:
         return [
             allow(["timestream:WriteRecords"], [self._table.attr_arn]),
-            # Where to write is asked first; the action knows no resource (service authorization reference).
+            # Clients look up the write endpoint first; the action supports no resource-level permissions (service
+            # authorization reference).
             allow(["timestream:DescribeEndpoints"], ["*"]),
         ]
 

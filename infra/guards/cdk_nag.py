@@ -1,6 +1,7 @@
-"""Findings: what cdk-nag's AwsSolutions pack and CDK's own rules say of the stacks, and why some of it stands.
+"""Checks by cdk-nag's AwsSolutions pack and CDK's own rules, with the findings that are acknowledged and why.
 
-Whatever is not acknowledged here fails the synthesis. Wildcards in roles have their reasons in `wildcards`.
+A finding that is not acknowledged here fails the synthesis. The reasons for wildcards in roles are in
+`infra.guards.wildcards`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,84 +12,84 @@ from cdk_nag import AwsSolutionsChecks
 
 from infra.guards.resources import Resource, as_list, stack_resources, to_text
 from infra.guards.rules import ROLE, statements
-from infra.guards.wildcards import reason
+from infra.guards.wildcards import wildcard_reason
 
 
 class Suppression(NamedTuple):
-    """A rule that is not followed by resources of a type, under a part of the stack, and why."""
+    """A rule that is suppressed for resources of a type under a path in the stack, and the reason."""
 
     rule: str
     type: str
-    under: str
+    path_prefix: str
     reason: str
 
 
-ACKNOWLEDGED: tuple[Suppression, ...] = (
+SUPPRESSIONS: tuple[Suppression, ...] = (
     Suppression(
         "AwsSolutions-APIG4",
         "AWS::ApiGateway::Method",
         "Api/",
-        "Senders are systems, authorized by an API key of the usage plan, as the contract says, behind a firewall",
+        "Senders are systems; an API key of the usage plan authorizes them, as the contract says, behind a firewall",
     ),
     Suppression(
         "AwsSolutions-COG4",
         "AWS::ApiGateway::Method",
         "Api/",
-        "Senders are systems with API keys: there are no people to sign in with Cognito",
+        "Senders are systems with API keys: no people sign in, so Cognito does not apply",
     ),
     Suppression(
         "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs]",
         ROLE,
         "Api/LoggingRole",
-        "The account's one role for API Gateway's logs: AWS asks for this policy, which knows no API (developer guide)",
+        "The account's one role for API Gateway's logs: AWS requires this policy, which names no API (developer guide)",
     ),
     Suppression(
         "AwsSolutions-L1",
         "AWS::Lambda::Function",
         "Functions/",
-        "Python 3.13 is what the functions' dependencies are locked for; it is supported until 2029",
+        "The functions' dependencies are locked for Python 3.13, which is supported until 2029",
     ),
     Suppression(
         "AwsSolutions-S1",
         "AWS::S3::Bucket",
         "Series/Errors",
-        "Firehose alone writes here, what it could not deliver, for 90 days; an access log would outlive it",
+        "Only Firehose writes to this bucket, and objects expire after 90 days; an access log would outlive them",
     ),
     Suppression(
         "AwsSolutions-SF1",
         "AWS::StepFunctions::StateMachine",
         "Lifecycle/",
-        "Logs errors only: every transition is in the time series, and the rest costs more than it tells",
+        "Logs errors only: every transition is in the time series, so a full log would cost more than it is worth",
     ),
     Suppression(
         "AwsSolutions-SQS3",
         "AWS::SQS::Queue",
         "Intake/Undelivered",
-        "It is a dead-letter queue: of rules, subscribers and the sweeper",
+        "It is itself the dead-letter queue of rules, subscribers and the sweeper",
     ),
     Suppression(
         "AwsSolutions-SQS3",
         "AWS::SQS::Queue",
         "Unrecorded",
-        "It is a dead-letter queue: of the recorder and its stream mapping",
+        "It is itself the dead-letter queue of the recorder and its stream mapping",
     ),
     Suppression(
         "CloudFormation-Validate::W3697",
         "AWS::Timestream::Database",
         "Series/",
-        "Chosen by the cell's setting, for accounts that have access; `s3tables` is the default",
+        "Selected by the cell's setting, for accounts that have access; `s3tables` is the default",
     ),
     Suppression(
         "CloudFormation-Validate::W3697",
         "AWS::Timestream::Table",
         "Series/",
-        "Chosen by the cell's setting, for accounts that have access; `s3tables` is the default",
+        "Selected by the cell's setting, for accounts that have access; `s3tables` is the default",
     ),
 )
 
 
 def add_cdk_nag(app: App) -> None:
-    """Have the app's stacks checked when it is synthesized, but for what is acknowledged."""
+    """Check the app's stacks at synthesis, except for the acknowledged findings."""
     Validations.of(app).add_plugins(AwsSolutionsChecks())
     for stack in app.node.children:
         if isinstance(stack, Stack):
@@ -96,26 +97,27 @@ def add_cdk_nag(app: App) -> None:
 
 
 def acknowledge(stack: Stack) -> None:
-    """Acknowledge on each resource what stands there, and nothing on the stack as a whole."""
+    """Acknowledge findings on the individual resources that have them, never on the whole stack."""
     constructs = {node.node.path: node for node in stack.node.find_all()}
     for resource in stack_resources(stack):
-        for rule, why in _acknowledged(resource.path.removeprefix(f"{stack.node.path}/"), resource):
-            Validations.of(constructs[resource.path]).acknowledge(Acknowledgment(id=rule, reason=why))
+        for rule, reason in _acknowledged(resource.path.removeprefix(f"{stack.node.path}/"), resource):
+            Validations.of(constructs[resource.path]).acknowledge(Acknowledgment(id=rule, reason=reason))
 
 
-def _acknowledged(within: str, resource: Resource) -> Iterator[tuple[str, str]]:
-    for one in ACKNOWLEDGED:
-        if one.type == resource.type and within.startswith(one.under):
-            yield one.rule, one.reason
+def _acknowledged(path: str, resource: Resource) -> Iterator[tuple[str, str]]:
+    """Yield the rules that are acknowledged for a resource, with the reason; `path` is relative to the stack."""
+    for suppression in SUPPRESSIONS:
+        if suppression.type == resource.type and path.startswith(suppression.path_prefix):
+            yield suppression.rule, suppression.reason
     for statement in statements(resource):
         for allowed in as_list(statement.get("resource")):
-            why = reason([str(action) for action in as_list(statement.get("action"))], to_text(allowed))
-            if why is not None:
-                yield f"AwsSolutions-IAM5[Resource::{_nag_text(allowed)}]", why
+            reason = wildcard_reason([str(action) for action in as_list(statement.get("action"))], to_text(allowed))
+            if reason is not None:
+                yield f"AwsSolutions-IAM5[Resource::{_nag_text(allowed)}]", reason
 
 
 def _nag_text(value: Any) -> str:
-    """cdk-nag's own text for what only CloudFormation knows: `<AWS::AccountId>`, `<LogicalId.Arn>`."""
+    """Return a value as cdk-nag writes it, with `<AWS::AccountId>` or `<LogicalId.Arn>` for references."""
     if isinstance(value, Mapping):
         if "fn::join" in value:
             separator, parts = value["fn::join"]

@@ -1,6 +1,6 @@
-"""Resources: a stack's resources as the guards look at them, whether they come from constructs or from a template.
+"""Resources of a stack in the form that the guards check, from constructs or from a synthesized template.
 
-Names of properties are in lower case, because CDK's constructs and CloudFormation differ in nothing else.
+Property names are in lower case, because that is the only difference between CDK's constructs and CloudFormation.
 """
 
 import re
@@ -11,18 +11,20 @@ from aws_cdk import CfnResource, Stack
 
 
 class Resource(NamedTuple):
-    """One resource: where it is, what it is, what it says."""
+    """One resource with its construct path, logical id, CloudFormation type and properties."""
 
     path: str
     id: str
-    """The logical id, by which others refer to it."""
+    """The logical id, by which other resources refer to this one."""
     type: str
     properties: Mapping[str, Any]
 
 
 def stack_resources(stack: Stack) -> list[Resource]:
-    """The resources of a stack that is being synthesized. What an escape hatch overrides is not seen here; it is in the
-    template."""
+    """Return the resources of a stack during synthesis.
+
+    They lack property overrides (escape hatches), which only the template contains.
+    """
     return [
         Resource(
             node.node.path,
@@ -36,7 +38,7 @@ def stack_resources(stack: Stack) -> list[Resource]:
 
 
 def template_resources(template: Mapping[str, Any]) -> list[Resource]:
-    """The resources of a synthesized template."""
+    """Return the resources of a synthesized template."""
     return [
         Resource(
             resource.get("Metadata", {}).get("aws:cdk:path", id),
@@ -49,7 +51,7 @@ def template_resources(template: Mapping[str, Any]) -> list[Resource]:
 
 
 def logical_id_of(value: Any) -> str | None:
-    """The logical id that a `Ref` or `Fn::GetAtt` names."""
+    """Return the logical id that a `Ref` or `Fn::GetAtt` names; None for any other value."""
     if isinstance(value, Mapping):
         if isinstance(value.get("ref"), str):
             return str(value["ref"])
@@ -62,7 +64,7 @@ def logical_id_of(value: Any) -> str | None:
 
 
 def to_text(value: Any) -> str:
-    """A value as one text, with `${...}` for what only CloudFormation knows."""
+    """Return a value as text, with `${LogicalId}` for references that only CloudFormation can resolve."""
     if isinstance(value, Mapping):
         if "fn::join" in value:
             separator, parts = value["fn::join"]
@@ -70,17 +72,17 @@ def to_text(value: Any) -> str:
         if "fn::sub" in value:
             inner = value["fn::sub"]
             return str(inner if isinstance(inner, str) else inner[0])
-        known = logical_id_of(value)
-        return "${" + (known or "?").removeprefix("AWS::") + "}"
+        logical_id = logical_id_of(value)
+        return "${" + (logical_id or "?").removeprefix("AWS::") + "}"
     return str(value)
 
 
 def references(value: Any) -> Iterator[str]:
-    """Every logical id that is named anywhere in a value."""
+    """Yield every logical id to which a value or any part of it refers."""
     if isinstance(value, Mapping):
-        known = logical_id_of(value)
-        if known is not None:
-            yield known
+        logical_id = logical_id_of(value)
+        if logical_id is not None:
+            yield logical_id
         for inner in value.values():
             yield from references(inner)
     elif isinstance(value, list):
@@ -91,7 +93,7 @@ def references(value: Any) -> Iterator[str]:
 
 
 def as_list(value: Any) -> list[Any]:
-    """What CloudFormation takes as one or as a list."""
+    """Return a property that CloudFormation accepts as one value or as a list, as a list; empty for None."""
     if value is None:
         return []
     return value if isinstance(value, list) else [value]

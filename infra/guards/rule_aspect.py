@@ -1,4 +1,4 @@
-"""Guards: a stack that has what `refusals` refuses does not come out of synthesis."""
+"""CDK aspect that fails the synthesis of a stack which violates `infra.guards.rules`."""
 
 import jsii
 from aws_cdk import AspectPriority, Aspects, IAspect, Stack
@@ -9,21 +9,21 @@ from infra.guards.rules import check_rules
 
 
 class RuleViolations(Exception):
-    """Every refusal of a stack, one a line, each with its construct's path."""
+    """Every rule violation of a stack, one per line, each with its construct's path."""
 
 
 @jsii.implements(IAspect)
 class RuleAspect:
-    """Looks at each stack once, whole: most of what is refused is between two resources."""
+    """Aspect that checks each stack once, as a whole, because most rules relate two resources."""
 
     def visit(self, node: IConstruct) -> None:
         if not isinstance(node, Stack):
             return
-        refusals = check_rules(stack_resources(node))
-        if refusals:
-            raise RuleViolations("\n".join(f"{path}: {detail}" for path, detail in refusals))
+        violations = check_rules(stack_resources(node))
+        if violations:
+            raise RuleViolations("\n".join(f"{path}: {detail}" for path, detail in violations))
 
 
 def add_rules(scope: Construct) -> None:
-    """Have every stack under a construct looked at, after all that other aspects change."""
+    """Check every stack under a construct, after all other aspects have made their changes."""
     Aspects.of(scope).add(RuleAspect(), priority=AspectPriority.READONLY)

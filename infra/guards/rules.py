@@ -1,4 +1,4 @@
-"""Refusals: what no stack of ours may have, although CloudFormation would take it, and often AWS too."""
+"""Rules that every stack must follow, although CloudFormation, and often AWS too, would accept a violation."""
 
 import json
 from collections import defaultdict
@@ -11,7 +11,7 @@ from infra.guards.wildcards import wildcard_violation
 
 
 class Violation(NamedTuple):
-    """Where, and what is wrong with it and would be right."""
+    """A violation at a construct's path: what is wrong, and how to fix it."""
 
     path: str
     detail: str
@@ -19,7 +19,7 @@ class Violation(NamedTuple):
 
 QUEUE, TOPIC, ROLE = "AWS::SQS::Queue", "AWS::SNS::Topic", "AWS::IAM::Role"
 
-KEYS: Mapping[str, tuple[str, ...]] = {
+KEY_PROPERTIES: Mapping[str, tuple[str, ...]] = {
     QUEUE: ("kmsmasterkeyid",),
     TOPIC: ("kmsmasterkeyid",),
     "AWS::DynamoDB::Table": ("ssespecification", "kmsmasterkeyid"),
@@ -32,14 +32,14 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "AWS::KinesisFirehose::DeliveryStream": ("deliverystreamencryptionconfigurationinput", "keyarn"),
     "AWS::Backup::BackupVault": ("encryptionkeyarn",),
 }
-"""By type, where the key is."""
+"""Path of the property that holds the KMS key, by resource type."""
 
 _BUCKET_KEY = ("bucketencryption", "serversideencryptionconfiguration")
 
 
 def check_rules(resources: Sequence[Resource]) -> list[Violation]:
-    """Everything that is refused, in the order of the resources' paths."""
-    return sorted({refusal for rule in RULES for refusal in rule(resources)})
+    """Return every rule violation, sorted by construct path."""
+    return sorted({violation for rule in RULES for violation in rule(resources)})
 
 
 def _by_id(resources: Sequence[Resource]) -> Mapping[str, Resource]:
@@ -47,7 +47,7 @@ def _by_id(resources: Sequence[Resource]) -> Mapping[str, Resource]:
 
 
 def _wiring(resources: Sequence[Resource]) -> Iterator[Violation]:
-    """AWS refuses these at deployment, or drops every event; CDK synthesizes them."""
+    """Yield connections that CDK synthesizes, but that AWS rejects at deployment or that drop every event."""
     known = _by_id(resources)
     for resource in resources:
         properties = resource.properties
@@ -64,40 +64,41 @@ def _wiring(resources: Sequence[Resource]) -> Iterator[Violation]:
                     resource.path, "a standard topic cannot feed a FIFO queue: use a FIFO topic or a standard queue"
                 )
         if resource.type == "AWS::EventsV2::Subscriber":
-            invoked = properties.get("invokeconfiguration", {})
-            given = invoked.get("snsparameters", {})
-            if _is_fifo(invoked.get("targetarn"), TOPIC, known):
-                for parameter in ("messagegroupid", "messagededuplicationid"):
-                    if not str(given.get(parameter, "")).startswith("{%"):
+            invocation = properties.get("invokeconfiguration", {})
+            parameters = invocation.get("snsparameters", {})
+            if _is_fifo(invocation.get("targetarn"), TOPIC, known):
+                for name in ("messagegroupid", "messagededuplicationid"):
+                    if not str(parameters.get(name, "")).startswith("{%"):
                         yield Violation(
-                            resource.path, f"a FIFO topic needs a {parameter} of each event: give an expression"
+                            resource.path, f"a FIFO topic needs the {name} of each event: use a JSONata expression"
                         )
 
 
 def _dead_letters(resources: Sequence[Resource]) -> Iterator[Violation]:
-    aside = set(_dead_letter_queues(resources))
+    """Yield queues and subscribers without a dead-letter queue. A consumed dead-letter queue needs one of its own."""
+    dead_letter_queues = set(_dead_letter_queues(resources))
     consumed = {
         logical_id_of(resource.properties.get("eventsourcearn"))
         for resource in resources
         if resource.type == "AWS::Lambda::EventSourceMapping"
     }
     for resource in resources:
-        if resource.type == QUEUE and (resource.id not in aside or resource.id in consumed):
+        if resource.type == QUEUE and (resource.id not in dead_letter_queues or resource.id in consumed):
             target = logical_id_of(
                 as_list(resource.properties.get("redrivepolicy") or [{}])[0].get("deadlettertargetarn")
             )
             if target is None:
-                yield Violation(resource.path, "a queue without a dead-letter queue: give it one")
+                yield Violation(resource.path, "a queue without a dead-letter queue: add one")
         if resource.type == "AWS::EventsV2::Subscriber" and "arn" not in resource.properties.get(
             "onfailureconfiguration", {}
         ):
             yield Violation(
-                resource.path, "a subscriber that drops what it cannot deliver: give it an OnFailureConfiguration"
+                resource.path, "a subscriber that drops events it cannot deliver: add an OnFailureConfiguration"
             )
 
 
 def _dead_letter_queues(resources: Sequence[Resource]) -> Iterator[str]:
-    """The queues of what was set aside: those that something names as such."""
+    """Yield the logical id of each queue that a resource uses as dead-letter queue or failure destination."""
     for resource in resources:
         for name in ("redrivepolicy", "deadletterconfig", "onfailureconfiguration", "destinationconfig"):
             yield from references(resource.properties.get(name))
@@ -106,10 +107,11 @@ def _dead_letter_queues(resources: Sequence[Resource]) -> Iterator[str]:
 
 
 def _keys(resources: Sequence[Resource]) -> Iterator[Violation]:
+    """Yield resources that hold data without a customer-managed key."""
     for resource in resources:
-        if resource.type in KEYS:
+        if resource.type in KEY_PROPERTIES:
             value: Any = resource.properties
-            for name in KEYS[resource.type]:
+            for name in KEY_PROPERTIES[resource.type]:
                 value = value.get(name) if isinstance(value, Mapping) else None
         elif resource.type == "AWS::S3::Bucket":
             rules = as_list(resource.properties.get(_BUCKET_KEY[0], {}).get(_BUCKET_KEY[1])) or [{}]
@@ -118,53 +120,57 @@ def _keys(resources: Sequence[Resource]) -> Iterator[Violation]:
             continue
         if value is None or "alias/aws/" in to_text(value):
             yield Violation(
-                resource.path, f"{resource.type} without a key of the cell's own: give it one of infra/common/keys.py"
+                resource.path, f"{resource.type} without a customer-managed key: use a key of infra/common/keys.py"
             )
 
 
 def _timeouts(resources: Sequence[Resource]) -> Iterator[Violation]:
+    """Yield state machines with a task that has no timeout."""
     for resource in resources:
         if resource.type == "AWS::StepFunctions::StateMachine":
             definition = json.loads(to_text(resource.properties.get("definitionstring", "{}")))
             for name in _tasks_without_timeout(definition):
                 yield Violation(
-                    resource.path, f"{name} may wait for ever: give it TimeoutSeconds or TimeoutSecondsPath"
+                    resource.path, f"the task {name} may wait forever: add TimeoutSeconds or TimeoutSecondsPath"
                 )
 
 
 def _tasks_without_timeout(machine: Mapping[str, Any]) -> Iterator[str]:
-    """The tasks without a timeout, also inside Map and Parallel."""
+    """Yield the names of tasks without a timeout, including those inside Map and Parallel states."""
     for name, state in machine.get("States", {}).items():
         if state["Type"] == "Task" and not {"TimeoutSeconds", "TimeoutSecondsPath"} & set(state):
             yield name
-        inner = [*state.get("Branches", ()), state.get("ItemProcessor", {}), state.get("Iterator", {})]
-        for one in inner:
-            yield from _tasks_without_timeout(one)
+        nested = [*state.get("Branches", ()), state.get("ItemProcessor", {}), state.get("Iterator", {})]
+        for workflow in nested:
+            yield from _tasks_without_timeout(workflow)
 
 
 def _permissions(resources: Sequence[Resource]) -> Iterator[Violation]:
+    """Yield roles with a wildcard that has no reason, and resource policies that are open to everybody."""
     for resource in resources:
         for statement in statements(resource):
             if statement.get("effect") != "Allow":
                 continue
             if "notaction" in statement or "notresource" in statement:
-                yield Violation(resource.path, "allows everything but something: name what it allows")
+                yield Violation(
+                    resource.path, "allows all but the named actions or resources: name what it allows instead"
+                )
             actions = [str(action) for action in as_list(statement.get("action"))]
-            for one in as_list(statement.get("resource")):
-                detail = wildcard_violation(actions, to_text(one))
+            for target in as_list(statement.get("resource")):
+                detail = wildcard_violation(actions, to_text(target))
                 if detail is not None:
                     yield Violation(resource.path, detail)
     for resource in resources:
-        # Policies of resources name their principals; what is open to all must at least have a condition.
+        # Resource policies name their principals. A statement for everybody must at least have a condition.
         document = resource.properties.get("policydocument") or resource.properties.get("keypolicy")
         for statement in as_list((document or {}).get("statement")):
             everybody = statement.get("principal") in ("*", {"aws": "*"})
             if statement.get("effect") == "Allow" and everybody and not statement.get("condition"):
-                yield Violation(resource.path, "allows everybody: name the principals, or give a condition")
+                yield Violation(resource.path, "allows everybody: name the principals, or add a condition")
 
 
 def statements(resource: Resource) -> Iterator[Mapping[str, Any]]:
-    """The statements of a role or policy."""
+    """Yield the statements of a role's inline policies or of a policy; nothing for other resources."""
     properties = resource.properties
     if resource.type == ROLE:
         for policy in as_list(properties.get("policies")):
@@ -174,7 +180,7 @@ def statements(resource: Resource) -> Iterator[Mapping[str, Any]]:
 
 
 def _roles(resources: Sequence[Resource]) -> Iterator[Violation]:
-    """A role that two share can do for one what only the other needs."""
+    """Yield roles that two resources share, because each then has the permissions that only the other needs."""
     known = _by_id(resources)
     users: defaultdict[str, set[str]] = defaultdict(set)
     for resource in resources:
@@ -185,10 +191,11 @@ def _roles(resources: Sequence[Resource]) -> Iterator[Violation]:
                 users[target].add(resource.path)
     for id, paths in users.items():
         if len(paths) > 1:
-            yield Violation(known[id].path, f"a role that is shared by {', '.join(sorted(paths))}: give each its own")
+            yield Violation(known[id].path, f"a role that is shared by {', '.join(sorted(paths))}: use one for each")
 
 
 def _roles_of(value: Any) -> Iterator[str]:
+    """Yield the logical id of each role that a value refers to."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             target = logical_id_of(inner)
@@ -211,7 +218,7 @@ RULES: tuple[_Rule, ...] = (_wiring, _dead_letters, _keys, _timeouts, _permissio
 
 
 def _is_fifo(value: Any, type: str, known: Mapping[str, Resource]) -> bool:
-    """Whether a topic or queue is FIFO: by its properties where it is in the stack, by its ARN where it is not."""
+    """Return whether a topic or queue is FIFO: by its properties if it is in the stack, otherwise by its ARN."""
     target = known.get(logical_id_of(value) or "")
     if target is None:
         service = "sns" if type == TOPIC else "sqs"

@@ -1,4 +1,4 @@
-"""Wildcards: every `*` that a policy of the cell may have, and why. A guard refuses all others."""
+"""Wildcards that a cell's policies may contain, with the reason for each. `infra.guards.rules` rejects all others."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 
 class Wildcard(NamedTuple):
-    """Actions that may be allowed on resources that match a pattern. No action has a wildcard itself."""
+    """Actions that a policy may allow on resources that match a regular expression, and why.
+
+    Actions themselves never contain a wildcard.
+    """
 
     actions: frozenset[str]
     resource: str
@@ -26,7 +29,7 @@ WILDCARDS: tuple[Wildcard, ...] = (
             )
         ),
         _ANYTHING,
-        "X-Ray's actions on traces know no resource (service authorization reference)",
+        "X-Ray's actions on traces support no resource-level permissions (service authorization reference)",
     ),
     Wildcard(
         frozenset(
@@ -42,22 +45,23 @@ WILDCARDS: tuple[Wildcard, ...] = (
             )
         ),
         _ANYTHING,
-        "Step Functions sets up its log delivery by them, and they know no resource (Step Functions developer guide)",
+        "Step Functions sets up its log delivery by them; they support no resource-level permissions (developer guide)",
     ),
     Wildcard(
         frozenset(("dynamodb:ListStreams",)),
         _ANYTHING,
-        "Lambda's stream mapping asks for it, and it knows no resource",
+        "Lambda's event source mapping for streams needs it, and it supports no resource-level permissions",
     ),
     Wildcard(
         frozenset(("timestream:DescribeEndpoints", "timestream:ListDatabases")),
         _ANYTHING,
-        "Timestream is asked by them where to write, and they know no resource (service authorization reference)",
+        "Timestream clients look up their endpoint by them; they support no resource-level permissions "
+        "(service authorization reference)",
     ),
     Wildcard(
         frozenset(("states:DescribeExecution",)),
         r"arn:aws:states:[^:*]+:[^:*]+:execution:bems-[a-z0-9-]+-invoice-lifecycle:\*",
-        "an execution is named when it starts: all those of the cell's own state machine",
+        "an execution gets its name when it starts: all executions of the cell's own state machine",
     ),
     Wildcard(
         frozenset(
@@ -70,44 +74,47 @@ WILDCARDS: tuple[Wildcard, ...] = (
             )
         ),
         r"arn:aws:s3tables:[^:*]+:[^:*]+:bucket/bems-[a-z0-9-]+-series/table/\*",
-        "a table's ARN ends in an id that S3 gives it: all those in the cell's own table bucket, which is one",
+        "a table's ARN ends in an id that S3 generates: all tables in the cell's own table bucket, which has one",
     ),
     Wildcard(
         frozenset(("s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject")),
         r"\$\{[^}]+\}/\*",
-        "Firehose names the objects of what it could not write: all those in the cell's own bucket of errors",
+        "Firehose chooses the keys of the objects that it writes: all objects in the cell's own error bucket",
     ),
     Wildcard(
         frozenset(("dynamodb:DeleteBackup", "dynamodb:DescribeBackup")),
         r"\$\{[^}]+\}/backup/\*",
-        "DynamoDB names a backup when it is made: all those of the cell's own table",
+        "DynamoDB names a backup when it is created: all backups of the cell's own table",
     ),
     Wildcard(
         frozenset(("backup:TagResource",)),
         r"arn:aws:backup:[^:*]+:[^:*]+:recovery-point:\*",
-        "AWS Backup names a recovery point when it makes it, and gives it its source's tags",
+        "AWS Backup names a recovery point when it creates it, and copies its source's tags to it",
     ),
 )
 
 
 def wildcard_violation(actions: Sequence[str], resource: str) -> str | None:
-    """Why these actions may not be allowed on a resource that has a wildcard, or None where they may.
+    """Return why a policy may not allow these actions on a resource because of a wildcard; None if it may.
 
-    `resource` is text: `${...}` stands for what only CloudFormation knows.
+    `resource` is text, with `${...}` for references that only CloudFormation can resolve.
     """
-    wild = [action for action in actions if "*" in action]
-    if wild:
-        return f"allows {', '.join(wild)}: name the actions"
+    wildcard_actions = [action for action in actions if "*" in action]
+    if wildcard_actions:
+        return f"allows {', '.join(wildcard_actions)}: name the actions"
     if "*" in resource:
-        left = set(actions).difference(*(wildcard.actions for wildcard in _matching(resource)))
-        if left:
-            allowed = ", ".join(sorted(left))
-            return f"allows {allowed} on {resource}: name the resource, or give a reason in infra/guards/wildcards.py"
+        unlisted = set(actions).difference(*(wildcard.actions for wildcard in _matching(resource)))
+        if unlisted:
+            names = ", ".join(sorted(unlisted))
+            return f"allows {names} on {resource}: name the resource, or add a reason to infra/guards/wildcards.py"
     return None
 
 
-def reason(actions: Sequence[str], resource: str) -> str | None:
-    """Why these actions may be allowed on a resource that has a wildcard; None where it has none, or may not."""
+def wildcard_reason(actions: Sequence[str], resource: str) -> str | None:
+    """Return why a policy may allow these actions on a resource with a wildcard.
+
+    None when the resource has no wildcard, or when the policy may not allow them.
+    """
     if "*" not in resource or wildcard_violation(actions, resource) is not None:
         return None
     return "; ".join(wildcard.reason for wildcard in _matching(resource) if wildcard.actions.intersection(actions))

@@ -1,4 +1,7 @@
-"""The API: how source systems send events. Four resources and their batch forms, all answered by the producer."""
+"""REST API to which source systems send events: one resource for each stage and one for its batches.
+
+The producer handles every request.
+"""
 
 import json
 
@@ -16,7 +19,7 @@ from infra.common.names import Names
 from infra.compute.functions import Function
 from infra.ingress.gateway_responses import add_gateway_responses
 
-STAGE = "v1"
+API_STAGE = "v1"
 
 _JSON = "application/json"
 
@@ -34,11 +37,11 @@ _ACCESS = {
     "error": apigateway.AccessLogField.context_error_response_type(),
     "trace": apigateway.AccessLogField.context_xray_trace_id(),
 }
-"""What the access log has of a request: who and how, never the key or the body."""
+"""Fields of an access-log entry. They identify caller and outcome, and never contain the API key or the body."""
 
 
 class Api(Construct):
-    """A regional REST API with one stage, a usage plan, and one key to begin with."""
+    """Regional REST API with one API Gateway stage, a usage plan and a first API key."""
 
     def __init__(
         self, scope: Construct, id: str, names: Names, cell: Cell, log_key: kms.IKey, producer: Function
@@ -65,7 +68,7 @@ class Api(Construct):
         for stage in STAGES:
             single = invoices.add_resource(stage)
             batch = single.add_resource("batch")
-            one, many = (
+            event_method, batch_method = (
                 resource.add_method(
                     "POST",
                     integration,
@@ -75,7 +78,7 @@ class Api(Construct):
                 )
                 for resource, name in ((single, event_name(stage)), (batch, batch_name(stage)))
             )
-            self.methods[stage] = one, many
+            self.methods[stage] = event_method, batch_method
         add_gateway_responses(self.api)
         self.stage = self._deploy(cell, log_key)
         self.key = self._plan(names, cell)
@@ -85,8 +88,8 @@ class Api(Construct):
         return self.stage.url_for_path("/")
 
     def _model(self, name: str, schema: Schema) -> apigateway.Model:
-        # CDK's class for schemas would write its own `$schema`, and knows not every keyword; this one writes what it
-        # is given.
+        # CDK's JsonSchema writes a `$schema` of its own and does not support every keyword, so the L1 resource gets the
+        # schema as it is.
         model = apigateway.Model(
             self.api,
             name,
@@ -103,23 +106,23 @@ class Api(Construct):
 
     def _deploy(self, cell: Cell, log_key: kms.IKey) -> apigateway.Stage:
         account = self._logging_account()
-        # API Gateway makes this group itself at the first error, without a key and for ever, unless it is there.
+        # If this group does not exist, API Gateway creates it at the first error, without a key or a retention period.
         execution_log = log_group(
-            self, "ExecutionLog", f"API-Gateway-Execution-Logs_{self.api.rest_api_id}/{STAGE}", log_key, cell
+            self, "ExecutionLog", f"API-Gateway-Execution-Logs_{self.api.rest_api_id}/{API_STAGE}", log_key, cell
         )
         stage = apigateway.Stage(
             self,
             "Stage",
-            stage_name=STAGE,
+            stage_name=API_STAGE,
             deployment=self._deployment(),
             access_log_destination=apigateway.LogGroupLogDestination(self.access_log),
             access_log_format=apigateway.AccessLogFormat.custom(json.dumps(_ACCESS)),
             logging_level=apigateway.MethodLoggingLevel.ERROR,
             data_trace_enabled=False,
-            # By method: each would be billed as a metric of ours. The stage has its own without being asked.
+            # By method, where each is billed as a custom metric. API Gateway publishes the stage's metrics anyway.
             metrics_enabled=False,
             tracing_enabled=cell.tracing,
-            # What each method takes of all keys together: as much as one key may send in all.
+            # Limit of each method for all keys together: the total limit of one key.
             throttling_rate_limit=cell.limits.key.requests_per_second,
             throttling_burst_limit=cell.limits.key.burst,
         )
@@ -129,24 +132,29 @@ class Api(Construct):
         return stage
 
     def _deployment(self) -> apigateway.Deployment:
-        """A picture of the API, which a stage shows until it is given another. So it has another id, and is another
-        resource, whenever anything in the picture changes, be it what a method calls; and it is taken when all of that
-        is there."""
+        """Create the API's deployment, an immutable snapshot that the API stage serves.
+
+        Its logical id is derived from the properties of every part of the API, so that any change, such as a method's
+        integration, creates a new deployment. It depends on every part, so that the snapshot is complete.
+        """
         deployment = apigateway.Deployment(self, "Deployment", api=self.api)
-        shown = [
+        parts = [
             part
             for part in self.api.node.find_all()
             if isinstance(part, CfnResource) and part.cfn_resource_type.startswith("AWS::ApiGateway::")
         ]
-        said = [Stack.of(self).resolve(part._cfn_properties) for part in shown]
-        deployment.add_to_logical_id(json.dumps(said, sort_keys=True))
-        for part in shown:
+        properties = [Stack.of(self).resolve(part._cfn_properties) for part in parts]
+        deployment.add_to_logical_id(json.dumps(properties, sort_keys=True))
+        for part in parts:
             deployment.node.add_dependency(part)
         return deployment
 
     def _logging_account(self) -> apigateway.CfnAccount:
-        """API Gateway logs by one role per account and Region. Whichever cell is deployed last has set it, to the
-        same; it stays when the cell goes, because others may need it."""
+        """Set the role with which API Gateway writes logs, one for each account and Region.
+
+        Every cell sets it to a role with the same permissions, so the last deployment wins. It is retained when the
+        stack is deleted, because other APIs may need it.
+        """
         role = iam.Role(
             self,
             "LoggingRole",
@@ -166,7 +174,7 @@ class Api(Construct):
             self,
             "Senders",
             name=f"{names.prefix}-senders",
-            description="How much one key may send: to each stage, and in all",
+            description="Rate limits of one API key: for each stage and in total",
             throttle=_throttle(cell.limits.key),
             api_stages=[
                 apigateway.UsagePlanPerApiStage(
@@ -186,7 +194,7 @@ class Api(Construct):
             self,
             "FirstKey",
             api_key_name=f"{names.prefix}-first",
-            description="The first sender's key; its value is AWS's",
+            description="API key of the first sender; AWS generates its value",
         )
         plan.add_api_key(key)
         return key

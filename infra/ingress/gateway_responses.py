@@ -1,7 +1,7 @@
-"""Gateway responses: what API Gateway answers by itself, as the same problem+json that the cell answers with.
+"""Responses that API Gateway sends itself, in the same problem+json format as the producer's.
 
-Its templates know variables and nothing else. `messageString` comes quoted and escaped; `validationErrorString` does
-not, and is left out.
+Their templates support variables but no functions. `messageString` is quoted and escaped; `validationErrorString` is
+not, and is therefore left out.
 """
 
 import json
@@ -14,8 +14,11 @@ from bems.tracker.responses import PROBLEM_JSON
 _MESSAGE = "$context.error.messageString"
 
 
-class Answer(NamedTuple):
-    """A kind of response: its status, its title, what to say (None: API Gateway's own message), when to come again."""
+class GatewayResponse(NamedTuple):
+    """A response of API Gateway: its type, status, title, detail and Retry-After header in seconds.
+
+    Without `detail` the response contains API Gateway's own message. Without `status` API Gateway chooses the status.
+    """
 
     kind: apigateway.ResponseType
     status: int | None
@@ -24,50 +27,53 @@ class Answer(NamedTuple):
     retry_after: int | None = None
 
 
-_AGAIN = "Send it again: a repeat is harmless."
+_RETRY = "Send it again: a repeat is harmless."
 _TYPES = apigateway.ResponseType
 
-ANSWERS: tuple[Answer, ...] = (
-    Answer(_TYPES.BAD_REQUEST_BODY, 400, "Bad Request", "The body is not what this resource takes; see its schema."),
-    Answer(_TYPES.BAD_REQUEST_PARAMETERS, 400, "Bad Request"),
-    Answer(_TYPES.INVALID_API_KEY, 403, "Forbidden", "There is no x-api-key, or not one that may send here."),
-    Answer(_TYPES.WAF_FILTERED, 403, "Forbidden", "The request was refused before it was read."),
-    # For a path or method that there is not, API Gateway misses a token.
-    Answer(_TYPES.MISSING_AUTHENTICATION_TOKEN, 404, "Not Found", "There is no such resource."),
-    Answer(_TYPES.RESOURCE_NOT_FOUND, 404, "Not Found", "There is no such resource."),
-    Answer(_TYPES.REQUEST_TOO_LARGE, 413, "Content Too Large"),
-    Answer(_TYPES.UNSUPPORTED_MEDIA_TYPE, 415, "Unsupported Media Type", "Send application/json."),
-    Answer(_TYPES.THROTTLED, 429, "Too Many Requests", _AGAIN, 1),
-    Answer(_TYPES.QUOTA_EXCEEDED, 429, "Too Many Requests", _AGAIN, 60),
-    Answer(_TYPES.INTEGRATION_FAILURE, 503, "Service Unavailable", _AGAIN, 5),
-    Answer(_TYPES.INTEGRATION_TIMEOUT, 503, "Service Unavailable", _AGAIN, 5),
-    Answer(_TYPES.API_CONFIGURATION_ERROR, 503, "Service Unavailable", _AGAIN, 5),
-    Answer(_TYPES.DEFAULT_4_XX, None, "The request was refused"),
-    Answer(_TYPES.DEFAULT_5_XX, 503, "Service Unavailable", _AGAIN, 5),
+GATEWAY_RESPONSES: tuple[GatewayResponse, ...] = (
+    GatewayResponse(
+        _TYPES.BAD_REQUEST_BODY, 400, "Bad Request", "The body is not what this resource takes; see its schema."
+    ),
+    GatewayResponse(_TYPES.BAD_REQUEST_PARAMETERS, 400, "Bad Request"),
+    GatewayResponse(_TYPES.INVALID_API_KEY, 403, "Forbidden", "There is no x-api-key, or not one that may send here."),
+    GatewayResponse(_TYPES.WAF_FILTERED, 403, "Forbidden", "The request was refused before it was read."),
+    # API Gateway's response to an unknown path or method.
+    GatewayResponse(_TYPES.MISSING_AUTHENTICATION_TOKEN, 404, "Not Found", "There is no such resource."),
+    GatewayResponse(_TYPES.RESOURCE_NOT_FOUND, 404, "Not Found", "There is no such resource."),
+    GatewayResponse(_TYPES.REQUEST_TOO_LARGE, 413, "Content Too Large"),
+    GatewayResponse(_TYPES.UNSUPPORTED_MEDIA_TYPE, 415, "Unsupported Media Type", "Send application/json."),
+    GatewayResponse(_TYPES.THROTTLED, 429, "Too Many Requests", _RETRY, 1),
+    GatewayResponse(_TYPES.QUOTA_EXCEEDED, 429, "Too Many Requests", _RETRY, 60),
+    GatewayResponse(_TYPES.INTEGRATION_FAILURE, 503, "Service Unavailable", _RETRY, 5),
+    GatewayResponse(_TYPES.INTEGRATION_TIMEOUT, 503, "Service Unavailable", _RETRY, 5),
+    GatewayResponse(_TYPES.API_CONFIGURATION_ERROR, 503, "Service Unavailable", _RETRY, 5),
+    GatewayResponse(_TYPES.DEFAULT_4_XX, None, "The request was refused"),
+    GatewayResponse(_TYPES.DEFAULT_5_XX, 503, "Service Unavailable", _RETRY, 5),
 )
 
 
 def add_gateway_responses(api: apigateway.RestApi) -> None:
-    """Give the API every answer of ANSWERS."""
-    for answer in ANSWERS:
+    """Add every response of GATEWAY_RESPONSES to an API."""
+    for response in GATEWAY_RESPONSES:
         headers = {"Content-Type": f"'{PROBLEM_JSON}'", "Cache-Control": "'no-store'"}
-        if answer.retry_after is not None:
-            headers["Retry-After"] = f"'{answer.retry_after}'"
+        if response.retry_after is not None:
+            headers["Retry-After"] = f"'{response.retry_after}'"
         api.add_gateway_response(
-            answer.kind.response_type.title().replace("_", ""),
-            type=answer.kind,
-            status_code=None if answer.status is None else str(answer.status),
+            response.kind.response_type.title().replace("_", ""),
+            type=response.kind,
+            status_code=None if response.status is None else str(response.status),
             response_headers=headers,
-            # The key is the type that API Gateway falls back to, whatever a client accepts; the header is what it
-            # sends.
-            templates={"application/json": problem(answer)},
+            # This key selects the template that API Gateway uses by default, whatever the client accepts. The
+            # Content-Type that it sends is the header's.
+            templates={"application/json": problem_template(response)},
         )
 
 
-def problem(answer: Answer) -> str:
-    """The template of an answer's body. The status of those that have none of their own is left out."""
-    body: dict[str, str | int] = {"type": "about:blank", "title": answer.title}
-    if answer.status is not None:
-        body["status"] = answer.status
-    body["detail"] = answer.detail or _MESSAGE
+def problem_template(response: GatewayResponse) -> str:
+    """Return the template of a response's body, without a status where API Gateway chooses it."""
+    body: dict[str, str | int] = {"type": "about:blank", "title": response.title}
+    if response.status is not None:
+        body["status"] = response.status
+    body["detail"] = response.detail or _MESSAGE
+
     return json.dumps(body).replace(f'"{_MESSAGE}"', _MESSAGE)

@@ -1,11 +1,13 @@
-"""Alerts: a topic per severity, for the tracker's alerts and for alarms, and who hears of it, by the cell's setting.
+"""SNS topics for alerts and alarms, one for each severity, with the subscriptions in the cell's settings.
 
-E-mail is a subscription that its reader confirms. A webhook is an HTTPS subscription: whoever listens must confirm it
-too and read SNS's JSON, which is signed with SNS's certificate and not with the cell's own key; a chat service does
-neither and needs a relay. `log` needs nothing here: the functions log every alert.
+- E-mail: an e-mail subscription, which the recipient confirms.
+- Webhook: an HTTPS subscription. The endpoint must confirm it and accept SNS's JSON, which is signed with SNS's
+  certificate, not with the cell's key. Chat services do neither and need a relay.
+- Log: no subscription, because the functions log every alert.
 
-The id of a subscription is made of who is subscribed, not of where in the list it stands: to CloudFormation another id
-is another subscription, and in taking the old one away it would take the new one, which SNS knows to be the same.
+The construct id of a subscription is derived from its endpoint, not from its position in the list. With a new id,
+CloudFormation would create a new subscription and then delete the old one; SNS treats both as the same subscription, so
+the deletion would remove it.
 """
 
 from collections.abc import Mapping
@@ -36,12 +38,12 @@ _RETRIES = {
         "backoffFunction": "exponential",
     }
 }
-"""Some 40 minutes of tries: 45 at most, whatever the curve. SNS refuses a policy whose pauses come to more than 3,600
-seconds in all (SNS developer guide, "Message delivery retries")."""
+"""Retries for about 40 minutes; 45 at most, for any backoff curve. SNS rejects a policy whose delays add up to more
+than 3,600 seconds (SNS developer guide, "Message delivery retries")."""
 
 
-class Alerts(Construct):
-    """The severity topics and their subscriptions. What SNS cannot hand to a webhook goes to `undelivered`."""
+class AlertTopics(Construct):
+    """Severity topics and their subscriptions. Messages that SNS cannot deliver to a webhook go to `undelivered`."""
 
     def __init__(
         self, scope: Construct, id: str, names: Names, cell: Cell, key: kms.IKey, undelivered: sqs.Queue
@@ -86,7 +88,7 @@ class Alerts(Construct):
 
     def _send_to_webhook(self, topic: sns.Topic, title: str, webhook: Webhook) -> None:
         if webhook.url is not None and not webhook.url.startswith("https://"):
-            raise ValueError(f"{self.node.path}: {webhook.url} is on one machine: use an https URL for a cell on AWS")
+            raise ValueError(f"{self.node.path}: {webhook.url} is not https: use an https URL for a cell on AWS")
         id = f"{title}Webhook-{webhook.url_env or sha256(str(webhook.url).encode()).hexdigest()[:12]}"
         if webhook.secret_env is not None:
             Annotations.of(self).add_warning_v2(
@@ -104,7 +106,10 @@ class Alerts(Construct):
         )
 
     def _parameter(self, variable: str) -> CfnParameter:
-        """A URL that is a secret comes with the deployment (`--parameters`), and is in no template."""
+        """Return the stack parameter for a secret URL.
+
+        Its value is given at deployment (`--parameters`), so that it appears in no template.
+        """
         if variable not in self._parameters:
             self._parameters[variable] = CfnParameter(
                 Stack.of(self),
@@ -112,11 +117,11 @@ class Alerts(Construct):
                 no_echo=True,
                 allowed_pattern="https://.+",
                 constraint_description="an https URL",
-                description=f"What {variable} names in cells.yaml: the URL of a webhook",
+                description=f"URL of the webhook that cells.yaml names by {variable}",
             )
         return self._parameters[variable]
 
-    def _subscribe(self, topic: sns.Topic, id: str, protocol: str, endpoint: str, **more: Any) -> None:
-        # Whoever is listed twice is told once.
+    def _subscribe(self, topic: sns.Topic, id: str, protocol: str, endpoint: str, **properties: Any) -> None:
+        # An endpoint that is listed twice gets one subscription.
         if self.node.try_find_child(id) is None:
-            sns.CfnSubscription(self, id, topic_arn=topic.topic_arn, protocol=protocol, endpoint=endpoint, **more)
+            sns.CfnSubscription(self, id, topic_arn=topic.topic_arn, protocol=protocol, endpoint=endpoint, **properties)

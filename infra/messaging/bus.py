@@ -1,8 +1,8 @@
-"""The bus: how an accepted event reaches its stage's topic. `custom` for cells that deliver FIFO, `classic` for the
-rest.
+"""EventBridge bus, which delivers each accepted event to its stage's topic.
 
-Each delivery has a role of its own, which says what it may publish to and with which key: a topic's policy for
-EventBridge cannot be relied on to tell one rule from another. What cannot be delivered goes to one queue.
+FIFO cells use a custom bus (`infra.messaging.custom_bus`), all others a classic bus. Each rule or subscriber has a role
+of its own that limits the topic and key it may use, because a topic policy cannot reliably distinguish one EventBridge
+rule from another. Events that cannot be delivered go to the cell's undelivered queue.
 """
 
 from typing import Literal, Protocol
@@ -24,32 +24,34 @@ from infra.common.names import Names
 from infra.common.profile import Profile
 from infra.messaging.stage_queues import StageQueues
 
-KEPT_DAYS = 30
-"""How long the bus keeps events for a replay. The records hold the truth; this is for the day when they do not."""
+RETENTION_DAYS = 30
+"""How long the bus keeps events for a replay, in case the records, which are the source of truth, are damaged."""
 
 RETRY_HOURS = 24
+"""How long a bus retries a delivery: EventBridge's maximum, on both kinds of bus."""
+
 MAX_RETRIES = 185
-"""The most that EventBridge does, on both buses."""
+"""Maximum number of retries of a delivery: EventBridge's maximum, on both kinds of bus."""
 
 
 class Bus(Protocol):
-    """What the producer needs to know."""
+    """A bus that the producer can publish to."""
 
     @property
     def kind(self) -> Literal["classic", "custom"]: ...
 
     @property
     def name(self) -> str:
-        """The classic bus's name, the custom bus's ARN."""
+        """Name of a classic bus, ARN of a custom bus."""
         ...
 
     def publish_statements(self) -> list[iam.PolicyStatement]:
-        """What a producer must be allowed."""
+        """Return the permissions that the producer needs to publish events."""
         ...
 
 
 class ClassicBus(Construct):
-    """A classic event bus with a rule per stage, and an archive."""
+    """Classic event bus with a rule for each stage, and an archive."""
 
     kind: Literal["classic", "custom"] = "classic"
 
@@ -59,7 +61,7 @@ class ClassicBus(Construct):
         super().__init__(scope, id)
         self.name = names.prefix
         keys.grant_classic_bus(self.name)
-        # CDK's own class would write the bus into the policy of the key that encrypts it, and of the queue behind it.
+        # CDK's L2 construct would add references to the bus to the policies of its key and its dead-letter queue.
         resource = events.CfnEventBus(
             self,
             "Bus",
@@ -81,7 +83,7 @@ class ClassicBus(Construct):
                 archive_name=names.prefix,
                 source_arn=resource.attr_arn,
                 event_pattern={"source": [source(names.cell)]},
-                retention_days=KEPT_DAYS,
+                retention_days=RETENTION_DAYS,
                 kms_key_identifier=keys.messages.key_arn,
             )
             archive.apply_removal_policy(RemovalPolicy.DESTROY)

@@ -1,6 +1,6 @@
-"""The custom bus: EventBridge's newer one, which keeps events, drops repeats and delivers in order by group.
+"""EventBridge's Custom Event Bus, which stores events, removes duplicates and delivers in order within a group.
 
-Source of what is not in CloudFormation's reference: EventBridge user guide, chapter "Event bus (Custom)".
+Facts that are not in CloudFormation's reference are from the EventBridge user guide, chapter "Event bus (Custom)".
 """
 
 import json
@@ -17,17 +17,17 @@ from bems.tracker.eventbridge_names import detail_type, source
 from infra.common.iam import allow, arn, own_account, service_role, use_key
 from infra.common.keys import Keys
 from infra.common.names import Names
-from infra.messaging.bus import KEPT_DAYS, MAX_RETRIES, RETRY_HOURS
+from infra.messaging.bus import MAX_RETRIES, RETENTION_DAYS, RETRY_HOURS
 from infra.messaging.stage_queues import StageQueues
 
 GROUP = "{% $events.SystemMetadata.EventGroupId %}"
 DEDUPLICATION = "{% $events.SystemMetadata.DeduplicationId %}"
-"""What the producer gave each event: the invoice's id, and a hash of event_id and digest. A constant would make the
-topic drop everything after the first."""
+"""JSONata expressions for the values that the producer sets on each event: GROUP is the invoice's id, DEDUPLICATION a
+hash of event_id and digest. With a constant deduplication id, the topic would drop every event after the first."""
 
 
 class CustomBus(Construct):
-    """A custom event bus with a FIFO subscriber per stage."""
+    """Custom event bus with a FIFO subscriber for each stage."""
 
     kind: Literal["classic", "custom"] = "custom"
 
@@ -45,25 +45,27 @@ class CustomBus(Construct):
             encryption_configuration=eventsv2.CfnEventBus.EncryptionConfigurationProperty(
                 kms_key_identifier=keys.messages.key_arn
             ),
-            storage_configuration=eventsv2.CfnEventBus.StorageConfigurationProperty(retention_period_in_days=KEPT_DAYS),
+            storage_configuration=eventsv2.CfnEventBus.StorageConfigurationProperty(
+                retention_period_in_days=RETENTION_DAYS
+            ),
         )
         destination = logs.CfnDeliveryDestination(
             self, "LogDestination", name=f"{names.prefix}-deliveries", destination_resource_arn=log_group.log_group_arn
         )
-        # One after another: the bus takes one subscriber at a time and answers the others with
-        # ConcurrentModificationException; CloudWatch Logs does likewise with deliveries to one destination.
-        before: CfnResource = destination
+        # Created one after another: a bus rejects concurrent creation of subscribers with
+        # ConcurrentModificationException, and so does CloudWatch Logs for deliveries to one destination.
+        previous: CfnResource = destination
         for stage in STAGES:
             subscriber = self._subscribe(stage, names, intake)
-            subscriber.add_resource_dependency(before)
-            before = self._log(stage, names, subscriber, destination)
+            subscriber.add_resource_dependency(previous)
+            previous = self._log(stage, names, subscriber, destination)
 
     @property
     def name(self) -> str:
         return self._bus.attr_event_bus_arn
 
     def publish_statements(self) -> list[iam.PolicyStatement]:
-        # PutEvents tries kms:Decrypt with the caller's credentials: who cannot read the bus back cannot write to it.
+        # PutEvents also requires kms:Decrypt of the caller.
         return [
             allow(["events:PutEvents"], [self._bus.attr_event_bus_arn]),
             use_key(self._keys.messages, ["kms:Decrypt"], "events"),
@@ -75,11 +77,11 @@ class CustomBus(Construct):
         role = service_role(
             scope,
             "events.amazonaws.com",
-            f"The bus publishes {stage} events to their topic, and what it cannot publish to a queue",
+            f"The bus publishes {stage} events to their topic, and sends those that fail to the undelivered queue",
             [
                 allow(["sns:Publish"], [topic.topic_arn]),
                 use_key(self._keys.messages, ["kms:Decrypt", "kms:GenerateDataKey"], "sns"),
-                # Without this grant a failed delivery leaves no trace at all.
+                # Without these permissions, EventBridge discards failed deliveries silently.
                 allow(["sqs:SendMessage"], [intake.undelivered.queue_arn]),
                 use_key(self._keys.messages, ["kms:Decrypt", "kms:GenerateDataKey"], "sqs"),
             ],
@@ -101,7 +103,7 @@ class CustomBus(Construct):
                     )
                 ]
             ),
-            # RAW is the event as PutEvents made it: source, detail-type, time and detail, as on a classic bus.
+            # RAW delivers the complete event with source, detail-type, time and detail, as a classic bus does.
             transformer=eventsv2.CfnSubscriber.TransformerProperty(type="RAW"),
             invoke_configuration=eventsv2.CfnSubscriber.InvokeConfigurationProperty(
                 role_arn=role.role_arn,
@@ -116,7 +118,7 @@ class CustomBus(Construct):
             on_failure_configuration=eventsv2.CfnSubscriber.OnFailureConfigurationProperty(
                 arn=intake.undelivered.queue_arn
             ),
-            # The record on the queue has no payload; the one in the log has.
+            # The log entry of a failed delivery contains the payload; the message on the undelivered queue does not.
             log_configuration=eventsv2.CfnSubscriber.LogConfigurationProperty(
                 level="ERROR", include_payload="ON_ERROR_ONLY"
             ),
@@ -129,7 +131,7 @@ class CustomBus(Construct):
         subscriber: eventsv2.CfnSubscriber,
         destination: logs.CfnDeliveryDestination,
     ) -> logs.CfnDelivery:
-        # A subscriber's log level alone writes nothing: its records need a delivery too.
+        # A subscriber's log level alone writes no log: CloudWatch Logs also needs a delivery from the subscriber.
         scope = Construct(self, f"{stage.capitalize()}Log")
         source = logs.CfnDeliverySource(
             scope,

@@ -1,7 +1,8 @@
-"""Intake: per stage a topic, to which other teams may subscribe too, and the queue of the stage's processor.
+"""Topic of each stage, to which other teams may subscribe, and queue of the stage's processor.
 
-The queue takes everything of its topic: the bus lets only the stage's events through, a filter here could do nothing
-but lose one, and filters on bodies are billed by the byte. Other teams' subscriptions have filters (`subscribers`).
+The queue's subscription has no filter. The bus delivers only the stage's events to the topic, so a filter could only
+lose events, and SNS bills filters on message bodies by size. Subscriptions of other teams have filters
+(`infra.messaging.subscribers`).
 """
 
 from collections.abc import Mapping
@@ -19,15 +20,18 @@ from infra.common.names import Names
 from infra.common.removal import RETAIN_ON_UPDATE_OR_DELETE
 
 MAX_RETENTION = Duration.days(14)
-"""How long SQS keeps a message at most."""
+"""Maximum retention period of SQS."""
 
 MAX_RECEIVE_COUNT = 10
-"""Attempts before a message is set aside: half an hour, for the processor doubles the pause between them from 5
-seconds to a quarter of an hour."""
+"""Maximum number of attempts before a message becomes a dead letter. They span half an hour, because the processor
+doubles the delay between attempts from 5 seconds up to 15 minutes."""
 
 PROCESSOR_SECONDS = 60
+"""Timeout of a processor function."""
+
 VISIBILITY_SECONDS = 6 * PROCESSOR_SECONDS
-"""Six times the function's timeout, as Lambda asks of a queue (developer guide, "Using Lambda with Amazon SQS")."""
+"""Visibility timeout of a stage's queue: six times the function's timeout, as the Lambda developer guide recommends
+("Using Lambda with Amazon SQS")."""
 
 
 def encrypted_queue(
@@ -41,7 +45,10 @@ def encrypted_queue(
     redrive_allow: sqs.RedriveAllowPolicy | None = None,
     removal: RemovalPolicy = RETAIN_ON_UPDATE_OR_DELETE,
 ) -> sqs.Queue:
-    """A queue under a key, TLS only, that keeps messages as long as SQS can. FIFO ones are in high-throughput mode."""
+    """Create an encrypted queue that requires TLS and keeps messages for SQS's maximum retention period.
+
+    A queue whose name ends in `.fifo` is a FIFO queue in high-throughput mode.
+    """
     fifo = name.endswith(".fifo")
     return sqs.Queue(
         scope,
@@ -50,7 +57,8 @@ def encrypted_queue(
         fifo=True if fifo else None,
         deduplication_scope=sqs.DeduplicationScope.MESSAGE_GROUP if fifo else None,
         fifo_throughput_limit=sqs.FifoThroughputLimit.PER_MESSAGE_GROUP_ID if fifo else None,
-        # Whoever sends names the deduplication id: a hash of the content would take in the envelope, which differs.
+        # Senders set the deduplication id. A hash of the content would include the envelope, which differs between
+        # duplicates.
         content_based_deduplication=False if fifo else None,
         encryption=sqs.QueueEncryption.KMS,
         encryption_master_key=key,
@@ -66,11 +74,11 @@ def encrypted_queue(
 
 
 DENY_REDRIVE = sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL)
-"""For queues of what AWS set aside itself: no queue may redrive into them."""
+"""For dead-letter queues that AWS services send to directly: no queue may use them as its dead-letter queue."""
 
 
 class StageIntake(Construct):
-    """The way in of one stage."""
+    """Topic, queue and dead-letter queue of one stage."""
 
     def __init__(
         self, scope: Construct, id: str, names: Names, stage: Stage, key: kms.IKey, removal: RemovalPolicy
@@ -109,7 +117,8 @@ class StageIntake(Construct):
         )
         for queue in (self.queue, self.dead_letters):
             queue.add_to_resource_policy(allow_topic(queue, self.topic.topic_arn))
-        # CDK's subscription would write the topic into the policy of the key that encrypts the topic: a circle.
+        # CDK's L2 subscription would add the topic to the policy of the key that encrypts the topic: a circular
+        # reference.
         sns.CfnSubscription(
             self,
             "Subscription",
@@ -117,13 +126,14 @@ class StageIntake(Construct):
             protocol="sqs",
             endpoint=self.queue.queue_arn,
             raw_message_delivery=True,
-            # What SNS cannot deliver in its 23 days of retries; the queue's own dead letters are of the same kind.
+            # For messages that SNS cannot deliver within its 23 days of retries. The queue's own dead letters have the
+            # same format.
             redrive_policy={"deadLetterTargetArn": self.dead_letters.queue_arn},
         )
 
 
 class StageQueues(Construct):
-    """The way in of every stage."""
+    """The topics and queues of every stage, and the cell's undelivered queue."""
 
     def __init__(self, scope: Construct, id: str, names: Names, key: kms.IKey, removal: RemovalPolicy) -> None:
         super().__init__(scope, id)
@@ -136,7 +146,7 @@ class StageQueues(Construct):
 
 
 def allow_topic(queue: sqs.IQueue, topic_arn: str | list[str]) -> iam.PolicyStatement:
-    """A queue's statement for the topic, or topics, that fill it."""
+    """Return the statement of a queue's policy that allows one or more topics to send to it."""
     return iam.PolicyStatement(
         sid="TopicSends",
         principals=[iam.ServicePrincipal("sns.amazonaws.com")],

@@ -1,8 +1,8 @@
-"""Subscribers: how another team takes part of the events, in the cell's account or in its own.
+"""Subscriptions of other teams to a cell's topics, from the cell's account or their own.
 
-Who subscribes says so in `cells.yaml`. The cell makes a role for them, which they assume with the external id that both
-sides agreed on, and which may do one thing: subscribe a queue or function of theirs to topics of the cell, with the
-filter that they like. `TeamQueue` is the other half, for the team's own stack: a queue that such a topic can fill.
+Each subscriber in `cells.yaml` gets a role in the cell's account. The team assumes it with the agreed external id. The
+role can only subscribe the team's own queues and functions to the cell's topics, with any filter. `TeamQueue` is the
+counterpart for the team's own stack: a queue that a topic of the cell may send to.
 """
 
 import json
@@ -23,7 +23,7 @@ from infra.messaging.stage_queues import StageQueues, allow_topic, encrypted_que
 
 
 class SubscriberRole(Construct):
-    """What one team may do, from its account."""
+    """Role that one team assumes to subscribe to topics of the cell."""
 
     def __init__(self, scope: Construct, id: str, names: Names, subscriber: Subscriber, intake: StageQueues) -> None:
         super().__init__(scope, id)
@@ -44,7 +44,7 @@ class SubscriberRole(Construct):
                         allow(
                             ["sns:Subscribe"],
                             topics,
-                            # Only what is theirs, and only what AWS delivers with retries for weeks.
+                            # Only the team's own resources, and only the protocols that SNS retries for weeks.
                             {
                                 "StringEquals": {"sns:Protocol": ["lambda", "sqs"]},
                                 "ArnLike": {
@@ -55,24 +55,26 @@ class SubscriberRole(Construct):
                                 },
                             },
                         ),
-                        # A subscription across accounts waits until somebody confirms it with the token that it was
-                        # sent.
+                        # A subscription across accounts is pending until the team confirms it with the token that SNS
+                        # sends.
                         allow(["sns:ConfirmSubscription", "sns:ListSubscriptionsByTopic"], topics),
                     ]
                 )
             },
         )
-        CfnOutput(self, "RoleArn", description=f"{subscriber.name} assumes it to subscribe", value=role.role_arn)
+        CfnOutput(self, "RoleArn", description=f"Role that {subscriber.name} assumes to subscribe", value=role.role_arn)
 
 
 class TeamQueue(Construct):
-    """A team's queue, with dead letters and a key of its own, which a stage's topic may fill, through a filter.
+    """Queue of a team, with its own dead-letter queue and key, that a stage's topic may send to.
 
-    In the topic's account (`subscribed`) it subscribes. In another one CloudFormation cannot, because it does not
-    assume the subscriber's role: there the team does, with `attributes`, and confirms with the token that comes in
-    the queue. `filter` is matched against the message's body, for example `{"detail": {"event": {"currency":
-    ["EUR"]}}}` (SNS developer guide, "Amazon SNS message filtering"). A FIFO topic fills FIFO queues and standard
-    ones, a standard topic standard ones only.
+    With `subscribe`, for a topic in the same account, the construct also creates the subscription with its filter. In
+    another account CloudFormation cannot create it, because CloudFormation does not assume the subscriber's role: the
+    team subscribes the queue with `attributes`, and confirms with the token that arrives in the queue.
+
+    `filter` is matched against the message body, for example `{"detail": {"event": {"currency": ["EUR"]}}}` (SNS
+    developer guide, "Amazon SNS message filtering"). A FIFO topic can send to FIFO and standard queues, a standard
+    topic only to standard queues: with a FIFO queue it raises ValueError.
     """
 
     def __init__(
@@ -83,13 +85,13 @@ class TeamQueue(Construct):
         name: str,
         topic_arn: str,
         filter: Mapping[str, Any],
-        subscribed: bool = True,
+        subscribe: bool = True,
     ) -> None:
         super().__init__(scope, id)
         if name.endswith(".fifo") and not topic_arn.endswith(".fifo"):
             raise ValueError(f"{self.node.path}: {topic_arn} is a standard topic, which cannot feed a FIFO queue")
         base, fifo = name.removesuffix(".fifo"), ".fifo" if name.endswith(".fifo") else ""
-        # It stays as the queues do, for without it nobody could read what is in them.
+        # Retained like the queues, because their messages cannot be read without it.
         self.key = kms.Key(self, "Key", enable_key_rotation=True, removal_policy=RETAIN_ON_UPDATE_OR_DELETE)
         self.key.add_to_resource_policy(
             allow_service(
@@ -108,7 +110,7 @@ class TeamQueue(Construct):
             "FilterPolicyScope": "MessageBody",
             "RawMessageDelivery": "true",
         }
-        if subscribed:
+        if subscribe:
             sns.CfnSubscription(
                 self,
                 "Subscription",
@@ -123,6 +125,6 @@ class TeamQueue(Construct):
 
 
 def add_subscribers(scope: Construct, names: Names, subscribers: Sequence[Subscriber], intake: StageQueues) -> None:
-    """The role of every subscriber of a cell."""
-    for one in subscribers:
-        SubscriberRole(scope, f"Subscriber-{one.name}", names, one, intake)
+    """Add a role for each subscriber of a cell."""
+    for subscriber in subscribers:
+        SubscriberRole(scope, f"Subscriber-{subscriber.name}", names, subscriber, intake)

@@ -1,4 +1,4 @@
-"""One alarm: what all of a cell's alarms have in common, a name, a reason in words, and somebody who is told."""
+"""Base of the alarm constructs: naming, missing-data treatment and actions of a cell's alarms."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ from infra.monitoring.metrics import logs_namespace
 
 
 class AlarmFactory(Construct):
-    """Makes alarms that tell the topic of their severity."""
+    """Construct that adds alarms which notify the topic of their severity."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class AlarmFactory(Construct):
         self._profile = profile
         self._actions = {severity: actions.SnsAction(topic) for severity, topic in topics.items()}
 
-    def _count(self, group: logs.ILogGroup, name: str, pattern: logs.IFilterPattern) -> None:
+    def _add_metric_filter(self, group: logs.ILogGroup, name: str, pattern: logs.IFilterPattern) -> None:
         logs.MetricFilter(
             self,
             f"{name}Filter",
@@ -44,7 +44,7 @@ class AlarmFactory(Construct):
             metric_value="1",
         )
 
-    def _alarm(
+    def _add_alarm(
         self,
         id: str,
         description: str,
@@ -55,13 +55,16 @@ class AlarmFactory(Construct):
         below: float | None = None,
         periods: int = 1,
     ) -> None:
-        """An alarm after so many periods of its metric. Without data it is quiet, but where silence is the fault."""
+        """Add an alarm that goes off when its metric is above or below a threshold for `periods` periods.
+
+        Missing data counts as breaching with `below`, where silence is the fault, and as not breaching otherwise.
+        """
         if isinstance(metric, cloudwatch.MathExpression) and not self._profile.metric_math:
             return
         alarm = cloudwatch.Alarm(
             self,
             id,
-            alarm_name=f"{self._names.prefix}-{_dashed(id)}",
+            alarm_name=f"{self._names.prefix}-{_kebab_case(id)}",
             alarm_description=description,
             metric=metric,
             threshold=above if below is None else below,
@@ -77,5 +80,5 @@ class AlarmFactory(Construct):
         alarm.add_alarm_action(self._actions[severity])
 
 
-def _dashed(id: str) -> str:
+def _kebab_case(id: str) -> str:
     return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in id).lstrip("-")

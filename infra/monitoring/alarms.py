@@ -1,6 +1,6 @@
-"""Alarms: what somebody must hear of, each with the severity topic that tells them.
+"""Alarms of a cell, each with the severity topic that it notifies.
 
-Critical is what loses time or events now; a warning is what will, if nobody looks.
+A critical alarm means that events are being lost or delayed now; a warning means that they will be if nobody acts.
 """
 
 from collections.abc import Mapping
@@ -15,26 +15,34 @@ from bems.tracker import metrics as tracker
 from bems.tracker.actions import Severity
 from bems.tracker.cells import Cell
 from bems.tracker.contract import STAGES
-from infra.common.names import Names, processor
+from infra.common.names import Names, processor_function
 from infra.common.profile import Profile
 from infra.monitoring.metrics import aws_metric, cell_metric, log_metric
-from infra.monitoring.stage_alarms import STREAM_SECONDS, StageAlarms
+from infra.monitoring.stage_alarms import MAX_STREAM_DELAY_SECONDS, StageAlarms
 
-FUNCTION_ERRORS = 5
-"""Of one function within five minutes, that are no more than bad luck."""
+MAX_FUNCTION_ERRORS = 5
+"""Maximum number of errors of one function within five minutes that count as transient."""
 
-SERVER_ERROR_PERCENT = 1
-ITERATOR_MILLISECONDS = 60_000
-NEAR_QUOTA = 0.8
+MAX_SERVER_ERROR_PERCENT = 1
+MAX_ITERATOR_AGE_MS = 60_000
+QUOTA_ALARM_RATIO = 0.8
 
-FUNCTIONS = ("Producer", *(processor(stage) for stage in STAGES), "RegisterWait", "Escalate", "Sweeper", "Recorder")
-"""Every function of a cell, by its noun. Processors report their failures themselves, the rest by raising."""
+FUNCTIONS = (
+    "Producer",
+    *(processor_function(stage) for stage in STAGES),
+    "RegisterWait",
+    "Escalate",
+    "Sweeper",
+    "Recorder",
+)
+"""Construct ids of a cell's functions. Processors report failed messages themselves (`ProcessingFailed`); the other
+functions raise."""
 
 _FIVE = Duration.minutes(5)
 
 
 class Alarms(StageAlarms):
-    """Every alarm of a cell."""
+    """All alarms of a cell."""
 
     def __init__(
         self,
@@ -49,32 +57,36 @@ class Alarms(StageAlarms):
         delivery_log: logs.ILogGroup | None,
         stream: str | None,
     ) -> None:
-        """`delivery_log` is the custom bus's, `stream` the Firehose stream's name, in cells that have one."""
+        """Add the alarms.
+
+        `delivery_log` is the log group of the custom bus and `stream` the name of the Firehose stream; each is None in
+        a cell without one.
+        """
         super().__init__(scope, id, names, cell, profile, topics)
         for stage in STAGES:
-            self._watch_stage(stage)
+            self._add_event_alarms(stage)
             if profile.anomaly_bands:
-                self._watch_volume(stage)
-        self._watch_queues()
-        self._watch_executions(machine_arn)
-        self._watch_api(access_log)
-        self._watch_functions()
-        self._watch_sweeper()
-        self._watch_recorder()
+                self._add_volume_alarm(stage)
+        self._add_queue_alarms()
+        self._add_execution_alarms(machine_arn)
+        self._add_api_alarms(access_log)
+        self._add_function_alarms()
+        self._add_sweeper_alarms()
+        self._add_recorder_alarms()
         if delivery_log is not None:
-            self._watch_deliveries(delivery_log)
+            self._add_delivery_alarm(delivery_log)
         if stream is not None:
-            self._watch_stream(stream)
+            self._add_stream_alarms(stream)
 
-    def _watch_executions(self, machine_arn: str) -> None:
-        for name, word in (
+    def _add_execution_alarms(self, machine_arn: str) -> None:
+        for name, words in (
             ("ExecutionsFailed", "failed"),
             ("ExecutionsTimedOut", "timed out"),
             ("ExecutionsAborted", "were aborted"),
         ):
-            self._alarm(
+            self._add_alarm(
                 name,
-                f"Executions {word}; the sweeper replaces them",
+                f"Step Functions executions {words}. The sweeper replaces them.",
                 "warning",
                 aws_metric("AWS/States", name, StateMachineArn=machine_arn).metric(period=_FIVE),
             )
@@ -84,122 +96,132 @@ class Alarms(StageAlarms):
             "StartsThrottled": aws_metric("AWS/States", "ThrottledEvents", APIName="StartExecution"),
             "AnswersThrottled": aws_metric("AWS/States", "ThrottledEvents", APIName="SendTaskSuccess"),
         }
-        for id, watched in throttled.items():
-            self._alarm(
+        for id, metric in throttled.items():
+            self._add_alarm(
                 id,
-                "Step Functions throttles this account: see the quotas of the deployment guide",
+                "Step Functions throttles this account. See the quotas in the deployment guide.",
                 "warning",
-                watched.metric(period=_FIVE),
+                metric.metric(period=_FIVE),
             )
-        # The quota is the account's: this cell's own count says who is near it, the account's whether anybody is.
+        # All cells of an account and Region share the quota: the account's metric shows whether it is nearly used up,
+        # and the cell's own metric whether this cell uses it.
         quota = self._cell.limits.open_executions
-        for id, watched in (
+        for id, metric in (
             ("OpenExecutions", cell_metric(tracker.OPEN_EXECUTIONS, cell=self._cell.name)),
             ("AccountOpenExecutions", aws_metric("AWS/States", "OpenExecutionCount")),
         ):
-            self._alarm(
+            self._add_alarm(
                 id,
-                f"More than {NEAR_QUOTA:.0%} of the {quota} executions that may be open are",
+                f"Open executions exceed {QUOTA_ALARM_RATIO:.0%} of the quota of {quota}",
                 "warning",
-                watched.metric("Maximum", _FIVE),
-                above=int(NEAR_QUOTA * quota),
+                metric.metric("Maximum", _FIVE),
+                above=int(QUOTA_ALARM_RATIO * quota),
             )
 
-    def _watch_api(self, access_log: logs.ILogGroup) -> None:
-        of = {"ApiName": self._names.prefix, "Stage": "v1"}
-        self._alarm(
+    def _add_api_alarms(self, access_log: logs.ILogGroup) -> None:
+        dimensions = {"ApiName": self._names.prefix, "Stage": "v1"}
+        self._add_alarm(
             "ApiErrors",
-            f"More than {SERVER_ERROR_PERCENT} % of the requests are answered 5xx",
+            f"More than {MAX_SERVER_ERROR_PERCENT} % of API requests are answered 5xx",
             "critical",
-            # The average of a metric that is 0 or 1 per request.
+            # The metric is 0 or 1 for each request, so its average is the rate of errors.
             cloudwatch.MathExpression(
                 expression="100*FILL(errors,0)",
-                using_metrics={"errors": aws_metric("AWS/ApiGateway", "5XXError", **of).metric("Average", _FIVE)},
+                using_metrics={
+                    "errors": aws_metric("AWS/ApiGateway", "5XXError", **dimensions).metric("Average", _FIVE)
+                },
                 label="5xx %",
                 period=_FIVE,
             ),
-            above=SERVER_ERROR_PERCENT,
+            above=MAX_SERVER_ERROR_PERCENT,
         )
-        # API Gateway has no metric of what it throttles.
-        self._count(access_log, "RequestsThrottled", logs.FilterPattern.string_value("$.status", "=", "429"))
-        self._alarm(
+        # API Gateway publishes no metric of throttled requests.
+        self._add_metric_filter(
+            access_log, "RequestsThrottled", logs.FilterPattern.string_value("$.status", "=", "429")
+        )
+        self._add_alarm(
             "ApiThrottling",
-            "Senders are told 429: raise their limits, or ask them why",
+            "Senders receive 429: raise their limits, or ask why they send so much",
             "warning",
             log_metric(self._cell.name, "RequestsThrottled").metric(period=_FIVE),
         )
 
-    def _watch_functions(self) -> None:
+    def _add_function_alarms(self) -> None:
         for function in FUNCTIONS:
             name = self._names.function(function)
-            self._alarm(
+            self._add_alarm(
                 f"{function}Throttles",
-                f"{name} is called more often at once than it may run",
+                f"{name} is throttled: it has more concurrent invocations than its concurrency limit",
                 "warning",
                 aws_metric("AWS/Lambda", "Throttles", FunctionName=name).metric(period=_FIVE),
             )
-            self._alarm(
+            self._add_alarm(
                 f"{function}Errors",
-                f"{name} raises, or runs out of time or memory",
+                f"{name} fails: it raises errors, times out or runs out of memory",
                 "warning",
                 aws_metric("AWS/Lambda", "Errors", FunctionName=name).metric(period=_FIVE),
-                above=FUNCTION_ERRORS,
+                above=MAX_FUNCTION_ERRORS,
             )
 
-    def _watch_sweeper(self) -> None:
+    def _add_sweeper_alarms(self) -> None:
         cell = self._cell.name
-        self._alarm(
+        self._add_alarm(
             "SweeperSilent",
-            "Nobody has looked after the invoices that are due for five minutes",
+            "No sweep has completed for five minutes: due invoices are not checked",
             "critical",
             cell_metric(tracker.SWEEP_COMPLETED, cell=cell).metric(period=_FIVE),
             below=1,
         )
-        for id, metric, words in (
-            ("SweepBacklog", tracker.SWEEP_BACKLOG, "The sweep does not get through what is due"),
-            ("SweepFailed", tracker.SWEEP_FAILED, "Invoices cannot be swept"),
+        for id, metric, description in (
+            ("SweepBacklog", tracker.SWEEP_BACKLOG, "More invoices are due than the sweep has time to check"),
+            ("SweepFailed", tracker.SWEEP_FAILED, "The sweep of some invoices fails"),
         ):
-            self._alarm(id, words, "warning", cell_metric(metric, cell=cell).metric("Maximum", _FIVE), periods=3)
+            self._add_alarm(
+                id, description, "warning", cell_metric(metric, cell=cell).metric("Maximum", _FIVE), periods=3
+            )
 
-    def _watch_recorder(self) -> None:
-        self._alarm(
+    def _add_recorder_alarms(self) -> None:
+        self._add_alarm(
             "RecorderBehind",
             "The time series is more than a minute behind the records",
             "critical",
             aws_metric("AWS/Lambda", "IteratorAge", FunctionName=self._names.function("Recorder")).metric("Maximum"),
-            above=ITERATOR_MILLISECONDS,
+            above=MAX_ITERATOR_AGE_MS,
             periods=3,
         )
-        self._alarm(
+        self._add_alarm(
             "RecordsRejected",
-            "The time series refused rows for good; the recorder's log has them",
+            "The time series rejected rows permanently; the recorder's log contains them",
             "critical",
             cell_metric(tracker.RECORDS_REJECTED, cell=self._cell.name).metric(period=_FIVE),
         )
 
-    def _watch_deliveries(self, delivery_log: logs.ILogGroup) -> None:
-        # The bus's own metrics are published under a name that only AWS knows before it exists; its log is the cell's.
-        self._count(delivery_log, "DeliveriesFailed", logs.FilterPattern.string_value("$.log_level", "=", "ERROR"))
-        self._alarm(
+    def _add_delivery_alarm(self, delivery_log: logs.ILogGroup) -> None:
+        # AWS generates the name under which it publishes the bus's metrics, so that no alarm can name it; the log group
+        # has a known name.
+        self._add_metric_filter(
+            delivery_log, "DeliveriesFailed", logs.FilterPattern.string_value("$.log_level", "=", "ERROR")
+        )
+        self._add_alarm(
             "DeliveriesFailed",
-            "The bus cannot deliver to a topic, and tries again for a day",
+            "The bus fails to deliver events to a topic; it retries for a day",
             "warning",
             log_metric(self._cell.name, "DeliveriesFailed").metric(period=_FIVE),
         )
 
-    def _watch_stream(self, stream: str) -> None:
-        # What the recorder measures ends at Firehose; its way to the table is the rest of the promise.
-        self._alarm(
+    def _add_stream_alarms(self, stream: str) -> None:
+        # The recorder measures latency up to Firehose. This alarm covers the rest of the target, up to the table.
+        self._add_alarm(
             "SeriesBehind",
-            f"Rows wait for more than {STREAM_SECONDS} seconds on their way to their table",
+            f"Firehose takes more than {MAX_STREAM_DELAY_SECONDS} seconds to write rows to the time series",
             "critical",
             aws_metric("AWS/Firehose", "DeliveryToIceberg.DataFreshness", DeliveryStreamName=stream).metric("Maximum"),
-            above=STREAM_SECONDS,
+            above=MAX_STREAM_DELAY_SECONDS,
             periods=3,
         )
-        self._alarm(
+        self._add_alarm(
             "SeriesRefused",
-            "Rows do not fit their table; they are in the bucket of the stream's errors",
+            "Firehose rejected rows that do not match the table; they are in the stream's error bucket",
             "critical",
             aws_metric("AWS/Firehose", "DeliveryToIceberg.FailedRowCount", DeliveryStreamName=stream).metric(
                 period=_FIVE

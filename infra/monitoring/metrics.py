@@ -1,8 +1,11 @@
-"""Metrics: what alarms and the dashboard watch. Nothing can be watched that is not here, because an alarm on a
-metric that nobody emits stays green for ever.
+"""Metrics that alarms and the dashboard may use.
 
-The cell's own are `bems.tracker.metrics`. Of AWS's there is a list of those that the cell watches, each with the
-dimensions under which AWS publishes it. Two are made of logs, by filters of this stack.
+References to other metrics raise ValueError, because an alarm on a metric that is never published never goes off. There
+are three kinds:
+
+- the cell's own metrics, defined in `bems.tracker.metrics`;
+- AWS's metrics, listed here with the dimensions under which AWS publishes them;
+- metrics that the stack's log filters publish.
 """
 
 from collections.abc import Mapping
@@ -53,25 +56,25 @@ AWS_METRICS: Mapping[str, Mapping[str, tuple[tuple[str, ...], ...]]] = {
         "DeliveryToIceberg.FailedRowCount": (("DeliveryStreamName",),),
     },
 }
-"""By namespace and name, the sets of dimensions."""
+"""Sets of dimensions under which AWS publishes each metric, by namespace and name."""
 
-FROM_LOGS = ("RequestsThrottled", "DeliveriesFailed")
-"""Names of metrics that filters of a cell make, in the namespace `BEMS/<cell>`, without dimensions: a filter cannot
-give a constant one."""
+LOG_METRICS = ("RequestsThrottled", "DeliveriesFailed")
+"""Names of the metrics that a cell's log filters publish. Their namespace is `BEMS/<cell>`. They have no dimensions,
+because a filter cannot set a constant one."""
 
 _MINUTE = Duration.minutes(1)
 
 
 @dataclass(frozen=True)
 class MetricRef:
-    """One metric under one set of dimensions."""
+    """Reference to a metric with one set of dimensions."""
 
     namespace: str
     name: str
     dimensions: tuple[tuple[str, str], ...]
 
     def metric(self, statistic: str = "Sum", period: Duration = _MINUTE) -> cloudwatch.Metric:
-        """For an alarm."""
+        """Return the metric for an alarm."""
         return cloudwatch.Metric(
             namespace=self.namespace,
             metric_name=self.name,
@@ -80,35 +83,42 @@ class MetricRef:
             period=period,
         )
 
-    def row(self, statistic: str = "Sum", label: str | None = None, **more: Any) -> list[Any]:
-        """For a dashboard's graph (CloudWatch API reference, "Dashboard body structure and syntax")."""
-        flat = [text for pair in self.dimensions for text in pair]
-        return [self.namespace, self.name, *flat, {"stat": statistic, **({"label": label} if label else {}), **more}]
+    def dashboard_entry(self, statistic: str = "Sum", label: str | None = None, **options: Any) -> list[Any]:
+        """Return the metric for a dashboard's graph; `options` are further rendering properties.
+
+        Source: CloudWatch API reference, "Dashboard body structure and syntax".
+        """
+        dimensions = [text for pair in self.dimensions for text in pair]
+        rendering = {"stat": statistic, **({"label": label} if label else {}), **options}
+        return [self.namespace, self.name, *dimensions, rendering]
 
 
 def cell_metric(metric: Metric, **dimensions: str) -> MetricRef:
-    """A metric of the cell's functions. ValueError for dimensions that it has not."""
+    """Return a reference to a metric of the cell's functions. Raises ValueError for dimensions that it lacks."""
     return MetricRef(tracker.NAMESPACE, metric.name, tuple(metric.dimension_values(**dimensions).items()))
 
 
 def aws_metric(namespace: str, name: str, **dimensions: str) -> MetricRef:
-    """A metric of AWS's. ValueError for one that is not on the list, or has other dimensions there."""
+    """Return a reference to a metric of AWS.
+
+    Raises ValueError for a metric that AWS_METRICS does not list, or lists with other dimensions.
+    """
     known = AWS_METRICS.get(namespace, {}).get(name)
     if known is None:
         raise ValueError(f"{namespace} {name} is not on the list of known metrics")
-    if not any(set(each) == set(dimensions) for each in known):
-        right = " or ".join(", ".join(each) for each in known)
-        raise ValueError(f"{namespace} {name} has the dimensions {right}, not {', '.join(dimensions)}")
+    if not any(set(names) == set(dimensions) for names in known):
+        expected = " or ".join(", ".join(names) for names in known)
+        raise ValueError(f"{namespace} {name} has the dimensions {expected}, not {', '.join(dimensions)}")
     return MetricRef(namespace, name, tuple(dimensions.items()))
 
 
 def log_metric(cell: str, name: str) -> MetricRef:
-    """A metric that a filter makes. ValueError for a name that no filter has."""
-    if name not in FROM_LOGS:
-        raise ValueError(f"{name} is not made by any filter")
+    """Return a reference to a metric of a cell's log filter. Raises ValueError for a name that no filter publishes."""
+    if name not in LOG_METRICS:
+        raise ValueError(f"no log filter publishes {name}")
     return MetricRef(logs_namespace(cell), name, ())
 
 
 def logs_namespace(cell: str) -> str:
-    """Where the filters of a cell put what they count."""
+    """Return the namespace of the metrics that a cell's log filters publish."""
     return f"{tracker.NAMESPACE}/{cell}"

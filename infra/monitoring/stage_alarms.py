@@ -1,4 +1,4 @@
-"""The alarms of the stages: each one's events, from request to visible, and the queues that they wait in."""
+"""Alarms for each stage's events, from request to time series, and for the cell's queues."""
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -10,44 +10,51 @@ from bems.tracker.metrics import Outcome
 from infra.monitoring.alarm_factory import AlarmFactory
 from infra.monitoring.metrics import aws_metric, cell_metric
 
-VISIBLE_SECONDS = 120
-"""The promise: a reported step is visible within two minutes."""
+VISIBILITY_TARGET_SECONDS = 120
+"""Service target: an event is visible in the time series within two minutes."""
 
-STREAM_SECONDS = 90
-"""Of those, what a row may take from Firehose to its table: gathered for half a minute, then committed."""
+MAX_STREAM_DELAY_SECONDS = 90
+"""Maximum time from Firehose to the table, as part of that target: half a minute of buffering, then the commit."""
 
-QUEUE_SECONDS = 60
-"""How long an event may wait for its processor, of those two minutes."""
+MAX_QUEUE_AGE_SECONDS = 60
+"""Maximum time that an event waits for its processor, as part of that target."""
 
-QUEUE_DEPTH = 15_000
-"""Messages that wait for one processor: a minute of 60,000 events, over four stages."""
+MAX_QUEUE_DEPTH = 15_000
+"""Maximum number of messages that wait for one processor: a minute of 60,000 events, divided by four stages."""
 
-FAILED_PERCENT = 5
+MAX_FAILED_PERCENT = 5
 
-MIN_FAILED = 20
-"""Failures are a rate only above so many attempts in five minutes."""
+MIN_ATTEMPTS = 20
+"""Minimum number of attempts in five minutes for which the failure rate is evaluated."""
 
-BAND = 3
-"""Standard deviations around what a stage usually takes in."""
+ANOMALY_BAND_DEVIATIONS = 3
+"""Width of the anomaly band around a stage's usual number of events, in standard deviations."""
 
 _OUTCOMES: tuple[Outcome, ...] = ("accepted", "duplicate", "conflict", "refused")
 _FIVE = Duration.minutes(5)
 
 
-def recorded_seconds(cell: Cell) -> int:
-    """How long an event may take until the recorder has handed its row on. In Timestream it is visible then."""
-    return VISIBLE_SECONDS if cell.time_series == "timestream" else VISIBLE_SECONDS - STREAM_SECONDS
+def max_recording_seconds(cell: Cell) -> int:
+    """Return the maximum time from receipt of an event until the recorder has written its row, in seconds.
+
+    A row in Timestream is visible at once; a row in Firehose takes up to MAX_STREAM_DELAY_SECONDS more.
+    """
+    return (
+        VISIBILITY_TARGET_SECONDS
+        if cell.time_series == "timestream"
+        else VISIBILITY_TARGET_SECONDS - MAX_STREAM_DELAY_SECONDS
+    )
 
 
 class StageAlarms(AlarmFactory):
-    """What is watched of each stage."""
+    """Alarms of each stage and of the cell's queues."""
 
-    def _watch_stage(self, stage: Stage) -> None:
+    def _add_event_alarms(self, stage: Stage) -> None:
         cell, title = self._cell.name, stage.capitalize()
-        seconds = recorded_seconds(self._cell)
-        self._alarm(
+        seconds = max_recording_seconds(self._cell)
+        self._add_alarm(
             f"{title}Latency",
-            f"{stage} events take more than {seconds} seconds to get to the time series",
+            f"{stage} events take more than {seconds} seconds to reach the time series",
             "critical",
             cell_metric(tracker.VISIBILITY_LATENCY, cell=cell, stage=stage).metric("p99"),
             above=seconds * 1000,
@@ -61,33 +68,34 @@ class StageAlarms(AlarmFactory):
         }
         failed = cell_metric(tracker.PROCESSING_FAILED, cell=cell, stage=stage).metric(period=_FIVE)
         attempts = "+".join(f"FILL({name},0)" for name in (*processed, "failed"))
-        self._alarm(
+        self._add_alarm(
             f"{title}Failures",
-            f"More than {FAILED_PERCENT} % of the attempts to process {stage} events fail",
+            f"More than {MAX_FAILED_PERCENT} % of the attempts to process {stage} events fail",
             "critical",
             cloudwatch.MathExpression(
-                expression=f"IF(({attempts})>={MIN_FAILED}, 100*FILL(failed,0)/({attempts}), 0)",
+                expression=f"IF(({attempts})>={MIN_ATTEMPTS}, 100*FILL(failed,0)/({attempts}), 0)",
                 using_metrics={**processed, "failed": failed},
                 label="failed %",
                 period=_FIVE,
             ),
-            above=FAILED_PERCENT,
+            above=MAX_FAILED_PERCENT,
         )
-        self._alarm(
+        self._add_alarm(
             f"{title}Unpublished",
-            f"The bus does not take {stage} events; their senders are told to send them again",
+            f"The bus does not accept {stage} events; their senders receive 503 and must retry",
             "critical",
             cell_metric(tracker.EVENTS_UNPUBLISHED, cell=cell, stage=stage).metric(period=_FIVE),
         )
-        self._alarm(
+        self._add_alarm(
             f"{title}Conflicts",
-            f"{stage} events came with the id of another event and other content; they are dead letters",
+            f"{stage} events arrived with the id of another event but different content; they are dead letters",
             "warning",
             cell_metric(tracker.CONFLICTS, cell=cell, stage=stage).metric(period=_FIVE),
         )
 
-    def _watch_volume(self, stage: Stage) -> None:
-        # One that is learnt, because a stage at month's end takes ten times what it takes on a Sunday.
+    def _add_volume_alarm(self, stage: Stage) -> None:
+        # An anomaly band instead of a fixed threshold, because a stage receives ten times as many events at month's end
+        # as on a Sunday.
         alarm = cloudwatch.AnomalyDetectionAlarm(
             self,
             f"{stage.capitalize()}Volume",
@@ -96,7 +104,7 @@ class StageAlarms(AlarmFactory):
             metric=cell_metric(tracker.EVENTS_ACCEPTED, cell=self._cell.name, stage=stage).metric(
                 period=Duration.minutes(15)
             ),
-            std_devs=BAND,
+            std_devs=ANOMALY_BAND_DEVIATIONS,
             comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_LOWER_OR_GREATER_THAN_UPPER_THRESHOLD,
             evaluation_periods=4,
             datapoints_to_alarm=3,
@@ -104,31 +112,31 @@ class StageAlarms(AlarmFactory):
         )
         alarm.add_alarm_action(self._actions["warning"])
 
-    def _watch_queues(self) -> None:
+    def _add_queue_alarms(self) -> None:
         names = self._names
         for stage in STAGES:
             title, queue = stage.capitalize(), names.stage(stage)
-            self._alarm(
+            self._add_alarm(
                 f"{title}QueueAge",
-                f"{stage} events wait for their processor",
+                f"{stage} events wait more than {MAX_QUEUE_AGE_SECONDS} seconds for their processor",
                 "critical",
                 aws_metric("AWS/SQS", "ApproximateAgeOfOldestMessage", QueueName=queue).metric("Maximum"),
-                above=QUEUE_SECONDS,
+                above=MAX_QUEUE_AGE_SECONDS,
                 periods=3,
             )
-            self._alarm(
+            self._add_alarm(
                 f"{title}QueueDepth",
-                f"More {stage} events wait than one processor takes in a minute",
+                f"More than {MAX_QUEUE_DEPTH} {stage} events wait for their processor",
                 "warning",
                 aws_metric("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue).metric("Maximum"),
-                above=QUEUE_DEPTH,
+                above=MAX_QUEUE_DEPTH,
                 periods=3,
             )
-        aside = {f"{stage.capitalize()}DeadLetters": names.dead_letters(stage) for stage in STAGES}
-        for id, queue in {**aside, "Undelivered": names.undelivered, "Unrecorded": names.unrecorded}.items():
-            self._alarm(
+        dead_letters = {f"{stage.capitalize()}DeadLetters": names.dead_letters(stage) for stage in STAGES}
+        for id, queue in {**dead_letters, "Undelivered": names.undelivered, "Unrecorded": names.unrecorded}.items():
+            self._add_alarm(
                 id,
-                f"There is something in {queue}, to be looked at and redriven",
+                f"{queue} holds messages: investigate and redrive them as the deployment guide describes",
                 "critical",
                 aws_metric("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue).metric("Maximum"),
             )

@@ -1,4 +1,4 @@
-"""The deployed cell, as those see it who use it: its senders over HTTP, its operators through AWS's own APIs."""
+"""Client of the deployed cell: sends events over HTTP, and reads its state through AWS APIs."""
 
 import json
 from functools import cached_property
@@ -15,11 +15,11 @@ from bems.tracker.record import InvoiceRecord
 from bems.tracker.status import Status, status_of
 from tests.e2e.deployment import STACK
 from tests.e2e.emulator import Emulator
-from tests.e2e.polling import until
+from tests.e2e.polling import wait_until
 
 
-class Answer(NamedTuple):
-    """Of the API."""
+class Response(NamedTuple):
+    """Response of the API, with header names in lower case and the decoded JSON body."""
 
     status: int
     headers: dict[str, str]
@@ -27,14 +27,14 @@ class Answer(NamedTuple):
 
 
 class Execution(NamedTuple):
-    """What the console shows of one: its status, and the states that it entered, in order."""
+    """Status of an execution, and the names of the states that it entered, in order."""
 
     status: str
     states: list[str]
 
 
 class DeployedCell:
-    """The cell in the emulator."""
+    """The cell that is deployed in the emulator."""
 
     def __init__(self, emulator: Emulator, outputs: dict[str, str]) -> None:
         self.emulator = emulator
@@ -60,25 +60,28 @@ class DeployedCell:
 
     @cached_property
     def key(self) -> str:
-        """The first sender's, found as the deployment guide says."""
+        """API key of the first sender, read as the deployment guide describes."""
         gateway = self.emulator.client("apigateway")
         value: str = gateway.get_api_key(apiKey=self.outputs["FirstKeyId"], includeValue=True)["value"]
         return value
 
-    def post(self, path: str, body: Any, key: str | None = None, headers: dict[str, str] | None = None) -> Answer:
-        """A request to the API with a key, by default the first sender's; with none for ""."""
-        told = {"content-type": "application/json", **(headers or {})}
+    def post(self, path: str, body: Any, key: str | None = None, headers: dict[str, str] | None = None) -> Response:
+        """Post a request to the API. `key` is the API key: None for the first sender's, "" for none."""
+        all_headers = {"content-type": "application/json", **(headers or {})}
         if key != "":
-            told["x-api-key"] = key or self.key
-        sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-        answer = self._http.request("POST", f"{self.url}/invoices/{path}", body=sent, headers=told, retries=False)
-        return Answer(answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.json())
+            all_headers["x-api-key"] = key or self.key
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        response = self._http.request(
+            "POST", f"{self.url}/invoices/{path}", body=content, headers=all_headers, retries=False
+        )
+        lower_case = {name.lower(): value for name, value in response.headers.items()}
+        return Response(response.status, lower_case, response.json())
 
     def send(self, line: bytes) -> None:
-        """A line of the generator's, which the cell must accept."""
-        told = json.loads(line)
-        answer = self.post(told["stage"], told["event"])
-        assert answer.status == 202, answer
+        """Send the event in a line of the generator, and assert that the cell accepts it."""
+        generated = json.loads(line)
+        response = self.post(generated["stage"], generated["event"])
+        assert response.status == 202, response
 
     def record(self, invoice_id: str) -> InvoiceRecord | None:
         return self._records.load(invoice_id)
@@ -87,9 +90,9 @@ class DeployedCell:
         record = self.record(invoice_id)
         return None if record is None else status_of(record.outcomes)
 
-    def until_status(self, invoice_id: str, status: Status, seconds: float = 60) -> InvoiceRecord:
-        """The record, once it has the status."""
-        until(f"{invoice_id} is {status}", lambda: self.status(invoice_id) == status, seconds)
+    def wait_for_status(self, invoice_id: str, status: Status, seconds: float = 60) -> InvoiceRecord:
+        """Wait until an invoice has a status, and return its record."""
+        wait_until(f"{invoice_id} is {status}", lambda: self.status(invoice_id) == status, seconds)
         record = self.record(invoice_id)
         assert record is not None
         return record
@@ -99,7 +102,7 @@ class DeployedCell:
         return f"{machine}:{execution_name(invoice_id, run)}"
 
     def execution(self, invoice_id: str, run: int) -> Execution:
-        """A run's execution."""
+        """Return the execution of an invoice's run."""
         arn = self.execution_arn(invoice_id, run)
         history = self.states.get_execution_history(executionArn=arn, maxResults=1000)["events"]
         entered = [
@@ -107,24 +110,24 @@ class DeployedCell:
         ]
         return Execution(self.states.describe_execution(executionArn=arn)["status"], entered)
 
-    def until_ended(self, invoice_id: str, run: int) -> Execution:
-        """A run's execution, once it is over."""
-        until(f"run {run} of {invoice_id} ends", lambda: self.execution(invoice_id, run).status != "RUNNING")
+    def wait_for_end(self, invoice_id: str, run: int) -> Execution:
+        """Wait until the execution of an invoice's run has ended, and return it."""
+        wait_until(f"run {run} of {invoice_id} ends", lambda: self.execution(invoice_id, run).status != "RUNNING")
         return self.execution(invoice_id, run)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What the recorder has written to the series so far."""
+        """Return the rows that the recorder has written to the time series so far."""
         s3, rows = self.emulator.client("s3"), []
-        (bucket,) = (one["Name"] for one in s3.list_buckets()["Buckets"] if "serieserrors" in one["Name"])
+        (bucket,) = (bucket["Name"] for bucket in s3.list_buckets()["Buckets"] if "serieserrors" in bucket["Name"])
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="rows/"):
-            for found in page.get("Contents", []):
-                text = s3.get_object(Bucket=bucket, Key=found["Key"])["Body"].read().decode()
-                rows += _objects(text)
+            for entry in page.get("Contents", []):
+                text = s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read().decode()
+                rows += _parse_objects(text)
         return rows
 
-    def pass_time_until(self, instant: Instant) -> None:
-        """From now on it is at least that late for the functions."""
-        self.emulator.pass_time(instant - SystemClock().now())
+    def advance_clock_to(self, instant: Instant) -> None:
+        """Set the functions' clocks forward to an instant."""
+        self.emulator.set_clock_offset(instant - SystemClock().now())
 
     def queue_url(self, name: str) -> str:
         url: str = self.sqs.get_queue_url(QueueName=name)["QueueUrl"]
@@ -137,12 +140,12 @@ class DeployedCell:
         return self.queue_url(f"{STACK}-{stage}-dead-letters")
 
 
-def _objects(text: str) -> list[dict[str, Any]]:
-    """JSON objects with nothing between them, as Firehose puts them into a file."""
-    decoder, found, start = json.JSONDecoder(), [], 0
+def _parse_objects(text: str) -> list[dict[str, Any]]:
+    """Return the JSON objects in a file of Firehose, which concatenates them without a separator."""
+    decoder, objects, start = json.JSONDecoder(), [], 0
     while start < len(text):
         value, start = decoder.raw_decode(text, start)
-        found.append(value)
+        objects.append(value)
         while start < len(text) and text[start].isspace():
             start += 1
-    return found
+    return objects

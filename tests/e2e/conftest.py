@@ -1,4 +1,4 @@
-"""One deployed cell for all end-to-end tests: `make e2e`."""
+"""Fixtures of the end-to-end tests (`make e2e`): one emulator and one deployed cell for all tests."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venv-e2e"
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     if not (ENVIRONMENT / "bin" / "ministack").exists():
-        reason = f"there is no emulator in {ENVIRONMENT}: `make e2e` makes it, with a Python 3.12"
+        reason = f"no emulator in {ENVIRONMENT}: `make e2e` installs it, with Python 3.12"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)

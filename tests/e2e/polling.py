@@ -1,4 +1,4 @@
-"""Polling: what another process does is waited for, with a deadline."""
+"""Polling for the effects of other processes, with a deadline."""
 
 import time
 from collections.abc import Callable
@@ -6,13 +6,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PAUSE_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
-def until(what: str, look: Callable[[], T | None], seconds: float = 60) -> T:
-    """What `look` sees once it is anything. AssertionError after so many seconds without."""
+def wait_until(description: str, check: Callable[[], T | None], seconds: float = 60) -> T:
+    """Call `check` until it returns a truthy value, and return that. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (seen := look()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}; last seen: {seen!r}"
-        time.sleep(PAUSE_SECONDS)
-    return seen
+    while not (result := check()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {description}; last result: {result!r}"
+        time.sleep(POLL_SECONDS)
+    return result

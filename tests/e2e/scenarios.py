@@ -1,4 +1,7 @@
-"""The generator's stories, as lines to send. Each test takes a year of its own, which makes the invoices its own."""
+"""Scenarios of the generator, as lines to send.
+
+Each test uses a different year, which makes its invoice ids unique among the tests.
+"""
 
 from datetime import date
 
@@ -8,17 +11,17 @@ from bems.generator.event_log import CLEAN, Scenario, render, scenarios
 from bems.generator.scenarios import Form
 
 
-def orderly(year: int) -> Scenario:
-    """An invoice to which nothing happens but its four events."""
+def clean_scenario(year: int) -> Scenario:
+    """Return the scenario of an invoice that has its four events and no complications."""
     (plan,) = scenarios(1, seed=year, start=date(year, 3, 2), days=1, profile=CLEAN)
     return plan
 
 
-def lines(plan: Scenario) -> list[bytes]:
-    """Its events, in the order in which they arrive."""
+def event_lines(plan: Scenario) -> list[bytes]:
+    """Return the lines of a scenario's events, in the order of their arrival."""
     return [render(plan, sending) for sending in sorted(plan.emissions, key=lambda sending: sending.arrives)]
 
 
-def line(plan: Scenario, position: int, form: Form) -> bytes:
-    """One of its events in another form."""
+def event_line(plan: Scenario, position: int, form: Form) -> bytes:
+    """Return the line of the scenario's event at a position in another form."""
     return render(plan, structs.replace(plan.emissions[position], form=form))

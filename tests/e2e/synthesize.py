@@ -1,7 +1,7 @@
-"""The `standard` example cell of `cells.yaml`, synthesized for the emulator into the folder that CDK_OUTDIR names.
+"""Script that synthesizes the `standard` example cell of `cells.yaml` for the emulator, into the folder CDK_OUTDIR.
 
-The emulator's Firehose cannot write Iceberg tables without DuckDB, so the stream gets a bucket to write to instead: the
-one that its errors would go to. The recorder does not notice.
+The emulator's Firehose needs DuckDB to write Iceberg tables. The stream therefore writes to its error bucket instead,
+which makes no difference to the recorder.
 """
 
 import json
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_rows_to_the_bucket(stack: CellStack) -> None:
-    """Every row of the series becomes an object under `rows/`."""
+    """Make the stack's Firehose stream write rows as objects under `rows/` in its error bucket."""
     for node in stack.node.find_all():
         if isinstance(node, firehose.CfnDeliveryStream):
             iceberg = node.iceberg_destination_configuration

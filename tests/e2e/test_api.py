@@ -1,4 +1,4 @@
-"""The API as API Gateway has it: keys, throttling; and what the producer answers behind it."""
+"""End-to-end tests of the API: keys, throttling, and the producer's responses."""
 
 import json
 import os
@@ -10,56 +10,56 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cell import DeployedCell
-from tests.e2e.polling import until
-from tests.e2e.scenarios import line, lines, orderly
+from tests.e2e.polling import wait_until
+from tests.e2e.scenarios import clean_scenario, event_line, event_lines
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.parametrize("key", ["", "not-a-key"])
-def test_who_has_no_key_is_refused(cell: DeployedCell, key: str) -> None:
-    answer = cell.post("ingestion", {}, key=key)
-    assert (answer.status, answer.headers["content-type"]) == (403, "application/problem+json")
-    assert answer.body["status"] == 403
+def test_requests_without_a_valid_key_are_refused(cell: DeployedCell, key: str) -> None:
+    response = cell.post("ingestion", {}, key=key)
+    assert (response.status, response.headers["content-type"]) == (403, "application/problem+json")
+    assert response.body["status"] == 403
 
 
-def test_an_event_that_is_none_is_refused_with_its_faults(cell: DeployedCell) -> None:
-    told = json.loads(lines(orderly(2000))[0])
-    answer = cell.post("ingestion", {**told["event"], "amount": 12.5, "currency": "EUX"})
-    assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
-    assert {fault["pointer"] for fault in answer.body["errors"]} == {"/amount", "/currency"}
+def test_an_invalid_event_is_refused_with_every_problem(cell: DeployedCell) -> None:
+    generated = json.loads(event_lines(clean_scenario(2000))[0])
+    response = cell.post("ingestion", {**generated["event"], "amount": 12.5, "currency": "EUX"})
+    assert (response.status, response.headers["content-type"]) == (400, "application/problem+json")
+    assert {problem["pointer"] for problem in response.body["errors"]} == {"/amount", "/currency"}
 
 
 def test_a_batch_is_answered_event_by_event(cell: DeployedCell) -> None:
-    good, other = orderly(2001), orderly(2002)
-    bad = json.loads(line(other, 0, "malformed"))["event"]
-    answer = cell.post("ingestion/batch", {"events": [json.loads(lines(good)[0])["event"], bad]})
-    assert answer.status == 207
-    assert [(result["status"], result["code"]) for result in answer.body["results"]] == [
+    good, other = clean_scenario(2001), clean_scenario(2002)
+    malformed = json.loads(event_line(other, 0, "malformed"))["event"]
+    response = cell.post("ingestion/batch", {"events": [json.loads(event_lines(good)[0])["event"], malformed]})
+    assert response.status == 207
+    assert [(result["status"], result["code"]) for result in response.body["results"]] == [
         ("accepted", 202),
         ("refused", 400),
     ]
-    cell.until_status(good.invoice_id, "AwaitingAuthorization")
+    cell.wait_for_status(good.invoice_id, "AwaitingAuthorization")
     assert cell.record(other.invoice_id) is None
 
 
-def test_a_file_is_sent_by_the_command_line(cell: DeployedCell, tmp_path: Path) -> None:
-    plan, log = orderly(2005), tmp_path / "events.jsonl"
-    log.write_bytes(b"".join(lines(plan)))
-    done = subprocess.run(
+def test_the_command_line_sends_a_file(cell: DeployedCell, tmp_path: Path) -> None:
+    plan, log = clean_scenario(2005), tmp_path / "events.jsonl"
+    log.write_bytes(b"".join(event_lines(plan)))
+    completed = subprocess.run(
         [sys.executable, "-m", "bems", "send", str(log), "--url", cell.url],
         env={**os.environ, "BEMS_API_KEY": cell.key},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    cell.until_status(plan.invoice_id, "Posted")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    cell.wait_for_status(plan.invoice_id, "Posted")
 
 
 @pytest.fixture
 def slow_key(cell: DeployedCell) -> Iterator[str]:
-    """A second sender's key, which may send twice at once, and then once a minute or so."""
+    """Create a second API key, with a burst of two requests and then about one request a minute."""
     gateway = cell.emulator.client("apigateway")
     plan = gateway.create_usage_plan(
         name="slow",
@@ -73,13 +73,13 @@ def slow_key(cell: DeployedCell) -> Iterator[str]:
     gateway.delete_api_key(apiKey=key["id"])
 
 
-def test_who_sends_too_fast_is_told_to_wait_and_loses_nothing(cell: DeployedCell, slow_key: str) -> None:
-    plan = orderly(2003)
-    told = [json.loads(one) for one in lines(plan)]
-    answers = [cell.post(one["stage"], one["event"], key=slow_key) for one in told]
-    assert [answer.status for answer in answers] == [202, 202, 429, 429]
-    assert answers[2].headers["content-type"] == "application/problem+json"
-    assert int(answers[2].headers["retry-after"]) >= 1
-    for one in told[2:]:
-        assert cell.post(one["stage"], one["event"]).status == 202
-    until("it is posted", lambda: cell.status(plan.invoice_id) == "Posted")
+def test_throttled_events_are_answered_429_and_accepted_on_retry(cell: DeployedCell, slow_key: str) -> None:
+    plan = clean_scenario(2003)
+    generated = [json.loads(line) for line in event_lines(plan)]
+    responses = [cell.post(event["stage"], event["event"], key=slow_key) for event in generated]
+    assert [response.status for response in responses] == [202, 202, 429, 429]
+    assert responses[2].headers["content-type"] == "application/problem+json"
+    assert int(responses[2].headers["retry-after"]) >= 1
+    for event in generated[2:]:
+        assert cell.post(event["stage"], event["event"]).status == 202
+    wait_until("it is posted", lambda: cell.status(plan.invoice_id) == "Posted")

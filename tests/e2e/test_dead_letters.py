@@ -1,4 +1,4 @@
-"""Dead letters: what can never be processed, and what could not be until its cause was mended, and is redriven."""
+"""End-to-end tests of dead letters: conflicts, and messages that are redriven after the cause is fixed."""
 
 import json
 from collections import Counter
@@ -11,86 +11,86 @@ import pytest
 from bems.tracker.contract import Stage
 from tests.e2e.cell import DeployedCell, Execution
 from tests.e2e.deployment import STACK
-from tests.e2e.polling import until
-from tests.e2e.scenarios import line, lines, orderly
+from tests.e2e.polling import wait_until
+from tests.e2e.scenarios import clean_scenario, event_line, event_lines
 
 pytestmark = pytest.mark.e2e
 
 
-def test_a_conflicting_event_is_set_aside_and_harms_nobody(cell: DeployedCell) -> None:
-    """The id of another event with another content: nobody can tell which is right."""
-    plan = orderly(2010)
-    for one in lines(plan)[:2]:
-        cell.send(one)
-    cell.until_status(plan.invoice_id, "AwaitingReconciliation")
-    cell.send(line(plan, 1, "conflict"))
-    (letter,) = until("it is a dead letter", lambda: receive(cell, cell.dead_letters("authorization")), 90)
-    poison = json.loads(line(plan, 1, "conflict"))["event"]
-    assert json.loads(letter["Body"])["detail"]["event"]["event_id"] == poison["event_id"]
-    for one in lines(plan)[2:]:
-        cell.send(one)
-    record = cell.until_status(plan.invoice_id, "Posted")
-    assert format(record.facts.amount, "f") != poison["amount"]
-    drop(cell, cell.dead_letters("authorization"), letter)
+def test_a_conflicting_event_becomes_a_dead_letter_and_changes_nothing(cell: DeployedCell) -> None:
+    """A conflict is an event with the id of another event but different content."""
+    plan = clean_scenario(2010)
+    for line in event_lines(plan)[:2]:
+        cell.send(line)
+    cell.wait_for_status(plan.invoice_id, "AwaitingReconciliation")
+    cell.send(event_line(plan, 1, "conflict"))
+    (letter,) = wait_until("it is a dead letter", lambda: receive(cell, cell.dead_letters("authorization")), 90)
+    conflict = json.loads(event_line(plan, 1, "conflict"))["event"]
+    assert json.loads(letter["Body"])["detail"]["event"]["event_id"] == conflict["event_id"]
+    for line in event_lines(plan)[2:]:
+        cell.send(line)
+    record = cell.wait_for_status(plan.invoice_id, "Posted")
+    assert format(record.facts.amount, "f") != conflict["amount"]
+    delete(cell, cell.dead_letters("authorization"), letter)
 
 
-def test_a_poisoned_message_is_redriven_when_its_cause_is_mended(cell: DeployedCell) -> None:
-    """An invoice's record that somebody damaged: its next event fails as often as it comes, until the record is
-    repaired. Then the very message goes back into its queue, and is processed once."""
-    plan, other = orderly(2012), orderly(2013)
-    first, second, *rest = lines(plan)
+def test_a_message_that_failed_on_a_damaged_record_is_redriven_after_the_repair(cell: DeployedCell) -> None:
+    """The next event of an invoice with a damaged record fails at every attempt and becomes a dead letter. After the
+    record is repaired, the same message is moved back to its queue and processed once."""
+    plan, other = clean_scenario(2012), clean_scenario(2013)
+    first, second, *rest = event_lines(plan)
     queue = cell.dead_letters("authorization")
     cell.send(first)
-    until("its execution waits", lambda: registered(cell, plan.invoice_id))
-    with patience(cell, "authorization", receipts=2), damaged(cell, plan.invoice_id):
+    wait_until("its execution waits", lambda: registered(cell, plan.invoice_id))
+    with max_receives(cell, "authorization", 2), damaged_record(cell, plan.invoice_id):
         cell.send(second)
-        (letter,) = until("it is a dead letter", lambda: look(cell, queue), 90)
-        poison = json.loads(letter["Body"])["detail"]["event"]
-        assert poison["event_id"] == json.loads(second)["event"]["event_id"]
-        until("the alarm would ring", lambda: rings(cell, "authorization-dead-letters"))
-        for one in lines(other):
-            cell.send(one)
-        cell.until_status(other.invoice_id, "Posted")
-    # Mended, but nothing brings the event back by itself.
-    assert waiting(cell, queue) == 1
+        (letter,) = wait_until("it is a dead letter", lambda: peek(cell, queue), 90)
+        failed_event = json.loads(letter["Body"])["detail"]["event"]
+        assert failed_event["event_id"] == json.loads(second)["event"]["event_id"]
+        wait_until("the alarm would go off", lambda: is_in_alarm(cell, "authorization-dead-letters"))
+        for line in event_lines(other):
+            cell.send(line)
+        cell.wait_for_status(other.invoice_id, "Posted")
+    # The record is repaired, but the dead letter stays until it is redriven.
+    assert message_count(cell, queue) == 1
     assert cell.status(plan.invoice_id) == "AwaitingAuthorization"
     assert redrive(cell, "authorization") == [letter["Body"]]
-    record = cell.until_status(plan.invoice_id, "AwaitingReconciliation")
-    assert record.outcomes["authorization"].event_id == poison["event_id"]
-    for one in rest:
-        cell.send(one)
-    cell.until_status(plan.invoice_id, "Posted")
-    assert cell.until_ended(plan.invoice_id, 1) == Execution(
+    record = cell.wait_for_status(plan.invoice_id, "AwaitingReconciliation")
+    assert record.outcomes["authorization"].event_id == failed_event["event_id"]
+    for line in rest:
+        cell.send(line)
+    cell.wait_for_status(plan.invoice_id, "Posted")
+    assert cell.wait_for_end(plan.invoice_id, 1) == Execution(
         "SUCCEEDED", ["AwaitAuthorization", "AwaitReconciliation", "AwaitPosting", "Posted"]
     )
-    assert waiting(cell, queue) == 0
-    sent = {json.loads(one)["event"]["event_id"] for one in lines(plan)}
-    until("every event is in the series", lambda: sent == {event for event, _ in applied(cell, plan.invoice_id)})
+    assert message_count(cell, queue) == 0
+    sent = {json.loads(line)["event"]["event_id"] for line in event_lines(plan)}
+    wait_until("every event is in the series", lambda: sent == {event for event, _ in applied(cell, plan.invoice_id)})
     assert Counter(event for event, _ in applied(cell, plan.invoice_id)) == dict.fromkeys(sent, 1)
 
 
-def test_what_failed_is_redriven_when_the_processor_is_mended(cell: DeployedCell) -> None:
-    plan = orderly(2011)
-    with patience(cell, "posting", receipts=1), fault(cell, "posting"):
-        for one in lines(plan):
-            cell.send(one)
-        until("it is a dead letter", lambda: waiting(cell, cell.dead_letters("posting")) == 1, 90)
+def test_a_message_that_a_broken_processor_failed_is_redriven_after_the_fix(cell: DeployedCell) -> None:
+    plan = clean_scenario(2011)
+    with max_receives(cell, "posting", 1), broken_processor(cell, "posting"):
+        for line in event_lines(plan):
+            cell.send(line)
+        wait_until("it is a dead letter", lambda: message_count(cell, cell.dead_letters("posting")) == 1, 90)
     assert cell.status(plan.invoice_id) == "AwaitingPosting"
     assert len(redrive(cell, "posting")) == 1
-    cell.until_status(plan.invoice_id, "Posted")
-    assert cell.until_ended(plan.invoice_id, 1).states[-1] == "Posted"
-    assert waiting(cell, cell.dead_letters("posting")) == 0
+    cell.wait_for_status(plan.invoice_id, "Posted")
+    assert cell.wait_for_end(plan.invoice_id, 1).states[-1] == "Posted"
+    assert message_count(cell, cell.dead_letters("posting")) == 0
 
 
 def registered(cell: DeployedCell, invoice_id: str) -> bool:
-    """Whether its execution waits, and nobody is about to write its record."""
+    """Return whether the invoice's execution waits with a registered token, and no write of its record is pending."""
     record = cell.record(invoice_id)
     return record is not None and record.run.token is not None and not record.pending
 
 
 @contextmanager
-def damaged(cell: DeployedCell, invoice_id: str) -> Iterator[None]:
-    """The invoice's record cannot be read, until it is put back as it was."""
+def damaged_record(cell: DeployedCell, invoice_id: str) -> Iterator[None]:
+    """Make the invoice's record unreadable, and restore it at the end."""
     table = cell.outputs["RecordsTable"]
     item = cell.dynamodb.get_item(TableName=table, Key={"invoice_id": {"S": invoice_id}})["Item"]
     cell.dynamodb.put_item(TableName=table, Item={**item, "record": {"B": item["record"]["B"][:-1]}})
@@ -100,9 +100,11 @@ def damaged(cell: DeployedCell, invoice_id: str) -> Iterator[None]:
         cell.dynamodb.put_item(TableName=table, Item=item)
 
 
-def rings(cell: DeployedCell, name: str) -> bool:
-    """Whether an alarm's metric is beyond its threshold. The emulator publishes none of SQS's; this one is a count that
-    SQS itself tells."""
+def is_in_alarm(cell: DeployedCell, name: str) -> bool:
+    """Return whether an alarm's metric is above its threshold.
+
+    The emulator publishes no SQS metrics, so the value is the equivalent attribute of the queue.
+    """
     (alarm,) = cell.emulator.client("cloudwatch").describe_alarms(AlarmNames=[f"{STACK}-{name}"])["MetricAlarms"]
     assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/SQS", "ApproximateNumberOfMessagesVisible")
     assert alarm["ComparisonOperator"] == "GreaterThanThreshold"
@@ -113,7 +115,7 @@ def rings(cell: DeployedCell, name: str) -> bool:
 
 
 def applied(cell: DeployedCell, invoice_id: str) -> set[tuple[str, str]]:
-    """The invoice's events in the series, each with its transition. A row that was written twice is one transition."""
+    """Return the (event_id, transition_id) of each of the invoice's events in the series, without duplicate rows."""
     return {
         (row["event_id"], row["transition_id"])
         for row in cell.rows()
@@ -122,67 +124,70 @@ def applied(cell: DeployedCell, invoice_id: str) -> set[tuple[str, str]]:
 
 
 @contextmanager
-def fault(cell: DeployedCell, stage: Stage) -> Iterator[None]:
-    """The stage's processor, as its queue calls it, looks for its records in a table that there is not."""
+def broken_processor(cell: DeployedCell, stage: Stage) -> Iterator[None]:
+    """Make the stage's processor use a table that does not exist, and restore it at the end."""
     functions = cell.emulator.client("lambda")
     name = f"{STACK}-Invoice{stage.capitalize()}Processor"
-    right = functions.get_alias(FunctionName=name, Name="live")["FunctionVersion"]
+    working_version = functions.get_alias(FunctionName=name, Name="live")["FunctionVersion"]
     variables = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
-    broken = {**variables, "BEMS_TABLE": "mislaid"}
+    broken = {**variables, "BEMS_TABLE": "no-such-table"}
     functions.update_function_configuration(FunctionName=name, Environment={"Variables": broken})
-    wrong = functions.publish_version(FunctionName=name)["Version"]
-    functions.update_alias(FunctionName=name, Name="live", FunctionVersion=wrong)
+    broken_version = functions.publish_version(FunctionName=name)["Version"]
+    functions.update_alias(FunctionName=name, Name="live", FunctionVersion=broken_version)
     try:
         yield
     finally:
-        functions.update_alias(FunctionName=name, Name="live", FunctionVersion=right)
+        functions.update_alias(FunctionName=name, Name="live", FunctionVersion=working_version)
 
 
 @contextmanager
-def patience(cell: DeployedCell, stage: Stage, receipts: int) -> Iterator[None]:
-    """The stage's queue gives up sooner: its own ten tries take half an hour."""
+def max_receives(cell: DeployedCell, stage: Stage, count: int) -> Iterator[None]:
+    """Lower the maximum receive count of the stage's queue, because its ten attempts take half an hour."""
     url = cell.stage_queue(stage)
     attributes = cell.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["RedrivePolicy"])["Attributes"]
     policy = attributes["RedrivePolicy"]
 
-    def give_up_after(changed: str) -> None:
-        cell.sqs.set_queue_attributes(QueueUrl=url, Attributes={"RedrivePolicy": changed})
+    def set_redrive_policy(new_policy: str) -> None:
+        cell.sqs.set_queue_attributes(QueueUrl=url, Attributes={"RedrivePolicy": new_policy})
 
-    give_up_after(json.dumps({**json.loads(policy), "maxReceiveCount": receipts}))
+    set_redrive_policy(json.dumps({**json.loads(policy), "maxReceiveCount": count}))
     try:
         yield
     finally:
-        give_up_after(policy)
+        set_redrive_policy(policy)
 
 
 def redrive(cell: DeployedCell, stage: Stage) -> list[str]:
-    """As `aws sqs start-message-move-task` does, which the emulator has not: each dead letter back into its queue. The
-    bodies of those that were moved."""
+    """Move each dead letter back to its queue, and return the bodies of those moved.
+
+    The emulator lacks `aws sqs start-message-move-task`, which does the same.
+    """
     moved: list[str] = []
     while letters := receive(cell, cell.dead_letters(stage)):
         for letter in letters:
             cell.sqs.send_message(QueueUrl=cell.stage_queue(stage), MessageBody=letter["Body"])
-            drop(cell, cell.dead_letters(stage), letter)
+            delete(cell, cell.dead_letters(stage), letter)
             moved.append(letter["Body"])
     return moved
 
 
-def receive(cell: DeployedCell, url: str, **more: Any) -> list[dict[str, Any]]:
-    answer = cell.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, **more)
-    letters: list[dict[str, Any]] = answer.get("Messages", [])
-    return letters
+def receive(cell: DeployedCell, url: str, **options: Any) -> list[dict[str, Any]]:
+    response = cell.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, **options)
+    messages: list[dict[str, Any]] = response.get("Messages", [])
+    return messages
 
 
-def look(cell: DeployedCell, url: str) -> list[dict[str, Any]]:
-    """What is in a queue, and stays there for others to receive."""
+def peek(cell: DeployedCell, url: str) -> list[dict[str, Any]]:
+    """Return messages of a queue, which stay visible to other receivers."""
     return receive(cell, url, VisibilityTimeout=0)
 
 
-def drop(cell: DeployedCell, url: str, letter: dict[str, Any]) -> None:
-    cell.sqs.delete_message(QueueUrl=url, ReceiptHandle=letter["ReceiptHandle"])
+def delete(cell: DeployedCell, url: str, message: dict[str, Any]) -> None:
+    cell.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
 
 
-def waiting(cell: DeployedCell, url: str) -> int:
+def message_count(cell: DeployedCell, url: str) -> int:
+    """Return the number of messages in a queue, whether visible or not."""
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     attributes = cell.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
     return sum(int(attributes[name]) for name in names)

@@ -1,4 +1,4 @@
-"""The emulator itself."""
+"""Test of the emulator itself."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from tests.e2e.cell import DeployedCell
 pytestmark = pytest.mark.e2e
 
 
-def test_nothing_listens_beyond_this_machine(cell: DeployedCell) -> None:
+def test_the_emulator_listens_only_on_loopback(cell: DeployedCell) -> None:
     assert cell.emulator.addresses() == {"127.0.0.1"}

@@ -1,4 +1,4 @@
-"""Lifecycles, end to end: generated events over HTTP; the records, executions and rows of the series behind it."""
+"""End-to-end tests of lifecycles: generated events over HTTP, and the resulting records, executions and rows."""
 
 import json
 from collections import Counter
@@ -12,8 +12,8 @@ import pytest
 from bems.generator.event_log import CLEAN, Scenario, render, scenarios
 from bems.tracker.status import WAITS_FOR
 from tests.e2e.cell import DeployedCell, Execution
-from tests.e2e.polling import until
-from tests.e2e.scenarios import lines, orderly
+from tests.e2e.polling import wait_until
+from tests.e2e.scenarios import clean_scenario, event_lines
 
 pytestmark = pytest.mark.e2e
 
@@ -28,78 +28,79 @@ EVENTFUL = replace(
     duplicated=0.3,
     duplicated_days_later=0.5,
 )
-"""Much happens, but every event comes once at least, and as it should be."""
+"""Frequent complications, but every event arrives at least once and is valid."""
 
-ENDS = {"Posted": {"Posted"}, "Rejected": {"Rejected"}, "Cancelled": {"Cancelled", "Posted", "Rejected"}}
-"""In which state the last execution ends. An invoice may be cancelled after it: no other is started for that."""
+FINAL_STATES = {"Posted": {"Posted"}, "Rejected": {"Rejected"}, "Cancelled": {"Cancelled", "Posted", "Rejected"}}
+"""States in which the last execution may end, by the invoice's status. An invoice may be cancelled after its last
+execution has ended; that starts no other execution."""
 
 
 def test_an_invoice_is_posted_in_one_execution(cell: DeployedCell) -> None:
-    plan = orderly(2004)
-    for line in lines(plan):
+    plan = clean_scenario(2004)
+    for line in event_lines(plan):
         cell.send(line)
-    record = cell.until_status(plan.invoice_id, "Posted")
+    record = cell.wait_for_status(plan.invoice_id, "Posted")
     assert record.run.number == 1
-    assert cell.until_ended(plan.invoice_id, 1) == Execution(
+    assert cell.wait_for_end(plan.invoice_id, 1) == Execution(
         "SUCCEEDED", ["AwaitAuthorization", "AwaitReconciliation", "AwaitPosting", "Posted"]
     )
 
 
-def test_a_log_ends_as_it_was_told(cell: DeployedCell) -> None:
-    """In the order of arrival, with what is early, late, doubled, disputed in it."""
-    told = eventful(1991)
-    for _, line in sorted((sending.arrives, render(plan, sending)) for plan in told for sending in plan.emissions):
+def test_eventful_invoices_in_order_of_arrival_end_as_planned(cell: DeployedCell) -> None:
+    """The scenarios contain early, late, duplicate and disputed events."""
+    plans = eventful_scenarios(1991)
+    for _, line in sorted((sending.arrives, render(plan, sending)) for plan in plans for sending in plan.emissions):
         cell.send(line)
-    assert check(cell, told) >= {"Posted", "Rejected", "Cancelled"}
+    assert check(cell, plans) >= {"Posted", "Rejected", "Cancelled"}
 
 
-def test_no_order_and_no_haste_changes_how_it_ends(cell: DeployedCell) -> None:
-    """Every event twice, in no order, eight senders at once."""
-    told = eventful(1992)
-    sent = [render(plan, sending) for plan in told for sending in plan.emissions] * 2
+def test_random_order_duplicates_and_concurrency_do_not_change_the_outcome(cell: DeployedCell) -> None:
+    """Eight concurrent senders send every event twice, in random order."""
+    plans = eventful_scenarios(1992)
+    sent = [render(plan, sending) for plan in plans for sending in plan.emissions] * 2
     Random("no order").shuffle(sent)
     with ThreadPoolExecutor(8) as senders:
         list(senders.map(cell.send, sent))
-    check(cell, told)
+    check(cell, plans)
 
 
-def eventful(year: int) -> list[Scenario]:
-    told = list(scenarios(16, seed=year, start=date(year, 3, 1), days=10, profile=EVENTFUL))
-    kinds = Counter(plan.status for plan in told)
-    assert kinds.keys() >= {"Posted", "Rejected", "Cancelled"}, kinds
-    return told
+def eventful_scenarios(year: int) -> list[Scenario]:
+    plans = list(scenarios(16, seed=year, start=date(year, 3, 1), days=10, profile=EVENTFUL))
+    statuses = Counter(plan.status for plan in plans)
+    assert statuses.keys() >= {"Posted", "Rejected", "Cancelled"}, statuses
+    return plans
 
 
-def check(cell: DeployedCell, told: list[Scenario]) -> set[str]:
-    """Status, executions and rows of every invoice; in which states executions ended."""
-    ends = set()
-    for plan in told:
+def check(cell: DeployedCell, plans: list[Scenario]) -> set[str]:
+    """Check status, executions and series rows of every invoice, and return the states in which executions ended."""
+    final_states = set()
+    for plan in plans:
         assert plan.status is not None
-        record = cell.until_status(plan.invoice_id, plan.status)
+        record = cell.wait_for_status(plan.invoice_id, plan.status)
         waits = WAITS_FOR[plan.status] is not None
         for run in range(1, record.run.number + (0 if waits else 1)):
-            ended = cell.until_ended(plan.invoice_id, run)
+            ended = cell.wait_for_end(plan.invoice_id, run)
             assert ended.status == "SUCCEEDED", (plan.invoice_id, run, ended)
-            ends.add(ended.states[-1])
+            final_states.add(ended.states[-1])
         if waits:
-            until_waiting(cell, plan)
+            wait_for_waiting_execution(cell, plan)
         elif record.run.number:
-            assert ended.states[-1] in ENDS[plan.status], (plan.invoice_id, ended)
-    sent = {event_id(plan, number) for plan in told for number in range(len(plan.emissions))}
-    until("every event is in the series", lambda: sent <= {row.get("event_id") for row in cell.rows()})
-    return ends
+            assert ended.states[-1] in FINAL_STATES[plan.status], (plan.invoice_id, ended)
+    sent = {event_id(plan, number) for plan in plans for number in range(len(plan.emissions))}
+    wait_until("every event is in the series", lambda: sent <= {row.get("event_id") for row in cell.rows()})
+    return final_states
 
 
-def until_waiting(cell: DeployedCell, plan: Scenario) -> None:
-    def waiting() -> bool:
+def wait_for_waiting_execution(cell: DeployedCell, plan: Scenario) -> None:
+    def is_waiting() -> bool:
         record = cell.record(plan.invoice_id)
         assert record is not None
         execution = cell.execution(plan.invoice_id, record.run.number)
         return execution.status == "RUNNING" and execution.states[-1].startswith("Await")
 
-    until(f"an execution of {plan.invoice_id} waits", waiting)
+    wait_until(f"an execution of {plan.invoice_id} waits", is_waiting)
 
 
 def event_id(plan: Scenario, number: int) -> str:
-    identity: str = json.loads(render(plan, plan.emissions[number]))["event"]["event_id"]
-    return identity
+    value: str = json.loads(render(plan, plan.emissions[number]))["event"]["event_id"]
+    return value

@@ -1,8 +1,8 @@
-"""Access: what a policy says to a request, by IAM's rules (IAM user guide, "Policy evaluation logic").
+"""Evaluation of IAM policies (IAM user guide, "Policy evaluation logic").
 
-moto enforces no condition of a role's policy, takes an external id that is not given for the right one, lets nobody
-assume a role that trusts an account, and finds no topic in a statement: so tests ask here. Only what the cells'
-policies use is known; anything else is an error, so that nothing is overlooked.
+Tests use it because moto ignores conditions in role policies, accepts a missing external id, refuses every attempt to
+assume a role that trusts an account, and matches no topic in a statement. It supports only the policy elements that the
+cells use, and raises NotImplementedError for any other, so that nothing is overlooked.
 """
 
 import re
@@ -21,14 +21,15 @@ def verdict(
     principal: str = "",
     context: Mapping[str, str] | None = None,
 ) -> Verdict:
-    """What one policy says. A Deny that matches overrides; `nothing` is a refusal too, unless another policy allows.
+    """Return the effect of one policy on a request; `nothing` if no statement matches.
 
-    `principal` is an ARN, or the name of a service. `context` is by condition key; a key that is not there matches no
-    condition. A policy of a role has no principals, a role's trust policy no resources.
+    A matching Deny overrides every Allow. `nothing` is an implicit denial unless another policy allows the request.
+    `principal` is an ARN or the name of a service. `context` maps condition keys to values; a condition on a missing
+    key never matches. A role's policy has no principals, and its trust policy has no resources.
     """
     effects = {
         statement["Effect"]
-        for statement in _listed(policy["Statement"])
+        for statement in _as_list(policy["Statement"])
         if _matches(statement, action, resource, principal, context or {})
     }
     if "Deny" in effects:
@@ -43,25 +44,25 @@ def _matches(
     if unknown:
         raise NotImplementedError(f"a statement with {', '.join(unknown)}")
     return (
-        any(_like(pattern.lower(), action.lower()) for pattern in _listed(statement["Action"]))
-        and any(_like(pattern, resource) for pattern in _listed(statement.get("Resource", resource)))
+        any(_like(pattern.lower(), action.lower()) for pattern in _as_list(statement["Action"]))
+        and any(_like(pattern, resource) for pattern in _as_list(statement.get("Resource", resource)))
         and ("Principal" not in statement or _is_one_of(principal, statement["Principal"]))
         and all(
-            _holds(operator, context.get(key), _listed(values))
+            _holds(operator, context.get(key), _as_list(values))
             for operator, keys in statement.get("Condition", {}).items()
             for key, values in keys.items()
         )
     )
 
 
-def _is_one_of(principal: str, named: Any) -> bool:
-    if named == "*":
+def _is_one_of(principal: str, principals: Any) -> bool:
+    if principals == "*":
         return True
-    unknown = set(named) - {"AWS", "Service"}
+    unknown = set(principals) - {"AWS", "Service"}
     if unknown:
         raise NotImplementedError(f"a principal of the kind {', '.join(unknown)}")
-    names = [*_listed(named.get("AWS", [])), *_listed(named.get("Service", []))]
-    # An account's root is everybody in the account whom the account itself lets do this.
+    names = [*_as_list(principals.get("AWS", [])), *_as_list(principals.get("Service", []))]
+    # An account's root principal stands for every principal in the account that its own policies allow.
     return any(
         name in ("*", principal) or (name.endswith(":root") and _account(name) == _account(principal)) for name in names
     )
@@ -71,10 +72,10 @@ def _account(arn: str) -> str:
     return arn.split(":")[4] if arn.startswith("arn:") else ""
 
 
-def _holds(operator: str, value: str | None, wanted: list[str]) -> bool:
+def _holds(operator: str, value: str | None, patterns: list[str]) -> bool:
     if operator not in _OPERATORS:
         raise NotImplementedError(f"the condition operator {operator}")
-    return value is not None and any(_OPERATORS[operator](pattern, value) for pattern in wanted)
+    return value is not None and any(_OPERATORS[operator](pattern, value) for pattern in patterns)
 
 
 def _like(pattern: str, value: str) -> bool:
@@ -82,7 +83,7 @@ def _like(pattern: str, value: str) -> bool:
 
 
 def _arn_like(pattern: str, value: str) -> bool:
-    """By its six parts: a wildcard does not reach over a colon, but in the last one."""
+    """Return whether an ARN matches a pattern in each of its six parts; only the last part may contain colons."""
     patterns, parts = pattern.split(":", 5), value.split(":", 5)
     return len(patterns) == len(parts) == 6 and all(map(_like, patterns, parts))
 
@@ -96,5 +97,5 @@ _OPERATORS = {
 }
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]

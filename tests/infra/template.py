@@ -1,4 +1,4 @@
-"""A synthesized template, read as people name things: by construct path, with references written out."""
+"""Access to a synthesized template by construct path, with references resolved to paths."""
 
 import json
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 
 class Template(NamedTuple):
-    """One stack's template. Paths are relative to the stack and without `/Resource`."""
+    """The template of one stack. Paths are relative to the stack and lack the suffix `/Resource`."""
 
     name: str
     raw: Mapping[str, Any]
     paths: Mapping[str, str]
-    """By logical id."""
+    """Construct paths by logical id."""
 
     @classmethod
     def load(cls, assembly: Path, name: str) -> "Template":
@@ -31,35 +31,37 @@ class Template(NamedTuple):
     def region(self) -> str:
         return {"eu-west": "eu-west-1", "us-east": "us-east-1"}[self.cell]
 
-    def of(self, type: str) -> dict[str, dict[str, Any]]:
-        """The properties of every resource of a type, by path, with references written out."""
+    def by_type(self, type: str) -> dict[str, dict[str, Any]]:
+        """Return the properties of every resource of a type, by path, with references resolved."""
         return {
-            self.paths[id]: self.said(resource.get("Properties", {}))
+            self.paths[id]: self.resolve(resource.get("Properties", {}))
             for id, resource in self.raw["Resources"].items()
             if resource["Type"] == type
         }
 
-    def one(self, type: str) -> dict[str, Any]:
-        """The properties of the only resource of a type."""
-        (found,) = self.of(type).values()
-        return found
+    def only(self, type: str) -> dict[str, Any]:
+        """Return the properties of the only resource of a type."""
+        (properties,) = self.by_type(type).values()
+        return properties
 
     def at(self, path: str) -> dict[str, Any]:
-        """The properties of the resource at a path."""
-        (id,) = (id for id, known in self.paths.items() if known == path)
-        found: dict[str, Any] = self.said(self.raw["Resources"][id].get("Properties", {}))
-        return found
+        """Return the properties of the resource at a path, with references resolved."""
+        properties: dict[str, Any] = self.resolve(self.resource_at(path).get("Properties", {}))
+        return properties
 
-    def whole(self, path: str) -> dict[str, Any]:
-        """The resource at a path, with what is beside its properties."""
+    def resource_at(self, path: str) -> dict[str, Any]:
+        """Return the complete resource at a path, as it is in the template."""
         (id,) = (id for id, known in self.paths.items() if known == path)
-        found: dict[str, Any] = self.raw["Resources"][id]
-        return found
+        resource: dict[str, Any] = self.raw["Resources"][id]
+        return resource
 
-    def said(self, value: Any) -> Any:
-        """A value with `<path>` for a reference, `<path.Attribute>` for an attribute that is not its ARN."""
+    def resolve(self, value: Any) -> Any:
+        """Return a value with its references resolved.
+
+        `<path>` stands for a reference to a resource or its ARN, `<path.Attribute>` for any other attribute.
+        """
         if isinstance(value, list):
-            return [self.said(inner) for inner in value]
+            return [self.resolve(inner) for inner in value]
         if not isinstance(value, dict):
             return value
         if set(value) == {"Ref"}:
@@ -70,24 +72,28 @@ class Template(NamedTuple):
             return f"<{self.paths[id]}{'' if short and attribute != 'StreamArn' else '.' + attribute}>"
         if set(value) == {"Fn::Join"}:
             separator, parts = value["Fn::Join"]
-            return separator.join(str(self.said(part)) for part in parts)
-        return {name: self.said(inner) for name, inner in value.items()}
+            return separator.join(str(self.resolve(part)) for part in parts)
+        return {name: self.resolve(inner) for name, inner in value.items()}
 
     def statements(self, path: str) -> list[str]:
-        """What the role at a path may do: a line per statement, `actions on resources if condition`."""
+        """Return the statements of the role at a path, each as a line `actions on resources if condition`."""
         role = self.at(path)
         assert not role.get("ManagedPolicyArns")
-        return [line(one) for policy in role.get("Policies", ()) for one in policy["PolicyDocument"]["Statement"]]
+        return [
+            statement_line(statement)
+            for policy in role.get("Policies", ())
+            for statement in policy["PolicyDocument"]["Statement"]
+        ]
 
 
-def line(statement: Mapping[str, Any]) -> str:
-    """A statement as a line."""
+def statement_line(statement: Mapping[str, Any]) -> str:
+    """Return an Allow statement as a line `actions on resources if condition`."""
     assert statement["Effect"] == "Allow"
-    text = f"{' '.join(_listed(statement['Action']))} on {' '.join(_listed(statement['Resource']))}"
+    text = f"{' '.join(_as_list(statement['Action']))} on {' '.join(_as_list(statement['Resource']))}"
     if "Condition" in statement:
         text += f" if {json.dumps(statement['Condition'], sort_keys=True)}"
     return text
 
 
-def _listed(value: str | list[str]) -> list[str]:
+def _as_list(value: str | list[str]) -> list[str]:
     return value if isinstance(value, list) else [value]

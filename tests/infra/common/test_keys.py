@@ -1,4 +1,4 @@
-"""Who may use which key. A grant too few stops events or alarms in silence; one too many lets somebody read."""
+"""Tests of the key policies. A missing grant silently stops events or alarms; an extra grant exposes data."""
 
 from typing import Any
 
@@ -6,27 +6,32 @@ from tests.infra.template import Template
 
 ROOT = {"Action": "kms:*", "Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::<AccountId>:root"}, "Resource": "*"}
 DATA = ["kms:Decrypt", "kms:GenerateDataKey"]
-OURS = {"aws:SourceAccount": "<AccountId>"}
+OWN_ACCOUNT = {"aws:SourceAccount": "<AccountId>"}
 
 
 def grants(cell: Template, key: str) -> dict[str, tuple[Any, ...]]:
+    """Return service, actions and condition of a key's statements for services, by Sid."""
     first, *others = cell.at(f"Keys/{key}")["KeyPolicy"]["Statement"]
     assert first == ROOT
-    for one in others:
-        assert one["Effect"] == "Allow"
-        assert one["Resource"] == "*"
-    return {one["Sid"]: (one["Principal"]["Service"], one["Action"], one.get("Condition")) for one in others}
+    for statement in others:
+        assert statement["Effect"] == "Allow"
+        assert statement["Resource"] == "*"
+    return {
+        statement["Sid"]: (statement["Principal"]["Service"], statement["Action"], statement.get("Condition"))
+        for statement in others
+    }
 
 
-def test_keys_are_rotated_and_outlive_the_stack_with_the_data(cell: Template) -> None:
-    keys = cell.of("AWS::KMS::Key")
+def test_keys_are_rotated_and_retained_with_the_data(cell: Template) -> None:
+    keys = cell.by_type("AWS::KMS::Key")
     assert set(keys) == {"Keys/Messages", "Keys/Records", "Keys/Alerts", "Keys/Logs"}
     for path, key in keys.items():
         assert key["EnableKeyRotation"] is True
-        assert cell.whole(path)["DeletionPolicy"] == "RetainExceptOnCreate"
+        assert cell.resource_at(path)["DeletionPolicy"] == "RetainExceptOnCreate"
 
 
-def messages(cell: Template) -> dict[str, tuple[Any, ...]]:
+def message_grants(cell: Template) -> dict[str, tuple[Any, ...]]:
+    """Return the grants of the messages key that every cell has."""
     queues = f"arn:aws:sqs:{cell.region}:<AccountId>:{cell.name}"
     context = "kms:EncryptionContext:aws:sqs:arn"
     return {
@@ -35,9 +40,9 @@ def messages(cell: Template) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def test_the_custom_bus_encrypts_for_itself(fifo: Template) -> None:
+def test_the_custom_bus_may_use_its_key(fifo: Template) -> None:
     bus = "arn:aws:events:eu-west-1:<AccountId>:event-busv2/bems-eu-west/*"
-    assert grants(fifo, "Messages") == messages(fifo) | {
+    assert grants(fifo, "Messages") == message_grants(fifo) | {
         "CustomBusEncrypts": (
             "events.amazonaws.com",
             [
@@ -47,14 +52,14 @@ def test_the_custom_bus_encrypts_for_itself(fifo: Template) -> None:
                 "kms:ReEncryptFrom",
                 "kms:ReEncryptTo",
             ],
-            {"StringEquals": OURS, "StringLike": {"kms:EncryptionContext:aws:events:event-busv2:arn": bus}},
+            {"StringEquals": OWN_ACCOUNT, "StringLike": {"kms:EncryptionContext:aws:events:event-busv2:arn": bus}},
         )
     }
 
 
-def test_the_classic_bus_encrypts_for_itself(standard: Template) -> None:
+def test_the_classic_bus_may_use_its_key(standard: Template) -> None:
     bus = "arn:aws:events:us-east-1:<AccountId>:event-bus/bems-us-east"
-    assert grants(standard, "Messages") == messages(standard) | {
+    assert grants(standard, "Messages") == message_grants(standard) | {
         "ClassicBusKnowsItsKey": ("events.amazonaws.com", "kms:DescribeKey", None),
         "ClassicBusEncrypts": (
             "events.amazonaws.com",
@@ -65,7 +70,8 @@ def test_the_classic_bus_encrypts_for_itself(standard: Template) -> None:
 
 
 def test_alarms_may_encrypt_for_their_topics(cell: Template) -> None:
-    assert grants(cell, "Alerts") == {"AlarmsToTopics": ("cloudwatch.amazonaws.com", DATA, {"StringEquals": OURS})}
+    grant = ("cloudwatch.amazonaws.com", DATA, {"StringEquals": OWN_ACCOUNT})
+    assert grants(cell, "Alerts") == {"AlarmsToTopics": grant}
 
 
 def test_log_groups_of_the_account_are_encrypted(cell: Template) -> None:
@@ -76,50 +82,50 @@ def test_log_groups_of_the_account_are_encrypted(cell: Template) -> None:
     }
 
 
-def test_s3_maintains_the_table_bucket_and_nobody_else_reads_records(fifo: Template, standard: Template) -> None:
+def test_only_s3_tables_maintenance_may_use_the_records_key(fifo: Template, standard: Template) -> None:
     bucket = "arn:aws:s3tables:us-east-1:<AccountId>:bucket/bems-us-east-series/*"
-    condition = {"StringEquals": OURS, "StringLike": {"kms:EncryptionContext:aws:s3:arn": bucket}}
+    condition = {"StringEquals": OWN_ACCOUNT, "StringLike": {"kms:EncryptionContext:aws:s3:arn": bucket}}
     assert grants(fifo, "Records") == {}
     assert grants(standard, "Records") == {"TableMaintenance": ("maintenance.s3tables.amazonaws.com", DATA, condition)}
 
 
-def test_everything_that_holds_events_has_a_key(cell: Template) -> None:
-    key = {
+def test_every_resource_that_holds_data_has_its_key(cell: Template) -> None:
+    keys = {
         "AWS::SQS::Queue": ("KmsMasterKeyId", "<Keys/Messages>"),
         "AWS::Logs::LogGroup": ("KmsKeyId", "<Keys/Logs>"),
         "AWS::Backup::BackupVault": ("EncryptionKeyArn", "<Keys/Records>"),
     }
-    for type, (name, expected) in key.items():
-        found = cell.of(type)
-        assert found
-        assert {path: one[name] for path, one in found.items()} == dict.fromkeys(found, expected)
-    for path, topic in cell.of("AWS::SNS::Topic").items():
+    for type, (name, expected) in keys.items():
+        resources = cell.by_type(type)
+        assert resources
+        assert {path: one[name] for path, one in resources.items()} == dict.fromkeys(resources, expected)
+    for path, topic in cell.by_type("AWS::SNS::Topic").items():
         assert topic["KmsMasterKeyId"] == ("<Keys/Alerts>" if path.startswith("Alerts/") else "<Keys/Messages>")
-    assert cell.one("AWS::DynamoDB::Table")["SSESpecification"] == {
+    assert cell.only("AWS::DynamoDB::Table")["SSESpecification"] == {
         "KMSMasterKeyId": "<Keys/Records>",
         "SSEEnabled": True,
         "SSEType": "KMS",
     }
 
 
-def test_queues_and_topics_take_nothing_without_tls(cell: Template) -> None:
+def test_queues_and_topics_deny_requests_without_tls(cell: Template) -> None:
     insecure = {"Bool": {"aws:SecureTransport": "false"}}
     for type, resource in (("AWS::SQS::QueuePolicy", "AWS::SQS::Queue"), ("AWS::SNS::TopicPolicy", "AWS::SNS::Topic")):
-        policies = cell.of(type)
-        assert len(policies) == len(cell.of(resource))
+        policies = cell.by_type(type)
+        assert len(policies) == len(cell.by_type(resource))
         for policy in policies.values():
             assert any(
-                one["Effect"] == "Deny" and one["Condition"] == insecure
-                for one in policy["PolicyDocument"]["Statement"]
+                statement["Effect"] == "Deny" and statement["Condition"] == insecure
+                for statement in policy["PolicyDocument"]["Statement"]
             )
 
 
-def test_buckets_take_nothing_without_tls(standard: Template) -> None:
+def test_buckets_deny_requests_without_tls(standard: Template) -> None:
     insecure = {"Bool": {"aws:SecureTransport": "false"}}
-    tables, errors = standard.one("AWS::S3Tables::TableBucketPolicy"), standard.one("AWS::S3::BucketPolicy")
+    tables, errors = standard.only("AWS::S3Tables::TableBucketPolicy"), standard.only("AWS::S3::BucketPolicy")
     assert (tables["TableBucketARN"], errors["Bucket"]) == ("<Series/Bucket>", "<Series/Errors>")
-    (refusal,) = tables["ResourcePolicy"]["Statement"]
-    assert refusal == {
+    (denial,) = tables["ResourcePolicy"]["Statement"]
+    assert denial == {
         "Sid": "TlsOnly",
         "Effect": "Deny",
         "Principal": "*",
@@ -127,4 +133,4 @@ def test_buckets_take_nothing_without_tls(standard: Template) -> None:
         "Resource": ["<Series/Bucket>", "<Series/Bucket>/*"],
         "Condition": insecure,
     }
-    assert any(one["Condition"] == insecure for one in errors["PolicyDocument"]["Statement"])
+    assert any(statement["Condition"] == insecure for statement in errors["PolicyDocument"]["Statement"])

@@ -1,11 +1,11 @@
-"""What each role may do, statement by statement. A change here is a change of what a stolen credential can do."""
+"""Tests of each role's statements. A change here changes what a stolen credential can do."""
 
 import json
 
 import pytest
 
 from bems.tracker.contract import STAGES
-from tests.infra.template import Template, line
+from tests.infra.template import Template, statement_line
 
 ENCRYPT_AND_DECRYPT = (
     "kms:Decrypt kms:DescribeKey kms:Encrypt kms:GenerateDataKey kms:GenerateDataKeyWithoutPlaintext kms:ReEncryptFrom "
@@ -17,17 +17,17 @@ def via(service: str) -> str:
     return f' if {{"StringEquals": {{"kms:ViaService": "{service}.<Region>.<URLSuffix>"}}}}'
 
 
-def basic(function: str) -> list[str]:
+def basic_statements(function: str) -> list[str]:
     return [
         f"logs:CreateLogStream logs:PutLogEvents on <Functions/{function}/Log>",
         "xray:PutTraceSegments xray:PutTelemetryRecords on *",
     ]
 
 
-def deciding(cell: Template, function: str) -> list[str]:
+def decision_statements(cell: Template, function: str) -> list[str]:
     machine = f"arn:aws:states:{cell.region}:<AccountId>:stateMachine:{cell.name}-invoice-lifecycle"
     return [
-        *basic(function),
+        *basic_statements(function),
         "dynamodb:GetItem dynamodb:PutItem on <Records/Table>",
         f"{ENCRYPT_AND_DECRYPT} on <Keys/Records>{via('dynamodb')}",
         f"states:SendTaskFailure states:SendTaskSuccess states:StartExecution on {machine}",
@@ -36,22 +36,22 @@ def deciding(cell: Template, function: str) -> list[str]:
     ]
 
 
-def setting_aside(queue: str) -> list[str]:
+def dlq_statements(queue: str) -> list[str]:
     return [f"sqs:SendMessage on <{queue}>", f"kms:Decrypt kms:GenerateDataKey on <Keys/Messages>{via('sqs')}"]
 
 
 def test_the_producer_publishes_to_its_bus(fifo: Template, standard: Template) -> None:
-    publishing = [*basic("Producer"), "events:PutEvents on <Bus/Bus>"]
+    publishing = [*basic_statements("Producer"), "events:PutEvents on <Bus/Bus>"]
     assert standard.statements("Functions/Producer/Role") == publishing
-    # The custom bus tries the caller's right to read back.
+    # PutEvents to a custom bus also requires kms:Decrypt of the caller.
     assert fifo.statements("Functions/Producer/Role") == [*publishing, f"kms:Decrypt on <Keys/Messages>{via('events')}"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_processor_reads_its_own_queue_only(cell: Template, stage: str) -> None:
+def test_a_processor_reads_only_its_own_queue(cell: Template, stage: str) -> None:
     function = f"Invoice{stage.capitalize()}Processor"
     assert cell.statements(f"Functions/{function}/Role") == [
-        *deciding(cell, function),
+        *decision_statements(cell, function),
         "sqs:ChangeMessageVisibility sqs:DeleteMessage sqs:GetQueueAttributes sqs:ReceiveMessage "
         f"on <Intake/{stage.capitalize()}/Queue>",
         f"kms:Decrypt on <Keys/Messages>{via('sqs')}",
@@ -59,36 +59,36 @@ def test_a_processor_reads_its_own_queue_only(cell: Template, stage: str) -> Non
 
 
 @pytest.mark.parametrize("function", ["RegisterWait", "Escalate"])
-def test_what_the_state_machine_calls_decides_and_no_more(cell: Template, function: str) -> None:
-    assert cell.statements(f"Functions/{function}/Role") == deciding(cell, function)
+def test_the_state_machines_functions_have_only_the_decision_permissions(cell: Template, function: str) -> None:
+    assert cell.statements(f"Functions/{function}/Role") == decision_statements(cell, function)
 
 
 def test_the_sweeper_also_reads_the_index(cell: Template) -> None:
     assert cell.statements("Functions/Sweeper/Role") == [
-        *deciding(cell, "Sweeper"),
+        *decision_statements(cell, "Sweeper"),
         "dynamodb:Query on <Records/Table>/index/checks",
         "states:DescribeExecution on "
         f"arn:aws:states:{cell.region}:<AccountId>:execution:{cell.name}-invoice-lifecycle:*",
-        *setting_aside("Intake/Undelivered"),
+        *dlq_statements("Intake/Undelivered"),
     ]
 
 
 def test_the_recorder_reads_the_stream_and_writes_its_series(fifo: Template, standard: Template) -> None:
     reading = [
-        *basic("Recorder"),
+        *basic_statements("Recorder"),
         "dynamodb:DescribeStream dynamodb:GetRecords dynamodb:GetShardIterator on <Records/Table.StreamArn>",
         "dynamodb:ListStreams on *",
         f"kms:Decrypt on <Keys/Records>{via('dynamodb')}",
     ]
     timestream = ["timestream:WriteRecords on <Series/Table>", "timestream:DescribeEndpoints on *"]
     firehose = ["firehose:PutRecordBatch on <Series/Stream>"]
-    assert fifo.statements("Functions/Recorder/Role") == [*reading, *timestream, *setting_aside("Unrecorded")]
-    assert standard.statements("Functions/Recorder/Role") == [*reading, *firehose, *setting_aside("Unrecorded")]
+    assert fifo.statements("Functions/Recorder/Role") == [*reading, *timestream, *dlq_statements("Unrecorded")]
+    assert standard.statements("Functions/Recorder/Role") == [*reading, *firehose, *dlq_statements("Unrecorded")]
 
 
-def test_the_state_machine_calls_its_two_functions(cell: Template) -> None:
-    calling, logging, tracing = cell.statements("Lifecycle/Role")
-    assert calling == ("lambda:InvokeFunction on <Functions/RegisterWait/Live> <Functions/Escalate/Function>")
+def test_the_state_machine_invokes_only_its_two_functions(cell: Template) -> None:
+    invoking, logging, tracing = cell.statements("Lifecycle/Role")
+    assert invoking == "lambda:InvokeFunction on <Functions/RegisterWait/Live> <Functions/Escalate/Function>"
     assert logging.endswith(" on *")
     assert {action.split(":")[0] for action in logging.split()[:-2]} == {"logs"}
     assert not any("PutLogEvents" in one for one in (logging, tracing))
@@ -103,8 +103,8 @@ def test_each_delivery_publishes_to_its_own_topic(fifo: Template, standard: Temp
         f"kms:Decrypt kms:GenerateDataKey on <Keys/Messages>{via('sns')}",
     ]
     assert standard.statements(f"Bus/{title}/Role") == publishing
-    # Without the grant on the queue a failed delivery leaves no trace.
-    assert fifo.statements(f"Bus/{title}/Role") == [*publishing, *setting_aside("Intake/Undelivered")]
+    # Without permission to send to the queue, EventBridge discards failed deliveries silently.
+    assert fifo.statements(f"Bus/{title}/Role") == [*publishing, *dlq_statements("Intake/Undelivered")]
 
 
 def test_firehose_writes_one_table_and_one_bucket(standard: Template) -> None:
@@ -124,7 +124,7 @@ def test_firehose_writes_one_table_and_one_bucket(standard: Template) -> None:
     ]
 
 
-def test_backup_reads_what_it_backs_up(fifo: Template, standard: Template) -> None:
+def test_backup_reads_only_the_cells_tables(fifo: Template, standard: Template) -> None:
     table = (
         "dynamodb:CreateBackup dynamodb:DescribeTable dynamodb:ListTagsOfResource dynamodb:StartAwsBackupJob on "
         "<Records/Table>"
@@ -148,8 +148,8 @@ def test_backup_reads_what_it_backs_up(fifo: Template, standard: Template) -> No
         assert all(one.startswith("timestream:") for one in others[:-4])
 
 
-def test_every_role_is_for_one_service_and_most_for_one_account(cell: Template) -> None:
-    for path, role in cell.of("AWS::IAM::Role").items():
+def test_every_role_trusts_one_service_and_most_only_this_account(cell: Template) -> None:
+    for path, role in cell.by_type("AWS::IAM::Role").items():
         (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
         assert trust["Action"] == "sts:AssumeRole"
         service = trust["Principal"].get("Service")
@@ -170,12 +170,12 @@ def test_every_role_is_for_one_service_and_most_for_one_account(cell: Template) 
             assert trust["Condition"]["StringEquals"] == {"aws:SourceAccount": "<AccountId>"}
 
 
-def test_every_role_was_looked_at(cell: Template) -> None:
-    known = {f"Functions/{noun}/Role" for noun in FUNCTIONS} | {f"Bus/{stage.capitalize()}/Role" for stage in STAGES}
+def test_these_tests_cover_every_role(cell: Template) -> None:
+    known = {f"Functions/{id}/Role" for id in FUNCTIONS} | {f"Bus/{stage.capitalize()}/Role" for stage in STAGES}
     known |= {"Lifecycle/Role", "Api/LoggingRole", "Backup/Role"}
     known |= {"Series/Role"} if cell.cell == "us-east" else {"Subscriber-treasury/Role"}
-    assert set(cell.of("AWS::IAM::Role")) == known
-    assert cell.of("AWS::IAM::Policy") == cell.of("AWS::IAM::ManagedPolicy") == {}
+    assert set(cell.by_type("AWS::IAM::Role")) == known
+    assert cell.by_type("AWS::IAM::Policy") == cell.by_type("AWS::IAM::ManagedPolicy") == {}
 
 
 FUNCTIONS = (
@@ -188,10 +188,10 @@ FUNCTIONS = (
 )
 
 
-def test_functions_are_called_by_whom_they_are_for(cell: Template) -> None:
+def test_functions_are_invoked_only_by_their_triggers(cell: Template) -> None:
     callers = [
         (one["Principal"], one["FunctionName"].split("/")[1], one.get("SourceArn", ""))
-        for one in cell.of("AWS::Lambda::Permission").values()
+        for one in cell.by_type("AWS::Lambda::Permission").values()
     ]
     gateway = [caller for caller in callers if caller[0] == "apigateway.amazonaws.com"]
     assert {function for _, function, _ in gateway} == {"Producer"}
@@ -204,7 +204,7 @@ def test_functions_are_called_by_whom_they_are_for(cell: Template) -> None:
     ]
 
 
-def test_a_subscriber_may_subscribe_what_is_its_own_and_nothing_else(fifo: Template) -> None:
+def test_a_subscriber_may_subscribe_only_its_own_resources(fifo: Template) -> None:
     role = fifo.at("Subscriber-treasury/Role")
     (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
     assert trust == {
@@ -214,17 +214,19 @@ def test_a_subscriber_may_subscribe_what_is_its_own_and_nothing_else(fifo: Templ
         "Principal": {"AWS": "arn:aws:iam::210987654321:root"},
     }
     subscribing, confirming = role["Policies"][0]["PolicyDocument"]["Statement"]
-    assert line({**subscribing, "Condition": {}}).startswith("sns:Subscribe on <Intake/Posting/Topic>")
+    assert statement_line({**subscribing, "Condition": {}}).startswith("sns:Subscribe on <Intake/Posting/Topic>")
     assert subscribing["Condition"] == {
         "StringEquals": {"sns:Protocol": ["lambda", "sqs"]},
         "ArnLike": {"sns:Endpoint": ["arn:aws:lambda:*:210987654321:function:*", "arn:aws:sqs:*:210987654321:*"]},
     }
-    assert line(confirming) == "sns:ConfirmSubscription sns:ListSubscriptionsByTopic on <Intake/Posting/Topic>"
+    assert (
+        statement_line(confirming) == "sns:ConfirmSubscription sns:ListSubscriptionsByTopic on <Intake/Posting/Topic>"
+    )
 
 
-def test_nothing_allows_everybody(cell: Template) -> None:
+def test_no_resource_policy_allows_everybody(cell: Template) -> None:
     for type in ("AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy", "AWS::S3::BucketPolicy", "AWS::KMS::Key"):
-        for path, properties in cell.of(type).items():
+        for path, properties in cell.by_type(type).items():
             document = properties.get("PolicyDocument") or properties["KeyPolicy"]
             for statement in document["Statement"]:
                 if statement["Principal"] in ("*", {"AWS": "*"}):

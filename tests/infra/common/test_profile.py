@@ -1,4 +1,4 @@
-"""The emulator's profile: the standard cell without what the emulator refuses, and with everything else."""
+"""Tests of the emulator's profile: it leaves out only the resource types that the emulator does not support."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ from aws_cdk import App
 from bems.tracker.cells import Cell
 from infra.cell import CellStack
 from infra.common.profile import EMULATOR, PROFILE, read_profile
-from infra.compute.function_code import WITHOUT
+from infra.compute.function_code import WITHOUT_DEPENDENCIES
 from tests.infra.template import Template
 
 pytestmark = pytest.mark.xdist_group("cdk")
 
-REFUSED = {
+UNSUPPORTED = {
     "AWS::Backup::BackupSelection",
     "AWS::CloudTrail::Trail",
     "AWS::CloudWatch::AnomalyDetector",
@@ -37,7 +37,7 @@ REFUSED = {
     "AWS::WAFv2::LoggingConfiguration",
     "AWS::WAFv2::WebACLAssociation",
 }
-"""What ministack 1.5 has no provisioner for, of what a cell might have."""
+"""Resource types that a cell might have and that ministack 1.5 cannot provision."""
 
 LEFT_OUT = {
     "AWS::Backup::BackupPlan",
@@ -52,24 +52,26 @@ LEFT_OUT = {
 }
 
 
-def test_the_emulator_gets_the_standard_cell_without_what_it_refuses(tmp_path: Path, standard: Template) -> None:
-    app = App(analytics_reporting=False, outdir=str(tmp_path), context={WITHOUT: True, PROFILE: "emulator"})
+def test_the_emulator_gets_the_standard_cell_without_unsupported_types(tmp_path: Path, standard: Template) -> None:
+    app = App(
+        analytics_reporting=False, outdir=str(tmp_path), context={WITHOUT_DEPENDENCIES: True, PROFILE: "emulator"}
+    )
     CellStack(app, Cell(name="us-east", region="us-east-1", delivery="standard", time_series="s3tables"))
     app.synth()
     template = json.loads((tmp_path / "bems-us-east.template.json").read_text())
     types = {resource["Type"] for resource in template["Resources"].values()}
-    whole = {resource["Type"] for resource in standard.raw["Resources"].values()}
-    assert types & REFUSED == set()
-    assert whole - types == LEFT_OUT & whole
-    assert types <= whole
+    all_types = {resource["Type"] for resource in standard.raw["Resources"].values()}
+    assert types & UNSUPPORTED == set()
+    assert all_types - types == LEFT_OUT & all_types
+    assert types <= all_types
 
 
 @pytest.mark.parametrize(("delivery", "series"), [("fifo", "s3tables"), ("standard", "timestream")])
-def test_the_emulator_refuses_a_cell_that_it_cannot_hold(delivery: str, series: str) -> None:
+def test_the_emulators_profile_rejects_unsupported_settings(delivery: str, series: str) -> None:
     with pytest.raises(ValueError, match="use standard and s3tables"):
         EMULATOR.check(delivery, series)
 
 
-def test_a_profile_that_there_is_not_is_named() -> None:
+def test_an_unknown_profile_is_rejected() -> None:
     with pytest.raises(ValueError, match="use aws or emulator"):
         read_profile(App(analytics_reporting=False, context={PROFILE: "moon"}).node)

@@ -1,4 +1,4 @@
-"""Lambda's concurrency: what a cell reserves is what its setting says, and what the account has."""
+"""Tests of Lambda concurrency: cells reserve what their settings say, within the account's quota."""
 
 import json
 from pathlib import Path
@@ -11,41 +11,41 @@ from bems.tracker.cells import Cell, Concurrency
 from bems.tracker.contract import STAGES
 from infra.cell import CellStack
 from infra.compute.concurrency import check_account_quota
-from infra.compute.function_code import WITHOUT
+from infra.compute.function_code import WITHOUT_DEPENDENCIES
 from tests.infra.template import Template
 
 SMALL = Concurrency(account=10, reserved=False, processor=2)
 
 
-def cell(name: str, account: str | None = None, region: str = "eu-west-1", **more: Any) -> Cell:
-    return Cell(name=name, region=region, account=account, **more)
+def cell(name: str, account: str | None = None, region: str = "eu-west-1", **settings: Any) -> Cell:
+    return Cell(name=name, region=region, account=account, **settings)
 
 
-def test_what_is_reserved_is_the_setting(cell: Template) -> None:
-    functions = cell.of("AWS::Lambda::Function")
+def test_functions_reserve_the_concurrency_of_the_settings(cell: Template) -> None:
+    functions = cell.by_type("AWS::Lambda::Function")
     reserved = {path.split("/")[1]: one["ReservedConcurrentExecutions"] for path, one in functions.items()}
-    usual = Concurrency()
+    default = Concurrency()
     assert reserved == {
-        "Producer": usual.producer,
-        **{f"Invoice{stage.capitalize()}Processor": usual.processor for stage in STAGES},
-        "RegisterWait": usual.register_wait,
-        "Escalate": usual.escalate,
-        "Sweeper": usual.sweeper,
-        "Recorder": usual.recorder,
+        "Producer": default.producer,
+        **{f"Invoice{stage.capitalize()}Processor": default.processor for stage in STAGES},
+        "RegisterWait": default.register_wait,
+        "Escalate": default.escalate,
+        "Sweeper": default.sweeper,
+        "Recorder": default.recorder,
     }
-    assert sum(reserved.values()) == usual.total == 810
+    assert sum(reserved.values()) == default.total == 810
 
 
 @pytest.mark.xdist_group("cdk")
-def test_a_cell_of_a_new_account_reserves_nothing(tmp_path: Path) -> None:
-    app = App(analytics_reporting=False, outdir=str(tmp_path), context={WITHOUT: True})
+def test_a_cell_with_reserved_false_reserves_nothing(tmp_path: Path) -> None:
+    app = App(analytics_reporting=False, outdir=str(tmp_path), context={WITHOUT_DEPENDENCIES: True})
     CellStack(app, cell("small", delivery="standard", concurrency=SMALL))
     app.synth()
     resources = json.loads((tmp_path / "bems-small.template.json").read_text())["Resources"].values()
     functions = [one["Properties"] for one in resources if one["Type"] == "AWS::Lambda::Function"]
     assert len(functions) == 9
     assert [one["ReservedConcurrentExecutions"] for one in functions if "ReservedConcurrentExecutions" in one] == []
-    # A queue must not call more than may run.
+    # A queue must not invoke more instances than may run.
     mappings = [one["Properties"] for one in resources if one["Type"] == "AWS::Lambda::EventSourceMapping"]
     assert [one["ScalingConfig"] for one in mappings if "ScalingConfig" in one] == [{"MaximumConcurrency": 2}] * 4
 
@@ -58,7 +58,7 @@ def test_a_cell_of_a_new_account_reserves_nothing(tmp_path: Path) -> None:
         [cell("a", concurrency=Concurrency(account=1719)), cell("b", concurrency=Concurrency(account=1719))],
     ],
 )
-def test_cells_that_do_not_fit_in_one_account_are_named(cells: list[Cell]) -> None:
+def test_cells_that_exceed_their_accounts_quota_together_are_rejected(cells: list[Cell]) -> None:
     with pytest.raises(
         ValueError, match=r'cells a, b of eu-west-1 reserve 1620 of the .* raise .*"concurrency.account"'
     ):
@@ -74,5 +74,5 @@ def test_cells_that_do_not_fit_in_one_account_are_named(cells: list[Cell]) -> No
         [cell("a"), cell("b", concurrency=SMALL)],
     ],
 )
-def test_cells_that_fit_are_let_through(cells: list[Cell]) -> None:
+def test_cells_within_their_accounts_quota_are_accepted(cells: list[Cell]) -> None:
     check_account_quota(cells)

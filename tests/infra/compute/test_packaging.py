@@ -1,4 +1,4 @@
-"""The functions' package: what is in it, that it is the same every time, and that nothing is left out in silence."""
+"""Tests of the functions' package: contents, reproducibility, and failures to fetch dependencies."""
 
 import subprocess
 import sys
@@ -12,14 +12,14 @@ from bems.aws import clients
 from bems.calendars import expand
 from bems.tracker.policy import CalendarSpec, PolicySpec
 from bems.tracker.policy_file import load_policy
-from infra.common.profile import HERE, LAMBDA
+from infra.common.profile import LAMBDA, LOCAL
 from infra.compute import packaging
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 class Pip:
-    """Puts what pip would put into its target, and remembers how it was called."""
+    """Fake pip that writes an installation to its target and records its calls."""
 
     def __init__(self, fails: bool = False) -> None:
         self.calls: list[list[str]] = []
@@ -54,11 +54,11 @@ def test_wheels_are_fetched_once_per_lock(tmp_path: Path, lock: Path, monkeypatc
     assert len(pip.calls) == 1
     lock.write_text("msgspec==2 --hash=sha256:00\n")
     assert packaging.fetch(LAMBDA, lock, tmp_path) != first
-    assert packaging.fetch(HERE, lock, tmp_path) != first
+    assert packaging.fetch(LOCAL, lock, tmp_path) != first
     assert len(pip.calls) == 3
 
 
-def test_wheels_are_for_lambda_and_those_of_the_lock(
+def test_wheels_are_for_lambda_and_pinned_by_the_lock(
     tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pip = Pip()
@@ -74,15 +74,15 @@ def test_wheels_are_for_lambda_and_those_of_the_lock(
     assert "--no-deps" in command
 
 
-def test_what_differs_between_machines_is_taken_out(
+def test_files_that_differ_between_machines_are_removed(
     tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "run", Pip())
     folder = packaging.fetch(LAMBDA, lock, tmp_path)
-    left = sorted(
+    remaining = sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or not any(path.iterdir())
     )
-    assert left == [
+    assert remaining == [
         "botocore/data/dynamodb",
         "botocore/data/endpoints.json",
         "msgspec-1.dist-info/METADATA",
@@ -90,14 +90,14 @@ def test_what_differs_between_machines_is_taken_out(
     ]
 
 
-def test_a_failure_is_no_package(tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_fetch_leaves_no_package(tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", Pip(fails=True))
     with pytest.raises(packaging.DependenciesMissing, match="no matching distribution"):
         packaging.fetch(LAMBDA, lock, tmp_path)
     assert list(tmp_path.glob("dependencies-*")) == []
 
 
-def test_a_package_has_its_code_its_policy_and_its_dependencies(tmp_path: Path) -> None:
+def test_a_package_contains_code_policy_and_dependencies(tmp_path: Path) -> None:
     (tmp_path / "wheels" / "msgspec").mkdir(parents=True)
     (tmp_path / "wheels" / "msgspec" / "__init__.py").write_text("x")
     folder = packaging.assemble(PolicySpec(), tmp_path / "wheels", tmp_path)
@@ -107,12 +107,12 @@ def test_a_package_has_its_code_its_policy_and_its_dependencies(tmp_path: Path) 
     assert list(folder.rglob("__pycache__")) == []
 
 
-def test_a_package_without_dependencies_says_so(tmp_path: Path) -> None:
+def test_a_package_without_dependencies_has_a_note(tmp_path: Path) -> None:
     folder = packaging.assemble(PolicySpec(), None, tmp_path)
-    assert (folder / packaging.MISSING).read_text().startswith("Synthesized without dependencies")
+    assert (folder / packaging.MISSING_NOTE).read_text().startswith("Synthesized without dependencies")
 
 
-def test_a_package_is_made_once_and_named_by_what_is_in_it(tmp_path: Path) -> None:
+def test_a_package_is_built_once_and_named_by_its_contents(tmp_path: Path) -> None:
     first = packaging.assemble(PolicySpec(), None, tmp_path)
     assert packaging.assemble(PolicySpec(), None, tmp_path) == first
     (tmp_path / "wheels").mkdir()
@@ -123,12 +123,12 @@ def test_a_package_is_made_once_and_named_by_what_is_in_it(tmp_path: Path) -> No
     assert len(others | {first}) == 3
 
 
-def test_botocore_keeps_the_models_that_the_functions_ask_for() -> None:
-    asked: set[str] = set()
+def test_botocore_keeps_the_models_of_exactly_the_services_that_functions_call() -> None:
+    used: set[str] = set()
     for path in [*(ROOT / "handlers").glob("*.py"), *(ROOT / "bems" / "aws").glob("*.py")]:
         for part in path.read_text().split('client("')[1:]:
-            asked.add(part.split('"')[0])
-    assert asked == set(packaging.CLIENTS)
+            used.add(part.split('"')[0])
+    assert used == set(packaging.BOTOCORE_SERVICES)
     assert clients.client.__name__ == "client"
 
 

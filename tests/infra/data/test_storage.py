@@ -1,4 +1,4 @@
-"""Records, time series, backup and the state machine: what is kept, how, and for how long."""
+"""Tests of the records table, time series, backups, state machine, and what is retained."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ from tests.infra.template import Template
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_the_table_of_invoices(cell: Template) -> None:
-    table = cell.one("AWS::DynamoDB::Table")
+def test_the_records_table_has_its_index_stream_and_protection(cell: Template) -> None:
+    table = cell.only("AWS::DynamoDB::Table")
     assert table["TableName"] == f"{cell.name}-records"
     assert table["KeySchema"] == [{"AttributeName": "invoice_id", "KeyType": "HASH"}]
     assert table["BillingMode"] == "PAY_PER_REQUEST"
@@ -34,20 +34,20 @@ def test_the_table_of_invoices(cell: Template) -> None:
     }
 
 
-def test_timestream_takes_late_rows_and_keeps_ten_years(fifo: Template) -> None:
-    table = fifo.one("AWS::Timestream::Table")
+def test_timestream_accepts_late_rows_and_keeps_rows_for_ten_years(fifo: Template) -> None:
+    table = fifo.only("AWS::Timestream::Table")
     assert table["RetentionProperties"] == {
         "MemoryStoreRetentionPeriodInHours": "24",
         "MagneticStoreRetentionPeriodInDays": "3650",
     }
     assert table["MagneticStoreWriteProperties"] == {"EnableMagneticStoreWrites": True}
-    assert table["DatabaseName"] == fifo.one("AWS::Timestream::Database")["DatabaseName"]
-    assert fifo.one("AWS::Timestream::Database")["KmsKeyId"] == "<Keys/Records>"
-    assert fifo.of("AWS::KinesisFirehose::DeliveryStream") == {}
+    assert table["DatabaseName"] == fifo.only("AWS::Timestream::Database")["DatabaseName"]
+    assert fifo.only("AWS::Timestream::Database")["KmsKeyId"] == "<Keys/Records>"
+    assert fifo.by_type("AWS::KinesisFirehose::DeliveryStream") == {}
 
 
 def test_the_iceberg_table_has_the_columns_of_the_series(standard: Template) -> None:
-    table = standard.one("AWS::S3Tables::Table")
+    table = standard.only("AWS::S3Tables::Table")
     fields = table["IcebergMetadata"]["IcebergSchema"]["SchemaFieldList"]
     assert [(one["Name"], one["Type"], one["Required"]) for one in fields] == [
         (column.name, column.type, column.required) for column in COLUMNS
@@ -55,21 +55,21 @@ def test_the_iceberg_table_has_the_columns_of_the_series(standard: Template) -> 
     (partition,) = table["IcebergMetadata"]["IcebergPartitionSpec"]["Fields"]
     assert partition["Transform"] == "day"
     assert [one["Name"] for one in fields if one["Id"] == partition["SourceId"]] == ["recorded_at"]
-    # The Glue catalog takes lower case only.
+    # The Glue Data Catalog accepts only lower-case names.
     assert all(one["Name"] == one["Name"].lower() for one in fields)
-    bucket = standard.one("AWS::S3Tables::TableBucket")
+    bucket = standard.only("AWS::S3Tables::TableBucket")
     assert bucket["EncryptionConfiguration"] == {"SSEAlgorithm": "aws:kms", "KMSKeyArn": "<Keys/Records>"}
 
 
-def test_firehose_delivers_within_a_minute_and_keeps_what_it_cannot(standard: Template) -> None:
-    stream = standard.one("AWS::KinesisFirehose::DeliveryStream")
+def test_firehose_delivers_within_a_minute_and_keeps_failed_rows(standard: Template) -> None:
+    stream = standard.only("AWS::KinesisFirehose::DeliveryStream")
     into = stream["IcebergDestinationConfiguration"]
     assert into["BufferingHints"]["IntervalInSeconds"] <= 60
     catalog = "arn:aws:glue:us-east-1:<AccountId>:catalog/s3tablescatalog/bems-us-east-series"
     assert into["CatalogConfiguration"] == {"CatalogArn": catalog}
-    assert standard.one("AWS::S3Tables::TableBucket")["TableBucketName"] == catalog.rsplit("/", 1)[1]
+    assert standard.only("AWS::S3Tables::TableBucket")["TableBucketName"] == catalog.rsplit("/", 1)[1]
     (destination,) = into["DestinationTableConfigurationList"]
-    table = standard.one("AWS::S3Tables::Table")
+    table = standard.only("AWS::S3Tables::Table")
     assert destination["DestinationDatabaseName"] == table["Namespace"]
     assert destination["DestinationTableName"] == table["TableName"]
     assert into["s3BackupMode"] == "FailedDataOnly"
@@ -84,17 +84,17 @@ def test_firehose_delivers_within_a_minute_and_keeps_what_it_cannot(standard: Te
     }
 
 
-def test_backups_are_daily_and_of_all_that_can_be(fifo: Template, standard: Template) -> None:
-    for cell, more in ((fifo, ["<Series/Table>"]), (standard, [])):
-        (rule,) = cell.one("AWS::Backup::BackupPlan")["BackupPlan"]["BackupPlanRule"]
+def test_daily_backups_contain_every_table_that_aws_backup_supports(fifo: Template, standard: Template) -> None:
+    for cell, series in ((fifo, ["<Series/Table>"]), (standard, [])):
+        (rule,) = cell.only("AWS::Backup::BackupPlan")["BackupPlan"]["BackupPlanRule"]
         assert rule["ScheduleExpression"] == "cron(0 2 * * ? *)"
         assert rule["Lifecycle"] == {"DeleteAfterDays": 35}
-        taken = cell.one("AWS::Backup::BackupSelection")["BackupSelection"]["Resources"]
-        assert taken == ["<Records/Table>", *more]
+        selected = cell.only("AWS::Backup::BackupSelection")["BackupSelection"]["Resources"]
+        assert selected == ["<Records/Table>", *series]
 
 
-def test_the_state_machine_runs_the_definition_of_both_homes(cell: Template) -> None:
-    machine = cell.one("AWS::StepFunctions::StateMachine")
+def test_the_state_machine_has_the_same_definition_as_the_embedded_cell(cell: Template) -> None:
+    machine = cell.only("AWS::StepFunctions::StateMachine")
     definition = json.loads((ROOT / "statemachines" / "invoice_lifecycle.asl.json").read_text())
     assert json.loads(machine["DefinitionString"]) == definition
     assert machine["DefinitionSubstitutions"] == {
@@ -122,16 +122,16 @@ HOLD_DATA = (
 )
 
 
-def test_what_holds_data_stays_unless_the_deployment_that_made_it_fails(cell: Template) -> None:
-    kept = {path for type in HOLD_DATA for path in cell.of(type)}
-    assert len(cell.of("AWS::SQS::Queue")) == 10
+def test_data_is_retained_unless_the_deployment_that_created_it_fails(cell: Template) -> None:
+    kept = {path for type in HOLD_DATA for path in cell.by_type(type)}
+    assert len(cell.by_type("AWS::SQS::Queue")) == 10
     for path in kept:
-        resource = cell.whole(path)
+        resource = cell.resource_at(path)
         assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain"), path
     others = {
         cell.paths[id]
         for id, resource in cell.raw["Resources"].items()
         if resource.get("DeletionPolicy", "Delete") != "Delete"
     }
-    # The account's, not the cell's.
+    # These belong to the account, not to the cell.
     assert others - kept == {"Api/LoggingRole", "Api/Account"}

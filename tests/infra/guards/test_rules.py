@@ -1,4 +1,4 @@
-"""Each guard, by a construct that is wrong on purpose: synthesis ends, and says where and what would be right."""
+"""Tests of each rule with a construct that violates it: synthesis fails with the construct's path and the fix."""
 
 import json
 from collections.abc import Callable
@@ -29,17 +29,17 @@ from infra.messaging.stage_queues import DENY_REDRIVE, encrypted_queue
 from infra.monitoring.metrics import aws_metric, cell_metric, log_metric
 from tests.infra.template import Template
 
-# One worker starts CDK once for all of them.
+# One worker runs all of them, so that CDK starts only once.
 pytestmark = pytest.mark.xdist_group("cdk")
 
-Wrong = Callable[[Stack, kms.Key], Any]
+Build = Callable[[Stack, kms.Key], Any]
 
 
-def refused(wrong: Wrong) -> str:
-    """What synthesis says of a stack with something wrong in it; nothing where it ends well."""
+def synthesis_error(build: Build) -> str:
+    """Return the error of synthesizing a stack with the constructs that `build` adds; "" if it succeeds."""
     app = App(analytics_reporting=False)
     stack = Stack(app, "Wrong")
-    wrong(stack, kms.Key(stack, "Key"))
+    build(stack, kms.Key(stack, "Key"))
     add_rules(app)
     try:
         app.synth()
@@ -54,8 +54,8 @@ def topic(stack: Stack, key: kms.Key, *, fifo: bool = False) -> sns.Topic:
 
 def queue(stack: Stack, key: kms.Key, *, fifo: bool = False) -> sqs.Queue:
     suffix = ".fifo" if fifo else ""
-    aside = encrypted_queue(stack, "Aside", f"aside{suffix}", key, redrive_allow=DENY_REDRIVE)
-    return encrypted_queue(stack, "Queue", f"queue{suffix}", key, dead_letters=aside)
+    dead_letters = encrypted_queue(stack, "Aside", f"aside{suffix}", key, redrive_allow=DENY_REDRIVE)
+    return encrypted_queue(stack, "Queue", f"queue{suffix}", key, dead_letters=dead_letters)
 
 
 def subscribe(stack: Stack, topic_arn: str, queue_arn: str) -> None:
@@ -99,31 +99,31 @@ def queue_without_dead_letters(stack: Stack, key: kms.Key) -> None:
     encrypted_queue(stack, "Queue", "queue", key)
 
 
-def dead_letters_that_are_consumed(stack: Stack, key: kms.Key) -> None:
-    waiting = queue(stack, key)
-    aside = encrypted_queue(stack, "Another", "another", key)
+def consumed_dead_letter_queue(stack: Stack, key: kms.Key) -> None:
+    main_queue = queue(stack, key)
+    dead_letters = encrypted_queue(stack, "Another", "another", key)
     sns.CfnSubscription(
         stack,
         "Subscription",
         topic_arn=topic(stack, key).topic_arn,
         protocol="sqs",
-        endpoint=waiting.queue_arn,
-        redrive_policy={"deadLetterTargetArn": aside.queue_arn},
+        endpoint=main_queue.queue_arn,
+        redrive_policy={"deadLetterTargetArn": dead_letters.queue_arn},
     )
-    lambda_.CfnEventSourceMapping(stack, "Mapping", function_name="f", event_source_arn=aside.queue_arn)
+    lambda_.CfnEventSourceMapping(stack, "Mapping", function_name="f", event_source_arn=dead_letters.queue_arn)
 
 
 def table_without_key(stack: Stack, _: kms.Key) -> None:
     dynamodb.Table(stack, "Table", partition_key=dynamodb.Attribute(name="a", type=dynamodb.AttributeType.STRING))
 
 
-def queue_with_the_key_of_aws(stack: Stack, key: kms.Key) -> None:
-    aside = encrypted_queue(stack, "Aside", "aside", key, redrive_allow=DENY_REDRIVE)
+def queue_with_aws_managed_key(stack: Stack, key: kms.Key) -> None:
+    dead_letters = encrypted_queue(stack, "Aside", "aside", key, redrive_allow=DENY_REDRIVE)
     sqs.CfnQueue(
         stack,
         "Queue",
         kms_master_key_id="alias/aws/sqs",
-        redrive_policy={"deadLetterTargetArn": aside.queue_arn, "maxReceiveCount": 3},
+        redrive_policy={"deadLetterTargetArn": dead_letters.queue_arn, "maxReceiveCount": 3},
     )
 
 
@@ -132,7 +132,7 @@ def machine(stack: Stack, definition: Any) -> None:
     stepfunctions.CfnStateMachine(stack, "Machine", role_arn=role.role_arn, definition_string=json.dumps(definition))
 
 
-def waiting_for_ever(stack: Stack, _: kms.Key) -> None:
+def task_without_timeout(stack: Stack, _: kms.Key) -> None:
     task = {"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken", "End": True}
     inner = {"StartAt": "Lost", "States": {"Lost": task}}
     machine(stack, {"StartAt": "Both", "States": {"Both": {"Type": "Parallel", "Branches": [inner], "End": True}}})
@@ -149,7 +149,7 @@ def role(stack: Stack, actions: list[str], resource: str) -> None:
 
 
 def wildcard_by_grant(stack: Stack, key: kms.Key) -> None:
-    # CDK's own grants are what the guard is for.
+    # CDK's own grants allow more than is needed, which is why the rule exists.
     key.grant_encrypt_decrypt(iam.Role(stack, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com")))
 
 
@@ -168,10 +168,10 @@ def shared_role(stack: Stack, _: kms.Key) -> None:
         )
 
 
-def alarm(stack: Stack, key: kms.Key, metric: cloudwatch.IMetric, *, told: bool = True) -> None:
-    made = cloudwatch.Alarm(stack, "Alarm", metric=metric, threshold=1, evaluation_periods=1)
-    if told:
-        made.add_alarm_action(actions.SnsAction(topic(stack, key)))
+def alarm(stack: Stack, key: kms.Key, metric: cloudwatch.IMetric, *, has_action: bool = True) -> None:
+    alarm = cloudwatch.Alarm(stack, "Alarm", metric=metric, threshold=1, evaluation_periods=1)
+    if has_action:
+        alarm.add_alarm_action(actions.SnsAction(topic(stack, key)))
 
 
 def unknown_metric(stack: Stack, key: kms.Key) -> None:
@@ -191,41 +191,41 @@ def unknown_aws_metric(stack: Stack, key: kms.Key) -> None:
     alarm(stack, key, cloudwatch.Metric(namespace="AWS/SQS", metric_name="NumberOfMessagesLost"))
 
 
-def aws_metric_of_nothing(stack: Stack, key: kms.Key) -> None:
+def aws_metric_of_unknown_queue(stack: Stack, key: kms.Key) -> None:
     alarm(stack, key, aws_metric("AWS/SQS", "ApproximateAgeOfOldestMessage", QueueName="nobody-has-this-name").metric())
 
 
-def metric_that_no_filter_makes(stack: Stack, key: kms.Key) -> None:
+def log_metric_without_filter(stack: Stack, key: kms.Key) -> None:
     alarm(stack, key, log_metric("a", "RequestsThrottled").metric())
 
 
-def wrong_metric_in_arithmetic(stack: Stack, key: kms.Key) -> None:
+def unknown_metric_in_expression(stack: Stack, key: kms.Key) -> None:
     lost = cloudwatch.Metric(namespace="BEMS", metric_name="EventsLost", period=Duration.minutes(5))
     alarm(stack, key, cloudwatch.MathExpression(expression="lost*2", using_metrics={"lost": lost}))
 
 
-def alarm_that_tells_nobody(stack: Stack, key: kms.Key) -> None:
-    alarm(stack, key, cell_metric(tracker.SWEEP_COMPLETED, cell="a").metric(), told=False)
+def alarm_without_action(stack: Stack, key: kms.Key) -> None:
+    alarm(stack, key, cell_metric(tracker.SWEEP_COMPLETED, cell="a").metric(), has_action=False)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "path", "why"),
+    ("build", "path", "detail"),
     [
         (rule_to_fifo_topic, "Wrong/Rule/Resource", "cannot publish to a FIFO topic"),
         (rule_to_fifo_topic_elsewhere, "Wrong/Rule/Resource", "cannot publish to a FIFO topic"),
         (standard_topic_to_fifo_queue, "Wrong/Subscription", "a standard topic cannot feed a FIFO queue"),
-        (subscriber, "Wrong/Subscriber", "give it an OnFailureConfiguration"),
-        (subscriber, "Wrong/Subscriber", "needs a messagededuplicationid of each event"),
+        (subscriber, "Wrong/Subscriber", "add an OnFailureConfiguration"),
+        (subscriber, "Wrong/Subscriber", "needs the messagededuplicationid of each event"),
         (queue_without_dead_letters, "Wrong/Queue/Resource", "a queue without a dead-letter queue"),
-        (dead_letters_that_are_consumed, "Wrong/Another/Resource", "a queue without a dead-letter queue"),
-        (queue_with_the_key_of_aws, "Wrong/Queue", "without a key of the cell's own"),
-        (table_without_key, "Wrong/Table/Resource", "without a key of the cell's own"),
-        (lambda stack, _: sns.Topic(stack, "T"), "Wrong/T/Resource", "without a key of the cell's own"),
-        (lambda stack, _: logs.LogGroup(stack, "L"), "Wrong/L/Resource", "without a key of the cell's own"),
-        (lambda stack, _: events.EventBus(stack, "B"), "Wrong/B/Resource", "without a key of the cell's own"),
-        (lambda stack, _: eventsv2.CfnEventBus(stack, "B", name="b"), "Wrong/B", "without a key of the cell's own"),
-        (lambda stack, _: s3.Bucket(stack, "B"), "Wrong/B/Resource", "without a key of the cell's own"),
-        (waiting_for_ever, "Wrong/Machine", "Lost may wait for ever"),
+        (consumed_dead_letter_queue, "Wrong/Another/Resource", "a queue without a dead-letter queue"),
+        (queue_with_aws_managed_key, "Wrong/Queue", "without a customer-managed key"),
+        (table_without_key, "Wrong/Table/Resource", "without a customer-managed key"),
+        (lambda stack, _: sns.Topic(stack, "T"), "Wrong/T/Resource", "without a customer-managed key"),
+        (lambda stack, _: logs.LogGroup(stack, "L"), "Wrong/L/Resource", "without a customer-managed key"),
+        (lambda stack, _: events.EventBus(stack, "B"), "Wrong/B/Resource", "without a customer-managed key"),
+        (lambda stack, _: eventsv2.CfnEventBus(stack, "B", name="b"), "Wrong/B", "without a customer-managed key"),
+        (lambda stack, _: s3.Bucket(stack, "B"), "Wrong/B/Resource", "without a customer-managed key"),
+        (task_without_timeout, "Wrong/Machine", "the task Lost may wait forever"),
         (
             lambda stack, _: role(stack, ["s3:*"], "arn:aws:s3:::b"),
             "Wrong/Role/Resource",
@@ -240,49 +240,49 @@ def alarm_that_tells_nobody(stack: Stack, key: kms.Key) -> None:
         (wildcard_by_grant, "Wrong/Role/DefaultPolicy/Resource", "allows kms:"),
         (open_to_all, "Wrong/Queue/Policy/Resource", "allows everybody"),
         (shared_role, "Wrong/Both/Resource", "shared by Wrong/One, Wrong/Other"),
-        (unknown_metric, "Wrong/Alarm/Resource", "nobody emits BEMS EventsLost"),
+        (unknown_metric, "Wrong/Alarm/Resource", "BEMS EventsLost is never published"),
         (unknown_dimensions, "Wrong/Alarm/Resource", "EventsAccepted has the dimensions cell, stage"),
         (unknown_stage, "Wrong/Alarm/Resource", "'payment' is not one of stage"),
-        (unknown_aws_metric, "Wrong/Alarm/Resource", "nobody emits AWS/SQS NumberOfMessagesLost"),
-        (aws_metric_of_nothing, "Wrong/Alarm/Resource", "which is not in this stack"),
-        (metric_that_no_filter_makes, "Wrong/Alarm/Resource", "nobody emits BEMS/a RequestsThrottled"),
-        (wrong_metric_in_arithmetic, "Wrong/Alarm/Resource", "nobody emits BEMS EventsLost"),
-        (alarm_that_tells_nobody, "Wrong/Alarm/Resource", "an alarm that tells nobody"),
+        (unknown_aws_metric, "Wrong/Alarm/Resource", "AWS/SQS NumberOfMessagesLost is not a known metric"),
+        (aws_metric_of_unknown_queue, "Wrong/Alarm/Resource", "which is not in this stack"),
+        (log_metric_without_filter, "Wrong/Alarm/Resource", "BEMS/a RequestsThrottled is not a known metric"),
+        (unknown_metric_in_expression, "Wrong/Alarm/Resource", "BEMS EventsLost is never published"),
+        (alarm_without_action, "Wrong/Alarm/Resource", "an alarm without an action"),
     ],
 )
-def test_a_guard_refuses(wrong: Wrong, path: str, why: str) -> None:
-    said = refused(wrong)
-    assert any(path in line and why in line for line in said.splitlines()), said or "nothing was refused"
+def test_violations_fail_the_synthesis(build: Build, path: str, detail: str) -> None:
+    error = synthesis_error(build)
+    assert any(path in line and detail in line for line in error.splitlines()), error or "no violation was found"
 
 
-def right(stack: Stack, key: kms.Key) -> None:
+def valid_constructs(stack: Stack, key: kms.Key) -> None:
     subscribe(stack, topic(stack, key, fifo=True).topic_arn, queue(stack, key, fifo=True).queue_arn)
-    made = cloudwatch.Alarm(
+    alarm = cloudwatch.Alarm(
         stack,
         "Alarm",
         metric=cell_metric(tracker.SWEEP_COMPLETED, cell="a").metric(),
         threshold=1,
         evaluation_periods=1,
     )
-    made.add_alarm_action(actions.SnsAction(sns.Topic(stack, "Alerts", master_key=key)))
+    alarm.add_alarm_action(actions.SnsAction(sns.Topic(stack, "Alerts", master_key=key)))
     role(stack, ["xray:PutTraceSegments"], "*")
     task = {"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "TimeoutSeconds": 60, "End": True}
-    machine_role = {"StartAt": "Bounded", "States": {"Bounded": task}}
+    definition = {"StartAt": "Bounded", "States": {"Bounded": task}}
     stepfunctions.CfnStateMachine(
-        stack, "Machine", role_arn="arn:aws:iam::123456789012:role/r", definition_string=json.dumps(machine_role)
+        stack, "Machine", role_arn="arn:aws:iam::123456789012:role/r", definition_string=json.dumps(definition)
     )
 
 
-def test_what_is_right_comes_through() -> None:
-    assert refused(right) == ""
+def test_valid_constructs_pass() -> None:
+    assert synthesis_error(valid_constructs) == ""
 
 
-def test_a_fifo_topic_may_fill_a_standard_queue() -> None:
-    assert refused(lambda s, k: subscribe(s, topic(s, k, fifo=True).topic_arn, queue(s, k).queue_arn)) == ""
+def test_a_fifo_topic_may_send_to_a_standard_queue() -> None:
+    assert synthesis_error(lambda s, k: subscribe(s, topic(s, k, fifo=True).topic_arn, queue(s, k).queue_arn)) == ""
 
 
-def test_nothing_goes_past_the_guards_by_an_escape_hatch(cell: Template) -> None:
-    # Aspects see constructs; this sees what is deployed.
+def test_no_property_override_violates_a_rule(cell: Template) -> None:
+    # The aspect checks constructs, which lack property overrides; the template contains them.
     resources: list[Resource] = template_resources(cell.raw)
     assert len(resources) > 200
     assert check_rules(resources) == []

@@ -1,4 +1,4 @@
-"""The API: what is let in, how much of it, and what is answered to the rest."""
+"""Tests of the API: resources, models, limits, gateway responses and firewall."""
 
 import json
 from types import SimpleNamespace
@@ -18,13 +18,14 @@ from tests.infra.template import Template
 
 
 def methods(cell: Template) -> dict[str, dict[str, Any]]:
+    """Return the properties of each POST method, by path of its resource."""
     return {
         path.removeprefix("Api/Api/Default/").removesuffix("/POST"): method
-        for path, method in cell.of("AWS::ApiGateway::Method").items()
+        for path, method in cell.by_type("AWS::ApiGateway::Method").items()
     }
 
 
-def test_four_resources_and_their_batches_and_nothing_else(cell: Template) -> None:
+def test_the_api_has_four_event_resources_and_their_batch_resources(cell: Template) -> None:
     found = methods(cell)
     assert set(found) == {path for stage in STAGES for path in (f"invoices/{stage}", f"invoices/{stage}/batch")}
     for path, method in found.items():
@@ -37,52 +38,52 @@ def test_four_resources_and_their_batches_and_nothing_else(cell: Template) -> No
         assert method["RequestModels"] == {"application/json": f"<Api/Api/{name}>"}
     validators = {method["RequestValidatorId"] for method in found.values()}
     assert len(validators) == 1
-    assert cell.one("AWS::ApiGateway::RequestValidator")["ValidateRequestBody"] is True
+    assert cell.only("AWS::ApiGateway::RequestValidator")["ValidateRequestBody"] is True
 
 
-def test_models_are_the_contracts(cell: Template) -> None:
+def test_models_are_the_schemas_of_the_contract(cell: Template) -> None:
     expected = gateway_models()
-    found = {model["Name"]: model for model in cell.of("AWS::ApiGateway::Model").values()}
+    found = {model["Name"]: model for model in cell.by_type("AWS::ApiGateway::Model").values()}
     assert {name: model["Schema"] for name, model in found.items()} == expected
     assert {model["ContentType"] for model in found.values()} == {"application/json"}
 
 
-def test_the_stage_is_logged_traced_and_throttled(cell: Template) -> None:
+def test_the_api_stage_is_logged_traced_and_throttled(cell: Template) -> None:
     stage = cell.at("Api/Stage")
-    (every,) = stage["MethodSettings"]
-    assert every["HttpMethod"] == every["ResourcePath"].strip("/") == "*"
-    assert every["LoggingLevel"] == "ERROR"
-    assert every["DataTraceEnabled"] is False
-    assert every["MetricsEnabled"] is False
-    assert (every["ThrottlingRateLimit"], every["ThrottlingBurstLimit"]) == (1000, 2000)
+    (settings,) = stage["MethodSettings"]
+    assert settings["HttpMethod"] == settings["ResourcePath"].strip("/") == "*"
+    assert settings["LoggingLevel"] == "ERROR"
+    assert settings["DataTraceEnabled"] is False
+    assert settings["MetricsEnabled"] is False
+    assert (settings["ThrottlingRateLimit"], settings["ThrottlingBurstLimit"]) == (1000, 2000)
     assert stage["TracingEnabled"] is True
     assert stage["AccessLogSetting"]["DestinationArn"] == "<Api/AccessLog>"
     fields = json.loads(stage["AccessLogSetting"]["Format"])
-    # Neither the key nor the body; the id of the key tells who it was.
-    assert not any("apiKey" in one and "apiKeyId" not in one for one in fields.values())
+    # The id of the API key identifies the caller; the log contains neither the key nor the body.
+    assert not any("apiKey" in field and "apiKeyId" not in field for field in fields.values())
     for path, name in (("Api/AccessLog", f"/bems/{cell.cell}/api-access"), ("Api/ExecutionLog", None)):
         log = cell.at(path)
         assert log["RetentionInDays"] == (90 if cell.cell == "eu-west" else 30)
         assert log["LogGroupName"] == (name or "API-Gateway-Execution-Logs_<Api/Api>/v1")
 
 
-def test_keys_have_the_limits_of_the_cell(cell: Template) -> None:
-    plan = cell.one("AWS::ApiGateway::UsagePlan")
+def test_api_keys_have_the_limits_of_the_cell(cell: Template) -> None:
+    plan = cell.only("AWS::ApiGateway::UsagePlan")
     assert plan["Throttle"] == {"BurstLimit": 2000, "RateLimit": 1000}
-    (only,) = plan["ApiStages"]
-    assert only["Stage"] == "<Api/Stage>"
-    assert only["Throttle"] == {
+    (stage_limits,) = plan["ApiStages"]
+    assert stage_limits["Stage"] == "<Api/Stage>"
+    assert stage_limits["Throttle"] == {
         f"/invoices/{path}/POST": {"BurstLimit": 1000, "RateLimit": 500}
         for stage in STAGES
         for path in (stage, f"{stage}/batch")
     }
-    key = cell.one("AWS::ApiGateway::UsagePlanKey")
+    key = cell.only("AWS::ApiGateway::UsagePlanKey")
     assert (key["KeyId"], key["UsagePlanId"]) == ("<Api/FirstKey>", "<Api/Senders>")
-    # Its value is made by AWS, and in no template.
-    assert "Value" not in cell.one("AWS::ApiGateway::ApiKey")
+    # AWS generates its value, which appears in no template.
+    assert "Value" not in cell.only("AWS::ApiGateway::ApiKey")
 
 
-ANSWERS = {
+RESPONSES = {
     "BAD_REQUEST_BODY": ("400", None),
     "BAD_REQUEST_PARAMETERS": ("400", None),
     "INVALID_API_KEY": ("403", None),
@@ -101,18 +102,20 @@ ANSWERS = {
 }
 
 
-def test_what_the_gateway_answers_is_problem_json(cell: Template) -> None:
-    found = {one["ResponseType"]: one for one in cell.of("AWS::ApiGateway::GatewayResponse").values()}
-    assert set(found) == set(ANSWERS)
-    for kind, (status, retry) in ANSWERS.items():
-        answer = found[kind]
-        headers = answer["ResponseParameters"]
-        assert answer.get("StatusCode") == status
+def test_gateway_responses_are_problem_json(cell: Template) -> None:
+    responses = {
+        response["ResponseType"]: response for response in cell.by_type("AWS::ApiGateway::GatewayResponse").values()
+    }
+    assert set(responses) == set(RESPONSES)
+    for kind, (status, retry) in RESPONSES.items():
+        response = responses[kind]
+        headers = response["ResponseParameters"]
+        assert response.get("StatusCode") == status
         assert headers["gatewayresponse.header.Content-Type"] == "'application/problem+json'"
         assert headers["gatewayresponse.header.Cache-Control"] == "'no-store'"
         assert headers.get("gatewayresponse.header.Retry-After") == retry
-        (template,) = answer["ResponseTemplates"].values()
-        # As API Gateway fills it in: the message comes with its quotes.
+        (template,) = response["ResponseTemplates"].values()
+        # API Gateway replaces the variable by a message with quotes.
         body = json.loads(template.replace("$context.error.messageString", '"it\'s \\"wrong\\""'))
         assert body["type"] == "about:blank"
         assert str(body.get("status")) == str(status)
@@ -121,8 +124,8 @@ def test_what_the_gateway_answers_is_problem_json(cell: Template) -> None:
         assert "$" not in json.dumps(body)
 
 
-def test_the_firewall_counts_what_batches_look_like(cell: Template) -> None:
-    acl = cell.one("AWS::WAFv2::WebACL")
+def test_the_firewall_only_counts_rules_that_match_batches(cell: Template) -> None:
+    acl = cell.only("AWS::WAFv2::WebACL")
     rules = {rule["Name"]: rule for rule in acl["Rules"]}
     assert list(rules) == [
         "AWSManagedRulesCommonRuleSet",
@@ -149,13 +152,13 @@ def test_the_firewall_counts_what_batches_look_like(cell: Template) -> None:
         "EvaluationWindowSec": 300,
         "Limit": 600_000,
     }
-    association = cell.one("AWS::WAFv2::WebACLAssociation")
+    association = cell.only("AWS::WAFv2::WebACLAssociation")
     assert association["WebACLArn"] == "<Firewall/Acl>"
     assert association["ResourceArn"].endswith("/restapis/<Api/Api>/stages/<Api/Stage>")
 
 
-def test_the_firewalls_log_has_no_keys(cell: Template) -> None:
-    logging = cell.one("AWS::WAFv2::LoggingConfiguration")
+def test_the_firewalls_log_contains_no_api_keys(cell: Template) -> None:
+    logging = cell.only("AWS::WAFv2::LoggingConfiguration")
     assert [one["SingleHeader"]["Name"] for one in logging["RedactedFields"]] == ["x-api-key", "authorization"]
     (kept,) = logging["LoggingFilter"]["Filters"]
     assert (logging["LoggingFilter"]["DefaultBehavior"], kept["Behavior"]) == ("DROP", "KEEP")
@@ -164,37 +167,37 @@ def test_the_firewalls_log_has_no_keys(cell: Template) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_producers_resources_are_those_it_knows(cell: Template, stage: Stage) -> None:
-    parts = {path: one["PathPart"] for path, one in cell.of("AWS::ApiGateway::Resource").items()}
+def test_resources_have_the_paths_that_the_producer_handles(cell: Template, stage: Stage) -> None:
+    parts = {path: one["PathPart"] for path, one in cell.by_type("AWS::ApiGateway::Resource").items()}
     assert parts[f"Api/Api/Default/invoices/{stage}"] == stage
     assert parts[f"Api/Api/Default/invoices/{stage}/batch"] == "batch"
 
 
-def test_the_stage_shows_all_of_the_api(cell: Template) -> None:
-    """A deployment is a picture of what is there when it is taken."""
-    deployment = cell.raw["Resources"][cell.whole("Api/Stage")["Properties"]["DeploymentId"]["Ref"]]
-    before = {cell.paths[id] for id in deployment["DependsOn"]}
+def test_the_deployment_depends_on_every_part_of_the_api(cell: Template) -> None:
+    """A deployment is a snapshot of the parts that exist when it is created."""
+    deployment = cell.raw["Resources"][cell.resource_at("Api/Stage")["Properties"]["DeploymentId"]["Ref"]]
+    dependencies = {cell.paths[id] for id in deployment["DependsOn"]}
     for kind in ("GatewayResponse", "Method", "Model", "RequestValidator", "Resource", "RestApi"):
-        parts = set(cell.of(f"AWS::ApiGateway::{kind}"))
+        parts = set(cell.by_type(f"AWS::ApiGateway::{kind}"))
         assert parts
-        assert parts <= before
+        assert parts <= dependencies
 
 
-def test_another_api_is_another_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CloudFormation takes another picture only where its id is another one."""
+def test_a_change_of_the_api_creates_a_new_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CloudFormation creates a new snapshot only when the deployment's logical id changes."""
     first = deployment_id()
     assert first == deployment_id()
-    # A method that calls something else.
+    # A method with another integration.
     assert first != deployment_id(alias="live")
     monkeypatch.setattr(api, "add_gateway_responses", lambda _: None)
-    without_answers = deployment_id()
-    assert without_answers != first
+    without_responses = deployment_id()
+    assert without_responses != first
     monkeypatch.setattr(api, "gateway_models", lambda: {**gateway_models(), "PostingEvent": {"$schema": DRAFT_04}})
-    assert deployment_id() not in (first, without_answers)
+    assert deployment_id() not in (first, without_responses)
 
 
 def deployment_id(alias: str | None = None) -> str:
-    """The id of the deployment in a stack that has nothing but an API, of a function or an alias of it."""
+    """Return the logical id of the deployment of an API that invokes a function or, if given, its alias."""
     stack = Stack(App(), "Plain")
     function = lambda_.Function(
         stack,
@@ -210,9 +213,13 @@ def deployment_id(alias: str | None = None) -> str:
     return str(id)
 
 
-def test_nothing_is_taken_in_before_its_way_is_there(cell: Template) -> None:
-    before = {cell.paths[id] for id in cell.whole("Api/Stage")["DependsOn"]}
-    ways = [*cell.of("AWS::EventsV2::Subscriber"), *cell.of("AWS::Events::Rule"), *cell.of("AWS::SNS::Subscription")]
-    own = {path for path in ways if path.startswith(("Bus/", "Intake/"))}
+def test_the_api_goes_live_after_its_bus_and_queues_exist(cell: Template) -> None:
+    dependencies = {cell.paths[id] for id in cell.resource_at("Api/Stage")["DependsOn"]}
+    deliveries = [
+        *cell.by_type("AWS::EventsV2::Subscriber"),
+        *cell.by_type("AWS::Events::Rule"),
+        *cell.by_type("AWS::SNS::Subscription"),
+    ]
+    own = {path for path in deliveries if path.startswith(("Bus/", "Intake/"))}
     assert len(own) >= 8
-    assert own <= before
+    assert own <= dependencies

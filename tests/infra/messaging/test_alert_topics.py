@@ -1,4 +1,4 @@
-"""Alerts: who hears of them, for how long it is tried, and where what nobody heard is kept."""
+"""Tests of the severity topics: subscriptions, retries, and messages that a webhook did not accept."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from aws_cdk.assertions import Template as Assertions
 from bems.tracker.cells import Alerts as Setting
 from bems.tracker.cells import Cell, Destination, Email, Webhook
 from infra.common.names import Names
-from infra.messaging.alert_topics import Alerts
+from infra.messaging.alert_topics import AlertTopics
 from infra.messaging.stage_queues import DENY_REDRIVE, encrypted_queue
 from tests.infra.access import verdict
 from tests.infra.template import Template
 
 pytestmark = pytest.mark.xdist_group("cdk")
 
-MOST_RETRY_SECONDS = 3600
-"""SNS developer guide, "Message delivery retries": a hard limit of an HTTPS subscription."""
+MAX_RETRY_SECONDS = 3600
+"""Hard limit of an HTTPS subscription (SNS developer guide, "Message delivery retries")."""
 
-WAYS = (
+DESTINATIONS = (
     Destination(webhook=Webhook(url="https://example.com/hooks/one")),
     Destination(email=Email(to=("a@example.com", "b@example.com"))),
     Destination(webhook=Webhook(url_env="BEMS_CHAT_URL")),
@@ -29,61 +29,66 @@ WAYS = (
 
 
 def webhooks(cell: Template) -> list[dict[str, Any]]:
-    return [one for one in cell.of("AWS::SNS::Subscription").values() if one["Protocol"] == "https"]
+    """Return the properties of a cell's webhook subscriptions."""
+    subscriptions = cell.by_type("AWS::SNS::Subscription").values()
+    return [subscription for subscription in subscriptions if subscription["Protocol"] == "https"]
 
 
 def subscriptions(*destinations: Destination) -> dict[str, tuple[str, str]]:
-    """Protocol and endpoint by logical id, in a cell that tells these of what is critical."""
+    """Return protocol and endpoint of each subscription by logical id, in a cell with these critical destinations."""
     stack = Stack(App(analytics_reporting=False), "Plain")
     key = kms.Key(stack, "Key")
     cell = Cell(name="plain", region="eu-west-1", alerts=Setting(critical=destinations))
     undelivered = encrypted_queue(stack, "Undelivered", "undelivered", key, redrive_allow=DENY_REDRIVE)
-    Alerts(stack, "Alerts", Names(cell.name, fifo=True), cell, key, undelivered)
-    found = Assertions.from_stack(stack).find_resources("AWS::SNS::Subscription")
-    return {id: (one["Properties"]["Protocol"], str(one["Properties"]["Endpoint"])) for id, one in found.items()}
+    AlertTopics(stack, "Alerts", Names(cell.name, fifo=True), cell, key, undelivered)
+    resources = Assertions.from_stack(stack).find_resources("AWS::SNS::Subscription")
+    return {
+        id: (resource["Properties"]["Protocol"], str(resource["Properties"]["Endpoint"]))
+        for id, resource in resources.items()
+    }
 
 
-def test_a_webhook_is_tried_for_as_long_as_sns_allows_and_no_longer(cell: Template) -> None:
+def test_webhook_retries_stay_within_the_limit_of_sns(cell: Template) -> None:
     (webhook,) = webhooks(cell)
     policy = webhook["DeliveryPolicy"]["healthyRetryPolicy"]
-    late = policy["numRetries"] - policy["numNoDelayRetries"] - policy["numMinDelayRetries"]
-    # As if each pause but the first ones were the longest: it holds for every curve in between.
-    most = policy["numMinDelayRetries"] * policy["minDelayTarget"] + late * policy["maxDelayTarget"]
-    assert MOST_RETRY_SECONDS / 2 < most <= MOST_RETRY_SECONDS
-    assert late >= policy["numMaxDelayRetries"]
+    backoff_retries = policy["numRetries"] - policy["numNoDelayRetries"] - policy["numMinDelayRetries"]
+    # An upper bound for every backoff curve: each delay in the backoff phase is the longest.
+    total = policy["numMinDelayRetries"] * policy["minDelayTarget"] + backoff_retries * policy["maxDelayTarget"]
+    assert MAX_RETRY_SECONDS / 2 < total <= MAX_RETRY_SECONDS
+    assert backoff_retries >= policy["numMaxDelayRetries"]
 
 
-def test_what_a_webhook_did_not_take_is_kept(cell: Template) -> None:
+def test_messages_that_a_webhook_does_not_accept_go_to_the_undelivered_queue(cell: Template) -> None:
     (webhook,) = webhooks(cell)
     assert webhook["RedrivePolicy"] == {"deadLetterTargetArn": "<Intake/Undelivered>"}
     policy = cell.at("Intake/Undelivered/Policy")["PolicyDocument"]
-    sids = [one["Sid"] for one in policy["Statement"] if "Sid" in one]
+    sids = [statement["Sid"] for statement in policy["Statement"] if "Sid" in statement]
     assert len(sids) == len(set(sids))
     for severity in ("Warning", "Critical"):
-        sent = {"aws:SourceArn": f"<Alerts/{severity}>", "aws:SecureTransport": "true"}
-        # ARNs have six parts, a path here has one.
-        real = {name: arn(value) for name, value in sent.items()}
-        allowed = verdict(with_arns(policy), "sqs:SendMessage", arn("<Intake/Undelivered>"), "sns.amazonaws.com", real)
-        assert allowed == "allowed"
+        context = {"aws:SourceArn": arn(f"<Alerts/{severity}>"), "aws:SecureTransport": "true"}
+        queue = arn("<Intake/Undelivered>")
+        assert verdict(with_arns(policy), "sqs:SendMessage", queue, "sns.amazonaws.com", context) == "allowed"
 
 
-def test_who_is_told_is_told_whatever_the_order_of_the_list() -> None:
-    first = subscriptions(*WAYS)
+def test_the_ids_of_subscriptions_do_not_depend_on_their_order() -> None:
+    first = subscriptions(*DESTINATIONS)
     assert len(first) == 5
-    assert subscriptions(*reversed(WAYS)) == first
-    # And without one of them, the others are who they were.
-    assert subscriptions(*WAYS[1:]).items() <= first.items()
+    assert subscriptions(*reversed(DESTINATIONS)) == first
+    # Without one of them, the ids of the others stay the same.
+    assert subscriptions(*DESTINATIONS[1:]).items() <= first.items()
 
 
-def test_who_is_listed_twice_is_told_once() -> None:
-    assert subscriptions(*WAYS, *WAYS) == subscriptions(*WAYS)
+def test_a_destination_that_is_listed_twice_is_subscribed_once() -> None:
+    assert subscriptions(*DESTINATIONS, *DESTINATIONS) == subscriptions(*DESTINATIONS)
 
 
 def arn(value: str) -> str:
+    """Return an ARN with six parts for a resolved reference `<path>`; any other value as it is."""
     return f"arn:aws:any:eu-west-1:123456789012:{value}" if value.startswith("<") else value
 
 
 def with_arns(value: Any) -> Any:
+    """Return a policy with each resolved reference replaced by an ARN."""
     if isinstance(value, dict):
         return {name: with_arns(inner) for name, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Another team's half of a subscription: a queue with a filter, in a stack of its own."""
+"""Tests of TeamQueue, a queue with a filtered subscription in another team's stack."""
 
 import json
 
@@ -15,16 +15,16 @@ TOPIC = "arn:aws:sns:eu-west-1:123456789012:bems-eu-west-posting"
 FILTER = {"detail": {"event": {"currency": ["EUR"], "status": ["posted"]}}}
 
 
-def stack() -> Stack:
+def team_stack() -> Stack:
     app = App(analytics_reporting=False)
     add_rules(app)
     return Stack(app, "Treasury")
 
 
 def test_a_queue_is_subscribed_with_its_filter_and_loses_nothing() -> None:
-    made = stack()
-    TeamQueue(made, "Postings", name="postings", topic_arn=TOPIC, filter=FILTER)
-    template = Template.from_stack(made)
+    stack = team_stack()
+    TeamQueue(stack, "Postings", name="postings", topic_arn=TOPIC, filter=FILTER)
+    template = Template.from_stack(stack)
     (subscription,) = template.find_resources("AWS::SNS::Subscription").values()
     properties = subscription["Properties"]
     assert properties["TopicArn"] == TOPIC
@@ -33,12 +33,13 @@ def test_a_queue_is_subscribed_with_its_filter_and_loses_nothing() -> None:
     assert properties["RawMessageDelivery"] is True
     assert "Postings" in json.dumps(properties["RedrivePolicy"])
     for policy in template.find_resources("AWS::SQS::QueuePolicy").values():
-        allowed = [one for one in policy["Properties"]["PolicyDocument"]["Statement"] if one["Effect"] == "Allow"]
-        assert [(one["Action"], one["Condition"]) for one in allowed] == [
+        statements = policy["Properties"]["PolicyDocument"]["Statement"]
+        allowed = [statement for statement in statements if statement["Effect"] == "Allow"]
+        assert [(statement["Action"], statement["Condition"]) for statement in allowed] == [
             ("sqs:SendMessage", {"ArnEquals": {"aws:SourceArn": TOPIC}})
         ]
     (key,) = template.find_resources("AWS::KMS::Key").values()
-    # What is in the queues can be read for as long as they are there.
+    # The key is retained like the queues, so that their messages stay readable.
     for queue in template.find_resources("AWS::SQS::Queue").values():
         assert queue["DeletionPolicy"] == key["DeletionPolicy"] == "RetainExceptOnCreate"
     (grant,) = key["Properties"]["KeyPolicy"]["Statement"][1:]
@@ -46,14 +47,14 @@ def test_a_queue_is_subscribed_with_its_filter_and_loses_nothing() -> None:
     assert grant["Condition"] == {"ArnEquals": {"aws:SourceArn": TOPIC}}
 
 
-def test_in_another_account_the_team_subscribes_by_the_role() -> None:
-    made = stack()
-    team = TeamQueue(made, "Postings", name="postings.fifo", topic_arn=f"{TOPIC}.fifo", filter=FILTER, subscribed=False)
-    Template.from_stack(made).resource_count_is("AWS::SNS::Subscription", 0)
+def test_without_subscribe_the_queue_provides_the_subscription_attributes() -> None:
+    stack = team_stack()
+    team = TeamQueue(stack, "Postings", name="postings.fifo", topic_arn=f"{TOPIC}.fifo", filter=FILTER, subscribe=False)
+    Template.from_stack(stack).resource_count_is("AWS::SNS::Subscription", 0)
     assert json.loads(team.attributes["FilterPolicy"]) == FILTER
     assert team.attributes["FilterPolicyScope"] == "MessageBody"
 
 
-def test_a_standard_topic_fills_no_fifo_queue() -> None:
+def test_a_fifo_queue_with_a_standard_topic_is_rejected() -> None:
     with pytest.raises(ValueError, match="cannot feed a FIFO queue"):
-        TeamQueue(stack(), "Postings", name="postings.fifo", topic_arn=TOPIC, filter=FILTER)
+        TeamQueue(team_stack(), "Postings", name="postings.fifo", topic_arn=TOPIC, filter=FILTER)

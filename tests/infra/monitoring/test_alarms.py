@@ -1,4 +1,4 @@
-"""Each alarm's metric and dimensions, word for word, and whom it tells. A wrong one stays green for ever."""
+"""Tests of each alarm's metric, dimensions and action. An alarm on a wrong metric never goes off."""
 
 import json
 import re
@@ -11,7 +11,8 @@ from infra.guards.resources import template_resources
 from infra.monitoring.metrics import AWS_METRICS
 from tests.infra.template import Template
 
-Watched = tuple[str, str, dict[str, str], str]
+Expected = tuple[str, str, dict[str, str], str]
+"""Namespace, metric name, dimensions, severity."""
 
 FUNCTIONS = (
     "Producer",
@@ -23,14 +24,14 @@ FUNCTIONS = (
 )
 
 
-def expected(cell: Template) -> dict[str, Watched]:
-    """By alarm: namespace, metric, dimensions and severity, of those with one metric."""
+def expected(cell: Template) -> dict[str, Expected]:
+    """Return the expected alarms with a single metric, by construct id."""
     own, prefix, suffix = {"cell": cell.cell}, cell.name, ".fifo" if cell.cell == "eu-west" else ""
     machine = {"StateMachineArn": f"arn:aws:states:{cell.region}:<AccountId>:stateMachine:{prefix}-invoice-lifecycle"}
-    alarms: dict[str, Watched] = {}
+    alarms: dict[str, Expected] = {}
     for stage in STAGES:
         title, dimensions = stage.capitalize(), {**own, "stage": stage}
-        queue, aside = f"{prefix}-{stage}{suffix}", f"{prefix}-{stage}-dead-letters{suffix}"
+        queue, dead_letters = f"{prefix}-{stage}{suffix}", f"{prefix}-{stage}-dead-letters{suffix}"
         visible, age = "ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"
         alarms |= {
             f"{title}Latency": ("BEMS", "VisibilityLatency", dimensions, "Critical"),
@@ -38,7 +39,7 @@ def expected(cell: Template) -> dict[str, Watched]:
             f"{title}Conflicts": ("BEMS", "Conflicts", dimensions, "Warning"),
             f"{title}QueueAge": ("AWS/SQS", age, {"QueueName": queue}, "Critical"),
             f"{title}QueueDepth": ("AWS/SQS", visible, {"QueueName": queue}, "Warning"),
-            f"{title}DeadLetters": ("AWS/SQS", visible, {"QueueName": aside}, "Critical"),
+            f"{title}DeadLetters": ("AWS/SQS", visible, {"QueueName": dead_letters}, "Critical"),
         }
     for id, queue in (("Undelivered", f"{prefix}-undelivered"), ("Unrecorded", f"{prefix}-unrecorded")):
         alarms[id] = ("AWS/SQS", "ApproximateNumberOfMessagesVisible", {"QueueName": queue}, "Critical")
@@ -73,8 +74,9 @@ def expected(cell: Template) -> dict[str, Watched]:
     return alarms
 
 
-def found(cell: Template) -> dict[str, dict[str, Any]]:
-    return {path.removeprefix("Alarms/"): alarm for path, alarm in cell.of("AWS::CloudWatch::Alarm").items()}
+def alarms_of(cell: Template) -> dict[str, dict[str, Any]]:
+    """Return the properties of a cell's alarms, by construct id."""
+    return {path.removeprefix("Alarms/"): alarm for path, alarm in cell.by_type("AWS::CloudWatch::Alarm").items()}
 
 
 def dimensions(metric: dict[str, Any]) -> dict[str, str]:
@@ -82,6 +84,7 @@ def dimensions(metric: dict[str, Any]) -> dict[str, str]:
 
 
 def metrics(alarm: dict[str, Any]) -> list[tuple[str, str, dict[str, str]]]:
+    """Return namespace, name and dimensions of each metric of an alarm."""
     if "MetricName" in alarm:
         stats = [alarm]
     else:
@@ -89,44 +92,44 @@ def metrics(alarm: dict[str, Any]) -> list[tuple[str, str, dict[str, str]]]:
     return [(one["Namespace"], one["MetricName"], dimensions(one)) for one in stats]
 
 
-def test_every_alarm_watches_what_it_says_and_tells_somebody(cell: Template) -> None:
-    alarms = {id: alarm for id, alarm in found(cell).items() if "MetricName" in alarm}
-    seen = {
+def test_every_alarm_has_its_metric_action_and_description(cell: Template) -> None:
+    alarms = {id: alarm for id, alarm in alarms_of(cell).items() if "MetricName" in alarm}
+    actual = {
         id: (alarm["Namespace"], alarm["MetricName"], dimensions(alarm), alarm["AlarmActions"])
         for id, alarm in alarms.items()
     }
-    assert seen == {id: (*watched[:3], [f"<Alerts/{watched[3]}>"]) for id, watched in expected(cell).items()}
+    assert actual == {id: (*metric, [f"<Alerts/{severity}>"]) for id, (*metric, severity) in expected(cell).items()}
     for alarm in alarms.values():
         assert alarm["AlarmDescription"]
 
 
-def test_alarms_with_arithmetic(cell: Template) -> None:
-    several = {id: alarm for id, alarm in found(cell).items() if "Metrics" in alarm}
+def test_alarms_on_expressions_have_their_metrics_and_actions(cell: Template) -> None:
+    alarms = {id: alarm for id, alarm in alarms_of(cell).items() if "Metrics" in alarm}
     titles = [stage.capitalize() for stage in STAGES]
-    assert set(several) == {f"{title}{kind}" for title in titles for kind in ("Failures", "Volume")} | {"ApiErrors"}
+    assert set(alarms) == {f"{title}{kind}" for title in titles for kind in ("Failures", "Volume")} | {"ApiErrors"}
     for stage in STAGES:
         own = {"cell": cell.cell, "stage": stage}
-        failures = several[f"{stage.capitalize()}Failures"]
+        failures = alarms[f"{stage.capitalize()}Failures"]
         outcomes = [
             ("BEMS", "EventsProcessed", {"cell": cell.cell, "outcome": outcome, "stage": stage})
             for outcome in ("accepted", "duplicate", "conflict", "refused")
         ]
         assert sorted(map(str, metrics(failures))) == sorted(map(str, [*outcomes, ("BEMS", "ProcessingFailed", own)]))
         assert failures["AlarmActions"] == ["<Alerts/Critical>"]
-        volume = several[f"{stage.capitalize()}Volume"]
+        volume = alarms[f"{stage.capitalize()}Volume"]
         assert metrics(volume) == [("BEMS", "EventsAccepted", own)]
         assert "ANOMALY_DETECTION_BAND" in json.dumps(volume["Metrics"])
         assert volume["ComparisonOperator"] == "LessThanLowerOrGreaterThanUpperThreshold"
         assert volume["AlarmActions"] == ["<Alerts/Warning>"]
-    errors = several["ApiErrors"]
+    errors = alarms["ApiErrors"]
     assert metrics(errors) == [("AWS/ApiGateway", "5XXError", {"ApiName": cell.name, "Stage": "v1"})]
 
 
-def test_thresholds_are_the_promises(cell: Template) -> None:
-    alarms = found(cell)
+def test_thresholds_match_the_service_targets(cell: Template) -> None:
+    alarms = alarms_of(cell)
     for stage in STAGES:
         latency = alarms[f"{stage.capitalize()}Latency"]
-        # To Timestream, where a row is visible at once; or to Firehose, which has the rest of the two minutes.
+        # Two minutes up to Timestream, where a row is visible at once; 30 seconds up to Firehose, which has 90 seconds.
         milliseconds = 120_000 if cell.cell == "eu-west" else 30_000
         assert (latency["Threshold"], latency["ExtendedStatistic"]) == (milliseconds, "p99")
         assert latency["ComparisonOperator"] == "GreaterThanThreshold"
@@ -140,16 +143,16 @@ def test_thresholds_are_the_promises(cell: Template) -> None:
         )
     assert alarms["OpenExecutions"]["Threshold"] == 800_000
     silent = alarms["SweeperSilent"]
-    # The one whose silence is the fault.
+    # The only alarm for which missing data is the fault.
     assert (silent["TreatMissingData"], silent["ComparisonOperator"]) == ("breaching", "LessThanThreshold")
     others = {one["TreatMissingData"] for id, one in alarms.items() if id != "SweeperSilent"}
     assert others == {"notBreaching", "ignore"}
 
 
-def test_what_filters_count_is_what_alarms_watch(cell: Template) -> None:
+def test_log_filters_publish_the_metrics_of_the_alarms(cell: Template) -> None:
     filters = {
         one["MetricTransformations"][0]["MetricName"]: (one["LogGroupName"], one["FilterPattern"])
-        for one in cell.of("AWS::Logs::MetricFilter").values()
+        for one in cell.by_type("AWS::Logs::MetricFilter").values()
     }
     assert filters.pop("RequestsThrottled") == ("<Api/AccessLog>", '{ $.status = "429" }')
     if cell.cell == "eu-west":
@@ -157,20 +160,20 @@ def test_what_filters_count_is_what_alarms_watch(cell: Template) -> None:
     assert filters == {}
 
 
-def test_nothing_on_the_dashboard_is_a_metric_that_nobody_emits(cell: Template) -> None:
-    body = json.loads(cell.one("AWS::CloudWatch::Dashboard")["DashboardBody"])
-    rows = [row for widget in body["widgets"] for row in widget["properties"]["metrics"]]
-    assert len(rows) > 60
-    for namespace, name, *rest in rows:
-        pairs = [one for one in rest if isinstance(one, str)]
-        given = dict(zip(pairs[::2], pairs[1::2], strict=True))
+def test_the_dashboard_shows_only_published_metrics(cell: Template) -> None:
+    body = json.loads(cell.only("AWS::CloudWatch::Dashboard")["DashboardBody"])
+    entries = [entry for widget in body["widgets"] for entry in widget["properties"]["metrics"]]
+    assert len(entries) > 60
+    for namespace, name, *rest in entries:
+        pairs = [text for text in rest if isinstance(text, str)]
+        dimensions = dict(zip(pairs[::2], pairs[1::2], strict=True))
         if namespace == "BEMS":
-            tracker.METRICS[name].dimension_values(**given)
+            tracker.METRICS[name].dimensioned(**dimensions)
         elif namespace.startswith("BEMS/"):
-            assert (namespace, given) == (f"BEMS/{cell.cell}", {})
+            assert (namespace, dimensions) == (f"BEMS/{cell.cell}", {})
         else:
-            assert set(given) in [set(known) for known in AWS_METRICS[namespace][name]]
-    # From the request to the recorded transition, in this order.
+            assert set(dimensions) in [set(known) for known in AWS_METRICS[namespace][name]]
+    # In the order of processing, from the request to the recorded transition.
     numbered = [
         widget["properties"]["title"] for widget in body["widgets"] if widget["properties"]["title"][0].isdigit()
     ]
@@ -178,47 +181,47 @@ def test_nothing_on_the_dashboard_is_a_metric_that_nobody_emits(cell: Template) 
     assert {widget["properties"]["region"] for widget in body["widgets"]} == {cell.region}
 
 
-def test_every_metric_on_the_list_is_watched_by_a_cell(fifo: Template, standard: Template) -> None:
-    watched = {
-        (namespace, name, frozenset(given))
+def test_every_listed_metric_is_used_by_an_alarm_or_dashboard(fifo: Template, standard: Template) -> None:
+    used = {
+        (namespace, name, frozenset(dimensions))
         for cell in (fifo, standard)
-        for alarm in found(cell).values()
-        for namespace, name, given in metrics(alarm)
+        for alarm in alarms_of(cell).values()
+        for namespace, name, dimensions in metrics(alarm)
     }
     for cell in (fifo, standard):
-        body = json.loads(cell.one("AWS::CloudWatch::Dashboard")["DashboardBody"])
-        for namespace, name, *rest in (row for one in body["widgets"] for row in one["properties"]["metrics"]):
-            watched.add((namespace, name, frozenset(text for text in rest[::2] if isinstance(text, str))))
+        body = json.loads(cell.only("AWS::CloudWatch::Dashboard")["DashboardBody"])
+        entries = (entry for widget in body["widgets"] for entry in widget["properties"]["metrics"])
+        for namespace, name, *rest in entries:
+            used.add((namespace, name, frozenset(text for text in rest[::2] if isinstance(text, str))))
     listed = {
-        (namespace, name, frozenset(given))
+        (namespace, name, frozenset(dimensions))
         for namespace, names in AWS_METRICS.items()
         for name, sets in names.items()
-        for given in sets
+        for dimensions in sets
     }
-    assert listed <= watched
+    assert listed <= used
 
 
-def test_the_guard_finds_nothing_in_the_template_itself(cell: Template) -> None:
+def test_the_alarms_in_the_template_follow_the_rules(cell: Template) -> None:
     assert list(check_alarms(template_resources(cell.raw))) == []
 
 
-def test_people_hear_of_alerts(fifo: Template, standard: Template) -> None:
-    def subscribed(cell: Template) -> set[tuple[str, str, str]]:
-        found = cell.of("AWS::SNS::Subscription")
+def test_severity_topics_have_the_configured_subscriptions(fifo: Template, standard: Template) -> None:
+    def subscriptions(cell: Template) -> set[tuple[str, str, str]]:
         return {
-            (path.split("/")[1][:7], one["Protocol"], one["Endpoint"])
-            for path, one in found.items()
+            (path.split("/")[1][:7], subscription["Protocol"], subscription["Endpoint"])
+            for path, subscription in cell.by_type("AWS::SNS::Subscription").items()
             if path.startswith("Alerts/")
         }
 
-    assert subscribed(fifo) == {
+    assert subscriptions(fifo) == {
         ("Warning", "email", "accounts-payable@example.com"),
         ("Critica", "https", "https://example.com/hooks/bems"),
         ("Critica", "email", "accounts-payable@example.com"),
         ("Critica", "email", "finance-oncall@example.com"),
     }
-    # A URL that is a secret is a parameter of the deployment.
-    assert subscribed(standard) == {
+    # A secret URL is a parameter of the stack.
+    assert subscriptions(standard) == {
         ("Warning", "email", "accounts-payable-us@example.com"),
         ("Critica", "https", "<BemsUsChatUrl>"),
     }
