@@ -60,25 +60,25 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=soak.MINUTES, help="of soak (default: %(default)g)")
     parser.add_argument("--rate", type=float, default=soak.RATE, help="of soak: events a second (default: %(default)g)")
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     parts = PARTS | {
-        "floor": PARTS["floor"]._replace(measure=lambda folder: floor.measure(folder, chosen.budget)),
-        "soak": PARTS["soak"]._replace(measure=lambda folder: soak.measure(folder, chosen.minutes, chosen.rate)),
+        "floor": PARTS["floor"]._replace(measure=lambda folder: floor.measure(folder, arguments.budget)),
+        "soak": PARTS["soak"]._replace(measure=lambda folder: soak.measure(folder, arguments.minutes, arguments.rate)),
     }
-    unknown = set(chosen.parts) - set(PARTS)
+    unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     console = Console(stderr=True)
     short: list[str] = []
     with console.status("") as status:
-        for name in chosen.parts or usual:
+        for name in arguments.parts or usual:
             status.update(f"Measuring {name} ...")
             begun = time.monotonic()
-            rows = list(_measure(parts[name], chosen.folder, console, short))
-            if not chosen.dry:
+            rows = list(_measure(parts[name], arguments.folder, console, short))
+            if not arguments.dry:
                 write_section(name, parts[name].title, table(HEAD, rows))
             console.print(f"[dim]{name}: {time.monotonic() - begun:.0f} s[/dim]")
-    if chosen.check and short:
+    if arguments.check and short:
         sys.exit("Short of what must be reached:\n" + "\n".join(f"- {one}" for one in short))
 
 
@@ -86,10 +86,10 @@ def _measure(part: Part, parent: Path | None, console: Console, short: list[str]
     folder = Path(tempfile.mkdtemp(prefix="bems-bench-", dir=parent))
     try:
         for figure in part.measure(folder):
-            verdict = "" if figure.met is None else "reached" if figure.met else "**short of it**"
+            verdict = "" if figure.is_met is None else "reached" if figure.is_met else "**short of it**"
             console.print(f"{figure.name}: {figure.measured.replace('<br>', '; ')} {verdict}", highlight=False)
-            if figure.met is False:
-                short.append(f"{figure.name}: {figure.measured}; {figure.must} must be reached")
+            if figure.is_met is False:
+                short.append(f"{figure.name}: {figure.measured}; {figure.required} must be reached")
             yield *figure[:4], verdict, f"{calibrate():.1f} / {calibrate_beside_others():.1f}"
     except BaseException:
         for log in folder.glob("*.log"):

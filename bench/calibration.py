@@ -9,13 +9,13 @@ import os
 import time
 
 LOOPS = 1_000_000
-WARM_UP = 0.3
+WARM_UP_SECONDS = 0.3
 """Seconds: a processor that was idle begins slowly, and what was measured may still be tidying up."""
 
 
 def calibrate() -> float:
     """CPU milliseconds that a fixed loop of pure Python takes now; the best of five, once it is warm."""
-    warm = time.monotonic() + WARM_UP
+    warm = time.monotonic() + WARM_UP_SECONDS
     while time.monotonic() < warm:
         _loop()
     return min(_loop() for _ in range(5))

@@ -13,12 +13,12 @@ from bench.client import Client, Connection, get_json
 from bench.events import Event
 from bench.processes import cpu_seconds, memory_mb
 
-UNLIMITED = "{requests_per_second: 100000, burst: 100000}"
+NO_THROTTLE = "{requests_per_second: 100000, burst: 100000}"
 CELLS = f"""cells:
   - name: bench
     region: eu-west-1
     embedded: {{port: 0}}
-    limits: {{key: {UNLIMITED}, stages: {{{", ".join(f"{stage}: {UNLIMITED}" for stage in STAGES)}}}}}
+    limits: {{key: {NO_THROTTLE}, stages: {{{", ".join(f"{stage}: {NO_THROTTLE}" for stage in STAGES)}}}}}
 """
 """As it comes, but for the throttle, which would be all that is measured."""
 
@@ -40,10 +40,10 @@ class Cell:
         with folder.with_suffix(".log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout
-        said = self.process.stdout.readline()
-        if not said:
+        output = self.process.stdout.readline()
+        if not output:
             raise RuntimeError(f"the cell did not start: {folder.with_suffix('.log').read_text()}")
-        answer = json.loads(said)
+        answer = json.loads(output)
         self.url: str = answer["url"]
         self.key: str = key or answer["key"]
         self.client = Client(self.url, {"x-api-key": self.key, "content-type": "application/json"}, post)
@@ -54,7 +54,7 @@ class Cell:
     def cpu_seconds(self) -> float:
         return cpu_seconds([self.process.pid])
 
-    async def fed(self) -> None:
+    async def wait_for_analytics(self) -> None:
         """Until DuckDB has everything: what an event costs is not over before."""
         connection = self.connect()
         while not (await get_json(connection, "/check"))["balanced"]:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from bench.events import Event
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
-PATIENCE = 60.0
+ANSWER_TIMEOUT_SECONDS = 60.0
 """Seconds after which an answer counts as missing."""
 
 
@@ -67,7 +67,7 @@ class Connection:
             self._writer.close()
         self._reader = self._writer = None
 
-    async def end(self) -> None:
+    async def close_and_wait(self) -> None:
         """Close it, and wait until it is."""
         writer = self._writer
         self.close()
@@ -80,12 +80,12 @@ class Connection:
 class LoadResult:
     """What a load met with. `seconds` are latencies of requests, `statuses` counts of events by the answer's status."""
 
-    seconds: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
-    elapsed: float = 0.0
+    elapsed_seconds: float = 0.0
     """Seconds until the last answer."""
 
-    sending: float = 0.0
+    send_seconds: float = 0.0
     """Seconds until the last event of an open loop was sent."""
 
     @property
@@ -96,11 +96,11 @@ class LoadResult:
     @property
     def rate(self) -> float:
         """Accepted events a second."""
-        return self.accepted / self.elapsed
+        return self.accepted / self.elapsed_seconds
 
     def percentile(self, share: float) -> float:
         """Milliseconds within which this share of the requests was answered."""
-        ordered = sorted(self.seconds)
+        ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000
 
     def latency(self) -> str:
@@ -120,25 +120,27 @@ class Client:
     def connect(self) -> Connection:
         return Connection(self._url, self._headers)
 
-    async def closed(self, events: Iterable[Event], connections: int, *, seconds: float | None = None) -> LoadResult:
+    async def closed_loop(
+        self, events: Iterable[Event], connections: int, *, seconds: float | None = None
+    ) -> LoadResult:
         """All the events, or as many as fit into the seconds: each connection sends its next when one is answered."""
-        takings, left = LoadResult(), iter(events)
+        result, left = LoadResult(), iter(events)
         begun = time.perf_counter()
-        until = begun + (seconds or 1e9)
+        deadline = begun + (seconds or 1e9)
 
-        async def work() -> None:
+        async def send_events() -> None:
             connection = self.connect()
             for event in left:
-                await self._send(connection, event, time.perf_counter(), takings)
-                if time.perf_counter() > until:
+                await self._send(connection, event, time.perf_counter(), result)
+                if time.perf_counter() > deadline:
                     break
-            await connection.end()
+            await connection.close_and_wait()
 
-        await asyncio.gather(*(work() for _ in range(connections)))
-        takings.elapsed = time.perf_counter() - begun
-        return takings
+        await asyncio.gather(*(send_events() for _ in range(connections)))
+        result.elapsed_seconds = time.perf_counter() - begun
+        return result
 
-    async def open(
+    async def open_loop(
         self,
         events: Iterable[Event],
         rate: float,
@@ -146,7 +148,7 @@ class Client:
         *,
         seed: int = 1,
         window: int = 1_000,
-        enough: Callable[[], bool] = lambda: False,
+        is_done: Callable[[], bool] = lambda: False,
     ) -> LoadResult:
         """Each event at its time, at `rate` events a second on average (Poisson), whether those before were answered
         or not, by the first connection that is free. A latency counts from the time at which it was to be sent.
@@ -154,18 +156,18 @@ class Client:
         Over `window` unanswered requests, the next wait for one of them: a client has no more sockets than that.
         It ends with the events, or when there were `enough`.
         """
-        takings, random, free = LoadResult(), Random(seed), [self.connect() for _ in range(connections)]
+        result, random, free = LoadResult(), Random(seed), [self.connect() for _ in range(connections)]
         pending: set[asyncio.Task[None]] = set()
         begun = due = time.perf_counter()
 
         async def send(connection: Connection, event: Event, due: float) -> None:
             try:
-                await self._send(connection, event, due, takings)
+                await self._send(connection, event, due, result)
             finally:
                 free.append(connection)
 
         for event in events:
-            if enough():
+            if is_done():
                 break
             due += random.expovariate(rate / event.number)
             while (pause := due - time.perf_counter()) > 0:
@@ -176,23 +178,23 @@ class Client:
             task = asyncio.create_task(send(free.pop() if free else self.connect(), event, due))
             pending.add(task)
             task.add_done_callback(pending.discard)
-        takings.sending = time.perf_counter() - begun
+        result.send_seconds = time.perf_counter() - begun
         if pending:
             await asyncio.wait(pending)
-        takings.elapsed = time.perf_counter() - begun
+        result.elapsed_seconds = time.perf_counter() - begun
         for connection in free:
-            await connection.end()
-        return takings
+            await connection.close_and_wait()
+        return result
 
-    async def _send(self, connection: Connection, event: Event, due: float, takings: LoadResult) -> None:
+    async def _send(self, connection: Connection, event: Event, due: float, result: LoadResult) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 status = await self.post(connection, event)
         except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError):
             connection.close()
             status = 0
-        takings.seconds.append(time.perf_counter() - due)
-        takings.statuses[status] += event.number
+        result.latencies.append(time.perf_counter() - due)
+        result.statuses[status] += event.number
 
 
 async def get_json(connection: Connection, path: str) -> Any:

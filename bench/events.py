@@ -10,7 +10,7 @@ from bems.generator.event_log import CLEAN, generate
 from bems.tracker.contract import STAGES
 
 SEED = 20
-OCCURRED = re.compile(r'"occurred_at":"[^"]*"')
+OCCURRED_AT = re.compile(r'"occurred_at":"[^"]*"')
 
 
 class Event(NamedTuple):
@@ -39,7 +39,7 @@ def lifecycles(invoices: int, *, prefix: str = "INV", seed: int = SEED) -> list[
         event["event_id"] = f"{prefix}-{event['event_id']}"
         text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
         ids = event["invoice_id"], event["event_id"]
-        events.append(Event(read["stage"], *ids, OCCURRED.sub(occurred, text, count=1).encode()))
+        events.append(Event(read["stage"], *ids, OCCURRED_AT.sub(occurred, text, count=1).encode()))
     return events
 
 

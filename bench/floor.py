@@ -71,12 +71,12 @@ class Appender:
             while content:
                 content = content[os.write(self._file, content) :]
             _sync(self._file)
-            self._loop.call_soon_threadsafe(_release, [awaited for _, awaited in group])
+            self._loop.call_soon_threadsafe(_resolve, [awaited for _, awaited in group])
             if 0 < len(self._queue) < COALESCE_BELOW:
                 time.sleep(COALESCE_SECONDS)
 
 
-def _release(group: "list[asyncio.Future[None]]") -> None:
+def _resolve(group: "list[asyncio.Future[None]]") -> None:
     for awaited in group:
         if not awaited.done():
             awaited.set_result(None)
@@ -131,7 +131,7 @@ class Floor:
     def cpu_seconds(self) -> float:
         return cpu_seconds([self.process.pid])
 
-    async def fed(self) -> None:
+    async def wait_for_analytics(self) -> None:
         """Nothing is left to be done once it has answered."""
 
     def __enter__(self) -> "Floor":
@@ -150,9 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.floor", description="The floor that the cell is measured against")
     parser.add_argument("folder", type=Path, help="where what is sent is kept")
     parser.add_argument("--gate", action="store_true", help="parse and validate each event first")
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     ended = shutdown_signal()
-    server = Server(lambda: App(chosen.folder, gate=chosen.gate), "127.0.0.1", 0).start()
+    server = Server(lambda: App(arguments.folder, gate=arguments.gate), "127.0.0.1", 0).start()
     with tuned_gc():
         print(server.url, flush=True)
         while not ended(1.0):

@@ -17,7 +17,7 @@ from bems.cli.table_layout import Column, Row, print_prose, print_table
 from bems.cli.worst_invoice import Worst, find_worst
 from bems.embedded.analytics.feeder import AnalyticsFeeder
 from bems.embedded.api.access import VIEWERS
-from bems.embedded.replay.report import ALERTED
+from bems.embedded.replay.report import ALERT_CATEGORIES
 from bems.tracker.status import WAITS_FOR
 
 TIMEOUT_SECONDS = 15.0
@@ -119,7 +119,7 @@ def _statuses(takings: DemoResult) -> Part:
 def _alerts(takings: DemoResult) -> Part | None:
     if not takings.alerts:
         return None
-    rows = [(name, *(f"{n:,}" for n in takings.alerts[name])) for name in ALERTED if name in takings.alerts]
+    rows = [(name, *(f"{n:,}" for n in takings.alerts[name])) for name in ALERT_CATEGORIES if name in takings.alerts]
     return Part("Alerts that were raised meanwhile", ALERTS, rows)
 
 

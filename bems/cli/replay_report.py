@@ -10,7 +10,7 @@ from rich.text import Text
 
 from bems.cli.output import duration, format_amount, make_console, vendor_label
 from bems.cli.table_layout import Column, Row, print_table
-from bems.embedded.replay.report import ALERTED, Alerted, InvoiceLine, Report
+from bems.embedded.replay.report import ALERT_CATEGORIES, AlertCategory, InvoiceLine, Report
 from bems.tracker.contract import STAGES
 from bems.tracker.instants import DAY, Instant, render, to_datetime
 from bems.tracker.status import WAITS_FOR, Status
@@ -63,8 +63,12 @@ def as_document(report: Report, seconds: float) -> dict[str, Any]:
     if report.first is not None:
         period = {"first": render(report.first), "last": render(report.last), "end": render(report.end)}
     jump = None
-    if report.jump is not None and is_long_jump(report):
-        jump = {"line": report.jump.line, "before": render(report.jump.before), "after": render(report.jump.after)}
+    if report.longest_jump is not None and is_long_jump(report):
+        jump = {
+            "line": report.longest_jump.line,
+            "before": render(report.longest_jump.before),
+            "after": render(report.longest_jump.after),
+        }
     return {
         **report.summary(),
         "left_out": report.left_out,
@@ -124,13 +128,13 @@ def print_report(report: Report, seconds: float, *, wide: bool = False) -> None:
         heading(console, "Period", f"{_day(report.first)} to {_day(report.last)}; time ran on to {_day(report.end)}")
     heading(console, "Replayed", f"{lines:,} events in {duration(seconds)} ({lines / seconds:,.0f} a second)")
     if is_long_jump(report):
-        assert report.jump is not None
-        days = (report.jump.after - report.jump.before) // DAY
+        assert report.longest_jump is not None
+        days = (report.longest_jump.after - report.longest_jump.before) // DAY
         heading(
             console,
             "Note",
-            f"line {report.jump.line:,} of the log is {days} days later than all before it, of "
-            f"{_day(report.jump.after)}; if that date is wrong, what waited then counts as stuck too soon",
+            f"line {report.longest_jump.line:,} of the log is {days} days later than all before it, of "
+            f"{_day(report.longest_jump.after)}; if that date is wrong, what waited then counts as stuck too soon",
         )
     for part in (
         _refusals(report),
@@ -157,7 +161,7 @@ def print_part(console: Console, part: Part, *, wide: bool | None = None) -> Non
 
 def is_long_jump(report: Report) -> bool:
     """Whether two lines lie so far apart that a date may be wrong."""
-    return report.jump is not None and report.jump.after - report.jump.before > LONG_JUMP
+    return report.longest_jump is not None and report.longest_jump.after - report.longest_jump.before > LONG_JUMP
 
 
 def _refusals(report: Report) -> Part | None:
@@ -195,11 +199,11 @@ def _stages(report: Report) -> Part | None:
     return Part("Time in each stage", columns, rows)
 
 
-def alerted_invoices(report: Report) -> dict[Alerted, int]:
+def alerted_invoices(report: Report) -> dict[AlertCategory, int]:
     """Of how many invoices an alert was raised in each stage, and of their identity."""
-    alerted: dict[Alerted, int] = dict.fromkeys(ALERTED, 0)
+    alerted: dict[AlertCategory, int] = dict.fromkeys(ALERT_CATEGORIES, 0)
     for invoice in report.invoices:
-        for of in {alert.counted_under for alert in invoice.alerts}:
+        for of in {alert.category for alert in invoice.alerts}:
             alerted[of] += 1
     return alerted
 
@@ -209,7 +213,7 @@ def _alerts(report: Report) -> Part | None:
         return None
     alerted = alerted_invoices(report)
     rows: list[Row] = []
-    for of in ALERTED:
+    for of in ALERT_CATEGORIES:
         warnings, critical = report.alerts[of, "warning"], report.alerts[of, "critical"]
         if warnings or critical:
             rows.append((of, f"{alerted[of]:,}", f"{warnings:,}", f"{critical:,}"))

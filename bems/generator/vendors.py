@@ -12,7 +12,7 @@ from msgspec import Struct
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.currencies import MINOR_UNITS
 
-VENDORS = 300
+VENDOR_COUNT = 300
 
 # A supplier's volume goes with 1 / (rank + HEAD), counting from 0: the first has a tenth of all, ten have two fifths.
 ZIPF_OFFSET = 2
@@ -37,8 +37,8 @@ class SourceSystem(Struct, frozen=True):
 
     name: str
     prefix: str
-    utc: str | None = None
-    escapes: bool = False
+    utc_suffix: str | None = None
+    escapes_unicode: bool = False
 
 
 class Region(Struct, frozen=True):
@@ -72,10 +72,10 @@ class Sender(Struct, frozen=True, gc=False):
     nobody knows terms and orders."""
 
     prefix: str
-    constant: str
-    shift: int
-    suffix: str
-    detailed: bool
+    constant_fields: str
+    shift_seconds: int
+    offset_text: str
+    has_details: bool
 
 
 class Vendor(Struct, frozen=True):
@@ -97,11 +97,11 @@ class Vendor(Struct, frozen=True):
 
 _SAP_ECC = SourceSystem("sap-ecc", "IDOC")
 _S4HANA = SourceSystem("sap-s4hana", "S4")
-_FUSION = SourceSystem("oracle-fusion", "OFC", utc=".000+00:00")
+_FUSION = SourceSystem("oracle-fusion", "OFC", utc_suffix=".000+00:00")
 _EBS = SourceSystem("oracle-ebs", "EBS")
-_COUPA = SourceSystem("coupa", "CP", utc="Z")
-_CONCUR = SourceSystem("concur", "cnqr", utc="Z")
-_ARIBA = SourceSystem("ariba", "AN", utc="Z", escapes=True)
+_COUPA = SourceSystem("coupa", "CP", utc_suffix="Z")
+_CONCUR = SourceSystem("concur", "cnqr", utc_suffix="Z")
+_ARIBA = SourceSystem("ariba", "AN", utc_suffix="Z", escapes_unicode=True)
 
 _EUROPE = Region("eu-west-1", "210987654321", _SAP_ECC, _CONCUR)
 _BRITAIN = Region("eu-west-2", "210987654322", _FUSION, _COUPA)
@@ -162,7 +162,7 @@ def make_vendors(seed: int) -> list[Vendor]:
     random = Random(f"suppliers {seed}")
     given = dict.fromkeys(range(len(COUNTRIES)), 0.0)
     total, suppliers = 0.0, []
-    for rank in range(VENDORS):
+    for rank in range(VENDOR_COUNT):
         volume = 1 / (rank + ZIPF_OFFSET)
         total += volume
         # The country that lacks most of its share is next: chance could give an eighth of the volume to the smallest.
@@ -174,7 +174,7 @@ def make_vendors(seed: int) -> list[Vendor]:
 
 def cumulative_volumes() -> list[float]:
     """Where each supplier's part of the volume ends, in order of rank."""
-    return list(accumulate(1 / (rank + ZIPF_OFFSET) for rank in range(VENDORS)))
+    return list(accumulate(1 / (rank + ZIPF_OFFSET) for rank in range(VENDOR_COUNT)))
 
 
 def _pick(random: Random, choices: tuple[str, ...]) -> str:
@@ -182,7 +182,7 @@ def _pick(random: Random, choices: tuple[str, ...]) -> str:
 
 
 def _make_vendor(rank: int, country: Country, random: Random) -> Vendor:
-    tier = _pick(random, next(tiers for share, tiers in TIERS if rank < share * VENDORS))
+    tier = _pick(random, next(tiers for share, tiers in TIERS if rank < share * VENDOR_COUNT))
     words = [_pick(random, country.families), _pick(random, country.trades), _pick(random, country.forms)]
     vendor = {
         "id": f"V-{10_000 + rank * 7}",
@@ -212,7 +212,7 @@ def _make_sender(country: Country, vendor: dict[str, str], stage: Stage) -> Send
     system = region.ledger if detailed else region.workflow
     source = {"system": system.name, "region": region.cloud, "account_id": region.account}
     constant = {"currency": country.currency, "vendor": vendor, "source": source}
-    text = json.dumps(constant, ensure_ascii=system.escapes, separators=(",", ":"))
+    text = json.dumps(constant, ensure_ascii=system.escapes_unicode, separators=(",", ":"))
     offset = f"{country.utc_hours:+03}:00"
-    shift = -country.utc_hours * HOUR_SECONDS if system.utc else 0
-    return Sender(system.prefix, text[1:-1], shift, system.utc or offset, detailed)
+    shift = -country.utc_hours * HOUR_SECONDS if system.utc_suffix else 0
+    return Sender(system.prefix, text[1:-1], shift, system.utc_suffix or offset, detailed)

@@ -9,6 +9,6 @@ class Figure(NamedTuple):
 
     name: str
     measured: str
-    must: str = ""
-    aim: str = ""
-    met: bool | None = None
+    required: str = ""
+    goal: str = ""
+    is_met: bool | None = None

@@ -16,7 +16,7 @@ from bems.tracker.transitions import Transition
 from bench.figures import Figure
 
 ROWS, CHUNK = 100_000_000, 5_000_000
-FED = 20
+FEED_BATCHES = 20
 """Times that the last of them come in as the cell's feed brings them; those of the month before, in greater pieces."""
 
 START, DAYS = parse("2026-10-01T00:00:00Z"), 30
@@ -100,14 +100,14 @@ def measure(folder: Path) -> Iterator[Figure]:
     try:
         [(hours,)] = series.query("SELECT count(*) FROM rolled_up", ())
         seconds = {
-            (name, by): max(look(series, name, by) for _ in range(3))
+            (name, by): max(time_dashboard(series, name, by) for _ in range(3))
             for name in DASHBOARDS
             for by in get_args(dashboards.Unit)
         }
     finally:
         series.close()
     slowest = max(seconds, key=lambda one: seconds[one])
-    told = "<br>".join(
+    times = "<br>".join(
         f"{name}: {seconds[name, 'day'] * 1000:.0f} ms by day, {seconds[name, 'hour'] * 1000:.0f} by hour"
         for name in DASHBOARDS
     )
@@ -118,7 +118,7 @@ def measure(folder: Path) -> Iterator[Figure]:
         "0.2 s",
         seconds[slowest] <= 1,
     )
-    yield Figure("each of them", told)
+    yield Figure("each of them", times)
     yield Figure(
         "the same: the roll-up",
         f"{hours:,} rows; {rolling * 1e9:.0f} ns of wall time a transition, {rollup.ROWS_PER_ROLLUP:,} at a time "
@@ -126,10 +126,10 @@ def measure(folder: Path) -> Iterator[Figure]:
     )
 
 
-def look(series: TimeSeries, name: str, by: dashboards.Unit) -> float:
+def time_dashboard(series: TimeSeries, name: str, by: dashboards.Unit) -> float:
     """Seconds that one question takes."""
     begun = time.perf_counter()
-    rows = dashboards.ask(series, name, START, START + DAYS * DAY, by)
+    rows = dashboards.query_dashboard(series, name, START, START + DAYS * DAY, by)
     seconds = time.perf_counter() - begun
     if not rows:
         raise RuntimeError(f"the dashboard {name} is empty")
@@ -140,7 +140,7 @@ def fill(path: Path) -> float:
     """Make the rows, roll them up but for as many as the feed leaves for later, and answer the seconds that a row takes
     to be rolled up where there are so many."""
     rolling, rolled_up = 0.0, ROWS - rollup.ROWS_PER_ROLLUP + 1
-    fed_from = rolled_up - FED * rollup.ROWS_PER_ROLLUP
+    fed_from = rolled_up - FEED_BATCHES * rollup.ROWS_PER_ROLLUP
     with duckdb.connect(str(path), config={"threads": 2, "memory_limit": "1GB"}) as database:
         database.execute("INSERT INTO tiers VALUES ('gold'), ('silver'), ('standard')")
         for first in range(0, fed_from, CHUNK):

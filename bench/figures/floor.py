@@ -23,8 +23,8 @@ BUDGET = 4.4
 """So many times the floor with the gate may the cell take for single events, now and after every change; 4.8 with the
 console's read model, which is fed with every event."""
 
-ROUNDS, INVOICES, WARM_UP = 5, 2_000, 500
-UNIT_ROUNDS = 3
+ROUNDS, INVOICES, WARM_UP_INVOICES = 5, 2_000, 500
+BASELINE_ROUNDS = 3
 
 
 @dataclass
@@ -54,7 +54,7 @@ def measure(folder: Path, budget: float = BUDGET) -> Iterator[Figure]:
         with_gate = engines.enter_context(Floor(folder / "floor-with-gate", gate=True))
         cell = engines.enter_context(Cell(folder / "cell"))
         for engine in (floor, with_gate, cell):
-            run(engine, lifecycles(WARM_UP, prefix="W"), CONNECTIONS[0])
+            run(engine, lifecycles(WARM_UP_INVOICES, prefix="W"), CONNECTIONS[0])
         for connections in CONNECTIONS:
             costs = Costs()
             for number in range(ROUNDS):
@@ -76,45 +76,45 @@ def measure(folder: Path, budget: float = BUDGET) -> Iterator[Figure]:
             )
 
 
-class Unit:
+class FloorBaseline:
     """The floor with the gate, beside whatever is measured: what its CPU is told in multiples of."""
 
     def __init__(self, floor: Floor) -> None:
         self._floor = floor
         self._runs = 0
-        run(floor, lifecycles(WARM_UP, prefix="W"), CONNECTIONS[0])
+        run(floor, lifecycles(WARM_UP_INVOICES, prefix="W"), CONNECTIONS[0])
 
     def measure(self) -> float:
         """Core-seconds that it takes for 1,000 single events by 200 connections, at the moment."""
         self._runs += 1
-        rounds = [lifecycles(INVOICES // 2, prefix=f"U{self._runs}-{number}") for number in range(UNIT_ROUNDS)]
+        rounds = [lifecycles(INVOICES // 2, prefix=f"U{self._runs}-{number}") for number in range(BASELINE_ROUNDS)]
         return median(cost(self._floor, events, CONNECTIONS[0]) for events in rounds)
 
 
 @contextmanager
-def unit(folder: Path) -> Iterator[Unit]:
+def floor_baseline(folder: Path) -> Iterator[FloorBaseline]:
     """A running floor to measure by."""
     with Floor(folder / "unit", gate=True) as floor:
-        yield Unit(floor)
+        yield FloorBaseline(floor)
 
 
-def told(seconds: float, of: float) -> str:
+def describe_multiple(seconds: float, floor_seconds: float) -> str:
     """A cost as a multiple of the floor's, and as it was measured."""
-    return f"{seconds / of:.1f} x the floor ({seconds:.3f} core-seconds)"
+    return f"{seconds / floor_seconds:.1f} x the floor ({seconds:.3f} core-seconds)"
 
 
 def cost(engine: Floor | Cell, events: Sequence[Event], connections: int) -> float:
     """Core-seconds per 1,000 events."""
-    takings, seconds = run(engine, events, connections)
-    return seconds / takings.accepted * 1000
+    result, seconds = run(engine, events, connections)
+    return seconds / result.accepted * 1000
 
 
 def run(engine: Floor | Cell, events: Sequence[Event], connections: int) -> tuple[LoadResult, float]:
     """What the load met with, and the core-seconds of the engine, all its threads, DuckDB's too."""
     before = engine.cpu_seconds()
-    takings = uvloop.run(engine.client.closed(events, connections))
+    result = uvloop.run(engine.client.closed_loop(events, connections))
     sent = sum(event.number for event in events)
-    if takings.accepted != sent:
-        raise RuntimeError(f"{sent} events were sent and {takings.accepted} accepted: {takings.statuses}")
-    uvloop.run(engine.fed())
-    return takings, engine.cpu_seconds() - before
+    if result.accepted != sent:
+        raise RuntimeError(f"{sent} events were sent and {result.accepted} accepted: {result.statuses}")
+    uvloop.run(engine.wait_for_analytics())
+    return result, engine.cpu_seconds() - before

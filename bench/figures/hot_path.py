@@ -32,8 +32,8 @@ def measure(folder: Path) -> Iterator[Figure]:
     functions: Any = pstats.Stats(profiler).stats.items()  # type: ignore[attr-defined]
     total = sum(own for _, (_, _, own, _, _) in functions)
     ranked = sorted(functions, key=lambda one: -one[1][2])[:SHOWN]
-    told = [f"{own / total * 100:.1f}% {_name(*where)}" for where, (_, _, own, _, _) in ranked]
-    yield Figure("its profile: own time by function", "<br>".join(told))
+    profile_lines = [f"{own / total * 100:.1f}% {_name(*where)}" for where, (_, _, own, _, _) in ranked]
+    yield Figure("its profile: own time by function", "<br>".join(profile_lines))
 
 
 def _run(folder: Path, prefix: str, profiler: cProfile.Profile | None) -> tuple[float, float]:

@@ -12,60 +12,60 @@ from bench.cell import Cell
 from bench.client import Connection, LoadResult, get_json
 from bench.events import Event, lifecycles
 from bench.figures import Figure
-from bench.figures.floor import told, unit
+from bench.figures.floor import describe_multiple, floor_baseline
 
-RATE, SECONDS = 1_000, 60
-LOOKED_AT = 200
+EVENTS_PER_SECOND, SECONDS = 1_000, 60
+EVENTS_PER_PROBE = 200
 """Of so many events, one is looked for in `GET /invoices/{id}` as soon as it is answered."""
 
-OVERLOAD, OVERLOAD_SECONDS = 8_000, 10
+OVERLOAD_EVENTS_PER_SECOND, OVERLOAD_SECONDS = 8_000, 10
 
 
 def measure(folder: Path) -> Iterator[Figure]:
     """1,000 events a second for a minute, each answered when durable and visible; then far more than it can do."""
-    with unit(folder) as floor, Cell(folder / "open-loop") as cell:
-        uvloop.run(cell.client.closed(lifecycles(500, prefix="W"), 8))
-        events = lifecycles(RATE * SECONDS // 4, prefix="O")
-        of = floor.measure()
-        before, looker = cell.cpu_seconds(), Looker(cell)
-        takings = uvloop.run(looker.run(events))
-        cores = (cell.cpu_seconds() - before) / takings.elapsed
-        cost, of = cores * takings.elapsed / takings.accepted * 1000, (of + floor.measure()) / 2
-        p50, p99 = takings.percentile(0.5), takings.percentile(0.99)
-        refused = len(events) - takings.accepted
+    with floor_baseline(folder) as floor, Cell(folder / "open-loop") as cell:
+        uvloop.run(cell.client.closed_loop(lifecycles(500, prefix="W"), 8))
+        events = lifecycles(EVENTS_PER_SECOND * SECONDS // 4, prefix="O")
+        floor_cost = floor.measure()
+        before, probe = cell.cpu_seconds(), VisibilityProbe(cell)
+        result = uvloop.run(probe.run(events))
+        cores = (cell.cpu_seconds() - before) / result.elapsed_seconds
+        cost, floor_cost = cores * result.elapsed_seconds / result.accepted * 1000, (floor_cost + floor.measure()) / 2
+        p50, p99 = result.percentile(0.5), result.percentile(0.99)
+        refused = len(events) - result.accepted
         yield Figure(
-            f"open loop, {RATE:,} events/s for {SECONDS} s, from the request's time to durable and visible, p50 / p99",
+            f"open loop, {EVENTS_PER_SECOND:,} events/s for {SECONDS} s, from the request's time to durable and visible, p50 / p99",
             f"{p50:.1f} / {p99:.1f} ms, {refused} refused",
             "10 / 50 ms",
             "5 / 25 ms",
             p50 <= 10 and p99 <= 50 and not refused,
         )
-        yield Figure("the same: CPU per 1,000 events", told(cost, of))
+        yield Figure("the same: CPU per 1,000 events", describe_multiple(cost, floor_cost))
         yield Figure("the same: cores that the cell took", f"{cores:.2f}", "0.50", "", cores <= 0.5)
         yield Figure(
-            f"the same: {len(looker.seconds):,} of them looked for at once by `GET /invoices/{{id}}`",
-            f"all there, answered after {looker.latency()} (p50 / p99)",
+            f"the same: {len(probe.seconds):,} of them looked for at once by `GET /invoices/{{id}}`",
+            f"all there, answered after {probe.latency()} (p50 / p99)",
         )
     with Cell(folder / "overload") as cell:
-        events = lifecycles(OVERLOAD * OVERLOAD_SECONDS // 4, prefix="X")
-        takings = uvloop.run(cell.client.open(events, OVERLOAD, 500, window=4_000))
-        uvloop.run(cell.fed())
+        events = lifecycles(OVERLOAD_EVENTS_PER_SECOND * OVERLOAD_SECONDS // 4, prefix="X")
+        result = uvloop.run(cell.client.open_loop(events, OVERLOAD_EVENTS_PER_SECOND, 500, window=4_000))
+        uvloop.run(cell.wait_for_analytics())
         stored = uvloop.run(count(cell))
         answers = ", ".join(
-            f"{number:,} x {status or 'no answer'}" for status, number in sorted(takings.statuses.items())
+            f"{number:,} x {status or 'no answer'}" for status, number in sorted(result.statuses.items())
         )
-        answered = sum(takings.statuses.values()) - takings.statuses[0]
+        answered = sum(result.statuses.values()) - result.statuses[0]
         yield Figure(
-            f"past capacity: {len(events):,} events, {OVERLOAD:,} a second as far as 4,000 unanswered ones allow",
-            f"{len(events) / takings.sending:,.0f}/s offered: {answers}; {stored:,} in the store; "
-            f"{takings.rate:,.0f} accepted/s; {cell.memory_mb():.0f} MB",
+            f"past capacity: {len(events):,} events, {OVERLOAD_EVENTS_PER_SECOND:,} a second as far as 4,000 unanswered ones allow",
+            f"{len(events) / result.send_seconds:,.0f}/s offered: {answers}; {stored:,} in the store; "
+            f"{result.rate:,.0f} accepted/s; {cell.memory_mb():.0f} MB",
             "429 or 503, nothing lost",
             "",
-            answered == len(events) and takings.statuses[202] == stored,
+            answered == len(events) and result.statuses[202] == stored,
         )
 
 
-class Looker:
+class VisibilityProbe:
     """Sends events in the open loop, and looks for some of them when they are answered."""
 
     def __init__(self, cell: Cell) -> None:
@@ -81,23 +81,23 @@ class Looker:
         post = client.post
         free: list[Connection] = []
 
-        async def post_and_look(connection: Connection, event: Event) -> int:
+        async def post_and_probe(connection: Connection, event: Event) -> int:
             nonlocal sent
             status = await post(connection, event)
             sent += 1
-            if status == 202 and sent % LOOKED_AT == 0:
-                looker = free.pop() if free else self._cell.connect()
-                looking.add(asyncio.create_task(self._look(looker, free, event)))
+            if status == 202 and sent % EVENTS_PER_PROBE == 0:
+                probe = free.pop() if free else self._cell.connect()
+                lookups.add(asyncio.create_task(self._look(probe, free, event)))
             return status
 
-        looking: set[asyncio.Task[None]] = set()
-        client.post = post_and_look
+        lookups: set[asyncio.Task[None]] = set()
+        client.post = post_and_probe
         try:
-            takings = await client.open(events, RATE, 64)
-            await asyncio.gather(*looking)
+            result = await client.open_loop(events, EVENTS_PER_SECOND, 64)
+            await asyncio.gather(*lookups)
         finally:
             client.post = post
-        return takings
+        return result
 
     async def _look(self, connection: Connection, free: list[Connection], event: Event) -> None:
         begun = time.perf_counter()

@@ -17,20 +17,20 @@ import uvloop
 from bems.tracker.contract import STAGES
 from bench.cell import Cell
 from bench.client import Connection, LoadResult, get_json
-from bench.events import OCCURRED, Event, lifecycles
+from bench.events import OCCURRED_AT, Event, lifecycles
 from bench.figures import Figure
-from bench.figures.million import hurry
+from bench.figures.million import with_short_deadline
 
 MINUTES, RATE = 60.0, 500.0
-SETTLED_MINUTES = 10.0
+WARM_UP_MINUTES = 10.0
 """Until then caches may fill."""
 
-MAX_SLOPE = 20.0
+MAX_MB_PER_HOUR = 20.0
 """MB an hour, of a line laid through the samples from then on. An unbounded 100 bytes an event would be 180."""
 
-SAMPLE_SECONDS, LOOK_SECONDS = 10.0, 0.5
+SAMPLE_SECONDS, QUERY_SECONDS = 10.0, 0.5
 PATTERN = 1_000
-LEFT_OPEN, LEFT_STUCK = 10, 50
+OPEN_ONE_IN, STUCK_ONE_IN = 10, 50
 """One invoice in so many is left after its reconciliation, and one in so many waits for its authorization for ever and
 has an alert every few minutes."""
 
@@ -39,7 +39,7 @@ POLICY = """stages:
     overrides: [{when: {vendor: HURRIED}, deadline: 60s, escalate_every: 5m}]
 """
 
-QUESTIONS = (
+QUERIES = (
     "/invoices?stuck=true&limit=100",
     "/invoices?status=AwaitingPosting&limit=100",
     "/alerts?limit=100",
@@ -64,12 +64,12 @@ class Sample(NamedTuple):
 def measure(folder: Path, minutes: float = MINUTES, rate: float = RATE) -> Iterator[Figure]:
     """Resident memory every ten seconds, and how it grows after the first ten minutes."""
     with Cell(folder / "soak", policy=POLICY) as cell:
-        samples, takings, looked = uvloop.run(_run(cell, minutes * 60, rate))
-        refused = sum(takings.statuses.values()) - takings.accepted
-        settled = [sample for sample in samples if sample.seconds >= SETTLED_MINUTES * 60]
+        samples, result, looked = uvloop.run(_run(cell, minutes * 60, rate))
+        refused = sum(result.statuses.values()) - result.accepted
+        settled = [sample for sample in samples if sample.seconds >= WARM_UP_MINUTES * 60]
         yield Figure(
             f"{rate:,.0f} events/s for {minutes:g} minutes, {looked:,} questions meanwhile",
-            f"{takings.accepted:,} accepted, {refused} not; {takings.rate:,.0f}/s; p50 / p99 {takings.latency()}",
+            f"{result.accepted:,} accepted, {refused} not; {result.rate:,.0f}/s; p50 / p99 {result.latency()}",
             "none refused",
             "",
             not refused,
@@ -78,12 +78,12 @@ def measure(folder: Path, minutes: float = MINUTES, rate: float = RATE) -> Itera
         if len(settled) > 1:
             slope, highest = slope_per_hour(settled), max(sample.mb for sample in settled)
             yield Figure(
-                f"the same: growth after the first {SETTLED_MINUTES:g} minutes",
+                f"the same: growth after the first {WARM_UP_MINUTES:g} minutes",
                 f"{slope:+.1f} MB an hour; {settled[0].mb:.0f} MB then, {samples[-1].mb:.0f} MB at the end, "
                 f"{highest:.0f} MB at most",
-                f"{MAX_SLOPE:.0f} MB an hour",
+                f"{MAX_MB_PER_HOUR:.0f} MB an hour",
                 "flat",
-                slope <= MAX_SLOPE,
+                slope <= MAX_MB_PER_HOUR,
             )
 
 
@@ -103,14 +103,16 @@ async def _run(cell: Cell, seconds: float, rate: float) -> tuple[list[Sample], L
         return status
 
     cell.client.post = post_and_note
-    takings = await cell.client.open(endless(), rate, 64, enough=lambda: time.monotonic() - begun >= seconds)
+    result = await cell.client.open_loop(
+        endless_events(), rate, 64, is_done=lambda: time.monotonic() - begun >= seconds
+    )
     watching.cancel()
     looking.cancel()
     _, looked = await asyncio.gather(watching, looking, return_exceptions=True)
     if isinstance(looked, BaseException):
         raise looked
     samples.append(Sample(time.monotonic() - begun, cell.memory_mb()))
-    return samples, takings, int(looked or 0)
+    return samples, result, int(looked or 0)
 
 
 async def _sample(cell: Cell, begun: float, samples: list[Sample]) -> None:
@@ -124,9 +126,9 @@ async def _look(cell: Cell, newest: Sequence[str]) -> int:
     connection, answered = cell.connect(), 0
     try:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(QUERY_SECONDS)
             if answered % 2:
-                await _ask(connection, QUESTIONS[answered // 2 % len(QUESTIONS)])
+                await _ask(connection, QUERIES[answered // 2 % len(QUERIES)])
             elif newest[0]:
                 await get_json(connection, f"/invoices/{quote(newest[0], safe='')}")
             answered += 1
@@ -141,7 +143,7 @@ async def _ask(connection: Connection, path: str) -> None:
         raise RuntimeError(f"GET {path}: {status} {body[:200]!r}")
 
 
-def endless(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Iterator[Event]:
+def endless_events(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Iterator[Event]:
     """Events of ever new invoices, which occur when they are taken from it: `PATTERN` invoices' events again and again,
     with other ids each time."""
     base = lifecycles(PATTERN, prefix="BASE")
@@ -149,12 +151,12 @@ def endless(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Iterator
     pattern = []
     for event in base:
         number, stage = numbers[event.invoice_id], STAGES.index(event.stage)
-        if number % LEFT_STUCK == 0:
+        if number % STUCK_ONE_IN == 0:
             if stage == 0:
-                pattern.append(event._replace(body=hurry(event.body)))
-        elif stage < len(STAGES) - 1 or number % LEFT_OPEN:
+                pattern.append(event._replace(body=with_short_deadline(event.body)))
+        elif stage < len(STAGES) - 1 or number % OPEN_ONE_IN:
             pattern.append(event)
-    [occurred] = {found[0].encode() for event in base if (found := OCCURRED.search(event.body.decode()))}
+    [occurred] = {found[0].encode() for event in base if (found := OCCURRED_AT.search(event.body.decode()))}
     round_number = 0
     while True:
         prefix = f"S{round_number}"

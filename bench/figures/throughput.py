@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.cell import Cell
 from bench.events import batches, lifecycles
 from bench.figures import Figure
-from bench.figures.floor import BUDGET, run, told, unit
+from bench.figures.floor import BUDGET, describe_multiple, floor_baseline, run
 
 INVOICES = 10_000
 CURVE = {False: (1, 4, 16, 32, 64, 200), True: (1, 2, 4, 8, 16)}
@@ -21,30 +21,30 @@ TARGETS = {False: (200, BUDGET, 3.0), True: (4, 2.6, 1.5)}
 
 def measure(folder: Path) -> Iterator[Figure]:
     """CPU per event, and the latency curve up to saturation, of connections that send as soon as they are answered."""
-    with unit(folder) as floor:
+    with floor_baseline(folder) as floor:
         for batched, name in ((False, "single-event requests"), (True, "batches of 100")):
             connections, must, aim = TARGETS[batched]
             with Cell(folder / f"throughput-{batched:d}") as cell:
                 before, sent = floor.measure(), lifecycles(INVOICES, prefix="C")
-                takings, seconds = run(cell, list(batches(sent)) if batched else sent, connections)
-                cost, of = seconds / takings.accepted * 1000, (before + floor.measure()) / 2
+                result, seconds = run(cell, list(batches(sent)) if batched else sent, connections)
+                cost, floor_cost = seconds / result.accepted * 1000, (before + floor.measure()) / 2
                 yield Figure(
                     f"CPU of the cell per 1,000 events, {name}, {connections} connections",
-                    told(cost, of),
+                    describe_multiple(cost, floor_cost),
                     f"{must} x",
                     f"{aim} x",
-                    round(cost / of, 1) <= must,
+                    round(cost / floor_cost, 1) <= must,
                 )
                 yield Figure(
                     f"{name}, {connections} connections that never pause",
-                    f"{takings.rate:,.0f} events/s, p50 / p99 {takings.latency()}",
+                    f"{result.rate:,.0f} events/s, p50 / p99 {result.latency()}",
                 )
                 points = []
                 for number in CURVE[batched]:
                     sent = lifecycles(CURVE_INVOICES, prefix=f"L{number}")
-                    takings, seconds = run(cell, list(batches(sent)) if batched else sent, number)
-                    multiple = seconds / takings.accepted * 1000 / of
-                    points.append(f"{number}: {takings.rate:,.0f}/s, {takings.latency()}, {multiple:.1f} x")
+                    result, seconds = run(cell, list(batches(sent)) if batched else sent, number)
+                    multiple = seconds / result.accepted * 1000 / floor_cost
+                    points.append(f"{number}: {result.rate:,.0f}/s, {result.latency()}, {multiple:.1f} x")
                 yield Figure(
                     f"the latency curve, {name}: connections, events/s, p50 / p99, CPU as a multiple of the floor",
                     "<br>".join(points),

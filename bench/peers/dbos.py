@@ -4,9 +4,9 @@ from pathlib import Path
 
 from bench.client import Client, Connection
 from bench.events import Event
-from bench.peers.engine import Engine, call, free_port, uvicorn
+from bench.peers.engine import Engine, free_port, request_status, uvicorn_command
 from bench.peers.postgres import Postgres
-from bench.peers.setup import locked_version, python_with
+from bench.peers.setup import install_python, locked_version
 from bench.processes import bytes_in
 
 
@@ -23,15 +23,15 @@ class Dbos(Engine):
 
     def prepare(self) -> str:
         postgres = self._postgres.prepare()
-        self._python = python_with("dbos", "fastapi", "httptools", "uvicorn", "uvloop")
+        self._python = install_python("dbos", "fastapi", "httptools", "uvicorn", "uvloop")
         return f"Python {locked_version('dbos')}, PostgreSQL {postgres}"
 
     def start(self, folder: Path) -> Client:
         url, port, log = self._postgres.start(self.processes, folder), free_port(), folder / "dbos.log"
         self.processes.start(
-            uvicorn(self._python, "on_dbos:app", port), log, environment={"DBOS_SYSTEM_DATABASE_URL": url}
+            uvicorn_command(self._python, "on_dbos:app", port), log, environment={"DBOS_SYSTEM_DATABASE_URL": url}
         )
-        self.processes.wait_until(lambda: call(port, "GET", "/health") == 200, log)
+        self.processes.wait_until(lambda: request_status(port, "GET", "/health") == 200, log)
         self._empty.setdefault(folder, self._tables(folder))
         return Client(f"http://127.0.0.1:{port}", {"content-type": "application/json"}, post)
 

@@ -19,11 +19,11 @@ from bench.client import Client
 from bench.processes import cpu_seconds, family
 
 SERVICES = Path(__file__).parent / "services"
-PATIENCE = 90.0
+START_TIMEOUT_SECONDS = 90.0
 """Seconds within which an engine must have started."""
 
 
-class Missing(Exception):
+class EngineUnavailable(Exception):
     """An engine cannot be had here; says why."""
 
 
@@ -44,14 +44,14 @@ class Processes:
         *,
         environment: dict[str, str] | None = None,
         user: str | None = None,
-        ended_by: signal.Signals = signal.SIGTERM,
+        stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
         """Start one; what it says goes to `log`. A Ctrl-C of ours does not reach it before we end it."""
-        with log.open("ab") as said:
+        with log.open("ab") as output:
             process = subprocess.Popen(
                 [str(part) for part in command],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 cwd=log.parent,
@@ -60,11 +60,11 @@ class Processes:
                 extra_groups=None if user is None else [],
                 start_new_session=True,
             )
-        self._started.append((process, ended_by))
+        self._started.append((process, stop_signal))
 
     def wait_until(self, ready: Callable[[], bool], log: Path) -> None:
         """Until it is ready; RuntimeError with its last words when one ended instead, or it takes too long."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + START_TIMEOUT_SECONDS
         while not ready():
             ended = any(process.poll() is not None for process, _ in self._started)
             if ended or time.monotonic() > until:
@@ -72,24 +72,24 @@ class Processes:
                 raise RuntimeError(f"{'ended at its start' if ended else 'did not start in time'}: {words}")
             time.sleep(0.01)
 
-    def stop(self, patience: float = 20.0) -> None:
+    def stop(self, timeout_seconds: float = 20.0) -> None:
         """Ask them to end, the newest first; end those that do not."""
         for process, ended_by in reversed(self._started):
             members = family([process.pid])
             if process.poll() is None:
                 process.send_signal(ended_by)
             try:
-                process.wait(patience)
+                process.wait(timeout_seconds)
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                _end(members)
+                _kill(members)
                 process.wait()
         self._started.clear()
 
     def kill(self) -> None:
         """SIGKILL to all of them, children too."""
-        _end(family(self.pids))
+        _kill(family(self.pids))
         for process, _ in self._started:
             process.wait()
         self._started.clear()
@@ -116,7 +116,7 @@ class Engine(ABC):
     def start(self, folder: Path) -> Client: ...
 
     @abstractmethod
-    def stored(self, folder: Path) -> int | None:
+    def stored_bytes(self, folder: Path) -> int | None:
         """Bytes that it keeps on disk, looked at when it has stopped; None if it keeps nothing."""
 
     def stop(self) -> None:
@@ -135,7 +135,7 @@ class Engine(ABC):
 
     def memory_mb(self) -> float:
         """Resident; where the system tells, a page that several share is counted once."""
-        return sum(_resident(process) for process in family(self.pids)) / 1e6
+        return sum(_resident_bytes(process) for process in family(self.pids)) / 1e6
 
     @contextmanager
     def running(self, folder: Path) -> Iterator[Client]:
@@ -147,9 +147,9 @@ class Engine(ABC):
             self.stop()
 
 
-def end_children() -> None:
+def kill_children() -> None:
     """End every process that this one has started and that is still there."""
-    _end(psutil.Process().children(recursive=True))
+    _kill(psutil.Process().children(recursive=True))
 
 
 def free_port() -> int:
@@ -159,7 +159,7 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def call(port: int, method: str, path: str, body: bytes | None = None) -> int:
+def request_status(port: int, method: str, path: str, body: bytes | None = None) -> int:
     """The status of one request to the loopback; 0 when there was no answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
@@ -171,14 +171,14 @@ def call(port: int, method: str, path: str, body: bytes | None = None) -> int:
         connection.close()
 
 
-def uvicorn(python: Path, app: str, port: int) -> list[str | Path]:
+def uvicorn_command(python: Path, app: str, port: int) -> list[str | Path]:
     """The command that serves an application of `services`."""
     command: list[str | Path] = [python, "-m", "uvicorn", "--app-dir", SERVICES, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     return [*command, "--log-level", "warning", app]
 
 
-def _end(processes: list[psutil.Process]) -> None:
+def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         try:
             process.kill()
@@ -187,7 +187,7 @@ def _end(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(processes, timeout=10)
 
 
-def _resident(process: psutil.Process) -> int:
+def _resident_bytes(process: psutil.Process) -> int:
     try:
         full = process.memory_full_info()
         return int(getattr(full, "pss", 0) or full.rss)

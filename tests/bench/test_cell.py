@@ -12,7 +12,7 @@ from bench.events import Event
 ACCEPTED, REFUSED, UNAVAILABLE = b'{"status":"accepted"}', b'{"status":"refused"}', b'{"status":"unavailable"}'
 
 
-class Answering:
+class FakeConnection:
     def __init__(self, status: int, body: bytes) -> None:
         self._answer = status, body
 
@@ -35,5 +35,5 @@ class Answering:
 def test_a_batch_counts_as_accepted_where_every_event_of_it_was(
     status: int, results: list[bytes], counted: int
 ) -> None:
-    connection = cast(Connection, Answering(status, b'{"results":[' + b",".join(results) + b"]}"))
+    connection = cast(Connection, FakeConnection(status, b'{"results":[' + b",".join(results) + b"]}"))
     assert asyncio.run(post(connection, Event("ingestion/batch", "", "", b"{}", 2))) == counted

@@ -8,7 +8,7 @@ from bems.tracker.contract import STAGES, Event
 from bems.tracker.instants import from_datetime
 from bems.tracker.parsing import parse_batch, parse_event
 from bench.events import batches, ingestions, lifecycles
-from bench.figures.million import hurry
+from bench.figures.million import with_short_deadline
 
 
 def test_four_events_an_invoice_that_the_gate_takes_now() -> None:
@@ -42,6 +42,6 @@ def test_batches_have_the_same_events_in_the_same_order() -> None:
 
 def test_hurried_events_differ_in_their_vendor_alone() -> None:
     for event in lifecycles(20):
-        before, after = json.loads(event.body), json.loads(hurry(event.body))
+        before, after = json.loads(event.body), json.loads(with_short_deadline(event.body))
         assert after["vendor"].pop("id") == "HURRIED" != before["vendor"].pop("id")
         assert after == before

@@ -19,7 +19,7 @@ def send(client: Client, events: list[Event]) -> list[tuple[int, bytes]]:
     async def sending() -> list[tuple[int, bytes]]:
         connection: Connection = client.connect()
         answers = [await connection.request("POST", f"/invoices/{one.stage}", one.body) for one in events]
-        await connection.end()
+        await connection.close_and_wait()
         return answers
 
     return asyncio.run(sending())
@@ -55,13 +55,13 @@ def test_the_floors_and_the_cell_are_measured_in_turn(tmp_path: Path, monkeypatc
         return floor.run(engine, events, connections)[0].accepted * (2.0 if isinstance(engine, Cell) else 0.5)
 
     monkeypatch.setattr(floor, "cost", cost)
-    for name, number in {"ROUNDS": 2, "INVOICES": 5, "WARM_UP": 5}.items():
+    for name, number in {"ROUNDS": 2, "INVOICES": 5, "WARM_UP_INVOICES": 5}.items():
         monkeypatch.setattr(floor, name, number)
     figures = list(floor.measure(tmp_path))
     assert turns == [(name, number) for number in (200, 32) for _ in range(2) for name in ("Floor", "Floor", "Cell")]
     assert [figure.measured.partition(" x")[0] for figure in figures[::2]] == ["4.0", "4.0"]
-    assert [figure.met for figure in figures[::2]] == [True, True]
-    assert [figure.met for figure in floor.measure(tmp_path / "again", budget=3.9)][::2] == [False, False]
+    assert [figure.is_met for figure in figures[::2]] == [True, True]
+    assert [figure.is_met for figure in floor.measure(tmp_path / "again", budget=3.9)][::2] == [False, False]
 
 
 def test_of_the_rounds_multiples_the_median_counts() -> None:

@@ -11,13 +11,21 @@ from bems.tracker.contract import STAGES, Event
 from bems.tracker.instants import from_datetime
 from bems.tracker.parsing import parse_event
 from bench.figures import soak
-from bench.figures.soak import LEFT_OPEN, LEFT_STUCK, PATTERN, Sample, describe_curve, endless, slope_per_hour
+from bench.figures.soak import (
+    OPEN_ONE_IN,
+    PATTERN,
+    STUCK_ONE_IN,
+    Sample,
+    describe_curve,
+    endless_events,
+    slope_per_hour,
+)
 
 
 def test_events_of_ever_new_invoices_that_occur_when_they_are_taken() -> None:
     now = datetime.now(UTC)
     clock = iter(now + timedelta(seconds=second) for second in range(100_000))
-    events = list(islice(endless(lambda: next(clock)), 2 * 4 * PATTERN))
+    events = list(islice(endless_events(lambda: next(clock)), 2 * 4 * PATTERN))
     assert len({event.event_id for event in events}) == len(events)
     later = from_datetime(now + timedelta(days=2))
     for number in (0, 1, 4_000, len(events) - 1):
@@ -26,7 +34,7 @@ def test_events_of_ever_new_invoices_that_occur_when_they_are_taken() -> None:
         assert (read.event_id, read.invoice_id) == (events[number].event_id, events[number].invoice_id)
         assert read.occurred_at // 1_000_000 == from_datetime(now + timedelta(seconds=number)) // 1_000_000
     stages = Counter(event.stage for event in events if event.invoice_id.startswith("S0/"))
-    stuck, left = PATTERN // LEFT_STUCK, PATTERN // LEFT_OPEN - PATTERN // LEFT_STUCK
+    stuck, left = PATTERN // STUCK_ONE_IN, PATTERN // OPEN_ONE_IN - PATTERN // STUCK_ONE_IN
     assert stages == {
         **dict.fromkeys(STAGES[1:3], PATTERN - stuck),
         STAGES[0]: PATTERN,
@@ -46,9 +54,9 @@ def test_the_slope_is_of_the_line_through_all_samples() -> None:
 
 def test_a_short_one_of_a_real_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soak, "SAMPLE_SECONDS", 0.2)
-    monkeypatch.setattr(soak, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(soak, "SETTLED_MINUTES", 0.02)
+    monkeypatch.setattr(soak, "QUERY_SECONDS", 0.01)
+    monkeypatch.setattr(soak, "WARM_UP_MINUTES", 0.02)
     load, curve, growth = soak.measure(tmp_path, minutes=0.05, rate=200)
-    assert load.met and "accepted, 0 not" in load.measured
+    assert load.is_met and "accepted, 0 not" in load.measured
     assert " MB<br>" in curve.measured
-    assert "MB an hour" in growth.measured and growth.met is not None
+    assert "MB an hour" in growth.measured and growth.is_met is not None

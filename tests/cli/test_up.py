@@ -109,7 +109,7 @@ def test_a_store_whose_deliveries_are_of_another_time_is_refused(tmp_path: Path)
     outbox = apsw.Connection(str(tmp_path / "cell" / "deliveries.db"))
     outbox.execute("UPDATE progress SET seq = 7, alert_id = 'another'")
     outbox.close()
-    assert "deliveries.db goes with another store" in refused("--store", "cell", "--port", "0", cwd=tmp_path, code=1)
+    assert "deliveries.db belongs to another store" in refused("--store", "cell", "--port", "0", cwd=tmp_path, code=1)
 
 
 def test_of_two_servers_on_one_port_the_second_is_refused() -> None:

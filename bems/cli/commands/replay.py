@@ -26,7 +26,7 @@ from bems.cli.refused_events import FirstRefused
 from bems.cli.refused_events import Refused as RefusedLine
 from bems.cli.replay_report import as_document, print_report
 from bems.embedded.clock import SystemClock
-from bems.embedded.replay.replay import Refused, ReplayError
+from bems.embedded.replay.replay import Refusal, ReplayError
 from bems.embedded.replay.replay import replay as run
 from bems.embedded.replay.report import Report
 from bems.tracker.instants import Instant, render
@@ -95,8 +95,8 @@ def replay(
     ):
         first_refused = FirstRefused()
 
-        def refused(one: Refused) -> None:
-            errors = to_error_list(one.faults)
+        def refused(one: Refusal) -> None:
+            errors = to_error_list(one.errors)
             first_refused.add(RefusedLine(one.line, one.event_id, errors, what_line(kept.line)))
             if refused_file is not None:
                 refused_file.write(refused_line(one.line, one.event_id, errors))
@@ -174,7 +174,7 @@ def replay_with_progress(
     policy: Policy,
     until: Instant | None = None,
     processes: int = 1,
-    refused: Callable[[Refused], object] | None = None,
+    refused: Callable[[Refusal], object] | None = None,
 ) -> tuple[Report, float]:
     """The report and the seconds it took, with a progress bar where a person watches."""
     console = Console(stderr=True)

@@ -1,1 +1,1 @@
-"""Alerting: how alerts get to people, at least once and in order."""
+"""Alerting: delivers alerts to people at least once, in order per invoice."""

@@ -100,6 +100,6 @@ def _count(reader: Reader) -> tuple[Counts, list[Total]]:
 def _count_series(analytics: AnalyticsFeeder) -> tuple[dict[str, int] | None, list[list[Any]]]:
     """How many rows of each kind DuckDB has (None where it cannot tell now), and what it says of the invoices."""
     try:
-        return analytics.kinds(), dashboards.ask(analytics, "backlog", EARLIEST, LATEST, "day")
+        return analytics.kinds(), dashboards.query_dashboard(analytics, "backlog", EARLIEST, LATEST, "day")
     except (NotOpen, duckdb.Error):
         return None, []

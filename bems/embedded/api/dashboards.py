@@ -70,6 +70,6 @@ async def look(parts: CellContext, name: str, query: DashboardQuery, key: str) -
 
 
 def _show(parts: CellContext, name: str, since: Instant, until: Instant, query: DashboardQuery) -> HttpResponse:
-    rows = dashboards.ask(parts.analytics, name, since, until, query.by, dashboards.MAX_ROWS + 1)
+    rows = dashboards.query_dashboard(parts.analytics, name, since, until, query.by, dashboards.MAX_ROWS + 1)
     kept, columns = rows[-dashboards.MAX_ROWS :], DASHBOARDS[name].columns
     return responses.json_response(200, Rows(name, render(since), render(until), columns, kept, len(kept) < len(rows)))

@@ -27,9 +27,9 @@ async def invoice(event: dict[str, Any]) -> list[Any]:
     """From ingestion to posting; what is answered is the transitions."""
     transitions = [["ingestion", event["status"], event["occurred_at"]]]
     for stage, seconds in DEADLINES.items():
-        while (told := await DBOS.recv_async(stage, timeout_seconds=seconds)) is None:
+        while (message := await DBOS.recv_async(stage, timeout_seconds=seconds)) is None:
             transitions.append([stage, "overdue", None])
-        transitions.append([stage, told["status"], told["occurred_at"]])
+        transitions.append([stage, message["status"], message["occurred_at"]])
     return transitions
 
 
@@ -51,7 +51,7 @@ async def health() -> Response:
 
 
 @app.post("/invoices/{stage}")
-async def take(stage: str, request: Request) -> Response:
+async def receive_event(stage: str, request: Request) -> Response:
     """A repeat is harmless: the same workflow id, or the same idempotency key."""
     event = await request.json()
     if stage == "ingestion":

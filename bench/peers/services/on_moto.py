@@ -54,18 +54,18 @@ class Invoices:
 
     def register(self, parameters: dict[str, Any], **_: Any) -> dict[str, Any]:
         """The function that the machine calls, on a thread of its own."""
-        told = parameters["Payload"]
-        told = json.loads(told) if isinstance(told, str | bytes) else told
-        self._loop.call_soon_threadsafe(self._known, told["invoice_id"], told["stage"], told["token"])
+        payload = parameters["Payload"]
+        payload = json.loads(payload) if isinstance(payload, str | bytes) else payload
+        self._loop.call_soon_threadsafe(self._resolve_token, payload["invoice_id"], payload["stage"], payload["token"])
         return {"ExecutedVersion": "$LATEST", "Payload": {}, "StatusCode": 200}
 
-    def _known(self, invoice_id: str, stage: str, token: str) -> None:
-        self._token(invoice_id, stage).set_result(token)
+    def _resolve_token(self, invoice_id: str, stage: str, token: str) -> None:
+        self._token_future(invoice_id, stage).set_result(token)
 
-    def _token(self, invoice_id: str, stage: str) -> asyncio.Future[str]:
+    def _token_future(self, invoice_id: str, stage: str) -> asyncio.Future[str]:
         return self._tokens.setdefault((invoice_id, stage), self._loop.create_future())
 
-    async def take(self, request: Request) -> Response:
+    async def receive_event(self, request: Request) -> Response:
         """Waits for the execution to be there, if it is not yet."""
         stage, event = request.path_params["stage"], await request.json()
         if event["event_id"] in self._seen:
@@ -75,7 +75,7 @@ class Invoices:
         if stage == "ingestion":
             self._backend.start_execution(self._arn, invoice_id.replace("/", "-"), json.dumps(event))
         else:
-            token = await self._token(invoice_id, stage)
+            token = await self._token_future(invoice_id, stage)
             del self._tokens[invoice_id, stage]
             self._backend.send_task_success(token, json.dumps({"status": event["status"]}))
         return Response(status_code=202)
@@ -88,7 +88,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         lambda_eval_utils._invoke_lambda_function = invoices.register  # type: ignore[assignment]
         parse = functools.cache(AmazonStateLanguageParser.parse)
         AmazonStateLanguageParser.parse = parse  # type: ignore[method-assign]
-        app.add_route("/invoices/{stage}", invoices.take, methods=["POST"])
+        app.add_route("/invoices/{stage}", invoices.receive_event, methods=["POST"])
         yield
 
 

@@ -15,7 +15,7 @@ DEADLINES = {"authorization": timedelta(days=3), "reconciliation": timedelta(day
 invoice = restate.VirtualObject("invoice")
 
 
-async def take(context: restate.ObjectContext, stage: str, event: dict[str, Any]) -> str:
+async def receive_event(context: restate.ObjectContext, stage: str, event: dict[str, Any]) -> str:
     """Take an event in."""
     state = await context.get("state") or {"waits_for": None, "seen": [], "transitions": []}
     if event["event_id"] in state["seen"]:
@@ -39,22 +39,22 @@ def arm(context: restate.ObjectContext, stage: str) -> None:
 
 @invoice.handler()
 async def ingestion(context: restate.ObjectContext, event: dict[str, Any]) -> str:
-    return await take(context, "ingestion", event)
+    return await receive_event(context, "ingestion", event)
 
 
 @invoice.handler()
 async def authorization(context: restate.ObjectContext, event: dict[str, Any]) -> str:
-    return await take(context, "authorization", event)
+    return await receive_event(context, "authorization", event)
 
 
 @invoice.handler()
 async def reconciliation(context: restate.ObjectContext, event: dict[str, Any]) -> str:
-    return await take(context, "reconciliation", event)
+    return await receive_event(context, "reconciliation", event)
 
 
 @invoice.handler()
 async def posting(context: restate.ObjectContext, event: dict[str, Any]) -> str:
-    return await take(context, "posting", event)
+    return await receive_event(context, "posting", event)
 
 
 @invoice.handler()
