@@ -1,4 +1,4 @@
-"""The cell that is measured: `bems up`, as anyone starts it, in a process of its own."""
+"""The cell under test: `bems up` in a separate process, started as a user would."""
 
 import asyncio
 import json
@@ -20,11 +20,11 @@ CELLS = f"""cells:
     embedded: {{port: 0}}
     limits: {{key: {NO_THROTTLE}, stages: {{{", ".join(f"{stage}: {NO_THROTTLE}" for stage in STAGES)}}}}}
 """
-"""As it comes, but for the throttle, which would be all that is measured."""
+"""The default configuration without rate limits, which would otherwise determine the results."""
 
 
 class Cell:
-    """A running cell over a folder; `policy` is the text of a policy file, or None for the default."""
+    """A running cell with its data in `folder`. `policy` is the text of a policy file, or None for the default."""
 
     def __init__(self, folder: Path, *, policy: str | None = None, key: str | None = None) -> None:
         self.folder = folder
@@ -55,7 +55,7 @@ class Cell:
         return cpu_seconds([self.process.pid])
 
     async def wait_for_analytics(self) -> None:
-        """Until DuckDB has everything: what an event costs is not over before."""
+        """Wait until DuckDB has all transitions, which is part of the cost of an event."""
         connection = self.connect()
         while not (await get_json(connection, "/check"))["balanced"]:
             await asyncio.sleep(0.2)
@@ -65,12 +65,12 @@ class Cell:
         return memory_mb([self.process.pid])
 
     def kill(self) -> None:
-        """SIGKILL, as when the power fails for a process."""
+        """Kill the process with SIGKILL and wait for its end."""
         self.process.kill()
         self._wait()
 
     def stop(self) -> None:
-        """SIGTERM, and its end."""
+        """Stop the process with SIGTERM and wait for its end."""
         self.process.terminate()
         self._wait()
 
@@ -90,7 +90,7 @@ class Cell:
 
 
 async def post(connection: Connection, event: Event) -> int:
-    """Send an event, or a batch, of which every event must have been accepted to count as 202."""
+    """Send an event or a batch and return the status. A batch counts as a failure unless all its events were accepted."""
     status, body = await connection.request("POST", f"/invoices/{event.stage}", event.body)
     if status == 207 and body.count(b'"accepted"') != event.number:
         return 503 if b'"unavailable"' in body else 400

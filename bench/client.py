@@ -1,6 +1,6 @@
-"""The client: HTTP/1.1 over a connection that is kept, as little as a load generator needs.
+"""Minimal HTTP/1.1 client with persistent connections, for generating load.
 
-It runs on the machine that it measures, so it should take as little of it as it can.
+It runs on the measured machine, so it uses as little CPU as possible.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from bench.events import Event
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 ANSWER_TIMEOUT_SECONDS = 60.0
-"""Seconds after which an answer counts as missing."""
+"""Time after which a response counts as missing."""
 
 
 class Connection:
-    """One connection; requests follow one another on it."""
+    """A connection that sends one request at a time."""
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         split = urlsplit(url)
@@ -34,7 +34,7 @@ class Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Status and body of the answer. One that lay idle for so long that it was closed is opened again."""
+        """Send a request and return status and body of the response. Reconnects if the server closed the idle connection."""
         reused = self._writer is not None
         try:
             return await self._exchange(method, path, body)
@@ -68,7 +68,7 @@ class Connection:
         self._reader = self._writer = None
 
     async def close_and_wait(self) -> None:
-        """Close it, and wait until it is."""
+        """Close the connection and wait until it is closed."""
         writer = self._writer
         self.close()
         if writer is not None:
@@ -78,28 +78,28 @@ class Connection:
 
 @dataclass
 class LoadResult:
-    """What a load met with. `seconds` are latencies of requests, `statuses` counts of events by the answer's status."""
+    """Result of a load. `latencies` are the requests' latencies in seconds; `statuses` counts events by response status."""
 
     latencies: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     elapsed_seconds: float = 0.0
-    """Seconds until the last answer."""
+    """Seconds until the last response."""
 
     send_seconds: float = 0.0
-    """Seconds until the last event of an open loop was sent."""
+    """Seconds until the last event was sent; open loop only."""
 
     @property
     def accepted(self) -> int:
-        """Events that were answered with 2xx."""
+        """Number of events with a 2xx response."""
         return sum(count for status, count in self.statuses.items() if 200 <= status < 300)
 
     @property
     def rate(self) -> float:
-        """Accepted events a second."""
+        """Accepted events per second."""
         return self.accepted / self.elapsed_seconds
 
     def percentile(self, share: float) -> float:
-        """Milliseconds within which this share of the requests was answered."""
+        """Return the latency in milliseconds below which this share of the requests was answered."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000
 
@@ -108,11 +108,11 @@ class LoadResult:
 
 
 Post = Callable[[Connection, Event], Awaitable[int]]
-"""Sends an event by a connection, and answers the status."""
+"""Sends an event over a connection and returns the response status."""
 
 
 class Client:
-    """Sends events to one engine. `post` says how an event is put to it."""
+    """Sends events to one engine. `post` translates an event into the engine's request."""
 
     def __init__(self, url: str, headers: dict[str, str], post: Post) -> None:
         self._url, self._headers, self.post = url, headers, post
@@ -123,7 +123,7 @@ class Client:
     async def closed_loop(
         self, events: Iterable[Event], connections: int, *, seconds: float | None = None
     ) -> LoadResult:
-        """All the events, or as many as fit into the seconds: each connection sends its next when one is answered."""
+        """Send all events, or as many as `seconds` allow. Each connection sends its next event after a response."""
         result, left = LoadResult(), iter(events)
         begun = time.perf_counter()
         deadline = begun + (seconds or 1e9)

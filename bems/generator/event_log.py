@@ -1,6 +1,7 @@
-"""The generator: a believable log of events, made up, the same for the same seed on every machine.
+"""Generator of realistic synthetic event logs. A seed gives the same log on every machine.
 
-Lines come in the order of their arrival, which is not that of what they tell: see `stories` for what goes wrong.
+Lines are in the order of their arrival, which differs from the order in which the events occurred; see `scenarios` for
+the faults.
 """
 
 import re
@@ -31,13 +32,13 @@ DEFAULT_START = date(2026, 1, 1)
 DEFAULT_DAYS = 31
 FIRST_YEAR, LAST_YEAR = 1971, 2090
 
-# How many invoices begin on a day, in proportion: Monday to Sunday, but on the last business days of a month so many
-# times as many (the last one first), and on holidays of nearly every country as few as on a Sunday.
+# Relative number of invoices that begin on a day, from Monday to Sunday; the factors for the last business days of a
+# month (the last one first); and holidays in nearly every country, which count as Sundays.
 WEEKDAY_WEIGHTS = (110, 100, 100, 95, 85, 12, 5)
 MONTH_END_FACTORS = (6, 4, 2)
 HOLIDAYS = frozenset({(1, 1), (12, 25)})
 
-# What is malformed in a line, by turns: pattern and replacement.
+# Malformations of a line, applied in rotation: pattern and replacement.
 MALFORMATIONS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -51,7 +52,7 @@ MALFORMATIONS = tuple(
         (r'"status":"[^"]*"', '"status":"pending"'),
         (r'("status":"[^"]*")', r"\1,\1"),
         (r'("occurred_at":"[^"]{19})[^"]*"', r'\1"'),
-        # Far beyond any clock that reads this, so that it is refused whenever that is.
+        # In the far future, so that the event is refused whenever the log is read.
         (r'"occurred_at":"....', '"occurred_at":"2099'),
         (r'"occurred_at":"(....)-(..)-(..)T[^"]*"', r'"occurred_at":"\3.\2.\1"'),
         (r'("source":)', r'"document_type":"RE",\1'),
@@ -70,14 +71,14 @@ _SECONDS = [f"{second:02}" for second in range(60)]
 def generate(
     invoices: int, seed: int, *, start: date = DEFAULT_START, days: int = DEFAULT_DAYS, profile: Profile = EVERYDAY
 ) -> Iterator[bytes]:
-    """The lines of a log of so many invoices, which begin on the days from `start` on, and are told to their end.
+    """Generate the lines of a log with the complete lifecycles of `invoices` that begin within `days` from `start`.
 
-    Lines come in the order in which they arrive, each `{"stage": ..., "event": {...}}` with a newline; the last ones
-    weeks after the last invoice began. With the defaults there are about 4.1 lines an invoice. ValueError where the
-    numbers make no sense.
+    Lines are in the order of arrival, each `{"stage": ..., "event": {...}}` with a newline. The last ones arrive weeks
+    after the last invoice began. With the defaults there are about 4.1 lines per invoice. Raises ValueError if an
+    argument is out of range.
 
-    Memory holds the invoices of which something is still to be sent, about 1.5 kB each: most of the last week's, and a
-    few of the weeks before. A million over a year take 70 MB at the most, a million in one month 600 MB.
+    Memory holds the invoices with outstanding events, about 1.5 kB each: most of those of the last week, and a few
+    older ones. A million invoices over a year take at most 70 MB, a million in one month 600 MB.
     """
     return _lines_by_arrival(scenarios(invoices, seed, start=start, days=days, profile=profile))
 
@@ -85,7 +86,7 @@ def generate(
 def scenarios(
     invoices: int, seed: int, *, start: date = DEFAULT_START, days: int = DEFAULT_DAYS, profile: Profile = EVERYDAY
 ) -> Iterator[Scenario]:
-    """What `generate` with the same arguments makes its lines from, in the order in which the invoices begin."""
+    """Generate the scenarios of the log that `generate` returns for the same arguments, in the order of their days."""
     if invoices < 0:
         raise ValueError(f"{invoices} invoices: use 0 or more")
     if days < 1:
@@ -100,17 +101,17 @@ def _scenarios(invoices: int, seed: int, first: int, days: int, profile: Profile
     random = Random(f"stories {seed}").random
     vendors, volumes = make_vendors(seed), cumulative_volumes()
     weights = _daily_weights(first, days)
-    passed, begun, total = 0, 0, sum(weights)
+    weight_so_far, count_so_far, total = 0, 0, sum(weights)
     for day, weight in enumerate(weights, first):
-        passed += weight
-        before, begun = begun, invoices * passed // total
-        for number in range(before + 1, begun + 1):
+        weight_so_far += weight
+        before, count_so_far = count_so_far, invoices * weight_so_far // total
+        for number in range(before + 1, count_so_far + 1):
             vendor = vendors[bisect_right(volumes, random() * volumes[-1])]
             yield make_scenario(number, day, vendor, profile, random)
 
 
 def _daily_weights(first: int, days: int) -> list[int]:
-    """How many invoices begin on each day, in proportion."""
+    """Return the relative number of invoices that begin on each day."""
     return [_daily_weight(date.fromordinal(EPOCH_DATE + day)) for day in range(first, first + days)]
 
 
@@ -120,31 +121,31 @@ def _daily_weight(day: date) -> int:
     weight = WEEKDAY_WEIGHTS[day.weekday()]
     if day.weekday() > 4:
         return weight
-    after = range(day.day + 1, monthrange(day.year, day.month)[1] + 1)
-    left = sum(1 for other in after if day.replace(day=other).weekday() <= 4)
-    return weight * MONTH_END_FACTORS[left] if left < len(MONTH_END_FACTORS) else weight
+    later_days = range(day.day + 1, monthrange(day.year, day.month)[1] + 1)
+    business_days_left = sum(1 for other in later_days if day.replace(day=other).weekday() <= 4)
+    return weight * MONTH_END_FACTORS[business_days_left] if business_days_left < len(MONTH_END_FACTORS) else weight
 
 
-def _lines_by_arrival(all_scenarios: Iterator[Scenario]) -> Iterator[bytes]:
-    """The lines of all all_scenarios by arrival, a day at a time; equal arrivals as they were planned."""
-    book: defaultdict[int, list[Scenario]] = defaultdict(list)
+def _lines_by_arrival(by_day: Iterator[Scenario]) -> Iterator[bytes]:
+    """Render the lines by arrival, one day at a time. Lines with equal arrivals keep the order of their scenarios."""
+    pending: defaultdict[int, list[Scenario]] = defaultdict(list)
     today = 0
-    for scenario in all_scenarios:
+    for scenario in by_day:
         if scenario.day > today:
             today = scenario.day
-            # What is planned from today on arrives after the beginning of yesterday, wherever it comes from.
-            yield from _render_until(book, today - 1)
+            # Emissions of scenarios from today on arrive after the start of yesterday, in every time zone.
+            yield from _render_until(pending, today - 1)
         for day in {emission.arrives // DAY_SECONDS for emission in scenario.emissions}:
-            book[day].append(scenario)
-    yield from _render_until(book, max(book, default=0) + 1)
+            pending[day].append(scenario)
+    yield from _render_until(pending, max(pending, default=0) + 1)
 
 
-def _render_until(book: dict[int, list[Scenario]], until: int) -> Iterator[bytes]:
-    """Take what arrives on the days before `until` out of the book."""
-    for day in sorted(day for day in book if day < until):
+def _render_until(pending: dict[int, list[Scenario]], until: int) -> Iterator[bytes]:
+    """Remove the days before `until` from `pending` and render their lines."""
+    for day in sorted(day for day in pending if day < until):
         arrivals = [
             (emission.arrives, scenario, emission)
-            for scenario in book.pop(day)
+            for scenario in pending.pop(day)
             for emission in scenario.emissions
             if emission.arrives // DAY_SECONDS == day
         ]
@@ -154,7 +155,7 @@ def _render_until(book: dict[int, list[Scenario]], until: int) -> Iterator[bytes
 
 
 def render(scenario: Scenario, emission: Emission) -> bytes:
-    """The line, with its newline."""
+    """Render a line, including its newline."""
     sender = scenario.vendor.senders[emission.stage]
     day, second = divmod(emission.occurs + sender.shift_seconds, DAY_SECONDS)
     line = (

@@ -1,6 +1,6 @@
-"""Suppliers: who sends the invoices of a generated log. A few hundred, of which a few are big.
+"""Vendors of a generated log: a few hundred, a few of which are large.
 
-How much of the volume a country has is fixed by the table below; who its suppliers are depends on the seed.
+The table below fixes each country's share of the volume; its vendors depend on the seed.
 """
 
 import json
@@ -14,10 +14,11 @@ from bems.tracker.currencies import MINOR_UNITS
 
 VENDOR_COUNT = 300
 
-# A supplier's volume goes with 1 / (rank + HEAD), counting from 0: the first has a tenth of all, ten have two fifths.
+# A vendor's volume is proportional to 1 / (rank + ZIPF_OFFSET), with ranks from 0. The first vendor has a tenth of the
+# total volume, the first ten have two fifths.
 ZIPF_OFFSET = 2
 
-# One of which is the tier of a supplier of so high a rank, as shares of all.
+# Tiers of vendors up to a rank, which is a share of all vendors; one of the tiers is drawn.
 TIERS = (
     (0.1, ("gold", "gold", "silver")),
     (0.3, ("gold", "silver", "silver", "standard", "standard")),
@@ -33,7 +34,12 @@ HOUR_SECONDS = 3600
 
 
 class SourceSystem(Struct, frozen=True):
-    """A program that sends events: how it calls itself, numbers events and writes text and time."""
+    """A program that sends events.
+
+    `prefix`           prefix of its event ids.
+    `utc_suffix`       suffix of its UTC timestamps, or None if it writes local time with an offset.
+    `escapes_unicode`  whether it escapes non-ASCII characters in JSON.
+    """
 
     name: str
     prefix: str
@@ -42,7 +48,7 @@ class SourceSystem(Struct, frozen=True):
 
 
 class Region(Struct, frozen=True):
-    """Invoices, goods receipts and postings come from one system of a region, approvals from another."""
+    """A cloud region of the senders. Approvals come from `workflow`, all other events from `ledger`."""
 
     cloud: str
     account: str
@@ -52,8 +58,11 @@ class Region(Struct, frozen=True):
 
 
 class Country(Struct, frozen=True):
-    """`share` of 100; `per_euro` units of the currency. `utc_hours` are those of the winter, the year round: a log must
-    not change with the time zone database that happens to be installed."""
+    """A country with its share of the volume in percent.
+
+    `per_euro` is the number of currency units per euro. `utc_hours` is the offset in winter and used all year, so that
+    a log does not depend on the installed time zone database. `families`, `trades` and `forms` make vendor names.
+    """
 
     code: str
     share: int
@@ -67,9 +76,13 @@ class Country(Struct, frozen=True):
 
 
 class Sender(Struct, frozen=True, gc=False):
-    """What all events of one supplier and stage share. `constant` is JSON: currency, vendor and source. `shift` leads
-    from local seconds to those that are written, before `suffix`. Approvals are not `detailed`: they come from where
-    nobody knows terms and orders."""
+    """The common parts of all events of one vendor and stage.
+
+    `constant_fields`  JSON of currency, vendor and source.
+    `shift_seconds`    difference of the written time from local time.
+    `offset_text`      suffix of the written time.
+    `has_details`      whether payment terms and attributes are included; approval systems do not know them.
+    """
 
     prefix: str
     constant_fields: str
@@ -79,7 +92,7 @@ class Sender(Struct, frozen=True, gc=False):
 
 
 class Vendor(Struct, frozen=True):
-    """`minor_per_euro`: how many of the currency's smallest units a euro is; `utc_offset` is in seconds."""
+    """A vendor. `minor_per_euro` is the number of the currency's minor units per euro; `utc_offset` is in seconds."""
 
     id: str
     country: str
@@ -158,22 +171,23 @@ COUNTRIES = (
 
 
 def make_vendors(seed: int) -> list[Vendor]:
-    """The suppliers of a seed, the biggest first."""
+    """Return the vendors of a seed, the largest first."""
     random = Random(f"suppliers {seed}")
-    given = dict.fromkeys(range(len(COUNTRIES)), 0.0)
-    total, suppliers = 0.0, []
+    assigned = dict.fromkeys(range(len(COUNTRIES)), 0.0)
+    total, vendors = 0.0, []
     for rank in range(VENDOR_COUNT):
         volume = 1 / (rank + ZIPF_OFFSET)
         total += volume
-        # The country that lacks most of its share is next: chance could give an eighth of the volume to the smallest.
-        place = max(given, key=lambda place: COUNTRIES[place].share * total / 100 - given[place])
-        given[place] += volume
-        suppliers.append(_make_vendor(rank, COUNTRIES[place], random))
-    return suppliers
+        # Choose the country that is furthest below its share. A random choice could give an eighth of the volume to the
+        # smallest country.
+        place = max(assigned, key=lambda index: COUNTRIES[index].share * total / 100 - assigned[index])
+        assigned[place] += volume
+        vendors.append(_make_vendor(rank, COUNTRIES[place], random))
+    return vendors
 
 
 def cumulative_volumes() -> list[float]:
-    """Where each supplier's part of the volume ends, in order of rank."""
+    """Return the cumulative volumes of the vendors by rank."""
     return list(accumulate(1 / (rank + ZIPF_OFFSET) for rank in range(VENDOR_COUNT)))
 
 

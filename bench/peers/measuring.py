@@ -173,7 +173,9 @@ def measure(
                 if turn == rounds - 1 and engine.recovers:
                     on_progress(f"Killing {engine.name} ...")
                     with engine.running(engine_folder) as client:
-                        outcome.recoveries[engine.name] = recover(engine, client, engine_folder, invoices(KILL_INVOICES, "K"))
+                        outcome.recoveries[engine.name] = recover(
+                            engine, client, engine_folder, invoices(KILL_INVOICES, "K")
+                        )
             except Exception as error:
                 _drop(engine, f"{type(error).__name__}: {error}", present, outcome)
     return outcome
