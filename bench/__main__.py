@@ -89,7 +89,7 @@ def _measure(part: Part, parent: Path | None, console: Console, missed: list[str
             verdict = "" if figure.is_met is None else "reached" if figure.is_met else "**short of it**"
             console.print(f"{figure.name}: {figure.measured.replace('<br>', '; ')} {verdict}", highlight=False)
             if figure.is_met is False:
-                missed.append(f"{figure.name}: {figure.measured}; {figure.required} must be reached")
+                missed.append(f"{figure.name}: {figure.measured}; required: {figure.required}")
             yield *figure[:4], verdict, f"{calibrate():.1f} / {calibrate_beside_others():.1f}"
     except BaseException:
         for log in folder.glob("*.log"):

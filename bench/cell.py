@@ -90,7 +90,7 @@ class Cell:
 
 
 async def post(connection: Connection, event: Event) -> int:
-    """Send an event or a batch and return the status. A batch counts as a failure unless all its events were accepted."""
+    """Send an event or a batch and return the status. A batch fails unless all of its events were accepted."""
     status, body = await connection.request("POST", f"/invoices/{event.stage}", event.body)
     if status == 207 and body.count(b'"accepted"') != event.number:
         return 503 if b'"unavailable"' in body else 400

@@ -34,7 +34,7 @@ class Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Send a request and return status and body of the response. Reconnects if the server closed the idle connection."""
+        """Send a request and return status and body. Reconnects if the server closed the idle connection."""
         reused = self._writer is not None
         try:
             return await self._exchange(method, path, body)
@@ -78,7 +78,7 @@ class Connection:
 
 @dataclass
 class LoadResult:
-    """Result of a load. `latencies` are the requests' latencies in seconds; `statuses` counts events by response status."""
+    """Result of a load. `latencies` are those of the requests in seconds; `statuses` counts events by status."""
 
     latencies: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""The open loop: events that come when they come, at the rate of the month's end, and what happens past capacity."""
+"""Open loop: events sent at the fixed rate of a month's end, and above the cell's capacity."""
 
 import asyncio
 import time
@@ -14,18 +14,21 @@ from bench.events import Event, lifecycles
 from bench.figures import Figure
 from bench.figures.floor import describe_multiple, floor_baseline
 
-EVENTS_PER_SECOND, SECONDS = 1_000, 60
-EVENTS_PER_PROBE = 200
-"""Of so many events, one is looked for in `GET /invoices/{id}` as soon as it is answered."""
+RATE, SECONDS = 1_000, 60
+"""Events per second, and the duration."""
 
-OVERLOAD_EVENTS_PER_SECOND, OVERLOAD_SECONDS = 8_000, 10
+EVENTS_PER_PROBE = 200
+"""One event in this number is looked up with `GET /invoices/{id}` as soon as it is accepted."""
+
+OVERLOAD_RATE, OVERLOAD_SECONDS = 8_000, 10
+"""Events per second, and the duration."""
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """1,000 events a second for a minute, each answered when durable and visible; then far more than it can do."""
+    """Send 1,000 events per second for a minute, then more than the cell can handle."""
     with floor_baseline(folder) as floor, Cell(folder / "open-loop") as cell:
         uvloop.run(cell.client.closed_loop(lifecycles(500, prefix="W"), 8))
-        events = lifecycles(EVENTS_PER_SECOND * SECONDS // 4, prefix="O")
+        events = lifecycles(RATE * SECONDS // 4, prefix="O")
         floor_cost = floor.measure()
         before, probe = cell.cpu_seconds(), VisibilityProbe(cell)
         result = uvloop.run(probe.run(events))
@@ -34,7 +37,7 @@ def measure(folder: Path) -> Iterator[Figure]:
         p50, p99 = result.percentile(0.5), result.percentile(0.99)
         refused = len(events) - result.accepted
         yield Figure(
-            f"open loop, {EVENTS_PER_SECOND:,} events/s for {SECONDS} s, from the request's time to durable and visible, p50 / p99",
+            f"open loop, {RATE:,} events/s for {SECONDS} s, from the request's time to durable and visible, p50 / p99",
             f"{p50:.1f} / {p99:.1f} ms, {refused} refused",
             "10 / 50 ms",
             "5 / 25 ms",
@@ -47,8 +50,8 @@ def measure(folder: Path) -> Iterator[Figure]:
             f"all there, answered after {probe.latency()} (p50 / p99)",
         )
     with Cell(folder / "overload") as cell:
-        events = lifecycles(OVERLOAD_EVENTS_PER_SECOND * OVERLOAD_SECONDS // 4, prefix="X")
-        result = uvloop.run(cell.client.open_loop(events, OVERLOAD_EVENTS_PER_SECOND, 500, window=4_000))
+        events = lifecycles(OVERLOAD_RATE * OVERLOAD_SECONDS // 4, prefix="X")
+        result = uvloop.run(cell.client.open_loop(events, OVERLOAD_RATE, 500, window=4_000))
         uvloop.run(cell.wait_for_analytics())
         stored = uvloop.run(count(cell))
         answers = ", ".join(
@@ -56,7 +59,7 @@ def measure(folder: Path) -> Iterator[Figure]:
         )
         answered = sum(result.statuses.values()) - result.statuses[0]
         yield Figure(
-            f"past capacity: {len(events):,} events, {OVERLOAD_EVENTS_PER_SECOND:,} a second as far as 4,000 unanswered ones allow",
+            f"past capacity: {len(events):,} events, {OVERLOAD_RATE:,} a second as far as 4,000 unanswered ones allow",
             f"{len(events) / result.send_seconds:,.0f}/s offered: {answers}; {stored:,} in the store; "
             f"{result.rate:,.0f} accepted/s; {cell.memory_mb():.0f} MB",
             "429 or 503, nothing lost",
@@ -66,7 +69,7 @@ def measure(folder: Path) -> Iterator[Figure]:
 
 
 class VisibilityProbe:
-    """Sends events in the open loop, and looks for some of them when they are answered."""
+    """Sends events in the open loop and looks up some of them as soon as they are accepted."""
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
@@ -93,24 +96,24 @@ class VisibilityProbe:
         lookups: set[asyncio.Task[None]] = set()
         client.post = post_and_probe
         try:
-            result = await client.open_loop(events, EVENTS_PER_SECOND, 64)
+            result = await client.open_loop(events, RATE, 64)
             await asyncio.gather(*lookups)
         finally:
             client.post = post
         return result
 
     async def _look(self, connection: Connection, free: list[Connection], event: Event) -> None:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         view = await get_json(connection, f"/invoices/{quote(event.invoice_id, safe='')}")
         if not any(row.get("event_id") == event.event_id for row in view["transitions"]):
             raise RuntimeError(f"{event.event_id} was accepted and is not in the transitions of {event.invoice_id}")
-        self.seconds.append(time.perf_counter() - begun)
+        self.seconds.append(time.perf_counter() - started)
         free.append(connection)
 
 
 async def count(cell: Cell) -> int:
-    """Accepted events in the store."""
+    """Return the number of accepted events in the store."""
     connection = cell.connect()
-    books = await get_json(connection, "/check")
+    check = await get_json(connection, "/check")
     connection.close()
-    return int(books["accepted"])
+    return int(check["accepted"])

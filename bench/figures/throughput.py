@@ -1,6 +1,7 @@
-"""Throughput: what an event costs, one a request and in batches, how much the cell takes at the most, and how long its
-answers take on the way there. Costs are told as multiples of the floor with the gate, for single events by 200
-connections, measured beside them."""
+"""Throughput: cost per event for single events and batches, maximum throughput, and latencies up to it.
+
+Costs are multiples of the floor with the gate for single events over 200 connections, measured in the same run.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +13,16 @@ from bench.figures.floor import BUDGET, describe_multiple, floor_baseline, run
 
 INVOICES = 10_000
 CURVE = {False: (1, 4, 16, 32, 64, 200), True: (1, 2, 4, 8, 16)}
-"""Connections; the cost is taken at 200, and at 4 for batches, where each has as many events under way."""
+"""Numbers of connections, by whether requests are batches. The cost is measured at 200, and at 4 for batches, which
+have as many events in flight."""
 
 CURVE_INVOICES = 2_000
 TARGETS = {False: (200, BUDGET, 3.0), True: (4, 2.6, 1.5)}
-"""Connections, and the multiple that must be reached, and the aim."""
+"""Number of connections, required multiple and goal, by whether requests are batches."""
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """CPU per event, and the latency curve up to saturation, of connections that send as soon as they are answered."""
+    """Measure CPU per event and latency up to saturation, in a closed loop."""
     with floor_baseline(folder) as floor:
         for batched, name in ((False, "single-event requests"), (True, "batches of 100")):
             connections, must, aim = TARGETS[batched]

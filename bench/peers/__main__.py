@@ -1,6 +1,6 @@
-"""`python -m bench.peers`: measure the strongest alternatives beside our cell, and write the results.
+"""`python -m bench.peers`: benchmark the strongest alternatives next to our cell and write the results.
 
-Each engine is set up first; one that cannot be had here is left out, and the results say why.
+Each engine is installed first. One that is not available here is left out, and the results give the reason.
 """
 
 import argparse
@@ -29,14 +29,14 @@ def main() -> None:
         "python -m bench.peers", description=__doc__, epilog="Example: python -m bench.peers bems restate --rounds 1"
     )
     names = ", ".join(ENGINES)
-    parser.add_argument("engines", nargs="*", help=f"some of {names}; all, which writes the results, if none is named")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each engine (default: 2)")
-    parser.add_argument("--seconds", type=float, default=10, help="that each load lasts (default: 10)")
-    parser.add_argument("--folder", type=Path, help="where the engines' data is put for the while")
+    parser.add_argument("engines", nargs="*", help=f"any of {names} (default: all, which also writes the results)")
+    parser.add_argument("--rounds", type=int, default=2, help="number of turns per engine (default: 2)")
+    parser.add_argument("--seconds", type=float, default=10, help="duration of each load (default: 10)")
+    parser.add_argument("--folder", type=Path, help="parent of the temporary folder for the engines' data")
     arguments = parser.parse_args()
     unknown = set(arguments.engines) - set(ENGINES)
     if unknown:
-        parser.error(f"no such engine: {', '.join(sorted(unknown))}; choose from {names}")
+        parser.error(f"unknown engine: {', '.join(sorted(unknown))}; choose from {names}")
     engines = [ENGINES[name]() for name in arguments.engines or ENGINES]
     console = Console(stderr=True)
     for number in (signal.SIGTERM, signal.SIGHUP):

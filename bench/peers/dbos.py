@@ -1,4 +1,4 @@
-"""DBOS: its Python library in a FastAPI application on uvicorn, over PostgreSQL."""
+"""DBOS: its Python library in a FastAPI application on uvicorn, with PostgreSQL."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ class Dbos(Engine):
         super().__init__()
         self._postgres = Postgres()
         self._python = Path()
-        self._empty: dict[Path, int] = {}
+        self._empty_bytes: dict[Path, int] = {}
 
     def prepare(self) -> str:
         postgres = self._postgres.prepare()
@@ -32,18 +32,18 @@ class Dbos(Engine):
             uvicorn_command(self._python, "on_dbos:app", port), log, environment={"DBOS_SYSTEM_DATABASE_URL": url}
         )
         self.processes.wait_until(lambda: request_status(port, "GET", "/health") == 200, log)
-        self._empty.setdefault(folder, self._tables(folder))
+        self._empty_bytes.setdefault(folder, self._table_bytes(folder))
         return Client(f"http://127.0.0.1:{port}", {"content-type": "application/json"}, post)
 
     def stored(self, folder: Path) -> int:
-        """What the tables and indexes have grown by; not the write-ahead log, which is used again."""
-        return self._tables(folder) - self._empty[folder]
+        """Return the growth of tables and indexes, without the write-ahead log, which is recycled."""
+        return self._table_bytes(folder) - self._empty_bytes[folder]
 
-    def _tables(self, folder: Path) -> int:
+    def _table_bytes(self, folder: Path) -> int:
         return bytes_in(folder / "pg" / "data" / "base")
 
 
 async def post(connection: Connection, event: Event) -> int:
-    """Answered when the workflow is started, or the message to it stored."""
+    """Send an event. The response follows when the workflow is started or its message is stored."""
     status, _ = await connection.request("POST", f"/invoices/{event.stage}", event.body)
     return status

@@ -1,4 +1,4 @@
-"""What every engine is to the measurement, and the processes that it consists of."""
+"""Interface of an engine to the benchmark, and its processes."""
 
 import http.client
 import os
@@ -20,15 +20,15 @@ from bench.processes import cpu_seconds, family
 
 SERVICES = Path(__file__).parent / "services"
 START_TIMEOUT_SECONDS = 90.0
-"""Seconds within which an engine must have started."""
+"""Maximum time for the start of an engine."""
 
 
 class EngineUnavailable(Exception):
-    """An engine cannot be had here; says why."""
+    """An engine is not available here. The message gives the reason."""
 
 
 class Processes:
-    """The processes of one engine, each with its children. Nothing of them is left after `stop` or `kill`."""
+    """The processes of one engine with their children. `stop` and `kill` end all of them."""
 
     def __init__(self) -> None:
         self._started: list[tuple[subprocess.Popen[bytes], signal.Signals]] = []
@@ -46,7 +46,7 @@ class Processes:
         user: str | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
-        """Start one; what it says goes to `log`. A Ctrl-C of ours does not reach it before we end it."""
+        """Start a process with its output in `log`, in a new session, so that Ctrl-C does not reach it."""
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [str(part) for part in command],
@@ -63,17 +63,17 @@ class Processes:
         self._started.append((process, stop_signal))
 
     def wait_until(self, ready: Callable[[], bool], log: Path) -> None:
-        """Until it is ready; RuntimeError with its last words when one ended instead, or it takes too long."""
-        until = time.monotonic() + START_TIMEOUT_SECONDS
+        """Wait until the engine is ready. Raises RuntimeError with the end of the log if it ended or takes too long."""
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not ready():
             ended = any(process.poll() is not None for process, _ in self._started)
-            if ended or time.monotonic() > until:
-                words = " ".join(log.read_text(errors="replace").split())[-300:] if log.exists() else ""
-                raise RuntimeError(f"{'ended at its start' if ended else 'did not start in time'}: {words}")
+            if ended or time.monotonic() > deadline:
+                log_end = " ".join(log.read_text(errors="replace").split())[-300:] if log.exists() else ""
+                raise RuntimeError(f"{'ended at its start' if ended else 'did not start in time'}: {log_end}")
             time.sleep(0.01)
 
     def stop(self, timeout_seconds: float = 20.0) -> None:
-        """Ask them to end, the newest first; end those that do not."""
+        """Stop the processes, the newest first, and kill those that do not end in time."""
         for process, ended_by in reversed(self._started):
             members = family([process.pid])
             if process.poll() is None:
@@ -88,7 +88,7 @@ class Processes:
         self._started.clear()
 
     def kill(self) -> None:
-        """SIGKILL to all of them, children too."""
+        """Kill all processes and their children with SIGKILL."""
         _kill(family(self.pids))
         for process, _ in self._started:
             process.wait()
@@ -96,12 +96,12 @@ class Processes:
 
 
 class Engine(ABC):
-    """An engine. `start` on a folder that it has left goes on from there."""
+    """An engine. `start` on a folder that it used before resumes with that data."""
 
     name: ClassVar[str]
     durable: ClassVar[str]
     connections: ClassVar[tuple[int, ...]]
-    """Requests in flight; each is a row."""
+    """Numbers of requests in flight; each gives a row of the results."""
 
     recovers: ClassVar[bool] = True
 
@@ -110,14 +110,14 @@ class Engine(ABC):
 
     @abstractmethod
     def prepare(self) -> str:
-        """Install what it needs, and answer its version. Raises Missing."""
+        """Install the engine and return its version. Raises EngineUnavailable."""
 
     @abstractmethod
     def start(self, folder: Path) -> Client: ...
 
     @abstractmethod
     def stored_bytes(self, folder: Path) -> int | None:
-        """Bytes that it keeps on disk, looked at when it has stopped; None if it keeps nothing."""
+        """Return the bytes on disk after a stop, or None if the engine stores nothing."""
 
     def stop(self) -> None:
         self.processes.stop()
@@ -130,16 +130,16 @@ class Engine(ABC):
         return self.processes.pids
 
     def cpu_seconds(self) -> float:
-        """Of server, service and database together."""
+        """Return the CPU time of server, service and database together."""
         return cpu_seconds(self.pids)
 
     def memory_mb(self) -> float:
-        """Resident; where the system tells, a page that several share is counted once."""
+        """Return the resident memory. Where the system supports it, a shared page is counted once."""
         return sum(_resident_bytes(process) for process in family(self.pids)) / 1e6
 
     @contextmanager
     def running(self, folder: Path) -> Iterator[Client]:
-        """Started over a folder, and stopped whatever happens."""
+        """Run the engine with its data in `folder` inside the block."""
         folder.mkdir(parents=True, exist_ok=True)
         try:
             yield self.start(folder)
@@ -148,19 +148,19 @@ class Engine(ABC):
 
 
 def kill_children() -> None:
-    """End every process that this one has started and that is still there."""
+    """Kill all running children of this process."""
     _kill(psutil.Process().children(recursive=True))
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Return an unused port of the loopback interface."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def request_status(port: int, method: str, path: str, body: bytes | None = None) -> int:
-    """The status of one request to the loopback; 0 when there was no answer."""
+    """Send a request to the loopback interface and return its status, or 0 without a response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request(method, path, body, {"content-type": "application/json"})
@@ -172,7 +172,7 @@ def request_status(port: int, method: str, path: str, body: bytes | None = None)
 
 
 def uvicorn_command(python: Path, app: str, port: int) -> list[str | Path]:
-    """The command that serves an application of `services`."""
+    """Return the command that serves an application of `services`."""
     command: list[str | Path] = [python, "-m", "uvicorn", "--app-dir", SERVICES, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     return [*command, "--log-level", "warning", app]

@@ -1,6 +1,6 @@
-"""moto's Step Functions: the interpreter of the emulator, in a process of its own behind a thin HTTP server.
+"""moto's Step Functions: the emulator's interpreter, in a separate process behind a thin HTTP server.
 
-In process, which costs it less than its server and boto3 would; see `services/on_moto.py`.
+It is called in process, which costs less than moto's own server and boto3; see `services/on_moto.py`.
 """
 
 import sys
@@ -22,7 +22,7 @@ class Moto(Engine):
         try:
             return version("moto")
         except PackageNotFoundError:
-            raise EngineUnavailable("it is not in this environment") from None
+            raise EngineUnavailable("moto is not installed in this environment") from None
 
     def start(self, folder: Path) -> Client:
         port, log = free_port(), folder / "moto.log"
@@ -35,6 +35,6 @@ class Moto(Engine):
 
 
 async def post(connection: Connection, event: Event) -> int:
-    """Answered when the execution is started, or the callback taken."""
+    """Send an event. The response follows when the execution is started or the callback is accepted."""
     status, _ = await connection.request("POST", f"/invoices/{event.stage}", event.body)
     return status

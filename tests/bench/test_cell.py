@@ -1,4 +1,4 @@
-"""What counts as accepted: the benchmark's word that nothing was lost depends on it."""
+"""Which responses count as accepted. The benchmark's claim that no event was lost depends on it."""
 
 import asyncio
 from typing import cast
@@ -32,7 +32,7 @@ class FakeConnection:
         (503, [], 503),
     ],
 )
-def test_a_batch_counts_as_accepted_where_every_event_of_it_was(
+def test_a_batch_counts_as_accepted_only_if_all_its_events_were(
     status: int, results: list[bytes], counted: int
 ) -> None:
     connection = cast(Connection, FakeConnection(status, b'{"results":[' + b",".join(results) + b"]}"))

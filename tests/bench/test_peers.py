@@ -1,5 +1,5 @@
-"""The peers' benchmark, without the peers: its order of events, its table, what happens when an engine is not to be had
-or fails, and that nothing is left running."""
+"""Benchmark of the peers, without the peers: order of events, table, unavailable and failing engines, and the end of all
+processes."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
 class FakeEngine(Engine):
-    """An engine that accepts everything, over no network; `breaks` names what of it fails."""
+    """An engine without a network that accepts everything. `breaks` is the name of the method that fails."""
 
     durable = "no"
     connections = (1, 3)
@@ -85,7 +85,7 @@ def row(engine: Engine, connections: int, cpu: float) -> Row:
     return Row(engine, "1.0", connections, result, cpu, 123.4, 2048, [19.0, 21.0])
 
 
-def test_every_engine_gets_the_same_bytes_in_an_order_that_keeps_each_invoices_own() -> None:
+def test_every_engine_gets_the_same_bytes_in_the_order_of_each_invoice() -> None:
     made = invoices(20, "P")
     assert sorted(event.event_id for one in made for event in one) == sorted(
         event.event_id for event in lifecycles(20, prefix="P")
@@ -99,7 +99,7 @@ def test_every_engine_gets_the_same_bytes_in_an_order_that_keeps_each_invoices_o
     assert len({event.invoice_id for event in events[:OPEN_PER_CONNECTION]}) == OPEN_PER_CONNECTION
 
 
-def test_connections_share_the_invoices_and_none_is_sent_twice() -> None:
+def test_connections_share_the_invoices_and_no_event_is_sent_twice() -> None:
     engine, sent = FakeEngine("A"), []
 
     async def post(_: Connection, event: Event) -> int:
@@ -116,7 +116,7 @@ def test_rounds_add_up_in_the_rows(tmp_path: Path) -> None:
     engine = FakeEngine("A")
     outcome = run(tmp_path, engine, rounds=2)
     assert [one.connections for one in outcome.rows] == [1, 3]
-    # 0.1 seconds of 400 a second are 11 invoices, which each load of each round sends.
+    # 400 events per second for 0.1 s are 11 invoices, which each load of each round sends.
     assert [one.result.accepted for one in outcome.rows] == [88, 88]
     assert engine.starts == engine.stops == 2
     assert [len(one.calibrations) for one in outcome.rows] == [4, 4]
@@ -141,13 +141,13 @@ def test_an_engine_that_fails_loses_its_rows_and_nothing_else(tmp_path: Path, br
     assert f"Not measured:\n\n- Broken: {why}" in text and "| Whole (1.0) |" in text
 
 
-def test_an_engine_that_refuses_everything_is_no_row(tmp_path: Path) -> None:
+def test_an_engine_that_refuses_everything_has_no_row(tmp_path: Path) -> None:
     outcome = run(tmp_path, FakeEngine("A", status=503))
     assert not outcome.rows
     assert "503" in outcome.unavailable["A"]
 
 
-def test_the_table() -> None:
+def test_the_table_has_a_row_per_engine_and_load() -> None:
     one, other = FakeEngine("One"), FakeEngine("Other")
     outcome = Outcome([row(one, 20, 0.5), row(one, 200, 0.25), row(other, 8, 3.0)], {}, {"One": 1.25})
     outcome.rows[0].result.statuses[503] = 2
@@ -169,7 +169,7 @@ def test_the_table() -> None:
 
 
 @pytest.mark.parametrize("end", [Processes.stop, Processes.kill])
-def test_nothing_is_left_of_an_engine_that_does_not_want_to_end(tmp_path: Path, end: Callable[..., None]) -> None:
+def test_processes_that_ignore_sigterm_are_killed_with_their_children(tmp_path: Path, end: Callable[..., None]) -> None:
     script = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True); "
@@ -184,7 +184,7 @@ def test_nothing_is_left_of_an_engine_that_does_not_want_to_end(tmp_path: Path, 
     assert not any(_alive(pid) for pid in pids)
 
 
-def test_a_process_that_ends_at_its_start_says_why(tmp_path: Path) -> None:
+def test_the_log_of_a_process_that_ends_at_its_start_is_reported(tmp_path: Path) -> None:
     processes, log = Processes(), tmp_path / "log"
     processes.start([sys.executable, "-c", "print('the port\\nis taken')"], log)
     with pytest.raises(RuntimeError, match="ended at its start: the port is taken"):
@@ -192,7 +192,7 @@ def test_a_process_that_ends_at_its_start_says_why(tmp_path: Path) -> None:
     processes.stop()
 
 
-def test_what_was_started_is_ended_when_the_run_is_broken_off(tmp_path: Path) -> None:
+def test_all_processes_are_killed_when_the_run_is_interrupted(tmp_path: Path) -> None:
     script = (
         "import signal, sys, pathlib\n"
         "from bench.peers.engine import Processes, kill_children\n"
@@ -238,10 +238,10 @@ def test_the_peers_versions_are_pinned() -> None:
         setup.locked_version("bems")
 
 
-def test_without_npm_there_is_no_restate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restate_is_unavailable_without_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "NODE", tmp_path / "node")
     monkeypatch.setattr(setup, "_path_with_node", lambda: str(tmp_path))
-    with pytest.raises(EngineUnavailable, match="there is no npm"):
+    with pytest.raises(EngineUnavailable, match="npm is not installed"):
         setup.install_node_modules()
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho 'npm error 404 Not Found' >&2\nexit 1\n")
@@ -251,7 +251,7 @@ def test_without_npm_there_is_no_restate(tmp_path: Path, monkeypatch: pytest.Mon
     assert not setup.NODE.exists()
 
 
-def test_moto_takes_whole_lifecycles(tmp_path: Path) -> None:
+def test_moto_handles_complete_lifecycles(tmp_path: Path) -> None:
     engine = Moto()
     assert engine.prepare()[0].isdigit()
     with engine.running(tmp_path / "moto") as client:
