@@ -121,7 +121,8 @@ def measure(folder: Path) -> Iterator[Figure]:
     yield Figure("each of them", times)
     yield Figure(
         "the same: the roll-up",
-        f"{hours:,} rows; {rollup_seconds * 1e9:.0f} ns of wall time a transition, {rollup.ROWS_PER_ROLLUP:,} at a time "
+        f"{hours:,} rows; {rollup_seconds * 1e9:.0f} ns of wall time a transition, "
+        f"{rollup.ROWS_PER_ROLLUP:,} at a time "
         f"(making the rows: {fill_seconds:.0f} s)",
     )
 

@@ -35,7 +35,7 @@ class Dbos(Engine):
         self._empty_bytes.setdefault(folder, self._table_bytes(folder))
         return Client(f"http://127.0.0.1:{port}", {"content-type": "application/json"}, post)
 
-    def stored(self, folder: Path) -> int:
+    def stored_bytes(self, folder: Path) -> int:
         """Return the growth of tables and indexes, without the write-ahead log, which is recycled."""
         return self._table_bytes(folder) - self._empty_bytes[folder]
 

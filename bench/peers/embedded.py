@@ -27,7 +27,7 @@ class Embedded(Engine):
         self._keys[folder] = self._cell.key
         return self._cell.client
 
-    def stored(self, folder: Path) -> int:
+    def stored_bytes(self, folder: Path) -> int:
         """Return the size of the store, which includes the archive of events, and of DuckDB's copy."""
         return bytes_in(folder / "cell")
 

@@ -30,7 +30,7 @@ class Moto(Engine):
         self.processes.wait_until(lambda: request_status(port, "GET", "/health") == 200, log)
         return Client(f"http://127.0.0.1:{port}", {"content-type": "application/json"}, post)
 
-    def stored(self, folder: Path) -> None:  # noqa: ARG002
+    def stored_bytes(self, folder: Path) -> None:  # noqa: ARG002
         return None
 
 

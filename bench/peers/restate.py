@@ -88,7 +88,7 @@ class Restate(Engine):
             self._empty_bytes[folder] = bytes_in(folder / "data")
         return Client(f"http://127.0.0.1:{ports['ingress']}", {"content-type": "application/json"}, post)
 
-    def stored(self, folder: Path) -> int:
+    def stored_bytes(self, folder: Path) -> int:
         """Return the growth of the data, including the logs, which the server trims itself."""
         return bytes_in(folder / "data") - self._empty_bytes[folder]
 

@@ -1,5 +1,5 @@
-"""Benchmark of the peers, without the peers: order of events, table, unavailable and failing engines, and the end of all
-processes."""
+"""Benchmark of the peers, without the peers: order of events, table, unavailable and failing engines, and the end of
+all processes."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ class FakeEngine(Engine):
             raise ZeroDivisionError("the client is broken")
         return self.status
 
-    def stored(self, folder: Path) -> int:
+    def stored_bytes(self, folder: Path) -> int:
         assert (folder / "log").exists() and not self.pids
         return 1_000_000
 
