@@ -124,20 +124,20 @@ class Client:
         self, events: Iterable[Event], connections: int, *, seconds: float | None = None
     ) -> LoadResult:
         """Send all events, or as many as `seconds` allow. Each connection sends its next event after a response."""
-        result, left = LoadResult(), iter(events)
-        begun = time.perf_counter()
-        deadline = begun + (seconds or 1e9)
+        result, remaining = LoadResult(), iter(events)
+        started = time.perf_counter()
+        deadline = started + (seconds or 1e9)
 
         async def send_events() -> None:
             connection = self.connect()
-            for event in left:
+            for event in remaining:
                 await self._send(connection, event, time.perf_counter(), result)
                 if time.perf_counter() > deadline:
                     break
             await connection.close_and_wait()
 
         await asyncio.gather(*(send_events() for _ in range(connections)))
-        result.elapsed_seconds = time.perf_counter() - begun
+        result.elapsed_seconds = time.perf_counter() - started
         return result
 
     async def open_loop(
@@ -150,15 +150,15 @@ class Client:
         window: int = 1_000,
         is_done: Callable[[], bool] = lambda: False,
     ) -> LoadResult:
-        """Each event at its time, at `rate` events a second on average (Poisson), whether those before were answered
-        or not, by the first connection that is free. A latency counts from the time at which it was to be sent.
+        """Send events at `rate` events per second on average, as a Poisson process, without waiting for responses.
 
-        Over `window` unanswered requests, the next wait for one of them: a client has no more sockets than that.
-        It ends with the events, or when there were `enough`.
+        A latency is measured from the scheduled time of the request. Events beyond `window` unanswered requests wait
+        for a response, because the number of sockets is limited. The load ends after the last event, or when `is_done`
+        returns true.
         """
         result, random, free = LoadResult(), Random(seed), [self.connect() for _ in range(connections)]
         pending: set[asyncio.Task[None]] = set()
-        begun = due = time.perf_counter()
+        started = due = time.perf_counter()
 
         async def send(connection: Connection, event: Event, due: float) -> None:
             try:
@@ -171,17 +171,17 @@ class Client:
                 break
             due += random.expovariate(rate / event.number)
             while (pause := due - time.perf_counter()) > 0:
-                # A timer wakes up to a millisecond late; the last bit is waited for in turns of the loop.
+                # A timer may be a millisecond late, so wait for the rest in iterations of the event loop.
                 await asyncio.sleep(pause - 0.001 if pause > 0.0015 else 0)
             while len(pending) >= window:
                 await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             task = asyncio.create_task(send(free.pop() if free else self.connect(), event, due))
             pending.add(task)
             task.add_done_callback(pending.discard)
-        result.send_seconds = time.perf_counter() - begun
+        result.send_seconds = time.perf_counter() - started
         if pending:
             await asyncio.wait(pending)
-        result.elapsed_seconds = time.perf_counter() - begun
+        result.elapsed_seconds = time.perf_counter() - started
         for connection in free:
             await connection.close_and_wait()
         return result

@@ -85,10 +85,14 @@ REDELIVERY_SECONDS = (DAY_SECONDS, 9 * DAY_SECONDS)
 CORRECTION_SECONDS = (HOUR_SECONDS, 3 * DAY_SECONDS)
 
 OPENING_SECONDS, CLOSING_SECONDS = 8 * HOUR_SECONDS, 18 * HOUR_SECONDS
+"""Business hours, after local midnight."""
+
 WEEKEND_SHARE = 0.3
 """Share of the invoices of a weekend that are sent on the weekend itself, not on the next business day."""
 
 MEDIAN_EUROS = 900
+"""Median amount of an invoice."""
+
 PURCHASE_ORDER_SHARE = 0.85
 """Share of the invoices that refer to a purchase order."""
 
@@ -153,11 +157,11 @@ def iso_date(day: int) -> str:
 
 def _business_day_offsets(weekend: frozenset[int]) -> list[list[int]]:
     """Return, for each weekday (Monday is 0), the calendar days until the nth business day after it."""
-    deltas = []
+    offsets = []
     for weekday in range(7):
-        working = [delta for delta in range(1, 2 * MAX_LAG_DAYS) if (weekday + delta) % 7 not in weekend]
-        deltas.append([0, *working[:MAX_LAG_DAYS]])
-    return deltas
+        working = [offset for offset in range(1, 2 * MAX_LAG_DAYS) if (weekday + offset) % 7 not in weekend]
+        offsets.append([0, *working[:MAX_LAG_DAYS]])
+    return offsets
 
 
 _DAY_OFFSETS = {weekend: _business_day_offsets(weekend) for weekend in (SATURDAY_AND_SUNDAY, FRIDAY_AND_SATURDAY)}

@@ -159,12 +159,12 @@ def fill(path: Path) -> float:
     return seconds / (rolled_up - batches_from)
 
 
-def insert(database: duckdb.DuckDBPyConnection, behind: int, last: int) -> None:
-    """Insert the transitions with numbers from `behind` + 1 to `last`. Number 1 is the first row of an invoice."""
+def insert(database: duckdb.DuckDBPyConnection, after: int, last: int) -> None:
+    """Insert the transitions with numbers from `after` + 1 to `last`. Number 1 is the first row of an invoice."""
     database.execute(
         f"""INSERT INTO transitions SELECT {", ".join(f"{_VALUES[name]}" for name in COLUMNS)} FROM (
             SELECT range AS seq, (hash(range) % 1000000007)::BIGINT AS h,
             range % 4 > 0 AND hash(range) % 20 = 0 AS alert
-            FROM range({behind + 1}, {last + 1})
+            FROM range({after + 1}, {last + 1})
         )"""
     )

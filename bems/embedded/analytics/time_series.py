@@ -327,10 +327,10 @@ def _database_files(name: str, folder: Path) -> list[Path]:
 def quarantine(path: Path) -> None:
     """Rename the files of an unusable database so that a new one can be created. Raises OSError if that fails."""
     for number in itertools.count(1):
-        aside = _database_files(f"{path.name}.damaged-{number}", path.parent)
-        if not any(one.exists() for one in aside):
+        targets = _database_files(f"{path.name}.damaged-{number}", path.parent)
+        if not any(target.exists() for target in targets):
             break
-    for one, other in zip(_database_files(path.name, path.parent), aside, strict=True):
-        if one.exists():
-            one.rename(other)
-            log.warning("%s was renamed to %s", one, other.name)
+    for file, target in zip(_database_files(path.name, path.parent), targets, strict=True):
+        if file.exists():
+            file.rename(target)
+            log.warning("%s was renamed to %s", file, target.name)

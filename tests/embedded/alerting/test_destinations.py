@@ -162,7 +162,7 @@ def test_without_a_key_a_webhook_is_not_signed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "says", "outage"),
+    ("response", "message", "outage"),
     [
         (answer(500), "answered 500 Internal Server Error", True),
         (answer(503), "answered 503 Service Unavailable", True),
@@ -180,12 +180,12 @@ def test_without_a_key_a_webhook_is_not_signed() -> None:
     ],
 )
 def test_a_response_other_than_2xx_is_a_failure(
-    sent: bytes, says: str, outage: bool, caplog: pytest.LogCaptureFixture
+    response: bytes, message: str, outage: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with receiver(sent) as server:
+    with receiver(response) as server:
         failed = failure(webhook(server.port))
-        assert (str(failed), failed.outage) == (says, outage)
+        assert (str(failed), failed.outage) == (message, outage)
     assert len(server.requests) == 1
     assert SECRET not in caplog.text
 
@@ -510,14 +510,14 @@ def test_a_mail_whose_recipients_are_all_refused_is_not_delivered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "error", "outage"),
+    ("reply", "error", "outage"),
     [
         ("554 spam " + SECRET, "the mail server refuses the message (554)", False),
         ("452 full", "the mail server answers 452", True),
     ],
 )
-def test_a_refused_message_is_not_delivered(says: str, error: str, outage: bool) -> None:
-    with mail_server(FakeMailbox(data=says)) as server:
+def test_a_refused_message_is_not_delivered(reply: str, error: str, outage: bool) -> None:
+    with mail_server(FakeMailbox(data=reply)) as server:
         failed = failure(mail(server))
     assert (str(failed), failed.outage) == (error, outage)
 

@@ -247,29 +247,29 @@ def test_queries_see_complete_batches_with_their_watermark(tmp_path: Path) -> No
 
 
 class ConnectionHook:
-    """A connection that calls `act` before each statement that begins with `words`."""
+    """A connection that calls `act` before each statement that begins with `prefix`."""
 
-    def __init__(self, connection: Any, words: str, act: Callable[[], None]) -> None:
-        self._connection, self._words, self._act = connection, words, act
+    def __init__(self, connection: Any, prefix: str, act: Callable[[], None]) -> None:
+        self._connection, self._prefix, self._act = connection, prefix, act
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
     def execute(self, sql: str, *parameters: object) -> Any:
-        if sql.startswith(self._words):
+        if sql.startswith(self._prefix):
             self._act()
         return self._connection.execute(sql, *parameters)
 
 
-def act_before(words: str, act: Callable[[], None]) -> Callable[..., Any]:
+def act_before(prefix: str, act: Callable[[], None]) -> Callable[..., Any]:
     connect = duckdb.connect
-    return lambda *arguments, **options: ConnectionHook(connect(*arguments, **options), words, act)
+    return lambda *arguments, **options: ConnectionHook(connect(*arguments, **options), prefix, act)
 
 
 @pytest.mark.usefixtures("fast_retries")
-@pytest.mark.parametrize("words", ["INSERT INTO transitions", "UPDATE feed", "COMMIT"])
+@pytest.mark.parametrize("prefix", ["INSERT INTO transitions", "UPDATE feed", "COMMIT"])
 def test_an_interrupted_feed_leaves_neither_rows_nor_watermark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
     rows = Rows(3)
     feed_once(tmp_path, rows)
@@ -279,7 +279,7 @@ def test_an_interrupted_feed_leaves_neither_rows_nor_watermark(
         if armed:
             raise duckdb.IOException("the disk is full")
 
-    monkeypatch.setattr(duckdb, "connect", act_before(words, fail))
+    monkeypatch.setattr(duckdb, "connect", act_before(prefix, fail))
     rows.grow(4)
     with running(tmp_path, rows) as analytics:
         until(lambda: analytics.failure == "IOException: the disk is full")
@@ -293,9 +293,9 @@ def test_an_interrupted_feed_leaves_neither_rows_nor_watermark(
     assert asides(tmp_path) == set()
 
 
-def feed_until_killed(folder: str, words: str, times: str) -> None:
-    """Entry point of the child process: kills itself before the nth statement that begins with these words."""
-    left = int(times)
+def feed_until_killed(folder: str, prefix: str, count: str) -> None:
+    """Entry point of the child process: kills itself before the nth statement that begins with `prefix`."""
+    left = int(count)
 
     def count_down() -> None:
         nonlocal left
@@ -303,7 +303,7 @@ def feed_until_killed(folder: str, words: str, times: str) -> None:
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    pytest.MonkeyPatch().setattr(duckdb, "connect", act_before(words, count_down))
+    pytest.MonkeyPatch().setattr(duckdb, "connect", act_before(prefix, count_down))
     feed_once(Path(folder), Rows(2000), max_rows=50)
 
 

@@ -44,15 +44,15 @@ def another_database(path: Path) -> None:
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "no database": replace_with(b"hello" * 1000),
     "empty": replace_with(b""),
-    "cut in its header": truncate_to(5000),
+    "truncated in its header": truncate_to(5000),
     "partly overwritten": overwrite_blocks,
-    "SQLite's": put_anothers,
-    "another program's": another_database,
-    "older": run_sql(f"UPDATE feed SET version = {SCHEMA_VERSION - 1}"),
-    "another cell's": run_sql("UPDATE feed SET cell = 'south'"),
-    "short of a row": run_sql("DELETE FROM transitions WHERE seq = 3"),
+    "a SQLite database": put_anothers,
+    "of another program": another_database,
+    "of an older version": run_sql(f"UPDATE feed SET version = {SCHEMA_VERSION - 1}"),
+    "of another cell": run_sql("UPDATE feed SET cell = 'south'"),
+    "without a row": run_sql("DELETE FROM transitions WHERE seq = 3"),
     "with a row twice": run_sql("INSERT INTO transitions FROM transitions WHERE seq = 3"),
-    "behind its rows": run_sql("UPDATE feed SET watermark = 5"),
+    "with a low watermark": run_sql("UPDATE feed SET watermark = 5"),
     "of another store": run_sql("UPDATE transitions SET transition_id = 'x' WHERE seq = 9"),
 }
 
