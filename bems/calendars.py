@@ -1,7 +1,7 @@
-"""Countries' calendars: public holidays, weekends, and days of the weekend that are worked, as the holidays library
-knows them. The one module that asks it; it turns a policy's country into dates.
+"""Calendars of countries: public holidays, weekends and weekend days that are worked, from the holidays library.
 
-Its first use takes more than a second, so it is loaded when a calendar is expanded and not before.
+This is the only module that uses the library. It expands a policy's country into dates. The library is imported only
+when a calendar is expanded, because the import takes more than a second.
 """
 
 import warnings
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 FIRST_YEAR = 2000
 LAST_YEAR = 2050
-"""Beyond these years a policy knows the weekend of the last one, but no public holidays."""
+"""First and last year of expanded calendars. In other years a policy has the last year's weekend and no holidays."""
 
 
 class PlaceUnknown(ValueError):
-    """The holidays library does not know the country, or the part of it; `key` of the calendar says which."""
+    """The holidays library does not know the country or its subdivision. `key` is `country` or `subdivision`."""
 
     def __init__(self, key: str, problem: str) -> None:
         self.key = key
@@ -28,42 +28,46 @@ class PlaceUnknown(ValueError):
 
 
 class CountryDays(NamedTuple):
-    """The days of a country, in years from a first to a last.
+    """Calendar of a country over a range of years.
 
-    The week has the `weekend` of the last year. `weekend_before` are dates that were of the weekend in its time and
-    would be none now, `week_before` those that were none and would be now. `worked` are dates of the weekend that are
-    worked in exchange for others, which are among the public `holidays`.
+    `weekend`          weekend days in the last year.
+    `holidays`         public holidays, including weekdays that are off in exchange for a worked weekend day.
+    `worked`           weekend dates that are worked.
+    `former_weekend`   dates that were weekend days in their time, but fall on today's workdays.
+    `former_workdays`  dates that were workdays in their time, but fall on today's weekend.
     """
 
     weekend: tuple[Weekday, ...]
     holidays: frozenset[date]
     worked: frozenset[date]
-    weekend_before: frozenset[date]
-    week_before: frozenset[date]
+    former_weekend: frozenset[date]
+    former_workdays: frozenset[date]
 
 
 def days_off(
     country: str, subdivision: str | None = None, first_year: int = FIRST_YEAR, last_year: int = LAST_YEAR
 ) -> frozenset[date]:
-    """The public holidays of a country (ISO 3166-1 alpha-2) or a part of it (ISO 3166-2), in years from first to last.
+    """Return the public holidays of a country (ISO 3166-1 alpha-2) or a subdivision of it (ISO 3166-2).
 
-    Days kept in place of a holiday on a weekend are among them. PlaceUnknown for a country or part that the holidays
-    library does not know, ValueError when no year is asked for.
+    They include substitutes for holidays on a weekend. The range of years includes the last one. Raises PlaceUnknown if
+    the holidays library does not know the country or subdivision, and ValueError if the range is empty.
     """
-    return frozenset(_load(country, subdivision, first_year, last_year))
+    return frozenset(_load_calendar(country, subdivision, first_year, last_year))
 
 
 def country_days(
     country: str, subdivision: str | None = None, first_year: int = FIRST_YEAR, last_year: int = LAST_YEAR
 ) -> CountryDays:
-    """The holidays, weekends and worked days of a country or a part of it. Errors as of `days_off`."""
-    known = _load(country, subdivision, first_year, last_year)
+    """Return the holidays, weekends and worked days of a country or subdivision. Raises the errors of `days_off`."""
+    known = _load_calendar(country, subdivision, first_year, last_year)
     weekend = {
-        day.weekday() for day in _days(date(last_year, 12, 25), date(last_year, 12, 31)) if known.is_weekend(day)
+        day.weekday()
+        for day in _days_between(date(last_year, 12, 25), date(last_year, 12, 31))
+        if known.is_weekend(day)
     }
     moved = [
         day
-        for day in _days(date(first_year, 1, 1), date(last_year, 12, 31))
+        for day in _days_between(date(first_year, 1, 1), date(last_year, 12, 31))
         if known.is_weekend(day) != (day.weekday() in weekend)
     ]
     return CountryDays(
@@ -76,7 +80,7 @@ def country_days(
 
 
 def check_country(country: str, subdivision: str | None) -> None:
-    """PlaceUnknown for a country, or a part of it, that the holidays library does not know."""
+    """Raise PlaceUnknown if the holidays library does not know the country or subdivision."""
     import holidays
 
     known = holidays.list_supported_countries()
@@ -85,39 +89,39 @@ def check_country(country: str, subdivision: str | None) -> None:
             "country", f"{country!r} is not a country with known holidays: use ISO 3166-1 alpha-2, such as DE"
         )
     if subdivision is not None and subdivision not in known[country]:
-        right = f"use one of {', '.join(known[country])}" if known[country] else "leave it out"
+        hint = f"use one of {', '.join(known[country])}" if known[country] else "leave it out"
         raise PlaceUnknown(
-            "subdivision", f"{subdivision!r} is not a part of {country} with holidays of its own: {right}"
+            "subdivision", f"{subdivision!r} is not a part of {country} with holidays of its own: {hint}"
         )
 
 
 def expand(spec: PolicySpec) -> Policy:
-    """The policy of a spec with the days of its country. Errors as of `days_off` and `build_policy`.
+    """Return the policy of a spec with the calendar of its country. Raises the errors of `days_off` and `build_policy`.
 
-    A `weekend` of its own stands for all years; the days that the country works at weekends are worked all the same.
+    A `weekend` in the spec applies to all years. Weekend days that the country works are still workdays.
     """
     country = country_days(spec.calendar.country, spec.calendar.subdivision)
     off, on = country.holidays, country.worked
     if spec.calendar.weekend is None:
-        off, on = off | country.weekend_before, on | (country.week_before - country.holidays)
+        off, on = off | country.former_weekend, on | (country.former_workdays - country.holidays)
     return build_policy(spec, off, on, country.weekend)
 
 
-def _load(country: str, subdivision: str | None, first_year: int, last_year: int) -> "HolidayBase":
+def _load_calendar(country: str, subdivision: str | None, first_year: int, last_year: int) -> "HolidayBase":
     import holidays
 
     if first_year > last_year:
         raise ValueError(
-            f"there is no year from {first_year} to {last_year}: use a last year that is not before the first"
+            f"the range of years from {first_year} to {last_year} is empty: use a last year not before the first"
         )
     check_country(country, subdivision)
     with warnings.catch_warnings():
-        # The library warns of calendars that it knows for fewer years than it was asked; those it knows are used.
+        # The library warns if it knows a calendar for only some of the years. Use those.
         warnings.simplefilter("ignore", UserWarning)
         years = range(first_year, last_year + 1)
-        # Without `expand` it adds no year by itself, when it is asked of a day in one.
+        # Without `expand=False`, looking up a day in another year would add that year.
         return holidays.country_holidays(country, subdiv=subdivision, years=years, expand=False)
 
 
-def _days(first: date, last: date) -> Iterator[date]:
+def _days_between(first: date, last: date) -> Iterator[date]:
     return (first + timedelta(days=number) for number in range((last - first).days + 1))

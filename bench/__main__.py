@@ -1,4 +1,4 @@
-"""`python -m bench`: measure the embedded cell, and write the results."""
+"""`python -m bench`: benchmark the embedded cell and write the results."""
 
 import argparse
 import shutil
@@ -17,7 +17,7 @@ from bench.results import table, write_section
 
 
 class Part(NamedTuple):
-    """A part of the results."""
+    """A section of the results, with the function that measures it."""
 
     title: str
     measure: Callable[[Path], Iterator[Figure]]
@@ -35,7 +35,7 @@ PARTS = {
     "soak": Part("An hour", soak.measure),
 }
 LONG = {"soak"}
-"""Measured where they are named, and otherwise not."""
+"""Parts that are measured only if they are named."""
 
 HEAD = ("figure", "measured", "must reach", "aim", "", "calibration alone / beside others, ms")
 
@@ -44,52 +44,52 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m bench", description=__doc__, epilog="Example: python -m bench floor --check --dry"
     )
-    usual = [name for name in PARTS if name not in LONG]
-    named = f"some of {', '.join(PARTS)}; all but {', '.join(LONG)}, if none is named"
-    parser.add_argument("parts", nargs="*", metavar="PART", help=named)
-    parser.add_argument("--folder", type=Path, help="where the cells' stores are put for the while")
-    parser.add_argument("--dry", action="store_true", help="only print; write nothing into bench/RESULTS.md")
-    parser.add_argument(
-        "--check", action="store_true", help="end with exit code 1 where a figure falls short of what it must reach"
-    )
+    default_parts = [name for name in PARTS if name not in LONG]
+    choices = f"any of {', '.join(PARTS)} (default: all except {', '.join(LONG)})"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=choices)
+    parser.add_argument("--folder", type=Path, help="parent of the temporary folder for the cells' stores")
+    parser.add_argument("--dry", action="store_true", help="print the results without writing bench/RESULTS.md")
+    parser.add_argument("--check", action="store_true", help="exit with code 1 if a figure misses its required value")
     parser.add_argument(
         "--budget",
         type=float,
         default=floor.BUDGET,
-        help="of floor: the multiple that is allowed (default: %(default)s)",
+        help="for floor: maximum multiple (default: %(default)s)",
     )
-    parser.add_argument("--minutes", type=float, default=soak.MINUTES, help="of soak (default: %(default)g)")
-    parser.add_argument("--rate", type=float, default=soak.RATE, help="of soak: events a second (default: %(default)g)")
-    chosen = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=soak.MINUTES, help="for soak: duration (default: %(default)g)")
+    parser.add_argument(
+        "--rate", type=float, default=soak.RATE, help="for soak: events per second (default: %(default)g)"
+    )
+    arguments = parser.parse_args()
     parts = PARTS | {
-        "floor": PARTS["floor"]._replace(measure=lambda folder: floor.measure(folder, chosen.budget)),
-        "soak": PARTS["soak"]._replace(measure=lambda folder: soak.measure(folder, chosen.minutes, chosen.rate)),
+        "floor": PARTS["floor"]._replace(measure=lambda folder: floor.measure(folder, arguments.budget)),
+        "soak": PARTS["soak"]._replace(measure=lambda folder: soak.measure(folder, arguments.minutes, arguments.rate)),
     }
-    unknown = set(chosen.parts) - set(PARTS)
+    unknown = set(arguments.parts) - set(PARTS)
     if unknown:
-        parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+        parser.error(f"unknown part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     console = Console(stderr=True)
-    short: list[str] = []
+    missed: list[str] = []
     with console.status("") as status:
-        for name in chosen.parts or usual:
+        for name in arguments.parts or default_parts:
             status.update(f"Measuring {name} ...")
-            begun = time.monotonic()
-            rows = list(_measure(parts[name], chosen.folder, console, short))
-            if not chosen.dry:
+            started = time.monotonic()
+            rows = list(_measure(parts[name], arguments.folder, console, missed))
+            if not arguments.dry:
                 write_section(name, parts[name].title, table(HEAD, rows))
-            console.print(f"[dim]{name}: {time.monotonic() - begun:.0f} s[/dim]")
-    if chosen.check and short:
-        sys.exit("Short of what must be reached:\n" + "\n".join(f"- {one}" for one in short))
+            console.print(f"[dim]{name}: {time.monotonic() - started:.0f} s[/dim]")
+    if arguments.check and missed:
+        sys.exit("Figures that miss their required value:\n" + "\n".join(f"- {one}" for one in missed))
 
 
-def _measure(part: Part, parent: Path | None, console: Console, short: list[str]) -> Iterator[tuple[str, ...]]:
+def _measure(part: Part, parent: Path | None, console: Console, missed: list[str]) -> Iterator[tuple[str, ...]]:
     folder = Path(tempfile.mkdtemp(prefix="bems-bench-", dir=parent))
     try:
         for figure in part.measure(folder):
-            verdict = "" if figure.met is None else "reached" if figure.met else "**short of it**"
+            verdict = "" if figure.is_met is None else "reached" if figure.is_met else "**short of it**"
             console.print(f"{figure.name}: {figure.measured.replace('<br>', '; ')} {verdict}", highlight=False)
-            if figure.met is False:
-                short.append(f"{figure.name}: {figure.measured}; {figure.must} must be reached")
+            if figure.is_met is False:
+                missed.append(f"{figure.name}: {figure.measured}; required: {figure.required}")
             yield *figure[:4], verdict, f"{calibrate():.1f} / {calibrate_beside_others():.1f}"
     except BaseException:
         for log in folder.glob("*.log"):

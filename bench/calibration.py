@@ -1,7 +1,7 @@
-"""The calibration loop: what this machine's processor is worth at the moment, beside every figure.
+"""Calibration: measures the current speed of this machine's processor with a fixed loop, next to every figure.
 
-A virtual machine's processor is shared, and a core-second of one minute may do half the work of one of the next. The
-loop is always the same, so figures of two runs can be compared after they were divided by it.
+The processor of a virtual machine is shared, so a core-second may do half the work of a core-second a minute later. The
+loop never changes: figures of two runs are comparable after division by their calibrations.
 """
 
 import multiprocessing
@@ -9,20 +9,20 @@ import os
 import time
 
 LOOPS = 1_000_000
-WARM_UP = 0.3
-"""Seconds: a processor that was idle begins slowly, and what was measured may still be tidying up."""
+WARM_UP_SECONDS = 0.3
+"""Duration of the warm-up: an idle processor starts slowly, and the measured process may still be finishing work."""
 
 
 def calibrate() -> float:
-    """CPU milliseconds that a fixed loop of pure Python takes now; the best of five, once it is warm."""
-    warm = time.monotonic() + WARM_UP
-    while time.monotonic() < warm:
+    """Return the CPU milliseconds of a fixed loop of pure Python: the best of five runs after a warm-up."""
+    warm_at = time.monotonic() + WARM_UP_SECONDS
+    while time.monotonic() < warm_at:
         _loop()
     return min(_loop() for _ in range(5))
 
 
 def calibrate_beside_others() -> float:
-    """The same while all other processors are as busy, in processes of their own."""
+    """Return the same while one process per other processor runs the loop too."""
     others = [multiprocessing.Process(target=_busy, daemon=True) for _ in range((os.cpu_count() or 1) - 1)]
     for other in others:
         other.start()
@@ -40,8 +40,8 @@ def _busy() -> None:
 
 
 def _loop() -> float:
-    begun = time.process_time()
+    started = time.process_time()
     total = 0
     for number in range(LOOPS):
         total += number
-    return (time.process_time() - begun) * 1000
+    return (time.process_time() - started) * 1000

@@ -1,4 +1,4 @@
-"""The cell that is measured: `bems up`, as anyone starts it, in a process of its own."""
+"""The cell under test: `bems up` in a separate process, started as a user would."""
 
 import asyncio
 import json
@@ -13,18 +13,18 @@ from bench.client import Client, Connection, get_json
 from bench.events import Event
 from bench.processes import cpu_seconds, memory_mb
 
-UNLIMITED = "{requests_per_second: 100000, burst: 100000}"
+NO_THROTTLE = "{requests_per_second: 100000, burst: 100000}"
 CELLS = f"""cells:
   - name: bench
     region: eu-west-1
     embedded: {{port: 0}}
-    limits: {{key: {UNLIMITED}, stages: {{{", ".join(f"{stage}: {UNLIMITED}" for stage in STAGES)}}}}}
+    limits: {{key: {NO_THROTTLE}, stages: {{{", ".join(f"{stage}: {NO_THROTTLE}" for stage in STAGES)}}}}}
 """
-"""As it comes, but for the throttle, which would be all that is measured."""
+"""The default configuration without rate limits, which would otherwise determine the results."""
 
 
 class Cell:
-    """A running cell over a folder; `policy` is the text of a policy file, or None for the default."""
+    """A running cell with its data in `folder`. `policy` is the text of a policy file, or None for the default."""
 
     def __init__(self, folder: Path, *, policy: str | None = None, key: str | None = None) -> None:
         self.folder = folder
@@ -40,10 +40,10 @@ class Cell:
         with folder.with_suffix(".log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout
-        said = self.process.stdout.readline()
-        if not said:
+        output = self.process.stdout.readline()
+        if not output:
             raise RuntimeError(f"the cell did not start: {folder.with_suffix('.log').read_text()}")
-        answer = json.loads(said)
+        answer = json.loads(output)
         self.url: str = answer["url"]
         self.key: str = key or answer["key"]
         self.client = Client(self.url, {"x-api-key": self.key, "content-type": "application/json"}, post)
@@ -54,8 +54,8 @@ class Cell:
     def cpu_seconds(self) -> float:
         return cpu_seconds([self.process.pid])
 
-    async def fed(self) -> None:
-        """Until DuckDB has everything: what an event costs is not over before."""
+    async def wait_for_analytics(self) -> None:
+        """Wait until DuckDB has all transitions, which is part of the cost of an event."""
         connection = self.connect()
         while not (await get_json(connection, "/check"))["balanced"]:
             await asyncio.sleep(0.2)
@@ -65,12 +65,12 @@ class Cell:
         return memory_mb([self.process.pid])
 
     def kill(self) -> None:
-        """SIGKILL, as when the power fails for a process."""
+        """Kill the process with SIGKILL and wait for its end."""
         self.process.kill()
         self._wait()
 
     def stop(self) -> None:
-        """SIGTERM, and its end."""
+        """Stop the process with SIGTERM and wait for its end."""
         self.process.terminate()
         self._wait()
 
@@ -90,7 +90,7 @@ class Cell:
 
 
 async def post(connection: Connection, event: Event) -> int:
-    """Send an event, or a batch, of which every event must have been accepted to count as 202."""
+    """Send an event or a batch and return the status. A batch fails unless all of its events were accepted."""
     status, body = await connection.request("POST", f"/invoices/{event.stage}", event.body)
     if status == 207 and body.count(b'"accepted"') != event.number:
         return 503 if b'"unavailable"' in body else 400

@@ -1,6 +1,6 @@
-"""The client: HTTP/1.1 over a connection that is kept, as little as a load generator needs.
+"""Minimal HTTP/1.1 client with persistent connections, for generating load.
 
-It runs on the machine that it measures, so it should take as little of it as it can.
+It runs on the measured machine, so it uses as little CPU as possible.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 from bench.events import Event
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
-PATIENCE = 60.0
-"""Seconds after which an answer counts as missing."""
+ANSWER_TIMEOUT_SECONDS = 60.0
+"""Time after which a response counts as missing."""
 
 
 class Connection:
-    """One connection; requests follow one another on it."""
+    """A connection that sends one request at a time."""
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         split = urlsplit(url)
@@ -34,7 +34,7 @@ class Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Status and body of the answer. One that lay idle for so long that it was closed is opened again."""
+        """Send a request and return status and body. Reconnects if the server closed the idle connection."""
         reused = self._writer is not None
         try:
             return await self._exchange(method, path, body)
@@ -67,8 +67,8 @@ class Connection:
             self._writer.close()
         self._reader = self._writer = None
 
-    async def end(self) -> None:
-        """Close it, and wait until it is."""
+    async def close_and_wait(self) -> None:
+        """Close the connection and wait until it is closed."""
         writer = self._writer
         self.close()
         if writer is not None:
@@ -78,29 +78,29 @@ class Connection:
 
 @dataclass
 class LoadResult:
-    """What a load met with. `seconds` are latencies of requests, `statuses` counts of events by the answer's status."""
+    """Result of a load. `latencies` are those of the requests in seconds; `statuses` counts events by status."""
 
-    seconds: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
-    elapsed: float = 0.0
-    """Seconds until the last answer."""
+    elapsed_seconds: float = 0.0
+    """Seconds until the last response."""
 
-    sending: float = 0.0
-    """Seconds until the last event of an open loop was sent."""
+    send_seconds: float = 0.0
+    """Seconds until the last event was sent; open loop only."""
 
     @property
     def accepted(self) -> int:
-        """Events that were answered with 2xx."""
+        """Number of events with a 2xx response."""
         return sum(count for status, count in self.statuses.items() if 200 <= status < 300)
 
     @property
     def rate(self) -> float:
-        """Accepted events a second."""
-        return self.accepted / self.elapsed
+        """Accepted events per second."""
+        return self.accepted / self.elapsed_seconds
 
     def percentile(self, share: float) -> float:
-        """Milliseconds within which this share of the requests was answered."""
-        ordered = sorted(self.seconds)
+        """Return the latency in milliseconds below which this share of the requests was answered."""
+        ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000
 
     def latency(self) -> str:
@@ -108,11 +108,11 @@ class LoadResult:
 
 
 Post = Callable[[Connection, Event], Awaitable[int]]
-"""Sends an event by a connection, and answers the status."""
+"""Sends an event over a connection and returns the response status."""
 
 
 class Client:
-    """Sends events to one engine. `post` says how an event is put to it."""
+    """Sends events to one engine. `post` translates an event into the engine's request."""
 
     def __init__(self, url: str, headers: dict[str, str], post: Post) -> None:
         self._url, self._headers, self.post = url, headers, post
@@ -120,25 +120,27 @@ class Client:
     def connect(self) -> Connection:
         return Connection(self._url, self._headers)
 
-    async def closed(self, events: Iterable[Event], connections: int, *, seconds: float | None = None) -> LoadResult:
-        """All the events, or as many as fit into the seconds: each connection sends its next when one is answered."""
-        takings, left = LoadResult(), iter(events)
-        begun = time.perf_counter()
-        until = begun + (seconds or 1e9)
+    async def closed_loop(
+        self, events: Iterable[Event], connections: int, *, seconds: float | None = None
+    ) -> LoadResult:
+        """Send all events, or as many as `seconds` allow. Each connection sends its next event after a response."""
+        result, remaining = LoadResult(), iter(events)
+        started = time.perf_counter()
+        deadline = started + (seconds or 1e9)
 
-        async def work() -> None:
+        async def send_events() -> None:
             connection = self.connect()
-            for event in left:
-                await self._send(connection, event, time.perf_counter(), takings)
-                if time.perf_counter() > until:
+            for event in remaining:
+                await self._send(connection, event, time.perf_counter(), result)
+                if time.perf_counter() > deadline:
                     break
-            await connection.end()
+            await connection.close_and_wait()
 
-        await asyncio.gather(*(work() for _ in range(connections)))
-        takings.elapsed = time.perf_counter() - begun
-        return takings
+        await asyncio.gather(*(send_events() for _ in range(connections)))
+        result.elapsed_seconds = time.perf_counter() - started
+        return result
 
-    async def open(
+    async def open_loop(
         self,
         events: Iterable[Event],
         rate: float,
@@ -146,53 +148,53 @@ class Client:
         *,
         seed: int = 1,
         window: int = 1_000,
-        enough: Callable[[], bool] = lambda: False,
+        is_done: Callable[[], bool] = lambda: False,
     ) -> LoadResult:
-        """Each event at its time, at `rate` events a second on average (Poisson), whether those before were answered
-        or not, by the first connection that is free. A latency counts from the time at which it was to be sent.
+        """Send events at `rate` events per second on average, as a Poisson process, without waiting for responses.
 
-        Over `window` unanswered requests, the next wait for one of them: a client has no more sockets than that.
-        It ends with the events, or when there were `enough`.
+        A latency is measured from the scheduled time of the request. Events beyond `window` unanswered requests wait
+        for a response, because the number of sockets is limited. The load ends after the last event, or when `is_done`
+        returns true.
         """
-        takings, random, free = LoadResult(), Random(seed), [self.connect() for _ in range(connections)]
+        result, random, free = LoadResult(), Random(seed), [self.connect() for _ in range(connections)]
         pending: set[asyncio.Task[None]] = set()
-        begun = due = time.perf_counter()
+        started = due = time.perf_counter()
 
         async def send(connection: Connection, event: Event, due: float) -> None:
             try:
-                await self._send(connection, event, due, takings)
+                await self._send(connection, event, due, result)
             finally:
                 free.append(connection)
 
         for event in events:
-            if enough():
+            if is_done():
                 break
             due += random.expovariate(rate / event.number)
             while (pause := due - time.perf_counter()) > 0:
-                # A timer wakes up to a millisecond late; the last bit is waited for in turns of the loop.
+                # A timer may be a millisecond late, so wait for the rest in iterations of the event loop.
                 await asyncio.sleep(pause - 0.001 if pause > 0.0015 else 0)
             while len(pending) >= window:
                 await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             task = asyncio.create_task(send(free.pop() if free else self.connect(), event, due))
             pending.add(task)
             task.add_done_callback(pending.discard)
-        takings.sending = time.perf_counter() - begun
+        result.send_seconds = time.perf_counter() - started
         if pending:
             await asyncio.wait(pending)
-        takings.elapsed = time.perf_counter() - begun
+        result.elapsed_seconds = time.perf_counter() - started
         for connection in free:
-            await connection.end()
-        return takings
+            await connection.close_and_wait()
+        return result
 
-    async def _send(self, connection: Connection, event: Event, due: float, takings: LoadResult) -> None:
+    async def _send(self, connection: Connection, event: Event, due: float, result: LoadResult) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 status = await self.post(connection, event)
         except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError):
             connection.close()
             status = 0
-        takings.seconds.append(time.perf_counter() - due)
-        takings.statuses[status] += event.number
+        result.latencies.append(time.perf_counter() - due)
+        result.statuses[status] += event.number
 
 
 async def get_json(connection: Connection, path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Events: the generator's, four an invoice, as the bytes of a request's body. Every engine gets the same ones."""
+"""Events from the generator, four per invoice, as bytes of request bodies. Every engine gets the same events."""
 
 import json
 import re
@@ -10,11 +10,11 @@ from bems.generator.event_log import CLEAN, generate
 from bems.tracker.contract import STAGES
 
 SEED = 20
-OCCURRED = re.compile(r'"occurred_at":"[^"]*"')
+OCCURRED_AT = re.compile(r'"occurred_at":"[^"]*"')
 
 
 class Event(NamedTuple):
-    """What is sent. `number` is how many events the body holds."""
+    """A request body. `number` is the number of events in it."""
 
     stage: str
     invoice_id: str
@@ -24,32 +24,32 @@ class Event(NamedTuple):
 
 
 def lifecycles(invoices: int, *, prefix: str = "INV", seed: int = SEED) -> list[Event]:
-    """The events of so many invoices in the order of their arrival: those of one lie far apart, with others between.
+    """Return the events of a number of invoices in the order of arrival; events of different invoices are interleaved.
 
-    They occur now, so that no deadline has passed; the generator tells a month of the past. `prefix` begins the
-    invoices' and the events' ids, which are those of no other prefix.
+    They occur now, so that no deadline has passed, although the generator makes a month in the past. Invoice ids and
+    event ids begin with `prefix`.
     """
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     occurred = f'"occurred_at":"{now}"'
     events = []
     for line in generate(invoices, seed, profile=CLEAN):
-        read = json.loads(line)
-        event = read["event"]
+        parsed = json.loads(line)
+        event = parsed["event"]
         event["invoice_id"] = f"{prefix}/{event['invoice_id'].partition('/')[2]}"
         event["event_id"] = f"{prefix}-{event['event_id']}"
         text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
         ids = event["invoice_id"], event["event_id"]
-        events.append(Event(read["stage"], *ids, OCCURRED.sub(occurred, text, count=1).encode()))
+        events.append(Event(parsed["stage"], *ids, OCCURRED_AT.sub(occurred, text, count=1).encode()))
     return events
 
 
 def ingestions(events: Iterable[Event]) -> Iterator[Event]:
-    """Those that begin an invoice."""
+    """Return the events that begin an invoice."""
     return (event for event in events if event.stage == STAGES[0])
 
 
 def batches(events: Iterable[Event], size: int = 100) -> Iterator[Event]:
-    """The same events, as the bodies of batches: each of one stage, in the order in which they come together."""
+    """Return the same events in batches of one stage each. A batch is yielded when it is full."""
     waiting: dict[str, list[Event]] = {}
     for event in events:
         gathered = waiting.setdefault(event.stage, [])

@@ -1,11 +1,12 @@
-"""The floor: the least that an engine can do for an event that it is sent over HTTP and keeps durably.
+"""The floor: a minimal engine that receives events over HTTP and stores them durably.
 
-The server is the cell's own (uvicorn with our protocol, in a process of its own); what it is sent is appended to a file
-as it is, and answered when it is on the disk: one write and one sync for all that came in meanwhile. With `--gate` the
-event is parsed and validated before. There are no keys, no deduplication, no decisions, timers, queries or analytics.
+It uses the cell's server (uvicorn with our protocol, in a separate process). It appends each body unchanged to a file
+and responds when the body is on disk, with one write and one sync for all bodies that arrived during the last sync.
+With `--gate`, events are parsed and validated first. It has no keys, deduplication, decisions, timers, queries or
+analytics.
 
-What the cell takes is told as a multiple of the floor with the gate, measured beside it in the same run: a multiple
-means the same on every machine, a core-second does not. It runs as `python -m bench.floor FOLDER [--gate]`.
+The cell's CPU time is given as a multiple of the floor with the gate, measured in the same run: a multiple is
+comparable between machines, a core-second is not. Run it as `python -m bench.floor FOLDER [--gate]`.
 """
 
 import argparse
@@ -43,8 +44,10 @@ _sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
 class Appender:
-    """Appends to a file in a thread of its own: what comes in during one write and sync goes into the next. It waits
-    for more where few came in, as the cell's writer does, so that both sync for groups of the same size."""
+    """Appends bodies to a file in a separate thread. Bodies that arrive during a write and sync go into the next one.
+
+    With few bodies in the queue it waits for more, as the cell's writer does, so that both sync groups of similar size.
+    """
 
     def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -54,7 +57,7 @@ class Appender:
         threading.Thread(target=self._run, name="floor-appender", daemon=True).start()
 
     def append(self, body: bytes) -> "asyncio.Future[None]":
-        """Done when the body is on the disk."""
+        """Return a future that is done when the body is on disk."""
         awaited: asyncio.Future[None] = self._loop.create_future()
         with self._changed:
             self._queue.append((body, awaited))
@@ -71,26 +74,26 @@ class Appender:
             while content:
                 content = content[os.write(self._file, content) :]
             _sync(self._file)
-            self._loop.call_soon_threadsafe(_release, [awaited for _, awaited in group])
+            self._loop.call_soon_threadsafe(_resolve, [awaited for _, awaited in group])
             if 0 < len(self._queue) < COALESCE_BELOW_ITEMS:
                 time.sleep(COALESCE_SECONDS)
 
 
-def _release(group: "list[asyncio.Future[None]]") -> None:
+def _resolve(group: "list[asyncio.Future[None]]") -> None:
     for awaited in group:
         if not awaited.done():
             awaited.set_result(None)
 
 
 class App:
-    """The application; with `gate`, events are parsed and validated. It is made in the loop that it serves in."""
+    """ASGI application; with `gate`, it parses and validates events. Create it in the event loop that serves it."""
 
     def __init__(self, folder: Path, *, gate: bool) -> None:
         self._appender = Appender(folder / LOG, asyncio.get_running_loop())
         self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A POST to one of PATHS."""
+        """Handle a POST to one of PATHS."""
         if scope["type"] != "http":
             return
         stage = PATHS.get(scope["path"])
@@ -115,7 +118,7 @@ class App:
 
 
 class Floor:
-    """A running floor in a process of its own."""
+    """A running floor in a separate process."""
 
     def __init__(self, folder: Path, *, gate: bool) -> None:
         folder.mkdir(parents=True)
@@ -131,8 +134,8 @@ class Floor:
     def cpu_seconds(self) -> float:
         return cpu_seconds([self.process.pid])
 
-    async def fed(self) -> None:
-        """Nothing is left to be done once it has answered."""
+    async def wait_for_analytics(self) -> None:
+        """Do nothing: the floor has no work left after its response."""
 
     def __enter__(self) -> "Floor":
         return self
@@ -147,12 +150,14 @@ class Floor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m bench.floor", description="The floor that the cell is measured against")
-    parser.add_argument("folder", type=Path, help="where what is sent is kept")
+    parser = argparse.ArgumentParser(
+        "python -m bench.floor", description="Run the minimal engine that the cell is compared with."
+    )
+    parser.add_argument("folder", type=Path, help="folder for the events")
     parser.add_argument("--gate", action="store_true", help="parse and validate each event first")
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     ended = shutdown_signal()
-    server = Server(lambda: App(chosen.folder, gate=chosen.gate), "127.0.0.1", 0).start()
+    server = Server(lambda: App(arguments.folder, gate=arguments.gate), "127.0.0.1", 0).start()
     with tuned_gc():
         print(server.url, flush=True)
         while not ended(1.0):

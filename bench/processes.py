@@ -1,4 +1,4 @@
-"""Processes: what the operating system says that one, with its children, has taken."""
+"""CPU time, memory and disk use of processes and their children."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +7,7 @@ import psutil
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of the processes and of all their children, of those too that have ended meanwhile."""
+    """Return user and system time of the processes and all their children, including children that have ended."""
     total = 0.0
     for process in family(pids):
         try:
@@ -19,7 +19,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def memory_mb(pids: Iterable[int]) -> float:
-    """Resident memory, of processes that share little."""
+    """Return the resident memory in MB. Memory that processes share is counted repeatedly."""
     total = 0
     for process in family(pids):
         try:
@@ -30,12 +30,12 @@ def memory_mb(pids: Iterable[int]) -> float:
 
 
 def bytes_in(folder: Path) -> int:
-    """Of all files in it."""
+    """Return the total size of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def family(pids: Iterable[int]) -> list[psutil.Process]:
-    """The processes that are there, each with its children."""
+    """Return the running processes and their children."""
     found = []
     for pid in pids:
         try:

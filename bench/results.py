@@ -1,4 +1,4 @@
-"""The results: `bench/RESULTS.md`, whose sections are written by different commands, each with its machine and date."""
+"""Writer of `bench/RESULTS.md`. Different commands write its sections, each with machine and date."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ SECTIONS = (
     "floor", "throughput", "open_loop", "storage", "hot_path", "replay", "dashboards", "million", "soak",
     "peers", "faults",
 )  # fmt: skip
-"""In the order in which they stand in the file."""
+"""Names of the sections in the order of the file."""
 
 HEAD = """# Results
 
@@ -25,21 +25,21 @@ are taken: [docs/benchmarks.md](../docs/benchmarks.md).
 
 
 def write_section(name: str, title: str, body: str, path: Path = RESULTS) -> None:
-    """Put a section in the place of its last version. `body` is Markdown; machine and date are put before it."""
+    """Replace a section. `body` is Markdown; machine and date are written before it."""
     sections = _read(path)
     sections[name] = f"## {title}\n\n{describe_run()}\n\n{body.strip()}\n"
-    whole = [f"<!-- {one} -->\n{sections[one]}" for one in SECTIONS if one in sections]
-    path.write_text("\n".join([HEAD, *whole]), encoding="utf-8")
+    written = [f"<!-- {one} -->\n{sections[one]}" for one in SECTIONS if one in sections]
+    path.write_text("\n".join([HEAD, *written]), encoding="utf-8")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def describe_run() -> str:
-    """Machine, versions and date, in a line."""
+    """Return machine, versions and date in one line."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("apsw", "duckdb", "msgspec", "uvicorn"))
     now = datetime.now(UTC)
     return (

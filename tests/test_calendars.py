@@ -13,11 +13,11 @@ from bems.tracker.policy import CalendarSpec, PolicySpec, StageSpec, StagesSpec
 
 COUNTRIES = sorted(holidays.list_supported_countries(include_aliases=False))
 SAMPLE_YEARS = (2000, 2012, 2013, 2021, 2026, LAST_YEAR)
-"""Weekends moved in or before 2000, 2013, 2022; days of the weekend are worked by decree, of which those are known."""
+"""Some weekends changed in or before 2000, in 2013 and in 2022. In some years weekend days are worked by decree."""
 
 INVOICE = Facts(Decimal("1250.00"), "EUR", Vendor("V-42"), Source("sap-ecc"))
 
-PARTS = [("MY", part) for part in ("01", "02", "03", "10", "11")] + [("DE", "BY"), ("GB", "SCT"), ("ES", "MD")]
+SUBDIVISIONS = [("MY", code) for code in ("01", "02", "03", "10", "11")] + [("DE", "BY"), ("GB", "SCT"), ("ES", "MD")]
 
 
 def test_dutch_holidays() -> None:
@@ -48,12 +48,12 @@ def test_easter_monday_is_known_from_the_first_year_to_the_last() -> None:
     assert {day.year for day in dutch} == set(range(FIRST_YEAR, LAST_YEAR + 1))
 
 
-def test_a_holiday_kept_on_another_day_is_a_day_off() -> None:
-    # Independence Day 2026 is a Saturday, kept on the Friday.
+def test_a_substitute_for_a_holiday_is_a_day_off() -> None:
+    # Independence Day 2026 is a Saturday and is observed on Friday.
     assert date(2026, 7, 3) in days_off("US")
 
 
-def test_a_part_of_a_country_has_its_own() -> None:
+def test_a_subdivision_has_its_own_holidays() -> None:
     epiphany = date(2026, 1, 6)
     assert epiphany in days_off("DE", "BY")
     assert epiphany not in days_off("DE")
@@ -73,14 +73,14 @@ def test_a_country_known_for_fewer_years_does_not_warn() -> None:
         ("LU", "X", "'X' is not a part of LU with holidays of its own: leave it out"),
     ],
 )
-def test_an_unknown_place_is_refused(country: str, subdivision: str | None, problem: str) -> None:
+def test_an_unknown_country_or_subdivision_is_refused(country: str, subdivision: str | None, problem: str) -> None:
     with pytest.raises(ValueError, match=r": (use|leave) ") as refused:
         days_off(country, subdivision)
     assert problem in str(refused.value)
 
 
-def test_years_run_forward() -> None:
-    with pytest.raises(ValueError, match="there is no year from 2026 to 2025"):
+def test_an_empty_range_of_years_is_refused() -> None:
+    with pytest.raises(ValueError, match="the range of years from 2026 to 2025 is empty"):
         days_off("NL", first_year=2026, last_year=2025)
 
 
@@ -97,11 +97,13 @@ def test_a_policy_is_expanded_with_the_holidays_of_its_calendar() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(("country", "part"), [*((country, None) for country in COUNTRIES), *PARTS])
-def test_business_days_are_the_working_days_of_the_library(country: str, part: str | None) -> None:
-    calendar = expand(PolicySpec(CalendarSpec(country, "UTC", part))).calendar
-    years = {year + later for year in SAMPLE_YEARS for later in (0, 1)} - {LAST_YEAR + 1}  # December is in both
-    known = holidays.country_holidays(country, subdiv=part, years=years, expand=False)
+@pytest.mark.parametrize(("country", "subdivision"), [*((country, None) for country in COUNTRIES), *SUBDIVISIONS])
+def test_business_days_equal_the_working_days_of_the_library(country: str, subdivision: str | None) -> None:
+    calendar = expand(PolicySpec(CalendarSpec(country, "UTC", subdivision))).calendar
+    years = {year + later for year in SAMPLE_YEARS for later in (0, 1)} - {
+        LAST_YEAR + 1
+    }  # substitutes in December may belong to the next year
+    known = holidays.country_holidays(country, subdiv=subdivision, years=years, expand=False)
     for year in SAMPLE_YEARS:
         days = [date(year, 1, 1) + timedelta(days=number) for number in range(365)]
         noons = [parse(f"{day}T12:00:00Z") for day in days]
@@ -112,7 +114,7 @@ def test_business_days_are_the_working_days_of_the_library(country: str, part: s
         assert tenth == known.get_nth_working_day(known.get_nth_working_day(days[160], 0), 10)
 
 
-def test_a_saturday_that_hungary_works_counts() -> None:
+def test_a_worked_saturday_in_hungary_is_a_business_day() -> None:
     spec = PolicySpec(
         CalendarSpec("HU", "Europe/Budapest"), StagesSpec(authorization=StageSpec("3bd", "1bd", 2, 3, ()))
     )
@@ -126,44 +128,46 @@ def test_a_week_may_begin_on_sunday(country: str) -> None:
     assert not calendar.is_business_day(date(2026, 11, 27)) and calendar.is_business_day(date(2026, 11, 29))
 
 
-def test_a_weekend_that_moved_is_the_one_of_its_time() -> None:
+def test_before_a_change_of_the_weekend_the_former_one_applies() -> None:
     emirates = expand(PolicySpec(CalendarSpec("AE", "Asia/Dubai"))).calendar
     friday, sunday = date(2021, 11, 26), date(2021, 11, 28)
     assert not emirates.is_business_day(friday) and emirates.is_business_day(sunday)
     friday, sunday = date(2026, 11, 27), date(2026, 11, 29)
     assert emirates.is_business_day(friday) and not emirates.is_business_day(sunday)
-    assert emirates.is_business_day(date(2060, 11, 26)), "a Friday beyond the last year"
+    assert emirates.is_business_day(date(2060, 11, 26)), "the last weekend applies after the last year"
 
 
-def test_a_weekend_that_a_policy_names_is_the_one_of_every_year() -> None:
+def test_a_weekend_in_a_policy_applies_to_every_year() -> None:
     emirates = expand(PolicySpec(CalendarSpec("AE", "Asia/Dubai", weekend=("saturday", "sunday")))).calendar
     assert emirates.is_business_day(date(2021, 11, 26)) and not emirates.is_business_day(date(2021, 11, 28))
-    # New Year's Day 2021 was a Friday, which is off as a holiday.
+    # New Year's Day 2021 was a Friday and is off as a holiday.
     assert not emirates.is_business_day(date(2021, 1, 1))
-    # A holiday on what is no weekend any more is a day off.
+    # A holiday is off even on a day that the policy does not count as weekend.
     sundays = expand(PolicySpec(CalendarSpec("NL", "UTC", weekend=("sunday",)))).calendar
     assert not sundays.is_business_day(date(2026, 12, 26)) and sundays.is_business_day(date(2026, 12, 19))
-    # Hungary works on that Saturday, whatever the weekend is.
+    # The worked Saturday in Hungary stays a workday.
     budapest = expand(PolicySpec(CalendarSpec("HU", "UTC", weekend=("saturday", "sunday")))).calendar
     assert budapest.is_business_day(date(2026, 1, 10)) and not budapest.is_business_day(date(2026, 1, 17))
 
 
-def test_days_on_and_off_win_over_the_country() -> None:
+def test_days_on_and_off_override_the_country() -> None:
     calendar = CalendarSpec(
         "HU", "UTC", days_off=(date(2026, 1, 10), date(2026, 11, 24)), days_on=(date(2026, 12, 25), date(2026, 12, 27))
     )
-    own = expand(PolicySpec(calendar)).calendar
-    assert not own.is_business_day(date(2026, 1, 10)) and not own.is_business_day(date(2026, 11, 24))
-    assert own.is_business_day(date(2026, 12, 25)) and own.is_business_day(date(2026, 12, 27))
+    policy_calendar = expand(PolicySpec(calendar)).calendar
+    assert not policy_calendar.is_business_day(date(2026, 1, 10)) and not policy_calendar.is_business_day(
+        date(2026, 11, 24)
+    )
+    assert policy_calendar.is_business_day(date(2026, 12, 25)) and policy_calendar.is_business_day(date(2026, 12, 27))
 
 
-def test_the_days_of_a_country_are_those_of_the_years_asked_for() -> None:
+def test_country_days_are_limited_to_the_range_of_years() -> None:
     found = country_days("AE", first_year=2021, last_year=2022)
     assert found.weekend == ("saturday", "sunday")
-    assert {day.year for day in found.weekend_before | found.week_before} == {2021}
+    assert {day.year for day in found.former_weekend | found.former_workdays} == {2021}
     assert country_days("AE", first_year=2021, last_year=2021).weekend == ("friday", "saturday")
 
 
-def test_the_library_is_not_loaded_before_it_is_needed() -> None:
+def test_importing_calendars_does_not_load_the_holidays_library() -> None:
     loaded = "import bems.calendars, sys; sys.exit('holidays' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0

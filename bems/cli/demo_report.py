@@ -17,7 +17,7 @@ from bems.cli.table_layout import Column, Row, print_prose, print_table
 from bems.cli.worst_invoice import WorstInvoice, find_worst
 from bems.embedded.analytics.feeder import AnalyticsFeeder
 from bems.embedded.api.access import VIEWERS
-from bems.embedded.replay.report import ALERTED
+from bems.embedded.replay.report import ALERT_CATEGORIES
 from bems.tracker.status import WAITS_FOR
 
 TIMEOUT_SECONDS = 15.0
@@ -126,7 +126,7 @@ def _statuses(result: DemoResult) -> Section:
 def _alerts(result: DemoResult) -> Section | None:
     if not result.alerts:
         return None
-    rows = [(name, *(f"{n:,}" for n in result.alerts[name])) for name in ALERTED if name in result.alerts]
+    rows = [(name, *(f"{n:,}" for n in result.alerts[name])) for name in ALERT_CATEGORIES if name in result.alerts]
     return Section("Alerts raised", ALERT_COLUMNS, rows)
 
 

@@ -8,7 +8,7 @@ import click
 from bems.cli.output import make_console
 from bems.cli.replay_report import Section, alerts_per_100_invoices, as_document, print_heading, print_section
 from bems.cli.table_layout import Column, Row
-from bems.embedded.replay.report import ALERTED, Report
+from bems.embedded.replay.report import ALERT_CATEGORIES, Report
 from bems.tracker.actions import SEVERITIES
 
 BUILT_IN = "built-in"
@@ -59,7 +59,7 @@ def _figures(first: ReplayResult, second: ReplayResult) -> Sequence[tuple[str, f
     a, b = first.report, second.report
     figures: list[tuple[str, float, float]] = [
         (f"{stage}, {severity} alerts", a.alerts[stage, severity], b.alerts[stage, severity])
-        for stage in ALERTED
+        for stage in ALERT_CATEGORIES
         for severity in SEVERITIES
         if a.alerts[stage, severity] or b.alerts[stage, severity]
     ]

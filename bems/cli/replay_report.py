@@ -10,7 +10,7 @@ from rich.text import Text
 
 from bems.cli.output import format_amount, format_duration, make_console, vendor_label
 from bems.cli.table_layout import Column, Row, print_table
-from bems.embedded.replay.report import ALERTED, Alerted, InvoiceLine, Report
+from bems.embedded.replay.report import ALERT_CATEGORIES, AlertCategory, InvoiceLine, Report
 from bems.tracker.contract import STAGES
 from bems.tracker.instants import DAY, Instant, render, to_datetime
 from bems.tracker.status import WAITS_FOR, Status
@@ -64,8 +64,12 @@ def as_document(report: Report, seconds: float) -> dict[str, Any]:
     if report.first is not None:
         period = {"first": render(report.first), "last": render(report.last), "end": render(report.end)}
     jump = None
-    if report.jump is not None and is_long_jump(report):
-        jump = {"line": report.jump.line, "before": render(report.jump.before), "after": render(report.jump.after)}
+    if report.longest_jump is not None and is_long_jump(report):
+        jump = {
+            "line": report.longest_jump.line,
+            "before": render(report.longest_jump.before),
+            "after": render(report.longest_jump.after),
+        }
     return {
         **report.summary(),
         "left_out": report.left_out,
@@ -129,13 +133,13 @@ def print_report(report: Report, seconds: float, *, wide: bool = False) -> None:
         console, "Replayed", f"{lines:,} events in {format_duration(seconds)} ({lines / seconds:,.0f} a second)"
     )
     if is_long_jump(report):
-        assert report.jump is not None
-        days = (report.jump.after - report.jump.before) // DAY
+        assert report.longest_jump is not None
+        days = (report.longest_jump.after - report.longest_jump.before) // DAY
         print_heading(
             console,
             "Note",
-            f"line {report.jump.line:,} of the log, dated {_day(report.jump.after)}, is {days} days later than every "
-            "line before it; if that date is wrong, invoices count as stuck too early",
+            f"line {report.longest_jump.line:,} of the log, dated {_day(report.longest_jump.after)}, is {days} days later "
+            "than every line before it; if that date is wrong, invoices count as stuck too early",
         )
     for section in (
         _refusals(report),
@@ -162,7 +166,7 @@ def print_section(console: Console, section: Section, *, wide: bool | None = Non
 
 def is_long_jump(report: Report) -> bool:
     """Return whether a line is so much later than every line before it that its date may be wrong."""
-    return report.jump is not None and report.jump.after - report.jump.before > LONG_JUMP
+    return report.longest_jump is not None and report.longest_jump.after - report.longest_jump.before > LONG_JUMP
 
 
 def _refusals(report: Report) -> Section | None:
@@ -200,11 +204,11 @@ def _stages(report: Report) -> Section | None:
     return Section("Time in each stage", columns, rows)
 
 
-def count_alerted_invoices(report: Report) -> dict[Alerted, int]:
+def count_alerted_invoices(report: Report) -> dict[AlertCategory, int]:
     """Count the invoices with an alert in each stage, and those with an identity alert."""
-    alerted: dict[Alerted, int] = dict.fromkeys(ALERTED, 0)
+    alerted: dict[AlertCategory, int] = dict.fromkeys(ALERT_CATEGORIES, 0)
     for invoice in report.invoices:
-        for category in {alert.counted_under for alert in invoice.alerts}:
+        for category in {alert.category for alert in invoice.alerts}:
             alerted[category] += 1
     return alerted
 
@@ -214,7 +218,7 @@ def _alerts(report: Report) -> Section | None:
         return None
     alerted = count_alerted_invoices(report)
     rows: list[Row] = []
-    for category in ALERTED:
+    for category in ALERT_CATEGORIES:
         warnings, critical = report.alerts[category, "warning"], report.alerts[category, "critical"]
         if warnings or critical:
             rows.append((category, f"{alerted[category]:,}", f"{warnings:,}", f"{critical:,}"))

@@ -1,6 +1,7 @@
-"""The generator: a believable log of events, made up, the same for the same seed on every machine.
+"""Generator of realistic synthetic event logs. A seed gives the same log on every machine.
 
-Lines come in the order of their arrival, which is not that of what they tell: see `stories` for what goes wrong.
+Lines are in the order of their arrival, which differs from the order in which the events occurred; see `scenarios` for
+the faults.
 """
 
 import re
@@ -27,17 +28,17 @@ from bems.generator.vendors import cumulative_volumes, make_vendors
 
 __all__ = ["CLEAN", "EVERYDAY", "Profile", "Scenario", "generate", "render", "scenarios"]
 
-START = date(2026, 1, 1)
-DAYS = 31
+DEFAULT_START = date(2026, 1, 1)
+DEFAULT_DAYS = 31
 FIRST_YEAR, LAST_YEAR = 1971, 2090
 
-# How many invoices begin on a day, in proportion: Monday to Sunday, but on the last business days of a month so many
-# times as many (the last one first), and on holidays of nearly every country as few as on a Sunday.
-WEEKDAYS = (110, 100, 100, 95, 85, 12, 5)
-MONTH_END = (6, 4, 2)
+# Relative number of invoices that begin on a day, from Monday to Sunday; the factors for the last business days of a
+# month (the last one first); and holidays in nearly every country, which count as Sundays.
+WEEKDAY_WEIGHTS = (110, 100, 100, 95, 85, 12, 5)
+MONTH_END_FACTORS = (6, 4, 2)
 HOLIDAYS = frozenset({(1, 1), (12, 25)})
 
-# What is malformed in a line, by turns: pattern and replacement.
+# Malformations of a line, applied in rotation: pattern and replacement.
 MALFORMATIONS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -51,7 +52,7 @@ MALFORMATIONS = tuple(
         (r'"status":"[^"]*"', '"status":"pending"'),
         (r'("status":"[^"]*")', r"\1,\1"),
         (r'("occurred_at":"[^"]{19})[^"]*"', r'\1"'),
-        # Far beyond any clock that reads this, so that it is refused whenever that is.
+        # In the far future, so that the event is refused whenever the log is read.
         (r'"occurred_at":"....', '"occurred_at":"2099'),
         (r'"occurred_at":"(....)-(..)-(..)T[^"]*"', r'"occurred_at":"\3.\2.\1"'),
         (r'("source":)', r'"document_type":"RE",\1'),
@@ -61,31 +62,31 @@ MALFORMATIONS = tuple(
         (r"^.*$", "<html><body>502 Bad Gateway</body></html>"),
     )
 )
-CONFLICT = re.compile(r'("amount":"-?)')
+CONFLICTING_AMOUNT = re.compile(r'("amount":"-?)')
 
 _MINUTES = [f"T{minute // 60:02}:{minute % 60:02}:" for minute in range(24 * 60)]
 _SECONDS = [f"{second:02}" for second in range(60)]
 
 
 def generate(
-    invoices: int, seed: int, *, start: date = START, days: int = DAYS, profile: Profile = EVERYDAY
+    invoices: int, seed: int, *, start: date = DEFAULT_START, days: int = DEFAULT_DAYS, profile: Profile = EVERYDAY
 ) -> Iterator[bytes]:
-    """The lines of a log of so many invoices, which begin on the days from `start` on, and are told to their end.
+    """Generate the lines of a log with the complete lifecycles of `invoices` that begin within `days` from `start`.
 
-    Lines come in the order in which they arrive, each `{"stage": ..., "event": {...}}` with a newline; the last ones
-    weeks after the last invoice began. With the defaults there are about 4.1 lines an invoice. ValueError where the
-    numbers make no sense.
+    Lines are in the order of arrival, each `{"stage": ..., "event": {...}}` with a newline. The last ones arrive weeks
+    after the last invoice began. With the defaults there are about 4.1 lines per invoice. Raises ValueError if an
+    argument is out of range.
 
-    Memory holds the invoices of which something is still to be sent, about 1.5 kB each: most of the last week's, and a
-    few of the weeks before. A million over a year take 70 MB at the most, a million in one month 600 MB.
+    Memory holds the invoices with outstanding events, about 1.5 kB each: most of those of the last week, and a few
+    older ones. A million invoices over a year take at most 70 MB, a million in one month 600 MB.
     """
-    return _in_order(scenarios(invoices, seed, start=start, days=days, profile=profile))
+    return _lines_by_arrival(scenarios(invoices, seed, start=start, days=days, profile=profile))
 
 
 def scenarios(
-    invoices: int, seed: int, *, start: date = START, days: int = DAYS, profile: Profile = EVERYDAY
+    invoices: int, seed: int, *, start: date = DEFAULT_START, days: int = DEFAULT_DAYS, profile: Profile = EVERYDAY
 ) -> Iterator[Scenario]:
-    """What `generate` with the same arguments makes its lines from, in the order in which the invoices begin."""
+    """Generate the scenarios of the log that `generate` returns for the same arguments, in the order of their days."""
     if invoices < 0:
         raise ValueError(f"{invoices} invoices: use 0 or more")
     if days < 1:
@@ -98,74 +99,74 @@ def scenarios(
 
 def _scenarios(invoices: int, seed: int, first: int, days: int, profile: Profile) -> Iterator[Scenario]:
     random = Random(f"stories {seed}").random
-    suppliers, volumes = make_vendors(seed), cumulative_volumes()
-    weights = _weights(first, days)
-    passed, begun, total = 0, 0, sum(weights)
+    vendors, volumes = make_vendors(seed), cumulative_volumes()
+    weights = _daily_weights(first, days)
+    weight_so_far, count_so_far, total = 0, 0, sum(weights)
     for day, weight in enumerate(weights, first):
-        passed += weight
-        before, begun = begun, invoices * passed // total
-        for number in range(before + 1, begun + 1):
-            supplier = suppliers[bisect_right(volumes, random() * volumes[-1])]
-            yield make_scenario(number, day, supplier, profile, random)
+        weight_so_far += weight
+        before, count_so_far = count_so_far, invoices * weight_so_far // total
+        for number in range(before + 1, count_so_far + 1):
+            vendor = vendors[bisect_right(volumes, random() * volumes[-1])]
+            yield make_scenario(number, day, vendor, profile, random)
 
 
-def _weights(first: int, days: int) -> list[int]:
-    """How many invoices begin on each day, in proportion."""
-    return [_daily_volume(date.fromordinal(EPOCH_DATE + day)) for day in range(first, first + days)]
+def _daily_weights(first: int, days: int) -> list[int]:
+    """Return the relative number of invoices that begin on each day."""
+    return [_daily_weight(date.fromordinal(EPOCH_DATE + day)) for day in range(first, first + days)]
 
 
-def _daily_volume(day: date) -> int:
+def _daily_weight(day: date) -> int:
     if (day.month, day.day) in HOLIDAYS:
-        return WEEKDAYS[6]
-    weight = WEEKDAYS[day.weekday()]
+        return WEEKDAY_WEIGHTS[6]
+    weight = WEEKDAY_WEIGHTS[day.weekday()]
     if day.weekday() > 4:
         return weight
-    after = range(day.day + 1, monthrange(day.year, day.month)[1] + 1)
-    left = sum(1 for other in after if day.replace(day=other).weekday() <= 4)
-    return weight * MONTH_END[left] if left < len(MONTH_END) else weight
+    later_days = range(day.day + 1, monthrange(day.year, day.month)[1] + 1)
+    business_days_left = sum(1 for other in later_days if day.replace(day=other).weekday() <= 4)
+    return weight * MONTH_END_FACTORS[business_days_left] if business_days_left < len(MONTH_END_FACTORS) else weight
 
 
-def _in_order(plans: Iterator[Scenario]) -> Iterator[bytes]:
-    """The lines of all plans by arrival, a day at a time; equal arrivals as they were planned."""
-    book: defaultdict[int, list[Scenario]] = defaultdict(list)
+def _lines_by_arrival(by_day: Iterator[Scenario]) -> Iterator[bytes]:
+    """Render the lines by arrival, one day at a time. Lines with equal arrivals keep the order of their scenarios."""
+    pending: defaultdict[int, list[Scenario]] = defaultdict(list)
     today = 0
-    for plan in plans:
-        if plan.day > today:
-            today = plan.day
-            # What is planned from today on arrives after the beginning of yesterday, wherever it comes from.
-            yield from _rendered(book, today - 1)
-        for day in {sending.arrives // DAY_SECONDS for sending in plan.emissions}:
-            book[day].append(plan)
-    yield from _rendered(book, max(book, default=0) + 1)
+    for scenario in by_day:
+        if scenario.day > today:
+            today = scenario.day
+            # Emissions of scenarios from today on arrive after the start of yesterday, in every time zone.
+            yield from _render_until(pending, today - 1)
+        for day in {emission.arrives // DAY_SECONDS for emission in scenario.emissions}:
+            pending[day].append(scenario)
+    yield from _render_until(pending, max(pending, default=0) + 1)
 
 
-def _rendered(book: dict[int, list[Scenario]], until: int) -> Iterator[bytes]:
-    """Take what arrives on the days before `until` out of the book."""
-    for day in sorted(day for day in book if day < until):
+def _render_until(pending: dict[int, list[Scenario]], until: int) -> Iterator[bytes]:
+    """Remove the days before `until` from `pending` and render their lines."""
+    for day in sorted(day for day in pending if day < until):
         arrivals = [
-            (sending.arrives, plan, sending)
-            for plan in book.pop(day)
-            for sending in plan.emissions
-            if sending.arrives // DAY_SECONDS == day
+            (emission.arrives, scenario, emission)
+            for scenario in pending.pop(day)
+            for emission in scenario.emissions
+            if emission.arrives // DAY_SECONDS == day
         ]
         arrivals.sort(key=itemgetter(0))
-        for _, plan, sending in arrivals:
-            yield render(plan, sending)
+        for _, scenario, emission in arrivals:
+            yield render(scenario, emission)
 
 
-def render(plan: Scenario, sending: Emission) -> bytes:
-    """The line, with its newline."""
-    sender = plan.vendor.senders[sending.stage]
-    day, second = divmod(sending.occurs + sender.shift, DAY_SECONDS)
+def render(scenario: Scenario, emission: Emission) -> bytes:
+    """Render a line, including its newline."""
+    sender = scenario.vendor.senders[emission.stage]
+    day, second = divmod(emission.occurs + sender.shift_seconds, DAY_SECONDS)
     line = (
-        f'{{"stage":"{sending.stage}","event":{{"event_id":"{sender.prefix}-{plan.number:07}-{sending.number}",'
-        f'"invoice_id":"{plan.invoice_id}","status":"{sending.status}",'
-        f'"occurred_at":"{iso_date(day)}{_MINUTES[second // 60]}{_SECONDS[second % 60]}{sender.suffix}",'
-        f'"amount":"{plan.amount}",{sender.constant}{plan.details if sender.detailed else ""}}}}}\n'
+        f'{{"stage":"{emission.stage}","event":{{"event_id":"{sender.prefix}-{scenario.number:07}-{emission.number}",'
+        f'"invoice_id":"{scenario.invoice_id}","status":"{emission.status}",'
+        f'"occurred_at":"{iso_date(day)}{_MINUTES[second // 60]}{_SECONDS[second % 60]}{sender.offset_text}",'
+        f'"amount":"{scenario.amount}",{sender.constant_fields}{scenario.details if sender.has_details else ""}}}}}\n'
     )
-    if sending.form == "malformed":
-        pattern, replacement = MALFORMATIONS[(plan.number + sending.number) % len(MALFORMATIONS)]
+    if emission.form == "malformed":
+        pattern, replacement = MALFORMATIONS[(scenario.number + emission.number) % len(MALFORMATIONS)]
         line = pattern.sub(replacement, line, count=1)
-    elif sending.form == "conflict":
-        line = CONFLICT.sub(r"\g<1>1", line, count=1)
+    elif emission.form == "conflict":
+        line = CONFLICTING_AMOUNT.sub(r"\g<1>1", line, count=1)
     return line.encode()

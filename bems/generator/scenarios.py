@@ -1,7 +1,7 @@
-"""Stories: what happens to one invoice, what is sent of it and when, and the status in which that leaves it.
+"""Scenarios: the history of one invoice, the events that are sent about it, and its final status.
 
-A story is told along the business's own time, so its end is known without asking the lifecycle's rules: it is what a
-log's status can be checked against, whatever the order, repetition and delay of what was sent.
+A scenario follows business time, so its final status is known without the rules of the lifecycle. Tests compare it with
+the status that the tracker derives from the log, whatever the order, duplication and delay of the events.
 """
 
 from collections.abc import Callable
@@ -24,28 +24,28 @@ Choice = TypeVar("Choice")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How often things go wrong, as shares of 1. The defaults are an ordinary company's."""
+    """Probabilities of faults, from 0 to 1. The defaults describe an ordinary company."""
 
-    # Of invoices.
+    # Shares of all invoices.
     credit_note: float = 0.04
-    early: float = 0.03  # the goods came before the invoice
-    orphaned: float = 0.012  # its ingestion is never sent, or arrives weeks later
-    stuck: float = 0.02  # one stage takes weeks, or never comes
+    early: float = 0.03  # the goods arrive before the invoice
+    orphaned: float = 0.012  # the ingestion is never sent or arrives weeks later
+    stuck: float = 0.02  # one stage takes weeks or never completes
     cancelled: float = 0.015
     rejected: float = 0.03
-    withdrawn: float = 0.004  # approved, and rejected later
+    withdrawn: float = 0.004  # approved and rejected later
     disputed: float = 0.06
     failed: float = 0.02
 
     # Of those.
     orphaned_for_good: float = 0.5
     stuck_for_good: float = 0.3
-    reversed: float = 0.4  # rejected, and approved later
+    reversed: float = 0.4  # rejected and approved later
     disputed_twice: float = 0.15
     disputed_for_good: float = 0.12
     failed_for_good: float = 0.1
 
-    # Of events.
+    # Shares of all events.
     late: float = 0.02  # sent days after it occurred
     duplicated: float = 0.02
     conflicting: float = 0.001  # sent again with the same id and another amount
@@ -53,14 +53,14 @@ class Profile:
 
     # Of those.
     duplicated_days_later: float = 0.3
-    malformed_for_good: float = 0.2  # nobody noticed; else it is put right and sent again
+    malformed_for_good: float = 0.2  # never corrected and sent again
 
 
 EVERYDAY = Profile()
 CLEAN = Profile(**dict.fromkeys(Profile.__dataclass_fields__, 0.0))
-"""Nothing goes wrong: four events an invoice, each in its place."""
+"""No faults: four events per invoice, in order."""
 
-# Business days from one step to the next; one of each is drawn. 0 is up to three hours later.
+# Business days from one step to the next, of which one is drawn. 0 means up to about three hours later.
 AUTHORIZATION_LAGS = (0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 5)
 RECONCILIATION_LAGS = (0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 7)
 POSTING_LAGS = (0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 4)
@@ -70,33 +70,41 @@ REPAIR_LAGS = (1, 2, 2, 3, 4, 6, 10)
 REPOST_LAGS = (0, 0, 1, 1, 2)
 CANCELLATION_LAGS = (0, 1, 1, 2, 4)
 STUCK_LAGS = (8, 10, 12, 15, 20, 25, 30, 40)
-MAX_LAG = 40
+MAX_LAG_DAYS = 40
 
-# Where it gets stuck and before which step it is cancelled; one of each is drawn.
+# The stage in which an invoice is stuck, and the step before which it is cancelled, of which one is drawn.
 STUCK_STAGES: tuple[Stage, ...] = ("authorization",) * 5 + ("reconciliation",) * 2 + ("posting",) * 3
 CANCELLED_BEFORE = ("authorization",) * 4 + ("reconciliation",) * 2 + ("posting",) * 2 + ("the end",)
 
-# Seconds, from and to.
-LATENCY = (1, 90)
-LATE = (DAY_SECONDS, 7 * DAY_SECONDS)
-WEEKS_LATE = (14 * DAY_SECONDS, 45 * DAY_SECONDS)
-RETRIED = (2, 2 * MINUTE_SECONDS)
-REDELIVERED = (DAY_SECONDS, 9 * DAY_SECONDS)
-CORRECTION_DELAY = (HOUR_SECONDS, 3 * DAY_SECONDS)
+# Ranges of delays: minimum and maximum.
+LATENCY_SECONDS = (1, 90)
+LATE_SECONDS = (DAY_SECONDS, 7 * DAY_SECONDS)
+WEEKS_LATE_SECONDS = (14 * DAY_SECONDS, 45 * DAY_SECONDS)
+RETRY_SECONDS = (2, 2 * MINUTE_SECONDS)
+REDELIVERY_SECONDS = (DAY_SECONDS, 9 * DAY_SECONDS)
+CORRECTION_SECONDS = (HOUR_SECONDS, 3 * DAY_SECONDS)
 
-OPENS, CLOSES = 8 * HOUR_SECONDS, 18 * HOUR_SECONDS
-WEEKEND_WORK = 0.3
-"""Of the invoices that come in on a weekend, so many are sent then and not on the next business day."""
+OPENING_SECONDS, CLOSING_SECONDS = 8 * HOUR_SECONDS, 18 * HOUR_SECONDS
+"""Business hours, after local midnight."""
+
+WEEKEND_SHARE = 0.3
+"""Share of the invoices of a weekend that are sent on the weekend itself, not on the next business day."""
 
 MEDIAN_EUROS = 900
-ON_ORDER = 0.85
+"""Median amount of an invoice."""
+
+PURCHASE_ORDER_SHARE = 0.85
+"""Share of the invoices that refer to a purchase order."""
 
 Form = Literal["sent", "repeat", "conflict", "malformed"]
 
 
 class Emission(Struct, frozen=True, gc=False):
-    """One line to be: `number` counts the invoice's events, `occurs` is in local seconds and `arrives` in UTC seconds
-    since 1970."""
+    """One line of the log.
+
+    `number` counts the events of the invoice. `arrives` is in UTC seconds since 1970, `occurs` in seconds of the
+    vendor's local time since 1970.
+    """
 
     arrives: int
     occurs: int
@@ -107,8 +115,12 @@ class Emission(Struct, frozen=True, gc=False):
 
 
 class Scenario(Struct, frozen=True, gc=False):
-    """One invoice. `status`: what it ends as when all is sent, None if nothing valid is ever heard of it. `day` is when
-    it begins, in local days since 1970; `details` is JSON: payment terms and attributes."""
+    """One invoice.
+
+    `day`      first day, in local days since 1970.
+    `details`  JSON of payment terms and attributes.
+    `status`   final status after all emissions, or None if no valid event is ever sent.
+    """
 
     number: int
     invoice_id: str
@@ -120,167 +132,174 @@ class Scenario(Struct, frozen=True, gc=False):
     emissions: tuple[Emission, ...]
 
 
-def make_scenario(number: int, day: int, supplier: Vendor, profile: Profile, random: Callable[[], float]) -> Scenario:
-    """The story of an invoice that begins on a day, in local days since 1970; or on the next business day."""
-    story = _Scenario(day, supplier, profile, random)
-    status = story.run()
+def make_scenario(number: int, day: int, vendor: Vendor, profile: Profile, random: Callable[[], float]) -> Scenario:
+    """Make the scenario of an invoice that begins on `day` (local days since 1970) or on the next business day."""
+    builder = _ScenarioBuilder(day, vendor, profile, random)
+    status = builder.run()
     kind, sign = ("CN", "-") if random() < profile.credit_note else ("INV", "")
     return Scenario(
         number=number,
         invoice_id=f"{kind}/{iso_date(day)[:4]}/{number:06}",
-        vendor=supplier,
+        vendor=vendor,
         day=day,
-        amount=story.amount(sign),
-        details=story.details(),
-        status=status if story.any_valid_event else None,
-        emissions=tuple(story.sendings),
+        amount=builder.amount(sign),
+        details=builder.details(),
+        status=status if builder.any_valid_event else None,
+        emissions=tuple(builder.emissions),
     )
 
 
 @lru_cache(1024)
 def iso_date(day: int) -> str:
-    """The date of a day, counted from 1970-01-01."""
+    """Return the ISO date of a day since 1970-01-01."""
     return date.fromordinal(EPOCH_DATE + day).isoformat()
 
 
-def _deltas(weekend: frozenset[int]) -> list[list[int]]:
-    """Calendar days from a weekday (Monday is 0) to the nth business day after it."""
-    deltas = []
+def _business_day_offsets(weekend: frozenset[int]) -> list[list[int]]:
+    """Return, for each weekday (Monday is 0), the calendar days until the nth business day after it."""
+    offsets = []
     for weekday in range(7):
-        working = [delta for delta in range(1, 2 * MAX_LAG) if (weekday + delta) % 7 not in weekend]
-        deltas.append([0, *working[:MAX_LAG]])
-    return deltas
+        working = [offset for offset in range(1, 2 * MAX_LAG_DAYS) if (weekday + offset) % 7 not in weekend]
+        offsets.append([0, *working[:MAX_LAG_DAYS]])
+    return offsets
 
 
-_DELTAS = {weekend: _deltas(weekend) for weekend in (SATURDAY_AND_SUNDAY, FRIDAY_AND_SATURDAY)}
+_DAY_OFFSETS = {weekend: _business_day_offsets(weekend) for weekend in (SATURDAY_AND_SUNDAY, FRIDAY_AND_SATURDAY)}
 
 
-class _Scenario:
-    """One invoice while it is told. `now` is where the telling has come to, in local seconds since 1970; `heard` says
-    whether any valid event is ever sent. A step answers the status in which it leaves the invoice, None if it goes on.
+class _ScenarioBuilder:
+    """Builds the scenario of one invoice.
+
+    `now` is the current time of the scenario, in local seconds since 1970. `any_valid_event` is true once a valid event
+    was emitted. Each step returns the final status of the invoice, or None if the scenario continues.
     """
 
-    def __init__(self, day: int, supplier: Vendor, profile: Profile, random: Callable[[], float]) -> None:
-        self.supplier, self.profile, self.random = supplier, profile, random
-        self.deltas = _DELTAS[supplier.weekend]
-        self.sendings: list[Emission] = []
-        self.events = 0
-        self.any_valid_event = self.goods_came = False
-        weekend = (day + THURSDAY) % 7 in supplier.weekend
-        self.now = self._working_hour(day, 1 if weekend and random() >= WEEKEND_WORK else 0)
-        self.invoiced = self.now // DAY_SECONDS
+    def __init__(self, day: int, vendor: Vendor, profile: Profile, random: Callable[[], float]) -> None:
+        self.vendor, self.profile, self.random = vendor, profile, random
+        self.day_offsets = _DAY_OFFSETS[vendor.weekend]
+        self.emissions: list[Emission] = []
+        self.event_count = 0
+        self.any_valid_event = self.goods_arrived = False
+        weekend = (day + THURSDAY) % 7 in vendor.weekend
+        self.now = self._working_hour(day, 1 if weekend and random() >= WEEKEND_SHARE else 0)
+        self.invoice_day = self.now // DAY_SECONDS
         self.cancelled_before = self._pick(CANCELLED_BEFORE) if random() < profile.cancelled else None
-        self.stuck_at = self._pick(STUCK_STAGES) if random() < profile.stuck else None
+        self.stuck_stage = self._pick(STUCK_STAGES) if random() < profile.stuck else None
 
     def run(self) -> Status:
         if self.random() < self.profile.early:
-            self.goods_came = self._report("reconciliation", "matched")
-            self._advance(INVOICE_AFTER_GOODS_LAGS)
+            self.goods_arrived = self._emit("reconciliation", "matched")
+            self._advance_by(INVOICE_AFTER_GOODS_LAGS)
         ingested = self._ingest()
-        left = self._authorize() or self._reconcile() or self._post()
-        return left if ingested or left == "Cancelled" else "Orphan"
+        status = self._authorize() or self._reconcile() or self._post()
+        return status if ingested or status == "Cancelled" else "Orphan"
 
     def amount(self, sign: str) -> str:
-        """A product of independent factors is near enough to log-normal, and exp is not the same on every machine."""
-        random, supplier = self.random, self.supplier
+        """Draw an amount from an approximately log-normal distribution.
+
+        It is a product of independent factors, because `exp` gives different results on different machines.
+        """
+        random, vendor = self.random, self.vendor
         euros = MEDIAN_EUROS * 1.0
         for _ in range(3):
             euros *= (0.1 + random()) / (0.1 + random())
-        whole, fraction = divmod(max(1, int(euros * supplier.minor_per_euro + 0.5)), 10**supplier.decimals)
-        return f"{sign}{whole}.{fraction:0{supplier.decimals}}" if supplier.decimals else f"{sign}{whole}"
+        whole, fraction = divmod(max(1, int(euros * vendor.minor_per_euro + 0.5)), 10**vendor.decimals)
+        return f"{sign}{whole}.{fraction:0{vendor.decimals}}" if vendor.decimals else f"{sign}{whole}"
 
     def details(self) -> str:
-        """Payment terms and attributes, as JSON to be put behind the other fields."""
-        supplier, terms = self.supplier, ""
-        if supplier.terms_style in ("days", "both"):
-            terms = f'"days":{supplier.terms_days}'
-        if supplier.terms_style in ("due_date", "both"):
-            due_date = iso_date(self.invoiced + supplier.terms_days)
+        """Return payment terms and attributes as JSON that follows the other fields."""
+        vendor, terms = self.vendor, ""
+        if vendor.terms_style in ("days", "both"):
+            terms = f'"days":{vendor.terms_days}'
+        if vendor.terms_style in ("due_date", "both"):
+            due_date = iso_date(self.invoice_day + vendor.terms_days)
             terms += f'{"," if terms else ""}"due_date":"{due_date}"'
-        order = f'"po":"{4_500_000_000 + int(self.random() * 10_000_000)}",' if self.random() < ON_ORDER else ""
-        before = f',"payment_terms":{{{terms}}}' if terms else ""
-        return f'{before},"attributes":{{{order}"cost_center":"{supplier.cost_center}"}}'
+        order = (
+            f'"po":"{4_500_000_000 + int(self.random() * 10_000_000)}",' if self.random() < PURCHASE_ORDER_SHARE else ""
+        )
+        terms_field = f',"payment_terms":{{{terms}}}' if terms else ""
+        return f'{terms_field},"attributes":{{{order}"cost_center":"{vendor.cost_center}"}}'
 
     # -- the steps
 
     def _ingest(self) -> bool:
-        """Whether the ingestion is ever heard of. The business goes on without, but the invoice stays an orphan."""
-        self.invoiced = self.now // DAY_SECONDS
+        """Emit the ingestion. Returns whether a valid one is ever sent; without it, the invoice stays an orphan."""
+        self.invoice_day = self.now // DAY_SECONDS
         if self.random() >= self.profile.orphaned:
-            return self._report("ingestion", "received")
+            return self._emit("ingestion", "received")
         if self.random() < self.profile.orphaned_for_good:
             return False
-        return self._report("ingestion", "received", WEEKS_LATE)
+        return self._emit("ingestion", "received", WEEKS_LATE_SECONDS)
 
     def _authorize(self) -> Status | None:
         if self.cancelled_before == "authorization":
             return self._cancel("AwaitingAuthorization")
-        if not self._wait_for_stage("authorization", AUTHORIZATION_LAGS):
+        if not self._advance_to_stage("authorization", AUTHORIZATION_LAGS):
             return "AwaitingAuthorization"
         if self.random() < self.profile.rejected:
-            if not self._report("authorization", "rejected"):
+            if not self._emit("authorization", "rejected"):
                 return "AwaitingAuthorization"
-            self._advance(REVERSAL_LAGS)
-            if self.random() < self.profile.reversed and self._report("authorization", "approved"):
+            self._advance_by(REVERSAL_LAGS)
+            if self.random() < self.profile.reversed and self._emit("authorization", "approved"):
                 return None
             return "Rejected"
-        if not self._report("authorization", "approved"):
+        if not self._emit("authorization", "approved"):
             return "AwaitingAuthorization"
         if self.random() < self.profile.withdrawn:
-            self._advance(REVERSAL_LAGS)
-            if self._report("authorization", "rejected"):
+            self._advance_by(REVERSAL_LAGS)
+            if self._emit("authorization", "rejected"):
                 return "Rejected"
         return None
 
     def _reconcile(self) -> Status | None:
-        if self.goods_came:
+        if self.goods_arrived:
             return None
         if self.cancelled_before == "reconciliation":
             return self._cancel("AwaitingReconciliation")
-        left: Status = "AwaitingReconciliation"
-        if not self._wait_for_stage("reconciliation", RECONCILIATION_LAGS):
-            return left
+        status: Status = "AwaitingReconciliation"
+        if not self._advance_to_stage("reconciliation", RECONCILIATION_LAGS):
+            return status
         if self.random() < self.profile.disputed:
             for _ in range(2 if self.random() < self.profile.disputed_twice else 1):
-                if self._report("reconciliation", "mismatched"):
-                    left = "Disputed"
-                self._advance(REPAIR_LAGS)
+                if self._emit("reconciliation", "mismatched"):
+                    status = "Disputed"
+                self._advance_by(REPAIR_LAGS)
             if self.random() < self.profile.disputed_for_good:
-                return left
-        return None if self._report("reconciliation", "matched") else left
+                return status
+        return None if self._emit("reconciliation", "matched") else status
 
     def _post(self) -> Status:
-        left: Status = "AwaitingPosting"
+        status: Status = "AwaitingPosting"
         if self.cancelled_before == "posting":
-            return self._cancel(left)
-        if not self._wait_for_stage("posting", POSTING_LAGS):
-            return left
+            return self._cancel(status)
+        if not self._advance_to_stage("posting", POSTING_LAGS):
+            return status
         if self.random() < self.profile.failed:
-            if self._report("posting", "failed"):
-                left = "PostingFailed"
-            self._advance(REPOST_LAGS)
+            if self._emit("posting", "failed"):
+                status = "PostingFailed"
+            self._advance_by(REPOST_LAGS)
             if self.random() < self.profile.failed_for_good:
-                return left
-        if not self._report("posting", "posted"):
-            return left
+                return status
+        if not self._emit("posting", "posted"):
+            return status
         return self._cancel("Posted") if self.cancelled_before == "the end" else "Posted"
 
-    def _cancel(self, left: Status) -> Status:
-        self._advance(CANCELLATION_LAGS)
-        return "Cancelled" if self._report("ingestion", "cancelled") else left
+    def _cancel(self, status_before: Status) -> Status:
+        self._advance_by(CANCELLATION_LAGS)
+        return "Cancelled" if self._emit("ingestion", "cancelled") else status_before
 
     # -- time
 
-    def _wait_for_stage(self, stage: Stage, lags: tuple[int, ...]) -> bool:
-        """Let the time to a stage pass; False if it never comes."""
-        if self.stuck_at == stage:
+    def _advance_to_stage(self, stage: Stage, lags: tuple[int, ...]) -> bool:
+        """Advance to the time of a stage. Returns False if the stage never completes."""
+        if self.stuck_stage == stage:
             if self.random() < self.profile.stuck_for_good:
                 return False
             lags = STUCK_LAGS
-        self._advance(lags)
+        self._advance_by(lags)
         return True
 
-    def _advance(self, lags: tuple[int, ...]) -> None:
+    def _advance_by(self, lags: tuple[int, ...]) -> None:
         lag = lags[int(self.random() * len(lags))]
         if lag:
             self.now = self._working_hour(self.now // DAY_SECONDS, lag)
@@ -288,41 +307,45 @@ class _Scenario:
             self.now += 10 * MINUTE_SECONDS + int(self.random() * 3 * HOUR_SECONDS)
 
     def _working_hour(self, day: int, lag: int) -> int:
-        """Some time of the nth business day after a day (0: of that day), most likely around noon."""
-        day += self.deltas[(day + THURSDAY) % 7][lag]
-        return day * DAY_SECONDS + OPENS + int((self.random() + self.random()) / 2 * (CLOSES - OPENS))
+        """Draw a time on the nth business day after a day (0 for that day), most likely around noon."""
+        day += self.day_offsets[(day + THURSDAY) % 7][lag]
+        return (
+            day * DAY_SECONDS
+            + OPENING_SECONDS
+            + int((self.random() + self.random()) / 2 * (CLOSING_SECONDS - OPENING_SECONDS))
+        )
 
-    # -- what is sent
+    # -- emissions
 
-    def _report(self, stage: Stage, status: str, delay: tuple[int, int] | None = None) -> bool:
-        """Send an event, with what comes of it; False if no valid form of it is ever sent."""
+    def _emit(self, stage: Stage, status: str, delay: tuple[int, int] | None = None) -> bool:
+        """Emit an event with its faults and duplicates. Returns False if it is never sent in a valid form."""
         random, profile = self.random, self.profile
-        self.events += 1
-        arrives = self._between(self.now - self.supplier.utc_offset, LATENCY)
+        self.event_count += 1
+        arrives = self._later(self.now - self.vendor.utc_offset, LATENCY_SECONDS)
         if delay:
-            arrives = self._between(arrives, delay)
+            arrives = self._later(arrives, delay)
         elif random() < profile.late:
-            arrives = self._between(arrives, LATE)
+            arrives = self._later(arrives, LATE_SECONDS)
         if random() < profile.malformed:
-            self._send(arrives, stage, status, "malformed")
+            self._add_emission(arrives, stage, status, "malformed")
             if random() < profile.malformed_for_good:
                 return False
-            arrives = self._between(arrives, CORRECTION_DELAY)
-        self._send(arrives, stage, status, "sent")
+            arrives = self._later(arrives, CORRECTION_SECONDS)
+        self._add_emission(arrives, stage, status, "sent")
         if random() < profile.duplicated:
-            lag = REDELIVERED if random() < profile.duplicated_days_later else RETRIED
-            self._send(self._between(arrives, lag), stage, status, "repeat")
+            lag = REDELIVERY_SECONDS if random() < profile.duplicated_days_later else RETRY_SECONDS
+            self._add_emission(self._later(arrives, lag), stage, status, "repeat")
         if random() < profile.conflicting:
-            self._send(self._between(arrives, REDELIVERED), stage, status, "conflict")
+            self._add_emission(self._later(arrives, REDELIVERY_SECONDS), stage, status, "conflict")
         self.any_valid_event = True
         return True
 
-    def _send(self, arrives: int, stage: Stage, status: str, form: Form) -> None:
-        self.sendings.append(Emission(arrives, self.now, stage, status, self.events, form))
+    def _add_emission(self, arrives: int, stage: Stage, status: str, form: Form) -> None:
+        self.emissions.append(Emission(arrives, self.now, stage, status, self.event_count, form))
 
-    # -- chance
+    # -- random draws
 
-    def _between(self, start: int, lag: tuple[int, int]) -> int:
+    def _later(self, start: int, lag: tuple[int, int]) -> int:
         first, last = lag
         return start + first + int(self.random() * (last - first))
 

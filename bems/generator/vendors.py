@@ -1,6 +1,6 @@
-"""Suppliers: who sends the invoices of a generated log. A few hundred, of which a few are big.
+"""Vendors of a generated log: a few hundred, a few of which are large.
 
-How much of the volume a country has is fixed by the table below; who its suppliers are depends on the seed.
+The table below fixes each country's share of the volume; its vendors depend on the seed.
 """
 
 import json
@@ -12,12 +12,13 @@ from msgspec import Struct
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.currencies import MINOR_UNITS
 
-VENDORS = 300
+VENDOR_COUNT = 300
 
-# A supplier's volume goes with 1 / (rank + HEAD), counting from 0: the first has a tenth of all, ten have two fifths.
+# A vendor's volume is proportional to 1 / (rank + ZIPF_OFFSET), with ranks from 0. The first vendor has a tenth of the
+# total volume, the first ten have two fifths.
 ZIPF_OFFSET = 2
 
-# One of which is the tier of a supplier of so high a rank, as shares of all.
+# Tiers of vendors up to a rank, which is a share of all vendors; one of the tiers is drawn.
 TIERS = (
     (0.1, ("gold", "gold", "silver")),
     (0.3, ("gold", "silver", "silver", "standard", "standard")),
@@ -33,16 +34,21 @@ HOUR_SECONDS = 3600
 
 
 class SourceSystem(Struct, frozen=True):
-    """A program that sends events: how it calls itself, numbers events and writes text and time."""
+    """A program that sends events.
+
+    `prefix`           prefix of its event ids.
+    `utc_suffix`       suffix of its UTC timestamps, or None if it writes local time with an offset.
+    `escapes_unicode`  whether it escapes non-ASCII characters in JSON.
+    """
 
     name: str
     prefix: str
-    utc: str | None = None
-    escapes: bool = False
+    utc_suffix: str | None = None
+    escapes_unicode: bool = False
 
 
 class Region(Struct, frozen=True):
-    """Invoices, goods receipts and postings come from one system of a region, approvals from another."""
+    """A cloud region of the senders. Approvals come from `workflow`, all other events from `ledger`."""
 
     cloud: str
     account: str
@@ -52,8 +58,11 @@ class Region(Struct, frozen=True):
 
 
 class Country(Struct, frozen=True):
-    """`share` of 100; `per_euro` units of the currency. `utc_hours` are those of the winter, the year round: a log must
-    not change with the time zone database that happens to be installed."""
+    """A country with its share of the volume in percent.
+
+    `per_euro` is the number of currency units per euro. `utc_hours` is the offset in winter and used all year, so that
+    a log does not depend on the installed time zone database. `families`, `trades` and `forms` make vendor names.
+    """
 
     code: str
     share: int
@@ -67,19 +76,23 @@ class Country(Struct, frozen=True):
 
 
 class Sender(Struct, frozen=True, gc=False):
-    """What all events of one supplier and stage share. `constant` is JSON: currency, vendor and source. `shift` leads
-    from local seconds to those that are written, before `suffix`. Approvals are not `detailed`: they come from where
-    nobody knows terms and orders."""
+    """The common parts of all events of one vendor and stage.
+
+    `constant_fields`  JSON of currency, vendor and source.
+    `shift_seconds`    difference of the written time from local time.
+    `offset_text`      suffix of the written time.
+    `has_details`      whether payment terms and attributes are included; approval systems do not know them.
+    """
 
     prefix: str
-    constant: str
-    shift: int
-    suffix: str
-    detailed: bool
+    constant_fields: str
+    shift_seconds: int
+    offset_text: str
+    has_details: bool
 
 
 class Vendor(Struct, frozen=True):
-    """`minor_per_euro`: how many of the currency's smallest units a euro is; `utc_offset` is in seconds."""
+    """A vendor. `minor_per_euro` is the number of the currency's minor units per euro; `utc_offset` is in seconds."""
 
     id: str
     country: str
@@ -97,11 +110,11 @@ class Vendor(Struct, frozen=True):
 
 _SAP_ECC = SourceSystem("sap-ecc", "IDOC")
 _S4HANA = SourceSystem("sap-s4hana", "S4")
-_FUSION = SourceSystem("oracle-fusion", "OFC", utc=".000+00:00")
+_FUSION = SourceSystem("oracle-fusion", "OFC", utc_suffix=".000+00:00")
 _EBS = SourceSystem("oracle-ebs", "EBS")
-_COUPA = SourceSystem("coupa", "CP", utc="Z")
-_CONCUR = SourceSystem("concur", "cnqr", utc="Z")
-_ARIBA = SourceSystem("ariba", "AN", utc="Z", escapes=True)
+_COUPA = SourceSystem("coupa", "CP", utc_suffix="Z")
+_CONCUR = SourceSystem("concur", "cnqr", utc_suffix="Z")
+_ARIBA = SourceSystem("ariba", "AN", utc_suffix="Z", escapes_unicode=True)
 
 _EUROPE = Region("eu-west-1", "210987654321", _SAP_ECC, _CONCUR)
 _BRITAIN = Region("eu-west-2", "210987654322", _FUSION, _COUPA)
@@ -158,23 +171,24 @@ COUNTRIES = (
 
 
 def make_vendors(seed: int) -> list[Vendor]:
-    """The suppliers of a seed, the biggest first."""
+    """Return the vendors of a seed, the largest first."""
     random = Random(f"suppliers {seed}")
-    given = dict.fromkeys(range(len(COUNTRIES)), 0.0)
-    total, suppliers = 0.0, []
-    for rank in range(VENDORS):
+    assigned = dict.fromkeys(range(len(COUNTRIES)), 0.0)
+    total, vendors = 0.0, []
+    for rank in range(VENDOR_COUNT):
         volume = 1 / (rank + ZIPF_OFFSET)
         total += volume
-        # The country that lacks most of its share is next: chance could give an eighth of the volume to the smallest.
-        place = max(given, key=lambda place: COUNTRIES[place].share * total / 100 - given[place])
-        given[place] += volume
-        suppliers.append(_make_vendor(rank, COUNTRIES[place], random))
-    return suppliers
+        # Choose the country that is furthest below its share. A random choice could give an eighth of the volume to the
+        # smallest country.
+        place = max(assigned, key=lambda index: COUNTRIES[index].share * total / 100 - assigned[index])
+        assigned[place] += volume
+        vendors.append(_make_vendor(rank, COUNTRIES[place], random))
+    return vendors
 
 
 def cumulative_volumes() -> list[float]:
-    """Where each supplier's part of the volume ends, in order of rank."""
-    return list(accumulate(1 / (rank + ZIPF_OFFSET) for rank in range(VENDORS)))
+    """Return the cumulative volumes of the vendors by rank."""
+    return list(accumulate(1 / (rank + ZIPF_OFFSET) for rank in range(VENDOR_COUNT)))
 
 
 def _pick(random: Random, choices: tuple[str, ...]) -> str:
@@ -182,7 +196,7 @@ def _pick(random: Random, choices: tuple[str, ...]) -> str:
 
 
 def _make_vendor(rank: int, country: Country, random: Random) -> Vendor:
-    tier = _pick(random, next(tiers for share, tiers in TIERS if rank < share * VENDORS))
+    tier = _pick(random, next(tiers for share, tiers in TIERS if rank < share * VENDOR_COUNT))
     words = [_pick(random, country.families), _pick(random, country.trades), _pick(random, country.forms)]
     vendor = {
         "id": f"V-{10_000 + rank * 7}",
@@ -212,7 +226,7 @@ def _make_sender(country: Country, vendor: dict[str, str], stage: Stage) -> Send
     system = region.ledger if detailed else region.workflow
     source = {"system": system.name, "region": region.cloud, "account_id": region.account}
     constant = {"currency": country.currency, "vendor": vendor, "source": source}
-    text = json.dumps(constant, ensure_ascii=system.escapes, separators=(",", ":"))
+    text = json.dumps(constant, ensure_ascii=system.escapes_unicode, separators=(",", ":"))
     offset = f"{country.utc_hours:+03}:00"
-    shift = -country.utc_hours * HOUR_SECONDS if system.utc else 0
-    return Sender(system.prefix, text[1:-1], shift, system.utc or offset, detailed)
+    shift = -country.utc_hours * HOUR_SECONDS if system.utc_suffix else 0
+    return Sender(system.prefix, text[1:-1], shift, system.utc_suffix or offset, detailed)

@@ -1,14 +1,14 @@
-"""What is measured, a module for each experiment. Each yields `Figure`s."""
+"""Experiments, one per module. Each yields `Figure`s."""
 
 from typing import NamedTuple
 
 
 class Figure(NamedTuple):
-    """A line of the results. `must` and `aim` are what was set out to be reached; `met` whether `must` is; None where
-    there is nothing to be met."""
+    """A row of the results. `required` and `goal` are target values; `is_met` tells whether the figure meets
+    `required`, and is None if there is no target."""
 
     name: str
     measured: str
-    must: str = ""
-    aim: str = ""
-    met: bool | None = None
+    required: str = ""
+    goal: str = ""
+    is_met: bool | None = None

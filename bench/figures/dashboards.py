@@ -1,4 +1,4 @@
-"""Dashboards over a hundred million transitions: what a company of this size has after a month."""
+"""Dashboards over a hundred million transitions, the number that a company of this size has after a month."""
 
 import time
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from bems.tracker.transitions import Transition
 from bench.figures import Figure
 
 ROWS, CHUNK = 100_000_000, 5_000_000
-FED = 20
-"""Times that the last of them come in as the cell's feed brings them; those of the month before, in greater pieces."""
+FEED_BATCHES = 20
+"""Number of final batches that are inserted and rolled up as the cell's feed does; earlier rows use larger chunks."""
 
 START, DAYS = parse("2026-10-01T00:00:00Z"), 30
 
@@ -26,9 +26,9 @@ _STATUSES = "['AwaitingAuthorization', 'AwaitingReconciliation', 'AwaitingPostin
 _OUTCOMES = "['received', 'approved', 'matched', 'posted']"
 _CURRENCIES = "['EUR', 'USD', 'GBP', 'JPY', 'CHF', 'INR', 'BRL', 'SGD']"
 _STEP = DAYS * DAY // ROWS
-"""Microseconds from a row to the next one."""
+"""Microseconds between two rows."""
 
-# Four rows an invoice; a few of them are alerts, of whose wait nothing changes.
+# Four rows per invoice. A few of them are alerts, which do not change the status.
 _VALUES = {
     "seq": "seq",
     "invoice_id": "'INV/2026/' || lpad((seq // 4)::VARCHAR, 9, '0')",
@@ -65,7 +65,7 @@ _VALUES = {
 
 
 class LastRow:
-    """The store that the series would be a copy of, as far as it is looked at: its last row."""
+    """A store reduced to its last row, which is all that `TimeSeries` checks."""
 
     def __init__(self, seq: int) -> None:
         self._row = Transition(
@@ -90,24 +90,24 @@ class LastRow:
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """Each dashboard over the whole month, by the day and by the hour, three times; the slowest is the figure."""
+    """Query each dashboard over the month, by day and by hour, three times each. The slowest query counts."""
     path = folder / "analytics.duckdb"
     TimeSeries(path, "bench", LastRow(0)).close()
-    begun = time.perf_counter()
-    rolling = fill(path)
-    filled = time.perf_counter() - begun
+    started = time.perf_counter()
+    rollup_seconds = fill(path)
+    fill_seconds = time.perf_counter() - started
     series = TimeSeries(path, "bench", LastRow(ROWS))
     try:
         [(hours,)] = series.query("SELECT count(*) FROM rolled_up", ())
         seconds = {
-            (name, by): max(look(series, name, by) for _ in range(3))
+            (name, by): max(time_dashboard(series, name, by) for _ in range(3))
             for name in DASHBOARDS
             for by in get_args(dashboards.Unit)
         }
     finally:
         series.close()
     slowest = max(seconds, key=lambda one: seconds[one])
-    told = "<br>".join(
+    times = "<br>".join(
         f"{name}: {seconds[name, 'day'] * 1000:.0f} ms by day, {seconds[name, 'hour'] * 1000:.0f} by hour"
         for name in DASHBOARDS
     )
@@ -118,50 +118,53 @@ def measure(folder: Path) -> Iterator[Figure]:
         "0.2 s",
         seconds[slowest] <= 1,
     )
-    yield Figure("each of them", told)
+    yield Figure("each of them", times)
     yield Figure(
         "the same: the roll-up",
-        f"{hours:,} rows; {rolling * 1e9:.0f} ns of wall time a transition, {rollup.ROWS_PER_ROLLUP:,} at a time "
-        f"(making the rows: {filled:.0f} s)",
+        f"{hours:,} rows; {rollup_seconds * 1e9:.0f} ns of wall time a transition, "
+        f"{rollup.ROWS_PER_ROLLUP:,} at a time "
+        f"(making the rows: {fill_seconds:.0f} s)",
     )
 
 
-def look(series: TimeSeries, name: str, by: dashboards.Unit) -> float:
-    """Seconds that one question takes."""
-    begun = time.perf_counter()
-    rows = dashboards.ask(series, name, START, START + DAYS * DAY, by)
-    seconds = time.perf_counter() - begun
+def time_dashboard(series: TimeSeries, name: str, by: dashboards.Unit) -> float:
+    """Return the seconds of one query."""
+    started = time.perf_counter()
+    rows = dashboards.query_dashboard(series, name, START, START + DAYS * DAY, by)
+    seconds = time.perf_counter() - started
     if not rows:
         raise RuntimeError(f"the dashboard {name} is empty")
     return seconds
 
 
 def fill(path: Path) -> float:
-    """Make the rows, roll them up but for as many as the feed leaves for later, and answer the seconds that a row takes
-    to be rolled up where there are so many."""
-    rolling, rolled_up = 0.0, ROWS - rollup.ROWS_PER_ROLLUP + 1
-    fed_from = rolled_up - FED * rollup.ROWS_PER_ROLLUP
+    """Insert the rows and roll up all but the last ones, as the feed does.
+
+    Returns the roll-up time per row in seconds, measured on the last batches.
+    """
+    seconds, rolled_up = 0.0, ROWS - rollup.ROWS_PER_ROLLUP + 1
+    batches_from = rolled_up - FEED_BATCHES * rollup.ROWS_PER_ROLLUP
     with duckdb.connect(str(path), config={"threads": 2, "memory_limit": "1GB"}) as database:
         database.execute("INSERT INTO tiers VALUES ('gold'), ('silver'), ('standard')")
-        for first in range(0, fed_from, CHUNK):
-            insert(database, first, min(first + CHUNK, fed_from))
+        for first in range(0, batches_from, CHUNK):
+            insert(database, first, min(first + CHUNK, batches_from))
             database.execute(rollup.UPSERT_SQL, {"behind": first})
-        for first in range(fed_from, rolled_up, rollup.ROWS_PER_ROLLUP):
+        for first in range(batches_from, rolled_up, rollup.ROWS_PER_ROLLUP):
             insert(database, first, first + rollup.ROWS_PER_ROLLUP)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             database.execute(rollup.UPSERT_SQL, {"behind": first})
-            rolling += time.perf_counter() - begun
+            seconds += time.perf_counter() - started
         insert(database, rolled_up, ROWS)
         database.execute("UPDATE feed SET watermark = ?, rolled_up = ?", (ROWS, rolled_up))
-    return rolling / (rolled_up - fed_from)
+    return seconds / (rolled_up - batches_from)
 
 
-def insert(database: duckdb.DuckDBPyConnection, behind: int, last: int) -> None:
-    """Transitions by their numbers. The first row has the number 1, and begins an invoice."""
+def insert(database: duckdb.DuckDBPyConnection, after: int, last: int) -> None:
+    """Insert the transitions with numbers from `after` + 1 to `last`. Number 1 is the first row of an invoice."""
     database.execute(
         f"""INSERT INTO transitions SELECT {", ".join(f"{_VALUES[name]}" for name in COLUMNS)} FROM (
             SELECT range AS seq, (hash(range) % 1000000007)::BIGINT AS h,
             range % 4 > 0 AND hash(range) % 20 = 0 AS alert
-            FROM range({behind + 1}, {last + 1})
+            FROM range({after + 1}, {last + 1})
         )"""
     )

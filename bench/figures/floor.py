@@ -1,7 +1,7 @@
-"""The multiple of the floor: what the cell takes for an event, over what an engine takes at the least.
+"""CPU time per event of the cell, as a multiple of the floor, a minimal engine.
 
-The two floors (see `bench.floor`) and the cell take turns, so that whatever else the machine does meets all of them
-alike; of the rounds' multiples the median counts.
+The two floors (see `bench.floor`) and the cell take turns, so that other load on the machine affects all of them alike.
+The result is the median of the rounds' multiples.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,23 +20,23 @@ from bench.floor import Floor
 
 CONNECTIONS = (200, 32)
 BUDGET = 4.4
-"""So many times the floor with the gate may the cell take for single events, now and after every change; 4.8 with the
-console's read model, which is fed with every event."""
+"""Maximum multiple of the floor with the gate for single events, for every change. 4.8 with the console's read model,
+which is updated with every event."""
 
-ROUNDS, INVOICES, WARM_UP = 5, 2_000, 500
-UNIT_ROUNDS = 3
+ROUNDS, INVOICES, WARM_UP_INVOICES = 5, 2_000, 500
+BASELINE_ROUNDS = 3
 
 
 @dataclass
 class Costs:
-    """Core-seconds per 1,000 events by round, of the two floors and the cell; each round has one of each."""
+    """Core-seconds per 1,000 events of the two floors and the cell, by round."""
 
     floor: list[float] = field(default_factory=list)
     floor_with_gate: list[float] = field(default_factory=list)
     cell: list[float] = field(default_factory=list)
 
     def multiple(self) -> float:
-        """The cell's over that of the floor with the gate; the median of the rounds."""
+        """Return the median over the rounds of the cell's cost divided by that of the floor with the gate."""
         return median(cell / floor for cell, floor in zip(self.cell, self.floor_with_gate, strict=True))
 
     def describe(self) -> str:
@@ -48,13 +48,13 @@ class Costs:
 
 
 def measure(folder: Path, budget: float = BUDGET) -> Iterator[Figure]:
-    """Single events by 200 connections, and by 32."""
+    """Measure single events over 200 and over 32 connections."""
     with ExitStack() as engines:
         floor = engines.enter_context(Floor(folder / "floor", gate=False))
         with_gate = engines.enter_context(Floor(folder / "floor-with-gate", gate=True))
         cell = engines.enter_context(Cell(folder / "cell"))
         for engine in (floor, with_gate, cell):
-            run(engine, lifecycles(WARM_UP, prefix="W"), CONNECTIONS[0])
+            run(engine, lifecycles(WARM_UP_INVOICES, prefix="W"), CONNECTIONS[0])
         for connections in CONNECTIONS:
             costs = Costs()
             for number in range(ROUNDS):
@@ -76,45 +76,45 @@ def measure(folder: Path, budget: float = BUDGET) -> Iterator[Figure]:
             )
 
 
-class Unit:
-    """The floor with the gate, beside whatever is measured: what its CPU is told in multiples of."""
+class FloorBaseline:
+    """The floor with the gate, measured next to another experiment as the unit of its CPU time."""
 
     def __init__(self, floor: Floor) -> None:
         self._floor = floor
         self._runs = 0
-        run(floor, lifecycles(WARM_UP, prefix="W"), CONNECTIONS[0])
+        run(floor, lifecycles(WARM_UP_INVOICES, prefix="W"), CONNECTIONS[0])
 
     def measure(self) -> float:
-        """Core-seconds that it takes for 1,000 single events by 200 connections, at the moment."""
+        """Return the floor's current core-seconds per 1,000 single events over 200 connections."""
         self._runs += 1
-        rounds = [lifecycles(INVOICES // 2, prefix=f"U{self._runs}-{number}") for number in range(UNIT_ROUNDS)]
+        rounds = [lifecycles(INVOICES // 2, prefix=f"U{self._runs}-{number}") for number in range(BASELINE_ROUNDS)]
         return median(cost(self._floor, events, CONNECTIONS[0]) for events in rounds)
 
 
 @contextmanager
-def unit(folder: Path) -> Iterator[Unit]:
-    """A running floor to measure by."""
+def floor_baseline(folder: Path) -> Iterator[FloorBaseline]:
+    """Run a floor to compare with inside the block."""
     with Floor(folder / "unit", gate=True) as floor:
-        yield Unit(floor)
+        yield FloorBaseline(floor)
 
 
-def told(seconds: float, of: float) -> str:
-    """A cost as a multiple of the floor's, and as it was measured."""
-    return f"{seconds / of:.1f} x the floor ({seconds:.3f} core-seconds)"
+def describe_multiple(seconds: float, floor_seconds: float) -> str:
+    """Return a cost as a multiple of the floor's and in core-seconds."""
+    return f"{seconds / floor_seconds:.1f} x the floor ({seconds:.3f} core-seconds)"
 
 
 def cost(engine: Floor | Cell, events: Sequence[Event], connections: int) -> float:
-    """Core-seconds per 1,000 events."""
-    takings, seconds = run(engine, events, connections)
-    return seconds / takings.accepted * 1000
+    """Return the core-seconds per 1,000 events."""
+    result, seconds = run(engine, events, connections)
+    return seconds / result.accepted * 1000
 
 
 def run(engine: Floor | Cell, events: Sequence[Event], connections: int) -> tuple[LoadResult, float]:
-    """What the load met with, and the core-seconds of the engine, all its threads, DuckDB's too."""
+    """Run a load and return its result and the engine's core-seconds, including DuckDB's threads."""
     before = engine.cpu_seconds()
-    takings = uvloop.run(engine.client.closed(events, connections))
+    result = uvloop.run(engine.client.closed_loop(events, connections))
     sent = sum(event.number for event in events)
-    if takings.accepted != sent:
-        raise RuntimeError(f"{sent} events were sent and {takings.accepted} accepted: {takings.statuses}")
-    uvloop.run(engine.fed())
-    return takings, engine.cpu_seconds() - before
+    if result.accepted != sent:
+        raise RuntimeError(f"{sent} events were sent and {result.accepted} accepted: {result.statuses}")
+    uvloop.run(engine.wait_for_analytics())
+    return result, engine.cpu_seconds() - before

@@ -1,4 +1,4 @@
-"""The hot path by function: gate, decision, state machine, store, in one thread and without HTTP."""
+"""Hot path by function: gate, decision, state machine and store, in one thread and without HTTP."""
 
 import cProfile
 import gc
@@ -18,26 +18,27 @@ from bems.tracker.parsing import parse_event
 from bench.events import lifecycles
 from bench.figures import Figure
 
-INVOICES, TURN, SHOWN = 2_500, 16, 22
+INVOICES, EVENTS_PER_TURN, MAX_FUNCTIONS = 2_500, 16, 22
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """What a turn of 16 events costs, an event; then the same under a profiler, which slows down what calls much."""
+    """Measure the cost per event in turns of 16, then profile the same load. The profiler slows down frequent calls."""
     gate, turns = _run(folder / "plain", "A", None)
     yield Figure(
-        f"the hot path without HTTP, turns of {TURN}", f"gate {gate:.0f} us an event, all the rest {turns:.0f} us"
+        f"the hot path without HTTP, turns of {EVENTS_PER_TURN}",
+        f"gate {gate:.0f} us an event, all the rest {turns:.0f} us",
     )
     profiler = cProfile.Profile(time.process_time)
     _run(folder / "profiled", "B", profiler)
     functions: Any = pstats.Stats(profiler).stats.items()  # type: ignore[attr-defined]
     total = sum(own for _, (_, _, own, _, _) in functions)
-    ranked = sorted(functions, key=lambda one: -one[1][2])[:SHOWN]
-    told = [f"{own / total * 100:.1f}% {_name(*where)}" for where, (_, _, own, _, _) in ranked]
-    yield Figure("its profile: own time by function", "<br>".join(told))
+    ranked = sorted(functions, key=lambda one: -one[1][2])[:MAX_FUNCTIONS]
+    profile_lines = [f"{own / total * 100:.1f}% {_name(*where)}" for where, (_, _, own, _, _) in ranked]
+    yield Figure("its profile: own time by function", "<br>".join(profile_lines))
 
 
 def _run(folder: Path, prefix: str, profiler: cProfile.Profile | None) -> tuple[float, float]:
-    """Microseconds of CPU an event: of the gate, and of everything from the turn's beginning to its commit."""
+    """Return the CPU microseconds per event of the gate, and of the turn from its start to its commit."""
     machine, store, now = load_machine(), SqliteStore(folder), time.time_ns() // 1_000
     store.store_definition(machine.digest, read_resolved_definition())
     cell = Cell(load_policy(None), machine, store)
@@ -48,25 +49,25 @@ def _run(folder: Path, prefix: str, profiler: cProfile.Profile | None) -> tuple[
     gc.freeze()
     if profiler:
         profiler.enable()
-    begun = time.process_time()
-    events = [_read(stage, body, now) for stage, body in sent]
-    read = time.process_time()
-    for number in range(0, len(events), TURN):
-        turn = events[number : number + TURN]
+    started = time.process_time()
+    events = [_parse(stage, body, now) for stage, body in sent]
+    parsed_at = time.process_time()
+    for number in range(0, len(events), EVENTS_PER_TURN):
+        turn = events[number : number + EVENTS_PER_TURN]
         store.prefetch(turn)
         for event in turn:
             with store.savepoint():
                 cell.handle_event(event, now)
         store.commit()
-    done = time.process_time()
+    committed_at = time.process_time()
     if profiler:
         profiler.disable()
     gc.unfreeze()
     store.close()
-    return (read - begun) / len(events) * 1e6, (done - read) / len(events) * 1e6
+    return (parsed_at - started) / len(events) * 1e6, (committed_at - parsed_at) / len(events) * 1e6
 
 
-def _read(stage: Stage, body: bytes, now: Instant) -> Event:
+def _parse(stage: Stage, body: bytes, now: Instant) -> Event:
     event = parse_event(stage, body, now)
     if not isinstance(event, Event):
         raise RuntimeError(f"an event was refused: {event}")

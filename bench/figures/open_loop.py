@@ -1,4 +1,4 @@
-"""The open loop: events that come when they come, at the rate of the month's end, and what happens past capacity."""
+"""Open loop: events sent at the fixed rate of a month's end, and above the cell's capacity."""
 
 import asyncio
 import time
@@ -12,27 +12,30 @@ from bench.cell import Cell
 from bench.client import Connection, LoadResult, get_json
 from bench.events import Event, lifecycles
 from bench.figures import Figure
-from bench.figures.floor import told, unit
+from bench.figures.floor import describe_multiple, floor_baseline
 
 RATE, SECONDS = 1_000, 60
-LOOKED_AT = 200
-"""Of so many events, one is looked for in `GET /invoices/{id}` as soon as it is answered."""
+"""Events per second, and the duration."""
 
-OVERLOAD, OVERLOAD_SECONDS = 8_000, 10
+EVENTS_PER_PROBE = 200
+"""One event in this number is looked up with `GET /invoices/{id}` as soon as it is accepted."""
+
+OVERLOAD_RATE, OVERLOAD_SECONDS = 8_000, 10
+"""Events per second, and the duration."""
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """1,000 events a second for a minute, each answered when durable and visible; then far more than it can do."""
-    with unit(folder) as floor, Cell(folder / "open-loop") as cell:
-        uvloop.run(cell.client.closed(lifecycles(500, prefix="W"), 8))
+    """Send 1,000 events per second for a minute, then more than the cell can handle."""
+    with floor_baseline(folder) as floor, Cell(folder / "open-loop") as cell:
+        uvloop.run(cell.client.closed_loop(lifecycles(500, prefix="W"), 8))
         events = lifecycles(RATE * SECONDS // 4, prefix="O")
-        of = floor.measure()
-        before, looker = cell.cpu_seconds(), Looker(cell)
-        takings = uvloop.run(looker.run(events))
-        cores = (cell.cpu_seconds() - before) / takings.elapsed
-        cost, of = cores * takings.elapsed / takings.accepted * 1000, (of + floor.measure()) / 2
-        p50, p99 = takings.percentile(0.5), takings.percentile(0.99)
-        refused = len(events) - takings.accepted
+        floor_cost = floor.measure()
+        before, probe = cell.cpu_seconds(), VisibilityProbe(cell)
+        result = uvloop.run(probe.run(events))
+        cores = (cell.cpu_seconds() - before) / result.elapsed_seconds
+        cost, floor_cost = cores * result.elapsed_seconds / result.accepted * 1000, (floor_cost + floor.measure()) / 2
+        p50, p99 = result.percentile(0.5), result.percentile(0.99)
+        refused = len(events) - result.accepted
         yield Figure(
             f"open loop, {RATE:,} events/s for {SECONDS} s, from the request's time to durable and visible, p50 / p99",
             f"{p50:.1f} / {p99:.1f} ms, {refused} refused",
@@ -40,33 +43,33 @@ def measure(folder: Path) -> Iterator[Figure]:
             "5 / 25 ms",
             p50 <= 10 and p99 <= 50 and not refused,
         )
-        yield Figure("the same: CPU per 1,000 events", told(cost, of))
+        yield Figure("the same: CPU per 1,000 events", describe_multiple(cost, floor_cost))
         yield Figure("the same: cores that the cell took", f"{cores:.2f}", "0.50", "", cores <= 0.5)
         yield Figure(
-            f"the same: {len(looker.seconds):,} of them looked for at once by `GET /invoices/{{id}}`",
-            f"all there, answered after {looker.latency()} (p50 / p99)",
+            f"the same: {len(probe.seconds):,} of them looked for at once by `GET /invoices/{{id}}`",
+            f"all there, answered after {probe.latency()} (p50 / p99)",
         )
     with Cell(folder / "overload") as cell:
-        events = lifecycles(OVERLOAD * OVERLOAD_SECONDS // 4, prefix="X")
-        takings = uvloop.run(cell.client.open(events, OVERLOAD, 500, window=4_000))
-        uvloop.run(cell.fed())
+        events = lifecycles(OVERLOAD_RATE * OVERLOAD_SECONDS // 4, prefix="X")
+        result = uvloop.run(cell.client.open_loop(events, OVERLOAD_RATE, 500, window=4_000))
+        uvloop.run(cell.wait_for_analytics())
         stored = uvloop.run(count(cell))
         answers = ", ".join(
-            f"{number:,} x {status or 'no answer'}" for status, number in sorted(takings.statuses.items())
+            f"{number:,} x {status or 'no answer'}" for status, number in sorted(result.statuses.items())
         )
-        answered = sum(takings.statuses.values()) - takings.statuses[0]
+        answered = sum(result.statuses.values()) - result.statuses[0]
         yield Figure(
-            f"past capacity: {len(events):,} events, {OVERLOAD:,} a second as far as 4,000 unanswered ones allow",
-            f"{len(events) / takings.sending:,.0f}/s offered: {answers}; {stored:,} in the store; "
-            f"{takings.rate:,.0f} accepted/s; {cell.memory_mb():.0f} MB",
+            f"past capacity: {len(events):,} events, {OVERLOAD_RATE:,} a second as far as 4,000 unanswered ones allow",
+            f"{len(events) / result.send_seconds:,.0f}/s offered: {answers}; {stored:,} in the store; "
+            f"{result.rate:,.0f} accepted/s; {cell.memory_mb():.0f} MB",
             "429 or 503, nothing lost",
             "",
-            answered == len(events) and takings.statuses[202] == stored,
+            answered == len(events) and result.statuses[202] == stored,
         )
 
 
-class Looker:
-    """Sends events in the open loop, and looks for some of them when they are answered."""
+class VisibilityProbe:
+    """Sends events in the open loop and looks up some of them as soon as they are accepted."""
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
@@ -81,36 +84,36 @@ class Looker:
         post = client.post
         free: list[Connection] = []
 
-        async def post_and_look(connection: Connection, event: Event) -> int:
+        async def post_and_probe(connection: Connection, event: Event) -> int:
             nonlocal sent
             status = await post(connection, event)
             sent += 1
-            if status == 202 and sent % LOOKED_AT == 0:
-                looker = free.pop() if free else self._cell.connect()
-                looking.add(asyncio.create_task(self._look(looker, free, event)))
+            if status == 202 and sent % EVENTS_PER_PROBE == 0:
+                probe = free.pop() if free else self._cell.connect()
+                lookups.add(asyncio.create_task(self._look(probe, free, event)))
             return status
 
-        looking: set[asyncio.Task[None]] = set()
-        client.post = post_and_look
+        lookups: set[asyncio.Task[None]] = set()
+        client.post = post_and_probe
         try:
-            takings = await client.open(events, RATE, 64)
-            await asyncio.gather(*looking)
+            result = await client.open_loop(events, RATE, 64)
+            await asyncio.gather(*lookups)
         finally:
             client.post = post
-        return takings
+        return result
 
     async def _look(self, connection: Connection, free: list[Connection], event: Event) -> None:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         view = await get_json(connection, f"/invoices/{quote(event.invoice_id, safe='')}")
         if not any(row.get("event_id") == event.event_id for row in view["transitions"]):
             raise RuntimeError(f"{event.event_id} was accepted and is not in the transitions of {event.invoice_id}")
-        self.seconds.append(time.perf_counter() - begun)
+        self.seconds.append(time.perf_counter() - started)
         free.append(connection)
 
 
 async def count(cell: Cell) -> int:
-    """Accepted events in the store."""
+    """Return the number of accepted events in the store."""
     connection = cell.connect()
-    books = await get_json(connection, "/check")
+    check = await get_json(connection, "/check")
     connection.close()
-    return int(books["accepted"])
+    return int(check["accepted"])

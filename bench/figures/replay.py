@@ -1,4 +1,4 @@
-"""Replay: `bems replay` on a generated log with everything that goes wrong in an ordinary month."""
+"""Replay: `bems replay` on a generated log with the faults of an ordinary month."""
 
 import json
 import subprocess
@@ -14,13 +14,15 @@ INVOICES = 30_000
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """Events a second of the command, its start included."""
+    """Measure the events per second of the command, including its start."""
     log = folder / "log.jsonl"
     with log.open("wb") as file:
         file.writelines(generate(INVOICES, 5, profile=EVERYDAY))
-    begun = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "bems", "replay", str(log), "--json"], capture_output=True, check=True)
-    seconds = time.perf_counter() - begun
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "bems.cli", "replay", str(log), "--json"], capture_output=True, check=True
+    )
+    seconds = time.perf_counter() - started
     report = json.loads(done.stdout)
     lines = sum(report["events"].values())
     alerts = sum(count for counts in report["alerts"].values() for count in counts.values())

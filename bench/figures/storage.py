@@ -1,4 +1,4 @@
-"""Storage: the room that a finished invoice takes, beside the bytes that were sent of it."""
+"""Storage: bytes on disk per finished invoice, compared with the bytes of its events."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +14,13 @@ INVOICES = 20_000
 
 
 def measure(folder: Path) -> Iterator[Figure]:
-    """Bytes of `cell.db`, after a clean stop, for each invoice that was posted; and of DuckDB's copy beside it."""
+    """Measure the bytes of `cell.db` after a clean stop per posted invoice, without and with DuckDB's copy."""
     events = lifecycles(INVOICES)
     with Cell(folder / "storage") as cell:
-        takings = uvloop.run(cell.client.closed(batches(events), 4))
+        result = uvloop.run(cell.client.closed_loop(batches(events), 4))
         cell.stop()
-    if takings.accepted != len(events):
-        raise RuntimeError(f"{len(events)} events were sent and {takings.accepted} accepted: {takings.statuses}")
+    if result.accepted != len(events):
+        raise RuntimeError(f"{len(events)} events were sent and {result.accepted} accepted: {result.statuses}")
     raw = sum(len(event.body) for event in events) / INVOICES
     store = (folder / "storage" / "cell.db").stat().st_size / INVOICES
     whole = bytes_in(folder / "storage") / INVOICES

@@ -1,4 +1,5 @@
-"""The peers: the strongest alternatives, on the same work beside our cell.
+"""Peers: the strongest alternatives, measured on the same work as our cell.
 
-Each engine is a module here; what a user of it would write is in `services`, and runs in an environment of its own.
+Each engine is a module here. The code that a user of the engine would write is in `services` and runs in a separate
+environment.
 """

@@ -1,12 +1,12 @@
-"""DBOS: its Python library in a FastAPI application on uvicorn, over PostgreSQL."""
+"""DBOS: its Python library in a FastAPI application on uvicorn, with PostgreSQL."""
 
 from pathlib import Path
 
 from bench.client import Client, Connection
 from bench.events import Event
-from bench.peers.engine import Engine, call, free_port, uvicorn
+from bench.peers.engine import Engine, free_port, request_status, uvicorn_command
 from bench.peers.postgres import Postgres
-from bench.peers.setup import locked_version, python_with
+from bench.peers.setup import install_python, locked_version
 from bench.processes import bytes_in
 
 
@@ -19,31 +19,31 @@ class Dbos(Engine):
         super().__init__()
         self._postgres = Postgres()
         self._python = Path()
-        self._empty: dict[Path, int] = {}
+        self._empty_bytes: dict[Path, int] = {}
 
     def prepare(self) -> str:
         postgres = self._postgres.prepare()
-        self._python = python_with("dbos", "fastapi", "httptools", "uvicorn", "uvloop")
+        self._python = install_python("dbos", "fastapi", "httptools", "uvicorn", "uvloop")
         return f"Python {locked_version('dbos')}, PostgreSQL {postgres}"
 
     def start(self, folder: Path) -> Client:
         url, port, log = self._postgres.start(self.processes, folder), free_port(), folder / "dbos.log"
         self.processes.start(
-            uvicorn(self._python, "on_dbos:app", port), log, environment={"DBOS_SYSTEM_DATABASE_URL": url}
+            uvicorn_command(self._python, "on_dbos:app", port), log, environment={"DBOS_SYSTEM_DATABASE_URL": url}
         )
-        self.processes.wait_until(lambda: call(port, "GET", "/health") == 200, log)
-        self._empty.setdefault(folder, self._tables(folder))
+        self.processes.wait_until(lambda: request_status(port, "GET", "/health") == 200, log)
+        self._empty_bytes.setdefault(folder, self._table_bytes(folder))
         return Client(f"http://127.0.0.1:{port}", {"content-type": "application/json"}, post)
 
-    def stored(self, folder: Path) -> int:
-        """What the tables and indexes have grown by; not the write-ahead log, which is used again."""
-        return self._tables(folder) - self._empty[folder]
+    def stored_bytes(self, folder: Path) -> int:
+        """Return the growth of tables and indexes, without the write-ahead log, which is recycled."""
+        return self._table_bytes(folder) - self._empty_bytes[folder]
 
-    def _tables(self, folder: Path) -> int:
+    def _table_bytes(self, folder: Path) -> int:
         return bytes_in(folder / "pg" / "data" / "base")
 
 
 async def post(connection: Connection, event: Event) -> int:
-    """Answered when the workflow is started, or the message to it stored."""
+    """Send an event. The response follows when the workflow is started or its message is stored."""
     status, _ = await connection.request("POST", f"/invoices/{event.stage}", event.body)
     return status

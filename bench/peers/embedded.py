@@ -1,4 +1,4 @@
-"""Our own cell, single-event requests: `bems up` as the benchmark of the cell starts it."""
+"""Our cell with single-event requests: `bems up`, as in the benchmark of the cell."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -27,8 +27,8 @@ class Embedded(Engine):
         self._keys[folder] = self._cell.key
         return self._cell.client
 
-    def stored(self, folder: Path) -> int:
-        """The store, which has the events' archive in it, and DuckDB's copy of the transitions."""
+    def stored_bytes(self, folder: Path) -> int:
+        """Return the size of the store, which includes the archive of events, and of DuckDB's copy."""
         return bytes_in(folder / "cell")
 
     def stop(self) -> None:

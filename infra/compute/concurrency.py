@@ -22,6 +22,6 @@ def check_account_quota(cells: Iterable[Cell]) -> None:
             names = ", ".join(cell.name for cell in group)
             raise ValueError(
                 f"the cells {names} of {region} reserve {total} of the {quota} Lambda instances of their account, of "
-                f'which {MIN_UNRESERVED_INSTANCES} must stay unreserved: raise the quota and "concurrency.account" of each cell, or '
-                f"lower what they reserve"
+                f"which {MIN_UNRESERVED_INSTANCES} must stay unreserved: raise the quota and "
+                '"concurrency.account" of each cell, or lower what they reserve'
             )

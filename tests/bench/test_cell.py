@@ -1,4 +1,4 @@
-"""What counts as accepted: the benchmark's word that nothing was lost depends on it."""
+"""Which responses count as accepted. The benchmark's claim that no event was lost depends on it."""
 
 import asyncio
 from typing import cast
@@ -12,7 +12,7 @@ from bench.events import Event
 ACCEPTED, REFUSED, UNAVAILABLE = b'{"status":"accepted"}', b'{"status":"refused"}', b'{"status":"unavailable"}'
 
 
-class Answering:
+class FakeConnection:
     def __init__(self, status: int, body: bytes) -> None:
         self._answer = status, body
 
@@ -32,8 +32,8 @@ class Answering:
         (503, [], 503),
     ],
 )
-def test_a_batch_counts_as_accepted_where_every_event_of_it_was(
+def test_a_batch_counts_as_accepted_only_if_all_its_events_were(
     status: int, results: list[bytes], counted: int
 ) -> None:
-    connection = cast(Connection, Answering(status, b'{"results":[' + b",".join(results) + b"]}"))
+    connection = cast(Connection, FakeConnection(status, b'{"results":[' + b",".join(results) + b"]}"))
     assert asyncio.run(post(connection, Event("ingestion/batch", "", "", b"{}", 2))) == counted

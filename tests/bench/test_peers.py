@@ -1,5 +1,5 @@
-"""The peers' benchmark, without the peers: its order of events, its table, what happens when an engine is not to be had
-or fails, and that nothing is left running."""
+"""Benchmark of the peers, without the peers: order of events, table, unavailable and failing engines, and the end of
+all processes."""
 
 import os
 import signal
@@ -15,17 +15,17 @@ import uvloop
 from bench.client import Client, Connection, LoadResult
 from bench.events import Event, lifecycles
 from bench.peers import measuring, setup
-from bench.peers.engine import Engine, Missing, Processes
-from bench.peers.measuring import OPEN, Outcome, Row, interleaved, invoices, load, measure
+from bench.peers.engine import Engine, EngineUnavailable, Processes
+from bench.peers.measuring import OPEN_PER_CONNECTION, Outcome, Row, interleave, invoices, load, measure
 from bench.peers.moto import Moto
-from bench.peers.report import HEAD, line, render
+from bench.peers.report import HEAD, describe_row, render
 
 STAGES = ("ingestion", "authorization", "reconciliation", "posting")
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
-class Fake(Engine):
-    """An engine that accepts everything, over no network; `breaks` names what of it fails."""
+class FakeEngine(Engine):
+    """An engine without a network that accepts everything. `breaks` is the name of the method that fails."""
 
     durable = "no"
     connections = (1, 3)
@@ -39,7 +39,7 @@ class Fake(Engine):
 
     def prepare(self) -> str:
         if self.breaks == "prepare":
-            raise Missing("no wheel\nfor this machine")
+            raise EngineUnavailable("no wheel\nfor this machine")
         return "1.0"
 
     def start(self, folder: Path) -> Client:
@@ -54,7 +54,7 @@ class Fake(Engine):
             raise ZeroDivisionError("the client is broken")
         return self.status
 
-    def stored(self, folder: Path) -> int:
+    def stored_bytes(self, folder: Path) -> int:
         assert (folder / "log").exists() and not self.pids
         return 1_000_000
 
@@ -65,9 +65,14 @@ class Fake(Engine):
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"MOST": 400, "WARMING": 10, "WARM_UP": 0.01, "calibrate": lambda: 20.0}.items():
+    for name, value in {
+        "MAX_EVENTS_PER_SECOND": 400,
+        "WARM_UP_INVOICES": 10,
+        "WARM_UP_SECONDS": 0.01,
+        "calibrate": lambda: 20.0,
+    }.items():
         monkeypatch.setattr(measuring, name, value)
-    monkeypatch.setattr(measuring, "settle", lambda _: None)
+    monkeypatch.setattr(measuring, "wait_until_idle", lambda _: None)
 
 
 def run(tmp_path: Path, *engines: Engine, rounds: int = 1) -> Outcome:
@@ -75,45 +80,47 @@ def run(tmp_path: Path, *engines: Engine, rounds: int = 1) -> Outcome:
 
 
 def row(engine: Engine, connections: int, cpu: float) -> Row:
-    takings = LoadResult(seconds=[0.002] * 1000, elapsed=2.0)
-    takings.statuses[202] = 1000
-    return Row(engine, "1.0", connections, takings, cpu, 123.4, 2048, [19.0, 21.0])
+    result = LoadResult(latencies=[0.002] * 1000, elapsed_seconds=2.0)
+    result.statuses[202] = 1000
+    return Row(engine, "1.0", connections, result, cpu, 123.4, 2048, [19.0, 21.0])
 
 
-def test_every_engine_gets_the_same_bytes_in_an_order_that_keeps_each_invoices_own() -> None:
+def test_every_engine_gets_the_same_bytes_in_the_order_of_each_invoice() -> None:
     made = invoices(20, "P")
     assert sorted(event.event_id for one in made for event in one) == sorted(
         event.event_id for event in lifecycles(20, prefix="P")
     )
     assert all(tuple(event.stage for event in one) == STAGES for one in made)
-    events = list(interleaved(iter(made)))
+    events = list(interleave(iter(made)))
     assert len(events) == 80
-    assert [event.stage for event in events[: 4 * OPEN]] == [stage for stage in STAGES for _ in range(OPEN)]
-    assert len({event.invoice_id for event in events[:OPEN]}) == OPEN
+    assert [event.stage for event in events[: 4 * OPEN_PER_CONNECTION]] == [
+        stage for stage in STAGES for _ in range(OPEN_PER_CONNECTION)
+    ]
+    assert len({event.invoice_id for event in events[:OPEN_PER_CONNECTION]}) == OPEN_PER_CONNECTION
 
 
-def test_connections_share_the_invoices_and_none_is_sent_twice() -> None:
-    engine, sent = Fake("A"), []
+def test_connections_share_the_invoices_and_no_event_is_sent_twice() -> None:
+    engine, sent = FakeEngine("A"), []
 
     async def post(_: Connection, event: Event) -> int:
         sent.append(event.event_id)
         return 202
 
     client = Client("http://127.0.0.1:9", {}, post)
-    takings = uvloop.run(load(client, invoices(50, "P"), 7, 60))
-    assert takings.accepted == len(sent) == len(set(sent)) == 200
+    result = uvloop.run(load(client, invoices(50, "P"), 7, 60))
+    assert result.accepted == len(sent) == len(set(sent)) == 200
     assert engine.starts == 0
 
 
 def test_rounds_add_up_in_the_rows(tmp_path: Path) -> None:
-    engine = Fake("A")
+    engine = FakeEngine("A")
     outcome = run(tmp_path, engine, rounds=2)
     assert [one.connections for one in outcome.rows] == [1, 3]
-    # 0.1 seconds of 400 a second are 11 invoices, which each load of each round sends.
-    assert [one.takings.accepted for one in outcome.rows] == [88, 88]
+    # 400 events per second for 0.1 s are 11 invoices, which each load of each round sends.
+    assert [one.result.accepted for one in outcome.rows] == [88, 88]
     assert engine.starts == engine.stops == 2
     assert [len(one.calibrations) for one in outcome.rows] == [4, 4]
-    assert outcome.rows[0].stored == round(1_000_000 / (88 + 40) * 4)
+    assert outcome.rows[0].stored_bytes == round(1_000_000 / (88 + 40) * 4)
 
 
 @pytest.mark.parametrize(
@@ -125,27 +132,27 @@ def test_rounds_add_up_in_the_rows(tmp_path: Path) -> None:
     ],
 )
 def test_an_engine_that_fails_loses_its_rows_and_nothing_else(tmp_path: Path, breaks: str, why: str) -> None:
-    broken, whole = Fake("Broken", breaks), Fake("Whole")
+    broken, whole = FakeEngine("Broken", breaks), FakeEngine("Whole")
     outcome = run(tmp_path, broken, whole, rounds=2)
     assert {one.engine.name for one in outcome.rows} == {"Whole"}
-    assert outcome.absent == {"Broken": why}
+    assert outcome.unavailable == {"Broken": why}
     assert broken.stops == broken.starts and not broken.pids
     text = render(outcome)
     assert f"Not measured:\n\n- Broken: {why}" in text and "| Whole (1.0) |" in text
 
 
-def test_an_engine_that_refuses_everything_is_no_row(tmp_path: Path) -> None:
-    outcome = run(tmp_path, Fake("A", status=503))
+def test_an_engine_that_refuses_everything_has_no_row(tmp_path: Path) -> None:
+    outcome = run(tmp_path, FakeEngine("A", status=503))
     assert not outcome.rows
-    assert "503" in outcome.absent["A"]
+    assert "503" in outcome.unavailable["A"]
 
 
-def test_the_table() -> None:
-    one, other = Fake("One"), Fake("Other")
+def test_the_table_has_a_row_per_engine_and_load() -> None:
+    one, other = FakeEngine("One"), FakeEngine("Other")
     outcome = Outcome([row(one, 20, 0.5), row(one, 200, 0.25), row(other, 8, 3.0)], {}, {"One": 1.25})
-    outcome.rows[0].takings.statuses[503] = 2
-    outcome.rows[0].takings.statuses[0] = 1
-    outcome.rows[2].stored = None
+    outcome.rows[0].result.statuses[503] = 2
+    outcome.rows[0].result.statuses[0] = 1
+    outcome.rows[2].stored_bytes = None
     lines = render(outcome).splitlines()
     cells = [[cell.strip() for cell in text.strip("|").split("|")] for text in lines[:5]]
     assert cells[0] == list(HEAD)
@@ -156,11 +163,13 @@ def test_the_table() -> None:
     assert cells[4][4:9] == ["**12.0 x (3.00)**", "2.0 / 2.0 ms", "", "123 MB", ""]
     assert "- One (1.0), 20 in flight: 1 x no answer, 2 x 503" in lines
     assert "Not measured" not in render(outcome)
-    assert line(outcome.rows[1]).startswith("One (1.0), 200 in flight: 500 events/s, 0.25 core-seconds per 1,000")
+    assert describe_row(outcome.rows[1]).startswith(
+        "One (1.0), 200 in flight: 500 events/s, 0.25 core-seconds per 1,000"
+    )
 
 
 @pytest.mark.parametrize("end", [Processes.stop, Processes.kill])
-def test_nothing_is_left_of_an_engine_that_does_not_want_to_end(tmp_path: Path, end: Callable[..., None]) -> None:
+def test_processes_that_ignore_sigterm_are_killed_with_their_children(tmp_path: Path, end: Callable[..., None]) -> None:
     script = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True); "
@@ -175,7 +184,7 @@ def test_nothing_is_left_of_an_engine_that_does_not_want_to_end(tmp_path: Path, 
     assert not any(_alive(pid) for pid in pids)
 
 
-def test_a_process_that_ends_at_its_start_says_why(tmp_path: Path) -> None:
+def test_the_log_of_a_process_that_ends_at_its_start_is_reported(tmp_path: Path) -> None:
     processes, log = Processes(), tmp_path / "log"
     processes.start([sys.executable, "-c", "print('the port\\nis taken')"], log)
     with pytest.raises(RuntimeError, match="ended at its start: the port is taken"):
@@ -183,10 +192,10 @@ def test_a_process_that_ends_at_its_start_says_why(tmp_path: Path) -> None:
     processes.stop()
 
 
-def test_what_was_started_is_ended_when_the_run_is_broken_off(tmp_path: Path) -> None:
+def test_all_processes_are_killed_when_the_run_is_interrupted(tmp_path: Path) -> None:
     script = (
         "import signal, sys, pathlib\n"
-        "from bench.peers.engine import Processes, end_children\n"
+        "from bench.peers.engine import Processes, kill_children\n"
         "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))\n"
         "processes, log = Processes(), pathlib.Path(sys.argv[1])\n"
         "try:\n"
@@ -194,7 +203,7 @@ def test_what_was_started_is_ended_when_the_run_is_broken_off(tmp_path: Path) ->
         "    print(processes.pids[0], file=log.open('a'), flush=True)\n"
         "    signal.pause()\n"
         "finally:\n"
-        "    end_children()\n"
+        "    kill_children()\n"
     )
     processes, log = Processes(), tmp_path / "log"
     root = str(Path(setup.__file__).parents[2])
@@ -229,26 +238,26 @@ def test_the_peers_versions_are_pinned() -> None:
         setup.locked_version("bems")
 
 
-def test_without_npm_there_is_no_restate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restate_is_unavailable_without_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "NODE", tmp_path / "node")
     monkeypatch.setattr(setup, "_path_with_node", lambda: str(tmp_path))
-    with pytest.raises(Missing, match="there is no npm"):
-        setup.node_modules()
+    with pytest.raises(EngineUnavailable, match="npm is not installed"):
+        setup.install_node_modules()
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho 'npm error 404 Not Found' >&2\nexit 1\n")
     npm.chmod(0o755)
-    with pytest.raises(Missing, match="npm ci failed: npm error 404 Not Found"):
-        setup.node_modules()
+    with pytest.raises(EngineUnavailable, match="npm ci failed: npm error 404 Not Found"):
+        setup.install_node_modules()
     assert not setup.NODE.exists()
 
 
-def test_moto_takes_whole_lifecycles(tmp_path: Path) -> None:
+def test_moto_handles_complete_lifecycles(tmp_path: Path) -> None:
     engine = Moto()
     assert engine.prepare()[0].isdigit()
     with engine.running(tmp_path / "moto") as client:
         before = engine.cpu_seconds()
-        takings = uvloop.run(load(client, invoices(4, "M"), 2, 60))
-        assert takings.statuses == {202: 16}
+        result = uvloop.run(load(client, invoices(4, "M"), 2, 60))
+        assert result.statuses == {202: 16}
         assert engine.cpu_seconds() > before
         assert engine.memory_mb() > 20
         pids = engine.pids

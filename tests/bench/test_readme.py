@@ -1,4 +1,4 @@
-"""README's figures: those of the results and no others, and none that another machine could not be compared with."""
+"""Figures in the README: all come from the results, and all are comparable between machines."""
 
 import re
 from pathlib import Path
@@ -19,5 +19,5 @@ def test_every_figure_is_in_the_results() -> None:
     assert len(multiples) >= 4 and [number for number in multiples if f"{number} x" not in RESULTS] == []
 
 
-def test_no_cpu_is_told_in_core_seconds() -> None:
+def test_cpu_time_is_not_given_in_core_seconds() -> None:
     assert not re.search(r"core-second|\bcores?\b", SECTION)

@@ -1,4 +1,4 @@
-"""The results' file: each command writes its own section and leaves the others alone."""
+"""File of the results: each command replaces its own section and keeps the others."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from bench.results import describe_run, table, write_section
 
 
-def test_a_section_takes_the_place_of_its_last_version_and_leaves_the_others(tmp_path: Path) -> None:
+def test_a_section_replaces_its_last_version_and_keeps_the_others(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
     write_section("faults", "Faults", "| a |\n| b |", path)
     write_section("throughput", "The cell", "first", path)
@@ -25,14 +25,14 @@ def test_a_section_takes_the_place_of_its_last_version_and_leaves_the_others(tmp
 
 
 def test_machine_versions_and_date_are_in_every_section() -> None:
-    told = describe_run()
-    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC, ", told)
+    description = describe_run()
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC, ", description)
     for name in ("processors", "CPython 3.", "apsw 3.", "duckdb 2.", "uvicorn 0."):
-        assert name in told, name
+        assert name in description, name
 
 
 @pytest.mark.parametrize("rows", [[], [("a", 1), ("b", 2.5)]])
-def test_a_table(rows: list[tuple[object, ...]]) -> None:
+def test_a_table_is_markdown(rows: list[tuple[object, ...]]) -> None:
     lines = table(("name", "value"), rows).splitlines()
     assert lines[:2] == ["| name | value |", "| --- | --- |"]
     assert lines[2:] == [f"| {name} | {value} |" for name, value in rows]

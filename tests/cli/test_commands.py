@@ -241,7 +241,7 @@ def test_a_killed_worker_is_reported() -> None:
     os.kill(children[0], signal.SIGKILL)
     _, stderr = parent.communicate(b"".join(LOG), timeout=30)
     assert parent.returncode == 1
-    assert stderr == b"bems: a process of the replay was killed before its end; was there too little memory?\n"
+    assert stderr == b"bems: a worker process of the replay was killed: it may have run out of memory\n"
 
 
 def children_of(pid: int) -> list[int]:

@@ -27,9 +27,9 @@ def report() -> Report:
     report = Report()
     report.accepted, report.duplicate, report.left_out = 7, 2, 4
     report.first, report.last, report.end = START, START + 40 * DAY, START + 50 * DAY
-    report.refuse(["amount: too many decimals", "currency: unknown currency"])
-    report.refuse(["amount: too many decimals"])
-    report.advance(1, START, START + 40 * DAY)
+    report.count_refused(["amount: too many decimals", "currency: unknown currency"])
+    report.count_refused(["amount: too many decimals"])
+    report.note_clock(1, START, START + 40 * DAY)
     old, new = START, START + 2 * DAY
     report.invoices = [
         invoice("INV-1", "Posted", None, None),
@@ -88,7 +88,7 @@ def test_every_figure_is_printed(report: Report, capsys: pytest.CaptureFixture[s
 
 
 def test_a_short_jump_has_no_note(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
-    report.jump = ClockJump(1, START, START + 30 * DAY)
+    report.longest_jump = ClockJump(1, START, START + 30 * DAY)
     print_report(report, 1)
     assert "Note" not in capsys.readouterr().out
 
@@ -111,7 +111,7 @@ def test_an_empty_report_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_long_lists_of_reasons_and_stuck_invoices_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
     report = Report()
     for number in range(15):
-        report.refuse([f"reason {number:02}"])
+        report.count_refused([f"reason {number:02}"])
         report.invoices.append(
             invoice(f"INV-{number:02}", "Disputed", "reconciliation", START - number * DAY, alert("warning", START))
         )

@@ -181,7 +181,7 @@ def read_contents(folder: Path) -> Any:
             "due": store.due(TODAY, 9999),
             "statuses": dict(sorted(store.statuses().items())),
             "deliveries": [outbox.entries(state, 999, (-1, "")) for state in ("waiting", "failed")],
-            "delivered": [outbox.delivered(), outbox.last()],
+            "delivered": [outbox.delivered(), outbox.last_enqueued()],
             "keys": [[key.name, key.role, key.revoked_at] for key in keys.all()],
         }
         return json.decode(json.encode(to_builtins(held, str_keys=True)))

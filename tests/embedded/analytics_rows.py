@@ -16,7 +16,7 @@ from tests.tracker.samples import NOW
 from tests.waiting import until
 
 NEVER = 3600.0
-"""Seconds between feeds in tests where only `wake` or `stop` may cause one."""
+"""Seconds between feeds, so long that only `wake` and `stop` cause one."""
 
 KINDS: tuple[TransitionKind, ...] = get_args(TransitionKind)
 
@@ -69,8 +69,8 @@ def transition(number: int) -> Transition:
 
 @contextmanager
 def running(folder: Path, rows: Callable[[], Any], **options: Any) -> Iterator[AnalyticsFeeder]:
-    """Run a feeder within the context. By default it feeds at the start, after `wake` and at the end only."""
-    analytics = AnalyticsFeeder(folder, "north", rows, **{"every": NEVER, **options}).start()
+    """Run analytics inside the block. By default, it feeds only after `wake` and when it stops."""
+    analytics = AnalyticsFeeder(folder, "north", rows, **{"feed_seconds": NEVER, **options}).start()
     try:
         yield analytics
     finally:

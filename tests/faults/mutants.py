@@ -201,23 +201,23 @@ MUTANTS: dict[str, list[Change]] = {
         Change(
             dispatcher.Dispatcher,
             "_dispatch",
-            "self._in_flight[delivery.seq] = sending",
-            "self._in_flight[delivery.seq] = sending; self._outbox.remove(delivery)",
+            "self._in_flight[delivery.seq] = attempt",
+            "self._in_flight[delivery.seq] = attempt; self._outbox.remove(delivery)",
         ),
     ],
     "an alert that was not taken is not tried again": [
-        Change(dispatcher, "_tried", 'state="failed" if now >= last else "waiting"', 'state="failed"'),
+        Change(dispatcher, "_after_failure", 'state="failed" if now >= give_up_at else "waiting"', 'state="failed"'),
         Change(outbox.Outbox, "retry", "WHERE state = 'failed' AND", "WHERE false AND"),
     ],
     "an alert that was sent is not forgotten": [
-        Change(dispatcher.Dispatcher, "_settle", "self._outbox.remove(sending.delivery)", "pass"),
+        Change(dispatcher.Dispatcher, "_record_results", "self._outbox.remove(attempt.delivery)", "pass"),
     ],
     "new alerts are read from the first again": [
         Change(
             deliveries.Deliveries,
-            "_take",
-            "alerts = source.alerts(seq, TAKEN)",
-            "alerts = source.alerts(seq and seq - 1, TAKEN)",
+            "_enqueue_new_alerts",
+            "alerts = source.alerts(seq, MAX_ALERTS_PER_READ)",
+            "alerts = source.alerts(seq and seq - 1, MAX_ALERTS_PER_READ)",
         ),
     ],
 }

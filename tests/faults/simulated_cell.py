@@ -120,7 +120,7 @@ class SimulatedCell:
             self.reader: Reader = self._keep(open_reader(folder))
             self.deliveries = Deliveries(folder, lambda: self._keep(open_reader(folder)), destinations, now=clock.now)
             self._keep(self.deliveries._outbox)
-            self.deliveries.begin()
+            self.deliveries.open_source()
         except BaseException:
             self.abandon()
             raise
@@ -180,9 +180,9 @@ class SimulatedCell:
 
     def deliver(self) -> Instant:
         """A round of the deliveries; when they want to look again."""
-        while self.deliveries.look():
+        while self.deliveries.read_new_alerts():
             pass
-        wakes = [courier.poll() for courier in self.deliveries.couriers]
+        wakes = [dispatcher.poll() for dispatcher in self.deliveries.dispatchers]
         # Where the outbox cannot be used, it would try every second.
         return min(wake if wake is not None else self._clock.now() + HOUR for wake in wakes)
 
@@ -200,9 +200,10 @@ class SimulatedCell:
 
     def away(self) -> list[tuple[str, str]]:
         """What is under way to a destination: destination and alert."""
-        couriers = self.deliveries.couriers
         return [
-            (courier.key, sending.delivery.alert.id) for courier in couriers for sending in courier._in_flight.values()
+            (dispatcher.key, attempt.delivery.alert.id)
+            for dispatcher in self.deliveries.dispatchers
+            for attempt in dispatcher._in_flight.values()
         ]
 
     def stop(self) -> None:

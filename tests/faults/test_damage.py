@@ -151,7 +151,7 @@ def test_analytics_is_put_aside_as_it_is_and_made_again(
         assert life.end(signal.SIGTERM) == 0
     said = log.read_text()
     assert "Traceback" not in said
-    assert "cannot be used and is made again from the store" in said
+    assert "cannot be used and is rebuilt from the store" in said
     with apsw.Connection(str(folder / DATABASE)) as store, duckdb.connect(str(folder / ANALYTICS)) as made:
         rows = store.execute("SELECT count(*) FROM transitions").get
         assert made.execute("SELECT count(*) FROM transitions").fetchall() == [(rows,)]

@@ -202,5 +202,5 @@ def test_deliveries_of_another_time_are_refused_before_the_writer_raises_the_sam
 
     monkeypatch.setattr(Writer, "start", start_and_raise)
     service = Service(folder, POLICY, port=0, clock=VirtualClock(later), destinations=inbox.everything)
-    with pytest.raises(StoreUnusable, match="goes with another store, or a later state of this one"):
+    with pytest.raises(StoreUnusable, match="belongs to another store, or to a later state of this one"):
         service.start()

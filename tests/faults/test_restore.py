@@ -92,7 +92,7 @@ class Home:
     def end(self) -> None:
         until(lambda: self.cell.get("/check")["balanced"] is True)
         alerts = self.cell.service.deliveries
-        until(lambda: alerts.waiting() == 0 and len(self.alerts()) == alerts._outbox.last()[0])
+        until(lambda: alerts.waiting() == 0 and len(self.alerts()) == alerts._outbox.last_enqueued()[0])
         self.cell.service.stop()
 
     def alerts(self) -> list[str]:

@@ -31,7 +31,7 @@ def count(cell: Template) -> dict[str, int]:
     """Return the number of billed units of a cell, by the name of their price."""
     (acl,) = cell.by_type("AWS::WAFv2::WebACL").values()
     cell_metrics = [
-        prod(len(tracker.VALUES[name]) for name in metric.dimensions if name in tracker.VALUES)
+        prod(len(tracker.DIMENSION_VALUES[name]) for name in metric.dimensions if name in tracker.DIMENSION_VALUES)
         for metric in tracker.METRICS.values()
     ]
     return {

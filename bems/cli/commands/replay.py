@@ -26,7 +26,7 @@ from bems.cli.refused_events import FirstRefusedLines
 from bems.cli.refused_events import RefusedLine as RefusedLine
 from bems.cli.replay_report import as_document, print_report
 from bems.clock import SystemClock
-from bems.embedded.replay.replay import Refused, ReplayError
+from bems.embedded.replay.replay import Refusal, ReplayError
 from bems.embedded.replay.replay import replay as run
 from bems.embedded.replay.report import Report
 from bems.tracker.instants import Instant, render
@@ -95,8 +95,8 @@ def replay(
     ):
         first_refused = FirstRefusedLines()
 
-        def on_refused(one: Refused) -> None:
-            errors = to_error_list(one.faults)
+        def on_refused(one: Refusal) -> None:
+            errors = to_error_list(one.errors)
             first_refused.add(RefusedLine(one.line, one.event_id, errors, diagnose_line(kept.line)))
             if refused_file is not None:
                 refused_file.write(encode_refusal(one.line, one.event_id, errors))
@@ -174,7 +174,7 @@ def replay_with_progress(
     policy: Policy,
     until: Instant | None = None,
     processes: int = 1,
-    on_refused: Callable[[Refused], object] | None = None,
+    on_refused: Callable[[Refusal], object] | None = None,
 ) -> tuple[Report, float]:
     """Replay the log and return the report and the seconds it took. Shows a progress bar on a terminal."""
     console = Console(stderr=True)

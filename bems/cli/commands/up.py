@@ -19,7 +19,7 @@ from bems.cli.errors import Failure, UserError, translate_store_errors
 from bems.cli.files import load_policy, parse_folder, read_text
 from bems.cli.output import print_json
 from bems.clock import SystemClock
-from bems.embedded.alerting.destinations import build
+from bems.embedded.alerting.destinations import build_destinations
 from bems.embedded.api.server import CannotListen
 from bems.embedded.clock import AcceleratedClock, CellClock
 from bems.embedded.service import Service
@@ -99,7 +99,7 @@ def up(
                 host=cell.embedded.host if host is None else host,
                 port=cell.embedded.port if port is None else port,
                 limits=cell.limits,
-                destinations=build(cell.alerts, cell.embedded, cell.name, os.environ),
+                destinations=build_destinations(cell.alerts, cell.embedded, cell.name, os.environ),
                 clock=clock,
             )
         except CannotListen as wrong:

@@ -1,1 +1,1 @@
-"""Delivery of alerts: at least once, in order per invoice."""
+"""Alerting: delivers alerts to people at least once, in order per invoice."""

@@ -1,11 +1,13 @@
-"""Deliveries: every alert of the store is brought to the destinations of its severity, at least once.
+"""Delivery of every alert in the store to the destinations of its severity, at least once.
 
-A thread takes new alerts from the store into the outbox; a courier per destination brings them there. The alerts of one
-invoice reach a destination in their order; invoices do not wait for one another, nor destinations. An alert that was
-sent is forgotten after that, so one whose sending a crash cuts off is sent again: receivers know it by its id.
+One thread copies new alerts from the store into the outbox; one dispatcher per destination sends them. A destination
+receives the alerts of one invoice in order. Invoices do not wait for each other, and neither do destinations.
 
-What is not taken within a day is given up, and kept until somebody has it tried again; so is what was meant for a
-destination that is there no more.
+A delivery is removed from the outbox after the alert was sent. If the process crashes in between, the alert is sent
+again, with the same id, so that receivers can recognize it.
+
+A delivery that fails for a day is given up and kept until an operator retries it. The same applies to deliveries whose
+destination is no longer configured.
 """
 
 import logging
@@ -25,30 +27,33 @@ from bems.tracker.actions import Alert, Severity
 
 log = logging.getLogger(__name__)
 
-TAKEN = 1_000
-"""So many alerts at most are taken from the store at a time."""
+MAX_ALERTS_PER_READ = 1_000
+"""Maximum number of alerts that are read from the store at a time."""
 
-GRACE = 5.0
-"""Seconds that what is being sent has when it is to stop. It is sent again after the next start."""
+STOP_GRACE_SECONDS = 5.0
+"""Seconds that `stop` waits for requests in flight. Those that take longer are sent again after the next start."""
 
-REMOVED = "the destination is no longer configured"
+DESTINATION_REMOVED = "the destination is no longer configured"
 
 
 class Source(Protocol):
-    """Where alerts come from: a store, or a reader of one."""
+    """Source of alerts: a store, or a reader of one."""
 
     def alerts(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Alert]]:
-        """The committed alerts behind a number, with theirs, which ascend."""
+        """Return committed alerts with a number greater than `after`, each with its number, in ascending order."""
         ...
 
     def close(self) -> None: ...
 
 
 class Deliveries:
-    """The deliveries of the cell in a folder, whose lock the caller holds. StoreRefused: see `Outbox`.
+    """Deliveries of the cell in `folder`, whose lock the caller holds.
 
-    `source` is called in a thread of its own, which alone uses what it gives. A destination that stands under both
-    severities is one object. `now` is the world's time, by which is retried; `poke` has it looked at again.
+    `source` opens the source of alerts. It is called in a separate thread, which is the only one to use the result. A
+    destination that is listed under both severities must be one object. `now` gives the time that retries depend on;
+    call `wake` when it jumps.
+
+    Raises StoreRefused if `Outbox` does.
     """
 
     def __init__(
@@ -58,129 +63,136 @@ class Deliveries:
         destinations: Mapping[Severity, Sequence[Destination]],
         *,
         now: Now = time_of_day,
-        at_once: int = MAX_IN_FLIGHT,
-        grace: float = GRACE,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        grace_seconds: float = STOP_GRACE_SECONDS,
     ) -> None:
         self._outbox = Outbox(folder)
         self._folder = folder
         self._open_source = source
         self._keys = {severity: [one.key for one in several] for severity, several in destinations.items()}
-        named = {one.key: one for several in destinations.values() for one in several}
-        self.couriers = [Dispatcher(one, self._outbox, now, at_once) for one in named.values()]
+        by_key = {one.key: one for several in destinations.values() for one in several}
+        self.dispatchers = [Dispatcher(one, self._outbox, now, max_in_flight) for one in by_key.values()]
         self._now = now
-        self._grace = grace
+        self._grace_seconds = grace_seconds
         self._source: Source | None = None
-        self._trouble: str | None = None
+        self._read_error: str | None = None
         self._changed = threading.Condition()
-        self._poked = False
-        self._open = True
+        self._woken = False
+        self._running = True
         self._thread = threading.Thread(target=self._run, name="bems-deliveries", daemon=True)
         self._opened: Future[None] = Future()
 
     def start(self) -> "Deliveries":
-        """Begin; once. StoreRefused, or what the source raises, where the alerts cannot be read, or are not those that
-        the outbox goes on from."""
+        """Start the threads; call it once.
+
+        Raises StoreRefused if the outbox belongs to another store, and any exception of the source.
+        """
         self._thread.start()
         try:
             self._opened.result()
         except BaseException:
             self.stop()
             raise
-        for courier in self.couriers:
-            courier.start()
+        for dispatcher in self.dispatchers:
+            dispatcher.start()
         return self
 
-    def poke(self) -> None:
-        """There are new alerts, or the clock was moved."""
+    def wake(self) -> None:
+        """Check for new alerts and due deliveries now; call it after new alerts or a change of the clock."""
         with self._changed:
-            self._poked = True
+            self._woken = True
             self._changed.notify()
-        for courier in self.couriers:
-            courier.poke()
+        for dispatcher in self.dispatchers:
+            dispatcher.wake()
 
     def stop(self) -> None:
-        """Send nothing more; returns when what is being sent is done, or has had its grace. Twice is harmless."""
+        """Stop sending. Waits for requests in flight until the grace period ends. Idempotent."""
         with self._changed:
-            self._open = False
+            self._running = False
             self._changed.notify()
-        by = time.monotonic() + self._grace
-        for courier in self.couriers:
-            courier.stop(by)
+        deadline = time.monotonic() + self._grace_seconds
+        for dispatcher in self.dispatchers:
+            dispatcher.stop(deadline)
         if self._thread.ident is not None:
             self._thread.join()
-        for courier in self.couriers:
-            courier.join()
+        for dispatcher in self.dispatchers:
+            dispatcher.join()
         self._outbox.close()
 
-    # -- for operators, between construction and stop; apsw.Error where the outbox cannot be read
+    # -- for operators, between construction and stop; apsw.Error if the outbox cannot be read
 
     @property
     def failure(self) -> str | None:
-        """Which destinations did not take what they were sent last, and why; None while all goes well."""
-        couriers = [f"{courier.key}: {courier.failure}" for courier in self.couriers if courier.failure]
-        return "; ".join(([self._trouble] if self._trouble else []) + couriers) or None
+        """The destinations whose last delivery failed, each with its error; None if there is none."""
+        errors = [f"{dispatcher.key}: {dispatcher.failure}" for dispatcher in self.dispatchers if dispatcher.failure]
+        return "; ".join(([self._read_error] if self._read_error else []) + errors) or None
 
     def waiting(self) -> int:
-        """How many deliveries are to be made: one for each alert and destination."""
+        """Return the number of outstanding deliveries: one for each alert and destination."""
         return self._outbox.count("waiting")
 
     def failed(self) -> int:
-        """How many were given up."""
+        """Return the number of deliveries that were given up."""
         return self._outbox.count("failed")
 
     def delivered(self) -> int:
-        """How many were made since the outbox was made."""
+        """Return the number of successful deliveries since the outbox was created."""
         return self._outbox.delivered()
 
     def entries(self, state: State, limit: int = 1_000, after: tuple[int, str] = (-1, "")) -> list[Delivery]:
-        """Those that wait or failed, behind (seq, destination), the oldest alerts first."""
+        """Return deliveries in a state, sorted by (seq, destination), beginning after that pair."""
         return self._outbox.entries(state, limit, after)
 
     def retry(self) -> int:
-        """Try again what failed, for another day; how many deliveries. What waits is tried again at once, too; what was
-        meant for a destination that is not configured stays as it is."""
+        """Retry all failed deliveries for another day and return their number.
+
+        Waiting deliveries are retried immediately too. Deliveries whose destination is not configured stay failed.
+        """
         count = self._outbox.retry(self._destinations, self._now())
-        for courier in self.couriers:
-            courier.poke(hurry=True)
+        for dispatcher in self.dispatchers:
+            dispatcher.wake(skip_backoff=True)
         return count
 
     @property
     def _destinations(self) -> list[str]:
-        return [courier.key for courier in self.couriers]
+        return [dispatcher.key for dispatcher in self.dispatchers]
 
-    # -- the thread that takes new alerts
+    # -- the thread that reads new alerts
 
     def _run(self) -> None:
         try:
-            self.begin()
+            self.open_source()
         except BaseException as error:
             self._opened.set_exception(error)
             return
         self._opened.set_result(None)
-        while self._open:
-            if not self.look():
+        while self._running:
+            if not self.read_new_alerts():
                 self._sleep()
         if self._source:
             self._source.close()
 
-    def begin(self) -> None:
-        """Open the source. For its own thread, or for whoever is in its place instead of `start`; so is `look`."""
-        orphans = self._outbox.fail_removed_destinations(self._destinations, REMOVED)
+    def open_source(self) -> None:
+        """Open the source.
+
+        Runs in the reading thread. A caller that uses no threads calls it and `read_new_alerts` instead of `start`.
+        """
+        orphans = self._outbox.fail_removed_destinations(self._destinations, DESTINATION_REMOVED)
         if orphans:
-            log.error("%d deliveries failed: %s", orphans, REMOVED)
+            log.error("%d deliveries failed: %s", orphans, DESTINATION_REMOVED)
         self._source = self._open_and_check()
 
-    def look(self) -> bool:
-        """Take over what is new; whether there may be more."""
+    def read_new_alerts(self) -> bool:
+        """Copy new alerts into the outbox. Returns whether there may be more."""
         try:
             self._source = self._source or self._open_source()
-            more = self._take(self._source)
-            self._trouble = None
+            more = self._enqueue_new_alerts(self._source)
+            self._read_error = None
             return more
         except Exception as error:
-            if not self._trouble:
-                log.exception("new alerts cannot be taken over; this is tried again")
-            self._trouble = f"new alerts cannot be taken over: {error}"
+            if not self._read_error:
+                log.exception("new alerts cannot be queued; retrying")
+            self._read_error = f"new alerts cannot be queued: {error}"
             source, self._source = self._source, None
             if source:
                 with suppress(Exception):
@@ -188,33 +200,34 @@ class Deliveries:
             return False
 
     def _open_and_check(self) -> Source:
-        """A store that was put in the place of another one counts its alerts anew; going on from the old number would
-        leave out some for good."""
+        """Open the source and check that it is the store that the outbox was filled from.
+
+        Another store numbers its alerts from 1 again. Continuing at the old number would skip some of them for good.
+        """
         source = self._open_source()
-        seq, alert_id = self._outbox.last()
+        seq, alert_id = self._outbox.last_enqueued()
         if seq:
             found = source.alerts(seq - 1, 1)
             if not found or (found[0][0] == seq and found[0][1].id != alert_id):
                 source.close()
                 path = self._folder / DATABASE
                 raise StoreUnusable(
-                    f"{path} goes with another store, or a later state of this one: move it away, "
-                    "and every alert of this store is sent, again or for the first time"
+                    f"{path} belongs to another store, or to a later state of this one: move it away; "
+                    "every alert of this store is then sent, even if it was sent before"
                 )
         return source
 
-    def _take(self, source: Source) -> bool:
-        """Take new alerts over; whether there may be more."""
-        seq, _ = self._outbox.last()
-        alerts = source.alerts(seq, TAKEN)
+    def _enqueue_new_alerts(self, source: Source) -> bool:
+        seq, _ = self._outbox.last_enqueued()
+        alerts = source.alerts(seq, MAX_ALERTS_PER_READ)
         if alerts:
             self._outbox.enqueue(alerts, self._keys, self._now())
-            for courier in self.couriers:
-                courier.poke()
-        return len(alerts) == TAKEN
+            for dispatcher in self.dispatchers:
+                dispatcher.wake()
+        return len(alerts) == MAX_ALERTS_PER_READ
 
     def _sleep(self) -> None:
         with self._changed:
-            if self._open and not self._poked:
+            if self._running and not self._woken:
                 self._changed.wait(POLL_SECONDS)
-            self._poked = False
+            self._woken = False

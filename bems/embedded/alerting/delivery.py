@@ -1,4 +1,4 @@
-"""A delivery: one alert on its way to one destination."""
+"""Delivery of one alert to one destination."""
 
 from collections.abc import Callable
 from typing import Literal, Protocol
@@ -12,20 +12,21 @@ from bems.tracker.instants import Instant
 Now = Callable[[], Instant]
 
 time_of_day: Now = SystemClock().now
-"""Deliveries live by the world's time, whatever the cell's clock says."""
+"""Deliveries use the system clock, even in a cell whose own clock is accelerated."""
 
 State = Literal["failed", "waiting"]
 
 
 class Delivery(Struct, frozen=True):
-    """An alert that its destination has not taken yet.
+    """An alert that its destination has not accepted yet.
 
-    `seq`       the number of the alert in the store, which is the order of one invoice's alerts.
-    `attempts`  how often it was tried itself.
-    `due`       when it may be tried next.
-    `tried_at`  when it was first tried, or since when others are tried for it; a day later it is given up.
-    `state`     `failed`: given up, until somebody has it tried again.
-    `error`     why it was not taken the last time.
+    `seq`       number of the alert in the store; it orders the alerts of one invoice.
+    `attempts`  number of failed attempts for this delivery itself.
+    `due`       earliest instant of the next attempt.
+    `tried_at`  instant of the first attempt, or start of the outage during which other deliveries were attempted
+                instead; the delivery is given up a day later.
+    `state`     `failed` means given up, until an operator retries it.
+    `error`     error of the last attempt.
     """
 
     destination: str
@@ -39,9 +40,10 @@ class Delivery(Struct, frozen=True):
 
 
 class NotDelivered(Exception):
-    """The alert was not taken, as far as is known; the message says why, in words without a secret.
+    """The destination did not accept the alert, or may not have. The message gives the reason and holds no secret.
 
-    `outage`: the next alert would fare no better now. `retry_after`: microseconds that the receiver asked to wait.
+    `outage` is true if the next alert would fail for the same reason. `retry_after` is the pause that the receiver
+    asked for, in microseconds.
     """
 
     def __init__(self, why: str, *, outage: bool, retry_after: Instant | None = None) -> None:
@@ -51,20 +53,20 @@ class NotDelivered(Exception):
 
 
 class Destination(Protocol):
-    """One place that alerts are sent to, by several threads at once."""
+    """A receiver of alerts. Several threads call `send` at the same time."""
 
     @property
     def key(self) -> str:
-        """Its name in the queue, without a secret, and the same after a restart: `webhook https://example.com/hook`,
+        """Name in the outbox. It holds no secret and is the same after a restart: `webhook https://example.com/hook`,
         `webhook $CHAT_URL`, `email a@example.com, b@example.com`, `log`."""
         ...
 
     def send(self, alert: Alert) -> None:
-        """Send it; it was taken when this returns. NotDelivered where it was not, or may not have been."""
+        """Deliver the alert. Raises NotDelivered if the receiver did not accept it, or may not have."""
         ...
 
 
-def reason(error: BaseException | None) -> str:
-    """What the operating system says, without the addresses that an exception's text may hold."""
-    told = error.strerror if isinstance(error, OSError) else None
-    return told or type(error).__name__
+def os_error_text(error: BaseException | None) -> str:
+    """Return the operating system's message, without the addresses that the exception's own text may hold."""
+    text = error.strerror if isinstance(error, OSError) else None
+    return text or type(error).__name__

@@ -1,8 +1,9 @@
-"""The courier of one destination: a thread that takes what is due from the outbox and has it sent, a few at a time.
+"""Dispatcher of one destination: a thread that takes due deliveries from the outbox and sends a few at a time.
 
-A delivery that fails is tried again with backoff. While the destination as a whole fails (nobody answers, it is
-overloaded), one at a time is tried, in turn, and stands for all, with a backoff of the destination's own in between. So
-an hour without it costs a dozen attempts, however many wait. The first that it takes sets all going again.
+A failed delivery is retried with increasing delays. During an outage of the whole destination (no answer, overload),
+only one delivery at a time is attempted, as a probe for all others, with a backoff of the destination's own in between.
+An hour of outage therefore costs about a dozen attempts, whatever the number of waiting deliveries. The first success
+ends the outage.
 """
 
 import logging
@@ -21,226 +22,229 @@ from bems.tracker.instants import DAY, LATEST, MINUTE, SECOND, Instant
 log = logging.getLogger(__name__)
 
 RETRY_DELAYS = (SECOND, 5 * SECOND, 30 * SECOND, 2 * MINUTE, 10 * MINUTE, 30 * MINUTE)
-"""How long to wait after each failure; after all further ones, the last."""
+"""Delay after each failed attempt, in microseconds; the last one repeats."""
 
 GIVE_UP_AFTER = DAY
-"""Since it was first tried."""
+"""Time from the first attempt until a delivery is given up, in microseconds."""
 
 MAX_IN_FLIGHT = 4
-"""So many are sent at a time."""
+"""Maximum number of concurrent requests to a destination."""
 
 POLL_SECONDS = 1.0
-"""Seconds after which it looks again though nothing seems due: a machine's clock may jump."""
+"""Interval of polling when nothing seems due, because the system clock may jump."""
 
-_NAMED = 10
+MAX_IDS_IN_LOG = 10
 
 
-class _Sending(NamedTuple):
+class _Attempt(NamedTuple):
     delivery: Delivery
-    began: Instant
-    probe: bool
+    started_at: Instant
+    is_probe: bool
 
 
 class _Outage(NamedTuple):
-    """So many failures in a row; before `until` nothing is sent."""
+    """Number of consecutive failures, and the instant of the next attempt."""
 
     failures: int = 0
     until: Instant = 0
 
 
-_NONE = _Outage()
+_NO_OUTAGE = _Outage()
 
 
 class Dispatcher:
-    """Brings the deliveries of a destination to it, from `start` to `stop`."""
+    """Sends the deliveries of one destination, from `start` to `stop`."""
 
-    def __init__(self, destination: Destination, outbox: Outbox, now: Now, at_once: int = MAX_IN_FLIGHT) -> None:
+    def __init__(self, destination: Destination, outbox: Outbox, now: Now, max_in_flight: int = MAX_IN_FLIGHT) -> None:
         self.key = destination.key
         self._destination = destination
         self._outbox = outbox
         self._now = now
-        self._at_once = at_once
-        self._outage = _NONE
-        self._refusal: str | None = None
-        """Why the destination did not take what it was sent last."""
+        self._max_in_flight = max_in_flight
+        self._outage = _NO_OUTAGE
+        self._delivery_error: str | None = None
+        """Error of the last delivery, if it failed."""
         self._outbox_error: str | None = None
-        """Why the outbox could not be used the last time."""
-        self._in_flight: dict[int, _Sending] = {}
-        self._completed: list[tuple[_Sending, NotDelivered | None]] = []
+        """Error of the last access to the outbox, if it failed."""
+        self._in_flight: dict[int, _Attempt] = {}
+        self._completed: list[tuple[_Attempt, NotDelivered | None]] = []
         self._changed = threading.Condition()
-        self._poked = False
-        self._hurry = False
-        self._stop_by: float | None = None
+        self._woken = False
+        self._skip_backoff = False
+        self._stop_deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"bems-{self.key}"[:60], daemon=True)
 
     # -- for any thread
 
     @property
     def failure(self) -> str | None:
-        """Why the destination did not take what it was sent last, and why the outbox cannot be used; None while all
-        goes well."""
-        return "; ".join(filter(None, (self._outbox_error, self._refusal))) or None
+        """The errors of the outbox and of the last delivery; None if neither failed."""
+        return "; ".join(filter(None, (self._outbox_error, self._delivery_error))) or None
 
     def start(self) -> None:
         self._thread.start()
 
-    def poke(self, *, hurry: bool = False) -> None:
-        """Look: there is something new, or the clock was moved. `hurry`: try at once, though the destination fails."""
+    def wake(self, *, skip_backoff: bool = False) -> None:
+        """Check for due deliveries now. `skip_backoff` also sends one during an outage's backoff."""
         with self._changed:
-            self._poked = True
-            self._hurry = self._hurry or hurry
+            self._woken = True
+            self._skip_backoff = self._skip_backoff or skip_backoff
             self._changed.notify()
 
-    def stop(self, by: float) -> None:
-        """Send nothing more. What is being sent has until `by`, of time.monotonic()."""
+    def stop(self, deadline: float) -> None:
+        """Stop sending. Requests in flight have until `deadline`, a value of `time.monotonic()`."""
         with self._changed:
-            self._stop_by = by
+            self._stop_deadline = deadline
             self._changed.notify()
 
     def join(self) -> None:
         if self._thread.ident is not None:
             self._thread.join()
 
-    # -- its own thread
+    # -- the dispatcher's thread
 
     def _run(self) -> None:
         while True:
-            wake = self.poll()
-            if self._stop_by is not None and (not wake or not self._in_flight or time.monotonic() >= self._stop_by):
-                return
-            self._sleep(wake)
+            next_poll = self.poll()
+            if self._stop_deadline is not None:
+                expired = time.monotonic() >= self._stop_deadline
+                if next_poll is None or not self._in_flight or expired:
+                    return
+            self._sleep(next_poll)
 
     def poll(self) -> Instant | None:
-        """Settle what came back, send what is due; when to look again, None where the outbox cannot be used.
+        """Record results and send due deliveries.
 
-        For its own thread, or for whoever is in its place before `start`.
+        Returns the instant of the next poll, or None if the outbox cannot be used. Runs in the dispatcher's thread; a
+        caller that uses no threads calls it instead of `start`.
         """
         try:
-            self._settle()
-            wake = self._dispatch() if self._stop_by is None else LATEST
+            self._record_results()
+            next_poll = self._dispatch() if self._stop_deadline is None else LATEST
         except Exception as error:
-            # What came back is kept until it is settled, and nothing is sent meanwhile: it would be sent for ever.
-            trouble = f"the outbox cannot be used: {error}"
-            # Once: it is tried again every second.
-            if trouble != self._outbox_error:
-                log.error("%s: %s", self.key, trouble, exc_info=not isinstance(error, apsw.Error))
-            self._outbox_error = trouble
+            # The results are kept until they are recorded. Nothing is sent in the meantime: it would be sent again and
+            # again.
+            message = f"the outbox cannot be used: {error}"
+            # Log it once, because the poll is repeated every second.
+            if message != self._outbox_error:
+                log.error("%s: %s", self.key, message, exc_info=not isinstance(error, apsw.Error))
+            self._outbox_error = message
             return None
         self._outbox_error = None
-        return wake
+        return next_poll
 
-    def _sleep(self, wake: Instant | None) -> None:
-        """Until something comes back or is new, or `wake` is reached; for a moment, whatever comes, if that is None."""
+    def _sleep(self, next_poll: Instant | None) -> None:
+        """Wait for a result, a call of `wake` or `next_poll`. If that is None, wait for the poll interval or `stop`."""
         with self._changed:
-            if wake is None:
-                self._changed.wait_for(lambda: self._stop_by is not None, POLL_SECONDS)
+            if next_poll is None:
+                self._changed.wait_for(lambda: self._stop_deadline is not None, POLL_SECONDS)
                 return
-            seconds = min(POLL_SECONDS, (wake - self._now()) / SECOND)
-            if self._stop_by is not None:
-                seconds = min(seconds, self._stop_by - time.monotonic())
-            if seconds > 0 and not self._poked and not self._completed:
+            seconds = min(POLL_SECONDS, (next_poll - self._now()) / SECOND)
+            if self._stop_deadline is not None:
+                seconds = min(seconds, self._stop_deadline - time.monotonic())
+            if seconds > 0 and not self._woken and not self._completed:
                 self._changed.wait(seconds)
-            self._poked = False
+            self._woken = False
 
-    # -- what goes out
+    # -- sending
 
     def _dispatch(self) -> Instant:
-        """Send what is due, as far as may be; when to look again, if nothing comes back before."""
+        """Send due deliveries within the limits. Returns the instant of the next poll if no result arrives earlier."""
         now, outage = self._now(), self._outage
-        free = (1 if outage.failures else self._at_once) - len(self._in_flight)
+        free = (1 if outage.failures else self._max_in_flight) - len(self._in_flight)
         if free <= 0:
             return LATEST
-        if now < outage.until and not self._hurry:
+        if now < outage.until and not self._skip_backoff:
             return outage.until
-        self._hurry = False
+        self._skip_backoff = False
         for delivery in self._outbox.next_per_invoice(self.key, free + len(self._in_flight)):
             if delivery.seq in self._in_flight:
                 continue
             if delivery.due > now:
                 return delivery.due
-            sending = _Sending(delivery, now, probe=outage.failures > 0)
-            threading.Thread(target=self._send, args=[sending], name="bems-send", daemon=True).start()
-            self._in_flight[delivery.seq] = sending
+            attempt = _Attempt(delivery, now, is_probe=outage.failures > 0)
+            threading.Thread(target=self._send, args=[attempt], name="bems-send", daemon=True).start()
+            self._in_flight[delivery.seq] = attempt
             free -= 1
             if not free:
                 break
         return LATEST
 
-    def _send(self, sending: _Sending) -> None:
+    def _send(self, attempt: _Attempt) -> None:
         failure: NotDelivered | None = None
         try:
-            self._destination.send(sending.delivery.alert)
+            self._destination.send(attempt.delivery.alert)
         except NotDelivered as error:
             failure = error
         except Exception as error:
-            # Its text is not logged: nobody knows what is in it.
+            # The exception's text is not logged, because it may hold a secret.
             kind, where = type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
-            log.error("%s: %s in sending alert %s\n%s", self.key, kind, sending.delivery.alert.id, where)
-            failure = NotDelivered(f"it could not be sent ({kind})", outage=False)
+            log.error("%s: %s while sending alert %s\n%s", self.key, kind, attempt.delivery.alert.id, where)
+            failure = NotDelivered(f"sending failed ({kind})", outage=False)
         with self._changed:
-            self._completed.append((sending, failure))
+            self._completed.append((attempt, failure))
             self._changed.notify()
 
-    # -- what comes back
+    # -- results
 
-    def _settle(self) -> None:
+    def _record_results(self) -> None:
         with self._changed:
-            returned = self._completed[:]
-        if not returned:
+            results = self._completed[:]
+        if not results:
             return
-        now, outage, refusal = self._now(), self._outage, self._refusal
+        now, outage, last_error = self._now(), self._outage, self._delivery_error
         given_up: list[str] = []
         with self._outbox.transaction():
-            for sending, failure in returned:
+            for attempt, failure in results:
                 if failure is None:
-                    self._outbox.remove(sending.delivery)
-                    # Also after a restart, which forgets the outage and not since when it is.
+                    self._outbox.remove(attempt.delivery)
+                    # Reset it even without an outage: after a restart, only the outbox knows of the earlier one.
                     self._outbox.reset_giveup_timer(self.key)
-                    outage, refusal = _NONE, None
+                    outage, last_error = _NO_OUTAGE, None
                     continue
-                refusal = str(failure)
-                tried = _tried(sending, failure, now)
-                self._outbox.update(tried)
-                if tried.state == "failed":
-                    given_up.append(tried.alert.id)
-                if failure.outage and (sending.probe or not outage.failures):
-                    outage = _Outage(outage.failures + 1, now + _pause(outage.failures + 1, failure))
-                    self._outbox.start_giveup_timer(self.key, sending.began)
-                    given_up += self._outbox.give_up(self.key, now - GIVE_UP_AFTER, refusal)
-        self._log_outcome(outage, refusal, given_up)
-        self._outage, self._refusal = outage, refusal
+                last_error = str(failure)
+                delivery = _after_failure(attempt, failure, now)
+                self._outbox.update(delivery)
+                if delivery.state == "failed":
+                    given_up.append(delivery.alert.id)
+                if failure.outage and (attempt.is_probe or not outage.failures):
+                    outage = _Outage(outage.failures + 1, now + _retry_delay(outage.failures + 1, failure))
+                    self._outbox.start_giveup_timer(self.key, attempt.started_at)
+                    given_up += self._outbox.give_up(self.key, now - GIVE_UP_AFTER, last_error)
+        self._log_outcome(outage, last_error, given_up)
+        self._outage, self._delivery_error = outage, last_error
         with self._changed:
-            del self._completed[: len(returned)]
-        for sending, _ in returned:
-            del self._in_flight[sending.delivery.seq]
+            del self._completed[: len(results)]
+        for attempt, _ in results:
+            del self._in_flight[attempt.delivery.seq]
 
-    def _log_outcome(self, outage: _Outage, refusal: str | None, given_up: list[str]) -> None:
+    def _log_outcome(self, outage: _Outage, last_error: str | None, given_up: list[str]) -> None:
         if given_up:
-            more = f" and {len(given_up) - _NAMED} more" if len(given_up) > _NAMED else ""
-            named = ", ".join(given_up[:_NAMED]) + more
-            log.error("%s: given up after a day: alert %s: %s", self.key, named, refusal)
-        elif refusal and not self._refusal:
-            log.warning("%s: an alert was not taken, and is tried again: %s", self.key, refusal)
+            more = f" and {len(given_up) - MAX_IDS_IN_LOG} more" if len(given_up) > MAX_IDS_IN_LOG else ""
+            ids = ", ".join(given_up[:MAX_IDS_IN_LOG]) + more
+            log.error("%s: given up after a day: alert %s: %s", self.key, ids, last_error)
+        elif last_error and not self._delivery_error:
+            log.warning("%s: an alert was not delivered and will be retried: %s", self.key, last_error)
         if self._outage.failures and not outage.failures:
-            log.warning("%s: alerts are taken again", self.key)
+            log.warning("%s: alerts are delivered again", self.key)
 
 
-def _pause(failures: int, failure: NotDelivered) -> Instant:
-    """How long to wait after so many failures: what the receiver asked for, if that is longer."""
+def _retry_delay(failures: int, failure: NotDelivered) -> Instant:
+    """Return the delay after the nth failure, or the pause that the receiver asked for if that is longer."""
     return max(RETRY_DELAYS[min(failures, len(RETRY_DELAYS)) - 1], failure.retry_after or 0)
 
 
-def _tried(sending: _Sending, failure: NotDelivered, now: Instant) -> Delivery:
-    """The delivery after an attempt that failed. The last attempt is made when its day is over."""
-    delivery = sending.delivery
+def _after_failure(attempt: _Attempt, failure: NotDelivered, now: Instant) -> Delivery:
+    """Return the delivery after a failed attempt. The last attempt happens at the end of the give-up period."""
+    delivery = attempt.delivery
     attempts = delivery.attempts + 1
-    tried_at = delivery.tried_at if delivery.tried_at is not None else sending.began
-    last = tried_at + GIVE_UP_AFTER
+    tried_at = delivery.tried_at if delivery.tried_at is not None else attempt.started_at
+    give_up_at = tried_at + GIVE_UP_AFTER
     return structs.replace(
         delivery,
         attempts=attempts,
-        due=min(now + _pause(attempts, failure), last),
+        due=min(now + _retry_delay(attempts, failure), give_up_at),
         tried_at=tried_at,
-        state="failed" if now >= last else "waiting",
+        state="failed" if now >= give_up_at else "waiting",
         error=str(failure),
     )

@@ -1,4 +1,4 @@
-"""E-mail: a message per alert, by SMTP."""
+"""E-mail destination: sends one message per alert by SMTP."""
 
 import hashlib
 import logging
@@ -13,7 +13,7 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 
-from bems.embedded.alerting.delivery import NotDelivered, Now, reason, time_of_day
+from bems.embedded.alerting.delivery import NotDelivered, Now, os_error_text, time_of_day
 from bems.embedded.alerting.webhook import abort_connection
 from bems.tracker.actions import Alert
 from bems.tracker.alert_messages import headline, text_body
@@ -23,17 +23,18 @@ from bems.tracker.instants import to_datetime
 log = logging.getLogger(__name__)
 
 _POLICY = SMTP.clone(cte_type="7bit", max_line_length=400)
-"""A subject fits into a line; a line may have 998 characters (RFC 5322)."""
+"""Keeps each subject on one line. A line may have up to 998 characters (RFC 5322, 2.1.1)."""
 
-MAX_PARTIAL = 1_000
-"""Of so many alerts is remembered who took them while others did not. Of older ones, who did gets them twice."""
+MAX_PARTIAL_DELIVERIES = 1_000
+"""Maximum number of alerts for which the recipients that already accepted the message are remembered. When an older one
+is retried, those recipients get it again."""
 
-Refused = dict[str, tuple[int, bytes]]
-"""The server's answer by the address that it refuses. Its text is not passed on: nobody knows what is in it."""
+RefusedRecipients = dict[str, tuple[int, bytes]]
+"""The server's reply for each refused address. Its text is neither logged nor stored, because it may hold a secret."""
 
 
 class Email:
-    """A Destination. The Message-ID of an alert is the same each time, by which mail systems know what comes twice."""
+    """A Destination. Repeated messages for an alert share a Message-ID, so that mail systems can drop duplicates."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Email:
         *,
         now: Now = time_of_day,
         timeout: float = 15.0,
-        total: float = 60.0,
+        total_timeout: float = 60.0,
     ) -> None:
         self.key = key
         self._to = tuple(to)
@@ -55,43 +56,47 @@ class Email:
         self._password = password
         self._cell = cell
         self._now = now
-        self._timeout, self._total = timeout, total
+        self._timeout, self._total_timeout = timeout, total_timeout
         self._partial_deliveries: OrderedDict[str, set[str]] = OrderedDict()
 
     def send(self, alert: Alert) -> None:
-        """Whoever took it is not sent it again while others are tried again. Who refuses it for good while others take
-        it is named in the log, and does not hold it up."""
-        served = self._partial_deliveries.get(alert.id, set())
-        left = [address for address in self._to if address not in served]
+        """Send the message to all recipients.
+
+        After a partial delivery, only the recipients that have not accepted the message are tried again. A recipient
+        that is refused permanently while others accept is logged, and does not fail the delivery.
+        """
+        accepted = self._partial_deliveries.get(alert.id, set())
+        remaining = [address for address in self._to if address not in accepted]
         try:
-            refused = self._deliver(self._message(alert), left)
+            refused = self._deliver(self._message(alert), remaining)
         except (smtplib.SMTPException, OSError) as error:
-            raise self._failure(error) from None
+            raise self._not_delivered(error) from None
         if len(refused) == len(self._to):
-            raise NotDelivered(_refusals(refused), outage=True)
-        for_good = {address: answer for address, answer in refused.items() if answer[0] >= 500}
-        if for_good:
-            log.error("%s: %s; the others took alert %s", self.key, _refusals(for_good), alert.id)
-        later = {address: answer for address, answer in refused.items() if address not in for_good}
-        if later:
-            self._partial_deliveries[alert.id] = set(self._to) - set(later)
-            if len(self._partial_deliveries) > MAX_PARTIAL:
-                # As a rule one that was given up meanwhile.
+            raise NotDelivered(_describe_refusals(refused), outage=True)
+        permanent = {address: reply for address, reply in refused.items() if reply[0] >= 500}
+        if permanent:
+            log.error("%s: %s; the others accepted alert %s", self.key, _describe_refusals(permanent), alert.id)
+        temporary = {address: reply for address, reply in refused.items() if address not in permanent}
+        if temporary:
+            self._partial_deliveries[alert.id] = set(self._to) - set(temporary)
+            if len(self._partial_deliveries) > MAX_PARTIAL_DELIVERIES:
+                # The oldest one has usually been given up.
                 self._partial_deliveries.popitem(last=False)
-            raise NotDelivered(_refusals(later), outage=False)
+            raise NotDelivered(_describe_refusals(temporary), outage=False)
         self._partial_deliveries.pop(alert.id, None)
 
-    def _deliver(self, message: EmailMessage, to: list[str]) -> Refused:
-        """Hand it to the server; who was refused."""
+    def _deliver(self, message: EmailMessage, to: list[str]) -> RefusedRecipients:
+        """Send the message and return the refused recipients."""
         if self._server.security == "tls":
             server: smtplib.SMTP = smtplib.SMTP_SSL(timeout=self._timeout, context=ssl.create_default_context())
         else:
             server = smtplib.SMTP(timeout=self._timeout)
-        # Connecting later, so that the alarm knows the connection before its first word; TLS asks for this name.
+        # The constructor must not connect: the timer needs the object before the server's first reply. `connect` does
+        # not set the host name that TLS verifies.
         server._host = self._server.host  # type: ignore[attr-defined]
-        alarm = threading.Timer(self._total, lambda: abort_connection(server.sock))
-        alarm.daemon = True
-        alarm.start()
+        timer = threading.Timer(self._total_timeout, lambda: abort_connection(server.sock))
+        timer.daemon = True
+        timer.start()
         try:
             server.connect(self._server.host, self._server.port)
             if self._server.security == "starttls":
@@ -102,14 +107,14 @@ class Email:
         except smtplib.SMTPRecipientsRefused as error:
             return error.recipients
         finally:
-            alarm.cancel()
+            timer.cancel()
             with suppress(smtplib.SMTPException, OSError):
                 server.quit()
             server.close()
 
     def _message(self, alert: Alert) -> EmailMessage:
         message = EmailMessage(policy=_POLICY)
-        # An invoice's id may look like an encoded word (RFC 2047). Python would decode it, line breaks included.
+        # An invoice id may look like an encoded word (RFC 2047). Python would decode it, including line breaks.
         subject = headline(alert).replace("=?", "=.?")
         message["Subject"] = f"[BEMS {self._cell}] {alert.severity}: {subject}"
         message["From"] = Address(addr_spec=self._sender)
@@ -122,9 +127,9 @@ class Email:
         message.set_content(text_body(alert, self._cell))
         return message
 
-    def _failure(self, error: Exception) -> NotDelivered:
+    def _not_delivered(self, error: Exception) -> NotDelivered:
         if isinstance(error.__context__, TimeoutError):
-            # smtplib says of a silence that the server disconnected.
+            # smtplib reports a timeout as a disconnection.
             error = error.__context__
         match error:
             case smtplib.SMTPDataError() if error.smtp_code >= 500:
@@ -138,16 +143,16 @@ class Email:
             case smtplib.SMTPNotSupportedError():
                 why = "the mail server lacks STARTTLS, the login, or addresses beyond ASCII"
             case smtplib.SMTPException():
-                why = f"the mail server breaks off ({type(error).__name__})"
+                why = f"the SMTP session failed ({type(error).__name__})"
             case ssl.SSLCertVerificationError():
-                why = f"the mail server's certificate is not trusted (OpenSSL's error {error.verify_code})"
+                why = f"the mail server's certificate is not trusted (OpenSSL error {error.verify_code})"
             case TimeoutError():
-                why = f"the mail server does not answer within {self._timeout:g} s"
+                why = f"the mail server does not reply within {self._timeout:g} s"
             case _:
-                why = f"the mail server cannot be reached: {reason(error)}"
+                why = f"the mail server cannot be reached: {os_error_text(error)}"
         return NotDelivered(why, outage=True)
 
 
-def _refusals(refused: Refused) -> str:
-    """Who was refused. An operator needs the address more than anything else."""
+def _describe_refusals(refused: RefusedRecipients) -> str:
+    """Return a message with the refused addresses, which an operator needs most."""
     return "the mail server refuses " + ", ".join(f"{address} ({code})" for address, (code, _) in refused.items())

@@ -1,7 +1,7 @@
-"""The outbox: the deliveries that are under way, in a database of their own beside the store's.
+"""Outbox: outstanding deliveries, in a separate database next to the store.
 
-It cannot be made anew from the store without sending every alert again. So a file that is not what it should be is
-refused; a missing one starts at the first alert, and each is sent at least once.
+The outbox cannot be rebuilt from the store without sending every alert again, so an invalid file is refused. If the
+file is missing, a new one starts at the first alert; every alert is then sent at least once.
 """
 
 import threading
@@ -23,7 +23,7 @@ from bems.tracker.actions import Alert, Severity
 from bems.tracker.instants import Instant
 
 APPLICATION_ID = 0x42454D44
-"""`BEMD`, in the header of the file."""
+"""SQLite application id in the file header: `BEMD`."""
 
 DATABASE = "deliveries.db"
 
@@ -37,14 +37,14 @@ CREATE INDEX deliveries_due ON deliveries (destination, due, seq) WHERE state = 
 CREATE INDEX deliveries_of_invoice ON deliveries (destination, invoice_id, seq) WHERE state = 'waiting';
 CREATE INDEX deliveries_failed ON deliveries (alert_id) WHERE state = 'failed';
 
--- One row: the last alert that was taken over, and how many deliveries were made.
+-- One row: the last alert that was enqueued, and the number of successful deliveries.
 CREATE TABLE progress (seq INTEGER NOT NULL, alert_id TEXT, delivered INTEGER NOT NULL) STRICT;
 INSERT INTO progress VALUES (0, NULL, 0);
 """
 
-_OUTAGES = """
--- A destination that fails as a whole, and since when. One row stands for all deliveries that wait for it and were not
--- tried themselves, so that its failing, and its coming back, cost the same however many wait.
+_OUTAGES_SCHEMA = """
+-- Destinations with an outage, and its start. One row covers all waiting deliveries that were never attempted
+-- themselves, so that the cost of an outage's start and end does not depend on the number of waiting deliveries.
 CREATE TABLE outages (destination TEXT NOT NULL PRIMARY KEY, since INTEGER NOT NULL) STRICT;
 INSERT INTO outages SELECT destination, min(tried_at) FROM deliveries
     WHERE state = 'waiting' AND attempts = 0 AND tried_at IS NOT NULL GROUP BY destination;
@@ -52,7 +52,8 @@ UPDATE deliveries SET tried_at = NULL WHERE state = 'waiting' AND attempts = 0 A
 CREATE INDEX deliveries_tried ON deliveries (destination, tried_at) WHERE state = 'waiting' AND tried_at IS NOT NULL;
 """
 
-# What was not tried itself has been due since it came, and has an attempt for it since the outage began.
+# A delivery that was never attempted counts as tried since the start of the outage, or since it became due if that is
+# later.
 _TRIED_AT = """coalesce(this.tried_at, (
     SELECT max(this.due, outages.since) FROM outages
     WHERE outages.destination = this.destination AND this.state = 'waiting'
@@ -61,17 +62,18 @@ _COLUMNS = f"destination, seq, alert, attempts, due, {_TRIED_AT}, state, error"
 
 
 class Outbox:
-    """The outbox of a cell's folder, for any thread. The caller holds the folder's lock.
+    """Outbox of a cell's folder. Thread-safe; the caller holds the folder's lock.
 
-    StoreRefused, before anything is written, where the file is no outbox, damaged, or of a later version. apsw.Error
-    from any method: the file could not be read or written; nothing of that transaction was.
+    The constructor raises StoreRefused, before it writes anything, if the file is not an outbox, is damaged or has a
+    later version. Every method raises apsw.Error if the file cannot be read or written; the transaction is then rolled
+    back.
     """
 
     def __init__(self, folder: Path) -> None:
         self._lock = threading.RLock()
         self._connection = _open(folder / DATABASE)
         self._execute = self._connection.execute
-        self._placement = FileGuard([folder / DATABASE, wal_path(folder / DATABASE)])
+        self._file_guard = FileGuard([folder / DATABASE, wal_path(folder / DATABASE)])
 
     def close(self) -> None:
         with self._lock:
@@ -79,14 +81,14 @@ class Outbox:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is called within becomes durable together, or not at all."""
+        """Run the calls inside the block in one transaction."""
         with self._lock, self._connection:
             yield
 
-    # -- what comes in
+    # -- new alerts
 
-    def last(self) -> tuple[int, str | None]:
-        """The number and id of the last alert that was taken over; (0, None) before the first."""
+    def last_enqueued(self) -> tuple[int, str | None]:
+        """Return the number and id of the last alert that was enqueued; (0, None) before the first."""
         with self._lock:
             seq, alert_id = self._execute("SELECT seq, alert_id FROM progress").get
             return seq, alert_id
@@ -94,7 +96,7 @@ class Outbox:
     def enqueue(
         self, alerts: Sequence[tuple[int, Alert]], keys: Mapping[Severity, Sequence[str]], now: Instant
     ) -> None:
-        """Take over numbered alerts behind the last, for the destinations of their severity. They are due at once."""
+        """Add new alerts, with their numbers, for the destinations of their severity. They are due immediately."""
         rows = [
             (key, seq, alert.id, alert.invoice_id, now, encode_alert(alert))
             for seq, alert in alerts
@@ -109,10 +111,13 @@ class Outbox:
             )
             self._execute("UPDATE progress SET seq = ?, alert_id = ?", (seq, newest.id))
 
-    # -- what goes out
+    # -- sending
 
     def next_per_invoice(self, destination: str, limit: int) -> list[Delivery]:
-        """Of each invoice the oldest delivery that waits, as its later ones wait behind it; what is due first first."""
+        """Return the oldest waiting delivery of each invoice, sorted by due instant.
+
+        The later deliveries of an invoice wait for its oldest one.
+        """
         with self._lock:
             rows = self._execute(
                 f"""SELECT {_COLUMNS} FROM deliveries AS this WHERE destination = ? AND state = 'waiting'
@@ -126,7 +131,7 @@ class Outbox:
         return [_read(row) for row in rows]
 
     def remove(self, delivery: Delivery) -> None:
-        """It was delivered."""
+        """Remove a successful delivery."""
         with self.transaction():
             self._execute(
                 "DELETE FROM deliveries WHERE destination = ? AND seq = ?", (delivery.destination, delivery.seq)
@@ -134,7 +139,7 @@ class Outbox:
             self._execute("UPDATE progress SET delivered = delivered + 1")
 
     def update(self, delivery: Delivery) -> None:
-        """It was tried, and is changed."""
+        """Store the state of a delivery after an attempt."""
         with self._lock:
             self._execute(
                 """UPDATE deliveries SET attempts = ?, due = ?, tried_at = ?, state = ?, error = ?
@@ -151,40 +156,43 @@ class Outbox:
             )
 
     def start_giveup_timer(self, destination: str, now: Instant) -> None:
-        """The day of all that wait, and of what comes while this lasts, begins: one was tried in their stead."""
+        """Start the give-up period of all waiting and new deliveries after a failed probe. Keeps an earlier start."""
         with self._lock:
             self._execute("INSERT OR IGNORE INTO outages VALUES (?, ?)", (destination, now))
 
     def reset_giveup_timer(self, destination: str) -> None:
-        """The day of those that were not tried themselves has not begun after all."""
+        """End the give-up period of deliveries that were never attempted themselves."""
         with self._lock:
             self._execute("DELETE FROM outages WHERE destination = ?", (destination,))
 
     def give_up(self, destination: str, tried_before: Instant, error: str) -> list[str]:
-        """Those that were first tried before an instant, or for which another was, fail; the ids of their alerts."""
+        """Fail the deliveries whose `tried_at` is at or before an instant. Returns the ids of their alerts."""
         update = f"UPDATE deliveries AS this SET state = 'failed', error = ?, tried_at = {_TRIED_AT}"
-        those = "WHERE destination = ? AND state = 'waiting'"
+        waiting = "WHERE destination = ? AND state = 'waiting'"
         values = (error, destination, tried_before)
         with self.transaction():
-            rows = self._execute(f"{update} {those} AND tried_at <= ? RETURNING alert_id", values).fetchall()
+            rows = self._execute(f"{update} {waiting} AND tried_at <= ? RETURNING alert_id", values).fetchall()
             since = self._execute("SELECT since FROM outages WHERE destination = ?", (destination,)).get
             if since is not None and since <= tried_before:
-                untried = f"{those} AND due <= ? AND tried_at IS NULL"
+                untried = f"{waiting} AND due <= ? AND tried_at IS NULL"
                 rows += self._execute(f"{update} {untried} RETURNING alert_id", values).fetchall()
         return [str(alert_id) for (alert_id,) in rows]
 
-    # -- what an operator asks for
+    # -- for operators
 
     def fail_removed_destinations(self, destinations: Sequence[str], error: str) -> int:
-        """What waits for any other destination than these fails; how many."""
+        """Fail waiting deliveries whose destination is not among `destinations`. Returns their number."""
         sql = """UPDATE deliveries SET state = 'failed', error = ?
             WHERE state = 'waiting' AND destination NOT IN (SELECT value FROM json_each(?))"""
         return self._change(sql, error, json.encode(destinations).decode())
 
     def retry(self, destinations: Sequence[str], now: Instant) -> int:
-        """Failed deliveries to these destinations wait again as new ones; how many. Those that wait are due now.
-        StoreLost where the file is no longer under its name, and so what is asked for would be forgotten."""
-        fault = self._placement.find_fault()
+        """Reset failed deliveries to these destinations to new ones and return their number.
+
+        Deliveries that are already waiting become due now. Raises StoreLost if the file was moved or deleted, because
+        the change would be lost.
+        """
+        fault = self._file_guard.find_fault()
         if fault:
             raise StoreLost(fault)
         sql = """UPDATE deliveries SET state = 'waiting', attempts = 0, tried_at = NULL, error = NULL, due = ?
@@ -199,7 +207,7 @@ class Outbox:
             return self._connection.changes()
 
     def delivered(self) -> int:
-        """How many deliveries were made, ever."""
+        """Return the number of successful deliveries since the outbox was created."""
         return self._count("SELECT delivered FROM progress")
 
     def count(self, state: State) -> int:
@@ -211,7 +219,7 @@ class Outbox:
             return count
 
     def entries(self, state: State, limit: int, after: tuple[int, str]) -> list[Delivery]:
-        """Those behind (seq, destination), the oldest alerts first."""
+        """Return deliveries in a state, sorted by (seq, destination), beginning after that pair."""
         sql = f"""SELECT {_COLUMNS} FROM deliveries AS this WHERE state = ? AND (seq, destination) > (?, ?)
             ORDER BY seq, destination LIMIT ?"""
         with self._lock:
@@ -228,15 +236,15 @@ def _create(connection: apsw.Connection) -> None:
     connection.execute(_SCHEMA)
 
 
-def _begin_outages(connection: apsw.Connection) -> None:
-    connection.execute(_OUTAGES)
+def _add_outages(connection: apsw.Connection) -> None:
+    connection.execute(_OUTAGES_SCHEMA)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create, _begin_outages)
+MIGRATIONS: tuple[Migration, ...] = (_create, _add_outages)
 
 
 def inspect_outbox(folder: Path) -> None:
-    """Read all of a folder's outbox. StoreRefused where `Outbox` would refuse it; nothing is written."""
+    """Check a folder's whole outbox without writing. Raises StoreRefused if `Outbox` would."""
     inspect_database(folder / DATABASE, MIGRATIONS, APPLICATION_ID, thorough=True)
 
 

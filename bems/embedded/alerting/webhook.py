@@ -1,7 +1,7 @@
-"""The webhook: a POST per alert, signed as Standard Webhooks says (https://www.standardwebhooks.com).
+"""Webhook destination: sends one POST request per alert, signed according to https://www.standardwebhooks.com.
 
-What is secret, the key and the URL of a `url_env`, is in no error and no log line; so the texts of receivers, which may
-repeat it, are not passed on either.
+Errors and log lines never contain secrets, which are the signing key and the URL of a `url_env`. They do not quote the
+receiver's responses either, because a response may repeat a secret.
 """
 
 import base64
@@ -23,35 +23,35 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 from urllib3.util import parse_url
 
-from bems.embedded.alerting.delivery import NotDelivered, Now, reason, time_of_day
+from bems.embedded.alerting.delivery import NotDelivered, Now, os_error_text, time_of_day
 from bems.tracker.actions import Alert
 from bems.tracker.alert_messages import json_body
 from bems.tracker.instants import HOUR, SECOND, Instant, from_datetime
 
 MAX_RESPONSE_BYTES = 64 * 1024
-"""So many bytes of an answer are read, out of courtesy: none of them matters."""
+"""Maximum number of bytes of a response body that are read. The content is ignored."""
 
 MAX_RETRY_AFTER = HOUR
-"""A receiver may ask for no longer one."""
+"""Maximum pause that a receiver may ask for, in microseconds."""
 
-# urllib3 logs the URL of an answer whose headers it cannot read.
+# urllib3 logs the URL of a response whose headers it cannot parse.
 logging.getLogger("urllib3.connection").addFilter(lambda record: "url=" not in str(record.msg))
 
 
 class Timeouts(NamedTuple):
-    """Seconds that a receiver may take to let connect, to say something, and for the whole answer."""
+    """Timeouts in seconds: for connecting, for each read, and for the whole request."""
 
     connect: float = 5.0
     read: float = 10.0
     total: float = 15.0
 
 
-PATIENCE = Timeouts()
+DEFAULT_TIMEOUTS = Timeouts()
 
 
 class Webhook:
-    """A Destination. Without a secret the requests are not signed; redirects are not followed, and no proxy of the
-    environment is used. `now` is the time of day, by which receivers refuse what is old."""
+    """A Destination. Requests are unsigned if `secret` is None. Redirects are not followed, and proxies from the
+    environment are not used. `now` gives the timestamp in the signature, by which receivers reject old requests."""
 
     def __init__(
         self,
@@ -61,14 +61,14 @@ class Webhook:
         cell: str,
         *,
         now: Now = time_of_day,
-        patience: Timeouts = PATIENCE,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self.key = key
         self._url = parse_url(url)
         self._secret = secret
         self._cell = cell
         self._now = now
-        self._patience = patience
+        self._timeouts = timeouts
 
     def send(self, alert: Alert) -> None:
         body = msgspec.json.encode(json_body(alert, self._cell))
@@ -78,7 +78,7 @@ class Webhook:
             raise NotDelivered(self._describe(error), outage=True) from None
         if not 200 <= status < 300:
             outage = status in (408, 425, 429) or status >= 500
-            raise NotDelivered(_status_text(status), outage=outage, retry_after=self._pause(retry_after))
+            raise NotDelivered(_status_text(status), outage=outage, retry_after=self._parse_retry_after(retry_after))
 
     def _headers(self, alert: Alert, body: bytes) -> dict[str, str]:
         timestamp = str(self._now() // SECOND)
@@ -96,34 +96,40 @@ class Webhook:
         return headers
 
     def _post(self, body: bytes, headers: dict[str, str]) -> tuple[int, str | None]:
-        """The status of the answer, and its Retry-After. Each has a connection of its own: alerts are few, and one that
-        was kept open may be closed by the other side just as it is used again."""
-        url, patience, began = self._url, self._patience, time.monotonic()
-        kind, port = (HTTPSConnection, 443) if url.scheme == "https" else (HTTPConnection, 80)
-        connection = kind((url.host or "").strip("[]"), url.port or port, timeout=patience.connect)
-        alarm: threading.Timer | None = None
+        """Send the request and return the response's status and Retry-After header.
+
+        Every request opens a new connection: alerts are rare, and the receiver could close an idle connection at the
+        moment of its reuse.
+        """
+        url, timeouts, started = self._url, self._timeouts, time.monotonic()
+        connection_class, port = (HTTPSConnection, 443) if url.scheme == "https" else (HTTPConnection, 80)
+        connection = connection_class((url.host or "").strip("[]"), url.port or port, timeout=timeouts.connect)
+        timer: threading.Timer | None = None
         try:
             connection.connect()
-            alarm = threading.Timer(began + patience.total - time.monotonic(), abort_connection, [connection.sock])
-            alarm.daemon = True
-            alarm.start()
-            connection.timeout = patience.read
+            timer = threading.Timer(started + timeouts.total - time.monotonic(), abort_connection, [connection.sock])
+            timer.daemon = True
+            timer.start()
+            connection.timeout = timeouts.read
             connection.request("POST", url.request_uri, body, headers, preload_content=False)
-            answer = connection.getresponse()
+            response = connection.getresponse()
             with suppress(HTTPError, HTTPException, OSError):
-                answer.read(MAX_RESPONSE_BYTES)
-            return answer.status, answer.headers.get("retry-after")
+                response.read(MAX_RESPONSE_BYTES)
+            return response.status, response.headers.get("retry-after")
         except (HTTPError, HTTPException, OSError):
-            if time.monotonic() < began + patience.total:
+            if time.monotonic() < started + timeouts.total:
                 raise
-            raise NotDelivered(f"it takes longer than {patience.total:g} s", outage=True) from None
+            raise NotDelivered(f"the request took longer than {timeouts.total:g} s", outage=True) from None
         finally:
-            if alarm:
-                alarm.cancel()
+            if timer:
+                timer.cancel()
             connection.close()
 
-    def _pause(self, retry_after: str | None) -> Instant | None:
-        """Microseconds, of a number of seconds or a date (RFC 9110, 10.2.3); None where it is neither."""
+    def _parse_retry_after(self, retry_after: str | None) -> Instant | None:
+        """Return the pause of a Retry-After header in microseconds, or None if it is invalid.
+
+        The header is a number of seconds or a date (RFC 9110, 10.2.3).
+        """
         if retry_after is None:
             return None
         if retry_after.isascii() and retry_after.isdecimal():
@@ -135,28 +141,28 @@ class Webhook:
     def _describe(self, error: Exception) -> str:
         match error:
             case NameResolutionError():
-                return "its host is not known"
+                return "the host name cannot be resolved"
             case NewConnectionError():
-                return f"it cannot be connected to: {reason(error.__cause__)}"
+                return f"cannot connect: {os_error_text(error.__cause__)}"
             case ConnectTimeoutError():
-                return f"it does not let connect within {self._patience.connect:g} s"
+                return f"no connection within {self._timeouts.connect:g} s"
             case ssl.SSLCertVerificationError():
-                return f"its certificate is not trusted (OpenSSL's error {error.verify_code})"
+                return f"the certificate is not trusted (OpenSSL error {error.verify_code})"
             case ssl.SSLError():
-                return f"it does not speak TLS as it should ({error.reason})"
+                return f"the TLS handshake failed ({error.reason})"
             case TimeoutError():
-                return f"it does not answer within {self._patience.read:g} s"
-        return f"it breaks off ({type(error).__name__})"
+                return f"no response within {self._timeouts.read:g} s"
+        return f"the connection broke off ({type(error).__name__})"
 
 
-def abort_connection(connected: socket.socket | None) -> None:
-    """End a conversation that never falls silent, but leads nowhere."""
-    if connected is not None:
+def abort_connection(connection: socket.socket | None) -> None:
+    """Shut down a connection whose peer keeps sending, so that no read times out."""
+    if connection is not None:
         with suppress(OSError):
-            socket.socket.shutdown(connected, socket.SHUT_RDWR)
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _status_text(status: int) -> str:
     with suppress(ValueError):
-        return f"it answers {status} {HTTPStatus(status).phrase}"
-    return f"it answers {status}"
+        return f"answered {status} {HTTPStatus(status).phrase}"
+    return f"answered {status}"

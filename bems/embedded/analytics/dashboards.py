@@ -1,6 +1,6 @@
-"""Dashboards: what executives, operations and finance ask of the series, from its roll-up.
+"""Dashboards for executives, operations and finance: queries of the hourly roll-up.
 
-The SQL is DuckDB's: `hourly` is a macro of the roll-up, and what begins with `$` a parameter.
+The SQL dialect is DuckDB's. `hourly` is a macro of the roll-up; names that begin with `$` are parameters.
 """
 
 from typing import Any, Literal, NamedTuple, Protocol
@@ -11,16 +11,17 @@ from bems.tracker.instants import Instant, to_datetime
 Unit = Literal["hour", "day"]
 
 MAX_ROWS = 20_000
-"""Of one answer: a month by the hour, of all but `amounts` of a cell with many currencies and tiers."""
+"""Maximum number of rows in a result. It fits a month by the hour, except for `amounts` in a cell with many currencies
+and tiers."""
 
-_BETWEEN = "hour >= $since AND hour < $until"
-_SPAN = "date_trunc($by, hour)"
-_TIME = f"strftime({_SPAN}, '%Y-%m-%dT%H:%M:%SZ')"
-"""Text is made here: made of Python's values, the thousands of rows by the hour would take most of the time."""
+_IN_RANGE = "hour >= $since AND hour < $until"
+_BUCKET = "date_trunc($by, hour)"
+_BUCKET_TEXT = f"strftime({_BUCKET}, '%Y-%m-%dT%H:%M:%SZ')"
+"""DuckDB renders the timestamps as text: rendering thousands of rows in Python would take most of the query's time."""
 
 
 class Dashboard(NamedTuple):
-    """`sql` may speak of $since, $until and $by."""
+    """A query and its description. `sql` may use the parameters $since, $until and $by."""
 
     summary: str
     columns: tuple[str, ...]
@@ -31,16 +32,16 @@ DASHBOARDS: dict[str, Dashboard] = {
     "volume": Dashboard(
         "Events by stage and outcome; superseded ones came after a newer one",
         ("time", "stage", "outcome", "events", "superseded"),
-        f"""SELECT {_TIME}, stage, outcome, sum(transitions), sum(superseded) FROM hourly($behind)
-        WHERE kind = 'event' AND {_BETWEEN} GROUP BY {_SPAN}, 2, 3 ORDER BY 1, 2, 3""",
+        f"""SELECT {_BUCKET_TEXT}, stage, outcome, sum(transitions), sum(superseded) FROM hourly($behind)
+        WHERE kind = 'event' AND {_IN_RANGE} GROUP BY {_BUCKET}, 2, 3 ORDER BY 1, 2, 3""",
     ),
     "visibility": Dashboard(
         "How soon events are visible after they were received: mean, and shares within limits",
         ("time", "stage", "events", "mean_ms", "within_1s", "within_10s", "within_2min"),
-        f"""SELECT {_TIME}, stage, sum(measured), sum(lag_ms) * 1.0 / sum(measured),
+        f"""SELECT {_BUCKET_TEXT}, stage, sum(measured), sum(lag_ms) * 1.0 / sum(measured),
         sum(within_1s) * 1.0 / sum(measured), sum(within_10s) * 1.0 / sum(measured),
         sum(within_2min) * 1.0 / sum(measured) FROM hourly($behind)
-        WHERE kind = 'event' AND measured > 0 AND {_BETWEEN} GROUP BY {_SPAN}, 2 ORDER BY 1, 2""",
+        WHERE kind = 'event' AND measured > 0 AND {_IN_RANGE} GROUP BY {_BUCKET}, 2 ORDER BY 1, 2""",
     ),
     "backlog": Dashboard(
         "Invoices and amounts by status and currency, as it was at the end of the time that is asked about",
@@ -55,36 +56,40 @@ DASHBOARDS: dict[str, Dashboard] = {
     "alerts": Dashboard(
         "Alerts by stage and severity",
         ("time", "stage", "severity", "alerts"),
-        f"""SELECT {_TIME}, stage, severity, sum(transitions) FROM hourly($behind)
-        WHERE kind = 'alert' AND {_BETWEEN} GROUP BY {_SPAN}, 2, 3 ORDER BY 1, 2, 3""",
+        f"""SELECT {_BUCKET_TEXT}, stage, severity, sum(transitions) FROM hourly($behind)
+        WHERE kind = 'alert' AND {_IN_RANGE} GROUP BY {_BUCKET}, 2, 3 ORDER BY 1, 2, 3""",
     ),
     "amounts": Dashboard(
         "Invoices and amounts that came into a status, by currency and the vendors' tier",
         ("time", "status", "currency", "vendor_tier", "invoices", "amount"),
-        f"""SELECT {_TIME}, to_status, to_currency, vendor_tier, sum(transitions),
+        f"""SELECT {_BUCKET_TEXT}, to_status, to_currency, vendor_tier, sum(transitions),
         sum(to_amount) FROM hourly($behind)
-        WHERE from_status <> to_status AND {_BETWEEN} GROUP BY {_SPAN}, 2, 3, 4 ORDER BY 1, 2, 3, 4""",
+        WHERE from_status <> to_status AND {_IN_RANGE} GROUP BY {_BUCKET}, 2, 3, 4 ORDER BY 1, 2, 3, 4""",
     ),
 }
 
 
-class Series(Protocol):
-    """What knows the roll-up."""
+class RollupSource(Protocol):
+    """A time series whose roll-up can be queried."""
 
     def query_hourly(self, sql: str, parameters: dict[str, object]) -> list[Any]: ...
 
 
-def ask(series: Series, name: str, since: Instant, until: Instant, by: Unit, limit: int = MAX_ROWS) -> list[list[Any]]:
-    """The rows of a dashboard, from the hour of `since` on and before `until`, the last `limit` of them. Times are text
-    in RFC 3339, in UTC, amounts exact decimals as text. NotOpen, or a duckdb.Error. KeyError: there is no such
-    dashboard."""
+def query_dashboard(
+    series: RollupSource, name: str, since: Instant, until: Instant, by: Unit, limit: int = MAX_ROWS
+) -> list[list[Any]]:
+    """Return the last `limit` rows of a dashboard, from the hour of `since` up to but not including `until`.
+
+    Times are UTC text according to RFC 3339; amounts are exact decimals as text. Raises KeyError for an unknown
+    dashboard, NotOpen if the database is not open, and duckdb.Error for other failures.
+    """
     sql = f"SELECT * FROM ({DASHBOARDS[name].sql}) ORDER BY ALL DESC LIMIT {limit:d}"
-    given = {
+    parameters = {
         "since": to_datetime(since).replace(minute=0, second=0, microsecond=0, tzinfo=None),
         "until": to_datetime(until).replace(tzinfo=None),
         "by": by,
     }
-    rows = series.query_hourly(sql, {name: value for name, value in given.items() if f"${name}" in sql})
+    rows = series.query_hourly(sql, {name: value for name, value in parameters.items() if f"${name}" in sql})
     columns = DASHBOARDS[name].columns
     if "amount" not in columns:
         return [list(row) for row in reversed(rows)]

@@ -1,8 +1,7 @@
-"""Analytics: feeds the transitions of a cell to DuckDB, where dashboards ask for them. Timestream's stand-in.
+"""Analytics: copies the transitions of a cell to DuckDB, which serves the dashboards. Replaces Timestream.
 
-A thread reads the rows behind the watermark, the number of the last row it has, and writes them together with the new
-watermark in one transaction. So a crash at any point leaves neither or both, and doing it again misses and doubles
-nothing.
+A thread reads the rows after the watermark, the number of the last row in the database. It writes them and the new
+watermark in one transaction, so that a crash at any point neither loses nor duplicates rows.
 """
 
 import logging
@@ -16,13 +15,13 @@ from typing import Any
 import duckdb
 
 from bems.embedded.analytics.time_series import (
-    MEMORY_MB,
+    MEMORY_LIMITS_MB,
+    DatabaseUnusable,
     NotOpen,
     Source,
     TimeSeries,
-    Unusable,
     is_corruption,
-    more_memory,
+    next_memory_limit,
     quarantine,
 )
 
@@ -31,21 +30,23 @@ log = logging.getLogger(__name__)
 ANALYTICS = "analytics.duckdb"
 
 MAX_ROWS_PER_FEED = 10_000
+"""Maximum number of rows in a transaction."""
+
 FEED_SECONDS = 1.0
-"""Seconds from one feed to the next, if nobody pokes."""
+"""Interval between feeds when `wake` is not called."""
 
 STOP_TIMEOUT_SECONDS = 10.0
-"""Seconds that `stop` spends at the most on what is there. What is left is read at the next start."""
+"""Maximum time that `stop` spends on feeding outstanding rows. The rest is fed after the next start."""
 
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
-"""Seconds to wait after each failure; after more of them, as long as after the last."""
+"""Delay after each consecutive failure; the last one repeats."""
 
 
 class AnalyticsFeeder:
-    """Feeds the database in `folder` from what `source` gives, and answers queries. Its failures take no cell down.
+    """Feeds the database in `folder` and answers queries. Its failures never stop the cell.
 
-    `cell` is the cell's name, and stands in each row. `source` is called in the thread that feeds, and again after each
-    failure. A database that is damaged, or no copy of this store, is renamed aside and made again.
+    `cell` is the cell's name, which every row holds. `source` opens the source of rows; the feeding thread calls it at
+    the start and after each failure. A database that is damaged or not a copy of this store is renamed and rebuilt.
     """
 
     def __init__(
@@ -54,140 +55,143 @@ class AnalyticsFeeder:
         cell: str,
         source: Callable[[], Source],
         *,
-        batch: int = MAX_ROWS_PER_FEED,
-        every: float = FEED_SECONDS,
+        max_rows: int = MAX_ROWS_PER_FEED,
+        feed_seconds: float = FEED_SECONDS,
     ) -> None:
         self._path = folder / ANALYTICS
         self._cell = cell
         self._open_source = source
-        self._batch = batch
-        self._every = every
+        self._max_rows = max_rows
+        self._feed_seconds = feed_seconds
         self._source: Source | None = None
         self._database: TimeSeries | None = None
-        self._memory_mb = MEMORY_MB[0]
+        self._memory_mb = MEMORY_LIMITS_MB[0]
         self._watermark = 0
         self._failures = 0
-        self._failing: str | None = None
+        self._failure: str | None = None
         self._changed = threading.Condition()
-        self._poked = False
-        self._stop_by: float | None = None
+        self._woken = False
+        self._stop_deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name="bems-analytics")
 
     # -- for any thread
 
     def start(self) -> "AnalyticsFeeder":
-        """Begin, once. The database is opened by its thread; until then, queries raise NotOpen."""
+        """Start the thread; call it once. Queries raise NotOpen until the thread has opened the database."""
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Feed what is there, and close the database. Returns when that is done; twice is harmless."""
+        """Feed outstanding rows and close the database. Returns when both are done. Idempotent."""
         with self._changed:
-            if self._stop_by is None:
-                self._stop_by = time.monotonic() + STOP_TIMEOUT_SECONDS
+            if self._stop_deadline is None:
+                self._stop_deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
             self._changed.notify()
         if self._thread.ident is not None:
             self._thread.join()
 
     def wake(self) -> None:
-        """Feed at once. While it is failing, that waits for the next try."""
+        """Feed now. After a failure, the next feed still waits for its retry delay."""
         with self._changed:
-            self._poked = True
+            self._woken = True
             self._changed.notify()
 
     @property
     def watermark(self) -> int:
-        """The number of the last row in the database; 0 for none, and before it is first opened."""
+        """Number of the last row in the database; 0 if it is empty or was never opened."""
         return self._watermark
 
     @property
     def failure(self) -> str | None:
-        """Why the last feed failed; None if it did not."""
-        return self._failing
+        """Error of the last feed; None if it succeeded."""
+        return self._failure
 
     def query(self, sql: str, parameters: object = ()) -> list[Any]:
-        """The rows, each a tuple, of one statement that only reads; `?` or `$name` stand for its parameters.
+        """Run one read-only statement and return its rows as tuples. `?` and `$name` are placeholders of parameters.
 
-        NotOpen, or a duckdb.Error for what cannot be answered. It may write nothing, and read no other file.
+        The statement cannot write, nor read other files. Raises NotOpen if the database is not open, and duckdb.Error
+        if the statement fails.
         """
-        return self._ask(lambda database: database.query(sql, parameters))
+        return self._query(lambda database: database.query(sql, parameters))
 
     def query_hourly(self, sql: str, parameters: dict[str, object]) -> list[Any]:
-        """The same of a statement that asks the roll-up, `hourly($behind)`; see `rollup`."""
-        return self._ask(lambda database: database.query_hourly(sql, parameters))
+        """Run a statement that reads the roll-up `hourly($behind)`; see `rollup`. Otherwise like `query`."""
+        return self._query(lambda database: database.query_hourly(sql, parameters))
 
-    def _ask(self, question: Callable[[TimeSeries], list[Any]]) -> list[Any]:
+    def _query(self, run: Callable[[TimeSeries], list[Any]]) -> list[Any]:
         database = self._database
         if database is None:
             raise NotOpen("the database is not open")
         try:
-            return question(database)
+            return run(database)
         finally:
-            if database.damage:
+            if database.reopen_reason:
                 self.wake()
 
     def count(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         return int(self.query("SELECT count(*) FROM transitions")[0][0])
 
     def kinds(self) -> dict[str, int]:
-        """How many rows there are of each kind that occurs."""
+        """Return the number of rows by kind."""
         return dict(self.query("SELECT kind, count(*) FROM transitions GROUP BY kind ORDER BY kind"))
 
-    # -- its own thread
+    # -- the feeding thread
 
     def _run(self) -> None:
         last = False
         while not last:
             with self._changed:
-                self._poked, last = False, self._stop_by is not None
-            pause = self._every
+                self._woken, last = False, self._stop_deadline is not None
+            pause = self._feed_seconds
             try:
                 self._feed()
-                self._failures, self._failing = 0, None
+                self._failures, self._failure = 0, None
             except Exception as error:
-                pause = self._fail(error)
+                pause = self._handle_failure(error)
             with self._changed:
-                self._changed.wait_for(lambda: self._stop_by or (self._poked and not self._failures), pause)
+                self._changed.wait_for(lambda: self._stop_deadline or (self._woken and not self._failures), pause)
         self._close()
 
     def _feed(self) -> None:
-        """All that is there, in batches."""
+        """Write all outstanding rows in batches."""
         if self._source is None:
             self._source = self._open_source()
         if self._database is None:
             self._database = TimeSeries(self._path, self._cell, self._source, self._memory_mb)
-        if self._database.damage:
-            raise self._database.damage
+        if self._database.reopen_reason:
+            raise self._database.reopen_reason
         more = True
         while more:
-            rows = self._source.transitions(self._database.watermark, self._batch)
+            rows = self._source.transitions(self._database.watermark, self._max_rows)
             if rows:
                 self._database.append(rows)
             self._watermark = self._database.watermark
-            self._database.renew()
-            more = len(rows) == self._batch and (self._stop_by is None or time.monotonic() < self._stop_by)
+            self._database.reopen_if_due()
+            more = len(rows) == self._max_rows and (
+                self._stop_deadline is None or time.monotonic() < self._stop_deadline
+            )
 
-    def _fail(self, error: Exception) -> float:
-        """Seconds to wait until the next try, for which all is opened again."""
+    def _handle_failure(self, error: Exception) -> float:
+        """Close source and database, which the next feed reopens. Returns the delay until then in seconds."""
         self._close()
-        more = more_memory(self._memory_mb)
+        more = next_memory_limit(self._memory_mb)
         if isinstance(error, duckdb.OutOfMemoryException) and more:
-            log.info("analytics gets %d MB of memory, for %d were not enough", more, self._memory_mb)
+            log.info("analytics gets %d MB of memory, because %d MB were not enough", more, self._memory_mb)
             self._memory_mb = more
             return 0
         self._failures += 1
-        self._failing = f"{type(error).__name__}: {error}"
-        if isinstance(error, Unusable) or is_corruption(error):
-            log.warning("%s cannot be used and is made again from the store: %s", self._path, error)
+        self._failure = f"{type(error).__name__}: {error}"
+        if isinstance(error, DatabaseUnusable) or is_corruption(error):
+            log.warning("%s cannot be used and is rebuilt from the store: %s", self._path, error)
             try:
                 quarantine(self._path)
-            except OSError as refusal:
-                log.error("%s cannot be renamed: %s", self._path, refusal)
+            except OSError as rename_error:
+                log.error("%s cannot be renamed: %s", self._path, rename_error)
             if self._failures == 1:
                 return 0
         else:
-            log.error("analytics is not fed, try %d: %s", self._failures, self._failing)
+            log.error("the analytics feed failed, attempt %d: %s", self._failures, self._failure)
         return RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1]
 
     def _close(self) -> None:
@@ -197,7 +201,7 @@ class AnalyticsFeeder:
             if database:
                 database.close()
         except duckdb.Error as error:
-            log.error("%s did not close well: %s", self._path, error)
+            log.error("%s could not be closed cleanly: %s", self._path, error)
         if source:
             with suppress(Exception):
                 source.close()

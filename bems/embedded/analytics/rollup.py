@@ -1,24 +1,24 @@
-"""The roll-up: the series counted by the hour, for dashboards. It is made as rows come in, in the same transaction.
+"""Hourly roll-up of the time series, for dashboards. It is updated in the transaction that adds the rows.
 
-A hundred million transitions become some hundred thousand rows here, so that a question about a year takes
-milliseconds. The last rows are not rolled up until there are `EVERY` of them; `hourly(n` counts those behind row n,
-the last that was rolled up, as it is asked: so it always tells of every row once.
+It reduces a hundred million transitions to some hundred thousand rows, so that a query over a year takes milliseconds.
+New rows are rolled up in groups of `ROWS_PER_ROLLUP`. The macro `hourly(n)` adds the rows with a number greater than n,
+the last one that was rolled up, at query time. It therefore counts every row exactly once.
 
-What has nothing to say in a column of the key is the empty text, because NULLs are never equal.
+Key columns hold empty text instead of NULL, because NULLs are never equal.
 
-How many rows an hour may have is not left to senders. Of what they write freely only the vendors' tier is in the key:
-the first `MAX_TIERS` that come keep their names, and all further ones are `OTHER` together. Which those are depends on
-the order of the rows alone, so a series that is made again has the same. Whatever else is in the key is a choice of few
-(stages, statuses, outcomes, severities) or of ISO 4217 (currencies, whose amounts cannot be added).
+Senders cannot make the number of rows per hour grow without limit. The vendor tier is the only free text in the key:
+the first `MAX_TIERS` tiers keep their names, and all later ones are counted as `OTHER_TIER`. The choice depends only on
+the order of the rows, so a rebuilt series has the same tiers. All other key columns have few values (stages, statuses,
+outcomes, severities) or come from ISO 4217 (currencies, whose amounts cannot be added).
 """
 
 MAX_TIERS = 50
-"""So many tiers of vendors are told apart. Companies have a handful."""
+"""Maximum number of vendor tiers that are counted separately. Companies have a handful."""
 
-OTHER = "other"
+OTHER_TIER = "other"
 
 ROWS_PER_ROLLUP = 10_000
-"""Rows that are rolled up at once: it costs as much as writing some thousands."""
+"""Number of rows that are rolled up at once. A roll-up costs as much as writing a few thousand rows."""
 
 _KEY = {
     "hour": "date_trunc('hour', recorded_at)",
@@ -28,7 +28,7 @@ _KEY = {
     "to_status": "to_status",
     "outcome": "coalesce(outcome, '')",
     "severity": "coalesce(severity, '')",
-    "vendor_tier": f"CASE WHEN vendor_tier IS NULL THEN '' ELSE coalesce(tiers.name, '{OTHER}') END",
+    "vendor_tier": f"CASE WHEN vendor_tier IS NULL THEN '' ELSE coalesce(tiers.name, '{OTHER_TIER}') END",
     "from_currency": "coalesce(from_currency, '')",
     "to_currency": "to_currency",
 }
@@ -44,26 +44,26 @@ _SUMS = {
     "within_10s": "count(*) FILTER (lag_ms <= 10000)",
     "within_2min": "count(*) FILTER (lag_ms <= 120000)",
 }
-"""`measured` are the rows that have a lag, `lag_ms` is the sum of theirs."""
+"""`measured` is the number of rows that have a lag, and `lag_ms` is the sum of those lags in milliseconds."""
 
-_COUNTED = (
+_AGGREGATE_SQL = (
     f"SELECT {', '.join(f'{sql} AS {name}' for name, sql in (_KEY | _SUMS).items())}"
     " FROM transitions LEFT JOIN tiers ON tiers.name = transitions.vendor_tier"
     f" WHERE seq > {{}} GROUP BY {', '.join(str(number) for number in range(1, len(_KEY) + 1))}"
 )
 
-CREATE = f"""
+CREATE_SQL = f"""
 CREATE TABLE tiers (name VARCHAR NOT NULL PRIMARY KEY);
 CREATE TABLE rolled_up (
     {", ".join(f"{name} {'TIMESTAMP' if name == 'hour' else 'VARCHAR'} NOT NULL" for name in _KEY)},
     {", ".join(f"{name} {'DECIMAL(38, 4)' if name.endswith('amount') else 'BIGINT'} NOT NULL" for name in _SUMS)},
     PRIMARY KEY ({", ".join(_KEY)})
 );
-CREATE MACRO hourly(behind) AS TABLE SELECT * FROM rolled_up UNION ALL {_COUNTED.format("behind")};
+CREATE MACRO hourly(behind) AS TABLE SELECT * FROM rolled_up UNION ALL {_AGGREGATE_SQL.format("behind")};
 """
 
 UPSERT_SQL = f"""
-INSERT INTO rolled_up {_COUNTED.format("$behind")}
+INSERT INTO rolled_up {_AGGREGATE_SQL.format("$behind")}
 ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)}
 """
-"""Adds the rows behind the last one that was rolled up."""
+"""Rolls up the rows with a number greater than $behind, the last one that was rolled up."""

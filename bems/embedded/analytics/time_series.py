@@ -1,6 +1,6 @@
-"""The time series of a cell in DuckDB: its tables, how rows come in, how they are asked for.
+"""Time series of a cell in DuckDB: its tables, writes and queries.
 
-The store is the truth; this is a copy of its transitions, which can be thrown away and is made again.
+It is a copy of the store's transitions, which can be deleted and is then rebuilt from the store.
 """
 
 import itertools
@@ -20,8 +20,8 @@ from bems.tracker.transitions import Transition
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
-"""Of the tables. One more for every change to them: a database of another version is made again."""
+SCHEMA_VERSION = 4
+"""Version of the tables; increment it with every change to them. A database of another version is rebuilt."""
 
 COLUMNS = {
     "seq": "BIGINT NOT NULL",
@@ -56,23 +56,23 @@ COLUMNS = {
     "source": "VARCHAR",
     "attributes": "JSON",
 }
-"""Of the table `transitions`, whose rows stand in the order of `seq`, the store's number.
+"""Columns of the table `transitions`, whose rows are in the order of `seq`, the row's number in the store.
 
-TIMESTAMP is in UTC, with microseconds, as it is in Timestream and Athena; the session's time zone is UTC too. (One with
-a zone would need pytz to be read.) An amount has up to 18 digits before the point, or up to 4 of them behind it.
+TIMESTAMP is in UTC with microseconds, as in Timestream and Athena; the session's time zone is UTC too. (Reading a
+TIMESTAMP WITH TIME ZONE would need pytz.) An amount has up to 18 digits, of which up to 4 are decimals.
 """
 
-MEMORY_MB = (64, 128, 256, 512)
-"""DuckDB keeps what it has read of its file until it has this much memory, so a small limit keeps the cell's memory
-flat. Each is tried when the one before was not enough for a feed or a question; the rest goes to `TEMPORARY`."""
+MEMORY_LIMITS_MB = (64, 128, 256, 512)
+"""Limits of DuckDB's memory, in ascending order. DuckDB caches its file up to the limit, so a small limit keeps the
+cell's memory low. The next limit applies when a feed or a query ran out of memory. Larger data spills to the folder
+with `TEMPORARY_SUFFIX`."""
 
-RENEW_EVERY = 500_000
-"""Rows after which the database is closed and opened again, which takes a tenth of a second, or a second where the
-machine is busy. For every row that it has written since it was opened, DuckDB keeps 4 bytes of its own, beyond its
-limit of memory and for good."""
+REOPEN_AFTER_ROWS = 500_000
+"""Number of written rows after which the database is closed and reopened. That takes a tenth of a second, or a second
+on a busy machine. DuckDB retains 4 bytes for every row that it wrote since it was opened, outside its memory limit."""
 
-TEMPORARY = ".tmp"
-"""Follows the database's name: the folder of what has no room in memory, beside it."""
+TEMPORARY_SUFFIX = ".tmp"
+"""Suffix of the folder, next to the database, for data that does not fit into memory."""
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 2,
@@ -87,7 +87,7 @@ _SHAPE = json.encode({name: "BIGINT" if type == "TIMESTAMP" else type for name, 
 _READ = {name: f"make_timestamp(row.{name})" if type == "TIMESTAMP" else f"row.{name}" for name, type in _ROW.items()}
 _READ |= {"superseded": "coalesce(row.superseded, false)", "seq": "seq", "cell": "$cell"}
 
-# One JSON text per row: DuckDB reads them by columns, in less than half the time of any row-wise way in.
+# One JSON text per row: DuckDB reads the texts by columns, in less than half the time of any row-wise insert.
 _INSERT = f"""INSERT INTO transitions SELECT {", ".join(_READ[name] for name in COLUMNS)} FROM (
     SELECT seq, from_json(text, '{_SHAPE}') AS row
     FROM (SELECT unnest(range($first, $first + len($texts))) AS seq, unnest($texts::VARCHAR[]) AS text)
@@ -95,47 +95,49 @@ _INSERT = f"""INSERT INTO transitions SELECT {", ".join(_READ[name] for name in 
 
 _CREATE = f"""
 CREATE TABLE transitions ({", ".join(f"{name} {type}" for name, type in COLUMNS.items())});
-{rollup.CREATE}
+{rollup.CREATE_SQL}
 CREATE TABLE feed (
     version INTEGER NOT NULL, cell VARCHAR NOT NULL, watermark BIGINT NOT NULL, rolled_up BIGINT NOT NULL
 );
 """
 
-# DuckDB has no class of errors for these.
+# DuckDB has no exception class for corruption.
 _CORRUPTION_MESSAGES = ("Corrupt", "Could not read enough bytes", "Failure while replaying WAL")
 
 
 class Source(Protocol):
-    """Where the rows come from: what a store has committed."""
+    """Source of committed transitions: a store, or a reader of one."""
 
     def transitions(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Transition]]:
-        """The rows behind a number, with theirs, which have no gaps and begin with 1."""
+        """Return rows with a number greater than `after`, each with its number. Numbers start at 1 and have no gaps."""
         ...
 
     def close(self) -> None: ...
 
 
 class NotOpen(Exception):
-    """The database cannot be asked now: it is being opened or made again, or analytics has stopped."""
+    """The database cannot be queried now, because it is being opened or rebuilt, or analytics has stopped."""
 
 
-class Unusable(Exception):
-    """The database is not a copy of this store. The message says why."""
+class DatabaseUnusable(Exception):
+    """The database is not a copy of this store. The message gives the reason."""
 
 
 class TimeSeries:
-    """The database, open. One thread appends to it, and any may ask.
+    """The open database. One thread appends to it; any thread may query it.
 
-    Unusable, or a duckdb.Error, where it cannot be opened. After an error in `append` it is to be closed, which undoes
-    what was begun. `damage` is what a query came upon, for which it is to be closed too: that the file is damaged, or
-    that `memory_mb` was not enough, and more may be.
+    The constructor raises DatabaseUnusable or duckdb.Error if the database cannot be opened. After an error in
+    `append`, the caller must close the database, which rolls back the transaction.
+
+    `reopen_reason` is an error of a query after which the caller must close the database too: the file is damaged, or
+    `memory_mb` was not enough and a larger limit may be.
     """
 
-    def __init__(self, path: Path, cell: str, source: Source, memory_mb: int = MEMORY_MB[0]) -> None:
+    def __init__(self, path: Path, cell: str, source: Source, memory_mb: int = MEMORY_LIMITS_MB[0]) -> None:
         _inspect_files(path)
         self._path = path
         self.memory_mb = memory_mb
-        self.damage: duckdb.Error | None = None
+        self.reopen_reason: duckdb.Error | None = None
         self._cell = cell
         self._changed = threading.Condition()
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
@@ -144,14 +146,14 @@ class TimeSeries:
         make_private(path)
         try:
             self._configure()
-            self.watermark = self._renewed_at = self._check()
-            self._compare(source)
+            self.watermark = self._opened_at_row = self._check_consistency()
+            self._check_last_row(source)
         except BaseException:
             self.close()
             raise
 
     def _connect(self) -> None:
-        limits = {"memory_limit": f"{self.memory_mb}MB", "temp_directory": f"{self._path}{TEMPORARY}"}
+        limits = {"memory_limit": f"{self.memory_mb}MB", "temp_directory": f"{self._path}{TEMPORARY_SUFFIX}"}
         self._connection = duckdb.connect(str(self._path), config=_CONFIG | limits)
         self._execute = self._connection.execute
 
@@ -159,43 +161,46 @@ class TimeSeries:
         self._execute("SET GLOBAL TimeZone = 'UTC'")
         self._execute("SET GLOBAL lock_configuration = true")
 
-    def _check(self) -> int:
-        """The watermark of a database that agrees with itself; one without tables is given them."""
+    def _check_consistency(self) -> int:
+        """Return the watermark after a check that the tables agree with each other. Creates missing tables."""
         if not self._execute("SELECT 1 FROM duckdb_tables() LIMIT 1").fetchall():
             self._execute("BEGIN")
             self._execute(_CREATE)
-            self._execute("INSERT INTO feed VALUES (?, ?, 0, 0)", (VERSION, self._cell))
+            self._execute("INSERT INTO feed VALUES (?, ?, 0, 0)", (SCHEMA_VERSION, self._cell))
             self._execute("COMMIT")
         try:
             feeds = self._execute("SELECT version, cell, watermark, rolled_up FROM feed").fetchall()
-            [(count, last)] = self._execute("SELECT count(*), coalesce(max(seq), 0) FROM transitions").fetchall()
+            [(count, max_seq)] = self._execute("SELECT count(*), coalesce(max(seq), 0) FROM transitions").fetchall()
             tiers = self._execute("SELECT name FROM tiers").fetchall()
             [(counted,)] = self._execute("SELECT coalesce(sum(transitions), 0) FROM rolled_up").fetchall()
         except duckdb.ProgrammingError:
-            raise Unusable("another program made it") from None
-        if [feed[:2] for feed in feeds] != [(VERSION, self._cell)]:
-            raise Unusable("it is of another version or another cell")
+            raise DatabaseUnusable("another program made it") from None
+        if [feed[:2] for feed in feeds] != [(SCHEMA_VERSION, self._cell)]:
+            raise DatabaseUnusable("it belongs to another version or another cell")
         self._tiers = {name for (name,) in tiers}
         watermark, self._rolled_up = map(int, feeds[0][2:])
-        if not watermark == count == last or self._rolled_up != counted:
-            found = f"{count} rows up to number {last}, {counted} rolled up"
-            raise Unusable(f"it has {found}, and says {watermark} and {self._rolled_up}")
+        if not watermark == count == max_seq or self._rolled_up != counted:
+            found = f"{count} rows up to number {max_seq}, {counted} rolled up"
+            raise DatabaseUnusable(f"it has {found}, but records {watermark} and {self._rolled_up}")
         return watermark
 
-    def _compare(self, source: Source) -> None:
-        """A store that was restored from a backup lacks our last row, or has another one in its place. What happened
-        again since has the same id, at another instant."""
+    def _check_last_row(self, source: Source) -> None:
+        """Check that the store has the database's last row.
+
+        A store that was restored from a backup lacks that row or has another one in its place. A transition that was
+        repeated after the restore has the same id but another instant.
+        """
         sql = "SELECT seq, transition_id, epoch_us(recorded_at) FROM transitions WHERE seq = ?"
         last = self._execute(sql, (self.watermark,)).fetchall()
         rows = source.transitions(self.watermark - 1, 1) if last else []
         if last != [(seq, transition.transition_id, transition.recorded_at) for seq, transition in rows]:
-            raise Unusable(f"the store does not have its row {self.watermark}")
+            raise DatabaseUnusable(f"the store does not have its row {self.watermark}")
 
     def append(self, rows: Sequence[tuple[int, Transition]]) -> None:
-        """The rows behind the watermark, one or more: all of them, or none."""
+        """Write one or more rows that follow the watermark, in one transaction."""
         first, last = rows[0][0], rows[-1][0]
         if first != self.watermark + 1 or last != self.watermark + len(rows):
-            raise ValueError(f"{len(rows)} rows from {first} to {last} do not follow upon row {self.watermark}")
+            raise ValueError(f"{len(rows)} rows from {first} to {last} do not follow row {self.watermark}")
         texts = [json.encode(transition).decode() for _, transition in rows]
         tiers = self._tiers_with(rows)
         self._execute("BEGIN")
@@ -211,12 +216,12 @@ class TimeSeries:
         self._execute("COMMIT")
         self.watermark, self._rolled_up, self._tiers = last, rolled_up, tiers
 
-    def renew(self) -> None:
-        """Close it and open it again, if it is time for that: what DuckDB keeps of all that it has written is let go.
+    def reopen_if_due(self) -> None:
+        """Close and reopen the database if `REOPEN_AFTER_ROWS` rows were written, which frees memory of DuckDB.
 
-        Questions wait meanwhile. While one is being answered it is not time; for whoever appends, between two batches.
+        Does nothing while a query is running; new queries wait. The appending thread calls it between two batches.
         """
-        if self.watermark - self._renewed_at < RENEW_EVERY:
+        if self.watermark - self._opened_at_row < REOPEN_AFTER_ROWS:
             return
         with self._changed:
             if self._cursors or self._closed:
@@ -224,10 +229,10 @@ class TimeSeries:
             self._connection.close()
             self._connect()
             self._configure()
-        self._renewed_at = self.watermark
+        self._opened_at_row = self.watermark
 
     def _tiers_with(self, rows: Sequence[tuple[int, Transition]]) -> set[str]:
-        """The tiers of vendors that the roll-up tells apart once it has these rows too."""
+        """Return the tiers that the roll-up counts separately after adding these rows."""
         tiers = set(self._tiers)
         for _, transition in rows:
             if len(tiers) >= rollup.MAX_TIERS:
@@ -237,28 +242,30 @@ class TimeSeries:
         return tiers
 
     def query(self, sql: str, parameters: object) -> list[Any]:
-        """The rows of one statement that only reads. NotOpen, or a duckdb.Error."""
+        """Run one read-only statement and return its rows. Raises NotOpen or duckdb.Error."""
         return self._query(lambda cursor: cursor.execute(sql, parameters).fetchall())
 
     def query_hourly(self, sql: str, parameters: dict[str, object]) -> list[Any]:
-        """The same of a statement that asks the roll-up, `hourly($behind)`."""
+        """Run a statement that reads the roll-up `hourly($behind)`. Otherwise like `query`."""
 
-        def ask(cursor: duckdb.DuckDBPyConnection) -> list[Any]:
+        def run(cursor: duckdb.DuckDBPyConnection) -> list[Any]:
             [(behind,)] = cursor.execute("SELECT rolled_up FROM feed").fetchall()
             return cursor.execute(sql, {**parameters, "behind": behind}).fetchall()
 
-        return self._query(ask)
+        return self._query(run)
 
-    def _query(self, ask: Callable[[duckdb.DuckDBPyConnection], list[Any]]) -> list[Any]:
+    def _query(self, run: Callable[[duckdb.DuckDBPyConnection], list[Any]]) -> list[Any]:
         try:
             with self._cursor() as cursor:
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
-                return ask(cursor)
+                return run(cursor)
         except duckdb.InterruptException:
-            raise NotOpen("the database was closed before it could answer") from None
+            raise NotOpen("the database was closed during the query") from None
         except duckdb.Error as error:
-            if is_corruption(error) or (isinstance(error, duckdb.OutOfMemoryException) and more_memory(self.memory_mb)):
-                self.damage = error
+            if is_corruption(error) or (
+                isinstance(error, duckdb.OutOfMemoryException) and next_memory_limit(self.memory_mb)
+            ):
+                self.reopen_reason = error
             raise
 
     @contextmanager
@@ -277,53 +284,53 @@ class TimeSeries:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Break off what is being asked, and close it. DuckDB then brings its log into the file, if it can."""
+        """Interrupt running queries and close the database. DuckDB then checkpoints its log into the file if it can."""
         with self._changed:
             self._closed = True
             while self._cursors:
                 for cursor in self._cursors:
                     cursor.interrupt()
-                # A query that has not begun is not interrupted: then again.
+                # Interrupting has no effect on a query that has not begun yet, so repeat it.
                 self._changed.wait(0.1)
         self._connection.close()
 
 
-def more_memory(memory_mb: int) -> int | None:
-    """The next limit; None after the last."""
-    return next((more for more in MEMORY_MB if more > memory_mb), None)
+def next_memory_limit(memory_mb: int) -> int | None:
+    """Return the next larger limit, or None after the last one."""
+    return next((more for more in MEMORY_LIMITS_MB if more > memory_mb), None)
 
 
 def is_corruption(error: Exception) -> bool:
-    """Whether an error means that the file is damaged."""
+    """Return whether an error means that the file is damaged."""
     return isinstance(error, duckdb.Error) and any(sign in str(error) for sign in _CORRUPTION_MESSAGES)
 
 
 def _inspect_files(path: Path) -> None:
-    """What DuckDB would tell with errors of many kinds, or not at all."""
+    """Detect invalid files for which DuckDB would raise various errors, or none."""
     try:
         with path.open("rb") as file:
             head = file.read(12)
     except FileNotFoundError:
-        if any(one.exists() for one in _files(path.name, path.parent)):
-            raise Unusable("its log is there without it") from None
+        if any(one.exists() for one in _database_files(path.name, path.parent)):
+            raise DatabaseUnusable("its log exists, but the database does not") from None
         return
-    # https://duckdb.org/docs/stable/internals/storage: a checksum of eight bytes, and these.
+    # The header begins with a checksum of eight bytes and these (https://duckdb.org/docs/stable/internals/storage).
     if head[8:] != b"DUCK":
-        raise Unusable("it is no DuckDB database")
+        raise DatabaseUnusable("it is not a DuckDB database")
 
 
-def _files(name: str, folder: Path) -> list[Path]:
-    """A database of that name, with its logs."""
+def _database_files(name: str, folder: Path) -> list[Path]:
+    """Return the paths of a database and its logs."""
     return [folder / (name + suffix) for suffix in ("", ".wal", ".wal.checkpoint", ".wal.recovery")]
 
 
 def quarantine(path: Path) -> None:
-    """Rename the files of a database that cannot be used, so that a new one has room. OSError where that fails."""
+    """Rename the files of an unusable database so that a new one can be created. Raises OSError if that fails."""
     for number in itertools.count(1):
-        aside = _files(f"{path.name}.damaged-{number}", path.parent)
-        if not any(one.exists() for one in aside):
+        targets = _database_files(f"{path.name}.damaged-{number}", path.parent)
+        if not any(target.exists() for target in targets):
             break
-    for one, other in zip(_files(path.name, path.parent), aside, strict=True):
-        if one.exists():
-            one.rename(other)
-            log.warning("%s is %s now", one, other.name)
+    for file, target in zip(_database_files(path.name, path.parent), targets, strict=True):
+        if file.exists():
+            file.rename(target)
+            log.warning("%s was renamed to %s", file, target.name)

@@ -108,6 +108,6 @@ def _count_store(reader: Reader) -> tuple[Counts, list[Total]]:
 def _count_series(analytics: AnalyticsFeeder) -> tuple[dict[str, int] | None, list[list[Any]]]:
     """Return the number of DuckDB rows by kind (None if DuckDB is unavailable), and the backlog dashboard's rows."""
     try:
-        return analytics.kinds(), dashboards.ask(analytics, "backlog", EARLIEST, LATEST, "day")
+        return analytics.kinds(), dashboards.query_dashboard(analytics, "backlog", EARLIEST, LATEST, "day")
     except (NotOpen, duckdb.Error):
         return None, []

@@ -1,10 +1,10 @@
-"""Replay: a log of past events, run through the lifecycle at the events' own times.
+"""Replay: runs a log of past events through the lifecycle at the events' own times.
 
-The clock is the running maximum of occurred_at in file order. What is due before an event happens before it; at the
-same instant the event comes first. At the end, what is due by then happens.
+The clock is the running maximum of `occurred_at` in file order. Timers that are due before an event fire before it; at
+the same instant the event comes first. At the end, all timers that are due by then fire.
 
-Invoices do not touch one another, so they may be shared out over processes: which process an invoice runs in changes
-nothing of what becomes of it.
+Invoices are independent of each other, so they can be distributed over processes. The distribution does not change any
+result.
 """
 
 import multiprocessing
@@ -31,22 +31,22 @@ from bems.tracker.policy import Policy
 from bems.validation.field_errors import FieldError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-ENDED_EARLY = "a process of the replay was killed before its end; was there too little memory?"
+WORKER_KILLED = "a worker process of the replay was killed: it may have run out of memory"
 ID_REUSED = FieldError("/event/event_id", "it was sent before with another content: use an event_id only once")
 EVENTS_PER_MESSAGE = 200
-"""Events that go to another process at once."""
+"""Number of events in a message to a worker process."""
 
 
 class ReplayError(Exception):
-    """The replay did not come to its end."""
+    """The replay could not be completed."""
 
 
-class Refused(NamedTuple):
-    """A line that is no event, or an event whose id was sent before with another content."""
+class Refusal(NamedTuple):
+    """A line that is not a valid event, or an event whose id was sent before with other content."""
 
     line: int
     event_id: str | None
-    faults: list[FieldError]
+    errors: list[FieldError]
 
 
 def replay(
@@ -55,17 +55,19 @@ def replay(
     today: Instant,
     until: Instant | None = None,
     processes: int = 1,
-    refused: Callable[[Refused], object] | None = None,
+    on_refused: Callable[[Refusal], object] | None = None,
 ) -> Report:
-    """Run a log and report on it. ReplayError when one of its processes was killed.
+    """Replay a log and return the report.
 
-    `lines` are those of an event log file; blank ones are passed over. `today` is when it is replayed: an event that
-    occurred more than a day later is refused. With `until`, events that occurred after it are left out, and the clock
-    goes on to it at the end. `refused` is told of every refused line as it comes.
+    `lines` are the lines of an event log file; blank ones are ignored. `today` is the current time: events that
+    occurred more than a day later are refused. With `until`, events that occurred later are left out, and the clock
+    advances to `until` at the end. `on_refused` is called with every refused line.
+
+    Raises ReplayError if a worker process was killed.
     """
     report, clock = Report(), VirtualClock()
     digests: dict[str, str] = {}
-    with WorkerPool(policy, processes) as shares:
+    with WorkerPool(policy, processes) as workers:
         for number, line in enumerate(lines, 1):
             if number == 1:
                 line = line.removeprefix(BYTE_ORDER_MARK)
@@ -73,9 +75,9 @@ def replay(
                 continue
             event = parse_line(line, today)
             if isinstance(event, InvalidEvent):
-                report.refuse(event.reasons)
-                if refused:
-                    refused(Refused(number, event.event_id, event.errors))
+                report.count_refused(event.reasons)
+                if on_refused:
+                    on_refused(Refusal(number, event.event_id, event.errors))
                 continue
             if until is not None and event.occurred_at > until:
                 report.left_out += 1
@@ -83,35 +85,35 @@ def replay(
             repeat = classify_duplicate(digests.get(event.event_id), event.digest)
             if repeat is None:
                 digests[event.event_id] = event.digest
-                report.advance(number, clock.now(), event.occurred_at)
+                report.note_clock(number, clock.now(), event.occurred_at)
                 clock.move_to(event.occurred_at)
-                shares.feed(event, line, clock.now())
-            elif repeat is CONFLICT and refused:
-                refused(Refused(number, event.event_id, [ID_REUSED]))
-            report.receive(repeat or ACCEPTED, event.occurred_at)
+                workers.feed(event, line, clock.now())
+            elif repeat is CONFLICT and on_refused:
+                on_refused(Refusal(number, event.event_id, [ID_REUSED]))
+            report.count_receipt(repeat or ACCEPTED, event.occurred_at)
         report.end = clock.now() if until is None else until
-        for share in shares.finish(report.end):
-            report.add(share)
+        for worker_report in workers.finish(report.end):
+            report.merge(worker_report)
     report.invoices.sort(key=lambda invoice: invoice.invoice_id)
     return report
 
 
-class Shard(Protocol):
-    """Some of the invoices."""
+class Worker(Protocol):
+    """Replays a part of the invoices."""
 
     def feed(self, event: Event, line: bytes, now: Instant) -> None:
-        """Time has come to `now`, and this event with it."""
+        """Advance the clock to `now` and handle an event."""
         ...
 
     def finish(self, end: Instant) -> None:
-        """Time goes on to `end`, and what is due by then happens."""
+        """Advance the clock to `end` and fire all timers that are due by then."""
         ...
 
     def report(self) -> Report: ...
 
 
 class LocalWorker:
-    """A share that runs here."""
+    """Worker that runs in this process."""
 
     def __init__(self, policy: Policy) -> None:
         self._store = MemoryStore()
@@ -125,7 +127,7 @@ class LocalWorker:
 
     def finish(self, end: Instant) -> None:
         self._pass_time(end + 1)
-        # A state machine's timer counts whole seconds, so that of an alert due by the end may run out just after it.
+        # A state machine's timer has whole seconds, so one for an alert that is due by the end may expire after it.
         for record in list(self._store.records()):
             if record.wait and record.wait.due <= end:
                 execution = self._store.execution(execution_name(record.invoice_id, record.run.number))
@@ -143,18 +145,18 @@ class LocalWorker:
 
 
 class ProcessWorker:
-    """A share that runs in a process of its own. Sending waits when that falls behind, so memory stays bounded."""
+    """Worker that runs in a separate process. Sending blocks when the process falls behind, which limits memory."""
 
     def __init__(self, policy: Policy, others: list["ProcessWorker"]) -> None:
-        # Forking is quick, but not safe beside threads.
-        quick = threading.active_count() == 1 and "fork" in multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("fork") if quick else multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        inherited = [self._connection, *(other._connection for other in others)] if quick else []
+        # Forking is fast, but unsafe while other threads run.
+        can_fork = threading.active_count() == 1 and "fork" in multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("fork") if can_fork else multiprocessing.get_context("spawn")
+        self._connection, worker_end = context.Pipe()
+        inherited = [self._connection, *(other._connection for other in others)] if can_fork else []
         self._batch: list[tuple[bytes, Instant]] = []
-        self._process = context.Process(target=_worker_main, args=(theirs, policy, inherited), daemon=True)
+        self._process = context.Process(target=_worker_main, args=(worker_end, policy, inherited), daemon=True)
         self._process.start()
-        theirs.close()
+        worker_end.close()
 
     def feed(self, event: Event, line: bytes, now: Instant) -> None:  # noqa: ARG002
         self._batch.append((line, now))
@@ -169,8 +171,8 @@ class ProcessWorker:
     def report(self) -> Report:
         try:
             report = self._connection.recv()
-        except (OSError, EOFError) as fault:
-            raise ReplayError(ENDED_EARLY) from fault
+        except (OSError, EOFError) as error:
+            raise ReplayError(WORKER_KILLED) from error
         assert isinstance(report, Report)
         self._process.join()
         return report
@@ -179,43 +181,43 @@ class ProcessWorker:
         self._connection.close()
         self._process.terminate()
 
-    def _send(self, what: object) -> None:
+    def _send(self, message: object) -> None:
         try:
-            self._connection.send(what)
-        except OSError as fault:
-            raise ReplayError(ENDED_EARLY) from fault
+            self._connection.send(message)
+        except OSError as error:
+            raise ReplayError(WORKER_KILLED) from error
 
 
 def _worker_main(connection: Connection, policy: Policy, inherited: list[Connection]) -> None:
-    """The other process: batches of lines with their clock, then the end, for which a report goes back.
+    """Entry point of a worker process. Receives batches of lines with their clock, then the end, and sends the report.
 
-    It closes what a fork left it of the first process's ends of the pipes: else it would not see that process end.
+    It closes the parent's ends of the pipes that a fork inherited. Otherwise it would not notice the parent's end.
     """
     for other in inherited:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    course = LocalWorker(policy)
+    worker = LocalWorker(policy)
     try:
         while not isinstance(batch := connection.recv(), int):
             for line, now in batch:
                 event = parse_line(line, now)
                 assert isinstance(event, Event)
-                course.feed(event, line, now)
+                worker.feed(event, line, now)
     except EOFError:
         return
-    course.finish(batch)
-    connection.send(course.report())
+    worker.finish(batch)
+    connection.send(worker.report())
 
 
 class WorkerPool:
-    """The invoices of a log, shared out by their ids."""
+    """Workers that share the invoices of a log by id."""
 
     def __init__(self, policy: Policy, processes: int) -> None:
-        self._remotes: list[ProcessWorker] = []
+        self._processes: list[ProcessWorker] = []
         for _ in range(processes if processes > 1 else 0):
-            self._remotes.append(ProcessWorker(policy, self._remotes))
-        self._shares: list[Shard] = [*self._remotes] or [LocalWorker(policy)]
+            self._processes.append(ProcessWorker(policy, self._processes))
+        self._workers: list[Worker] = [*self._processes] or [LocalWorker(policy)]
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -223,14 +225,15 @@ class WorkerPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for remote in self._remotes:
-            remote.close()
+        for process in self._processes:
+            process.close()
 
     def feed(self, event: Event, line: bytes, now: Instant) -> None:
-        # Salted, unlike a checksum: a log may be a sample that was drawn by that very checksum of its ids.
-        self._shares[hash(event.invoice_id) % len(self._shares)].feed(event, line, now)
+        # `hash` is salted. With a plain checksum the distribution would be uneven if the log is a sample of invoices
+        # that was drawn by the same checksum.
+        self._workers[hash(event.invoice_id) % len(self._workers)].feed(event, line, now)
 
     def finish(self, end: Instant) -> list[Report]:
-        for share in self._shares:
-            share.finish(end)
-        return [share.report() for share in self._shares]
+        for worker in self._workers:
+            worker.finish(end)
+        return [worker.report() for worker in self._workers]

@@ -1,4 +1,4 @@
-"""The report of a replay: what became of the invoices, how long each stage took, what would have been stuck."""
+"""Report of a replay: final statuses of the invoices, durations of the stages, and stuck invoices."""
 
 from array import array
 from collections import Counter
@@ -15,16 +15,16 @@ from bems.tracker.record import InvoiceRecord
 from bems.tracker.status import WAITS_FOR, Status, status_of
 from bems.tracker.transitions import Transition
 
-Alerted = Stage | Literal["identity"]
-"""What an alert is counted under: the stage that is waited for or went wrong, or that one id may be two invoices."""
+AlertCategory = Stage | Literal["identity"]
+"""Category of an alert: the stage that is overdue or failed, or `identity` if one id may belong to two invoices."""
 
-ALERTED: tuple[Alerted, ...] = (*STAGES, "identity")
+ALERT_CATEGORIES: tuple[AlertCategory, ...] = (*STAGES, "identity")
 
-CONFLICT = "event_id: sent before with another content"
+CONFLICT_REASON = "event_id: sent before with another content"
 
 
 class AlertLine(NamedTuple):
-    """What a report keeps of an alert."""
+    """The facts of an alert that a report keeps."""
 
     stage: Stage
     severity: Severity
@@ -34,12 +34,12 @@ class AlertLine(NamedTuple):
     detail: str | None = None
 
     @property
-    def counted_under(self) -> Alerted:
+    def category(self) -> AlertCategory:
         return "identity" if self.kind == "identity" else self.stage
 
 
 class InvoiceLine(NamedTuple):
-    """What became of an invoice. `stage` is what it lacks; `waiting_since` is None unless it is stuck."""
+    """Outcome of an invoice. `stage` is the stage it waits for; `waiting_since` is None unless it is stuck."""
 
     invoice_id: str
     status: Status
@@ -53,7 +53,7 @@ class InvoiceLine(NamedTuple):
 
 
 class ClockJump(NamedTuple):
-    """The clock's longest way between two lines of the log."""
+    """The largest step of the clock between two lines of the log."""
 
     line: int
     before: Instant
@@ -61,7 +61,7 @@ class ClockJump(NamedTuple):
 
 
 class Report:
-    """Counts, filled in as the replay goes on. Times are instants, durations microseconds."""
+    """Counts, updated during the replay. Times are instants; durations are in microseconds."""
 
     def __init__(self) -> None:
         self.accepted = self.duplicate = self.refused = self.left_out = 0
@@ -69,22 +69,22 @@ class Report:
         self.first: Instant | None = None
         self.last: Instant = 0
         self.end: Instant = 0
-        self.jump: ClockJump | None = None
+        self.longest_jump: ClockJump | None = None
         self.invoices: list[InvoiceLine] = []
         self.statuses: Counter[Status] = Counter()
         self.parked = 0
-        self.alerts: Counter[tuple[Alerted, Severity]] = Counter()
+        self.alerts: Counter[tuple[AlertCategory, Severity]] = Counter()
         self.durations: dict[Stage, array[int]] = {stage: array("q") for stage in STAGES}
-        self._standing: dict[str, StagePosition] = {}
+        self._positions: dict[str, StagePosition] = {}
 
-    # -- while the log runs
+    # -- during the replay
 
-    def refuse(self, reasons: Iterable[str]) -> None:
-        """A line that is no event; it counts once under each of its reasons."""
+    def count_refused(self, reasons: Iterable[str]) -> None:
+        """Count a line that is not a valid event, once for each distinct reason."""
         self.refused += 1
         self.reasons.update(set(reasons))
 
-    def receive(self, receipt: Receipt, occurred_at: Instant) -> None:
+    def count_receipt(self, receipt: Receipt, occurred_at: Instant) -> None:
         if receipt.result == "accepted":
             self.accepted += 1
             self.first = occurred_at if self.first is None else min(self.first, occurred_at)
@@ -92,26 +92,31 @@ class Report:
         elif receipt.result == "duplicate":
             self.duplicate += 1
         else:
-            self.refuse([CONFLICT])
+            self.count_refused([CONFLICT_REASON])
 
-    def advance(self, line: int, before: Instant, after: Instant) -> None:
-        """The clock goes on with this line."""
-        if before and (self.jump is None or after - before > self.jump.after - self.jump.before):
-            self.jump = ClockJump(line, before, after)
+    def note_clock(self, line: int, before: Instant, after: Instant) -> None:
+        """Record a step of the clock, at a line of the log."""
+        if before and (
+            self.longest_jump is None or after - before > self.longest_jump.after - self.longest_jump.before
+        ):
+            self.longest_jump = ClockJump(line, before, after)
 
     def add_transitions(self, transitions: Iterable[Transition]) -> None:
         for transition in transitions:
             if transition.from_status != transition.to_status:
-                self._move(transition)
+                self._add_transition(transition)
 
-    def _move(self, transition: Transition) -> None:
-        """Time in a stage runs from when the invoice first stands there until it has passed; a stage whose event was
-        early takes 0. A stage counts again only if it was waited for again, by a dispute or a failed posting. A
-        rejected invoice still stands in authorization; a cancelled one stands nowhere."""
+    def _add_transition(self, transition: Transition) -> None:
+        """Record the durations of the stages that an invoice completes by this transition.
+
+        A stage lasts from when the invoice first waits for it until it is complete. A stage whose event was early has
+        a duration of 0. A stage is recorded again only if it was waited for again, after a dispute or a failed posting.
+        A rejected invoice is still in authorization; a cancelled invoice is in no stage.
+        """
         now, before = transition.recorded_at, transition.from_status
-        was = self._standing.get(transition.invoice_id)
-        at = 0 if before is None else was.stage if was else None
-        since, passed = (was.since, was.passed) if was else (now, 0)
+        position = self._positions.get(transition.invoice_id)
+        at = 0 if before is None else position.stage if position else None
+        since, passed = (position.since, position.passed) if position else (now, 0)
         to = _stage_of(transition.to_status)
         if at is not None:
             for number in range(at, len(STAGES) if to is None and transition.to_status == "Posted" else to or 0):
@@ -119,49 +124,51 @@ class Report:
                 if number >= passed or again:
                     self.durations[STAGES[number]].append(now - since if number == at else 0)
                 passed = max(passed, number + 1)
-        self._standing[transition.invoice_id] = StagePosition(to, since if at == to else now, passed)
+        self._positions[transition.invoice_id] = StagePosition(to, since if at == to else now, passed)
 
-    # -- at its end
+    # -- at the end
 
     def finish(self, records: Iterable[InvoiceRecord], alerts: Iterable[Alert]) -> None:
         by_invoice: dict[str, list[AlertLine]] = {}
         for alert in alerts:
             line = AlertLine(alert.stage, alert.severity, alert.kind, alert.due_at, alert.waiting_since, alert.detail)
             by_invoice.setdefault(alert.invoice_id, []).append(line)
-            self.alerts[line.counted_under, alert.severity] += 1
+            self.alerts[line.category, alert.severity] += 1
         for record in records:
             self.invoices.append(_invoice_line(record, by_invoice.get(record.invoice_id, [])))
             self.statuses[self.invoices[-1].status] += 1
             self.parked += record.mark == "parked"
 
-    def add(self, share: "Report") -> None:
-        """Add what became of other invoices."""
-        self.invoices += share.invoices
-        self.statuses += share.statuses
-        self.alerts += share.alerts
-        self.parked += share.parked
-        for stage, durations in share.durations.items():
+    def merge(self, other: "Report") -> None:
+        """Add the report on other invoices."""
+        self.invoices += other.invoices
+        self.statuses += other.statuses
+        self.alerts += other.alerts
+        self.parked += other.parked
+        for stage, durations in other.durations.items():
             self.durations[stage].extend(durations)
 
     def stuck(self) -> list[InvoiceLine]:
-        """The invoices that wait with an alert out, or are parked, those that have waited longest first."""
+        """Return the invoices that wait with an open alert or are parked, the longest wait first."""
         stuck = [invoice for invoice in self.invoices if invoice.waiting_since is not None]
         return sorted(stuck, key=lambda invoice: (invoice.waiting_since, invoice.invoice_id))
 
     def percentile(self, stage: Stage, percent: int) -> float | None:
-        """Seconds within which that share of the invoices passed the stage (nearest rank); None where none did."""
+        """Return a percentile of the stage's duration in seconds (nearest rank), or None if no invoice completed it."""
         durations = self.durations[stage]
         if not durations:
             return None
         return round(sorted(durations)[ceil(len(durations) * percent / 100) - 1] / SECOND, 3)
 
     def summary(self) -> dict[str, Any]:
-        """The report as JSON, but for how fast it was made."""
+        """Return the report as JSON, without the speed of the replay."""
         alerts: dict[str, dict[str, int]] = {}
-        for of in ALERTED:
-            counts: dict[str, int] = {name: self.alerts[of, name] for name in SEVERITIES if self.alerts[of, name]}
+        for category in ALERT_CATEGORIES:
+            counts: dict[str, int] = {
+                name: self.alerts[category, name] for name in SEVERITIES if self.alerts[category, name]
+            }
             if counts:
-                alerts[of] = counts
+                alerts[category] = counts
         return {
             "events": {"accepted": self.accepted, "duplicate": self.duplicate, "refused": self.refused},
             "invoices": len(self.invoices),
@@ -175,7 +182,8 @@ class Report:
 
 
 class StagePosition(NamedTuple):
-    """Where an invoice stands: its stage's number (None: nowhere, or through), since when, how many it has passed."""
+    """Position of an invoice: the index of its stage (None if it is in no stage or complete), the instant when it got
+    there, and the number of stages it has completed."""
 
     stage: int | None
     since: Instant

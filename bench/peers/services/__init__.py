@@ -1,1 +1,1 @@
-"""What a user of each peer would write. These run in the peers' own environments, so they know nothing of `bems`."""
+"""Code that a user of each peer would write. It runs in the peers' own environments, so it cannot import `bems`."""

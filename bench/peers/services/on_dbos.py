@@ -1,4 +1,4 @@
-"""An invoice as a workflow of DBOS, which waits for a message of each stage. Its id is the invoice's."""
+"""An invoice as a DBOS workflow, which waits for a message of each stage. The workflow id is the invoice id."""
 
 import asyncio
 import os
@@ -24,18 +24,18 @@ DBOS(
 
 @DBOS.workflow()
 async def invoice(event: dict[str, Any]) -> list[Any]:
-    """From ingestion to posting; what is answered is the transitions."""
+    """Wait for the stages from ingestion to posting and return the transitions."""
     transitions = [["ingestion", event["status"], event["occurred_at"]]]
     for stage, seconds in DEADLINES.items():
-        while (told := await DBOS.recv_async(stage, timeout_seconds=seconds)) is None:
+        while (message := await DBOS.recv_async(stage, timeout_seconds=seconds)) is None:
             transitions.append([stage, "overdue", None])
-        transitions.append([stage, told["status"], told["occurred_at"]])
+        transitions.append([stage, message["status"], message["occurred_at"]])
     return transitions
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    # DBOS works on the loop's threads, of which there are few where processors are; it has 20 connections.
+    # DBOS uses the loop's thread pool, which is small with few processors. DBOS has 20 database connections.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(20))
     DBOS.launch()
     yield
@@ -51,8 +51,8 @@ async def health() -> Response:
 
 
 @app.post("/invoices/{stage}")
-async def take(stage: str, request: Request) -> Response:
-    """A repeat is harmless: the same workflow id, or the same idempotency key."""
+async def receive_event(stage: str, request: Request) -> Response:
+    """Start or signal the workflow. Idempotent by workflow id or idempotency key."""
     event = await request.json()
     if stage == "ingestion":
         with SetWorkflowID(event["invoice_id"]):

@@ -1,8 +1,8 @@
 """An invoice as an execution of moto's Step Functions, which waits for a callback of each stage.
 
-It is made as cheap as can be: calls go to moto's backend, with neither boto3 nor signatures between; the function that
-the machine calls, for which moto would start a container, takes the task token where it stands; the definition is
-parsed once, where moto parses at every start.
+It avoids all costs that can be avoided. It calls moto's backend without boto3 and signatures. The state machine's
+function, for which moto would start a container, is called in process. The definition is parsed once, while moto parses
+it at every start.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ ACCOUNT, REGION = "123456789012", "us-east-1"
 
 
 def definition() -> str:
-    """Three waits, each with its deadline, over which it waits anew."""
+    """Return a state machine with three waits, each of which restarts at its deadline."""
     states: dict[str, Any] = {"Posted": {"Type": "Succeed"}}
     for stage, following in zip(DEADLINES, (*list(DEADLINES)[1:], "Posted"), strict=True):
         payload = {"invoice_id.$": "$$.Execution.Input.invoice_id", "stage": stage, "token.$": "$$.Task.Token"}
@@ -42,7 +42,7 @@ def definition() -> str:
 
 
 class Invoices:
-    """The executions, and the tokens that they wait with."""
+    """Executions and their task tokens."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -53,20 +53,20 @@ class Invoices:
         self._seen: set[str] = set()
 
     def register(self, parameters: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """The function that the machine calls, on a thread of its own."""
-        told = parameters["Payload"]
-        told = json.loads(told) if isinstance(told, str | bytes) else told
-        self._loop.call_soon_threadsafe(self._known, told["invoice_id"], told["stage"], told["token"])
+        """Store a task token. The state machine calls this function in a separate thread."""
+        payload = parameters["Payload"]
+        payload = json.loads(payload) if isinstance(payload, str | bytes) else payload
+        self._loop.call_soon_threadsafe(self._resolve_token, payload["invoice_id"], payload["stage"], payload["token"])
         return {"ExecutedVersion": "$LATEST", "Payload": {}, "StatusCode": 200}
 
-    def _known(self, invoice_id: str, stage: str, token: str) -> None:
-        self._token(invoice_id, stage).set_result(token)
+    def _resolve_token(self, invoice_id: str, stage: str, token: str) -> None:
+        self._token_future(invoice_id, stage).set_result(token)
 
-    def _token(self, invoice_id: str, stage: str) -> asyncio.Future[str]:
+    def _token_future(self, invoice_id: str, stage: str) -> asyncio.Future[str]:
         return self._tokens.setdefault((invoice_id, stage), self._loop.create_future())
 
-    async def take(self, request: Request) -> Response:
-        """Waits for the execution to be there, if it is not yet."""
+    async def receive_event(self, request: Request) -> Response:
+        """Start the execution or complete its task, waiting for the task token if necessary."""
         stage, event = request.path_params["stage"], await request.json()
         if event["event_id"] in self._seen:
             return Response(status_code=202)
@@ -75,7 +75,7 @@ class Invoices:
         if stage == "ingestion":
             self._backend.start_execution(self._arn, invoice_id.replace("/", "-"), json.dumps(event))
         else:
-            token = await self._token(invoice_id, stage)
+            token = await self._token_future(invoice_id, stage)
             del self._tokens[invoice_id, stage]
             self._backend.send_task_success(token, json.dumps({"status": event["status"]}))
         return Response(status_code=202)
@@ -88,7 +88,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         lambda_eval_utils._invoke_lambda_function = invoices.register  # type: ignore[assignment]
         parse = functools.cache(AmazonStateLanguageParser.parse)
         AmazonStateLanguageParser.parse = parse  # type: ignore[method-assign]
-        app.add_route("/invoices/{stage}", invoices.take, methods=["POST"])
+        app.add_route("/invoices/{stage}", invoices.receive_event, methods=["POST"])
         yield
 
 

@@ -1,7 +1,7 @@
-"""An invoice as a virtual object of Restate: a handler per stage, its state, and a delayed call to itself as the timer.
+"""An invoice as a virtual object of Restate: a handler per stage, state, and a delayed call to itself as the timer.
 
-An event's id is looked for in the object's own state, which the server keeps one invocation at a time: a repeat, at
-any time, is told so. (The ingress's `idempotency-key` header would do the same for a day, and cost more.)
+The object's state holds the ids of its events, and the server runs one invocation of an object at a time. A duplicate
+is therefore always detected. (The ingress's `idempotency-key` header would do the same for a day, and cost more.)
 """
 
 from datetime import timedelta
@@ -15,8 +15,8 @@ DEADLINES = {"authorization": timedelta(days=3), "reconciliation": timedelta(day
 invoice = restate.VirtualObject("invoice")
 
 
-async def take(context: restate.ObjectContext, stage: str, event: dict[str, Any]) -> str:
-    """Take an event in."""
+async def receive_event(context: restate.ObjectContext, stage: str, event: dict[str, Any]) -> str:
+    """Handle an event."""
     state = await context.get("state") or {"waits_for": None, "seen": [], "transitions": []}
     if event["event_id"] in state["seen"]:
         return "duplicate"
@@ -33,28 +33,28 @@ async def take(context: restate.ObjectContext, stage: str, event: dict[str, Any]
 
 
 def arm(context: restate.ObjectContext, stage: str) -> None:
-    """A timer that finds out, when it is due, whether the stage is still waited for: cheaper than cancelling it."""
+    """Start a timer. When it fires, it checks whether the stage is still awaited; cancelling it would cost more."""
     context.object_send(overdue, key=context.key(), arg=stage, send_delay=DEADLINES[stage])
 
 
 @invoice.handler()
 async def ingestion(context: restate.ObjectContext, event: dict[str, Any]) -> str:
-    return await take(context, "ingestion", event)
+    return await receive_event(context, "ingestion", event)
 
 
 @invoice.handler()
 async def authorization(context: restate.ObjectContext, event: dict[str, Any]) -> str:
-    return await take(context, "authorization", event)
+    return await receive_event(context, "authorization", event)
 
 
 @invoice.handler()
 async def reconciliation(context: restate.ObjectContext, event: dict[str, Any]) -> str:
-    return await take(context, "reconciliation", event)
+    return await receive_event(context, "reconciliation", event)
 
 
 @invoice.handler()
 async def posting(context: restate.ObjectContext, event: dict[str, Any]) -> str:
-    return await take(context, "posting", event)
+    return await receive_event(context, "posting", event)
 
 
 @invoice.handler()

@@ -1,4 +1,4 @@
-"""Destinations: what each sends to a real receiver, what becomes of its answers, and how they are made."""
+"""Destinations: what each sends to a real receiver, how it handles responses, and how it is built."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ from msgspec import structs
 from bems.embedded.alerting import destinations
 from bems.embedded.alerting import mail as mail_module
 from bems.embedded.alerting.delivery import Destination, NotDelivered
-from bems.embedded.alerting.destinations import Log, build
+from bems.embedded.alerting.destinations import Log, build_destinations
 from bems.embedded.alerting.mail import Email
 from bems.embedded.alerting.webhook import MAX_RETRY_AFTER, Timeouts, Webhook
 from bems.tracker import cells
@@ -40,9 +40,9 @@ from tests.tracker.samples import NOW
 
 FACTS = Facts(Decimal("1250.00"), "EUR", Vendor("V-42", "Acme GmbH", "DE", "gold"), Source("sap-ecc"))
 ALERT = Alert("a1b2c3", "INV-1", "stuck", "posting", "critical", 3, NOW, NOW + DAY, NOW + DAY, FACTS)
-BRIEF = Timeouts(connect=0.2, read=0.2, total=0.4)
-LONGER = Timeouts(connect=2, read=2, total=2)
-"""For whoever must have said something by then, on a slow machine too."""
+SHORT_TIMEOUTS = Timeouts(connect=0.2, read=0.2, total=0.4)
+LONG_TIMEOUTS = Timeouts(connect=2, read=2, total=2)
+"""For receivers that send something before the timeout, even on a slow machine."""
 
 SECRET = "n0b0dy-kn0ws-what-th1s-1s"
 
@@ -51,7 +51,7 @@ SECRET = "n0b0dy-kn0ws-what-th1s-1s"
 
 
 class Receiver:
-    """An HTTP server of few words: each request is kept, and answered with `answer`'s bytes, or else `script`'s."""
+    """A minimal HTTP server that records each request. `script` is the response, or a function that sends it."""
 
     def __init__(self, script: Callable[[socket.socket], None] | bytes, tls: ssl.SSLContext | None = None) -> None:
         self.script = script
@@ -121,9 +121,9 @@ def webhook(port: int, secret: bytes | None = None, **options: Any) -> Webhook:
 
 
 def test_a_webhook_is_a_signed_post() -> None:
-    with receiver(answer(204)) as one:
-        webhook(one.port, b"key", now=lambda: NOW + 1).send(ALERT)
-    head, _, body = one.requests[0].partition(b"\r\n\r\n")
+    with receiver(answer(204)) as server:
+        webhook(server.port, b"key", now=lambda: NOW + 1).send(ALERT)
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines if "signature" not in line)
     assert first == f"POST /hooks/{SECRET}?t=1 HTTP/1.1"
@@ -157,36 +157,38 @@ def test_a_webhook_is_a_signed_post() -> None:
 
 
 def test_without_a_key_a_webhook_is_not_signed() -> None:
-    with receiver(answer(200)) as one:
-        webhook(one.port).send(ALERT)
-    assert b"webhook-id" in one.requests[0].lower()
-    assert b"webhook-signature" not in one.requests[0].lower()
+    with receiver(answer(200)) as server:
+        webhook(server.port).send(ALERT)
+    assert b"webhook-id" in server.requests[0].lower()
+    assert b"webhook-signature" not in server.requests[0].lower()
 
 
 @pytest.mark.parametrize(
-    ("sent", "says", "outage"),
+    ("response", "message", "outage"),
     [
-        (answer(500), "it answers 500 Internal Server Error", True),
-        (answer(503), "it answers 503 Service Unavailable", True),
-        (answer(599), "it answers 599", True),
-        (answer(408), "it answers 408 Request Timeout", True),
-        (answer(425), "it answers 425 Too Early", True),
-        (answer(429), "it answers 429 Too Many Requests", True),
-        (answer(400), "it answers 400 Bad Request", False),
-        (answer(404, body=f"Cannot POST /hooks/{SECRET}"), "it answers 404 Not Found", False),
-        (answer(410), "it answers 410 Gone", False),
-        (answer(302, f"location: /{SECRET}"), "it answers 302 Found", False),
-        (answer(308, "location: /"), "it answers 308 Permanent Redirect", False),
-        (b"", "it breaks off (RemoteDisconnected)", True),
-        (b"SSH-2.0-" + SECRET.encode() + b"\r\n", "it breaks off (BadStatusLine)", True),
+        (answer(500), "answered 500 Internal Server Error", True),
+        (answer(503), "answered 503 Service Unavailable", True),
+        (answer(599), "answered 599", True),
+        (answer(408), "answered 408 Request Timeout", True),
+        (answer(425), "answered 425 Too Early", True),
+        (answer(429), "answered 429 Too Many Requests", True),
+        (answer(400), "answered 400 Bad Request", False),
+        (answer(404, body=f"Cannot POST /hooks/{SECRET}"), "answered 404 Not Found", False),
+        (answer(410), "answered 410 Gone", False),
+        (answer(302, f"location: /{SECRET}"), "answered 302 Found", False),
+        (answer(308, "location: /"), "answered 308 Permanent Redirect", False),
+        (b"", "the connection broke off (RemoteDisconnected)", True),
+        (b"SSH-2.0-" + SECRET.encode() + b"\r\n", "the connection broke off (BadStatusLine)", True),
     ],
 )
-def test_answers_that_are_no_delivery(sent: bytes, says: str, outage: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_response_other_than_2xx_is_a_failure(
+    response: bytes, message: str, outage: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
-    with receiver(sent) as one:
-        failed = failure(webhook(one.port))
-        assert (str(failed), failed.outage) == (says, outage)
-    assert len(one.requests) == 1
+    with receiver(response) as server:
+        failed = failure(webhook(server.port))
+        assert (str(failed), failed.outage) == (message, outage)
+    assert len(server.requests) == 1
     assert SECRET not in caplog.text
 
 
@@ -205,57 +207,57 @@ def test_answers_that_are_no_delivery(sent: bytes, says: str, outage: bool, capl
     ],
 )
 def test_a_receiver_may_ask_for_a_pause_of_an_hour_at_most(header: str, pause: int | None) -> None:
-    with receiver(answer(429, header)) as one:
-        assert failure(webhook(one.port, now=lambda: NOW)).retry_after == pause
+    with receiver(answer(429, header)) as server:
+        assert failure(webhook(server.port, now=lambda: NOW)).retry_after == pause
 
 
-def test_what_an_answer_says_further_does_not_matter(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_rest_of_a_response_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     logging.getLogger("urllib3").setLevel(logging.DEBUG)
     broken = b"HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\nno header at all\r\n: \r\n\r\n"
-    with receiver(broken + b"x" * 100_000) as one:
-        webhook(one.port).send(ALERT)
+    with receiver(broken + b"x" * 100_000) as server:
+        webhook(server.port).send(ALERT)
     assert SECRET not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("begins", "why"),
     [
-        (b"", "it does not answer within 0.2 s"),
-        (b"HTTP/1.1 ", "it takes longer than 0.4 s"),
-        (b"HTTP/1.1 503 No\r\nx: ", "it answers 503 Service Unavailable"),
+        (b"", "no response within 0.2 s"),
+        (b"HTTP/1.1 ", "the request took longer than 0.4 s"),
+        (b"HTTP/1.1 503 No\r\nx: ", "answered 503 Service Unavailable"),
         (b"HTTP/1.1 200 OK\r\nx: ", None),
         (b"HTTP/1.1 200 OK\r\n\r\n", None),
     ],
 )
-def test_a_receiver_that_hangs_or_trickles_is_left_in_time(begins: bytes, why: str | None) -> None:
-    """What it said before counts: a status is an answer."""
-    left = threading.Event()
+def test_a_receiver_that_hangs_or_trickles_is_cut_off_in_time(begins: bytes, why: str | None) -> None:
+    """A status line that was received before the timeout counts as the response."""
+    ended = threading.Event()
 
     def trickle(connected: socket.socket) -> None:
         connected.sendall(begins)
-        while not left.wait(0.02):
+        while not ended.wait(0.02):
             connected.sendall(b"x" if begins else b"")
 
-    with receiver(trickle) as one:
+    with receiver(trickle) as server:
         try:
-            patience = LONGER if b"\r\n" in begins else BRIEF
+            timeouts = LONG_TIMEOUTS if b"\r\n" in begins else SHORT_TIMEOUTS
             if why is None:
-                webhook(one.port, patience=patience).send(ALERT)
+                webhook(server.port, timeouts=timeouts).send(ALERT)
             else:
-                failed = failure(webhook(one.port, patience=patience))
+                failed = failure(webhook(server.port, timeouts=timeouts))
                 assert (str(failed), failed.outage) == (why, True)
         finally:
-            left.set()
+            ended.set()
 
 
-def test_a_receiver_that_is_not_there() -> None:
+def test_an_unreachable_receiver_is_an_outage() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     refused = failure(webhook(port))
-    assert (str(refused), refused.outage) == ("it cannot be connected to: Connection refused", True)
+    assert (str(refused), refused.outage) == ("cannot connect: Connection refused", True)
     unknown = failure(Webhook("webhook x", "https://nowhere.invalid/", None, "eu-west"))
-    assert (str(unknown), unknown.outage) == ("its host is not known", True)
+    assert (str(unknown), unknown.outage) == ("the host name cannot be resolved", True)
 
 
 def server_context(certificate: Path) -> ssl.SSLContext:
@@ -265,8 +267,8 @@ def server_context(certificate: Path) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("url", ["http://[::1]:1/", "https://[::1]/x", "http://127.0.0.1:1"])
-def test_addresses_of_every_form(url: str) -> None:
-    """A host of IPv6 has brackets; without a port, the scheme's is meant."""
+def test_ipv6_hosts_and_default_ports(url: str) -> None:
+    """An IPv6 host is in brackets; without a port, the scheme's default applies."""
     if "::1" in url:
         try:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -276,26 +278,28 @@ def test_addresses_of_every_form(url: str) -> None:
 
 
 def test_certificates_are_verified(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with receiver(answer(200), server_context(certificate)) as one:
-        destination = Webhook("webhook x", f"https://127.0.0.1:{one.port}/{SECRET}", None, "eu-west")
+    with receiver(answer(200), server_context(certificate)) as server:
+        destination = Webhook("webhook x", f"https://127.0.0.1:{server.port}/{SECRET}", None, "eu-west")
         untrusted = failure(destination)
-        assert (str(untrusted), untrusted.outage) == ("its certificate is not trusted (OpenSSL's error 18)", True)
+        assert (str(untrusted), untrusted.outage) == ("the certificate is not trusted (OpenSSL error 18)", True)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
         destination.send(ALERT)
-    assert len(one.requests) == 1
+    assert len(server.requests) == 1
 
 
-def test_http_where_tls_is_expected() -> None:
-    with receiver(answer(200)) as one:
-        failed = failure(Webhook("webhook x", f"https://127.0.0.1:{one.port}/", None, "eu-west", patience=BRIEF))
+def test_plain_http_where_tls_is_expected_is_an_outage() -> None:
+    with receiver(answer(200)) as server:
+        failed = failure(
+            Webhook("webhook x", f"https://127.0.0.1:{server.port}/", None, "eu-west", timeouts=SHORT_TIMEOUTS)
+        )
         assert failed.outage
 
 
 # -- e-mail
 
 
-class Postbox:
-    """What a mail server takes in; `refuses` has the codes of recipients, `says` other answers."""
+class FakeMailbox:
+    """Handler of a mail server. `refuses` maps recipients to reply codes; `data` is the reply to DATA."""
 
     def __init__(self, refuses: dict[str, int] | None = None, data: str = "250 OK") -> None:
         self.refuses = refuses or {}
@@ -330,7 +334,7 @@ class Postbox:
 
 
 class MailServer(Controller):
-    """One that takes a free port."""
+    """A mail server on a free port."""
 
     def _trigger_server(self) -> None:
         assert isinstance(self.server, asyncio.Server)
@@ -339,8 +343,8 @@ class MailServer(Controller):
 
 
 @contextmanager
-def mail_server(postbox: Postbox, **options: Any) -> Iterator[cells.Smtp]:
-    controller = MailServer(postbox, hostname="127.0.0.1", port=0, **options)
+def mail_server(mailbox: FakeMailbox, **options: Any) -> Iterator[cells.Smtp]:
+    controller = MailServer(mailbox, hostname="127.0.0.1", port=0, **options)
     controller.start()
     try:
         yield cells.Smtp("127.0.0.1", controller.port, "none")
@@ -354,11 +358,11 @@ def mail(server: cells.Smtp, *to: str, password: str | None = None, **options: A
 
 
 def test_a_mail_has_the_facts() -> None:
-    postbox = Postbox()
-    with mail_server(postbox) as server:
+    mailbox = FakeMailbox()
+    with mail_server(mailbox) as server:
         mail(server).send(ALERT)
         mail(server).send(ALERT)
-    (to, message, _), (_, again, _) = postbox.mails
+    (to, message, _), (_, again, _) = mailbox.mails
     assert to == ["a@example.com", "b@example.com"]
     assert message["Subject"] == "[BEMS eu-west] critical: INV-1 has waited for posting since 2026-03-02 (alert 3)"
     assert (message["From"], message["To"]) == ("bems@example.org", "a@example.com, b@example.com")
@@ -395,14 +399,14 @@ def test_a_mail_has_the_facts() -> None:
         ("=" * 60 + "?" * 60, "=" * 60 + "." + "?" * 60),
     ],
 )
-def test_no_text_of_a_sender_becomes_a_header_or_a_line(invoice_id: str, shown: str) -> None:
-    """Ids are printable ASCII; names may hold anything."""
-    postbox = Postbox()
+def test_text_of_a_sender_cannot_add_headers_or_lines(invoice_id: str, shown: str) -> None:
+    """Ids are printable ASCII; names may contain any characters."""
+    mailbox = FakeMailbox()
     vendor = Vendor("V-1", "Evil\r\nBcc: x@example.com\r\n.\r\nQUIT\u2028\u0085Ünïcode \u202egnp", tier="a\r\nb")
     evil = structs.replace(ALERT, invoice_id=invoice_id, facts=structs.replace(FACTS, vendor=vendor))
-    with mail_server(postbox) as server:
+    with mail_server(mailbox) as server:
         mail(server).send(evil)
-    ((to, message, content),) = postbox.mails
+    ((to, message, content),) = mailbox.mails
     assert to == ["a@example.com", "b@example.com"]
     assert not any(line.lower().startswith(b"bcc") for line in content.split(b"\r\n"))
     assert message["Bcc"] is None
@@ -412,125 +416,127 @@ def test_no_text_of_a_sender_becomes_a_header_or_a_line(invoice_id: str, shown: 
     assert len(text.splitlines()) == 12
 
 
-def test_a_login_and_its_refusal(
+def test_login_succeeds_or_is_refused_without_logging_secrets(
     certificate: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    # The server that is played tells of every line.
+    # The fake server logs every line.
     monkeypatch.setattr(logging.getLogger("mail.log"), "disabled", True)
-    postbox = Postbox()
+    mailbox = FakeMailbox()
     context = server_context(certificate)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
-    with mail_server(postbox, authenticator=postbox.authenticate, tls_context=context, auth_required=True) as plain:
+    with mail_server(mailbox, authenticator=mailbox.authenticate, tls_context=context, auth_required=True) as plain:
         server = structs.replace(plain, security="starttls", user="bems", password_env="PW")
         mail(server, password=SECRET).send(ALERT)
         refused = failure(mail(server, password="wrong"))
         without = failure(mail(plain))
-    assert len(postbox.mails) == 1
-    assert (b"bems", SECRET.encode()) in postbox.logins
+    assert len(mailbox.mails) == 1
+    assert (b"bems", SECRET.encode()) in mailbox.logins
     assert (str(refused), refused.outage) == ("the mail server refuses the login (535)", True)
     assert (str(without), without.outage) == ("the mail server refuses the sender bems@example.org (530)", True)
-    said = caplog.text + "".join(capfd.readouterr())
-    sent = SECRET, b64(SECRET), b64(f"\0bems\0{SECRET}"), b64("wrong"), b64("\0bems\0wrong")
-    assert not [secret for secret in sent if secret in said]
+    output = caplog.text + "".join(capfd.readouterr())
+    secrets = SECRET, to_base64(SECRET), to_base64(f"\0bems\0{SECRET}"), to_base64("wrong"), to_base64("\0bems\0wrong")
+    assert not [secret for secret in secrets if secret in output]
 
 
-def b64(text: str) -> str:
+def to_base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def test_mail_by_tls_from_the_first_byte(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    postbox = Postbox()
+def test_mail_with_implicit_tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mailbox = FakeMailbox()
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
-    with mail_server(postbox, ssl_context=server_context(certificate)) as plain:
+    with mail_server(mailbox, ssl_context=server_context(certificate)) as plain:
         mail(structs.replace(plain, security="tls")).send(ALERT)
         monkeypatch.delenv("SSL_CERT_FILE")
         untrusted = failure(mail(structs.replace(plain, security="tls")))
-    assert len(postbox.mails) == 1
-    assert str(untrusted) == "the mail server's certificate is not trusted (OpenSSL's error 18)"
+    assert len(mailbox.mails) == 1
+    assert str(untrusted) == "the mail server's certificate is not trusted (OpenSSL error 18)"
 
 
-def test_a_mail_server_without_starttls_is_not_spoken_to_in_the_clear() -> None:
-    postbox = Postbox()
-    with mail_server(postbox) as plain:
+def test_no_mail_is_sent_in_the_clear_if_the_server_lacks_starttls() -> None:
+    mailbox = FakeMailbox()
+    with mail_server(mailbox) as plain:
         failed = failure(mail(structs.replace(plain, security="starttls")))
     assert failed.outage
     assert "lacks STARTTLS" in str(failed)
-    assert postbox.mails == []
+    assert mailbox.mails == []
 
 
-def test_who_refuses_for_good_is_named_and_holds_nothing_up(caplog: pytest.LogCaptureFixture) -> None:
-    postbox = Postbox({"b@example.com": 550})
-    with mail_server(postbox) as server:
+def test_a_permanently_refused_recipient_is_logged_and_does_not_fail_the_delivery(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mailbox = FakeMailbox({"b@example.com": 550})
+    with mail_server(mailbox) as server:
         mail(server).send(ALERT)
-    assert [to for to, *_ in postbox.mails] == [["a@example.com"]]
-    assert "the mail server refuses b@example.com (550); the others took alert a1b2c3" in caplog.text
+    assert [to for to, *_ in mailbox.mails] == [["a@example.com"]]
+    assert "the mail server refuses b@example.com (550); the others accepted alert a1b2c3" in caplog.text
     assert SECRET not in caplog.text
 
 
-def test_who_refuses_for_now_is_tried_again_alone() -> None:
-    postbox = Postbox({"b@example.com": 451})
-    with mail_server(postbox) as server:
+def test_only_a_temporarily_refused_recipient_is_retried() -> None:
+    mailbox = FakeMailbox({"b@example.com": 451})
+    with mail_server(mailbox) as server:
         destination = mail(server)
         for _ in range(2):
             failed = failure(destination)
             assert (str(failed), failed.outage) == ("the mail server refuses b@example.com (451)", False)
-        postbox.refuses = {}
+        mailbox.refuses = {}
         destination.send(ALERT)
-    assert [to for to, *_ in postbox.mails] == [["a@example.com"], ["b@example.com"]]
+    assert [to for to, *_ in mailbox.mails] == [["a@example.com"], ["b@example.com"]]
 
 
-def test_alerts_that_are_given_up_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mail_module, "MAX_PARTIAL", 2)
-    postbox = Postbox({"b@example.com": 451})
-    with mail_server(postbox) as server:
+def test_partial_deliveries_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mail_module, "MAX_PARTIAL_DELIVERIES", 2)
+    mailbox = FakeMailbox({"b@example.com": 451})
+    with mail_server(mailbox) as server:
         destination = mail(server)
         for id in ("1", "2", "3"):
             failure(destination, structs.replace(ALERT, id=id))
-        postbox.refuses, postbox.mails = {}, []
+        mailbox.refuses, mailbox.mails = {}, []
         for id in ("3", "1"):
             destination.send(structs.replace(ALERT, id=id))
-    assert [to for to, *_ in postbox.mails] == [["b@example.com"], ["a@example.com", "b@example.com"]]
+    assert [to for to, *_ in mailbox.mails] == [["b@example.com"], ["a@example.com", "b@example.com"]]
     assert len(destination._partial_deliveries) == 1
 
 
-def test_when_all_are_refused_it_is_not_delivered() -> None:
-    postbox = Postbox({"a@example.com": 550, "b@example.com": 451})
-    with mail_server(postbox) as server:
+def test_a_mail_whose_recipients_are_all_refused_is_not_delivered() -> None:
+    mailbox = FakeMailbox({"a@example.com": 550, "b@example.com": 451})
+    with mail_server(mailbox) as server:
         failed = failure(mail(server))
     assert failed.outage
     assert str(failed) == "the mail server refuses a@example.com (550), b@example.com (451)"
 
 
 @pytest.mark.parametrize(
-    ("says", "error", "outage"),
+    ("reply", "error", "outage"),
     [
         ("554 spam " + SECRET, "the mail server refuses the message (554)", False),
         ("452 full", "the mail server answers 452", True),
     ],
 )
-def test_a_message_that_is_refused(says: str, error: str, outage: bool) -> None:
-    with mail_server(Postbox(data=says)) as server:
+def test_a_refused_message_is_not_delivered(reply: str, error: str, outage: bool) -> None:
+    with mail_server(FakeMailbox(data=reply)) as server:
         failed = failure(mail(server))
     assert (str(failed), failed.outage) == (error, outage)
 
 
-def test_a_mail_server_that_is_not_there_or_hangs() -> None:
+def test_an_unreachable_or_hanging_mail_server_is_an_outage() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         server = cells.Smtp("127.0.0.1", silent.getsockname()[1], "none")
         hanging = failure(mail(server, timeout=0.1))
     refused = failure(mail(server))
-    assert (str(hanging), hanging.outage) == ("the mail server does not answer within 0.1 s", True)
+    assert (str(hanging), hanging.outage) == ("the mail server does not reply within 0.1 s", True)
     assert (str(refused), refused.outage) == ("the mail server cannot be reached: Connection refused", True)
 
 
-# -- the log, and the words
+# -- the log, and the texts
 
 
-def test_the_log_has_a_line_of_the_severity(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_a_line_at_the_level_of_the_severity(caplog: pytest.LogCaptureFixture) -> None:
     Log().send(ALERT)
     Log().send(structs.replace(ALERT, severity="warning"))
     assert [(record.name, record.levelname) for record in caplog.records] == [
@@ -557,7 +563,7 @@ def test_a_headline_says_what_is_wrong(changes: dict[str, Any], text: str) -> No
     assert headline(structs.replace(ALERT, **changes)) == text
 
 
-def test_no_text_of_a_sender_is_a_command_to_a_chat_service() -> None:
+def test_text_of_a_sender_cannot_be_a_command_of_a_chat_service() -> None:
     vendor = Vendor("V-1", "<!channel> & <http://evil|Bank>")
     text = summary_line(structs.replace(ALERT, invoice_id="<!here>", facts=structs.replace(FACTS, vendor=vendor)), "eu")
     assert "<" not in text
@@ -575,9 +581,9 @@ LOG = cells.Destination(log=cells.Log())
 ENVIRONMENT = {"KEY": SECRET, "CHAT_URL": f"https://chat.example.com/{SECRET}"}
 
 
-def test_destinations_are_built_once_each() -> None:
+def test_each_destination_is_built_once() -> None:
     alerts = cells.Alerts(warning=(LOG, MAIL, LOG), critical=(HOOK, CHAT, MAIL, LOG))
-    built = build(alerts, cells.Embedded(smtp=SMTP_SERVER), "eu-west", ENVIRONMENT)
+    built = build_destinations(alerts, cells.Embedded(smtp=SMTP_SERVER), "eu-west", ENVIRONMENT)
     assert [one.key for one in built["warning"]] == ["log", "email a@example.com, b@example.com"]
     assert [one.key for one in built["critical"]] == [
         "webhook https://example.com/hook",
@@ -598,9 +604,9 @@ def test_destinations_are_built_once_each() -> None:
         cells.Email(("b@example.com", "a@example.com"), "bems@example.org"),
     ],
 )
-def test_one_that_is_written_otherwise_is_the_same(other: cells.Email) -> None:
+def test_an_equivalent_entry_is_the_same_destination(other: cells.Email) -> None:
     alerts = cells.Alerts(warning=(MAIL,), critical=(cells.Destination(email=other),))
-    built = build(alerts, cells.Embedded(smtp=SMTP_SERVER), "eu-west", {})
+    built = build_destinations(alerts, cells.Embedded(smtp=SMTP_SERVER), "eu-west", {})
     assert built["warning"] == built["critical"]
 
 
@@ -613,12 +619,14 @@ def test_one_that_is_written_otherwise_is_the_same(other: cells.Email) -> None:
         ("whsec_" + base64.b64encode(bytes(range(192, 256))).decode(), bytes(range(192, 256))),
     ],
 )
-def test_keys_are_text_or_base64_behind_a_prefix(secret: str, key: bytes) -> None:
-    with receiver(answer(200)) as one:
-        hook = cells.Destination(webhook=cells.Webhook(f"http://127.0.0.1:{one.port}/", secret_env="KEY"))
-        (destination,) = build(cells.Alerts(critical=(hook,)), cells.Embedded(), "eu", {"KEY": secret})["critical"]
+def test_keys_are_text_or_base64_after_a_prefix(secret: str, key: bytes) -> None:
+    with receiver(answer(200)) as server:
+        hook = cells.Destination(webhook=cells.Webhook(f"http://127.0.0.1:{server.port}/", secret_env="KEY"))
+        (destination,) = build_destinations(cells.Alerts(critical=(hook,)), cells.Embedded(), "eu", {"KEY": secret})[
+            "critical"
+        ]
         destination.send(ALERT)
-    head, _, body = one.requests[0].partition(b"\r\n\r\n")
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
     headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
@@ -629,42 +637,42 @@ _RANDOM = base64.b64encode(bytes(range(200, 232))).decode()
 
 
 @pytest.mark.parametrize(
-    ("secret", "mistake"),
+    ("secret", "error"),
     [
-        (f"'whsec_{_RANDOM}'", "has quotation marks: leave them out"),
-        (f'"whsec_{_RANDOM}"', "has quotation marks: leave them out"),
-        (f"\u201cwhsec_{_RANDOM}\u201d", "has quotation marks: leave them out"),
-        (f"whsec_{_RANDOM}\n", "has blanks or control characters: leave them out"),
-        (f" whsec_{_RANDOM}", "has blanks or control characters: leave them out"),
-        (f"whsec_ {_RANDOM}", "has blanks or control characters: leave them out"),
-        ("four words of some length", "has blanks or control characters: leave them out"),
-        (f"\ufeffwhsec_{_RANDOM}", "has blanks or control characters: leave them out"),
-        (f"KEY=whsec_{_RANDOM}", "has whsec_ elsewhere than at its beginning: begin with it"),
-        (f"WHSEC_{_RANDOM}", "has whsec_ elsewhere than at its beginning: begin with it"),
-        (f"whsec_whsec_{_RANDOM}", "begins with whsec_, but no base64 follows"),
-        ("whsec_", "begins with whsec_, but no base64 follows"),
-        ("whsec_ünï", "begins with whsec_, but no base64 follows"),
-        (f"whsec_{_RANDOM.rstrip('=')}", "begins with whsec_, but no base64 follows"),
-        ("short", "has 5 bytes: a key has at least 24"),
-        ("ü" * 11 + "x", "has 23 bytes: a key has at least 24"),
+        (f"'whsec_{_RANDOM}'", "contains quotation marks: remove them"),
+        (f'"whsec_{_RANDOM}"', "contains quotation marks: remove them"),
+        (f"\u201cwhsec_{_RANDOM}\u201d", "contains quotation marks: remove them"),
+        (f"whsec_{_RANDOM}\n", "contains whitespace or control characters: remove them"),
+        (f" whsec_{_RANDOM}", "contains whitespace or control characters: remove them"),
+        (f"whsec_ {_RANDOM}", "contains whitespace or control characters: remove them"),
+        ("four words of some length", "contains whitespace or control characters: remove them"),
+        (f"\ufeffwhsec_{_RANDOM}", "contains whitespace or control characters: remove them"),
+        (f"KEY=whsec_{_RANDOM}", "contains whsec_ but does not begin with it: put it first"),
+        (f"WHSEC_{_RANDOM}", "contains whsec_ but does not begin with it: put it first"),
+        (f"whsec_whsec_{_RANDOM}", "begins with whsec_ but no valid base64 follows"),
+        ("whsec_", "begins with whsec_ but no valid base64 follows"),
+        ("whsec_ünï", "begins with whsec_ but no valid base64 follows"),
+        (f"whsec_{_RANDOM.rstrip('=')}", "begins with whsec_ but no valid base64 follows"),
+        ("short", "has 5 bytes: a key needs at least 24"),
+        ("ü" * 11 + "x", "has 23 bytes: a key needs at least 24"),
         (
             "whsec_" + base64.b64encode(bytes(23)).decode(),
-            "has 23 bytes behind whsec_: a key of Standard Webhooks has 24 to 64",
+            "has 23 bytes after whsec_: Standard Webhooks requires 24 to 64",
         ),
         (
             "whsec_" + base64.b64encode(bytes(65)).decode(),
-            "has 65 bytes behind whsec_: a key of Standard Webhooks has 24 to 64",
+            "has 65 bytes after whsec_: Standard Webhooks requires 24 to 64",
         ),
     ],
 )
-def test_a_key_that_would_sign_what_no_receiver_takes_is_refused(secret: str, mistake: str) -> None:
+def test_a_malformed_key_is_refused(secret: str, error: str) -> None:
     with pytest.raises(ValueError, match="cell eu: ") as refused:
-        build(cells.Alerts(critical=(HOOK,)), cells.Embedded(), "eu", {"KEY": secret})
-    assert str(refused.value) == f"cell eu: /alerts/critical/0/webhook/secret_env: what KEY holds {mistake}"
+        build_destinations(cells.Alerts(critical=(HOOK,)), cells.Embedded(), "eu", {"KEY": secret})
+    assert str(refused.value) == f"cell eu: /alerts/critical/0/webhook/secret_env: the value of KEY {error}"
 
 
-def test_the_signature_is_that_of_the_reference_libraries() -> None:
-    """The vector that the tests of standard-webhooks and svix share."""
+def test_the_signature_equals_that_of_the_reference_libraries() -> None:
+    """The test vector that the libraries of standard-webhooks and svix share."""
     key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     alert = structs.replace(ALERT, id="msg_p5jXN8AQM9LWM0D4loKWxJek")
     destination = Webhook("webhook x", "http://localhost/", key, "eu", now=lambda: 1614265330 * SECOND)
@@ -673,7 +681,7 @@ def test_the_signature_is_that_of_the_reference_libraries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("critical", "smtp", "environment", "mistake"),
+    ("critical", "smtp", "environment", "error"),
     [
         ([LOG, HOOK], None, {}, "/alerts/critical/1/webhook/secret_env: the environment variable KEY is not set"),
         ([HOOK], None, {"KEY": ""}, "/alerts/critical/0/webhook/secret_env: the environment variable KEY is not set"),
@@ -681,32 +689,32 @@ def test_the_signature_is_that_of_the_reference_libraries() -> None:
             [HOOK],
             None,
             {"KEY": f"whsec_{SECRET}!"},
-            "/alerts/critical/0/webhook/secret_env: what KEY holds begins with whsec_, but no base64 follows",
+            "/alerts/critical/0/webhook/secret_env: the value of KEY begins with whsec_ but no valid base64 follows",
         ),
         ([CHAT], None, {}, "/alerts/critical/0/webhook/url_env: the environment variable CHAT_URL is not set"),
         (
             [CHAT],
             None,
             {"CHAT_URL": f"ftp://{SECRET}"},
-            "/alerts/critical/0/webhook/url_env: what CHAT_URL holds is no https URL",
+            "/alerts/critical/0/webhook/url_env: the value of CHAT_URL is not an https URL",
         ),
         (
             [CHAT],
             None,
             {"CHAT_URL": f"https://chat.example.com:99999/{SECRET}"},
-            "/alerts/critical/0/webhook/url_env: what CHAT_URL holds is no https URL",
+            "/alerts/critical/0/webhook/url_env: the value of CHAT_URL is not an https URL",
         ),
         (
             [CHAT],
             None,
             {"CHAT_URL": f"https://:443/{SECRET}"},
-            "/alerts/critical/0/webhook/url_env: what CHAT_URL holds is no https URL",
+            "/alerts/critical/0/webhook/url_env: the value of CHAT_URL is not an https URL",
         ),
         (
             [LOG, cells.Destination(webhook=cells.Webhook(f"https://[::1/{SECRET}"))],
             None,
             {},
-            "/alerts/critical/1/webhook/url: what url holds is no https URL",
+            "/alerts/critical/1/webhook/url: the value of url is not an https URL",
         ),
         ([MAIL], None, {}, "/alerts/critical/0/email: e-mail needs a mail server: add embedded/smtp"),
         (
@@ -725,56 +733,56 @@ def test_the_signature_is_that_of_the_reference_libraries() -> None:
             [MAIL],
             structs.replace(SMTP_SERVER, user="u", password_env="PW"),
             {"PW": SECRET + "ü"},
-            "/embedded/smtp: user and password may only have ASCII characters",
+            "/embedded/smtp: user and password must be ASCII",
         ),
         (
             [cells.Destination(email=cells.Email(("a,b@example.com",)))],
             SMTP_SERVER,
             {},
-            "/alerts/critical/0/email: a,b@example.com is no address that mail headers take",
+            "/alerts/critical/0/email: a,b@example.com is not a valid address in a mail header",
         ),
         (
             [MAIL, cells.Destination(email=cells.Email(("a@example.com", "b@example.com"), "c@example.com"))],
             SMTP_SERVER,
             {},
-            "/alerts/critical/1: email a@example.com, b@example.com is listed before, with another key or sender: "
+            "/alerts/critical/1: email a@example.com, b@example.com is already listed with another key or sender: "
             "use the same",
         ),
         (
             [CHAT, cells.Destination(webhook=cells.Webhook(url_env="CHAT_URL", secret_env="KEY"))],
             None,
             ENVIRONMENT,
-            "/alerts/critical/1: webhook $CHAT_URL is listed before, with another key or sender: use the same",
+            "/alerts/critical/1: webhook $CHAT_URL is already listed with another key or sender: use the same",
         ),
     ],
 )
-def test_mistakes_are_told_in_one_line(
-    critical: list[cells.Destination], smtp: cells.Smtp | None, environment: dict[str, str], mistake: str
+def test_a_configuration_error_is_reported_in_one_line(
+    critical: list[cells.Destination], smtp: cells.Smtp | None, environment: dict[str, str], error: str
 ) -> None:
     with pytest.raises(ValueError, match="cell eu-west: ") as refused:
-        build(cells.Alerts(critical=tuple(critical)), cells.Embedded(smtp=smtp), "eu-west", environment)
-    assert str(refused.value) == f"cell eu-west: {mistake}"
+        build_destinations(cells.Alerts(critical=tuple(critical)), cells.Embedded(smtp=smtp), "eu-west", environment)
+    assert str(refused.value) == f"cell eu-west: {error}"
     assert SECRET not in str(refused.value)
 
 
-def test_the_log_of_alerts_has_a_name_of_its_own() -> None:
+def test_the_logger_of_alerts_has_its_own_name() -> None:
     assert destinations.alerts_log.name == "bems.alerts"
 
 
-def test_a_mail_server_that_drips_is_not_listened_to_forever() -> None:
+def test_a_mail_server_that_sends_endlessly_is_cut_off() -> None:
     ended = threading.Event()
 
-    def drip(listening: socket.socket) -> None:
+    def send_endlessly(listening: socket.socket) -> None:
         connection, _ = listening.accept()
         with connection, suppress(OSError):
             while not ended.wait(0.01):
                 connection.sendall(b"220-hello\r\n")
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=drip, args=(listening,))
+        thread = threading.Thread(target=send_endlessly, args=(listening,))
         thread.start()
         server = cells.Smtp("127.0.0.1", listening.getsockname()[1], security="none")
-        mail = Email("email", ["a@example.com"], "b@example.com", server, None, "north", timeout=5.0, total=0.2)
+        mail = Email("email", ["a@example.com"], "b@example.com", server, None, "north", timeout=5.0, total_timeout=0.2)
         with pytest.raises(NotDelivered):
             mail.send(ALERT)
         ended.set()

@@ -1,4 +1,4 @@
-"""What dashboards show is what a plain count of the same rows gives, wherever the roll-up stands."""
+"""Dashboards equal a plain count of the same rows, whatever part of them is rolled up."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ STATUSES = ("AwaitingAuthorization", "AwaitingReconciliation", "AwaitingPosting"
 
 
 def make_rows(count: int) -> list[Transition]:
-    """Rows of many invoices over 40 days, each with a chain of statuses."""
+    """Return rows of many invoices over 40 days, each with a chain of statuses."""
     random, statuses, rows = Random(7), dict[int, int](), list[Transition]()
     worth: dict[int, tuple[Decimal, str]] = {}
     for number in range(count):
@@ -71,10 +71,10 @@ ROWS = make_rows(900)
 def analytics(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[AnalyticsFeeder]:
-    """All the rows, of which those that did not fill a roll-up are not in it yet."""
+    """Analytics with all rows. The last rows, which do not fill a group, are not rolled up."""
     monkeypatch.setattr(rollup, "ROWS_PER_ROLLUP", request.param)
     rows = Rows()
-    with running(tmp_path, rows, batch=50) as analytics:
+    with running(tmp_path, rows, max_rows=50) as analytics:
         for number in range(0, len(ROWS), 90):
             rows.rows += ROWS[number : number + 90]
             feed(analytics, rows)
@@ -85,28 +85,28 @@ def day(row: Transition) -> str:
     return f"{to_datetime(row.recorded_at):%Y-%m-%d}T00:00:00Z"
 
 
-def test_volume(analytics: AnalyticsFeeder) -> None:
+def test_volume_counts_events_by_outcome(analytics: AnalyticsFeeder) -> None:
     expected, late = Counter[tuple[str, str, str]](), Counter[tuple[str, str, str]]()
     for row in ROWS:
         if row.kind == "event":
             expected[day(row), row.stage, row.outcome or ""] += 1
             late[day(row), row.stage, row.outcome or ""] += row.superseded
-    shown = dashboards.ask(analytics, "volume", START, END, "day")
+    shown = dashboards.query_dashboard(analytics, "volume", START, END, "day")
     assert shown == [[*key, count, late[key]] for key, count in sorted(expected.items())]
 
 
-def test_visibility(analytics: AnalyticsFeeder) -> None:
-    shown = dashboards.ask(analytics, "visibility", START, END, "day")
+def test_visibility_has_the_mean_lag_and_shares(analytics: AnalyticsFeeder) -> None:
+    shown = dashboards.query_dashboard(analytics, "visibility", START, END, "day")
     assert sum(row[2] for row in shown) == sum(row.kind == "event" for row in ROWS)
-    for time, stage, events, *told in shown:
+    for time, stage, events, *figures in shown:
         lags = [row.lag_ms for row in ROWS if row.lag_ms is not None and day(row) == time and row.stage == stage]
         assert events == len(lags)
         shares = [sum(lag <= limit for lag in lags) / len(lags) for limit in (1_000, 10_000, 120_000)]
-        assert list(map(float, told)) == pytest.approx([sum(lags) / len(lags), *shares])
+        assert list(map(float, figures)) == pytest.approx([sum(lags) / len(lags), *shares])
 
 
 def test_backlog_is_the_status_of_every_invoice_at_that_time(analytics: AnalyticsFeeder) -> None:
-    # A question in the middle of an hour is about all of that hour.
+    # A time within an hour includes that whole hour.
     for until in (START - HOUR, START, START + 9 * DAY - 20 * MINUTE, END):
         last = {row.invoice_id: row for row in ROWS if row.recorded_at // HOUR * HOUR < until}
         counts, amounts = Counter[tuple[str, str]](), dict[tuple[str, str], Decimal]()
@@ -114,15 +114,15 @@ def test_backlog_is_the_status_of_every_invoice_at_that_time(analytics: Analytic
             key = row.to_status, row.to_currency or ""
             counts[key] += 1
             amounts[key] = amounts.get(key, Decimal()) + (row.to_amount or 0)
-        shown = dashboards.ask(analytics, "backlog", START, until, "day")
+        shown = dashboards.query_dashboard(analytics, "backlog", START, until, "day")
         assert [(*row[:3], Decimal(row[3])) for row in shown] == [
             (*key, count, amounts[key]) for key, count in sorted(counts.items())
         ]
 
 
-def test_alerts(analytics: AnalyticsFeeder) -> None:
+def test_alerts_are_counted_by_severity(analytics: AnalyticsFeeder) -> None:
     expected = Counter((day(row), row.stage, row.severity or "") for row in ROWS if row.kind == "alert")
-    shown = dashboards.ask(analytics, "alerts", START, END, "day")
+    shown = dashboards.query_dashboard(analytics, "alerts", START, END, "day")
     assert shown == [[*key, count] for key, count in sorted(expected.items())]
 
 
@@ -133,12 +133,12 @@ def test_amounts_are_exact(analytics: AnalyticsFeeder) -> None:
             key = day(row), row.to_status, row.to_currency or "", row.vendor_tier or ""
             count, amount = expected.get(key, (0, Decimal()))
             expected[key] = count + 1, amount + (row.to_amount or 0)
-    shown = dashboards.ask(analytics, "amounts", START, END, "day")
+    shown = dashboards.query_dashboard(analytics, "amounts", START, END, "day")
     assert [(*row[:5], Decimal(row[5])) for row in shown] == [(*key, *value) for key, value in sorted(expected.items())]
 
 
 def tiered(*tiers: str | None) -> list[Transition]:
-    """A row of each tier, of an invoice of its own."""
+    """Return one row per tier, each of a separate invoice."""
     base = next(row for row in ROWS if row.from_status is None)
     return [
         structs.replace(base, transition_id=f"v{number}", invoice_id=f"v{number}", vendor_tier=tier)
@@ -148,13 +148,13 @@ def tiered(*tiers: str | None) -> list[Transition]:
 
 def tiers_shown(analytics: AnalyticsFeeder) -> dict[str, int]:
     shown = Counter[str]()
-    for _, _, _, tier, count, _ in dashboards.ask(analytics, "amounts", START - DAY, END, "day"):
+    for _, _, _, tier, count, _ in dashboards.query_dashboard(analytics, "amounts", START - DAY, END, "day"):
         shown[tier] += count
     return dict(shown)
 
 
 @pytest.mark.parametrize("every", [1, 64, 10_000])
-def test_a_sender_of_many_tiers_does_not_choose_how_many_rows_are_counted(
+def test_many_tiers_of_a_sender_do_not_increase_the_number_of_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     monkeypatch.setattr(rollup, "ROWS_PER_ROLLUP", every)
@@ -163,34 +163,33 @@ def test_a_sender_of_many_tiers_does_not_choose_how_many_rows_are_counted(
     rows.rows += tiered("gold", None, *names, "gold", *names[::-1])
     kept = names[: rollup.MAX_TIERS - 1]
     others = 2 * (len(names) - len(kept))
-    expected = {"gold": 2, "": 1, rollup.OTHER: others} | dict.fromkeys(kept, 2)
+    expected = {"gold": 2, "": 1, rollup.OTHER_TIER: others} | dict.fromkeys(kept, 2)
     for batch in (30, 1_000):
         folder = tmp_path / str(batch)
         folder.mkdir()
-        with running(folder, rows, batch=batch) as analytics:
+        with running(folder, rows, max_rows=batch) as analytics:
             feed(analytics, rows)
             assert tiers_shown(analytics) == expected
             ((rolled_up,),) = analytics.query("SELECT count(*) FROM rolled_up")
             assert rolled_up <= rollup.MAX_TIERS + 2
-        # A sender goes on after a restart.
-        with running(folder, rows, batch=batch) as analytics:
+        # The limit holds after a restart too.
+        with running(folder, rows, max_rows=batch) as analytics:
             rows.rows += tiered(*(f"later {number}" for number in range(9)))
             feed(analytics, rows)
-            assert tiers_shown(analytics) == expected | {rollup.OTHER: others + 9}
+            assert tiers_shown(analytics) == expected | {rollup.OTHER_TIER: others + 9}
             assert analytics.query("SELECT count(*) FROM tiers") == [(rollup.MAX_TIERS,)]
         del rows.rows[-9:]
 
 
-def test_an_answer_has_the_last_rows_where_there_are_too_many(analytics: AnalyticsFeeder) -> None:
+def test_a_limited_result_has_the_last_rows(analytics: AnalyticsFeeder) -> None:
     for name in DASHBOARDS:
-        everything = dashboards.ask(analytics, name, START, END, "hour")
+        everything = dashboards.query_dashboard(analytics, name, START, END, "hour")
         assert len(everything) > 3
-        assert dashboards.ask(analytics, name, START, END, "hour", 3) == everything[-3:]
+        assert dashboards.query_dashboard(analytics, name, START, END, "hour", 3) == everything[-3:]
 
 
-def test_hours_from_and_until(analytics: AnalyticsFeeder) -> None:
+def test_a_range_begins_at_the_hour_of_since_and_excludes_until(analytics: AnalyticsFeeder) -> None:
     since, until = START + DAY, START + 2 * DAY
-    # From the beginning of the hour of `since`, before `until`.
     begin = since // HOUR * HOUR
     expected = Counter(
         f"{to_datetime(row.recorded_at):%Y-%m-%dT%H}:00:00Z"
@@ -198,18 +197,18 @@ def test_hours_from_and_until(analytics: AnalyticsFeeder) -> None:
         if row.kind == "event" and begin <= row.recorded_at // HOUR * HOUR < until
     )
     shown = Counter[str]()
-    for time, _, _, count, _ in dashboards.ask(analytics, "volume", since, until, "hour"):
+    for time, _, _, count, _ in dashboards.query_dashboard(analytics, "volume", since, until, "hour"):
         shown[time] += count
     assert shown == expected and len(shown) > 12
 
 
-def test_a_database_whose_roll_up_lost_something_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_with_an_inconsistent_roll_up_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollup, "ROWS_PER_ROLLUP", 10)
     rows = Rows()
     rows.rows += ROWS[:100]
-    with running(tmp_path, rows, batch=50) as analytics:
+    with running(tmp_path, rows, max_rows=50) as analytics:
         feed(analytics, rows)
-        before = dashboards.ask(analytics, "volume", START, END, "day")
+        before = dashboards.query_dashboard(analytics, "volume", START, END, "day")
         database = analytics._database
         assert database
         database._execute(
@@ -217,11 +216,11 @@ def test_a_database_whose_roll_up_lost_something_is_made_again(tmp_path: Path, m
         )
     with running(tmp_path, rows) as analytics:
         feed(analytics, rows)
-        assert dashboards.ask(analytics, "volume", START, END, "day") == before
+        assert dashboards.query_dashboard(analytics, "volume", START, END, "day") == before
     assert list(tmp_path.glob("*.damaged-*"))
 
 
-def test_there_is_no_other(analytics: AnalyticsFeeder) -> None:
+def test_an_unknown_dashboard_raises_key_error(analytics: AnalyticsFeeder) -> None:
     with pytest.raises(KeyError):
-        dashboards.ask(analytics, "sales", START, END, "day")
+        dashboards.query_dashboard(analytics, "sales", START, END, "day")
     assert list(DASHBOARDS) == ["volume", "visibility", "backlog", "alerts", "amounts"]

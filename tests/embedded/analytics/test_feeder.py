@@ -1,4 +1,4 @@
-"""Analytics: each row once and as it was, whatever is interrupted, killed or fails."""
+"""Analytics: each transition is stored exactly once and unchanged, despite interruptions, kills and errors."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ from msgspec import structs
 from bems.embedded.analytics import feeder as module
 from bems.embedded.analytics import time_series
 from bems.embedded.analytics.feeder import ANALYTICS, AnalyticsFeeder
-from bems.embedded.analytics.time_series import COLUMNS, MEMORY_MB, NotOpen, TimeSeries
+from bems.embedded.analytics.time_series import COLUMNS, MEMORY_LIMITS_MB, NotOpen, TimeSeries
 from bems.embedded.clock import VirtualClock
 from bems.embedded.storage.reader import open_reader
 from bems.embedded.writer import open_writer
@@ -55,8 +55,8 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """What fails is tried again at once."""
+def fast_retries(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Retry failures almost immediately."""
     caplog.set_level(logging.CRITICAL, "bems.embedded")
     monkeypatch.setattr(module, "RETRY_SECONDS", (0.001,))
 
@@ -67,12 +67,12 @@ def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
 INSTANTS = ("recorded_at", "occurred_at", "received_at", "decided_at")
 
 
-def in_duckdb(instant: Instant | None) -> datetime | None:
+def to_duckdb(instant: Instant | None) -> datetime | None:
     return None if instant is None else to_datetime(instant).replace(tzinfo=None)
 
 
 def expected_row(seq: int, row: Transition) -> dict[str, object]:
-    instants = {name: in_duckdb(getattr(row, name)) for name in INSTANTS}
+    instants = {name: to_duckdb(getattr(row, name)) for name in INSTANTS}
     return {"seq": seq, "cell": "north", **structs.asdict(row), **instants}
 
 
@@ -87,7 +87,7 @@ def test_each_field_has_its_column() -> None:
 
 
 PLAIN = transition(1)
-EXTREMES = {
+EXTREME_ROWS = {
     "nothing": PLAIN,
     "everything": structs.replace(
         PLAIN,
@@ -123,12 +123,12 @@ EXTREMES = {
 }
 
 
-def test_an_extreme_row_is_what_the_transition_was(tmp_path: Path) -> None:
+def test_extreme_transitions_are_stored_unchanged(tmp_path: Path) -> None:
     rows = Rows()
-    rows.rows = list(EXTREMES.values())
+    rows.rows = list(EXTREME_ROWS.values())
     with running(tmp_path, rows) as analytics:
         until(lambda: analytics.watermark)
-        for (seq, row), stored, name in zip(rows.transitions(), stored_rows(analytics), EXTREMES, strict=True):
+        for (seq, row), stored, name in zip(rows.transitions(), stored_rows(analytics), EXTREME_ROWS, strict=True):
             assert stored == expected_row(seq, row), name
         assert analytics.query("SELECT sum(amount) FROM transitions") == [(sum(row.amount for row in rows.rows),)]
 
@@ -177,9 +177,9 @@ def transitions() -> st.SearchStrategy[Transition]:
     )
 
 
-def test_any_row_is_what_the_transition_was(tmp_path: Path) -> None:
+def test_any_transition_is_stored_unchanged(tmp_path: Path) -> None:
     rows = Rows()
-    with running(tmp_path, rows, batch=7) as analytics:
+    with running(tmp_path, rows, max_rows=7) as analytics:
 
         @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
         @given(st.lists(transitions(), min_size=1, max_size=20))
@@ -192,27 +192,27 @@ def test_any_row_is_what_the_transition_was(tmp_path: Path) -> None:
         check()
 
 
-def test_the_clock_of_queries_is_utc_wherever_the_machine_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_use_utc_whatever_the_time_zone_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
         with running(tmp_path, Rows(1)) as analytics:
             until(lambda: analytics.watermark)
-            [(now, ours)] = analytics.query("SELECT now()::TIMESTAMP, recorded_at FROM transitions")
+            [(now, recorded_at)] = analytics.query("SELECT now()::TIMESTAMP, recorded_at FROM transitions")
             assert abs((now - datetime.now(UTC).replace(tzinfo=None)).total_seconds()) < 60
-            assert ours == in_duckdb(NOW + 1)
+            assert recorded_at == to_duckdb(NOW + 1)
     finally:
         monkeypatch.undo()
         time.tzset()
 
 
-# -- each row once
+# -- each row exactly once
 
 
-def test_many_small_feeds_miss_and_double_nothing(tmp_path: Path) -> None:
+def test_many_small_feeds_neither_lose_nor_duplicate_rows(tmp_path: Path) -> None:
     rows = Rows()
     for count in (3, 1, 10, 0, 25):
-        with running(tmp_path, rows, batch=5) as analytics:
+        with running(tmp_path, rows, max_rows=5) as analytics:
             for _ in range(4):
                 rows.grow(count)
                 feed(analytics, rows)
@@ -222,22 +222,22 @@ def test_many_small_feeds_miss_and_double_nothing(tmp_path: Path) -> None:
     assert list_set_aside_files(tmp_path) == set()
 
 
-def test_a_query_sees_whole_batches_with_their_watermark(tmp_path: Path) -> None:
+def test_queries_see_complete_batches_with_their_watermark(tmp_path: Path) -> None:
     rows, seen = Rows(500), set[int]()
     sql = "SELECT (SELECT count(*) FROM transitions), (SELECT max(seq) FROM transitions), (SELECT watermark FROM feed)"
     broken: list[object] = []
 
-    def look() -> None:
+    def query_repeatedly() -> None:
         number, deadline = 0, time.monotonic() + SOON
         while number < 500 and not broken and time.monotonic() < deadline:
             with suppress(NotOpen):
-                [(number, last, says)] = analytics.query(sql)
+                [(number, last, watermark)] = analytics.query(sql)
                 seen.add(number)
-                if not (number == (last or 0) == says and number % 25 == 0):
-                    broken.append((number, last, says))
+                if not (number == (last or 0) == watermark and number % 25 == 0):
+                    broken.append((number, last, watermark))
 
-    with running(tmp_path, rows, batch=25) as analytics:
-        threads = [threading.Thread(target=look) for _ in range(3)]
+    with running(tmp_path, rows, max_rows=25) as analytics:
+        threads = [threading.Thread(target=query_repeatedly) for _ in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -246,30 +246,30 @@ def test_a_query_sees_whole_batches_with_their_watermark(tmp_path: Path) -> None
     assert 500 in seen
 
 
-class Through:
-    """A connection that does something before or after each statement that begins with some words."""
+class ConnectionHook:
+    """A connection that calls `act` before each statement that begins with `prefix`."""
 
-    def __init__(self, connection: Any, words: str, act: Callable[[], None]) -> None:
-        self._connection, self._words, self._act = connection, words, act
+    def __init__(self, connection: Any, prefix: str, act: Callable[[], None]) -> None:
+        self._connection, self._prefix, self._act = connection, prefix, act
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
     def execute(self, sql: str, *parameters: object) -> Any:
-        if sql.startswith(self._words):
+        if sql.startswith(self._prefix):
             self._act()
         return self._connection.execute(sql, *parameters)
 
 
-def act_before(words: str, act: Callable[[], None]) -> Callable[..., Any]:
+def act_before(prefix: str, act: Callable[[], None]) -> Callable[..., Any]:
     connect = duckdb.connect
-    return lambda *arguments, **options: Through(connect(*arguments, **options), words, act)
+    return lambda *arguments, **options: ConnectionHook(connect(*arguments, **options), prefix, act)
 
 
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("words", ["INSERT INTO transitions", "UPDATE feed", "COMMIT"])
+@pytest.mark.usefixtures("fast_retries")
+@pytest.mark.parametrize("prefix", ["INSERT INTO transitions", "UPDATE feed", "COMMIT"])
 def test_an_interrupted_feed_leaves_neither_rows_nor_watermark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
     rows = Rows(3)
     feed_once(tmp_path, rows)
@@ -279,7 +279,7 @@ def test_an_interrupted_feed_leaves_neither_rows_nor_watermark(
         if armed:
             raise duckdb.IOException("the disk is full")
 
-    monkeypatch.setattr(duckdb, "connect", act_before(words, fail))
+    monkeypatch.setattr(duckdb, "connect", act_before(prefix, fail))
     rows.grow(4)
     with running(tmp_path, rows) as analytics:
         until(lambda: analytics.failure == "IOException: the disk is full")
@@ -293,21 +293,21 @@ def test_an_interrupted_feed_leaves_neither_rows_nor_watermark(
     assert list_set_aside_files(tmp_path) == set()
 
 
-def feed_until_killed(folder: str, words: str, times: str) -> None:
-    """The child: it kills itself before the nth statement that begins with these words."""
-    left = int(times)
+def feed_until_killed(folder: str, prefix: str, count: str) -> None:
+    """Entry point of the child process: kills itself before the nth statement that begins with `prefix`."""
+    left = int(count)
 
-    def come_nearer() -> None:
+    def count_down() -> None:
         nonlocal left
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    pytest.MonkeyPatch().setattr(duckdb, "connect", act_before(words, come_nearer))
-    feed_once(Path(folder), Rows(2000), batch=50)
+    pytest.MonkeyPatch().setattr(duckdb, "connect", act_before(prefix, count_down))
+    feed_once(Path(folder), Rows(2000), max_rows=50)
 
 
-def test_killed_between_rows_and_watermark_it_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_after_a_kill_between_rows_and_watermark_feeding_resumes(tmp_path: Path) -> None:
     rows = Rows(2000)
     code = "import sys; from tests.embedded.analytics.test_feeder import feed_until_killed as f; f(*sys.argv[1:])"
     child = subprocess.run([sys.executable, "-c", code, str(tmp_path), "UPDATE feed", "7"], cwd=ROOT, timeout=60)
@@ -320,7 +320,7 @@ def test_killed_between_rows_and_watermark_it_goes_on_where_it_was(tmp_path: Pat
     assert list_set_aside_files(tmp_path) == set()
 
 
-def test_what_a_cell_commits_arrives(tmp_path: Path) -> None:
+def test_transitions_of_a_real_cell_are_fed(tmp_path: Path) -> None:
     clock = VirtualClock(NOW)
     with open_writer(tmp_path, POLICY, clock) as writer, running(tmp_path, lambda: open_reader(tmp_path)) as analytics:
         for number in range(20):
@@ -333,21 +333,21 @@ def test_what_a_cell_commits_arrives(tmp_path: Path) -> None:
         reader.close()
 
 
-# -- when it feeds, and when it stops
+# -- feeding, and stop
 
 
-def test_it_feeds_by_itself_within_two_seconds(tmp_path: Path) -> None:
+def test_rows_are_fed_within_two_seconds_without_a_wake(tmp_path: Path) -> None:
     rows = Rows(1)
-    assert module.FEED_SECONDS <= 1, "and a feed takes less than another"
-    with running(tmp_path, rows, every=module.FEED_SECONDS) as analytics:
+    assert module.FEED_SECONDS <= 1, "a feed itself takes less than another second"
+    with running(tmp_path, rows, feed_seconds=module.FEED_SECONDS) as analytics:
         until(lambda: analytics.watermark == 1)
         rows.grow(1)
         until(lambda: analytics.watermark == 2)
 
 
-def test_stopping_feeds_what_is_there_and_leaves_one_file(tmp_path: Path) -> None:
+def test_stop_feeds_outstanding_rows_and_leaves_one_file(tmp_path: Path) -> None:
     rows = Rows(10)
-    analytics = AnalyticsFeeder(tmp_path, "north", rows, batch=3, every=NEVER).start()
+    analytics = AnalyticsFeeder(tmp_path, "north", rows, max_rows=3, feed_seconds=NEVER).start()
     until(lambda: analytics.watermark == 10)
     rows.grow(20)
     analytics.stop()
@@ -359,19 +359,19 @@ def test_stopping_feeds_what_is_there_and_leaves_one_file(tmp_path: Path) -> Non
         analytics.count()
 
 
-def test_stopping_takes_only_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_is_limited_by_a_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Endless(Rows):
         def transitions(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Transition]]:
             self.grow(limit)
             return super().transitions(after, limit)
 
     monkeypatch.setattr(module, "STOP_TIMEOUT_SECONDS", 0.0)
-    with running(tmp_path, Endless(), batch=2) as analytics:
+    with running(tmp_path, Endless(), max_rows=2) as analytics:
         until(lambda: analytics.watermark > 2)
     assert query_database(tmp_path, "SELECT watermark FROM feed") == [[(analytics.watermark,)]]
 
 
-def test_stopping_before_the_start_is_harmless(tmp_path: Path) -> None:
+def test_stop_before_start_does_nothing(tmp_path: Path) -> None:
     analytics = AnalyticsFeeder(tmp_path, "north", Rows())
     with pytest.raises(NotOpen):
         analytics.count()
@@ -379,7 +379,7 @@ def test_stopping_before_the_start_is_harmless(tmp_path: Path) -> None:
     assert (analytics.watermark, analytics.failure) == (0, None)
 
 
-def test_stopping_breaks_off_a_query(tmp_path: Path) -> None:
+def test_stop_interrupts_a_query(tmp_path: Path) -> None:
     errors: list[Exception] = []
 
     def ask() -> None:
@@ -403,7 +403,7 @@ def test_stopping_breaks_off_a_query(tmp_path: Path) -> None:
 # -- queries
 
 
-FORBIDDEN = (
+FORBIDDEN_STATEMENTS = (
     "DELETE FROM transitions",
     "CREATE TABLE other (a INTEGER)",
     "SELECT * FROM read_csv('/etc/passwd')",
@@ -416,20 +416,20 @@ FORBIDDEN = (
 )
 
 
-def test_a_query_only_reads_and_its_error_is_told(tmp_path: Path) -> None:
+def test_queries_cannot_write_and_raise_errors(tmp_path: Path) -> None:
     with running(tmp_path, Rows(2)) as analytics:
         until(lambda: analytics.watermark)
-        for sql in FORBIDDEN:
+        for sql in FORBIDDEN_STATEMENTS:
             with pytest.raises(duckdb.Error):
                 analytics.query(sql)
         assert analytics.query("SELECT seq FROM transitions WHERE kind = $kind", {"kind": KINDS[1]}) == [(1,)]
         assert (analytics.count(), analytics.failure) == (2, None)
 
 
-# -- what fails
+# -- errors
 
 
-def test_a_source_that_fails_is_tried_again_and_told_of(
+def test_an_error_of_the_source_is_retried_and_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", (0.001, 0.2))
@@ -440,22 +440,22 @@ def test_a_source_that_fails_is_tried_again_and_told_of(
         with pytest.raises(NotOpen):
             analytics.count()
 
-        def poked_and_well() -> bool:
+        def wake_and_check() -> bool:
             analytics.wake()
             return analytics.failure is None
 
-        until(poked_and_well)
+        until(wake_and_check)
     second, third = rows.tries[1:]
-    assert third - second >= 0.2, "each try waits longer, and a poke does not hurry it"
+    assert third - second >= 0.2, "each delay is longer, and `wake` does not shorten it"
     assert [record.getMessage() for record in caplog.records] == [
-        "analytics is not fed, try 1: ValueError: not yet",
-        "analytics is not fed, try 2: OSError: no such store",
+        "the analytics feed failed, attempt 1: ValueError: not yet",
+        "the analytics feed failed, attempt 2: OSError: no such store",
     ]
     assert has_each_row_once(tmp_path, rows)
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_gap_in_the_numbers_is_not_passed_over(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("fast_retries")
+def test_a_gap_in_the_numbers_is_an_error(tmp_path: Path) -> None:
     class Gap(Rows):
         missing = True
 
@@ -463,7 +463,7 @@ def test_a_gap_in_the_numbers_is_not_passed_over(tmp_path: Path) -> None:
             return [row for row in super().transitions(after, limit) if row[0] != 3 or not self.missing]
 
     rows = Gap(5)
-    with running(tmp_path, rows, batch=2) as analytics:
+    with running(tmp_path, rows, max_rows=2) as analytics:
         until(lambda: analytics.failure and "do not follow" in analytics.failure)
         assert analytics.watermark == 2
         rows.missing = False
@@ -471,8 +471,8 @@ def test_a_gap_in_the_numbers_is_not_passed_over(tmp_path: Path) -> None:
     assert has_each_row_once(tmp_path, rows)
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_place_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("fast_retries")
+def test_a_path_that_cannot_be_written_is_retried(tmp_path: Path) -> None:
     (tmp_path / ANALYTICS).mkdir()
     rows = Rows(5)
     with running(tmp_path, rows) as analytics:
@@ -483,8 +483,8 @@ def test_a_place_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
     assert list_set_aside_files(tmp_path) == set()
 
 
-@pytest.mark.usefixtures("quick")
-def test_damage_that_a_query_comes_upon_is_repaired(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("fast_retries")
+def test_damage_found_by_a_query_is_repaired(tmp_path: Path) -> None:
     rows = Rows(20_000)
     feed_once(tmp_path, rows)
     [used] = query_database(
@@ -508,8 +508,8 @@ def test_damage_that_a_query_comes_upon_is_repaired(tmp_path: Path) -> None:
     assert has_each_row_once(tmp_path, rows)
 
 
-HUNGRY = "SELECT length(string_agg(repeat('x', 1_000_000), '')) FROM range({})"
-"""So many MB in one value, which cannot go to the disk."""
+LARGE_VALUE_SQL = "SELECT length(string_agg(repeat('x', 1_000_000), '')) FROM range({})"
+"""Builds one value of this many MB, which cannot spill to the disk."""
 
 
 def memory_limit(analytics: AnalyticsFeeder) -> str:
@@ -523,8 +523,8 @@ def is_open(analytics: AnalyticsFeeder) -> bool:
     return False
 
 
-def test_memory_is_bounded_however_much_was_read(tmp_path: Path) -> None:
-    # Values that do not compress, all of which DuckDB would keep once they were read.
+def test_memory_is_limited_however_much_was_read(tmp_path: Path) -> None:
+    # Incompressible values, all of which DuckDB would cache after reading them.
     feed_once(tmp_path, Rows(10))
     with duckdb.connect(str(tmp_path / ANALYTICS)) as database:
         database.execute("CREATE TABLE more AS SELECT hash(range) AS content FROM range(12_000_000)")
@@ -533,13 +533,13 @@ def test_memory_is_bounded_however_much_was_read(tmp_path: Path) -> None:
         until(lambda: analytics.watermark == 10)
         assert analytics.query("SELECT count(DISTINCT content % 256) FROM more") == [(256,)]
         [(used,)] = analytics.query("SELECT sum(memory_usage_bytes) FROM duckdb_memory()")
-        assert used <= MEMORY_MB[0] * 1_000_000
+        assert used <= MEMORY_LIMITS_MB[0] * 1_000_000
         temporary = analytics.query("SELECT value FROM duckdb_settings() WHERE name = 'temp_directory'")
         assert temporary == [(str(tmp_path / f"{ANALYTICS}.tmp"),)]
         assert memory_limit(analytics) == "61.0 MiB"
 
 
-def test_reopening_frees_what_duckdb_keeps_of_its_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_database_is_reopened_after_a_number_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = list[duckdb.DuckDBPyConnection]()
     connect = duckdb.connect
 
@@ -548,9 +548,9 @@ def test_reopening_frees_what_duckdb_keeps_of_its_writes(tmp_path: Path, monkeyp
         return opened[-1]
 
     monkeypatch.setattr(duckdb, "connect", open_and_count)
-    monkeypatch.setattr(time_series, "RENEW_EVERY", 100)
+    monkeypatch.setattr(time_series, "REOPEN_AFTER_ROWS", 100)
     rows = Rows(250)
-    with running(tmp_path, rows, batch=25) as analytics:
+    with running(tmp_path, rows, max_rows=25) as analytics:
         until(lambda: analytics.watermark == 250)
         settings = analytics.query("SELECT name, value FROM duckdb_settings() ORDER BY name")
         assert len(opened) == 3
@@ -561,7 +561,7 @@ def test_reopening_frees_what_duckdb_keeps_of_its_writes(tmp_path: Path, monkeyp
         with analytics._database._cursor():  # type: ignore[union-attr]
             rows.grow(100)
             feed(analytics, rows)
-            assert len(opened) == 3, "no question is broken off for it"
+            assert len(opened) == 3, "a running query is not interrupted"
         rows.grow(1)
         feed(analytics, rows)
         until(lambda: len(opened) == 4)
@@ -571,9 +571,9 @@ def test_reopening_frees_what_duckdb_keeps_of_its_writes(tmp_path: Path, monkeyp
     assert has_each_row_once(tmp_path, rows)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("fast_retries")
 def test_a_database_that_cannot_be_reopened_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time_series, "RENEW_EVERY", 10)
+    monkeypatch.setattr(time_series, "REOPEN_AFTER_ROWS", 10)
     configure, called = TimeSeries._configure, itertools.count(1)
 
     def fail_second(self: TimeSeries) -> None:
@@ -589,41 +589,41 @@ def test_a_database_that_cannot_be_reopened_is_repaired(tmp_path: Path, monkeypa
     assert has_each_row_once(tmp_path, rows)
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_question_that_needs_more_memory_gets_it_the_next_time(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("fast_retries")
+def test_a_query_that_needs_more_memory_raises_the_limit_for_the_next_one(tmp_path: Path) -> None:
     rows = Rows(100)
     with running(tmp_path, rows) as analytics:
         until(lambda: analytics.watermark == 100)
         limits = []
-        for _ in MEMORY_MB:
+        for _ in MEMORY_LIMITS_MB:
             before = rows.opened
             limits.append(memory_limit(analytics))
             with pytest.raises(duckdb.OutOfMemoryException):
-                analytics.query(HUNGRY.format(900))
-            if len(limits) < len(MEMORY_MB):
+                analytics.query(LARGE_VALUE_SQL.format(900))
+            if len(limits) < len(MEMORY_LIMITS_MB):
                 until(lambda opened=before: rows.opened > opened and is_open(analytics))  # type: ignore[misc]
         assert limits == ["61.0 MiB", "122.0 MiB", "244.1 MiB", "488.2 MiB"]
-        assert memory_limit(analytics) == limits[-1], "and no more than that"
-        assert analytics.query(HUNGRY.format(70)) == [(70_000_000,)]
+        assert memory_limit(analytics) == limits[-1], "the last limit stays"
+        assert analytics.query(LARGE_VALUE_SQL.format(70)) == [(70_000_000,)]
     assert has_each_row_once(tmp_path, rows) and list_set_aside_files(tmp_path) == set()
 
 
-@pytest.mark.parametrize("method", ["append", "_check"])
-def test_what_feeds_or_opens_it_gets_the_memory_that_it_needs(
+@pytest.mark.parametrize("method", ["append", "_check_consistency"])
+def test_the_memory_limit_rises_until_feeding_or_opening_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     original, limits = getattr(TimeSeries, method), []
 
-    def hungry(self: TimeSeries, *arguments: object) -> object:
+    def need_memory(self: TimeSeries, *arguments: object) -> object:
         limits.append(self.memory_mb)
-        if self.memory_mb < MEMORY_MB[2]:
+        if self.memory_mb < MEMORY_LIMITS_MB[2]:
             raise duckdb.OutOfMemoryException("Out of Memory Error: failed to allocate data")
         return original(self, *arguments)
 
-    monkeypatch.setattr(TimeSeries, method, hungry)
+    monkeypatch.setattr(TimeSeries, method, need_memory)
     rows = Rows(5)
     with running(tmp_path, rows) as analytics:
         until(lambda: analytics.watermark == 5)
         assert analytics.failure is None
-    assert limits == list(MEMORY_MB[:3])
+    assert limits == list(MEMORY_LIMITS_MB[:3])
     assert has_each_row_once(tmp_path, rows)

@@ -1,7 +1,7 @@
-"""A second opinion on a replay: statuses and alerts per invoice, computed from its events alone.
+"""Reference model of a replay: computes statuses and alerts of each invoice from its events alone.
 
-No engine, no executions, no records: a walk over one invoice's events in the order of the clock, written from the rules
-of docs/architecture.md. What it and the cell agree on, neither got by accident.
+It uses no engine, executions or records. It processes the events of one invoice in the order of the clock, and was
+written independently of the cell, from the rules in docs/architecture.md.
 """
 
 from collections.abc import Iterable
@@ -13,35 +13,37 @@ from bems.tracker.instants import Instant
 from bems.tracker.policy import Policy
 from bems.tracker.status import WAITS_FOR, Outcome, status_of, supersedes
 
-AlertSeen = tuple[Stage, str, str, Instant]
-"""Stage, severity, kind, due instant."""
+ExpectedAlert = tuple[Stage, str, str, Instant]
+"""Stage, severity, kind and due instant."""
 
-
-LATER: tuple[tuple[Stage, str, str], ...] = (
+LATER_FAILURES: tuple[tuple[Stage, str, str], ...] = (
     ("reconciliation", "mismatched", "dispute"),
     ("posting", "failed", "failed"),
 )
+"""Failures of later stages that raise an alert immediately: stage, status and kind of the alert."""
 
 
-class Walk:
+class InvoiceModel:
+    """State of one invoice."""
+
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.outcomes: dict[Stage, Outcome] = {}
-        self.alerts: list[AlertSeen] = []
+        self.alerts: list[ExpectedAlert] = []
         self.reported: set[str] = set()
         self.stage: Stage | None = None
         self.parked = False
 
     def event(self, event: Event, now: Instant) -> None:
         self.pass_time(now - 1)
-        of = (event.occurred_at, event.event_id)
+        order = (event.occurred_at, event.event_id)
         if not self.outcomes and self.stage is None:
-            self.facts, self.facts_of = event.facts, of
+            self.facts, self.facts_order = event.facts, order
             self.terms: tuple[tuple[Instant, str], PaymentTerms | None] = ((-1, ""), None)
-        if event.facts.payment_terms and of > self.terms[0]:
-            self.terms = (of, event.facts.payment_terms)
-        if of >= self.facts_of:
-            self.facts, self.facts_of = event.facts, of
+        if event.facts.payment_terms and order > self.terms[0]:
+            self.terms = (order, event.facts.payment_terms)
+        if order >= self.facts_order:
+            self.facts, self.facts_order = event.facts, order
         outcome = Outcome(event.status, event.event_id, event.occurred_at, now)
         if supersedes(event.stage, outcome, self.outcomes.get(event.stage)):
             self.outcomes[event.stage] = outcome
@@ -57,7 +59,7 @@ class Walk:
             return
         if waits_for != self.stage:
             self.begin(waits_for, now)
-        for stage, bad, kind in LATER:
+        for stage, bad, kind in LATER_FAILURES:
             later = self.outcomes.get(stage)
             is_later = STAGES.index(stage) > STAGES.index(waits_for)
             if is_later and later and later.status == bad and later.event_id not in self.reported:
@@ -87,13 +89,13 @@ class Walk:
             self.parked = self.step == self.policy.give_up_at(self.stage, self.facts)
 
 
-def walk(events: Iterable[Event], policy: Policy, end: Instant) -> dict[str, Walk]:
-    """What becomes of each invoice; `events` in file order, each of them once."""
-    walks: dict[str, Walk] = {}
+def run_model(events: Iterable[Event], policy: Policy, end: Instant) -> dict[str, InvoiceModel]:
+    """Return the final state of each invoice. `events` are in file order, without duplicates."""
+    models: dict[str, InvoiceModel] = {}
     clock = 0
     for event in events:
         clock = max(clock, event.occurred_at)
-        walks.setdefault(event.invoice_id, Walk(policy)).event(event, clock)
-    for one in walks.values():
-        one.pass_time(max(end, clock))
-    return walks
+        models.setdefault(event.invoice_id, InvoiceModel(policy)).event(event, clock)
+    for model in models.values():
+        model.pass_time(max(end, clock))
+    return models

@@ -1,4 +1,4 @@
-"""Replay: what a log of past events comes to."""
+"""Replay: the report on a log of past events."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, Instant, parse
 from bems.tracker.parsing import parse_line
 from bems.tracker.policy import PolicySpec
-from tests.embedded.replay.reference_model import walk
+from tests.embedded.replay.reference_model import run_model
 from tests.tracker.samples import NOW, plain_policy
 
 DATA = Path(__file__).parents[2] / "data"
@@ -64,7 +64,7 @@ HAPPY = [
 ]
 
 
-def test_times_are_the_events_own() -> None:
+def test_stage_durations_follow_the_times_of_the_events() -> None:
     report = run(*HAPPY)
     assert report.summary()["statuses"] == {"Posted": 1}
     assert {stage: times["p50_s"] for stage, times in report.summary()["stages"].items()} == {
@@ -73,20 +73,20 @@ def test_times_are_the_events_own() -> None:
         "reconciliation": 7200,
         "posting": 3 * 86400,
     }
-    assert alerts(report) == [], "an event at its deadline's very instant is in time"
+    assert alerts(report) == [], "an event exactly at its deadline is in time"
 
 
-def test_what_is_due_before_an_event_happens_before_it() -> None:
+def test_timers_due_before_an_event_fire_before_it() -> None:
     report = run(HAPPY[0], line("authorization", "approved", "2026-01-08T10:00:01Z"))
     assert alerts(report) == [("authorization", "warning", "stuck", parse("2026-01-08T10:00:00Z"))]
 
 
-def test_at_the_end_what_is_due_by_then_happens() -> None:
+def test_timers_due_by_the_end_fire() -> None:
     last = line("ingestion", "received", "2026-01-08T10:00:00Z", "INV-2")
     assert len(alerts(run(HAPPY[0], last))) == 1
 
 
-def test_until_lets_time_go_on_and_leaves_later_events_out() -> None:
+def test_until_advances_the_clock_and_leaves_later_events_out() -> None:
     report = run(*HAPPY, until="2026-01-05T23:00:00Z")
     assert (report.accepted, report.left_out) == (1, 3)
     assert alerts(report) == []
@@ -110,7 +110,7 @@ def test_a_deadline_within_the_last_second_counts() -> None:
     early = line("ingestion", "received", "2026-01-05T10:00:00.500Z")
     for until, count in (("2026-01-08T10:00:00.499Z", 0), ("2026-01-08T10:00:00.500Z", 1)):
         assert len(alerts(run(early, until=until))) == count
-    # The wait for posting ends at a local midnight, and its timer, of whole seconds, half a second after it.
+    # The deadline of posting is a local midnight. Its timer has whole seconds and expires half a second later.
     log = [line(stage, status, "2026-01-05T10:00:00.500Z") for stage, status in STEPS[:3]]
     for until, count in (("2026-01-29T22:59:59.999Z", 0), ("2026-01-29T23:00:00Z", 1), ("2026-01-29T23:00:00.400Z", 1)):
         assert len(alerts(replay(log, POLICY, TODAY, parse(until)))) == count
@@ -145,32 +145,32 @@ def test_a_stage_that_is_reopened_counts_again_only_if_it_was_waited_for() -> No
     assert days(run(*cancelled)) == {"ingestion": [0], "authorization": [], "reconciliation": [], "posting": []}
 
 
-def test_the_longest_jump_of_the_clock_is_remembered() -> None:
+def test_the_longest_jump_of_the_clock_is_reported() -> None:
     report = run(*HAPPY[:2], line("ingestion", "received", "2026-03-06T10:00:00Z", "INV-2"))
-    assert report.jump == (3, parse("2026-01-06T10:00:00Z"), parse("2026-03-06T10:00:00Z"))
+    assert report.longest_jump == (3, parse("2026-01-06T10:00:00Z"), parse("2026-03-06T10:00:00Z"))
 
 
 def test_the_default_policy_knows_public_holidays() -> None:
-    # From Maundy Thursday three business days: Good Friday and Easter Monday are off.
+    # Three business days from Maundy Thursday: Good Friday and Easter Monday are holidays.
     report = replay(
         [line("ingestion", "received", "2026-04-02T08:00:00Z")], POLICY, TODAY, parse("2026-04-09T08:00:00Z")
     )
     assert alerts(report) == [("authorization", "warning", "stuck", parse("2026-04-09T08:00:00Z"))]
 
 
-def test_one_wrong_date_does_not_run_the_clock_ahead() -> None:
+def test_an_event_in_the_future_is_refused_and_does_not_advance_the_clock() -> None:
     report = run(HAPPY[0], line("ingestion", "received", "2099-01-01T00:00:00Z", "INV-2"))
     assert report.refused == 1
     assert report.reasons == {"occurred_at: in the future": 1}
     assert alerts(report) == []
 
 
-def test_blank_lines_and_a_byte_order_mark_are_passed_over() -> None:
+def test_blank_lines_and_a_byte_order_mark_are_ignored() -> None:
     report = run(BYTE_ORDER_MARK + HAPPY[0], b"\n", b"  \r\n", HAPPY[1].rstrip())
     assert (report.accepted, report.refused) == (2, 0)
 
 
-def test_repeats_and_conflicts_are_told_apart() -> None:
+def test_duplicates_and_conflicts_are_counted_separately() -> None:
     other = line("ingestion", "received", "2026-01-05T10:00:00Z", amount="11.00")
     elsewhere = line(
         "ingestion",
@@ -188,7 +188,7 @@ def test_an_empty_log_is_an_empty_report() -> None:
     assert run().summary()["invoices"] == 0
 
 
-def test_a_refused_line_leaves_the_others_alone() -> None:
+def test_a_refused_line_does_not_affect_other_lines() -> None:
     report = run(b"{", *HAPPY, b"\xff\n")
     assert (report.accepted, report.refused) == (4, 2)
 
@@ -198,13 +198,13 @@ def log() -> list[bytes]:
     return list(generate(400, 11, days=60))
 
 
-def test_processes_change_nothing(log: list[bytes]) -> None:
+def test_the_number_of_processes_does_not_change_the_report(log: list[bytes]) -> None:
     alone = replay(log, POLICY, TODAY)
     shared = replay(log, POLICY, TODAY, processes=3)
     assert outcome(shared) == outcome(alone)
 
 
-def test_invoices_are_shared_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invoices_are_distributed_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: Counter[int] = Counter()
 
     class Counting:
@@ -216,15 +216,15 @@ def test_invoices_are_shared_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None
         def close(self) -> None: ...
 
     monkeypatch.setattr("bems.embedded.replay.replay.ProcessWorker", Counting)
-    with WorkerPool(POLICY, 2) as shares:
-        # A quarter of a log's invoices, drawn by a checksum of their ids, as samples are.
-        drawn = [one for one in (f"INV-{number}" for number in range(4000)) if crc32(one.encode()) % 4 == 0]
-        for invoice_id in drawn:
+    with WorkerPool(POLICY, 2) as workers:
+        # A sample of a quarter of the invoices, drawn by a checksum of their ids.
+        sample = [one for one in (f"INV-{number}" for number in range(4000)) if crc32(one.encode()) % 4 == 0]
+        for invoice_id in sample:
             event = read(line("ingestion", "received", "2026-01-05T10:00:00Z", invoice_id))
             assert event
-            shares.feed(event, b"", NOW)
+            workers.feed(event, b"", NOW)
     assert len(taken) == 2
-    assert min(taken.values()) > 0.4 * len(drawn)
+    assert min(taken.values()) > 0.4 * len(sample)
 
 
 def accepted(log: list[bytes]) -> list[Event]:
@@ -236,7 +236,7 @@ def accepted(log: list[bytes]) -> list[Event]:
 
 
 def with_milliseconds(log: list[bytes]) -> list[bytes]:
-    """The same log, as systems write it that have a finer clock."""
+    """Return the same log with milliseconds in `occurred_at`."""
     draw = random.Random(3)
     return [
         re.sub(rb"(T\d\d:\d\d:\d\d)(Z|[+-])", lambda m: b"%b.%03d%b" % (m[1], draw.randrange(1000), m[2]), one)
@@ -247,18 +247,18 @@ def with_milliseconds(log: list[bytes]) -> list[bytes]:
 @pytest.mark.parametrize("policy", [POLICY, plain_policy(), plain_policy("90m", "12h", 1, 9)])
 @pytest.mark.parametrize("until", ["2026-08-01T00:00:00Z", "2026-02-11T23:00:00Z", "2026-02-03T23:00:00Z"])
 @pytest.mark.parametrize("fine", [False, True])
-def test_a_second_opinion_agrees_on_every_alert(log: list[bytes], policy: Any, until: Any, fine: bool) -> None:
+def test_the_reference_model_has_the_same_alerts(log: list[bytes], policy: Any, until: Any, fine: bool) -> None:
     log, until = with_milliseconds(log) if fine else log, parse(until)
     report = replay(log, policy, TODAY, until)
-    walks = walk([event for event in accepted(log) if event.occurred_at <= until], policy, until)
+    models = run_model([event for event in accepted(log) if event.occurred_at <= until], policy, until)
     assert {invoice.invoice_id: [tuple(alert[:4]) for alert in invoice.alerts] for invoice in report.invoices} == {
-        id: one.alerts for id, one in walks.items()
+        id: one.alerts for id, one in models.items()
     }
-    assert report.parked == sum(one.parked for one in walks.values())
+    assert report.parked == sum(one.parked for one in models.values())
 
 
 def shuffled(log: list[bytes], seed: int, within: int) -> list[bytes]:
-    """Every tenth event doubled, and every line moved by up to so much time."""
+    """Return the log with every tenth line duplicated and every line delayed by a random time less than `within`."""
     draw = random.Random(seed)
     doubled = [one for number, line in enumerate(log) for one in [line] * (1 + (number % 10 == 0))]
     moved = []
@@ -273,12 +273,12 @@ def statuses(report: Report) -> dict[str, str]:
     return {invoice.invoice_id: invoice.status for invoice in report.invoices}
 
 
-def test_doubled_and_shuffled_within_thirty_days_the_statuses_are_the_same(log: list[bytes]) -> None:
-    # Of two contents under one id the first to come stands, so conflicts are left to their own test.
+def test_duplicates_and_disorder_within_thirty_days_do_not_change_the_statuses(log: list[bytes]) -> None:
+    # Of two events with the same id the first one wins, so conflicts would make the result depend on the order.
     ids = Counter(event.event_id for event in map(read, log) if event)
     log = [one for one in log if (event := read(one)) and ids[event.event_id] == 1]
-    straight, mixed = replay(log, POLICY, TODAY), replay(shuffled(log, 5, 30 * DAY), POLICY, TODAY)
-    assert statuses(mixed) == statuses(straight)
+    in_order, mixed = replay(log, POLICY, TODAY), replay(shuffled(log, 5, 30 * DAY), POLICY, TODAY)
+    assert statuses(mixed) == statuses(in_order)
     assert mixed.duplicate == (len(log) + 9) // 10
 
 
@@ -287,16 +287,16 @@ def read(line: bytes) -> Event | None:
     return event if isinstance(event, Event) else None
 
 
-def test_the_golden_log_gives_the_golden_results() -> None:
+def test_the_golden_log_produces_the_golden_results() -> None:
     log = gzip.decompress((DATA / "synthetic.jsonl.gz").read_bytes()).splitlines(keepends=True)
-    assert log == list(generate(300, 2026, days=60)), "the log is what the generator makes of this seed"
+    assert log == list(generate(300, 2026, days=60)), "the stored log equals the generator's output for this seed"
     report = replay(log, POLICY, TODAY, parse("2026-06-01T00:00:00Z"))
     golden = json.loads((DATA / "synthetic.golden.json").read_text())
     assert golden == golden_results(report)
 
 
 def golden_results(report: Report) -> dict[str, Any]:
-    """What tests/data/synthetic.golden.json holds; tests/data/README.md says how to write it anew."""
+    """Return the content of tests/data/synthetic.golden.json; tests/data/README.md explains how to rewrite it."""
     return {
         "summary": report.summary(),
         "parked": report.parked,
@@ -308,23 +308,23 @@ def golden_results(report: Report) -> dict[str, Any]:
     }
 
 
-@pytest.mark.skipif("BEMS_BPI_LOG" not in os.environ, reason="BEMS_BPI_LOG names no log of real events")
-def test_the_real_log() -> None:
+@pytest.mark.skipif("BEMS_BPI_LOG" not in os.environ, reason="BEMS_BPI_LOG is not set to a log of real events")
+def test_the_reference_model_agrees_on_a_real_log() -> None:
     raw = Path(os.environ["BEMS_BPI_LOG"]).read_bytes()
     log = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).splitlines(keepends=True)
     report = replay(log, POLICY, TODAY)
     assert report.accepted == len(log)
-    walks = walk(accepted(log), POLICY, 0)
+    models = run_model(accepted(log), POLICY, 0)
     assert Counter(statuses(report).values()) == report.statuses
     assert {invoice.invoice_id: [tuple(alert[:4]) for alert in invoice.alerts] for invoice in report.invoices} == {
-        id: one.alerts for id, one in walks.items()
+        id: one.alerts for id, one in models.items()
     }
     mixed = replay(shuffled(log, 7, 30 * DAY), POLICY, TODAY)
     assert mixed.duplicate == (len(log) + 9) // 10
     assert statuses(mixed) == statuses(report)
 
 
-def test_a_report_survives_the_way_between_processes() -> None:
+def test_a_summary_can_be_encoded_as_json() -> None:
     report = run(*HAPPY)
     summary = report.summary()
     assert msgspec.json.decode(msgspec.json.encode(summary)) == summary

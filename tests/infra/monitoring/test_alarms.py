@@ -168,7 +168,7 @@ def test_the_dashboard_shows_only_published_metrics(cell: Template) -> None:
         pairs = [text for text in rest if isinstance(text, str)]
         dimensions = dict(zip(pairs[::2], pairs[1::2], strict=True))
         if namespace == "BEMS":
-            tracker.METRICS[name].dimensioned(**dimensions)
+            tracker.METRICS[name].dimension_values(**dimensions)
         elif namespace.startswith("BEMS/"):
             assert (namespace, dimensions) == (f"BEMS/{cell.cell}", {})
         else:
@@ -232,6 +232,6 @@ def test_severity_topics_have_the_configured_subscriptions(fifo: Template, stand
 def test_few_failures_are_no_rate(cell: Template) -> None:
     """Fewer than 20 attempts in five minutes raise no alarm, whatever part of them fails."""
     for stage in STAGES:
-        alarm = found(cell)[f"{stage.capitalize()}Failures"]
+        alarm = alarms_of(cell)[f"{stage.capitalize()}Failures"]
         (expression,) = [metric["Expression"] for metric in alarm["Metrics"] if "Expression" in metric]
         assert re.fullmatch(r"IF\(\((.+)\)>=20, 100\*FILL\(failed,0\)/\(\1\), 0\)", expression), expression
