@@ -69,55 +69,55 @@ def dependencies() -> Dependencies:
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
     """A batch of the queue's messages to those that failed."""
-    made = dependencies()
+    deps = dependencies()
     processor: Any
-    if made.settings.queue_type == "fifo":
+    if deps.settings.queue_type == "fifo":
         processor = FifoProcessor()
     else:
         processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
-    with made.invoices.meter.flushed():
-        with processor(records=event["Records"], handler=lambda record: _process(made, record)):
+    with deps.invoices.meter.flushed():
+        with processor(records=event["Records"], handler=lambda record: _process(deps, record)):
             processor.process()
-        _set_visibility(made, list(zip(processor.fail_messages, processor.exceptions, strict=True)))
+        _set_visibility(deps, list(zip(processor.fail_messages, processor.exceptions, strict=True)))
     answer: dict[str, Any] = processor.response()
     return answer
 
 
-def _process(made: Dependencies, record: SQSRecord) -> None:
+def _process(deps: Dependencies, record: SQSRecord) -> None:
     first = _receipts(record) == 1
     with logger.append_context_keys(message_id=record.message_id):
         try:
-            event = decode_message(record.body, made.invoices.clock.now())
+            event = decode_message(record.body, deps.invoices.clock.now())
         except TooEarly as error:
-            made.invoices.meter.add(PROCESSING_FAILED, stage=made.settings.stage)
+            deps.invoices.meter.add(PROCESSING_FAILED, stage=deps.settings.stage)
             logger.warning("an event from a clock ahead of this one", extra={"reason": str(error)})
             raise
         except InvalidMessage as error:
             if first:
-                made.invoices.meter.add(EVENTS_PROCESSED, stage=made.settings.stage, outcome="refused")
+                deps.invoices.meter.add(EVENTS_PROCESSED, stage=deps.settings.stage, outcome="refused")
             logger.error("a message that cannot be read", extra={"reason": str(error)})
             raise
         with logger.append_context_keys(stage=event.stage, invoice_id=event.invoice_id, event_id=event.event_id):
-            policy = made.invoices.policy
+            policy = deps.invoices.policy
             try:
-                receipt = made.invoices.decide(event.invoice_id, lambda known, now: on_event(known, event, policy, now))
+                receipt = deps.invoices.decide(event.invoice_id, lambda known, now: on_event(known, event, policy, now))
             except Exception as error:
-                made.invoices.meter.add(PROCESSING_FAILED, stage=event.stage)
+                deps.invoices.meter.add(PROCESSING_FAILED, stage=event.stage)
                 log = logger.warning if is_transient(error) else logger.exception
                 log("processing failed", extra={"error": repr(error), "receipts": _receipts(record)})
                 raise
             if receipt.result != "conflict":
-                made.invoices.meter.add(EVENTS_PROCESSED, stage=event.stage, outcome=receipt.result)
+                deps.invoices.meter.add(EVENTS_PROCESSED, stage=event.stage, outcome=receipt.result)
                 logger.debug("processed", extra={"result": receipt.result})
                 return
             if first:
-                made.invoices.meter.add(EVENTS_PROCESSED, stage=event.stage, outcome="conflict")
-                made.invoices.meter.add(CONFLICTS, stage=event.stage)
+                deps.invoices.meter.add(EVENTS_PROCESSED, stage=event.stage, outcome="conflict")
+                deps.invoices.meter.add(CONFLICTS, stage=event.stage)
             logger.error("another content under a known event_id")
             raise Conflict(event.event_id)
 
 
-def _set_visibility(made: Dependencies, failures: list[tuple[SQSRecord, Any]]) -> None:
+def _set_visibility(deps: Dependencies, failures: list[tuple[SQSRecord, Any]]) -> None:
     """Set when each failed message comes again. Where that fails, it comes after the queue's own visibility timeout."""
     for together in chunks(failures, MAX_BATCH_ENTRIES):
         entries = [
@@ -129,7 +129,7 @@ def _set_visibility(made: Dependencies, failures: list[tuple[SQSRecord, Any]]) -
             for position, (record, exception) in enumerate(together)
         ]
         try:
-            answer = made.queue.change_message_visibility_batch(QueueUrl=made.settings.queue_url, Entries=entries)
+            answer = deps.queue.change_message_visibility_batch(QueueUrl=deps.settings.queue_url, Entries=entries)
         except Exception as error:
             logger.warning("the pause could not be set", extra={"error": repr(error)})
         else:

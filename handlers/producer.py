@@ -72,11 +72,11 @@ def dependencies() -> Dependencies:
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """An API Gateway proxy request to its answer."""
-    made = dependencies()
+    deps = dependencies()
     # arn:aws:lambda:REGION:ACCOUNT:function:NAME
     region, account = context.invoked_function_arn.split(":")[3:5]
-    with made.meter.flushed():
-        answer = _answer(made, event, Origin(made.settings.cell, region, account))
+    with deps.meter.flushed():
+        answer = _answer(deps, event, Origin(deps.settings.cell, region, account))
     return {
         "statusCode": answer.status,
         "headers": {**answer.headers, "cache-control": "no-store"},
@@ -85,7 +85,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     }
 
 
-def _answer(made: Dependencies, event: dict[str, Any], origin: Origin) -> HttpResponse:
+def _answer(deps: Dependencies, event: dict[str, Any], origin: Origin) -> HttpResponse:
     try:
         proxied = msgspec.convert(event, ProxyRequest)
     except msgspec.ValidationError as error:
@@ -96,13 +96,13 @@ def _answer(made: Dependencies, event: dict[str, Any], origin: Origin) -> HttpRe
     stage, batch = route
     if proxied.http_method != "POST":
         return responses.method_not_allowed(["POST"])
-    answer = _handle(made, proxied, stage, batch, origin)
+    answer = _handle(deps, proxied, stage, batch, origin)
     if answer.status in responses.REFUSED_STATUSES:
-        made.meter.add(EVENTS_REFUSED, stage=stage)
+        deps.meter.add(EVENTS_REFUSED, stage=stage)
     return answer
 
 
-def _handle(made: Dependencies, proxied: ProxyRequest, stage: Stage, batch: bool, origin: Origin) -> HttpResponse:
+def _handle(deps: Dependencies, proxied: ProxyRequest, stage: Stage, batch: bool, origin: Origin) -> HttpResponse:
     content_type = _header(proxied, "content-type")
     if not responses.is_json(content_type):
         return responses.unsupported_media_type(content_type)
@@ -113,28 +113,28 @@ def _handle(made: Dependencies, proxied: ProxyRequest, stage: Stage, batch: bool
         request = Request(stage, batch, _body(proxied), origin)
     except (binascii.Error, ValueError):
         return responses.problem(400, "the body is not base64, though isBase64Encoded says that it is")
-    return _handle_batch(made, request) if batch else _handle_event(made, request)
+    return _handle_batch(deps, request) if batch else _handle_event(deps, request)
 
 
-def _handle_event(made: Dependencies, request: Request) -> HttpResponse:
-    read = parse_event(request.stage, request.body, made.clock.now())
+def _handle_event(deps: Dependencies, request: Request) -> HttpResponse:
+    read = parse_event(request.stage, request.body, deps.clock.now())
     if isinstance(read, InvalidEvent):
         _log_refusal(request.stage, read)
         return responses.bad_request(read)
-    (error,) = _publish(made, request, [read])
+    (error,) = _publish(deps, request, [read])
     return responses.unavailable() if error else responses.accepted(read.event_id)
 
 
-def _handle_batch(made: Dependencies, request: Request) -> HttpResponse:
-    read = parse_batch(request.stage, request.body, made.clock.now(), made.settings.max_batch)
+def _handle_batch(deps: Dependencies, request: Request) -> HttpResponse:
+    read = parse_batch(request.stage, request.body, deps.clock.now(), deps.settings.max_batch)
     if isinstance(read, InvalidEvent):
         _log_refusal(request.stage, read)
         return responses.bad_request(read)
-    errors = iter(_publish(made, request, [one for one in read if not isinstance(one, InvalidEvent)]))
+    errors = iter(_publish(deps, request, [one for one in read if not isinstance(one, InvalidEvent)]))
     results = []
     for one in read:
         if isinstance(one, InvalidEvent):
-            made.meter.add(EVENTS_REFUSED, stage=request.stage)
+            deps.meter.add(EVENTS_REFUSED, stage=request.stage)
             _log_refusal(request.stage, one)
             results.append(responses.invalid_event_result(one))
         else:
@@ -142,15 +142,15 @@ def _handle_batch(made: Dependencies, request: Request) -> HttpResponse:
     return responses.batch_results(results)
 
 
-def _publish(made: Dependencies, request: Request, events: list[Event]) -> list[str | None]:
-    errors = made.bus.publish(events, request.origin)
+def _publish(deps: Dependencies, request: Request, events: list[Event]) -> list[str | None]:
+    errors = deps.bus.publish(events, request.origin)
     for event, error in zip(events, errors, strict=True):
         with logger.append_context_keys(stage=event.stage, invoice_id=event.invoice_id, event_id=event.event_id):
             if error:
-                made.meter.add(EVENTS_UNPUBLISHED, stage=event.stage)
+                deps.meter.add(EVENTS_UNPUBLISHED, stage=event.stage)
                 logger.error("the bus did not take the event", extra={"error_code": error})
             else:
-                made.meter.add(EVENTS_ACCEPTED, stage=event.stage)
+                deps.meter.add(EVENTS_ACCEPTED, stage=event.stage)
                 logger.debug("published")
     return errors
 

@@ -39,7 +39,7 @@ class StreamRow(NamedTuple):
     row: Row
 
 
-class Unreadable(NamedTuple):
+class UnreadableRecord(NamedTuple):
     """A record of the stream with an image that this release, at least, cannot read, and why."""
 
     sequence_number: str
@@ -64,28 +64,28 @@ def dependencies() -> Dependencies:
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
     """A batch of the stream to the record from which on it is to come again, if any (Lambda takes the lowest)."""
-    made = dependencies()
-    with made.meter.flushed():
+    deps = dependencies()
+    with deps.meter.flushed():
         rows, unreadable = _rows(event["Records"])
-        outcomes = made.series.write([one.row for one in rows])
+        outcomes = deps.series.write([one.row for one in rows])
         failed = {
             one.sequence_number
             for one, outcome in zip(rows, outcomes, strict=True)
-            if not _report_outcome(made, one, outcome)
+            if not _report_outcome(deps, one, outcome)
         }
         for one in unreadable:
             # What is behind a failure comes again with it, and would be set aside each time.
             if failed and int(one.sequence_number) > min(map(int, failed)):
                 break
-            if not _quarantine(made, one):
+            if not _quarantine(deps, one):
                 failed.add(one.sequence_number)
     return {"batchItemFailures": [{"itemIdentifier": number} for number in sorted(failed, key=int)]}
 
 
-def _rows(records: list[dict[str, Any]]) -> tuple[list[StreamRow], list[Unreadable]]:
+def _rows(records: list[dict[str, Any]]) -> tuple[list[StreamRow], list[UnreadableRecord]]:
     """The rows of all records that can be read, and the other records, both in the stream's order."""
     rows: list[StreamRow] = []
-    unreadable: list[Unreadable] = []
+    unreadable: list[UnreadableRecord] = []
     for record in records:
         change = record["dynamodb"]
         if "NewImage" not in change:
@@ -93,13 +93,13 @@ def _rows(records: list[dict[str, Any]]) -> tuple[list[StreamRow], list[Unreadab
         try:
             version, transitions = read_changes(change["NewImage"])
         except ValueError as error:
-            unreadable.append(Unreadable(change["SequenceNumber"], record, str(error)))
+            unreadable.append(UnreadableRecord(change["SequenceNumber"], record, str(error)))
             continue
         rows += [StreamRow(change["SequenceNumber"], Row(version, transition)) for transition in transitions]
     return rows, unreadable
 
 
-def _report_outcome(made: Dependencies, one: StreamRow, outcome: WriteResult) -> bool:
+def _report_outcome(deps: Dependencies, one: StreamRow, outcome: WriteResult) -> bool:
     """Log and count what became of a row; False where it is to come again."""
     transition = one.row.transition
     with logger.append_context_keys(invoice_id=transition.invoice_id, event_id=transition.event_id):
@@ -107,20 +107,20 @@ def _report_outcome(made: Dependencies, one: StreamRow, outcome: WriteResult) ->
             logger.warning("the series did not take a row", extra={"reason": outcome.reason})
             return False
         if outcome.result == "rejected":
-            made.meter.add(RECORDS_REJECTED)
-            content = to_row(transition, made.settings.cell)
+            deps.meter.add(RECORDS_REJECTED)
+            content = to_row(transition, deps.settings.cell)
             logger.error("the series refused a row", extra={"reason": outcome.reason, "row": content})
             return True
         if outcome.reason:
             logger.warning("the series has the row with other values", extra={"reason": outcome.reason})
-    made.meter.add(TRANSITIONS_RECORDED)
+    deps.meter.add(TRANSITIONS_RECORDED)
     if transition.kind == "event" and transition.received_at is not None:
-        latency = max(0, made.clock.now() - transition.received_at) // 1000
-        made.meter.add(VISIBILITY_LATENCY, latency, stage=transition.stage)
+        latency = max(0, deps.clock.now() - transition.received_at) // 1000
+        deps.meter.add(VISIBILITY_LATENCY, latency, stage=transition.stage)
     return True
 
 
-def _quarantine(made: Dependencies, one: Unreadable) -> bool:
+def _quarantine(deps: Dependencies, one: UnreadableRecord) -> bool:
     """Keep a record whole, and count it; False where it is to come again. One that comes again all the same, because
     the function died, is kept twice; recorded from both, it is one row.
 
@@ -132,13 +132,13 @@ def _quarantine(made: Dependencies, one: Unreadable) -> bool:
         # In ASCII: SQS does not take every character that DynamoDB does.
         body = json.dumps({"reason": one.reason, "Records": [one.record]})
         try:
-            made.queue.send_message(QueueUrl=made.settings.unrecorded_queue_url, MessageBody=body)
+            deps.queue.send_message(QueueUrl=deps.settings.unrecorded_queue_url, MessageBody=body)
         except (BotoCoreError, ClientError) as error:
             logger.warning(
                 "a record cannot be read, nor set aside", extra={"reason": one.reason, "error": error_code(error)}
             )
             return False
-        made.meter.add(RECORDS_UNREADABLE)
+        deps.meter.add(RECORDS_UNREADABLE)
         logger.error("a record that cannot be read is set aside", extra={"reason": one.reason})
         return True
 

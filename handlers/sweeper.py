@@ -27,11 +27,11 @@ from bems.tracker.metrics import EVENTS_ACCEPTED, OPEN_EXECUTIONS, SWEEP_BACKLOG
 from handlers.invoices import InvoiceService, build_service
 from handlers.telemetry import entry_point, init_on_cold_start, logger
 
-PAGE = 25
+PAGE_SIZE = 25
 MAX_INVOICES = 5000
 """Invoices asked for at once, and swept at most."""
 
-RESERVE_MILLISECONDS = 15_000
+RESERVED_MS = 15_000
 """What is left of the function's time when it stops sweeping: enough for one invoice and for counting."""
 
 SAMPLE_TARGET = 20_000
@@ -61,16 +61,16 @@ def dependencies() -> Dependencies:
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
     """A `Step Functions Execution Status Change` of EventBridge, or a schedule's tick, which is anything else."""
-    made = dependencies()
-    with made.invoices.meter.flushed():
+    deps = dependencies()
+    with deps.invoices.meter.flushed():
         if event.get("source") == "aws.states":
-            return _ended(made, event["detail"])
-        meter = made.invoices.meter
+            return _ended(deps, event["detail"])
+        meter = deps.invoices.meter
         for stage in STAGES:
             # Without it a stage that has fallen silent would have no number, and its alarm nothing to look at.
             meter.add(EVENTS_ACCEPTED, 0, stage=stage)
-        swept = sweep(made.invoices, context.get_remaining_time_in_millis)
-        open_executions = count_open(made.invoices, context.get_remaining_time_in_millis)
+        swept = sweep(deps.invoices, context.get_remaining_time_in_millis)
+        open_executions = count_open(deps.invoices, context.get_remaining_time_in_millis)
         meter.add(SWEEP_BACKLOG, swept.left)
         meter.add(SWEEP_FAILED, swept.failed)
         if open_executions is not None:
@@ -87,13 +87,13 @@ def sweep(invoices: InvoiceService, milliseconds_left: Callable[[], int]) -> Swe
     starts: dict[int, dict[str, Any] | None] = dict.fromkeys(_shards(now))
     while starts:
         for shard in list(starts):
-            page = invoices.records.due(shard, now, PAGE, starts.pop(shard))
+            page = invoices.records.due(shard, now, PAGE_SIZE, starts.pop(shard))
             for position, invoice_id in enumerate(page.invoice_ids):
-                if done + failed >= MAX_INVOICES or milliseconds_left() < RESERVE_MILLISECONDS:
+                if done + failed >= MAX_INVOICES or milliseconds_left() < RESERVED_MS:
                     others = [other for other in starts if other != shard]
                     left = len(page.invoice_ids) - position
                     return SweepResult(
-                        done, failed, left + sum(invoices.records.count_due(one, now, PAGE) for one in others)
+                        done, failed, left + sum(invoices.records.count_due(one, now, PAGE_SIZE) for one in others)
                     )
                 try:
                     _sweep_one(invoices, invoice_id)
@@ -110,19 +110,19 @@ def count_open(invoices: InvoiceService, milliseconds_left: Callable[[], int]) -
     """About how many executions are open; None where there was no time to count."""
     counted = shards = 0
     for shard in _shards(invoices.clock.now()):
-        if counted >= SAMPLE_TARGET or milliseconds_left() < RESERVE_MILLISECONDS // 2:
+        if counted >= SAMPLE_TARGET or milliseconds_left() < RESERVED_MS // 2:
             break
         counted += invoices.records.count_open(shard)
         shards += 1
     return counted * SHARDS // shards if shards else None
 
 
-def _ended(made: Dependencies, detail: dict[str, Any]) -> dict[str, int]:
+def _ended(deps: Dependencies, detail: dict[str, Any]) -> dict[str, int]:
     """An execution ended. What raises is raised: Lambda, which was called asynchronously, calls again, twice within the
     hour, and then puts the notice into the queue of what is undelivered (`infra.compute.sweep_schedule`)."""
     if detail["status"] not in ENDED:
         return {"done": 0}
-    started = _input_of(made, detail)
+    started = _input_of(deps, detail)
     if started is None:
         return {"done": 0}
     invoice_id, run = started
@@ -130,15 +130,15 @@ def _ended(made: Dependencies, detail: dict[str, Any]) -> dict[str, int]:
         logger.warning(
             "an execution ended by itself", extra={"status": detail["status"], "execution": detail["executionArn"]}
         )
-        _sweep_one(made.invoices, invoice_id, run)
+        _sweep_one(deps.invoices, invoice_id, run)
     return {"done": 1}
 
 
-def _input_of(made: Dependencies, detail: dict[str, Any]) -> tuple[str, int] | None:
+def _input_of(deps: Dependencies, detail: dict[str, Any]) -> tuple[str, int] | None:
     """Invoice and run of an execution. The event leaves its input out where the machine has a key of the customer's."""
     text = detail.get("input")
     if not text:
-        text = made.states.describe_execution(executionArn=detail["executionArn"]).get("input")
+        text = deps.states.describe_execution(executionArn=detail["executionArn"]).get("input")
     try:
         given = msgspec.json.decode(text or "")
         return str(given["invoice_id"]), int(given["run"])

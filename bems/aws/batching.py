@@ -9,11 +9,13 @@ from bems.aws.errors import BotoCoreError, ClientError, error_code
 
 T = TypeVar("T")
 
-ATTEMPTS = 3
-PAUSE_SECONDS = 0.1
+MAX_ATTEMPTS = 3
+BASE_DELAY_SECONDS = 0.1
 
 # EventBridge's codes of an entry that would be refused again.
-_FINAL = frozenset({"InvalidArgument", "MalformedDetail", "NotAuthorizedForSourceException", "InvalidInputException"})
+_PERMANENT_ERRORS = frozenset(
+    {"InvalidArgument", "MalformedDetail", "NotAuthorizedForSourceException", "InvalidInputException"}
+)
 
 
 def chunks(things: Sequence[T], most: int) -> Iterator[Sequence[T]]:
@@ -29,9 +31,9 @@ def put_with_retries(entries: Sequence[T], call: Callable[[list[T]], list[str | 
     """
     errors: list[str | None] = [None] * len(entries)
     waiting = list(range(len(entries)))
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         if attempt:
-            time.sleep(random.uniform(0, PAUSE_SECONDS * 2**attempt))
+            time.sleep(random.uniform(0, BASE_DELAY_SECONDS * 2**attempt))
         try:
             answers = call([entries[position] for position in waiting])
         except (ClientError, BotoCoreError) as error:
@@ -40,7 +42,7 @@ def put_with_retries(entries: Sequence[T], call: Callable[[list[T]], list[str | 
             break
         for position, answer in zip(waiting, answers, strict=True):
             errors[position] = answer
-        waiting = [position for position in waiting if errors[position] and errors[position] not in _FINAL]
+        waiting = [position for position in waiting if errors[position] and errors[position] not in _PERMANENT_ERRORS]
         if not waiting:
             break
     return errors

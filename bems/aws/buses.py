@@ -13,13 +13,13 @@ from bems.aws.messages import Origin, encode_detail
 from bems.tracker.contract import Event
 from bems.tracker.eventbridge_names import detail_type, source
 
-CLASSIC_ENTRIES = 10
+MAX_CLASSIC_ENTRIES = 10
 """Entries of one PutEvents call to a classic bus (service model)."""
 
-CUSTOM_ENTRIES = 100
+MAX_CUSTOM_ENTRIES = 100
 """Entries of one PutEvents call to a custom bus (service model)."""
 
-CALL_BYTES = 250_000
+MAX_CALL_BYTES = 250_000
 """Of the entries of one call together. The limit was 256 KiB, and 1 MiB since 2026; an event takes a fifth at most."""
 
 Entry = dict[str, Any]
@@ -43,7 +43,7 @@ class ClassicBus:
     def publish(self, events: Sequence[Event], origin: Origin) -> list[str | None]:
         """As of `Bus`."""
         entries = [{**_entry(event, origin), "EventBusName": self._name} for event in events]
-        return _publish(entries, CLASSIC_ENTRIES, self._put)
+        return _publish(entries, MAX_CLASSIC_ENTRIES, self._put)
 
     def _put(self, entries: list[Entry]) -> list[str | None]:
         answer = self._client.put_events(Entries=entries)
@@ -67,7 +67,7 @@ class CustomBus:
             }
             for event in events
         ]
-        return _publish(entries, CUSTOM_ENTRIES, self._put)
+        return _publish(entries, MAX_CUSTOM_ENTRIES, self._put)
 
     def _put(self, entries: list[Entry]) -> list[str | None]:
         answer = self._client.put_events(EventBusArn=self._arn, Entries=entries)
@@ -77,7 +77,7 @@ class CustomBus:
 
 def _publish(entries: list[Entry], most: int, call: Callable[[list[Entry]], list[str | None]]) -> list[str | None]:
     """Put entries in calls of at most `most` and CALL_BYTES; each one's error code, None where it was taken."""
-    return [error for together in _calls(entries, most) for error in put_with_retries(together, call)]
+    return [error for together in _split_into_calls(entries, most) for error in put_with_retries(together, call)]
 
 
 def _entry(event: Event, origin: Origin) -> Entry:
@@ -88,7 +88,7 @@ def _entry(event: Event, origin: Origin) -> Entry:
     }
 
 
-def _calls(entries: list[Entry], most: int) -> list[list[Entry]]:
+def _split_into_calls(entries: list[Entry], most: int) -> list[list[Entry]]:
     calls: list[list[Entry]] = []
     room = 0
     for entry in entries:
@@ -96,7 +96,7 @@ def _calls(entries: list[Entry], most: int) -> list[list[Entry]]:
         size = 200 + sum(len(str(value).encode()) for value in entry.values())
         if not calls or size > room or len(calls[-1]) >= most:
             calls.append([])
-            room = CALL_BYTES
+            room = MAX_CALL_BYTES
         calls[-1].append(entry)
         room -= size
     return calls

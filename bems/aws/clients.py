@@ -4,9 +4,9 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-CONNECT_SECONDS = 2
-READ_SECONDS = 8
-ATTEMPTS = 5
+CONNECT_TIMEOUT_SECONDS = 2
+READ_TIMEOUT_SECONDS = 8
+MAX_ATTEMPTS = 5
 
 
 @cache
@@ -19,9 +19,9 @@ def client(service: str) -> Any:
     # Loading boto3 takes longer than all else that a function imports: whoever only wants a name need not wait.
     boto3: Any = import_module("boto3")
     config = import_module("botocore.config").Config(
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        read_timeout=READ_TIMEOUT_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
         tcp_keepalive=True,
     )
     return boto3.client(service, config=config)

@@ -9,7 +9,7 @@ from bems.tracker.actions import SendTaskAnswer, StartExecution
 from bems.tracker.instants import Instant
 
 # API reference of SendTaskSuccess. All three say that nobody waits for this answer any more.
-DEAD_TOKEN = frozenset({"InvalidToken", "TaskDoesNotExist", "TaskTimedOut"})
+DEAD_TOKEN_ERRORS = frozenset({"InvalidToken", "TaskDoesNotExist", "TaskTimedOut"})
 
 _CAUSES = {
     "Rejected": "the invoice was rejected",
@@ -51,5 +51,5 @@ class StepFunctionsExecutions:
                 cause = _CAUSES[answer.answer]
                 self._client.send_task_failure(taskToken=answer.token, error=answer.answer, cause=cause)
         except ClientError as error:
-            if error_code(error) not in DEAD_TOKEN:
+            if error_code(error) not in DEAD_TOKEN_ERRORS:
                 raise

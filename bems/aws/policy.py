@@ -7,7 +7,7 @@ from pathlib import Path
 from bems.tracker.policy import Policy
 from bems.tracker.policy_file import load_policy
 
-FILE = "policy.json"
+POLICY_FILE = "policy.json"
 
 
 class PolicyMissing(RuntimeError):
@@ -16,7 +16,7 @@ class PolicyMissing(RuntimeError):
 
 def read_policy(environ: Mapping[str, str] = os.environ) -> Policy:
     """The policy in the folder that Lambda unpacks the asset into (LAMBDA_TASK_ROOT), elsewhere in the current one."""
-    path = Path(environ.get("LAMBDA_TASK_ROOT") or ".") / FILE
+    path = Path(environ.get("LAMBDA_TASK_ROOT") or ".") / POLICY_FILE
     try:
         return load_policy(path.read_bytes())
     except (OSError, ValueError) as error:

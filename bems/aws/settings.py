@@ -12,7 +12,7 @@ from bems.tracker.parsing import MAX_BATCH_EVENTS
 
 _S = TypeVar("_S", bound="CellSettings")
 
-Named = Annotated[str, Meta(min_length=1, max_length=2048)]
+NonEmptyText = Annotated[str, Meta(min_length=1, max_length=2048)]
 Arn = Annotated[str, Meta(pattern=r"^arn:[^:\s]+:[^:\s]+:[^:\s]*:[^:\s]*:\S+$")]
 
 
@@ -30,14 +30,14 @@ class ProducerSettings(CellSettings, frozen=True, kw_only=True):
     """`bus_name` is the name of a classic bus, the ARN of a custom one."""
 
     bus: Literal["classic", "custom"] = field(name="BEMS_BUS")
-    bus_name: Named = field(name="BEMS_BUS_NAME")
+    bus_name: NonEmptyText = field(name="BEMS_BUS_NAME")
     max_batch: Annotated[int, Meta(ge=1, le=MAX_BATCH_EVENTS)] = field(name="BEMS_MAX_BATCH")
 
 
 class InvoiceSettings(CellSettings, frozen=True, kw_only=True):
     """What the functions read that bring decisions into the world."""
 
-    table: Named = field(name="BEMS_TABLE")
+    table: NonEmptyText = field(name="BEMS_TABLE")
     state_machine_arn: Arn = field(name="BEMS_STATE_MACHINE_ARN")
     warning_topic_arn: Arn = field(name="BEMS_WARNING_TOPIC_ARN")
     critical_topic_arn: Arn = field(name="BEMS_CRITICAL_TOPIC_ARN")
@@ -48,17 +48,17 @@ class ProcessorSettings(InvoiceSettings, frozen=True, kw_only=True):
 
     stage: Stage = field(name="BEMS_STAGE")
     queue_type: Literal["fifo", "standard"] = field(name="BEMS_QUEUE_TYPE")
-    queue_url: Named = field(name="BEMS_QUEUE_URL")
+    queue_url: NonEmptyText = field(name="BEMS_QUEUE_URL")
 
 
 class RecorderSettings(CellSettings, frozen=True, kw_only=True):
     """`timestream` has a database and a table, `s3tables` a Firehose stream. The queue is for what cannot be read."""
 
     time_series: Literal["timestream", "s3tables"] = field(name="BEMS_TIME_SERIES")
-    unrecorded_queue_url: Named = field(name="BEMS_UNRECORDED_QUEUE_URL")
-    database: Named | None = field(name="BEMS_DATABASE", default=None)
-    time_table: Named | None = field(name="BEMS_TIME_TABLE", default=None)
-    delivery_stream: Named | None = field(name="BEMS_DELIVERY_STREAM", default=None)
+    unrecorded_queue_url: NonEmptyText = field(name="BEMS_UNRECORDED_QUEUE_URL")
+    database: NonEmptyText | None = field(name="BEMS_DATABASE", default=None)
+    time_table: NonEmptyText | None = field(name="BEMS_TIME_TABLE", default=None)
+    delivery_stream: NonEmptyText | None = field(name="BEMS_DELIVERY_STREAM", default=None)
 
     def __post_init__(self) -> None:
         if self.time_series == "timestream" and not (self.database and self.time_table):

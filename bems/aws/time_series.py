@@ -15,14 +15,14 @@ from bems.tracker.instants import render
 from bems.tracker.time_series_schema import COLUMNS, Value, to_row
 from bems.tracker.transitions import Transition
 
-TIMESTREAM_RECORDS = 100
+MAX_TIMESTREAM_RECORDS = 100
 """Records of one WriteRecords call (service model)."""
 
-TIMESTREAM_RECORD_BYTES = 2_048
+MAX_TIMESTREAM_RECORD_BYTES = 2_048
 """Measure values of one multi-measure record (developer guide, Quotas). Their names are counted too, to be sure."""
 
-FIREHOSE_RECORDS = 500
-FIREHOSE_BYTES = 4_000_000
+MAX_FIREHOSE_RECORDS = 500
+MAX_FIREHOSE_BYTES = 4_000_000
 """Records of one PutRecordBatch call, and what they may have together (API reference). A row has at most some 20 kB."""
 
 # What every row of a series has in common, or what Timestream keeps beside the measures.
@@ -78,7 +78,7 @@ class TimestreamSeries:
 
     def write(self, rows: Sequence[Row]) -> list[WriteResult]:
         """As of `Series`, in calls of 100."""
-        return [outcome for call in chunks(rows, TIMESTREAM_RECORDS) for outcome in self._write(call)]
+        return [outcome for call in chunks(rows, MAX_TIMESTREAM_RECORDS) for outcome in self._write(call)]
 
     def _write(self, rows: Sequence[Row]) -> list[WriteResult]:
         try:
@@ -108,7 +108,7 @@ class TimestreamSeries:
         return [WRITTEN] * len(rows)
 
     def _record(self, version: int, transition: Transition) -> dict[str, Any]:
-        values = _fit(to_row(transition, self._cell), transition.attributes)
+        values = _trim_attributes(to_row(transition, self._cell), transition.attributes)
         return {
             "Dimensions": [{"Name": "invoice_id", "Value": transition.invoice_id}],
             "MeasureName": transition.stage,
@@ -117,7 +117,7 @@ class TimestreamSeries:
             "MeasureValues": [
                 {
                     "Name": column.name,
-                    "Value": _text(column.type, values[column.name]),
+                    "Value": _to_text(column.type, values[column.name]),
                     "Type": _TIMESTREAM_TYPES[column.type],
                 }
                 for column in COLUMNS
@@ -142,7 +142,9 @@ class FirehoseSeries:
         """As of `Series`, in calls of 500. What Firehose did not take of a call is put again, and nothing else."""
         records = [msgspec.json.encode(to_row(one.transition, self._cell)) for one in rows]
         errors = [
-            error for call in _calls(records) for error in put_with_retries([{"Data": one} for one in call], self._put)
+            error
+            for call in _split_into_calls(records)
+            for error in put_with_retries([{"Data": one} for one in call], self._put)
         ]
         return [WriteResult("failed", error) if error else WRITTEN for error in errors]
 
@@ -151,10 +153,10 @@ class FirehoseSeries:
         return [result.get("ErrorCode") for result in answer["RequestResponses"]]
 
 
-def _fit(values: dict[str, Value], attributes: dict[str, str]) -> dict[str, Value]:
+def _trim_attributes(values: dict[str, Value], attributes: dict[str, str]) -> dict[str, Value]:
     """The values of a row, with as many of its attributes as Timestream has room for."""
-    room = TIMESTREAM_RECORD_BYTES - sum(
-        len(column.name) + len(_text(column.type, values[column.name]).encode())
+    room = MAX_TIMESTREAM_RECORD_BYTES - sum(
+        len(column.name) + len(_to_text(column.type, values[column.name]).encode())
         for column in COLUMNS
         if column.name in values and column.name not in (*_NOT_MEASURES, "attributes")
     )
@@ -168,12 +170,12 @@ def _fit(values: dict[str, Value], attributes: dict[str, str]) -> dict[str, Valu
     return values
 
 
-def _calls(records: list[bytes]) -> Iterator[list[bytes]]:
+def _split_into_calls(records: list[bytes]) -> Iterator[list[bytes]]:
     """The records in calls of no more than Firehose takes."""
     call: list[bytes] = []
     size = 0
     for record in records:
-        if len(call) == FIREHOSE_RECORDS or size + len(record) > FIREHOSE_BYTES:
+        if len(call) == MAX_FIREHOSE_RECORDS or size + len(record) > MAX_FIREHOSE_BYTES:
             yield call
             call, size = [], 0
         call.append(record)
@@ -192,7 +194,7 @@ def _rejected(rows: Sequence[Row], rejected: list[dict[str, Any]]) -> list[Write
     return outcomes
 
 
-def _text(kind: str, value: Value) -> str:
+def _to_text(kind: str, value: Value) -> str:
     if kind == "timestamp":
         return render(int(value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -14,7 +14,7 @@ from bems.engine.paths import PathNotFound, Reader
 from bems.engine.templates import PathCompiler
 from bems.engine.timestamps import parse_timestamp
 
-Test = Callable[[Any, Execution], bool]
+Predicate = Callable[[Any, Execution], bool]
 """Whether a rule holds for a state's data. Raises PathNotFound where its Variable selects nothing."""
 
 
@@ -54,7 +54,9 @@ _TYPE_TESTS: Final[dict[str, Callable[[Any], bool]]] = {
 _COMBINATORS: Final = ("And", "Or", "Not")
 
 
-def choose(choices: Iterable[tuple[Test, str]], default: str | None, data: Any, execution: Execution) -> str | None:
+def choose(
+    choices: Iterable[tuple[Predicate, str]], default: str | None, data: Any, execution: Execution
+) -> str | None:
     """The target of the first rule that holds, or the default. Raises StatesError where a Variable selects nothing."""
     try:
         for test, target in choices:
@@ -68,7 +70,7 @@ def choose(choices: Iterable[tuple[Test, str]], default: str | None, data: Any, 
     return default
 
 
-def compile_rule(rule: Any, where: str, compile_path: PathCompiler, *, top: bool = True) -> Test:
+def compile_rule(rule: Any, where: str, compile_path: PathCompiler, *, top: bool = True) -> Predicate:
     """The test of a choice rule. Raises InvalidDefinition or UnsupportedDefinition, with the path of the fault."""
     if not isinstance(rule, dict):
         raise InvalidDefinition([f"{where}: a choice rule is an object"])
@@ -91,7 +93,7 @@ def compile_rule(rule: Any, where: str, compile_path: PathCompiler, *, top: bool
     return _compile_comparison(operator, rule[operator], f"{where}.{operator}", variable, compile_path)
 
 
-def _compile_combination(key: str, operand: Any, where: str, compile_path: PathCompiler) -> Test:
+def _compile_combination(key: str, operand: Any, where: str, compile_path: PathCompiler) -> Predicate:
     if key == "Not":
         test = compile_rule(operand, where, compile_path, top=False)
         return lambda data, execution: not test(data, execution)
@@ -103,7 +105,7 @@ def _compile_combination(key: str, operand: Any, where: str, compile_path: PathC
     return lambda data, execution: any(test(data, execution) for test in tests)
 
 
-def _compile_comparison(operator: str, operand: Any, where: str, read: Reader, compile_path: PathCompiler) -> Test:
+def _compile_comparison(operator: str, operand: Any, where: str, read: Reader, compile_path: PathCompiler) -> Predicate:
     if operator == "IsPresent":
         return _compile_presence(read, _expect_boolean(operand, where))
     if operator in _TYPE_TESTS:
@@ -143,7 +145,7 @@ def _expect_boolean(operand: Any, where: str) -> bool:
     return operand
 
 
-def _compile_presence(variable: Reader, expected: bool) -> Test:
+def _compile_presence(variable: Reader, expected: bool) -> Predicate:
     def test(data: Any, execution: Execution) -> bool:
         try:
             variable(data, execution)
@@ -154,7 +156,7 @@ def _compile_presence(variable: Reader, expected: bool) -> Test:
     return test
 
 
-def _compile_match(pattern: Any, where: str, read: Reader) -> Test:
+def _compile_match(pattern: Any, where: str, read: Reader) -> Predicate:
     if not isinstance(pattern, str):
         raise InvalidDefinition([f"{where}: expected a string"])
     pieces = re.findall(r"\\.|\\$|[^\\]", pattern, re.DOTALL)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from bems.engine.errors import InvalidDefinition
 from bems.engine.machine import Machine, State
-from bems.engine.paths import Identity
+from bems.engine.paths import MachineIdentity
 from bems.engine.problems import Problems
 from bems.engine.states import StateCompiler
 
@@ -39,7 +39,7 @@ def load(
     document = _parse(definition)
     problems = Problems()
     machine_name = id.rsplit(":", 1)[-1] if name is None else name
-    states = _compile(document, problems, Identity(id, machine_name), frozenset(resources))
+    states = _compile(document, problems, MachineIdentity(id, machine_name), frozenset(resources))
     problems.raise_if_any()
     arn = id.split(":")
     return Machine(
@@ -67,7 +67,7 @@ def _parse(definition: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compile(
-    document: dict[str, Any], problems: Problems, identity: Identity, resources: frozenset[str]
+    document: dict[str, Any], problems: Problems, identity: MachineIdentity, resources: frozenset[str]
 ) -> dict[str, State]:
     for field in document.keys() - _MACHINE_FIELDS:
         problems.add(field, "unknown field")
@@ -75,9 +75,9 @@ def _compile(
         problems.add("Version", "only 1.0 exists")
     query_language = document.get("QueryLanguage", "JSONPath")
     if query_language != "JSONPath":
-        problems.unsupported("QueryLanguage", f"{query_language} is not supported")
+        problems.add_unsupported("QueryLanguage", f"{query_language} is not supported")
     if "TimeoutSeconds" in document:
-        problems.integer(document["TimeoutSeconds"], "TimeoutSeconds", minimum=1)
+        problems.check_integer(document["TimeoutSeconds"], "TimeoutSeconds", minimum=1)
     states = document.get("States")
     if not isinstance(states, dict) or not states:
         problems.add("States", "required field is missing or not an object with states")

@@ -72,7 +72,7 @@ class Execution:
         return due
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         return self.status not in (PENDING, RUNNING)
 
     def copy(self) -> "Execution":
@@ -106,7 +106,7 @@ class Execution:
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from a new execution's, by name."""
-        values = zip(_NAMES, _values(self), _BLANK, strict=True)
+        values = zip(_NAMES, _values(self), _DEFAULTS, strict=True)
         return {name: value for name, value, blank in values if value != blank}
 
     @classmethod
@@ -116,7 +116,7 @@ class Execution:
 
 
 _NAMES: Final = tuple(field.name for field in fields(Execution))
-_BLANK: Final = tuple(... if field.name in ("id", "name") else field.default for field in fields(Execution))
+_DEFAULTS: Final = tuple(... if field.name in ("id", "name") else field.default for field in fields(Execution))
 _values = attrgetter(*_NAMES)
 
 

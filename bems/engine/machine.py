@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bems.engine.choices import Test
+from bems.engine.choices import Predicate
 from bems.engine.execution import Execution
 from bems.engine.paths import Reader, Writer
 
@@ -63,7 +63,7 @@ class Task(State):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice(State):
     type: ClassVar[str] = "Choice"
-    choices: tuple[tuple[Test, str], ...]
+    choices: tuple[tuple[Predicate, str], ...]
     default: str | None
 
 

@@ -26,7 +26,7 @@ _ESCAPE = re.compile(r"\\(.)")
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class MachineIdentity:
     """What the context object says of a state machine."""
 
     id: str
@@ -74,7 +74,7 @@ def parse_path(text: Any) -> Path:
     while position < len(text):
         step = _STEP.match(text, position)
         if step is None:
-            raise _refusal(text, position)
+            raise _path_error(text, position)
         plain, index, single, double = step.groups()
         if index is not None:
             steps.append(int(index))
@@ -85,14 +85,14 @@ def parse_path(text: Any) -> Path:
     return Path(text, context, tuple(steps))
 
 
-def _refusal(text: str, position: int) -> InvalidDefinition:
+def _path_error(text: str, position: int) -> InvalidDefinition:
     rest = text[position:]
     if re.match(r"\.\.|\.\*|\[\s*(\*|\?|-?\d*\s*:|-\d|\d+\s*,|@|\()|\['.*',", rest):
         return UnsupportedDefinition([f"path '{text}' may select more than one value, which is not supported"])
     return InvalidDefinition([f"'{text}' is not a path: unexpected '{rest}'"])
 
 
-def compile_reader(path: Path, identity: Identity) -> Reader:
+def compile_reader(path: Path, identity: MachineIdentity) -> Reader:
     """A function that reads the value at the path."""
     if path.context:
         return _context_reader(path, identity)
@@ -147,7 +147,7 @@ _CONTEXT_FIELDS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def _context_reader(path: Path, identity: Identity) -> Reader:
+def _context_reader(path: Path, identity: MachineIdentity) -> Reader:
     steps = path.steps
     if len(steps) > 1:
         field = f"{steps[0]}.{steps[1]}"
@@ -195,7 +195,7 @@ _FIELD_READERS: Final[dict[str, Reader]] = {
 }
 
 
-def _context(execution: Execution, identity: Identity) -> dict[str, Any]:
+def _context(execution: Execution, identity: MachineIdentity) -> dict[str, Any]:
     context: dict[str, Any] = {
         "Execution": {
             "Id": execution.id,
@@ -242,14 +242,14 @@ def compile_writer(path: Path) -> Writer:
         step = steps[depth]
         if isinstance(step, str):
             if not isinstance(data, dict):
-                raise _unmatched(step, data)
+                raise _match_failure(step, data)
             return {**data, step: write(data.get(step, {}), value, depth + 1)}
         if not isinstance(data, list) or step >= len(data):
-            raise _unmatched(step, data)
+            raise _match_failure(step, data)
         return [*data[:step], write(data[step], value, depth + 1), *data[step + 1 :]]
 
     return write
 
 
-def _unmatched(step: str | int, data: Any) -> StatesError:
+def _match_failure(step: str | int, data: Any) -> StatesError:
     return StatesError(RESULT_PATH_MATCH_FAILURE, f'Unable to apply step "{step}" to input {dumps(data)}')

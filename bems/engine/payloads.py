@@ -7,7 +7,7 @@ from typing import Any, Final
 MAX_BYTES: Final = 256 * 1024
 """The largest input or output of a state, in bytes of UTF-8. Source: Step Functions service quotas."""
 
-_SMALL: Final = 1900
+_SMALL_BYTES: Final = 1900
 """A value that takes so many bytes in marshal's format, version 2, can be written as JSON, and fits.
 
 That version writes each value out: 5 bytes and its UTF-8 for a string, where JSON makes six bytes of one at most
@@ -29,7 +29,7 @@ def fits(value: Any) -> bool:
     It is written only where its size in marshal's format, which is had for a quarter of the work, does not tell.
     """
     try:
-        if len(marshal.dumps(value, 2)) <= _SMALL:
+        if len(marshal.dumps(value, 2)) <= _SMALL_BYTES:
             return True
     except ValueError:
         pass  # It has too many levels for marshal, or a class that only JSON takes.

@@ -19,7 +19,7 @@ class Problems:
         self._found.append(f"{where}: {what}")
         self._invalid = True
 
-    def unsupported(self, where: str, what: str) -> None:
+    def add_unsupported(self, where: str, what: str) -> None:
         self._found.append(f"{where}: {what}")
 
     def include(self, error: InvalidDefinition, where: str | None = None) -> None:
@@ -27,7 +27,7 @@ class Problems:
         self._found += error.problems if where is None else [f"{where}: {problem}" for problem in error.problems]
         self._invalid = self._invalid or not isinstance(error, UnsupportedDefinition)
 
-    def integer(self, value: Any, where: str, *, minimum: int, maximum: int = MAX_SECONDS) -> bool:
+    def check_integer(self, value: Any, where: str, *, minimum: int, maximum: int = MAX_SECONDS) -> bool:
         """Whether the value is an integer in the range; notes the fault if not."""
         if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum:
             return True

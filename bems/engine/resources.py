@@ -29,7 +29,7 @@ def parse_resource(value: Any, registry: frozenset[str], where: str, problems: P
         return _UNKNOWN
     if _FUNCTION.fullmatch(value):
         if value not in registry and "lambda:function" not in registry:
-            problems.unsupported(where, f"resource {value} is not known here")
+            problems.add_unsupported(where, f"resource {value} is not known here")
         return Resource(value)
     integration = _INTEGRATION.fullmatch(value)
     if integration is None:
@@ -37,8 +37,8 @@ def parse_resource(value: Any, registry: frozenset[str], where: str, problems: P
         return _UNKNOWN
     service, action, pattern = integration.groups(default="")
     if pattern not in ("", ".waitForTaskToken"):
-        problems.unsupported(where, f"service integration pattern {pattern} is not supported")
+        problems.add_unsupported(where, f"service integration pattern {pattern} is not supported")
     name = f"{service}:{action}"
     if name not in registry:
-        problems.unsupported(where, f"resource {name} is not known here")
+        problems.add_unsupported(where, f"resource {name} is not known here")
     return Resource(name, (service, action + pattern), bool(pattern))

@@ -13,7 +13,7 @@ from bems.engine.paths import Writer
 from bems.engine.problems import Problems
 from bems.engine.timestamps import SECOND
 
-_MAX_DELAY: Final = 31_622_400
+_MAX_DELAY_SECONDS: Final = 31_622_400
 _RETRIER_FIELDS: Final = frozenset(
     {"Comment", "ErrorEquals", "IntervalSeconds", "MaxAttempts", "BackoffRate", "MaxDelaySeconds", "JitterStrategy"}
 )
@@ -23,10 +23,12 @@ _CATCHER_FIELDS: Final = frozenset({"Comment", "ErrorEquals", "Next", "ResultPat
 def compile_retry(document: Any, where: str, problems: Problems) -> tuple[Retrier, ...]:
     retriers = []
     for path, item, error_equals in _entries(document, where, problems, _RETRIER_FIELDS):
-        values = {"IntervalSeconds": 1, "MaxAttempts": 3, "MaxDelaySeconds": _MAX_DELAY, **item}
-        problems.integer(values["IntervalSeconds"], f"{path}.IntervalSeconds", minimum=1)
-        problems.integer(values["MaxAttempts"], f"{path}.MaxAttempts", minimum=0)
-        problems.integer(values["MaxDelaySeconds"], f"{path}.MaxDelaySeconds", minimum=1, maximum=_MAX_DELAY)
+        values = {"IntervalSeconds": 1, "MaxAttempts": 3, "MaxDelaySeconds": _MAX_DELAY_SECONDS, **item}
+        problems.check_integer(values["IntervalSeconds"], f"{path}.IntervalSeconds", minimum=1)
+        problems.check_integer(values["MaxAttempts"], f"{path}.MaxAttempts", minimum=0)
+        problems.check_integer(
+            values["MaxDelaySeconds"], f"{path}.MaxDelaySeconds", minimum=1, maximum=_MAX_DELAY_SECONDS
+        )
         rate = item.get("BackoffRate", 2.0)
         if not isinstance(rate, int | float) or isinstance(rate, bool) or rate < 1:
             problems.add(f"{path}.BackoffRate", "expected a number of at least 1.0")
@@ -78,7 +80,7 @@ def _entries(
             continue
         for field in item.keys() - fields:
             if field in ("Assign", "Output"):
-                problems.unsupported(f"{path}.{field}", f"field {field} is not supported")
+                problems.add_unsupported(f"{path}.{field}", f"field {field} is not supported")
             else:
                 problems.add(f"{path}.{field}", "unknown field")
         last = index == len(document) - 1

@@ -26,9 +26,9 @@ from bems.tracker.policy import Policy
 from bems.tracker.policy_file import dump_policy
 from bems.tracker.record import InvoiceRecord
 from handlers import escalate, processor, producer, recorder, register_wait, sweeper
-from tests.aws.recorded_calls import ACCOUNT, REGION, Call, Context, Died, RecordedCalls
-from tests.aws.state_machine import Machine
-from tests.aws.table import Table
+from tests.aws.recorded_calls import ACCOUNT, REGION, Call, Context, FunctionKilled, RecordedCalls
+from tests.aws.state_machine import FakeStepFunctions
+from tests.aws.table import FakeTable
 from tests.tracker.samples import NOW, POLICY
 
 CELL = "test"
@@ -43,20 +43,20 @@ class Cloud:
     def __init__(self, policy: Policy) -> None:
         self.now = NOW
         self.policy = policy
-        self.wire = RecordedCalls(self._happened)
+        self.aws = RecordedCalls(self._collect)
         self.messages: deque[dict[str, Any]] = deque()
-        self.letters: list[dict[str, Any]] = []
+        self.dead_letters: list[dict[str, Any]] = []
         self.stream: list[dict[str, Any]] = []
         self.alerts: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
         self.unrecorded: list[dict[str, Any]] = []
         self.items: dict[str, dict[str, Any]] = {}
-        self.table = Table()
-        self.machine = Machine(self)
-        self.wire.fakes |= self.machine.fakes()
+        self.table = FakeTable()
+        self.machine = FakeStepFunctions(self)
+        self.aws.fakes |= self.machine.fakes()
         self._received = 0
 
-    def _happened(self, call: Call) -> None:
+    def _collect(self, call: Call) -> None:
         if call.operation == "PutItem":
             self.items[call.params["Item"]["invoice_id"]["S"]] = call.params["Item"]
             self.stream.append(self.image(call.params["Item"]))
@@ -65,7 +65,7 @@ class Cloud:
         elif call.operation == "SendMessage":
             self.unrecorded.append(json.loads(call.params["MessageBody"]))
         elif call.operation == "WriteRecords":
-            self.rows += [flat(record) for record in call.params["Records"]]
+            self.rows += [flatten_record(record) for record in call.params["Records"]]
         elif call.operation == "PutEvents":
             for entry in call.params["Entries"]:
                 self.messages.append(self.message(json.dumps(envelope(entry))))
@@ -98,11 +98,11 @@ class Cloud:
 
     # -- what the world does
 
-    def hurry(self) -> None:
+    def replace_moto(self) -> None:
         """Leave moto out: the same calls through the same clients, answered ten times as fast."""
-        self.wire.fakes |= {
+        self.aws.fakes |= {
             **self.table.fakes(),
-            "PutEvents": taken,
+            "PutEvents": accept_all,
             "Publish": lambda _: {"MessageId": "m"},
             "SendMessage": lambda _: {"MessageId": "m"},
             "WriteRecords": lambda _: {},
@@ -133,21 +133,21 @@ class Cloud:
             message["attributes"]["ApproximateReceiveCount"] = str(receipts)
         try:
             answer = processor.handler({"Records": batch}, Context())
-        except Died:
+        except FunctionKilled:
             self.messages.extend(batch)
             return
         failed = {one["itemIdentifier"] for one in answer["batchItemFailures"]}
         for message in batch:
             if message["messageId"] in failed:
                 receipts = int(message["attributes"]["ApproximateReceiveCount"])
-                (self.letters if receipts >= dead_after else self.messages).append(message)
+                (self.dead_letters if receipts >= dead_after else self.messages).append(message)
 
     def record_stream(self) -> None:
         """The stream hands over all it has; what fails stays, from the lowest on."""
         batch = list(self.stream)
         try:
             answer = recorder.handler({"Records": batch}, Context())
-        except Died:
+        except FunctionKilled:
             return
         failed = [int(one["itemIdentifier"]) for one in answer["batchItemFailures"]]
         kept = [one for one in batch if failed and int(one["dynamodb"]["SequenceNumber"]) >= min(failed)]
@@ -158,7 +158,7 @@ class Cloud:
         while True:
             try:
                 return sweeper.handler(event or {"source": "aws.events"}, Context())
-            except Died:
+            except FunctionKilled:
                 continue
 
     def send(self, invoice_id: str, stage: str, status: str, event_id: str | None = None, **more: Any) -> None:
@@ -167,7 +167,7 @@ class Cloud:
         while True:
             try:
                 answer = self.post(stage, body)
-            except Died:
+            except FunctionKilled:
                 continue
             assert answer["statusCode"] == 202, answer
             break
@@ -176,12 +176,12 @@ class Cloud:
     def reset(self) -> None:
         """Forget all invoices, and turn the clock back."""
         self.messages.clear()
-        for things in (self.letters, self.stream, self.alerts, self.rows, self.unrecorded):
+        for things in (self.dead_letters, self.stream, self.alerts, self.rows, self.unrecorded):
             things.clear()
-        self.wire.calls.clear()
-        self.wire.deaths.clear()
-        if "PutItem" not in self.wire.fakes:
-            with self.wire.unseen():
+        self.aws.calls.clear()
+        self.aws.kill_after.clear()
+        if "PutItem" not in self.aws.fakes:
+            with self.aws.unrecorded():
                 table = boto3.client("dynamodb")
                 for item in table.scan(TableName=TABLE)["Items"]:
                     table.delete_item(TableName=TABLE, Key={"invoice_id": item["invoice_id"]})
@@ -192,9 +192,9 @@ class Cloud:
 
     def settle(self) -> None:
         """Let everything happen that can happen now."""
-        while self.messages or self.machine.busy or self.stream:
-            if self.machine.busy:
-                self.machine.turn()
+        while self.messages or self.machine.is_busy or self.stream:
+            if self.machine.is_busy:
+                self.machine.process_next()
             elif self.messages:
                 self.deliver()
             else:
@@ -206,11 +206,11 @@ class Cloud:
         self.settle()
         for _ in range(500):
             checks = [record.check_at + SECOND for record in self.records() if record.check_at and sweeping]
-            dues = [at for at in (*checks, *self.machine.dues()) if at <= end]
+            dues = [at for at in (*checks, *self.machine.due_instants()) if at <= end]
             if not dues:
                 break
             self.now = max(self.now, min(dues))
-            self.machine.fire()
+            self.machine.fire_timers()
             if any(at <= self.now for at in checks):
                 self.sweep()
             self.settle()
@@ -234,7 +234,7 @@ def read_record(item: dict[str, Any]) -> InvoiceRecord:
     return msgspec.msgpack.decode(item["record"]["B"], type=InvoiceRecord)
 
 
-def taken(params: dict[str, Any]) -> dict[str, Any]:
+def accept_all(params: dict[str, Any]) -> dict[str, Any]:
     """PutEvents that takes all."""
     return {"FailedEntryCount": 0, "Entries": [{"EventId": "e"} for _ in params["Entries"]]}
 
@@ -254,7 +254,7 @@ def event_body(invoice_id: str, status: str, event_id: str, **more: Any) -> dict
     }
 
 
-def flat(record: dict[str, Any]) -> dict[str, Any]:
+def flatten_record(record: dict[str, Any]) -> dict[str, Any]:
     """A record of Timestream as a row."""
     measures = {measure["Name"]: measure["Value"] for measure in record["MeasureValues"]}
     return {"stage": record["MeasureName"], "time": record["Time"], "version": record["Version"], **measures}
@@ -337,7 +337,7 @@ def make_resources() -> dict[str, str]:
     }
 
 
-def forget() -> None:
+def clear_caches() -> None:
     """What functions keep between invocations."""
     clients.client.cache_clear()
     for module in HANDLERS:
@@ -351,15 +351,15 @@ def open_cloud(tmp_path: Any, policy: Policy = POLICY, **variables: str) -> Iter
     with mock_aws(), pytest.MonkeyPatch.context() as patch:
         for name, value in {**ENVIRONMENT, "LAMBDA_TASK_ROOT": str(tmp_path), **variables}.items():
             patch.setenv(name, value)
-        forget()
+        clear_caches()
         boto3.setup_default_session(region_name=REGION)
         for name, value in make_resources().items():
             patch.setenv(name, variables.get(name, value))
         cloud = Cloud(policy)
         patch.setattr(SystemClock, "now", lambda _: cloud.now)
-        cloud.wire.open()
+        cloud.aws.install()
         try:
             yield cloud
         finally:
-            forget()
+            clear_caches()
             boto3.DEFAULT_SESSION = None

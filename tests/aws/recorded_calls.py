@@ -15,11 +15,11 @@ REGION, ACCOUNT = "eu-west-1", "123456789012"
 Fake = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-class Died(BaseException):
+class FunctionKilled(BaseException):
     """The function's process is gone. Nothing catches it but the world around it."""
 
 
-class Refused(Exception):
+class ServiceError(Exception):
     """A fake's answer is this error; `more` is beside it in the response."""
 
     def __init__(self, code: str, status: int = 400, **more: Any) -> None:
@@ -55,12 +55,12 @@ class RecordedCalls:
     def __init__(self, happened: Callable[[Call], None] = lambda _: None) -> None:
         self.calls: list[Call] = []
         self.fakes: dict[str, Fake] = {}
-        self.deaths: list[int] = []
+        self.kill_after: list[int] = []
         """The function dies right after so many calls; then again after so many more; ..."""
-        self._happened = happened
-        self._seen = True
+        self._on_success = happened
+        self._is_recording = True
 
-    def open(self) -> None:
+    def install(self) -> None:
         boto3.setup_default_session(region_name=REGION, aws_access_key_id="x", aws_secret_access_key="y")
         assert boto3.DEFAULT_SESSION
         events = boto3.DEFAULT_SESSION.events
@@ -77,35 +77,35 @@ class RecordedCalls:
             return None
         try:
             parsed, status = fake(context["asked"]), 200
-        except Refused as refused:
+        except ServiceError as refused:
             parsed, status = {"Error": {"Code": refused.code, "Message": refused.code}, **refused.more}, refused.status
-        if parsed is THROUGH:
+        if parsed is PASS_THROUGH:
             return None
         parsed = {**parsed, "ResponseMetadata": {"HTTPStatusCode": status}}
         return AWSResponse("", status, HTTPHeaders(), None), parsed
 
     def _after(self, http_response: Any, model: Any, context: dict[str, Any], **_: Any) -> None:
-        if not self._seen:
+        if not self._is_recording:
             return
         call = Call(model.name, context["asked"])
         self.calls.append(call)
         if http_response.status_code == 200:
-            self._happened(call)
-        if self.deaths:
-            self.deaths[0] -= 1
-            if self.deaths[0] == 0:
-                del self.deaths[0]
-                raise Died(call.operation)
+            self._on_success(call)
+        if self.kill_after:
+            self.kill_after[0] -= 1
+            if self.kill_after[0] == 0:
+                del self.kill_after[0]
+                raise FunctionKilled(call.operation)
 
     @contextmanager
-    def unseen(self) -> Iterator[None]:
+    def unrecorded(self) -> Iterator[None]:
         """Calls of the test's own."""
-        seen, self._seen = self._seen, False
+        seen, self._is_recording = self._is_recording, False
         try:
             yield
         finally:
-            self._seen = seen
+            self._is_recording = seen
 
 
-THROUGH: dict[str, Any] = {}
+PASS_THROUGH: dict[str, Any] = {}
 """A fake that answers this lets the call go on to moto."""

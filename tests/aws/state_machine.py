@@ -27,7 +27,7 @@ from bems.engine import (
 )
 from bems.tracker.instants import Instant
 from handlers import escalate, register_wait
-from tests.aws.recorded_calls import Context, Died, Fake, Refused
+from tests.aws.recorded_calls import Context, Fake, FunctionKilled, ServiceError
 
 if TYPE_CHECKING:
     from tests.aws.cloud import Cloud
@@ -39,7 +39,7 @@ FUNCTIONS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
 }
 
 
-class Machine:
+class FakeStepFunctions:
     """Behaves as the API reference says: names, tokens and their errors."""
 
     def __init__(self, cloud: Cloud) -> None:
@@ -50,7 +50,7 @@ class Machine:
     def reset(self) -> None:
         """Forget all executions."""
         self.executions: dict[str, Execution] = {}
-        self.waiting: deque[tuple[str, Stimulus | Invoke]] = deque()
+        self.queue: deque[tuple[str, Stimulus | Invoke]] = deque()
         self.entered: defaultdict[str, list[str]] = defaultdict(list)
         self.answered: list[tuple[str, str]] = []
 
@@ -63,14 +63,14 @@ class Machine:
         }
 
     @property
-    def busy(self) -> bool:
-        return bool(self.waiting)
+    def is_busy(self) -> bool:
+        return bool(self.queue)
 
-    def turn(self) -> None:
+    def process_next(self) -> None:
         """Do the next thing: give an execution its stimulus, or call a function for it."""
-        id, what = self.waiting.popleft()
+        id, what = self.queue.popleft()
         if isinstance(what, Invoke):
-            self.waiting.append((id, self._call(what)))
+            self.queue.append((id, self._call(what)))
             return
         self._step(id, what)
 
@@ -80,16 +80,16 @@ class Machine:
         self.entered[id] += [str(event.details[0]) for event in history if event.type.endswith("StateEntered")]
         for effect in effects:
             if isinstance(effect, Rejected):
-                raise Refused(effect.error)
-            self.waiting.append((id, effect))
+                raise ServiceError(effect.error)
+            self.queue.append((id, effect))
 
-    def dues(self) -> list[Instant]:
+    def due_instants(self) -> list[Instant]:
         return [one.due for one in self.executions.values() if one.due is not None]
 
-    def fire(self) -> None:
+    def fire_timers(self) -> None:
         for id, one in self.executions.items():
             if one.due is not None and one.due <= self._cloud.now:
-                self.waiting.append((id, TimerFired()))
+                self.queue.append((id, TimerFired()))
 
     def abort(self, name: str) -> dict[str, Any]:
         """Somebody stops an execution in the console; the event that EventBridge sends of it."""
@@ -106,7 +106,7 @@ class Machine:
         function = self.functions[invoke.arguments["FunctionName"]]
         try:
             result = function(invoke.arguments["Payload"], Context())
-        except Died:
+        except FunctionKilled:
             return TaskFailed(invoke.invocation, "Lambda.ServiceException", "the function died")
         except Unavailable as error:
             # Lambda reports an exception by the name of its class.
@@ -119,9 +119,9 @@ class Machine:
         if known is None:
             self.executions[name] = new_execution(name)
             self.executions[name].input = given
-            self.waiting.append((name, Start(given)))
-        elif known.finished or known.input != given:
-            raise Refused("ExecutionAlreadyExists")
+            self.queue.append((name, Start(given)))
+        elif known.is_finished or known.input != given:
+            raise ServiceError("ExecutionAlreadyExists")
         return {"executionArn": self._arn(name), "startDate": 0}
 
     def _succeed(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Machine:
     def _answer(self, token: str, told: str, stimulus: Stimulus) -> dict[str, Any]:
         name = execution_id(token)
         if name not in self.executions:
-            raise Refused("InvalidToken")
+            raise ServiceError("InvalidToken")
         self._step(name, stimulus)
         self.answered.append((name, told))
         return {}
@@ -144,7 +144,7 @@ class Machine:
     def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
         execution = self.executions.get(params["executionArn"].rpartition(":")[2])
         if execution is None:
-            raise Refused("ExecutionDoesNotExist")
+            raise ServiceError("ExecutionDoesNotExist")
         return {"input": json.dumps(execution.input)}
 
     def _arn(self, name: str) -> str:

@@ -13,7 +13,7 @@ from bems.tracker.alert_messages import json_body
 from bems.tracker.contract import Facts, Source, Vendor
 from bems.tracker.instants import HOUR
 from tests.aws.cloud import CELL, Cloud
-from tests.aws.recorded_calls import Refused
+from tests.aws.recorded_calls import ServiceError
 from tests.tracker.samples import FACTS, NOW
 
 ALERT = Alert("a1", "INV/1", "stuck", "posting", "critical", 3, NOW, NOW + HOUR, NOW + 2 * HOUR, FACTS, last=True)
@@ -23,14 +23,14 @@ ALERT = Alert("a1", "INV/1", "stuck", "posting", "critical", 3, NOW, NOW + HOUR,
 def alerts(cloud: Cloud) -> SnsAlerts:
     sns = client("sns")
     topics = {topic["TopicArn"].rpartition("-")[2]: topic["TopicArn"] for topic in sns.list_topics()["Topics"]}
-    cloud.wire.calls.clear()
+    cloud.aws.calls.clear()
     return SnsAlerts(sns, CELL, topics)
 
 
 def test_an_alert_goes_to_its_severitys_topic_with_what_filters_need(cloud: Cloud, alerts: SnsAlerts) -> None:
     alerts.raise_alert(ALERT)
     alerts.raise_alert(structs.replace(ALERT, severity="warning", last=False))
-    one, two = (call.params for call in cloud.wire.calls)
+    one, two = (call.params for call in cloud.aws.calls)
     assert [asked["TopicArn"].rpartition(":")[2] for asked in (one, two)] == [
         "bems-test-alerts-critical",
         "bems-test-alerts-warning",
@@ -68,7 +68,7 @@ def test_the_largest_alert_is_within_snss_limits(cloud: Cloud, alerts: SnsAlerts
         attributes,
     )
     alerts.raise_alert(structs.replace(ALERT, invoice_id="~" * 128, facts=facts))
-    (call,) = cloud.wire.calls
+    (call,) = cloud.aws.calls
     assert len(call.params["Message"].encode()) < 262_144 // 10
     assert len(call.params["Subject"]) == 99 and call.params["Subject"].endswith("...")
     assert call.params["Subject"].isascii() and call.params["Subject"].isprintable()
@@ -76,8 +76,8 @@ def test_the_largest_alert_is_within_snss_limits(cloud: Cloud, alerts: SnsAlerts
 
 def test_what_sns_refuses_is_raised(cloud: Cloud, alerts: SnsAlerts) -> None:
     def refuse(_: object) -> dict[str, object]:
-        raise Refused("Throttled", 429)
+        raise ServiceError("Throttled", 429)
 
-    cloud.wire.fakes["Publish"] = refuse
+    cloud.aws.fakes["Publish"] = refuse
     with pytest.raises(ClientError, match="Throttled"):
         alerts.raise_alert(ALERT)

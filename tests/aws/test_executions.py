@@ -12,7 +12,7 @@ from bems.aws.executions import StepFunctionsExecutions
 from bems.tracker.actions import SendTaskAnswer, StartExecution, TaskAnswer
 from bems.tracker.instants import HOUR
 from tests.aws.cloud import MACHINE_ARN, Cloud
-from tests.aws.recorded_calls import Refused
+from tests.aws.recorded_calls import ServiceError
 from tests.tracker.samples import NOW
 
 START = StartExecution("INV/1", 1, 60)
@@ -25,7 +25,7 @@ def executions(cloud: Cloud) -> StepFunctionsExecutions:  # noqa: ARG001
 
 def refusing(error: str, status: int = 400) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
-        raise Refused(error, status)
+        raise ServiceError(error, status)
 
     return refuse
 
@@ -35,13 +35,13 @@ def refusing(error: str, status: int = 400) -> Callable[[dict[str, Any]], dict[s
 def test_a_dead_token_counts_as_answered(
     cloud: Cloud, executions: StepFunctionsExecutions, error: str, told: TaskAnswer
 ) -> None:
-    cloud.wire.fakes |= {"SendTaskSuccess": refusing(error), "SendTaskFailure": refusing(error)}
+    cloud.aws.fakes |= {"SendTaskSuccess": refusing(error), "SendTaskFailure": refusing(error)}
     executions.answer(SendTaskAnswer("T", told, NOW), NOW)
-    assert [call.operation for call in cloud.wire.calls] == ["SendTaskSuccess" if told == "ok" else "SendTaskFailure"]
+    assert [call.operation for call in cloud.aws.calls] == ["SendTaskSuccess" if told == "ok" else "SendTaskFailure"]
 
 
 def test_an_execution_that_exists_counts_as_started(cloud: Cloud, executions: StepFunctionsExecutions) -> None:
-    cloud.wire.fakes["StartExecution"] = refusing("ExecutionAlreadyExists")
+    cloud.aws.fakes["StartExecution"] = refusing("ExecutionAlreadyExists")
     executions.start(START, NOW)
 
 
@@ -63,7 +63,7 @@ def test_any_other_error_is_raised(
     cloud: Cloud, executions: StepFunctionsExecutions, error: str, status: int, transient: bool
 ) -> None:
     for operation in ("StartExecution", "SendTaskSuccess", "SendTaskFailure"):
-        cloud.wire.fakes[operation] = refusing(error, status)
+        cloud.aws.fakes[operation] = refusing(error, status)
     calls: list[Callable[[], None]] = [
         lambda: executions.start(START, NOW),
         lambda: executions.answer(SendTaskAnswer("T", "ok", NOW), NOW),
@@ -85,23 +85,23 @@ def test_the_input_is_the_same_text_each_time(cloud: Cloud, executions: StepFunc
     """StartExecution takes a repeat for one only if the input is the same."""
     executions.start(START, NOW)
     executions.start(START, NOW + HOUR)
-    one, two = cloud.wire.calls
+    one, two = cloud.aws.calls
     assert one == two
     assert one.params["input"] == '{"invoice_id":"INV/1","run":1,"deadline_seconds":60}'
 
 
 def test_an_answer_says_what_and_why(cloud: Cloud, executions: StepFunctionsExecutions) -> None:
-    cloud.wire.fakes |= {"SendTaskSuccess": lambda _: {}, "SendTaskFailure": lambda _: {}}
+    cloud.aws.fakes |= {"SendTaskSuccess": lambda _: {}, "SendTaskFailure": lambda _: {}}
     executions.answer(SendTaskAnswer("T", "ok", NOW + HOUR), NOW)
     executions.answer(SendTaskAnswer("T", "Rejected", NOW + HOUR), NOW)
-    success, failure = cloud.wire.calls
+    success, failure = cloud.aws.calls
     assert success.params == {"taskToken": "T", "output": '{"deadline_seconds":3600}'}
     assert failure.params == {"taskToken": "T", "error": "Rejected", "cause": "the invoice was rejected"}
 
 
 def test_motos_step_functions_agrees(cloud: Cloud) -> None:
     """Names and inputs against an independent Step Functions. It takes any token, so of those it tells nothing."""
-    cloud.wire.fakes = {}
+    cloud.aws.fakes = {}
     states = client("stepfunctions")
     machine = states.create_state_machine(
         name="m",

@@ -21,7 +21,7 @@ from bems.tracker.instants import DAY, MINUTE
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.record_builder import clear_pending
 from tests.aws.cloud import TABLE, Cloud
-from tests.aws.recorded_calls import Refused
+from tests.aws.recorded_calls import ServiceError
 from tests.tracker.samples import FACTS, NOW, POLICY, event
 
 
@@ -94,7 +94,7 @@ def test_a_lost_answer_that_somebody_built_upon_is_a_lost_race(records: DynamoRe
     assert records.save(first())
     assert records.save(clear_pending(first(), NOW))
     assert not records.save(first())
-    assert cloud.wire.calls[-1].params["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
+    assert cloud.aws.calls[-1].params["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,14 @@ def test_a_lost_answer_that_somebody_built_upon_is_a_lost_race(records: DynamoRe
 )
 def test_what_dynamodb_refuses_is_raised(records: DynamoRecords, cloud: Cloud, code: str, transient: bool) -> None:
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
-        raise Refused(code)
+        raise ServiceError(code)
 
-    cloud.wire.fakes |= {"PutItem": refuse, "GetItem": refuse}
+    cloud.aws.fakes |= {"PutItem": refuse, "GetItem": refuse}
     for call in (lambda: records.save(first()), lambda: records.load("INV-1")):
         with pytest.raises(ClientError) as raised:
             call()
         assert is_transient(raised.value) == transient
-    del cloud.wire.fakes["PutItem"], cloud.wire.fakes["GetItem"]
+    del cloud.aws.fakes["PutItem"], cloud.aws.fakes["GetItem"]
     assert records.load("INV-1") is None
 
 
@@ -126,7 +126,7 @@ def test_what_dynamodb_refuses_is_raised(records: DynamoRecords, cloud: Cloud, c
 def test_a_read_is_never_stale(records: DynamoRecords, cloud: Cloud) -> None:
     """Which moto's never is: so the call itself is looked at."""
     records.load("INV-1")
-    (call,) = cloud.wire.calls
+    (call,) = cloud.aws.calls
     assert call.params["ConsistentRead"] is True
 
 

@@ -23,9 +23,9 @@ class EngineHarness:
         self.execution: Execution = new_execution(ARN, seed=seed)
         self.effects: list[Effect] = []
         self.events: list[HistoryEvent] = []
-        self.take(Start({} if data is None else data))
+        self.apply(Start({} if data is None else data))
 
-    def take(self, stimulus: Stimulus, at: float = 0) -> "EngineHarness":
+    def apply(self, stimulus: Stimulus, at: float = 0) -> "EngineHarness":
         """The stimulus happens `at` so many seconds after START."""
         now = START + round(at * 1_000_000)
         self.execution, effects, events = step(self.machine, self.execution, stimulus, now, record=True)
@@ -35,7 +35,7 @@ class EngineHarness:
 
     def answer(self, payload: Any = None, at: float = 0) -> "EngineHarness":
         """The newest invocation succeeds."""
-        return self.take(TaskSucceeded(self.invoke.invocation, {**RESULT, "Payload": payload}), at)
+        return self.apply(TaskSucceeded(self.invoke.invocation, {**RESULT, "Payload": payload}), at)
 
     @property
     def invoke(self) -> Invoke:

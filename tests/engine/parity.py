@@ -77,11 +77,11 @@ class Fail:
 
 
 @dataclass(frozen=True)
-class Beat:
+class SendHeartbeat:
     pass
 
 
-Action = Advance | Succeed | Fail | Beat
+Action = Advance | Succeed | Fail | SendHeartbeat
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Outcome:
         return [event["type"] for event in self.history]
 
 
-class EngineWorld:
+class EngineRunner:
     """Our engine with a shell of the simplest kind."""
 
     def __init__(self, now: datetime, arn: str = "arn:aws:states:us-east-1:123456789012:execution:machine:1") -> None:
@@ -151,7 +151,7 @@ class EngineWorld:
                 self._take(CallbackSucceeded(self._token(stale), output))
             case Fail(error, cause, stale):
                 self._take(CallbackFailed(self._token(stale), error, cause))
-            case Beat():
+            case SendHeartbeat():
                 self._take(Heartbeat(self._token()))
 
     def _token(self, stale: bool = False) -> str:
@@ -200,7 +200,7 @@ class EngineWorld:
             self._take(result)
 
 
-class MotoWorld:
+class MotoRunner:
     """moto's interpreter. Get one from `moto_world()`."""
 
     def __init__(self, clock: SfnClock, client: Any) -> None:
@@ -250,7 +250,7 @@ class MotoWorld:
                 self._client.send_task_success(taskToken=self._token(stale), output=json.dumps(output))
             case Fail(error, _, stale):
                 self._client.send_task_failure(taskToken=self._token(stale), error=error)
-            case Beat():
+            case SendHeartbeat():
                 self._client.send_task_heartbeat(taskToken=self._token())
 
     def _token(self, stale: bool = False) -> str:
@@ -268,7 +268,7 @@ class MotoWorld:
 
 
 @contextmanager
-def moto_world() -> Iterator[MotoWorld]:
+def moto_runner() -> Iterator[MotoRunner]:
     """moto with its interpreter on a frozen clock, and without Docker: functions answer from the script."""
     with (
         mock_aws(config={"stepfunctions": {"execute_state_machine": True}}),
@@ -277,13 +277,13 @@ def moto_world() -> Iterator[MotoWorld]:
     ):
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        world = MotoWorld(clock, boto3.client("stepfunctions", region_name="us-east-1"))
+        runner = MotoRunner(clock, boto3.client("stepfunctions", region_name="us-east-1"))
         patch.setattr(lambda_eval_utils, "time", clock.replacements()["time"], raising=False)
-        patch.setattr(lambda_eval_utils, "_invoke_lambda_function", world.invoke)
+        patch.setattr(lambda_eval_utils, "_invoke_lambda_function", runner.invoke)
         # Parsing a definition takes longer than running it, and moto parses at every start.
         patch.setattr(AmazonStateLanguageParser, "parse", functools.cache(AmazonStateLanguageParser.parse))
-        patch.setattr(CallbackPoolManager, "add", _recording(CallbackPoolManager.add, world.tokens))
-        yield world
+        patch.setattr(CallbackPoolManager, "add", _recording(CallbackPoolManager.add, runner.tokens))
+        yield runner
 
 
 def _recording(add: Any, tokens: list[str]) -> Any:
@@ -294,11 +294,11 @@ def _recording(add: Any, tokens: list[str]) -> Any:
     return record
 
 
-def run_both(moto: MotoWorld, script: Script) -> tuple[Outcome, Outcome]:
+def run_both(moto: MotoRunner, script: Script) -> tuple[Outcome, Outcome]:
     """The outcomes of moto and of our engine, which started at the same instant with the same ARN."""
     started_at = moto.clock.now
     expected = moto.run(script)
-    return expected, EngineWorld(started_at, moto.arn).run(script)
+    return expected, EngineRunner(started_at, moto.arn).run(script)
 
 
 def _forever(answers: tuple[Answer, ...]) -> Iterator[Answer]:

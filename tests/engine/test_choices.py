@@ -5,11 +5,11 @@ import pytest
 from bems.engine import new_execution
 from bems.engine.choices import choose, compile_rule
 from bems.engine.errors import StatesError
-from bems.engine.paths import Identity, Reader, compile_reader, parse_path
+from bems.engine.paths import MachineIdentity, Reader, compile_reader, parse_path
 
 
 def compile_path(text: str, _where: str) -> Reader:
-    return compile_reader(parse_path(text), Identity("", ""))
+    return compile_reader(parse_path(text), MachineIdentity("", ""))
 
 
 def holds(rule: dict[str, Any], data: Any) -> bool:

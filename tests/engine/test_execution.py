@@ -64,4 +64,4 @@ def test_due_is_the_earliest_timer() -> None:
     execution.heartbeat_at = 10
     assert execution.due == 10
     execution.status = "SUCCEEDED"
-    assert (execution.due, execution.finished) == (None, True)
+    assert (execution.due, execution.is_finished) == (None, True)

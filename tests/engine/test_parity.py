@@ -11,10 +11,10 @@ from tests.engine.parity import (
     Action,
     Advance,
     Answer,
-    Beat,
     Fail,
-    MotoWorld,
+    MotoRunner,
     Script,
+    SendHeartbeat,
     Succeed,
     run_both,
 )
@@ -280,17 +280,17 @@ CASES: dict[str, Script] = {
     "heartbeat: beats, then missed": Script(
         machine(wait_for_token(HeartbeatSeconds=5, TimeoutSeconds=60)),
         DATA,
-        actions=(Advance(4), Beat(), Advance(4), Beat(), Advance(4), Advance(4)),
+        actions=(Advance(4), SendHeartbeat(), Advance(4), SendHeartbeat(), Advance(4), Advance(4)),
     ),
     "heartbeat: beats, then succeeds": Script(
         machine(wait_for_token(HeartbeatSeconds=5, TimeoutSeconds=60)),
         DATA,
-        actions=(Advance(4), Beat(), Advance(4), Succeed(1), Advance(9)),
+        actions=(Advance(4), SendHeartbeat(), Advance(4), Succeed(1), Advance(9)),
     ),
     "heartbeat: beats until the timeout": Script(
         machine(wait_for_token(HeartbeatSeconds=5, TimeoutSeconds=9)),
         DATA,
-        actions=(Advance(4), Beat(), Advance(4), Beat(), Advance(4)),
+        actions=(Advance(4), SendHeartbeat(), Advance(4), SendHeartbeat(), Advance(4)),
     ),
     "heartbeat: caught as a timeout": Script(
         caught_by(wait_for_token(HeartbeatSeconds=5, TimeoutSeconds=60), {"ErrorEquals": ["States.Timeout"]}),
@@ -303,7 +303,7 @@ CASES: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_history_is_the_same(moto: MotoWorld, name: str) -> None:
+def test_history_is_the_same(moto: MotoRunner, name: str) -> None:
     expected, actual = run_both(moto, CASES[name])
     assert actual.history == expected.history
     assert (actual.status, actual.rejected) == (expected.status, expected.rejected)
@@ -351,7 +351,7 @@ CONSTANTS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("operator", "operand"), CONSTANTS, ids=lambda value: str(value))
-def test_comparison_is_the_same(moto: MotoWorld, operator: str, operand: Any) -> None:
+def test_comparison_is_the_same(moto: MotoRunner, operator: str, operand: Any) -> None:
     rules = [
         {"And": [{"Variable": f"$.v[{index}]", operator: operand}], "Next": f"Pass{index}"}
         for index in range(len(VALUES))
@@ -365,7 +365,7 @@ def test_comparison_is_the_same(moto: MotoWorld, operator: str, operand: Any) ->
     "operator",
     ["BooleanEqualsPath", *(f"{kind}{order}Path" for kind in ("Numeric", "String", "Timestamp") for order in ORDERS)],
 )
-def test_comparison_of_two_paths_is_the_same(moto: MotoWorld, operator: str) -> None:
+def test_comparison_of_two_paths_is_the_same(moto: MotoRunner, operator: str) -> None:
     # Values of the operator's own type only: moto fails where the second value is of another.
     kinds: dict[str, tuple[type, ...]] = {"B": (bool,), "N": (int, float), "S": (str,), "T": (str,)}
     operands: dict[str, list[Any]] = {
@@ -412,12 +412,12 @@ RULES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_rule_is_the_same(moto: MotoWorld, name: str) -> None:
+def test_rule_is_the_same(moto: MotoRunner, name: str) -> None:
     expected, actual = run_both(moto, Script(chooses(RULES[name]), {"x": 3}))
     assert actual.history == expected.history
 
 
-def test_filters_of_a_choice_are_the_same(moto: MotoWorld) -> None:
+def test_filters_of_a_choice_are_the_same(moto: MotoRunner) -> None:
     definition = chooses({"Variable": "$.b", "NumericEquals": 1})
     definition["States"]["First"] |= {"InputPath": "$.a", "OutputPath": "$.b"}
     expected, actual = run_both(moto, Script(definition, {"a": {"b": 1}}))

@@ -11,9 +11,9 @@ from tests.engine.parity import (
     Action,
     Advance,
     Answer,
-    EngineWorld,
+    EngineRunner,
     Fail,
-    MotoWorld,
+    MotoRunner,
     Outcome,
     Script,
     Succeed,
@@ -135,7 +135,7 @@ PATHS: dict[str, tuple[str, Script]] = {
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_history_is_the_same(moto: MotoWorld, name: str) -> None:
+def test_history_is_the_same(moto: MotoRunner, name: str) -> None:
     last_state, steps = PATHS[name]
     expected, actual = run_both(moto, steps)
     assert actual.history == expected.history
@@ -146,7 +146,7 @@ def test_history_is_the_same(moto: MotoWorld, name: str) -> None:
 def test_every_state_is_entered() -> None:
     entered: set[str] = set()
     for _, steps in PATHS.values():
-        entered.update(_entered(EngineWorld(datetime(2026, 1, 1, tzinfo=UTC)).run(steps)))
+        entered.update(_entered(EngineRunner(datetime(2026, 1, 1, tzinfo=UTC)).run(steps)))
     assert entered == set(DEFINITION["States"])
 
 
@@ -170,7 +170,7 @@ ACTIONS: st.SearchStrategy[Action] = st.one_of(
 )
 
 
-def test_random_scripts_are_the_same(moto: MotoWorld) -> None:
+def test_random_scripts_are_the_same(moto: MotoRunner) -> None:
     @settings(
         max_examples=100,
         phases=[Phase.generate],

@@ -4,13 +4,13 @@ import pytest
 
 from bems.engine import InvalidDefinition, UnsupportedDefinition, new_execution
 from bems.engine.errors import StatesError
-from bems.engine.paths import Identity, PathNotFound, compile_reader, compile_writer, parse_path
+from bems.engine.paths import MachineIdentity, PathNotFound, compile_reader, compile_writer, parse_path
 
 DATA = {"a": {"b-c": [1, {"x.y": "deep"}], "": 0}, "é": 2, "7": 3, "it's": 4, '"': 5}
 
 
 def read(text: str, data: Any = DATA) -> Any:
-    return compile_reader(parse_path(text), Identity("id", "name"))(data, new_execution("arn"))
+    return compile_reader(parse_path(text), MachineIdentity("id", "name"))(data, new_execution("arn"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bems.engine.payloads import _SMALL, MAX_BYTES, dumps, fits
+from bems.engine.payloads import _SMALL_BYTES, MAX_BYTES, dumps, fits
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -66,15 +66,15 @@ def test_list_of_one_value_takes_at_most_six_times_the_bytes_of_marshal(value: A
 @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"": value}])
 def test_level_takes_at_least_five_bytes_of_marshal(wrap: Any) -> None:
     value: Any = None
-    for depth in range(_SMALL // 5 + 1):
+    for depth in range(_SMALL_BYTES // 5 + 1):
         assert marshalled(value) > 5 * depth
         value = wrap(value)
-    assert marshalled(value) > _SMALL
+    assert marshalled(value) > _SMALL_BYTES
 
 
 def test_small_values_can_be_written() -> None:
-    assert 6 * _SMALL <= MAX_BYTES
-    assert marshalled(10**4300) > _SMALL
+    assert 6 * _SMALL_BYTES <= MAX_BYTES
+    assert marshalled(10**4300) > _SMALL_BYTES
     assert not fits(10**4300)
 
 
@@ -82,7 +82,7 @@ def test_small_values_can_be_written() -> None:
 def test_fits_is_exact(item: Any) -> None:
     # At every size around the one up to which JSON need not be written, and around the limit.
     step = size(item) + 1
-    for limit in (_SMALL // 6, _SMALL, MAX_BYTES):
+    for limit in (_SMALL_BYTES // 6, _SMALL_BYTES, MAX_BYTES):
         for count in range(max(limit // step - 3, 0), limit // step + 3):
             value = [item] * count
             assert fits(value) is (size(value) <= MAX_BYTES)

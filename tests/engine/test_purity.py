@@ -126,7 +126,7 @@ def take(compiled_machine: Machine, execution: Execution, what: Stimulus, now: i
     assert after is not execution or not events
     assert after is execution or after != execution or isinstance(what, Heartbeat)
     assert (after.due is not None) == (after.status == "RUNNING")
-    assert after.finished == (after.stopped_at is not None)
+    assert after.is_finished == (after.stopped_at is not None)
     return after, [effect for effect in effects if isinstance(effect, Invoke)]
 
 
@@ -152,8 +152,8 @@ def test_step_is_pure_and_total(name: str, moves: list[tuple[str, int, int, Any,
 
 
 def test_effects_and_outputs_survive_json() -> None:
-    shell = EngineHarness(lifecycle(), INPUT)
-    assert json.loads(json.dumps(shell.invoke.arguments)) == shell.invoke.arguments
+    harness = EngineHarness(lifecycle(), INPUT)
+    assert json.loads(json.dumps(harness.invoke.arguments)) == harness.invoke.arguments
 
 
 def test_thirty_days_pass_in_no_time() -> None:

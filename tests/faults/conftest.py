@@ -14,26 +14,26 @@ import pytest
 
 from bench.results import RESULTS, table, write_section
 
-OUT = "BEMS_FAULTS_OUT"
+OUTPUT_VARIABLE = "BEMS_FAULTS_OUT"
 """Where this is set in the environment, the figures are written at the end: `1` for the results, or another file."""
 
 Row = tuple[str, str, float, str]
 FIGURES = pytest.StashKey[list[Row]]()
-HEAD = ("fault", "how often", "seconds", "outcome")
+HEADER = ("fault", "how often", "seconds", "outcome")
 
 
 class Figures:
     """What a test found out. Only tests that pass have figures."""
 
     def __init__(self) -> None:
-        self.noted: list[Row] = []
+        self.rows: list[Row] = []
         self._begun = time.perf_counter()
 
-    def note(self, fault: str, count: str, outcome: str) -> None:
+    def record(self, fault: str, count: str, outcome: str) -> None:
         """`fault` was done `count`, with this outcome. Its seconds are those since the last note, or since the test
         began."""
         now = time.perf_counter()
-        self.noted.append((fault, count, now - self._begun, outcome))
+        self.rows.append((fault, count, now - self._begun, outcome))
         self._begun = now
 
 
@@ -43,7 +43,7 @@ def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
     figures = Figures()
     yield figures
     if not request.session.testsfailed:
-        request.config.stash.setdefault(FIGURES, []).extend(figures.noted)
+        request.config.stash.setdefault(FIGURES, []).extend(figures.rows)
 
 
 def add_up(rows: Iterable[Row]) -> list[list[str]]:
@@ -70,10 +70,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if handed_on is not None:
         handed_on["bems_figures"] = rows
         return
-    out = os.environ.get(OUT)
+    out = os.environ.get(OUTPUT_VARIABLE)
     if out and rows and exitstatus == 0:
         path = RESULTS if out == "1" else Path(out)
-        write_section("faults", "Faults", table(HEAD, add_up(rows)), path)
+        write_section("faults", "Faults", table(HEADER, add_up(rows)), path)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -57,7 +57,7 @@ class Entry:
         self.history: list[Inode | None] = [first]
 
     @property
-    def now(self) -> Inode | None:
+    def current(self) -> Inode | None:
         return self.history[-1]
 
     @property
@@ -81,14 +81,14 @@ class Disk(apsw.VFS):
         self.random = random
         self.entries: dict[str, Entry] = {}
         self.rates: dict[Operation, float] = {}
-        self.room: int | None = None
+        self.free_bytes: int | None = None
         self.operations = 0
         self.dies_at = NEVER
         self.dies_at_sync = False
-        self.dead = False
+        self.is_dead = False
         self.failures = 0
         self.open_files = 0
-        self.mistake: BaseException | None = None
+        self.simulation_error: BaseException | None = None
         """Of this simulation's own."""
 
     # -- how it ends
@@ -97,11 +97,11 @@ class Disk(apsw.VFS):
         """So many more operations are made, and none after them."""
         self.dies_at = self.operations + operations
 
-    def tick(self) -> None:
+    def count_operation(self) -> None:
         """Something happened that is no operation of the disk's, but may be the last thing that happens."""
         self.operations += 1
         if self.operations > self.dies_at:
-            self.dead = True
+            self.is_dead = True
 
     def restart(self) -> None:
         """Only the process died: the operating system has all that it wrote.
@@ -110,20 +110,20 @@ class Disk(apsw.VFS):
         than any program survives.
         """
         assert not self.open_files, "a process that is dead has no open files"
-        self.dead, self.dies_at, self.dies_at_sync = False, NEVER, False
+        self.is_dead, self.dies_at, self.dies_at_sync = False, NEVER, False
         for path, entry in self.entries.items():
-            if entry.now and entry.now.forgotten:
+            if entry.current and entry.current.forgotten:
                 content = Path(path).read_bytes()
-                entry.now.pending = [(0, content), len(content)]
-                entry.now.forgotten = False
+                entry.current.pending = [(0, content), len(content)]
+                entry.current.forgotten = False
 
     def cut_power(self, *, drop: bool = False) -> None:
         """What was not synced is kept, dropped or torn; all of it dropped if `drop`. No file may be open."""
         kept = 0.0 if drop else self.random.choice((0.0, 0.0, 0.5, 0.9, 1.0))
         torn = 0.0 if drop else self.random.choice((0.0, 0.3, 1.0))
         for path, entry in self.entries.items():
-            inode = self.random.choice(entry.history) if entry.is_new else entry.now
-            survivor = None if inode is None else self._what_is_left(inode, kept, torn)
+            inode = self.random.choice(entry.history) if entry.is_new else entry.current
+            survivor = None if inode is None else self._survivor(inode, kept, torn)
             file = Path(path)
             if survivor is None:
                 file.unlink(missing_ok=True)
@@ -134,7 +134,7 @@ class Disk(apsw.VFS):
             entry.history[:] = [None if survivor is None else Inode(survivor)]
         self.restart()
 
-    def _what_is_left(self, inode: Inode, kept: float, torn: float) -> bytes:
+    def _survivor(self, inode: Inode, kept: float, torn: float) -> bytes:
         content = bytearray(inode.durable)
         for change in inode.pending:
             if self.random.random() < kept:
@@ -149,10 +149,10 @@ class Disk(apsw.VFS):
 
     def operate(self, operation: Operation) -> None:
         """May this be done? It raises where not."""
-        if not self.dead:
-            self.tick()
-            self.dead |= self.dies_at_sync and operation == "sync"
-        if self.dead:
+        if not self.is_dead:
+            self.count_operation()
+            self.is_dead |= self.dies_at_sync and operation == "sync"
+        if self.is_dead:
             raise _failure(operation)
         rate = self.rates.get(operation)
         if rate and self.random.random() < rate:
@@ -160,11 +160,11 @@ class Disk(apsw.VFS):
             raise _failure(operation)
 
     def grow(self, by: int) -> None:
-        if by > 0 and self.room is not None:
-            if by > self.room:
+        if by > 0 and self.free_bytes is not None:
+            if by > self.free_bytes:
                 self.failures += 1
                 raise _exception(apsw.SQLITE_FULL, "database or disk is full")
-            self.room -= by
+            self.free_bytes -= by
 
     def entry(self, path: str) -> Entry:
         entry = self.entries.get(path)
@@ -178,14 +178,14 @@ class Disk(apsw.VFS):
         for entry in self.entries.values():
             entry.sync()
 
-    def told_nobody(self, kind: object, error: object, trace: object = None) -> None:  # noqa: ARG002
+    def handle_exception(self, kind: object, error: object, trace: object = None) -> None:  # noqa: ARG002
         """What failed where nobody could be told, as in closing. In place of `sys.excepthook`."""
         if not isinstance(error, apsw.Error):
-            self.mistake = error if isinstance(error, BaseException) else AssertionError(error)
+            self.simulation_error = error if isinstance(error, BaseException) else AssertionError(error)
 
     def unraisable_hook(self, told: Any) -> None:
         """The same, of a connection that nobody closed. In place of `sys.unraisablehook`."""
-        self.told_nobody(told.exc_type, told.exc_value, told.exc_traceback)
+        self.handle_exception(told.exc_type, told.exc_value, told.exc_traceback)
 
     # -- what SQLite calls
 
@@ -195,7 +195,7 @@ class Disk(apsw.VFS):
         path = name if isinstance(name, str) else name.filename()
         entry = self.entry(path)
         file = DiskFile(self, entry, name, flags)
-        if entry.now is None:
+        if entry.current is None:
             entry.history.append(Inode())
         return file
 
@@ -228,8 +228,8 @@ class DiskFile(apsw.VFSFile):
 
     @property
     def _inode(self) -> Inode:
-        assert self._entry.now is not None, "no file is deleted while it is open"
-        return self._entry.now
+        assert self._entry.current is not None, "no file is deleted while it is open"
+        return self._entry.current
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         self._disk.operate("read")
@@ -240,7 +240,7 @@ class DiskFile(apsw.VFSFile):
         try:
             self._disk.operate("write")
         except apsw.IOError:
-            if not self._disk.dead and self._disk.random.random() < 0.5:
+            if not self._disk.is_dead and self._disk.random.random() < 0.5:
                 self._write(content[: len(content) // 2], offset)
             raise
         self._disk.grow(offset + len(content) - self.xFileSize())
@@ -260,7 +260,7 @@ class DiskFile(apsw.VFSFile):
         try:
             self._disk.operate("sync")
         except apsw.IOError:
-            if not self._disk.dead:
+            if not self._disk.is_dead:
                 # An operating system may forget what it could not bring to the disk: the next sync says all is well.
                 random, pending = self._disk.random, self._inode.pending
                 pending[:] = [change for change in pending if random.random() < 0.5]

@@ -39,7 +39,7 @@ from bems.tracker.record import InvoiceRecord
 from bems.tracker.record_builder import DISPUTABLE_STAGES
 from bems.tracker.status import WAITS_FOR, Outcome, status_of, supersedes
 from bems.tracker.transitions import Transition
-from tests.faults.reference_model import ALL, Model, State, names_of, read_state
+from tests.faults.reference_model import ALL, ReferenceModel, State, execution_names, read_state
 from tests.faults.simulated_cell import MACHINE, SimulatedCell
 
 
@@ -47,27 +47,29 @@ class InvariantViolated(AssertionError):
     """Something does not hold."""
 
 
-def hold(condition: object, what: str) -> None:
+def require(condition: object, what: str) -> None:
     if not condition:
         raise InvariantViolated(what)
 
 
-def examine(life: SimulatedCell, model: Model, answered: dict[str, str], followed: list[Transition]) -> None:
+def check_recovered(
+    cell: SimulatedCell, model: ReferenceModel, answered: dict[str, str], followed: list[Transition]
+) -> None:
     """After a recovery: all but what only the end can show."""
-    check_files(life)
-    state = read_state(life.reader)
-    if not model.settle(state):
+    check_files(cell)
+    state = read_state(cell.reader)
+    if not model.reconcile(state):
         raise InvariantViolated(
             f"4: the store is not what the core makes of its stimuli: {difference(state, model.state())}"
         )
     stored = {event.event_id: event for event in state.events}
-    hold(len(stored) == len(state.events), "2: an event is there twice")
+    require(len(stored) == len(state.events), "2: an event is there twice")
     missing = sorted(id for id in answered if id not in stored)
-    hold(not missing, f"2: answered and not there: {missing}")
-    check_rows(state, life.reader)
+    require(not missing, f"2: answered and not there: {missing}")
+    check_rows(state, cell.reader)
     check_chain(state.transitions)
-    check_totals(state, life.reader)
-    check_calendar(life.store, model)
+    check_totals(state, cell.reader)
+    check_calendar(cell.store, model)
     check_following(state.transitions, followed)
     check_alerts(state.alerts)
     for record in state.records.values():
@@ -81,9 +83,9 @@ def check_chain(rows: list[Transition]) -> None:
     for row in rows:
         start = row.from_status, row.from_amount, row.from_currency
         before = ends.get(row.invoice_id, (None, None, None))
-        hold(start == before, f"10: {row.transition_id} of {row.invoice_id} begins at {start}, not at {before}")
+        require(start == before, f"10: {row.transition_id} of {row.invoice_id} begins at {start}, not at {before}")
         ends[row.invoice_id] = end = row.to_status, row.to_amount, row.to_currency
-        hold(row.kind in ("event", "command") or start == end, f"10: {row.transition_id} moves {row.invoice_id}")
+        require(row.kind in ("event", "command") or start == end, f"10: {row.transition_id} moves {row.invoice_id}")
 
 
 def check_totals(state: State, reader: Reader) -> None:
@@ -100,15 +102,17 @@ def check_totals(state: State, reader: Reader) -> None:
         records[status, facts.currency, "count"] += 1
         records[status, facts.currency, "amount"] += facts.amount
     found = {key: value for key, value in series.items() if value}
-    hold(found == dict(records), f"10: the series says {found}, the records {dict(records)}")
+    require(found == dict(records), f"10: the series says {found}, the records {dict(records)}")
     indexed = {
         (total.status, total.currency, name): value
         for total in reader.totals()
         for name, value in (("count", total.invoices), ("amount", total.amount))
     }
-    hold(indexed == dict(records), f"10: the index says {indexed}, the records {dict(records)}")
+    require(indexed == dict(records), f"10: the index says {indexed}, the records {dict(records)}")
     stuck = sum(record.stuck for record in state.records.values())
-    hold(sum(total.stuck for total in reader.totals()) == stuck, f"10: {stuck} are stuck, and the index says otherwise")
+    require(
+        sum(total.stuck for total in reader.totals()) == stuck, f"10: {stuck} are stuck, and the index says otherwise"
+    )
 
 
 def check_report(record: InvoiceRecord) -> None:
@@ -117,15 +121,15 @@ def check_report(record: InvoiceRecord) -> None:
             outcome = record.outcomes.get(stage)
             bad = outcome is not None and outcome.status == FAILURE_STATUS[stage]
             told = not bad or record.reported_disputes.get(stage) == (outcome and outcome.event_id)
-            hold(told, f"11: {outcome} of {record.invoice_id} was not reported")
-    hold((record.mark == "parked") == (record.parked is not None), f"11: {record.invoice_id} keeps {record.parked}")
-    hold(record.mark != "parked" or record.stuck, f"11: {record.invoice_id} is parked, and not stuck")
+            require(told, f"11: {outcome} of {record.invoice_id} was not reported")
+    require((record.mark == "parked") == (record.parked is not None), f"11: {record.invoice_id} keeps {record.parked}")
+    require(record.mark != "parked" or record.stuck, f"11: {record.invoice_id} is parked, and not stuck")
 
 
-def check_files(life: SimulatedCell) -> None:
-    for connection, name in ((life.store._connection, DATABASE), (life.deliveries._outbox._connection, OUTBOX)):
+def check_files(cell: SimulatedCell) -> None:
+    for connection, name in ((cell.store._connection, DATABASE), (cell.deliveries._outbox._connection, OUTBOX)):
         found = connection.execute("PRAGMA integrity_check").fetchall()
-        hold(found == [("ok",)], f"1: {name}: {found}")
+        require(found == [("ok",)], f"1: {name}: {found}")
 
 
 def difference(found: State, expected: State) -> str:
@@ -147,46 +151,46 @@ def difference(found: State, expected: State) -> str:
 
 def check_rows(state: State, reader: Reader) -> None:
     numbered = reader.transitions(limit=ALL)
-    hold([seq for seq, _ in numbered] == list(range(1, len(numbered) + 1)), "6: a number is missing")
+    require([seq for seq, _ in numbered] == list(range(1, len(numbered) + 1)), "6: a number is missing")
     numbers = [seq for seq, _ in reader.events(limit=ALL)]
-    hold(numbers == list(range(1, len(numbers) + 1)), "6: an event's number is missing")
+    require(numbers == list(range(1, len(numbers) + 1)), "6: an event's number is missing")
     applied = [row.event_id for row in state.transitions if row.kind == "event"]
-    hold(len(set(applied)) == len(applied), "3: an event was applied twice")
-    hold(not set(applied) & set(state.letters), "3: a dead letter was applied")
+    require(len(set(applied)) == len(applied), "3: an event was applied twice")
+    require(not set(applied) & set(state.dead_letters), "3: a dead letter was applied")
     accepted = {event.event_id for event in state.events}
-    hold(accepted == {*applied, *state.letters}, "3: an accepted event is neither applied nor a dead letter")
+    require(accepted == {*applied, *state.dead_letters}, "3: an accepted event is neither applied nor a dead letter")
     by_invoice: dict[str, list[Transition]] = {}
     for row in state.transitions:
         by_invoice.setdefault(row.invoice_id, []).append(row)
     for id, rows in by_invoice.items():
         instants = [row.recorded_at for row in rows]
-        hold(instants == sorted(set(instants)), f"6: {id} has two rows at an instant, or one that goes back")
-        hold(len({row.transition_id for row in rows}) == len(rows), f"6: {id} has a row twice")
-        hold(reader.timeline(id, ALL) == rows[::-1], f"6: the rows of {id} do not lead back to its first")
+        require(instants == sorted(set(instants)), f"6: {id} has two rows at an instant, or one that goes back")
+        require(len({row.transition_id for row in rows}) == len(rows), f"6: {id} has a row twice")
+        require(reader.timeline(id, ALL) == rows[::-1], f"6: the rows of {id} do not lead back to its first")
 
 
 def check_following(rows: list[Transition], followed: list[Transition]) -> None:
-    hold(rows[: len(followed)] == followed, "6: what was read of the series is not there any more")
+    require(rows[: len(followed)] == followed, "6: what was read of the series is not there any more")
 
 
-def check_calendar(store: SqliteStore, model: Model) -> None:
+def check_calendar(store: SqliteStore, model: ReferenceModel) -> None:
     """That it comes up, and when, unless a failure put it off."""
     stored = {(one.kind, one.key): one for one in store.due(LATEST + 1, ALL)}
     expected = {(one.kind, one.key): one for one in model.due()}
     told = f"7: in the store's calendar {sorted(stored.values())}, should be {sorted(expected.values())}"
-    hold(stored.keys() == expected.keys(), told)
+    require(stored.keys() == expected.keys(), told)
     for key, one in expected.items():
-        hold(stored[key] == one or one in model.postponed, told)
+        require(stored[key] == one or one in model.postponed, told)
 
 
 def check_alerts(alerts: list[Alert]) -> None:
-    hold(len({alert.id for alert in alerts}) == len(alerts), "8: an alert is there twice")
+    require(len({alert.id for alert in alerts}) == len(alerts), "8: an alert is there twice")
     steps: dict[tuple[str, str, Instant], int] = {}
     for alert in alerts:
-        hold(alert.raised_at >= alert.due_at, f"8: {alert} came too early")
+        require(alert.raised_at >= alert.due_at, f"8: {alert} came too early")
         if alert.kind == "stuck":
             wait = alert.invoice_id, alert.stage, alert.waiting_since
-            hold(alert.step > steps.get(wait, 0), f"8: {alert} goes back")
+            require(alert.step > steps.get(wait, 0), f"8: {alert} goes back")
             steps[wait] = alert.step
 
 
@@ -202,37 +206,39 @@ def check_status(record: InvoiceRecord, state: State) -> None:
             outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at)
             if supersedes(event.stage, outcome, registers.get(event.stage)):
                 registers[event.stage] = outcome
-    hold(record.outcomes == registers, f"5: {record.invoice_id} has {record.outcomes}, its events say {registers}")
+    require(record.outcomes == registers, f"5: {record.invoice_id} has {record.outcomes}, its events say {registers}")
 
 
 def check_run(record: InvoiceRecord, state: State) -> None:
     id, run, waits_for = record.invoice_id, record.run, WAITS_FOR[status_of(record.outcomes)]
-    hold(record.pending == (), f"7: something is pending of {id}")
+    require(record.pending == (), f"7: something is pending of {id}")
     waiting = waits_for is not None and record.mark != "parked"
-    hold((record.wait is not None) == waiting, f"7: {id} is {status_of(record.outcomes)} and waits for {record.wait}")
+    require(
+        (record.wait is not None) == waiting, f"7: {id} is {status_of(record.outcomes)} and waits for {record.wait}"
+    )
     if waiting:
-        hold(record.wait and record.wait.stage == waits_for, f"7: {id} waits for another stage than its status says")
-        hold(record.check_at is not None, f"7: nobody will look at {id}")
+        require(record.wait and record.wait.stage == waits_for, f"7: {id} waits for another stage than its status says")
+        require(record.check_at is not None, f"7: nobody will look at {id}")
         if waits_for != "ingestion" and record.mark is None:
-            hold(run.state == "open", f"7: {id} waits without a run")
-    for number, name in enumerate(names_of(record), 1):
+            require(run.state == "open", f"7: {id} waits without a run")
+    for number, name in enumerate(execution_names(record), 1):
         execution = state.executions.get(name)
         if execution is None:
             raise InvariantViolated(f"5: {name} is missing")
         anew = replay(MACHINE, new_execution(name), state.stimuli[name])[0]
-        hold(anew == execution, f"5: {name} is not what its past makes of it")
+        require(anew == execution, f"5: {name} is not what its past makes of it")
         is_open = number == run.number and run.state == "open"
-        hold((execution.status == RUNNING) == is_open, f"5: {name} is {execution.status}, and its run {run.state}")
+        require((execution.status == RUNNING) == is_open, f"5: {name} is {execution.status}, and its run {run.state}")
         if is_open:
-            hold(execution.token == run.token is not None, f"5: {name} waits with another token")
-            hold(execution.due is not None, f"7: {name} has no timer")
+            require(execution.token == run.token is not None, f"5: {name} waits with another token")
+            require(execution.due is not None, f"7: {name} has no timer")
 
 
-def examine_end(life: SimulatedCell, now: Instant) -> None:
+def check_drained(cell: SimulatedCell, now: Instant) -> None:
     """Weeks after the last event: whatever could run out has."""
-    state = read_state(life.reader)
-    hold(state.letters == [], f"3: dead letters are left: {state.letters}")
-    hold(life.next_due() is None, f"7: something is still due at {life.next_due()}, and it is {now}")
+    state = read_state(cell.reader)
+    require(state.dead_letters == [], f"3: dead letters are left: {state.dead_letters}")
+    require(cell.next_due() is None, f"7: something is still due at {cell.next_due()}, and it is {now}")
     for record in state.records.values():
         if WAITS_FOR[status_of(record.outcomes)] and record.mark != "parked":
             raise InvariantViolated(f"7: {record.invoice_id} waits for ever: {record.wait}")
@@ -245,4 +251,4 @@ def check_escalation(record: InvoiceRecord, state: State) -> None:
     parks = [number for number, row in enumerate(rows) if row.kind == "park"]
     if record.mark == "parked" and parks and parks[-1] == len(rows) - 1:
         last = [alert for alert in state.alerts if alert.invoice_id == record.invoice_id and alert.last]
-        hold(last or rows[-2].kind == "command", f"8: {record.invoice_id} is parked without its last alert")
+        require(last or rows[-2].kind == "command", f"8: {record.invoice_id} is parked without its last alert")

@@ -25,7 +25,7 @@ from bems.embedded.api import event_endpoint
 from bems.embedded.storage import database_files, row_writer, sqlite_store
 from bems.tracker.instants import DAY
 from tests.faults.invariants import InvariantViolated
-from tests.faults.simulation import play
+from tests.faults.simulation import run_scenario
 
 
 class Change(NamedTuple):
@@ -267,7 +267,7 @@ def find(name: str, first: int, more: int) -> tuple[int, str] | None:
         for seed in range(first, first + more + 1):
             with tempfile.TemporaryDirectory() as folder:
                 try:
-                    play(seed, Path(folder))
+                    run_scenario(seed, Path(folder))
                 except InvariantViolated as broken:
                     return seed, str(broken)
     return None

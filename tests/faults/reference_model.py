@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from bems.embedded.cell import Cell
 from bems.embedded.storage.reader import Reader
+from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import AuditEntry, DeadLetter, DueItem, MemoryStore
 from bems.engine import Execution, Machine, Stimulus
 from bems.tracker.actions import Alert, execution_name
@@ -39,7 +40,7 @@ class State(NamedTuple):
     """All that a store holds, in an order of its own."""
 
     events: list[Event]
-    letters: list[str]
+    dead_letters: list[str]
     transitions: list[Transition]
     alerts: list[Alert]
     commands: list[AuditEntry]
@@ -48,13 +49,13 @@ class State(NamedTuple):
     stimuli: dict[str, list[tuple[Stimulus, Instant]]]
 
 
-class Model:
+class ReferenceModel:
     """What should be."""
 
     def __init__(self, policy: Policy, machine: Machine) -> None:
         self._policy, self._machine = policy, machine
         self._turns: list[Journal] = []
-        self.doubts: list[Journal] = []
+        self.uncertain: list[Journal] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -69,18 +70,18 @@ class Model:
     def commit(self, journal: Journal) -> None:
         """The turn is in the store."""
         if journal:
-            self.doubts.clear()
+            self.uncertain.clear()
             self._turns.append(journal)
             self._apply(journal)
 
-    def doubt(self, journal: Journal) -> None:
+    def mark_uncertain(self, journal: Journal) -> None:
         """Nobody knows, for the time being, whether the turn is in the store."""
         if journal:
-            self.doubts.append(journal)
+            self.uncertain.append(journal)
 
-    def settle(self, found: State) -> bool:
+    def reconcile(self, found: State) -> bool:
         """After a recovery: whether what was found is what should be, with one of the turns in doubt or without."""
-        doubts, self.doubts = self.doubts, []
+        doubts, self.uncertain = self.uncertain, []
         if found == self.state():
             # One that only put something off is in the store's calendar alone, if at all.
             self.postponed |= {what for journal in doubts for kind, what, _ in journal if kind == "postpone"}
@@ -128,7 +129,7 @@ class Model:
 
     def state(self) -> State:
         records = {record.invoice_id: record for record in self._store.records()}
-        names = [name for record in records.values() for name in names_of(record)]
+        names = [name for record in records.values() for name in execution_names(record)]
         executions = {name: execution for name in names if (execution := self._store.execution(name))}
         return State(
             list(self._events.values()),
@@ -157,7 +158,7 @@ class Model:
         return sorted(due)
 
     @property
-    def letters(self) -> list[str]:
+    def dead_letters(self) -> list[str]:
         return sorted(self._letters)
 
     @property
@@ -165,7 +166,7 @@ class Model:
         return self._store.alerts
 
 
-def names_of(record: InvoiceRecord) -> list[str]:
+def execution_names(record: InvoiceRecord) -> list[str]:
     """Of all executions that there were."""
     return [execution_name(record.invoice_id, number) for number in range(1, record.run.number + 1)]
 
@@ -173,7 +174,7 @@ def names_of(record: InvoiceRecord) -> list[str]:
 def read_state(reader: Reader) -> State:
     """What a store holds."""
     records = {record.invoice_id: record for record in reader.invoices(limit=ALL)}
-    names = [name for record in records.values() for name in names_of(record)]
+    names = [name for record in records.values() for name in execution_names(record)]
     executions = {name: execution for name in names if (execution := reader.execution(name))}
     return State(
         [event for _, event in reader.events(limit=ALL)],
@@ -187,20 +188,23 @@ def read_state(reader: Reader) -> State:
     )
 
 
-class Handler:
+class JournalRecorder:
     """Puts a journal, and what a seed wants to go wrong, around a cell's methods. `poison` raises where it should."""
 
-    def __init__(self, cell: Cell, store: Any, poison: Callable[[str, str], None]) -> None:
+    def __init__(self, cell: Cell, store: SqliteStore, poison: Callable[[str, str], None]) -> None:
         self.journal: Journal = []
         self._poison = poison
         self._within = False
-        for kind in ("event", "redrive", "command", "fire"):
-            setattr(cell, kind, self._noting(kind, getattr(cell, kind)))
-        self._put_letter, self._postpone = store.put_letter, store.postpone
-        self._event_of = store.event
-        store.put_letter, store.postpone = self.put_letter, self.postpone
+        cell.handle_event = self._recording("event", cell.handle_event)  # type: ignore[method-assign]
+        cell.redrive = self._recording("redrive", cell.redrive)  # type: ignore[method-assign]
+        cell.handle_command = self._recording("command", cell.handle_command)  # type: ignore[method-assign]
+        cell.fire_due = self._recording("fire", cell.fire_due)  # type: ignore[method-assign]
+        self._put_dead_letter, self._postpone = store.put_dead_letter, store.postpone
+        self._read_event = store.event
+        store.put_dead_letter = self.put_dead_letter  # type: ignore[method-assign]
+        store.postpone = self.postpone  # type: ignore[method-assign]
 
-    def _noting(self, kind: Any, method: Callable[[Any, Instant], Any]) -> Callable[[Any, Instant], Any]:
+    def _recording(self, kind: Any, method: Callable[[Any, Instant], Any]) -> Any:
         def noting(what: Event | Command | DueItem, now: Instant) -> Any:
             # The handling of an event is one of a redriven one, behind the archive.
             outermost, self._within = not self._within, True
@@ -216,9 +220,9 @@ class Handler:
 
         return noting
 
-    def put_letter(self, letter: DeadLetter) -> None:
-        event = self._event_of(letter.event_id)
-        self._put_letter(letter)
+    def put_dead_letter(self, letter: DeadLetter) -> None:
+        event = self._read_event(letter.event_id)
+        self._put_dead_letter(letter)
         self.journal.append(Entry("letter", event, letter.failed_at))
 
     def postpone(self, due: DueItem, until: Instant) -> None:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import apsw
 from msgspec import json
@@ -31,20 +31,25 @@ from bems.tracker.contract import Stage
 from bems.tracker.instants import HOUR, LATEST, Instant
 from bems.tracker.policy import Policy
 from tests.faults.disk import Disk, close_all
-from tests.faults.reference_model import Handler, Model
+from tests.faults.reference_model import JournalRecorder, ReferenceModel
+
+C = TypeVar("C")
 
 MACHINE = load_machine()
 METRICS = Metrics()
 KEY = cast(Key, object())
-MOST_TURNS = 1_000
-ROUNDS = 8
+MAX_GROUPS = 1_000
+LOOP_ITERATIONS = 8
 """Of the event loop, after which a request that can be answered is answered."""
 
 
-class AnyKey:
-    """Everybody may: keys are tested elsewhere."""
+class AllowAll(Access):
+    """Access that authorizes every request. Other tests cover keys and rate limits."""
 
-    def admit(self, *_: object) -> Key:
+    def __init__(self) -> None:
+        """Needs neither keys nor limits."""
+
+    def authorize(self, *_args: Any, **_options: Any) -> Key:
         return KEY
 
 
@@ -93,7 +98,7 @@ class SimulatedCell:
         policy: Policy,
         clock: Any,
         disk: Disk,
-        model: Model,
+        model: ReferenceModel,
         options: Options,
         poison: Callable[[str, str], None],
         destinations: Mapping[Severity, Sequence[Destination]],
@@ -107,33 +112,33 @@ class SimulatedCell:
         compression.TRAINING_SAMPLES = compression.FIRST_TRAINING_AFTER = options.lesson
         compression.NEXT_TRAINING_AFTER = 4 * options.lesson
         try:
-            self.store = self._keep(SqliteStore(folder, cached=options.cached))
-            self.store.keep_definition(MACHINE.digest, resolved_text())
+            self.store = self._close_later(SqliteStore(folder, cached=options.cached))
+            self.store.store_definition(MACHINE.digest, resolved_text())
             # SQLite passes over what fails there, once it has committed; an exception of ours would make it a failure.
             self.store._connection.execute("PRAGMA wal_autocheckpoint = 0")
             self.store._connection.execute(f"PRAGMA cache_size = {options.pages}")
             cell = Cell(policy, MACHINE, self.store)
-            self._handler = Handler(cell, self.store, poison)
+            self._handler = JournalRecorder(cell, self.store, poison)
             self._commit = self.store.commit
-            self.store.commit = self.commit
+            self.store.commit = self.commit  # type: ignore[method-assign]
             self.writer = Writer(cell, self.store, clock, queued=options.queued, turn=options.turn)
-            self.reader: Reader = self._keep(open_reader(folder))
-            self.deliveries = Deliveries(folder, lambda: self._keep(open_reader(folder)), destinations, now=clock.now)
-            self._keep(self.deliveries._outbox)
+            self.reader: Reader = self._close_later(open_reader(folder))
+            self.deliveries = Deliveries(
+                folder, lambda: self._close_later(open_reader(folder)), destinations, now=clock.now
+            )
+            self._close_later(self.deliveries._outbox)
             self.deliveries.begin()
         except BaseException:
             self.abandon()
             raise
         self._intake = loop.run_until_complete(self._make_intake(clock))
 
-    def _keep(self, one: Any) -> Any:
-        self._closing.append(one)
-        return one
+    def _close_later(self, closable: C) -> C:
+        self._closing.append(closable)
+        return closable
 
     async def _make_intake(self, clock: Any) -> EventEndpoint:
-        return EventEndpoint(
-            WriterBridge(self.writer, asyncio.get_running_loop()), clock, cast(Access, AnyKey()), METRICS, 100
-        )
+        return EventEndpoint(WriterBridge(self.writer, asyncio.get_running_loop()), clock, AllowAll(), METRICS, 100)
 
     # -- what comes in
 
@@ -153,10 +158,10 @@ class SimulatedCell:
         try:
             self._commit()
         except BaseException:
-            self._model.doubt(journal)
+            self._model.mark_uncertain(journal)
             raise
-        if self._disk.dead:
-            self._model.doubt(journal)
+        if self._disk.is_dead:
+            self._model.mark_uncertain(journal)
         else:
             self._model.commit(journal)
             self.commits += bool(journal)
@@ -164,17 +169,17 @@ class SimulatedCell:
                 with suppress(apsw.Error):
                     self.store._connection.execute("PRAGMA wal_checkpoint").fetchall()
 
-    def work(self) -> None:
+    def run_writer(self) -> None:
         """The writer's turns, until there is nothing to be done at once."""
         self.run_loop()
         turns = 0
-        while not self._disk.dead:
+        while not self._disk.is_dead:
             more = self.writer.commit_group() or self.writer.queued > 0
             self._handler.take()
             turns += 1
             if not more:
                 break
-            if turns == MOST_TURNS:
+            if turns == MAX_GROUPS:
                 raise RuntimeError("the writer finds no rest")
         self.run_loop()
 
@@ -189,7 +194,7 @@ class SimulatedCell:
     def next_due(self) -> Instant | None:
         """When the writer would wake; None where nothing is due or that cannot be read."""
         try:
-            due, letters = self.store.next_due(), self.store.letters_due(LATEST, 1)
+            due, letters = self.store.next_due(), self.store.dead_letters_due(LATEST, 1)
         except StoreFailed:
             return None
         instants = [due.at] if due else []
@@ -198,7 +203,7 @@ class SimulatedCell:
 
     # -- its end
 
-    def away(self) -> list[tuple[str, str]]:
+    def in_flight(self) -> list[tuple[str, str]]:
         """What is under way to a destination: destination and alert."""
         couriers = self.deliveries.couriers
         return [
@@ -207,18 +212,18 @@ class SimulatedCell:
 
     def stop(self) -> None:
         """As it should end: what was taken is stored."""
-        while self.writer.queued and not self._disk.dead:
-            self.work()
+        while self.writer.queued and not self._disk.is_dead:
+            self.run_writer()
         self.writer.finish()
         self.run_loop()
-        self._end()
+        self._close()
 
     def abandon(self) -> None:
         """It is dead, and so is what it would still say."""
-        assert self._disk.dead or not hasattr(self, "_intake"), "else closing would write"
-        self._end()
+        assert self._disk.is_dead or not hasattr(self, "_intake"), "else closing would write"
+        self._close()
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -227,5 +232,5 @@ class SimulatedCell:
 
 
 async def _rounds() -> None:
-    for _ in range(ROUNDS):
+    for _ in range(LOOP_ITERATIONS):
         await asyncio.sleep(0)

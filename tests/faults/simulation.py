@@ -4,7 +4,7 @@ seed.
     python -m tests.faults.simulation --seed 7 --verbose
 
 plays one again and tells its story. See `examine` for what must hold; `weather`, `disk`, `network` and `receiver` for
-what goes wrong; `world` for the order of it all.
+what goes wrong; `environment` for the order of it all.
 """
 
 import argparse
@@ -27,28 +27,28 @@ from tests.faults.environment import Environment
 from tests.faults.invariants import InvariantViolated
 
 
-def play(seed: int, folder: Path, say: Callable[[str], None] | None = None) -> Environment:
+def run_scenario(seed: int, folder: Path, say: Callable[[str], None] | None = None) -> Environment:
     """The story of a seed. Raises Broken, with the seed and the story's length."""
     logging.disable(logging.CRITICAL)
     apsw.randomness(0)
-    world = Environment(seed, folder, say)
-    monotonic = SimpleNamespace(monotonic=lambda: world.clock.true / SECOND)
-    threads = SimpleNamespace(Thread=world.start_thread, Condition=Condition)
+    environment = Environment(seed, folder, say)
+    monotonic = SimpleNamespace(monotonic=lambda: environment.clock.true / SECOND)
+    threads = SimpleNamespace(Thread=environment.start_thread, Condition=Condition)
     try:
         with (
             patch.object(writer, "time", monotonic),
             patch.object(dispatcher, "threading", threads),
-            patch.object(sys, "excepthook", world.disk.told_nobody),
-            patch.object(sys, "unraisablehook", world.disk.unraisable_hook),
+            patch.object(sys, "excepthook", environment.disk.handle_exception),
+            patch.object(sys, "unraisablehook", environment.disk.unraisable_hook),
         ):
-            world.play()
+            environment.run()
     except Exception as error:
-        told = f"seed {seed}, step {world.steps} at {render(world.clock.true)}: {type(error).__name__}: {error}"
-        raise InvariantViolated(told) from error
+        where = f"seed {seed}, step {environment.steps} at {render(environment.clock.true)}"
+        raise InvariantViolated(f"{where}: {type(error).__name__}: {error}") from error
     finally:
-        world.close()
+        environment.close()
         logging.disable(logging.NOTSET)
-    return world
+    return environment
 
 
 def main() -> int:
@@ -62,7 +62,7 @@ def main() -> int:
         began = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             try:
-                world = play(seed, Path(folder), print if options.verbose else None)
+                environment = run_scenario(seed, Path(folder), print if options.verbose else None)
             except InvariantViolated as error:
                 broken += 1
                 print(error)
@@ -70,8 +70,10 @@ def main() -> int:
                     raise
                 continue
         if options.count <= 20:
-            facts = f"{world.steps} steps, {world.lives} lives, {world.crashes} crashes, {world.disk.failures} failures"
-            print(f"seed {seed}: {facts}, {time.process_time() - began:.3f} s, {world.digest.hexdigest()}")
+            counts = f"{environment.steps} steps, {environment.starts} starts, {environment.crashes} crashes"
+            seconds = time.process_time() - began
+            failures = f"{environment.disk.failures} disk failures"
+            print(f"seed {seed}: {counts}, {failures}, {seconds:.3f} s, {environment.digest.hexdigest()}")
     return broken > 0
 
 

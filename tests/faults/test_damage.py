@@ -112,7 +112,7 @@ def test_a_file_that_is_not_what_it_should_be_is_refused(
     damage(folder / name)
     said = refused(folder)
     assert DAMAGES[damage] in said and name in said
-    figures.note(f"{name}: {damage.__name__.replace('_', ' ')}", "once", "refused in words, not a byte changed")
+    figures.record(f"{name}: {damage.__name__.replace('_', ' ')}", "once", "refused in words, not a byte changed")
 
 
 def test_a_process_ends_with_a_line_and_a_code(folder: Path) -> None:
@@ -128,8 +128,8 @@ def test_a_process_ends_with_a_line_and_a_code(folder: Path) -> None:
 def test_a_log_that_is_garbage_is_no_log(folder: Path, tmp_path: Path) -> None:
     """SQLite looks at the checksums of a log: what is none is as good as none, as after a crash."""
     (folder / f"{DATABASE}-wal").write_bytes(os.urandom(100_000))
-    with CellProcess(folder, tmp_path / "errors.log") as life:
-        assert life.end(signal.SIGTERM) == 0
+    with CellProcess(folder, tmp_path / "errors.log") as server:
+        assert server.end(signal.SIGTERM) == 0
     assert "Traceback" not in (tmp_path / "errors.log").read_text()
 
 
@@ -143,12 +143,12 @@ def test_analytics_is_put_aside_as_it_is_and_made_again(
     folder: Path, tmp_path: Path, damage: Callable[[Path], None], figures: Figures
 ) -> None:
     log = tmp_path / "errors.log"
-    with CellProcess(folder, log) as life:
-        life.end(signal.SIGTERM)
+    with CellProcess(folder, log) as server:
+        server.end(signal.SIGTERM)
     damage(folder / ANALYTICS)
     spoilt = snapshot(folder)[ANALYTICS]
-    with CellProcess(folder, log) as life:
-        assert life.end(signal.SIGTERM) == 0
+    with CellProcess(folder, log) as server:
+        assert server.end(signal.SIGTERM) == 0
     said = log.read_text()
     assert "Traceback" not in said
     assert "cannot be used and is made again from the store" in said
@@ -156,4 +156,6 @@ def test_analytics_is_put_aside_as_it_is_and_made_again(
         rows = store.execute("SELECT count(*) FROM transitions").get
         assert made.execute("SELECT count(*) FROM transitions").fetchall() == [(rows,)]
     assert snapshot(folder)[f"{ANALYTICS}.damaged-1"] == spoilt
-    figures.note(f"{ANALYTICS}: {damage.__name__.replace('_', ' ')}", "once", "put aside and made again from the store")
+    figures.record(
+        f"{ANALYTICS}: {damage.__name__.replace('_', ' ')}", "once", "put aside and made again from the store"
+    )

@@ -23,7 +23,7 @@ from tests.tracker.samples import NOW, event
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk = Disk(Random("disk"))
-    monkeypatch.setattr("sys.excepthook", disk.told_nobody)
+    monkeypatch.setattr("sys.excepthook", disk.handle_exception)
     monkeypatch.setattr("sys.unraisablehook", disk.unraisable_hook)
     yield disk
     disk.unregister()
@@ -78,7 +78,7 @@ def test_without_power_what_was_synced_is_there_and_nothing_torn_harms(disk: Dis
         connection = apsw.Connection(str(path))
         connection.execute("PRAGMA journal_mode = WAL; CREATE TABLE t (a); INSERT INTO t VALUES (1)").fetchall()
         connection.execute("PRAGMA synchronous = OFF; INSERT INTO t VALUES (2)").fetchall()
-        disk.dead = True
+        disk.is_dead = True
         with suppress(apsw.Error):
             connection.close()
         disk.cut_power()
@@ -93,7 +93,7 @@ def test_without_power_what_was_synced_is_there_and_nothing_torn_harms(disk: Dis
 def test_a_killed_process_loses_nothing_that_it_wrote(disk: Disk, tmp_path: Path) -> None:
     connection = apsw.Connection(str(tmp_path / "file"))
     connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; CREATE TABLE t (a)").fetchall()
-    disk.dead = True
+    disk.is_dead = True
     with suppress(apsw.Error):
         connection.close()
     disk.restart()
@@ -104,11 +104,11 @@ def test_a_killed_process_loses_nothing_that_it_wrote(disk: Disk, tmp_path: Path
 
 def test_a_full_disk_takes_what_does_not_grow(disk: Disk, tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
-    disk.room = 0
+    disk.free_bytes = 0
     store.add_event(event("ingestion", "received"))
     with pytest.raises(StoreFailed, match="full"):
         store.commit()
-    disk.room = None
+    disk.free_bytes = None
     store.add_event(event("ingestion", "received"))
     store.commit()
     store.close()
@@ -126,7 +126,7 @@ def test_any_operation_may_be_the_last_one(disk: Disk, tmp_path: Path, figures: 
             folder = tmp_path / f"{last} {power} {disk.operations}"
             disk.die_after(last)
             answered = make_and_fill(folder, 2)
-            assert disk.dead
+            assert disk.is_dead
             if power:
                 disk.cut_power()
             else:
@@ -136,7 +136,7 @@ def test_any_operation_may_be_the_last_one(disk: Disk, tmp_path: Path, figures: 
             ]
     logging.disable(logging.NOTSET)
     assert operations > 80
-    figures.note(
+    figures.record(
         "the power is cut at any operation of a cell's making, first events and end",
         f"{len(range(0, operations, step)) * 2}",
         "held",
@@ -158,7 +158,7 @@ def test_what_another_cell_read_is_not_lost_afterwards(disk: Disk, tmp_path: Pat
     disk.restart()
     store = SqliteStore(tmp_path)
     assert store.digest("e1") is not None
-    disk.dead = True
+    disk.is_dead = True
     close_all(store)
     disk.cut_power(drop=True)
     assert read_events(tmp_path) == ["e0", "e1"]

@@ -42,16 +42,18 @@ class Folder:
 
     def live(self, events: int, end: signal.Signals = signal.SIGKILL) -> None:
         """A cell runs here, takes events, and ends."""
-        with CellProcess(self.path, self.log) as life:
-            self.key = self.key or life.first_key()
+        with CellProcess(self.path, self.log) as server:
+            self.key = self.key or server.first_key()
             for _ in range(events):
                 self.count += 1
-                self.send(life, self.count)
-            life.end(end)
+                self.send(server, self.count)
+            server.end(end)
 
-    def send(self, life: CellProcess, number: int) -> None:
+    def send(self, server: CellProcess, number: int) -> None:
         event: Any = sent("ingestion", event_id=f"e{number}", invoice_id=f"i{number}", at=SystemClock().now())
-        answer = urllib3.request("POST", f"{life.url}/invoices/ingestion", json=event, headers={"x-api-key": self.key})
+        answer = urllib3.request(
+            "POST", f"{server.url}/invoices/ingestion", json=event, headers={"x-api-key": self.key}
+        )
         assert answer.status == 202, answer.data
 
     def events(self) -> int:
@@ -108,17 +110,17 @@ def test_a_backup_copied_over_the_folder_of_a_killed_cell_is_refused(
         (folder.path / f"{name}-wal").unlink(missing_ok=True)
     folder.live(0, signal.SIGTERM)
     assert folder.events() == 3
-    figures.note("a backup copied over the folder of a killed cell", "1", "refused in words, not a byte changed")
+    figures.record("a backup copied over the folder of a killed cell", "1", "refused in words, not a byte changed")
 
 
 def test_a_backup_taken_in_the_same_life_is_told_from_its_cell_too(folder: Folder, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
-    with CellProcess(folder.path, folder.log) as life:
-        folder.key = life.first_key()
-        folder.send(life, 1)
+    with CellProcess(folder.path, folder.log) as server:
+        folder.key = server.first_key()
+        folder.send(server, 1)
         assert run("backup", "--store", str(folder.path), str(backup)).code == 0
-        folder.send(life, 2)
-        life.end(signal.SIGKILL)
+        folder.send(server, 2)
+        server.end(signal.SIGKILL)
     shutil.copy(backup / DATABASE, folder.path)
     assert "is not the log of" in refused(folder.path)
 
@@ -127,12 +129,12 @@ def test_a_backup_taken_in_the_same_life_is_told_from_its_cell_too(folder: Folde
 def test_a_cold_copy_beside_the_log_of_a_later_life_is_refused(folder: Folder, tmp_path: Path, name: str) -> None:
     folder.live(1, signal.SIGTERM)
     shutil.copytree(folder.path, tmp_path / "copy")
-    with CellProcess(folder.path, folder.log) as life:
-        folder.send(life, 2)
+    with CellProcess(folder.path, folder.log) as server:
+        folder.send(server, 2)
         headers = {"x-api-key": folder.key}
         body = {"name": "late", "role": "viewer"}
-        assert urllib3.request("POST", f"{life.url}/keys", json=body, headers=headers).status == 201
-        life.end(signal.SIGKILL)
+        assert urllib3.request("POST", f"{server.url}/keys", json=body, headers=headers).status == 201
+        server.end(signal.SIGKILL)
     shutil.copy(tmp_path / "copy" / name, folder.path)
     assert f"{name}-wal is not the log of the {name} beside it" in refused(folder.path)
 
@@ -156,10 +158,10 @@ def test_a_log_without_its_database_is_refused(folder: Folder) -> None:
 
 def test_the_log_that_a_crash_left_is_taken_up_each_time(folder: Folder, tmp_path: Path) -> None:
     """Also where the folder was moved, or copied with its log, and where another index of a log lies there."""
-    for life in range(4):
+    for server in range(4):
         folder.live(2)
-        moved = tmp_path / f"moved-{life}"
-        if life % 2:
+        moved = tmp_path / f"moved-{server}"
+        if server % 2:
             shutil.copytree(folder.path, moved)
             (moved / f"{DATABASE}-shm").write_bytes(os.urandom(32768))
         else:

@@ -29,10 +29,10 @@ class Disk:
     name = ""
     folder: Path
 
-    def fill(self, life: CellProcess) -> None:
+    def fill(self, server: CellProcess) -> None:
         raise NotImplementedError
 
-    def free(self, life: CellProcess) -> None:
+    def free(self, server: CellProcess) -> None:
         raise NotImplementedError
 
 
@@ -49,8 +49,8 @@ class SmallDisk(Disk):
             pytest.skip(f"NO SMALL FILE SYSTEM can be mounted here, which takes root: {done.stderr.strip()}")
         self.path, self.folder, self._ballast = path, path / "cell", path / "ballast"
 
-    def fill(self, life: CellProcess) -> None:
-        assert life.process.poll() is None
+    def fill(self, server: CellProcess) -> None:
+        assert server.process.poll() is None
         with self._ballast.open("wb") as file:
             try:
                 while file.write(b"x" * MEGABYTE):
@@ -58,8 +58,8 @@ class SmallDisk(Disk):
             except OSError:
                 pass
 
-    def free(self, life: CellProcess) -> None:
-        assert life.process.poll() is None
+    def free(self, server: CellProcess) -> None:
+        assert server.process.poll() is None
         self._ballast.unlink()
 
 
@@ -71,12 +71,12 @@ class Limit(Disk):
     def __init__(self, path: Path) -> None:
         self.folder = path / "cell"
 
-    def fill(self, life: CellProcess) -> None:
+    def fill(self, server: CellProcess) -> None:
         largest = max(path.stat().st_size for path in self.folder.iterdir())
-        resource.prlimit(life.process.pid, resource.RLIMIT_FSIZE, (largest + MEGABYTE, resource.RLIM_INFINITY))
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (largest + MEGABYTE, resource.RLIM_INFINITY))
 
-    def free(self, life: CellProcess) -> None:
-        resource.prlimit(life.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    def free(self, server: CellProcess) -> None:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @pytest.fixture(params=[SmallDisk, Limit], ids=["small", "limit"])
@@ -90,8 +90,8 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
 class Sender:
     """Sends batches, and knows what became of each event."""
 
-    def __init__(self, life: CellProcess, key: str) -> None:
-        self._life, self._key, self._clock = life, key, SystemClock()
+    def __init__(self, server: CellProcess, key: str) -> None:
+        self._server, self._key, self._clock = server, key, SystemClock()
         self._pool = urllib3.PoolManager(retries=False, timeout=20)
         self.answered: set[str] = set()
         self.unavailable: dict[str, Any] = {}
@@ -99,7 +99,7 @@ class Sender:
 
     def ask(self, method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
         headers = {"x-api-key": self._key}
-        return self._pool.request(method, self._life.url + path, headers=headers, **options)
+        return self._pool.request(method, self._server.url + path, headers=headers, **options)
 
     def send(self, events: list[Any] | None = None) -> int:
         """A batch: new events, or these once more. How many there was no room for, up to now."""
@@ -146,11 +146,11 @@ def test_a_full_disk_is_said_and_the_cell_goes_on_when_there_is_room(
     policy, log = tmp_path / "policy.yaml", tmp_path / "errors.log"
     policy.write_text(POLICY)
     options = "--policy", str(policy), "--speed", str(SPEED)
-    with CellProcess(disk.folder, log, *options, patience=2 * PATIENCE) as life:
-        sender = Sender(life, life.first_key())
+    with CellProcess(disk.folder, log, *options, patience=2 * PATIENCE) as server:
+        sender = Sender(server, server.first_key())
         for _ in range(20):
             sender.send()
-        disk.fill(life)
+        disk.fill(server)
         until(lambda: sender.send() > 0)
         stored = len(sender.answered)
 
@@ -166,7 +166,7 @@ def test_a_full_disk_is_said_and_the_cell_goes_on_when_there_is_room(
         assert refused > BATCH
 
         # It goes on by itself.
-        disk.free(life)
+        disk.free(server)
         until(lambda: sender.ask("GET", "/healthz").status == 200)
         again = list(sender.unavailable.values())
         for start in range(0, len(again), BATCH):
@@ -177,14 +177,14 @@ def test_a_full_disk_is_said_and_the_cell_goes_on_when_there_is_room(
         until(lambda: sender.ask("GET", "/check").json()["balanced"] is True, PATIENCE)
         books = sender.ask("GET", "/check").json()
         assert books["accepted"] == books["applied"] == len(sender.answered)
-        assert life.end(signal.SIGTERM) == 0
+        assert server.end(signal.SIGTERM) == 0
     said = log.read_text()
     assert "turns are stored again" in said and said.count("a turn of") < 10, "it is not said at every turn"
     reader = open_reader(disk.folder)
     events = [event.event_id for _, event in reader.events(limit=100_000)]
     reader.close()
     assert len(events) == len(set(events)) and set(events) == sender.answered
-    figures.note(
+    figures.record(
         f"disk full: {disk.name}",
         "once",
         f"{stored:,} events answered before, {refused} answered 503; all of them there once when there was room again",

@@ -133,12 +133,12 @@ class Crowd:
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Iterator[tuple[CellProcess, str]]:
+def server(tmp_path: Path) -> Iterator[tuple[CellProcess, str]]:
     """A process, and the key of its admin."""
-    with CellProcess(tmp_path / "cell", tmp_path / "errors.log", patience=120) as life:
-        yield life, life.first_key()
-        assert life.process.poll() is None, "it lives"
-        assert life.end(signal.SIGTERM) == 0
+    with CellProcess(tmp_path / "cell", tmp_path / "errors.log", patience=120) as server:
+        yield server, server.first_key()
+        assert server.process.poll() is None, "it lives"
+        assert server.end(signal.SIGTERM) == 0
     assert "Traceback" not in (tmp_path / "errors.log").read_text()
 
 
@@ -160,13 +160,13 @@ def port_of(url: str) -> int:
 
 
 def test_thousands_of_idle_connections_leave_room_for_those_who_were_there(
-    life: tuple[CellProcess, str], figures: Figures
+    server: tuple[CellProcess, str], figures: Figures
 ) -> None:
     many = MAX_CONNECTIONS + 500
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < many + 500:
         pytest.skip(f"THOUSANDS OF CONNECTIONS need {many + 500} open files, and {hard} are allowed here")
-    process, key = life
+    process, key = server
     send = sender(process.url, key)
     assert send() == 202
     crowd = Crowd(port_of(process.url))
@@ -181,11 +181,11 @@ def test_thousands_of_idle_connections_leave_room_for_those_who_were_there(
         crowd.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     until(lambda: send() == 202)
-    figures.note("idle connections", f"{many:,}", f"those beyond {MAX_CONNECTIONS:,} answered 503 and closed")
+    figures.record("idle connections", f"{many:,}", f"those beyond {MAX_CONNECTIONS:,} answered 503 and closed")
 
 
-def test_slow_heads_and_bodies_hold_up_nobody(life: tuple[CellProcess, str], figures: Figures) -> None:
-    process, key = life
+def test_slow_heads_and_bodies_hold_up_nobody(server: tuple[CellProcess, str], figures: Figures) -> None:
+    process, key = server
     send = sender(process.url, key)
     crowd = Crowd(port_of(process.url))
     try:
@@ -198,11 +198,11 @@ def test_slow_heads_and_bodies_hold_up_nobody(life: tuple[CellProcess, str], fig
         assert said.status == 200
     finally:
         crowd.close()
-    figures.note("heads and bodies that trickle in", "400 at once", "100 events of another sender accepted meanwhile")
+    figures.record("heads and bodies that trickle in", "400 at once", "100 events of another sender accepted meanwhile")
 
 
-def test_where_files_run_out_those_who_are_there_are_served(life: tuple[CellProcess, str], figures: Figures) -> None:
-    process, key = life
+def test_where_files_run_out_those_who_are_there_are_served(server: tuple[CellProcess, str], figures: Figures) -> None:
+    process, key = server
     send = sender(process.url, key)
     assert send() == 202
     used = len(list(Path(f"/proc/{process.process.pid}/fd").iterdir()))
@@ -219,4 +219,6 @@ def test_where_files_run_out_those_who_are_there_are_served(life: tuple[CellProc
     assert send() == 202
     other = sender(process.url, key)
     until(lambda: other() == 202)
-    figures.note("no more files for connections", "100 connections, 40 files", "who was connected was served; then all")
+    figures.record(
+        "no more files for connections", "100 connections, 40 files", "who was connected was served; then all"
+    )

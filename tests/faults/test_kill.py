@@ -30,11 +30,11 @@ KILLS = 100 if os.environ.get("BEMS_LONG") else 5
 THREADS = 6
 
 
-class Doom:
-    """Notes the answers of a life, and ends it after so many."""
+class Killer:
+    """Notes the answers of a server, and ends it after so many."""
 
-    def __init__(self, life: CellProcess, answered: dict[str, str], quota: int) -> None:
-        self._life, self._answered, self._left = life, answered, quota
+    def __init__(self, server: CellProcess, answered: dict[str, str], quota: int) -> None:
+        self._server, self._answered, self._left = server, answered, quota
         self.first = self.killed = 0.0
 
     def note(self, event_id: str, status: str) -> bool:
@@ -43,7 +43,7 @@ class Doom:
         note(self._answered, event_id, status)
         self._left -= 1
         if self._left == 0:
-            self._life.process.kill()
+            self._server.process.kill()
             self.killed = time.monotonic()
         return self._left <= 0
 
@@ -99,17 +99,17 @@ def test_killed_under_load_it_loses_and_doubles_nothing(tmp_path: Path, seed: in
         again = [line for id, line in log.items() if id in answered and random.random() < 0.05]
         quota = random.randint(1, len(left) // (KILLS + 1 - kill))
         last = kill == KILLS
-        with CellProcess(folder, errors, "--policy", str(policy), "--speed", str(SPEED)) as life:
-            key = key or life.first_key()
-            doom = Doom(life, answered, len(log) * 2 if last else quota)
+        with CellProcess(folder, errors, "--policy", str(policy), "--speed", str(SPEED)) as server:
+            key = key or server.first_key()
+            doom = Killer(server, answered, len(log) * 2 if last else quota)
             lines = left + again
             if not last:
                 random.shuffle(lines)
-            load(life.url, key, lines, doom.note)
+            load(server.url, key, lines, doom.note)
             if kill:
                 recoveries.append(doom.first - killed)
             killed = doom.killed
-            assert life.end(signal.SIGTERM if last else signal.SIGKILL) == (0 if last else -signal.SIGKILL)
+            assert server.end(signal.SIGTERM if last else signal.SIGKILL) == (0 if last else -signal.SIGKILL)
     assert answered.keys() == log.keys()
     assert "Traceback" not in errors.read_text()
     store = SqliteStore(folder)
@@ -126,7 +126,7 @@ def test_killed_under_load_it_loses_and_doubles_nothing(tmp_path: Path, seed: in
     examine(store, log, end)
     alerts = store.counts().alerts
     store.close()
-    figures.note(
+    figures.record(
         "kill -9 under full load",
         f"{KILLS} times",
         f"{len(log):,} events each once, {alerts:,} alerts each once by id, DuckDB row for row; from the kill to the "

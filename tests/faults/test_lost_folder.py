@@ -63,11 +63,11 @@ def test_each_write_is_refused_from_then_on_and_says_why(
 ) -> None:
     folder = tmp_path / "cell"
     why = LOSSES[lose].format(folder=folder)
-    with CellProcess(folder, tmp_path / "errors.log") as life:
-        key = life.first_key()
+    with CellProcess(folder, tmp_path / "errors.log") as server:
+        key = server.first_key()
 
         def ask(method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
-            return urllib3.request(method, life.url + path, headers={"x-api-key": key}, **options)
+            return urllib3.request(method, server.url + path, headers={"x-api-key": key}, **options)
 
         def event(number: int) -> Any:
             return sent("ingestion", event_id=f"e{number}", invoice_id=f"i{number}", at=SystemClock().now())
@@ -85,27 +85,27 @@ def test_each_write_is_refused_from_then_on_and_says_why(
         health = ask("GET", "/healthz")
         assert (health.status, health.json()["status"]) == (503, "failing")
         assert why in health.json()["store"]
-        assert urllib3.request("GET", f"{life.url}/healthz").status == 503
-        assert life.process.poll() is None
+        assert urllib3.request("GET", f"{server.url}/healthz").status == 503
+        assert server.process.poll() is None
         # It stays so: what was sent meanwhile is lost, whether the folder is back or not.
         if lose is rename:
             folder.with_name("away").rename(folder)
             assert ask("POST", "/invoices/ingestion", json=event(4)).status == 503
-        assert life.end(signal.SIGTERM) == 1
+        assert server.end(signal.SIGTERM) == 1
     said = (tmp_path / "errors.log").read_text()
     assert said.splitlines()[-1].startswith(f"bems: {why}") and "Traceback" not in said
     if lose is rename:
-        with CellProcess(folder, tmp_path / "errors.log") as life:
+        with CellProcess(folder, tmp_path / "errors.log") as server:
             assert ask("POST", "/invoices/ingestion", json=event(4)).status == 202
-            life.end(signal.SIGTERM)
-    figures.note(f"the folder of a running cell: {lose.__name__.replace('_', ' ')}", "1", "503 that says why, no 202")
+            server.end(signal.SIGTERM)
+    figures.record(f"the folder of a running cell: {lose.__name__.replace('_', ' ')}", "1", "503 that says why, no 202")
 
 
 def test_an_idle_cell_notices_within_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "cell"
-    with CellProcess(folder, tmp_path / "errors.log") as life:
+    with CellProcess(folder, tmp_path / "errors.log") as server:
         rename(folder)
-        until(lambda: urllib3.request("GET", f"{life.url}/healthz").status == 503)
+        until(lambda: urllib3.request("GET", f"{server.url}/healthz").status == 503)
 
 
 def test_the_cell_in_its_place_keeps_its_log_when_the_old_one_ends(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from tests.faults.conftest import Figures
 SECONDS = 600 if os.environ.get("BEMS_LONG") else 12
 CONNECTIONS, BATCH = 200, 100
 WIDE = "{requests_per_second: 100000, burst: 100000}"
-LONGEST = 30.0
+MAX_ANSWER_SECONDS = 30.0
 """Seconds that an answer may take."""
 
-MOST_MEMORY = 700
+MAX_MEMORY_MB = 700
 """MB, of which DuckDB may have most."""
 
 
@@ -39,8 +39,8 @@ class Overload:
         self.statuses: Counter[int] = Counter()
         self.results: Counter[str] = Counter()
         self.accepted = bytearray()
-        self.slowest = self.slowest_look = 0.0
-        self.looks = 0
+        self.slowest = self.slowest_read = 0.0
+        self.reads = 0
         template = sent("ingestion", event_id="%ID%", invoice_id="%ID%", at=SystemClock().now())
         self._template = json.encode(template)
 
@@ -49,7 +49,7 @@ class Overload:
         async with asyncio.TaskGroup() as group:
             for _ in range(CONNECTIONS):
                 group.create_task(self._send(until))
-            group.create_task(self._look(until))
+            group.create_task(self._read(until))
 
     async def _send(self, until: float) -> None:
         reader, writer = await asyncio.open_connection(self.host, self.port)
@@ -71,15 +71,15 @@ class Overload:
                     self.accepted[number] = result["code"] == 202
         writer.close()
 
-    async def _look(self, until: float) -> None:
+    async def _read(self, until: float) -> None:
         """Somebody looks at an invoice meanwhile, on a connection of his own."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
         while time.monotonic() < until:
             begun = time.monotonic()
             status, body = await self._ask(reader, writer, b"GET /invoices/o-0", b"")
-            self.slowest_look = max(self.slowest_look, time.monotonic() - begun)
+            self.slowest_read = max(self.slowest_read, time.monotonic() - begun)
             assert status in (200, 404, 503), body
-            self.looks += 1
+            self.reads += 1
             await asyncio.sleep(0.1)
         writer.close()
 
@@ -88,7 +88,7 @@ class Overload:
     ) -> tuple[int, bytes]:
         head = f"host: cell\r\nx-api-key: {self.key}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
         writer.write(b"%s HTTP/1.1\r\n%s\r\n\r\n%s" % (line, head.encode(), body))
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(MAX_ANSWER_SECONDS):
             answer = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"content-length: (\d+)", answer)
             assert length, answer
@@ -108,13 +108,13 @@ def test_more_than_it_can_take_is_answered_and_bounded(tmp_path: Path, figures: 
     cells.write_text(
         f"cells: [{{name: full, region: eu-west-1, limits: {{key: {WIDE}, stages: {{ingestion: {WIDE}}}}}}}]"
     )
-    with CellProcess(folder, log, "--cells", str(cells), patience=SECONDS + 120) as life:
-        overload = Overload(life.url, life.first_key())
+    with CellProcess(folder, log, "--cells", str(cells), patience=SECONDS + 120) as server:
+        overload = Overload(server.url, server.first_key())
         asyncio.run(overload.run(SECONDS / 2))
-        half = memory(life.process.pid)
+        half = memory(server.process.pid)
         asyncio.run(overload.run(SECONDS / 2))
-        peak = memory(life.process.pid)
-        assert life.end(signal.SIGTERM) == 0
+        peak = memory(server.process.pid)
+        assert server.end(signal.SIGTERM) == 0
     assert "Traceback" not in log.read_text()
     connection = apsw.Connection(str(folder / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
     stored = {int(id[2:]) for (id,) in connection.execute("SELECT event_id FROM events")}
@@ -123,15 +123,15 @@ def test_more_than_it_can_take_is_answered_and_bounded(tmp_path: Path, figures: 
     assert overload.results["accepted"] == len(stored) > 1_000
     refused = overload.results["unavailable"] + overload.statuses[503] * BATCH
     assert refused > 0, "it was more than it could take"
-    assert overload.slowest < LONGEST
-    assert overload.looks > SECONDS / 10
-    assert peak < MOST_MEMORY, f"{peak:.0f} MB"
+    assert overload.slowest < MAX_ANSWER_SECONDS
+    assert overload.reads > SECONDS / 10
+    assert peak < MAX_MEMORY_MB, f"{peak:.0f} MB"
     assert peak < half * 1.25 + 50, "it does not grow with time"
     offered, throttled = len(overload.accepted), overload.statuses[429] * BATCH
-    figures.note(
+    figures.record(
         f"load past capacity, {CONNECTIONS} connections with {BATCH} events in each request",
         f"{SECONDS} s",
         f"{offered:,} events offered, every one answered: {len(stored):,} accepted and stored, "
         f"{refused:,} answered 503, {throttled:,} 429; slowest answer {overload.slowest:.1f} s, "
-        f"of a question meanwhile {overload.slowest_look:.1f} s; at most {peak:.0f} MB",
+        f"of a question meanwhile {overload.slowest_read:.1f} s; at most {peak:.0f} MB",
     )

@@ -38,7 +38,7 @@ PAUSE = 0.008
 """Seconds between two events of a sender."""
 
 
-class Home:
+class RunningCell:
     """A cell in a folder, whose senders send the events of one invoice one after the other."""
 
     def __init__(self, opened: ExitStack, folder: Path, now: Instant, keys: dict[Any, str] | None = None) -> None:
@@ -173,7 +173,7 @@ def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
     held: dict[str, Any] = {}
 
     # One that never fails.
-    whole = Home(opened, tmp_path / "whole", start)
+    whole = RunningCell(opened, tmp_path / "whole", start)
     whole.send(before)
     whole.move_to(start + 3 * DAY)
     whole.send(during)
@@ -181,7 +181,7 @@ def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
     whole.send(since)
 
     # One that is copied under load, goes on, tells of alerts, and is lost.
-    home = Home(opened, tmp_path / "cell", start)
+    home = RunningCell(opened, tmp_path / "cell", start)
     home.send(before)
     home.move_to(start + 3 * DAY)
     home.send(during, lambda: held.update(back_up(home.cell.folder, copy)))
@@ -192,7 +192,7 @@ def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
     assert third < held["events"] < 2 * third, "it was taken in the middle"
     assert start + 3 * DAY <= parse(held["latest"]) < start + 3 * DAY + SECOND
 
-    restored = Home(opened, copy, start + 3 * DAY, home.cell.keys)
+    restored = RunningCell(opened, copy, start + 3 * DAY, home.cell.keys)
     answers = restored.send(during)
     assert answers["duplicate"] == held["events"] - third
     restored.move_to(start + 5 * DAY)
@@ -212,7 +212,7 @@ def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
     assert len(restored.inbox.taken) == len(set(restored.inbox.taken)), "once by id in this life"
     again = set(home.inbox.taken) & set(restored.inbox.taken)
     assert again, "what was delivered since the copy was is delivered again, with the same id"
-    figures.note(
+    figures.record(
         "folder lost, restored from a backup taken under load, sent again what came since",
         "1",
         "as one that never failed: invoices, timelines and alerts to the microsecond, dead letters, DuckDB row for "

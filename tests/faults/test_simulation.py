@@ -9,7 +9,7 @@ import pytest
 from tests.faults.conftest import Figures
 from tests.faults.invariants import InvariantViolated
 from tests.faults.mutants import MUTANTS, find
-from tests.faults.simulation import play
+from tests.faults.simulation import run_scenario
 
 LONG = bool(os.environ.get("BEMS_LONG"))
 CHUNK, CHUNKS = (100, int(os.environ.get("BEMS_SEEDS", "10000")) // 100) if LONG else (10, 5)
@@ -69,14 +69,14 @@ def test_whatever_goes_wrong_the_cell_keeps_its_promises(tmp_path: Path, chunk: 
     for seed in range(chunk * CHUNK + 1, (chunk + 1) * CHUNK + 1):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        world = play(seed, folder)
+        environment = run_scenario(seed, folder)
         count["stories"] += 1
-        count["steps"] += world.steps
-        count["ends of the process"] += world.crashes
-        count["failures of the disk"] += world.disk.failures
-        count["operations of the disk"] += world.disk.operations
+        count["steps"] += environment.steps
+        count["ends of the process"] += environment.crashes
+        count["failures of the disk"] += environment.disk.failures
+        count["operations of the disk"] += environment.disk.operations
     for name, times in count.items():
-        figures.note(f"a seeded simulation of the whole cell: {name}", str(times), "every promise held")
+        figures.record(f"a seeded simulation of the whole cell: {name}", str(times), "every promise held")
 
 
 def test_a_seed_tells_the_same_story_again(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_seed_tells_the_same_story_again(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         stories.append([])
-        play(4, tmp_path / name, stories[-1].append)
+        run_scenario(4, tmp_path / name, stories[-1].append)
     assert stories[0] == stories[1]
     assert len(stories[0]) > 20
 
@@ -93,10 +93,10 @@ def test_a_seed_tells_the_same_story_again(tmp_path: Path) -> None:
 def test_a_broken_promise_is_noticed(name: str, figures: Figures) -> None:
     found = find(name, FOUND_BY[name], PATIENCE)
     assert found, "no seed breaks it"
-    figures.note("the cell broken on purpose, each time in another way", "1", "noticed by the simulation")
+    figures.record("the cell broken on purpose, each time in another way", "1", "noticed by the simulation")
 
 
 def test_a_story_that_breaks_names_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.faults.environment.LONGEST", 10)
+    monkeypatch.setattr("tests.faults.environment.MAX_STEPS", 10)
     with pytest.raises(InvariantViolated, match=r"^seed 3, step 10 at 2026-.*the story has no end"):
-        play(3, tmp_path)
+        run_scenario(3, tmp_path)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 
-class Printed:
+class Output:
     """The lines since the last time."""
 
     def __init__(self, text: str) -> None:
@@ -26,5 +26,5 @@ class Printed:
         return [line["level"] for line in self.logs]
 
 
-def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
-    return Printed(capsys.readouterr().out)
+def read_output(capsys: pytest.CaptureFixture[str]) -> Output:
+    return Output(capsys.readouterr().out)

@@ -11,7 +11,7 @@ import pytest
 from bems.tracker.time_series_schema import to_row
 from bems.tracker.transitions import Transition
 from tests.aws.cloud import Cloud
-from tests.handlers.test_costs import STORIES, Cost, Story, happy, stuck
+from tests.handlers.test_costs import SCENARIOS, Cost, Scenario, happy, stuck
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "cost.md"
 
@@ -42,7 +42,7 @@ QUEUE_REQUESTS = 3
 """Of a message: it is sent, received and deleted, alone."""
 
 SETTINGS = (("fifo", "timestream"), ("fifo", "s3tables"), ("standard", "timestream"), ("standard", "s3tables"))
-STORY_OF: Mapping[str, Story] = {"happy path": happy, "one alert": stuck}
+SCENARIO_OF: Mapping[str, Scenario] = {"happy path": happy, "one alert": stuck}
 
 
 def lines(cost: Cost, sizes: Mapping[str, float], delivery: str, series: str) -> dict[str, float]:
@@ -75,9 +75,9 @@ def lines(cost: Cost, sizes: Mapping[str, float], delivery: str, series: str) ->
     }
 
 
-def measure(cloud: Cloud, story: Story, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+def measure(cloud: Cloud, story: Scenario, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
     """kB per invoice: of what is put on the bus, written to the series, and logged by the functions themselves."""
-    cloud.hurry()
+    cloud.replace_moto()
     story(cloud)
     cloud.reset()
     capsys.readouterr()
@@ -94,20 +94,20 @@ def measure(cloud: Cloud, story: Story, capsys: pytest.CaptureFixture[str]) -> d
 
 
 def calls(cloud: Cloud, operation: str) -> list[Any]:
-    return [call.params for call in cloud.wire.calls if call.operation == operation]
+    return [call.params for call in cloud.aws.calls if call.operation == operation]
 
 
 def table(story: str, sizes: Mapping[str, float]) -> str:
-    columns = [lines(STORIES[story][1], sizes, *setting) for setting in SETTINGS]
+    columns = [lines(SCENARIOS[story][1], sizes, *setting) for setting in SETTINGS]
     text = f"| {story} | {' | '.join(', '.join(setting) for setting in SETTINGS)} |\n|---|{'---:|' * len(SETTINGS)}\n"
     for line in columns[0]:
         text += f"| {line} | {' | '.join(f'{column[line]:.2f}' for column in columns)} |\n"
     return text + f"| **all of these** | {' | '.join(f'**{sum(column.values()):.0f}**' for column in columns)} |\n"
 
 
-@pytest.mark.parametrize("story", STORY_OF)
+@pytest.mark.parametrize("story", SCENARIO_OF)
 def test_the_document_says_what_it_comes_to(cloud: Cloud, story: str, capsys: pytest.CaptureFixture[str]) -> None:
-    made = table(story, measure(cloud, STORY_OF[story], capsys))
+    made = table(story, measure(cloud, SCENARIO_OF[story], capsys))
     assert made in DOCUMENT.read_text(), f"docs/cost.md should have:\n{made}"
 
 

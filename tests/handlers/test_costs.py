@@ -14,7 +14,7 @@ import pytest
 from bems.tracker.instants import DAY, HOUR, MINUTE
 from tests.aws.cloud import Cloud
 
-Story = Callable[[Cloud], None]
+Scenario = Callable[[Cloud], None]
 
 STAGES = (
     ("ingestion", "received"),
@@ -60,9 +60,9 @@ def stuck(cloud: Cloud) -> None:
         cloud.now += HOUR
 
 
-def cost(cloud: Cloud, story: Story) -> Cost:
+def cost(cloud: Cloud, story: Scenario) -> Cost:
     story(cloud)
-    writes = [call.params["Item"] for call in cloud.wire.calls if call.operation == "PutItem"]
+    writes = [call.params["Item"] for call in cloud.aws.calls if call.operation == "PutItem"]
     index, before = 0, None
     for item in writes:
         after = item.get("check_at") and (item["check_shard"]["S"], item["check_at"]["N"])
@@ -71,7 +71,7 @@ def cost(cloud: Cloud, story: Story) -> Cost:
         before = after
     # Each read finds what was written last; one that finds nothing costs a unit too.
     last, read_units = 0, 0
-    for call in cloud.wire.calls:
+    for call in cloud.aws.calls:
         if call.operation == "PutItem":
             last = size(call.params["Item"])
         elif call.operation == "GetItem":
@@ -79,7 +79,7 @@ def cost(cloud: Cloud, story: Story) -> Cost:
     entered = [state for states in cloud.machine.entered.values() for state in states]
     return Cost(
         transitions=len(entered),
-        calls=dict(Counter(call.operation for call in cloud.wire.calls)),
+        calls=dict(Counter(call.operation for call in cloud.aws.calls)),
         read_units=read_units,
         write_units=sum(max(1, -(-size(item) // 1024)) for item in writes),
         index_units=index,
@@ -97,7 +97,7 @@ def size(item: dict[str, dict[str, Any]]) -> int:
     return total
 
 
-STORIES: dict[str, tuple[Story, Cost]] = {
+SCENARIOS: dict[str, tuple[Scenario, Cost]] = {
     "happy path": (
         happy,
         Cost(
@@ -152,10 +152,10 @@ STORIES: dict[str, tuple[Story, Cost]] = {
 }
 
 
-@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("story", SCENARIOS)
 def test_an_invoice_costs_so_much(cloud: Cloud, story: str) -> None:
-    play, expected = STORIES[story]
-    cloud.hurry()
+    play, expected = SCENARIOS[story]
+    cloud.replace_moto()
     # The first time, the Timestream client also asks for its endpoint.
     play(cloud)
     cloud.reset()
@@ -169,13 +169,13 @@ def test_moto_says_the_same(cloud: Cloud) -> None:
     happy(cloud)
     cloud.reset()
     counted = cost(cloud, happy)
-    assert counted == STORIES["happy path"][1]
+    assert counted == SCENARIOS["happy path"][1]
     assert cloud.states("INV/2026/000123") == ["AwaitAuthorization", "AwaitReconciliation", "AwaitPosting", "Posted"]
 
 
 def test_a_repeat_costs_a_read(cloud: Cloud) -> None:
-    cloud.hurry()
+    cloud.replace_moto()
     happy(cloud)
-    cloud.wire.calls.clear()
+    cloud.aws.calls.clear()
     cloud.send("INV/2026/000123", "posting", "posted", attributes={"po": "4500012345"})
-    assert [call.operation for call in cloud.wire.calls] == ["PutEvents", "GetItem"]
+    assert [call.operation for call in cloud.aws.calls] == ["PutEvents", "GetItem"]

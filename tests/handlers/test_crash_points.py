@@ -13,7 +13,7 @@ from bems.tracker.instants import DAY, HOUR, MINUTE
 from bems.tracker.status import status_of
 from tests.aws.cloud import Cloud
 
-Story = Callable[[Cloud, str], None]
+Scenario = Callable[[Cloud, str], None]
 
 
 def posted(cloud: Cloud, id: str) -> None:
@@ -70,7 +70,7 @@ def unreadable(cloud: Cloud, id: str) -> None:
     cloud.send(id, "authorization", "approved")
 
 
-STORIES: dict[str, tuple[Story, set[str]]] = {
+SCENARIOS: dict[str, tuple[Scenario, set[str]]] = {
     "posted": (posted, {"PutEvents", "GetItem", "PutItem", "StartExecution", "SendTaskSuccess", "WriteRecords"}),
     "stuck": (stuck_and_rejected, {"Publish", "SendTaskFailure"}),
     "given up": (given_up, {"Publish"}),
@@ -82,7 +82,7 @@ STORIES: dict[str, tuple[Story, set[str]]] = {
 }
 
 
-def told(cloud: Cloud, id: str) -> dict[str, Any]:
+def read_outcome(cloud: Cloud, id: str) -> dict[str, Any]:
     """What came out, without what may differ: ids and instants of what a retry made some seconds later."""
     record = cloud.record(id)
     alerts = Counter({one["id"]: 1 for one in cloud.alerts})
@@ -103,7 +103,7 @@ def told(cloud: Cloud, id: str) -> dict[str, Any]:
             for one in unique(cloud.rows, "transition_id")
         ),
         "unrecorded": len({message["Records"][0]["eventID"] for message in cloud.unrecorded}),
-        "letters": cloud.letters,
+        "letters": cloud.dead_letters,
     }
 
 
@@ -111,44 +111,44 @@ def unique(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
     return list({row[key]: row for row in rows}.values())
 
 
-def play(cloud: Cloud, story: Story, id: str, deaths: list[int]) -> dict[str, Any]:
+def run_scenario(cloud: Cloud, story: Scenario, id: str, deaths: list[int]) -> dict[str, Any]:
     cloud.reset()
-    cloud.wire.deaths += deaths
+    cloud.aws.kill_after += deaths
     story(cloud, id)
     cloud.pass_time(10 * MINUTE)
-    outcome = told(cloud, id)
-    return {name: repeat_safe(value, id) for name, value in outcome.items()}
+    outcome = read_outcome(cloud, id)
+    return {name: replace_ids(value, id) for name, value in outcome.items()}
 
 
-def repeat_safe(value: Any, id: str) -> str:
+def replace_ids(value: Any, id: str) -> str:
     return repr(value).replace(execution_name(id, 1), "run 1").replace(execution_name(id, 2), "run 2").replace(id, "ID")
 
 
-@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_a_death_after_any_call_changes_nothing(cloud: Cloud, name: str) -> None:
-    story, expected_calls = STORIES[name]
-    cloud.hurry()
+    story, expected_calls = SCENARIOS[name]
+    cloud.replace_moto()
     # The first time, the Timestream client also asks for its endpoint.
-    play(cloud, posted, "INV-0", [])
-    wanted = play(cloud, story, "INV-0", [])
-    operations = [call.operation for call in cloud.wire.calls]
+    run_scenario(cloud, posted, "INV-0", [])
+    wanted = run_scenario(cloud, story, "INV-0", [])
+    operations = [call.operation for call in cloud.aws.calls]
     assert expected_calls <= set(operations)
     assert "pending" in wanted and wanted["pending"] == "()"
     # A sweep asks 64 shards, twice: dying between two questions that found nothing is tried once per sweep.
     points = [n + 1 for n, operation in enumerate(operations) if operation != "Query" or operations[n - 1] != "Query"]
     print(f"{name}: {len(operations)} calls, {len(points)} points")
     for n in points:
-        outcome = play(cloud, story, f"INV-{n}", [n])
-        assert cloud.wire.deaths == [], f"nobody died after call {n}"
+        outcome = run_scenario(cloud, story, f"INV-{n}", [n])
+        assert cloud.aws.kill_after == [], f"nobody died after call {n}"
         assert outcome == wanted, f"died after call {n}, {operations[n - 1]}"
 
 
-@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_many_deaths_change_nothing(cloud: Cloud, name: str) -> None:
-    story, _ = STORIES[name]
-    cloud.hurry()
-    wanted = play(cloud, story, "INV-0", [])
+    story, _ = SCENARIOS[name]
+    cloud.replace_moto()
+    wanted = run_scenario(cloud, story, "INV-0", [])
     draw = random.Random(name)
     for attempt in range(4):
         deaths = [draw.randint(1, 6) for _ in range(6)]
-        assert play(cloud, story, f"INV-{attempt}", list(deaths)) == wanted, f"died after {deaths} calls"
+        assert run_scenario(cloud, story, f"INV-{attempt}", list(deaths)) == wanted, f"died after {deaths} calls"

@@ -12,8 +12,8 @@ from bems.tracker.actions import execution_name
 from bems.tracker.instants import DAY, HOUR, MINUTE, Instant
 from handlers import escalate, register_wait
 from tests.aws.cloud import Cloud
-from tests.aws.recorded_calls import Context, Fake, Refused
-from tests.handlers.emf import printed
+from tests.aws.recorded_calls import Context, Fake, ServiceError
+from tests.handlers.emf import read_output
 
 DEFINITION: dict[str, Any] = json.loads(definition_text())
 WAIT = {
@@ -44,7 +44,7 @@ def test_a_wait_that_says_it_began_in_another_age_keeps_no_later_one_from_regist
 
 def test_a_wait_of_an_invoice_that_nobody_knows_is_superseded(cloud: Cloud) -> None:
     register_wait.handler(WAIT, Context())
-    asked, told = cloud.wire.calls
+    asked, told = cloud.aws.calls
     assert (asked.operation, told.operation) == ("GetItem", "SendTaskFailure")
     assert (told.params["taskToken"], told.params["error"]) == ("T", "Superseded")
 
@@ -53,7 +53,7 @@ def test_a_wait_of_an_invoice_that_nobody_knows_is_superseded(cloud: Cloud) -> N
 def test_a_payload_that_is_not_the_machines_is_named(cloud: Cloud, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\$\.(run|stage|token)|now"):
         register_wait.handler({**WAIT, **change}, Context())
-    assert cloud.wire.calls == []
+    assert cloud.aws.calls == []
 
 
 def test_who_asks_too_early_is_told_the_rest(cloud: Cloud) -> None:
@@ -67,13 +67,13 @@ def test_who_asks_too_early_is_told_the_rest(cloud: Cloud) -> None:
 def test_who_asks_in_time_raises_the_alert_once(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     cloud.send("A", "ingestion", "received")
     cloud.now += 3 * DAY
-    printed(capsys)
+    read_output(capsys)
     answers = [escalate.handler(ASK, Context()) for _ in range(2)]
     assert answers[0] == answers[1]
     assert answers[0]["next"] == "Await" and 80_000 < int(answers[0]["deadline_seconds"]) < 86_400
     (alert,) = cloud.alerts
     assert (alert["kind"], alert["step"], alert["severity"]) == ("stuck", 1, "warning")
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert shown.metrics == {("AlertsRaised", "test", "authorization", "warning"): [1.0]}
     assert [line["message"] for line in shown.logs] == ["alert raised", "escalated", "escalated"]
     assert [(line["level"], line["invoice_id"], line["run"]) for line in shown.logs] == [("INFO", "A", 1)] * 3
@@ -103,7 +103,7 @@ def test_a_dispute_is_reported_once(cloud: Cloud) -> None:
 
 def refusing(code: str) -> Fake:
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
-        raise Refused(code)
+        raise ServiceError(code)
 
     return refuse
 
@@ -113,7 +113,7 @@ def refusing(code: str) -> Fake:
 def test_what_may_pass_has_the_name_that_the_definition_retries(cloud: Cloud, handler: Any, operation: str) -> None:
     cloud.send("A", "ingestion", "received")
     cloud.now += 3 * DAY
-    cloud.wire.fakes[operation] = refusing("ProvisionedThroughputExceededException")
+    cloud.aws.fakes[operation] = refusing("ProvisionedThroughputExceededException")
     with pytest.raises(Exception, match="ProvisionedThroughputExceeded") as raised:
         handler({**WAIT, **ASK}, Context())
     # Lambda reports an exception by the name of its class.
@@ -127,7 +127,7 @@ def test_a_broken_connection_may_pass(cloud: Cloud, handler: Any) -> None:
     def cut(_: dict[str, Any]) -> dict[str, Any]:
         raise ConnectTimeoutError(endpoint_url="https://dynamodb.eu-west-1.amazonaws.com")
 
-    cloud.wire.fakes["GetItem"] = cut
+    cloud.aws.fakes["GetItem"] = cut
     with pytest.raises(Unavailable, match="ConnectTimeoutError"):
         handler({**WAIT, **ASK}, Context())
 
@@ -135,7 +135,7 @@ def test_a_broken_connection_may_pass(cloud: Cloud, handler: Any) -> None:
 @pytest.mark.parametrize("handler", [register_wait.handler, escalate.handler])
 @pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException", "ResourceNotFoundException"])
 def test_what_will_not_pass_keeps_its_name(cloud: Cloud, handler: Any, code: str) -> None:
-    cloud.wire.fakes["GetItem"] = refusing(code)
+    cloud.aws.fakes["GetItem"] = refusing(code)
     with pytest.raises(ClientError, match=code) as raised:
         handler({**WAIT, **ASK}, Context())
     assert type(raised.value).__name__ not in str(DEFINITION)
@@ -147,13 +147,13 @@ def throttled_until(cloud: Cloud, function: str, end: Instant) -> list[Instant]:
 
     def call(payload: dict[str, Any], context: Any) -> Any:
         called.append(cloud.now)
-        fakes = dict(cloud.wire.fakes)
+        fakes = dict(cloud.aws.fakes)
         if cloud.now < end:
-            cloud.wire.fakes["GetItem"] = refusing("ThrottlingException")
+            cloud.aws.fakes["GetItem"] = refusing("ThrottlingException")
         try:
             return handler(payload, context)
         finally:
-            cloud.wire.fakes = fakes
+            cloud.aws.fakes = fakes
 
     cloud.machine.functions[function] = call
     return called

@@ -10,8 +10,8 @@ import pytest
 from bems.aws.messages import decode_message
 from handlers import producer
 from tests.aws.cloud import Cloud, event_body
-from tests.aws.recorded_calls import Context, Refused
-from tests.handlers.emf import printed
+from tests.aws.recorded_calls import Context, ServiceError
+from tests.handlers.emf import read_output
 
 
 def body(n: int = 1, **more: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def test_an_event_is_accepted_once_it_is_on_the_bus(cloud: Cloud, capsys: pytest
         "account": "123456789012",
         "received_at": "2026-03-02T09:00:00Z",
     }
-    assert printed(capsys).metrics == {("EventsAccepted", "test", "posting"): [1.0]}
+    assert read_output(capsys).metrics == {("EventsAccepted", "test", "posting"): [1.0]}
 
 
 @pytest.mark.parametrize("change", ["isBase64Encoded", "a resource with a parameter", "a header in another case"])
@@ -74,7 +74,7 @@ def test_every_fault_is_told_at_once(cloud: Cloud, capsys: pytest.CaptureFixture
     assert (answer["statusCode"], answer["headers"]["content-type"]) == (400, "application/problem+json")
     assert {error["pointer"] for error in content(answer)["errors"]} == {"/status", "/amount"}
     assert not cloud.messages
-    assert printed(capsys).metrics == {("EventsRefused", "test", "posting"): [1.0]}
+    assert read_output(capsys).metrics == {("EventsRefused", "test", "posting"): [1.0]}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_body_that_is_not_the_base64_it_is_said_to_be_is_refused(
     answer = cloud.post("posting", b"", batch=batch, more={"body": sent, "isBase64Encoded": True})
     assert (answer["statusCode"], answer["headers"]["content-type"]) == (400, "application/problem+json")
     assert content(answer)["detail"] == "the body is not base64, though isBase64Encoded says that it is"
-    assert printed(capsys).metrics == {("EventsRefused", "test", "posting"): [1.0]}
+    assert read_output(capsys).metrics == {("EventsRefused", "test", "posting"): [1.0]}
 
 
 @pytest.mark.parametrize(
@@ -155,16 +155,16 @@ def test_no_answer_is_kept_by_a_cache(cloud: Cloud) -> None:
 )
 def test_other_requests_are_not_for_us(cloud: Cloud, more: dict[str, str], status: int) -> None:
     assert cloud.post("posting", body(), more=more)["statusCode"] == status
-    assert cloud.wire.calls == []
+    assert cloud.aws.calls == []
 
 
 def test_an_event_that_the_bus_does_not_take_is_to_be_sent_again(
     cloud: Cloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cloud.wire.fakes["PutEvents"] = refusing("e1")
+    cloud.aws.fakes["PutEvents"] = refusing("e1")
     answer = cloud.post("posting", body())
     assert (answer["statusCode"], answer["headers"]["retry-after"]) == (503, "5")
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert shown.metrics == {("EventsUnpublished", "test", "posting"): [1.0]}
     (line,) = shown.logs
     assert (line["level"], line["event_id"], line["invoice_id"]) == ("ERROR", "e1", "INV/1")
@@ -173,15 +173,15 @@ def test_an_event_that_the_bus_does_not_take_is_to_be_sent_again(
 
 def test_a_bus_that_is_away_is_no_error_of_ours(cloud: Cloud) -> None:
     def put(_: dict[str, Any]) -> dict[str, Any]:
-        raise Refused("ThrottlingException")
+        raise ServiceError("ThrottlingException")
 
-    cloud.wire.fakes["PutEvents"] = put
+    cloud.aws.fakes["PutEvents"] = put
     assert cloud.post("posting", body())["statusCode"] == 503
 
 
 def test_a_batch_is_answered_event_by_event_in_order(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     events = [body(1), body(2, amount="x"), body(3), body(4), {"event_id": "e5"}]
-    cloud.wire.fakes["PutEvents"] = refusing("e3")
+    cloud.aws.fakes["PutEvents"] = refusing("e3")
     answer = cloud.post("posting", {"events": events}, batch=True)
     assert answer["statusCode"] == 207
     results = content(answer)["results"]
@@ -192,7 +192,7 @@ def test_a_batch_is_answered_event_by_event_in_order(cloud: Cloud, capsys: pytes
         ("e4", "accepted", 202),
         ("e5", "refused", 400),
     ]
-    assert printed(capsys).metrics == {
+    assert read_output(capsys).metrics == {
         ("EventsAccepted", "test", "posting"): [2.0],
         ("EventsRefused", "test", "posting"): [2.0],
         ("EventsUnpublished", "test", "posting"): [1.0],
@@ -202,7 +202,7 @@ def test_a_batch_is_answered_event_by_event_in_order(cloud: Cloud, capsys: pytes
 def test_a_batch_of_100_is_published_in_calls_of_10(cloud: Cloud) -> None:
     answer = cloud.post("posting", {"events": [body(n) for n in range(100)]}, batch=True)
     assert {one["status"] for one in content(answer)["results"]} == {"accepted"}
-    assert [len(call.params["Entries"]) for call in cloud.wire.calls] == [10] * 10
+    assert [len(call.params["Entries"]) for call in cloud.aws.calls] == [10] * 10
     assert len(cloud.messages) == 100
 
 
@@ -231,13 +231,13 @@ def test_the_custom_bus_is_chosen_by_a_setting(cloud: Cloud, monkeypatch: pytest
     monkeypatch.setenv("BEMS_BUS", "custom")
     monkeypatch.setenv("BEMS_BUS_NAME", arn)
     producer.dependencies.cache_clear()
-    cloud.wire.fakes["PutEvents"] = lambda asked: {
+    cloud.aws.fakes["PutEvents"] = lambda asked: {
         "FailedEntryCount": 0,
         "Entries": [{"EventId": "e", "SuccessCode": "PUBLISHED"} for _ in asked["Entries"]],
     }
     assert cloud.post("posting", body())["statusCode"] == 202
     producer.dependencies.cache_clear()
-    (call,) = cloud.wire.calls
+    (call,) = cloud.aws.calls
     assert call.params["EventBusArn"] == arn
 
 
@@ -246,9 +246,9 @@ def test_neither_keys_nor_payloads_are_logged(cloud: Cloud, capsys: pytest.Captu
     cloud.post("posting", body(1, **secret))
     cloud.post("posting", body(2, amount="between us", **secret))
     cloud.post("posting", {"events": [body(3, **secret), body(4, amount="between us")]}, batch=True)
-    cloud.wire.fakes["PutEvents"] = refusing("e5")
+    cloud.aws.fakes["PutEvents"] = refusing("e5")
     cloud.post("posting", body(5, **secret))
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert len(shown.logs) == 3
     assert "secret-key" not in shown.text
     assert "between us" not in shown.text

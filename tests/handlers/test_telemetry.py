@@ -9,7 +9,7 @@ from bems.tracker.actions import Alert
 from bems.tracker.metrics import CONFLICTS, EVENTS_ACCEPTED, SWEEP_BACKLOG, VISIBILITY_LATENCY
 from handlers.telemetry import CountedAlerts, MetricsBuffer, entry_point, logger
 from tests.aws.recorded_calls import Context
-from tests.handlers.emf import printed
+from tests.handlers.emf import read_output
 from tests.tracker.samples import FACTS, NOW
 
 
@@ -43,7 +43,7 @@ def test_an_invocations_metrics_are_written_once_a_set_of_dimensions(capsys: pyt
 def test_a_zero_is_written_too(capsys: pytest.CaptureFixture[str]) -> None:
     with MetricsBuffer("eu").flushed() as meter:
         meter.add(SWEEP_BACKLOG, 0)
-    assert printed(capsys).metrics == {("SweepBacklog", "eu"): [0.0]}
+    assert read_output(capsys).metrics == {("SweepBacklog", "eu"): [0.0]}
 
 
 @pytest.mark.parametrize("count", [99, 100, 101, 250])
@@ -53,7 +53,7 @@ def test_every_duration_is_kept_however_many(capsys: pytest.CaptureFixture[str],
     for value in range(count):
         meter.add(VISIBILITY_LATENCY, value, stage="posting")
     meter.flush()
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert shown.metrics == {("VisibilityLatency", "eu", "posting"): [float(value) for value in range(count)]}
     assert all(len(json.loads(line)["VisibilityLatency"]) <= 100 for line in shown.text.splitlines())
 
@@ -63,7 +63,7 @@ def test_what_was_counted_is_written_when_the_invocation_fails(capsys: pytest.Ca
     meter.add(SWEEP_BACKLOG, 1)
     with pytest.raises(ZeroDivisionError), meter.flushed():
         raise ZeroDivisionError
-    assert printed(capsys).metrics == {("SweepBacklog", "eu"): [1.0]}
+    assert read_output(capsys).metrics == {("SweepBacklog", "eu"): [1.0]}
 
 
 def test_other_dimensions_are_a_mistake() -> None:
@@ -89,7 +89,7 @@ def test_an_alert_that_was_raised_is_a_line_of_the_log(capsys: pytest.CaptureFix
         CountedAlerts(Topics(refuses=False), meter).raise_alert(alert)
         with pytest.raises(RuntimeError):
             CountedAlerts(Topics(refuses=True), meter).raise_alert(alert)
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert shown.metrics == {("AlertsRaised", "eu", "posting", "critical"): [1.0]}
     (line,) = shown.logs
     assert (line["level"], line["message"]) == ("INFO", "alert raised")
@@ -115,6 +115,6 @@ def test_an_event_is_not_logged_whatever_the_environment_says(
         return str(event["headers"]["x-api-key"])
 
     assert entry_point(handler)({"headers": {"x-api-key": "secret-key"}}, Context()) == "secret-key"
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert "secret-key" not in shown.text
     assert [(line["message"], line["function_request_id"]) for line in shown.logs] == [("hello", "request-1")]

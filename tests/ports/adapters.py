@@ -40,7 +40,7 @@ class Adapter(Protocol):
         """The ids of the alerts that are out, each once."""
         ...
 
-    def later(self, seconds: int) -> None:
+    def advance(self, seconds: int) -> None:
         """Time passes, and executions' timers run out."""
         ...
 
@@ -100,7 +100,7 @@ class EmbeddedAdapter:
     def raised(self) -> list[str]:
         return self._raised()
 
-    def later(self, seconds: int) -> None:
+    def advance(self, seconds: int) -> None:
         self._now += seconds * 1_000_000
         while (due := self._store.next_due()) and due.at <= self._now:
             assert isinstance(self.executions, embedded.Executions)
@@ -138,15 +138,15 @@ class AwsAdapter:
     def raised(self) -> list[str]:
         return sorted({alert["id"] for alert in self._cloud.alerts})
 
-    def later(self, seconds: int) -> None:
+    def advance(self, seconds: int) -> None:
         self._turn()
         self._cloud.now += seconds * 1_000_000
-        self._cloud.machine.fire()
+        self._cloud.machine.fire_timers()
         self._turn()
 
     def _turn(self) -> None:
-        while self._cloud.machine.busy:
-            self._cloud.machine.turn()
+        while self._cloud.machine.is_busy:
+            self._cloud.machine.process_next()
 
     def _wait(self, payload: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG002
         self._waits.append(payload)

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bems.tracker.cells import Limits
 from tests.aws.cloud import open_cloud
 from tests.embedded.api.calls import UNLIMITED, Cell, sent
-from tests.handlers.emf import printed
+from tests.handlers.emf import read_output
 
 MAX_BATCH = 5
 _EVENT = json.dumps(sent("posting", event_id="e1")).encode()
@@ -90,14 +90,14 @@ def aws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Send]:
     with open_cloud(tmp_path, BEMS_MAX_BATCH=str(MAX_BATCH)) as cloud:
 
         def send(case: Case) -> tuple[int, int, int]:
-            printed(capsys)
+            read_output(capsys)
             more = {
                 "headers": {"Content-Type": case.content_type},
                 "body": b64encode(case.body).decode(),
                 "isBase64Encoded": True,
             }
             answer = cloud.post("posting", b"", batch=case.is_batch, more=more)
-            metrics = printed(capsys).metrics
+            metrics = read_output(capsys).metrics
             refused, accepted = (
                 int(sum(metrics.get((name, "test", "posting"), []))) for name in ("EventsRefused", "EventsAccepted")
             )

@@ -104,7 +104,7 @@ def write_turn(connection: apsw.Connection, turn: WriteSet, packing: Codec, numb
             [
                 (numbers.execution(settled), id, definition, execution.due, stimuli, courses[id])
                 for id, (execution, definition, stimuli, _) in turn.executions.items()
-                if execution.finished is settled
+                if execution.is_finished is settled
             ],
         )
     if turn.alerts or turn.commands or turn.dead_letters or turn.postponed:
