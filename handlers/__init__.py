@@ -1,1 +1,1 @@
-"""The entry points of the functions on AWS: parse, call the tracker over `bems.aws`, answer."""
+"""Lambda handlers: each parses its event, calls the tracker through `bems.aws` and returns the result."""

@@ -1,1 +1,1 @@
-"""The AWS home: adapters of the tracker's ports over boto3. The functions that use them are in `handlers`."""
+"""AWS runtime: boto3 adapters for the tracker's ports. The Lambda functions are in `handlers`."""

@@ -1,4 +1,4 @@
-"""The clock of the AWS home: the function's own."""
+"""System clock of a Lambda function."""
 
 import time
 
@@ -6,7 +6,7 @@ from bems.tracker.instants import Instant
 
 
 class SystemClock:
-    """The Clock port. Clocks of different functions differ by some milliseconds; the core does not mind."""
+    """The Clock port. Clocks of different functions differ by milliseconds, which the tracker tolerates."""
 
     def now(self) -> Instant:
         return time.time_ns() // 1000

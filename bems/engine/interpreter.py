@@ -1,7 +1,7 @@
-"""One step of an execution: a pure function of the machine, the execution, a stimulus and the instant.
+"""One step of an execution: a pure function of the machine, the execution, a stimulus and the time.
 
-It reads no clock and no randomness, and changes none of its arguments. The rules are those of Standard workflows in
-Step Functions: the Amazon States Language, and the Developer Guide on errors, callbacks and quotas.
+It reads no clock and no random numbers, and it does not modify its arguments. It implements Standard workflows of Step
+Functions: the Amazon States Language, and the Developer Guide on errors, callbacks and quotas.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,13 +32,14 @@ from bems.engine.timestamps import SECOND
 def step(
     machine: Machine, execution: Execution, stimulus: Stimulus, now: int, *, record: bool = False
 ) -> tuple[Execution, Sequence[Effect], Sequence[HistoryEvent]]:
-    """What an execution becomes by a stimulus, what it asks for, and, if `record`, its new history events.
+    """Apply a stimulus and return the new execution, its effects and, if `record`, its new history events.
 
-    `machine` is the one that the execution was started with; `now` is microseconds since the epoch. The execution given
-    back is the one given where the stimulus changes nothing: one that is stale, repeated or too early is ignored, and
-    so is every stimulus but a callback after the end; a callback on a token that is not current gives a Rejected
-    effect. Which of a timer and a callback comes first is told by the order of the stimuli alone: a callback is taken
-    until TimerFired has been. No stimulus raises.
+    `machine` is the one that the execution started with; `now` is microseconds since the epoch.
+
+    Ignores a stimulus that is stale, repeated or too early, and every stimulus after the end, and then returns the same
+    execution object. A callback whose token is not current produces a Rejected effect, also after the end. Only the
+    order of the stimuli decides between a timer and a callback: a callback is accepted until TimerFired. Raises nothing
+    for any stimulus.
     """
     runner = StateRunner(machine, execution, now, record)
     try:
@@ -48,7 +49,7 @@ def step(
     return runner.execution, runner.effects, (runner.events or ()) if record else ()
 
 
-# Stimuli: each first looks whether it applies, then works on a copy
+# Handlers: each checks whether the stimulus applies, then modifies a copy of the execution
 
 
 def _start(runner: StateRunner, stimulus: Start) -> None:
@@ -74,7 +75,7 @@ def _timer_fired(runner: StateRunner, _stimulus: TimerFired) -> None:
         return
     execution = runner.execution = runner.execution.copy()
     if due == execution.expires_at:
-        # The event names the error, the execution itself does not.
+        # The history event has the error; the execution does not.
         runner.close(status.TIMED_OUT)
         runner.add_event("ExecutionTimedOut", TIMEOUT, None)
     else:
@@ -82,6 +83,7 @@ def _timer_fired(runner: StateRunner, _stimulus: TimerFired) -> None:
 
 
 def _end_timer(runner: StateRunner, state: State, due: int) -> str | None:
+    """End a wait, start a retry or time out a task; return the next state."""
     if isinstance(state, Wait):
         return runner.run_action(StateRunner.end_wait, state)
     assert isinstance(state, Task)
@@ -109,6 +111,7 @@ def _task_failed(runner: StateRunner, stimulus: TaskFailed) -> None:
 
 
 def _claim_invocation(runner: StateRunner, invocation: int) -> Task | None:
+    """Return the task whose invocation this is, and clear the invocation; None if it is not outstanding."""
     if runner.execution.invocation != invocation or invocation is None:
         return None
     execution = runner.execution = runner.execution.copy()
@@ -123,7 +126,7 @@ def _callback_succeeded(runner: StateRunner, stimulus: CallbackSucceeded) -> Non
     if state is None:
         return
     if not fits(stimulus.output):
-        # The API refuses such an output before it looks at the task, which waits on.
+        # The API validates the output before it looks up the task, so the task keeps waiting.
         runner.effects.append(Rejected(stimulus.token, "ValidationException"))
         return
     runner.execution = runner.execution.copy()
@@ -147,6 +150,7 @@ def _heartbeat(runner: StateRunner, stimulus: Heartbeat) -> None:
 
 
 def _find_task_by_token(runner: StateRunner, token: str) -> Task | None:
+    """Return the task that waits for the token. If there is none, add a Rejected effect and return None."""
     if runner.execution.token != token or token is None:
         runner.effects.append(Rejected(token, "TaskTimedOut"))
         return None

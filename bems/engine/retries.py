@@ -1,4 +1,4 @@
-"""Compiling Retry and Catch, and the delay before a retry.
+"""Compilation of Retry and Catch, and the delay before a retry.
 
 Source: Step Functions Developer Guide, "Retrying after an error" and "Fallback states".
 """
@@ -96,12 +96,15 @@ def _error_equals(names: Any, where: str, problems: Problems, last: bool) -> fro
         if name.startswith("States.") and name not in RESERVED_NAMES:
             problems.add(where, f"{name} is not an error name of the States Language")
     if ALL in names and (len(names) > 1 or not last):
-        problems.add(where, f"{ALL} stands alone, and last")
+        problems.add(where, f"{ALL} must be the only name of the last entry")
     return frozenset(names)
 
 
 def retry_delay(retrier: Retrier, attempt: int, seed: int, event: int) -> int:
-    """Microseconds before retry number `attempt`, from 0. FULL jitter is drawn from the seed and the event's id."""
+    """Return the delay before retry number `attempt`, counted from 0, in microseconds.
+
+    FULL jitter is a hash of the seed and the event id, so that a replay computes the same delay.
+    """
     try:
         seconds = min(retrier.interval * retrier.backoff_rate**attempt, retrier.max_delay)
     except OverflowError:

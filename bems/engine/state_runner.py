@@ -1,6 +1,6 @@
-"""One turn of an execution: from state to state, until a state waits or the execution ends.
+"""Runs an execution from state to state until a state waits or the execution ends.
 
-A turn works on a copy of the execution, and collects effects and history events on the way.
+Collects the effects and history events of one step.
 """
 
 from collections.abc import Callable
@@ -18,20 +18,25 @@ from bems.engine.retries import retry_delay
 from bems.engine.timestamps import SECOND
 
 MAX_HISTORY_EVENTS: Final = 25_000
-"""The longest history of an execution: its last event says that it failed. Source: Step Functions service quotas."""
+"""Maximum number of history events; the last one is the failure. Source: Step Functions service quotas."""
 
 _RECORD_AFTER_EVENT: Final = MAX_HISTORY_EVENTS - 10
-"""Up to here, a turn that records nothing can enter a state, or go on in one, and need not look for the limit."""
+"""Event number after which a step records events even if the caller does not want them, so that `add_event` checks the
+limit. The margin of 10 exceeds the number of events between two checks of this number."""
 
 
 class HistoryFull(Exception):
-    """The next event would be one too many."""
+    """The next event would exceed MAX_HISTORY_EVENTS."""
 
 
 class StateRunner:
-    """`execution` is the one given until a stimulus applies, and then a copy that is the turn's own.
+    """State of one step.
 
-    `events` is None in a turn that counts its events only. Near the limit it records them too: note() keeps the limit.
+    `execution` is the caller's object until the stimulus applies, then a copy that the step modifies. `events` is None
+    if the step only counts events. Near the limit it always records them, because `add_event` then checks the limit.
+
+    Methods that return `str | None` return the name of the next state, or None if the current state waits or the
+    execution has ended. They raise StatesError.
     """
 
     __slots__ = ("effects", "events", "execution", "machine", "now")
@@ -43,10 +48,10 @@ class StateRunner:
         self.events: list[HistoryEvent] | None = [] if record or execution.last_event > _RECORD_AFTER_EVENT else None
         self.effects: list[Effect] = []
 
-    # From state to state
+    # Transitions
 
     def run(self, name: str | None) -> None:
-        """Enters states until one waits or the execution ends."""
+        """Enter states until one waits or the execution ends."""
         while name is not None:
             state = self.machine.states[name]
             self.enter_state(state)
@@ -70,14 +75,17 @@ class StateRunner:
         execution.entered_event = execution.last_event
 
     def run_action(self, action: "Action", state: State) -> str | None:
-        """The name of the state that follows; None if this one waits, or the execution has ended."""
+        """Run a method for a state, and fail the state if it raises StatesError."""
         try:
             return action(self, state)
         except StatesError as error:
             return self.fail_state(state, error)
 
     def exit_state(self, state: State, output: Any, following: str | None, known: Any = None) -> str | None:
-        """`known` is a value that is known to fit, as the state's data is: neither is checked as an output."""
+        """Leave a state.
+
+        The size of `output` is checked unless it is the state's data or `known`, a value that is known to fit.
+        """
         execution = self.execution
         if output is not known and output is not execution.data and not fits(output):
             raise state_too_large(state)
@@ -95,6 +103,7 @@ class StateRunner:
         return following
 
     def close_with_error(self, ending: str, event: str, error: str | None, cause: str | None) -> None:
+        """Close the execution with the status `ending`, an error and a history event of type `event`."""
         execution = self.execution
         execution.error = error
         execution.cause = cause
@@ -102,6 +111,7 @@ class StateRunner:
         self.add_event(event, error, cause)
 
     def close(self, ending: str) -> None:
+        """Set the final status, and clear the fields of the current state and its timers."""
         execution = self.execution
         execution.status = ending
         execution.stopped_at = self.now
@@ -109,17 +119,20 @@ class StateRunner:
         execution.timer_at = execution.heartbeat_at = execution.heartbeat_seconds = execution.expires_at = None
 
     def add_event(self, event: str, *details: Any) -> None:
-        """Adds an event. Where nothing is recorded it only counts, as other methods do themselves to save the call."""
+        """Add a history event, or only count it if events are not recorded.
+
+        Hot paths increment `last_event` themselves to save this call.
+        """
         number = self.execution.last_event + 1
         if self.events is not None:
             if number >= MAX_HISTORY_EVENTS and event not in _ENDINGS:
                 raise HistoryFull
-            # Step Functions links the first state, an abort and the machine's own timeout to nothing.
+            # In Step Functions, the first state, an abort and the machine's timeout have no previous event.
             previous = 0 if number <= 2 or event in _UNLINKED else number - 1
             self.events.append(HistoryEvent(number, previous, event, self.now, details))
         self.execution.last_event = number
 
-    # States
+    # State types
 
     def effective_input(self, state: State) -> Any:
         data = self.execution.data
@@ -140,7 +153,7 @@ class StateRunner:
         data = self.effective_input(state)
         following = choose(state.choices, state.default, data, self.execution)
         if following is None:
-            # Reported as States.Runtime; States.NoChoiceMatched is reserved for future use.
+            # Step Functions reports States.Runtime; States.NoChoiceMatched is reserved for future use.
             raise StatesError(
                 RUNTIME, "Failed to transition out of the state. The state does not point to a next state."
             )
@@ -206,7 +219,7 @@ class StateRunner:
             self.add_event(event, *state.service, *details)
 
     def succeed_task(self, state: Task, result: Any) -> str | None:
-        """The task ends with a result that fits."""
+        """End the task with a result. The caller has checked the size of the result."""
         self.add_task_event(state, "TaskSucceeded", result)
         execution = self.execution
         try:
@@ -221,7 +234,7 @@ class StateRunner:
         return self.retry_or_catch(state, error, error, cause, cause)
 
     def time_out_task(self, state: Task, error: str) -> str | None:
-        # Both timeouts are reported as States.Timeout, without a cause: an empty one in the error output.
+        # Both timeouts are reported as States.Timeout without a cause; the error output has an empty cause.
         self.add_task_event(state, "TaskTimedOut", TIMEOUT)
         return self.retry_or_catch(state, error, TIMEOUT, None, "")
 
@@ -238,7 +251,10 @@ class StateRunner:
     def retry_or_catch(
         self, state: Task, name: str | None, error: str | None, cause: str | None, caught_cause: str | None
     ) -> str | None:
-        """Retries, or catches, or fails the execution: `name` is matched, `error` reported."""
+        """Schedule a retry, run a catcher or fail the execution.
+
+        Retriers and catchers match `name`; `error` is what is reported.
+        """
         if self.schedule_retry(state, name):
             return None
         for catcher in state.catch:

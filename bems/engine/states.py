@@ -1,4 +1,4 @@
-"""Compiling a state: its fields are checked, its paths and templates become functions."""
+"""Compiler of a state: checks its fields and compiles its paths and templates to functions."""
 
 from collections.abc import Collection
 from typing import Any, Final
@@ -47,7 +47,7 @@ _MAX_WAIT_SECONDS: Final = 2**31 - 1
 
 
 class StateCompiler:
-    """Compiles one state; faults go to `problems`, and the names of states that can follow to `targets`."""
+    """Compiles one state. Adds problems to `problems` and the names of possible next states to `targets`."""
 
     def __init__(
         self,
@@ -71,13 +71,13 @@ class StateCompiler:
     def compile(self) -> machine.State | None:
         kind = self.document.get("Type")
         if len(self.name) > _MAX_NAME_LENGTH:
-            self.problems.add(self.where, f"a name has at most {_MAX_NAME_LENGTH} characters")
+            self.problems.add(self.where, f"a state name has at most {_MAX_NAME_LENGTH} characters")
         if kind in _UNSUPPORTED_TYPES:
             self.problems.add_unsupported(f"{self.where}.Type", f"state type {kind} is not supported")
             self._add_next_target()
             return None
         if kind not in _FIELDS:
-            self.problems.add(f"{self.where}.Type", "required field is missing or no type of state")
+            self.problems.add(f"{self.where}.Type", "required field is missing or not a state type")
             return None
         self._check_fields(kind)
         compiled: machine.State = getattr(self, f"_compile_{kind.lower()}")()
@@ -98,7 +98,7 @@ class StateCompiler:
         if isinstance(target, str) and target in self.names:
             self.targets.add(target)
 
-    # Fields of several states
+    # Fields that several state types have
 
     def _target(self, target: Any, where: str) -> str:
         if not isinstance(target, str) or target not in self.names:
@@ -130,11 +130,11 @@ class StateCompiler:
         if path is None:
             return constant(None)
         if path.context and path.steps[:1] == ("Task",) and not self._allows_token:
-            self.problems.add(where, "only the Parameters of a .waitForTaskToken task have a task token")
+            self.problems.add(where, "the task token exists only in the Parameters of a .waitForTaskToken task")
         return compile_reader(path, self.identity)
 
     def _filter(self, field: str) -> Reader | None:
-        """InputPath and OutputPath: everything if absent or $, an empty object if null."""
+        """Compile InputPath or OutputPath. Absent or $ selects the whole value (None); null selects an empty object."""
         text = self.document.get(field, "$")
         if text is None:
             return constant({})
@@ -164,7 +164,7 @@ class StateCompiler:
             return None
         path = self._path(text, where)
         if path is not None and path.context:
-            self.problems.add(where, "a result cannot be put into the context object")
+            self.problems.add(where, "a result cannot be written to the context object")
         return None if path is None else compile_writer(path)
 
     def _result_path(self) -> Writer | None:
@@ -186,7 +186,7 @@ class StateCompiler:
             "output_path": self._filter("OutputPath"),
         }
 
-    # States
+    # State types
 
     def _compile_task(self) -> machine.Task:
         resource = parse_resource(

@@ -94,7 +94,7 @@ def test_a_body_that_is_not_the_base64_it_is_said_to_be_is_refused(
 ) -> None:
     answer = cloud.post("posting", b"", batch=batch, more={"body": sent, "isBase64Encoded": True})
     assert (answer["statusCode"], answer["headers"]["content-type"]) == (400, "application/problem+json")
-    assert content(answer)["detail"] == "the body is not base64, though isBase64Encoded says that it is"
+    assert content(answer)["detail"] == "the body is not valid base64, although isBase64Encoded is true"
     assert read_output(capsys).metrics == {("EventsRefused", "test", "posting"): [1.0]}
 
 
