@@ -1,5 +1,7 @@
-"""The world of a seed: the cell, its disk, its clock and everybody around it, and what happens to them one after the
-other."""
+"""Environment of a simulated cell: its disk, clock, network and receivers, and the schedule of what happens to them.
+
+A seed determines everything.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -28,14 +30,14 @@ from tests.faults.simulated_cell import MACHINE, Options, SimulatedCell
 from tests.tracker.samples import plain_policy
 
 POLICY = plain_policy("2d", "1d", 2, 4)
-"""A wait lasts five days at the most: then it is given up."""
+"""A wait is given up after at most five days."""
 
 MAX_STEPS = 20_000
-"""Steps, after which a story is one without an end."""
+"""Maximum number of steps; a scenario that takes more does not terminate."""
 
 
 class Clock:
-    """The machine's clock: the true time, and what it is ahead of that."""
+    """The machine's clock. `true` is the real time; `ahead` is the clock's error. Both in microseconds."""
 
     speed = 1.0
 
@@ -48,9 +50,12 @@ class Clock:
 
 
 class Environment:
-    """All of it. `play` tells the story to its end, or raises Broken."""
+    """All parts of a simulation.
 
-    def __init__(self, seed: int, folder: Path, say: Callable[[str], None] | None = None) -> None:
+    `run` executes the scenario, and raises InvariantViolated if the cell breaks a promise.
+    """
+
+    def __init__(self, seed: int, folder: Path, print_line: Callable[[str], None] | None = None) -> None:
         def draw(what: str) -> Random:
             return Random(f"{what} {seed}")
 
@@ -66,11 +71,11 @@ class Environment:
         self.cell: SimulatedCell | None = None
         self.network = Network(self, draw("network"))
         self.receivers = [Receiver(key, draw(key)) for key in ("hook", "pager")]
-        self._say = say
+        self._print_line = print_line
         self._folder = folder
         self._loop = asyncio.new_event_loop()
         self._schedule: list[tuple[Instant, int, Callable[[], None]]] = []
-        self._planned = 0
+        self._scheduled = 0
         self._in_flight: dict[int, Callable[[], None]] = {}
         self._faults_stopped = False
         self._faults = FaultInjector(self)
@@ -80,29 +85,32 @@ class Environment:
             turn=self.random.choice((1, 3, 1_000)),
             checkpoint=self.random.choice((1, 3, 20, 4_000)),
             pages=self.random.choice((10, -65_536)),
-            lesson=self.random.choice((10, 50, 1_000)),
+            training_samples=self.random.choice((10, 50, 1_000)),
         )
         self.followed: list[Transition] = []
 
-    # -- for those who act
+    # -- schedule
 
     def trace(self, what: str) -> None:
         line = f"{self.steps:5} {render(self.clock.true)} {what}"
         self.digest.update(line.encode())
-        if self._say:
-            self._say(line)
+        if self._print_line:
+            self._print_line(line)
 
-    def schedule(self, after: Instant, what: Callable[[], None]) -> None:
-        """Something will happen."""
-        self._planned += 1
-        heappush(self._schedule, (self.clock.true + after, self._planned, what))
+    def schedule(self, delay: Instant, call: Callable[[], None]) -> None:
+        """Schedule a call, at a delay from now in real time."""
+        self._scheduled += 1
+        heappush(self._schedule, (self.clock.true + delay, self._scheduled, call))
 
     def start_thread(self, target: Callable[..., None], args: Any = (), **_: object) -> Any:
-        """A courier sends an alert: that is done some time later, or when the cell's cell ends, if ever."""
+        """Replace threading.Thread for a dispatcher, which sends each alert in a thread.
+
+        The alert is sent after a random delay, or when the cell ends, or never.
+        """
 
         def start() -> None:
-            self._planned += 1
-            number = self._planned
+            self._scheduled += 1
+            number = self._scheduled
             self._in_flight[number] = lambda: target(*args)
             self.schedule(
                 self.random.choice((0, SECOND, MINUTE, HOUR)), lambda: self._in_flight.pop(number, _already_sent)()
@@ -110,9 +118,10 @@ class Environment:
 
         return SimpleNamespace(start=start, ident=None)
 
-    # -- the story
+    # -- run
 
     def run(self) -> None:
+        """Run the scenario to its end and check all invariants."""
         self.network.schedule_traffic()
         for number in range(WEEKS * 7 * 3):
             self.schedule(number * 8 * HOUR + self.random.randrange(8 * HOUR), self._faults.next_fault)
@@ -131,11 +140,11 @@ class Environment:
         self.cell.stop()
         if self.disk.simulation_error:
             raise self.disk.simulation_error
-        self.trace(f"END after {self.disk.operations} operations of the disk")
+        self.trace(f"END after {self.disk.operations} disk operations")
         require({path.name for path in self._folder.iterdir()} >= {"cell.db", "deliveries.db"}, "1: a file is missing")
 
     def close(self) -> None:
-        """Whatever came of it."""
+        """Release all resources, also after a violation."""
         if self.cell:
             self.disk.is_dead = True
             self.cell.abandon()
@@ -144,9 +153,9 @@ class Environment:
         self._loop.close()
 
     def _step(self) -> None:
-        """Go on to whatever happens next, and have the cell do what it would."""
+        """Advance the clock to the next scheduled call or wake-up of the cell, and let the cell work."""
         self.steps += 1
-        require(self.steps < MAX_STEPS, "the story has no end")
+        require(self.steps < MAX_STEPS, "the scenario does not end")
         at = self._schedule[0][0] if self._schedule else LATEST
         wake = self._next_wake()
         if wake is not None and wake < at:
@@ -157,18 +166,18 @@ class Environment:
         self._run_cell()
 
     def _next_wake(self) -> Instant | None:
-        """When the cell would wake by itself, in true time. A machine may sleep over that."""
+        """Return when the cell wakes up, in real time. Sometimes None, as if the machine slept."""
         if self.cell is None or (not self._faults_stopped and self.random.random() < 0.2):
             return None
         if self.cell.writer.failure:
-            # It would try every second.
+            # The cell retries every second; an hour keeps the number of steps small.
             return self.clock.true + HOUR
-        instants = [at for at in (self.cell.next_due(), self._courier_wakes) if at is not None and at < LATEST]
+        instants = [at for at in (self.cell.next_due(), self._dispatchers_wake) if at is not None and at < LATEST]
         if not instants:
             return None
         return max(min(instants) - self.clock.ahead, self.clock.true + SECOND)
 
-    _courier_wakes: Instant | None = None
+    _dispatchers_wake: Instant | None = None
 
     def _run_cell(self) -> None:
         cell = self.cell
@@ -177,24 +186,24 @@ class Environment:
         cell.run_writer()
         self.network.collect_answers()
         if not self.disk.is_dead:
-            self._courier_wakes = cell.deliver()
-            self._note_given_up(cell)
+            self._dispatchers_wake = cell.deliver()
+            self._collect_given_up(cell)
         if not self.disk.is_dead and self.random.random() < 0.2:
             self._follow(cell)
         if self.disk.is_dead:
             self._crash()
 
-    def _note_given_up(self, cell: SimulatedCell) -> None:
-        with self._failing_only_with_the_disk("1: the outbox cannot be read"):
+    def _collect_given_up(self, cell: SimulatedCell) -> None:
+        with self._failing_only_with_disk("1: the outbox cannot be read"):
             for delivery in cell.deliveries.entries("failed"):
                 for receiver in self.receivers:
                     if receiver.key == delivery.destination:
                         receiver.given_up.add(delivery.alert.id)
 
     def _follow(self, cell: SimulatedCell) -> None:
-        """As analytics does: read the rows behind the watermark."""
+        """Read the rows after the last one that was read, as analytics does."""
         rows: list[tuple[int, Transition]] = []
-        with self._failing_only_with_the_disk("1: the store cannot be read"):
+        with self._failing_only_with_disk("1: the store cannot be read"):
             rows = cell.reader.transitions(len(self.followed))
         require(
             [seq for seq, _ in rows] == list(range(len(self.followed) + 1, len(self.followed) + len(rows) + 1)), "6"
@@ -202,17 +211,18 @@ class Environment:
         self.followed += [row for _, row in rows]
 
     @contextmanager
-    def _failing_only_with_the_disk(self, promise: str) -> Iterator[None]:
+    def _failing_only_with_disk(self, promise: str) -> Iterator[None]:
+        """Allow store errors in the block only if the disk failed."""
         failures = self.disk.failures
         try:
             yield
         except (StoreFailed, apsw.Error):
             require(self.disk.is_dead or self.disk.failures > failures, promise)
 
-    # -- what goes wrong
+    # -- stops and crashes
 
     def restart_cell(self) -> None:
-        """An operator stops the cell, and starts it again."""
+        """Stop the cell in an orderly way, and start it again later."""
         cell = self.cell
         assert cell
         self._settle_in_flight(cell)
@@ -232,7 +242,7 @@ class Environment:
             cell.abandon()
         power = self.random.random() < 0.5
         if not power and self.random.random() < 0.5:
-            # The next cell sees what this one left, but has not much time to say so.
+            # Kill the next process soon, after it has read what this one wrote and may have reported it to a client.
             self.schedule(self.random.randrange(3 * HOUR), self._kill_cell)
         self.trace(
             f"CRASH, {'the power is cut' if power else 'the process dies'}, after {self.disk.operations} operations"
@@ -249,7 +259,7 @@ class Environment:
             self.disk.is_dead = True
 
     def _settle_in_flight(self, cell: SimulatedCell) -> None:
-        """What is being sent arrives now or never; nobody hears of it, and it is sent again."""
+        """Deliver or drop each alert that is being sent. The cell gets no response, so it will send them again."""
         for key, alert_id in cell.in_flight():
             for receiver in self.receivers:
                 receiver.allowed_repeats[alert_id] += receiver.key == key
@@ -276,8 +286,11 @@ class Environment:
             if self.disk.is_dead:
                 self._crash()
             else:
-                require(self.disk.failures > failures, f"1: it does not open, for no reason: {refusal}")
-                # The process is at its end.
+                require(
+                    self.disk.failures > failures,
+                    f"1: the cell does not open although the disk did not fail: {refusal}",
+                )
+                # The process has ended.
                 self.disk.restart()
                 self.schedule(HOUR, self._open)
             return
@@ -289,7 +302,7 @@ class Environment:
 
     @contextmanager
     def _without_faults(self) -> Iterator[None]:
-        """Who examines is not part of the story."""
+        """Disable disk faults in the block, so that checks do not change the scenario."""
         disk = self.disk
         before = disk.rates, disk.free_bytes, disk.dies_at, disk.operations
         disk.rates, disk.free_bytes, disk.dies_at = {}, None, NEVER
@@ -298,14 +311,14 @@ class Environment:
 
     def retry_deliveries(self) -> None:
         if self.cell:
-            with self._failing_only_with_the_disk("9: deliveries cannot be tried again"):
+            with self._failing_only_with_disk("9: deliveries cannot be retried"):
                 self.cell.deliveries.retry()
 
-    # -- the end
+    # -- end
 
     def _drain(self) -> None:
-        """Nothing goes wrong any more: what is left is sent, redriven, delivered, waited for."""
-        self.trace("CALM")
+        """Stop all faults, and run until everything is sent, redriven and delivered and every wait has ended."""
+        self.trace("FAULTS STOP")
         self._faults_stopped = True
         self._faults.stop()
         self.network.stop_losses()
@@ -314,7 +327,7 @@ class Environment:
         busy = True
         while busy:
             self.steps += 1
-            require(self.steps < MAX_STEPS, "it does not come to rest")
+            require(self.steps < MAX_STEPS, "the cell does not become idle")
             while self._schedule or self._next_wake() is not None:
                 self._step()
             assert self.cell
@@ -325,4 +338,4 @@ class Environment:
 
 
 def _already_sent() -> None:
-    """What was on its way has arrived already."""
+    """Stand in for an alert that `_settle_in_flight` has handled."""

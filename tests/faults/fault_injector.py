@@ -1,5 +1,5 @@
-"""The weather: what goes wrong that no client does. The clock jumps, the disk fails or is full, receivers are down,
-some handling raises, the process ends."""
+"""Faults that clients do not cause: clock jumps, disk failures, a full disk, receivers that are down, errors while
+handling an item, crashes."""
 
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 class FaultInjector:
-    """Of one environment, as its seed has it."""
+    """Draws the faults of a simulation from its seed."""
 
     def __init__(self, environment: "Environment") -> None:
         self._environment = environment
         self._is_stopped = False
         self._failing_invoices: set[str] = set()
-        """Invoices whose events raise."""
+        """Invoices whose events fail."""
         self._failure_rates = {
             "redrive": self._draw_rate(0.05),
             "fire": self._draw_rate(0.2),
@@ -25,11 +25,11 @@ class FaultInjector:
         }
         self._crash_rate = environment.random.choice((0.0, 0.02, 0.1, 0.3))
 
-    def _draw_rate(self, most: float) -> float:
-        return self._environment.random.choice((0.0, 0.0, most / 4, most))
+    def _draw_rate(self, maximum: float) -> float:
+        return self._environment.random.choice((0.0, 0.0, maximum / 4, maximum))
 
     def stop(self) -> None:
-        """Nothing goes wrong any more."""
+        """Stop all faults."""
         self._is_stopped = True
         disk = self._environment.disk
         disk.rates, disk.free_bytes, disk.dies_at, disk.dies_at_sync = {}, None, NEVER, False
@@ -37,22 +37,22 @@ class FaultInjector:
             receiver.is_unreliable = receiver.is_down = False
 
     def maybe_raise(self, kind: str, key: str) -> None:
-        """Raise where the handling of this should."""
+        """Raise ValueError if the handling of this item shall fail."""
         if self._is_stopped:
             return
         if (
             kind == "redrive" and key in self._failing_invoices
         ) or self._environment.random.random() < self._failure_rates[kind]:
-            self._environment.trace(f"POISON in {kind} of {key}")
-            raise ValueError("poison")
+            self._environment.trace(f"HANDLING of {kind} {key} fails")
+            raise ValueError("injected")
 
     def before_opening(self) -> None:
-        """The process may end before it has begun."""
+        """Crash the process during its start, sometimes."""
         if not self._is_stopped and self._environment.random.random() < self._crash_rate:
             self._environment.disk.die_after(self._environment.random.randrange(120))
 
     def next_fault(self) -> None:
-        """It changes, three times a day."""
+        """Draw the next fault. Runs three times a day."""
         environment, random = self._environment, self._environment.random
         disk = environment.disk
         draw = random.random()
@@ -65,7 +65,7 @@ class FaultInjector:
             environment.trace(f"DISK fails: {disk.rates}")
         elif draw < 0.17:
             disk.free_bytes = random.choice((0, 5_000, 50_000))
-            environment.trace(f"DISK has room for {disk.free_bytes}")
+            environment.trace(f"DISK has {disk.free_bytes} free bytes")
         elif draw < 0.4:
             disk.rates, disk.free_bytes = {}, None
         elif draw < 0.45:

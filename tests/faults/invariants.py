@@ -1,27 +1,21 @@
-"""What must hold after every recovery, and at the end. Whatever does not is `Broken`.
+"""Invariants that are checked after every recovery and at the end. A violation raises InvariantViolated.
 
-1. A store never refuses to open because of a crash, and SQLite finds nothing wrong with it.
-2. Every event that was answered `accepted` or `duplicate` is there once, with the content that was sent first. One that
-   was not answered, or with `unavailable`, is there at most once. `accepted` is answered once.
-3. Each accepted event is applied, once, or is a dead letter: none is both, none is neither.
-4. What is stored is what the pure core makes of the same stimuli in the stored order: records, executions with their
-   pasts, transitions, alerts, the audit log. A turn that was not answered is there as a whole or not at all.
-5. A record's status is that of the newest outcomes that were ever applied, computed a second way; each execution is
-   what the engine makes of its past anew.
-6. Transitions are numbered without a gap, those of an invoice lead back to its first, each at an instant of its own;
-   who follows them by their numbers reads each once, and nothing that he read is ever gone.
-7. No open invoice is forgotten: it has a wait, a time to be looked at, and unless it is an orphan a run with a timer,
-   and all of them are in the store's calendar. So no crash, failure or jump of the clock loses a timer: in the end
-   every wait has run out.
-8. Of each wait, the alerts' steps ascend, none comes before it is due, no id twice; in the end the last one parked the
-   invoice.
-9. Each alert reaches each destination of its severity, those of one invoice in their order, unless it was given up
-   after a day. It comes a second time only after an answer that said no, or an end of the process while it was under
-   way.
-10. The rows of an invoice are a chain of statuses, amounts and currencies. The counts and amounts by status and
-    currency that they give are those of the records, and those that the store's index gives.
-11. An invoice that waits while its dispute or failed posting stands has been reported. A parked one keeps the wait that
-    was given up, and is stuck.
+1. The store opens after every crash, and SQLite's integrity check passes. 2. Every event answered `accepted` or
+`duplicate` is stored once, with the content that was sent first. An event without an answer, or answered `unavailable`,
+is stored at most once. An event is answered `accepted` at most once. 3. Each accepted event is either applied once or a
+dead letter. 4. The store equals the result of the pure core for the same stimuli in the stored order: records,
+executions with their stimuli, transitions, alerts, the audit log. A group that was not answered is stored completely or
+not at all. 5. A record's status, computed independently, is that of the newest outcomes that were ever applied. Each
+execution equals a replay of its stimuli. 6. Transitions are numbered without gaps. Those of an invoice form a linked
+list to its first one, at distinct instants. A reader that follows the numbers reads each transition once, and no
+transition that it read disappears. 7. Every open invoice has a wait and a check time, and unless it is an orphan a run
+with a timer, all indexed in the store. So no crash, failure or clock jump loses a timer: at the end every wait has
+ended. 8. The steps of a wait's alerts ascend, no alert is raised before it is due, and ids are unique. At the end the
+last alert has parked the invoice. 9. Each alert reaches every destination of its severity, in order per invoice, unless
+it was given up after a day. It is repeated only after a negative response, or if the process ended while it was being
+sent. 10. The rows of an invoice form a chain of statuses, amounts and currencies. Counts and amounts by status and
+currency are equal in the rows, the records and the store's index. 11. A waiting invoice with a dispute or a failed
+posting has been reported. A parked invoice keeps the wait that was given up, and counts as stuck.
 """
 
 from collections import defaultdict
@@ -44,10 +38,11 @@ from tests.faults.simulated_cell import MACHINE, SimulatedCell
 
 
 class InvariantViolated(AssertionError):
-    """Something does not hold."""
+    """An invariant does not hold. The message starts with its number."""
 
 
 def require(condition: object, what: str) -> None:
+    """Raise InvariantViolated if the condition is false."""
     if not condition:
         raise InvariantViolated(what)
 
@@ -55,21 +50,19 @@ def require(condition: object, what: str) -> None:
 def check_recovered(
     cell: SimulatedCell, model: ReferenceModel, answered: dict[str, str], followed: list[Transition]
 ) -> None:
-    """After a recovery: all but what only the end can show."""
+    """Check the invariants that must hold after every recovery."""
     check_files(cell)
     state = read_state(cell.reader)
     if not model.reconcile(state):
-        raise InvariantViolated(
-            f"4: the store is not what the core makes of its stimuli: {difference(state, model.state())}"
-        )
+        raise InvariantViolated(f"4: the store differs from the reference model: {difference(state, model.state())}")
     stored = {event.event_id: event for event in state.events}
-    require(len(stored) == len(state.events), "2: an event is there twice")
+    require(len(stored) == len(state.events), "2: an event is stored twice")
     missing = sorted(id for id in answered if id not in stored)
-    require(not missing, f"2: answered and not there: {missing}")
+    require(not missing, f"2: answered but not stored: {missing}")
     check_rows(state, cell.reader)
     check_chain(state.transitions)
     check_totals(state, cell.reader)
-    check_calendar(cell.store, model)
+    check_due_index(cell.store, model)
     check_following(state.transitions, followed)
     check_alerts(state.alerts)
     for record in state.records.values():
@@ -133,7 +126,7 @@ def check_files(cell: SimulatedCell) -> None:
 
 
 def difference(found: State, expected: State) -> str:
-    """The first one, in words."""
+    """Describe the first difference."""
     for name in State._fields:
         one, other = getattr(found, name), getattr(expected, name)
         if one == other:
@@ -170,21 +163,21 @@ def check_rows(state: State, reader: Reader) -> None:
 
 
 def check_following(rows: list[Transition], followed: list[Transition]) -> None:
-    require(rows[: len(followed)] == followed, "6: what was read of the series is not there any more")
+    require(rows[: len(followed)] == followed, "6: a row that was read has disappeared")
 
 
-def check_calendar(store: SqliteStore, model: ReferenceModel) -> None:
-    """That it comes up, and when, unless a failure put it off."""
+def check_due_index(store: SqliteStore, model: ReferenceModel) -> None:
+    """Check that every timer and check is indexed at its time, unless a failure postponed it."""
     stored = {(one.kind, one.key): one for one in store.due(LATEST + 1, ALL)}
     expected = {(one.kind, one.key): one for one in model.due()}
-    told = f"7: in the store's calendar {sorted(stored.values())}, should be {sorted(expected.values())}"
+    told = f"7: the store indexes {sorted(stored.values())}, should be {sorted(expected.values())}"
     require(stored.keys() == expected.keys(), told)
     for key, one in expected.items():
         require(stored[key] == one or one in model.postponed, told)
 
 
 def check_alerts(alerts: list[Alert]) -> None:
-    require(len({alert.id for alert in alerts}) == len(alerts), "8: an alert is there twice")
+    require(len({alert.id for alert in alerts}) == len(alerts), "8: an alert is stored twice")
     steps: dict[tuple[str, str, Instant], int] = {}
     for alert in alerts:
         require(alert.raised_at >= alert.due_at, f"8: {alert} came too early")
@@ -195,7 +188,10 @@ def check_alerts(alerts: list[Alert]) -> None:
 
 
 def check_status(record: InvoiceRecord, state: State) -> None:
-    """By a second way: the newest of all outcomes that were applied. Operators' words depend on what they overrule."""
+    """Compute the newest outcomes from all applied events.
+
+    Skips invoices with operator outcomes, which depend on the outcomes that they override.
+    """
     own = [row for row in state.transitions if row.invoice_id == record.invoice_id]
     if any(row.kind == "command" and row.outcome in ("complete", "cancel") for row in own):
         return
@@ -218,15 +214,15 @@ def check_run(record: InvoiceRecord, state: State) -> None:
     )
     if waiting:
         require(record.wait and record.wait.stage == waits_for, f"7: {id} waits for another stage than its status says")
-        require(record.check_at is not None, f"7: nobody will look at {id}")
+        require(record.check_at is not None, f"7: {id} has no check time")
         if waits_for != "ingestion" and record.mark is None:
             require(run.state == "open", f"7: {id} waits without a run")
     for number, name in enumerate(execution_names(record), 1):
         execution = state.executions.get(name)
         if execution is None:
             raise InvariantViolated(f"5: {name} is missing")
-        anew = replay(MACHINE, new_execution(name), state.stimuli[name])[0]
-        require(anew == execution, f"5: {name} is not what its past makes of it")
+        replayed = replay(MACHINE, new_execution(name), state.stimuli[name])[0]
+        require(replayed == execution, f"5: {name} differs from its replay")
         is_open = number == run.number and run.state == "open"
         require((execution.status == RUNNING) == is_open, f"5: {name} is {execution.status}, and its run {run.state}")
         if is_open:
@@ -235,18 +231,18 @@ def check_run(record: InvoiceRecord, state: State) -> None:
 
 
 def check_drained(cell: SimulatedCell, now: Instant) -> None:
-    """Weeks after the last event: whatever could run out has."""
+    """Check the invariants at the end, weeks after the last event, when every timer has expired."""
     state = read_state(cell.reader)
     require(state.dead_letters == [], f"3: dead letters are left: {state.dead_letters}")
     require(cell.next_due() is None, f"7: something is still due at {cell.next_due()}, and it is {now}")
     for record in state.records.values():
         if WAITS_FOR[status_of(record.outcomes)] and record.mark != "parked":
-            raise InvariantViolated(f"7: {record.invoice_id} waits for ever: {record.wait}")
+            raise InvariantViolated(f"7: {record.invoice_id} waits forever: {record.wait}")
         check_escalation(record, state)
 
 
 def check_escalation(record: InvoiceRecord, state: State) -> None:
-    """The newest row of who was given up is that of the last alert, unless an operator parked it."""
+    """Check that an invoice that was given up has its last alert, unless an operator parked it."""
     rows = [row for row in state.transitions if row.invoice_id == record.invoice_id]
     parks = [number for number, row in enumerate(rows) if row.kind == "park"]
     if record.mark == "parked" and parks and parks[-1] == len(rows) - 1:

@@ -1,11 +1,10 @@
-"""Mutants: the cell with one of its promises broken, which the simulation must notice.
+"""Mutants: versions of the cell with one promise broken, which the simulation must detect.
 
-Each is made from the real source of a function by one replacement, or stands in its place; where the source has changed
-so that it cannot be made any more, it says so.
+A mutant replaces text in the source of a function. It raises LookupError if the source no longer contains the text.
 
     python -m tests.faults.mutants
 
-tells of each how many seeds it takes.
+prints the first seed that detects each mutant.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from tests.faults.simulation import run_scenario
 
 
 class Change(NamedTuple):
-    """In the source of `name` in `owner`, `old` becomes `new`."""
+    """Replacement of `old` by `new` in the source of the function `name` of `owner`."""
 
     owner: Any
     name: str
@@ -223,46 +222,49 @@ MUTANTS: dict[str, list[Change]] = {
 
 @contextmanager
 def mutant(name: str) -> Iterator[None]:
-    """The cell is broken so, meanwhile. Whoever has imported a function has the broken one, too."""
+    """Apply a mutant in the block.
+
+    Replaces the code object of each function, so modules that imported the function run the mutant too.
+    """
     real: list[tuple[FunctionType, CodeType]] = []
     try:
         for change in MUTANTS[name]:
             function = inspect.unwrap(getattr(change.owner, change.name))
             real.append((function, function.__code__))
-            function.__code__ = _changed(function, change)
+            function.__code__ = _mutated_code(function, change)
         yield
     finally:
         for function, code in reversed(real):
             function.__code__ = code
 
 
-def _changed(function: FunctionType, change: Change) -> CodeType:
+def _mutated_code(function: FunctionType, change: Change) -> CodeType:
     source = inspect.getsource(function)
     if change.old not in source:
-        raise LookupError(f"{change.name} has no {change.old!r} any more: mend the mutant")
+        raise LookupError(f"{change.name} no longer contains {change.old!r}: update the mutant")
     if inspect.isclass(change.owner):
-        # Its lines stand a level deeper in the class.
+        # The source of a method is indented by one level.
         old, new = (re.sub("^    ", "", text, flags=re.MULTILINE) for text in (change.old, change.new))
     else:
         old, new = change.old, change.new
-    made: dict[str, Any] = {}
+    namespace: dict[str, Any] = {}
     exec(
         compile(
             "from __future__ import annotations\n" + textwrap.dedent(source).replace(old, new), change.name, "exec"
         ),
         dict(_GLOBALS),
-        made,
+        namespace,
     )
-    code: CodeType = inspect.unwrap(made[change.name]).__code__
+    code: CodeType = inspect.unwrap(namespace[change.name]).__code__
     return code
 
 
 _GLOBALS = {"contextmanager": contextmanager}
-"""What a definition needs when it is made."""
+"""Globals that the changed definitions need."""
 
 
 def find(name: str, first: int, more: int) -> tuple[int, str] | None:
-    """The seed that breaks the mutant, from `first` to `more` behind it, and how; None where none does."""
+    """Return the first seed from `first` to `first + more` that detects the mutant, and the violation; else None."""
     with mutant(name):
         for seed in range(first, first + more + 1):
             with tempfile.TemporaryDirectory() as folder:
@@ -274,13 +276,13 @@ def find(name: str, first: int, more: int) -> tuple[int, str] | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Says how many seeds it takes until one breaks each mutant.")
-    parser.add_argument("name", nargs="?", default="", help="a part of its name")
-    parser.add_argument("--most", type=int, default=300)
+    parser = argparse.ArgumentParser(description="Print the first seed that detects each mutant.")
+    parser.add_argument("name", nargs="?", default="", help="only mutants whose name contains this text")
+    parser.add_argument("--max-seeds", type=int, default=300)
     options = parser.parse_args()
     for name in MUTANTS:
         if options.name in name:
-            found = find(name, 1, options.most - 1)
+            found = find(name, 1, options.max_seeds - 1)
             print(f'    "{name}": {found and found[0]},', flush=True)
             if options.name:
                 print(found and found[1])

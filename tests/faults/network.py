@@ -1,7 +1,6 @@
-"""The network and who is behind it: source systems that send until they are answered, and operators.
+"""Network between the cell and its clients: source systems and operators, which send until they get an answer.
 
-Requests and answers are lost, doubled, late and out of order; events come alone, in batches, and ten times as many at
-once.
+Requests and answers are lost, duplicated, delayed and reordered. Events are sent alone, in batches, and in bursts.
 """
 
 from collections.abc import Sequence
@@ -27,11 +26,11 @@ if TYPE_CHECKING:
     from tests.faults.environment import Environment
 
 MAX_BATCH_EVENTS = 20
-"""Events in a batch."""
+"""Maximum number of events in a batch."""
 
 
 class OperatorCommand(Struct):
-    """A command that an operator gives until it is answered."""
+    """A command that an operator sends until it is answered."""
 
     id: str
     invoice_id: str
@@ -40,7 +39,7 @@ class OperatorCommand(Struct):
 
 
 class Network:
-    """Everybody outside the cell. `answered`: what they were told of each event, first."""
+    """All clients of the cell. `answered`: the first answer to each event."""
 
     def __init__(self, environment: "Environment", random: Random) -> None:
         self.answered: dict[str, str] = {}
@@ -52,8 +51,8 @@ class Network:
         self._pending: list[tuple[Request, list[Emission]]] = []
         self._commands: list[OperatorCommand] = []
         self._submitted: list[tuple[OperatorCommand, Future[Receipt]]] = []
-        self._loss = random.choice((0.0, 0.05, 0.3))
-        self._slow = random.choice((0.0, 0.3))
+        self._loss_rate = random.choice((0.0, 0.05, 0.3))
+        self._delay_rate = random.choice((0.0, 0.3))
         self._is_reliable = False
 
     def schedule_traffic(self) -> None:
@@ -80,26 +79,26 @@ class Network:
     # -- requests
 
     def _send(self, emissions: list[Emission]) -> None:
-        """All of one stage. It is sent again later, if nothing is heard."""
+        """Send emissions of one stage, and again later those without an answer."""
         left = [emission for emission in emissions if emission.body not in self._done]
         if left:
             for _ in range(self._copies()):
                 self._environment.schedule(self._delay(), lambda: self._arrive(left))
-            patience = self._random.choice((MINUTE, HOUR, 6 * HOUR))
-            self._environment.schedule(patience, lambda: self._send(left))
+            retry_after = self._random.choice((MINUTE, HOUR, 6 * HOUR))
+            self._environment.schedule(retry_after, lambda: self._send(left))
 
     def _copies(self) -> int:
         if self._is_reliable:
             return 1
-        return 0 if self._random.random() < self._loss else self._random.choice((1, 1, 1, 2))
+        return 0 if self._random.random() < self._loss_rate else self._random.choice((1, 1, 1, 2))
 
     def _delay(self) -> int:
-        if not self._is_reliable and self._random.random() < self._slow:
+        if not self._is_reliable and self._random.random() < self._delay_rate:
             return self._random.randrange(9 * HOUR)
         return self._random.choice((0, SECOND))
 
     def _burst(self) -> None:
-        """Whatever was told so far, once more, and ten times as much at once as ever."""
+        """Send up to 40 earlier events again at once."""
         environment, random = self._environment, self._random
         past = [emission for emission in self._emissions if emission.at <= environment.clock.true]
         chosen = random.sample(past, min(len(past), 40))
@@ -119,13 +118,13 @@ class Network:
         self._pending.append((request, list(emissions)))
         cell.post(request)
         if not self._is_reliable and self._random.random() < 0.5:
-            # What comes in at the same moment is a turn together.
+            # Otherwise requests of the same moment are handled in one group.
             cell.run_loop()
 
     # -- answers
 
     def collect_answers(self) -> None:
-        """What was answered. Between two answers, the cell may die."""
+        """Collect the answers to requests. The cell may crash between two answers."""
         environment = self._environment
         under_way, self._pending = self._pending, []
         for request, emissions in under_way:
@@ -144,13 +143,13 @@ class Network:
             self.drop_pending()
 
     def _is_lost(self) -> bool:
-        """Whether an answer is lost."""
+        """Return whether an answer is lost. Counts as a disk operation, because the cell may crash here."""
         disk = self._environment.disk
         disk.count_operation()
-        return disk.is_dead or (not self._is_reliable and self._random.random() < self._loss)
+        return disk.is_dead or (not self._is_reliable and self._random.random() < self._loss_rate)
 
     def drop_pending(self) -> None:
-        """Nobody will answer what was asked."""
+        """Drop all requests without an answer, after a crash."""
         self._pending.clear()
         self._submitted.clear()
 
@@ -159,7 +158,7 @@ class Network:
         if request.batch and request.status == 207:
             results = [result["status"] for result in request.answer["results"]]
             named = [result["event_id"] for result in request.answer["results"]]
-            require(named == [emission.event_id for emission in emissions], f"2: a batch is answered as {named}")
+            require(named == [emission.event_id for emission in emissions], f"2: a batch answer lists {named}")
         else:
             known = {409: "conflict", 503: "unavailable", 400: "refused"}
             results = [request.answer.get("status") if request.status == 202 else known.get(request.status or 0)]
@@ -169,7 +168,7 @@ class Network:
     def _check_result(self, emission: Emission, result: str | None) -> None:
         id, environment = emission.event_id, self._environment
         if result == "refused":
-            # Its clock went back, and the event is one of tomorrow.
+            # Valid only if the cell's clock is behind, so that the event lies in its future.
             require(environment.clock.ahead < 0, f"2: {id} is refused")
         elif result == "conflict":
             first = environment.model.event(id)
@@ -211,7 +210,7 @@ class Network:
         command.answer = receipt.result
 
     def redrive_all(self) -> bool:
-        """An operator has every dead letter handled again; whether there were any."""
+        """Redrive every dead letter as an operator does. Returns whether there were any."""
         cell, letters = self._environment.cell, self._environment.model.dead_letters
         if cell:
             with suppress(QueueFull, Stopped):
@@ -223,7 +222,7 @@ class Network:
         self.redrive_all()
 
     def check(self) -> None:
-        """In the end, everybody has been told."""
+        """Check at the end that every event and command was answered."""
         for emission in self._emissions:
             require(emission.body in self._done, f"2: {emission.event_id} was never answered")
         for command in self._commands:

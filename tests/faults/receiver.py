@@ -1,4 +1,4 @@
-"""The receivers of alerts: they are down for a day, say no, hang, or take what they then say they did not."""
+"""Receivers of alerts, which may be down, reject an alert, time out, or accept an alert and report a failure."""
 
 from collections import Counter
 from random import Random
@@ -10,16 +10,17 @@ from tests.faults.invariants import require
 
 
 class Receiver:
-    """A Destination. `moody`: it may do anything; `down`: nobody answers."""
+    """A Destination. `is_unreliable`: each alert may fail in any way; `is_down`: every alert fails."""
 
     def __init__(self, key: str, random: Random) -> None:
         self.key = key
         self.is_unreliable = True
         self.is_down = False
         self.given_up: set[str] = set()
-        """What may come late for that."""
+        """Ids of alerts that the cell gave up; they may be missing or out of order."""
         self.allowed_repeats: Counter[str] = Counter()
-        """How often an alert may come again: it was taken or may have been, and the cell does not know."""
+        """How often each alert may be repeated: the receiver may have accepted it without the cell getting a
+        response."""
         self.violation = ""
         self._random = random
         self._accepted: dict[str, list[str]] = {}
@@ -32,12 +33,12 @@ class Receiver:
         if draw < 0.05:
             self._accept(alert)
             self.allowed_repeats[alert.id] += 1
-            raise NotDelivered("it hangs, and has taken it", outage=True)
+            raise NotDelivered("it accepted the alert, then timed out", outage=True)
         if draw < 0.1:
             pause = self._random.choice((None, HOUR))
-            raise NotDelivered("it has too much to do", outage=True, retry_after=pause)
+            raise NotDelivered("it is overloaded", outage=True, retry_after=pause)
         if draw < 0.13:
-            raise NotDelivered("it does not like this one", outage=False)
+            raise NotDelivered("it rejects this alert", outage=False)
         if draw < 0.15:
             raise ZeroDivisionError
         self._accept(alert)
@@ -46,13 +47,15 @@ class Receiver:
         before = self._accepted.setdefault(alert.invoice_id, [])
         self._times[alert.id] += 1
         if self._times[alert.id] > 1 + self.allowed_repeats[alert.id]:
-            # Whatever is raised here, the courier takes for an error of the receiver.
-            self.violation = f"9: {self.key} got alert {alert.id} {self._times[alert.id]} times without a reason"
+            # Do not raise here: the dispatcher would treat that as an error of the receiver.
+            self.violation = (
+                f"9: {self.key} got alert {alert.id} {self._times[alert.id]} times, more often than allowed"
+            )
         if alert.id not in self.given_up and (not before or before[-1] != alert.id):
             before.append(alert.id)
 
     def check(self, alerts: list[Alert]) -> None:
-        """All of them came, those of an invoice in their order."""
+        """Check that all alerts were received, in order per invoice."""
         require(not self.violation, self.violation)
         for alert in alerts:
             require(self._times[alert.id], f"9: {self.key} never got alert {alert.id} of {alert.invoice_id}")

@@ -1,4 +1,4 @@
-"""The story of a seed: what happens to some invoices over weeks, and what is sent about it, as bytes for the gate."""
+"""Scenario of a seed: the events of a few invoices over weeks, as request bodies."""
 
 from random import Random
 
@@ -10,11 +10,11 @@ from bems.tracker.instants import DAY, HOUR, MINUTE, Instant, parse, render
 
 START = parse("2026-03-02T09:00:00Z")
 WEEKS = 4
-"""In which the events occur; what waits after that is given up in the weeks behind."""
+"""Weeks in which events occur. Waits that are still open afterwards are given up in the following weeks."""
 
 
 class Emission(Struct):
-    """An event that a source system wants to be rid of, from `at` on. `twin`: another content under the same id."""
+    """An event that a source system sends from `at` on. `twin`: it has the id of another event and other content."""
 
     at: Instant
     stage: Stage
@@ -25,7 +25,7 @@ class Emission(Struct):
 
 
 def draw_emissions(random: Random) -> list[Emission]:
-    """What is sent, in the order of its beginning."""
+    """Draw all emissions, ordered by time."""
     emissions: list[Emission] = []
     burst = START + random.randrange(WEEKS * 7 * DAY) if random.random() < 0.3 else None
     for number in range(random.choice((2, 4, 6, 9))):
@@ -39,12 +39,12 @@ def draw_emissions(random: Random) -> list[Emission]:
 
 
 def _draw_invoice(id: str, begin: Instant, random: Random) -> list[Emission]:
-    """One invoice: its stages in their order, some again or denied first, some never."""
+    """Draw the emissions of an invoice: its stages in order, some repeated, some with a failure first, some missing."""
     ends_at = random.choice((1, 2, 3, 4, 4, 4, 4))
     steps = [(stage, True) for stage in STAGES[:ends_at]]
     for index in range(len(steps) - 1, -1, -1):
         if random.random() < 0.25:
-            # A mismatch that is settled later, an approval after a rejection, an invoice cancelled and received anew.
+            # A mismatch resolved later, an approval after a rejection, an invoice received again after a cancellation.
             steps.insert(index, (steps[index][0], False))
     if random.random() < 0.1:
         steps.append(("ingestion", False))
@@ -55,7 +55,7 @@ def _draw_invoice(id: str, begin: Instant, random: Random) -> list[Emission]:
         emissions.append(_draw_emission(f"{id}.{number}", id, stage, positive, at, random))
         at += random.choice((0, MINUTE, HOUR, 8 * HOUR, DAY, 2 * DAY, 5 * DAY, 9 * DAY))
     if random.random() < 0.2:
-        # What a system remembers only later overtakes nothing: it occurred before.
+        # A late event does not supersede later ones, because it occurred earlier.
         late = random.choice(emissions)
         late.at += random.randrange(6 * DAY)
     return emissions
@@ -78,7 +78,7 @@ def _draw_emission(
 
 
 def draw_verb(random: Random, now: Instant) -> Verb:
-    """What an operator comes to think of."""
+    """Draw an operator's command."""
     return random.choice(
         (
             Complete(random.choice(STAGES)),

@@ -1,6 +1,6 @@
-"""One life of the cell as a process, from its folder to its requests, all in one thread that the simulation leads.
+"""A cell process in the simulation, from start to stop or crash, in the simulation's thread.
 
-The parts are the real ones. What they would do in threads of their own is done here, turn by turn.
+Uses the real components. The simulation runs the work of their threads step by step.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ METRICS = Metrics()
 KEY = cast(Key, object())
 MAX_GROUPS = 1_000
 LOOP_ITERATIONS = 8
-"""Of the event loop, after which a request that can be answered is answered."""
+"""Iterations of the event loop after which every request that can be answered has been answered."""
 
 
 class AllowAll(Access):
@@ -54,18 +54,18 @@ class AllowAll(Access):
 
 
 class Options(NamedTuple):
-    """What is otherwise so large that no seed would come up against it."""
+    """Limits of the cell, reduced so that scenarios reach them."""
 
     cached: int
     queued: int
     turn: int
     checkpoint: int
     pages: int
-    lesson: int
+    training_samples: int
 
 
 class Request:
-    """A POST to the intake, and its answer once there is one."""
+    """A POST of events, and the answer once it has arrived."""
 
     def __init__(self, stage: Stage, bodies: list[bytes], batch: bool) -> None:
         self.path = f"/invoices/{stage}{'/batch' * batch}"
@@ -90,7 +90,7 @@ class Request:
 
 
 class SimulatedCell:
-    """It opens what is in the folder, or raises what the parts raise. `now` is the cell's clock."""
+    """Opens the cell in a folder. Raises what the components raise."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class SimulatedCell:
         disk: Disk,
         model: ReferenceModel,
         options: Options,
-        poison: Callable[[str, str], None],
+        maybe_raise: Callable[[str, str], None],
         destinations: Mapping[Severity, Sequence[Destination]],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -109,16 +109,17 @@ class SimulatedCell:
         self._closing: list[Any] = []
         self.commits = 0
         self._checkpoint = options.checkpoint
-        compression.TRAINING_SAMPLES = compression.FIRST_TRAINING_AFTER = options.lesson
-        compression.NEXT_TRAINING_AFTER = 4 * options.lesson
+        compression.TRAINING_SAMPLES = compression.FIRST_TRAINING_AFTER = options.training_samples
+        compression.NEXT_TRAINING_AFTER = 4 * options.training_samples
         try:
             self.store = self._close_later(SqliteStore(folder, cached=options.cached))
             self.store.store_definition(MACHINE.digest, resolved_text())
-            # SQLite passes over what fails there, once it has committed; an exception of ours would make it a failure.
+            # SQLite ignores errors of an automatic checkpoint after a commit, but an exception of our VFS would fail
+            # the commit. So `commit` checkpoints explicitly.
             self.store._connection.execute("PRAGMA wal_autocheckpoint = 0")
             self.store._connection.execute(f"PRAGMA cache_size = {options.pages}")
             cell = Cell(policy, MACHINE, self.store)
-            self._handler = JournalRecorder(cell, self.store, poison)
+            self._recorder = JournalRecorder(cell, self.store, maybe_raise)
             self._commit = self.store.commit
             self.store.commit = self.commit  # type: ignore[method-assign]
             self.writer = Writer(cell, self.store, clock, queued=options.queued, turn=options.turn)
@@ -131,30 +132,30 @@ class SimulatedCell:
         except BaseException:
             self.abandon()
             raise
-        self._intake = loop.run_until_complete(self._make_intake(clock))
+        self._endpoint = loop.run_until_complete(self._make_endpoint(clock))
 
     def _close_later(self, closable: C) -> C:
         self._closing.append(closable)
         return closable
 
-    async def _make_intake(self, clock: Any) -> EventEndpoint:
+    async def _make_endpoint(self, clock: Any) -> EventEndpoint:
         return EventEndpoint(WriterBridge(self.writer, asyncio.get_running_loop()), clock, AllowAll(), METRICS, 100)
 
-    # -- what comes in
+    # -- requests
 
     def post(self, request: Request) -> None:
-        self._tasks.append(self._loop.create_task(self._intake(request.scope, request.receive, request.send)))
+        self._tasks.append(self._loop.create_task(self._endpoint(request.scope, request.receive, request.send)))
 
     def run_loop(self) -> None:
-        """Whatever can be done before the writer's next turn."""
+        """Run the event loop until it waits for the writer."""
         if self._tasks:
-            self._loop.run_until_complete(_rounds())
+            self._loop.run_until_complete(_run_loop_iterations())
             self._tasks = [task for task in self._tasks if not task.done()]
 
-    # -- its threads' work
+    # -- work of the threads
 
     def commit(self) -> None:
-        journal = self._handler.take()
+        journal = self._recorder.take()
         try:
             self._commit()
         except BaseException:
@@ -170,29 +171,29 @@ class SimulatedCell:
                     self.store._connection.execute("PRAGMA wal_checkpoint").fetchall()
 
     def run_writer(self) -> None:
-        """The writer's turns, until there is nothing to be done at once."""
+        """Commit groups until the writer has nothing to do."""
         self.run_loop()
-        turns = 0
+        groups = 0
         while not self._disk.is_dead:
             more = self.writer.commit_group() or self.writer.queued > 0
-            self._handler.take()
-            turns += 1
+            self._recorder.take()
+            groups += 1
             if not more:
                 break
-            if turns == MAX_GROUPS:
-                raise RuntimeError("the writer finds no rest")
+            if groups == MAX_GROUPS:
+                raise RuntimeError("the writer does not become idle")
         self.run_loop()
 
     def deliver(self) -> Instant:
-        """A round of the deliveries; when they want to look again."""
+        """Run the deliveries once. Returns when to run them again."""
         while self.deliveries.look():
             pass
-        wakes = [courier.poll() for courier in self.deliveries.couriers]
-        # Where the outbox cannot be used, it would try every second.
+        wakes = [dispatcher.poll() for dispatcher in self.deliveries.couriers]
+        # A dispatcher whose outbox fails retries every second; an hour keeps the number of steps small.
         return min(wake if wake is not None else self._clock.now() + HOUR for wake in wakes)
 
     def next_due(self) -> Instant | None:
-        """When the writer would wake; None where nothing is due or that cannot be read."""
+        """Return when the writer wakes up, or None if nothing is due or the store cannot be read."""
         try:
             due, letters = self.store.next_due(), self.store.dead_letters_due(LATEST, 1)
         except StoreFailed:
@@ -201,17 +202,19 @@ class SimulatedCell:
         instants += [letter.retry_at for letter in letters if letter.retry_at is not None]
         return min(instants, default=None)
 
-    # -- its end
+    # -- stop and crash
 
     def in_flight(self) -> list[tuple[str, str]]:
-        """What is under way to a destination: destination and alert."""
-        couriers = self.deliveries.couriers
+        """Return the destination and alert id of every delivery that is being sent."""
+        dispatchers = self.deliveries.couriers
         return [
-            (courier.key, sending.delivery.alert.id) for courier in couriers for sending in courier._in_flight.values()
+            (dispatcher.key, sending.delivery.alert.id)
+            for dispatcher in dispatchers
+            for sending in dispatcher._in_flight.values()
         ]
 
     def stop(self) -> None:
-        """As it should end: what was taken is stored."""
+        """Stop in an orderly way, and store everything that was accepted."""
         while self.writer.queued and not self._disk.is_dead:
             self.run_writer()
         self.writer.finish()
@@ -219,18 +222,18 @@ class SimulatedCell:
         self._close()
 
     def abandon(self) -> None:
-        """It is dead, and so is what it would still say."""
-        assert self._disk.is_dead or not hasattr(self, "_intake"), "else closing would write"
+        """Release the resources of a crashed process, without answers or writes."""
+        assert self._disk.is_dead or not hasattr(self, "_endpoint"), "closing a live cell would write"
         self._close()
 
     def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            self._loop.run_until_complete(_rounds())
+            self._loop.run_until_complete(_run_loop_iterations())
         close_all(*reversed(self._closing))
 
 
-async def _rounds() -> None:
+async def _run_loop_iterations() -> None:
     for _ in range(LOOP_ITERATIONS):
         await asyncio.sleep(0)

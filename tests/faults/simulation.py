@@ -1,10 +1,11 @@
-"""A simulation of the whole cell, in one thread, on a virtual clock, disk and network. All that happens comes of a
-seed.
+"""Deterministic simulation of a whole cell in one thread, with a virtual clock, disk and network.
+
+A seed determines a scenario completely. To run one again and print what happens:
 
     python -m tests.faults.simulation --seed 7 --verbose
 
-plays one again and tells its story. See `examine` for what must hold; `weather`, `disk`, `network` and `receiver` for
-what goes wrong; `environment` for the order of it all.
+`invariants` describes what must hold; `fault_injector`, `disk`, `network` and `receiver` what goes wrong; `environment`
+runs it all.
 """
 
 import argparse
@@ -27,11 +28,14 @@ from tests.faults.environment import Environment
 from tests.faults.invariants import InvariantViolated
 
 
-def run_scenario(seed: int, folder: Path, say: Callable[[str], None] | None = None) -> Environment:
-    """The story of a seed. Raises Broken, with the seed and the story's length."""
+def run_scenario(seed: int, folder: Path, print_line: Callable[[str], None] | None = None) -> Environment:
+    """Run the scenario of a seed. Raises InvariantViolated, whose message has the seed and the step.
+
+    `print_line` receives each line of the trace.
+    """
     logging.disable(logging.CRITICAL)
     apsw.randomness(0)
-    environment = Environment(seed, folder, say)
+    environment = Environment(seed, folder, print_line)
     monotonic = SimpleNamespace(monotonic=lambda: environment.clock.true / SECOND)
     threads = SimpleNamespace(Thread=environment.start_thread, Condition=Condition)
     try:
@@ -52,7 +56,7 @@ def run_scenario(seed: int, folder: Path, say: Callable[[str], None] | None = No
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Plays the stories of some seeds.")
+    parser = argparse.ArgumentParser(description="Run the scenarios of some seeds.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--verbose", action="store_true")

@@ -1,4 +1,4 @@
-"""The cell holds what `examine` says, whatever a seed makes go wrong; and if it did not, the seeds would tell."""
+"""The cell keeps all invariants under every fault that a seed draws, and the simulation detects every mutant."""
 
 import os
 from collections import Counter
@@ -49,54 +49,54 @@ FOUND_BY = {
     "an alert that was sent is not forgotten": 1,
     "new alerts are read from the first again": 1,
 }
-"""How many seeds it takes until one breaks the mutant; `python -m tests.faults.mutants` counts them."""
+"""First seed that detects each mutant. `python -m tests.faults.mutants` prints them."""
 
-ENDLESS = {
+SLOW_MUTANTS = {
     "repeats are not looked for",
     "what was looked up for a turn is believed in the next",
     "an alert that was not taken is not tried again",
     "an alert that was sent is not forgotten",
 }
-"""Broken so, the cell never comes to rest; it takes seconds to see that."""
+"""Mutants that never become idle, so that detection takes seconds."""
 
-PATIENCE = 40
-"""So many more seeds may be tried: a change of the cell changes all stories, a little."""
+MAX_FURTHER_SEEDS = 40
+"""Maximum number of further seeds to try: every change of the cell changes the scenarios slightly."""
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_whatever_goes_wrong_the_cell_keeps_its_promises(tmp_path: Path, chunk: int, figures: Figures) -> None:
+def test_the_cell_keeps_its_invariants_under_faults(tmp_path: Path, chunk: int, figures: Figures) -> None:
     count: Counter[str] = Counter()
     for seed in range(chunk * CHUNK + 1, (chunk + 1) * CHUNK + 1):
         folder = tmp_path / str(seed)
         folder.mkdir()
         environment = run_scenario(seed, folder)
-        count["stories"] += 1
+        count["scenarios"] += 1
         count["steps"] += environment.steps
-        count["ends of the process"] += environment.crashes
-        count["failures of the disk"] += environment.disk.failures
-        count["operations of the disk"] += environment.disk.operations
+        count["crashes"] += environment.crashes
+        count["disk failures"] += environment.disk.failures
+        count["disk operations"] += environment.disk.operations
     for name, times in count.items():
-        figures.record(f"a seeded simulation of the whole cell: {name}", str(times), "every promise held")
+        figures.record(f"seeded simulation of a whole cell: {name}", str(times), "all invariants held")
 
 
-def test_a_seed_tells_the_same_story_again(tmp_path: Path) -> None:
-    stories: list[list[str]] = []
+def test_a_seed_reproduces_its_scenario(tmp_path: Path) -> None:
+    traces: list[list[str]] = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        stories.append([])
-        run_scenario(4, tmp_path / name, stories[-1].append)
-    assert stories[0] == stories[1]
-    assert len(stories[0]) > 20
+        traces.append([])
+        run_scenario(4, tmp_path / name, traces[-1].append)
+    assert traces[0] == traces[1]
+    assert len(traces[0]) > 20
 
 
-@pytest.mark.parametrize("name", [name for name in MUTANTS if LONG or name not in ENDLESS])
-def test_a_broken_promise_is_noticed(name: str, figures: Figures) -> None:
-    found = find(name, FOUND_BY[name], PATIENCE)
-    assert found, "no seed breaks it"
-    figures.record("the cell broken on purpose, each time in another way", "1", "noticed by the simulation")
+@pytest.mark.parametrize("name", [name for name in MUTANTS if LONG or name not in SLOW_MUTANTS])
+def test_a_mutant_is_detected(name: str, figures: Figures) -> None:
+    found = find(name, FOUND_BY[name], MAX_FURTHER_SEEDS)
+    assert found, "no seed detects the mutant"
+    figures.record("mutants of the cell", "1", "detected by the simulation")
 
 
-def test_a_story_that_breaks_names_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_violation_names_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.faults.environment.MAX_STEPS", 10)
-    with pytest.raises(InvariantViolated, match=r"^seed 3, step 10 at 2026-.*the story has no end"):
+    with pytest.raises(InvariantViolated, match=r"^seed 3, step 10 at 2026-.*the scenario does not end"):
         run_scenario(3, tmp_path)
