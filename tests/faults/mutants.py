@@ -40,10 +40,10 @@ MUTANTS: dict[str, list[Change]] = {
     "commits are not synced": [
         Change(database_files, "_switch_log_on", "synchronous = FULL", "synchronous = OFF"),
     ],
-    "commits are synced by the next checkpoint": [
+    "commits are synced only at the next checkpoint": [
         Change(database_files, "_switch_log_on", "synchronous = FULL", "synchronous = NORMAL"),
     ],
-    "a store whose making was cut off is refused": [
+    "a store whose creation was interrupted is rejected": [
         Change(database_files, "_is_there", "path.name + suffix", 'path.name + "-wal"'),
     ],
     "events are answered before the commit": [
@@ -57,10 +57,10 @@ MUTANTS: dict[str, list[Change]] = {
             "            self._store.commit()\n",
         ),
     ],
-    "a commit that failed is acknowledged": [
+    "a failed commit is acknowledged": [
         Change(writer.Writer, "_abort_group", "tell(error)", "tell(ACCEPTED)"),
     ],
-    "a turn that failed is stored with the next one": [
+    "a failed group is stored with the next one": [
         Change(
             sqlite_store.SqliteStore,
             "rollback",
@@ -68,10 +68,10 @@ MUTANTS: dict[str, list[Change]] = {
             "pass",
         ),
     ],
-    "an item that failed leaves its traces": [
+    "a failed item leaves changes behind": [
         Change(sqlite_store.SqliteStore, "savepoint", "self._item_changes = WriteSet()", "self._merge_item()"),
     ],
-    "records are cached before they are committed, and after they are not": [
+    "records are cached before the commit and kept after a rollback": [
         Change(
             sqlite_store.SqliteStore,
             "_merge_item",
@@ -80,7 +80,7 @@ MUTANTS: dict[str, list[Change]] = {
         ),
         Change(sqlite_store.SqliteStore, "rollback", "self._records.clear()", "pass"),
     ],
-    "a turn is stored in two transactions": [
+    "a group is stored in two transactions": [
         Change(
             row_writer,
             "write_turn",
@@ -88,18 +88,18 @@ MUTANTS: dict[str, list[Change]] = {
             '    connection.execute("COMMIT")\n    connection.execute("BEGIN IMMEDIATE")\n    rows, newest',
         ),
     ],
-    "repeats are not looked for": [
+    "duplicates are not detected": [
         Change(cell.Cell, "handle_event", "if repeat:", "if False:"),
     ],
-    "what was looked up for a turn is believed in the next": [
+    "event lookups of a group are reused in the next one": [
         Change(sqlite_store.SqliteStore, "prefetch", "self._unknown_event_ids = ", "self._unknown_event_ids |= "),
         Change(sqlite_store.SqliteStore, "commit", "self._unknown_event_ids.clear()", "pass"),
     ],
-    "an invoice that was not there in one turn is not looked for in the next": [
+    "missing invoices of a group count as missing in the next one": [
         Change(sqlite_store.SqliteStore, "prefetch", "self._absent_invoices = ", "self._absent_invoices |= "),
         Change(sqlite_store.SqliteStore, "commit", "self._absent_invoices.clear()", "pass"),
     ],
-    "a failed commit takes its numbers along": [
+    "a failed commit consumes row numbers": [
         Change(
             sqlite_store.SqliteStore,
             "commit",
@@ -107,10 +107,10 @@ MUTANTS: dict[str, list[Change]] = {
             "        except apsw.Error as error:\n            self._numbers.transition += len(turn.transitions)\n",
         ),
     ],
-    "a row leads to the one before of another invoice": [
+    "a row links to the previous row of another invoice": [
         Change(row_writer, "_transition_rows", "newest.get(id)", "newest.get(id, next(iter(newest.values()), None))"),
     ],
-    "a timer that was moved stays where it was": [
+    "a changed timer keeps its old time": [
         Change(
             row_writer,
             "write_turn",
@@ -118,7 +118,7 @@ MUTANTS: dict[str, list[Change]] = {
             '_EXECUTIONS[settled].replace("due = excluded.due,", ""),',
         ),
     ],
-    "a record that was changed is not looked at again": [
+    "a changed record keeps its old check time": [
         Change(
             row_writer,
             "write_turn",
@@ -129,16 +129,16 @@ MUTANTS: dict[str, list[Change]] = {
     "a timer is stored a day late": [
         Change(row_writer, "write_turn", "execution.due, stimuli", f"execution.due and execution.due + {DAY}, stimuli"),
     ],
-    "a record is looked at a day late": [
+    "a record is checked a day late": [
         Change(row_writer, "_invoice_row", "record.check_at,", f"record.check_at and record.check_at + {DAY},"),
     ],
-    "what fails when it is due is never tried again": [
+    "a due item that fails is never retried": [
         Change(writer.Writer, "_fire", "now + RETRY_DELAYS[min(failures, len(RETRY_DELAYS)) - 1]", "1 << 60"),
     ],
-    "what is due earlier than anything before is not looked for": [
+    "an item that is due before all others is not found": [
         Change(sqlite_store.SqliteStore, "_lower_due_hint", "at < self._earliest", "at < NEVER"),
     ],
-    "values are written against a dictionary that is not kept": [
+    "values are compressed with a dictionary that is not stored": [
         Change(
             sqlite_store.SqliteStore,
             "commit",
@@ -146,7 +146,7 @@ MUTANTS: dict[str, list[Change]] = {
             "if dictionary:\n                (lambda *_: 0)(",
         ),
     ],
-    "a dictionary is used though the turn that kept it failed": [
+    "a dictionary is used although the group that stored it failed": [
         Change(
             sqlite_store.SqliteStore,
             "commit",
@@ -155,7 +155,7 @@ MUTANTS: dict[str, list[Change]] = {
             "        if dictionary:\n            self._codec.use_dictionary(*dictionary)\n",
         ),
     ],
-    "what is long overdue is passed over": [
+    "an item that is long overdue is skipped": [
         Change(
             writer.Writer,
             "_fire",
@@ -163,16 +163,16 @@ MUTANTS: dict[str, list[Change]] = {
             "due.at < now - HOUR or self._cell.fire_due(due, now)",
         ),
     ],
-    "who registers after the clock went back is taken for late": [
+    "a wait registered after the clock went back is ignored as late": [
         Change(cell.Cell, "_register_wait", "if record and record.run.number == run", "if False"),
     ],
-    "an event whose handling failed is not kept": [
+    "an event whose handling failed is not stored": [
         Change(writer.Writer, "_store_dead_letter", "self._put_dead_letter", "0 and self._put_dead_letter"),
     ],
-    "a redriven letter stays": [
+    "a redriven dead letter is not removed": [
         Change(writer.Writer, "_retry", "self._store.drop_dead_letter(letter.event_id)", "pass"),
     ],
-    "what was not stored is answered with 202": [
+    "an event that was not stored is answered 202": [
         Change(
             event_endpoint,
             "_unavailable",
@@ -180,12 +180,12 @@ MUTANTS: dict[str, list[Change]] = {
             "return responses.accepted('') if 1 else responses.unavailable",
         ),
     ],
-    "an alert does not wait for the one before": [
+    "an alert does not wait for the previous one": [
         Change(
             outbox.Outbox, "next_per_invoice", "AND older.seq < this.seq", "AND older.seq > this.seq AND older.seq < 0"
         ),
     ],
-    "the watermark of alerts moves before they are in the outbox": [
+    "the alert watermark advances before the alerts are in the outbox": [
         Change(
             outbox.Outbox,
             "enqueue",
@@ -194,7 +194,7 @@ MUTANTS: dict[str, list[Change]] = {
             "        with self.transaction():\n",
         ),
     ],
-    "an alert is forgotten before it is sent": [
+    "an alert is removed before it is sent": [
         Change(
             dispatcher.Dispatcher,
             "_dispatch",
@@ -202,14 +202,14 @@ MUTANTS: dict[str, list[Change]] = {
             "self._in_flight[delivery.seq] = sending; self._outbox.remove(delivery)",
         ),
     ],
-    "an alert that was not taken is not tried again": [
+    "a rejected alert is not retried": [
         Change(dispatcher, "_tried", 'state="failed" if now >= last else "waiting"', 'state="failed"'),
         Change(outbox.Outbox, "retry", "WHERE state = 'failed' AND", "WHERE false AND"),
     ],
-    "an alert that was sent is not forgotten": [
+    "a sent alert is not removed": [
         Change(dispatcher.Dispatcher, "_settle", "self._outbox.remove(sending.delivery)", "pass"),
     ],
-    "new alerts are read from the first again": [
+    "the newest known alert is read again as new": [
         Change(
             deliveries.Deliveries,
             "_take",

@@ -1,4 +1,4 @@
-"""Nothing secret is in the log of a cell: not the keys, not the webhooks' addresses and keys, not the mail password."""
+"""The log of a cell contains no secrets: no keys, no URLs or keys of webhooks, no mail password."""
 
 import base64
 import signal
@@ -57,7 +57,7 @@ def test_no_secret_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         }  # fmt: skip
         assert ask("POST", "/invoices/ingestion", key, event).status == 202
         assert ask("POST", "/invoices/ingestion", key[:-1] + "!", event).status == 403
-        # All destinations have failed, and said so.
+        # Wait until every destination has failed and logged it.
         until(
             lambda: all(what in log.read_text() for what in ("$BEMS_CHAT_URL", "email a@example.com", "critical:")), 60
         )
@@ -66,10 +66,10 @@ def test_no_secret_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         failing = ask("GET", "/healthz").json()["deliveries"]
         assert "BEMS_CHAT_URL" in failing
         assert server.end(signal.SIGTERM) == 0
-    said = log.read_text() + failing
-    told = {admin, key, *SECRETS.values()}
+    logged = log.read_text() + failing
+    secrets = {admin, key, *SECRETS.values()}
     parts = {admin.split("_", 2)[2], key.split("_", 2)[2], SIGNING, "T0P-5ECRET", "pa55-of"}
     auth = base64.b64encode(b"\0bems\0" + SECRETS["BEMS_SMTP_PASSWORD"].encode()).decode()
-    assert not [secret for secret in told | parts | {auth} if secret in said]
-    assert "bems_" not in said
-    figures.record("every destination failing, wrong keys", "once", f"{len(told)} secrets, none in the log")
+    assert not [secret for secret in secrets | parts | {auth} if secret in logged]
+    assert "bems_" not in logged
+    figures.record("every destination failing, wrong keys", "once", f"{len(secrets)} secrets, none in the log")
