@@ -1,4 +1,4 @@
-"""The fixtures of this folder."""
+"""Fixtures of the tests in this folder."""
 
 from tests.aws.fixtures import cloud, module_cloud
 

@@ -1,4 +1,4 @@
-"""One cloud for all tests of a module: each forgets what the one before it left."""
+"""One Cloud for all tests of a module, reset before each test."""
 
 from collections.abc import Iterator
 

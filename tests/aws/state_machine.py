@@ -1,4 +1,4 @@
-"""Step Functions' part of the cloud: executions of the real definition on our engine, which call the real handlers."""
+"""Fake Step Functions: runs the real definition on `bems.engine` and calls the real handlers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FUNCTIONS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
 
 
 class FakeStepFunctions:
-    """Behaves as the API reference says: names, tokens and their errors."""
+    """Implements names, tokens and errors as in the API reference."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
@@ -48,7 +48,7 @@ class FakeStepFunctions:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all executions."""
+        """Delete all executions."""
         self.executions: dict[str, Execution] = {}
         self.queue: deque[tuple[str, Stimulus | Invoke]] = deque()
         self.entered: defaultdict[str, list[str]] = defaultdict(list)
@@ -67,7 +67,7 @@ class FakeStepFunctions:
         return bool(self.queue)
 
     def process_next(self) -> None:
-        """Do the next thing: give an execution its stimulus, or call a function for it."""
+        """Process the next item: apply a stimulus to an execution, or call a function."""
         id, what = self.queue.popleft()
         if isinstance(what, Invoke):
             self.queue.append((id, self._call(what)))
@@ -92,7 +92,7 @@ class FakeStepFunctions:
                 self.queue.append((id, TimerFired()))
 
     def abort(self, name: str) -> dict[str, Any]:
-        """Somebody stops an execution in the console; the event that EventBridge sends of it."""
+        """Stop an execution as in the console. Returns the EventBridge event of the status change."""
         self._step(name, Stop())
         detail = {
             "executionArn": self._arn(name),
@@ -107,9 +107,9 @@ class FakeStepFunctions:
         try:
             result = function(invoke.arguments["Payload"], Context())
         except FunctionKilled:
-            return TaskFailed(invoke.invocation, "Lambda.ServiceException", "the function died")
+            return TaskFailed(invoke.invocation, "Lambda.ServiceException", "the function was killed")
         except Unavailable as error:
-            # Lambda reports an exception by the name of its class.
+            # Lambda reports the class name of an exception.
             return TaskFailed(invoke.invocation, type(error).__name__, str(error))
         return TaskSucceeded(invoke.invocation, {"ExecutedVersion": "$LATEST", "Payload": result, "StatusCode": 200})
 
@@ -133,12 +133,12 @@ class FakeStepFunctions:
         token, error = params["taskToken"], params["error"]
         return self._answer(token, error, CallbackFailed(token, error, params["cause"]))
 
-    def _answer(self, token: str, told: str, stimulus: Stimulus) -> dict[str, Any]:
+    def _answer(self, token: str, answer: str, stimulus: Stimulus) -> dict[str, Any]:
         name = execution_id(token)
         if name not in self.executions:
             raise ServiceError("InvalidToken")
         self._step(name, stimulus)
-        self.answered.append((name, told))
+        self.answered.append((name, answer))
         return {}
 
     def _describe(self, params: dict[str, Any]) -> dict[str, Any]:

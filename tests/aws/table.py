@@ -1,6 +1,6 @@
-"""DynamoDB's part of the cloud where moto is too slow: one table, the conditions and the query that are used here.
+"""Fake DynamoDB for tests in which moto is too slow: one table, with the conditions and the query that are used.
 
-The contract tests of the Records port hold it to what moto does.
+The contract tests of the Records port run on it and on moto.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Item = dict[str, dict[str, Any]]
 
 
 class FakeTable:
-    """Items by invoice_id, and the index `checks` over them."""
+    """A table with key invoice_id and the index `checks`."""
 
     def __init__(self) -> None:
         self.items: dict[str, Item] = {}

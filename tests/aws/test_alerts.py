@@ -1,4 +1,4 @@
-"""Alerts to SNS: what people and programs read, and within which limits."""
+"""Alerts on SNS: content and limits of messages."""
 
 import json
 
@@ -27,7 +27,7 @@ def alerts(cloud: Cloud) -> SnsAlerts:
     return SnsAlerts(sns, CELL, topics)
 
 
-def test_an_alert_goes_to_its_severitys_topic_with_what_filters_need(cloud: Cloud, alerts: SnsAlerts) -> None:
+def test_an_alert_is_published_to_its_severitys_topic_with_attributes(cloud: Cloud, alerts: SnsAlerts) -> None:
     alerts.raise_alert(ALERT)
     alerts.raise_alert(structs.replace(ALERT, severity="warning", last=False))
     one, two = (call.params for call in cloud.aws.calls)
@@ -45,10 +45,10 @@ def test_an_alert_goes_to_its_severitys_topic_with_what_filters_need(cloud: Clou
     assert two["MessageAttributes"]["last"]["StringValue"] == "false"
 
 
-def test_the_message_is_read_by_people_first_and_by_programs() -> None:
+def test_the_message_starts_with_readable_text() -> None:
     text = message(ALERT, "eu-west")
     assert text.splitlines()[1].startswith('  "text": "critical: INV/1 waits for posting since 2026-03-02 (alert 3')
-    assert json.loads(text) == json_body(ALERT, "eu-west"), "what a webhook of the other home gets"
+    assert json.loads(text) == json_body(ALERT, "eu-west"), "the same JSON as a webhook of the embedded runtime"
 
 
 def test_a_dispute_names_its_event() -> None:
@@ -57,7 +57,7 @@ def test_a_dispute_names_its_event() -> None:
     assert json.loads(message(alert, "eu"))["event_id"] == "e9"
 
 
-def test_the_largest_alert_is_within_snss_limits(cloud: Cloud, alerts: SnsAlerts) -> None:
+def test_the_largest_alert_fits_the_limits_of_sns(cloud: Cloud, alerts: SnsAlerts) -> None:
     attributes = {f"{n:02}": "\u00e4" * 62 for n in range(32)}
     facts = Facts(
         FACTS.amount,
@@ -74,7 +74,7 @@ def test_the_largest_alert_is_within_snss_limits(cloud: Cloud, alerts: SnsAlerts
     assert call.params["Subject"].isascii() and call.params["Subject"].isprintable()
 
 
-def test_what_sns_refuses_is_raised(cloud: Cloud, alerts: SnsAlerts) -> None:
+def test_an_error_of_sns_is_raised(cloud: Cloud, alerts: SnsAlerts) -> None:
     def refuse(_: object) -> dict[str, object]:
         raise ServiceError("Throttled", 429)
 

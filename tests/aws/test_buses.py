@@ -1,4 +1,4 @@
-"""Buses: each entry's own answer counts, on the classic bus and on the custom one."""
+"""Event buses: the result of each entry is checked, on the classic and on the custom bus."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def bus(request: pytest.FixtureRequest, cloud: Cloud) -> Bus:
 
 
 def answering(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """PutEvents as the service model of either bus has it, entry by entry."""
+    """Fake PutEvents of either bus, which answers each entry."""
 
     def put(params: dict[str, Any]) -> dict[str, Any]:
         answers = [answer(entry) for entry in params["Entries"]]
@@ -50,26 +50,26 @@ def ids(call: Any) -> list[str]:
     return [json.loads(entry["Detail"])["event"]["event_id"] for entry in call.params["Entries"]]
 
 
-def test_a_batch_is_put_in_calls_that_the_bus_takes(cloud: Cloud, bus: Bus) -> None:
+def test_a_batch_is_split_into_calls_within_the_limit(cloud: Cloud, bus: Bus) -> None:
     assert bus.publish(events(100), ORIGIN) == [None] * 100
     sizes = [len(call.params["Entries"]) for call in cloud.aws.calls]
     assert sizes == ([10] * 10 if isinstance(bus, ClassicBus) else [100])
     assert [id for call in cloud.aws.calls for id in ids(call)] == [f"e{n}" for n in range(100)]
 
 
-def test_nothing_is_put_for_nobody(cloud: Cloud, bus: Bus) -> None:
+def test_no_events_make_no_call(cloud: Cloud, bus: Bus) -> None:
     assert bus.publish([], ORIGIN) == []
     assert cloud.aws.calls == []
 
 
-def test_large_events_are_put_in_more_calls(cloud: Cloud, bus: Bus) -> None:
+def test_large_events_are_split_into_more_calls(cloud: Cloud, bus: Bus) -> None:
     facts = Facts(FACTS.amount, "EUR", FACTS.vendor, FACTS.source, None, {f"{n:02}": '"' * 1300 for n in range(32)})
     assert bus.publish(events(10, facts), ORIGIN) == [None] * 10
     sizes = [sum(len(entry["Detail"].encode()) for entry in call.params["Entries"]) for call in cloud.aws.calls]
     assert max(sizes) < MAX_CALL_BYTES < sum(sizes)
 
 
-def test_an_entry_says_where_it_belongs(cloud: Cloud, bus: Bus) -> None:
+def test_an_entry_has_source_detail_type_and_bus(cloud: Cloud, bus: Bus) -> None:
     (one,) = events(1)
     bus.publish([one], ORIGIN)
     (call,) = cloud.aws.calls
@@ -82,7 +82,7 @@ def test_an_entry_says_where_it_belongs(cloud: Cloud, bus: Bus) -> None:
         assert entry["SystemMetadata"] == {"EventGroupId": "INV-0", "DeduplicationId": one.digest}
 
 
-def test_what_was_not_taken_is_put_again_and_nothing_else(cloud: Cloud, bus: Bus) -> None:
+def test_only_failed_entries_are_retried(cloud: Cloud, bus: Bus) -> None:
     failures = {"INV-1": 1, "INV-3": 2, "INV-4": 99}
 
     def answer(entry: dict[str, Any]) -> dict[str, Any]:
@@ -97,14 +97,14 @@ def test_what_was_not_taken_is_put_again_and_nothing_else(cloud: Cloud, bus: Bus
     assert [ids(call) for call in cloud.aws.calls] == [[f"e{n}" for n in range(6)], ["e1", "e3", "e4"], ["e3", "e4"]]
 
 
-def test_what_would_be_refused_again_is_not_put_again(cloud: Cloud, bus: Bus) -> None:
+def test_permanent_errors_are_not_retried(cloud: Cloud, bus: Bus) -> None:
     cloud.aws.fakes["PutEvents"] = answering(lambda _: {"ErrorCode": "MalformedDetail"})
     assert bus.publish(events(2), ORIGIN) == ["MalformedDetail"] * 2
     assert len(cloud.aws.calls) == 1
 
 
 @pytest.mark.parametrize("code", ["ThrottlingException", "AccessDeniedException", "InternalException"])
-def test_a_call_that_is_refused_leaves_the_others(cloud: Cloud, bus: Bus, code: str) -> None:
+def test_a_failed_call_does_not_affect_other_calls(cloud: Cloud, bus: Bus, code: str) -> None:
     refused: list[Any] = []
 
     def put(params: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def test_a_call_that_is_refused_leaves_the_others(cloud: Cloud, bus: Bus, code: 
     assert bus.publish(events(size + 1), ORIGIN) == [code] * size + [None]
 
 
-def test_a_call_without_an_answer_is_not_known_to_be_taken(cloud: Cloud, bus: Bus) -> None:
+def test_a_call_without_a_response_counts_as_failed(cloud: Cloud, bus: Bus) -> None:
     def put(_: dict[str, Any]) -> dict[str, Any]:
         raise ReadTimeoutError(endpoint_url="https://events")
 
@@ -126,7 +126,7 @@ def test_a_call_without_an_answer_is_not_known_to_be_taken(cloud: Cloud, bus: Bu
     assert bus.publish(events(2), ORIGIN) == ["ReadTimeoutError"] * 2
 
 
-def test_the_custom_bus_tells_a_repeat(cloud: Cloud) -> None:
+def test_the_custom_bus_accepts_a_deduplicated_event(cloud: Cloud) -> None:
     bus = CustomBus(client("eventbridgev2"), CUSTOM)
     cloud.aws.fakes["PutEvents"] = answering(lambda _: {"SuccessCode": "DEDUPLICATED"})
     assert bus.publish(events(1), ORIGIN) == [None]
@@ -134,7 +134,7 @@ def test_the_custom_bus_tells_a_repeat(cloud: Cloud) -> None:
     assert bus.publish(events(1), ORIGIN) == ["Unknown"]
 
 
-def test_the_service_model_has_these_limits() -> None:
+def test_the_limits_are_those_of_the_service_model() -> None:
     for service, most in (("events", 10), ("eventbridgev2", 100)):
         entries = client(service).meta.service_model.operation_model("PutEvents").input_shape.members["Entries"]
         assert entries.metadata["max"] == most

@@ -1,4 +1,4 @@
-"""A shell for unit tests: it keeps an execution and its effects, and time is a number of seconds from START."""
+"""Runs an execution in unit tests and collects its effects and events. Times are seconds after START."""
 
 from typing import Any
 
@@ -18,6 +18,8 @@ def compiled(definition: dict[str, Any]) -> Machine:
 
 
 class EngineHarness:
+    """An execution that has started, with all its effects and events."""
+
     def __init__(self, definition: dict[str, Any], data: Any = None, *, seed: int = 0) -> None:
         self.machine = compiled(definition)
         self.execution: Execution = new_execution(ARN, seed=seed)
@@ -26,7 +28,7 @@ class EngineHarness:
         self.apply(Start({} if data is None else data))
 
     def apply(self, stimulus: Stimulus, at: float = 0) -> "EngineHarness":
-        """The stimulus happens `at` so many seconds after START."""
+        """Apply a stimulus at a time in seconds after START."""
         now = START + round(at * 1_000_000)
         self.execution, effects, events = step(self.machine, self.execution, stimulus, now, record=True)
         self.effects += effects
@@ -34,7 +36,7 @@ class EngineHarness:
         return self
 
     def answer(self, payload: Any = None, at: float = 0) -> "EngineHarness":
-        """The newest invocation succeeds."""
+        """Let the newest invocation succeed with a payload."""
         return self.apply(TaskSucceeded(self.invoke.invocation, {**RESULT, "Payload": payload}), at)
 
     @property

@@ -27,7 +27,7 @@ def test_text_and_object_are_the_same_definition() -> None:
     assert text.digest != compiled({**definition, "TimeoutSeconds": 5}).digest
 
 
-def test_definition_is_not_shared_with_its_owner() -> None:
+def test_the_definition_is_copied() -> None:
     definition = machine({"Type": "Pass", "Result": {"x": 1}})
     before = copy.deepcopy(definition)
     loaded = compiled(definition)
@@ -115,7 +115,7 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_what_is_not_implemented_is_refused_by_path(name: str) -> None:
+def test_unsupported_features_are_reported_by_path(name: str) -> None:
     definition, problem = UNSUPPORTED[name]
     assert problems(definition, UnsupportedDefinition) == (problem,)
 
@@ -301,7 +301,7 @@ INVALID: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_what_is_wrong_is_refused_by_path(name: str) -> None:
+def test_problems_are_reported_by_path(name: str) -> None:
     definition, problem = INVALID[name]
     assert problem in problems(definition)
 
@@ -329,13 +329,13 @@ def test_all_problems_are_reported_at_once() -> None:
     )
 
 
-def test_message_holds_every_problem() -> None:
+def test_the_message_has_every_problem() -> None:
     with pytest.raises(UnsupportedDefinition, match="UUID is not supported\nStates"):
         compiled(machine({"Type": "Pass", "Parameters": {"x.$": "States.UUID()"}, "ResultPath": "$.a[*]"}))
 
 
 @pytest.mark.parametrize("value", [None, 5, "text", []])
-def test_states_that_are_no_objects_are_refused(value: Any) -> None:
+def test_states_that_are_not_objects_are_rejected(value: Any) -> None:
     assert problems({"StartAt": "First", "States": {"First": value}}) == (
         "States.First.Type: required field is missing or not a state type",
     )

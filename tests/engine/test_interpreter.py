@@ -65,8 +65,8 @@ def test_callback_ends_the_task() -> None:
 
 
 @pytest.mark.parametrize("late", [CallbackSucceeded, CallbackFailed, Heartbeat])
-def test_token_is_good_once(late: Any) -> None:
-    # moto takes late callbacks without a word.
+def test_a_token_is_valid_once(late: Any) -> None:
+    # moto accepts late callbacks silently.
     harness = EngineHarness(machine(wait_for_token(), wait_for_token())).answer()
     used = harness.token
     harness.apply(CallbackSucceeded(used, 1)).answer()
@@ -123,7 +123,7 @@ def test_repeated_result_is_submitted_once() -> None:
     assert harness.types.count("TaskSubmitted") == 1
 
 
-def test_failed_invocation_kills_its_token() -> None:
+def test_a_failed_invocation_invalidates_its_token() -> None:
     harness = EngineHarness(caught_by(wait_for_token(), {"ErrorEquals": ["Broken"]}))
     token = harness.token
     harness.apply(TaskFailed(3, "Broken")).apply(CallbackSucceeded(token, 1))
@@ -177,7 +177,7 @@ def test_missed_heartbeat_comes_before_the_timeout() -> None:
     assert EngineHarness(definition).apply(TimerFired(), 60).execution.status == "SUCCEEDED"
 
 
-def test_timeout_is_no_missed_heartbeat() -> None:
+def test_a_timeout_is_not_a_missed_heartbeat() -> None:
     definition = caught_by(
         wait_for_token(HeartbeatSeconds=5, TimeoutSeconds=6), {"ErrorEquals": ["States.HeartbeatTimeout"]}
     )
@@ -194,7 +194,7 @@ def test_timers_end_with_their_task() -> None:
     assert harness.apply(CallbackSucceeded(harness.token, {}), 1).due == YEAR
 
 
-def test_nothing_is_left_to_wait_for_at_the_end() -> None:
+def test_the_end_clears_all_timers_and_tokens() -> None:
     harness = EngineHarness(machine(wait_for_token(HeartbeatSeconds=5, TimeoutSeconds=6))).apply(Stop())
     left = harness.execution.to_json().keys()
     assert not left & {"phase", "timer_at", "heartbeat_at", "heartbeat_seconds", "expires_at", "invocation", "token"}
@@ -243,12 +243,12 @@ def test_wait_ends_at_its_timestamp_to_the_microsecond() -> None:
         ("2099-01-01T00:00:00Z", "Wait state delay is too long."),
     ],
 )
-def test_wait_for_a_timestamp_that_is_none(value: Any, cause: str) -> None:
+def test_wait_for_an_invalid_timestamp(value: Any, cause: str) -> None:
     harness = EngineHarness(machine({"Type": "Wait", "TimestampPath": "$.t"}), {"t": value})
     assert cause in (harness.execution.cause or "")
 
 
-def test_wait_for_a_timestamp_that_is_not_there() -> None:
+def test_wait_for_a_missing_timestamp() -> None:
     harness = EngineHarness(machine({"Type": "Wait", "TimestampPath": "$.t"}))
     assert "does not reference an input value" in (harness.execution.cause or "")
 

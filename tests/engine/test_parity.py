@@ -1,4 +1,4 @@
-"""Our interpreter and moto's, which is independent of it, write the same history, event by event."""
+"""Our interpreter and moto's independent one produce the same history, event by event."""
 
 import itertools
 from typing import Any
@@ -366,7 +366,7 @@ def test_comparison_is_the_same(moto: MotoRunner, operator: str, operand: Any) -
     ["BooleanEqualsPath", *(f"{kind}{order}Path" for kind in ("Numeric", "String", "Timestamp") for order in ORDERS)],
 )
 def test_comparison_of_two_paths_is_the_same(moto: MotoRunner, operator: str) -> None:
-    # Values of the operator's own type only: moto fails where the second value is of another.
+    # Only values of the operator's type: moto fails if the second value has another type.
     kinds: dict[str, tuple[type, ...]] = {"B": (bool,), "N": (int, float), "S": (str,), "T": (str,)}
     operands: dict[str, list[Any]] = {
         "B": [True, False],
@@ -386,7 +386,7 @@ def test_comparison_of_two_paths_is_the_same(moto: MotoRunner, operator: str) ->
 
 
 def _one_choice_each(rules: list[dict[str, Any]]) -> dict[str, Any]:
-    """Choice after Choice: where rule n holds, the path goes through state Pass-n."""
+    """Return a chain of Choice states: if rule n matches, the execution enters state Pass-n."""
     states: dict[str, Any] = {}
     for index, rule in enumerate(rules):
         following = f"Choice{index + 1}"

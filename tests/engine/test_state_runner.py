@@ -25,7 +25,7 @@ from tests.engine.engine_harness import ARN, FUNCTION, MACHINE_ARN, RESULT, STAR
 # Context object
 
 
-def test_context_object_is_whole() -> None:
+def test_the_context_object_is_complete() -> None:
     harness = EngineHarness(machine({"Type": "Pass", "Parameters": {"all.$": "$$"}}), {"x": 1})
     assert harness.execution.output["all"] == {
         "Execution": {"Id": ARN, "Input": {"x": 1}, "Name": "INV-1", "StartTime": "2026-01-01T00:00:00.000Z"},
@@ -83,7 +83,7 @@ def test_result_after_a_timeout_is_ignored() -> None:
 
 @pytest.mark.parametrize(("seconds", "reason"), [(0, "non-positive"), (-3, "non-positive"), (10**8, "too large")])
 def test_timeout_out_of_range_fails_the_execution(seconds: int, reason: str) -> None:
-    # moto leaves such an execution running; Step Functions wants positive integers.
+    # moto leaves such an execution running; Step Functions requires positive integers.
     task = wait_for_token(TimeoutSecondsPath="$.s", Retry=[{"ErrorEquals": ["States.ALL"]}])
     harness = EngineHarness(caught_by(task, {"ErrorEquals": ["States.ALL"]}), {"s": seconds})
     assert harness.types == ["ExecutionStarted", "TaskStateEntered", "ExecutionFailed"]
@@ -98,7 +98,7 @@ def test_timeout_of_another_type_fails_the_execution(seconds: Any) -> None:
     assert harness.execution.error == "States.Runtime"
 
 
-def test_timeout_path_that_goes_nowhere_fails_the_execution() -> None:
+def test_a_timeout_path_without_a_value_fails_the_execution() -> None:
     # As recorded on AWS; moto adds a TaskFailed event.
     harness = EngineHarness(machine(invoke(TimeoutSecondsPath="$.nowhere")))
     assert harness.types == ["ExecutionStarted", "TaskStateEntered", "ExecutionFailed"]
@@ -210,8 +210,8 @@ def test_no_choice_matched() -> None:
 
 
 @pytest.mark.parametrize("operator", ["IsNull", "IsString", "IsTimestamp"])
-def test_variable_that_is_not_there_fails_the_execution(operator: str) -> None:
-    # moto takes it as a comparison that is false.
+def test_a_missing_variable_fails_the_execution(operator: str) -> None:
+    # moto treats it as a comparison that is false.
     choice = {"Type": "Choice", "Choices": [{"Variable": "$.x", operator: True, "Next": "Second"}], "Default": "Second"}
     harness = EngineHarness(machine(choice, {"Type": "Succeed"}))
     assert harness.execution.error == "States.Runtime"
@@ -224,7 +224,7 @@ def test_variable_that_is_not_there_fails_the_execution(operator: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 5, {}])
-def test_error_path_to_something_else_than_a_string(value: Any) -> None:
+def test_an_error_path_to_a_value_that_is_not_a_string(value: Any) -> None:
     harness = EngineHarness(machine({"Type": "Fail", "ErrorPath": "$.e"}), {"e": value})
     assert harness.execution.error == "States.Runtime"
 
@@ -242,7 +242,7 @@ def test_jitter_comes_from_the_seed() -> None:
     assert math.isclose(sum(delay or 0 for delay in delays) / 200, 50, abs_tol=10)
 
 
-def test_retry_counts_start_anew_in_the_next_state() -> None:
+def test_retry_counts_restart_in_the_next_state() -> None:
     retry = [{"ErrorEquals": ["Broken"], "MaxAttempts": 1}]
     harness = (
         EngineHarness(machine(invoke(Retry=retry), invoke(Retry=retry)))
@@ -318,7 +318,7 @@ def test_ids_are_the_same_without_a_record() -> None:
         assert events[-1].id == plain.last_event
 
 
-def test_region_is_the_machines() -> None:
+def test_the_region_is_that_of_the_machine() -> None:
     harness = EngineHarness(machine(invoke()))
     assert render(harness.events[2])["taskScheduledEventDetails"] == {
         "resourceType": "lambda",

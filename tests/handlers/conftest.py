@@ -1,4 +1,4 @@
-"""The fixtures of this folder."""
+"""Fixtures of the tests in this folder."""
 
 import sys
 
@@ -11,7 +11,7 @@ __all__ = ["cloud", "module_cloud"]
 
 
 class CurrentStdout:
-    """Whatever is the standard output at the time: the logger keeps the one that it found when it was made."""
+    """Stream that writes to the current sys.stdout; the logger otherwise keeps the one from its creation."""
 
     def write(self, text: str) -> int:
         return sys.stdout.write(text)

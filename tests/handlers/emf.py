@@ -1,4 +1,4 @@
-"""What a function printed: its metrics and its log lines."""
+"""Parser of a function's output: metrics in the embedded metric format, and log lines."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 
 class Output:
-    """The lines since the last time."""
+    """Output since the last call of `read_output`."""
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -1,4 +1,4 @@
-"""The producer: a request of API Gateway's in, an answer of the contract out."""
+"""The producer: API Gateway requests and the responses of the contract."""
 
 import json
 from base64 import b64encode
@@ -24,7 +24,7 @@ def content(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def refusing(*ids: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """PutEvents that does not take these events."""
+    """Fake PutEvents that rejects these events."""
 
     def put(params: dict[str, Any]) -> dict[str, Any]:
         answers = []
@@ -59,7 +59,7 @@ def test_an_event_is_accepted_once_it_is_on_the_bus(cloud: Cloud, capsys: pytest
 
 
 @pytest.mark.parametrize("change", ["isBase64Encoded", "a resource with a parameter", "a header in another case"])
-def test_a_request_may_come_in_other_forms(cloud: Cloud, change: str) -> None:
+def test_other_forms_of_a_request_are_accepted(cloud: Cloud, change: str) -> None:
     forms: dict[str, dict[str, Any]] = {
         "isBase64Encoded": {"body": b64encode(json.dumps(body()).encode()).decode(), "isBase64Encoded": True},
         "a resource with a parameter": {"resource": "/invoices/{stage}", "pathParameters": {"stage": "posting"}},
@@ -69,7 +69,7 @@ def test_a_request_may_come_in_other_forms(cloud: Cloud, change: str) -> None:
     assert len(cloud.messages) == 1
 
 
-def test_every_fault_is_told_at_once(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_problem_is_reported_at_once(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     answer = cloud.post("posting", body(status="paid", amount="12,50"))
     assert (answer["statusCode"], answer["headers"]["content-type"]) == (400, "application/problem+json")
     assert {error["pointer"] for error in content(answer)["errors"]} == {"/status", "/amount"}
@@ -81,7 +81,7 @@ def test_every_fault_is_told_at_once(cloud: Cloud, capsys: pytest.CaptureFixture
     ("sent", "status"),
     [(b"", 400), (b"{", 400), (b"\xed\xa0\x80", 400), (b'"' + b"x" * 70_000 + b'"', 413)],
 )
-def test_a_body_that_is_no_event_is_refused(cloud: Cloud, sent: bytes, status: int) -> None:
+def test_a_body_that_is_not_an_event_is_refused(cloud: Cloud, sent: bytes, status: int) -> None:
     more = {"body": b64encode(sent).decode(), "isBase64Encoded": True}
     assert cloud.post("posting", b"", more=more)["statusCode"] == status
     assert cloud.post("posting", b"", batch=True, more=more)["statusCode"] == (400 if status == 413 else status)
@@ -89,9 +89,7 @@ def test_a_body_that_is_no_event_is_refused(cloud: Cloud, sent: bytes, status: i
 
 @pytest.mark.parametrize("sent", ["x", "e30", "e30=\n", "{}", "ü", "=", "\ud800"])
 @pytest.mark.parametrize("batch", [True, False])
-def test_a_body_that_is_not_the_base64_it_is_said_to_be_is_refused(
-    cloud: Cloud, capsys: pytest.CaptureFixture[str], sent: str, batch: bool
-) -> None:
+def test_invalid_base64_is_refused(cloud: Cloud, capsys: pytest.CaptureFixture[str], sent: str, batch: bool) -> None:
     answer = cloud.post("posting", b"", batch=batch, more={"body": sent, "isBase64Encoded": True})
     assert (answer["statusCode"], answer["headers"]["content-type"]) == (400, "application/problem+json")
     assert content(answer)["detail"] == "the body is not valid base64, although isBase64Encoded is true"
@@ -119,18 +117,18 @@ def test_a_body_that_is_not_the_base64_it_is_said_to_be_is_refused(
         ({"pathParameters": "posting"}, 400),
     ],
 )
-def test_whatever_a_request_lacks_it_is_answered(cloud: Cloud, more: dict[str, Any], status: int) -> None:
+def test_a_request_with_missing_fields_is_answered(cloud: Cloud, more: dict[str, Any], status: int) -> None:
     assert cloud.post("posting", body(), more=more)["statusCode"] == status
 
 
 @pytest.mark.parametrize("headers", [None, {}, {"content-type": "text/xml"}, {"Content-Type": "application/xml"}])
-def test_only_json_is_taken(cloud: Cloud, headers: Any) -> None:
+def test_only_json_is_accepted(cloud: Cloud, headers: Any) -> None:
     answer = cloud.post("posting", body(), more={"headers": headers})
     assert (answer["statusCode"], answer["headers"]["accept"]) == (415, "application/json")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
-def test_an_encoded_body_is_refused_by_its_encoding(cloud: Cloud, encoding: str) -> None:
+def test_a_content_encoding_is_refused(cloud: Cloud, encoding: str) -> None:
     headers = {"content-type": "application/json", "Content-Encoding": encoding}
     answer = cloud.post("posting", body(), more={"headers": headers})
     assert (answer["statusCode"], answer["headers"]["accept-encoding"]) == (415, "identity")
@@ -139,7 +137,7 @@ def test_an_encoded_body_is_refused_by_its_encoding(cloud: Cloud, encoding: str)
     assert cloud.post("posting", body(), more={"headers": plain})["statusCode"] == 202
 
 
-def test_no_answer_is_kept_by_a_cache(cloud: Cloud) -> None:
+def test_responses_are_not_cacheable(cloud: Cloud) -> None:
     answers = [cloud.post("posting", body()), cloud.post("posting", {}), cloud.post("posting", body(), batch=True)]
     assert {answer["headers"]["cache-control"] for answer in answers} == {"no-store"}
 
@@ -153,14 +151,12 @@ def test_no_answer_is_kept_by_a_cache(cloud: Cloud) -> None:
         ({"httpMethod": "GET"}, 405),
     ],
 )
-def test_other_requests_are_not_for_us(cloud: Cloud, more: dict[str, str], status: int) -> None:
+def test_other_routes_and_methods_are_refused(cloud: Cloud, more: dict[str, str], status: int) -> None:
     assert cloud.post("posting", body(), more=more)["statusCode"] == status
     assert cloud.aws.calls == []
 
 
-def test_an_event_that_the_bus_does_not_take_is_to_be_sent_again(
-    cloud: Cloud, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_event_that_the_bus_rejects_is_answered_503(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     cloud.aws.fakes["PutEvents"] = refusing("e1")
     answer = cloud.post("posting", body())
     assert (answer["statusCode"], answer["headers"]["retry-after"]) == (503, "5")
@@ -171,7 +167,7 @@ def test_an_event_that_the_bus_does_not_take_is_to_be_sent_again(
     assert line["error_code"] == "InternalFailure"
 
 
-def test_a_bus_that_is_away_is_no_error_of_ours(cloud: Cloud) -> None:
+def test_an_unavailable_bus_is_answered_503(cloud: Cloud) -> None:
     def put(_: dict[str, Any]) -> dict[str, Any]:
         raise ServiceError("ThrottlingException")
 
@@ -212,7 +208,7 @@ def test_a_batch_of_none_or_too_many_is_refused_whole(cloud: Cloud, sent: Any) -
     assert not cloud.messages
 
 
-def test_the_cells_own_limit_of_a_batch_holds(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cells_batch_limit_is_enforced(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEMS_MAX_BATCH", "2")
     producer.dependencies.cache_clear()
     answers = [cloud.post("posting", {"events": [body(n) for n in range(count)]}, batch=True) for count in (2, 3)]
@@ -254,7 +250,7 @@ def test_neither_keys_nor_payloads_are_logged(cloud: Cloud, capsys: pytest.Captu
     assert "between us" not in shown.text
 
 
-def test_a_wrong_environment_says_so(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_a_missing_variable_is_named(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     monkeypatch.delenv("BEMS_BUS_NAME")
     producer.dependencies.cache_clear()
     with pytest.raises(RuntimeError, match="BEMS_BUS_NAME"):

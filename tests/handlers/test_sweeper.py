@@ -1,4 +1,4 @@
-"""The sweeper: what is due is looked after, what fails keeps nobody waiting, and the sweep ends in time."""
+"""The sweeper: due invoices are checked, a failure does not block others, and the sweep ends in time."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.tracker.samples import POLICY, event
 
 
 def orphans(cloud: Cloud, count: int) -> list[str]:
-    """Invoices whose first alert was due an hour ago."""
+    """Save invoices whose first alert was due an hour ago. Returns their ids."""
     records = DynamoRecords(client("dynamodb"), TABLE)
     ids = [f"INV-{n:04}" for n in range(count)]
     for id in ids:
@@ -35,13 +35,13 @@ def fast_cloud(cloud: Cloud) -> Cloud:
     return cloud
 
 
-def test_what_is_due_gets_its_alert(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
-    """Over moto's index."""
+def test_due_invoices_get_their_alerts(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    """On moto's index."""
     ids = orphans(cloud, 5)
     assert cloud.sweep() == {"done": 5, "failed": 0, "left": 0}
     assert sorted(alert["invoice_id"] for alert in cloud.alerts) == ids
     metrics = read_output(capsys).metrics
-    # A stage that is silent has a number too.
+    # A stage without events has a zero.
     assert [metrics.pop(("EventsAccepted", "test", stage)) for stage in STAGES] == [[0.0]] * 4
     assert metrics == {
         ("AlertsRaised", "test", "ingestion", "warning"): [5.0],
@@ -54,14 +54,14 @@ def test_what_is_due_gets_its_alert(cloud: Cloud, capsys: pytest.CaptureFixture[
     assert len(cloud.alerts) == 5
 
 
-def test_a_sweep_goes_from_page_to_page(fast_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_reads_all_pages(fast_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeper, "PAGE_SIZE", 2)
     orphans(fast_cloud, 200)
     assert fast_cloud.sweep() == {"done": 200, "failed": 0, "left": 0}
     assert len(fast_cloud.alerts) == 200
 
 
-def test_a_sweep_ends_in_time_and_says_what_it_left(fast_cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_ends_in_time_and_reports_the_backlog(fast_cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     orphans(fast_cloud, 150)
     context = Context()
     publish = fast_cloud.aws.fakes["Publish"]
@@ -81,13 +81,13 @@ def test_a_sweep_ends_in_time_and_says_what_it_left(fast_cloud: Cloud, capsys: p
     assert len({alert["id"] for alert in fast_cloud.alerts}) == len(fast_cloud.alerts) == 150
 
 
-def test_a_sweep_takes_no_more_than_its_most(fast_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_stops_at_its_maximum(fast_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeper, "MAX_INVOICES", 10)
     orphans(fast_cloud, 30)
     assert fast_cloud.sweep() == {"done": 10, "failed": 0, "left": 20}
 
 
-def test_who_cannot_be_swept_keeps_nobody_waiting(fast_cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invoice_that_fails_does_not_block_others(fast_cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     orphans(fast_cloud, 20)
     publish = fast_cloud.aws.fakes["Publish"]
 
@@ -101,7 +101,7 @@ def test_who_cannot_be_swept_keeps_nobody_waiting(fast_cloud: Cloud, capsys: pyt
     shown = read_output(capsys)
     assert shown.metrics["SweepFailed", "test"] == [1.0]
     assert [line["invoice_id"] for line in shown.logs if line["level"] == "ERROR"] == ["INV-0007"]
-    # What it has pending is looked at again after the grace, and the alert comes after all, with its id.
+    # The next sweep after the grace period retries the pending action, and raises the alert with the same id.
     assert fast_cloud.record("INV-0007").pending
     fast_cloud.aws.fakes["Publish"] = publish
     fast_cloud.now += 6 * MINUTE
@@ -109,7 +109,7 @@ def test_who_cannot_be_swept_keeps_nobody_waiting(fast_cloud: Cloud, capsys: pyt
     assert len({alert["id"] for alert in fast_cloud.alerts}) == 20
 
 
-def test_each_minute_begins_with_another_shard(fast_cloud: Cloud) -> None:
+def test_each_minute_starts_at_another_shard(fast_cloud: Cloud) -> None:
     firsts = []
     for _ in range(3):
         fast_cloud.now += MINUTE
@@ -124,7 +124,7 @@ def test_each_minute_begins_with_another_shard(fast_cloud: Cloud) -> None:
 # -- counting
 
 
-def test_a_large_cell_is_counted_by_some_of_its_shards(fast_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_count_of_a_large_cell_is_extrapolated(fast_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeper, "SAMPLE_TARGET", 120)
     orphans(fast_cloud, 400)
     counted = sweeper.count_open(sweeper.dependencies().invoices, lambda: 60_000)
@@ -137,20 +137,20 @@ def test_a_large_cell_is_counted_by_some_of_its_shards(fast_cloud: Cloud, monkey
 # -- executions that ended
 
 
-def test_a_run_that_ended_by_itself_is_replaced(cloud: Cloud) -> None:
+def test_a_stopped_execution_is_replaced(cloud: Cloud) -> None:
     cloud.send("A", "ingestion", "received")
     notice = cloud.machine.abort(execution_name("A", 1))
     assert cloud.sweep(notice) == {"done": 1}
     cloud.settle()
     assert cloud.record("A").run.number == 2
     assert cloud.states("A", 2) == ["AwaitAuthorization"]
-    # The notice may come twice, and late.
+    # The event may be delivered twice and late.
     assert cloud.sweep(notice) == {"done": 1}
     assert cloud.record("A").run.number == 2
 
 
 @pytest.mark.parametrize("given", [None, ""])
-def test_a_notice_without_input_is_looked_up(cloud: Cloud, given: str | None) -> None:
+def test_a_missing_input_is_read_from_the_execution(cloud: Cloud, given: str | None) -> None:
     cloud.send("A", "ingestion", "received")
     notice = cloud.machine.abort(execution_name("A", 1))
     notice["detail"]["input"] = given
@@ -159,7 +159,7 @@ def test_a_notice_without_input_is_looked_up(cloud: Cloud, given: str | None) ->
     assert cloud.record("A").run.number == 2
 
 
-def test_other_notices_change_nothing(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_status_events_change_nothing(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     cloud.send("A", "ingestion", "received")
     notice = cloud.machine.abort(execution_name("A", 1))
     read_output(capsys)
@@ -170,7 +170,7 @@ def test_other_notices_change_nothing(cloud: Cloud, capsys: pytest.CaptureFixtur
     assert read_output(capsys).levels() == ["ERROR"] * 3
 
 
-def test_a_notice_that_cannot_be_acted_on_is_delivered_again(cloud: Cloud) -> None:
+def test_a_failure_is_raised_so_that_lambda_retries(cloud: Cloud) -> None:
     cloud.send("A", "ingestion", "received")
     notice = cloud.machine.abort(execution_name("A", 1))
 
@@ -182,7 +182,7 @@ def test_a_notice_that_cannot_be_acted_on_is_delivered_again(cloud: Cloud) -> No
         cloud.sweep(notice)
 
 
-def test_a_record_that_cannot_be_read_keeps_nobody_waiting(cloud: Cloud) -> None:
+def test_an_unreadable_record_does_not_block_others(cloud: Cloud) -> None:
     ids = orphans(cloud, 3)
     with cloud.aws.unrecorded():
         dynamodb = client("dynamodb")
@@ -191,8 +191,8 @@ def test_a_record_that_cannot_be_read_keeps_nobody_waiting(cloud: Cloud) -> None
     assert cloud.sweep() == {"done": 2, "failed": 1, "left": 0}
 
 
-def test_a_stale_index_costs_a_look_and_no_more(fast_cloud: Cloud) -> None:
-    """The index lags behind the table: an invoice that was just answered may still be listed."""
+def test_a_stale_index_entry_causes_one_read_and_no_write(fast_cloud: Cloud) -> None:
+    """The index lags behind the table, so it may still list an invoice that was just swept."""
     (id,) = orphans(fast_cloud, 1)
     stale = dict(fast_cloud.table.items)
     fast_cloud.sweep()

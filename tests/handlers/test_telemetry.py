@@ -1,4 +1,4 @@
-"""Telemetry: metrics in exactly the dimensions that alarms know."""
+"""Telemetry: metrics have exactly the dimensions of the alarms."""
 
 import json
 from typing import Any
@@ -15,11 +15,11 @@ from tests.tracker.samples import FACTS, NOW
 
 @pytest.fixture(autouse=True)
 def service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which Powertools would add as a dimension."""
+    """Set the service name, which Powertools would add as a dimension."""
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "producer")
 
 
-def test_an_invocations_metrics_are_written_once_a_set_of_dimensions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_are_written_once_per_set_of_dimensions(capsys: pytest.CaptureFixture[str]) -> None:
     meter = MetricsBuffer("eu")
     for stage in ("posting", "ingestion", "posting"):
         meter.add(EVENTS_ACCEPTED, stage=stage)
@@ -48,7 +48,7 @@ def test_a_zero_is_written_too(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("count", [99, 100, 101, 250])
 def test_every_duration_is_kept_however_many(capsys: pytest.CaptureFixture[str], count: int) -> None:
-    """The embedded metric format takes 100 values of a metric in one line."""
+    """The embedded metric format allows 100 values of a metric per line."""
     meter = MetricsBuffer("eu")
     for value in range(count):
         meter.add(VISIBILITY_LATENCY, value, stage="posting")
@@ -58,7 +58,7 @@ def test_every_duration_is_kept_however_many(capsys: pytest.CaptureFixture[str],
     assert all(len(json.loads(line)["VisibilityLatency"]) <= 100 for line in shown.text.splitlines())
 
 
-def test_what_was_counted_is_written_when_the_invocation_fails(capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_are_written_when_the_invocation_fails(capsys: pytest.CaptureFixture[str]) -> None:
     meter = MetricsBuffer("eu")
     meter.add(SWEEP_BACKLOG, 1)
     with pytest.raises(ZeroDivisionError), meter.flushed():
@@ -66,13 +66,13 @@ def test_what_was_counted_is_written_when_the_invocation_fails(capsys: pytest.Ca
     assert read_output(capsys).metrics == {("SweepBacklog", "eu"): [1.0]}
 
 
-def test_other_dimensions_are_a_mistake() -> None:
+def test_wrong_dimensions_raise() -> None:
     with pytest.raises(ValueError, match="EventsAccepted has the dimensions cell, stage"):
         MetricsBuffer("eu").add(EVENTS_ACCEPTED)
 
 
 class Topics:
-    """The Alerts port, which refuses what it is told to."""
+    """Alerts port that raises if `refuses`."""
 
     def __init__(self, refuses: bool) -> None:
         self._refuses = refuses
@@ -82,7 +82,7 @@ class Topics:
             raise RuntimeError(alert.id)
 
 
-def test_an_alert_that_was_raised_is_a_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_raised_alert_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     """The destination `log`, which every severity has by default."""
     alert = Alert("a1", "INV/1", "stuck", "posting", "critical", 3, NOW, NOW, NOW, FACTS)
     with MetricsBuffer("eu").flushed() as meter:
@@ -93,8 +93,8 @@ def test_an_alert_that_was_raised_is_a_line_of_the_log(capsys: pytest.CaptureFix
     assert shown.metrics == {("AlertsRaised", "eu", "posting", "critical"): [1.0]}
     (line,) = shown.logs
     assert (line["level"], line["message"]) == ("INFO", "alert raised")
-    told = {name: line[name] for name in ("alert_id", "invoice_id", "kind", "stage", "severity", "step")}
-    assert told == {
+    logged = {name: line[name] for name in ("alert_id", "invoice_id", "kind", "stage", "severity", "step")}
+    assert logged == {
         "alert_id": "a1",
         "invoice_id": "INV/1",
         "kind": "stuck",
@@ -107,7 +107,7 @@ def test_an_alert_that_was_raised_is_a_line_of_the_log(capsys: pytest.CaptureFix
 def test_an_event_is_not_logged_whatever_the_environment_says(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An API Gateway event has the caller's key among its headers."""
+    """The headers of an API Gateway event contain the caller's key."""
     monkeypatch.setenv("POWERTOOLS_LOGGER_LOG_EVENT", "true")
 
     def handler(event: dict[str, Any], context: Any) -> str:  # noqa: ARG001

@@ -1,4 +1,4 @@
-"""Every adapter that a contract test runs on."""
+"""Adapters that the contract tests run on."""
 
 from collections.abc import Iterator
 from os import environ
@@ -17,7 +17,7 @@ from tests.ports.adapters import MACHINE, Adapter, AwsAdapter, EmbeddedAdapter
 __all__ = ["cloud", "module_cloud"]
 
 
-@pytest.fixture(params=["memory", "sqlite", "aws on moto", "aws, quick"])
+@pytest.fixture(params=["memory", "sqlite", "aws on moto", "aws on fakes"])
 def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]:
     if request.param == "memory":
         memory = MemoryStore(keep_history=True)
@@ -30,7 +30,7 @@ def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]
         store.close()
         return
     moto: Cloud = request.getfixturevalue("cloud")
-    if request.param == "aws, quick":
+    if request.param == "aws on fakes":
         moto.replace_moto()
     topics = {severity: environ[f"BEMS_{severity.upper()}_TOPIC_ARN"] for severity in ("warning", "critical")}
     yield AwsAdapter(moto, client, topics, TABLE)

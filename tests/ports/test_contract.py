@@ -1,4 +1,4 @@
-"""The contract of the ports, on every adapter: the embedded stores, and the AWS adapters over moto."""
+"""Contract of the ports, tested on the embedded stores and on the AWS adapters."""
 
 import pytest
 from msgspec import structs
@@ -16,14 +16,14 @@ NAME = execution_name("INV/2026/1", 1)
 
 
 def record(invoice_id: str = "INV-1") -> InvoiceRecord:
-    """The first version of a record with all that a record can have: registers, a wait, a run, something pending."""
+    """Return the first version of a record, with outcomes, a wait, a run and pending actions."""
     decided = on_event(None, event("ingestion", "received", invoice_id=invoice_id), POLICY, NOW).record
     assert decided and decided.pending and decided.changes and decided.check_at
     return decided
 
 
 def known(adapter: Adapter, invoice_id: str = "INV-1") -> InvoiceRecord | None:
-    """What a decision is made on: `changes` are for the time series alone, and a adapter may leave them out."""
+    """Load a record without `changes`, which adapters may omit because only the time series needs them."""
     found = adapter.records.load(invoice_id)
     return found and structs.replace(found, changes=())
 
@@ -35,11 +35,11 @@ def bare(one: InvoiceRecord) -> InvoiceRecord:
 # -- Records
 
 
-def test_an_invoice_that_nobody_saved_has_no_record(adapter: Adapter) -> None:
+def test_an_unknown_invoice_has_no_record(adapter: Adapter) -> None:
     assert adapter.records.load("INV-1") is None
 
 
-def test_what_is_saved_is_loaded(adapter: Adapter) -> None:
+def test_a_saved_record_is_loaded(adapter: Adapter) -> None:
     assert adapter.records.save(record())
     assert known(adapter) == bare(record())
     assert adapter.records.load("INV-2") is None
@@ -57,7 +57,7 @@ def test_a_record_is_saved_only_over_the_version_before_it(adapter: Adapter) -> 
     assert known(adapter) == second
 
 
-def test_a_record_without_a_check_loses_it(adapter: Adapter) -> None:
+def test_a_check_can_be_removed(adapter: Adapter) -> None:
     first = record()
     adapter.records.save(first)
     assert adapter.records.save(structs.replace(first, version=2, check_at=None, wait=None, pending=()))
@@ -66,7 +66,7 @@ def test_a_record_without_a_check_loses_it(adapter: Adapter) -> None:
 
 
 @pytest.mark.parametrize("invoice_id", ["!", "a/b#c?d=%20&e", "~" * 128, "INV-1 ".strip()])
-def test_any_id_that_passes_the_gate_is_a_key(adapter: Adapter, invoice_id: str) -> None:
+def test_every_valid_id_is_a_key(adapter: Adapter, invoice_id: str) -> None:
     assert adapter.records.save(record(invoice_id))
     assert known(adapter, invoice_id) == bare(record(invoice_id))
 
@@ -86,52 +86,52 @@ def test_an_execution_starts_with_its_input(adapter: Adapter) -> None:
     assert adapter.status(NAME) == "RUNNING"
 
 
-def test_a_start_that_is_repeated_is_the_same_one(adapter: Adapter) -> None:
+def test_a_start_is_idempotent(adapter: Adapter) -> None:
     for _ in range(3):
         adapter.executions.start(START, NOW)
     assert len(adapter.waits()) == 1
 
 
-def test_a_start_with_another_input_is_the_same_one_too(adapter: Adapter) -> None:
+def test_a_start_with_other_input_is_ignored(adapter: Adapter) -> None:
     adapter.executions.start(START, NOW)
     adapter.executions.start(StartExecution("INV/2026/1", 1, 7200), NOW)
     assert len(adapter.waits()) == 1
 
 
-def test_a_start_after_the_end_is_the_same_one_too(adapter: Adapter) -> None:
+def test_a_start_after_the_end_is_ignored(adapter: Adapter) -> None:
     adapter.executions.start(START, NOW)
     adapter.executions.answer(SendTaskAnswer(adapter.waits()[0]["token"], "Rejected", NOW), NOW)
     adapter.executions.start(START, NOW)
     assert (len(adapter.waits()), adapter.status(NAME)) == (1, "SUCCEEDED")
 
 
-def test_an_answer_moves_the_execution_on(adapter: Adapter) -> None:
+def test_an_answer_continues_the_execution(adapter: Adapter) -> None:
     adapter.executions.start(START, NOW)
     adapter.executions.answer(SendTaskAnswer(adapter.waits()[0]["token"], "ok", NOW + HOUR), NOW)
     assert [wait["stage"] for wait in adapter.waits()] == ["authorization", "reconciliation"]
 
 
-@pytest.mark.parametrize("told", ["Rejected", "Cancelled", "Parked", "Superseded"])
-def test_an_answer_ends_the_execution(adapter: Adapter, told: TaskAnswer) -> None:
+@pytest.mark.parametrize("answer", ["Rejected", "Cancelled", "Parked", "Superseded"])
+def test_an_answer_ends_the_execution(adapter: Adapter, answer: TaskAnswer) -> None:
     adapter.executions.start(START, NOW)
-    adapter.executions.answer(SendTaskAnswer(adapter.waits()[0]["token"], told, NOW), NOW)
+    adapter.executions.answer(SendTaskAnswer(adapter.waits()[0]["token"], answer, NOW), NOW)
     assert adapter.status(NAME) == "SUCCEEDED"
 
 
-def test_an_answer_says_how_long_to_wait_from_when_it_is_sent(adapter: Adapter) -> None:
+def test_the_next_wait_starts_when_the_answer_is_sent(adapter: Adapter) -> None:
     adapter.executions.start(START, NOW)
     adapter.executions.answer(SendTaskAnswer(adapter.waits()[0]["token"], "ok", NOW + 10), NOW)
     assert len(adapter.waits()) == 2
     adapter.advance(1)
-    assert adapter.status(NAME) == "SUCCEEDED", "the wait of a second ran out, and EscalateFunction says Parked"
+    assert adapter.status(NAME) == "SUCCEEDED", "the wait of one second ended, and EscalateFunction returned Parked"
 
 
 def test_a_used_token_counts_as_answered(adapter: Adapter) -> None:
     adapter.executions.start(START, NOW)
     token = adapter.waits()[0]["token"]
     answers: tuple[TaskAnswer, ...] = ("ok", "ok", "Rejected")
-    for told in answers:
-        adapter.executions.answer(SendTaskAnswer(token, told, NOW + HOUR), NOW)
+    for answer in answers:
+        adapter.executions.answer(SendTaskAnswer(token, answer, NOW + HOUR), NOW)
     assert (len(adapter.waits()), adapter.status(NAME)) == (2, "RUNNING")
 
 
@@ -165,7 +165,7 @@ def test_an_alert_is_raised(adapter: Adapter, severity: Severity) -> None:
     assert adapter.raised() == [alert().id]
 
 
-def test_an_alert_that_is_raised_twice_is_known_by_its_id(adapter: Adapter) -> None:
+def test_repeated_alerts_have_the_same_id(adapter: Adapter) -> None:
     for step in (1, 2, 1):
         adapter.alerts.raise_alert(alert(step=step))
     assert adapter.raised() == sorted({alert(step=1).id, alert(step=2).id})
