@@ -1,5 +1,7 @@
-"""Sweeper: checks invoices that are due every minute, and the invoice of an execution that failed or was stopped at
-once.
+"""Sweeper: the safety net for invoices whose execution does not report in time.
+
+It runs every minute for the invoices that are due, and at once for the invoice of an execution that failed, timed out
+or was stopped.
 
 A sweep reads the 64 shards of the index `checks` page by page in rounds, and starts at another shard each minute. It
 ends when no invoice is due or its time is up; the next sweep continues. Sweeping an invoice is idempotent.

@@ -21,8 +21,9 @@ MAX_HISTORY_EVENTS: Final = 25_000
 """Maximum number of history events; the last one is the failure. Source: Step Functions service quotas."""
 
 _RECORD_AFTER_EVENT: Final = MAX_HISTORY_EVENTS - 10
-"""Event number after which a step records events even if the caller does not want them, so that `add_event` checks the
-limit. The margin of 10 exceeds the number of events between two checks of this number."""
+"""Event id after which every step records its events, so that `add_event` enforces the limit.
+
+The margin of 10 exceeds the number of events that a step can add before it compares `last_event` with this constant."""
 
 
 class HistoryFull(Exception):
@@ -30,7 +31,7 @@ class HistoryFull(Exception):
 
 
 class StateRunner:
-    """State of one step.
+    """Runs one step of an execution.
 
     `execution` is the caller's object until the stimulus applies, then a copy that the step modifies. `events` is None
     if the step only counts events. Near the limit it always records them, because `add_event` then checks the limit.

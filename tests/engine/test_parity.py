@@ -56,8 +56,8 @@ CASES: dict[str, Script] = {
     "pass: input path into the context": Script(machine({"Type": "Pass", "InputPath": "$$.Execution.Input.n"}), DATA),
     "pass: index": Script(machine({"Type": "Pass", "InputPath": "$.a.b[1]"}), DATA),
     "pass: quoted names": Script(machine({"Type": "Pass", "InputPath": "$['a']['b'][0]"}), DATA),
-    "pass: input path goes nowhere": Script(machine({"Type": "Pass", "InputPath": "$.nowhere"}), DATA),
-    "pass: output path goes nowhere": Script(machine({"Type": "Pass", "OutputPath": "$.nowhere"}), DATA),
+    "pass: input path selects nothing": Script(machine({"Type": "Pass", "InputPath": "$.nowhere"}), DATA),
+    "pass: output path selects nothing": Script(machine({"Type": "Pass", "OutputPath": "$.nowhere"}), DATA),
     "pass: parameters": Script(
         machine(
             {
@@ -93,7 +93,7 @@ CASES: dict[str, Script] = {
     "pass: input path, parameters and result path": Script(
         machine({"Type": "Pass", "InputPath": "$.a", "Parameters": {"b.$": "$.b"}, "ResultPath": "$.r"}), DATA
     ),
-    "pass: parameter goes nowhere": Script(machine({"Type": "Pass", "Parameters": {"x.$": "$.nowhere"}}), DATA),
+    "pass: parameter selects nothing": Script(machine({"Type": "Pass", "Parameters": {"x.$": "$.nowhere"}}), DATA),
     "pass: three in a row": Script(
         machine({"Type": "Pass", "Result": 1, "ResultPath": "$.x"}, {"Type": "Pass"}, {"Type": "Pass"}), DATA
     ),
@@ -106,7 +106,7 @@ CASES: dict[str, Script] = {
     "fail": Script(machine({"Type": "Fail", "Error": "E", "Cause": "C"}), DATA),
     "fail: without words": Script(machine({"Type": "Fail"}), DATA),
     "fail: paths": Script(machine({"Type": "Fail", "ErrorPath": "$.at", "CausePath": "$.a.c"}), DATA),
-    "fail: error path goes nowhere": Script(machine({"Type": "Fail", "ErrorPath": "$.nowhere"}), DATA),
+    "fail: error path selects nothing": Script(machine({"Type": "Fail", "ErrorPath": "$.nowhere"}), DATA),
     # Wait
     "wait: seconds": Script(machine({"Type": "Wait", "Seconds": 60}), DATA, actions=(Advance(59.5), Advance(0.5))),
     "wait: not yet": Script(machine({"Type": "Wait", "Seconds": 60}), DATA, actions=(Advance(59),)),
@@ -115,7 +115,7 @@ CASES: dict[str, Script] = {
     "wait: no seconds by path": Script(machine({"Type": "Wait", "SecondsPath": "$.zero"}), DATA),
     "wait: negative seconds": Script(machine({"Type": "Wait", "SecondsPath": "$.s"}), {"s": -1}),
     "wait: half a second": Script(machine({"Type": "Wait", "SecondsPath": "$.s"}), {"s": 1.5}),
-    "wait: seconds path goes nowhere": Script(machine({"Type": "Wait", "SecondsPath": "$.nowhere"}), DATA),
+    "wait: seconds path selects nothing": Script(machine({"Type": "Wait", "SecondsPath": "$.nowhere"}), DATA),
     "wait: timestamp": Script(
         machine({"Type": "Wait", "Timestamp": "2026-11-01T00:00:00Z"}), DATA, actions=(Advance(320 * 86_400),)
     ),
@@ -176,7 +176,7 @@ CASES: dict[str, Script] = {
         (BROKEN,),
         (Advance(100),),
     ),
-    "retry: at most so long": Script(
+    "retry: maximum delay": Script(
         retried({"ErrorEquals": ["Broken"], "IntervalSeconds": 3, "MaxDelaySeconds": 5, "MaxAttempts": 4}),
         DATA,
         (BROKEN,),

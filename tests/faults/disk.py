@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import apsw
 
-SECTOR = 512
+SECTOR_BYTES = 512
 """Size of an atomic write, in bytes. SQLite relies on powersafe overwrite only: a write does not change adjacent
 bytes."""
 
@@ -298,7 +298,7 @@ def _sectors(offset: int, data: bytes) -> list[tuple[int, bytes]]:
     """Split a write into sectors."""
     pieces = []
     while data:
-        size = SECTOR - offset % SECTOR
+        size = SECTOR_BYTES - offset % SECTOR_BYTES
         pieces.append((offset, data[:size]))
         offset, data = offset + size, data[size:]
     return pieces

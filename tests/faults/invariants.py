@@ -113,8 +113,8 @@ def check_report(record: InvoiceRecord) -> None:
         for stage in DISPUTABLE_STAGES:
             outcome = record.outcomes.get(stage)
             bad = outcome is not None and outcome.status == FAILURE_STATUS[stage]
-            told = not bad or record.reported_disputes.get(stage) == (outcome and outcome.event_id)
-            require(told, f"11: {outcome} of {record.invoice_id} was not reported")
+            is_reported = not bad or record.reported_disputes.get(stage) == (outcome and outcome.event_id)
+            require(is_reported, f"11: {outcome} of {record.invoice_id} was not reported")
     require((record.mark == "parked") == (record.parked is not None), f"11: {record.invoice_id} keeps {record.parked}")
     require(record.mark != "parked" or record.stuck, f"11: {record.invoice_id} is parked, and not stuck")
 
@@ -170,10 +170,10 @@ def check_due_index(store: SqliteStore, model: ReferenceModel) -> None:
     """Check that every timer and check is indexed at its time, unless a failure postponed it."""
     stored = {(one.kind, one.key): one for one in store.due(LATEST + 1, ALL)}
     expected = {(one.kind, one.key): one for one in model.due()}
-    told = f"7: the store indexes {sorted(stored.values())}, should be {sorted(expected.values())}"
-    require(stored.keys() == expected.keys(), told)
+    message = f"7: the store indexes {sorted(stored.values())}, should be {sorted(expected.values())}"
+    require(stored.keys() == expected.keys(), message)
     for key, one in expected.items():
-        require(stored[key] == one or one in model.postponed, told)
+        require(stored[key] == one or one in model.postponed, message)
 
 
 def check_alerts(alerts: list[Alert]) -> None:

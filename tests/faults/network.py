@@ -203,9 +203,10 @@ class Network:
         entry = environment.model.command(command.id)
         require(entry, f"2: the command {command.id} is answered and not in the log")
         assert entry
-        told = {"accepted": ("accepted",), "duplicate": ("accepted",), "refused": ("refused",)}[receipt.result]
+        allowed = {"accepted": ("accepted",), "duplicate": ("accepted",), "refused": ("refused",)}[receipt.result]
         require(
-            entry.receipt.result in told, f"2: the command {command.id} was answered {receipt}, and is {entry.receipt}"
+            entry.receipt.result in allowed,
+            f"2: the command {command.id} was answered {receipt}, and is {entry.receipt}",
         )
         command.answer = receipt.result
 

@@ -29,7 +29,7 @@ class Receiver:
     def send(self, alert: Alert) -> None:
         draw = self._random.random() if self.is_unreliable else 1.0
         if self.is_down:
-            raise NotDelivered("nobody answers", outage=True)
+            raise NotDelivered("no response", outage=True)
         if draw < 0.05:
             self._accept(alert)
             self.allowed_repeats[alert.id] += 1
@@ -59,7 +59,7 @@ class Receiver:
         require(not self.violation, self.violation)
         for alert in alerts:
             require(self._times[alert.id], f"9: {self.key} never got alert {alert.id} of {alert.invoice_id}")
-        for id, taken in self._accepted.items():
+        for id, accepted in self._accepted.items():
             expected = [alert.id for alert in alerts if alert.invoice_id == id and alert.id not in self.given_up]
-            came = [one for one in taken if one not in self.given_up]
+            came = [one for one in accepted if one not in self.given_up]
             require(came == expected, f"9: {self.key} got the alerts of {id} in another order: {came}, not {expected}")

@@ -44,9 +44,9 @@ def test_a_wait_with_a_time_in_the_future_does_not_block_later_ones(cloud: Cloud
 
 def test_a_wait_of_an_unknown_invoice_is_superseded(cloud: Cloud) -> None:
     register_wait.handler(WAIT, Context())
-    asked, told = cloud.aws.calls
-    assert (asked.operation, told.operation) == ("GetItem", "SendTaskFailure")
-    assert (told.params["taskToken"], told.params["error"]) == ("T", "Superseded")
+    load, answer = cloud.aws.calls
+    assert (load.operation, answer.operation) == ("GetItem", "SendTaskFailure")
+    assert (answer.params["taskToken"], answer.params["error"]) == ("T", "Superseded")
 
 
 @pytest.mark.parametrize("change", [{"run": "1"}, {"stage": "payment"}, {"token": None}, {"entered_at": "now"}])

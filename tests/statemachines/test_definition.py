@@ -90,7 +90,7 @@ def test_an_hour_of_outage_fails_no_execution(name: str) -> None:
 
 
 @pytest.mark.parametrize(("stage", "name"), AWAITS.items())
-def test_an_await_registers_and_catches_all_that_it_may_be_expected(stage: str, name: str) -> None:
+def test_an_await_registers_and_catches_every_answer(stage: str, name: str) -> None:
     state = STATES[name]
     assert state["Resource"] == "arn:aws:states:::lambda:invoke.waitForTaskToken"
     assert state["Parameters"]["FunctionName"] == f"${{{REGISTER_WAIT}}}"
