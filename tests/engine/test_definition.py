@@ -16,7 +16,7 @@ def problems(definition: Any, kind: type[InvalidDefinition] = InvalidDefinition)
     return caught.value.problems
 
 
-def test_the_lifecycle_loads_as_it_is() -> None:
+def test_the_lifecycle_definition_loads() -> None:
     assert len(load(LIFECYCLE.read_text(), resources={"lambda:invoke"}).states) == 16
 
 

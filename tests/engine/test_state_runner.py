@@ -270,7 +270,7 @@ def test_history_ends_at_its_limit() -> None:
     )
 
 
-def test_history_ends_at_its_limit_when_a_result_comes() -> None:
+def test_history_ends_at_its_limit_when_a_result_arrives() -> None:
     retry = [{"ErrorEquals": ["Broken"], "MaxAttempts": 99_999_999, "BackoffRate": 1.0}]
     harness = EngineHarness(machine(invoke(Retry=retry)))
     at = 0

@@ -203,7 +203,7 @@ def test_a_batch_of_100_is_published_in_calls_of_10(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("sent", [{"events": []}, {"events": 1}, {}, [], {"events": [body()] * 101}])
-def test_a_batch_of_none_or_too_many_is_refused_whole(cloud: Cloud, sent: Any) -> None:
+def test_an_empty_or_too_large_batch_is_refused(cloud: Cloud, sent: Any) -> None:
     assert cloud.post("posting", sent, batch=True)["statusCode"] == 400
     assert not cloud.messages
 

@@ -104,7 +104,7 @@ def test_a_raised_alert_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-def test_an_event_is_not_logged_whatever_the_environment_says(
+def test_log_event_stays_off_if_the_environment_enables_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The headers of an API Gateway event contain the caller's key."""

@@ -135,7 +135,7 @@ def test_a_dispute_and_its_repair(start: Start) -> None:
     ]
 
 
-def test_a_dispute_that_nobody_repairs_gets_stuck(start: Start) -> None:
+def test_an_unresolved_dispute_gets_stuck(start: Start) -> None:
     invoice = start(MONDAY, plain_policy())
     invoice.send("ingestion", "received")
     invoice.send("authorization", "approved")
