@@ -118,7 +118,7 @@ class Network:
         self._pending.append((request, list(emissions)))
         cell.post(request)
         if not self._is_reliable and self._random.random() < 0.5:
-            # Otherwise requests of the same moment are handled in one group.
+            # Submit the request at once; otherwise the next `run_writer` does.
             cell.run_loop()
 
     # -- answers
