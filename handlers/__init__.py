@@ -1,1 +1,1 @@
-"""Lambda entry points: parse, call the tracker over `bems.aws`, answer."""
+"""Lambda handlers: each parses its event, calls the tracker through `bems.aws` and returns the result."""

@@ -1,7 +1,7 @@
-"""Escalate: an execution asks what to do, because its wait ran out or what it waited for is disputed.
+"""Escalate: decides what an execution does after its wait timed out or the outcome it waited for is disputed.
 
-It raises the alert that is due, once, and answers how long to wait on, or to end. Called twice, it raises the alert of
-the same id, and answers what is left of the wait.
+Raises the alert that is due and returns how long to wait, or that the execution ends. Idempotent: a second call raises
+an alert with the same id and returns the rest of the wait.
 """
 
 from functools import cache
@@ -17,26 +17,29 @@ from handlers.telemetry import entry_point, init_on_cold_start, logger
 
 @cache
 def dependencies() -> InvoiceService:
-    """Made once. SettingsError, PolicyMissing."""
+    """Return the function's dependencies, created once. Raises SettingsError or PolicyMissing."""
     return build_service(InvoiceSettings)[1]
 
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, str | int]:  # noqa: ARG001
-    """An `EscalatePayload` to `{next, deadline_seconds}`, both always there. Unavailable: to be retried."""
+    """Take an `EscalatePayload` and return `{next, deadline_seconds}`, always both.
+
+    Raises Unavailable on transient errors.
+    """
     invoices = dependencies()
-    asked = read_payload(event, EscalatePayload)
-    decide = on_dispute if asked.reason == "dispute" else on_timeout
+    request = read_payload(event, EscalatePayload)
+    decide = on_dispute if request.reason == "dispute" else on_timeout
     with (
         retryable(),
         invoices.meter.flushed(),
-        logger.append_context_keys(invoice_id=asked.invoice_id, run=asked.run, stage=asked.stage),
+        logger.append_context_keys(invoice_id=request.invoice_id, run=request.run, stage=request.stage),
     ):
-        onward = invoices.decide(
-            asked.invoice_id, lambda record, now: decide(record, asked.run, asked.stage, invoices.policy, now)
+        next_step = invoices.decide(
+            request.invoice_id, lambda record, now: decide(record, request.run, request.stage, invoices.policy, now)
         )
-        logger.info("escalated", extra={"reason": asked.reason, "next": onward.next})
-        return onward.payload(invoices.clock.now())
+        logger.info("escalated", extra={"reason": request.reason, "next": next_step.next})
+        return next_step.payload(invoices.clock.now())
 
 
 init_on_cold_start(dependencies)

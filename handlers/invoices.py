@@ -1,4 +1,4 @@
-"""Invoices: the functions' way of bringing a decision into the world, over AWS's ports."""
+"""Service that applies decisions to invoices on AWS."""
 
 from collections.abc import Mapping
 from os import environ
@@ -21,7 +21,7 @@ _S = TypeVar("_S", bound=InvoiceSettings)
 
 
 class InvoiceService:
-    """The ports and the policy of one cell."""
+    """The ports and the policy of a cell."""
 
     def __init__(self, settings: InvoiceSettings, policy: Policy, meter: MetricsBuffer) -> None:
         topics: dict[Severity, str] = {
@@ -36,11 +36,14 @@ class InvoiceService:
         self._alerts = CountedAlerts(SnsAlerts(client("sns"), settings.cell, topics), meter)
 
     def decide(self, invoice_id: str, decide: Decide[A]) -> A:
-        """One decision, saved, carried out and cleared. What a service does not take is raised, and stays pending."""
+        """Make a decision, save it and carry out its actions.
+
+        Raises the error of a service that fails; the actions that are left stay pending in the record.
+        """
         return run_steps(apply_steps(invoice_id, decide), self.records, self._executions, self._alerts, self.clock)
 
 
 def build_service(kind: type[_S], variables: Mapping[str, str] = environ) -> tuple[_S, InvoiceService]:
-    """The settings of one kind, and the cell's invoices. SettingsError, PolicyMissing."""
+    """Return the settings of one class, and the cell's service. Raises SettingsError or PolicyMissing."""
     settings = read_settings(kind, variables)
     return settings, InvoiceService(settings, read_policy(variables), MetricsBuffer(settings.cell))

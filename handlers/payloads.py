@@ -1,6 +1,6 @@
-"""Waits: what the state machine hands to its functions.
+"""Payloads that the state machine passes to its functions.
 
-The payloads are those of statemachines/invoice_lifecycle.asl.json.
+They are defined in statemachines/invoice_lifecycle.asl.json.
 """
 
 from typing import Any, Literal, TypeVar
@@ -14,7 +14,7 @@ P = TypeVar("P")
 
 
 class WaitPayload(Struct, frozen=True):
-    """An execution waits at `stage`. `entered_at` is RFC 3339."""
+    """Payload of RegisterWait: an execution waits at `stage`. `entered_at` is RFC 3339."""
 
     invoice_id: str
     run: int
@@ -25,7 +25,7 @@ class WaitPayload(Struct, frozen=True):
 
 
 class EscalatePayload(Struct, frozen=True):
-    """An execution's wait ran out, or what it waited for is disputed."""
+    """Payload of Escalate: an execution's wait timed out, or the outcome it waited for is disputed."""
 
     invoice_id: str
     run: int
@@ -34,5 +34,5 @@ class EscalatePayload(Struct, frozen=True):
 
 
 def read_payload(payload: dict[str, Any], kind: type[P]) -> P:
-    """ValueError (msgspec's) names what is missing or wrong."""
+    """Convert a payload. Raises msgspec's ValidationError, a ValueError, which names what is missing or invalid."""
     return msgspec.convert(payload, kind)

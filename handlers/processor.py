@@ -1,8 +1,8 @@
-"""Processor: takes a stage's events from its queue into their invoices' records. One code, a function per stage.
+"""Processor: applies the events of a stage's queue to invoice records. Each stage has its own function with this code.
 
-A repeat is as good as the first time. What can never be processed (nothing that can be read, another content under a
-known event_id) fails until the queue moves it to its dead-letter queue. Whatever else goes wrong is tried again after
-a pause, which doubles each time.
+Idempotent. A message that can never be processed (it is invalid, or its event_id is known with other content) fails
+until the queue moves it to its dead-letter queue. After any other error the message is retried with a delay that
+doubles each time.
 """
 
 import random
@@ -24,14 +24,14 @@ from handlers.telemetry import entry_point, init_on_cold_start, logger
 
 MIN_BACKOFF_SECONDS = 5
 MAX_BACKOFF_SECONDS = 900
-"""Seconds that a message is left alone after its first failure, and at most. SQS allows 12 hours."""
+"""Delay after the first failure of a message, and the maximum delay. SQS allows 12 hours."""
 
 MAX_BATCH_ENTRIES = 10
-"""Messages in one ChangeMessageVisibilityBatch call (API reference)."""
+"""Maximum number of messages in a ChangeMessageVisibilityBatch call (API reference)."""
 
 
 class Dependencies(NamedTuple):
-    """What an instance of the function keeps."""
+    """Objects that a function instance reuses."""
 
     settings: ProcessorSettings
     invoices: InvoiceService
@@ -39,111 +39,116 @@ class Dependencies(NamedTuple):
 
 
 class Conflict(Exception):
-    """Another event of this event_id is known: it will be no different next time."""
+    """An event with the same event_id and other content is already known. Permanent."""
 
 
-PERMANENT = (InvalidMessage, Conflict)
+PERMANENT_ERRORS = (InvalidMessage, Conflict)
 
 
 class FifoProcessor(SqsFifoPartialProcessor):
-    """Once a message fails, those of its invoice behind it wait too; but not behind one that can never be processed:
-    each wait counts as a receipt, and they would go to the dead-letter queue with it."""
+    """Batch processor that keeps the order of each message group, which is an invoice.
+
+    After a message fails, later messages of its group fail too. A permanent error does not block its group: every retry
+    counts as a receive, so the later messages would reach the dead-letter queue together with it.
+    """
 
     def __init__(self) -> None:
         super().__init__(skip_group_on_error=True)
         self.raise_on_entire_batch_failure = False
 
     def failure_handler(self, record: SQSRecord, exception: Any) -> Any:
-        if isinstance(exception[1], PERMANENT):
+        if isinstance(exception[1], PERMANENT_ERRORS):
             return BatchProcessor.failure_handler(self, record, exception)
         return super().failure_handler(record, exception)
 
 
 @cache
 def dependencies() -> Dependencies:
-    """Made once. SettingsError, PolicyMissing."""
+    """Return the function's dependencies, created once. Raises SettingsError or PolicyMissing."""
     settings, invoices = build_service(ProcessorSettings)
     return Dependencies(settings, invoices, client("sqs"))
 
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
-    """A batch of the queue's messages to those that failed."""
-    made = dependencies()
+    """Process a batch of SQS messages and return those that failed (`batchItemFailures`)."""
+    deps = dependencies()
     processor: Any
-    if made.settings.queue_type == "fifo":
+    if deps.settings.queue_type == "fifo":
         processor = FifoProcessor()
     else:
         processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
-    with made.invoices.meter.flushed():
-        with processor(records=event["Records"], handler=lambda record: _process(made, record)):
+    with deps.invoices.meter.flushed():
+        with processor(records=event["Records"], handler=lambda record: _process(deps, record)):
             processor.process()
-        _set_visibility(made, list(zip(processor.fail_messages, processor.exceptions, strict=True)))
+        _set_visibility(deps, list(zip(processor.fail_messages, processor.exceptions, strict=True)))
     answer: dict[str, Any] = processor.response()
     return answer
 
 
-def _process(made: Dependencies, record: SQSRecord) -> None:
-    first = _receipts(record) == 1
+def _process(deps: Dependencies, record: SQSRecord) -> None:
+    is_first_receive = _receive_count(record) == 1
     with logger.append_context_keys(message_id=record.message_id):
         try:
-            event = decode_message(record.body, made.invoices.clock.now())
+            event = decode_message(record.body, deps.invoices.clock.now())
         except TooEarly as error:
-            made.invoices.meter.add(PROCESSING_FAILED, stage=made.settings.stage)
-            logger.warning("an event from a clock ahead of this one", extra={"reason": str(error)})
+            deps.invoices.meter.add(PROCESSING_FAILED, stage=deps.settings.stage)
+            logger.warning("the event was received by a clock ahead of this one", extra={"reason": str(error)})
             raise
         except InvalidMessage as error:
-            if first:
-                made.invoices.meter.add(EVENTS_PROCESSED, stage=made.settings.stage, outcome="refused")
-            logger.error("a message that cannot be read", extra={"reason": str(error)})
+            if is_first_receive:
+                deps.invoices.meter.add(EVENTS_PROCESSED, stage=deps.settings.stage, outcome="refused")
+            logger.error("the message is invalid", extra={"reason": str(error)})
             raise
         with logger.append_context_keys(stage=event.stage, invoice_id=event.invoice_id, event_id=event.event_id):
-            policy = made.invoices.policy
+            policy = deps.invoices.policy
             try:
-                receipt = made.invoices.decide(event.invoice_id, lambda known, now: on_event(known, event, policy, now))
+                receipt = deps.invoices.decide(event.invoice_id, lambda known, now: on_event(known, event, policy, now))
             except Exception as error:
-                made.invoices.meter.add(PROCESSING_FAILED, stage=event.stage)
+                deps.invoices.meter.add(PROCESSING_FAILED, stage=event.stage)
                 log = logger.warning if is_transient(error) else logger.exception
-                log("processing failed", extra={"error": repr(error), "receipts": _receipts(record)})
+                log("processing failed", extra={"error": repr(error), "receipts": _receive_count(record)})
                 raise
             if receipt.result != "conflict":
-                made.invoices.meter.add(EVENTS_PROCESSED, stage=event.stage, outcome=receipt.result)
+                deps.invoices.meter.add(EVENTS_PROCESSED, stage=event.stage, outcome=receipt.result)
                 logger.debug("processed", extra={"result": receipt.result})
                 return
-            if first:
-                made.invoices.meter.add(EVENTS_PROCESSED, stage=event.stage, outcome="conflict")
-                made.invoices.meter.add(CONFLICTS, stage=event.stage)
-            logger.error("another content under a known event_id")
+            if is_first_receive:
+                deps.invoices.meter.add(EVENTS_PROCESSED, stage=event.stage, outcome="conflict")
+                deps.invoices.meter.add(CONFLICTS, stage=event.stage)
+            logger.error("the event_id is known with other content")
             raise Conflict(event.event_id)
 
 
-def _set_visibility(made: Dependencies, failures: list[tuple[SQSRecord, Any]]) -> None:
-    """Set when each failed message comes again. Where that fails, it comes after the queue's own visibility timeout."""
-    for together in chunks(failures, MAX_BATCH_ENTRIES):
+def _set_visibility(deps: Dependencies, failures: list[tuple[SQSRecord, Any]]) -> None:
+    """Set the delay of each failed message. If that fails, the queue's own visibility timeout applies."""
+    for part in chunks(failures, MAX_BATCH_ENTRIES):
         entries = [
             {
                 "Id": str(position),
                 "ReceiptHandle": record.receipt_handle,
-                "VisibilityTimeout": 0 if isinstance(exception[1], PERMANENT) else backoff_seconds(_receipts(record)),
+                "VisibilityTimeout": 0
+                if isinstance(exception[1], PERMANENT_ERRORS)
+                else backoff_seconds(_receive_count(record)),
             }
-            for position, (record, exception) in enumerate(together)
+            for position, (record, exception) in enumerate(part)
         ]
         try:
-            answer = made.queue.change_message_visibility_batch(QueueUrl=made.settings.queue_url, Entries=entries)
+            answer = deps.queue.change_message_visibility_batch(QueueUrl=deps.settings.queue_url, Entries=entries)
         except Exception as error:
-            logger.warning("the pause could not be set", extra={"error": repr(error)})
+            logger.warning("the retry delay could not be set", extra={"error": repr(error)})
         else:
             if answer.get("Failed"):
-                logger.warning("some pauses could not be set", extra={"failed": answer["Failed"]})
+                logger.warning("some retry delays could not be set", extra={"failed": answer["Failed"]})
 
 
-def backoff_seconds(receipts: int) -> int:
-    """Seconds until the next try, the n-th receipt having failed: from half to all of 5, 10, 20, ... 900."""
-    most = min(MIN_BACKOFF_SECONDS * 2 ** min(receipts - 1, 30), MAX_BACKOFF_SECONDS)
-    return random.randint(-(-most // 2), most)
+def backoff_seconds(receives: int) -> int:
+    """Return the delay in seconds after a failed receive: between half and all of 5, 10, 20, ... 900."""
+    longest = min(MIN_BACKOFF_SECONDS * 2 ** min(receives - 1, 30), MAX_BACKOFF_SECONDS)
+    return random.randint(-(-longest // 2), longest)
 
 
-def _receipts(record: SQSRecord) -> int:
+def _receive_count(record: SQSRecord) -> int:
     return int(record.attributes.approximate_receive_count)
 
 

@@ -1,7 +1,7 @@
-"""Producer: takes events in over HTTP, and publishes those that pass the gate.
+"""Producer: receives events over HTTP, validates them and publishes them to the event bus.
 
-API Gateway's REST proxy calls it for `POST /invoices/{stage}` and `POST /invoices/{stage}/batch`. Whoever is answered
-202 has its event on the bus; whoever is answered 503 sends it again.
+API Gateway's REST proxy calls it for `POST /invoices/{stage}` and `POST /invoices/{stage}/batch`. A 202 means that the
+event is on the bus; after a 503 the sender must send it again.
 """
 
 import binascii
@@ -27,7 +27,7 @@ from handlers.telemetry import MetricsBuffer, entry_point, init_on_cold_start, l
 
 
 class Dependencies(NamedTuple):
-    """What an instance of the function keeps."""
+    """Objects that a function instance reuses."""
 
     settings: ProducerSettings
     bus: Bus
@@ -36,7 +36,7 @@ class Dependencies(NamedTuple):
 
 
 class ProxyRequest(Struct, frozen=True, rename="camel"):
-    """What API Gateway hands over of a request; other callers may leave out or null whatever they do not use."""
+    """An API Gateway proxy request. Other callers may omit fields or set them to null."""
 
     http_method: str | None = None
     resource: str | None = None
@@ -49,7 +49,7 @@ class ProxyRequest(Struct, frozen=True, rename="camel"):
 
 
 class Request(NamedTuple):
-    """A request that is for us."""
+    """A valid request for one of the two routes."""
 
     stage: Stage
     batch: bool
@@ -59,7 +59,7 @@ class Request(NamedTuple):
 
 @cache
 def dependencies() -> Dependencies:
-    """Made once. SettingsError."""
+    """Return the function's dependencies, created once. Raises SettingsError."""
     settings = read_settings(ProducerSettings)
     bus: Bus
     if settings.bus == "classic":
@@ -71,12 +71,12 @@ def dependencies() -> Dependencies:
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """An API Gateway proxy request to its answer."""
-    made = dependencies()
+    """Handle an API Gateway proxy request and return the proxy response."""
+    deps = dependencies()
     # arn:aws:lambda:REGION:ACCOUNT:function:NAME
     region, account = context.invoked_function_arn.split(":")[3:5]
-    with made.meter.flushed():
-        answer = _answer(made, event, Origin(made.settings.cell, region, account))
+    with deps.meter.flushed():
+        answer = _answer(deps, event, Origin(deps.settings.cell, region, account))
     return {
         "statusCode": answer.status,
         "headers": {**answer.headers, "cache-control": "no-store"},
@@ -85,24 +85,24 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     }
 
 
-def _answer(made: Dependencies, event: dict[str, Any], origin: Origin) -> HttpResponse:
+def _answer(deps: Dependencies, event: dict[str, Any], origin: Origin) -> HttpResponse:
     try:
         proxied = msgspec.convert(event, ProxyRequest)
     except msgspec.ValidationError as error:
-        return responses.problem(400, f"this is no proxy request of API Gateway: {error}")
+        return responses.problem(400, f"not an API Gateway proxy request: {error}")
     route = _route(proxied)
     if route is None:
         return responses.not_found()
     stage, batch = route
     if proxied.http_method != "POST":
         return responses.method_not_allowed(["POST"])
-    answer = _handle(made, proxied, stage, batch, origin)
+    answer = _handle(deps, proxied, stage, batch, origin)
     if answer.status in responses.REFUSED_STATUSES:
-        made.meter.add(EVENTS_REFUSED, stage=stage)
+        deps.meter.add(EVENTS_REFUSED, stage=stage)
     return answer
 
 
-def _handle(made: Dependencies, proxied: ProxyRequest, stage: Stage, batch: bool, origin: Origin) -> HttpResponse:
+def _handle(deps: Dependencies, proxied: ProxyRequest, stage: Stage, batch: bool, origin: Origin) -> HttpResponse:
     content_type = _header(proxied, "content-type")
     if not responses.is_json(content_type):
         return responses.unsupported_media_type(content_type)
@@ -112,57 +112,59 @@ def _handle(made: Dependencies, proxied: ProxyRequest, stage: Stage, batch: bool
     try:
         request = Request(stage, batch, _body(proxied), origin)
     except (binascii.Error, ValueError):
-        return responses.problem(400, "the body is not base64, though isBase64Encoded says that it is")
-    return _handle_batch(made, request) if batch else _handle_event(made, request)
+        return responses.problem(400, "the body is not valid base64, although isBase64Encoded is true")
+    return _handle_batch(deps, request) if batch else _handle_event(deps, request)
 
 
-def _handle_event(made: Dependencies, request: Request) -> HttpResponse:
-    read = parse_event(request.stage, request.body, made.clock.now())
+def _handle_event(deps: Dependencies, request: Request) -> HttpResponse:
+    read = parse_event(request.stage, request.body, deps.clock.now())
     if isinstance(read, InvalidEvent):
         _log_refusal(request.stage, read)
         return responses.bad_request(read)
-    (error,) = _publish(made, request, [read])
+    (error,) = _publish(deps, request, [read])
     return responses.unavailable() if error else responses.accepted(read.event_id)
 
 
-def _handle_batch(made: Dependencies, request: Request) -> HttpResponse:
-    read = parse_batch(request.stage, request.body, made.clock.now(), made.settings.max_batch)
+def _handle_batch(deps: Dependencies, request: Request) -> HttpResponse:
+    read = parse_batch(request.stage, request.body, deps.clock.now(), deps.settings.max_batch)
     if isinstance(read, InvalidEvent):
         _log_refusal(request.stage, read)
         return responses.bad_request(read)
-    errors = iter(_publish(made, request, [one for one in read if not isinstance(one, InvalidEvent)]))
+    errors = iter(_publish(deps, request, [event for event in read if not isinstance(event, InvalidEvent)]))
     results = []
-    for one in read:
-        if isinstance(one, InvalidEvent):
-            made.meter.add(EVENTS_REFUSED, stage=request.stage)
-            _log_refusal(request.stage, one)
-            results.append(responses.invalid_event_result(one))
+    for event in read:
+        if isinstance(event, InvalidEvent):
+            deps.meter.add(EVENTS_REFUSED, stage=request.stage)
+            _log_refusal(request.stage, event)
+            results.append(responses.invalid_event_result(event))
         else:
-            results.append(responses.event_result(one.event_id, "unavailable" if next(errors) else "accepted"))
+            results.append(responses.event_result(event.event_id, "unavailable" if next(errors) else "accepted"))
     return responses.batch_results(results)
 
 
-def _publish(made: Dependencies, request: Request, events: list[Event]) -> list[str | None]:
-    errors = made.bus.publish(events, request.origin)
+def _publish(deps: Dependencies, request: Request, events: list[Event]) -> list[str | None]:
+    errors = deps.bus.publish(events, request.origin)
     for event, error in zip(events, errors, strict=True):
         with logger.append_context_keys(stage=event.stage, invoice_id=event.invoice_id, event_id=event.event_id):
             if error:
-                made.meter.add(EVENTS_UNPUBLISHED, stage=event.stage)
-                logger.error("the bus did not take the event", extra={"error_code": error})
+                deps.meter.add(EVENTS_UNPUBLISHED, stage=event.stage)
+                logger.error("the bus did not accept the event", extra={"error_code": error})
             else:
-                made.meter.add(EVENTS_ACCEPTED, stage=event.stage)
+                deps.meter.add(EVENTS_ACCEPTED, stage=event.stage)
                 logger.debug("published")
     return errors
 
 
 def _log_refusal(stage: Stage, refusal: InvalidEvent) -> None:
-    # The reasons name fields and kinds of fault, never a value that was sent.
+    # Safe to log: the reasons name fields and kinds of error, but no values that were sent.
     logger.info("refused", extra={"stage": stage, "event_id": refusal.event_id, "reasons": refusal.reasons})
 
 
 def _route(proxied: ProxyRequest) -> tuple[Stage, bool] | None:
-    """Stage and form of `/invoices/posting` or `/invoices/posting/batch`, from the API's resource: unlike the path it
-    has no prefix of a custom domain."""
+    """Return the stage and whether it is a batch, or None for another route.
+
+    Uses the API's resource, because the path may have the prefix of a custom domain.
+    """
     resource = proxied.resource or proxied.path or ""
     for name, value in (proxied.path_parameters or {}).items():
         resource = resource.replace(f"{{{name}}}", value or "")
@@ -177,8 +179,10 @@ def _route(proxied: ProxyRequest) -> tuple[Stage, bool] | None:
 
 
 def _header(proxied: ProxyRequest, name: str) -> str | None:
-    """A header by its name in lower case; API Gateway hands them over as they were sent. Of several, `headers` has the
-    last alone: none is chosen, as RFC 9110, section 5.3, says."""
+    """Return a header by its lower-case name; API Gateway keeps the case that was sent.
+
+    Joins several headers with the same name, as RFC 9110, section 5.3, requires; `headers` has only the last of them.
+    """
     for given, values in (proxied.multi_value_headers or {}).items():
         if given.lower() == name and values:
             return ", ".join(values)
@@ -186,7 +190,7 @@ def _header(proxied: ProxyRequest, name: str) -> str | None:
 
 
 def _body(proxied: ProxyRequest) -> bytes:
-    """The bytes that were sent. binascii.Error or ValueError where they cannot be told."""
+    """Return the body as bytes. Raises binascii.Error or ValueError if it is not valid base64."""
     body = proxied.body or ""
     return b64decode(body, validate=True) if proxied.is_base64_encoded else body.encode("utf-8", "surrogatepass")
 

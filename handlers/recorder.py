@@ -1,9 +1,12 @@
-"""Recorder: takes each transition from the records table's stream to the time series.
+"""Recorder: copies transitions from the stream of the records table to the time series.
 
-The new image of a record has the transitions of the version that it is, and of no other. What the series does not take
-for now, the stream delivers again from there on; a row that is written twice is the same row. What it refuses for good
-would be refused again and would hold up others: it is logged, whole, and counted. A record that cannot be read would
-hold them up too: it is set aside in a queue, whole, as an event with which this function can be invoked again.
+A record's new image has exactly the transitions of its version.
+
+- On a transient failure, the stream delivers the batch again from the failed record on; writing a row twice is
+  idempotent.
+- A row that the series rejects permanently would block the stream, so it is logged in full and counted.
+- An unreadable record would block it too, so it is sent to a queue in full, as an event with which this function can be
+  invoked again.
 """
 
 import json
@@ -23,7 +26,7 @@ from handlers.telemetry import MetricsBuffer, entry_point, init_on_cold_start, l
 
 
 class Dependencies(NamedTuple):
-    """What an instance of the function keeps."""
+    """Objects that a function instance reuses."""
 
     settings: RecorderSettings
     series: TimeSeriesWriter
@@ -33,14 +36,14 @@ class Dependencies(NamedTuple):
 
 
 class StreamRow(NamedTuple):
-    """A row, and the sequence number of the stream's record that it came in."""
+    """A row and the sequence number of its stream record."""
 
     sequence_number: str
     row: Row
 
 
-class Unreadable(NamedTuple):
-    """A record of the stream with an image that this release, at least, cannot read, and why."""
+class UnreadableRecord(NamedTuple):
+    """A stream record whose image this release cannot read, and the reason."""
 
     sequence_number: str
     record: dict[str, Any]
@@ -49,11 +52,11 @@ class Unreadable(NamedTuple):
 
 @cache
 def dependencies() -> Dependencies:
-    """Made once. SettingsError."""
+    """Return the function's dependencies, created once. Raises SettingsError."""
     settings = read_settings(RecorderSettings)
     series: TimeSeriesWriter
     if settings.time_series == "timestream":
-        # The settings have made sure of both names.
+        # RecorderSettings guarantees both names.
         database, table = settings.database or "", settings.time_table or ""
         series = TimestreamSeries(client("timestream-write"), database, table, settings.cell)
     else:
@@ -63,29 +66,29 @@ def dependencies() -> Dependencies:
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
-    """A batch of the stream to the record from which on it is to come again, if any (Lambda takes the lowest)."""
-    made = dependencies()
-    with made.meter.flushed():
+    """Record a batch of the stream and return the records that failed; Lambda retries from the lowest one on."""
+    deps = dependencies()
+    with deps.meter.flushed():
         rows, unreadable = _rows(event["Records"])
-        outcomes = made.series.write([one.row for one in rows])
+        results = deps.series.write([row.row for row in rows])
         failed = {
-            one.sequence_number
-            for one, outcome in zip(rows, outcomes, strict=True)
-            if not _report_outcome(made, one, outcome)
+            row.sequence_number
+            for row, result in zip(rows, results, strict=True)
+            if not _report_result(deps, row, result)
         }
-        for one in unreadable:
-            # What is behind a failure comes again with it, and would be set aside each time.
-            if failed and int(one.sequence_number) > min(map(int, failed)):
+        for record in unreadable:
+            # The stream delivers records after a failure again; quarantining them now would do so each time.
+            if failed and int(record.sequence_number) > min(map(int, failed)):
                 break
-            if not _quarantine(made, one):
-                failed.add(one.sequence_number)
+            if not _quarantine(deps, record):
+                failed.add(record.sequence_number)
     return {"batchItemFailures": [{"itemIdentifier": number} for number in sorted(failed, key=int)]}
 
 
-def _rows(records: list[dict[str, Any]]) -> tuple[list[StreamRow], list[Unreadable]]:
-    """The rows of all records that can be read, and the other records, both in the stream's order."""
+def _rows(records: list[dict[str, Any]]) -> tuple[list[StreamRow], list[UnreadableRecord]]:
+    """Return the rows of all readable records, and the unreadable records, both in stream order."""
     rows: list[StreamRow] = []
-    unreadable: list[Unreadable] = []
+    unreadable: list[UnreadableRecord] = []
     for record in records:
         change = record["dynamodb"]
         if "NewImage" not in change:
@@ -93,53 +96,58 @@ def _rows(records: list[dict[str, Any]]) -> tuple[list[StreamRow], list[Unreadab
         try:
             version, transitions = read_changes(change["NewImage"])
         except ValueError as error:
-            unreadable.append(Unreadable(change["SequenceNumber"], record, str(error)))
+            unreadable.append(UnreadableRecord(change["SequenceNumber"], record, str(error)))
             continue
         rows += [StreamRow(change["SequenceNumber"], Row(version, transition)) for transition in transitions]
     return rows, unreadable
 
 
-def _report_outcome(made: Dependencies, one: StreamRow, outcome: WriteResult) -> bool:
-    """Log and count what became of a row; False where it is to come again."""
-    transition = one.row.transition
+def _report_result(deps: Dependencies, stream_row: StreamRow, result: WriteResult) -> bool:
+    """Log and count the result of a row. Returns False if the row must be retried."""
+    transition = stream_row.row.transition
     with logger.append_context_keys(invoice_id=transition.invoice_id, event_id=transition.event_id):
-        if outcome.result == "failed":
-            logger.warning("the series did not take a row", extra={"reason": outcome.reason})
+        if result.result == "failed":
+            logger.warning("the row could not be written", extra={"reason": result.reason})
             return False
-        if outcome.result == "rejected":
-            made.meter.add(RECORDS_REJECTED)
-            content = to_row(transition, made.settings.cell)
-            logger.error("the series refused a row", extra={"reason": outcome.reason, "row": content})
+        if result.result == "rejected":
+            deps.meter.add(RECORDS_REJECTED)
+            content = to_row(transition, deps.settings.cell)
+            logger.error("the series rejected the row", extra={"reason": result.reason, "row": content})
             return True
-        if outcome.reason:
-            logger.warning("the series has the row with other values", extra={"reason": outcome.reason})
-    made.meter.add(TRANSITIONS_RECORDED)
+        if result.reason:
+            logger.warning("the series already has the row with other values", extra={"reason": result.reason})
+    deps.meter.add(TRANSITIONS_RECORDED)
     if transition.kind == "event" and transition.received_at is not None:
-        latency = max(0, made.clock.now() - transition.received_at) // 1000
-        made.meter.add(VISIBILITY_LATENCY, latency, stage=transition.stage)
+        latency = max(0, deps.clock.now() - transition.received_at) // 1000
+        deps.meter.add(VISIBILITY_LATENCY, latency, stage=transition.stage)
     return True
 
 
-def _quarantine(made: Dependencies, one: Unreadable) -> bool:
-    """Keep a record whole, and count it; False where it is to come again. One that comes again all the same, because
-    the function died, is kept twice; recorded from both, it is one row.
+def _quarantine(deps: Dependencies, unreadable: UnreadableRecord) -> bool:
+    """Send a record to the queue of unrecorded records, and count it. Returns False if it must be retried.
 
-    The stream has new images only: an item of 400 kB, the most that DynamoDB takes, has 540 kB in base64, and SQS takes
-    1 MiB (API reference of SendMessage). Only a text that is nearly all escapes could have more. SQS refuses it, so it
-    comes again, and after hours is set aside by the stream's mapping, as a pointer, as is whatever else keeps failing.
+    If the function is killed afterwards, the record is queued twice; recording both copies results in one row.
+
+    The message fits: the stream has new images only, an item has at most 400 kB in DynamoDB and 540 kB in base64, and
+    SQS accepts 1 MiB (API reference of SendMessage). Only text that consists mostly of JSON escapes could exceed that.
+    SQS rejects such a message, so it is retried until the stream's mapping discards it after hours and keeps a pointer,
+    as for any record that keeps failing.
     """
-    with logger.append_context_keys(sequence_number=one.sequence_number, keys=one.record["dynamodb"].get("Keys")):
-        # In ASCII: SQS does not take every character that DynamoDB does.
-        body = json.dumps({"reason": one.reason, "Records": [one.record]})
+    with logger.append_context_keys(
+        sequence_number=unreadable.sequence_number, keys=unreadable.record["dynamodb"].get("Keys")
+    ):
+        # ASCII, because SQS rejects some characters that DynamoDB accepts.
+        body = json.dumps({"reason": unreadable.reason, "Records": [unreadable.record]})
         try:
-            made.queue.send_message(QueueUrl=made.settings.unrecorded_queue_url, MessageBody=body)
+            deps.queue.send_message(QueueUrl=deps.settings.unrecorded_queue_url, MessageBody=body)
         except (BotoCoreError, ClientError) as error:
             logger.warning(
-                "a record cannot be read, nor set aside", extra={"reason": one.reason, "error": error_code(error)}
+                "an unreadable record could not be quarantined",
+                extra={"reason": unreadable.reason, "error": error_code(error)},
             )
             return False
-        made.meter.add(RECORDS_UNREADABLE)
-        logger.error("a record that cannot be read is set aside", extra={"reason": one.reason})
+        deps.meter.add(RECORDS_UNREADABLE)
+        logger.error("an unreadable record was quarantined", extra={"reason": unreadable.reason})
         return True
 
 

@@ -1,6 +1,6 @@
-"""RegisterWait: an execution of the state machine now waits; its token goes into the invoice's record.
+"""RegisterWait: stores the task token of a waiting execution in the invoice's record.
 
-An invoice that is further already answers the token at once. Called twice, it registers the same token twice.
+If the invoice has already passed the stage, the token is answered at once. Idempotent.
 """
 
 from functools import cache
@@ -18,16 +18,17 @@ from handlers.telemetry import entry_point, init_on_cold_start, logger
 
 @cache
 def dependencies() -> InvoiceService:
-    """Made once. SettingsError, PolicyMissing."""
+    """Return the function's dependencies, created once. Raises SettingsError or PolicyMissing."""
     return build_service(InvoiceSettings)[1]
 
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
-    """A `WaitPayload`. The result is not looked at: the task ends by its token. Unavailable: to be retried."""
+    """Take a `WaitPayload`. The token ends the task, so the result is ignored. Raises Unavailable on transient
+    errors."""
     invoices = dependencies()
     wait = read_payload(event, WaitPayload)
-    # A stamp of a later time would be newer than those of all waits until then.
+    # A time in the future would make this wait newer than all later ones until then.
     entered_at = clamp(parse(wait.entered_at), invoices.clock.now() + MAX_CLOCK_SKEW)
     request = WaitRequest(wait.run, wait.stage, wait.token, (entered_at, wait.retry_count))
     with (
@@ -36,7 +37,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
         logger.append_context_keys(invoice_id=wait.invoice_id, run=wait.run, stage=wait.stage),
     ):
         invoices.decide(wait.invoice_id, lambda record, now: on_wait(record, request, invoices.policy, now))
-        logger.debug("waits")
+        logger.debug("wait registered")
     return {}
 
 

@@ -1,13 +1,16 @@
-"""Sweeper: the safety net. Every minute it looks after the invoices that are due, and at once after an execution that
-ended by itself.
+"""Sweeper: the safety net for invoices whose execution does not report in time.
 
-A sweep goes round the 64 shards of the index `checks`, a page of each at a time, from another shard each minute, until
-nothing is due or its time is up; what it leaves, the next one finds. Sweeping an invoice twice is harmless.
+It runs every minute for the invoices that are due, and at once for the invoice of an execution that failed, timed out
+or was stopped.
 
-How many executions are open it tells from the same index, because Step Functions has no call for it: every invoice with
-an open execution has a check_at, and few others have (orphans, dormant ones, those with something pending). It counts
-shards until it has seen 20,000 invoices, and takes the others to be as full: a small cell is counted whole, and of a
-large one the error to expect is under a percent (1 / sqrt(20,000)). Alarms hold it against the quota.
+A sweep reads the 64 shards of the index `checks` page by page in rounds, and starts at another shard each minute. It
+ends when no invoice is due or its time is up; the next sweep continues. Sweeping an invoice is idempotent.
+
+The sweeper also estimates the number of open executions, because Step Functions has no API for it: every invoice with
+an open execution has a check_at, and few others do (orphans, dormant invoices, invoices with pending actions). It
+counts shards until it has seen 20,000 invoices, and assumes that the other shards have as many: the count of a small
+cell is exact, and the expected error for a large cell is below one percent (1 / sqrt(20,000)). Alarms compare it with
+the quota.
 """
 
 from collections.abc import Callable
@@ -27,25 +30,28 @@ from bems.tracker.metrics import EVENTS_ACCEPTED, OPEN_EXECUTIONS, SWEEP_BACKLOG
 from handlers.invoices import InvoiceService, build_service
 from handlers.telemetry import entry_point, init_on_cold_start, logger
 
-PAGE = 25
-MAX_INVOICES = 5000
-"""Invoices asked for at once, and swept at most."""
+PAGE_SIZE = 25
+"""Maximum number of invoices in a query."""
 
-RESERVE_MILLISECONDS = 15_000
-"""What is left of the function's time when it stops sweeping: enough for one invoice and for counting."""
+MAX_INVOICES = 5000
+"""Maximum number of invoices in a sweep."""
+
+RESERVED_MS = 15_000
+"""Remaining time of the invocation at which the sweep stops: enough for one invoice and for the count."""
 
 SAMPLE_TARGET = 20_000
+"""Number of invoices after which the count of open executions is extrapolated."""
 
 
 class Dependencies(NamedTuple):
-    """What an instance of the function keeps."""
+    """Objects that a function instance reuses."""
 
     invoices: InvoiceService
     states: Any
 
 
 class SweepResult(NamedTuple):
-    """What a sweep did and left."""
+    """Numbers of invoices that a sweep processed, failed on, and left for the next sweep."""
 
     done: int
     failed: int
@@ -54,23 +60,25 @@ class SweepResult(NamedTuple):
 
 @cache
 def dependencies() -> Dependencies:
-    """Made once. SettingsError, PolicyMissing."""
+    """Return the function's dependencies, created once. Raises SettingsError or PolicyMissing."""
     return Dependencies(build_service(InvoiceSettings)[1], client("stepfunctions"))
 
 
 @entry_point
 def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
-    """A `Step Functions Execution Status Change` of EventBridge, or a schedule's tick, which is anything else."""
-    made = dependencies()
-    with made.invoices.meter.flushed():
+    """Handle EventBridge's `Step Functions Execution Status Change`; any other event is the schedule, and starts a
+    sweep.
+    """
+    deps = dependencies()
+    with deps.invoices.meter.flushed():
         if event.get("source") == "aws.states":
-            return _ended(made, event["detail"])
-        meter = made.invoices.meter
+            return _ended(deps, event["detail"])
+        meter = deps.invoices.meter
         for stage in STAGES:
-            # Without it a stage that has fallen silent would have no number, and its alarm nothing to look at.
+            # Without a zero, the metric of a stage without events would have no data, and its alarm would not evaluate.
             meter.add(EVENTS_ACCEPTED, 0, stage=stage)
-        swept = sweep(made.invoices, context.get_remaining_time_in_millis)
-        open_executions = count_open(made.invoices, context.get_remaining_time_in_millis)
+        swept = sweep(deps.invoices, context.get_remaining_time_in_millis)
+        open_executions = count_open(deps.invoices, context.get_remaining_time_in_millis)
         meter.add(SWEEP_BACKLOG, swept.left)
         meter.add(SWEEP_FAILED, swept.failed)
         if open_executions is not None:
@@ -81,19 +89,20 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
 
 
 def sweep(invoices: InvoiceService, milliseconds_left: Callable[[], int]) -> SweepResult:
-    """Sweep what is due now. An invoice whose sweeping raises is left for the next time, and keeps nobody waiting."""
+    """Sweep the invoices that are due now. An invoice that fails is left for the next sweep and does not block
+    others."""
     now = invoices.clock.now()
     done = failed = 0
     starts: dict[int, dict[str, Any] | None] = dict.fromkeys(_shards(now))
     while starts:
         for shard in list(starts):
-            page = invoices.records.due(shard, now, PAGE, starts.pop(shard))
+            page = invoices.records.due(shard, now, PAGE_SIZE, starts.pop(shard))
             for position, invoice_id in enumerate(page.invoice_ids):
-                if done + failed >= MAX_INVOICES or milliseconds_left() < RESERVE_MILLISECONDS:
+                if done + failed >= MAX_INVOICES or milliseconds_left() < RESERVED_MS:
                     others = [other for other in starts if other != shard]
                     left = len(page.invoice_ids) - position
                     return SweepResult(
-                        done, failed, left + sum(invoices.records.count_due(one, now, PAGE) for one in others)
+                        done, failed, left + sum(invoices.records.count_due(other, now, PAGE_SIZE) for other in others)
                     )
                 try:
                     _sweep_one(invoices, invoice_id)
@@ -107,43 +116,50 @@ def sweep(invoices: InvoiceService, milliseconds_left: Callable[[], int]) -> Swe
 
 
 def count_open(invoices: InvoiceService, milliseconds_left: Callable[[], int]) -> int | None:
-    """About how many executions are open; None where there was no time to count."""
+    """Return the estimated number of open executions, or None if there was no time to count."""
     counted = shards = 0
     for shard in _shards(invoices.clock.now()):
-        if counted >= SAMPLE_TARGET or milliseconds_left() < RESERVE_MILLISECONDS // 2:
+        if counted >= SAMPLE_TARGET or milliseconds_left() < RESERVED_MS // 2:
             break
         counted += invoices.records.count_open(shard)
         shards += 1
     return counted * SHARDS // shards if shards else None
 
 
-def _ended(made: Dependencies, detail: dict[str, Any]) -> dict[str, int]:
-    """An execution ended. What raises is raised: Lambda, which was called asynchronously, calls again, twice within the
-    hour, and then puts the notice into the queue of what is undelivered (`infra.compute.sweep_schedule`)."""
+def _ended(deps: Dependencies, detail: dict[str, Any]) -> dict[str, int]:
+    """Sweep the invoice of an execution that has ended.
+
+    Raises any error: the invocation is asynchronous, so Lambda retries it twice within an hour and then sends the event
+    to the queue of undelivered events (`infra.compute.sweep_schedule`).
+    """
     if detail["status"] not in FAILED_EXECUTION_STATUSES:
         return {"done": 0}
-    started = _input_of(made, detail)
+    started = _input_of(deps, detail)
     if started is None:
         return {"done": 0}
     invoice_id, run = started
     with logger.append_context_keys(invoice_id=invoice_id, run=run):
         logger.warning(
-            "an execution ended by itself", extra={"status": detail["status"], "execution": detail["executionArn"]}
+            "an execution failed, timed out or was stopped",
+            extra={"status": detail["status"], "execution": detail["executionArn"]},
         )
-        _sweep_one(made.invoices, invoice_id, run)
+        _sweep_one(deps.invoices, invoice_id, run)
     return {"done": 1}
 
 
-def _input_of(made: Dependencies, detail: dict[str, Any]) -> tuple[str, int] | None:
-    """Invoice and run of an execution. The event leaves its input out where the machine has a key of the customer's."""
+def _input_of(deps: Dependencies, detail: dict[str, Any]) -> tuple[str, int] | None:
+    """Return the invoice id and run of an execution, or None if it was not started for an invoice.
+
+    The event has no input if the state machine uses a customer managed key; then the input is read from the execution.
+    """
     text = detail.get("input")
     if not text:
-        text = made.states.describe_execution(executionArn=detail["executionArn"]).get("input")
+        text = deps.states.describe_execution(executionArn=detail["executionArn"]).get("input")
     try:
-        given = msgspec.json.decode(text or "")
-        return str(given["invoice_id"]), int(given["run"])
+        started_with = msgspec.json.decode(text or "")
+        return str(started_with["invoice_id"]), int(started_with["run"])
     except (msgspec.DecodeError, KeyError, TypeError, ValueError):
-        logger.error("an execution that no invoice started", extra={"execution": detail["executionArn"]})
+        logger.error("the execution was not started for an invoice", extra={"execution": detail["executionArn"]})
         return None
 
 
@@ -152,7 +168,7 @@ def _sweep_one(invoices: InvoiceService, invoice_id: str, ended_run: int | None 
 
 
 def _shards(now: Instant) -> list[int]:
-    """All shards, from another one each minute."""
+    """Return all shards, starting at another one each minute."""
     first = now // MINUTE % SHARDS
     return [*range(first, SHARDS), *range(first)]
 

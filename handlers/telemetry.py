@@ -1,4 +1,4 @@
-"""Telemetry: what the functions log, trace and count. Never a key, and no whole payload below the level of an error."""
+"""Logging, tracing and metrics of the functions. Logs never contain keys, and whole payloads only at level ERROR."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,25 +17,26 @@ T = TypeVar("T")
 logger = Logger(utc=True)
 
 tracer = Tracer(patch_modules=["botocore"])
-"""Off outside Lambda, and wherever POWERTOOLS_TRACE_DISABLED says so."""
+"""Disabled outside Lambda and by POWERTOOLS_TRACE_DISABLED."""
 
 
 class MetricsBuffer:
-    """Adds up an invocation's metrics, and writes each set of dimensions once (CloudWatch's embedded metric format)."""
+    """Buffer of an invocation's metrics, written once per set of dimensions in CloudWatch's embedded metric format."""
 
     def __init__(self, cell: str) -> None:
         self._cell = cell
         self._values: dict[tuple[tuple[str, str], ...], dict[Metric, list[float]]] = {}
 
     def add(self, metric: Metric, value: float = 1, **dimensions: str) -> None:
-        """One more. ValueError for dimensions that the metric has not; `cell` is known."""
+        """Add a value. The dimension `cell` is added. Raises ValueError for dimensions that the metric does not
+        have."""
         values = metric.dimension_values(cell=self._cell, **dimensions)
         self._values.setdefault(tuple(values.items()), {}).setdefault(metric, []).append(value)
 
     def flush(self) -> None:
-        """Write what was added since the last time. A count is one number, of durations each is kept."""
+        """Write and clear the buffer. Counts are summed; each duration is kept."""
         for dimensions, metrics in self._values.items():
-            # Without `service=""` Powertools would add a dimension of its own, which no alarm here knows.
+            # Without `service=""` Powertools adds a dimension `service`, which our alarms do not have.
             emf = AmazonCloudWatchEMFProvider(dimension_set=dict(dimensions), namespace=NAMESPACE, service="")
             for metric, values in metrics.items():
                 for value in values if metric.unit == "Milliseconds" else [sum(values)]:
@@ -46,7 +47,7 @@ class MetricsBuffer:
 
     @contextmanager
     def flushed(self) -> Iterator["MetricsBuffer"]:
-        """What was counted is written, however the invocation ends."""
+        """Write the buffer at the end of the block, even if it raises."""
         try:
             yield self
         finally:
@@ -54,14 +55,14 @@ class MetricsBuffer:
 
 
 class CountedAlerts:
-    """The Alerts port, logging and counting. A cell that sends its alerts to `log` has them here, and nowhere else."""
+    """Wrapper of the Alerts port that logs and counts. Implements the destination `log`."""
 
     def __init__(self, alerts: Alerts, meter: MetricsBuffer) -> None:
         self._alerts = alerts
         self._meter = meter
 
     def raise_alert(self, alert: Alert) -> None:
-        """Raise it, then log and count it: one that was raised twice is logged twice, with the same id."""
+        """Raise the alert, then log and count it. A repeated alert is logged again with the same id."""
         self._alerts.raise_alert(alert)
         logger.info(
             "alert raised",
@@ -78,15 +79,20 @@ class CountedAlerts:
 
 
 def entry_point(function: Callable[[dict[str, Any], Any], T]) -> Callable[[dict[str, Any], Any], T]:
-    """A function that is traced, and logs with its request's id. `log_event` is off whatever the environment says,
-    because an API Gateway event holds the caller's key."""
+    """Decorate a handler with tracing, and with logging of the request id.
+
+    `log_event` is always off, also if the environment sets it, because an API Gateway event contains the caller's key.
+    """
     traced = tracer.capture_lambda_handler(function, capture_response=False)
     entry: Callable[[dict[str, Any], Any], T] = logger.inject_lambda_context(traced, log_event=False, clear_state=True)
     return entry
 
 
 def init_on_cold_start(build: Callable[[], object]) -> None:
-    """In Lambda, build now, while the function starts: that is when it has the most processor, and when an instance of
-    provisioned concurrency is made ready. A setting that is wrong then says so in the log of the start."""
+    """In Lambda, call `build` during initialization.
+
+    Initialization has the full CPU, and provisioned concurrency runs it ahead of time. An invalid setting fails it with
+    an entry in the log.
+    """
     if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
         build()

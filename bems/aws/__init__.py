@@ -1,1 +1,1 @@
-"""AWS adapters of the tracker's ports, over boto3."""
+"""AWS runtime: boto3 adapters for the tracker's ports. The Lambda functions are in `handlers`."""

@@ -1,4 +1,4 @@
-"""Alerts to SNS: a topic per severity, a message that a person can read and a program too."""
+"""Alerts on SNS: one topic per severity, and a message that people and programs can read."""
 
 from typing import Any
 
@@ -8,13 +8,14 @@ from bems.tracker.actions import Alert, Severity
 from bems.tracker.alert_messages import headline, json_body
 
 MAX_SUBJECT_CHARACTERS = 99
-"""Characters of an SNS subject, on one line: less than 100 (API reference of Publish). Ours are printable ASCII."""
+"""Maximum length of an SNS subject, in characters: less than 100, printable ASCII, on one line (API reference of
+Publish)."""
 
 
 class SnsAlerts:
-    """The Alerts port. The message's `id` is the alert's: one that comes twice is one alert.
+    """The Alerts port on SNS. Subscribers recognize a repeated message by its `id`, the alert's id.
 
-    A message is at most 262,144 bytes (SNS quotas), dozens of times what the fields in it can take.
+    The largest possible message is a small fraction of SNS's limit of 262,144 bytes (SNS quotas).
     """
 
     def __init__(self, client: Any, cell: str, topics: dict[Severity, str]) -> None:
@@ -23,7 +24,7 @@ class SnsAlerts:
         self._topics = topics
 
     def raise_alert(self, alert: Alert) -> None:
-        """Publish to the topic of the alert's severity. Subscribers may filter on the message attributes."""
+        """Publish the alert to the topic of its severity. Subscribers can filter by the message attributes."""
         self._client.publish(
             TopicArn=self._topics[alert.severity],
             Subject=subject(alert, self._cell),
@@ -42,11 +43,14 @@ class SnsAlerts:
 
 
 def subject(alert: Alert, cell: str) -> str:
-    """`[critical] eu-west: INV-1 has waited for posting since 2026-03-02 (alert 3)`, cut to what SNS takes."""
+    """Return a subject such as `[critical] eu-west: INV-1 waits for posting since 2026-03-02 (alert 3)`.
+
+    A subject that is too long is truncated to MAX_SUBJECT_CHARACTERS.
+    """
     text = f"[{alert.severity}] {cell}: {headline(alert)}"
     return text if len(text) <= MAX_SUBJECT_CHARACTERS else f"{text[: MAX_SUBJECT_CHARACTERS - 3]}..."
 
 
 def message(alert: Alert, cell: str) -> str:
-    """The payload of a webhook, one field a line."""
+    """Return the JSON that webhooks receive too, with one field per line."""
     return msgspec.json.format(msgspec.json.encode(json_body(alert, cell)), indent=2).decode()

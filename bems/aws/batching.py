@@ -1,4 +1,4 @@
-"""Calls: many things given to a service that takes some of them at a time, and maybe not all of those."""
+"""Batch calls: splitting of long lists, and retries of entries that the service did not accept."""
 
 import random
 import time
@@ -9,29 +9,32 @@ from bems.aws.errors import BotoCoreError, ClientError, error_code
 
 T = TypeVar("T")
 
-ATTEMPTS = 3
-PAUSE_SECONDS = 0.1
+MAX_ATTEMPTS = 3
+BASE_DELAY_SECONDS = 0.1
 
-# EventBridge's codes of an entry that would be refused again.
-_FINAL = frozenset({"InvalidArgument", "MalformedDetail", "NotAuthorizedForSourceException", "InvalidInputException"})
+# EventBridge's error codes for entries that fail on every attempt.
+_PERMANENT_ERRORS = frozenset(
+    {"InvalidArgument", "MalformedDetail", "NotAuthorizedForSourceException", "InvalidInputException"}
+)
 
 
-def chunks(things: Sequence[T], most: int) -> Iterator[Sequence[T]]:
-    """All of them in their order, at most so many at a time."""
-    return (things[start : start + most] for start in range(0, len(things), most))
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Split a sequence into parts of at most `size` items."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def put_with_retries(entries: Sequence[T], call: Callable[[list[T]], list[str | None]]) -> list[str | None]:
-    """Put entries that fit in one call; each one's error code, in order, None where it was taken.
+    """Put entries in one call, and retry those that were not accepted.
 
-    `call` answers so too. What was not taken is put again a few times, and nothing else; where the call itself is
-    refused it is not, because boto3 has tried for long enough.
+    Returns each entry's error code, in order, or None if it was accepted; `call` returns the same. Only entries that
+    failed are put again, at most MAX_ATTEMPTS times in total. A call that raises is not repeated, because boto3 has
+    already retried it.
     """
     errors: list[str | None] = [None] * len(entries)
     waiting = list(range(len(entries)))
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         if attempt:
-            time.sleep(random.uniform(0, PAUSE_SECONDS * 2**attempt))
+            time.sleep(random.uniform(0, BASE_DELAY_SECONDS * 2**attempt))
         try:
             answers = call([entries[position] for position in waiting])
         except (ClientError, BotoCoreError) as error:
@@ -40,7 +43,7 @@ def put_with_retries(entries: Sequence[T], call: Callable[[list[T]], list[str | 
             break
         for position, answer in zip(waiting, answers, strict=True):
             errors[position] = answer
-        waiting = [position for position in waiting if errors[position] and errors[position] not in _FINAL]
+        waiting = [position for position in waiting if errors[position] and errors[position] not in _PERMANENT_ERRORS]
         if not waiting:
             break
     return errors

@@ -1,8 +1,8 @@
-"""Buses: where the producer publishes events, EventBridge's classic bus or its custom one.
+"""Event buses that the producer publishes to: EventBridge's classic event bus or its Custom Event Bus.
 
-Both answer 200 although they did not take every entry, so each entry's own answer counts. One that was not taken is
-put again a few times; what is still not taken is for the sender to send again. An entry put twice is an event that
-comes twice, and is known by its event_id.
+PutEvents returns 200 even if it did not accept every entry, so the result of each entry is checked. An entry that was
+not accepted is retried a few times; after that the sender must send the event again. An entry that was put twice is
+recognized by its event_id.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,37 +13,38 @@ from bems.aws.messages import Origin, encode_detail
 from bems.tracker.contract import Event
 from bems.tracker.eventbridge_names import detail_type, source
 
-CLASSIC_ENTRIES = 10
-"""Entries of one PutEvents call to a classic bus (service model)."""
+MAX_CLASSIC_ENTRIES = 10
+"""Maximum number of entries in a PutEvents call to a classic bus (service model)."""
 
-CUSTOM_ENTRIES = 100
-"""Entries of one PutEvents call to a custom bus (service model)."""
+MAX_CUSTOM_ENTRIES = 100
+"""Maximum number of entries in a PutEvents call to a custom bus (service model)."""
 
-CALL_BYTES = 250_000
-"""Of the entries of one call together. The limit was 256 KiB, and 1 MiB since 2026; an event takes a fifth at most."""
+MAX_CALL_BYTES = 250_000
+"""Maximum total size of the entries in a call, in bytes. AWS's limit was 256 KiB, and is 1 MiB since 2026. The largest
+event takes a fifth of this."""
 
 Entry = dict[str, Any]
 
 
 class Bus(Protocol):
-    """Takes events."""
+    """An event bus."""
 
     def publish(self, events: Sequence[Event], origin: Origin) -> list[str | None]:
-        """For each event, in order: None if it is on the bus, else the code of the error that kept it off."""
+        """Publish events. Returns for each, in order, None if the bus accepted it, else an error code."""
         ...
 
 
 class ClassicBus:
-    """A classic event bus, by name. Its rules know an event by `source` and `detail-type`."""
+    """A classic event bus, given by name. Its rules match `source` and `detail-type`."""
 
     def __init__(self, client: Any, name: str) -> None:
         self._client = client
         self._name = name
 
     def publish(self, events: Sequence[Event], origin: Origin) -> list[str | None]:
-        """As of `Bus`."""
+        """See `Bus`."""
         entries = [{**_entry(event, origin), "EventBusName": self._name} for event in events]
-        return _publish(entries, CLASSIC_ENTRIES, self._put)
+        return _publish(entries, MAX_CLASSIC_ENTRIES, self._put)
 
     def _put(self, entries: list[Entry]) -> list[str | None]:
         answer = self._client.put_events(Entries=entries)
@@ -51,15 +52,19 @@ class ClassicBus:
 
 
 class CustomBus:
-    """A Custom Event Bus, by ARN. Events of one invoice stay in order, and one put twice within five minutes is one."""
+    """A Custom Event Bus, given by ARN.
+
+    It keeps the order of each invoice's events, and drops repeats within five minutes.
+    """
 
     def __init__(self, client: Any, arn: str) -> None:
         self._client = client
         self._arn = arn
 
     def publish(self, events: Sequence[Event], origin: Origin) -> list[str | None]:
-        """As of `Bus`."""
-        # The digest is made of the event_id too: a conflicting event has another one, and comes through.
+        """See `Bus`."""
+        # The digest covers event_id and content, so the bus drops neither a conflicting event nor another event with
+        # equal content.
         entries = [
             {
                 **_entry(event, origin),
@@ -67,17 +72,21 @@ class CustomBus:
             }
             for event in events
         ]
-        return _publish(entries, CUSTOM_ENTRIES, self._put)
+        return _publish(entries, MAX_CUSTOM_ENTRIES, self._put)
 
     def _put(self, entries: list[Entry]) -> list[str | None]:
         answer = self._client.put_events(EventBusArn=self._arn, Entries=entries)
-        # PUBLISHED and DEDUPLICATED are both on the bus; an answer with neither is not.
-        return [None if "SuccessCode" in one else one.get("ErrorCode") or "Unknown" for one in answer["Entries"]]
+        # The SuccessCodes PUBLISHED and DEDUPLICATED both mean that the event is on the bus.
+        return [
+            None if "SuccessCode" in result else result.get("ErrorCode") or "Unknown" for result in answer["Entries"]
+        ]
 
 
-def _publish(entries: list[Entry], most: int, call: Callable[[list[Entry]], list[str | None]]) -> list[str | None]:
-    """Put entries in calls of at most `most` and CALL_BYTES; each one's error code, None where it was taken."""
-    return [error for together in _calls(entries, most) for error in put_with_retries(together, call)]
+def _publish(
+    entries: list[Entry], max_entries: int, call: Callable[[list[Entry]], list[str | None]]
+) -> list[str | None]:
+    """Put entries in calls of at most `max_entries` and MAX_CALL_BYTES. Returns each entry's error code or None."""
+    return [error for part in _split_into_calls(entries, max_entries) for error in put_with_retries(part, call)]
 
 
 def _entry(event: Event, origin: Origin) -> Entry:
@@ -88,15 +97,15 @@ def _entry(event: Event, origin: Origin) -> Entry:
     }
 
 
-def _calls(entries: list[Entry], most: int) -> list[list[Entry]]:
+def _split_into_calls(entries: list[Entry], max_entries: int) -> list[list[Entry]]:
     calls: list[list[Entry]] = []
-    room = 0
+    free_bytes = 0
     for entry in entries:
-        # As AWS counts (user guide, "Calculating PutEvents event entry size"), and some for what it adds.
+        # The size as AWS counts it (user guide, "Calculating PutEvents event entry size"), plus 200 for what AWS adds.
         size = 200 + sum(len(str(value).encode()) for value in entry.values())
-        if not calls or size > room or len(calls[-1]) >= most:
+        if not calls or size > free_bytes or len(calls[-1]) >= max_entries:
             calls.append([])
-            room = CALL_BYTES
+            free_bytes = MAX_CALL_BYTES
         calls[-1].append(entry)
-        room -= size
+        free_bytes -= size
     return calls

@@ -1,11 +1,11 @@
-"""Errors: which of AWS's are worth another try, told from their codes."""
+"""Classification of AWS errors: which ones are transient, by error code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
-# Those that botocore itself tries again (user guide, "Retries", standard mode), and those of the services used here.
+# Codes that botocore retries (user guide, "Retries", standard mode), and codes of the services used here.
 _TRANSIENT = frozenset(
     {
         "BandwidthLimitExceeded",
@@ -42,24 +42,24 @@ _TRANSIENT = frozenset(
 
 
 class Unavailable(Exception):
-    """A service did not take a call that it may take later.
+    """A call failed with a transient error.
 
-    Lambda tells Step Functions the name of this class, and the definition's Retry names it: the one cannot be renamed
-    without the other.
+    Lambda reports the name of this class to Step Functions, and the state machine's Retry matches it: rename both
+    together.
     """
 
 
 def error_code(error: BaseException) -> str:
-    """The service's code of an error, such as `ThrottlingException`; the class's name where it has none."""
+    """Return the service's error code, such as `ThrottlingException`, or the name of the exception class."""
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code") or "Unknown")
     return type(error).__name__
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may go through later: throttling, a fault of the server, a broken or slow connection.
+    """Return whether a later attempt may succeed: throttling, a server error, a connection error or a timeout.
 
-    Step Functions' ExecutionLimitExceeded is among them, because executions end.
+    Includes Step Functions' ExecutionLimitExceeded, because executions end.
     """
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -69,7 +69,7 @@ def is_transient(error: BaseException) -> bool:
 
 @contextmanager
 def retryable() -> Iterator[None]:
-    """What is transient is raised as Unavailable; whatever would be no different next time, as it is."""
+    """Raise transient errors as Unavailable; raise other errors unchanged."""
     try:
         yield
     except Exception as error:

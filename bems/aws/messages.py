@@ -1,8 +1,8 @@
-"""Messages: an event on its way from the producer over bus, topic and queue to the processor.
+"""Messages that carry events from the producer over a bus, a topic and a queue to the processor.
 
-The `detail` is JSON for everybody who subscribes: `stage`; `event`, as the contract has it, and its `digest`;
-`metadata` with the cell, Region and account that took it in, and when (`received_at`, RFC 3339). The processor reads
-it through the gate that let it in, so what somebody else puts on the bus is held to the same contract.
+The `detail` is JSON for any subscriber: `stage`; `event`, as in the contract, plus its `digest`; and `metadata` with
+the cell, Region and account that received it and the time (`received_at`, RFC 3339). The processor validates it with
+the same parser as the producer, because others may write to the bus too.
 """
 
 from typing import Any, NamedTuple
@@ -15,15 +15,16 @@ from bems.tracker.instants import MINUTE, Instant, clamp, parse, render
 from bems.tracker.parsing import InvalidEvent, parse_event
 
 MAX_CLOCK_SKEW = 5 * MINUTE
-"""The clocks of AWS's services and functions differ by less. What a message states beyond this, nobody's clock said."""
+"""Maximum difference between the clocks of AWS services and functions, in microseconds. A time stated further in the
+future is false."""
 
-# What a message may be wrapped in on its way, outermost first, with the name under which the wrapping holds it: SNS
-# without raw delivery, a custom bus's envelope (under either of its names), EventBridge's envelope.
+# Keys under which an envelope holds the message, outermost envelope first: SNS without raw delivery, the custom bus
+# (two spellings), EventBridge.
 _ENVELOPE_KEYS = ("Message", "Data", "data", "detail")
 
 
 class Origin(NamedTuple):
-    """Where events come in: the cell's name, AWS Region and account."""
+    """Where events are received: the cell's name, AWS Region and account."""
 
     cell: str
     region: str
@@ -31,7 +32,7 @@ class Origin(NamedTuple):
 
 
 class Metadata(Struct, frozen=True):
-    """Where an event came in, and when."""
+    """Where and when an event was received."""
 
     cell: str
     region: str
@@ -40,11 +41,11 @@ class Metadata(Struct, frozen=True):
 
 
 class InvalidMessage(Exception):
-    """No event, and none will it become by trying again."""
+    """A message that is not a valid event. Permanent."""
 
 
 class TooEarly(Exception):
-    """An event that the gate took by a clock ahead of this one. A little later it can be read."""
+    """An event that the producer accepted by a clock ahead of this one. Valid at a later attempt."""
 
 
 class _Detail(Struct, frozen=True):
@@ -54,17 +55,18 @@ class _Detail(Struct, frozen=True):
 
 
 def encode_detail(event: Event, origin: Origin) -> str:
-    """The `detail` of an event. At most some 40,000 bytes, within the 256 KiB that every service on the way takes."""
+    """Return the `detail` of an event: at most 40,000 bytes. All services on the path accept 256 KiB."""
     metadata = Metadata(*origin, render(event.received_at))
     detail = {"stage": event.stage, "event": {**event.to_body(), "digest": event.digest}, "metadata": metadata}
     return msgspec.json.encode(detail).decode()
 
 
 def decode_message(body: str, now: Instant) -> Event:
-    """The event in a queue's message; Unreadable or TooEarly says why there is none.
+    """Return the event in a queue's message. Raises InvalidMessage or TooEarly.
 
-    Others may write on the bus: no event was received after `now`, and none occurred later than a day after it was
-    received, whatever the message says. One that waited long, or was replayed from an archive, is as old as it says.
+    Others may write to the bus, so the times in a message are not trusted: an event received after `now` counts as
+    received now, and an event that occurred more than a day after it was received is invalid. A time in the past is
+    accepted, because a message may wait in a queue or be replayed from an archive.
     """
     try:
         detail = msgspec.convert(_unwrap(body), _Detail)

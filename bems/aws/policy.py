@@ -1,4 +1,4 @@
-"""The policy of the functions: `policy.json` at the root of their asset, written when the cell is synthesized."""
+"""The cell's policy: `policy.json` at the root of the functions' asset, written when the cell is synthesized."""
 
 import os
 from collections.abc import Mapping
@@ -7,16 +7,19 @@ from pathlib import Path
 from bems.tracker.policy import Policy
 from bems.tracker.policy_file import load_policy
 
-FILE = "policy.json"
+POLICY_FILE = "policy.json"
 
 
 class PolicyMissing(RuntimeError):
-    """There is no policy to decide by, or none that can be read."""
+    """The policy file is missing or invalid."""
 
 
 def read_policy(environ: Mapping[str, str] = os.environ) -> Policy:
-    """The policy in the folder that Lambda unpacks the asset into (LAMBDA_TASK_ROOT), elsewhere in the current one."""
-    path = Path(environ.get("LAMBDA_TASK_ROOT") or ".") / FILE
+    """Read the policy from LAMBDA_TASK_ROOT, the folder of the function's code; outside Lambda from the current folder.
+
+    Raises PolicyMissing.
+    """
+    path = Path(environ.get("LAMBDA_TASK_ROOT") or ".") / POLICY_FILE
     try:
         return load_policy(path.read_bytes())
     except (OSError, ValueError) as error:

@@ -1,10 +1,15 @@
-"""Records in DynamoDB: one item per invoice, written on condition of the version before it.
+"""Invoice records in DynamoDB: one item per invoice, with optimistic locking by version.
 
-The item: `invoice_id` (S), the key; `version` (N); `record` (B), the MessagePack of the InvoiceRecord without its
-changes; `changes` (B), that of its transitions, where it has any, which the table's stream carries to the recorder;
-`status` (S), for people who look. Where it has a check_at: `check_shard` (S, `00` to `63`) and `check_at` (N,
-microseconds), the keys of the sparse index `checks`. Without the shards one partition would take every write of the
-index, and throttle the table at about 1,000 a second.
+Attributes of an item:
+
+- `invoice_id` (S): the partition key
+- `version` (N)
+- `record` (B): the InvoiceRecord without its changes, in MessagePack
+- `changes` (B): the transitions of this version in MessagePack, if any; the table's stream carries them to the recorder
+- `status` (S): for people who inspect the table
+- `check_shard` (S, `00` to `63`) and `check_at` (N, microseconds): keys of the sparse index `checks`, if the record has
+  a check_at. Without shards, one partition would take every write to the index and throttle the table at about 1,000
+  writes per second.
 """
 
 from base64 import b64decode
@@ -30,26 +35,26 @@ _changes = msgspec.msgpack.Decoder(tuple[Transition, ...])
 
 
 class Page(NamedTuple):
-    """Invoices of a shard that are due, and where the next page starts (None: there is none)."""
+    """A page of due invoices of a shard. `next` is the key to start the next page at, None on the last page."""
 
     invoice_ids: list[str]
     next: dict[str, Any] | None
 
 
 def shard_of(invoice_id: str) -> int:
-    """Which of the index's 64 partitions an invoice is in."""
+    """Return the shard of an invoice: 0 to 63."""
     return blake2b(invoice_id.encode(), digest_size=1).digest()[0] % SHARDS
 
 
 class DynamoRecords:
-    """The Records port, and what the sweep asks of the table."""
+    """The Records port on DynamoDB, and the queries of the sweeper."""
 
     def __init__(self, client: Any, table: str) -> None:
         self._client = client
         self._table = table
 
     def load(self, invoice_id: str) -> InvoiceRecord | None:
-        """The newest version: the read is strongly consistent. Its `changes` stay in the table."""
+        """Return the newest version without its changes, or None. The read is strongly consistent."""
         found = self._client.get_item(
             TableName=self._table,
             Key={"invoice_id": {"S": invoice_id}},
@@ -60,10 +65,10 @@ class DynamoRecords:
         return None if found is None else _record.decode(found["record"]["B"])
 
     def save(self, record: InvoiceRecord) -> bool:
-        """Write `record` if the stored version is the one before it (0: there is none); False where it is not.
+        """Write `record` if the stored version is its predecessor, or if none is stored for version 1.
 
-        Where the answer to a write was lost, boto3 writes again and finds its own first try in the way: the item that
-        failed the condition is this very record, and so it was saved.
+        Returns False if another version is stored. If the response to a write is lost, boto3 repeats the write, and the
+        condition fails because of the first attempt: then the stored item equals this record, and the result is True.
         """
         item = pack_item(record)
         try:
@@ -80,16 +85,19 @@ class DynamoRecords:
         return True
 
     def due(self, shard: int, now: Instant, limit: int, start: dict[str, Any] | None = None) -> Page:
-        """A shard's invoices whose check_at has come, the most overdue first, at most `limit`; maybe a little stale."""
+        """Return at most `limit` invoices of a shard with a check_at until `now`, the earliest first.
+
+        Eventually consistent.
+        """
         answer = self._query(shard, start, now, Limit=limit)
         return Page([item["invoice_id"]["S"] for item in answer["Items"]], answer.get("LastEvaluatedKey"))
 
     def count_due(self, shard: int, now: Instant, limit: int) -> int:
-        """How many of a shard are due, up to `limit`."""
+        """Return the number of due invoices of a shard, at most `limit`."""
         return int(self._query(shard, None, now, Limit=limit, Select="COUNT")["Count"])
 
     def count_open(self, shard: int) -> int:
-        """How many invoices of a shard have a check_at at all. It reads the keys of them all."""
+        """Return the number of invoices of a shard with a check_at. Reads all their keys."""
         count, start = 0, None
         while True:
             answer = self._query(shard, start, None, Select="COUNT")
@@ -115,7 +123,7 @@ class DynamoRecords:
 
 
 def pack_item(record: InvoiceRecord) -> dict[str, dict[str, Any]]:
-    """The table's item of a record."""
+    """Return the DynamoDB item of a record."""
     item: dict[str, dict[str, Any]] = {
         "invoice_id": {"S": record.invoice_id},
         "version": {"N": str(record.version)},
@@ -131,9 +139,9 @@ def pack_item(record: InvoiceRecord) -> dict[str, dict[str, Any]]:
 
 
 def read_changes(image: Mapping[str, Any]) -> tuple[int, tuple[Transition, ...]]:
-    """The version and transitions in a stream's NEW_IMAGE, whose binaries Lambda hands over in base64.
+    """Return the version and transitions in a NEW_IMAGE of the stream, in which Lambda encodes binaries as base64.
 
-    ValueError for an image that is no record's.
+    Raises ValueError if it is not the image of a record.
     """
     try:
         version = int(image["version"]["N"])
@@ -142,7 +150,7 @@ def read_changes(image: Mapping[str, Any]) -> tuple[int, tuple[Transition, ...]]
         for transition in transitions:
             instants = (transition.recorded_at, transition.occurred_at, transition.received_at)
             if any(at is not None and not EARLIEST <= at <= LATEST for at in instants):
-                raise ValueError(f"no calendar has the instants {instants}")
+                raise ValueError(f"instants outside the calendar: {instants}")
     except (KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
         raise ValueError(f"not the image of a record: {error!r}") from error
     return version, transitions

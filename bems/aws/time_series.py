@@ -1,7 +1,7 @@
-"""The time series: where transitions are written for dashboards, Timestream or, through Firehose, an Iceberg table.
+"""Time series of transitions, for dashboards: Timestream, or an Iceberg table through Firehose.
 
-A row may be written twice: in Timestream it is then the same row (dimensions, measure name and time are the same), in
-Iceberg there are two with one `transition_id` and one `recorded_at`.
+A row may be written twice. In Timestream both writes are the same row, because dimensions, measure name and time are
+equal; in Iceberg they are two rows with the same `transition_id` and `recorded_at`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,18 +15,20 @@ from bems.tracker.instants import render
 from bems.tracker.time_series_schema import COLUMNS, Value, to_row
 from bems.tracker.transitions import Transition
 
-TIMESTREAM_RECORDS = 100
-"""Records of one WriteRecords call (service model)."""
+MAX_TIMESTREAM_RECORDS = 100
+"""Maximum number of records in a WriteRecords call (service model)."""
 
-TIMESTREAM_RECORD_BYTES = 2_048
-"""Measure values of one multi-measure record (developer guide, Quotas). Their names are counted too, to be sure."""
+MAX_TIMESTREAM_RECORD_BYTES = 2_048
+"""Maximum size of the measures of a multi-measure record, in bytes (developer guide, Quotas). We count the names too,
+which is conservative."""
 
-FIREHOSE_RECORDS = 500
-FIREHOSE_BYTES = 4_000_000
-"""Records of one PutRecordBatch call, and what they may have together (API reference). A row has at most some 20 kB."""
+MAX_FIREHOSE_RECORDS = 500
+MAX_FIREHOSE_BYTES = 4_000_000
+"""Maximum number and total size of the records in a PutRecordBatch call (API reference). A row has at most about 20
+kB."""
 
-# What every row of a series has in common, or what Timestream keeps beside the measures.
-_NOT_MEASURES = frozenset({"cell", "invoice_id", "stage", "recorded_at"})
+# Columns that Timestream stores as dimension, measure name or time, not as measures.
+_NON_MEASURES = frozenset({"cell", "invoice_id", "stage", "recorded_at"})
 _TIMESTREAM_TYPES = {
     "string": "VARCHAR",
     "int": "BIGINT",
@@ -37,16 +39,17 @@ _TIMESTREAM_TYPES = {
 
 
 class Row(NamedTuple):
-    """A transition, and the version of the record that it came in."""
+    """A transition and the version of its record."""
 
     version: int
     transition: Transition
 
 
 class WriteResult(NamedTuple):
-    """What became of a row: `failed` may be tried again, `rejected` is refused for good.
+    """Result of writing a row: `failed` is transient, `rejected` is permanent.
 
-    A written row with a reason was there before, with other values, and still has those."""
+    `written` with a reason means that the row already existed with other values, which it keeps.
+    """
 
     result: Literal["written", "failed", "rejected"]
     reason: str = ""
@@ -56,18 +59,18 @@ WRITTEN = WriteResult("written")
 
 
 class TimeSeriesWriter(Protocol):
-    """Takes rows."""
+    """Writer of a time series."""
 
     def write(self, rows: Sequence[Row]) -> list[WriteResult]:
-        """What became of each row, in order. Raises nothing of AWS's."""
+        """Write rows. Returns a result for each, in order. Raises no AWS errors."""
         ...
 
 
 class TimestreamSeries:
-    """A table of Timestream for LiveAnalytics: multi-measure records, named by stage, timed by recorded_at.
+    """A Timestream for LiveAnalytics table of multi-measure records: measure name is the stage, time is recorded_at.
 
-    Timestamps among the measures are RFC 3339 text, which has no unit to be mistaken: `from_iso8601_timestamp` reads
-    it.
+    Other timestamps are measures in RFC 3339 text, which has no ambiguous unit; query them with
+    `from_iso8601_timestamp`.
     """
 
     def __init__(self, client: Any, database: str, table: str, cell: str) -> None:
@@ -77,8 +80,8 @@ class TimestreamSeries:
         self._cell = cell
 
     def write(self, rows: Sequence[Row]) -> list[WriteResult]:
-        """As of `Series`, in calls of 100."""
-        return [outcome for call in chunks(rows, TIMESTREAM_RECORDS) for outcome in self._write(call)]
+        """See `TimeSeriesWriter`. Writes 100 rows per call."""
+        return [result for part in chunks(rows, MAX_TIMESTREAM_RECORDS) for result in self._write(part)]
 
     def _write(self, rows: Sequence[Row]) -> list[WriteResult]:
         try:
@@ -90,14 +93,14 @@ class TimestreamSeries:
                     "MeasureValueType": "MULTI",
                     "TimeUnit": "MICROSECONDS",
                 },
-                Records=[self._record(*one) for one in rows],
+                Records=[self._record(*row) for row in rows],
             )
         except ClientError as error:
             if error_code(error) == "RejectedRecordsException":
                 response: Any = error.response
                 return _rejected(rows, response.get("RejectedRecords", []))
             if error_code(error) == "ValidationException":
-                # It does not say which record it means: look for it by halves, and write the others.
+                # The error does not name the record: bisect to find it, and write the others.
                 if len(rows) == 1:
                     return [WriteResult("rejected", str(error))]
                 half = len(rows) // 2
@@ -108,7 +111,7 @@ class TimestreamSeries:
         return [WRITTEN] * len(rows)
 
     def _record(self, version: int, transition: Transition) -> dict[str, Any]:
-        values = _fit(to_row(transition, self._cell), transition.attributes)
+        values = _trim_attributes(to_row(transition, self._cell), transition.attributes)
         return {
             "Dimensions": [{"Name": "invoice_id", "Value": transition.invoice_id}],
             "MeasureName": transition.stage,
@@ -117,20 +120,20 @@ class TimestreamSeries:
             "MeasureValues": [
                 {
                     "Name": column.name,
-                    "Value": _text(column.type, values[column.name]),
+                    "Value": _to_text(column.type, values[column.name]),
                     "Type": _TIMESTREAM_TYPES[column.type],
                 }
                 for column in COLUMNS
-                if column.name not in _NOT_MEASURES and column.name in values
+                if column.name not in _NON_MEASURES and column.name in values
             ],
         }
 
 
 class FirehoseSeries:
-    """A Firehose stream into an Iceberg table with the columns of `bems.tracker.time_series_schema`.
+    """A Firehose stream to an Iceberg table with the columns of `bems.tracker.time_series_schema`.
 
-    A row is a JSON object; its timestamps are microseconds, which is what Firehose wants of them (developer guide,
-    "Understand supported data types").
+    A row is a JSON object with timestamps in microseconds, as Firehose requires (developer guide, "Understand supported
+    data types").
     """
 
     def __init__(self, client: Any, stream: str, cell: str) -> None:
@@ -139,10 +142,15 @@ class FirehoseSeries:
         self._cell = cell
 
     def write(self, rows: Sequence[Row]) -> list[WriteResult]:
-        """As of `Series`, in calls of 500. What Firehose did not take of a call is put again, and nothing else."""
-        records = [msgspec.json.encode(to_row(one.transition, self._cell)) for one in rows]
+        """See `TimeSeriesWriter`.
+
+        Writes at most 500 rows per call, and retries only those that Firehose did not accept.
+        """
+        records = [msgspec.json.encode(to_row(row.transition, self._cell)) for row in rows]
         errors = [
-            error for call in _calls(records) for error in put_with_retries([{"Data": one} for one in call], self._put)
+            error
+            for call in _split_into_calls(records)
+            for error in put_with_retries([{"Data": one} for one in call], self._put)
         ]
         return [WriteResult("failed", error) if error else WRITTEN for error in errors]
 
@@ -151,29 +159,29 @@ class FirehoseSeries:
         return [result.get("ErrorCode") for result in answer["RequestResponses"]]
 
 
-def _fit(values: dict[str, Value], attributes: dict[str, str]) -> dict[str, Value]:
-    """The values of a row, with as many of its attributes as Timestream has room for."""
-    room = TIMESTREAM_RECORD_BYTES - sum(
-        len(column.name) + len(_text(column.type, values[column.name]).encode())
+def _trim_attributes(values: dict[str, Value], attributes: dict[str, str]) -> dict[str, Value]:
+    """Return a row with only as many attributes as fit into a Timestream record."""
+    free_bytes = MAX_TIMESTREAM_RECORD_BYTES - sum(
+        len(column.name) + len(_to_text(column.type, values[column.name]).encode())
         for column in COLUMNS
-        if column.name in values and column.name not in (*_NOT_MEASURES, "attributes")
+        if column.name in values and column.name not in (*_NON_MEASURES, "attributes")
     )
-    room -= len("attributes") + len("attributes_cut") + len("true")
+    free_bytes -= len("attributes") + len("attributes_cut") + len("true")
     kept: dict[str, str] = {}
     for name, value in attributes.items():
-        if len(msgspec.json.encode({**kept, name: value})) <= room:
+        if len(msgspec.json.encode({**kept, name: value})) <= free_bytes:
             kept[name] = value
     if len(kept) < len(attributes):
         values = {**values, "attributes": msgspec.json.encode(kept).decode(), "attributes_cut": True}
     return values
 
 
-def _calls(records: list[bytes]) -> Iterator[list[bytes]]:
-    """The records in calls of no more than Firehose takes."""
+def _split_into_calls(records: list[bytes]) -> Iterator[list[bytes]]:
+    """Split records into calls within Firehose's limits."""
     call: list[bytes] = []
     size = 0
     for record in records:
-        if len(call) == FIREHOSE_RECORDS or size + len(record) > FIREHOSE_BYTES:
+        if len(call) == MAX_FIREHOSE_RECORDS or size + len(record) > MAX_FIREHOSE_BYTES:
             yield call
             call, size = [], 0
         call.append(record)
@@ -183,16 +191,19 @@ def _calls(records: list[bytes]) -> Iterator[list[bytes]]:
 
 
 def _rejected(rows: Sequence[Row], rejected: list[dict[str, Any]]) -> list[WriteResult]:
-    """The rows that are not named were written. One for which the series names an existing version is there already,
-    maybe as an earlier release of this code wrote it: then the outcome has the reason all the same."""
-    outcomes = [WRITTEN] * len(rows)
-    for one in rejected:
-        known = one.get("ExistingVersion") is not None
-        outcomes[one["RecordIndex"]] = WriteResult("written" if known else "rejected", one.get("Reason", ""))
-    return outcomes
+    """Return the results of a call that raised RejectedRecordsException: rows that it does not list were written.
+
+    A row with an ExistingVersion exists already, possibly as an earlier release wrote it, so it counts as written; its
+    result has the reason.
+    """
+    results = [WRITTEN] * len(rows)
+    for record in rejected:
+        exists = record.get("ExistingVersion") is not None
+        results[record["RecordIndex"]] = WriteResult("written" if exists else "rejected", record.get("Reason", ""))
+    return results
 
 
-def _text(kind: str, value: Value) -> str:
+def _to_text(kind: str, value: Value) -> str:
     if kind == "timestamp":
         return render(int(value))
     return str(value).lower() if isinstance(value, bool) else str(value)

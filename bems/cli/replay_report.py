@@ -138,7 +138,7 @@ def print_report(report: Report, seconds: float, *, wide: bool = False) -> None:
         print_heading(
             console,
             "Note",
-            f"line {report.longest_jump.line:,} of the log, dated {_day(report.longest_jump.after)}, is {days} days later "
+            f"line {report.longest_jump.line:,}, dated {_day(report.longest_jump.after)}, is {days} days later "
             "than every line before it; if that date is wrong, invoices count as stuck too early",
         )
     for section in (

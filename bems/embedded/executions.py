@@ -98,7 +98,7 @@ class Executions:
 
     def _step(self, id: str, stimulus: Stimulus, now: Instant) -> None:
         execution = self._store.execution(id)
-        if execution is None or execution.finished:
+        if execution is None or execution.is_finished:
             return
         execution, effects, _ = step(self._histories.machine_of(id), execution, stimulus, now)
         self._store.append_stimulus(execution, stimulus, now)

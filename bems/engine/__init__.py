@@ -1,4 +1,12 @@
-"""A pure interpreter of the Amazon States Language: time and results are passed in."""
+"""Interpreter of the Amazon States Language: a pure function of an execution, a stimulus and the time.
+
+    machine = load(definition, resources={"lambda:invoke"})
+    execution = new_execution("arn:aws:states:eu-west-1:123456789012:execution:invoices:INV-1-1", seed=7)
+    execution, effects, _ = step(machine, execution, Start({"deadline_seconds": 60}), now)
+
+The caller stores the execution, carries out its effects and calls `step` again with the next stimulus: the result of an
+Invoke, a callback, or TimerFired when `execution.due` is reached. Instants are microseconds since the epoch.
+"""
 
 from bems.engine.definition import load
 from bems.engine.effects import Effect, Invoke, Rejected

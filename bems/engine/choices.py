@@ -1,6 +1,6 @@
-"""Choice rules, compiled to tests.
+"""Choice rules, compiled to predicates.
 
-Source: Amazon States Language, "Choice State"; a comparison of values that are not both of its type is false.
+A comparison is false unless both values have the operator's type. Source: Amazon States Language, "Choice State".
 """
 
 import re
@@ -14,8 +14,8 @@ from bems.engine.paths import PathNotFound, Reader
 from bems.engine.templates import PathCompiler
 from bems.engine.timestamps import parse_timestamp
 
-Test = Callable[[Any, Execution], bool]
-"""Whether a rule holds for a state's data. Raises PathNotFound where its Variable selects nothing."""
+Predicate = Callable[[Any, Execution], bool]
+"""Returns whether a rule matches a state's data. Raises PathNotFound when its Variable selects nothing."""
 
 
 def _number(value: Any) -> Any:
@@ -36,6 +36,7 @@ _OPERAND: Final[dict[str, Callable[[Any], Any]]] = {
     "String": _string,
     "Timestamp": parse_timestamp,
 }
+_TYPE_NAMES: Final = {"Boolean": "boolean", "Numeric": "number", "String": "string", "Timestamp": "timestamp"}
 _COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "Equals": eq,
     "GreaterThan": gt,
@@ -54,8 +55,13 @@ _TYPE_TESTS: Final[dict[str, Callable[[Any], bool]]] = {
 _COMBINATORS: Final = ("And", "Or", "Not")
 
 
-def choose(choices: Iterable[tuple[Test, str]], default: str | None, data: Any, execution: Execution) -> str | None:
-    """The target of the first rule that holds, or the default. Raises StatesError where a Variable selects nothing."""
+def choose(
+    choices: Iterable[tuple[Predicate, str]], default: str | None, data: Any, execution: Execution
+) -> str | None:
+    """Return the target of the first matching rule, or the default.
+
+    Raises StatesError when a Variable selects nothing.
+    """
     try:
         for test, target in choices:
             if test(data, execution):
@@ -68,10 +74,10 @@ def choose(choices: Iterable[tuple[Test, str]], default: str | None, data: Any, 
     return default
 
 
-def compile_rule(rule: Any, where: str, compile_path: PathCompiler, *, top: bool = True) -> Test:
-    """The test of a choice rule. Raises InvalidDefinition or UnsupportedDefinition, with the path of the fault."""
+def compile_rule(rule: Any, where: str, compile_path: PathCompiler, *, top: bool = True) -> Predicate:
+    """Compile a choice rule. Raises InvalidDefinition or UnsupportedDefinition, whose message starts with the path."""
     if not isinstance(rule, dict):
-        raise InvalidDefinition([f"{where}: a choice rule is an object"])
+        raise InvalidDefinition([f"{where}: expected an object"])
     plain = {key for key in rule if key != "Comment" and not (top and key == "Next")}
     for key in ("Assign", "Condition", "Output"):
         if key in plain:
@@ -79,19 +85,19 @@ def compile_rule(rule: Any, where: str, compile_path: PathCompiler, *, top: bool
     for key in _COMBINATORS:
         if key in plain:
             if len(plain) > 1:
-                raise InvalidDefinition([f"{where}: {key} stands alone in its rule"])
+                raise InvalidDefinition([f"{where}: {key} must be the only field of its rule"])
             return _compile_combination(key, rule[key], f"{where}.{key}", compile_path)
     if "Variable" not in plain:
         raise InvalidDefinition([f"{where}: required field Variable is missing"])
     operators = plain - {"Variable"}
     if len(operators) != 1:
-        raise InvalidDefinition([f"{where}: a choice rule has exactly one comparison operator"])
+        raise InvalidDefinition([f"{where}: expected exactly one comparison operator"])
     (operator,) = operators
     variable = compile_path(rule["Variable"], f"{where}.Variable")
     return _compile_comparison(operator, rule[operator], f"{where}.{operator}", variable, compile_path)
 
 
-def _compile_combination(key: str, operand: Any, where: str, compile_path: PathCompiler) -> Test:
+def _compile_combination(key: str, operand: Any, where: str, compile_path: PathCompiler) -> Predicate:
     if key == "Not":
         test = compile_rule(operand, where, compile_path, top=False)
         return lambda data, execution: not test(data, execution)
@@ -103,7 +109,7 @@ def _compile_combination(key: str, operand: Any, where: str, compile_path: PathC
     return lambda data, execution: any(test(data, execution) for test in tests)
 
 
-def _compile_comparison(operator: str, operand: Any, where: str, read: Reader, compile_path: PathCompiler) -> Test:
+def _compile_comparison(operator: str, operand: Any, where: str, read: Reader, compile_path: PathCompiler) -> Predicate:
     if operator == "IsPresent":
         return _compile_presence(read, _expect_boolean(operand, where))
     if operator in _TYPE_TESTS:
@@ -125,9 +131,9 @@ def _compile_comparison(operator: str, operand: Any, where: str, read: Reader, c
         return test
     constant = convert(operand)
     if constant is None:
-        raise InvalidDefinition([f"{where}: expected a {parsed[1].lower()}"])
+        raise InvalidDefinition([f"{where}: expected a {_TYPE_NAMES[parsed[1]]}"])
     if operator == "StringEquals":
-        # The usual one: no value but a string equals a string.
+        # Fast path for the most common operator: no type check, because only a string equals a string.
         return lambda data, execution: read(data, execution) == constant
 
     def test_constant(data: Any, execution: Execution) -> bool:
@@ -143,7 +149,7 @@ def _expect_boolean(operand: Any, where: str) -> bool:
     return operand
 
 
-def _compile_presence(variable: Reader, expected: bool) -> Test:
+def _compile_presence(variable: Reader, expected: bool) -> Predicate:
     def test(data: Any, execution: Execution) -> bool:
         try:
             variable(data, execution)
@@ -154,7 +160,7 @@ def _compile_presence(variable: Reader, expected: bool) -> Test:
     return test
 
 
-def _compile_match(pattern: Any, where: str, read: Reader) -> Test:
+def _compile_match(pattern: Any, where: str, read: Reader) -> Predicate:
     if not isinstance(pattern, str):
         raise InvalidDefinition([f"{where}: expected a string"])
     pieces = re.findall(r"\\.|\\$|[^\\]", pattern, re.DOTALL)

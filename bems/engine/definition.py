@@ -1,6 +1,6 @@
-"""Loading a definition: every fault found is reported, by path, before anything runs.
+"""Loader of state machine definitions. Reports every problem found, each with its path.
 
-Source: Amazon States Language; limits from the Step Functions Developer Guide.
+Source: Amazon States Language; limits: Step Functions Developer Guide.
 """
 
 import hashlib
@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from bems.engine.errors import InvalidDefinition
 from bems.engine.machine import Machine, State
-from bems.engine.paths import Identity
+from bems.engine.paths import MachineIdentity
 from bems.engine.problems import Problems
 from bems.engine.states import StateCompiler
 
 MAX_EXECUTION_SECONDS: Final = 31_536_000
-"""A Standard execution lasts one year at most. Source: Step Functions service quotas."""
+"""Maximum duration of a Standard execution: one year. Source: Step Functions service quotas."""
 
 _MACHINE_FIELDS: Final = frozenset({"Comment", "QueryLanguage", "StartAt", "States", "TimeoutSeconds", "Version"})
 
@@ -27,19 +27,19 @@ def load(
     id: str = "",
     name: str | None = None,
 ) -> Machine:
-    """Compile a definition in the Amazon States Language, in JSONPath.
+    """Compile a definition in the Amazon States Language that uses JSONPath.
 
-    `definition` is JSON text, or the object that it holds. `resources` names what a Task can call: `lambda:invoke`
-    allows that integration with and without `.waitForTaskToken`; the ARN of a function allows that function,
-    `lambda:function` any. `id` and `name` are the machine's ARN and name in the context object.
+    `definition` is JSON text or the decoded object. `resources` lists what a Task may call: `lambda:invoke` allows that
+    integration with and without `.waitForTaskToken`; a function's ARN allows that function; `lambda:function` allows
+    any function. `id` and `name` are the machine's ARN and name in the context object.
 
-    Raises UnsupportedDefinition if the only faults are features that the engine does not implement, InvalidDefinition
-    if there are others; both hold all the faults, each with its path: `States.Foo.Parameters.x.$: ...`.
+    Raises UnsupportedDefinition if all problems are features that the engine does not implement, otherwise
+    InvalidDefinition. Both list all problems, each with its path: `States.Foo.Parameters.x.$: ...`.
     """
     document = _parse(definition)
     problems = Problems()
     machine_name = id.rsplit(":", 1)[-1] if name is None else name
-    states = _compile(document, problems, Identity(id, machine_name), frozenset(resources))
+    states = _compile(document, problems, MachineIdentity(id, machine_name), frozenset(resources))
     problems.raise_if_any()
     arn = id.split(":")
     return Machine(
@@ -62,22 +62,22 @@ def _parse(definition: str | Mapping[str, Any]) -> dict[str, Any]:
     else:
         document = json.loads(json.dumps(definition))
     if not isinstance(document, dict):
-        raise InvalidDefinition(["$: a definition is an object"])
+        raise InvalidDefinition(["$: expected an object"])
     return document
 
 
 def _compile(
-    document: dict[str, Any], problems: Problems, identity: Identity, resources: frozenset[str]
+    document: dict[str, Any], problems: Problems, identity: MachineIdentity, resources: frozenset[str]
 ) -> dict[str, State]:
     for field in document.keys() - _MACHINE_FIELDS:
         problems.add(field, "unknown field")
     if document.get("Version", "1.0") != "1.0":
-        problems.add("Version", "only 1.0 exists")
+        problems.add("Version", "expected 1.0")
     query_language = document.get("QueryLanguage", "JSONPath")
     if query_language != "JSONPath":
-        problems.unsupported("QueryLanguage", f"{query_language} is not supported")
+        problems.add_unsupported("QueryLanguage", f"{query_language} is not supported")
     if "TimeoutSeconds" in document:
-        problems.integer(document["TimeoutSeconds"], "TimeoutSeconds", minimum=1)
+        problems.check_integer(document["TimeoutSeconds"], "TimeoutSeconds", minimum=1)
     states = document.get("States")
     if not isinstance(states, dict) or not states:
         problems.add("States", "required field is missing or not an object with states")
@@ -104,4 +104,4 @@ def _check_reachability(start_at: Any, targets: dict[str, set[str]], problems: P
         reached |= fresh
         fresh = {target for name in fresh for target in targets[name]} - reached
     for name in targets.keys() - reached:
-        problems.add(f"States.{name}", "no state leads here")
+        problems.add(f"States.{name}", "unreachable state")

@@ -1,25 +1,28 @@
-"""What an execution asks of its shell."""
+"""Effects: what `step` asks its caller to do."""
 
 from typing import Any, NamedTuple
 
 
 class Invoke(NamedTuple):
-    """Call a resource, and answer with TaskSucceeded or TaskFailed of this invocation.
+    """Call a resource, then pass the result to `step` as TaskSucceeded or TaskFailed with this invocation number.
 
-    An invocation repeated with the same execution and number is the same one: a shell may carry it out again after a
-    crash. With a token, the task ends by a callback, and the result only says that the request was delivered.
+    The execution and the number identify an invocation, so the caller may repeat it after a crash. If there is a token,
+    a callback ends the task, and the result only confirms that the request was delivered.
     """
 
     invocation: int
     resource: str
-    """`lambda:invoke`, or the ARN of a function."""
+    """`lambda:invoke`, or a function's ARN."""
     arguments: Any
     token: str | None
 
 
 class Rejected(NamedTuple):
-    """A callback was refused: the exception that its sender gets from Step Functions, `TaskTimedOut` for a token that
-    is expired, used or of a closed execution, `ValidationException` for an output over 256 KiB."""
+    """Reject a callback with the exception that Step Functions would raise.
+
+    `TaskTimedOut`: the token has expired, was used, or belongs to a closed execution. `ValidationException`: the output
+    exceeds 256 KiB.
+    """
 
     token: str
     error: str

@@ -1,4 +1,4 @@
-"""Error names of the States Language, and the exceptions of this package."""
+"""Error names of the States Language, and this package's exceptions."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -30,7 +30,7 @@ RESERVED_NAMES: Final = frozenset(
 
 
 class InvalidDefinition(ValueError):
-    """A definition that cannot run. `problems` holds every fault found, each as `path: what is wrong`."""
+    """An invalid definition. `problems` lists every problem as `path: description`."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -38,11 +38,11 @@ class InvalidDefinition(ValueError):
 
 
 class UnsupportedDefinition(InvalidDefinition):
-    """A definition whose only faults are features of the States Language that this engine does not implement."""
+    """A definition whose only problems are features of the States Language that this engine does not implement."""
 
 
 class StatesError(Exception):
-    """A state reports an error: a name for Retry and Catch, and a cause for people; either may be None."""
+    """An error raised by a state: a name, which Retry and Catch match, and a readable cause. Either may be None."""
 
     def __init__(self, error: str | None, cause: str | None = None) -> None:
         super().__init__(error, cause)
@@ -51,10 +51,10 @@ class StatesError(Exception):
 
 
 def matches(error_equals: frozenset[str], error: str | None) -> bool:
-    """Whether the ErrorEquals of a retrier or catcher names this error.
+    """Return whether the ErrorEquals of a retrier or catcher matches an error.
 
-    States.Runtime always fails the execution; States.ALL does not match States.DataLimitExceeded; States.TaskFailed
-    matches all but the timeouts; a missed heartbeat is a States.Timeout too.
+    Nothing matches States.Runtime. States.ALL does not match States.DataLimitExceeded. States.TaskFailed matches every
+    error except timeouts. States.Timeout also matches a missed heartbeat.
     Source: Step Functions Developer Guide, "Handling errors in Step Functions workflows", Error names.
     """
     if error == RUNTIME:

@@ -1,4 +1,4 @@
-"""The state of one execution, between two stimuli."""
+"""State of one execution between two steps."""
 
 from dataclasses import dataclass, fields
 from operator import attrgetter
@@ -14,45 +14,46 @@ ABORTED: Final = "ABORTED"
 
 @dataclass(slots=True)
 class Execution:
-    """Everything that is known of an execution; each field holds a JSON value, so a shell can store it as it likes.
+    """Complete state of an execution. Every field is a JSON value, so it can be stored in any format.
 
-    Instants are microseconds since the epoch. Treat it, and the JSON values in it, as immutable: they are shared with
-    earlier and later versions, with effects and with history.
+    Instants are microseconds since the epoch. Treat the object and the JSON values in it as immutable: other versions
+    of the execution, effects and history events share them.
     """
 
     id: str
-    """The execution's ARN, or any other unique string: `$$.Execution.Id`, and the head of its task tokens."""
+    """The execution's ARN or another unique string: `$$.Execution.Id`, and the prefix of its task tokens."""
     name: str
     seed: int = 0
-    """What jitter is drawn from."""
+    """Seed of the retry jitter."""
     status: str = PENDING
     """PENDING until Start, then RUNNING, then SUCCEEDED, FAILED, TIMED_OUT or ABORTED."""
     input: Any = None
     started_at: int = 0
     stopped_at: int | None = None
     expires_at: int | None = None
-    """When the machine's own TimeoutSeconds runs out."""
+    """When the TimeoutSeconds of the whole machine expires."""
     last_event: int = 0
-    """The id of the newest history event."""
+    """Id of the newest history event."""
 
     state: str | None = None
-    """The name of the current, or last, state."""
+    """Name of the current state, or of the last one once the execution is closed."""
     entered_at: int = 0
     entered_event: int = 0
+    """Id of the StateEntered event of the current state."""
     data: Any = None
     """The current state's raw input."""
     phase: str | None = None
-    """What the state waits for: a `task`, the end of a `wait`, a `retry`."""
+    """What the state waits for: `task` (a result), `wait` (its end) or `retry` (the next attempt)."""
     timer_at: int | None = None
-    """When the task times out, the wait ends or the retry is due."""
+    """When the task times out, the wait ends or the next attempt starts."""
     heartbeat_at: int | None = None
     heartbeat_seconds: int | None = None
     invocation: int | None = None
-    """The invocation whose result is outstanding: the id of its TaskScheduled event."""
+    """Invocation whose result is outstanding: the id of its TaskScheduled event."""
     token: str | None = None
-    """The task token that a callback may use now."""
+    """Task token that a callback may use now."""
     retries: list[int] | None = None
-    """Attempts used, by retrier of the current state."""
+    """Retries used so far in the current state, one count per retrier."""
     retry_count: int = 0
 
     output: Any = None
@@ -61,7 +62,7 @@ class Execution:
 
     @property
     def due(self) -> int | None:
-        """The next instant at which TimerFired has an effect, or None. There is one timer: the earliest."""
+        """The earliest instant at which TimerFired has an effect, or None."""
         if self.status != RUNNING:
             return None
         due, timer, heartbeat = self.expires_at, self.timer_at, self.heartbeat_at
@@ -72,11 +73,11 @@ class Execution:
         return due
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         return self.status not in (PENDING, RUNNING)
 
     def copy(self) -> "Execution":
-        # Every step starts with it, and written out it takes half the time.
+        # Every step copies the execution; assigning each field takes half the time of a generic copy.
         new = object.__new__(Execution)
         new.id = self.id
         new.name = self.name
@@ -105,26 +106,29 @@ class Execution:
         return new
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that differ from a new execution's, by name."""
-        values = zip(_NAMES, _values(self), _BLANK, strict=True)
+        """Return the fields that differ from a new execution, by name."""
+        values = zip(_NAMES, _values(self), _DEFAULTS, strict=True)
         return {name: value for name, value, blank in values if value != blank}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Execution":
-        """The execution of which `document` is the to_json()."""
+        """Return the execution whose to_json() is `document`."""
         return cls(**document)
 
 
 _NAMES: Final = tuple(field.name for field in fields(Execution))
-_BLANK: Final = tuple(... if field.name in ("id", "name") else field.default for field in fields(Execution))
+_DEFAULTS: Final = tuple(... if field.name in ("id", "name") else field.default for field in fields(Execution))
 _values = attrgetter(*_NAMES)
 
 
 def new_execution(id: str, *, name: str | None = None, seed: int = 0) -> Execution:
-    """An execution that waits for Start. Without a name, the last part of its ARN is taken."""
+    """Return an execution in status PENDING. The default name is the last part of the ARN."""
     return Execution(id, id.rsplit(":", 1)[-1] if name is None else name, seed)
 
 
 def execution_id(token: str) -> str:
-    """The id of the execution that issued a task token; any other string is given back, or its head."""
+    """Return the id of the execution that issued a task token.
+
+    Returns a string that is not a task token unchanged, or up to its last `#`.
+    """
     return token.rpartition("#")[0] or token

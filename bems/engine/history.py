@@ -1,7 +1,7 @@
-"""History events, in the shape of GetExecutionHistory.
+"""History events, as GetExecutionHistory returns them.
 
-A step records them as light tuples; `render` makes the documents, when somebody wants to see them.
-Source of the shapes: Step Functions API Reference, HistoryEvent.
+A step records events as tuples, which are cheap; `render` converts one to a document on demand.
+Source of the document format: Step Functions API Reference, HistoryEvent.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from bems.engine.payloads import dumps
 
 
 class HistoryEvent(NamedTuple):
-    """One event: `at` is microseconds since the epoch, `details` the values of its type's fields, in their order."""
+    """A history event. `at` is microseconds since the epoch; `details` are the values of the fields in `_DETAILS`."""
 
     id: int
     previous: int
@@ -51,7 +51,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def render(event: HistoryEvent) -> dict[str, Any]:
-    """The event as GetExecutionHistory gives it through boto3: `timestamp` is an aware datetime in UTC."""
+    """Return the event as boto3's `get_execution_history` does: `timestamp` is an aware datetime in UTC."""
     document: dict[str, Any] = {
         "timestamp": _EPOCH + timedelta(microseconds=event.at),
         "type": event.type,

@@ -1,7 +1,7 @@
-"""One step of an execution: a pure function of the machine, the execution, a stimulus and the instant.
+"""One step of an execution: a pure function of the machine, the execution, a stimulus and the time.
 
-It reads no clock and no randomness, and changes none of its arguments. The rules are those of Standard workflows in
-Step Functions: the Amazon States Language, and the Developer Guide on errors, callbacks and quotas.
+It reads no clock and no random numbers, and it does not modify its arguments. It implements Standard workflows of Step
+Functions: the Amazon States Language, and the Developer Guide on errors, callbacks and quotas.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from bems.engine.execution import Execution
 from bems.engine.history import HistoryEvent
 from bems.engine.machine import Machine, State, Task, Wait
 from bems.engine.payloads import fits
+from bems.engine.state_runner import HISTORY_FULL_CAUSE, HistoryFull, StateRunner, result_too_large, state_too_large
 from bems.engine.stimuli import (
     CallbackFailed,
     CallbackSucceeded,
@@ -26,142 +27,145 @@ from bems.engine.stimuli import (
     TimerFired,
 )
 from bems.engine.timestamps import SECOND
-from bems.engine.turn import HISTORY_IS_FULL, HistoryIsFull, Turn, result_too_large, state_too_large
 
 
 def step(
     machine: Machine, execution: Execution, stimulus: Stimulus, now: int, *, record: bool = False
 ) -> tuple[Execution, Sequence[Effect], Sequence[HistoryEvent]]:
-    """What an execution becomes by a stimulus, what it asks for, and, if `record`, its new history events.
+    """Apply a stimulus and return the new execution, its effects and, if `record`, its new history events.
 
-    `machine` is the one that the execution was started with; `now` is microseconds since the epoch. The execution given
-    back is the one given where the stimulus changes nothing: one that is stale, repeated or too early is ignored, and
-    so is every stimulus but a callback after the end; a callback on a token that is not current gives a Rejected
-    effect. Which of a timer and a callback comes first is told by the order of the stimuli alone: a callback is taken
-    until TimerFired has been. No stimulus raises.
+    `machine` is the one that the execution started with; `now` is microseconds since the epoch.
+
+    Ignores a stimulus that is stale, repeated or too early, and every stimulus after the end, and then returns the same
+    execution object. A callback whose token is not current produces a Rejected effect, also after the end. Only the
+    order of the stimuli decides between a timer and a callback: a callback is accepted until TimerFired. Raises nothing
+    for any stimulus.
     """
-    turn = Turn(machine, execution, now, record)
+    runner = StateRunner(machine, execution, now, record)
     try:
-        _HANDLERS[type(stimulus)](turn, stimulus)
-    except HistoryIsFull:
-        turn.finish(status.FAILED, "ExecutionFailed", RUNTIME, HISTORY_IS_FULL)
-    return turn.execution, turn.effects, (turn.events or ()) if record else ()
+        _HANDLERS[type(stimulus)](runner, stimulus)
+    except HistoryFull:
+        runner.close_with_error(status.FAILED, "ExecutionFailed", RUNTIME, HISTORY_FULL_CAUSE)
+    return runner.execution, runner.effects, (runner.events or ()) if record else ()
 
 
-# Stimuli: each first looks whether it applies, then works on a copy
+# Handlers: each checks whether the stimulus applies, then modifies a copy of the execution
 
 
-def _start(turn: Turn, stimulus: Start) -> None:
-    if turn.execution.status != status.PENDING:
+def _start(runner: StateRunner, stimulus: Start) -> None:
+    if runner.execution.status != status.PENDING:
         return
-    execution = turn.execution = turn.execution.copy()
+    execution = runner.execution = runner.execution.copy()
     execution.status = status.RUNNING
     execution.input = execution.data = stimulus.input
-    execution.started_at = turn.now
-    execution.expires_at = turn.now + turn.machine.timeout_seconds * SECOND
-    turn.note("ExecutionStarted", stimulus.input)
-    state = turn.machine.states[turn.machine.start_at]
+    execution.started_at = runner.now
+    execution.expires_at = runner.now + runner.machine.timeout_seconds * SECOND
+    runner.add_event("ExecutionStarted", stimulus.input)
+    state = runner.machine.states[runner.machine.start_at]
     if fits(stimulus.input):
-        turn.run(state.name)
+        runner.run(state.name)
     else:
-        turn.begin(state)
-        turn.fail_state(state, state_too_large(state))
+        runner.enter_state(state)
+        runner.fail_state(state, state_too_large(state))
 
 
-def _timer_fired(turn: Turn, _stimulus: TimerFired) -> None:
-    due = turn.execution.due
-    if due is None or turn.now < due:
+def _timer_fired(runner: StateRunner, _stimulus: TimerFired) -> None:
+    due = runner.execution.due
+    if due is None or runner.now < due:
         return
-    execution = turn.execution = turn.execution.copy()
+    execution = runner.execution = runner.execution.copy()
     if due == execution.expires_at:
-        # The event names the error, the execution itself does not.
-        turn.end(status.TIMED_OUT)
-        turn.note("ExecutionTimedOut", TIMEOUT, None)
+        # The history event has the error; the execution does not.
+        runner.close(status.TIMED_OUT)
+        runner.add_event("ExecutionTimedOut", TIMEOUT, None)
     else:
-        turn.run(_pass_time(turn, turn.machine.states[execution.state or ""], due))
+        runner.run(_end_timer(runner, runner.machine.states[execution.state or ""], due))
 
 
-def _pass_time(turn: Turn, state: State, due: int) -> str | None:
+def _end_timer(runner: StateRunner, state: State, due: int) -> str | None:
+    """End a wait, start a retry or time out a task; return the next state."""
     if isinstance(state, Wait):
-        return turn.attempt(Turn.end_wait, state)
+        return runner.run_action(StateRunner.end_wait, state)
     assert isinstance(state, Task)
-    if turn.execution.phase == "retry":
-        return turn.attempt(Turn.schedule, state)
-    return turn.time_out(state, TIMEOUT if due == turn.execution.timer_at else HEARTBEAT_TIMEOUT)
+    if runner.execution.phase == "retry":
+        return runner.run_action(StateRunner.schedule_task, state)
+    return runner.time_out_task(state, TIMEOUT if due == runner.execution.timer_at else HEARTBEAT_TIMEOUT)
 
 
-def _task_succeeded(turn: Turn, stimulus: TaskSucceeded) -> None:
-    state = _take_invocation(turn, stimulus.invocation)
+def _task_succeeded(runner: StateRunner, stimulus: TaskSucceeded) -> None:
+    state = _claim_invocation(runner, stimulus.invocation)
     if state is None:
         return
     if not fits(stimulus.output):
-        turn.run(turn.fail_task(state, *result_too_large(state)))
+        runner.run(runner.fail_task(state, *result_too_large(state)))
     elif state.waits_for_token:
-        turn.note_task(state, "TaskSubmitted", stimulus.output)
+        runner.add_task_event(state, "TaskSubmitted", stimulus.output)
     else:
-        turn.run(turn.succeed_task(state, stimulus.output))
+        runner.run(runner.succeed_task(state, stimulus.output))
 
 
-def _task_failed(turn: Turn, stimulus: TaskFailed) -> None:
-    state = _take_invocation(turn, stimulus.invocation)
+def _task_failed(runner: StateRunner, stimulus: TaskFailed) -> None:
+    state = _claim_invocation(runner, stimulus.invocation)
     if state is not None:
-        turn.run(turn.fail_task(state, stimulus.error, stimulus.cause))
+        runner.run(runner.fail_task(state, stimulus.error, stimulus.cause))
 
 
-def _take_invocation(turn: Turn, invocation: int) -> Task | None:
-    if turn.execution.invocation != invocation or invocation is None:
+def _claim_invocation(runner: StateRunner, invocation: int) -> Task | None:
+    """Return the task whose invocation this is, and clear the invocation; None if it is not outstanding."""
+    if runner.execution.invocation != invocation or invocation is None:
         return None
-    execution = turn.execution = turn.execution.copy()
+    execution = runner.execution = runner.execution.copy()
     execution.invocation = None
-    state = turn.machine.states[execution.state or ""]
+    state = runner.machine.states[execution.state or ""]
     assert isinstance(state, Task)
     return state
 
 
-def _callback_succeeded(turn: Turn, stimulus: CallbackSucceeded) -> None:
-    state = _take_token(turn, stimulus.token)
+def _callback_succeeded(runner: StateRunner, stimulus: CallbackSucceeded) -> None:
+    state = _find_task_by_token(runner, stimulus.token)
     if state is None:
         return
     if not fits(stimulus.output):
-        # The API refuses such an output before it looks at the task, which waits on.
-        turn.effects.append(Rejected(stimulus.token, "ValidationException"))
+        # The API validates the output before it looks up the task, so the task keeps waiting.
+        runner.effects.append(Rejected(stimulus.token, "ValidationException"))
         return
-    turn.execution = turn.execution.copy()
-    turn.run(turn.succeed_task(state, stimulus.output))
+    runner.execution = runner.execution.copy()
+    runner.run(runner.succeed_task(state, stimulus.output))
 
 
-def _callback_failed(turn: Turn, stimulus: CallbackFailed) -> None:
-    state = _take_token(turn, stimulus.token)
+def _callback_failed(runner: StateRunner, stimulus: CallbackFailed) -> None:
+    state = _find_task_by_token(runner, stimulus.token)
     if state is not None:
-        turn.execution = turn.execution.copy()
-        turn.run(turn.fail_task(state, stimulus.error, stimulus.cause))
+        runner.execution = runner.execution.copy()
+        runner.run(runner.fail_task(state, stimulus.error, stimulus.cause))
 
 
-def _heartbeat(turn: Turn, stimulus: Heartbeat) -> None:
-    if _take_token(turn, stimulus.token) is None:
+def _heartbeat(runner: StateRunner, stimulus: Heartbeat) -> None:
+    if _find_task_by_token(runner, stimulus.token) is None:
         return
-    seconds = turn.execution.heartbeat_seconds
+    seconds = runner.execution.heartbeat_seconds
     if seconds is not None:
-        execution = turn.execution = turn.execution.copy()
-        execution.heartbeat_at = turn.now + seconds * SECOND
+        execution = runner.execution = runner.execution.copy()
+        execution.heartbeat_at = runner.now + seconds * SECOND
 
 
-def _take_token(turn: Turn, token: str) -> Task | None:
-    if turn.execution.token != token or token is None:
-        turn.effects.append(Rejected(token, "TaskTimedOut"))
+def _find_task_by_token(runner: StateRunner, token: str) -> Task | None:
+    """Return the task that waits for the token. If there is none, add a Rejected effect and return None."""
+    if runner.execution.token != token or token is None:
+        runner.effects.append(Rejected(token, "TaskTimedOut"))
         return None
-    state = turn.machine.states[turn.execution.state or ""]
+    state = runner.machine.states[runner.execution.state or ""]
     assert isinstance(state, Task)
     return state
 
 
-def _stop(turn: Turn, stimulus: Stop) -> None:
-    if turn.execution.status == status.RUNNING:
-        turn.execution = turn.execution.copy()
-        turn.finish(status.ABORTED, "ExecutionAborted", stimulus.error, stimulus.cause)
+def _stop(runner: StateRunner, stimulus: Stop) -> None:
+    if runner.execution.status == status.RUNNING:
+        runner.execution = runner.execution.copy()
+        runner.close_with_error(status.ABORTED, "ExecutionAborted", stimulus.error, stimulus.cause)
 
 
-_HANDLERS: Final[dict[type, Callable[[Turn, Any], None]]] = {
+_HANDLERS: Final[dict[type, Callable[[StateRunner, Any], None]]] = {
     CallbackFailed: _callback_failed,
     CallbackSucceeded: _callback_succeeded,
     Heartbeat: _heartbeat,

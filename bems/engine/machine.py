@@ -1,20 +1,20 @@
-"""A definition, compiled: what the interpreter runs. `definition.load` makes it."""
+"""Compiled definition that the interpreter runs; `definition.load` returns it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bems.engine.choices import Test
+from bems.engine.choices import Predicate
 from bems.engine.execution import Execution
 from bems.engine.paths import Reader, Writer
 
 Seconds = Callable[[Any, Execution], int]
-"""Reads a number of seconds. Raises StatesError where there is none, or one out of range."""
+"""Returns a number of seconds. Raises StatesError when it is missing or out of range."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retrier:
-    """Delays are in seconds."""
+    """One entry of Retry. Delays are in seconds."""
 
     error_equals: frozenset[str]
     interval: int
@@ -26,6 +26,8 @@ class Retrier:
 
 @dataclass(frozen=True, slots=True)
 class Catcher:
+    """One entry of Catch."""
+
     error_equals: frozenset[str]
     next: str
     result_path: Writer | None
@@ -34,7 +36,7 @@ class Catcher:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Fields of every state. A reader that is None reads everything; `next` is None where the execution ends."""
+    """Fields that all states have. A reader of None selects the whole value; `next` of None ends the execution."""
 
     type: ClassVar[str]
     name: str
@@ -47,9 +49,9 @@ class State:
 class Task(State):
     type: ClassVar[str] = "Task"
     resource: str
-    """As the registry knows it: `lambda:invoke`, or the ARN of a function."""
+    """Name in the registry: `lambda:invoke`, or a function's ARN."""
     service: tuple[str, str] | None
-    """resourceType and resource of its history events, `("lambda", "invoke.waitForTaskToken")`; None for a function."""
+    """resourceType and resource in history events: `("lambda", "invoke.waitForTaskToken")`. None for a function."""
     waits_for_token: bool
     parameters: Reader | None
     result_selector: Reader | None
@@ -63,7 +65,7 @@ class Task(State):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice(State):
     type: ClassVar[str] = "Choice"
-    choices: tuple[tuple[Test, str], ...]
+    choices: tuple[tuple[Predicate, str], ...]
     default: str | None
 
 
@@ -78,7 +80,7 @@ class Pass(State):
 class Wait(State):
     type: ClassVar[str] = "Wait"
     until: Callable[[Any, Execution, int], int]
-    """until(data, execution, now): the instant at which the wait ends. Raises StatesError."""
+    """until(data, execution, now) returns the instant at which the wait ends. Raises StatesError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,7 @@ class Fail(State):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A compiled state machine; it holds no execution, and any number of executions and threads can share it."""
+    """A compiled state machine. It is immutable, so executions and threads can share it."""
 
     start_at: str
     states: dict[str, State]
@@ -104,4 +106,4 @@ class Machine:
     name: str
     region: str
     digest: str
-    """SHA-256 of the definition's canonical JSON: what a stored execution names its definition by."""
+    """SHA-256 of the definition's canonical JSON, by which a stored execution refers to its definition."""

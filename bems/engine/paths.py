@@ -1,7 +1,7 @@
 """Paths and reference paths, compiled to functions.
 
-Supported is the part of JSONPath that selects at most one value: `$`, `.name`, `['name']`, `[0]`; and `$$` for the
-context object. Whatever can select more (wildcards, slices, filters, recursive descent) is refused.
+Supports the subset of JSONPath that selects at most one value (`$`, `.name`, `['name']`, `[0]`), and `$$` for the
+context object. Rejects wildcards, slices, filters and recursive descent, which may select more than one.
 Source: Amazon States Language, "Paths" and "Reference Paths".
 """
 
@@ -16,18 +16,18 @@ from bems.engine.payloads import dumps
 from bems.engine.timestamps import render_timestamp
 
 Reader = Callable[[Any, Execution], Any]
-"""Reads a value out of a state's data, or out of the context of its execution. Raises PathNotFound."""
+"""reader(data, execution) returns the value at a path in the data or the context object. Raises PathNotFound."""
 
 Writer = Callable[[Any, Any], Any]
-"""writer(data, value): the data with the value put at its place; neither is changed. Raises StatesError."""
+"""writer(data, value) returns a copy of the data with the value at a path. Raises StatesError."""
 
 _STEP = re.compile(r"\.([\w-]+)|\[(\d+)\]|\['((?:[^'\\]|\\.)*)'\]|\[\"((?:[^\"\\]|\\.)*)\"\]")
 _ESCAPE = re.compile(r"\\(.)")
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """What the context object says of a state machine."""
+class MachineIdentity:
+    """Fields of `$$.StateMachine` in the context object."""
 
     id: str
     name: str
@@ -35,7 +35,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A parsed path: its text, whether it starts in the context object, and its names and indexes."""
+    """A parsed path. `context`: whether it starts in the context object; `steps`: its names and indexes."""
 
     text: str
     context: bool
@@ -43,7 +43,7 @@ class Path:
 
 
 class PathNotFound(Exception):
-    """The path selects nothing; `depth` counts the steps that could be taken."""
+    """The path selects nothing. `depth` is the number of steps that could be resolved."""
 
     def __init__(self, path: Path, depth: int) -> None:
         super().__init__(path.text)
@@ -51,7 +51,7 @@ class PathNotFound(Exception):
         self.depth = depth
 
     def explain(self) -> str:
-        """The cause that Step Functions gives for InputPath, OutputPath and the like."""
+        """Return the cause that Step Functions reports for fields such as InputPath and OutputPath."""
         missing = self.path.steps[: self.depth + 1]
         where = "$" + "".join(f"[{step}]" if isinstance(step, int) else f"['{step}']" for step in missing)
         what = "No results for path:" if len(missing) == len(self.path.steps) else "Missing property in path"
@@ -59,7 +59,11 @@ class PathNotFound(Exception):
 
 
 def parse_path(text: Any) -> Path:
-    """The path that `text` is. Raises InvalidDefinition, or UnsupportedDefinition where more than one may be meant."""
+    """Parse a path.
+
+    Raises UnsupportedDefinition if the path may select more than one value or is an intrinsic function or a variable,
+    and InvalidDefinition if it is not a path.
+    """
     if not isinstance(text, str):
         raise InvalidDefinition([f"{dumps(text)} is not a path"])
     if text.startswith("States."):
@@ -74,7 +78,7 @@ def parse_path(text: Any) -> Path:
     while position < len(text):
         step = _STEP.match(text, position)
         if step is None:
-            raise _refusal(text, position)
+            raise _path_error(text, position)
         plain, index, single, double = step.groups()
         if index is not None:
             steps.append(int(index))
@@ -85,15 +89,15 @@ def parse_path(text: Any) -> Path:
     return Path(text, context, tuple(steps))
 
 
-def _refusal(text: str, position: int) -> InvalidDefinition:
+def _path_error(text: str, position: int) -> InvalidDefinition:
     rest = text[position:]
     if re.match(r"\.\.|\.\*|\[\s*(\*|\?|-?\d*\s*:|-\d|\d+\s*,|@|\()|\['.*',", rest):
         return UnsupportedDefinition([f"path '{text}' may select more than one value, which is not supported"])
     return InvalidDefinition([f"'{text}' is not a path: unexpected '{rest}'"])
 
 
-def compile_reader(path: Path, identity: Identity) -> Reader:
-    """A function that reads the value at the path."""
+def compile_reader(path: Path, identity: MachineIdentity) -> Reader:
+    """Return a function that reads the value at the path."""
     if path.context:
         return _context_reader(path, identity)
     if not path.steps:
@@ -114,12 +118,12 @@ def _field_reader(path: Path, key: str) -> Reader:
 
 
 def _compile_walk(path: Path, skip: int) -> Reader:
-    """A reader that takes the path's steps but the first `skip`, which led to the data already."""
+    """Return a reader that starts after the first `skip` steps: its data is the value that those select."""
     steps = path.steps[skip:]
 
     def walk(data: Any, _execution: Execution) -> Any:
         for depth, step in enumerate(steps, skip):
-            if type(data) is str:  # It has items too, but to Python only.
+            if type(data) is str:  # Python can index a string; JSONPath cannot.
                 raise PathNotFound(path, depth)
             try:
                 data = data[step]
@@ -133,7 +137,7 @@ def _compile_walk(path: Path, skip: int) -> Reader:
             for name in steps:
                 found = found[name]
         except (KeyError, TypeError):
-            return walk(data, execution)  # It raises, and knows where.
+            return walk(data, execution)  # Raises PathNotFound with the depth.
         return found
 
     return walk_names if all(isinstance(step, str) for step in steps) else walk
@@ -147,7 +151,7 @@ _CONTEXT_FIELDS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def _context_reader(path: Path, identity: Identity) -> Reader:
+def _context_reader(path: Path, identity: MachineIdentity) -> Reader:
     steps = path.steps
     if len(steps) > 1:
         field = f"{steps[0]}.{steps[1]}"
@@ -195,7 +199,7 @@ _FIELD_READERS: Final[dict[str, Reader]] = {
 }
 
 
-def _context(execution: Execution, identity: Identity) -> dict[str, Any]:
+def _context(execution: Execution, identity: MachineIdentity) -> dict[str, Any]:
     context: dict[str, Any] = {
         "Execution": {
             "Id": execution.id,
@@ -216,7 +220,7 @@ def _context(execution: Execution, identity: Identity) -> dict[str, Any]:
 
 
 def check_context_path(path: Path) -> None:
-    """Raises UnsupportedDefinition for a field of the context object that this engine does not have."""
+    """Raise UnsupportedDefinition for a context object field that this engine does not implement."""
     head = path.steps[:2]
     if not path.context or not head:
         return
@@ -226,12 +230,12 @@ def check_context_path(path: Path) -> None:
 
 
 def constant(value: Any) -> Reader:
-    """A reader of a value that is known already."""
+    """Return a reader that always returns `value`."""
     return lambda _data, _execution: value
 
 
 def compile_writer(path: Path) -> Writer:
-    """A function that puts a value at a ResultPath, making the objects that are missing on the way."""
+    """Return a function that writes a value at a ResultPath and creates missing objects along the path."""
     steps = path.steps
     if not steps:
         return lambda _data, value: value
@@ -242,14 +246,14 @@ def compile_writer(path: Path) -> Writer:
         step = steps[depth]
         if isinstance(step, str):
             if not isinstance(data, dict):
-                raise _unmatched(step, data)
+                raise _match_failure(step, data)
             return {**data, step: write(data.get(step, {}), value, depth + 1)}
         if not isinstance(data, list) or step >= len(data):
-            raise _unmatched(step, data)
+            raise _match_failure(step, data)
         return [*data[:step], write(data[step], value, depth + 1), *data[step + 1 :]]
 
     return write
 
 
-def _unmatched(step: str | int, data: Any) -> StatesError:
+def _match_failure(step: str | int, data: Any) -> StatesError:
     return StatesError(RESULT_PATH_MATCH_FAILURE, f'Unable to apply step "{step}" to input {dumps(data)}')

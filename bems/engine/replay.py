@@ -1,4 +1,4 @@
-"""The history of an execution, recomputed from what happened to it."""
+"""Recomputation of an execution's history from its stimuli."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,10 +13,10 @@ from bems.engine.stimuli import Stimulus
 def replay(
     machine: Machine, execution: Execution, stimuli: Iterable[tuple[Stimulus, int]], stop: int | None = None
 ) -> tuple[Execution, list[HistoryEvent]]:
-    """Folds step over stimuli with their instants, in the order in which they were taken, until there are `stop` events
-    or more.
+    """Apply stimuli, each with its instant, in their original order, until there are at least `stop` events.
 
-    `execution` is the new one that was started, with its seed. Ignored stimuli may be left out: they change nothing.
+    `execution` is a new one with the original id, name and seed. Stimuli that were ignored may be omitted: they have no
+    effect.
     """
     events: list[HistoryEvent] = []
     for stimulus, now in stimuli:
@@ -34,6 +34,6 @@ def replay_history(
     after: int = 0,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """The events of `replay`, as GetExecutionHistory gives them: behind the first `after`, and `limit` at most."""
+    """Return at most `limit` events of `replay` with ids greater than `after`, as GetExecutionHistory does."""
     stop = None if limit is None else after + limit
     return [render(event) for event in replay(machine, execution, stimuli, stop)[1][after:stop]]

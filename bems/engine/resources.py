@@ -1,4 +1,4 @@
-"""The Resource of a Task."""
+"""Parser of a Task's Resource field."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,10 @@ _FUNCTION: Final = re.compile(r"arn:aws[\w-]*:lambda:[\w-]*:\d*:function:[\w$:-]
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """`name` is the registry's; `service` the resourceType and resource of history events, None for a function."""
+    """A parsed Resource.
+
+    `name` is its name in the registry, `service` the resourceType and resource in history events, None for a function.
+    """
 
     name: str
     service: tuple[str, str] | None = None
@@ -23,13 +26,13 @@ _UNKNOWN: Final = Resource("")
 
 
 def parse_resource(value: Any, registry: frozenset[str], where: str, problems: Problems) -> Resource:
-    """The resource that an ARN means: a service integration, or a function. Faults go to `problems`."""
+    """Parse the ARN of a service integration or a function. Adds what is wrong to `problems`."""
     if not isinstance(value, str):
         problems.add(where, "required field is missing")
         return _UNKNOWN
     if _FUNCTION.fullmatch(value):
         if value not in registry and "lambda:function" not in registry:
-            problems.unsupported(where, f"resource {value} is not known here")
+            problems.add_unsupported(where, f"resource {value} is not in the registry")
         return Resource(value)
     integration = _INTEGRATION.fullmatch(value)
     if integration is None:
@@ -37,8 +40,8 @@ def parse_resource(value: Any, registry: frozenset[str], where: str, problems: P
         return _UNKNOWN
     service, action, pattern = integration.groups(default="")
     if pattern not in ("", ".waitForTaskToken"):
-        problems.unsupported(where, f"service integration pattern {pattern} is not supported")
+        problems.add_unsupported(where, f"service integration pattern {pattern} is not supported")
     name = f"{service}:{action}"
     if name not in registry:
-        problems.unsupported(where, f"resource {name} is not known here")
+        problems.add_unsupported(where, f"resource {name} is not in the registry")
     return Resource(name, (service, action + pattern), bool(pattern))

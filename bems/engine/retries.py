@@ -1,4 +1,4 @@
-"""Compiling Retry and Catch, and the delay before a retry.
+"""Compilation of Retry and Catch, and the delay before a retry.
 
 Source: Step Functions Developer Guide, "Retrying after an error" and "Fallback states".
 """
@@ -13,7 +13,7 @@ from bems.engine.paths import Writer
 from bems.engine.problems import Problems
 from bems.engine.timestamps import SECOND
 
-_MAX_DELAY: Final = 31_622_400
+_MAX_DELAY_SECONDS: Final = 31_622_400
 _RETRIER_FIELDS: Final = frozenset(
     {"Comment", "ErrorEquals", "IntervalSeconds", "MaxAttempts", "BackoffRate", "MaxDelaySeconds", "JitterStrategy"}
 )
@@ -23,10 +23,12 @@ _CATCHER_FIELDS: Final = frozenset({"Comment", "ErrorEquals", "Next", "ResultPat
 def compile_retry(document: Any, where: str, problems: Problems) -> tuple[Retrier, ...]:
     retriers = []
     for path, item, error_equals in _entries(document, where, problems, _RETRIER_FIELDS):
-        values = {"IntervalSeconds": 1, "MaxAttempts": 3, "MaxDelaySeconds": _MAX_DELAY, **item}
-        problems.integer(values["IntervalSeconds"], f"{path}.IntervalSeconds", minimum=1)
-        problems.integer(values["MaxAttempts"], f"{path}.MaxAttempts", minimum=0)
-        problems.integer(values["MaxDelaySeconds"], f"{path}.MaxDelaySeconds", minimum=1, maximum=_MAX_DELAY)
+        values = {"IntervalSeconds": 1, "MaxAttempts": 3, "MaxDelaySeconds": _MAX_DELAY_SECONDS, **item}
+        problems.check_integer(values["IntervalSeconds"], f"{path}.IntervalSeconds", minimum=1)
+        problems.check_integer(values["MaxAttempts"], f"{path}.MaxAttempts", minimum=0)
+        problems.check_integer(
+            values["MaxDelaySeconds"], f"{path}.MaxDelaySeconds", minimum=1, maximum=_MAX_DELAY_SECONDS
+        )
         rate = item.get("BackoffRate", 2.0)
         if not isinstance(rate, int | float) or isinstance(rate, bool) or rate < 1:
             problems.add(f"{path}.BackoffRate", "expected a number of at least 1.0")
@@ -78,7 +80,7 @@ def _entries(
             continue
         for field in item.keys() - fields:
             if field in ("Assign", "Output"):
-                problems.unsupported(f"{path}.{field}", f"field {field} is not supported")
+                problems.add_unsupported(f"{path}.{field}", f"field {field} is not supported")
             else:
                 problems.add(f"{path}.{field}", "unknown field")
         last = index == len(document) - 1
@@ -94,12 +96,15 @@ def _error_equals(names: Any, where: str, problems: Problems, last: bool) -> fro
         if name.startswith("States.") and name not in RESERVED_NAMES:
             problems.add(where, f"{name} is not an error name of the States Language")
     if ALL in names and (len(names) > 1 or not last):
-        problems.add(where, f"{ALL} stands alone, and last")
+        problems.add(where, f"{ALL} must be the only name of the last entry")
     return frozenset(names)
 
 
 def retry_delay(retrier: Retrier, attempt: int, seed: int, event: int) -> int:
-    """Microseconds before retry number `attempt`, from 0. FULL jitter is drawn from the seed and the event's id."""
+    """Return the delay before retry number `attempt`, counted from 0, in microseconds.
+
+    FULL jitter is a hash of the seed and the event id, so that a replay computes the same delay.
+    """
     try:
         seconds = min(retrier.interval * retrier.backoff_rate**attempt, retrier.max_delay)
     except OverflowError:

@@ -1,14 +1,14 @@
-"""Compiling a state: its fields are checked, its paths and templates become functions."""
+"""Compiler of a state: checks its fields and compiles its paths and templates to functions."""
 
 from collections.abc import Collection
 from typing import Any, Final
 
 from bems.engine import machine
-from bems.engine.choices import Test, compile_rule
+from bems.engine.choices import Predicate, compile_rule
 from bems.engine.errors import RUNTIME, InvalidDefinition, StatesError
 from bems.engine.execution import Execution
 from bems.engine.paths import (
-    Identity,
+    MachineIdentity,
     Path,
     PathNotFound,
     Reader,
@@ -26,28 +26,28 @@ from bems.engine.retries import compile_catch, compile_retry
 from bems.engine.templates import compile_template
 from bems.engine.timestamps import SECOND, parse_timestamp
 
-_COMMON: Final = frozenset({"Type", "Comment", "QueryLanguage"})
-_FLOW: Final = frozenset({"InputPath", "OutputPath", "Next", "End"})
-_WAITS: Final = ("Seconds", "SecondsPath", "Timestamp", "TimestampPath")
+_COMMON_FIELDS: Final = frozenset({"Type", "Comment", "QueryLanguage"})
+_FLOW_FIELDS: Final = frozenset({"InputPath", "OutputPath", "Next", "End"})
+_WAIT_FIELDS: Final = ("Seconds", "SecondsPath", "Timestamp", "TimestampPath")
 _FIELDS: Final[dict[str, frozenset[str]]] = {
-    "Task": _COMMON
-    | _FLOW
+    "Task": _COMMON_FIELDS
+    | _FLOW_FIELDS
     | {"Resource", "Parameters", "ResultSelector", "ResultPath", "Retry", "Catch"}
     | {"TimeoutSeconds", "TimeoutSecondsPath", "HeartbeatSeconds", "HeartbeatSecondsPath"},
-    "Pass": _COMMON | _FLOW | {"Result", "Parameters", "ResultPath"},
-    "Wait": _COMMON | _FLOW | set(_WAITS),
-    "Choice": _COMMON | {"InputPath", "OutputPath", "Choices", "Default"},
-    "Succeed": _COMMON | {"InputPath", "OutputPath"},
-    "Fail": _COMMON | {"Error", "ErrorPath", "Cause", "CausePath"},
+    "Pass": _COMMON_FIELDS | _FLOW_FIELDS | {"Result", "Parameters", "ResultPath"},
+    "Wait": _COMMON_FIELDS | _FLOW_FIELDS | set(_WAIT_FIELDS),
+    "Choice": _COMMON_FIELDS | {"InputPath", "OutputPath", "Choices", "Default"},
+    "Succeed": _COMMON_FIELDS | {"InputPath", "OutputPath"},
+    "Fail": _COMMON_FIELDS | {"Error", "ErrorPath", "Cause", "CausePath"},
 }
 _UNSUPPORTED_TYPES: Final = frozenset({"Map", "Parallel"})
 _UNSUPPORTED_FIELDS: Final = frozenset({"Arguments", "Assign", "Credentials", "Output"})
-_MAX_NAME: Final = 80
-_MAX_DELAY: Final = 2**31 - 1
+_MAX_NAME_LENGTH: Final = 80
+_MAX_WAIT_SECONDS: Final = 2**31 - 1
 
 
 class StateCompiler:
-    """Compiles one state; faults go to `problems`, and the names of states that can follow to `targets`."""
+    """Compiles one state. Adds problems to `problems` and the names of possible next states to `targets`."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class StateCompiler:
         document: Any,
         names: Collection[str],
         problems: Problems,
-        identity: Identity,
+        identity: MachineIdentity,
         resources: frozenset[str],
     ) -> None:
         self.name = name
@@ -66,18 +66,18 @@ class StateCompiler:
         self.identity = identity
         self.resources = resources
         self.targets: set[str] = set()
-        self._has_token = False
+        self._allows_token = False
 
     def compile(self) -> machine.State | None:
         kind = self.document.get("Type")
-        if len(self.name) > _MAX_NAME:
-            self.problems.add(self.where, f"a name has at most {_MAX_NAME} characters")
+        if len(self.name) > _MAX_NAME_LENGTH:
+            self.problems.add(self.where, f"a state name has at most {_MAX_NAME_LENGTH} characters")
         if kind in _UNSUPPORTED_TYPES:
-            self.problems.unsupported(f"{self.where}.Type", f"state type {kind} is not supported")
-            self._follow_anyway()
+            self.problems.add_unsupported(f"{self.where}.Type", f"state type {kind} is not supported")
+            self._add_next_target()
             return None
         if kind not in _FIELDS:
-            self.problems.add(f"{self.where}.Type", "required field is missing or no type of state")
+            self.problems.add(f"{self.where}.Type", "required field is missing or not a state type")
             return None
         self._check_fields(kind)
         compiled: machine.State = getattr(self, f"_compile_{kind.lower()}")()
@@ -86,19 +86,19 @@ class StateCompiler:
     def _check_fields(self, kind: str) -> None:
         for field in self.document.keys() - _FIELDS[kind]:
             if field in _UNSUPPORTED_FIELDS:
-                self.problems.unsupported(f"{self.where}.{field}", f"field {field} is not supported")
+                self.problems.add_unsupported(f"{self.where}.{field}", f"field {field} is not supported")
             else:
                 self.problems.add(f"{self.where}.{field}", f"unknown field of a {kind} state")
         query_language = self.document.get("QueryLanguage", "JSONPath")
         if query_language != "JSONPath":
-            self.problems.unsupported(f"{self.where}.QueryLanguage", f"{query_language} is not supported")
+            self.problems.add_unsupported(f"{self.where}.QueryLanguage", f"{query_language} is not supported")
 
-    def _follow_anyway(self) -> None:
+    def _add_next_target(self) -> None:
         target = self.document.get("Next")
         if isinstance(target, str) and target in self.names:
             self.targets.add(target)
 
-    # Fields of several states
+    # Fields that several state types have
 
     def _target(self, target: Any, where: str) -> str:
         if not isinstance(target, str) or target not in self.names:
@@ -129,12 +129,12 @@ class StateCompiler:
         path = self._path(text, where)
         if path is None:
             return constant(None)
-        if path.context and path.steps[:1] == ("Task",) and not self._has_token:
-            self.problems.add(where, "only the Parameters of a .waitForTaskToken task have a task token")
+        if path.context and path.steps[:1] == ("Task",) and not self._allows_token:
+            self.problems.add(where, "the task token exists only in the Parameters of a .waitForTaskToken task")
         return compile_reader(path, self.identity)
 
     def _filter(self, field: str) -> Reader | None:
-        """InputPath and OutputPath: everything if absent or $, an empty object if null."""
+        """Compile InputPath or OutputPath. Absent or $ selects the whole value (None); null selects an empty object."""
         text = self.document.get(field, "$")
         if text is None:
             return constant({})
@@ -164,13 +164,13 @@ class StateCompiler:
             return None
         path = self._path(text, where)
         if path is not None and path.context:
-            self.problems.add(where, "a result cannot be put into the context object")
+            self.problems.add(where, "a result cannot be written to the context object")
         return None if path is None else compile_writer(path)
 
     def _result_path(self) -> Writer | None:
         return self._writer(self.document.get("ResultPath", "$"), f"{self.where}.ResultPath")
 
-    def _alternatives(self, *fields: str, required: bool) -> str | None:
+    def _exclusive_field(self, *fields: str, required: bool) -> str | None:
         given = [field for field in fields if field in self.document]
         if len(given) > 1 or (required and not given):
             self.problems.add(
@@ -186,7 +186,7 @@ class StateCompiler:
             "output_path": self._filter("OutputPath"),
         }
 
-    # States
+    # State types
 
     def _compile_task(self) -> machine.Task:
         resource = parse_resource(
@@ -194,13 +194,13 @@ class StateCompiler:
         )
         if resource.service is not None and "Parameters" not in self.document:
             self.problems.add(f"{self.where}.Parameters", "required field of a service integration is missing")
-        if resource.waits_for_token is False and self._alternatives(
+        if resource.waits_for_token is False and self._exclusive_field(
             "HeartbeatSeconds", "HeartbeatSecondsPath", required=False
         ):
-            self.problems.unsupported(self.where, "heartbeats are supported in .waitForTaskToken tasks only")
-        self._has_token = resource.waits_for_token
+            self.problems.add_unsupported(self.where, "heartbeats are supported in .waitForTaskToken tasks only")
+        self._allows_token = resource.waits_for_token
         parameters = self._template("Parameters")
-        self._has_token = False
+        self._allows_token = False
         timeout, heartbeat = self._timeout("Timeout"), self._timeout("Heartbeat")
         limits = self.document.get("HeartbeatSeconds"), self.document.get("TimeoutSeconds")
         if all(isinstance(limit, int) for limit in limits) and limits[0] >= limits[1]:  # type: ignore[operator]
@@ -222,13 +222,13 @@ class StateCompiler:
         )
 
     def _timeout(self, prefix: str) -> machine.Seconds | None:
-        field = self._alternatives(f"{prefix}Seconds", f"{prefix}SecondsPath", required=False)
+        field = self._exclusive_field(f"{prefix}Seconds", f"{prefix}SecondsPath", required=False)
         if field is None:
             return None
         value, where = self.document[field], f"{self.where}.{field}"
         if field.endswith("Path"):
             return self._seconds(field, minimum=1)
-        self.problems.integer(value, where, minimum=1)
+        self.problems.check_integer(value, where, minimum=1)
         return constant(value)
 
     def _seconds(self, field: str, *, minimum: int) -> machine.Seconds:
@@ -257,7 +257,7 @@ class StateCompiler:
 
     def _compile_wait(self) -> machine.Wait:
         flow = self._flow()
-        field = self._alternatives(*_WAITS, required=True)
+        field = self._exclusive_field(*_WAIT_FIELDS, required=True)
         if field is None:
             return machine.Wait(**flow, until=lambda _data, _execution, now: now)
         value, where = self.document[field], f"{self.where}.{field}"
@@ -267,7 +267,7 @@ class StateCompiler:
         if field == "TimestampPath":
             return machine.Wait(**flow, until=self._timestamp(value, self._reader(value, where)))
         if field == "Seconds":
-            self.problems.integer(value, where, minimum=0)
+            self.problems.check_integer(value, where, minimum=0)
             return machine.Wait(**flow, until=lambda _data, _execution, now: now + SECOND * int(value))
         if parse_timestamp(value) is None:
             self.problems.add(where, "expected a timestamp such as 2026-11-23T10:15:00Z")
@@ -288,7 +288,7 @@ class StateCompiler:
                     "The TimestampPath parameter does not reference a valid ISO-8601 extended offset date-time format "
                     f"string: {text} == {value if isinstance(value, str) else dumps(value)}",
                 )
-            if instant - now > _MAX_DELAY * SECOND:
+            if instant - now > _MAX_WAIT_SECONDS * SECOND:
                 raise StatesError(RUNTIME, "Wait state delay is too long.")
             return instant
 
@@ -319,7 +319,7 @@ class StateCompiler:
             default=None if default is None else self._target(default, f"{self.where}.Default"),
         )
 
-    def _choice(self, rule: Any, where: str) -> tuple[Test, str]:
+    def _choice(self, rule: Any, where: str) -> tuple[Predicate, str]:
         target = self._target(rule.get("Next") if isinstance(rule, dict) else None, f"{where}.Next")
         try:
             return compile_rule(rule, where, self._reader), target
@@ -333,10 +333,10 @@ class StateCompiler:
         )
 
     def _compile_fail(self) -> machine.Fail:
-        return machine.Fail(name=self.name, error=self._text("Error"), cause=self._text("Cause"))
+        return machine.Fail(name=self.name, error=self._text_field("Error"), cause=self._text_field("Cause"))
 
-    def _text(self, prefix: str) -> Reader | None:
-        field = self._alternatives(prefix, f"{prefix}Path", required=False)
+    def _text_field(self, prefix: str) -> Reader | None:
+        field = self._exclusive_field(prefix, f"{prefix}Path", required=False)
         if field is None:
             return None
         text = self.document[field]

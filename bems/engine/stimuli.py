@@ -1,4 +1,4 @@
-"""What can happen to an execution."""
+"""Stimuli: what can happen to an execution."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,22 +6,22 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """StartExecution. Ignored by an execution that has started."""
+    """StartExecution. Ignored once the execution has started."""
 
     input: Any
 
 
 @dataclass(frozen=True, slots=True)
 class TimerFired:
-    """The clock reached the execution's `due`. Ignored before it."""
+    """The clock has reached the execution's `due`. Ignored before that instant."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSucceeded:
-    """An Invoke was carried out; `output` is what the resource answered.
+    """An Invoke succeeded; `output` is the resource's response.
 
-    For `lambda:invoke` that is `{"ExecutedVersion": ..., "Payload": ..., "StatusCode": 200}`, for a plain function
-    the payload alone. Ignored unless the invocation is outstanding.
+    For `lambda:invoke` it is `{"ExecutedVersion": ..., "Payload": ..., "StatusCode": 200}`, for a function's
+    ARN only the payload. Ignored unless the invocation is outstanding.
     """
 
     invocation: int
@@ -63,7 +63,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """StopExecution. Ignored by an execution that is over."""
+    """StopExecution. Ignored once the execution is closed."""
 
     error: str | None = None
     cause: str | None = None
@@ -78,12 +78,12 @@ _BY_NAME: dict[str, type[Stimulus]] = {
 
 
 def stimulus_to_json(stimulus: Stimulus) -> list[Any]:
-    """`["TaskSucceeded", 3, {...}]`: the stimulus's name and its fields in order, to be stored for a replay."""
+    """Return a list of the stimulus's class name and its fields, such as `["TaskSucceeded", 3, {...}]`, for storage."""
     kind = type(stimulus)
     return [kind.__name__, *(getattr(stimulus, name) for name in kind.__slots__)]
 
 
 def stimulus_from_json(document: list[Any]) -> Stimulus:
-    """The stimulus of which `document` is the stimulus_to_json(). KeyError for a name that is none."""
+    """Return the stimulus whose stimulus_to_json() is `document`. Raises KeyError for an unknown class name."""
     name, *values = document
     return _BY_NAME[name](*values)

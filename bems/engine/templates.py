@@ -1,4 +1,4 @@
-"""Payload templates, compiled to functions: Parameters and ResultSelector.
+"""Payload templates (Parameters and ResultSelector), compiled to functions.
 
 Source: Amazon States Language, "Payload Template".
 """
@@ -12,11 +12,11 @@ from bems.engine.paths import PathNotFound, Reader, constant
 from bems.engine.payloads import dumps
 
 PathCompiler = Callable[[Any, str], Reader]
-"""compile_path(text, where): the reader of a path found at `where`; faults are noted by the compiler's owner."""
+"""compile_path(text, where) returns the reader of a path; the caller's `Problems` collects what is wrong with it."""
 
 
 def compile_template(template: Any, where: str, compile_path: PathCompiler) -> Reader:
-    """A function that fills in the template. Raises InvalidDefinition for a field that is given twice."""
+    """Return a function that fills in the template. Raises InvalidDefinition for a field that is given twice."""
     if isinstance(template, dict):
         return _compile_object(template, where, compile_path)
     if isinstance(template, list):
@@ -40,7 +40,7 @@ def _compile_object(template: dict[str, Any], where: str, compile_path: PathComp
     for key, value in template.items():
         name = key[:-2] if key.endswith(".$") else key
         if name in blank:
-            raise InvalidDefinition([f"{where}.{name}: given twice, with and without .$"])
+            raise InvalidDefinition([f"{where}.{name}: given both with and without .$"])
         blank[name] = value
         if key.endswith(".$"):
             readers.append((name, compile_path(value, f"{where}.{key}")))
@@ -48,13 +48,13 @@ def _compile_object(template: dict[str, Any], where: str, compile_path: PathComp
             readers.append((name, compile_template(value, f"{where}.{key}", compile_path)))
 
     def render(data: Any, execution: Execution) -> Any:
-        # The blank has every field, so that the fields keep their order.
+        # `blank` has every field in order, so the result keeps the order of the template.
         result = blank.copy()
         try:
             for name, read in readers:
                 result[name] = read(data, execution)
         except PathNotFound as missing:
-            # Of a field with a path: a template inside has explained its own.
+            # The path is of this template: a nested template raises StatesError itself.
             raise StatesError(
                 RUNTIME,
                 f"The JSONPath '{missing.path.text}' specified for the field '{name}.$' could not be found in the "

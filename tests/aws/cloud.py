@@ -1,7 +1,7 @@
-"""A cell's cloud to test in: moto behind real boto3 clients, every call seen, and any of them made to fail.
+"""AWS environment of a cell for tests: moto with real boto3 clients. Calls are recorded and can be made to fail.
 
-What moto lacks or cannot be trusted with is answered here, behind the client's own checks of its parameters: Step
-Functions by the engine of `bems.engine` on the real definition, the custom bus, Firehose.
+Fakes replace services that moto lacks or implements differently from AWS: Step Functions, which runs the real
+definition on `bems.engine`, the custom event bus, and Firehose. The clients still validate parameters.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from bems.tracker.policy import Policy
 from bems.tracker.policy_file import dump_policy
 from bems.tracker.record import InvoiceRecord
 from handlers import escalate, processor, producer, recorder, register_wait, sweeper
-from tests.aws.recorded_calls import ACCOUNT, REGION, Call, Context, Died, RecordedCalls
-from tests.aws.state_machine import Machine
-from tests.aws.table import Table
+from tests.aws.recorded_calls import ACCOUNT, REGION, Call, Context, FunctionKilled, RecordedCalls
+from tests.aws.state_machine import FakeStepFunctions
+from tests.aws.table import FakeTable
 from tests.tracker.samples import NOW, POLICY
 
 CELL = "test"
@@ -38,25 +38,25 @@ HANDLERS = (producer, processor, register_wait, escalate, sweeper, recorder)
 
 
 class Cloud:
-    """One cell. `now` stands still until a test moves it."""
+    """AWS resources of one cell. `now` is the frozen clock, which tests advance."""
 
     def __init__(self, policy: Policy) -> None:
         self.now = NOW
         self.policy = policy
-        self.wire = RecordedCalls(self._happened)
+        self.aws = RecordedCalls(self._collect)
         self.messages: deque[dict[str, Any]] = deque()
-        self.letters: list[dict[str, Any]] = []
+        self.dead_letters: list[dict[str, Any]] = []
         self.stream: list[dict[str, Any]] = []
         self.alerts: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
         self.unrecorded: list[dict[str, Any]] = []
         self.items: dict[str, dict[str, Any]] = {}
-        self.table = Table()
-        self.machine = Machine(self)
-        self.wire.fakes |= self.machine.fakes()
+        self.table = FakeTable()
+        self.machine = FakeStepFunctions(self)
+        self.aws.fakes |= self.machine.fakes()
         self._received = 0
 
-    def _happened(self, call: Call) -> None:
+    def _collect(self, call: Call) -> None:
         if call.operation == "PutItem":
             self.items[call.params["Item"]["invoice_id"]["S"]] = call.params["Item"]
             self.stream.append(self.image(call.params["Item"]))
@@ -65,13 +65,13 @@ class Cloud:
         elif call.operation == "SendMessage":
             self.unrecorded.append(json.loads(call.params["MessageBody"]))
         elif call.operation == "WriteRecords":
-            self.rows += [flat(record) for record in call.params["Records"]]
+            self.rows += [flatten_record(record) for record in call.params["Records"]]
         elif call.operation == "PutEvents":
             for entry in call.params["Entries"]:
                 self.messages.append(self.message(json.dumps(envelope(entry))))
 
     def image(self, item: dict[str, Any]) -> dict[str, Any]:
-        """A record of the table's stream, as Lambda hands it over: binaries in base64."""
+        """Return a record of the table's stream as Lambda passes it: binaries in base64."""
         self._received += 1
         image = {
             name: {kind: b64encode(value).decode() if kind == "B" else value for kind, value in typed.items()}
@@ -81,7 +81,7 @@ class Cloud:
         return {"eventID": str(self._received), "eventName": "MODIFY", "dynamodb": change}
 
     def message(self, body: str, group: str | None = None, receipts: int = 0) -> dict[str, Any]:
-        """A message of a queue, as Lambda hands it over."""
+        """Return an SQS message as Lambda passes it."""
         self._received += 1
         return {
             "messageId": f"m{self._received}",
@@ -96,13 +96,13 @@ class Cloud:
             "eventSourceARN": f"arn:aws:sqs:{REGION}:{ACCOUNT}:bems-test",
         }
 
-    # -- what the world does
+    # -- actions
 
-    def hurry(self) -> None:
-        """Leave moto out: the same calls through the same clients, answered ten times as fast."""
-        self.wire.fakes |= {
+    def replace_moto(self) -> None:
+        """Answer all calls with fakes instead of moto, ten times as fast."""
+        self.aws.fakes |= {
             **self.table.fakes(),
-            "PutEvents": taken,
+            "PutEvents": accept_all,
             "Publish": lambda _: {"MessageId": "m"},
             "SendMessage": lambda _: {"MessageId": "m"},
             "WriteRecords": lambda _: {},
@@ -110,7 +110,7 @@ class Cloud:
         }
 
     def post(self, stage: str, sent: Any, /, batch: bool = False, more: dict[str, Any] | None = None) -> dict[str, Any]:
-        """A request to the API."""
+        """Send a request to the API; `more` overrides fields of the proxy request."""
         path = f"/invoices/{stage}/batch" if batch else f"/invoices/{stage}"
         text = sent.decode() if isinstance(sent, bytes) else json.dumps(sent)
         request = {
@@ -126,62 +126,65 @@ class Cloud:
         return producer.handler(request, Context())
 
     def deliver(self, limit: int = 10, dead_after: int = 10) -> None:
-        """The queue hands over a batch: what fails comes again, until it has come too often."""
+        """Deliver a batch of the queue.
+
+        Failed messages return to the queue, or become dead letters after `dead_after` tries.
+        """
         batch = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
         for message in batch:
             receipts = int(message["attributes"]["ApproximateReceiveCount"]) + 1
             message["attributes"]["ApproximateReceiveCount"] = str(receipts)
         try:
             answer = processor.handler({"Records": batch}, Context())
-        except Died:
+        except FunctionKilled:
             self.messages.extend(batch)
             return
         failed = {one["itemIdentifier"] for one in answer["batchItemFailures"]}
         for message in batch:
             if message["messageId"] in failed:
                 receipts = int(message["attributes"]["ApproximateReceiveCount"])
-                (self.letters if receipts >= dead_after else self.messages).append(message)
+                (self.dead_letters if receipts >= dead_after else self.messages).append(message)
 
     def record_stream(self) -> None:
-        """The stream hands over all it has; what fails stays, from the lowest on."""
+        """Deliver all records of the stream. From the lowest failed one on, they stay in the stream."""
         batch = list(self.stream)
         try:
             answer = recorder.handler({"Records": batch}, Context())
-        except Died:
+        except FunctionKilled:
             return
         failed = [int(one["itemIdentifier"]) for one in answer["batchItemFailures"]]
         kept = [one for one in batch if failed and int(one["dynamodb"]["SequenceNumber"]) >= min(failed)]
         self.stream[: len(batch)] = kept
 
     def sweep(self, event: dict[str, Any] | None = None) -> dict[str, int]:
-        """The minute's tick, or another event of the sweeper's; it is called until it lives."""
+        """Invoke the sweeper with the schedule's event or another one, again after each kill."""
         while True:
             try:
                 return sweeper.handler(event or {"source": "aws.events"}, Context())
-            except Died:
+            except FunctionKilled:
                 continue
 
     def send(self, invoice_id: str, stage: str, status: str, event_id: str | None = None, **more: Any) -> None:
-        """A sender's event, sent until it is accepted; a minute later all that it sets off has happened."""
+        """Send an event until it is accepted, then advance the clock by a minute and handle everything that follows."""
         body = event_body(invoice_id, status, event_id or f"{invoice_id}:{stage}:{status}", **more)
         while True:
             try:
                 answer = self.post(stage, body)
-            except Died:
+            except FunctionKilled:
                 continue
             assert answer["statusCode"] == 202, answer
             break
         self.pass_time(MINUTE)
 
     def reset(self) -> None:
-        """Forget all invoices, and turn the clock back."""
+        """Delete all invoices and reset the clock."""
         self.messages.clear()
-        for things in (self.letters, self.stream, self.alerts, self.rows, self.unrecorded):
+        for things in (self.dead_letters, self.stream, self.alerts, self.rows, self.unrecorded):
             things.clear()
-        self.wire.calls.clear()
-        self.wire.deaths.clear()
-        if "PutItem" not in self.wire.fakes:
-            with self.wire.unseen():
+        self.aws.calls.clear()
+        self.aws.kill_after.clear()
+        if "PutItem" not in self.aws.fakes:
+            with self.aws.unrecorded():
                 table = boto3.client("dynamodb")
                 for item in table.scan(TableName=TABLE)["Items"]:
                     table.delete_item(TableName=TABLE, Key={"invoice_id": item["invoice_id"]})
@@ -191,42 +194,42 @@ class Cloud:
         self.machine.reset()
 
     def settle(self) -> None:
-        """Let everything happen that can happen now."""
-        while self.messages or self.machine.busy or self.stream:
-            if self.machine.busy:
-                self.machine.turn()
+        """Process all pending messages, executions and stream records."""
+        while self.messages or self.machine.is_busy or self.stream:
+            if self.machine.is_busy:
+                self.machine.process_next()
             elif self.messages:
                 self.deliver()
             else:
                 self.record_stream()
 
     def pass_time(self, duration: Instant, sweeping: bool = True) -> None:
-        """Let time pass, stopping where a timer or a check is due; the sweeper comes a second after each check."""
+        """Advance the clock, stopping at each timer and check. The sweeper runs a second after each check."""
         end = self.now + duration
         self.settle()
         for _ in range(500):
             checks = [record.check_at + SECOND for record in self.records() if record.check_at and sweeping]
-            dues = [at for at in (*checks, *self.machine.dues()) if at <= end]
+            dues = [at for at in (*checks, *self.machine.due_instants()) if at <= end]
             if not dues:
                 break
             self.now = max(self.now, min(dues))
-            self.machine.fire()
+            self.machine.fire_timers()
             if any(at <= self.now for at in checks):
                 self.sweep()
             self.settle()
         else:
-            raise AssertionError("it does not come to rest")
+            raise AssertionError("the cell does not become idle")
         self.now = end
 
     def records(self) -> list[InvoiceRecord]:
-        """All records, as they were written last."""
+        """Return the newest version of every record."""
         return [read_record(item) for item in self.items.values()]
 
     def record(self, invoice_id: str) -> InvoiceRecord:
         return read_record(self.items[invoice_id])
 
     def states(self, invoice_id: str, run: int = 1) -> list[str]:
-        """The names of the states that a run entered."""
+        """Return the names of the states that a run entered."""
         return self.machine.entered[execution_name(invoice_id, run)]
 
 
@@ -234,13 +237,13 @@ def read_record(item: dict[str, Any]) -> InvoiceRecord:
     return msgspec.msgpack.decode(item["record"]["B"], type=InvoiceRecord)
 
 
-def taken(params: dict[str, Any]) -> dict[str, Any]:
-    """PutEvents that takes all."""
+def accept_all(params: dict[str, Any]) -> dict[str, Any]:
+    """PutEvents that accepts all entries."""
     return {"FailedEntryCount": 0, "Entries": [{"EventId": "e"} for _ in params["Entries"]]}
 
 
 def event_body(invoice_id: str, status: str, event_id: str, **more: Any) -> dict[str, Any]:
-    """What a sender sends."""
+    """Return the body of an event."""
     return {
         "event_id": event_id,
         "invoice_id": invoice_id,
@@ -254,14 +257,14 @@ def event_body(invoice_id: str, status: str, event_id: str, **more: Any) -> dict
     }
 
 
-def flat(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of Timestream as a row."""
+def flatten_record(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a Timestream record as a flat row."""
     measures = {measure["Name"]: measure["Value"] for measure in record["MeasureValues"]}
     return {"stage": record["MeasureName"], "time": record["Time"], "version": record["Version"], **measures}
 
 
 def envelope(entry: dict[str, Any]) -> dict[str, Any]:
-    """EventBridge's envelope of an entry."""
+    """Return the envelope in which EventBridge delivers an entry."""
     return {
         "version": "0",
         "id": "e",
@@ -296,7 +299,7 @@ ENVIRONMENT = {
 
 
 def make_resources() -> dict[str, str]:
-    """The table, topics, queue, bus and database; the variables that name those with addresses."""
+    """Create the table, topics, queues, bus and database. Returns environment variables with ARNs and URLs."""
     boto3.client("dynamodb").create_table(
         TableName=TABLE,
         BillingMode="PAY_PER_REQUEST",
@@ -337,8 +340,8 @@ def make_resources() -> dict[str, str]:
     }
 
 
-def forget() -> None:
-    """What functions keep between invocations."""
+def clear_caches() -> None:
+    """Clear what functions cache between invocations."""
     clients.client.cache_clear()
     for module in HANDLERS:
         module.dependencies.cache_clear()
@@ -346,20 +349,20 @@ def forget() -> None:
 
 @contextmanager
 def open_cloud(tmp_path: Any, policy: Policy = POLICY, **variables: str) -> Iterator[Cloud]:
-    """A new cell; `variables` change the functions' environment."""
+    """Open a new cell. `variables` override the functions' environment."""
     (tmp_path / "policy.json").write_bytes(dump_policy(policy))
     with mock_aws(), pytest.MonkeyPatch.context() as patch:
         for name, value in {**ENVIRONMENT, "LAMBDA_TASK_ROOT": str(tmp_path), **variables}.items():
             patch.setenv(name, value)
-        forget()
+        clear_caches()
         boto3.setup_default_session(region_name=REGION)
         for name, value in make_resources().items():
             patch.setenv(name, variables.get(name, value))
         cloud = Cloud(policy)
         patch.setattr(SystemClock, "now", lambda _: cloud.now)
-        cloud.wire.open()
+        cloud.aws.install()
         try:
             yield cloud
         finally:
-            forget()
+            clear_caches()
             boto3.DEFAULT_SESSION = None

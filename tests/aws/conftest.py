@@ -1,5 +1,5 @@
-"""The fixtures of this folder."""
+"""Fixtures of the tests in this folder."""
 
-from tests.aws.fixtures import cloud, whole_cloud
+from tests.aws.fixtures import cloud, module_cloud
 
-__all__ = ["cloud", "whole_cloud"]
+__all__ = ["cloud", "module_cloud"]

@@ -1,4 +1,4 @@
-"""One cloud for all tests of a module: each forgets what the one before it left."""
+"""One Cloud for all tests of a module, reset before each test."""
 
 from collections.abc import Iterator
 
@@ -8,14 +8,14 @@ from tests.aws.cloud import Cloud, open_cloud
 
 
 @pytest.fixture(scope="module")
-def whole_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+def module_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     with open_cloud(tmp_path_factory.mktemp("asset")) as cloud:
         yield cloud
 
 
 @pytest.fixture
-def cloud(whole_cloud: Cloud) -> Iterator[Cloud]:
-    fakes, functions = dict(whole_cloud.wire.fakes), dict(whole_cloud.machine.functions)
-    whole_cloud.reset()
-    yield whole_cloud
-    whole_cloud.wire.fakes, whole_cloud.machine.functions = fakes, functions
+def cloud(module_cloud: Cloud) -> Iterator[Cloud]:
+    fakes, functions = dict(module_cloud.aws.fakes), dict(module_cloud.machine.functions)
+    module_cloud.reset()
+    yield module_cloud
+    module_cloud.aws.fakes, module_cloud.machine.functions = fakes, functions

@@ -1,4 +1,4 @@
-"""The wire between the functions and AWS: every call seen, any of them answered here, failed, or cut off after it."""
+"""Recorder of boto3 calls. It can answer calls with fakes, fail them, and kill the function after a call."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ REGION, ACCOUNT = "eu-west-1", "123456789012"
 Fake = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-class Died(BaseException):
-    """The function's process is gone. Nothing catches it but the world around it."""
+class FunctionKilled(BaseException):
+    """The function was killed. A BaseException, so that only the test's code catches it."""
 
 
-class Refused(Exception):
-    """A fake's answer is this error; `more` is beside it in the response."""
+class ServiceError(Exception):
+    """Raised by a fake to answer with an AWS error; `more` adds members to the response."""
 
     def __init__(self, code: str, status: int = 400, **more: Any) -> None:
         super().__init__(code)
@@ -28,14 +28,14 @@ class Refused(Exception):
 
 
 class Call(NamedTuple):
-    """One API call, as the client was asked for it."""
+    """An API call with the parameters passed to the client."""
 
     operation: str
     params: dict[str, Any]
 
 
 class Context:
-    """Lambda's context."""
+    """Lambda context object."""
 
     function_name = "bems-test"
     memory_limit_in_mb = "256"
@@ -50,17 +50,17 @@ class Context:
 
 
 class RecordedCalls:
-    """The calls of boto3's default session. Fakes stand behind the client's own checks of its parameters."""
+    """Records the calls of boto3's default session. Fakes run after the client has validated the parameters."""
 
     def __init__(self, happened: Callable[[Call], None] = lambda _: None) -> None:
         self.calls: list[Call] = []
         self.fakes: dict[str, Fake] = {}
-        self.deaths: list[int] = []
-        """The function dies right after so many calls; then again after so many more; ..."""
-        self._happened = happened
-        self._seen = True
+        self.kill_after: list[int] = []
+        """Kill the function after this many calls, then again after the next number of further calls, and so on."""
+        self._on_success = happened
+        self._is_recording = True
 
-    def open(self) -> None:
+    def install(self) -> None:
         boto3.setup_default_session(region_name=REGION, aws_access_key_id="x", aws_secret_access_key="y")
         assert boto3.DEFAULT_SESSION
         events = boto3.DEFAULT_SESSION.events
@@ -69,43 +69,43 @@ class RecordedCalls:
         events.register("after-call", self._after)
 
     def _keep_params(self, params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
-        context["asked"] = params
+        context["params"] = params
 
     def _before(self, model: Any, context: dict[str, Any], **_: Any) -> Any:
         fake = self.fakes.get(model.name)
         if fake is None:
             return None
         try:
-            parsed, status = fake(context["asked"]), 200
-        except Refused as refused:
+            parsed, status = fake(context["params"]), 200
+        except ServiceError as refused:
             parsed, status = {"Error": {"Code": refused.code, "Message": refused.code}, **refused.more}, refused.status
-        if parsed is THROUGH:
+        if parsed is PASS_THROUGH:
             return None
         parsed = {**parsed, "ResponseMetadata": {"HTTPStatusCode": status}}
         return AWSResponse("", status, HTTPHeaders(), None), parsed
 
     def _after(self, http_response: Any, model: Any, context: dict[str, Any], **_: Any) -> None:
-        if not self._seen:
+        if not self._is_recording:
             return
-        call = Call(model.name, context["asked"])
+        call = Call(model.name, context["params"])
         self.calls.append(call)
         if http_response.status_code == 200:
-            self._happened(call)
-        if self.deaths:
-            self.deaths[0] -= 1
-            if self.deaths[0] == 0:
-                del self.deaths[0]
-                raise Died(call.operation)
+            self._on_success(call)
+        if self.kill_after:
+            self.kill_after[0] -= 1
+            if self.kill_after[0] == 0:
+                del self.kill_after[0]
+                raise FunctionKilled(call.operation)
 
     @contextmanager
-    def unseen(self) -> Iterator[None]:
-        """Calls of the test's own."""
-        seen, self._seen = self._seen, False
+    def unrecorded(self) -> Iterator[None]:
+        """Do not record calls in the block, which are the test's own."""
+        seen, self._is_recording = self._is_recording, False
         try:
             yield
         finally:
-            self._seen = seen
+            self._is_recording = seen
 
 
-THROUGH: dict[str, Any] = {}
-"""A fake that answers this lets the call go on to moto."""
+PASS_THROUGH: dict[str, Any] = {}
+"""Returned by a fake to pass the call on to moto."""

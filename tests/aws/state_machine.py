@@ -1,4 +1,4 @@
-"""Step Functions' part of the cloud: executions of the real definition on our engine, which call the real handlers."""
+"""Fake Step Functions: runs the real definition on `bems.engine` and calls the real handlers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bems.engine import (
 )
 from bems.tracker.instants import Instant
 from handlers import escalate, register_wait
-from tests.aws.recorded_calls import Context, Died, Fake, Refused
+from tests.aws.recorded_calls import Context, Fake, FunctionKilled, ServiceError
 
 if TYPE_CHECKING:
     from tests.aws.cloud import Cloud
@@ -39,8 +39,8 @@ FUNCTIONS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
 }
 
 
-class Machine:
-    """Behaves as the API reference says: names, tokens and their errors."""
+class FakeStepFunctions:
+    """Implements names, tokens and errors as in the API reference."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
@@ -48,9 +48,9 @@ class Machine:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all executions."""
+        """Delete all executions."""
         self.executions: dict[str, Execution] = {}
-        self.waiting: deque[tuple[str, Stimulus | Invoke]] = deque()
+        self.queue: deque[tuple[str, Stimulus | Invoke]] = deque()
         self.entered: defaultdict[str, list[str]] = defaultdict(list)
         self.answered: list[tuple[str, str]] = []
 
@@ -63,14 +63,14 @@ class Machine:
         }
 
     @property
-    def busy(self) -> bool:
-        return bool(self.waiting)
+    def is_busy(self) -> bool:
+        return bool(self.queue)
 
-    def turn(self) -> None:
-        """Do the next thing: give an execution its stimulus, or call a function for it."""
-        id, what = self.waiting.popleft()
+    def process_next(self) -> None:
+        """Process the next item: apply a stimulus to an execution, or call a function."""
+        id, what = self.queue.popleft()
         if isinstance(what, Invoke):
-            self.waiting.append((id, self._call(what)))
+            self.queue.append((id, self._call(what)))
             return
         self._step(id, what)
 
@@ -80,19 +80,19 @@ class Machine:
         self.entered[id] += [str(event.details[0]) for event in history if event.type.endswith("StateEntered")]
         for effect in effects:
             if isinstance(effect, Rejected):
-                raise Refused(effect.error)
-            self.waiting.append((id, effect))
+                raise ServiceError(effect.error)
+            self.queue.append((id, effect))
 
-    def dues(self) -> list[Instant]:
+    def due_instants(self) -> list[Instant]:
         return [one.due for one in self.executions.values() if one.due is not None]
 
-    def fire(self) -> None:
+    def fire_timers(self) -> None:
         for id, one in self.executions.items():
             if one.due is not None and one.due <= self._cloud.now:
-                self.waiting.append((id, TimerFired()))
+                self.queue.append((id, TimerFired()))
 
     def abort(self, name: str) -> dict[str, Any]:
-        """Somebody stops an execution in the console; the event that EventBridge sends of it."""
+        """Stop an execution as in the console. Returns the EventBridge event of the status change."""
         self._step(name, Stop())
         detail = {
             "executionArn": self._arn(name),
@@ -106,10 +106,10 @@ class Machine:
         function = self.functions[invoke.arguments["FunctionName"]]
         try:
             result = function(invoke.arguments["Payload"], Context())
-        except Died:
-            return TaskFailed(invoke.invocation, "Lambda.ServiceException", "the function died")
+        except FunctionKilled:
+            return TaskFailed(invoke.invocation, "Lambda.ServiceException", "the function was killed")
         except Unavailable as error:
-            # Lambda reports an exception by the name of its class.
+            # Lambda reports the class name of an exception.
             return TaskFailed(invoke.invocation, type(error).__name__, str(error))
         return TaskSucceeded(invoke.invocation, {"ExecutedVersion": "$LATEST", "Payload": result, "StatusCode": 200})
 
@@ -119,9 +119,9 @@ class Machine:
         if known is None:
             self.executions[name] = new_execution(name)
             self.executions[name].input = given
-            self.waiting.append((name, Start(given)))
-        elif known.finished or known.input != given:
-            raise Refused("ExecutionAlreadyExists")
+            self.queue.append((name, Start(given)))
+        elif known.is_finished or known.input != given:
+            raise ServiceError("ExecutionAlreadyExists")
         return {"executionArn": self._arn(name), "startDate": 0}
 
     def _succeed(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -133,18 +133,18 @@ class Machine:
         token, error = params["taskToken"], params["error"]
         return self._answer(token, error, CallbackFailed(token, error, params["cause"]))
 
-    def _answer(self, token: str, told: str, stimulus: Stimulus) -> dict[str, Any]:
+    def _answer(self, token: str, answer: str, stimulus: Stimulus) -> dict[str, Any]:
         name = execution_id(token)
         if name not in self.executions:
-            raise Refused("InvalidToken")
+            raise ServiceError("InvalidToken")
         self._step(name, stimulus)
-        self.answered.append((name, told))
+        self.answered.append((name, answer))
         return {}
 
     def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
         execution = self.executions.get(params["executionArn"].rpartition(":")[2])
         if execution is None:
-            raise Refused("ExecutionDoesNotExist")
+            raise ServiceError("ExecutionDoesNotExist")
         return {"input": json.dumps(execution.input)}
 
     def _arn(self, name: str) -> str:

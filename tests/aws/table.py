@@ -1,19 +1,19 @@
-"""DynamoDB's part of the cloud where moto is too slow: one table, the conditions and the query that are used here.
+"""Fake DynamoDB for tests in which moto is too slow: one table, with the conditions and the query that are used.
 
-The contract tests of the Records port hold it to what moto does.
+The contract tests of the Records port run on it and on moto.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from tests.aws.recorded_calls import Fake, Refused
+from tests.aws.recorded_calls import Fake, ServiceError
 
 Item = dict[str, dict[str, Any]]
 
 
-class Table:
-    """Items by invoice_id, and the index `checks` over them."""
+class FakeTable:
+    """A table with key invoice_id and the index `checks`."""
 
     def __init__(self) -> None:
         self.items: dict[str, Item] = {}
@@ -34,7 +34,7 @@ class Table:
             assert params["ConditionExpression"] == "#version = :before"
             holds = known is not None and known["version"] == params["ExpressionAttributeValues"][":before"]
         if not holds:
-            raise Refused("ConditionalCheckFailedException", 400, **({"Item": known} if known else {}))
+            raise ServiceError("ConditionalCheckFailedException", 400, **({"Item": known} if known else {}))
         self.items[item["invoice_id"]["S"]] = item
         return {}
 
@@ -53,7 +53,7 @@ class Table:
         keys = [{name: item[name] for name in ("check_shard", "check_at", "invoice_id")} for item in found]
         start = params.get("ExclusiveStartKey")
         if start:
-            keys = [key for key in keys if _place(key) > _place(start)]
+            keys = [key for key in keys if _sort_key(key) > _sort_key(start)]
         limit = params.get("Limit", len(keys) + 1)
         page = keys[:limit]
         more = {"LastEvaluatedKey": page[-1]} if len(keys) > limit else {}
@@ -61,5 +61,5 @@ class Table:
         return {"Count": len(page), **items, **more}
 
 
-def _place(key: Item) -> tuple[int, str]:
+def _sort_key(key: Item) -> tuple[int, str]:
     return int(key["check_at"]["N"]), key["invoice_id"]["S"]

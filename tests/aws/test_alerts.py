@@ -1,4 +1,4 @@
-"""Alerts to SNS: what people and programs read, and within which limits."""
+"""Alerts on SNS: content and limits of messages."""
 
 import json
 
@@ -13,7 +13,7 @@ from bems.tracker.alert_messages import json_body
 from bems.tracker.contract import Facts, Source, Vendor
 from bems.tracker.instants import HOUR
 from tests.aws.cloud import CELL, Cloud
-from tests.aws.recorded_calls import Refused
+from tests.aws.recorded_calls import ServiceError
 from tests.tracker.samples import FACTS, NOW
 
 ALERT = Alert("a1", "INV/1", "stuck", "posting", "critical", 3, NOW, NOW + HOUR, NOW + 2 * HOUR, FACTS, last=True)
@@ -23,14 +23,14 @@ ALERT = Alert("a1", "INV/1", "stuck", "posting", "critical", 3, NOW, NOW + HOUR,
 def alerts(cloud: Cloud) -> SnsAlerts:
     sns = client("sns")
     topics = {topic["TopicArn"].rpartition("-")[2]: topic["TopicArn"] for topic in sns.list_topics()["Topics"]}
-    cloud.wire.calls.clear()
+    cloud.aws.calls.clear()
     return SnsAlerts(sns, CELL, topics)
 
 
-def test_an_alert_goes_to_its_severitys_topic_with_what_filters_need(cloud: Cloud, alerts: SnsAlerts) -> None:
+def test_an_alert_is_published_to_its_severitys_topic_with_attributes(cloud: Cloud, alerts: SnsAlerts) -> None:
     alerts.raise_alert(ALERT)
     alerts.raise_alert(structs.replace(ALERT, severity="warning", last=False))
-    one, two = (call.params for call in cloud.wire.calls)
+    one, two = (call.params for call in cloud.aws.calls)
     assert [asked["TopicArn"].rpartition(":")[2] for asked in (one, two)] == [
         "bems-test-alerts-critical",
         "bems-test-alerts-warning",
@@ -45,12 +45,10 @@ def test_an_alert_goes_to_its_severitys_topic_with_what_filters_need(cloud: Clou
     assert two["MessageAttributes"]["last"]["StringValue"] == "false"
 
 
-def test_the_message_is_read_by_people_first_and_by_programs() -> None:
+def test_the_message_starts_with_readable_text() -> None:
     text = message(ALERT, "eu-west")
-    assert text.splitlines()[1].startswith(
-        '  "text": "critical: INV/1 has waited for posting since 2026-03-02 (alert 3'
-    )
-    assert json.loads(text) == json_body(ALERT, "eu-west"), "what a webhook of the other home gets"
+    assert text.splitlines()[1].startswith('  "text": "critical: INV/1 waits for posting since 2026-03-02 (alert 3')
+    assert json.loads(text) == json_body(ALERT, "eu-west"), "the same JSON as a webhook of the embedded runtime"
 
 
 def test_a_dispute_names_its_event() -> None:
@@ -59,7 +57,7 @@ def test_a_dispute_names_its_event() -> None:
     assert json.loads(message(alert, "eu"))["event_id"] == "e9"
 
 
-def test_the_largest_alert_is_within_snss_limits(cloud: Cloud, alerts: SnsAlerts) -> None:
+def test_the_largest_alert_fits_the_limits_of_sns(cloud: Cloud, alerts: SnsAlerts) -> None:
     attributes = {f"{n:02}": "\u00e4" * 62 for n in range(32)}
     facts = Facts(
         FACTS.amount,
@@ -70,16 +68,16 @@ def test_the_largest_alert_is_within_snss_limits(cloud: Cloud, alerts: SnsAlerts
         attributes,
     )
     alerts.raise_alert(structs.replace(ALERT, invoice_id="~" * 128, facts=facts))
-    (call,) = cloud.wire.calls
+    (call,) = cloud.aws.calls
     assert len(call.params["Message"].encode()) < 262_144 // 10
     assert len(call.params["Subject"]) == 99 and call.params["Subject"].endswith("...")
     assert call.params["Subject"].isascii() and call.params["Subject"].isprintable()
 
 
-def test_what_sns_refuses_is_raised(cloud: Cloud, alerts: SnsAlerts) -> None:
+def test_an_error_of_sns_is_raised(cloud: Cloud, alerts: SnsAlerts) -> None:
     def refuse(_: object) -> dict[str, object]:
-        raise Refused("Throttled", 429)
+        raise ServiceError("Throttled", 429)
 
-    cloud.wire.fakes["Publish"] = refuse
+    cloud.aws.fakes["Publish"] = refuse
     with pytest.raises(ClientError, match="Throttled"):
         alerts.raise_alert(ALERT)

@@ -1,4 +1,4 @@
-"""Executions in Step Functions: which errors say that it is done, against moto's and as the API reference has them."""
+"""Executions on Step Functions: which errors count as success, by the API reference and moto."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from bems.aws.executions import StepFunctionsExecutions
 from bems.tracker.actions import SendTaskAnswer, StartExecution, TaskAnswer
 from bems.tracker.instants import HOUR
 from tests.aws.cloud import MACHINE_ARN, Cloud
-from tests.aws.recorded_calls import Refused
+from tests.aws.recorded_calls import ServiceError
 from tests.tracker.samples import NOW
 
 START = StartExecution("INV/1", 1, 60)
@@ -25,23 +25,23 @@ def executions(cloud: Cloud) -> StepFunctionsExecutions:  # noqa: ARG001
 
 def refusing(error: str, status: int = 400) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
-        raise Refused(error, status)
+        raise ServiceError(error, status)
 
     return refuse
 
 
-@pytest.mark.parametrize("told", ["ok", "Rejected"])
+@pytest.mark.parametrize("answer", ["ok", "Rejected"])
 @pytest.mark.parametrize("error", ["TaskDoesNotExist", "TaskTimedOut", "InvalidToken"])
-def test_a_dead_token_counts_as_answered(
-    cloud: Cloud, executions: StepFunctionsExecutions, error: str, told: TaskAnswer
+def test_a_used_or_expired_token_counts_as_answered(
+    cloud: Cloud, executions: StepFunctionsExecutions, error: str, answer: TaskAnswer
 ) -> None:
-    cloud.wire.fakes |= {"SendTaskSuccess": refusing(error), "SendTaskFailure": refusing(error)}
-    executions.answer(SendTaskAnswer("T", told, NOW), NOW)
-    assert [call.operation for call in cloud.wire.calls] == ["SendTaskSuccess" if told == "ok" else "SendTaskFailure"]
+    cloud.aws.fakes |= {"SendTaskSuccess": refusing(error), "SendTaskFailure": refusing(error)}
+    executions.answer(SendTaskAnswer("T", answer, NOW), NOW)
+    assert [call.operation for call in cloud.aws.calls] == ["SendTaskSuccess" if answer == "ok" else "SendTaskFailure"]
 
 
 def test_an_execution_that_exists_counts_as_started(cloud: Cloud, executions: StepFunctionsExecutions) -> None:
-    cloud.wire.fakes["StartExecution"] = refusing("ExecutionAlreadyExists")
+    cloud.aws.fakes["StartExecution"] = refusing("ExecutionAlreadyExists")
     executions.start(START, NOW)
 
 
@@ -63,7 +63,7 @@ def test_any_other_error_is_raised(
     cloud: Cloud, executions: StepFunctionsExecutions, error: str, status: int, transient: bool
 ) -> None:
     for operation in ("StartExecution", "SendTaskSuccess", "SendTaskFailure"):
-        cloud.wire.fakes[operation] = refusing(error, status)
+        cloud.aws.fakes[operation] = refusing(error, status)
     calls: list[Callable[[], None]] = [
         lambda: executions.start(START, NOW),
         lambda: executions.answer(SendTaskAnswer("T", "ok", NOW), NOW),
@@ -81,27 +81,27 @@ def test_a_broken_connection_is_transient() -> None:
     assert not is_transient(ValueError())
 
 
-def test_the_input_is_the_same_text_each_time(cloud: Cloud, executions: StepFunctionsExecutions) -> None:
-    """StartExecution takes a repeat for one only if the input is the same."""
+def test_repeated_starts_have_identical_input(cloud: Cloud, executions: StepFunctionsExecutions) -> None:
+    """StartExecution is idempotent only for identical input."""
     executions.start(START, NOW)
     executions.start(START, NOW + HOUR)
-    one, two = cloud.wire.calls
+    one, two = cloud.aws.calls
     assert one == two
     assert one.params["input"] == '{"invoice_id":"INV/1","run":1,"deadline_seconds":60}'
 
 
-def test_an_answer_says_what_and_why(cloud: Cloud, executions: StepFunctionsExecutions) -> None:
-    cloud.wire.fakes |= {"SendTaskSuccess": lambda _: {}, "SendTaskFailure": lambda _: {}}
+def test_an_answer_has_an_output_or_an_error_and_cause(cloud: Cloud, executions: StepFunctionsExecutions) -> None:
+    cloud.aws.fakes |= {"SendTaskSuccess": lambda _: {}, "SendTaskFailure": lambda _: {}}
     executions.answer(SendTaskAnswer("T", "ok", NOW + HOUR), NOW)
     executions.answer(SendTaskAnswer("T", "Rejected", NOW + HOUR), NOW)
-    success, failure = cloud.wire.calls
+    success, failure = cloud.aws.calls
     assert success.params == {"taskToken": "T", "output": '{"deadline_seconds":3600}'}
     assert failure.params == {"taskToken": "T", "error": "Rejected", "cause": "the invoice was rejected"}
 
 
-def test_motos_step_functions_agrees(cloud: Cloud) -> None:
-    """Names and inputs against an independent Step Functions. It takes any token, so of those it tells nothing."""
-    cloud.wire.fakes = {}
+def test_starts_agree_with_moto(cloud: Cloud) -> None:
+    """Names and inputs on an independent implementation. moto accepts any token, so tokens are not tested."""
+    cloud.aws.fakes = {}
     states = client("stepfunctions")
     machine = states.create_state_machine(
         name="m",

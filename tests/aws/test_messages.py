@@ -1,4 +1,4 @@
-"""Messages: what the producer publishes is what the processor reads, however it was wrapped on its way."""
+"""Messages: the processor reads what the producer published, in every envelope."""
 
 import json
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ def detail(**more: Any) -> dict[str, Any]:
     return content
 
 
-def test_the_detail_is_what_other_teams_read() -> None:
+def test_the_detail_has_its_documented_format() -> None:
     assert detail(attributes={"po": "1"}, payment_terms={"days": 30}) == {
         "stage": "posting",
         "event": {
@@ -54,7 +54,7 @@ def test_the_detail_is_what_other_teams_read() -> None:
     }
 
 
-def wrappings() -> dict[str, Any]:
+def envelopes() -> dict[str, Any]:
     entry = {"DetailType": "InvoicePosting", "Source": "bems.eu-west", "Detail": json.dumps(detail())}
     whole = envelope(entry)
     return {
@@ -66,9 +66,9 @@ def wrappings() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("wrapping", wrappings())
-def test_a_message_is_read_in_any_wrapping(wrapping: str) -> None:
-    assert decode_message(json.dumps(wrappings()[wrapping]), NOW) == sent()
+@pytest.mark.parametrize("envelope_name", envelopes())
+def test_a_message_is_read_in_any_envelope(envelope_name: str) -> None:
+    assert decode_message(json.dumps(envelopes()[envelope_name]), NOW) == sent()
 
 
 labels = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=20)
@@ -94,7 +94,7 @@ bodies = st.fixed_dictionaries(
 
 @settings(derandomize=True, max_examples=150)
 @given(bodies, st.sampled_from(STAGES), st.booleans())
-def test_every_event_that_passes_the_gate_comes_through_as_it_is(body: dict[str, Any], stage: Any, good: bool) -> None:
+def test_every_valid_event_survives_a_round_trip(body: dict[str, Any], stage: Any, good: bool) -> None:
     status = (SUCCESS_STATUS if good else FAILURE_STATUS)[stage]
     event = parse_event(stage, json.dumps({**body, "currency": "EUR", "status": status}).encode(), NOW)
     assert isinstance(event, Event), event
@@ -128,13 +128,13 @@ def test_the_largest_event_is_far_below_256_kib() -> None:
         (json.dumps({**detail(), "event": {**detail()["event"], "digest": None}}), "its digest"),
     ],
 )
-def test_what_no_producer_sent_is_unreadable(body: str, problem: str) -> None:
+def test_an_invalid_message_is_rejected(body: str, problem: str) -> None:
     with pytest.raises(InvalidMessage, match=problem):
         decode_message(body, NOW)
 
 
 def stating(received_at: str, **more: Any) -> str:
-    """A message that somebody wrote on the bus, with the digest that it takes."""
+    """Return a message with forged times and a valid digest."""
     content = detail(**{name: value for name, value in more.items() if name != "occurred_at"})
     content["metadata"]["received_at"] = received_at
     if "occurred_at" in more:
@@ -157,28 +157,28 @@ def stating(received_at: str, **more: Any) -> str:
         (render(NOW - 5 * MINUTE), NOW - 5 * MINUTE),
     ],
 )
-def test_nothing_was_received_after_now_whatever_the_message_says(stated: str, read: Instant | None) -> None:
+def test_a_received_time_in_the_future_is_replaced_by_now(stated: str, read: Instant | None) -> None:
     if read is None:
-        # It occurred long after it is said to have been received.
+        # The event occurred long after its received time.
         with pytest.raises(InvalidMessage, match="in the future"):
             decode_message(stating(stated), NOW)
     else:
         assert decode_message(stating(stated), NOW).received_at == read
 
 
-def test_an_event_of_long_ago_is_as_old_as_it_says() -> None:
+def test_an_old_received_time_is_kept() -> None:
     event = decode_message(stating("1970-01-01T00:00:00Z", occurred_at="1970-01-01T10:00:00Z"), NOW)
     assert event.received_at == EARLIEST
 
 
 @pytest.mark.parametrize("stated", ["9999-12-30T00:00:00Z", "2999-01-01T00:00:00Z", render(NOW + MAX_CLOCK_SKEW + 1)])
-def test_nothing_occurred_more_than_a_day_after_now_whatever_the_message_says(stated: str) -> None:
+def test_an_event_more_than_a_day_in_the_future_is_rejected(stated: str) -> None:
     assert decode_message(stating(stated, occurred_at=render(NOW + DAY)), NOW).occurred_at == NOW + DAY
     with pytest.raises(InvalidMessage, match="in the future"):
         decode_message(stating(stated, occurred_at=render(NOW + DAY + 1)), NOW)
 
 
-def test_an_event_that_a_clock_ahead_of_ours_let_in_comes_again() -> None:
+def test_an_event_accepted_by_a_clock_ahead_is_too_early() -> None:
     ahead = NOW + 2
     message = stating(render(ahead), occurred_at=render(ahead + DAY))
     with pytest.raises(TooEarly, match="in the future"):

@@ -1,4 +1,4 @@
-"""Records in DynamoDB, with the failures that the contract cannot show: lost answers, throttling, stale versions."""
+"""Records in DynamoDB: failures that the contract tests do not cover (lost responses, throttling, stale versions)."""
 
 from base64 import b64encode
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from bems.tracker.instants import DAY, MINUTE
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.record_builder import clear_pending
 from tests.aws.cloud import TABLE, Cloud
-from tests.aws.recorded_calls import Refused
+from tests.aws.recorded_calls import ServiceError
 from tests.tracker.samples import FACTS, NOW, POLICY, event
 
 
@@ -36,13 +36,13 @@ def first(invoice_id: str = "INV-1", facts: Facts = FACTS) -> InvoiceRecord:
     return decided
 
 
-# -- the write whose answer is lost
+# -- lost responses
 
 
 @pytest.fixture
 def lost(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """HTTP calls whose answer is lost after DynamoDB has done what they say: the names in the list, one after the
-    other. boto3's own tries follow at once."""
+    """Names of operations whose HTTP response is lost, in order. DynamoDB has executed them, and boto3 retries at
+    once."""
     names: list[str] = []
     monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
     process = botocore_stubber.process_request
@@ -57,10 +57,10 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     monkeypatch.setattr(botocore_stubber, "process_request", lose)
     yield names
-    assert names == [], "these answers were not lost"
+    assert names == [], "these responses were not lost"
 
 
-def test_a_write_whose_answer_was_lost_is_no_lost_race(records: DynamoRecords, lost: list[str]) -> None:
+def test_a_write_with_a_lost_response_succeeds(records: DynamoRecords, lost: list[str]) -> None:
     lost += ["PutItem", "PutItem"]
     assert records.save(first())
     second = clear_pending(first(), NOW)
@@ -69,18 +69,18 @@ def test_a_write_whose_answer_was_lost_is_no_lost_race(records: DynamoRecords, l
     assert records.load("INV-1") == second
 
 
-def test_a_lost_race_is_told_from_a_lost_answer(records: DynamoRecords, lost: list[str]) -> None:
+def test_a_concurrent_write_is_distinguished_from_a_lost_response(records: DynamoRecords, lost: list[str]) -> None:
     assert records.save(first())
     assert records.save(clear_pending(first(), NOW))
     lost += ["PutItem"]
     assert not records.save(structs.replace(first(), version=2, mark="parked"))
 
 
-def test_a_write_of_the_same_content_twice_is_saved(records: DynamoRecords) -> None:
+def test_repeating_a_write_succeeds(records: DynamoRecords) -> None:
     assert [records.save(first()), records.save(first())] == [True, True]
 
 
-def test_a_write_whose_every_answer_is_lost_is_found_again(records: DynamoRecords, lost: list[str]) -> None:
+def test_a_write_is_stored_even_if_every_response_is_lost(records: DynamoRecords, lost: list[str]) -> None:
     lost += ["PutItem"] * 5
     with pytest.raises(ReadTimeoutError) as raised:
         records.save(first())
@@ -89,12 +89,12 @@ def test_a_write_whose_every_answer_is_lost_is_found_again(records: DynamoRecord
     assert found and found.version == 1 and found.pending
 
 
-def test_a_lost_answer_that_somebody_built_upon_is_a_lost_race(records: DynamoRecords, cloud: Cloud) -> None:
-    """Our write was done, its answer lost, and somebody saved the next version before our next try."""
+def test_a_lost_response_followed_by_another_write_is_a_conflict(records: DynamoRecords, cloud: Cloud) -> None:
+    """The write succeeded, its response was lost, and another writer saved the next version before the retry."""
     assert records.save(first())
     assert records.save(clear_pending(first(), NOW))
     assert not records.save(first())
-    assert cloud.wire.calls[-1].params["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
+    assert cloud.aws.calls[-1].params["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
 
 
 @pytest.mark.parametrize(
@@ -107,30 +107,30 @@ def test_a_lost_answer_that_somebody_built_upon_is_a_lost_race(records: DynamoRe
         ("ResourceNotFoundException", False),
     ],
 )
-def test_what_dynamodb_refuses_is_raised(records: DynamoRecords, cloud: Cloud, code: str, transient: bool) -> None:
+def test_an_error_of_dynamodb_is_raised(records: DynamoRecords, cloud: Cloud, code: str, transient: bool) -> None:
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
-        raise Refused(code)
+        raise ServiceError(code)
 
-    cloud.wire.fakes |= {"PutItem": refuse, "GetItem": refuse}
+    cloud.aws.fakes |= {"PutItem": refuse, "GetItem": refuse}
     for call in (lambda: records.save(first()), lambda: records.load("INV-1")):
         with pytest.raises(ClientError) as raised:
             call()
         assert is_transient(raised.value) == transient
-    del cloud.wire.fakes["PutItem"], cloud.wire.fakes["GetItem"]
+    del cloud.aws.fakes["PutItem"], cloud.aws.fakes["GetItem"]
     assert records.load("INV-1") is None
 
 
 # -- the item
 
 
-def test_a_read_is_never_stale(records: DynamoRecords, cloud: Cloud) -> None:
-    """Which moto's never is: so the call itself is looked at."""
+def test_reads_are_strongly_consistent(records: DynamoRecords, cloud: Cloud) -> None:
+    """moto is always consistent, so the test checks the call."""
     records.load("INV-1")
-    (call,) = cloud.wire.calls
+    (call,) = cloud.aws.calls
     assert call.params["ConsistentRead"] is True
 
 
-def test_the_item_has_what_indexes_streams_and_people_read(records: DynamoRecords) -> None:
+def test_the_item_has_its_documented_attributes(records: DynamoRecords) -> None:
     records.save(first())
     item = client("dynamodb").get_item(TableName=TABLE, Key={"invoice_id": {"S": "INV-1"}})["Item"]
     assert {name: list(value) for name, value in item.items()} == {
@@ -152,7 +152,7 @@ def test_the_index_and_the_changes_are_sparse() -> None:
     assert set(pack_item(done)) == {"invoice_id", "version", "record", "status"}
 
 
-def test_the_changes_of_an_image_are_the_records() -> None:
+def test_changes_are_read_from_an_image() -> None:
     item = pack_item(first())
     image = {**item, "changes": {"B": b64encode(item["changes"]["B"]).decode()}}
     assert read_changes(image) == (1, first().changes)
@@ -163,7 +163,7 @@ def test_the_changes_of_an_image_are_the_records() -> None:
 @pytest.mark.parametrize(
     "change", [{"changes": {"B": "?"}}, {"changes": {"B": "gA=="}}, {"changes": {}}, {"version": {"N": "x"}}]
 )
-def test_another_image_is_refused(change: dict[str, Any]) -> None:
+def test_an_invalid_image_is_rejected(change: dict[str, Any]) -> None:
     image = {"invoice_id": {"S": "INV-1"}, "version": {"N": "1"}, "changes": {"B": "kA=="}}
     assert read_changes(image) == (1, ())
     with pytest.raises(ValueError, match="not the image of a record"):
@@ -171,16 +171,16 @@ def test_another_image_is_refused(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["recorded_at", "occurred_at", "received_at"])
-def test_an_image_with_an_instant_that_no_row_can_say_is_refused(name: str) -> None:
+def test_an_image_with_an_instant_outside_the_calendar_is_rejected(name: str) -> None:
     (transition,) = first().changes
     changes = msgspec.msgpack.encode([structs.replace(transition, **{name: 10**18})])
     image = {"version": {"N": "1"}, "changes": {"B": b64encode(changes).decode()}}
-    with pytest.raises(ValueError, match=r"not the image of a record.*no calendar"):
+    with pytest.raises(ValueError, match=r"not the image of a record.*outside the calendar"):
         read_changes(image)
 
 
 def test_the_largest_record_is_far_below_dynamodbs_400_kb() -> None:
-    """An invoice with the largest facts, 32 ids of the longest, and every alert of the default policy still pending."""
+    """Largest facts, 32 ids of maximum length, and every alert of the default policy pending."""
     attributes = {f"{n:02}": "ä" * 62 for n in range(32)}
     facts = structs.replace(
         FACTS, vendor=Vendor("v" * 128, "ä" * 256, "DE", "ä" * 64), source=Source("ä" * 64), attributes=attributes
@@ -196,10 +196,10 @@ def test_the_largest_record_is_far_below_dynamodbs_400_kb() -> None:
     assert 20_000 < size < 60_000
 
 
-# -- what is due
+# -- due invoices
 
 
-def test_due_invoices_come_page_by_page_the_most_overdue_first(records: DynamoRecords) -> None:
+def test_due_invoices_are_paged_most_overdue_first(records: DynamoRecords) -> None:
     ids = [id for id in (f"INV-{n}" for n in range(400)) if shard_of(id) == 7][:5]
     assert len(ids) == 5
     for position, id in enumerate(ids):

@@ -1,4 +1,4 @@
-"""Settings and policy: what is missing or wrong is named."""
+"""Settings and policy: errors name what is missing or invalid."""
 
 from pathlib import Path
 
@@ -48,9 +48,7 @@ NEEDED[ProcessorSettings] = NEEDED[InvoiceSettings] | {"BEMS_STAGE", "BEMS_QUEUE
 
 
 @pytest.mark.parametrize(("kind", "names"), NEEDED.items())
-def test_a_function_reads_its_variables_and_names_the_one_that_is_missing(
-    kind: type[CellSettings], names: set[str]
-) -> None:
+def test_a_missing_or_empty_variable_is_named(kind: type[CellSettings], names: set[str]) -> None:
     given = {name: WHOLE[name] for name in names}
     assert read_settings(kind, given).cell == "test"
     for name in names:
@@ -71,12 +69,12 @@ def test_a_function_reads_its_variables_and_names_the_one_that_is_missing(
         (RecorderSettings, "BEMS_TIME_SERIES", "influxdb"),
     ],
 )
-def test_a_variable_that_makes_no_sense_is_named(kind: type[CellSettings], name: str, value: str) -> None:
+def test_an_invalid_variable_is_named(kind: type[CellSettings], name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         read_settings(kind, {**WHOLE, name: value})
 
 
-def test_numbers_are_read() -> None:
+def test_numbers_are_converted() -> None:
     assert read_settings(ProducerSettings, WHOLE).max_batch == 100
 
 

@@ -1,4 +1,4 @@
-"""The time series: what is written, and what becomes of rows that are not taken."""
+"""Time series: content of rows, and results of rows that fail or are rejected."""
 
 import json
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from bems.aws.time_series import WRITTEN, FirehoseSeries, Row, TimeSeriesWriter,
 from bems.tracker.instants import HOUR, SECOND
 from bems.tracker.time_series_schema import COLUMNS, to_row
 from bems.tracker.transitions import Transition
-from tests.aws.cloud import DATABASE, TIME_TABLE, Cloud, flat
-from tests.aws.recorded_calls import THROUGH, Refused
+from tests.aws.cloud import DATABASE, TIME_TABLE, Cloud, flatten_record
+from tests.aws.recorded_calls import PASS_THROUGH, ServiceError
 from tests.tracker.samples import NOW
 
 FULL = Transition(
@@ -83,14 +83,14 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def timestream(cloud: Cloud) -> TimestreamSeries:
     series = TimestreamSeries(client("timestream-write"), DATABASE, TIME_TABLE, "test")
     series.write([Row(1, PLAIN)])
-    # The first call asks for the endpoint too.
-    cloud.wire.calls.clear()
+    # The first call also discovers the endpoint.
+    cloud.aws.calls.clear()
     return series
 
 
 @pytest.fixture
 def firehose(cloud: Cloud) -> FirehoseSeries:
-    cloud.wire.fakes["PutRecordBatch"] = taking(lambda _: True)
+    cloud.aws.fakes["PutRecordBatch"] = taking(lambda _: True)
     return FirehoseSeries(client("firehose"), "bems-test", "test")
 
 
@@ -101,7 +101,7 @@ def series(request: pytest.FixtureRequest) -> TimeSeriesWriter:
 
 
 def taking(takes: Callable[[str], bool], code: str = "ServiceUnavailableException") -> Callable[[dict[str, Any]], Any]:
-    """PutRecordBatch that takes a transition or not."""
+    """Fake PutRecordBatch that accepts a transition if `takes` returns True."""
 
     def put(params: dict[str, Any]) -> dict[str, Any]:
         answers = [
@@ -123,7 +123,7 @@ def rows(count: int) -> list[Row]:
 # -- rows
 
 
-def test_a_row_has_every_column_that_says_something() -> None:
+def test_a_row_has_every_column_with_a_value() -> None:
     whole = to_row(FULL, "eu")
     assert list(whole) == [column.name for column in COLUMNS if column.name != "attributes_cut"]
     assert (whole["amount"], whole["from_amount"], whole["to_amount"]) == ("-0.10", "0.10", "-0.10")
@@ -135,44 +135,40 @@ def test_a_row_has_every_column_that_says_something() -> None:
     assert (bare["amount"], bare["superseded"]) == ("1000", False)
 
 
-def test_the_columns_are_all_that_a_transition_says() -> None:
+def test_every_field_of_a_transition_has_a_column() -> None:
     assert {column.name for column in COLUMNS} == {*Transition.__struct_fields__, "cell", "attributes_cut"}
     kinds = {"string": str, "int": int, "long": int, "boolean": bool, "timestamp": int}
     for column in COLUMNS[:-1]:
         assert type(to_row(FULL, "eu")[column.name]) is kinds[column.type]
 
 
-# -- both
+# -- both services
 
 
 @pytest.mark.parametrize("count", [0, 1, 100, 101, 501])
-def test_all_rows_are_written_in_calls_that_the_service_takes(
-    cloud: Cloud, series: TimeSeriesWriter, count: int
-) -> None:
+def test_rows_are_split_into_calls_within_the_limit(cloud: Cloud, series: TimeSeriesWriter, count: int) -> None:
     assert series.write(rows(count)) == [WRITTEN] * count
     most = 100 if isinstance(series, TimestreamSeries) else 500
-    sizes = [len(call.params["Records"]) for call in cloud.wire.calls]
+    sizes = [len(call.params["Records"]) for call in cloud.aws.calls]
     assert sizes == [most] * (count // most) + [count % most] * (count % most > 0)
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (Refused("ThrottlingException"), "ThrottlingException"),
-        (Refused("InternalServerException", 500), "InternalServerException"),
-        (Refused("ServiceUnavailableException", 503), "ServiceUnavailableException"),
-        (Refused("ResourceNotFoundException"), "ResourceNotFoundException"),
-        (Refused("AccessDeniedException"), "AccessDeniedException"),
+        (ServiceError("ThrottlingException"), "ThrottlingException"),
+        (ServiceError("InternalServerException", 500), "InternalServerException"),
+        (ServiceError("ServiceUnavailableException", 503), "ServiceUnavailableException"),
+        (ServiceError("ResourceNotFoundException"), "ResourceNotFoundException"),
+        (ServiceError("AccessDeniedException"), "AccessDeniedException"),
         (ReadTimeoutError(endpoint_url="https://x"), "ReadTimeoutError"),
     ],
 )
-def test_a_call_that_is_refused_may_be_tried_again(
-    cloud: Cloud, series: TimeSeriesWriter, error: Exception, code: str
-) -> None:
+def test_rows_of_a_failed_call_are_failed(cloud: Cloud, series: TimeSeriesWriter, error: Exception, code: str) -> None:
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
         raise error
 
-    cloud.wire.fakes |= {"WriteRecords": refuse, "PutRecordBatch": refuse}
+    cloud.aws.fakes |= {"WriteRecords": refuse, "PutRecordBatch": refuse}
     assert series.write(rows(3)) == [WriteResult("failed", code)] * 3
 
 
@@ -181,7 +177,7 @@ def test_a_call_that_is_refused_may_be_tried_again(
 
 def test_a_row_is_one_multi_measure_record(cloud: Cloud, timestream: TimestreamSeries) -> None:
     timestream.write([Row(7, FULL)])
-    (call,) = cloud.wire.calls
+    (call,) = cloud.aws.calls
     assert (call.params["DatabaseName"], call.params["TableName"]) == (DATABASE, TIME_TABLE)
     assert call.params["CommonAttributes"] == {
         "Dimensions": [{"Name": "cell", "Value": "test"}],
@@ -222,42 +218,40 @@ def test_a_row_is_one_multi_measure_record(cloud: Cloud, timestream: TimestreamS
     }
 
 
-def test_attributes_that_a_record_has_no_room_for_are_left_out_and_flagged(
-    cloud: Cloud, timestream: TimestreamSeries
-) -> None:
+def test_attributes_that_do_not_fit_are_omitted_and_flagged(cloud: Cloud, timestream: TimestreamSeries) -> None:
     attributes = {"first": "a" * 500, "huge": "\u20ac" * 1_000, "last": "z"}
     timestream.write([Row(7, structs.replace(LARGEST, attributes=attributes))])
-    ((record,),) = [call.params["Records"] for call in cloud.wire.calls]
+    ((record,),) = [call.params["Records"] for call in cloud.aws.calls]
     measures = {one["Name"]: one["Value"] for one in record["MeasureValues"]}
     assert json.loads(measures["attributes"]) == {"first": "a" * 500, "last": "z"}
     assert measures["attributes_cut"] == "true"
     assert sum(len(name) + len(value.encode()) for name, value in measures.items()) <= 2_048
 
 
-def test_the_largest_row_has_room_without_attributes(cloud: Cloud, timestream: TimestreamSeries) -> None:
+def test_the_largest_row_without_attributes_fits(cloud: Cloud, timestream: TimestreamSeries) -> None:
     timestream.write([Row(7, structs.replace(LARGEST, attributes={"huge": "a" * 4_000}))])
-    ((record,),) = [call.params["Records"] for call in cloud.wire.calls]
+    ((record,),) = [call.params["Records"] for call in cloud.aws.calls]
     measures = {one["Name"]: one["Value"] for one in record["MeasureValues"]}
     assert measures["attributes"] == "{}"
     assert sum(len(name) + len(value.encode()) for name, value in measures.items()) <= 2_048
 
 
-def test_a_row_that_is_written_again_is_the_same_record(cloud: Cloud, timestream: TimestreamSeries) -> None:
+def test_writing_a_row_again_sends_the_same_record(cloud: Cloud, timestream: TimestreamSeries) -> None:
     timestream.write([Row(7, FULL)])
     timestream.write([Row(7, FULL)])
-    one, two = cloud.wire.calls
+    one, two = cloud.aws.calls
     assert one == two
 
 
-def test_rejected_records_are_told_from_those_beside_them(cloud: Cloud, timestream: TimestreamSeries) -> None:
+def test_only_listed_records_are_rejected(cloud: Cloud, timestream: TimestreamSeries) -> None:
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
         rejected = [
             {"RecordIndex": 1, "Reason": "outside the retention of the memory store"},
             {"RecordIndex": 3, "Reason": "a higher version is there", "ExistingVersion": 9},
         ]
-        raise Refused("RejectedRecordsException", RejectedRecords=rejected)
+        raise ServiceError("RejectedRecordsException", RejectedRecords=rejected)
 
-    cloud.wire.fakes["WriteRecords"] = refuse
+    cloud.aws.fakes["WriteRecords"] = refuse
     assert timestream.write(rows(5)) == [
         WRITTEN,
         WriteResult("rejected", "outside the retention of the memory store"),
@@ -267,17 +261,17 @@ def test_rejected_records_are_told_from_those_beside_them(cloud: Cloud, timestre
     ]
 
 
-def test_one_record_that_is_not_valid_does_not_keep_the_others_out(cloud: Cloud, timestream: TimestreamSeries) -> None:
+def test_an_invalid_record_does_not_block_the_others(cloud: Cloud, timestream: TimestreamSeries) -> None:
     taken: list[str] = []
 
     def write(params: dict[str, Any]) -> dict[str, Any]:
-        names = [flat(record)["transition_id"] for record in params["Records"]]
+        names = [flatten_record(record)["transition_id"] for record in params["Records"]]
         if "t37" in names:
-            raise Refused("ValidationException")
+            raise ServiceError("ValidationException")
         taken.extend(names)
-        return THROUGH
+        return PASS_THROUGH
 
-    cloud.wire.fakes["WriteRecords"] = write
+    cloud.aws.fakes["WriteRecords"] = write
     outcomes = timestream.write(rows(100))
     assert [n for n, outcome in enumerate(outcomes) if outcome != WRITTEN] == [37]
     assert outcomes[37].result == "rejected" and "ValidationException" in outcomes[37].reason
@@ -289,33 +283,33 @@ def test_one_record_that_is_not_valid_does_not_keep_the_others_out(cloud: Cloud,
 
 def test_a_row_is_one_json_object_with_instants_in_microseconds(cloud: Cloud, firehose: FirehoseSeries) -> None:
     firehose.write([Row(7, FULL), Row(8, PLAIN)])
-    (call,) = cloud.wire.calls
+    (call,) = cloud.aws.calls
     assert call.params["DeliveryStreamName"] == "bems-test"
     one, two = (json.loads(record["Data"]) for record in call.params["Records"])
     assert (one, two) == (to_row(FULL, "test"), to_row(PLAIN, "test"))
     assert one["occurred_at"] == NOW - HOUR
 
 
-def test_what_firehose_did_not_take_is_put_again_and_nothing_else(cloud: Cloud, firehose: FirehoseSeries) -> None:
+def test_only_records_that_firehose_did_not_accept_are_retried(cloud: Cloud, firehose: FirehoseSeries) -> None:
     failures = {"t1": 1, "t3": 2, "t4": 99}
 
     def takes(id: str) -> bool:
         failures[id] = failures.get(id, 0) - 1
         return failures[id] < 0
 
-    cloud.wire.fakes["PutRecordBatch"] = taking(takes)
+    cloud.aws.fakes["PutRecordBatch"] = taking(takes)
     failed = WriteResult("failed", "ServiceUnavailableException")
     assert firehose.write(rows(6)) == [WRITTEN, WRITTEN, WRITTEN, WRITTEN, failed, WRITTEN]
-    sizes = [len(call.params["Records"]) for call in cloud.wire.calls]
+    sizes = [len(call.params["Records"]) for call in cloud.aws.calls]
     assert sizes == [6, 3, 2]
 
 
 def test_no_call_has_more_than_4_mb(cloud: Cloud, firehose: FirehoseSeries) -> None:
-    # Each quotation mark is escaped in the attributes' JSON, and again in the row's.
+    # Each quotation mark is escaped twice: in the attributes' JSON and in the row's.
     large = structs.replace(LARGEST, attributes={"quotes": '"' * 4_000})
     many = [Row(n, structs.replace(large, transition_id=f"t{n}")) for n in range(501)]
     assert firehose.write(many) == [WRITTEN] * 501
-    sizes = [sum(len(record["Data"]) for record in call.params["Records"]) for call in cloud.wire.calls]
+    sizes = [sum(len(record["Data"]) for record in call.params["Records"]) for call in cloud.aws.calls]
     assert max(sizes) <= 4_000_000 and len(sizes) == 3
-    written = [json.loads(r["Data"])["transition_id"] for call in cloud.wire.calls for r in call.params["Records"]]
+    written = [json.loads(r["Data"])["transition_id"] for call in cloud.aws.calls for r in call.params["Records"]]
     assert written == [f"t{n}" for n in range(501)]

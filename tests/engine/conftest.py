@@ -2,10 +2,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.engine.parity import MotoWorld, moto_world
+from tests.engine.parity import MotoRunner, moto_runner
 
 
 @pytest.fixture(scope="module")
-def moto() -> Iterator[MotoWorld]:
-    with moto_world() as world:
-        yield world
+def moto() -> Iterator[MotoRunner]:
+    with moto_runner() as runner:
+        yield runner

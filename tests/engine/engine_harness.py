@@ -1,4 +1,4 @@
-"""A shell for unit tests: it keeps an execution and its effects, and time is a number of seconds from START."""
+"""Runs an execution in unit tests and collects its effects and events. Times are seconds after START."""
 
 from typing import Any
 
@@ -18,15 +18,17 @@ def compiled(definition: dict[str, Any]) -> Machine:
 
 
 class EngineHarness:
+    """An execution that has started, with all its effects and events."""
+
     def __init__(self, definition: dict[str, Any], data: Any = None, *, seed: int = 0) -> None:
         self.machine = compiled(definition)
         self.execution: Execution = new_execution(ARN, seed=seed)
         self.effects: list[Effect] = []
         self.events: list[HistoryEvent] = []
-        self.take(Start({} if data is None else data))
+        self.apply(Start({} if data is None else data))
 
-    def take(self, stimulus: Stimulus, at: float = 0) -> "EngineHarness":
-        """The stimulus happens `at` so many seconds after START."""
+    def apply(self, stimulus: Stimulus, at: float = 0) -> "EngineHarness":
+        """Apply a stimulus at a time in seconds after START."""
         now = START + round(at * 1_000_000)
         self.execution, effects, events = step(self.machine, self.execution, stimulus, now, record=True)
         self.effects += effects
@@ -34,8 +36,8 @@ class EngineHarness:
         return self
 
     def answer(self, payload: Any = None, at: float = 0) -> "EngineHarness":
-        """The newest invocation succeeds."""
-        return self.take(TaskSucceeded(self.invoke.invocation, {**RESULT, "Payload": payload}), at)
+        """Let the newest invocation succeed with a payload."""
+        return self.apply(TaskSucceeded(self.invoke.invocation, {**RESULT, "Payload": payload}), at)
 
     @property
     def invoke(self) -> Invoke:

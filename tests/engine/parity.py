@@ -1,4 +1,4 @@
-"""The same definition and script, run by moto's interpreter and by ours, with histories that can be compared."""
+"""Runs a definition and a script on moto's interpreter and on ours, and normalizes the histories for comparison."""
 
 import functools
 import itertools
@@ -42,7 +42,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Answer:
-    """What a function answers, `after` so many seconds: its payload, or an error name and a message."""
+    """Response of a function `after` a number of seconds: a payload, or an error name and a message."""
 
     payload: Any = None
     error: str | None = None
@@ -61,7 +61,7 @@ class Advance:
 
 @dataclass(frozen=True)
 class Succeed:
-    """A callback with the newest task token; a `stale` one with the token before it."""
+    """SendTaskSuccess with the newest task token, or with the previous one if `stale`."""
 
     output: Any
     stale: bool = False
@@ -69,7 +69,7 @@ class Succeed:
 
 @dataclass(frozen=True)
 class Fail:
-    """A failing callback. Without a cause, because moto loses it."""
+    """SendTaskFailure. Without a cause, because moto drops it."""
 
     error: str
     cause: str | None = None
@@ -77,16 +77,20 @@ class Fail:
 
 
 @dataclass(frozen=True)
-class Beat:
+class SendHeartbeat:
     pass
 
 
-Action = Advance | Succeed | Fail | Beat
+Action = Advance | Succeed | Fail | SendHeartbeat
 
 
 @dataclass(frozen=True)
 class Script:
-    """Answers are given to invocations in turn, the last one for ever; a function in `functions` has its own."""
+    """A test case.
+
+    Invocations get the answers in order, and the last one again and again. `functions` has separate answers by function
+    name.
+    """
 
     definition: dict[str, Any]
     input: Any = field(default_factory=dict)
@@ -97,8 +101,8 @@ class Script:
 
 class Answers:
     def __init__(self, script: Script) -> None:
-        self._any = _forever(script.answers)
-        self._own = {name: _forever(answers) for name, answers in script.functions.items()}
+        self._any = _repeat_last(script.answers)
+        self._own = {name: _repeat_last(answers) for name, answers in script.functions.items()}
 
     def next(self, function: str) -> Answer:
         return next(self._own.get(function, self._any))
@@ -106,7 +110,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`history` is normalized; `rejected` holds the names of the callbacks' errors."""
+    """Result of a script. `history` is normalized; `rejected` lists the error names of callbacks."""
 
     status: str
     output: Any
@@ -118,8 +122,8 @@ class Outcome:
         return [event["type"] for event in self.history]
 
 
-class EngineWorld:
-    """Our engine with a shell of the simplest kind."""
+class EngineRunner:
+    """Runs scripts on our engine."""
 
     def __init__(self, now: datetime, arn: str = "arn:aws:states:us-east-1:123456789012:execution:machine:1") -> None:
         self._now = _microseconds(now)
@@ -151,7 +155,7 @@ class EngineWorld:
                 self._take(CallbackSucceeded(self._token(stale), output))
             case Fail(error, cause, stale):
                 self._take(CallbackFailed(self._token(stale), error, cause))
-            case Beat():
+            case SendHeartbeat():
                 self._take(Heartbeat(self._token()))
 
     def _token(self, stale: bool = False) -> str:
@@ -200,8 +204,8 @@ class EngineWorld:
             self._take(result)
 
 
-class MotoWorld:
-    """moto's interpreter. Get one from `moto_world()`."""
+class MotoRunner:
+    """Runs scripts on moto's interpreter. Create it with `moto_runner()`."""
 
     def __init__(self, clock: SfnClock, client: Any) -> None:
         self.clock = clock
@@ -233,7 +237,7 @@ class MotoWorld:
         execution = self._client.describe_execution(executionArn=self.arn)
         pages = self._client.get_paginator("get_execution_history").paginate(executionArn=self.arn)
         history = [event for page in pages for event in page["events"]]
-        # An execution that is left open would take answers and time from the next one.
+        # An open execution would consume answers and time of the next one.
         self.clock.close()
         return Outcome(
             execution["status"],
@@ -250,14 +254,14 @@ class MotoWorld:
                 self._client.send_task_success(taskToken=self._token(stale), output=json.dumps(output))
             case Fail(error, _, stale):
                 self._client.send_task_failure(taskToken=self._token(stale), error=error)
-            case Beat():
+            case SendHeartbeat():
                 self._client.send_task_heartbeat(taskToken=self._token())
 
     def _token(self, stale: bool = False) -> str:
         return self.tokens[-2 if stale else -1]
 
     def invoke(self, parameters: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Takes the place of the call to Lambda."""
+        """Replace the call to Lambda."""
         answer = self._answers.next(parameters["FunctionName"])
         if answer.after:
             sleep = lambda_eval_utils.time.sleep  # type: ignore[attr-defined]
@@ -268,8 +272,8 @@ class MotoWorld:
 
 
 @contextmanager
-def moto_world() -> Iterator[MotoWorld]:
-    """moto with its interpreter on a frozen clock, and without Docker: functions answer from the script."""
+def moto_runner() -> Iterator[MotoRunner]:
+    """Run moto with its interpreter on a frozen clock and without Docker: functions answer from the script."""
     with (
         mock_aws(config={"stepfunctions": {"execute_state_machine": True}}),
         pytest.MonkeyPatch.context() as patch,
@@ -277,13 +281,13 @@ def moto_world() -> Iterator[MotoWorld]:
     ):
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        world = MotoWorld(clock, boto3.client("stepfunctions", region_name="us-east-1"))
+        runner = MotoRunner(clock, boto3.client("stepfunctions", region_name="us-east-1"))
         patch.setattr(lambda_eval_utils, "time", clock.replacements()["time"], raising=False)
-        patch.setattr(lambda_eval_utils, "_invoke_lambda_function", world.invoke)
+        patch.setattr(lambda_eval_utils, "_invoke_lambda_function", runner.invoke)
         # Parsing a definition takes longer than running it, and moto parses at every start.
         patch.setattr(AmazonStateLanguageParser, "parse", functools.cache(AmazonStateLanguageParser.parse))
-        patch.setattr(CallbackPoolManager, "add", _recording(CallbackPoolManager.add, world.tokens))
-        yield world
+        patch.setattr(CallbackPoolManager, "add", _recording(CallbackPoolManager.add, runner.tokens))
+        yield runner
 
 
 def _recording(add: Any, tokens: list[str]) -> Any:
@@ -294,14 +298,14 @@ def _recording(add: Any, tokens: list[str]) -> Any:
     return record
 
 
-def run_both(moto: MotoWorld, script: Script) -> tuple[Outcome, Outcome]:
-    """The outcomes of moto and of our engine, which started at the same instant with the same ARN."""
+def run_both(moto: MotoRunner, script: Script) -> tuple[Outcome, Outcome]:
+    """Return the outcomes of moto and of our engine, started at the same instant with the same ARN."""
     started_at = moto.clock.now
     expected = moto.run(script)
-    return expected, EngineWorld(started_at, moto.arn).run(script)
+    return expected, EngineRunner(started_at, moto.arn).run(script)
 
 
-def _forever(answers: tuple[Answer, ...]) -> Iterator[Answer]:
+def _repeat_last(answers: tuple[Answer, ...]) -> Iterator[Answer]:
     return itertools.chain(answers, itertools.repeat(answers[-1]))
 
 
@@ -339,7 +343,7 @@ def _normalize_value(key: str, value: Any, tokens: set[str]) -> Any:
     for token in sorted(tokens, key=len, reverse=True):
         value = value.replace(token, "<token>")
     if key == "cause":
-        # moto leaves out the sentence that says where the error was, and quotes JSON with other blanks.
+        # moto omits the sentence with the location of the error, and formats JSON with other spaces.
         return _CAUSE_PREFIX.sub("", value).replace(" ", "")
     # moto renders instants of the context object with an offset and without milliseconds.
     value = _ISO.sub(lambda found: f"{found[1]}{(found[2] or '.')[:4]:0<4}Z", value)

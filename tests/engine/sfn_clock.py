@@ -1,8 +1,8 @@
-"""moto's Step Functions interpreter on freezegun's clock: its waits end when the clock is moved, not when time passes.
+"""Puts moto's Step Functions interpreter on freezegun's clock: waits end when a test moves the clock.
 
-moto interprets every execution with threads that wait on `threading.Event`, `Thread.join` and `time.sleep`. Inside its
-modules these are replaced by ones that park the thread; `SfnClock.advance` wakes the parked threads one at a time, in
-the order of their deadlines, and lets the interpreter settle in between. So an execution runs the same way every time.
+moto interprets every execution with threads that wait on `threading.Event`, `Thread.join` and `time.sleep`. In its
+modules these are replaced by versions that park the thread. `SfnClock.advance` wakes the parked threads one at a time,
+in order of their deadlines, and waits until all threads are parked in between, so that executions are deterministic.
 """
 
 import itertools
@@ -21,11 +21,11 @@ import pytest
 from freezegun import freeze_time
 from freezegun.api import FrozenDateTimeFactory
 
-_SETTLE_SECONDS = 30
+_SETTLE_TIMEOUT_SECONDS = 30
 
 
 class _Unwind(BaseException):
-    """Ends a parked interpreter thread; moto only catches Exception."""
+    """Ends a parked interpreter thread. moto catches only Exception."""
 
 
 @dataclass(eq=False)
@@ -39,7 +39,7 @@ class _Parked:
 
 
 class SfnClock:
-    """Moves frozen time for every thread of moto's interpreter. Get one from `sfn_clock()`."""
+    """Frozen clock for all threads of moto's interpreter. Create it with `sfn_clock()`."""
 
     def __init__(self, frozen: FrozenDateTimeFactory) -> None:
         self._frozen = frozen
@@ -50,11 +50,11 @@ class SfnClock:
 
     @property
     def now(self) -> datetime:
-        """The frozen instant, aware, in UTC."""
+        """The frozen time, as an aware datetime in UTC."""
         return self._frozen().replace(tzinfo=UTC)
 
     def advance(self, seconds: float) -> None:
-        """Moves the clock, and on the way ends each wait at its own deadline."""
+        """Move the clock, and end each wait at its deadline."""
         target = self._frozen() + timedelta(seconds=seconds)
         self.settle()
         while (parked := self._next()) is not None and parked.deadline <= target:
@@ -64,13 +64,13 @@ class SfnClock:
         self._frozen.move_to(target)
 
     def settle(self) -> None:
-        """Returns when every interpreter thread is parked or has ended."""
+        """Wait until every interpreter thread is parked or has ended."""
         with self._changed:
-            settled = self._changed.wait_for(lambda: self._running == 0, _SETTLE_SECONDS)
+            settled = self._changed.wait_for(lambda: self._running == 0, _SETTLE_TIMEOUT_SECONDS)
         assert settled, "the interpreter did not settle"
 
     def close(self) -> None:
-        """Ends every thread that still waits."""
+        """End every parked thread."""
         self._wake(lambda _: True, _Unwind())
         self.settle()
 
@@ -107,7 +107,7 @@ class SfnClock:
                 parked.woken.set()
 
     def replacements(self) -> dict[str, Any]:
-        """What takes the place of which name in moto's interpreter modules."""
+        """Return the replacements for names in moto's interpreter modules."""
         clock = self
 
         class Event(threading.Event):
@@ -139,7 +139,7 @@ class SfnClock:
                 return self.overdue or not self.ended.is_set()
 
             def join(self, timeout: float | None = None) -> None:
-                # moto joins for the execution's own TimeoutSeconds only, and then asks is_alive() whether it ran out.
+                # moto joins only for the execution's TimeoutSeconds, and then checks is_alive() to detect the timeout.
                 self.overdue = not self.ended.wait(timeout)
                 if self.overdue:
                     clock._wake(lambda parked: parked.root is self.root, _Unwind())
@@ -157,7 +157,7 @@ class SfnClock:
 
 @contextmanager
 def sfn_clock(start: str = "2026-01-01T00:00:00Z") -> Iterator[SfnClock]:
-    """Freezes time, and puts moto's interpreter on the frozen clock."""
+    """Freeze time, and put moto's interpreter on the frozen clock."""
     with freeze_time(start, ignore=["_pytest"]) as frozen, pytest.MonkeyPatch.context() as patch:
         assert isinstance(frozen, FrozenDateTimeFactory)
         clock = SfnClock(frozen)

@@ -5,11 +5,11 @@ import pytest
 from bems.engine import new_execution
 from bems.engine.choices import choose, compile_rule
 from bems.engine.errors import StatesError
-from bems.engine.paths import Identity, Reader, compile_reader, parse_path
+from bems.engine.paths import MachineIdentity, Reader, compile_reader, parse_path
 
 
 def compile_path(text: str, _where: str) -> Reader:
-    return compile_reader(parse_path(text), Identity("", ""))
+    return compile_reader(parse_path(text), MachineIdentity("", ""))
 
 
 def holds(rule: dict[str, Any], data: Any) -> bool:
@@ -60,7 +60,7 @@ def test_values_of_other_types_are_not_equal(operator: str, left: Any, right: An
     assert not holds({"Variable": "$.l", operator: "$.r"}, {"l": left, "r": right})
 
 
-def test_second_path_that_goes_nowhere_is_an_error() -> None:
+def test_a_second_path_without_a_value_is_an_error() -> None:
     with pytest.raises(StatesError, match=r"Invalid path '\$\.r'"):
         holds({"Variable": "$.l", "NumericEqualsPath": "$.r"}, {"l": 1})
 
@@ -76,12 +76,12 @@ def test_and_stops_at_the_first_false() -> None:
 
 
 @pytest.mark.parametrize(("value", "target"), [("a", "First"), ("b", "Third"), ("c", "Default")])
-def test_first_rule_that_holds_decides(value: str, target: str) -> None:
+def test_the_first_matching_rule_decides(value: str, target: str) -> None:
     rules = [("a", "First"), ("a", "Second"), ("b", "Third")]
     choices = [(compile_rule({"Variable": "$", "StringEquals": text}, "rule", compile_path), to) for text, to in rules]
     assert choose(choices, "Default", value, new_execution("arn")) == target
 
 
 @pytest.mark.parametrize("value", [None, True, 1, 1.0, [], ["a"], {}, {"a": "a"}, "A", ""])
-def test_nothing_but_a_string_equals_a_string(value: Any) -> None:
+def test_only_a_string_equals_a_string(value: Any) -> None:
     assert not holds({"Variable": "$", "StringEquals": "a"}, value)

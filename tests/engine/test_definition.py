@@ -16,7 +16,7 @@ def problems(definition: Any, kind: type[InvalidDefinition] = InvalidDefinition)
     return caught.value.problems
 
 
-def test_the_lifecycle_loads_as_it_is() -> None:
+def test_the_lifecycle_definition_loads() -> None:
     assert len(load(LIFECYCLE.read_text(), resources={"lambda:invoke"}).states) == 16
 
 
@@ -27,7 +27,7 @@ def test_text_and_object_are_the_same_definition() -> None:
     assert text.digest != compiled({**definition, "TimeoutSeconds": 5}).digest
 
 
-def test_definition_is_not_shared_with_its_owner() -> None:
+def test_the_definition_is_copied() -> None:
     definition = machine({"Type": "Pass", "Result": {"x": 1}})
     before = copy.deepcopy(definition)
     loaded = compiled(definition)
@@ -89,11 +89,11 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "resource": (
         machine({"Type": "Task", "Resource": "arn:aws:states:::sqs:sendMessage", "Parameters": {}}),
-        "States.First.Resource: resource sqs:sendMessage is not known here",
+        "States.First.Resource: resource sqs:sendMessage is not in the registry",
     ),
     "function": (
         machine({"Type": "Task", "Resource": FUNCTION + "2"}),
-        f"States.First.Resource: resource {FUNCTION}2 is not known here",
+        f"States.First.Resource: resource {FUNCTION}2 is not in the registry",
     ),
     "pattern": (
         machine({"Type": "Task", "Resource": f"{INVOKE}.sync:2", "Parameters": {}}),
@@ -115,7 +115,7 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_what_is_not_implemented_is_refused_by_path(name: str) -> None:
+def test_unsupported_features_are_reported_by_path(name: str) -> None:
     definition, problem = UNSUPPORTED[name]
     assert problems(definition, UnsupportedDefinition) == (problem,)
 
@@ -132,12 +132,12 @@ RULE = {"Variable": "$.x", "Next": "Second"}
 
 INVALID: dict[str, tuple[Any, str]] = {
     "not json": ("{", "$: not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-    "no object": ("[]", "$: a definition is an object"),
+    "no object": ("[]", "$: expected an object"),
     "no states": ({"StartAt": "First"}, "States: required field is missing or not an object with states"),
     "no start": ({"States": {"First": {"Type": "Succeed"}}}, "StartAt: required field is missing"),
     "dangling start": ({**machine({"Type": "Pass"}), "StartAt": "X"}, "StartAt: no state is named 'X'"),
     "unknown field": (machine({"Type": "Pass"}, Foo=1), "Foo: unknown field"),
-    "version": (machine({"Type": "Pass"}, Version="2.0"), "Version: only 1.0 exists"),
+    "version": (machine({"Type": "Pass"}, Version="2.0"), "Version: expected 1.0"),
     "machine timeout": (
         machine({"Type": "Pass"}, TimeoutSeconds=0),
         "TimeoutSeconds: expected an integer from 1 to 99999999",
@@ -146,7 +146,7 @@ INVALID: dict[str, tuple[Any, str]] = {
         machine({"Type": "Pass", "Retry": []}),
         "States.First.Retry: unknown field of a Pass state",
     ),
-    "no type": (machine({"Type": "Wonder"}), "States.First.Type: required field is missing or no type of state"),
+    "no type": (machine({"Type": "Wonder"}), "States.First.Type: required field is missing or not a state type"),
     "no transition": (
         {"StartAt": "First", "States": {"First": {"Type": "Pass"}}},
         "States.First: exactly one of Next and End is required",
@@ -168,10 +168,10 @@ INVALID: dict[str, tuple[Any, str]] = {
         machine({"Type": "Choice", "Choices": [{"Variable": "$", "IsNull": True, "Next": "X"}]}),
         'States.First.Choices[0].Next: no state is named "X"',
     ),
-    "unreachable": (machine({"Type": "Pass", "End": True}, {"Type": "Pass"}), "States.Second: no state leads here"),
+    "unreachable": (machine({"Type": "Pass", "End": True}, {"Type": "Pass"}), "States.Second: unreachable state"),
     "long name": (
         {"StartAt": "x" * 81, "States": {"x" * 81: {"Type": "Succeed"}}},
-        f"States.{'x' * 81}: a name has at most 80 characters",
+        f"States.{'x' * 81}: a state name has at most 80 characters",
     ),
     "path": (
         machine({"Type": "Pass", "InputPath": "x"}),
@@ -187,15 +187,15 @@ INVALID: dict[str, tuple[Any, str]] = {
     ),
     "twice": (
         machine({"Type": "Pass", "Parameters": {"x": 1, "x.$": "$"}}),
-        "States.First.Parameters.x: given twice, with and without .$",
+        "States.First.Parameters.x: given both with and without .$",
     ),
     "result path into the context": (
         machine({"Type": "Pass", "ResultPath": "$$.State"}),
-        "States.First.ResultPath: a result cannot be put into the context object",
+        "States.First.ResultPath: a result cannot be written to the context object",
     ),
     "token elsewhere": (
         machine(invoke(Parameters={"x.$": "$$.Task.Token"})),
-        "States.First.Parameters.x.$: only the Parameters of a .waitForTaskToken task have a task token",
+        "States.First.Parameters.x.$: the task token exists only in the Parameters of a .waitForTaskToken task",
     ),
     "no resource": (machine({"Type": "Task", "Parameters": {}}), "States.First.Resource: required field is missing"),
     "no arn": (
@@ -242,11 +242,11 @@ INVALID: dict[str, tuple[Any, str]] = {
     ),
     "all with another": (
         retry(ErrorEquals=["States.ALL", "E"]),
-        "States.First.Retry[0].ErrorEquals: States.ALL stands alone, and last",
+        "States.First.Retry[0].ErrorEquals: States.ALL must be the only name of the last entry",
     ),
     "all before another": (
         machine(invoke(Retry=[{"ErrorEquals": ["States.ALL"]}, {"ErrorEquals": ["E"]}])),
-        "States.First.Retry[0].ErrorEquals: States.ALL stands alone, and last",
+        "States.First.Retry[0].ErrorEquals: States.ALL must be the only name of the last entry",
     ),
     "interval": (
         retry(IntervalSeconds=0),
@@ -270,7 +270,7 @@ INVALID: dict[str, tuple[Any, str]] = {
         choice({"IsNull": True, "Next": "Second"}),
         "States.First.Choices[0]: required field Variable is missing",
     ),
-    "no operator": (choice(RULE), "States.First.Choices[0]: a choice rule has exactly one comparison operator"),
+    "no operator": (choice(RULE), "States.First.Choices[0]: expected exactly one comparison operator"),
     "operator": (
         choice({**RULE, "StringLike": "x"}),
         "States.First.Choices[0].StringLike: unknown comparison operator",
@@ -279,7 +279,7 @@ INVALID: dict[str, tuple[Any, str]] = {
         choice({**RULE, "BooleanLessThan": True}),
         "States.First.Choices[0].BooleanLessThan: unknown comparison operator",
     ),
-    "operand": (choice({**RULE, "NumericEquals": "5"}), "States.First.Choices[0].NumericEquals: expected a numeric"),
+    "operand": (choice({**RULE, "NumericEquals": "5"}), "States.First.Choices[0].NumericEquals: expected a number"),
     "type test": (choice({**RULE, "IsNull": "yes"}), "States.First.Choices[0].IsNull: expected true or false"),
     "escape": (
         choice({**RULE, "StringMatches": "a\\b"}),
@@ -287,7 +287,7 @@ INVALID: dict[str, tuple[Any, str]] = {
     ),
     "combination": (
         choice({**RULE, "Not": {}}),
-        "States.First.Choices[0]: Not stands alone in its rule",
+        "States.First.Choices[0]: Not must be the only field of its rule",
     ),
     "empty combination": (
         choice({"And": [], "Next": "Second"}),
@@ -295,13 +295,13 @@ INVALID: dict[str, tuple[Any, str]] = {
     ),
     "next in a nested rule": (
         choice({"Not": {**RULE, "IsNull": True}, "Next": "Second"}),
-        "States.First.Choices[0].Not: a choice rule has exactly one comparison operator",
+        "States.First.Choices[0].Not: expected exactly one comparison operator",
     ),
 }
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_what_is_wrong_is_refused_by_path(name: str) -> None:
+def test_problems_are_reported_by_path(name: str) -> None:
     definition, problem = INVALID[name]
     assert problem in problems(definition)
 
@@ -319,7 +319,7 @@ def test_all_problems_are_reported_at_once() -> None:
         "States.First.Parameters.x.$: intrinsic function States.UUID is not supported",
         "States.First.Parameters.y.$: path '$.z[*]' may select more than one value, which is not supported",
         "States.Fourth.Type: state type Map is not supported",
-        "States.Fourth: no state leads here",
+        "States.Fourth: unreachable state",
         "States.Second.Credentials: field Credentials is not supported",
         "States.Second.Retry[0].ErrorEquals: required field is missing or not a list of error names",
         "States.Second.TimeoutSeconds: expected an integer from 1 to 99999999",
@@ -329,15 +329,15 @@ def test_all_problems_are_reported_at_once() -> None:
     )
 
 
-def test_message_holds_every_problem() -> None:
+def test_the_message_has_every_problem() -> None:
     with pytest.raises(UnsupportedDefinition, match="UUID is not supported\nStates"):
         compiled(machine({"Type": "Pass", "Parameters": {"x.$": "States.UUID()"}, "ResultPath": "$.a[*]"}))
 
 
 @pytest.mark.parametrize("value", [None, 5, "text", []])
-def test_states_that_are_no_objects_are_refused(value: Any) -> None:
+def test_states_that_are_not_objects_are_rejected(value: Any) -> None:
     assert problems({"StartAt": "First", "States": {"First": value}}) == (
-        "States.First.Type: required field is missing or no type of state",
+        "States.First.Type: required field is missing or not a state type",
     )
 
 

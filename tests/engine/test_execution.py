@@ -11,13 +11,13 @@ def test_name_is_the_last_part_of_the_arn() -> None:
     assert new_execution(ARN, name="other").name == "other"
 
 
-def test_token_tells_its_execution() -> None:
+def test_a_token_identifies_its_execution() -> None:
     assert execution_id(EngineHarness(machine(wait_for_token())).token) == ARN
     assert execution_id("a#b#3") == "a#b"
     assert execution_id("nonsense") == "nonsense"
 
 
-def test_json_holds_what_is_not_blank() -> None:
+def test_json_omits_default_values() -> None:
     execution = EngineHarness(machine(wait_for_token(TimeoutSeconds=5)), {"x": 1}).execution
     assert execution.to_json() == {
         "id": ARN,
@@ -38,7 +38,7 @@ def test_json_holds_what_is_not_blank() -> None:
     }
 
 
-def test_values_that_look_blank_survive_json() -> None:
+def test_falsy_values_survive_json() -> None:
     values: list[Any] = [None, False, 0, 0.0, "", [], {}]
     for value in values:
         execution = Execution("id", "name", output=value, input=value, data=value)
@@ -64,4 +64,4 @@ def test_due_is_the_earliest_timer() -> None:
     execution.heartbeat_at = 10
     assert execution.due == 10
     execution.status = "SUCCEEDED"
-    assert (execution.due, execution.finished) == (None, True)
+    assert (execution.due, execution.is_finished) == (None, True)

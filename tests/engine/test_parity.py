@@ -1,4 +1,4 @@
-"""Our interpreter and moto's, which is independent of it, write the same history, event by event."""
+"""Our interpreter and moto's independent one produce the same history, event by event."""
 
 import itertools
 from typing import Any
@@ -11,10 +11,10 @@ from tests.engine.parity import (
     Action,
     Advance,
     Answer,
-    Beat,
     Fail,
-    MotoWorld,
+    MotoRunner,
     Script,
+    SendHeartbeat,
     Succeed,
     run_both,
 )
@@ -56,8 +56,8 @@ CASES: dict[str, Script] = {
     "pass: input path into the context": Script(machine({"Type": "Pass", "InputPath": "$$.Execution.Input.n"}), DATA),
     "pass: index": Script(machine({"Type": "Pass", "InputPath": "$.a.b[1]"}), DATA),
     "pass: quoted names": Script(machine({"Type": "Pass", "InputPath": "$['a']['b'][0]"}), DATA),
-    "pass: input path goes nowhere": Script(machine({"Type": "Pass", "InputPath": "$.nowhere"}), DATA),
-    "pass: output path goes nowhere": Script(machine({"Type": "Pass", "OutputPath": "$.nowhere"}), DATA),
+    "pass: input path selects nothing": Script(machine({"Type": "Pass", "InputPath": "$.nowhere"}), DATA),
+    "pass: output path selects nothing": Script(machine({"Type": "Pass", "OutputPath": "$.nowhere"}), DATA),
     "pass: parameters": Script(
         machine(
             {
@@ -93,7 +93,7 @@ CASES: dict[str, Script] = {
     "pass: input path, parameters and result path": Script(
         machine({"Type": "Pass", "InputPath": "$.a", "Parameters": {"b.$": "$.b"}, "ResultPath": "$.r"}), DATA
     ),
-    "pass: parameter goes nowhere": Script(machine({"Type": "Pass", "Parameters": {"x.$": "$.nowhere"}}), DATA),
+    "pass: parameter selects nothing": Script(machine({"Type": "Pass", "Parameters": {"x.$": "$.nowhere"}}), DATA),
     "pass: three in a row": Script(
         machine({"Type": "Pass", "Result": 1, "ResultPath": "$.x"}, {"Type": "Pass"}, {"Type": "Pass"}), DATA
     ),
@@ -106,7 +106,7 @@ CASES: dict[str, Script] = {
     "fail": Script(machine({"Type": "Fail", "Error": "E", "Cause": "C"}), DATA),
     "fail: without words": Script(machine({"Type": "Fail"}), DATA),
     "fail: paths": Script(machine({"Type": "Fail", "ErrorPath": "$.at", "CausePath": "$.a.c"}), DATA),
-    "fail: error path goes nowhere": Script(machine({"Type": "Fail", "ErrorPath": "$.nowhere"}), DATA),
+    "fail: error path selects nothing": Script(machine({"Type": "Fail", "ErrorPath": "$.nowhere"}), DATA),
     # Wait
     "wait: seconds": Script(machine({"Type": "Wait", "Seconds": 60}), DATA, actions=(Advance(59.5), Advance(0.5))),
     "wait: not yet": Script(machine({"Type": "Wait", "Seconds": 60}), DATA, actions=(Advance(59),)),
@@ -115,7 +115,7 @@ CASES: dict[str, Script] = {
     "wait: no seconds by path": Script(machine({"Type": "Wait", "SecondsPath": "$.zero"}), DATA),
     "wait: negative seconds": Script(machine({"Type": "Wait", "SecondsPath": "$.s"}), {"s": -1}),
     "wait: half a second": Script(machine({"Type": "Wait", "SecondsPath": "$.s"}), {"s": 1.5}),
-    "wait: seconds path goes nowhere": Script(machine({"Type": "Wait", "SecondsPath": "$.nowhere"}), DATA),
+    "wait: seconds path selects nothing": Script(machine({"Type": "Wait", "SecondsPath": "$.nowhere"}), DATA),
     "wait: timestamp": Script(
         machine({"Type": "Wait", "Timestamp": "2026-11-01T00:00:00Z"}), DATA, actions=(Advance(320 * 86_400),)
     ),
@@ -176,7 +176,7 @@ CASES: dict[str, Script] = {
         (BROKEN,),
         (Advance(100),),
     ),
-    "retry: at most so long": Script(
+    "retry: maximum delay": Script(
         retried({"ErrorEquals": ["Broken"], "IntervalSeconds": 3, "MaxDelaySeconds": 5, "MaxAttempts": 4}),
         DATA,
         (BROKEN,),
@@ -280,17 +280,17 @@ CASES: dict[str, Script] = {
     "heartbeat: beats, then missed": Script(
         machine(wait_for_token(HeartbeatSeconds=5, TimeoutSeconds=60)),
         DATA,
-        actions=(Advance(4), Beat(), Advance(4), Beat(), Advance(4), Advance(4)),
+        actions=(Advance(4), SendHeartbeat(), Advance(4), SendHeartbeat(), Advance(4), Advance(4)),
     ),
     "heartbeat: beats, then succeeds": Script(
         machine(wait_for_token(HeartbeatSeconds=5, TimeoutSeconds=60)),
         DATA,
-        actions=(Advance(4), Beat(), Advance(4), Succeed(1), Advance(9)),
+        actions=(Advance(4), SendHeartbeat(), Advance(4), Succeed(1), Advance(9)),
     ),
     "heartbeat: beats until the timeout": Script(
         machine(wait_for_token(HeartbeatSeconds=5, TimeoutSeconds=9)),
         DATA,
-        actions=(Advance(4), Beat(), Advance(4), Beat(), Advance(4)),
+        actions=(Advance(4), SendHeartbeat(), Advance(4), SendHeartbeat(), Advance(4)),
     ),
     "heartbeat: caught as a timeout": Script(
         caught_by(wait_for_token(HeartbeatSeconds=5, TimeoutSeconds=60), {"ErrorEquals": ["States.Timeout"]}),
@@ -303,7 +303,7 @@ CASES: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_history_is_the_same(moto: MotoWorld, name: str) -> None:
+def test_history_is_the_same(moto: MotoRunner, name: str) -> None:
     expected, actual = run_both(moto, CASES[name])
     assert actual.history == expected.history
     assert (actual.status, actual.rejected) == (expected.status, expected.rejected)
@@ -351,7 +351,7 @@ CONSTANTS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("operator", "operand"), CONSTANTS, ids=lambda value: str(value))
-def test_comparison_is_the_same(moto: MotoWorld, operator: str, operand: Any) -> None:
+def test_comparison_is_the_same(moto: MotoRunner, operator: str, operand: Any) -> None:
     rules = [
         {"And": [{"Variable": f"$.v[{index}]", operator: operand}], "Next": f"Pass{index}"}
         for index in range(len(VALUES))
@@ -365,8 +365,8 @@ def test_comparison_is_the_same(moto: MotoWorld, operator: str, operand: Any) ->
     "operator",
     ["BooleanEqualsPath", *(f"{kind}{order}Path" for kind in ("Numeric", "String", "Timestamp") for order in ORDERS)],
 )
-def test_comparison_of_two_paths_is_the_same(moto: MotoWorld, operator: str) -> None:
-    # Values of the operator's own type only: moto fails where the second value is of another.
+def test_comparison_of_two_paths_is_the_same(moto: MotoRunner, operator: str) -> None:
+    # Only values of the operator's type: moto fails if the second value has another type.
     kinds: dict[str, tuple[type, ...]] = {"B": (bool,), "N": (int, float), "S": (str,), "T": (str,)}
     operands: dict[str, list[Any]] = {
         "B": [True, False],
@@ -386,7 +386,7 @@ def test_comparison_of_two_paths_is_the_same(moto: MotoWorld, operator: str) -> 
 
 
 def _one_choice_each(rules: list[dict[str, Any]]) -> dict[str, Any]:
-    """Choice after Choice: where rule n holds, the path goes through state Pass-n."""
+    """Return a chain of Choice states: if rule n matches, the execution enters state Pass-n."""
     states: dict[str, Any] = {}
     for index, rule in enumerate(rules):
         following = f"Choice{index + 1}"
@@ -412,12 +412,12 @@ RULES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_rule_is_the_same(moto: MotoWorld, name: str) -> None:
+def test_rule_is_the_same(moto: MotoRunner, name: str) -> None:
     expected, actual = run_both(moto, Script(chooses(RULES[name]), {"x": 3}))
     assert actual.history == expected.history
 
 
-def test_filters_of_a_choice_are_the_same(moto: MotoWorld) -> None:
+def test_filters_of_a_choice_are_the_same(moto: MotoRunner) -> None:
     definition = chooses({"Variable": "$.b", "NumericEquals": 1})
     definition["States"]["First"] |= {"InputPath": "$.a", "OutputPath": "$.b"}
     expected, actual = run_both(moto, Script(definition, {"a": {"b": 1}}))

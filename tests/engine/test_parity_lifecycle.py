@@ -1,4 +1,4 @@
-"""The real definition runs alike on our interpreter and on moto's, along every path and along random ones."""
+"""The real definition has the same history on our interpreter and on moto's, for every path and for random scripts."""
 
 from datetime import UTC, datetime
 
@@ -11,9 +11,9 @@ from tests.engine.parity import (
     Action,
     Advance,
     Answer,
-    EngineWorld,
+    EngineRunner,
     Fail,
-    MotoWorld,
+    MotoRunner,
     Outcome,
     Script,
     Succeed,
@@ -21,7 +21,7 @@ from tests.engine.parity import (
 )
 
 DEFINITION = lifecycle()
-# Each interpreter draws its own jitter, and then they would wait differently.
+# No jitter, because each interpreter draws its own delays.
 for state in DEFINITION["States"].values():
     for retrier in state.get("Retry", ()):
         retrier["JitterStrategy"] = "NONE"
@@ -30,8 +30,8 @@ BROKEN = Answer(error="Broken")
 UNAVAILABLE = Answer(error="Unavailable")
 HANGS = Answer(after=10**9)
 REGISTERED = Answer(None)
-OUTAGE = 126 + 30 * 120
-"""Seconds that 36 retries take: 2, 4, ... 64, and then 120 each."""
+OUTAGE_SECONDS = 126 + 30 * 120
+"""Duration of 36 retries in seconds: 2, 4, ... 64, then 120 each."""
 
 
 def wait_on(seconds: int = 50) -> Answer:
@@ -57,7 +57,7 @@ def script(
 
 LATE = Advance(101)
 
-# By name: the state that is entered last, and the script that leads there.
+# By name: the last state entered, and the script.
 PATHS: dict[str, tuple[str, Script]] = {
     "happy": ("Posted", script((Advance(10), done(), Advance(10), done(), Advance(10), done()))),
     "happy, at once": ("Posted", script((done(), done(), done()))),
@@ -108,7 +108,7 @@ PATHS: dict[str, tuple[str, Script]] = {
     "Escalate hangs, once": ("Posted", script((LATE, Advance(62), done(), done(), done()), (HANGS, wait_on()))),
     "Escalate is unavailable for an hour": (
         "AwaitReconciliation",
-        script((LATE, Advance(OUTAGE), done()), (UNAVAILABLE,) * 36 + (wait_on(),)),
+        script((LATE, Advance(OUTAGE_SECONDS), done()), (UNAVAILABLE,) * 36 + (wait_on(),)),
     ),
     "a dispute's Escalate is unavailable": (
         "AwaitPosting",
@@ -116,7 +116,7 @@ PATHS: dict[str, tuple[str, Script]] = {
     ),
     "RegisterWait is unavailable for an hour": (
         "AwaitReconciliation",
-        script((Advance(OUTAGE), done()), registrations=(UNAVAILABLE,) * 36 + (REGISTERED,)),
+        script((Advance(OUTAGE_SECONDS), done()), registrations=(UNAVAILABLE,) * 36 + (REGISTERED,)),
     ),
     "RegisterWait runs out of time": (
         "AwaitReconciliation",
@@ -135,7 +135,7 @@ PATHS: dict[str, tuple[str, Script]] = {
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_history_is_the_same(moto: MotoWorld, name: str) -> None:
+def test_history_is_the_same(moto: MotoRunner, name: str) -> None:
     last_state, steps = PATHS[name]
     expected, actual = run_both(moto, steps)
     assert actual.history == expected.history
@@ -146,7 +146,7 @@ def test_history_is_the_same(moto: MotoWorld, name: str) -> None:
 def test_every_state_is_entered() -> None:
     entered: set[str] = set()
     for _, steps in PATHS.values():
-        entered.update(_entered(EngineWorld(datetime(2026, 1, 1, tzinfo=UTC)).run(steps)))
+        entered.update(_entered(EngineRunner(datetime(2026, 1, 1, tzinfo=UTC)).run(steps)))
     assert entered == set(DEFINITION["States"])
 
 
@@ -170,7 +170,7 @@ ACTIONS: st.SearchStrategy[Action] = st.one_of(
 )
 
 
-def test_random_scripts_are_the_same(moto: MotoWorld) -> None:
+def test_random_scripts_are_the_same(moto: MotoRunner) -> None:
     @settings(
         max_examples=100,
         phases=[Phase.generate],

@@ -4,13 +4,13 @@ import pytest
 
 from bems.engine import InvalidDefinition, UnsupportedDefinition, new_execution
 from bems.engine.errors import StatesError
-from bems.engine.paths import Identity, PathNotFound, compile_reader, compile_writer, parse_path
+from bems.engine.paths import MachineIdentity, PathNotFound, compile_reader, compile_writer, parse_path
 
 DATA = {"a": {"b-c": [1, {"x.y": "deep"}], "": 0}, "é": 2, "7": 3, "it's": 4, '"': 5}
 
 
 def read(text: str, data: Any = DATA) -> Any:
-    return compile_reader(parse_path(text), Identity("id", "name"))(data, new_execution("arn"))
+    return compile_reader(parse_path(text), MachineIdentity("id", "name"))(data, new_execution("arn"))
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_path_selects_nothing(text: str, data: Any, explanation: str) -> None:
 @pytest.mark.parametrize(
     "text", ["$.*", "$..a", "$.a[*]", "$.a[0:1]", "$.a[:1]", "$.a[-1]", "$.a[0,1]", "$.a[?(@.x)]", "$['a','b']"]
 )
-def test_path_that_may_select_more_is_not_supported(text: str) -> None:
+def test_a_path_that_may_select_several_values_is_not_supported(text: str) -> None:
     with pytest.raises(UnsupportedDefinition):
         parse_path(text)
 
 
 @pytest.mark.parametrize("text", ["", "a", "$.", "$a.", "$.a.", "$.a[", "$.a]", "$.a b", "$['a", 5, None, {}])
-def test_text_that_is_no_path_is_refused(text: Any) -> None:
+def test_invalid_paths_are_rejected(text: Any) -> None:
     with pytest.raises(InvalidDefinition):
         parse_path(text)
 
@@ -76,7 +76,7 @@ def test_text_that_is_no_path_is_refused(text: Any) -> None:
         ("$.a[1].b", {"a": [0, {"c": 1}, 2]}, {"a": [0, {"c": 1, "b": 9}, 2]}),
     ],
 )
-def test_writer_puts_a_value_and_changes_nothing_else(text: str, data: Any, written: Any) -> None:
+def test_a_writer_sets_a_value_in_a_copy(text: str, data: Any, written: Any) -> None:
     before = repr(data)
     assert compile_writer(parse_path(text))(data, 9) == written
     assert repr(data) == before
@@ -93,7 +93,7 @@ def test_writer_puts_a_value_and_changes_nothing_else(text: str, data: Any, writ
         ("$.x[0]", {}),
     ],
 )
-def test_writer_that_does_not_match(text: str, data: Any) -> None:
+def test_a_writer_whose_path_does_not_match(text: str, data: Any) -> None:
     with pytest.raises(StatesError) as caught:
         compile_writer(parse_path(text))(data, 9)
     assert caught.value.error == "States.ResultPathMatchFailure"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bems.engine.payloads import _SMALL, MAX_BYTES, dumps, fits
+from bems.engine.payloads import _SMALL_BYTES, MAX_BYTES, dumps, fits
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -33,7 +33,7 @@ def marshalled(value: Any) -> int:
 @settings(deadline=None, derandomize=True, database=None, max_examples=200)
 @given(EVERYTHING)
 def test_json_takes_at_most_six_times_the_bytes_of_marshal(value: Any) -> None:
-    # With the comma that may follow it: so the same goes for the values that are made of such.
+    # With the comma that may follow, so that the bound also holds for lists and objects of such values.
     assert size(value) + 1 <= 6 * marshalled(value)
 
 
@@ -66,23 +66,23 @@ def test_list_of_one_value_takes_at_most_six_times_the_bytes_of_marshal(value: A
 @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"": value}])
 def test_level_takes_at_least_five_bytes_of_marshal(wrap: Any) -> None:
     value: Any = None
-    for depth in range(_SMALL // 5 + 1):
+    for depth in range(_SMALL_BYTES // 5 + 1):
         assert marshalled(value) > 5 * depth
         value = wrap(value)
-    assert marshalled(value) > _SMALL
+    assert marshalled(value) > _SMALL_BYTES
 
 
 def test_small_values_can_be_written() -> None:
-    assert 6 * _SMALL <= MAX_BYTES
-    assert marshalled(10**4300) > _SMALL
+    assert 6 * _SMALL_BYTES <= MAX_BYTES
+    assert marshalled(10**4300) > _SMALL_BYTES
     assert not fits(10**4300)
 
 
 @pytest.mark.parametrize("item", ["x", "\x00", "é", 7, None, [], {"k": 0.5}])
 def test_fits_is_exact(item: Any) -> None:
-    # At every size around the one up to which JSON need not be written, and around the limit.
+    # At every size around the threshold for encoding as JSON, and around the limit.
     step = size(item) + 1
-    for limit in (_SMALL // 6, _SMALL, MAX_BYTES):
+    for limit in (_SMALL_BYTES // 6, _SMALL_BYTES, MAX_BYTES):
         for count in range(max(limit // step - 3, 0), limit // step + 3):
             value = [item] * count
             assert fits(value) is (size(value) <= MAX_BYTES)
@@ -116,20 +116,20 @@ def test_limit_is_in_bytes_of_utf_8(value: Any, expected: bool) -> None:
 
 @pytest.mark.parametrize("levels", [100_000])
 @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"": value}])
-def test_bottomless_value_does_not_fit(wrap: Any, levels: int) -> None:
+def test_a_deeply_nested_value_does_not_fit(wrap: Any, levels: int) -> None:
     value: Any = None
     for _ in range(levels):
         value = wrap(value)
     assert not fits(value)
 
 
-def test_value_in_itself_does_not_fit() -> None:
+def test_a_recursive_value_does_not_fit() -> None:
     value: list[Any] = []
     value.append(value)
     assert not fits(value)
 
 
-def test_string_of_a_class_of_its_own_fits() -> None:
+def test_a_string_subclass_fits() -> None:
     class Name(StrEnum):
         ONE = "one"
 

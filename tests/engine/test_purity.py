@@ -1,4 +1,4 @@
-"""step is a pure and total function, and an execution is nothing but JSON."""
+"""`step` is a pure and total function, and an execution consists of JSON values only."""
 
 import copy
 import json
@@ -36,7 +36,7 @@ BUSY = "Lambda.TooManyRequestsException"
 
 
 def everything() -> dict[str, Any]:
-    """Each kind of state, with filters that may or may not find what they look for."""
+    """Return a definition with every type of state, whose paths may or may not select a value."""
     return {
         "StartAt": "Shape",
         "TimeoutSeconds": 1000,
@@ -93,7 +93,7 @@ MOVES = st.lists(
 
 
 def stimulus(kind: str, which: int, invokes: list[Invoke], output: Any, error: str | None) -> Stimulus:
-    """A stimulus that fits the newest invocation, or the one before it."""
+    """Return a stimulus for the newest invocation, or for the previous one if `which` is 1."""
     target = invokes[-1 - which] if len(invokes) > which else Invoke(99, "", None, None)
     token = target.token or "nonsense"
     match kind:
@@ -113,8 +113,10 @@ def stimulus(kind: str, which: int, invokes: list[Invoke], output: Any, error: s
             return TimerFired()
 
 
-def take(compiled_machine: Machine, execution: Execution, what: Stimulus, now: int) -> tuple[Execution, list[Invoke]]:
-    """A step, with every promise about it checked."""
+def checked_step(
+    compiled_machine: Machine, execution: Execution, what: Stimulus, now: int
+) -> tuple[Execution, list[Invoke]]:
+    """Run a step and check all its guarantees."""
     before = copy.deepcopy((execution, what))
     after, effects, events = step(compiled_machine, execution, what, now, record=True)
     assert (execution, what) == before
@@ -126,7 +128,7 @@ def take(compiled_machine: Machine, execution: Execution, what: Stimulus, now: i
     assert after is not execution or not events
     assert after is execution or after != execution or isinstance(what, Heartbeat)
     assert (after.due is not None) == (after.status == "RUNNING")
-    assert after.finished == (after.stopped_at is not None)
+    assert after.is_finished == (after.stopped_at is not None)
     return after, [effect for effect in effects if isinstance(effect, Invoke)]
 
 
@@ -137,12 +139,12 @@ def test_step_is_pure_and_total(name: str, moves: list[tuple[str, int, int, Any,
     compiled_machine = MACHINES[name]
     now = START
     blank = new_execution(ARN, seed=seed)
-    execution, invokes = take(compiled_machine, blank, Start(INPUT), now)
+    execution, invokes = checked_step(compiled_machine, blank, Start(INPUT), now)
     taken: list[tuple[Stimulus, int]] = [(Start(INPUT), now)]
     for kind, seconds, which, output, error in moves:
         now += seconds * 1_000_000
         what = stimulus(kind, which, invokes, output, error)
-        execution, fresh = take(compiled_machine, execution, what, now)
+        execution, fresh = checked_step(compiled_machine, execution, what, now)
         invokes += fresh
         taken.append((what, now))
     assert len({invocation.invocation for invocation in invokes}) == len(invokes)
@@ -152,11 +154,11 @@ def test_step_is_pure_and_total(name: str, moves: list[tuple[str, int, int, Any,
 
 
 def test_effects_and_outputs_survive_json() -> None:
-    shell = EngineHarness(lifecycle(), INPUT)
-    assert json.loads(json.dumps(shell.invoke.arguments)) == shell.invoke.arguments
+    harness = EngineHarness(lifecycle(), INPUT)
+    assert json.loads(json.dumps(harness.invoke.arguments)) == harness.invoke.arguments
 
 
-def test_thirty_days_pass_in_no_time() -> None:
+def test_thirty_days_pass_in_less_than_a_second() -> None:
     started = time.perf_counter()
     with freeze_time("2026-01-01T00:00:00Z", ignore=["_pytest"]) as frozen:
         compiled_machine = compiled(machine(wait_for_token(TimeoutSeconds=30 * 86_400)))

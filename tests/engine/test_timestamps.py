@@ -57,7 +57,7 @@ def test_rendering_is_that_of_datetime(moment: datetime) -> None:
 
 
 @pytest.mark.parametrize("instant", [-62_135_596_800_000_001, 253_402_300_800_000_000])
-def test_years_end_somewhere(instant: int) -> None:
+def test_years_out_of_range_raise(instant: int) -> None:
     with pytest.raises(OverflowError):
         render_timestamp(instant)
 

@@ -1,7 +1,7 @@
-"""The figures of the fault tests: what was done to the cell how often, for how long, and how it came out.
+"""Figures of the fault tests: each fault, how often and how long it was injected, and the outcome.
 
-`make faults` writes them into bench/RESULTS.md. Tests run in several processes, so each of these hands its figures to
-the first one, which writes them all.
+`make faults` writes them to bench/RESULTS.md. Tests run in several processes, so pytest-xdist's workers pass their
+figures to the main process, which writes them all.
 """
 
 import os
@@ -14,41 +14,42 @@ import pytest
 
 from bench.results import RESULTS, table, write_section
 
-OUT = "BEMS_FAULTS_OUT"
-"""Where this is set in the environment, the figures are written at the end: `1` for the results, or another file."""
+OUTPUT_VARIABLE = "BEMS_FAULTS_OUT"
+"""Environment variable that writes the figures at the end: `1` for bench/RESULTS.md, else the path of a file."""
 
 Row = tuple[str, str, float, str]
 FIGURES = pytest.StashKey[list[Row]]()
-HEAD = ("fault", "how often", "seconds", "outcome")
+HEADER = ("fault", "how often", "seconds", "outcome")
 
 
 class Figures:
-    """What a test found out. Only tests that pass have figures."""
+    """Figures of a test. Discarded if a test fails."""
 
     def __init__(self) -> None:
-        self.noted: list[Row] = []
+        self.rows: list[Row] = []
         self._begun = time.perf_counter()
 
-    def note(self, fault: str, count: str, outcome: str) -> None:
-        """`fault` was done `count`, with this outcome. Its seconds are those since the last note, or since the test
-        began."""
+    def record(self, fault: str, count: str, outcome: str) -> None:
+        """Add a row: `fault` was injected `count` times with this outcome.
+
+        Its duration is the time since the previous row, or since the test began.
+        """
         now = time.perf_counter()
-        self.noted.append((fault, count, now - self._begun, outcome))
+        self.rows.append((fault, count, now - self._begun, outcome))
         self._begun = now
 
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
-    """The figures of a test."""
+    """The test's figures."""
     figures = Figures()
     yield figures
     if not request.session.testsfailed:
-        request.config.stash.setdefault(FIGURES, []).extend(figures.noted)
+        request.config.stash.setdefault(FIGURES, []).extend(figures.rows)
 
 
 def add_up(rows: Iterable[Row]) -> list[list[str]]:
-    """What several tests noted of the same fault, with the same outcome, is one row: their seconds are added, and their
-    counts where they are numbers."""
+    """Merge rows with the same fault and outcome: add their seconds, and their counts if these are numbers."""
     sums: dict[tuple[str, str], tuple[str, float]] = {}
     for fault, count, seconds, outcome in rows:
         known, so_far = sums.get((fault, outcome), ("", 0.0))
@@ -64,20 +65,20 @@ def add_up(rows: Iterable[Row]) -> list[list[str]]:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """In a worker: hand them on. In the first process: write them, unless something failed."""
+    """Pass the figures on in a worker; write them in the main process, unless a test failed."""
     rows: list[Row] = session.config.stash.get(FIGURES, [])
     handed_on: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if handed_on is not None:
         handed_on["bems_figures"] = rows
         return
-    out = os.environ.get(OUT)
+    out = os.environ.get(OUTPUT_VARIABLE)
     if out and rows and exitstatus == 0:
         path = RESULTS if out == "1" else Path(out)
-        write_section("faults", "Faults", table(HEAD, add_up(rows)), path)
+        write_section("faults", "Faults", table(HEADER, add_up(rows)), path)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """A worker of pytest-xdist has ended."""
+    """Take the figures of a pytest-xdist worker that has ended."""
     rows = getattr(node, "workeroutput", {}).get("bems_figures", [])
     node.config.stash.setdefault(FIGURES, []).extend(tuple(row) for row in rows)

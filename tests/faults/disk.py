@@ -1,13 +1,12 @@
-"""A disk that forgets: what is written to it is durable once it was synced, and until then a power cut may drop or tear
-it.
+"""Simulated disk: writes are durable only after a sync; a power cut may drop or tear those before it.
 
-It stands between SQLite and real files as its VFS, the default one while it is in use, so that the cell opens its
-databases as it always does. The real files are what the operating system would show; beside them the disk keeps what
-would be left of each without power. A file's entry in its folder is as volatile as its content: a file that was made
-may be gone again, one that was deleted may be back.
+It is an SQLite VFS over real files, registered as the default one, so that the cell opens its databases as usual. The
+real files have what the operating system would return; in addition, the disk keeps what a power cut would leave of each
+file. Directory entries are as volatile as content: after a power cut, a new file may be missing, and a deleted one may
+exist again.
 
-It fails by seed: reads, writes and syncs that raise, a write of which half is done, no room to grow, and an end of
-everything before any one of its operations.
+It injects faults by seed: failing reads, writes and syncs, half-done writes, a full disk, and a crash before any
+operation.
 """
 
 from contextlib import suppress
@@ -17,9 +16,9 @@ from typing import Any, Literal
 
 import apsw
 
-SECTOR = 512
-"""Bytes that are written together or not at all. SQLite counts on that on no more than what it is told to (powersafe
-overwrite): that the bytes beside a write stay as they are."""
+SECTOR_BYTES = 512
+"""Size of an atomic write, in bytes. SQLite relies on powersafe overwrite only: a write does not change adjacent
+bytes."""
 
 NAME, REAL = "bems-simulated", "unix"
 
@@ -37,7 +36,7 @@ NEVER = 1 << 60
 
 
 class Inode:
-    """The content of a file: what is durable, and in order what is not yet: a write, or the size that it was cut to."""
+    """Content of a file: the durable bytes, and in order the changes that are not durable (writes and truncations)."""
 
     def __init__(self, content: bytes = b"") -> None:
         self.durable = bytearray(content)
@@ -51,13 +50,13 @@ class Inode:
 
 
 class Entry:
-    """What a path led to, from what is durable to what it leads to now. None: there was no file."""
+    """Files that a path referred to, from the durable one to the current one. None: no file."""
 
     def __init__(self, first: Inode | None) -> None:
         self.history: list[Inode | None] = [first]
 
     @property
-    def now(self) -> Inode | None:
+    def current(self) -> Inode | None:
         return self.history[-1]
 
     @property
@@ -69,11 +68,11 @@ class Entry:
 
 
 class Disk(apsw.VFS):
-    """The disk. It is the default VFS from when it is made until `unregister`.
+    """The disk. It is the default VFS until `unregister`.
 
-    `rates` are the probabilities with which operations fail; `room` is what files may still grow by, None for enough.
-    Once `dies_at` operations were made, or before the next sync, it is `dead`, and nothing reaches it any more until
-    `cut_power` or `restart`.
+    `rates` are failure probabilities by operation; `free_bytes` is how much files may grow, None for no limit. After
+    `dies_at` operations, or before the next sync if `dies_at_sync`, the process is dead (`is_dead`): every operation
+    fails until `cut_power` or `restart`.
     """
 
     def __init__(self, random: Random) -> None:
@@ -81,60 +80,63 @@ class Disk(apsw.VFS):
         self.random = random
         self.entries: dict[str, Entry] = {}
         self.rates: dict[Operation, float] = {}
-        self.room: int | None = None
+        self.free_bytes: int | None = None
         self.operations = 0
         self.dies_at = NEVER
         self.dies_at_sync = False
-        self.dead = False
+        self.is_dead = False
         self.failures = 0
         self.open_files = 0
-        self.mistake: BaseException | None = None
-        """Of this simulation's own."""
+        self.simulation_error: BaseException | None = None
+        """An error in the simulation itself."""
 
-    # -- how it ends
+    # -- crashes
 
     def die_after(self, operations: int) -> None:
-        """So many more operations are made, and none after them."""
+        """Crash after this many more operations."""
         self.dies_at = self.operations + operations
 
-    def tick(self) -> None:
-        """Something happened that is no operation of the disk's, but may be the last thing that happens."""
+    def count_operation(self) -> None:
+        """Count an operation, after which the process may crash. Also used for events other than disk operations."""
         self.operations += 1
         if self.operations > self.dies_at:
-            self.dead = True
+            self.is_dead = True
 
     def restart(self) -> None:
-        """Only the process died: the operating system has all that it wrote.
+        """Restart after a crash of the process alone: the operating system has everything that it wrote.
 
-        What it forgot is not kept from the next process as well: that it reads what it can never make durable is more
-        than any program survives.
+        Changes that the operating system forgot after a failed sync become pending again: no program survives reading
+        data that can never become durable.
         """
-        assert not self.open_files, "a process that is dead has no open files"
-        self.dead, self.dies_at, self.dies_at_sync = False, NEVER, False
+        assert not self.open_files, "a dead process has no open files"
+        self.is_dead, self.dies_at, self.dies_at_sync = False, NEVER, False
         for path, entry in self.entries.items():
-            if entry.now and entry.now.forgotten:
+            if entry.current and entry.current.forgotten:
                 content = Path(path).read_bytes()
-                entry.now.pending = [(0, content), len(content)]
-                entry.now.forgotten = False
+                entry.current.pending = [(0, content), len(content)]
+                entry.current.forgotten = False
 
     def cut_power(self, *, drop: bool = False) -> None:
-        """What was not synced is kept, dropped or torn; all of it dropped if `drop`. No file may be open."""
+        """Restart after a power cut: keep, drop or tear each pending change, or drop all if `drop`.
+
+        No file may be open.
+        """
         kept = 0.0 if drop else self.random.choice((0.0, 0.0, 0.5, 0.9, 1.0))
         torn = 0.0 if drop else self.random.choice((0.0, 0.3, 1.0))
         for path, entry in self.entries.items():
-            inode = self.random.choice(entry.history) if entry.is_new else entry.now
-            survivor = None if inode is None else self._what_is_left(inode, kept, torn)
+            inode = self.random.choice(entry.history) if entry.is_new else entry.current
+            survivor = None if inode is None else self._surviving_content(inode, kept, torn)
             file = Path(path)
             if survivor is None:
                 file.unlink(missing_ok=True)
             else:
                 file.write_bytes(survivor)
-            # What connections share in memory.
+            # Memory shared between connections.
             Path(f"{path}-shm").unlink(missing_ok=True)
             entry.history[:] = [None if survivor is None else Inode(survivor)]
         self.restart()
 
-    def _what_is_left(self, inode: Inode, kept: float, torn: float) -> bytes:
+    def _surviving_content(self, inode: Inode, kept: float, torn: float) -> bytes:
         content = bytearray(inode.durable)
         for change in inode.pending:
             if self.random.random() < kept:
@@ -145,14 +147,14 @@ class Disk(apsw.VFS):
                         _apply(content, piece)
         return bytes(content)
 
-    # -- for its files
+    # -- operations of files
 
     def operate(self, operation: Operation) -> None:
-        """May this be done? It raises where not."""
-        if not self.dead:
-            self.tick()
-            self.dead |= self.dies_at_sync and operation == "sync"
-        if self.dead:
+        """Count an operation, and raise if it shall fail."""
+        if not self.is_dead:
+            self.count_operation()
+            self.is_dead |= self.dies_at_sync and operation == "sync"
+        if self.is_dead:
             raise _failure(operation)
         rate = self.rates.get(operation)
         if rate and self.random.random() < rate:
@@ -160,11 +162,11 @@ class Disk(apsw.VFS):
             raise _failure(operation)
 
     def grow(self, by: int) -> None:
-        if by > 0 and self.room is not None:
-            if by > self.room:
+        if by > 0 and self.free_bytes is not None:
+            if by > self.free_bytes:
                 self.failures += 1
                 raise _exception(apsw.SQLITE_FULL, "database or disk is full")
-            self.room -= by
+            self.free_bytes -= by
 
     def entry(self, path: str) -> Entry:
         entry = self.entries.get(path)
@@ -174,28 +176,28 @@ class Disk(apsw.VFS):
         return entry
 
     def sync_folder(self) -> None:
-        """What the paths of all files lead to is durable."""
+        """Make all directory entries durable."""
         for entry in self.entries.values():
             entry.sync()
 
-    def told_nobody(self, kind: object, error: object, trace: object = None) -> None:  # noqa: ARG002
-        """What failed where nobody could be told, as in closing. In place of `sys.excepthook`."""
+    def handle_exception(self, kind: object, error: object, trace: object = None) -> None:  # noqa: ARG002
+        """Replace `sys.excepthook`: ignore SQLite errors that have no caller, as in closing; keep any other error."""
         if not isinstance(error, apsw.Error):
-            self.mistake = error if isinstance(error, BaseException) else AssertionError(error)
+            self.simulation_error = error if isinstance(error, BaseException) else AssertionError(error)
 
-    def unraisable_hook(self, told: Any) -> None:
-        """The same, of a connection that nobody closed. In place of `sys.unraisablehook`."""
-        self.told_nobody(told.exc_type, told.exc_value, told.exc_traceback)
+    def unraisable_hook(self, unraisable: Any) -> None:
+        """Replace `sys.unraisablehook`, for connections that were not closed."""
+        self.handle_exception(unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback)
 
-    # -- what SQLite calls
+    # -- SQLite VFS methods
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> "DiskFile":  # noqa: N802
-        assert name is not None, "nothing temporary is kept on disk"
+        assert name is not None, "temporary files are in memory"
         self.operate("open")
         path = name if isinstance(name, str) else name.filename()
         entry = self.entry(path)
         file = DiskFile(self, entry, name, flags)
-        if entry.now is None:
+        if entry.current is None:
             entry.history.append(Inode())
         return file
 
@@ -212,11 +214,11 @@ class Disk(apsw.VFS):
 
 
 class DiskFile(apsw.VFSFile):
-    """An open file. What is not here goes to the real file."""
+    """An open file. Other methods go to the real file."""
 
     def __init__(self, disk: Disk, entry: Entry, name: Any, flags: list[int]) -> None:
-        # As SQLite does on Unix (os_unix.c, UNIXFILE_DIRSYNC): the first sync of a log or journal that it may have made
-        # is one of the folder, too, and no other is.
+        # As SQLite on Unix (os_unix.c, UNIXFILE_DIRSYNC): only the first sync of a log or journal that may be new also
+        # syncs the folder.
         self._syncs_folder = bool(flags[0] & apsw.SQLITE_OPEN_CREATE and flags[0] & _LOGS)
         super().__init__(REAL, name, flags)
         self._disk, self._entry = disk, entry
@@ -228,8 +230,8 @@ class DiskFile(apsw.VFSFile):
 
     @property
     def _inode(self) -> Inode:
-        assert self._entry.now is not None, "no file is deleted while it is open"
-        return self._entry.now
+        assert self._entry.current is not None, "no file is deleted while it is open"
+        return self._entry.current
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         self._disk.operate("read")
@@ -240,7 +242,7 @@ class DiskFile(apsw.VFSFile):
         try:
             self._disk.operate("write")
         except apsw.IOError:
-            if not self._disk.dead and self._disk.random.random() < 0.5:
+            if not self._disk.is_dead and self._disk.random.random() < 0.5:
                 self._write(content[: len(content) // 2], offset)
             raise
         self._disk.grow(offset + len(content) - self.xFileSize())
@@ -256,12 +258,12 @@ class DiskFile(apsw.VFSFile):
         self._inode.pending.append(newsize)
 
     def xSync(self, flags: int) -> None:  # noqa: ARG002, N802
-        """The real file is not synced: its machine stays on."""
+        """Mark the content as durable. The real file needs no sync."""
         try:
             self._disk.operate("sync")
         except apsw.IOError:
-            if not self._disk.dead:
-                # An operating system may forget what it could not bring to the disk: the next sync says all is well.
+            if not self._disk.is_dead:
+                # After a failed sync, an operating system may forget changes, and the next sync succeeds.
                 random, pending = self._disk.random, self._inode.pending
                 pending[:] = [change for change in pending if random.random() < 0.5]
                 self._inode.forgotten = True
@@ -293,19 +295,19 @@ def _apply(content: bytearray, change: tuple[int, bytes] | int) -> None:
 
 
 def _sectors(offset: int, data: bytes) -> list[tuple[int, bytes]]:
-    """A write, sector by sector."""
+    """Split a write into sectors."""
     pieces = []
     while data:
-        size = SECTOR - offset % SECTOR
+        size = SECTOR_BYTES - offset % SECTOR_BYTES
         pieces.append((offset, data[:size]))
         offset, data = offset + size, data[size:]
     return pieces
 
 
 def close_all(*closing: Any) -> None:
-    """Close what is left of a process, whatever its disk says to it."""
+    """Close the objects of a dead process, and ignore errors of its disk."""
     for one in closing:
-        # What could not be written on the way is raised, once the connection is closed; then the next one has its turn.
+        # An object may have several connections: close() raises after closing one, and the next call closes the next.
         for _ in range(3):
             with suppress(apsw.Error):
                 one.close()

@@ -1,27 +1,21 @@
-"""What must hold after every recovery, and at the end. Whatever does not is `Broken`.
+"""Invariants that are checked after every recovery and at the end. A violation raises InvariantViolated.
 
-1. A store never refuses to open because of a crash, and SQLite finds nothing wrong with it.
-2. Every event that was answered `accepted` or `duplicate` is there once, with the content that was sent first. One that
-   was not answered, or with `unavailable`, is there at most once. `accepted` is answered once.
-3. Each accepted event is applied, once, or is a dead letter: none is both, none is neither.
-4. What is stored is what the pure core makes of the same stimuli in the stored order: records, executions with their
-   pasts, transitions, alerts, the audit log. A turn that was not answered is there as a whole or not at all.
-5. A record's status is that of the newest outcomes that were ever applied, computed a second way; each execution is
-   what the engine makes of its past anew.
-6. Transitions are numbered without a gap, those of an invoice lead back to its first, each at an instant of its own;
-   who follows them by their numbers reads each once, and nothing that he read is ever gone.
-7. No open invoice is forgotten: it has a wait, a time to be looked at, and unless it is an orphan a run with a timer,
-   and all of them are in the store's calendar. So no crash, failure or jump of the clock loses a timer: in the end
-   every wait has run out.
-8. Of each wait, the alerts' steps ascend, none comes before it is due, no id twice; in the end the last one parked the
-   invoice.
-9. Each alert reaches each destination of its severity, those of one invoice in their order, unless it was given up
-   after a day. It comes a second time only after an answer that said no, or an end of the process while it was under
-   way.
-10. The rows of an invoice are a chain of statuses, amounts and currencies. The counts and amounts by status and
-    currency that they give are those of the records, and those that the store's index gives.
-11. An invoice that waits while its dispute or failed posting stands has been reported. A parked one keeps the wait that
-    was given up, and is stuck.
+1. The store opens after every crash, and SQLite's integrity check passes. 2. Every event answered `accepted` or
+`duplicate` is stored once, with the content that was sent first. An event without an answer, or answered `unavailable`,
+is stored at most once. An event is answered `accepted` at most once. 3. Each accepted event is either applied once or a
+dead letter. 4. The store equals the result of the pure core for the same stimuli in the stored order: records,
+executions with their stimuli, transitions, alerts, the audit log. A group that was not answered is stored completely or
+not at all. 5. A record's status, computed independently, is that of the newest outcomes that were ever applied. Each
+execution equals a replay of its stimuli. 6. Transitions are numbered without gaps. Those of an invoice form a linked
+list to its first one, at distinct instants. A reader that follows the numbers reads each transition once, and no
+transition that it read disappears. 7. Every open invoice has a wait and a check time, and unless it is an orphan a run
+with a timer, all indexed in the store. So no crash, failure or clock jump loses a timer: at the end every wait has
+ended. 8. The steps of a wait's alerts ascend, no alert is raised before it is due, and ids are unique. At the end the
+last alert has parked the invoice. 9. Each alert reaches every destination of its severity, in order per invoice, unless
+it was given up after a day. It is repeated only after a negative response, or if the process ended while it was being
+sent. 10. The rows of an invoice form a chain of statuses, amounts and currencies. Counts and amounts by status and
+currency are equal in the rows, the records and the store's index. 11. A waiting invoice with a dispute or a failed
+posting has been reported. A parked invoice keeps the wait that was given up, and counts as stuck.
 """
 
 from collections import defaultdict
@@ -39,35 +33,36 @@ from bems.tracker.record import InvoiceRecord
 from bems.tracker.record_builder import DISPUTABLE_STAGES
 from bems.tracker.status import WAITS_FOR, Outcome, status_of, supersedes
 from bems.tracker.transitions import Transition
-from tests.faults.reference_model import ALL, Model, State, names_of, read_state
+from tests.faults.reference_model import ALL, ReferenceModel, State, execution_names, read_state
 from tests.faults.simulated_cell import MACHINE, SimulatedCell
 
 
 class InvariantViolated(AssertionError):
-    """Something does not hold."""
+    """An invariant does not hold. The message starts with its number."""
 
 
-def hold(condition: object, what: str) -> None:
+def require(condition: object, what: str) -> None:
+    """Raise InvariantViolated if the condition is false."""
     if not condition:
         raise InvariantViolated(what)
 
 
-def examine(life: SimulatedCell, model: Model, answered: dict[str, str], followed: list[Transition]) -> None:
-    """After a recovery: all but what only the end can show."""
-    check_files(life)
-    state = read_state(life.reader)
-    if not model.settle(state):
-        raise InvariantViolated(
-            f"4: the store is not what the core makes of its stimuli: {difference(state, model.state())}"
-        )
+def check_recovered(
+    cell: SimulatedCell, model: ReferenceModel, answered: dict[str, str], followed: list[Transition]
+) -> None:
+    """Check the invariants that must hold after every recovery."""
+    check_files(cell)
+    state = read_state(cell.reader)
+    if not model.reconcile(state):
+        raise InvariantViolated(f"4: the store differs from the reference model: {difference(state, model.state())}")
     stored = {event.event_id: event for event in state.events}
-    hold(len(stored) == len(state.events), "2: an event is there twice")
+    require(len(stored) == len(state.events), "2: an event is stored twice")
     missing = sorted(id for id in answered if id not in stored)
-    hold(not missing, f"2: answered and not there: {missing}")
-    check_rows(state, life.reader)
+    require(not missing, f"2: answered but not stored: {missing}")
+    check_rows(state, cell.reader)
     check_chain(state.transitions)
-    check_totals(state, life.reader)
-    check_calendar(life.store, model)
+    check_totals(state, cell.reader)
+    check_due_index(cell.store, model)
     check_following(state.transitions, followed)
     check_alerts(state.alerts)
     for record in state.records.values():
@@ -81,9 +76,9 @@ def check_chain(rows: list[Transition]) -> None:
     for row in rows:
         start = row.from_status, row.from_amount, row.from_currency
         before = ends.get(row.invoice_id, (None, None, None))
-        hold(start == before, f"10: {row.transition_id} of {row.invoice_id} begins at {start}, not at {before}")
+        require(start == before, f"10: {row.transition_id} of {row.invoice_id} begins at {start}, not at {before}")
         ends[row.invoice_id] = end = row.to_status, row.to_amount, row.to_currency
-        hold(row.kind in ("event", "command") or start == end, f"10: {row.transition_id} moves {row.invoice_id}")
+        require(row.kind in ("event", "command") or start == end, f"10: {row.transition_id} moves {row.invoice_id}")
 
 
 def check_totals(state: State, reader: Reader) -> None:
@@ -100,15 +95,17 @@ def check_totals(state: State, reader: Reader) -> None:
         records[status, facts.currency, "count"] += 1
         records[status, facts.currency, "amount"] += facts.amount
     found = {key: value for key, value in series.items() if value}
-    hold(found == dict(records), f"10: the series says {found}, the records {dict(records)}")
+    require(found == dict(records), f"10: the series says {found}, the records {dict(records)}")
     indexed = {
         (total.status, total.currency, name): value
         for total in reader.totals()
         for name, value in (("count", total.invoices), ("amount", total.amount))
     }
-    hold(indexed == dict(records), f"10: the index says {indexed}, the records {dict(records)}")
+    require(indexed == dict(records), f"10: the index says {indexed}, the records {dict(records)}")
     stuck = sum(record.is_stuck for record in state.records.values())
-    hold(sum(total.stuck for total in reader.totals()) == stuck, f"10: {stuck} are stuck, and the index says otherwise")
+    require(
+        sum(total.stuck for total in reader.totals()) == stuck, f"10: {stuck} are stuck, and the index says otherwise"
+    )
 
 
 def check_report(record: InvoiceRecord) -> None:
@@ -116,20 +113,20 @@ def check_report(record: InvoiceRecord) -> None:
         for stage in DISPUTABLE_STAGES:
             outcome = record.outcomes.get(stage)
             bad = outcome is not None and outcome.status == FAILURE_STATUS[stage]
-            told = not bad or record.reported_disputes.get(stage) == (outcome and outcome.event_id)
-            hold(told, f"11: {outcome} of {record.invoice_id} was not reported")
-    hold((record.mark == "parked") == (record.parked is not None), f"11: {record.invoice_id} keeps {record.parked}")
-    hold(record.mark != "parked" or record.is_stuck, f"11: {record.invoice_id} is parked, and not stuck")
+            is_reported = not bad or record.reported_disputes.get(stage) == (outcome and outcome.event_id)
+            require(is_reported, f"11: {outcome} of {record.invoice_id} was not reported")
+    require((record.mark == "parked") == (record.parked is not None), f"11: {record.invoice_id} keeps {record.parked}")
+    require(record.mark != "parked" or record.is_stuck, f"11: {record.invoice_id} is parked, and not stuck")
 
 
-def check_files(life: SimulatedCell) -> None:
-    for connection, name in ((life.store._connection, DATABASE), (life.deliveries._outbox._connection, OUTBOX)):
+def check_files(cell: SimulatedCell) -> None:
+    for connection, name in ((cell.store._connection, DATABASE), (cell.deliveries._outbox._connection, OUTBOX)):
         found = connection.execute("PRAGMA integrity_check").fetchall()
-        hold(found == [("ok",)], f"1: {name}: {found}")
+        require(found == [("ok",)], f"1: {name}: {found}")
 
 
 def difference(found: State, expected: State) -> str:
-    """The first one, in words."""
+    """Describe the first difference."""
     for name in State._fields:
         one, other = getattr(found, name), getattr(expected, name)
         if one == other:
@@ -147,51 +144,54 @@ def difference(found: State, expected: State) -> str:
 
 def check_rows(state: State, reader: Reader) -> None:
     numbered = reader.transitions(limit=ALL)
-    hold([seq for seq, _ in numbered] == list(range(1, len(numbered) + 1)), "6: a number is missing")
+    require([seq for seq, _ in numbered] == list(range(1, len(numbered) + 1)), "6: a number is missing")
     numbers = [seq for seq, _ in reader.events(limit=ALL)]
-    hold(numbers == list(range(1, len(numbers) + 1)), "6: an event's number is missing")
+    require(numbers == list(range(1, len(numbers) + 1)), "6: an event's number is missing")
     applied = [row.event_id for row in state.transitions if row.kind == "event"]
-    hold(len(set(applied)) == len(applied), "3: an event was applied twice")
-    hold(not set(applied) & set(state.letters), "3: a dead letter was applied")
+    require(len(set(applied)) == len(applied), "3: an event was applied twice")
+    require(not set(applied) & set(state.dead_letters), "3: a dead letter was applied")
     accepted = {event.event_id for event in state.events}
-    hold(accepted == {*applied, *state.letters}, "3: an accepted event is neither applied nor a dead letter")
+    require(accepted == {*applied, *state.dead_letters}, "3: an accepted event is neither applied nor a dead letter")
     by_invoice: dict[str, list[Transition]] = {}
     for row in state.transitions:
         by_invoice.setdefault(row.invoice_id, []).append(row)
     for id, rows in by_invoice.items():
         instants = [row.recorded_at for row in rows]
-        hold(instants == sorted(set(instants)), f"6: {id} has two rows at an instant, or one that goes back")
-        hold(len({row.transition_id for row in rows}) == len(rows), f"6: {id} has a row twice")
-        hold(reader.timeline(id, ALL) == rows[::-1], f"6: the rows of {id} do not lead back to its first")
+        require(instants == sorted(set(instants)), f"6: {id} has two rows at an instant, or one that goes back")
+        require(len({row.transition_id for row in rows}) == len(rows), f"6: {id} has a row twice")
+        require(reader.timeline(id, ALL) == rows[::-1], f"6: the rows of {id} do not lead back to its first")
 
 
 def check_following(rows: list[Transition], followed: list[Transition]) -> None:
-    hold(rows[: len(followed)] == followed, "6: what was read of the series is not there any more")
+    require(rows[: len(followed)] == followed, "6: a row that was read has disappeared")
 
 
-def check_calendar(store: SqliteStore, model: Model) -> None:
-    """That it comes up, and when, unless a failure put it off."""
+def check_due_index(store: SqliteStore, model: ReferenceModel) -> None:
+    """Check that every timer and check is indexed at its time, unless a failure postponed it."""
     stored = {(one.kind, one.key): one for one in store.due(LATEST + 1, ALL)}
     expected = {(one.kind, one.key): one for one in model.due()}
-    told = f"7: in the store's calendar {sorted(stored.values())}, should be {sorted(expected.values())}"
-    hold(stored.keys() == expected.keys(), told)
+    message = f"7: the store indexes {sorted(stored.values())}, should be {sorted(expected.values())}"
+    require(stored.keys() == expected.keys(), message)
     for key, one in expected.items():
-        hold(stored[key] == one or one in model.postponed, told)
+        require(stored[key] == one or one in model.postponed, message)
 
 
 def check_alerts(alerts: list[Alert]) -> None:
-    hold(len({alert.id for alert in alerts}) == len(alerts), "8: an alert is there twice")
+    require(len({alert.id for alert in alerts}) == len(alerts), "8: an alert is stored twice")
     steps: dict[tuple[str, str, Instant], int] = {}
     for alert in alerts:
-        hold(alert.raised_at >= alert.due_at, f"8: {alert} came too early")
+        require(alert.raised_at >= alert.due_at, f"8: {alert} came too early")
         if alert.kind == "stuck":
             wait = alert.invoice_id, alert.stage, alert.waiting_since
-            hold(alert.step > steps.get(wait, 0), f"8: {alert} goes back")
+            require(alert.step > steps.get(wait, 0), f"8: {alert} goes back")
             steps[wait] = alert.step
 
 
 def check_status(record: InvoiceRecord, state: State) -> None:
-    """By a second way: the newest of all outcomes that were applied. Operators' words depend on what they overrule."""
+    """Compute the newest outcomes from all applied events.
+
+    Skips invoices with operator outcomes, which depend on the outcomes that they override.
+    """
     own = [row for row in state.transitions if row.invoice_id == record.invoice_id]
     if any(row.kind == "command" and row.outcome in ("complete", "cancel") for row in own):
         return
@@ -202,47 +202,49 @@ def check_status(record: InvoiceRecord, state: State) -> None:
             outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at)
             if supersedes(event.stage, outcome, registers.get(event.stage)):
                 registers[event.stage] = outcome
-    hold(record.outcomes == registers, f"5: {record.invoice_id} has {record.outcomes}, its events say {registers}")
+    require(record.outcomes == registers, f"5: {record.invoice_id} has {record.outcomes}, its events say {registers}")
 
 
 def check_run(record: InvoiceRecord, state: State) -> None:
     id, run, waits_for = record.invoice_id, record.run, WAITS_FOR[status_of(record.outcomes)]
-    hold(record.pending == (), f"7: something is pending of {id}")
+    require(record.pending == (), f"7: something is pending of {id}")
     waiting = waits_for is not None and record.mark != "parked"
-    hold((record.wait is not None) == waiting, f"7: {id} is {status_of(record.outcomes)} and waits for {record.wait}")
+    require(
+        (record.wait is not None) == waiting, f"7: {id} is {status_of(record.outcomes)} and waits for {record.wait}"
+    )
     if waiting:
-        hold(record.wait and record.wait.stage == waits_for, f"7: {id} waits for another stage than its status says")
-        hold(record.check_at is not None, f"7: nobody will look at {id}")
+        require(record.wait and record.wait.stage == waits_for, f"7: {id} waits for another stage than its status says")
+        require(record.check_at is not None, f"7: {id} has no check time")
         if waits_for != "ingestion" and record.mark is None:
-            hold(run.state == "open", f"7: {id} waits without a run")
-    for number, name in enumerate(names_of(record), 1):
+            require(run.state == "open", f"7: {id} waits without a run")
+    for number, name in enumerate(execution_names(record), 1):
         execution = state.executions.get(name)
         if execution is None:
             raise InvariantViolated(f"5: {name} is missing")
-        anew = replay(MACHINE, new_execution(name), state.stimuli[name])[0]
-        hold(anew == execution, f"5: {name} is not what its past makes of it")
+        replayed = replay(MACHINE, new_execution(name), state.stimuli[name])[0]
+        require(replayed == execution, f"5: {name} differs from its replay")
         is_open = number == run.number and run.state == "open"
-        hold((execution.status == RUNNING) == is_open, f"5: {name} is {execution.status}, and its run {run.state}")
+        require((execution.status == RUNNING) == is_open, f"5: {name} is {execution.status}, and its run {run.state}")
         if is_open:
-            hold(execution.token == run.token is not None, f"5: {name} waits with another token")
-            hold(execution.due is not None, f"7: {name} has no timer")
+            require(execution.token == run.token is not None, f"5: {name} waits with another token")
+            require(execution.due is not None, f"7: {name} has no timer")
 
 
-def examine_end(life: SimulatedCell, now: Instant) -> None:
-    """Weeks after the last event: whatever could run out has."""
-    state = read_state(life.reader)
-    hold(state.letters == [], f"3: dead letters are left: {state.letters}")
-    hold(life.next_due() is None, f"7: something is still due at {life.next_due()}, and it is {now}")
+def check_drained(cell: SimulatedCell, now: Instant) -> None:
+    """Check the invariants at the end, weeks after the last event, when every timer has expired."""
+    state = read_state(cell.reader)
+    require(state.dead_letters == [], f"3: dead letters are left: {state.dead_letters}")
+    require(cell.next_due() is None, f"7: something is still due at {cell.next_due()}, and it is {now}")
     for record in state.records.values():
         if WAITS_FOR[status_of(record.outcomes)] and record.mark != "parked":
-            raise InvariantViolated(f"7: {record.invoice_id} waits for ever: {record.wait}")
+            raise InvariantViolated(f"7: {record.invoice_id} waits forever: {record.wait}")
         check_escalation(record, state)
 
 
 def check_escalation(record: InvoiceRecord, state: State) -> None:
-    """The newest row of who was given up is that of the last alert, unless an operator parked it."""
+    """Check that an invoice that was given up has its last alert, unless an operator parked it."""
     rows = [row for row in state.transitions if row.invoice_id == record.invoice_id]
     parks = [number for number, row in enumerate(rows) if row.kind == "park"]
     if record.mark == "parked" and parks and parks[-1] == len(rows) - 1:
         last = [alert for alert in state.alerts if alert.invoice_id == record.invoice_id and alert.last]
-        hold(last or rows[-2].kind == "command", f"8: {record.invoice_id} is parked without its last alert")
+        require(last or rows[-2].kind == "command", f"8: {record.invoice_id} is parked without its last alert")

@@ -1,11 +1,10 @@
-"""Mutants: the cell with one of its promises broken, which the simulation must notice.
+"""Mutants: versions of the cell with one promise broken, which the simulation must detect.
 
-Each is made from the real source of a function by one replacement, or stands in its place; where the source has changed
-so that it cannot be made any more, it says so.
+A mutant replaces text in the source of a function. It raises LookupError if the source no longer contains the text.
 
     python -m tests.faults.mutants
 
-tells of each how many seeds it takes.
+prints the first seed that detects each mutant.
 """
 
 import argparse
@@ -25,11 +24,11 @@ from bems.embedded.api import event_endpoint
 from bems.embedded.storage import database_files, row_writer, sqlite_store
 from bems.tracker.instants import DAY
 from tests.faults.invariants import InvariantViolated
-from tests.faults.simulation import play
+from tests.faults.simulation import run_scenario
 
 
 class Change(NamedTuple):
-    """In the source of `name` in `owner`, `old` becomes `new`."""
+    """Replacement of `old` by `new` in the source of the function `name` of `owner`."""
 
     owner: Any
     name: str
@@ -41,10 +40,10 @@ MUTANTS: dict[str, list[Change]] = {
     "commits are not synced": [
         Change(database_files, "_enable_wal", "synchronous = FULL", "synchronous = OFF"),
     ],
-    "commits are synced by the next checkpoint": [
+    "commits are synced only at the next checkpoint": [
         Change(database_files, "_enable_wal", "synchronous = FULL", "synchronous = NORMAL"),
     ],
-    "a store whose making was cut off is refused": [
+    "a store whose creation was interrupted is rejected": [
         Change(database_files, "_has_side_file", "path.name + suffix", 'path.name + "-wal"'),
     ],
     "events are answered before the commit": [
@@ -58,10 +57,10 @@ MUTANTS: dict[str, list[Change]] = {
             "            self._store.commit()\n",
         ),
     ],
-    "a commit that failed is acknowledged": [
+    "a failed commit is acknowledged": [
         Change(writer.Writer, "_abort_group", "on_result(error)", "on_result(ACCEPTED)"),
     ],
-    "a turn that failed is stored with the next one": [
+    "a failed group is stored with the next one": [
         Change(
             sqlite_store.SqliteStore,
             "rollback",
@@ -69,10 +68,10 @@ MUTANTS: dict[str, list[Change]] = {
             "pass",
         ),
     ],
-    "an item that failed leaves its traces": [
+    "a failed item leaves changes behind": [
         Change(sqlite_store.SqliteStore, "savepoint", "self._item_changes = WriteSet()", "self._merge_item()"),
     ],
-    "records are cached before they are committed, and after they are not": [
+    "records are cached before the commit and kept after a rollback": [
         Change(
             sqlite_store.SqliteStore,
             "_merge_item",
@@ -81,7 +80,7 @@ MUTANTS: dict[str, list[Change]] = {
         ),
         Change(sqlite_store.SqliteStore, "rollback", "self._records.clear()", "pass"),
     ],
-    "a turn is stored in two transactions": [
+    "a group is stored in two transactions": [
         Change(
             row_writer,
             "write_group",
@@ -89,18 +88,18 @@ MUTANTS: dict[str, list[Change]] = {
             '    connection.execute("COMMIT")\n    connection.execute("BEGIN IMMEDIATE")\n    rows, newest',
         ),
     ],
-    "repeats are not looked for": [
+    "duplicates are not detected": [
         Change(cell.Cell, "handle_event", "if repeat:", "if False:"),
     ],
-    "what was looked up for a turn is believed in the next": [
+    "event lookups of a group are reused in the next one": [
         Change(sqlite_store.SqliteStore, "prefetch", "self._unknown_event_ids = ", "self._unknown_event_ids |= "),
         Change(sqlite_store.SqliteStore, "commit", "self._unknown_event_ids.clear()", "pass"),
     ],
-    "an invoice that was not there in one turn is not looked for in the next": [
+    "missing invoices of a group count as missing in the next one": [
         Change(sqlite_store.SqliteStore, "prefetch", "self._absent_invoices = ", "self._absent_invoices |= "),
         Change(sqlite_store.SqliteStore, "commit", "self._absent_invoices.clear()", "pass"),
     ],
-    "a failed commit takes its numbers along": [
+    "a failed commit consumes row numbers": [
         Change(
             sqlite_store.SqliteStore,
             "commit",
@@ -108,10 +107,10 @@ MUTANTS: dict[str, list[Change]] = {
             "        except apsw.Error as error:\n            self._numbers.transition += len(group.transitions)\n",
         ),
     ],
-    "a row leads to the one before of another invoice": [
+    "a row links to the previous row of another invoice": [
         Change(row_writer, "_transition_rows", "newest.get(id)", "newest.get(id, next(iter(newest.values()), None))"),
     ],
-    "a timer that was moved stays where it was": [
+    "a changed timer keeps its old time": [
         Change(
             row_writer,
             "write_group",
@@ -119,7 +118,7 @@ MUTANTS: dict[str, list[Change]] = {
             '_EXECUTIONS[settled].replace("due = excluded.due,", ""),',
         ),
     ],
-    "a record that was changed is not looked at again": [
+    "a changed record keeps its old check time": [
         Change(
             row_writer,
             "write_group",
@@ -132,16 +131,16 @@ MUTANTS: dict[str, list[Change]] = {
             row_writer, "write_group", "execution.due, stimuli", f"execution.due and execution.due + {DAY}, stimuli"
         ),
     ],
-    "a record is looked at a day late": [
+    "a record is checked a day late": [
         Change(row_writer, "_invoice_row", "record.check_at,", f"record.check_at and record.check_at + {DAY},"),
     ],
-    "what fails when it is due is never tried again": [
+    "a due item that fails is never retried": [
         Change(writer.Writer, "_fire", "now + RETRY_DELAYS[min(failures, len(RETRY_DELAYS)) - 1]", "1 << 60"),
     ],
-    "what is due earlier than anything before is not looked for": [
-        Change(sqlite_store.SqliteStore, "_lower_due_hint", "at < self._earliest", "at < DUE_UNKNOWN"),
+    "an item that is due before all others is not found": [
+        Change(sqlite_store.SqliteStore, "_lower_due_hint", "at < self._earliest", "at < NEVER"),
     ],
-    "values are written against a dictionary that is not kept": [
+    "values are compressed with a dictionary that is not stored": [
         Change(
             sqlite_store.SqliteStore,
             "commit",
@@ -149,7 +148,7 @@ MUTANTS: dict[str, list[Change]] = {
             "if dictionary:\n                (lambda *_: 0)(",
         ),
     ],
-    "a dictionary is used though the turn that kept it failed": [
+    "a dictionary is used although the group that stored it failed": [
         Change(
             sqlite_store.SqliteStore,
             "commit",
@@ -158,7 +157,7 @@ MUTANTS: dict[str, list[Change]] = {
             "        if dictionary:\n            self._codec.use_dictionary(*dictionary)\n",
         ),
     ],
-    "what is long overdue is passed over": [
+    "an item that is long overdue is skipped": [
         Change(
             writer.Writer,
             "_fire",
@@ -166,16 +165,16 @@ MUTANTS: dict[str, list[Change]] = {
             "due.at < now - HOUR or self._cell.fire_due(due, now)",
         ),
     ],
-    "who registers after the clock went back is taken for late": [
+    "a wait registered after the clock went back is ignored as late": [
         Change(cell.Cell, "_register_wait", "if record and record.run.number == run", "if False"),
     ],
-    "an event whose handling failed is not kept": [
+    "an event whose handling failed is not stored": [
         Change(writer.Writer, "_store_dead_letter", "self._put_dead_letter", "0 and self._put_dead_letter"),
     ],
-    "a redriven letter stays": [
+    "a redriven dead letter is not removed": [
         Change(writer.Writer, "_retry", "self._store.drop_dead_letter(dead_letter.event_id)", "pass"),
     ],
-    "what was not stored is answered with 202": [
+    "an event that was not stored is answered 202": [
         Change(
             event_endpoint,
             "_unavailable_response",
@@ -183,12 +182,12 @@ MUTANTS: dict[str, list[Change]] = {
             "return responses.accepted('') if 1 else responses.unavailable",
         ),
     ],
-    "an alert does not wait for the one before": [
+    "an alert does not wait for the previous one": [
         Change(
             outbox.Outbox, "next_per_invoice", "AND older.seq < this.seq", "AND older.seq > this.seq AND older.seq < 0"
         ),
     ],
-    "the watermark of alerts moves before they are in the outbox": [
+    "the alert watermark advances before the alerts are in the outbox": [
         Change(
             outbox.Outbox,
             "enqueue",
@@ -197,7 +196,7 @@ MUTANTS: dict[str, list[Change]] = {
             "        with self.transaction():\n",
         ),
     ],
-    "an alert is forgotten before it is sent": [
+    "an alert is removed before it is sent": [
         Change(
             dispatcher.Dispatcher,
             "_dispatch",
@@ -205,14 +204,14 @@ MUTANTS: dict[str, list[Change]] = {
             "self._in_flight[delivery.seq] = attempt; self._outbox.remove(delivery)",
         ),
     ],
-    "an alert that was not taken is not tried again": [
+    "a rejected alert is not retried": [
         Change(dispatcher, "_after_failure", 'state="failed" if now >= give_up_at else "waiting"', 'state="failed"'),
         Change(outbox.Outbox, "retry", "WHERE state = 'failed' AND", "WHERE false AND"),
     ],
-    "an alert that was sent is not forgotten": [
+    "a sent alert is not removed": [
         Change(dispatcher.Dispatcher, "_record_results", "self._outbox.remove(attempt.delivery)", "pass"),
     ],
-    "new alerts are read from the first again": [
+    "the newest known alert is read again as new": [
         Change(
             deliveries.Deliveries,
             "_enqueue_new_alerts",
@@ -225,64 +224,67 @@ MUTANTS: dict[str, list[Change]] = {
 
 @contextmanager
 def mutant(name: str) -> Iterator[None]:
-    """The cell is broken so, meanwhile. Whoever has imported a function has the broken one, too."""
+    """Apply a mutant in the block.
+
+    Replaces the code object of each function, so modules that imported the function run the mutant too.
+    """
     real: list[tuple[FunctionType, CodeType]] = []
     try:
         for change in MUTANTS[name]:
             function = inspect.unwrap(getattr(change.owner, change.name))
             real.append((function, function.__code__))
-            function.__code__ = _changed(function, change)
+            function.__code__ = _mutated_code(function, change)
         yield
     finally:
         for function, code in reversed(real):
             function.__code__ = code
 
 
-def _changed(function: FunctionType, change: Change) -> CodeType:
+def _mutated_code(function: FunctionType, change: Change) -> CodeType:
     source = inspect.getsource(function)
     if change.old not in source:
-        raise LookupError(f"{change.name} has no {change.old!r} any more: mend the mutant")
+        raise LookupError(f"{change.name} no longer contains {change.old!r}: update the mutant")
     if inspect.isclass(change.owner):
-        # Its lines stand a level deeper in the class.
+        # The source of a method is indented by one level.
         old, new = (re.sub("^    ", "", text, flags=re.MULTILINE) for text in (change.old, change.new))
     else:
         old, new = change.old, change.new
-    made: dict[str, Any] = {}
+    namespace: dict[str, Any] = {}
     exec(
         compile(
             "from __future__ import annotations\n" + textwrap.dedent(source).replace(old, new), change.name, "exec"
         ),
         dict(_GLOBALS),
-        made,
+        namespace,
     )
-    code: CodeType = inspect.unwrap(made[change.name]).__code__
+    code: CodeType = inspect.unwrap(namespace[change.name]).__code__
     return code
 
 
 _GLOBALS = {"contextmanager": contextmanager}
-"""What a definition needs when it is made."""
+"""Globals that the changed definitions need."""
 
 
 def find(name: str, first: int, more: int) -> tuple[int, str] | None:
-    """The seed that breaks the mutant, from `first` to `more` behind it, and how; None where none does."""
+    """Return the first seed from `first` to `first + more` that detects the mutant, and the violation; else None."""
     with mutant(name):
         for seed in range(first, first + more + 1):
             with tempfile.TemporaryDirectory() as folder:
                 try:
-                    play(seed, Path(folder))
+                    run_scenario(seed, Path(folder))
                 except InvariantViolated as broken:
                     return seed, str(broken)
     return None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Says how many seeds it takes until one breaks each mutant.")
-    parser.add_argument("name", nargs="?", default="", help="a part of its name")
-    parser.add_argument("--most", type=int, default=300)
+    parser = argparse.ArgumentParser(description="Print the first seed that detects each mutant.")
+    parser.add_argument("name", nargs="?", default="", help="only mutants whose name contains this text")
+    parser.add_argument("--max-seeds", type=int, default=300)
     options = parser.parse_args()
     for name in MUTANTS:
         if options.name in name:
-            found = find(name, 1, options.most - 1)
+            found = find(name, 1, options.max_seeds - 1)
             print(f'    "{name}": {found and found[0]},', flush=True)
             if options.name:
                 print(found and found[1])

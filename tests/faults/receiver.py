@@ -1,4 +1,4 @@
-"""The receivers of alerts: they are down for a day, say no, hang, or take what they then say they did not."""
+"""Receivers of alerts, which may be down, reject an alert, time out, or accept an alert and report a failure."""
 
 from collections import Counter
 from random import Random
@@ -6,57 +6,60 @@ from random import Random
 from bems.embedded.alerting.delivery import NotDelivered
 from bems.tracker.actions import Alert
 from bems.tracker.instants import HOUR
-from tests.faults.invariants import hold
+from tests.faults.invariants import require
 
 
 class Receiver:
-    """A Destination. `moody`: it may do anything; `down`: nobody answers."""
+    """A Destination. `is_unreliable`: each alert may fail in any way; `is_down`: every alert fails."""
 
     def __init__(self, key: str, random: Random) -> None:
         self.key = key
-        self.moody = True
-        self.down = False
+        self.is_unreliable = True
+        self.is_down = False
         self.given_up: set[str] = set()
-        """What may come late for that."""
-        self.excused: Counter[str] = Counter()
-        """How often an alert may come again: it was taken or may have been, and the cell does not know."""
-        self.complaint = ""
+        """Ids of alerts that the cell gave up; they may be missing or out of order."""
+        self.allowed_repeats: Counter[str] = Counter()
+        """How often each alert may be repeated: the receiver may have accepted it without the cell getting a
+        response."""
+        self.violation = ""
         self._random = random
-        self._taken: dict[str, list[str]] = {}
+        self._accepted: dict[str, list[str]] = {}
         self._times: Counter[str] = Counter()
 
     def send(self, alert: Alert) -> None:
-        draw = self._random.random() if self.moody else 1.0
-        if self.down:
-            raise NotDelivered("nobody answers", outage=True)
+        draw = self._random.random() if self.is_unreliable else 1.0
+        if self.is_down:
+            raise NotDelivered("no response", outage=True)
         if draw < 0.05:
-            self._take(alert)
-            self.excused[alert.id] += 1
-            raise NotDelivered("it hangs, and has taken it", outage=True)
+            self._accept(alert)
+            self.allowed_repeats[alert.id] += 1
+            raise NotDelivered("it accepted the alert, then timed out", outage=True)
         if draw < 0.1:
             pause = self._random.choice((None, HOUR))
-            raise NotDelivered("it has too much to do", outage=True, retry_after=pause)
+            raise NotDelivered("it is overloaded", outage=True, retry_after=pause)
         if draw < 0.13:
-            raise NotDelivered("it does not like this one", outage=False)
+            raise NotDelivered("it rejects this alert", outage=False)
         if draw < 0.15:
             raise ZeroDivisionError
-        self._take(alert)
+        self._accept(alert)
 
-    def _take(self, alert: Alert) -> None:
-        before = self._taken.setdefault(alert.invoice_id, [])
+    def _accept(self, alert: Alert) -> None:
+        before = self._accepted.setdefault(alert.invoice_id, [])
         self._times[alert.id] += 1
-        if self._times[alert.id] > 1 + self.excused[alert.id]:
-            # Whatever is raised here, the courier takes for an error of the receiver.
-            self.complaint = f"9: {self.key} got alert {alert.id} {self._times[alert.id]} times without a reason"
+        if self._times[alert.id] > 1 + self.allowed_repeats[alert.id]:
+            # Do not raise here: the dispatcher would treat that as an error of the receiver.
+            self.violation = (
+                f"9: {self.key} got alert {alert.id} {self._times[alert.id]} times, more often than allowed"
+            )
         if alert.id not in self.given_up and (not before or before[-1] != alert.id):
             before.append(alert.id)
 
     def check(self, alerts: list[Alert]) -> None:
-        """All of them came, those of an invoice in their order."""
-        hold(not self.complaint, self.complaint)
+        """Check that all alerts were received, in order per invoice."""
+        require(not self.violation, self.violation)
         for alert in alerts:
-            hold(self._times[alert.id], f"9: {self.key} never got alert {alert.id} of {alert.invoice_id}")
-        for id, taken in self._taken.items():
+            require(self._times[alert.id], f"9: {self.key} never got alert {alert.id} of {alert.invoice_id}")
+        for id, accepted in self._accepted.items():
             expected = [alert.id for alert in alerts if alert.invoice_id == id and alert.id not in self.given_up]
-            came = [one for one in taken if one not in self.given_up]
-            hold(came == expected, f"9: {self.key} got the alerts of {id} in another order: {came}, not {expected}")
+            came = [one for one in accepted if one not in self.given_up]
+            require(came == expected, f"9: {self.key} got the alerts of {id} in another order: {came}, not {expected}")

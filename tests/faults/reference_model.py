@@ -1,8 +1,7 @@
-"""The model: what the store should hold, computed beside it by the pure core over a store in memory.
+"""Reference model: the expected content of the store, computed by the pure core with a store in memory.
 
-A journal notes what a turn asked of the cell and what came of it, item by item. Once the turn is committed, the model
-does the same. A turn whose commit failed is in doubt until the next recovery: it may be found in the store or not, as a
-whole.
+A journal records each item of a group and its result. Once the group is committed, the model applies the journal. A
+group whose commit failed is uncertain until the next recovery: the store has all of it or nothing.
 """
 
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from bems.embedded.cell import Cell
 from bems.embedded.storage.reader import Reader
+from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import AuditEntry, DeadLetter, DueItem, MemoryStore
 from bems.engine import Execution, Machine, Stimulus
 from bems.tracker.actions import Alert, execution_name
@@ -24,8 +24,11 @@ ALL = 1_000_000
 
 
 class Entry(NamedTuple):
-    """`kind`: what was asked of the cell, or what was done about its failure: the event was kept (`letter`), or what
-    was due was put off (`postpone`)."""
+    """An item of a journal.
+
+    `kind` is the method that the cell ran, or the reaction to its failure: `letter` for a dead letter, `postpone` for a
+    due item that was postponed.
+    """
 
     kind: Literal["event", "redrive", "command", "fire", "letter", "postpone"]
     what: Any
@@ -36,10 +39,10 @@ Journal = list[Entry]
 
 
 class State(NamedTuple):
-    """All that a store holds, in an order of its own."""
+    """Complete content of a store in a canonical order."""
 
     events: list[Event]
-    letters: list[str]
+    dead_letters: list[str]
     transitions: list[Transition]
     alerts: list[Alert]
     commands: list[AuditEntry]
@@ -48,13 +51,13 @@ class State(NamedTuple):
     stimuli: dict[str, list[tuple[Stimulus, Instant]]]
 
 
-class Model:
-    """What should be."""
+class ReferenceModel:
+    """Computes the expected state of the store."""
 
     def __init__(self, policy: Policy, machine: Machine) -> None:
         self._policy, self._machine = policy, machine
-        self._turns: list[Journal] = []
-        self.doubts: list[Journal] = []
+        self._groups: list[Journal] = []
+        self.uncertain: list[Journal] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -67,32 +70,32 @@ class Model:
         self.postponed: set[DueItem] = set()
 
     def commit(self, journal: Journal) -> None:
-        """The turn is in the store."""
+        """Apply the journal of a committed group."""
         if journal:
-            self.doubts.clear()
-            self._turns.append(journal)
+            self.uncertain.clear()
+            self._groups.append(journal)
             self._apply(journal)
 
-    def doubt(self, journal: Journal) -> None:
-        """Nobody knows, for the time being, whether the turn is in the store."""
+    def mark_uncertain(self, journal: Journal) -> None:
+        """Keep the journal of a group that may or may not be in the store."""
         if journal:
-            self.doubts.append(journal)
+            self.uncertain.append(journal)
 
-    def settle(self, found: State) -> bool:
-        """After a recovery: whether what was found is what should be, with one of the turns in doubt or without."""
-        doubts, self.doubts = self.doubts, []
+    def reconcile(self, found: State) -> bool:
+        """Return whether the state found after a recovery is expected, with or without one of the uncertain groups."""
+        doubts, self.uncertain = self.uncertain, []
         if found == self.state():
-            # One that only put something off is in the store's calendar alone, if at all.
+            # A group that only postponed items changed nothing else, so it may or may not be stored.
             self.postponed |= {what for journal in doubts for kind, what, _ in journal if kind == "postpone"}
             return True
         for journal in doubts:
             self._apply(journal)
             if found == self.state():
-                self._turns.append(journal)
+                self._groups.append(journal)
                 return True
             self._begin()
-            for turn in self._turns:
-                self._apply(turn)
+            for group in self._groups:
+                self._apply(group)
         return False
 
     def _apply(self, journal: Journal) -> None:
@@ -124,11 +127,11 @@ class Model:
                     self.postponed.add(what)
             self._transitions += self._store.drain_transitions()
 
-    # -- what should be
+    # -- expected state
 
     def state(self) -> State:
         records = {record.invoice_id: record for record in self._store.records()}
-        names = [name for record in records.values() for name in names_of(record)]
+        names = [name for record in records.values() for name in execution_names(record)]
         executions = {name: execution for name in names if (execution := self._store.execution(name))}
         return State(
             list(self._events.values()),
@@ -148,7 +151,7 @@ class Model:
         return self._store.command(id)
 
     def due(self) -> list[DueItem]:
-        """What waits for its time. A failure may have put it off."""
+        """Return the due items, not counting postponements."""
         state = self.state()
         due = [DueItem(at, "check", id) for id, record in state.records.items() if (at := record.check_at) is not None]
         due += [
@@ -157,7 +160,7 @@ class Model:
         return sorted(due)
 
     @property
-    def letters(self) -> list[str]:
+    def dead_letters(self) -> list[str]:
         return sorted(self._letters)
 
     @property
@@ -165,15 +168,15 @@ class Model:
         return self._store.alerts
 
 
-def names_of(record: InvoiceRecord) -> list[str]:
-    """Of all executions that there were."""
+def execution_names(record: InvoiceRecord) -> list[str]:
+    """Return the names of all executions of an invoice."""
     return [execution_name(record.invoice_id, number) for number in range(1, record.run.number + 1)]
 
 
 def read_state(reader: Reader) -> State:
-    """What a store holds."""
+    """Read the complete content of a store."""
     records = {record.invoice_id: record for record in reader.invoices(limit=ALL)}
-    names = [name for record in records.values() for name in names_of(record)]
+    names = [name for record in records.values() for name in execution_names(record)]
     executions = {name: execution for name in names if (execution := reader.execution(name))}
     return State(
         [event for _, event in reader.events(limit=ALL)],
@@ -187,45 +190,48 @@ def read_state(reader: Reader) -> State:
     )
 
 
-class Handler:
-    """Puts a journal, and what a seed wants to go wrong, around a cell's methods. `poison` raises where it should."""
+class JournalRecorder:
+    """Wraps methods of a cell and its store to record a journal, and injects failures with `maybe_raise`."""
 
-    def __init__(self, cell: Cell, store: Any, poison: Callable[[str, str], None]) -> None:
+    def __init__(self, cell: Cell, store: SqliteStore, maybe_raise: Callable[[str, str], None]) -> None:
         self.journal: Journal = []
-        self._poison = poison
-        self._within = False
-        for kind in ("event", "redrive", "command", "fire"):
-            setattr(cell, kind, self._noting(kind, getattr(cell, kind)))
-        self._put_letter, self._postpone = store.put_letter, store.postpone
-        self._event_of = store.event
-        store.put_letter, store.postpone = self.put_letter, self.postpone
+        self._maybe_raise = maybe_raise
+        self._is_nested = False
+        cell.handle_event = self._recording("event", cell.handle_event)  # type: ignore[method-assign]
+        cell.redrive = self._recording("redrive", cell.redrive)  # type: ignore[method-assign]
+        cell.handle_command = self._recording("command", cell.handle_command)  # type: ignore[method-assign]
+        cell.fire_due = self._recording("fire", cell.fire_due)  # type: ignore[method-assign]
+        self._put_dead_letter, self._postpone = store.put_dead_letter, store.postpone
+        self._read_event = store.event
+        store.put_dead_letter = self.put_dead_letter  # type: ignore[method-assign]
+        store.postpone = self.postpone  # type: ignore[method-assign]
 
-    def _noting(self, kind: Any, method: Callable[[Any, Instant], Any]) -> Callable[[Any, Instant], Any]:
+    def _recording(self, kind: Any, method: Callable[[Any, Instant], Any]) -> Any:
         def noting(what: Event | Command | DueItem, now: Instant) -> Any:
-            # The handling of an event is one of a redriven one, behind the archive.
-            outermost, self._within = not self._within, True
+            # `handle_event` calls `redrive`: record only the outer call.
+            outermost, self._is_nested = not self._is_nested, True
             try:
                 result = method(what, now)
                 if kind != "event":
-                    self._poison(kind, what.key if isinstance(what, DueItem) else what.invoice_id)
+                    self._maybe_raise(kind, what.key if isinstance(what, DueItem) else what.invoice_id)
             finally:
-                self._within = self._within and not outermost
+                self._is_nested = self._is_nested and not outermost
             if outermost:
                 self.journal.append(Entry(kind, what, now))
             return result
 
         return noting
 
-    def put_letter(self, letter: DeadLetter) -> None:
-        event = self._event_of(letter.event_id)
-        self._put_letter(letter)
-        self.journal.append(Entry("letter", event, letter.failed_at))
+    def put_dead_letter(self, dead_letter: DeadLetter) -> None:
+        event = self._read_event(dead_letter.event_id)
+        self._put_dead_letter(dead_letter)
+        self.journal.append(Entry("letter", event, dead_letter.failed_at))
 
     def postpone(self, due: DueItem, until: Instant) -> None:
         self._postpone(due, until)
         self.journal.append(Entry("postpone", due, until))
 
     def take(self) -> Journal:
-        """What was noted since the last time."""
+        """Return and clear the journal."""
         taken, self.journal = self.journal, []
         return taken

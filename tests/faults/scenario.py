@@ -1,4 +1,4 @@
-"""The story of a seed: what happens to some invoices over weeks, and what is sent about it, as bytes for the gate."""
+"""Scenario of a seed: the events of a few invoices over weeks, as request bodies."""
 
 from random import Random
 
@@ -8,13 +8,13 @@ from bems.tracker.commands import Acknowledge, Cancel, Complete, Extend, Park, R
 from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS, Stage
 from bems.tracker.instants import DAY, HOUR, MINUTE, Instant, parse, render
 
-BEGIN = parse("2026-03-02T09:00:00Z")
+START = parse("2026-03-02T09:00:00Z")
 WEEKS = 4
-"""In which the events occur; what waits after that is given up in the weeks behind."""
+"""Weeks in which events occur. Waits that are still open afterwards are given up in the following weeks."""
 
 
 class Emission(Struct):
-    """An event that a source system wants to be rid of, from `at` on. `twin`: another content under the same id."""
+    """An event that a source system sends from `at` on. `twin`: it has the id of another event and other content."""
 
     at: Instant
     stage: Stage
@@ -24,44 +24,46 @@ class Emission(Struct):
     twin: bool = False
 
 
-def tell(random: Random) -> list[Emission]:
-    """What is sent, in the order of its beginning."""
-    sendings: list[Emission] = []
-    burst = BEGIN + random.randrange(WEEKS * 7 * DAY) if random.random() < 0.3 else None
+def draw_emissions(random: Random) -> list[Emission]:
+    """Draw all emissions, ordered by time."""
+    emissions: list[Emission] = []
+    burst = START + random.randrange(WEEKS * 7 * DAY) if random.random() < 0.3 else None
     for number in range(random.choice((2, 4, 6, 9))):
         id = f"INV/{number}" if number % 3 == 0 else f"INV-{number}"
-        begin = burst or BEGIN + random.randrange(WEEKS * 7 * DAY // 2)
-        sendings += _tell(id, begin, random)
-    for sending in random.sample(sendings, len(sendings) // 12):
-        twin = _sending(sending.event_id, sending.invoice_id, sending.stage, True, sending.at, random)
-        sendings.append(Emission(sending.at + HOUR, twin.stage, twin.event_id, twin.invoice_id, twin.body, True))
-    return sorted(sendings, key=lambda sending: (sending.at, sending.event_id))
+        begin = burst or START + random.randrange(WEEKS * 7 * DAY // 2)
+        emissions += _draw_invoice(id, begin, random)
+    for emission in random.sample(emissions, len(emissions) // 12):
+        twin = _draw_emission(emission.event_id, emission.invoice_id, emission.stage, True, emission.at, random)
+        emissions.append(Emission(emission.at + HOUR, twin.stage, twin.event_id, twin.invoice_id, twin.body, True))
+    return sorted(emissions, key=lambda emission: (emission.at, emission.event_id))
 
 
-def _tell(id: str, begin: Instant, random: Random) -> list[Emission]:
-    """One invoice: its stages in their order, some again or denied first, some never."""
+def _draw_invoice(id: str, begin: Instant, random: Random) -> list[Emission]:
+    """Draw the emissions of an invoice: its stages in order, some repeated, some with a failure first, some missing."""
     ends_at = random.choice((1, 2, 3, 4, 4, 4, 4))
     steps = [(stage, True) for stage in STAGES[:ends_at]]
     for index in range(len(steps) - 1, -1, -1):
         if random.random() < 0.25:
-            # A mismatch that is settled later, an approval after a rejection, an invoice cancelled and received anew.
+            # A mismatch resolved later, an approval after a rejection, an invoice received again after a cancellation.
             steps.insert(index, (steps[index][0], False))
     if random.random() < 0.1:
         steps.append(("ingestion", False))
     if random.random() < 0.1 and len(steps) > 1:
         steps.pop(0)
-    at, sendings = begin, []
+    at, emissions = begin, []
     for number, (stage, positive) in enumerate(steps):
-        sendings.append(_sending(f"{id}.{number}", id, stage, positive, at, random))
+        emissions.append(_draw_emission(f"{id}.{number}", id, stage, positive, at, random))
         at += random.choice((0, MINUTE, HOUR, 8 * HOUR, DAY, 2 * DAY, 5 * DAY, 9 * DAY))
     if random.random() < 0.2:
-        # What a system remembers only later overtakes nothing: it occurred before.
-        late = random.choice(sendings)
+        # A late event does not supersede later ones, because it occurred earlier.
+        late = random.choice(emissions)
         late.at += random.randrange(6 * DAY)
-    return sendings
+    return emissions
 
 
-def _sending(event_id: str, invoice_id: str, stage: Stage, positive: bool, at: Instant, random: Random) -> Emission:
+def _draw_emission(
+    event_id: str, invoice_id: str, stage: Stage, positive: bool, at: Instant, random: Random
+) -> Emission:
     body = {
         "event_id": event_id,
         "invoice_id": invoice_id,
@@ -76,7 +78,7 @@ def _sending(event_id: str, invoice_id: str, stage: Stage, positive: bool, at: I
 
 
 def draw_verb(random: Random, now: Instant) -> Verb:
-    """What an operator comes to think of."""
+    """Draw an operator's command."""
     return random.choice(
         (
             Complete(random.choice(STAGES)),

@@ -1,13 +1,13 @@
-"""One life of the cell as a process, from its folder to its requests, all in one thread that the simulation leads.
+"""A cell process in the simulation, from start to stop or crash, in the simulation's thread.
 
-The parts are the real ones. What they would do in threads of their own is done here, turn by turn.
+Uses the real components. The simulation runs the work of their threads step by step.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import apsw
 from msgspec import json
@@ -31,36 +31,41 @@ from bems.tracker.contract import Stage
 from bems.tracker.instants import HOUR, LATEST, Instant
 from bems.tracker.policy import Policy
 from tests.faults.disk import Disk, close_all
-from tests.faults.reference_model import Handler, Model
+from tests.faults.reference_model import JournalRecorder, ReferenceModel
+
+C = TypeVar("C")
 
 MACHINE = load_machine()
 METRICS = Metrics()
 KEY = cast(Key, object())
-MOST_TURNS = 1_000
-ROUNDS = 8
-"""Of the event loop, after which a request that can be answered is answered."""
+MAX_GROUPS = 1_000
+LOOP_ITERATIONS = 8
+"""Iterations of the event loop after which every request that can be answered has been answered."""
 
 
-class AnyKey:
-    """Everybody may: keys are tested elsewhere."""
+class AllowAll(Access):
+    """Access that authorizes every request. Other tests cover keys and rate limits."""
 
-    def admit(self, *_: object) -> Key:
+    def __init__(self) -> None:
+        """Needs neither keys nor limits."""
+
+    def authorize(self, *_args: Any, **_options: Any) -> Key:
         return KEY
 
 
 class Options(NamedTuple):
-    """What is otherwise so large that no seed would come up against it."""
+    """Limits of the cell, reduced so that scenarios reach them."""
 
     cached: int
     queued: int
     turn: int
     checkpoint: int
     pages: int
-    lesson: int
+    training_samples: int
 
 
 class Request:
-    """A POST to the intake, and its answer once there is one."""
+    """A POST of events, and the answer once it has arrived."""
 
     def __init__(self, stage: Stage, bodies: list[bytes], batch: bool) -> None:
         self.path = f"/invoices/{stage}{'/batch' * batch}"
@@ -85,7 +90,7 @@ class Request:
 
 
 class SimulatedCell:
-    """It opens what is in the folder, or raises what the parts raise. `now` is the cell's clock."""
+    """Opens the cell in a folder. Raises what the components raise."""
 
     def __init__(
         self,
@@ -93,9 +98,9 @@ class SimulatedCell:
         policy: Policy,
         clock: Any,
         disk: Disk,
-        model: Model,
+        model: ReferenceModel,
         options: Options,
-        poison: Callable[[str, str], None],
+        maybe_raise: Callable[[str, str], None],
         destinations: Mapping[Severity, Sequence[Destination]],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -104,59 +109,60 @@ class SimulatedCell:
         self._closing: list[Any] = []
         self.commits = 0
         self._checkpoint = options.checkpoint
-        compression.TRAINING_SAMPLES = compression.FIRST_TRAINING_AFTER_VALUES = options.lesson
-        compression.NEXT_TRAINING_AFTER_VALUES = 4 * options.lesson
+        compression.TRAINING_SAMPLES = compression.FIRST_TRAINING_AFTER_VALUES = options.training_samples
+        compression.NEXT_TRAINING_AFTER_VALUES = 4 * options.training_samples
         try:
-            self.store = self._keep(SqliteStore(folder, max_cached_items=options.cached))
-            self.store.keep_definition(MACHINE.digest, read_resolved_definition())
-            # SQLite passes over what fails there, once it has committed; an exception of ours would make it a failure.
+            self.store = self._close_later(SqliteStore(folder, max_cached_items=options.cached))
+            self.store.store_definition(MACHINE.digest, read_resolved_definition())
+            # SQLite ignores errors of an automatic checkpoint after a commit, but an exception of our VFS would fail
+            # the commit. So `commit` checkpoints explicitly.
             self.store._connection.execute("PRAGMA wal_autocheckpoint = 0")
             self.store._connection.execute(f"PRAGMA cache_size = {options.pages}")
             cell = Cell(policy, MACHINE, self.store)
-            self._handler = Handler(cell, self.store, poison)
+            self._recorder = JournalRecorder(cell, self.store, maybe_raise)
             self._commit = self.store.commit
-            self.store.commit = self.commit
+            self.store.commit = self.commit  # type: ignore[method-assign]
             self.writer = Writer(cell, self.store, clock, max_queued_items=options.queued, max_group_items=options.turn)
-            self.reader: Reader = self._keep(open_reader(folder))
-            self.deliveries = Deliveries(folder, lambda: self._keep(open_reader(folder)), destinations, now=clock.now)
-            self._keep(self.deliveries._outbox)
+            self.reader: Reader = self._close_later(open_reader(folder))
+            self.deliveries = Deliveries(
+                folder, lambda: self._close_later(open_reader(folder)), destinations, now=clock.now
+            )
+            self._close_later(self.deliveries._outbox)
             self.deliveries.open_source()
         except BaseException:
             self.abandon()
             raise
-        self._intake = loop.run_until_complete(self._make_intake(clock))
+        self._endpoint = loop.run_until_complete(self._make_endpoint(clock))
 
-    def _keep(self, one: Any) -> Any:
-        self._closing.append(one)
-        return one
+    def _close_later(self, closable: C) -> C:
+        self._closing.append(closable)
+        return closable
 
-    async def _make_intake(self, clock: Any) -> EventEndpoint:
-        return EventEndpoint(
-            WriterBridge(self.writer, asyncio.get_running_loop()), clock, cast(Access, AnyKey()), METRICS, 100
-        )
+    async def _make_endpoint(self, clock: Any) -> EventEndpoint:
+        return EventEndpoint(WriterBridge(self.writer, asyncio.get_running_loop()), clock, AllowAll(), METRICS, 100)
 
-    # -- what comes in
+    # -- requests
 
     def post(self, request: Request) -> None:
-        self._tasks.append(self._loop.create_task(self._intake(request.scope, request.receive, request.send)))
+        self._tasks.append(self._loop.create_task(self._endpoint(request.scope, request.receive, request.send)))
 
     def run_loop(self) -> None:
-        """Whatever can be done before the writer's next turn."""
+        """Run the event loop until it waits for the writer."""
         if self._tasks:
-            self._loop.run_until_complete(_rounds())
+            self._loop.run_until_complete(_run_loop_iterations())
             self._tasks = [task for task in self._tasks if not task.done()]
 
-    # -- its threads' work
+    # -- work of the threads
 
     def commit(self) -> None:
-        journal = self._handler.take()
+        journal = self._recorder.take()
         try:
             self._commit()
         except BaseException:
-            self._model.doubt(journal)
+            self._model.mark_uncertain(journal)
             raise
-        if self._disk.dead:
-            self._model.doubt(journal)
+        if self._disk.is_dead:
+            self._model.mark_uncertain(journal)
         else:
             self._model.commit(journal)
             self.commits += bool(journal)
@@ -164,69 +170,70 @@ class SimulatedCell:
                 with suppress(apsw.Error):
                     self.store._connection.execute("PRAGMA wal_checkpoint").fetchall()
 
-    def work(self) -> None:
-        """The writer's turns, until there is nothing to be done at once."""
+    def run_writer(self) -> None:
+        """Commit groups until the writer has nothing to do."""
         self.run_loop()
-        turns = 0
-        while not self._disk.dead:
+        groups = 0
+        while not self._disk.is_dead:
             more = self.writer.commit_group() or self.writer.queued > 0
-            self._handler.take()
-            turns += 1
+            self._recorder.take()
+            groups += 1
             if not more:
                 break
-            if turns == MOST_TURNS:
-                raise RuntimeError("the writer finds no rest")
+            if groups == MAX_GROUPS:
+                raise RuntimeError("the writer does not become idle")
         self.run_loop()
 
     def deliver(self) -> Instant:
-        """A round of the deliveries; when they want to look again."""
+        """Run the deliveries once. Returns when to run them again."""
         while self.deliveries.read_new_alerts():
             pass
         wakes = [dispatcher.poll() for dispatcher in self.deliveries.dispatchers]
-        # Where the outbox cannot be used, it would try every second.
+        # A dispatcher whose outbox fails retries every second; an hour keeps the number of steps small.
         return min(wake if wake is not None else self._clock.now() + HOUR for wake in wakes)
 
     def next_due(self) -> Instant | None:
-        """When the writer would wake; None where nothing is due or that cannot be read."""
+        """Return when the writer wakes up, or None if nothing is due or the store cannot be read."""
         try:
-            due, letters = self.store.next_due(), self.store.letters_due(LATEST, 1)
+            due, letters = self.store.next_due(), self.store.dead_letters_due(LATEST, 1)
         except StoreFailed:
             return None
         instants = [due.at] if due else []
         instants += [letter.retry_at for letter in letters if letter.retry_at is not None]
         return min(instants, default=None)
 
-    # -- its end
+    # -- stop and crash
 
-    def away(self) -> list[tuple[str, str]]:
-        """What is under way to a destination: destination and alert."""
+    def in_flight(self) -> list[tuple[str, str]]:
+        """Return the destination and alert id of every delivery that is being sent."""
+        dispatchers = self.deliveries.dispatchers
         return [
-            (dispatcher.key, attempt.delivery.alert.id)
-            for dispatcher in self.deliveries.dispatchers
-            for attempt in dispatcher._in_flight.values()
+            (dispatcher.key, sending.delivery.alert.id)
+            for dispatcher in dispatchers
+            for sending in dispatcher._in_flight.values()
         ]
 
     def stop(self) -> None:
-        """As it should end: what was taken is stored."""
-        while self.writer.queued and not self._disk.dead:
-            self.work()
+        """Stop in an orderly way, and store everything that was accepted."""
+        while self.writer.queued and not self._disk.is_dead:
+            self.run_writer()
         self.writer.finish()
         self.run_loop()
-        self._end()
+        self._close()
 
     def abandon(self) -> None:
-        """It is dead, and so is what it would still say."""
-        assert self._disk.dead or not hasattr(self, "_intake"), "else closing would write"
-        self._end()
+        """Release the resources of a crashed process, without answers or writes."""
+        assert self._disk.is_dead or not hasattr(self, "_endpoint"), "closing a live cell would write"
+        self._close()
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            self._loop.run_until_complete(_rounds())
+            self._loop.run_until_complete(_run_loop_iterations())
         close_all(*reversed(self._closing))
 
 
-async def _rounds() -> None:
-    for _ in range(ROUNDS):
+async def _run_loop_iterations() -> None:
+    for _ in range(LOOP_ITERATIONS):
         await asyncio.sleep(0)

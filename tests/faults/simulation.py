@@ -1,10 +1,11 @@
-"""A simulation of the whole cell, in one thread, on a virtual clock, disk and network. All that happens comes of a
-seed.
+"""Deterministic simulation of a whole cell in one thread, with a virtual clock, disk and network.
+
+A seed determines a scenario completely. To run one again and print what happens:
 
     python -m tests.faults.simulation --seed 7 --verbose
 
-plays one again and tells its story. See `examine` for what must hold; `weather`, `disk`, `network` and `receiver` for
-what goes wrong; `world` for the order of it all.
+`invariants` describes what must hold; `fault_injector`, `disk`, `network` and `receiver` what goes wrong; `environment`
+runs it all.
 """
 
 import argparse
@@ -27,32 +28,35 @@ from tests.faults.environment import Environment
 from tests.faults.invariants import InvariantViolated
 
 
-def play(seed: int, folder: Path, say: Callable[[str], None] | None = None) -> Environment:
-    """The story of a seed. Raises Broken, with the seed and the story's length."""
+def run_scenario(seed: int, folder: Path, print_line: Callable[[str], None] | None = None) -> Environment:
+    """Run the scenario of a seed. Raises InvariantViolated, whose message has the seed and the step.
+
+    `print_line` receives each line of the trace.
+    """
     logging.disable(logging.CRITICAL)
     apsw.randomness(0)
-    world = Environment(seed, folder, say)
-    monotonic = SimpleNamespace(monotonic=lambda: world.clock.true / SECOND)
-    threads = SimpleNamespace(Thread=world.start_thread, Condition=Condition)
+    environment = Environment(seed, folder, print_line)
+    monotonic = SimpleNamespace(monotonic=lambda: environment.clock.true / SECOND)
+    threads = SimpleNamespace(Thread=environment.start_thread, Condition=Condition)
     try:
         with (
             patch.object(writer, "time", monotonic),
             patch.object(dispatcher, "threading", threads),
-            patch.object(sys, "excepthook", world.disk.told_nobody),
-            patch.object(sys, "unraisablehook", world.disk.unraisable_hook),
+            patch.object(sys, "excepthook", environment.disk.handle_exception),
+            patch.object(sys, "unraisablehook", environment.disk.unraisable_hook),
         ):
-            world.play()
+            environment.run()
     except Exception as error:
-        told = f"seed {seed}, step {world.steps} at {render(world.clock.true)}: {type(error).__name__}: {error}"
-        raise InvariantViolated(told) from error
+        where = f"seed {seed}, step {environment.steps} at {render(environment.clock.true)}"
+        raise InvariantViolated(f"{where}: {type(error).__name__}: {error}") from error
     finally:
-        world.close()
+        environment.close()
         logging.disable(logging.NOTSET)
-    return world
+    return environment
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Plays the stories of some seeds.")
+    parser = argparse.ArgumentParser(description="Run the scenarios of some seeds.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--verbose", action="store_true")
@@ -62,7 +66,7 @@ def main() -> int:
         began = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             try:
-                world = play(seed, Path(folder), print if options.verbose else None)
+                environment = run_scenario(seed, Path(folder), print if options.verbose else None)
             except InvariantViolated as error:
                 broken += 1
                 print(error)
@@ -70,8 +74,10 @@ def main() -> int:
                     raise
                 continue
         if options.count <= 20:
-            facts = f"{world.steps} steps, {world.lives} lives, {world.crashes} crashes, {world.disk.failures} failures"
-            print(f"seed {seed}: {facts}, {time.process_time() - began:.3f} s, {world.digest.hexdigest()}")
+            counts = f"{environment.steps} steps, {environment.starts} starts, {environment.crashes} crashes"
+            seconds = time.process_time() - began
+            failures = f"{environment.disk.failures} disk failures"
+            print(f"seed {seed}: {counts}, {failures}, {seconds:.3f} s, {environment.digest.hexdigest()}")
     return broken > 0
 
 

@@ -1,4 +1,4 @@
-"""Folders that are damaged, foreign or of a later version: the command refuses them in words, and changes no byte."""
+"""`bems up` rejects damaged and foreign files and later versions with a message, and changes no byte of them."""
 
 import os
 import signal
@@ -24,8 +24,8 @@ from tests.data.store import list_stored_versions, unpack
 from tests.embedded.storage.corrupt_files import make_newer, put_foreign_database
 from tests.faults.conftest import Figures
 
-PATIENCE = 60
-PAGE = 2048
+TIMEOUT_SECONDS = 60
+PAGE_BYTES = 2048
 
 
 @pytest.fixture
@@ -33,21 +33,21 @@ def folder(tmp_path: Path) -> Path:
     return unpack(list_stored_versions()[max(list_stored_versions())], tmp_path / "cell")
 
 
-def refused(folder: Path) -> str:
-    """What the command says of it, in one line."""
+def rejection(folder: Path) -> str:
+    """Check that `bems up` rejects the folder without changes. Returns its message, which is one line."""
 
     def start(_: Service) -> None:
-        raise AssertionError("it starts")
+        raise AssertionError("the service starts")
 
     before = snapshot(folder)
     with patch.object(Service, "start", start):
-        said = run("up", "--port", "0", "--store", str(folder)).error(1)
-    assert snapshot(folder) == before, "nothing is changed"
-    return said
+        message = run("up", "--port", "0", "--store", str(folder)).error(1)
+    assert snapshot(folder) == before, "the folder was changed"
+    return message
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
-    """The files but for the lock, and SQLite's index of a log, which is made anew whenever the log is read."""
+    """Return the files except the lock and SQLite's WAL index, which is recreated whenever the log is read."""
     return {
         path.name: path.read_bytes() if path.is_file() else None
         for path in folder.iterdir()
@@ -56,7 +56,7 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
 
 
 def cut_to_half(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2 // PAGE * PAGE)
+    os.truncate(path, path.stat().st_size // 2 // PAGE_BYTES * PAGE_BYTES)
 
 
 def cut_in_a_page(path: Path) -> None:
@@ -73,13 +73,13 @@ def zero_the_header(path: Path) -> None:
     overwrite(path, 0, bytes(100))
 
 
-def spoil_the_schema(path: Path) -> None:
-    overwrite(path, 100, b"\xff" * (PAGE - 100))
+def corrupt_the_schema(path: Path) -> None:
+    overwrite(path, 100, b"\xff" * (PAGE_BYTES - 100))
 
 
-def spoil_the_middle(path: Path) -> None:
-    """All pages but the first."""
-    overwrite(path, PAGE, b"\xa5" * (path.stat().st_size - PAGE))
+def corrupt_the_middle(path: Path) -> None:
+    """Overwrite all pages except the first."""
+    overwrite(path, PAGE_BYTES, b"\xa5" * (path.stat().st_size - PAGE_BYTES))
 
 
 def put_text(path: Path) -> None:
@@ -94,11 +94,11 @@ def put_a_folder(path: Path) -> None:
 DAMAGES: dict[Callable[[Path], None], str] = {
     cut_to_half: "it was cut short",
     cut_in_a_page: "it was cut short",
-    zero_the_header: "it is not an SQLite database",
-    spoil_the_schema: "damaged",
-    spoil_the_middle: "damaged",
+    zero_the_header: "it is no SQLite database",
+    corrupt_the_schema: "damaged",
+    corrupt_the_middle: "damaged",
     put_foreign_database: "another program made it",
-    put_text: "it is not an SQLite database",
+    put_text: "it is no SQLite database",
     put_a_folder: "Is a directory",
     make_newer: "is of version 99, and this program knows versions up to",
 }
@@ -106,54 +106,54 @@ DAMAGES: dict[Callable[[Path], None], str] = {
 
 @pytest.mark.parametrize("name", [DATABASE, DELIVERIES, KEYS])
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_file_that_is_not_what_it_should_be_is_refused(
+def test_a_damaged_or_foreign_file_is_rejected(
     folder: Path, name: str, damage: Callable[[Path], None], figures: Figures
 ) -> None:
     damage(folder / name)
-    said = refused(folder)
-    assert DAMAGES[damage] in said and name in said
-    figures.note(f"{name}: {damage.__name__.replace('_', ' ')}", "once", "refused in words, not a byte changed")
+    message = rejection(folder)
+    assert DAMAGES[damage] in message and name in message
+    figures.record(f"{name}: {damage.__name__.replace('_', ' ')}", "once", "rejected with a message, no byte changed")
 
 
-def test_a_process_ends_with_a_line_and_a_code(folder: Path) -> None:
+def test_the_process_prints_one_line_and_exits_with_1(folder: Path) -> None:
     cut_to_half(folder / DATABASE)
     before = snapshot(folder)
     command = [sys.executable, "-m", "bems", "up", "--port", "0", "--store", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"bems: {folder / DATABASE} is damaged: it was cut short\n"
     assert snapshot(folder) == before
 
 
-def test_a_log_that_is_garbage_is_no_log(folder: Path, tmp_path: Path) -> None:
-    """SQLite looks at the checksums of a log: what is none is as good as none, as after a crash."""
+def test_a_garbage_log_is_ignored(folder: Path, tmp_path: Path) -> None:
+    """SQLite verifies the checksums of a log, and ignores invalid frames as after a crash."""
     (folder / f"{DATABASE}-wal").write_bytes(os.urandom(100_000))
-    with CellProcess(folder, tmp_path / "errors.log") as life:
-        assert life.end(signal.SIGTERM) == 0
+    with CellProcess(folder, tmp_path / "errors.log") as server:
+        assert server.end(signal.SIGTERM) == 0
     assert "Traceback" not in (tmp_path / "errors.log").read_text()
 
 
-ANALYTICS_DAMAGES = [spoil_the_middle]
+ANALYTICS_DAMAGES = [corrupt_the_middle]
 if os.environ.get("BEMS_LONG"):
     ANALYTICS_DAMAGES += [cut_to_half, zero_the_header, put_foreign_database, put_text]
 
 
 @pytest.mark.parametrize("damage", ANALYTICS_DAMAGES, ids=lambda damage: damage.__name__)
-def test_analytics_is_put_aside_as_it_is_and_made_again(
+def test_a_damaged_analytics_database_is_set_aside_and_rebuilt(
     folder: Path, tmp_path: Path, damage: Callable[[Path], None], figures: Figures
 ) -> None:
     log = tmp_path / "errors.log"
-    with CellProcess(folder, log) as life:
-        life.end(signal.SIGTERM)
+    with CellProcess(folder, log) as server:
+        server.end(signal.SIGTERM)
     damage(folder / ANALYTICS)
-    spoilt = snapshot(folder)[ANALYTICS]
-    with CellProcess(folder, log) as life:
-        assert life.end(signal.SIGTERM) == 0
-    said = log.read_text()
-    assert "Traceback" not in said
-    assert "cannot be used and is rebuilt from the store" in said
+    damaged_content = snapshot(folder)[ANALYTICS]
+    with CellProcess(folder, log) as server:
+        assert server.end(signal.SIGTERM) == 0
+    message = log.read_text()
+    assert "Traceback" not in message
+    assert "cannot be used and is made again from the store" in message
     with apsw.Connection(str(folder / DATABASE)) as store, duckdb.connect(str(folder / ANALYTICS)) as made:
         rows = store.execute("SELECT count(*) FROM transitions").get
         assert made.execute("SELECT count(*) FROM transitions").fetchall() == [(rows,)]
-    assert snapshot(folder)[f"{ANALYTICS}.damaged-1"] == spoilt
-    figures.note(f"{ANALYTICS}: {damage.__name__.replace('_', ' ')}", "once", "put aside and made again from the store")
+    assert snapshot(folder)[f"{ANALYTICS}.damaged-1"] == damaged_content
+    figures.record(f"{ANALYTICS}: {damage.__name__.replace('_', ' ')}", "once", "set aside and rebuilt from the store")

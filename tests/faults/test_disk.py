@@ -1,5 +1,4 @@
-"""The simulated disk itself, and what is so rare that no story would come upon it: every single operation of some
-phases is the last one."""
+"""The simulated disk, and crashes at every single operation, which are too rare for random scenarios."""
 
 import logging
 import os
@@ -23,17 +22,17 @@ from tests.tracker.samples import NOW, event
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk = Disk(Random("disk"))
-    monkeypatch.setattr("sys.excepthook", disk.told_nobody)
+    monkeypatch.setattr("sys.excepthook", disk.handle_exception)
     monkeypatch.setattr("sys.unraisablehook", disk.unraisable_hook)
     yield disk
     disk.unregister()
 
 
-def test_a_cell_does_not_run_where_there_can_be_no_log(tmp_path: Path) -> None:
-    """SQLite would go on without one, and what it had committed might be undone when the power fails."""
+def test_a_cell_does_not_run_without_a_write_ahead_log(tmp_path: Path) -> None:
+    """SQLite would fall back to another journal mode, and a power cut could undo commits."""
     default = str(apsw.vfs_details()[0]["zName"])
     SqliteStore(tmp_path).close()
-    # It has no memory that processes share.
+    # This VFS has no shared memory, which a write-ahead log needs.
     apsw.set_default_vfs("unix-dotfile")
     try:
         for folder in (tmp_path, tmp_path / "new"):
@@ -45,7 +44,7 @@ def test_a_cell_does_not_run_where_there_can_be_no_log(tmp_path: Path) -> None:
 
 
 def make_and_fill(folder: Path, events: int) -> int:
-    """A cell that takes some events, one a turn, until it ends or its disk does; how many it could answer."""
+    """Create a store and commit events one by one until the disk dies. Returns how many were committed."""
     opened: list[SqliteStore] = []
     answered = 0
     try:
@@ -70,30 +69,30 @@ def read_events(folder: Path) -> list[str]:
     return ids
 
 
-def test_without_power_what_was_synced_is_there_and_nothing_torn_harms(disk: Disk, tmp_path: Path) -> None:
-    """A file is written twice, and synced once in between."""
-    torn = 0
+def test_a_power_cut_keeps_synced_writes_and_may_drop_others(disk: Disk, tmp_path: Path) -> None:
+    """Two commits, of which only the first is synced."""
+    lost = 0
     for number in range(40):
         path = tmp_path / str(number)
         connection = apsw.Connection(str(path))
         connection.execute("PRAGMA journal_mode = WAL; CREATE TABLE t (a); INSERT INTO t VALUES (1)").fetchall()
         connection.execute("PRAGMA synchronous = OFF; INSERT INTO t VALUES (2)").fetchall()
-        disk.dead = True
+        disk.is_dead = True
         with suppress(apsw.Error):
             connection.close()
         disk.cut_power()
         connection = apsw.Connection(str(path))
         found = connection.execute("SELECT a FROM t").fetchall()
         assert found in ([(1,)], [(1,), (2,)])
-        torn += len(found) == 1
+        lost += len(found) == 1
         connection.close()
-    assert 5 < torn < 40, "it was lost sometimes, and not always"
+    assert 5 < lost < 40, "the second commit must be lost sometimes, but not always"
 
 
 def test_a_killed_process_loses_nothing_that_it_wrote(disk: Disk, tmp_path: Path) -> None:
     connection = apsw.Connection(str(tmp_path / "file"))
     connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; CREATE TABLE t (a)").fetchall()
-    disk.dead = True
+    disk.is_dead = True
     with suppress(apsw.Error):
         connection.close()
     disk.restart()
@@ -102,20 +101,20 @@ def test_a_killed_process_loses_nothing_that_it_wrote(disk: Disk, tmp_path: Path
     connection.close()
 
 
-def test_a_full_disk_takes_what_does_not_grow(disk: Disk, tmp_path: Path) -> None:
+def test_a_full_disk_fails_commits_until_there_is_space(disk: Disk, tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
-    disk.room = 0
+    disk.free_bytes = 0
     store.add_event(event("ingestion", "received"))
     with pytest.raises(StoreFailed, match="full"):
         store.commit()
-    disk.room = None
+    disk.free_bytes = None
     store.add_event(event("ingestion", "received"))
     store.commit()
     store.close()
 
 
-def test_any_operation_may_be_the_last_one(disk: Disk, tmp_path: Path, figures: Figures) -> None:
-    """Of a cell that is made, takes two events and is stopped. What it answered is there, and a new one opens."""
+def test_a_crash_at_any_operation_loses_no_committed_event(disk: Disk, tmp_path: Path, figures: Figures) -> None:
+    """Crash at each operation of a store's creation, two commits and close."""
     logging.disable(logging.CRITICAL)
     folder = tmp_path / "whole"
     assert make_and_fill(folder, 2) == 2
@@ -126,7 +125,7 @@ def test_any_operation_may_be_the_last_one(disk: Disk, tmp_path: Path, figures: 
             folder = tmp_path / f"{last} {power} {disk.operations}"
             disk.die_after(last)
             answered = make_and_fill(folder, 2)
-            assert disk.dead
+            assert disk.is_dead
             if power:
                 disk.cut_power()
             else:
@@ -136,16 +135,18 @@ def test_any_operation_may_be_the_last_one(disk: Disk, tmp_path: Path, figures: 
             ]
     logging.disable(logging.NOTSET)
     assert operations > 80
-    figures.note(
-        "the power is cut at any operation of a cell's making, first events and end",
+    figures.record(
+        "crash at every operation of a store's creation, first commits and close",
         f"{len(range(0, operations, step)) * 2}",
-        "held",
+        "every committed event kept",
     )
 
 
-def test_what_another_cell_read_is_not_lost_afterwards(disk: Disk, tmp_path: Path) -> None:
-    """A process is killed between the writing of a commit and its syncing; the next one sees the event, and may say
-    that it is there. Then the power is cut."""
+def test_a_commit_that_the_next_process_read_survives_a_power_cut(disk: Disk, tmp_path: Path) -> None:
+    """A process is killed between writing and syncing a commit.
+
+    The next process reads the event and may report it, so a power cut must not drop it.
+    """
     store = SqliteStore(tmp_path)
     for id in ("e0", "e1"):
         store.add_event(event("ingestion", "received", NOW, id))
@@ -158,13 +159,13 @@ def test_what_another_cell_read_is_not_lost_afterwards(disk: Disk, tmp_path: Pat
     disk.restart()
     store = SqliteStore(tmp_path)
     assert store.digest("e1") is not None
-    disk.dead = True
+    disk.is_dead = True
     close_all(store)
     disk.cut_power(drop=True)
     assert read_events(tmp_path) == ["e0", "e1"]
 
 
-def test_a_foreign_database_with_a_journal_is_refused_and_untouched(tmp_path: Path) -> None:
+def test_a_foreign_database_with_a_journal_is_rejected_unchanged(tmp_path: Path) -> None:
     connection = apsw.Connection(str(tmp_path / DATABASE))
     connection.execute("PRAGMA application_id = 7; CREATE TABLE t (a)").fetchall()
     connection.close()

@@ -1,4 +1,4 @@
-"""A disk that is really full, under a cell that runs: it says so, keeps what it answered, and goes on by itself."""
+"""A full disk under a running cell: the cell reports it, keeps accepted events and resumes without a restart."""
 
 import resource
 import signal
@@ -20,24 +20,24 @@ from tests.waiting import until
 
 MEGABYTE = 1 << 20
 BATCH = 50
-PATIENCE = 90.0
+TIMEOUT_SECONDS = 90.0
 
 
 class Disk:
-    """Where the cell's folder is. `fill` leaves some megabytes, `free` gives the room back."""
+    """The disk with the cell's folder. `fill` leaves at most a megabyte, `free` frees the space again."""
 
     name = ""
     folder: Path
 
-    def fill(self, life: CellProcess) -> None:
+    def fill(self, server: CellProcess) -> None:
         raise NotImplementedError
 
-    def free(self, life: CellProcess) -> None:
+    def free(self, server: CellProcess) -> None:
         raise NotImplementedError
 
 
 class SmallDisk(Disk):
-    """A file system of 128 MB, which another file fills."""
+    """A tmpfs of 128 MB, filled by another file."""
 
     name = "a file system of 128 MB"
 
@@ -46,11 +46,11 @@ class SmallDisk(Disk):
         mount = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(path)]
         done = subprocess.run(mount, capture_output=True, text=True, check=False)
         if done.returncode:
-            pytest.skip(f"NO SMALL FILE SYSTEM can be mounted here, which takes root: {done.stderr.strip()}")
+            pytest.skip(f"cannot mount a small file system, which requires root: {done.stderr.strip()}")
         self.path, self.folder, self._ballast = path, path / "cell", path / "ballast"
 
-    def fill(self, life: CellProcess) -> None:
-        assert life.process.poll() is None
+    def fill(self, server: CellProcess) -> None:
+        assert server.process.poll() is None
         with self._ballast.open("wb") as file:
             try:
                 while file.write(b"x" * MEGABYTE):
@@ -58,25 +58,25 @@ class SmallDisk(Disk):
             except OSError:
                 pass
 
-    def free(self, life: CellProcess) -> None:
-        assert life.process.poll() is None
+    def free(self, server: CellProcess) -> None:
+        assert server.process.poll() is None
         self._ballast.unlink()
 
 
 class Limit(Disk):
-    """What everybody may do: no file may become larger."""
+    """A limit on the size of files (RLIMIT_FSIZE), which needs no privileges."""
 
     name = "a limit on the size of files"
 
     def __init__(self, path: Path) -> None:
         self.folder = path / "cell"
 
-    def fill(self, life: CellProcess) -> None:
+    def fill(self, server: CellProcess) -> None:
         largest = max(path.stat().st_size for path in self.folder.iterdir())
-        resource.prlimit(life.process.pid, resource.RLIMIT_FSIZE, (largest + MEGABYTE, resource.RLIM_INFINITY))
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (largest + MEGABYTE, resource.RLIM_INFINITY))
 
-    def free(self, life: CellProcess) -> None:
-        resource.prlimit(life.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    def free(self, server: CellProcess) -> None:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @pytest.fixture(params=[SmallDisk, Limit], ids=["small", "limit"])
@@ -88,10 +88,10 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
 
 
 class Sender:
-    """Sends batches, and knows what became of each event."""
+    """Sends batches and tracks the result of each event."""
 
-    def __init__(self, life: CellProcess, key: str) -> None:
-        self._life, self._key, self._clock = life, key, SystemClock()
+    def __init__(self, server: CellProcess, key: str) -> None:
+        self._server, self._key, self._clock = server, key, SystemClock()
         self._pool = urllib3.PoolManager(retries=False, timeout=20)
         self.answered: set[str] = set()
         self.unavailable: dict[str, Any] = {}
@@ -99,10 +99,10 @@ class Sender:
 
     def ask(self, method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
         headers = {"x-api-key": self._key}
-        return self._pool.request(method, self._life.url + path, headers=headers, **options)
+        return self._pool.request(method, self._server.url + path, headers=headers, **options)
 
     def send(self, events: list[Any] | None = None) -> int:
-        """A batch: new events, or these once more. How many there was no room for, up to now."""
+        """Send a batch of new events, or the given ones again. Returns how many events are unavailable so far."""
         if events is None:
             numbers = range(self._number, self._number + BATCH)
             self._number += BATCH
@@ -114,7 +114,7 @@ class Sender:
                 for n in numbers
             ]
         reply = self.ask("POST", "/invoices/ingestion/batch", json={"events": events})
-        while reply.status == 429:  # A fast machine sends more than a key may.
+        while reply.status == 429:  # A fast machine exceeds the key's rate limit.
             time.sleep(int(reply.headers["retry-after"]))
             reply = self.ask("POST", "/invoices/ingestion/batch", json={"events": events})
         assert reply.status == 207, reply.data
@@ -130,7 +130,7 @@ class Sender:
         return len(self.unavailable)
 
     def send_one(self) -> int:
-        """Of those for which there was no room; there may be some for one alone."""
+        """Send one of the unavailable events alone, for which there may be space."""
         id, event = next(iter(self.unavailable.items()))
         reply = self.ask("POST", "/invoices/ingestion", json=event)
         if reply.status == 202:
@@ -142,21 +142,21 @@ class Sender:
         return reply.status
 
 
-def test_a_full_disk_is_said_and_the_cell_goes_on_when_there_is_room(
+def test_a_cell_reports_a_full_disk_and_resumes_when_there_is_space(
     disk: Disk, tmp_path: Path, figures: Figures
 ) -> None:
     policy, log = tmp_path / "policy.yaml", tmp_path / "errors.log"
     policy.write_text(POLICY)
     options = "--policy", str(policy), "--speed", str(SPEED)
-    with CellProcess(disk.folder, log, *options, timeout=2 * PATIENCE) as life:
-        sender = Sender(life, life.read_admin_key())
+    with CellProcess(disk.folder, log, *options, timeout=2 * TIMEOUT_SECONDS) as server:
+        sender = Sender(server, server.read_admin_key())
         for _ in range(20):
             sender.send()
-        disk.fill(life)
+        disk.fill(server)
         until(lambda: sender.send() > 0)
         stored = len(sender.answered)
 
-        # It says so, to senders and to whoever watches; what it has can be read.
+        # It reports the full disk to senders and to monitoring; reads still work.
         until(lambda: sender.send_one() == 503)
         health = sender.ask("GET", "/healthz")
         assert (health.status, health.json()["status"]) == (503, "failing")
@@ -167,27 +167,29 @@ def test_a_full_disk_is_said_and_the_cell_goes_on_when_there_is_room(
         refused = len(sender.unavailable)
         assert refused > BATCH
 
-        # It goes on by itself.
-        disk.free(life)
+        # It resumes without a restart.
+        disk.free(server)
         until(lambda: sender.ask("GET", "/healthz").status == 200)
         again = list(sender.unavailable.values())
         for start in range(0, len(again), BATCH):
             sender.send(again[start : start + BATCH])
         assert not sender.unavailable
         sender.send()
-        # Analytics tries again ever more seldom.
-        until(lambda: sender.ask("GET", "/check").json()["balanced"] is True, PATIENCE)
-        books = sender.ask("GET", "/check").json()
-        assert books["accepted"] == books["applied"] == len(sender.answered)
-        assert life.end(signal.SIGTERM) == 0
-    said = log.read_text()
-    assert "the store is writable again" in said and said.count("a group of") < 10, "it is not logged for every group"
+        # Analytics retries with increasing delays.
+        until(lambda: sender.ask("GET", "/check").json()["balanced"] is True, TIMEOUT_SECONDS)
+        totals = sender.ask("GET", "/check").json()
+        assert totals["accepted"] == totals["applied"] == len(sender.answered)
+        assert server.end(signal.SIGTERM) == 0
+    logged = log.read_text()
+    assert "turns are stored again" in logged and logged.count("a turn of") < 10, (
+        "it must not be logged for every group"
+    )
     reader = open_reader(disk.folder)
     events = [event.event_id for _, event in reader.events(limit=100_000)]
     reader.close()
     assert len(events) == len(set(events)) and set(events) == sender.answered
-    figures.note(
+    figures.record(
         f"disk full: {disk.name}",
         "once",
-        f"{stored:,} events answered before, {refused} answered 503; all of them there once when there was room again",
+        f"{stored:,} events answered before, {refused} answered 503; all stored once when there was space again",
     )

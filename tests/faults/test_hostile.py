@@ -1,6 +1,6 @@
-"""Those who mean harm over HTTP, or do it by accident: the cell neither hangs nor dies, and others are served.
+"""Malicious and faulty HTTP clients: the cell neither hangs nor crashes, and serves the other clients.
 
-What HTTP is and is not: tests/embedded/api/test_http.py.
+For conformance to HTTP see tests/embedded/api/test_http.py.
 """
 
 import json
@@ -23,13 +23,13 @@ from tests.faults.conftest import Figures
 from tests.waiting import SOON, until
 
 cell = conftest.cell
-"""The one that the API's tests share too, in each module."""
+"""Fixture of the API's tests, with one cell per module."""
 
 
-# -- requests in requests
+# -- request smuggling
 
 INNER = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
-"""What is answered 404 where it is taken for a request of its own."""
+"""A request that is answered 404 if the server treats it as separate."""
 
 CHUNKED = b"0\r\n\r\n" + INNER
 SIZE = len(CHUNKED)
@@ -64,37 +64,37 @@ AMBIGUOUS: dict[str, tuple[list[str], bytes]] = {
 
 
 @pytest.mark.parametrize("form", AMBIGUOUS)
-def test_what_may_be_one_request_or_two_is_refused(cell: Cell, form: str) -> None:
+def test_an_ambiguous_request_is_rejected(cell: Cell, form: str) -> None:
     headers, body = AMBIGUOUS[form]
     lines = ["POST /invoices/ingestion HTTP/1.1", "Host: a", f"x-api-key: {cell.keys['sender']}"]
     lines += ["Content-Type: application/json", *headers]
     last = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     replies = answers(cell, "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body + last)
     if form == "the same length twice":
-        # RFC 9112, section 6.3, lets either be done.
+        # RFC 9112, section 6.3, allows both.
         assert [reply.status for reply in replies] in ([400], [400, 200])
     else:
-        assert [reply.status for reply in replies] == [400], "and the connection is closed"
+        assert [reply.status for reply in replies] == [400], "the server must close the connection"
     assert not any(b"smuggled" in reply.body for reply in replies)
     assert cell.get("/healthz")["status"] == "ok"
 
 
 def answers(cell: Cell, request: bytes) -> list[Reply]:
-    """All that comes until the connection is closed."""
+    """Return all responses until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", cell.port), timeout=SOON) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
         return list(read_answers(connection, 9))
 
 
-def test_chunks_with_extensions_and_trailers_are_one_body(cell: Cell) -> None:
+def test_chunks_with_extensions_and_trailers_are_accepted(cell: Cell) -> None:
     body = json.dumps(event_body("ingestion", event_id="chunked", invoice_id="chunked")).encode()
     chunks = b'%x;a="b";c\r\n%s\r\n%x\r\n%s\r\n0;x\r\nX-Trailer: a\r\n\r\n' % (9, body[:9], len(body) - 9, body[9:])
     start = encode_request("POST", "/invoices/ingestion", cell.keys["sender"], "Transfer-Encoding: chunked")
     assert [reply.status for reply in send_raw(cell.port, start + chunks)] == [202]
 
 
-def test_hundreds_of_requests_at_once_on_one_connection_are_answered_in_order(cell: Cell) -> None:
+def test_hundreds_of_pipelined_requests_are_answered_in_order(cell: Cell) -> None:
     requests, expected = [], []
     for number in range(300):
         kind = number % 3
@@ -110,22 +110,22 @@ def test_hundreds_of_requests_at_once_on_one_connection_are_answered_in_order(ce
     assert [reply.content["event_id"] for reply in replies[::3]] == [f"p-{number}" for number in range(0, 300, 3)]
 
 
-# -- crowds
+# -- many connections
 
 
-class Crowd:
-    """Connections that are open at once."""
+class ManyConnections:
+    """Many open connections."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._opened = ExitStack()
 
-    def open(self, count: int, say: bytes = b"") -> list[socket.socket]:
+    def open(self, count: int, first_bytes: bytes = b"") -> list[socket.socket]:
         made = []
         for _ in range(count):
             made.append(self._opened.enter_context(socket.create_connection(("127.0.0.1", self._port), timeout=SOON)))
-            if say:
-                made[-1].sendall(say)
+            if first_bytes:
+                made[-1].sendall(first_bytes)
         return made
 
     def close(self) -> None:
@@ -133,17 +133,17 @@ class Crowd:
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Iterator[tuple[CellProcess, str]]:
-    """A process, and the key of its admin."""
-    with CellProcess(tmp_path / "cell", tmp_path / "errors.log", timeout=120) as life:
-        yield life, life.read_admin_key()
-        assert life.process.poll() is None, "it lives"
-        assert life.end(signal.SIGTERM) == 0
+def server(tmp_path: Path) -> Iterator[tuple[CellProcess, str]]:
+    """A cell process and its admin key."""
+    with CellProcess(tmp_path / "cell", tmp_path / "errors.log", timeout=120) as server:
+        yield server, server.read_admin_key()
+        assert server.process.poll() is None, "the process has died"
+        assert server.end(signal.SIGTERM) == 0
     assert "Traceback" not in (tmp_path / "errors.log").read_text()
 
 
 def sender(url: str, key: str) -> Callable[[], int]:
-    """Sends an event on a connection that it keeps; what was answered."""
+    """Return a function that sends an event on a persistent connection and returns the status."""
     pool = urllib3.HTTPConnectionPool("127.0.0.1", port_of(url), maxsize=1, retries=False, timeout=SOON)
     clock, numbers = SystemClock(), iter(range(1_000_000))
 
@@ -159,66 +159,68 @@ def port_of(url: str) -> int:
     return int(url.rpartition(":")[2])
 
 
-def test_thousands_of_idle_connections_leave_room_for_those_who_were_there(
-    life: tuple[CellProcess, str], figures: Figures
+def test_thousands_of_idle_connections_do_not_affect_existing_ones(
+    server: tuple[CellProcess, str], figures: Figures
 ) -> None:
     many = MAX_CONNECTIONS + 500
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < many + 500:
-        pytest.skip(f"THOUSANDS OF CONNECTIONS need {many + 500} open files, and {hard} are allowed here")
-    process, key = life
+        pytest.skip(f"the test needs {many + 500} open files, but the limit is {hard}")
+    process, key = server
     send = sender(process.url, key)
     assert send() == 202
-    crowd = Crowd(port_of(process.url))
+    connections = ManyConnections(port_of(process.url))
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many + 500), hard))
-        idle = crowd.open(many)
+        idle = connections.open(many)
         assert [send() for _ in range(50)] == [202] * 50
         idle[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
         (late,) = read_answers(idle[-1], 1)
         assert (late.status, late.headers["connection"], late.headers["retry-after"]) == (503, "close", "1")
     finally:
-        crowd.close()
+        connections.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     until(lambda: send() == 202)
-    figures.note("idle connections", f"{many:,}", f"those beyond {MAX_CONNECTIONS:,} answered 503 and closed")
+    figures.record("idle connections", f"{many:,}", f"those beyond {MAX_CONNECTIONS:,} answered 503 and closed")
 
 
-def test_slow_heads_and_bodies_hold_up_nobody(life: tuple[CellProcess, str], figures: Figures) -> None:
-    process, key = life
+def test_slow_headers_and_bodies_do_not_block_others(server: tuple[CellProcess, str], figures: Figures) -> None:
+    process, key = server
     send = sender(process.url, key)
-    crowd = Crowd(port_of(process.url))
+    connections = ManyConnections(port_of(process.url))
     try:
-        heads = crowd.open(200, b"POST /invoices/ingestion HTTP/1.1\r\nHost: a\r\nX: ")
-        bodies = crowd.open(
+        heads = connections.open(200, b"POST /invoices/ingestion HTTP/1.1\r\nHost: a\r\nX: ")
+        bodies = connections.open(
             200, encode_request("POST", "/invoices/ingestion", key, "Content-Length: 1000") + b'{"event_id"'
         )
         for connection in (*heads, *bodies) * 3:
             connection.sendall(b" ")
         assert [send() for _ in range(100)] == [202] * 100
-        said = urllib3.request("GET", f"{process.url}/healthz", retries=False, timeout=SOON)
-        assert said.status == 200
+        health = urllib3.request("GET", f"{process.url}/healthz", retries=False, timeout=SOON)
+        assert health.status == 200
     finally:
-        crowd.close()
-    figures.note("heads and bodies that trickle in", "400 at once", "100 events of another sender accepted meanwhile")
+        connections.close()
+    figures.record("slow headers and bodies", "400 at once", "100 events of another sender accepted meanwhile")
 
 
-def test_where_files_run_out_those_who_are_there_are_served(life: tuple[CellProcess, str], figures: Figures) -> None:
-    process, key = life
+def test_existing_connections_are_served_when_file_descriptors_run_out(
+    server: tuple[CellProcess, str], figures: Figures
+) -> None:
+    process, key = server
     send = sender(process.url, key)
     assert send() == 202
     used = len(list(Path(f"/proc/{process.process.pid}/fd").iterdir()))
     before = resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, (used + 40, before[1]))
-    crowd = Crowd(port_of(process.url))
+    connections = ManyConnections(port_of(process.url))
     try:
-        # Those for whom there is no file wait to be accepted.
-        crowd.open(100)
+        # Connections without a file descriptor wait to be accepted.
+        connections.open(100)
         assert [send() for _ in range(50)] == [202] * 50
     finally:
-        crowd.close()
+        connections.close()
     resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, before)
     assert send() == 202
     other = sender(process.url, key)
     until(lambda: other() == 202)
-    figures.note("no more files for connections", "100 connections, 40 files", "who was connected was served; then all")
+    figures.record("no file descriptors left", "100 connections, 40 files", "existing connections served, later all")

@@ -1,6 +1,6 @@
-"""`bems up` under load, killed at any moment: what it answered is there once, and goes on where it was.
+"""`bems up` killed under load at random moments: every accepted event is stored once, and invoices continue.
 
-The load is HTTP from several threads; the clock runs five days in a second, so that alerts come due all the while.
+The load is HTTP from several threads. The clock runs at five days per second, so that alerts are due all the time.
 """
 
 import json
@@ -30,26 +30,26 @@ KILLS = 100 if os.environ.get("BEMS_LONG") else 5
 THREADS = 6
 
 
-class Doom:
-    """Notes the answers of a life, and ends it after so many."""
+class Killer:
+    """Records the answers of a cell process, and kills it after a number of them."""
 
-    def __init__(self, life: CellProcess, answered: dict[str, str], quota: int) -> None:
-        self._life, self._answered, self._left = life, answered, quota
+    def __init__(self, server: CellProcess, answered: dict[str, str], max_answers: int) -> None:
+        self._server, self._answered, self._left = server, answered, max_answers
         self.first = self.killed = 0.0
 
     def note(self, event_id: str, status: str) -> bool:
-        """Whether that was enough."""
+        """Record an answer. Returns whether the process was killed."""
         self.first = self.first or time.monotonic()
         record_answer(self._answered, event_id, status)
         self._left -= 1
         if self._left == 0:
-            self._life.process.kill()
+            self._server.process.kill()
             self.killed = time.monotonic()
         return self._left <= 0
 
 
 def load(url: str, key: str, lines: list[bytes], answered: Callable[[str, str], bool]) -> None:
-    """Send the lines, alone and in batches, until they are all sent or nobody answers. `answered` says when to stop."""
+    """Send the lines alone and in batches until all are sent, the cell stops answering, or `answered` returns True."""
     todo, lock, random = deque(lines), threading.Lock(), Random(len(lines))
     stop = threading.Event()
 
@@ -72,7 +72,7 @@ def load(url: str, key: str, lines: list[bytes], answered: Callable[[str, str], 
                 try:
                     answer = pool.request("POST", url + path, json=content, headers={"x-api-key": key})
                 except urllib3.exceptions.HTTPError:
-                    return  # it was killed
+                    return  # the cell was killed
                 results = answer.json()["results"] if len(taken) > 1 else [answer.json()]
                 assert answer.status in (202, 207), answer.data
                 for result in results:
@@ -88,7 +88,7 @@ def load(url: str, key: str, lines: list[bytes], answered: Callable[[str, str], 
 
 
 @pytest.mark.parametrize("seed", [7])
-def test_killed_under_load_it_loses_and_doubles_nothing(tmp_path: Path, seed: int, figures: Figures) -> None:
+def test_a_cell_killed_under_load_loses_and_duplicates_nothing(tmp_path: Path, seed: int, figures: Figures) -> None:
     random, log, answered = Random(f"kill {seed}"), make_log(seed, 70 * (KILLS + 1)), dict[str, str]()
     killed, recoveries = 0.0, list[float]()
     policy, errors, folder = tmp_path / "policy.yaml", tmp_path / "errors.log", tmp_path / "cell"
@@ -97,19 +97,19 @@ def test_killed_under_load_it_loses_and_doubles_nothing(tmp_path: Path, seed: in
     for kill in range(KILLS + 1):
         left = [line for id, line in log.items() if id not in answered]
         again = [line for id, line in log.items() if id in answered and random.random() < 0.05]
-        quota = random.randint(1, len(left) // (KILLS + 1 - kill))
+        max_answers = random.randint(1, len(left) // (KILLS + 1 - kill))
         last = kill == KILLS
-        with CellProcess(folder, errors, "--policy", str(policy), "--speed", str(SPEED)) as life:
-            key = key or life.read_admin_key()
-            doom = Doom(life, answered, len(log) * 2 if last else quota)
+        with CellProcess(folder, errors, "--policy", str(policy), "--speed", str(SPEED)) as server:
+            key = key or server.read_admin_key()
+            killer = Killer(server, answered, len(log) * 2 if last else max_answers)
             lines = left + again
             if not last:
                 random.shuffle(lines)
-            load(life.url, key, lines, doom.note)
+            load(server.url, key, lines, killer.note)
             if kill:
-                recoveries.append(doom.first - killed)
-            killed = doom.killed
-            assert life.end(signal.SIGTERM if last else signal.SIGKILL) == (0 if last else -signal.SIGKILL)
+                recoveries.append(killer.first - killed)
+            killed = killer.killed
+            assert server.end(signal.SIGTERM if last else signal.SIGKILL) == (0 if last else -signal.SIGKILL)
     assert answered.keys() == log.keys()
     assert "Traceback" not in errors.read_text()
     store = SqliteStore(folder)
@@ -126,7 +126,7 @@ def test_killed_under_load_it_loses_and_doubles_nothing(tmp_path: Path, seed: in
     check_store(store, log, end)
     alerts = store.counts().alerts
     store.close()
-    figures.note(
+    figures.record(
         "kill -9 under full load",
         f"{KILLS} times",
         f"{len(log):,} events each once, {alerts:,} alerts each once by id, DuckDB row for row; from the kill to the "

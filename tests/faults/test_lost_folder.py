@@ -1,4 +1,4 @@
-"""A folder that goes while its cell runs: nothing sent from then on is answered 202, and the answer says why."""
+"""A folder that is removed or replaced under a running cell: later events get a 503 with the reason, never a 202."""
 
 import shutil
 import signal
@@ -27,7 +27,7 @@ def rename(folder: Path) -> None:
 
 
 def replace(folder: Path) -> None:
-    """By a copy of it."""
+    """Replace the folder by a copy."""
     rename(folder)
     shutil.copytree(folder.with_name("away"), folder)
 
@@ -47,7 +47,7 @@ def replace_log(folder: Path) -> None:
     log.write_bytes(content)
 
 
-LOSSES: dict[Callable[[Path], None], str] = {
+REMOVALS: dict[Callable[[Path], None], str] = {
     remove: "{folder} was removed or renamed",
     rename: "{folder} was removed or renamed",
     replace: "{folder}/cell.db was replaced by another one",
@@ -57,59 +57,61 @@ LOSSES: dict[Callable[[Path], None], str] = {
 }
 
 
-@pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
-def test_each_write_is_refused_from_then_on_and_says_why(
-    lose: Callable[[Path], None], tmp_path: Path, figures: Figures
+@pytest.mark.parametrize("remove_files", REMOVALS, ids=lambda remove_files: remove_files.__name__)
+def test_every_later_write_fails_with_the_reason(
+    remove_files: Callable[[Path], None], tmp_path: Path, figures: Figures
 ) -> None:
     folder = tmp_path / "cell"
-    why = LOSSES[lose].format(folder=folder)
-    with CellProcess(folder, tmp_path / "errors.log") as life:
-        key = life.read_admin_key()
+    reason = REMOVALS[remove_files].format(folder=folder)
+    with CellProcess(folder, tmp_path / "errors.log") as server:
+        key = server.read_admin_key()
 
         def ask(method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
-            return urllib3.request(method, life.url + path, headers={"x-api-key": key}, **options)
+            return urllib3.request(method, server.url + path, headers={"x-api-key": key}, **options)
 
         def event(number: int) -> Any:
             return event_body("ingestion", event_id=f"e{number}", invoice_id=f"i{number}", at=SystemClock().now())
 
         assert ask("POST", "/invoices/ingestion", json=event(1)).status == 202
-        lose(folder)
-        # At once: it is looked at after each commit.
+        remove_files(folder)
+        # Detected at once, by a check after each commit.
         answer = ask("POST", "/invoices/ingestion", json=event(2))
         assert (answer.status, answer.headers["content-type"]) == (503, "application/problem+json")
-        assert why in answer.json()["detail"]
+        assert reason in answer.json()["detail"]
         batch = ask("POST", "/invoices/ingestion/batch", json={"events": [event(3)]}).json()["results"]
-        assert batch[0]["code"] == 503 and why in batch[0]["detail"]
+        assert batch[0]["code"] == 503 and reason in batch[0]["detail"]
         acted = ask("POST", "/commands", json={"command_id": "c", "verb": "park", "invoice_id": "i1"})
-        assert acted.status == 503 and why in acted.json()["detail"]
+        assert acted.status == 503 and reason in acted.json()["detail"]
         health = ask("GET", "/healthz")
         assert (health.status, health.json()["status"]) == (503, "failing")
-        assert why in health.json()["store"]
-        assert urllib3.request("GET", f"{life.url}/healthz").status == 503
-        assert life.process.poll() is None
-        # It stays so: what was sent meanwhile is lost, whether the folder is back or not.
-        if lose is rename:
+        assert reason in health.json()["store"]
+        assert urllib3.request("GET", f"{server.url}/healthz").status == 503
+        assert server.process.poll() is None
+        # The failure is final: events sent meanwhile are lost even if the folder returns.
+        if remove_files is rename:
             folder.with_name("away").rename(folder)
             assert ask("POST", "/invoices/ingestion", json=event(4)).status == 503
-        assert life.end(signal.SIGTERM) == 1
-    said = (tmp_path / "errors.log").read_text()
-    assert said.splitlines()[-1].startswith(f"bems: {why}") and "Traceback" not in said
-    if lose is rename:
-        with CellProcess(folder, tmp_path / "errors.log") as life:
+        assert server.end(signal.SIGTERM) == 1
+    logged = (tmp_path / "errors.log").read_text()
+    assert logged.splitlines()[-1].startswith(f"bems: {reason}") and "Traceback" not in logged
+    if remove_files is rename:
+        with CellProcess(folder, tmp_path / "errors.log") as server:
             assert ask("POST", "/invoices/ingestion", json=event(4)).status == 202
-            life.end(signal.SIGTERM)
-    figures.note(f"the folder of a running cell: {lose.__name__.replace('_', ' ')}", "1", "503 that says why, no 202")
+            server.end(signal.SIGTERM)
+    figures.record(
+        f"the folder of a running cell: {remove_files.__name__.replace('_', ' ')}", "1", "503 with the reason, no 202"
+    )
 
 
-def test_an_idle_cell_notices_within_seconds(tmp_path: Path) -> None:
+def test_an_idle_cell_detects_it_within_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "cell"
-    with CellProcess(folder, tmp_path / "errors.log") as life:
+    with CellProcess(folder, tmp_path / "errors.log") as server:
         rename(folder)
-        until(lambda: urllib3.request("GET", f"{life.url}/healthz").status == 503)
+        until(lambda: urllib3.request("GET", f"{server.url}/healthz").status == 503)
 
 
-def test_the_cell_in_its_place_keeps_its_log_when_the_old_one_ends(tmp_path: Path) -> None:
-    """SQLite removes a log by its name, which is now another cell's."""
+def test_a_new_cell_in_the_folder_keeps_its_log_when_the_old_one_ends(tmp_path: Path) -> None:
+    """SQLite removes a log by its path, where the new cell's log is now."""
     folder = tmp_path / "cell"
     with CellProcess(folder, tmp_path / "old.log") as old:
         old.read_admin_key()

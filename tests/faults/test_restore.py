@@ -1,8 +1,7 @@
-"""A cell whose folder is lost goes on from its backup: with what came since sent again, nothing tells it from a cell
-that never failed.
+"""A cell restored from a backup, with later events sent again, equals a cell that never failed.
 
-Both run by a clock that stands still while events come in, so that the two can be compared to the microsecond. The one
-is copied by another process while senders are at it.
+Both run on a clock that stands still while events arrive, so that they can be compared to the microsecond. A separate
+process takes the backup under load.
 """
 
 import json
@@ -34,12 +33,12 @@ from tests.waiting import SOON, until
 
 SEEDS, INVOICES = (range(20), 2_170) if os.environ.get("BEMS_LONG") else (range(1), 420)
 SENDERS = 4
-PAUSE = 0.008
-"""Seconds between two events of a sender."""
+PAUSE_SECONDS = 0.008
+"""Pause between two events of a sender."""
 
 
-class Home:
-    """A cell in a folder, whose senders send the events of one invoice one after the other."""
+class RunningCell:
+    """A running cell and its senders, which send the events of an invoice in order."""
 
     def __init__(self, opened: ExitStack, folder: Path, now: Instant, keys: dict[Any, str] | None = None) -> None:
         self.inbox = Inbox()
@@ -50,7 +49,7 @@ class Home:
 
     def move_to(self, now: Instant) -> None:
         self.cell.move_to(now)
-        # Else an event would come before or after an alert that is due at the very instant, as chance has it.
+        # Otherwise the order of an event and an alert that is due at the same instant would be random.
         until(lambda: not self.overdue(now))
         self.now = now
 
@@ -63,7 +62,10 @@ class Home:
             return count
 
     def send(self, lines: Sequence[bytes], meanwhile: Callable[[], object] | None = None) -> Counter[str]:
-        """What was answered how often. While `meanwhile` is done they send slowly, so that it sees them at it."""
+        """Send events and count the answers by status.
+
+        Send slowly until `meanwhile` returns, so that it runs under load.
+        """
         answers, over = Counter[str](), threading.Event()
 
         def send(sender: int) -> None:
@@ -76,7 +78,7 @@ class Home:
                 reply = ask(connection, self.cell.keys["sender"], "POST", path, event["event"])
                 assert reply.status == 202, reply
                 answers[reply.content["status"]] += 1
-                over.wait(PAUSE if answers.total() < 0.9 * len(lines) else SOON)
+                over.wait(PAUSE_SECONDS if answers.total() < 0.9 * len(lines) else SOON)
             connection.close()
 
         def act() -> None:
@@ -89,7 +91,7 @@ class Home:
         run_concurrently([act, *(lambda sender=sender: send(sender) for sender in range(SENDERS))])
         return answers
 
-    def end(self) -> None:
+    def finish(self) -> None:
         until(lambda: self.cell.get("/check")["balanced"] is True)
         alerts = self.cell.service.deliveries
         until(lambda: alerts.waiting() == 0 and len(self.alerts()) == alerts._outbox.last_enqueued()[0])
@@ -100,7 +102,7 @@ class Home:
             return [alert.id for _, alert in reader.alerts(limit=100_000)]
 
     def view(self) -> dict[str, Any]:
-        """All of it, by invoice: the order among invoices is chance."""
+        """Return the whole state by invoice, because the order among invoices is random."""
         with self.cell.reader() as reader:
             records = reader.invoices(limit=100_000)
             rows = reader.transitions(limit=100_000)
@@ -132,89 +134,89 @@ class Home:
             return database.execute("SELECT seq, transition_id FROM transitions ORDER BY seq").fetchall()
 
     def series(self) -> list[Any]:
-        """DuckDB's rows, but for their numbers."""
+        """Return DuckDB's rows without their numbers."""
         with duckdb.connect(str(self.cell.folder / ANALYTICS), read_only=True) as database:
             sql = "SELECT * EXCLUDE (seq) FROM transitions ORDER BY invoice_id, recorded_at"
             return database.execute(sql).fetchall()
 
 
 def back_up(folder: Path, target: Path) -> dict[str, Any]:
-    """By the command, in a process of its own."""
+    """Run `bems backup` in a separate process."""
     command = [sys.executable, "-m", "bems", "backup", "--json", "--store", str(folder), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SOON, check=True)
-    held: dict[str, Any] = json.loads(done.stdout)
-    return held
+    backup_facts: dict[str, Any] = json.loads(done.stdout)
+    return backup_facts
 
 
 @pytest.fixture
 def opened() -> Iterator[ExitStack]:
-    """What ends with the test."""
+    """Context managers that are closed after the test."""
     with ExitStack() as opened:
         yield opened
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_restored_and_sent_again_it_is_as_if_nothing_had_happened(
+def test_a_restored_cell_equals_one_that_never_failed(
     opened: ExitStack, tmp_path: Path, seed: int, figures: Figures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = list(make_log(seed, INVOICES).values())
     third = len(lines) // 3
     before, during, since = lines[:third], lines[third : 2 * third], lines[2 * third :]
-    poison = {parse_event(line).event_id for line in (before[7], during[5], during[-5], since[9])}
+    failing = {parse_event(line).event_id for line in (before[7], during[5], during[-5], since[9])}
     redrive = Core.redrive
 
     def fail(core: Core, event: Event, now: Instant) -> Any:
-        if event.event_id in poison:
-            raise ValueError("poison")
+        if event.event_id in failing:
+            raise ValueError("failing")
         return redrive(core, event, now)
 
     monkeypatch.setattr(Core, "redrive", fail)
     start, copy = TODAY, tmp_path / "copy"
-    held: dict[str, Any] = {}
+    backup_facts: dict[str, Any] = {}
 
-    # One that never fails.
-    whole = Home(opened, tmp_path / "whole", start)
-    whole.send(before)
-    whole.move_to(start + 3 * DAY)
-    whole.send(during)
-    whole.move_to(start + 5 * DAY)
-    whole.send(since)
+    # A cell that never fails.
+    unfailing = RunningCell(opened, tmp_path / "unfailing", start)
+    unfailing.send(before)
+    unfailing.move_to(start + 3 * DAY)
+    unfailing.send(during)
+    unfailing.move_to(start + 5 * DAY)
+    unfailing.send(since)
 
-    # One that is copied under load, goes on, tells of alerts, and is lost.
-    home = Home(opened, tmp_path / "cell", start)
-    home.send(before)
-    home.move_to(start + 3 * DAY)
-    home.send(during, lambda: held.update(back_up(home.cell.folder, copy)))
-    home.move_to(start + 5 * DAY)
-    home.send(since[: third // 2])
-    home.end()
-    shutil.rmtree(home.cell.folder)
-    assert third < held["events"] < 2 * third, "it was taken in the middle"
-    assert start + 3 * DAY <= parse(held["latest"]) < start + 3 * DAY + SECOND
+    # A cell that is backed up under load, continues, delivers alerts and is lost.
+    original = RunningCell(opened, tmp_path / "cell", start)
+    original.send(before)
+    original.move_to(start + 3 * DAY)
+    original.send(during, lambda: backup_facts.update(back_up(original.cell.folder, copy)))
+    original.move_to(start + 5 * DAY)
+    original.send(since[: third // 2])
+    original.finish()
+    shutil.rmtree(original.cell.folder)
+    assert third < backup_facts["events"] < 2 * third, "the backup must be taken in the middle"
+    assert start + 3 * DAY <= parse(backup_facts["latest"]) < start + 3 * DAY + SECOND
 
-    restored = Home(opened, copy, start + 3 * DAY, home.cell.keys)
+    restored = RunningCell(opened, copy, start + 3 * DAY, original.cell.keys)
     answers = restored.send(during)
-    assert answers["duplicate"] == held["events"] - third
+    assert answers["duplicate"] == backup_facts["events"] - third
     restored.move_to(start + 5 * DAY)
     assert restored.send(since) == {"accepted": len(since)}
 
-    for one in (whole, restored):
+    for one in (unfailing, restored):
         one.move_to(start + 15 * DAY)
-        one.end()
-    expected, found = whole.view(), restored.view()
+        one.finish()
+    expected, found = unfailing.view(), restored.view()
     for name, value in expected.items():
         assert found[name] == value, name
-    assert found["copied"] is True and len(found["letters"]) == len(poison)
-    assert restored.series() == whole.series()
-    alerts = whole.alerts()
-    assert len(alerts) == len(set(alerts)) == len(whole.inbox.taken)
-    assert set(home.inbox.taken) | set(restored.inbox.taken) == set(alerts), "each is delivered"
-    assert len(restored.inbox.taken) == len(set(restored.inbox.taken)), "once by id in this life"
-    again = set(home.inbox.taken) & set(restored.inbox.taken)
-    assert again, "what was delivered since the copy was is delivered again, with the same id"
-    figures.note(
-        "folder lost, restored from a backup taken under load, sent again what came since",
+    assert found["copied"] is True and len(found["letters"]) == len(failing)
+    assert restored.series() == unfailing.series()
+    alerts = unfailing.alerts()
+    assert len(alerts) == len(set(alerts)) == len(unfailing.inbox.taken)
+    assert set(original.inbox.taken) | set(restored.inbox.taken) == set(alerts), "every alert is delivered"
+    assert len(restored.inbox.taken) == len(set(restored.inbox.taken)), "an alert was delivered twice after the restore"
+    again = set(original.inbox.taken) & set(restored.inbox.taken)
+    assert again, "alerts delivered since the backup are delivered again with the same id"
+    figures.record(
+        "folder lost and restored from a backup taken under load, later events sent again",
         "1",
-        "as one that never failed: invoices, timelines and alerts to the microsecond, dead letters, DuckDB row for "
-        "row; what was told again had the same id",
+        "equal to a cell that never failed: invoices, timelines, alerts to the microsecond, dead letters, every row of "
+        "DuckDB; repeated alerts had the same id",
     )

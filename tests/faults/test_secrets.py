@@ -1,4 +1,4 @@
-"""Nothing secret is in the log of a cell: not the keys, not the webhooks' addresses and keys, not the mail password."""
+"""The log of a cell contains no secrets: no keys, no URLs or keys of webhooks, no mail password."""
 
 import base64
 import signal
@@ -40,12 +40,12 @@ def test_no_secret_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     cells.write_text(CELLS.replace("PORT", str(port)))
-    with CellProcess(tmp_path / "cell", log, "--cells", str(cells), "--speed", str(SPEED)) as life:
-        admin = life.read_admin_key()
+    with CellProcess(tmp_path / "cell", log, "--cells", str(cells), "--speed", str(SPEED)) as server:
+        admin = server.read_admin_key()
 
         def ask(method: str, path: str, key: str = admin, body: object = None) -> urllib3.BaseHTTPResponse:
             return urllib3.request(
-                method, life.url + path, json=body, headers={"x-api-key": key}, retries=False, timeout=SOON
+                method, server.url + path, json=body, headers={"x-api-key": key}, retries=False, timeout=SOON
             )
 
         made = ask("POST", "/keys", body={"name": "sap", "role": "sender"})
@@ -57,7 +57,7 @@ def test_no_secret_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         }  # fmt: skip
         assert ask("POST", "/invoices/ingestion", key, event).status == 202
         assert ask("POST", "/invoices/ingestion", key[:-1] + "!", event).status == 403
-        # All destinations have failed, and said so.
+        # Wait until every destination has failed and logged it.
         until(
             lambda: all(what in log.read_text() for what in ("$BEMS_CHAT_URL", "email a@example.com", "critical:")), 60
         )
@@ -65,11 +65,11 @@ def test_no_secret_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert ask("GET", "/check", admin + "x").status == 403
         failing = ask("GET", "/healthz").json()["deliveries"]
         assert "BEMS_CHAT_URL" in failing
-        assert life.end(signal.SIGTERM) == 0
-    said = log.read_text() + failing
-    told = {admin, key, *SECRETS.values()}
+        assert server.end(signal.SIGTERM) == 0
+    logged = log.read_text() + failing
+    secrets = {admin, key, *SECRETS.values()}
     parts = {admin.split("_", 2)[2], key.split("_", 2)[2], SIGNING, "T0P-5ECRET", "pa55-of"}
     auth = base64.b64encode(b"\0bems\0" + SECRETS["BEMS_SMTP_PASSWORD"].encode()).decode()
-    assert not [secret for secret in told | parts | {auth} if secret in said]
-    assert "bems_" not in said
-    figures.note("every destination failing, wrong keys", "once", f"{len(told)} secrets, none in the log")
+    assert not [secret for secret in secrets | parts | {auth} if secret in logged]
+    assert "bems_" not in logged
+    figures.record("every destination failing, wrong keys", "once", f"{len(secrets)} secrets, none in the log")

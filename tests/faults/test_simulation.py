@@ -1,4 +1,4 @@
-"""The cell holds what `examine` says, whatever a seed makes go wrong; and if it did not, the seeds would tell."""
+"""The cell keeps all invariants under every fault that a seed draws, and the simulation detects every mutant."""
 
 import os
 from collections import Counter
@@ -9,94 +9,94 @@ import pytest
 from tests.faults.conftest import Figures
 from tests.faults.invariants import InvariantViolated
 from tests.faults.mutants import MUTANTS, find
-from tests.faults.simulation import play
+from tests.faults.simulation import run_scenario
 
 LONG = bool(os.environ.get("BEMS_LONG"))
 CHUNK, CHUNKS = (100, int(os.environ.get("BEMS_SEEDS", "10000")) // 100) if LONG else (10, 5)
 
 FOUND_BY = {
     "commits are not synced": 2,
-    "commits are synced by the next checkpoint": 2,
-    "a store whose making was cut off is refused": 7,
+    "commits are synced only at the next checkpoint": 2,
+    "a store whose creation was interrupted is rejected": 7,
     "events are answered before the commit": 3,
-    "a commit that failed is acknowledged": 3,
-    "a turn that failed is stored with the next one": 3,
-    "an item that failed leaves its traces": 1,
-    "records are cached before they are committed, and after they are not": 3,
-    "a turn is stored in two transactions": 2,
-    "repeats are not looked for": 1,
-    "what was looked up for a turn is believed in the next": 4,
-    "an invoice that was not there in one turn is not looked for in the next": 3,
-    "a failed commit takes its numbers along": 3,
-    "a row leads to the one before of another invoice": 3,
-    "a timer that was moved stays where it was": 1,
-    "a record that was changed is not looked at again": 1,
+    "a failed commit is acknowledged": 3,
+    "a failed group is stored with the next one": 3,
+    "a failed item leaves changes behind": 1,
+    "records are cached before the commit and kept after a rollback": 3,
+    "a group is stored in two transactions": 2,
+    "duplicates are not detected": 1,
+    "event lookups of a group are reused in the next one": 4,
+    "missing invoices of a group count as missing in the next one": 3,
+    "a failed commit consumes row numbers": 3,
+    "a row links to the previous row of another invoice": 3,
+    "a changed timer keeps its old time": 1,
+    "a changed record keeps its old check time": 1,
     "a timer is stored a day late": 1,
-    "a record is looked at a day late": 1,
-    "what fails when it is due is never tried again": 7,
-    "what is due earlier than anything before is not looked for": 3,
-    "values are written against a dictionary that is not kept": 3,
-    "a dictionary is used though the turn that kept it failed": 3,
-    "what is long overdue is passed over": 2,
-    "who registers after the clock went back is taken for late": 2,
-    "an event whose handling failed is not kept": 1,
-    "a redriven letter stays": 1,
-    "what was not stored is answered with 202": 3,
-    "an alert does not wait for the one before": 10,
-    "the watermark of alerts moves before they are in the outbox": 4,
-    "an alert is forgotten before it is sent": 1,
-    "an alert that was not taken is not tried again": 1,
-    "an alert that was sent is not forgotten": 1,
-    "new alerts are read from the first again": 1,
+    "a record is checked a day late": 1,
+    "a due item that fails is never retried": 7,
+    "an item that is due before all others is not found": 3,
+    "values are compressed with a dictionary that is not stored": 3,
+    "a dictionary is used although the group that stored it failed": 3,
+    "an item that is long overdue is skipped": 2,
+    "a wait registered after the clock went back is ignored as late": 2,
+    "an event whose handling failed is not stored": 1,
+    "a redriven dead letter is not removed": 1,
+    "an event that was not stored is answered 202": 3,
+    "an alert does not wait for the previous one": 10,
+    "the alert watermark advances before the alerts are in the outbox": 4,
+    "an alert is removed before it is sent": 1,
+    "a rejected alert is not retried": 1,
+    "a sent alert is not removed": 1,
+    "the newest known alert is read again as new": 1,
 }
-"""How many seeds it takes until one breaks the mutant; `python -m tests.faults.mutants` counts them."""
+"""First seed that detects each mutant. `python -m tests.faults.mutants` prints them."""
 
-ENDLESS = {
-    "repeats are not looked for",
-    "what was looked up for a turn is believed in the next",
-    "an alert that was not taken is not tried again",
-    "an alert that was sent is not forgotten",
+SLOW_MUTANTS = {
+    "duplicates are not detected",
+    "event lookups of a group are reused in the next one",
+    "a rejected alert is not retried",
+    "a sent alert is not removed",
 }
-"""Broken so, the cell never comes to rest; it takes seconds to see that."""
+"""Mutants that never become idle, so that detection takes seconds."""
 
-PATIENCE = 40
-"""So many more seeds may be tried: a change of the cell changes all stories, a little."""
+MAX_FURTHER_SEEDS = 40
+"""Maximum number of further seeds to try: every change of the cell changes the scenarios slightly."""
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_whatever_goes_wrong_the_cell_keeps_its_promises(tmp_path: Path, chunk: int, figures: Figures) -> None:
+def test_the_cell_keeps_its_invariants_under_faults(tmp_path: Path, chunk: int, figures: Figures) -> None:
     count: Counter[str] = Counter()
     for seed in range(chunk * CHUNK + 1, (chunk + 1) * CHUNK + 1):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        world = play(seed, folder)
-        count["stories"] += 1
-        count["steps"] += world.steps
-        count["ends of the process"] += world.crashes
-        count["failures of the disk"] += world.disk.failures
-        count["operations of the disk"] += world.disk.operations
+        environment = run_scenario(seed, folder)
+        count["scenarios"] += 1
+        count["steps"] += environment.steps
+        count["crashes"] += environment.crashes
+        count["disk failures"] += environment.disk.failures
+        count["disk operations"] += environment.disk.operations
     for name, times in count.items():
-        figures.note(f"a seeded simulation of the whole cell: {name}", str(times), "every promise held")
+        figures.record(f"seeded simulation of a whole cell: {name}", str(times), "all invariants held")
 
 
-def test_a_seed_tells_the_same_story_again(tmp_path: Path) -> None:
-    stories: list[list[str]] = []
+def test_a_seed_reproduces_its_scenario(tmp_path: Path) -> None:
+    traces: list[list[str]] = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        stories.append([])
-        play(4, tmp_path / name, stories[-1].append)
-    assert stories[0] == stories[1]
-    assert len(stories[0]) > 20
+        traces.append([])
+        run_scenario(4, tmp_path / name, traces[-1].append)
+    assert traces[0] == traces[1]
+    assert len(traces[0]) > 20
 
 
-@pytest.mark.parametrize("name", [name for name in MUTANTS if LONG or name not in ENDLESS])
-def test_a_broken_promise_is_noticed(name: str, figures: Figures) -> None:
-    found = find(name, FOUND_BY[name], PATIENCE)
-    assert found, "no seed breaks it"
-    figures.note("the cell broken on purpose, each time in another way", "1", "noticed by the simulation")
+@pytest.mark.parametrize("name", [name for name in MUTANTS if LONG or name not in SLOW_MUTANTS])
+def test_a_mutant_is_detected(name: str, figures: Figures) -> None:
+    found = find(name, FOUND_BY[name], MAX_FURTHER_SEEDS)
+    assert found, "no seed detects the mutant"
+    figures.record("mutants of the cell", "1", "detected by the simulation")
 
 
-def test_a_story_that_breaks_names_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_violation_names_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.faults.environment.MAX_STEPS", 10)
-    with pytest.raises(InvariantViolated, match=r"^seed 3, step 10 at 2026-.*the story has no end"):
-        play(3, tmp_path)
+    with pytest.raises(InvariantViolated, match=r"^seed 3, step 10 at 2026-.*the scenario does not end"):
+        run_scenario(3, tmp_path)

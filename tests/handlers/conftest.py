@@ -1,17 +1,17 @@
-"""The fixtures of this folder."""
+"""Fixtures of the tests in this folder."""
 
 import sys
 
 import pytest
 
 from handlers.telemetry import logger
-from tests.aws.fixtures import cloud, whole_cloud
+from tests.aws.fixtures import cloud, module_cloud
 
-__all__ = ["cloud", "whole_cloud"]
+__all__ = ["cloud", "module_cloud"]
 
 
-class Out:
-    """Whatever is the standard output at the time: the logger keeps the one that it found when it was made."""
+class CurrentStdout:
+    """Stream that writes to the current sys.stdout; the logger otherwise keeps the one from its creation."""
 
     def write(self, text: str) -> int:
         return sys.stdout.write(text)
@@ -22,4 +22,4 @@ class Out:
 
 @pytest.fixture(autouse=True)
 def logs_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logger.registered_handler, "stream", Out())
+    monkeypatch.setattr(logger.registered_handler, "stream", CurrentStdout())

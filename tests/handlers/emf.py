@@ -1,4 +1,4 @@
-"""What a function printed: its metrics and its log lines."""
+"""Parser of a function's output: metrics in the embedded metric format, and log lines."""
 
 import json
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 
-class Printed:
-    """The lines since the last time."""
+class Output:
+    """Output since the last call of `read_output`."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -26,5 +26,5 @@ class Printed:
         return [line["level"] for line in self.logs]
 
 
-def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
-    return Printed(capsys.readouterr().out)
+def read_output(capsys: pytest.CaptureFixture[str]) -> Output:
+    return Output(capsys.readouterr().out)

@@ -1,5 +1,7 @@
-"""docs/cost.md: its table is what the counts of test_costs.py and the list prices below come to. On a difference the
-failure shows the table as it should be."""
+"""docs/cost.md: its table equals the counts of test_costs.py times the list prices below.
+
+On a difference, the failure message shows the correct table.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from bems.tracker.time_series_schema import to_row
 from bems.tracker.transitions import Transition
 from tests.aws.cloud import Cloud
-from tests.handlers.test_costs import STORIES, Cost, Story, happy, stuck
+from tests.handlers.test_costs import SCENARIOS, Cost, Scenario, happy, stuck
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "cost.md"
 
@@ -35,18 +37,18 @@ PRICES = {
     "Firehose GB": 0.075,
     "log GB": 0.50,
 }
-"""US dollars per million, or per GB, in us-east-1; where each is from is said in the document."""
+"""US dollars per million or per GB in us-east-1. The document names the sources."""
 
 EVENTS = 4
 QUEUE_REQUESTS = 3
-"""Of a message: it is sent, received and deleted, alone."""
+"""Requests per message: send, receive and delete, without batching."""
 
 SETTINGS = (("fifo", "timestream"), ("fifo", "s3tables"), ("standard", "timestream"), ("standard", "s3tables"))
-STORY_OF: Mapping[str, Story] = {"happy path": happy, "one alert": stuck}
+SCENARIO_OF: Mapping[str, Scenario] = {"happy path": happy, "one alert": stuck}
 
 
 def lines(cost: Cost, sizes: Mapping[str, float], delivery: str, series: str) -> dict[str, float]:
-    """US dollars per million invoices, by line. A size in kB per invoice is GB per million."""
+    """Return US dollars per million invoices, by line. Sizes are kB per invoice, which is GB per million invoices."""
     price = PRICES
     alerts = cost.calls.get("Publish", 0)
     waits = cost.calls["SendTaskSuccess"] + alerts
@@ -75,39 +77,41 @@ def lines(cost: Cost, sizes: Mapping[str, float], delivery: str, series: str) ->
     }
 
 
-def measure(cloud: Cloud, story: Story, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
-    """kB per invoice: of what is put on the bus, written to the series, and logged by the functions themselves."""
-    cloud.hurry()
-    story(cloud)
+def measure(cloud: Cloud, scenario: Scenario, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    """Return kB per invoice: on the bus, in the time series, and in the functions' logs."""
+    cloud.replace_moto()
+    scenario(cloud)
     cloud.reset()
     capsys.readouterr()
-    story(cloud)
+    scenario(cloud)
     logged = len(capsys.readouterr().out.encode())
     entries = [entry for call in calls(cloud, "PutEvents") for entry in call["Entries"]]
     changes = [call["Item"]["changes"]["B"] for call in calls(cloud, "PutItem") if "changes" in call["Item"]]
-    told = [one for packed in changes for one in msgspec.msgpack.decode(packed, type=tuple[Transition, ...])]
+    transitions = [one for packed in changes for one in msgspec.msgpack.decode(packed, type=tuple[Transition, ...])]
     return {
         "detail": sum(len(entry["Detail"].encode()) for entry in entries) / 1000,
-        "rows": sum(len(msgspec.json.encode(to_row(one, "test"))) for one in told) / 1000,
+        "rows": sum(len(msgspec.json.encode(to_row(one, "test"))) for one in transitions) / 1000,
         "logs": logged / 1000,
     }
 
 
 def calls(cloud: Cloud, operation: str) -> list[Any]:
-    return [call.params for call in cloud.wire.calls if call.operation == operation]
+    return [call.params for call in cloud.aws.calls if call.operation == operation]
 
 
-def table(story: str, sizes: Mapping[str, float]) -> str:
-    columns = [lines(STORIES[story][1], sizes, *setting) for setting in SETTINGS]
-    text = f"| {story} | {' | '.join(', '.join(setting) for setting in SETTINGS)} |\n|---|{'---:|' * len(SETTINGS)}\n"
+def table(scenario: str, sizes: Mapping[str, float]) -> str:
+    columns = [lines(SCENARIOS[scenario][1], sizes, *setting) for setting in SETTINGS]
+    text = (
+        f"| {scenario} | {' | '.join(', '.join(setting) for setting in SETTINGS)} |\n|---|{'---:|' * len(SETTINGS)}\n"
+    )
     for line in columns[0]:
         text += f"| {line} | {' | '.join(f'{column[line]:.2f}' for column in columns)} |\n"
     return text + f"| **all of these** | {' | '.join(f'**{sum(column.values()):.0f}**' for column in columns)} |\n"
 
 
-@pytest.mark.parametrize("story", STORY_OF)
-def test_the_document_says_what_it_comes_to(cloud: Cloud, story: str, capsys: pytest.CaptureFixture[str]) -> None:
-    made = table(story, measure(cloud, STORY_OF[story], capsys))
+@pytest.mark.parametrize("scenario", SCENARIO_OF)
+def test_the_document_has_the_table(cloud: Cloud, scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = table(scenario, measure(cloud, SCENARIO_OF[scenario], capsys))
     assert made in DOCUMENT.read_text(), f"docs/cost.md should have:\n{made}"
 
 

@@ -1,7 +1,7 @@
-"""What an invoice costs in calls, counted on the wire: the numbers that docs/cost.md multiplies with prices.
+"""AWS calls per invoice: the counts that docs/cost.md multiplies by prices.
 
-`pytest tests/handlers/test_costs.py -s` prints them. A batch of one event, message or stream record per invocation is
-the dearest way; in batches the calls to buses, queues and the time series are shared.
+`pytest tests/handlers/test_costs.py -s` prints them. One event, message or stream record per invocation is the most
+expensive case; batches share calls to buses, queues and the time series.
 """
 
 import json
@@ -14,7 +14,7 @@ import pytest
 from bems.tracker.instants import DAY, HOUR, MINUTE
 from tests.aws.cloud import Cloud
 
-Story = Callable[[Cloud], None]
+Scenario = Callable[[Cloud], None]
 
 STAGES = (
     ("ingestion", "received"),
@@ -25,9 +25,12 @@ STAGES = (
 
 
 class Cost(NamedTuple):
-    """Of one invoice. `write_units`: a unit per started kB of the item in the table, and one for each entry that the
-    write puts into or takes out of the index. `read_units`: of consistent reads, a unit per started 4 kB.
-    `stream_records`: writes with transitions, which are all that the stream's filter lets through."""
+    """Counts for one invoice.
+
+    `write_units`: one per started kB of each written item. `index_units`: one per entry that a write adds to or removes
+    from the index. `read_units`: one per started 4 kB of a consistent read. `stream_records`: writes with transitions;
+    the stream's filter drops the others.
+    """
 
     transitions: int
     calls: dict[str, int]
@@ -45,14 +48,14 @@ def happy(cloud: Cloud) -> None:
 
 
 def early(cloud: Cloud) -> None:
-    """Every event comes before the one that it follows: nothing is left to wait for, and no execution starts."""
+    """Events arrive in reverse order: nothing is left to wait for, so no execution starts."""
     for stage, status in reversed(STAGES):
         cloud.send("INV/2026/000123", stage, status, attributes={"po": "4500012345"})
         cloud.now += HOUR
 
 
 def stuck(cloud: Cloud) -> None:
-    """One alert on the way."""
+    """The authorization is late, which raises one alert."""
     for stage, status in STAGES:
         if stage == "authorization":
             cloud.pass_time(3 * DAY + MINUTE, sweeping=False)
@@ -60,18 +63,18 @@ def stuck(cloud: Cloud) -> None:
         cloud.now += HOUR
 
 
-def cost(cloud: Cloud, story: Story) -> Cost:
-    story(cloud)
-    writes = [call.params["Item"] for call in cloud.wire.calls if call.operation == "PutItem"]
+def cost(cloud: Cloud, scenario: Scenario) -> Cost:
+    scenario(cloud)
+    writes = [call.params["Item"] for call in cloud.aws.calls if call.operation == "PutItem"]
     index, before = 0, None
     for item in writes:
         after = item.get("check_at") and (item["check_shard"]["S"], item["check_at"]["N"])
         if after != before:
             index += (before is not None) + (after is not None)
         before = after
-    # Each read finds what was written last; one that finds nothing costs a unit too.
+    # Each read returns the item written last. A read without a result costs a unit too.
     last, read_units = 0, 0
-    for call in cloud.wire.calls:
+    for call in cloud.aws.calls:
         if call.operation == "PutItem":
             last = size(call.params["Item"])
         elif call.operation == "GetItem":
@@ -79,7 +82,7 @@ def cost(cloud: Cloud, story: Story) -> Cost:
     entered = [state for states in cloud.machine.entered.values() for state in states]
     return Cost(
         transitions=len(entered),
-        calls=dict(Counter(call.operation for call in cloud.wire.calls)),
+        calls=dict(Counter(call.operation for call in cloud.aws.calls)),
         read_units=read_units,
         write_units=sum(max(1, -(-size(item) // 1024)) for item in writes),
         index_units=index,
@@ -89,7 +92,7 @@ def cost(cloud: Cloud, story: Story) -> Cost:
 
 
 def size(item: dict[str, dict[str, Any]]) -> int:
-    """As DynamoDB counts an item (developer guide, "Item sizes and formats")."""
+    """Return the size of an item as DynamoDB counts it (developer guide, "Item sizes and formats")."""
     total = 0
     for attribute, typed in item.items():
         ((kind, value),) = typed.items()
@@ -97,7 +100,7 @@ def size(item: dict[str, dict[str, Any]]) -> int:
     return total
 
 
-STORIES: dict[str, tuple[Story, Cost]] = {
+SCENARIOS: dict[str, tuple[Scenario, Cost]] = {
     "happy path": (
         happy,
         Cost(
@@ -152,30 +155,30 @@ STORIES: dict[str, tuple[Story, Cost]] = {
 }
 
 
-@pytest.mark.parametrize("story", STORIES)
-def test_an_invoice_costs_so_much(cloud: Cloud, story: str) -> None:
-    play, expected = STORIES[story]
-    cloud.hurry()
-    # The first time, the Timestream client also asks for its endpoint.
-    play(cloud)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_calls_of_an_invoice(cloud: Cloud, scenario: str) -> None:
+    run, expected = SCENARIOS[scenario]
+    cloud.replace_moto()
+    # The first call of the Timestream client also discovers its endpoint.
+    run(cloud)
     cloud.reset()
-    counted = cost(cloud, play)
-    print(f"\n{story}: {json.dumps(counted._asdict(), indent=2)}")
+    counted = cost(cloud, run)
+    print(f"\n{scenario}: {json.dumps(counted._asdict(), indent=2)}")
     assert counted == expected
 
 
-def test_moto_says_the_same(cloud: Cloud) -> None:
-    """The happy path over moto's DynamoDB, EventBridge and Timestream instead of quick answers."""
+def test_moto_gives_the_same_counts(cloud: Cloud) -> None:
+    """The happy path on moto's DynamoDB, EventBridge and Timestream instead of fakes."""
     happy(cloud)
     cloud.reset()
     counted = cost(cloud, happy)
-    assert counted == STORIES["happy path"][1]
+    assert counted == SCENARIOS["happy path"][1]
     assert cloud.states("INV/2026/000123") == ["AwaitAuthorization", "AwaitReconciliation", "AwaitPosting", "Posted"]
 
 
-def test_a_repeat_costs_a_read(cloud: Cloud) -> None:
-    cloud.hurry()
+def test_a_duplicate_event_costs_one_read(cloud: Cloud) -> None:
+    cloud.replace_moto()
     happy(cloud)
-    cloud.wire.calls.clear()
+    cloud.aws.calls.clear()
     cloud.send("INV/2026/000123", "posting", "posted", attributes={"po": "4500012345"})
-    assert [call.operation for call in cloud.wire.calls] == ["PutEvents", "GetItem"]
+    assert [call.operation for call in cloud.aws.calls] == ["PutEvents", "GetItem"]

@@ -1,5 +1,7 @@
-"""Crash points: a function that dies right after any of its calls, and is called again, changes nothing of what comes
-out: the record, what each execution is told, the alerts, the transitions, the records that cannot be read."""
+"""Crash points: killing a function after any of its calls and invoking it again does not change the outcome.
+
+The outcome is the record, the answers to executions, the alerts, the transitions and the unreadable records.
+"""
 
 import random
 from collections import Counter
@@ -13,7 +15,7 @@ from bems.tracker.instants import DAY, HOUR, MINUTE
 from bems.tracker.status import status_of
 from tests.aws.cloud import Cloud
 
-Story = Callable[[Cloud, str], None]
+Scenario = Callable[[Cloud, str], None]
 
 
 def posted(cloud: Cloud, id: str) -> None:
@@ -56,7 +58,7 @@ def aborted(cloud: Cloud, id: str) -> None:
 
 
 def vanished(cloud: Cloud, id: str) -> None:
-    """The execution ends by itself, and no notice of it comes: the sweep finds it by its silence."""
+    """The execution is stopped and the event about it is lost; the sweep detects it by its missed check."""
     cloud.send(id, "ingestion", "received")
     cloud.machine.abort(execution_name(id, 1))
     cloud.pass_time(3 * DAY + HOUR)
@@ -64,13 +66,13 @@ def vanished(cloud: Cloud, id: str) -> None:
 
 
 def unreadable(cloud: Cloud, id: str) -> None:
-    """The stream has a record of another release before those of an approval."""
+    """The stream has an unreadable record of another release before those of an approval."""
     cloud.send(id, "ingestion", "received")
     cloud.stream.append(cloud.image({"invoice_id": {"S": id}, "version": {"N": "2"}, "changes": {"B": b"\xc1"}}))
     cloud.send(id, "authorization", "approved")
 
 
-STORIES: dict[str, tuple[Story, set[str]]] = {
+SCENARIOS: dict[str, tuple[Scenario, set[str]]] = {
     "posted": (posted, {"PutEvents", "GetItem", "PutItem", "StartExecution", "SendTaskSuccess", "WriteRecords"}),
     "stuck": (stuck_and_rejected, {"Publish", "SendTaskFailure"}),
     "given up": (given_up, {"Publish"}),
@@ -82,8 +84,8 @@ STORIES: dict[str, tuple[Story, set[str]]] = {
 }
 
 
-def told(cloud: Cloud, id: str) -> dict[str, Any]:
-    """What came out, without what may differ: ids and instants of what a retry made some seconds later."""
+def read_outcome(cloud: Cloud, id: str) -> dict[str, Any]:
+    """Return the outcome without ids and instants, which a retry may change."""
     record = cloud.record(id)
     alerts = Counter({one["id"]: 1 for one in cloud.alerts})
     return {
@@ -103,7 +105,7 @@ def told(cloud: Cloud, id: str) -> dict[str, Any]:
             for one in unique(cloud.rows, "transition_id")
         ),
         "unrecorded": len({message["Records"][0]["eventID"] for message in cloud.unrecorded}),
-        "letters": cloud.letters,
+        "letters": cloud.dead_letters,
     }
 
 
@@ -111,44 +113,44 @@ def unique(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
     return list({row[key]: row for row in rows}.values())
 
 
-def play(cloud: Cloud, story: Story, id: str, deaths: list[int]) -> dict[str, Any]:
+def run_scenario(cloud: Cloud, scenario: Scenario, id: str, kills: list[int]) -> dict[str, Any]:
     cloud.reset()
-    cloud.wire.deaths += deaths
-    story(cloud, id)
+    cloud.aws.kill_after += kills
+    scenario(cloud, id)
     cloud.pass_time(10 * MINUTE)
-    outcome = told(cloud, id)
-    return {name: repeat_safe(value, id) for name, value in outcome.items()}
+    outcome = read_outcome(cloud, id)
+    return {name: replace_ids(value, id) for name, value in outcome.items()}
 
 
-def repeat_safe(value: Any, id: str) -> str:
+def replace_ids(value: Any, id: str) -> str:
     return repr(value).replace(execution_name(id, 1), "run 1").replace(execution_name(id, 2), "run 2").replace(id, "ID")
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_a_death_after_any_call_changes_nothing(cloud: Cloud, name: str) -> None:
-    story, expected_calls = STORIES[name]
-    cloud.hurry()
-    # The first time, the Timestream client also asks for its endpoint.
-    play(cloud, posted, "INV-0", [])
-    wanted = play(cloud, story, "INV-0", [])
-    operations = [call.operation for call in cloud.wire.calls]
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_kill_after_any_call_does_not_change_the_outcome(cloud: Cloud, name: str) -> None:
+    scenario, expected_calls = SCENARIOS[name]
+    cloud.replace_moto()
+    # The first call of the Timestream client also discovers its endpoint.
+    run_scenario(cloud, posted, "INV-0", [])
+    expected = run_scenario(cloud, scenario, "INV-0", [])
+    operations = [call.operation for call in cloud.aws.calls]
     assert expected_calls <= set(operations)
-    assert "pending" in wanted and wanted["pending"] == "()"
-    # A sweep asks 64 shards, twice: dying between two questions that found nothing is tried once per sweep.
+    assert "pending" in expected and expected["pending"] == "()"
+    # A sweep queries 64 shards twice: test only one kill between queries per sweep.
     points = [n + 1 for n, operation in enumerate(operations) if operation != "Query" or operations[n - 1] != "Query"]
     print(f"{name}: {len(operations)} calls, {len(points)} points")
     for n in points:
-        outcome = play(cloud, story, f"INV-{n}", [n])
-        assert cloud.wire.deaths == [], f"nobody died after call {n}"
-        assert outcome == wanted, f"died after call {n}, {operations[n - 1]}"
+        outcome = run_scenario(cloud, scenario, f"INV-{n}", [n])
+        assert cloud.aws.kill_after == [], f"the function was not killed after call {n}"
+        assert outcome == expected, f"killed after call {n}, {operations[n - 1]}"
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_many_deaths_change_nothing(cloud: Cloud, name: str) -> None:
-    story, _ = STORIES[name]
-    cloud.hurry()
-    wanted = play(cloud, story, "INV-0", [])
-    draw = random.Random(name)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_repeated_kills_do_not_change_the_outcome(cloud: Cloud, name: str) -> None:
+    scenario, _ = SCENARIOS[name]
+    cloud.replace_moto()
+    expected = run_scenario(cloud, scenario, "INV-0", [])
+    generator = random.Random(name)
     for attempt in range(4):
-        deaths = [draw.randint(1, 6) for _ in range(6)]
-        assert play(cloud, story, f"INV-{attempt}", list(deaths)) == wanted, f"died after {deaths} calls"
+        kills = [generator.randint(1, 6) for _ in range(6)]
+        assert run_scenario(cloud, scenario, f"INV-{attempt}", list(kills)) == expected, f"killed after {kills} calls"

@@ -1,4 +1,4 @@
-"""Cold starts: what importing a function costs, and what it must not touch."""
+"""Cold starts: importing a function loads few modules and reads no environment."""
 
 import ast
 import subprocess
@@ -22,14 +22,14 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_importing_the_functions_loads_only_what_they_need() -> None:
-    """Without an environment, too: nothing is read at import, outside Lambda."""
+    """Runs without an environment: outside Lambda, imports read no variables."""
     modules = ", ".join(f"handlers.{name}" for name in HANDLERS)
     code = f"import sys, {modules}; print([name for name in {HEAVY + OURS!r} if name in sys.modules])"
     done = python(code)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-def test_in_lambda_a_wrong_environment_fails_the_start_with_its_name() -> None:
+def test_in_lambda_a_missing_variable_fails_initialization() -> None:
     code = f"""
 for name in {HANDLERS!r}:
     try:
@@ -44,7 +44,7 @@ for name in {HANDLERS!r}:
 
 @pytest.mark.parametrize("name", HANDLERS)
 def test_a_metric_is_emitted_by_the_functions_that_it_names(name: str) -> None:
-    """The metrics that a function's module imports are those that name it; AlertsRaised comes with the ports."""
+    """A module imports exactly the metrics that list it as an emitter, except AlertsRaised, which the ports emit."""
     tree = ast.parse((Path(__file__).parents[2] / "handlers" / f"{name}.py").read_text())
     imported = {
         alias.name

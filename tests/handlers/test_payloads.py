@@ -1,4 +1,4 @@
-"""RegisterWait and Escalate: called by the state machine, with its payloads."""
+"""RegisterWait and Escalate with the payloads of the state machine."""
 
 import json
 from typing import Any
@@ -12,8 +12,8 @@ from bems.tracker.actions import execution_name
 from bems.tracker.instants import DAY, HOUR, MINUTE, Instant
 from handlers import escalate, register_wait
 from tests.aws.cloud import Cloud
-from tests.aws.recorded_calls import Context, Fake, Refused
-from tests.handlers.emf import printed
+from tests.aws.recorded_calls import Context, Fake, ServiceError
+from tests.handlers.emf import read_output
 
 DEFINITION: dict[str, Any] = json.loads(read_definition())
 WAIT = {
@@ -34,7 +34,7 @@ def test_a_wait_is_registered(cloud: Cloud) -> None:
     assert (run.token, run.stage, run.stamp) == ("T", "authorization", (1772442240123000, 2))
 
 
-def test_a_wait_that_says_it_began_in_another_age_keeps_no_later_one_from_registering(cloud: Cloud) -> None:
+def test_a_wait_with_a_time_in_the_future_does_not_block_later_ones(cloud: Cloud) -> None:
     cloud.send("A", "ingestion", "received")
     register_wait.handler({**WAIT, "token": "hostile", "entered_at": "9999-12-30T00:00:00Z"}, Context())
     cloud.now += 6 * MINUTE
@@ -42,21 +42,21 @@ def test_a_wait_that_says_it_began_in_another_age_keeps_no_later_one_from_regist
     assert cloud.record("A").run.token == "T"
 
 
-def test_a_wait_of_an_invoice_that_nobody_knows_is_superseded(cloud: Cloud) -> None:
+def test_a_wait_of_an_unknown_invoice_is_superseded(cloud: Cloud) -> None:
     register_wait.handler(WAIT, Context())
-    asked, told = cloud.wire.calls
-    assert (asked.operation, told.operation) == ("GetItem", "SendTaskFailure")
-    assert (told.params["taskToken"], told.params["error"]) == ("T", "Superseded")
+    load, answer = cloud.aws.calls
+    assert (load.operation, answer.operation) == ("GetItem", "SendTaskFailure")
+    assert (answer.params["taskToken"], answer.params["error"]) == ("T", "Superseded")
 
 
 @pytest.mark.parametrize("change", [{"run": "1"}, {"stage": "payment"}, {"token": None}, {"entered_at": "now"}])
-def test_a_payload_that_is_not_the_machines_is_named(cloud: Cloud, change: dict[str, Any]) -> None:
+def test_an_invalid_payload_is_rejected_with_its_field(cloud: Cloud, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\$\.(run|stage|token)|now"):
         register_wait.handler({**WAIT, **change}, Context())
-    assert cloud.wire.calls == []
+    assert cloud.aws.calls == []
 
 
-def test_who_asks_too_early_is_told_the_rest(cloud: Cloud) -> None:
+def test_an_early_call_returns_the_rest_of_the_wait(cloud: Cloud) -> None:
     cloud.send("A", "ingestion", "received")
     cloud.now += HOUR
     answer = escalate.handler(ASK, Context())
@@ -64,16 +64,16 @@ def test_who_asks_too_early_is_told_the_rest(cloud: Cloud) -> None:
     assert cloud.alerts == []
 
 
-def test_who_asks_in_time_raises_the_alert_once(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_due_alert_is_raised_once(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     cloud.send("A", "ingestion", "received")
     cloud.now += 3 * DAY
-    printed(capsys)
+    read_output(capsys)
     answers = [escalate.handler(ASK, Context()) for _ in range(2)]
     assert answers[0] == answers[1]
     assert answers[0]["next"] == "Await" and 80_000 < int(answers[0]["deadline_seconds"]) < 86_400
     (alert,) = cloud.alerts
     assert (alert["kind"], alert["step"], alert["severity"]) == ("stuck", 1, "warning")
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert shown.metrics == {("AlertsRaised", "test", "authorization", "warning"): [1.0]}
     assert [line["message"] for line in shown.logs] == ["alert raised", "escalated", "escalated"]
     assert [(line["level"], line["invoice_id"], line["run"]) for line in shown.logs] == [("INFO", "A", 1)] * 3
@@ -103,57 +103,57 @@ def test_a_dispute_is_reported_once(cloud: Cloud) -> None:
 
 def refusing(code: str) -> Fake:
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
-        raise Refused(code)
+        raise ServiceError(code)
 
     return refuse
 
 
 @pytest.mark.parametrize("handler", [register_wait.handler, escalate.handler])
 @pytest.mark.parametrize("operation", ["GetItem", "PutItem"])
-def test_what_may_pass_has_the_name_that_the_definition_retries(cloud: Cloud, handler: Any, operation: str) -> None:
+def test_a_transient_error_has_the_name_that_the_definition_retries(cloud: Cloud, handler: Any, operation: str) -> None:
     cloud.send("A", "ingestion", "received")
     cloud.now += 3 * DAY
-    cloud.wire.fakes[operation] = refusing("ProvisionedThroughputExceededException")
+    cloud.aws.fakes[operation] = refusing("ProvisionedThroughputExceededException")
     with pytest.raises(Exception, match="ProvisionedThroughputExceeded") as raised:
         handler({**WAIT, **ASK}, Context())
-    # Lambda reports an exception by the name of its class.
+    # Lambda reports the class name of an exception.
     name = type(raised.value).__name__
     retried = [one["ErrorEquals"] for state in DEFINITION["States"].values() for one in state.get("Retry", ())]
     assert len(retried) == 8 and all(name in names for names in retried)
 
 
 @pytest.mark.parametrize("handler", [register_wait.handler, escalate.handler])
-def test_a_broken_connection_may_pass(cloud: Cloud, handler: Any) -> None:
+def test_a_connection_error_is_transient(cloud: Cloud, handler: Any) -> None:
     def cut(_: dict[str, Any]) -> dict[str, Any]:
         raise ConnectTimeoutError(endpoint_url="https://dynamodb.eu-west-1.amazonaws.com")
 
-    cloud.wire.fakes["GetItem"] = cut
+    cloud.aws.fakes["GetItem"] = cut
     with pytest.raises(Unavailable, match="ConnectTimeoutError"):
         handler({**WAIT, **ASK}, Context())
 
 
 @pytest.mark.parametrize("handler", [register_wait.handler, escalate.handler])
 @pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException", "ResourceNotFoundException"])
-def test_what_will_not_pass_keeps_its_name(cloud: Cloud, handler: Any, code: str) -> None:
-    cloud.wire.fakes["GetItem"] = refusing(code)
+def test_a_permanent_error_is_raised_unchanged(cloud: Cloud, handler: Any, code: str) -> None:
+    cloud.aws.fakes["GetItem"] = refusing(code)
     with pytest.raises(ClientError, match=code) as raised:
         handler({**WAIT, **ASK}, Context())
     assert type(raised.value).__name__ not in str(DEFINITION)
 
 
 def throttled_until(cloud: Cloud, function: str, end: Instant) -> list[Instant]:
-    """DynamoDB refuses what one function asks of it, until then. The instants at which it was called."""
+    """Throttle DynamoDB for one function until `end`. Returns the list of instants at which it is called."""
     handler, called = cloud.machine.functions[function], []
 
     def call(payload: dict[str, Any], context: Any) -> Any:
         called.append(cloud.now)
-        fakes = dict(cloud.wire.fakes)
+        fakes = dict(cloud.aws.fakes)
         if cloud.now < end:
-            cloud.wire.fakes["GetItem"] = refusing("ThrottlingException")
+            cloud.aws.fakes["GetItem"] = refusing("ThrottlingException")
         try:
             return handler(payload, context)
         finally:
-            cloud.wire.fakes = fakes
+            cloud.aws.fakes = fakes
 
     cloud.machine.functions[function] = call
     return called
@@ -171,7 +171,7 @@ def test_an_hour_without_the_table_ends_no_execution(cloud: Cloud) -> None:
     assert (cloud.record("A").run.number, cloud.record("A").mark, cloud.alerts) == (1, None, [])
 
 
-def test_an_alert_that_cannot_be_decided_is_raised_when_it_can(cloud: Cloud) -> None:
+def test_an_alert_is_raised_after_an_outage_of_the_table(cloud: Cloud) -> None:
     cloud.send("A", "ingestion", "received")
     due = cloud.now + 3 * DAY
     called = throttled_until(cloud, ESCALATE, due + 3 * MINUTE)
@@ -187,8 +187,8 @@ def test_an_alert_that_cannot_be_decided_is_raised_when_it_can(cloud: Cloud) -> 
     ]
 
 
-def test_both_results_are_what_the_definition_reads(cloud: Cloud) -> None:
-    """The definition's ResultSelector takes both fields of Escalate's; a missing one would fail the execution."""
+def test_the_result_has_the_fields_that_the_definition_reads(cloud: Cloud) -> None:
+    """The ResultSelector reads both fields; a missing one would fail the execution."""
     cloud.send("A", "ingestion", "received")
     cloud.pass_time(4 * DAY + HOUR)
     assert cloud.states("A").count("AuthorizationStuck") == 2

@@ -1,4 +1,4 @@
-"""The recorder: each transition once in the series, and none lost on the way."""
+"""The recorder: every transition reaches the time series."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from botocore.exceptions import ReadTimeoutError
 
 from bems.tracker.instants import MINUTE, SECOND
 from handlers import recorder
-from tests.aws.cloud import Cloud, event_body, flat
-from tests.aws.recorded_calls import THROUGH, Context, Refused
-from tests.handlers.emf import printed
+from tests.aws.cloud import Cloud, event_body, flatten_record
+from tests.aws.recorded_calls import PASS_THROUGH, Context, ServiceError
+from tests.handlers.emf import read_output
 
 
 def stream_of(cloud: Cloud, *invoices: str) -> list[dict[str, Any]]:
-    """What the stream has after these invoices were received and approved."""
-    cloud.hurry()
+    """Return the stream records of invoices that were received and approved."""
+    cloud.replace_moto()
     for id in invoices:
         for stage, status in (("ingestion", "received"), ("authorization", "approved")):
             cloud.post(stage, event_body(id, status, f"{id}:{stage}"))
@@ -39,8 +39,8 @@ def sequence(record: dict[str, Any]) -> str:
 
 def test_the_transitions_of_each_new_version_are_rows(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     records = stream_of(cloud, "A", "B")
-    assert len(records) == 6, "two writes of an ingestion, one of an approval that no execution waits for yet"
-    printed(capsys)
+    assert len(records) == 6, "two writes for the ingestion, one for an approval that no execution waits for yet"
+    read_output(capsys)
     cloud.now += 7 * SECOND
     assert handle(records) == []
     assert [(row["event_id"], row["version"]) for row in cloud.rows] == [
@@ -49,7 +49,7 @@ def test_the_transitions_of_each_new_version_are_rows(cloud: Cloud, capsys: pyte
         ("B:ingestion", 1),
         ("B:authorization", 3),
     ]
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert shown.metrics == {
         ("TransitionsRecorded", "test"): [4.0],
         ("VisibilityLatency", "test", "ingestion"): [7000.0] * 2,
@@ -58,7 +58,7 @@ def test_the_transitions_of_each_new_version_are_rows(cloud: Cloud, capsys: pyte
     assert shown.logs == []
 
 
-def test_a_batch_that_comes_again_writes_the_same_rows(cloud: Cloud) -> None:
+def test_a_repeated_batch_writes_the_same_rows(cloud: Cloud) -> None:
     records = stream_of(cloud, "A")
     handle(records)
     first = list(cloud.rows)
@@ -66,32 +66,30 @@ def test_a_batch_that_comes_again_writes_the_same_rows(cloud: Cloud) -> None:
     assert cloud.rows == first + first
 
 
-def test_a_series_that_is_away_stops_the_stream_where_it_is(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unavailable_series_stops_the_stream(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     records = stream_of(cloud, "A", "B")
-    printed(capsys)
+    read_output(capsys)
 
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
-        raise Refused("ThrottlingException")
+        raise ServiceError("ThrottlingException")
 
-    cloud.wire.fakes["WriteRecords"] = refuse
+    cloud.aws.fakes["WriteRecords"] = refuse
     assert handle(records) == [sequence(records[n]) for n in (0, 2, 3, 5)]
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert shown.metrics == {}
     assert shown.levels() == ["WARNING"] * 4
 
 
-def test_rows_that_are_refused_for_good_are_told_and_hold_nobody_up(
-    cloud: Cloud, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rejected_rows_are_logged_and_do_not_block_the_stream(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     records = stream_of(cloud, "A")
-    printed(capsys)
+    read_output(capsys)
 
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
-        raise Refused("RejectedRecordsException", RejectedRecords=[{"RecordIndex": 0, "Reason": "too old"}])
+        raise ServiceError("RejectedRecordsException", RejectedRecords=[{"RecordIndex": 0, "Reason": "too old"}])
 
-    cloud.wire.fakes["WriteRecords"] = refuse
+    cloud.aws.fakes["WriteRecords"] = refuse
     assert handle(records) == []
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert shown.metrics["RecordsRejected", "test"] == [1.0]
     assert shown.metrics["TransitionsRecorded", "test"] == [1.0]
     (line,) = shown.logs
@@ -100,22 +98,22 @@ def test_rows_that_are_refused_for_good_are_told_and_hold_nobody_up(
     assert len(line["row"]) > 10
 
 
-def test_a_row_that_is_there_with_other_values_is_told(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_row_with_other_values_is_logged(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     records = stream_of(cloud, "A")
-    printed(capsys)
+    read_output(capsys)
 
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
         known = {"RecordIndex": 0, "Reason": "a higher version", "ExistingVersion": 9}
-        raise Refused("RejectedRecordsException", RejectedRecords=[known])
+        raise ServiceError("RejectedRecordsException", RejectedRecords=[known])
 
-    cloud.wire.fakes["WriteRecords"] = refuse
+    cloud.aws.fakes["WriteRecords"] = refuse
     assert handle(records) == []
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert (shown.levels(), shown.metrics["TransitionsRecorded", "test"]) == (["WARNING"], [2.0])
 
 
 def received() -> str:
-    """The body of the only message in the queue of what is unrecorded, which is then empty."""
+    """Receive and delete the only message of the queue of unrecorded records. Returns its body."""
     sqs, url = boto3.client("sqs"), os.environ["BEMS_UNRECORDED_QUEUE_URL"]
     (message,) = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
     sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
@@ -127,18 +125,18 @@ def damage(record: dict[str, Any]) -> None:
     record["dynamodb"]["NewImage"]["changes"] = {"B": "gA=="}
 
 
-def test_a_record_that_cannot_be_read_is_set_aside_whole_and_holds_nobody_up(
+def test_an_unreadable_record_is_quarantined_and_does_not_block_the_stream(
     cloud: Cloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
     records = stream_of(cloud, "A")
     damage(records[0])
-    printed(capsys)
+    read_output(capsys)
     assert handle(records) == []
     assert [row["event_id"] for row in cloud.rows] == ["A:authorization"]
     (message,) = cloud.unrecorded
     assert message["Records"] == [records[0]]
     assert message["reason"].startswith("not the image of a record: ")
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert shown.metrics["RecordsUnreadable", "test"] == [1.0]
     (line,) = shown.logs
     assert (line["level"], line["sequence_number"], line["reason"]) == (
@@ -148,12 +146,10 @@ def test_a_record_that_cannot_be_read_is_set_aside_whole_and_holds_nobody_up(
     )
 
 
-def test_what_was_set_aside_is_recorded_by_a_release_that_can_read_it(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The message is the event to invoke the function with. Until then it is set aside again each time."""
+def test_a_quarantined_record_is_recorded_by_a_later_release(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is an event for the function. A release that cannot read it quarantines it again."""
     records = stream_of(cloud, "A")
-    cloud.wire.fakes["SendMessage"] = lambda _: THROUGH
+    cloud.aws.fakes["SendMessage"] = lambda _: PASS_THROUGH
 
     def refuse(_: Any) -> Any:
         raise ValueError("from another release")
@@ -169,58 +165,58 @@ def test_what_was_set_aside_is_recorded_by_a_release_that_can_read_it(
     assert [(row["event_id"], row["version"]) for row in cloud.rows] == [("A:ingestion", 1)]
 
 
-@pytest.mark.parametrize("broken", [Refused("AccessDenied"), ReadTimeoutError(endpoint_url="")])
-def test_what_cannot_be_set_aside_comes_again(
+@pytest.mark.parametrize("broken", [ServiceError("AccessDenied"), ReadTimeoutError(endpoint_url="")])
+def test_a_record_that_cannot_be_quarantined_is_retried(
     cloud: Cloud, capsys: pytest.CaptureFixture[str], broken: Exception
 ) -> None:
     records = stream_of(cloud, "A", "B")
     damage(records[0])
     damage(records[3])
-    printed(capsys)
-    cloud.wire.calls.clear()
+    read_output(capsys)
+    cloud.aws.calls.clear()
 
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
         raise broken
 
-    taking, cloud.wire.fakes["SendMessage"] = cloud.wire.fakes["SendMessage"], refuse
+    taking, cloud.aws.fakes["SendMessage"] = cloud.aws.fakes["SendMessage"], refuse
     assert handle(records) == [sequence(records[0])]
-    assert [call.operation for call in cloud.wire.calls].count("SendMessage") <= 1, "the second comes again with it"
+    assert [call.operation for call in cloud.aws.calls].count("SendMessage") <= 1, "the second one is retried with it"
     assert cloud.unrecorded == []
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert ("RecordsUnreadable", "test") not in shown.metrics
     (line,) = shown.logs
     assert line["level"] == "WARNING"
-    cloud.wire.fakes["SendMessage"] = taking
+    cloud.aws.fakes["SendMessage"] = taking
     assert handle(records) == []
     assert [message["Records"] for message in cloud.unrecorded] == [[records[0]], [records[3]]]
 
 
-def test_what_comes_again_is_not_set_aside_each_time(cloud: Cloud) -> None:
-    """The series is away; of two records that cannot be read, one is before the row that stops the stream."""
+def test_records_that_will_be_retried_are_not_quarantined_each_time(cloud: Cloud) -> None:
+    """The series is unavailable. One of two unreadable records is before the row that stops the stream."""
     records = stream_of(cloud, "A", "B")
     damage(records[0])
     damage(records[5])
 
     def refuse(_: dict[str, Any]) -> dict[str, Any]:
-        raise Refused("ThrottlingException")
+        raise ServiceError("ThrottlingException")
 
-    taking, cloud.wire.fakes["WriteRecords"] = cloud.wire.fakes["WriteRecords"], refuse
+    taking, cloud.aws.fakes["WriteRecords"] = cloud.aws.fakes["WriteRecords"], refuse
     for _ in range(3):
         again = handle(records)
         assert again == [sequence(records[n]) for n in (2, 3)]
     records = [record for record in records if int(sequence(record)) >= int(again[0])]
     assert [message["Records"][0] for message in cloud.unrecorded] == [cloud.unrecorded[0]["Records"][0]] * 3
     cloud.unrecorded.clear()
-    cloud.wire.fakes["WriteRecords"] = taking
+    cloud.aws.fakes["WriteRecords"] = taking
     assert handle(records) == []
     assert [message["Records"] for message in cloud.unrecorded] == [[records[-1]]]
 
 
 @pytest.mark.parametrize("text", ["x", "\uffff", "\U0001f600"])
-def test_the_largest_image_of_whatever_text_is_a_message(cloud: Cloud, text: str) -> None:
-    """DynamoDB's 400 kB in a binary, and characters that SQS does not take as they are."""
-    cloud.hurry()
-    cloud.wire.fakes["SendMessage"] = lambda _: THROUGH
+def test_the_largest_image_fits_into_a_message(cloud: Cloud, text: str) -> None:
+    """An item of 400 kB, and characters that SQS rejects unless they are escaped."""
+    cloud.replace_moto()
+    cloud.aws.fakes["SendMessage"] = lambda _: PASS_THROUGH
     record = cloud.image({"invoice_id": {"S": text * 40}, "version": {"N": "1"}, "changes": {"B": b"\xc1" * 400_000}})
     assert handle([record]) == []
     body = received()
@@ -241,7 +237,7 @@ def test_firehose_is_chosen_by_a_setting(cloud: Cloud, monkeypatch: pytest.Monke
     taken: list[bytes] = []
 
     def put(params: dict[str, Any]) -> dict[str, Any]:
-        """It takes all but the second row."""
+        """Accept all rows except the second."""
         answers = []
         for record in params["Records"]:
             lost = b'"A:authorization"' in record["Data"]
@@ -249,24 +245,24 @@ def test_firehose_is_chosen_by_a_setting(cloud: Cloud, monkeypatch: pytest.Monke
             taken.extend([] if lost else [record["Data"]])
         return {"FailedPutCount": 1, "RequestResponses": answers}
 
-    cloud.wire.fakes["PutRecordBatch"] = put
+    cloud.aws.fakes["PutRecordBatch"] = put
     recorder.dependencies.cache_clear()
     assert handle(records) == [sequence(records[2])]
     recorder.dependencies.cache_clear()
     assert len(taken) == 3
 
 
-def test_latency_counts_from_when_the_event_came_in(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latency_starts_when_the_event_is_received(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     records = stream_of(cloud, "A")
     cloud.now += 3 * MINUTE
-    printed(capsys)
+    read_output(capsys)
     handle(records)
-    assert printed(capsys).metrics["VisibilityLatency", "test", "ingestion"] == [180_000.0]
+    assert read_output(capsys).metrics["VisibilityLatency", "test", "ingestion"] == [180_000.0]
 
 
 def test_a_batch_of_the_stream_is_one_call(cloud: Cloud) -> None:
     records = stream_of(cloud, *[f"I{n}" for n in range(33)])
-    cloud.wire.calls.clear()
+    cloud.aws.calls.clear()
     handle(records)
-    (call,) = cloud.wire.calls
-    assert len([flat(record) for record in call.params["Records"]]) == 66
+    (call,) = cloud.aws.calls
+    assert len([flatten_record(record) for record in call.params["Records"]]) == 66

@@ -1,4 +1,4 @@
-"""Telemetry: metrics in exactly the dimensions that alarms know."""
+"""Telemetry: metrics have exactly the dimensions of the alarms."""
 
 import json
 from typing import Any
@@ -9,17 +9,17 @@ from bems.tracker.actions import Alert
 from bems.tracker.metrics import CONFLICTS, EVENTS_ACCEPTED, SWEEP_BACKLOG, VISIBILITY_LATENCY
 from handlers.telemetry import CountedAlerts, MetricsBuffer, entry_point, logger
 from tests.aws.recorded_calls import Context
-from tests.handlers.emf import printed
+from tests.handlers.emf import read_output
 from tests.tracker.samples import FACTS, NOW
 
 
 @pytest.fixture(autouse=True)
 def service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which Powertools would add as a dimension."""
+    """Set the service name, which Powertools would add as a dimension."""
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "producer")
 
 
-def test_an_invocations_metrics_are_written_once_a_set_of_dimensions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_are_written_once_per_set_of_dimensions(capsys: pytest.CaptureFixture[str]) -> None:
     meter = MetricsBuffer("eu")
     for stage in ("posting", "ingestion", "posting"):
         meter.add(EVENTS_ACCEPTED, stage=stage)
@@ -43,36 +43,36 @@ def test_an_invocations_metrics_are_written_once_a_set_of_dimensions(capsys: pyt
 def test_a_zero_is_written_too(capsys: pytest.CaptureFixture[str]) -> None:
     with MetricsBuffer("eu").flushed() as meter:
         meter.add(SWEEP_BACKLOG, 0)
-    assert printed(capsys).metrics == {("SweepBacklog", "eu"): [0.0]}
+    assert read_output(capsys).metrics == {("SweepBacklog", "eu"): [0.0]}
 
 
 @pytest.mark.parametrize("count", [99, 100, 101, 250])
 def test_every_duration_is_kept_however_many(capsys: pytest.CaptureFixture[str], count: int) -> None:
-    """The embedded metric format takes 100 values of a metric in one line."""
+    """The embedded metric format allows 100 values of a metric per line."""
     meter = MetricsBuffer("eu")
     for value in range(count):
         meter.add(VISIBILITY_LATENCY, value, stage="posting")
     meter.flush()
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert shown.metrics == {("VisibilityLatency", "eu", "posting"): [float(value) for value in range(count)]}
     assert all(len(json.loads(line)["VisibilityLatency"]) <= 100 for line in shown.text.splitlines())
 
 
-def test_what_was_counted_is_written_when_the_invocation_fails(capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_are_written_when_the_invocation_fails(capsys: pytest.CaptureFixture[str]) -> None:
     meter = MetricsBuffer("eu")
     meter.add(SWEEP_BACKLOG, 1)
     with pytest.raises(ZeroDivisionError), meter.flushed():
         raise ZeroDivisionError
-    assert printed(capsys).metrics == {("SweepBacklog", "eu"): [1.0]}
+    assert read_output(capsys).metrics == {("SweepBacklog", "eu"): [1.0]}
 
 
-def test_other_dimensions_are_a_mistake() -> None:
+def test_wrong_dimensions_raise() -> None:
     with pytest.raises(ValueError, match="EventsAccepted has the dimensions cell, stage"):
         MetricsBuffer("eu").add(EVENTS_ACCEPTED)
 
 
 class Topics:
-    """The Alerts port, which refuses what it is told to."""
+    """Alerts port that raises if `refuses`."""
 
     def __init__(self, refuses: bool) -> None:
         self._refuses = refuses
@@ -82,19 +82,19 @@ class Topics:
             raise RuntimeError(alert.id)
 
 
-def test_an_alert_that_was_raised_is_a_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_raised_alert_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     """The destination `log`, which every severity has by default."""
     alert = Alert("a1", "INV/1", "stuck", "posting", "critical", 3, NOW, NOW, NOW, FACTS)
     with MetricsBuffer("eu").flushed() as meter:
         CountedAlerts(Topics(refuses=False), meter).raise_alert(alert)
         with pytest.raises(RuntimeError):
             CountedAlerts(Topics(refuses=True), meter).raise_alert(alert)
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert shown.metrics == {("AlertsRaised", "eu", "posting", "critical"): [1.0]}
     (line,) = shown.logs
     assert (line["level"], line["message"]) == ("INFO", "alert raised")
-    told = {name: line[name] for name in ("alert_id", "invoice_id", "kind", "stage", "severity", "step")}
-    assert told == {
+    logged = {name: line[name] for name in ("alert_id", "invoice_id", "kind", "stage", "severity", "step")}
+    assert logged == {
         "alert_id": "a1",
         "invoice_id": "INV/1",
         "kind": "stuck",
@@ -104,10 +104,10 @@ def test_an_alert_that_was_raised_is_a_line_of_the_log(capsys: pytest.CaptureFix
     }
 
 
-def test_an_event_is_not_logged_whatever_the_environment_says(
+def test_log_event_stays_off_if_the_environment_enables_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An API Gateway event has the caller's key among its headers."""
+    """The headers of an API Gateway event contain the caller's key."""
     monkeypatch.setenv("POWERTOOLS_LOGGER_LOG_EVENT", "true")
 
     def handler(event: dict[str, Any], context: Any) -> str:  # noqa: ARG001
@@ -115,6 +115,6 @@ def test_an_event_is_not_logged_whatever_the_environment_says(
         return str(event["headers"]["x-api-key"])
 
     assert entry_point(handler)({"headers": {"x-api-key": "secret-key"}}, Context()) == "secret-key"
-    shown = printed(capsys)
+    shown = read_output(capsys)
     assert "secret-key" not in shown.text
     assert [(line["message"], line["function_request_id"]) for line in shown.logs] == [("hello", "request-1")]

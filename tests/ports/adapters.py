@@ -1,4 +1,4 @@
-"""The two homes behind the ports: what a contract test needs to look at each of them."""
+"""Adapters of both runtimes, and what the contract tests need to inspect them."""
 
 from __future__ import annotations
 
@@ -22,32 +22,34 @@ MACHINE = load_machine()
 
 
 class Adapter(Protocol):
-    """The ports, and a look behind them."""
+    """The ports of a runtime, and their observable effects."""
 
     records: Records
     executions: Executions
     alerts: Alerts
 
     def waits(self) -> list[dict[str, Any]]:
-        """The payloads with which executions called RegisterWait, in order."""
+        """Return the payloads of calls to RegisterWait, in order."""
         ...
 
     def status(self, name: str) -> str:
-        """The execution's status."""
+        """Return an execution's status."""
         ...
 
     def raised(self) -> list[str]:
-        """The ids of the alerts that are out, each once."""
+        """Return the distinct ids of raised alerts, sorted."""
         ...
 
-    def later(self, seconds: int) -> None:
-        """Time passes, and executions' timers run out."""
+    def advance(self, seconds: int) -> None:
+        """Advance the clock and fire timers."""
         ...
 
 
 class StoreRecords:
-    """The embedded store as a Records port. Its one writer never loses a race, so a version that is not next is a
-    mistake that the store itself need not look for: this is where a second writer would be seen."""
+    """The embedded store as a Records port.
+
+    The store has a single writer and so does not check versions; this class does.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -74,7 +76,7 @@ class StoreAlerts:
 
 
 class EmbeddedAdapter:
-    """One machine: the embedded executions on a store."""
+    """The embedded runtime: executions on a store."""
 
     def __init__(self, store: Store, raised: Callable[[], list[str]]) -> None:
         self._store = store
@@ -87,7 +89,7 @@ class EmbeddedAdapter:
         self.executions: Executions = embedded.Executions(MACHINE, functions, store, self._ended)
 
     def _ended(self, started: dict[str, Any], now: Instant) -> None:
-        """Nobody starts another one here."""
+        """Start no further execution."""
 
     def waits(self) -> list[dict[str, Any]]:
         return self._waits
@@ -100,7 +102,7 @@ class EmbeddedAdapter:
     def raised(self) -> list[str]:
         return self._raised()
 
-    def later(self, seconds: int) -> None:
+    def advance(self, seconds: int) -> None:
         self._now += seconds * 1_000_000
         while (due := self._store.next_due()) and due.at <= self._now:
             assert isinstance(self.executions, embedded.Executions)
@@ -115,7 +117,7 @@ class EmbeddedAdapter:
 
 
 class AwsAdapter:
-    """AWS: the adapters over a cloud."""
+    """The AWS runtime: the boto3 adapters on a Cloud."""
 
     def __init__(self, cloud: Cloud, client: Callable[[str], Any], topics: dict[Any, str], table: str) -> None:
         self._cloud = cloud
@@ -128,25 +130,25 @@ class AwsAdapter:
         cloud.machine.functions = {"RegisterWaitFunction": self._wait, "EscalateFunction": self._park}
 
     def waits(self) -> list[dict[str, Any]]:
-        self._turn()
+        self._process_all()
         return self._waits
 
     def status(self, name: str) -> str:
-        self._turn()
+        self._process_all()
         return self._cloud.machine.executions[name].status
 
     def raised(self) -> list[str]:
         return sorted({alert["id"] for alert in self._cloud.alerts})
 
-    def later(self, seconds: int) -> None:
-        self._turn()
+    def advance(self, seconds: int) -> None:
+        self._process_all()
         self._cloud.now += seconds * 1_000_000
-        self._cloud.machine.fire()
-        self._turn()
+        self._cloud.machine.fire_timers()
+        self._process_all()
 
-    def _turn(self) -> None:
-        while self._cloud.machine.busy:
-            self._cloud.machine.turn()
+    def _process_all(self) -> None:
+        while self._cloud.machine.is_busy:
+            self._cloud.machine.process_next()
 
     def _wait(self, payload: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG002
         self._waits.append(payload)

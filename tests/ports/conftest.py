@@ -1,4 +1,4 @@
-"""Every home that a contract test runs on."""
+"""Adapters that the contract tests run on."""
 
 from collections.abc import Iterator
 from os import environ
@@ -11,14 +11,14 @@ from bems.embedded.definition import read_resolved_definition
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import MemoryStore
 from tests.aws.cloud import TABLE, Cloud
-from tests.aws.fixtures import cloud, whole_cloud
+from tests.aws.fixtures import cloud, module_cloud
 from tests.ports.adapters import MACHINE, Adapter, AwsAdapter, EmbeddedAdapter
 
-__all__ = ["cloud", "whole_cloud"]
+__all__ = ["cloud", "module_cloud"]
 
 
-@pytest.fixture(params=["memory", "sqlite", "aws on moto", "aws, quick"])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]:
+@pytest.fixture(params=["memory", "sqlite", "aws on moto", "aws on fakes"])
+def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]:
     if request.param == "memory":
         memory = MemoryStore(keep_history=True)
         yield EmbeddedAdapter(memory, lambda: sorted({alert.id for alert in memory.alerts}))
@@ -30,8 +30,8 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]:
         store.close()
         return
     moto: Cloud = request.getfixturevalue("cloud")
-    if request.param == "aws, quick":
-        moto.hurry()
+    if request.param == "aws on fakes":
+        moto.replace_moto()
     topics = {severity: environ[f"BEMS_{severity.upper()}_TOPIC_ARN"] for severity in ("warning", "critical")}
     yield AwsAdapter(moto, client, topics, TABLE)
 

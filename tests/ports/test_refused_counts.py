@@ -1,4 +1,4 @@
-"""What counts as a refused event: one table, held against every runtime's API and its metric."""
+"""Which events count as refused: one table, tested on the API and the metric of both runtimes."""
 
 import json
 from base64 import b64encode
@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bems.tracker.cells import Limits
 from tests.aws.cloud import open_cloud
 from tests.embedded.api.calls import UNLIMITED, Cell, event_body
-from tests.handlers.emf import printed
+from tests.handlers.emf import read_output
 
 MAX_BATCH = 5
 _EVENT = json.dumps(event_body("posting", event_id="e1")).encode()
@@ -26,7 +26,7 @@ def batch_of(*events: bytes) -> bytes:
 
 
 class Case(NamedTuple):
-    """A request, how it is answered, and how many events count as refused and as accepted."""
+    """A request, its status, and the numbers of events that count as refused and accepted."""
 
     what: str
     body: bytes
@@ -58,7 +58,7 @@ CASES = (
 )
 
 Send = Callable[[Case], tuple[int, int, int]]
-"""A case to its status, and how many events were counted as refused and as accepted."""
+"""Send a case. Returns the status, and the numbers of events counted as refused and accepted."""
 
 
 @contextmanager
@@ -90,18 +90,18 @@ def aws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Send]:
     with open_cloud(tmp_path, BEMS_MAX_BATCH=str(MAX_BATCH)) as cloud:
 
         def send(case: Case) -> tuple[int, int, int]:
-            printed(capsys)
+            read_output(capsys)
             more = {
                 "headers": {"Content-Type": case.content_type},
                 "body": b64encode(case.body).decode(),
                 "isBase64Encoded": True,
             }
             answer = cloud.post("posting", b"", batch=case.is_batch, more=more)
-            metrics = printed(capsys).metrics
+            metrics = read_output(capsys).metrics
             refused, accepted = (
                 int(sum(metrics.get((name, "test", "posting"), []))) for name in ("EventsRefused", "EventsAccepted")
             )
-            # Whether an event is a repeat is found out behind the bus: here each of the same id counts.
+            # Duplicates are detected after the bus, so the producer counts each event with the same id.
             return answer["statusCode"], refused, min(accepted, 1)
 
         yield send
@@ -114,5 +114,5 @@ def send(request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.what for case in CASES])
-def test_refused_events_are_counted_alike_in_every_runtime(send: Send, case: Case) -> None:
+def test_runtimes_count_refused_events_alike(send: Send, case: Case) -> None:
     assert send(case) == (case.status, case.refused, case.accepted)

@@ -12,7 +12,7 @@ Start = Callable[[str, Policy], Lifecycle]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """start(at, policy): a cell whose clock stands at a time."""
+    """start(at, policy) returns a Lifecycle whose frozen clock is at a time."""
     with freeze_time("2000-01-01") as frozen:
         assert isinstance(frozen, FrozenDateTimeFactory)
 

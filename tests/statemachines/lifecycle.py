@@ -1,4 +1,4 @@
-"""A cell on freezegun's clock: the real core, engine and definition, time moved by the test."""
+"""A cell on freezegun's clock, with the real core, engine and definition."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,7 +22,7 @@ INVOICE = "INV/2026/000123"
 
 
 class Lifecycle:
-    """One invoice in a cell."""
+    """One invoice in a cell. Tests move the clock."""
 
     def __init__(self, frozen: FrozenDateTimeFactory, policy: Policy) -> None:
         self.frozen = frozen
@@ -32,14 +32,14 @@ class Lifecycle:
         self.sent = 0
 
     def send(self, stage: Stage, status: str, facts: Facts = FACTS, ago: timedelta = timedelta()) -> Receipt:
-        """An event that occurred some time ago arrives now."""
+        """Send an event that occurred `ago`."""
         self.sent += 1
         now = self.clock.now()
         occurred_at = now - int(ago.total_seconds()) * 1_000_000
         return self.cell.handle_event(event(stage, status, occurred_at, f"e{self.sent}", INVOICE, facts), now)
 
     def advance(self, **duration: float) -> None:
-        """Let time pass, stopping at every instant at which something is due."""
+        """Advance the clock, stopping at each instant at which something is due."""
         self.until(datetime.now(UTC) + timedelta(**duration))
 
     def until(self, end: datetime) -> None:
@@ -60,7 +60,7 @@ class Lifecycle:
 
     @property
     def alerts(self) -> list[tuple[str, str, int, str]]:
-        """Kind, stage, step and severity of each, in the order in which they were raised."""
+        """Kind, stage, step and severity of each alert, in the order of raising."""
         return [(alert.kind, alert.stage, alert.step, alert.severity) for alert in self.store.alerts]
 
     def due_at(self) -> list[datetime]:
@@ -70,7 +70,7 @@ class Lifecycle:
         return self.cell.executions.history(execution_name(INVOICE, run))
 
     def states(self, run: int = 1) -> list[str]:
-        """The names of the states that a run entered, as the console shows them."""
+        """Return the names of the states that a run entered, as the console shows them."""
         return [e["stateEnteredEventDetails"]["name"] for e in self.history(run) if e["type"].endswith("StateEntered")]
 
     def execution_status(self, run: int = 1) -> str:

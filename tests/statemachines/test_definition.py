@@ -1,4 +1,4 @@
-"""The definition: what must hold of the file whatever runs it."""
+"""Properties of the state machine definition that do not depend on the interpreter."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ DEFINITION: dict[str, Any] = json.loads(read_definition())
 STATES: dict[str, dict[str, Any]] = DEFINITION["States"]
 AWAITS = {"authorization": "AwaitAuthorization", "reconciliation": "AwaitReconciliation", "posting": "AwaitPosting"}
 TASKS = [name for name, state in STATES.items() if state["Type"] == "Task"]
-LAMBDA_PASSES = {
+TRANSIENT_LAMBDA_ERRORS = {
     "Lambda.AWSLambdaException",
     "Lambda.ClientExecutionTimeoutException",
     "Lambda.SdkClientException",
@@ -27,10 +27,10 @@ LAMBDA_PASSES = {
 }
 """Step Functions developer guide, "Handle transient Lambda service exceptions"."""
 
-FUNCTION_RAN_OUT_OF_TIME = {"Lambda.Unknown", "Sandbox.Timedout"}
-"""By the guide and by Lambda's runtime: what a service that hangs does to a function that waits for it."""
+FUNCTION_TIMEOUT_ERRORS = {"Lambda.Unknown", "Sandbox.Timedout"}
+"""Errors of a function that timed out because a service hangs (the same guide, and Lambda's runtime)."""
 
-ENDS = {"Posted", "Rejected", "Cancelled", "Parked", "Superseded"}
+END_STATES = {"Posted", "Rejected", "Cancelled", "Parked", "Superseded"}
 
 
 def caught(state: str) -> dict[str, str]:
@@ -64,11 +64,13 @@ def test_the_machine_is_bounded_by_the_year_that_aws_allows() -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_only_what_may_pass_is_retried(name: str) -> None:
+def test_only_transient_errors_are_retried(name: str) -> None:
     (retrier,) = STATES[name]["Retry"]
-    # In an Await, States.Timeout is the deadline; elsewhere it is a function that does not come back.
+    # In an Await state, States.Timeout is the deadline; elsewhere it is a function that does not respond.
     late = set() if name in AWAITS.values() else {"States.Timeout"}
-    assert set(retrier["ErrorEquals"]) == LAMBDA_PASSES | FUNCTION_RAN_OUT_OF_TIME | {Unavailable.__name__} | late
+    assert (
+        set(retrier["ErrorEquals"]) == TRANSIENT_LAMBDA_ERRORS | FUNCTION_TIMEOUT_ERRORS | {Unavailable.__name__} | late
+    )
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -81,14 +83,14 @@ def test_an_hour_of_outage_fails_no_execution(name: str) -> None:
         for seed in range(500)
     ]
     assert min(map(sum, delays)) > 3600
-    # When it is over, who waits is on the way again within the two minutes that are promised.
+    # After the outage, executions continue within the documented two minutes.
     assert max(map(max, delays)) <= 120
-    # Those who failed together do not come back together.
+    # Jitter spreads the retries of executions that failed together.
     assert len({each[0] for each in delays}) > 400
 
 
 @pytest.mark.parametrize(("stage", "name"), AWAITS.items())
-def test_an_await_registers_and_catches_all_that_it_may_be_told(stage: str, name: str) -> None:
+def test_an_await_registers_and_catches_every_answer(stage: str, name: str) -> None:
     state = STATES[name]
     assert state["Resource"] == "arn:aws:states:::lambda:invoke.waitForTaskToken"
     assert state["Parameters"]["FunctionName"] == f"${{{REGISTER_WAIT}}}"
@@ -101,16 +103,16 @@ def test_an_await_registers_and_catches_all_that_it_may_be_told(stage: str, name
         "retry_count.$": "$$.State.RetryCount",
     }
     stuck = f"{stage.capitalize()}Stuck"
-    told = {"States.Timeout": stuck} | {error: error for error in ENDS - {"Posted"}}
+    expected = {"States.Timeout": stuck} | {error: error for error in END_STATES - {"Posted"}}
     if stage != "authorization":
-        told["Mismatched"] = "ReconciliationDisputed"
+        expected["Mismatched"] = "ReconciliationDisputed"
     if stage == "posting":
-        told["PostingFailed"] = "PostingFailed"
-    assert caught(name) == told
+        expected["PostingFailed"] = "PostingFailed"
+    assert caught(name) == expected
 
 
 @pytest.mark.parametrize(("stage", "name"), AWAITS.items())
-def test_a_timeout_asks_and_waits_on_or_ends(stage: str, name: str) -> None:
+def test_a_timeout_escalates_then_waits_or_ends(stage: str, name: str) -> None:
     stuck = STATES[f"{stage.capitalize()}Stuck"]
     assert stuck["Resource"] == "arn:aws:states:::lambda:invoke"
     assert stuck["Parameters"]["FunctionName"] == f"${{{ESCALATE}}}"
@@ -124,11 +126,11 @@ def test_a_timeout_asks_and_waits_on_or_ends(stage: str, name: str) -> None:
 
 
 def test_end_states_succeed() -> None:
-    assert {name for name, state in STATES.items() if state["Type"] == "Succeed"} == ENDS
+    assert {name for name, state in STATES.items() if state["Type"] == "Succeed"} == END_STATES
     assert not any(state["Type"] == "Fail" for state in STATES.values())
 
 
-def test_every_state_says_for_people_what_it_is() -> None:
+def test_every_state_has_a_comment() -> None:
     assert all(state["Comment"].endswith(".") for state in STATES.values())
     assert all(name.isidentifier() and name[0].isupper() for name in STATES)
 
@@ -137,7 +139,7 @@ def test_the_engine_runs_it_as_it_is() -> None:
     assert load_machine().start_at == "AwaitAuthorization"
 
 
-def test_an_installed_package_brings_it_along(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_installed_package_contains_the_definition(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     installed = tmp_path / "bems" / "embedded" / "definition.py"
     monkeypatch.setattr(definition, "__file__", str(installed))
     with pytest.raises(FileNotFoundError, match="statemachines"):

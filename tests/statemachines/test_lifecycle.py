@@ -1,4 +1,4 @@
-"""The lifecycle's scenarios: the definition, the engine and the core together, on freezegun's clock."""
+"""Scenarios of the lifecycle: definition, engine and core together, on freezegun's clock."""
 
 import time
 from datetime import UTC, date, datetime, timedelta
@@ -53,7 +53,7 @@ def test_a_thirty_day_wait_times_out_in_milliseconds(start: Start) -> None:
     invoice.advance(days=30)
     assert invoice.alerts == [("stuck", "authorization", 1, "warning")]
     assert invoice.due_at() == [datetime(2026, 4, 1, 9, tzinfo=UTC)]
-    # perf_counter is frozen too, so that nothing slept; what it took in truth is far below the test's own overhead.
+    # freezegun also freezes perf_counter, so this difference shows that nothing slept.
     assert time.perf_counter_ns() - before == timedelta(days=30) // timedelta(microseconds=1) * 1000
 
 
@@ -70,7 +70,7 @@ def test_a_wait_longer_than_thirty_days_wakes_early_and_raises_nothing(start: St
     assert invoice.alerts == [("stuck", "authorization", 1, "warning")]
 
 
-def test_alert_wait_again_late_event_onward(start: Start) -> None:
+def test_a_late_event_continues_after_an_alert(start: Start) -> None:
     invoice = start(MONDAY, plain_policy())
     invoice.send("ingestion", "received")
     invoice.advance(days=3)
@@ -99,7 +99,7 @@ def test_two_escalations_turn_critical(start: Start) -> None:
     ]
 
 
-def test_give_up_park_and_be_revived_by_the_next_event(start: Start) -> None:
+def test_a_parked_invoice_is_revived_by_the_next_event(start: Start) -> None:
     invoice = start(MONDAY, plain_policy())
     invoice.send("ingestion", "received")
     invoice.advance(days=60)
@@ -124,7 +124,7 @@ def test_a_dispute_and_its_repair(start: Start) -> None:
     assert invoice.status == "Disputed"
     assert invoice.alerts == [("dispute", "reconciliation", 0, "warning")]
     invoice.advance(days=2, hours=23)
-    assert len(invoice.alerts) == 1, "the wait of the stage starts anew"
+    assert len(invoice.alerts) == 1, "the wait of the stage restarts"
     invoice.send("reconciliation", "matched")
     assert invoice.states() == [
         "AwaitAuthorization",
@@ -135,7 +135,7 @@ def test_a_dispute_and_its_repair(start: Start) -> None:
     ]
 
 
-def test_a_dispute_that_nobody_repairs_gets_stuck(start: Start) -> None:
+def test_an_unresolved_dispute_gets_stuck(start: Start) -> None:
     invoice = start(MONDAY, plain_policy())
     invoice.send("ingestion", "received")
     invoice.send("authorization", "approved")
@@ -210,7 +210,7 @@ def test_a_cancellation_ends_every_wait(start: Start, events: int) -> None:
     assert invoice.states()[-1] == "Cancelled"
 
 
-def test_a_run_superseded(start: Start) -> None:
+def test_an_old_run_is_superseded(start: Start) -> None:
     invoice = start(MONDAY, plain_policy(deadline="300d", escalate_every="90d", give_up_at=5))
     invoice.send("ingestion", "received")
     invoice.advance(days=299)
@@ -222,7 +222,7 @@ def test_a_run_superseded(start: Start) -> None:
     assert [step for _, _, step, _ in invoice.alerts] == [1], "the alert of day 300 is raised once"
 
 
-def test_an_orphan_is_alerted_parked_and_found_again(start: Start) -> None:
+def test_an_orphan_is_alerted_and_parked_until_its_ingestion_arrives(start: Start) -> None:
     invoice = start(MONDAY, plain_policy())
     invoice.send("posting", "posted")
     invoice.advance(days=10)
@@ -301,7 +301,7 @@ def test_a_due_date_in_the_past_leaves_a_day(start: Start) -> None:
     assert invoice.due_at() == [datetime(2026, 3, 3, 9, tzinfo=UTC)]
 
 
-def test_a_policy_file_is_what_the_cell_goes_by(start: Start) -> None:
+def test_a_policy_file_is_applied(start: Start) -> None:
     text = "calendar: {country: US, timezone: America/New_York}\nstages: {authorization: {deadline: 2bd}}"
     invoice = start("2026-07-02T13:00:00Z", expand(read_policy(text, "policy.yaml")))
     invoice.send("ingestion", "received")

@@ -111,7 +111,7 @@ def write_group(connection: apsw.Connection, group: WriteSet, codec: Codec, numb
             [
                 (numbers.next_execution(settled), id, definition, execution.due, stimuli, executions[id])
                 for id, (execution, definition, stimuli, _) in group.executions.items()
-                if execution.finished is settled
+                if execution.is_finished is settled
             ],
         )
     if group.alerts or group.commands or group.dead_letters or group.postponed:

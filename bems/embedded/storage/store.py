@@ -139,7 +139,7 @@ class MemoryStore:
             self._stimuli.setdefault(execution.id, []).append((stimulus, at))
 
     def _put_execution(self, execution: Execution) -> None:
-        if execution.finished and not self._keep_history:
+        if execution.is_finished and not self._keep_history:
             self._executions.pop(execution.id, None)
             return
         self._executions[execution.id] = execution

@@ -266,6 +266,6 @@ def test_a_store_keeps_the_dictionaries_it_was_created_with(tmp_path: Path, monk
     store = open_store(tmp_path)
     assert [one for _, one in store.events()] == sent
     record, execution = store.record("INV-1"), store.execution(RUN_1)
-    assert record and execution and execution.finished
+    assert record and execution and execution.is_finished
     assert [row.outcome for row in store.timeline("INV-1")] == ["cancelled", "received"]
     store.close()

@@ -1,6 +1,6 @@
-"""One turn of an execution: from state to state, until a state waits or the execution ends.
+"""Runs an execution from state to state until a state waits or the execution ends.
 
-A turn works on a copy of the execution, and collects effects and history events on the way.
+Collects the effects and history events of one step.
 """
 
 from collections.abc import Callable
@@ -17,21 +17,27 @@ from bems.engine.payloads import fits
 from bems.engine.retries import retry_delay
 from bems.engine.timestamps import SECOND
 
-MAX_EVENTS: Final = 25_000
-"""The longest history of an execution: its last event says that it failed. Source: Step Functions service quotas."""
+MAX_HISTORY_EVENTS: Final = 25_000
+"""Maximum number of history events; the last one is the failure. Source: Step Functions service quotas."""
 
-_NEARLY_FULL: Final = MAX_EVENTS - 10
-"""Up to here, a turn that records nothing can enter a state, or go on in one, and need not look for the limit."""
+_RECORD_AFTER_EVENT: Final = MAX_HISTORY_EVENTS - 10
+"""Event id after which every step records its events, so that `add_event` enforces the limit.
 
-
-class HistoryIsFull(Exception):
-    """The next event would be one too many."""
+The margin of 10 exceeds the number of events that a step can add before it compares `last_event` with this constant."""
 
 
-class Turn:
-    """`execution` is the one given until a stimulus applies, and then a copy that is the turn's own.
+class HistoryFull(Exception):
+    """The next event would exceed MAX_HISTORY_EVENTS."""
 
-    `events` is None in a turn that counts its events only. Near the limit it records them too: note() keeps the limit.
+
+class StateRunner:
+    """Runs one step of an execution.
+
+    `execution` is the caller's object until the stimulus applies, then a copy that the step modifies. `events` is None
+    if the step only counts events. Near the limit it always records them, because `add_event` then checks the limit.
+
+    Methods that return `str | None` return the name of the next state, or None if the current state waits or the
+    execution has ended. They raise StatesError.
     """
 
     __slots__ = ("effects", "events", "execution", "machine", "now")
@@ -40,44 +46,47 @@ class Turn:
         self.machine = machine
         self.execution = execution
         self.now = now
-        self.events: list[HistoryEvent] | None = [] if record or execution.last_event > _NEARLY_FULL else None
+        self.events: list[HistoryEvent] | None = [] if record or execution.last_event > _RECORD_AFTER_EVENT else None
         self.effects: list[Effect] = []
 
-    # From state to state
+    # Transitions
 
     def run(self, name: str | None) -> None:
-        """Enters states until one waits or the execution ends."""
+        """Enter states until one waits or the execution ends."""
         while name is not None:
             state = self.machine.states[name]
-            self.begin(state)
+            self.enter_state(state)
             try:
                 name = _ENTER[type(state)](self, state)
             except StatesError as error:
                 name = self.fail_state(state, error)
 
-    def begin(self, state: State) -> None:
+    def enter_state(self, state: State) -> None:
         execution = self.execution
         execution.state = state.name
         execution.entered_at = self.now
         execution.retries = None
         execution.retry_count = 0
-        if execution.last_event > _NEARLY_FULL and self.events is None:
+        if execution.last_event > _RECORD_AFTER_EVENT and self.events is None:
             self.events = []
         if self.events is None:
             execution.last_event += 1
         else:
-            self.note(f"{state.type}StateEntered", state.name, execution.data)
+            self.add_event(f"{state.type}StateEntered", state.name, execution.data)
         execution.entered_event = execution.last_event
 
-    def attempt(self, action: "Action", state: State) -> str | None:
-        """The name of the state that follows; None if this one waits, or the execution has ended."""
+    def run_action(self, action: "Action", state: State) -> str | None:
+        """Run a method for a state, and fail the state if it raises StatesError."""
         try:
             return action(self, state)
         except StatesError as error:
             return self.fail_state(state, error)
 
-    def exit(self, state: State, output: Any, following: str | None, known: Any = None) -> str | None:
-        """`known` is a value that is known to fit, as the state's data is: neither is checked as an output."""
+    def exit_state(self, state: State, output: Any, following: str | None, known: Any = None) -> str | None:
+        """Leave a state.
+
+        The size of `output` is checked unless it is the state's data or `known`, a value that is known to fit.
+        """
         execution = self.execution
         if output is not known and output is not execution.data and not fits(output):
             raise state_too_large(state)
@@ -87,39 +96,44 @@ class Turn:
         if self.events is None:
             execution.last_event += 1
         else:
-            self.note(f"{state.type}StateExited", state.name, output)
+            self.add_event(f"{state.type}StateExited", state.name, output)
         if following is None:
             execution.output = output
-            self.end(status.SUCCEEDED)
-            self.note("ExecutionSucceeded", output)
+            self.close(status.SUCCEEDED)
+            self.add_event("ExecutionSucceeded", output)
         return following
 
-    def finish(self, ending: str, event: str, error: str | None, cause: str | None) -> None:
+    def close_with_error(self, ending: str, event: str, error: str | None, cause: str | None) -> None:
+        """Close the execution with the status `ending`, an error and a history event of type `event`."""
         execution = self.execution
         execution.error = error
         execution.cause = cause
-        self.end(ending)
-        self.note(event, error, cause)
+        self.close(ending)
+        self.add_event(event, error, cause)
 
-    def end(self, ending: str) -> None:
+    def close(self, ending: str) -> None:
+        """Set the final status, and clear the fields of the current state and its timers."""
         execution = self.execution
         execution.status = ending
         execution.stopped_at = self.now
         execution.data = execution.phase = execution.token = execution.invocation = execution.retries = None
         execution.timer_at = execution.heartbeat_at = execution.heartbeat_seconds = execution.expires_at = None
 
-    def note(self, event: str, *details: Any) -> None:
-        """Adds an event. Where nothing is recorded it only counts, as other methods do themselves to save the call."""
+    def add_event(self, event: str, *details: Any) -> None:
+        """Add a history event, or only count it if events are not recorded.
+
+        Hot paths increment `last_event` themselves to save this call.
+        """
         number = self.execution.last_event + 1
         if self.events is not None:
-            if number >= MAX_EVENTS and event not in _ENDINGS:
-                raise HistoryIsFull
-            # Step Functions links the first state, an abort and the machine's own timeout to nothing.
+            if number >= MAX_HISTORY_EVENTS and event not in _ENDINGS:
+                raise HistoryFull
+            # In Step Functions, the first state, an abort and the machine's timeout have no previous event.
             previous = 0 if number <= 2 or event in _UNLINKED else number - 1
             self.events.append(HistoryEvent(number, previous, event, self.now, details))
         self.execution.last_event = number
 
-    # States
+    # State types
 
     def effective_input(self, state: State) -> Any:
         data = self.execution.data
@@ -134,17 +148,17 @@ class Turn:
             result = state.result(result, self.execution)
         data = self.execution.data
         output = data if state.result_path is None else state.result_path(data, result)
-        return self.exit(state, self.effective_output(state, output), state.next)
+        return self.exit_state(state, self.effective_output(state, output), state.next)
 
     def enter_choice(self, state: Choice) -> str | None:
         data = self.effective_input(state)
         following = choose(state.choices, state.default, data, self.execution)
         if following is None:
-            # Reported as States.Runtime; States.NoChoiceMatched is reserved for future use.
+            # Step Functions reports States.Runtime; States.NoChoiceMatched is reserved for future use.
             raise StatesError(
                 RUNTIME, "Failed to transition out of the state. The state does not point to a next state."
             )
-        return self.exit(state, self.effective_output(state, data), following)
+        return self.exit_state(state, self.effective_output(state, data), following)
 
     def enter_wait(self, state: Wait) -> str | None:
         execution = self.execution
@@ -156,21 +170,21 @@ class Turn:
         return None
 
     def end_wait(self, state: Wait) -> str | None:
-        return self.exit(state, self.effective_output(state, self.effective_input(state)), state.next)
+        return self.exit_state(state, self.effective_output(state, self.effective_input(state)), state.next)
 
     def enter_succeed(self, state: Succeed) -> str | None:
-        return self.exit(state, self.effective_output(state, self.effective_input(state)), None)
+        return self.exit_state(state, self.effective_output(state, self.effective_input(state)), None)
 
     def enter_fail(self, state: Fail) -> str | None:
         data, execution = self.execution.data, self.execution
         error = None if state.error is None else state.error(data, execution)
         cause = None if state.cause is None else state.cause(data, execution)
-        self.finish(status.FAILED, "ExecutionFailed", error, cause)
+        self.close_with_error(status.FAILED, "ExecutionFailed", error, cause)
         return None
 
     # Tasks
 
-    def schedule(self, state: Task) -> str | None:
+    def schedule_task(self, state: Task) -> str | None:
         execution = self.execution
         invocation = execution.last_event + 1
         execution.token = f"{execution.id}#{invocation}" if state.waits_for_token else None
@@ -189,41 +203,41 @@ class Turn:
         if self.events is None:
             execution.last_event += 2
         elif state.service is None:
-            self.note("LambdaFunctionScheduled", state.resource, data, timeout)
-            self.note("LambdaFunctionStarted")
+            self.add_event("LambdaFunctionScheduled", state.resource, data, timeout)
+            self.add_event("LambdaFunctionStarted")
         else:
-            self.note("TaskScheduled", *state.service, self.machine.region, data, timeout, heartbeat)
-            self.note("TaskStarted", *state.service)
+            self.add_event("TaskScheduled", *state.service, self.machine.region, data, timeout, heartbeat)
+            self.add_event("TaskStarted", *state.service)
         self.effects.append(Invoke(invocation, state.resource, data, execution.token))
         return None
 
-    def note_task(self, state: Task, event: str, *details: Any) -> None:
+    def add_task_event(self, state: Task, event: str, *details: Any) -> None:
         if self.events is None:
             self.execution.last_event += 1
         elif state.service is None:
-            self.note(event.replace("Task", "LambdaFunction"), *details)
+            self.add_event(event.replace("Task", "LambdaFunction"), *details)
         else:
-            self.note(event, *state.service, *details)
+            self.add_event(event, *state.service, *details)
 
     def succeed_task(self, state: Task, result: Any) -> str | None:
-        """The task ends with a result that fits."""
-        self.note_task(state, "TaskSucceeded", result)
+        """End the task with a result. The caller has checked the size of the result."""
+        self.add_task_event(state, "TaskSucceeded", result)
         execution = self.execution
         try:
             output = result if state.result_selector is None else state.result_selector(result, execution)
             output = execution.data if state.result_path is None else state.result_path(execution.data, output)
-            return self.exit(state, self.effective_output(state, output), state.next, result)
+            return self.exit_state(state, self.effective_output(state, output), state.next, result)
         except StatesError as error:
             return self.fail_state(state, error)
 
     def fail_task(self, state: Task, error: str | None, cause: str | None) -> str | None:
-        self.note_task(state, "TaskFailed", error, cause)
-        return self.recover(state, error, error, cause, cause)
+        self.add_task_event(state, "TaskFailed", error, cause)
+        return self.retry_or_catch(state, error, error, cause, cause)
 
-    def time_out(self, state: Task, error: str) -> str | None:
-        # Both timeouts are reported as States.Timeout, without a cause: an empty one in the error output.
-        self.note_task(state, "TaskTimedOut", TIMEOUT)
-        return self.recover(state, error, TIMEOUT, None, "")
+    def time_out_task(self, state: Task, error: str) -> str | None:
+        # Both timeouts are reported as States.Timeout without a cause; the error output has an empty cause.
+        self.add_task_event(state, "TaskTimedOut", TIMEOUT)
+        return self.retry_or_catch(state, error, TIMEOUT, None, "")
 
     def fail_state(self, state: State, error: StatesError) -> str | None:
         cause = error.cause
@@ -231,15 +245,18 @@ class Turn:
             where = f"the state '{state.name}' (entered at the event id #{self.execution.entered_event})"
             cause = f"An error occurred while executing {where}. {cause}"
         if isinstance(state, Task):
-            return self.recover(state, error.error, error.error, cause, cause)
-        self.finish(status.FAILED, "ExecutionFailed", error.error, cause)
+            return self.retry_or_catch(state, error.error, error.error, cause, cause)
+        self.close_with_error(status.FAILED, "ExecutionFailed", error.error, cause)
         return None
 
-    def recover(
+    def retry_or_catch(
         self, state: Task, name: str | None, error: str | None, cause: str | None, caught_cause: str | None
     ) -> str | None:
-        """Retries, or catches, or fails the execution: `name` is matched, `error` reported."""
-        if self.retry(state, name):
+        """Schedule a retry, run a catcher or fail the execution.
+
+        Retriers and catchers match `name`; `error` is what is reported.
+        """
+        if self.schedule_retry(state, name):
             return None
         for catcher in state.catch:
             if matches(catcher.error_equals, name):
@@ -247,14 +264,14 @@ class Turn:
                 output = {"Error": error, "Cause": caught_cause}
                 try:
                     output = data if catcher.result_path is None else catcher.result_path(data, output)
-                    return self.exit(state, output, catcher.next)
+                    return self.exit_state(state, output, catcher.next)
                 except StatesError as failure:
                     error, cause = failure.error, failure.cause
                 break
-        self.finish(status.FAILED, "ExecutionFailed", error, cause)
+        self.close_with_error(status.FAILED, "ExecutionFailed", error, cause)
         return None
 
-    def retry(self, state: Task, error: str | None) -> bool:
+    def schedule_retry(self, state: Task, error: str | None) -> bool:
         execution = self.execution
         for index, retrier in enumerate(state.retry):
             if not matches(retrier.error_equals, error):
@@ -286,17 +303,17 @@ _TOO_LARGE: Final = (
     "The state/task '{}' returned a result with a size exceeding the maximum number of bytes service limit."
 )
 
-HISTORY_IS_FULL: Final = f"The execution reached the maximum number of history events ({MAX_EVENTS})."
+HISTORY_FULL_CAUSE: Final = f"The execution reached the maximum number of history events ({MAX_HISTORY_EVENTS})."
 
-Action = Callable[[Turn, Any], str | None]
+Action = Callable[[StateRunner, Any], str | None]
 
 _UNLINKED: Final = frozenset({"ExecutionAborted", "ExecutionTimedOut"})
 _ENDINGS: Final = _UNLINKED | {"ExecutionFailed", "ExecutionSucceeded"}
 _ENTER: Final[dict[type[State], Action]] = {
-    Choice: Turn.enter_choice,
-    Fail: Turn.enter_fail,
-    Pass: Turn.enter_pass,
-    Succeed: Turn.enter_succeed,
-    Task: Turn.schedule,
-    Wait: Turn.enter_wait,
+    Choice: StateRunner.enter_choice,
+    Fail: StateRunner.enter_fail,
+    Pass: StateRunner.enter_pass,
+    Succeed: StateRunner.enter_succeed,
+    Task: StateRunner.schedule_task,
+    Wait: StateRunner.enter_wait,
 }
