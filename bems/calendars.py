@@ -14,8 +14,8 @@ from bems.tracker.policy import WEEKDAYS, Policy, PolicySpec, Weekday, build_pol
 if TYPE_CHECKING:
     from holidays import HolidayBase
 
-FIRST_YEAR = 2000
-LAST_YEAR = 2050
+MIN_YEAR = 2000
+MAX_YEAR = 2050
 """First and last year of expanded calendars. In other years a policy has the last year's weekend and no holidays."""
 
 
@@ -45,7 +45,7 @@ class CountryDays(NamedTuple):
 
 
 def days_off(
-    country: str, subdivision: str | None = None, first_year: int = FIRST_YEAR, last_year: int = LAST_YEAR
+    country: str, subdivision: str | None = None, first_year: int = MIN_YEAR, last_year: int = MAX_YEAR
 ) -> frozenset[date]:
     """Return the public holidays of a country (ISO 3166-1 alpha-2) or a subdivision of it (ISO 3166-2).
 
@@ -56,7 +56,7 @@ def days_off(
 
 
 def country_days(
-    country: str, subdivision: str | None = None, first_year: int = FIRST_YEAR, last_year: int = LAST_YEAR
+    country: str, subdivision: str | None = None, first_year: int = MIN_YEAR, last_year: int = MAX_YEAR
 ) -> CountryDays:
     """Return the holidays, weekends and worked days of a country or subdivision. Raises the errors of `days_off`."""
     known = _load_calendar(country, subdivision, first_year, last_year)

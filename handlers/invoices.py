@@ -7,7 +7,7 @@ from typing import TypeVar
 from bems.aws.alerts import SnsAlerts
 from bems.aws.clients import client
 from bems.aws.executions import StepFunctionsExecutions
-from bems.aws.policy import read_policy
+from bems.aws.policy import load_deployed_policy
 from bems.aws.records import DynamoRecords
 from bems.aws.settings import InvoiceSettings, read_settings
 from bems.clock import SystemClock
@@ -16,7 +16,7 @@ from bems.tracker.apply_decision import Decide, apply_steps, run_steps
 from bems.tracker.policy import Policy
 from handlers.telemetry import CountedAlerts, MetricsBuffer
 
-A = TypeVar("A")
+AnswerT = TypeVar("AnswerT")
 _S = TypeVar("_S", bound=InvoiceSettings)
 
 
@@ -35,7 +35,7 @@ class InvoiceService:
         self._executions = StepFunctionsExecutions(client("stepfunctions"), settings.state_machine_arn)
         self._alerts = CountedAlerts(SnsAlerts(client("sns"), settings.cell, topics), meter)
 
-    def decide(self, invoice_id: str, decide: Decide[A]) -> A:
+    def decide(self, invoice_id: str, decide: Decide[AnswerT]) -> AnswerT:
         """Make a decision, save it and carry out its actions.
 
         Raises the error of a service that fails; the actions that are left stay pending in the record.
@@ -46,4 +46,4 @@ class InvoiceService:
 def build_service(kind: type[_S], variables: Mapping[str, str] = environ) -> tuple[_S, InvoiceService]:
     """Return the settings of one class, and the cell's service. Raises SettingsError or PolicyMissing."""
     settings = read_settings(kind, variables)
-    return settings, InvoiceService(settings, read_policy(variables), MetricsBuffer(settings.cell))
+    return settings, InvoiceService(settings, load_deployed_policy(variables), MetricsBuffer(settings.cell))

@@ -17,7 +17,7 @@ from bems.aws.clients import client
 from bems.aws.errors import BotoCoreError, ClientError, error_code
 from bems.aws.records import read_changes
 from bems.aws.settings import RecorderSettings, read_settings
-from bems.aws.time_series import FirehoseSeries, Row, TimeSeriesWriter, TimestreamSeries, WriteResult
+from bems.aws.time_series import FirehoseSeries, TimeSeriesWriter, TimestreamSeries, VersionedTransition, WriteResult
 from bems.clock import SystemClock
 from bems.tracker.metrics import RECORDS_REJECTED, RECORDS_UNREADABLE, TRANSITIONS_RECORDED, VISIBILITY_LATENCY
 from bems.tracker.ports import Clock
@@ -39,7 +39,7 @@ class StreamRow(NamedTuple):
     """A row and the sequence number of its stream record."""
 
     sequence_number: str
-    row: Row
+    row: VersionedTransition
 
 
 class UnreadableRecord(NamedTuple):
@@ -98,7 +98,9 @@ def _rows(records: list[dict[str, Any]]) -> tuple[list[StreamRow], list[Unreadab
         except ValueError as error:
             unreadable.append(UnreadableRecord(change["SequenceNumber"], record, str(error)))
             continue
-        rows += [StreamRow(change["SequenceNumber"], Row(version, transition)) for transition in transitions]
+        rows += [
+            StreamRow(change["SequenceNumber"], VersionedTransition(version, transition)) for transition in transitions
+        ]
     return rows, unreadable
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from constructs import Construct
 
 from bems.calendars import expand
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from bems.tracker.config import ConfigError, read_cells
 from infra.cell import CellStack
 from infra.compute import concurrency
@@ -27,7 +27,7 @@ def add_stacks(scope: Construct, folder: Path) -> None:
     mistake that only a construct can find is reported after its stack was started.
     """
     mistakes: list[str] = []
-    cells: tuple[Cell, ...] = ()
+    cells: tuple[CellConfig, ...] = ()
     with _collected(mistakes, CELLS):
         cells = tuple(read_cells((folder / CELLS).read_text(encoding="utf-8"), CELLS).cells)
     with _collected(mistakes, CELLS):

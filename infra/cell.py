@@ -4,9 +4,9 @@ from aws_cdk import Aws, CfnOutput, Environment, RemovalPolicy, Stack
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from bems.tracker.contract import STAGES
-from infra.common.keys import Keys
+from infra.common.keys import EncryptionKeys
 from infra.common.log_groups import VENDED_LOGS_PREFIX, log_group
 from infra.common.names import Names
 from infra.common.profile import Profile, read_profile
@@ -16,11 +16,11 @@ from infra.compute.functions import FunctionDefaults
 from infra.compute.lambda_functions import LambdaFunctions
 from infra.compute.state_machines import Lifecycle
 from infra.compute.sweep_schedule import SweepTriggers
-from infra.data.backup import Backup
+from infra.data.backup import BackupPlan
 from infra.data.iceberg import IcebergSeries
 from infra.data.records_table import RecordsTable
-from infra.data.timestream import TimeSeries, TimestreamSeries
-from infra.ingress.api import Api
+from infra.data.timestream import SeriesConstruct, TimestreamSeries
+from infra.ingress.api import CellApi
 from infra.ingress.firewall import Firewall
 from infra.messaging.alert_topics import AlertTopics
 from infra.messaging.bus import Bus, ClassicBus
@@ -34,7 +34,7 @@ from infra.monitoring.dashboard import Dashboard
 class CellStack(Stack):
     """CloudFormation stack of one independent cell."""
 
-    def __init__(self, scope: Construct, cell: Cell) -> None:
+    def __init__(self, scope: Construct, cell: CellConfig) -> None:
         names = Names(cell.name, fifo=cell.delivery == "fifo")
         super().__init__(
             scope,
@@ -49,7 +49,7 @@ class CellStack(Stack):
         profile.check(cell.delivery, cell.time_series)
         removal = RETAIN_ON_UPDATE_OR_DELETE if cell.removal == "retain" else RemovalPolicy.DESTROY
 
-        keys = Keys(self, "Keys", names, removal)
+        keys = EncryptionKeys(self, "Keys", names, removal)
         records = RecordsTable(self, "Records", names, keys.records, removal)
         series, stream = self._series(names, cell, keys, removal, profile)
         intake = StageQueues(self, "Intake", names, keys.messages, removal)
@@ -73,13 +73,13 @@ class CellStack(Stack):
         functions = LambdaFunctions(self, defaults, keys, bus, intake, records, series, alerts, unrecorded)
         lifecycle = Lifecycle(self, "Lifecycle", names, cell, keys.logs, functions.register_wait, functions.escalate)
         SweepTriggers(self, "Sweeping", names, functions.sweeper.function, lifecycle.arn, intake.undelivered)
-        api = Api(self, "Api", names, cell, keys.logs, functions.producer)
+        api = CellApi(self, "Api", names, cell, keys.logs, functions.producer)
         # Every event answered 202 is delivered: the API goes live only after the bus, topics and queues exist.
         api.stage.node.add_dependency(bus, intake)
         if profile.firewall:
             Firewall(self, "Firewall", names, cell, keys.logs, api.stage.stage_arn)
         if profile.backup:
-            Backup(self, "Backup", names, keys.records, records.table.table_arn, series.backup_arns(), removal)
+            BackupPlan(self, "Backup", names, keys.records, records.table.table_arn, series.backup_arns(), removal)
         add_subscribers(self, names, cell.subscribers, intake)
 
         Alarms(self, "Alarms", names, cell, profile, alerts.topics, lifecycle.arn, api.access_log, delivery_log, stream)
@@ -87,8 +87,8 @@ class CellStack(Stack):
         self._outputs(names, intake, alerts, records, lifecycle, api)
 
     def _series(
-        self, names: Names, cell: Cell, keys: Keys, removal: RemovalPolicy, profile: Profile
-    ) -> tuple[TimeSeries, str | None]:
+        self, names: Names, cell: CellConfig, keys: EncryptionKeys, removal: RemovalPolicy, profile: Profile
+    ) -> tuple[SeriesConstruct, str | None]:
         if cell.time_series == "timestream":
             return TimestreamSeries(self, "Series", names, keys.records, removal), None
         keys.grant_table_maintenance()
@@ -103,7 +103,7 @@ class CellStack(Stack):
         alerts: AlertTopics,
         records: RecordsTable,
         lifecycle: Lifecycle,
-        api: Api,
+        api: CellApi,
     ) -> None:
         outputs = {
             "ApiUrl": ("Base URL of the API: POST events to {ApiUrl}invoices/{stage}", api.url),

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bems.cli import bems
 from bems.embedded.analytics.dashboards import DASHBOARDS
-from bems.embedded.analytics.time_series import COLUMNS as DUCKDB_COLUMNS
-from bems.embedded.api.app import Api
+from bems.embedded.analytics.time_series import DUCKDB_COLUMNS as DUCKDB_COLUMNS
+from bems.embedded.api.app import ApiApplication
 from bems.embedded.api.event_endpoint import PATHS
 from bems.embedded.api.metrics import Metrics
 from bems.embedded.api.operations import OPERATIONS, Operation
@@ -34,7 +34,7 @@ from bems.tracker.parsing import parse_event
 from bems.tracker.policy import CalendarSpec, OverrideSpec, PolicySpec, StageSpec, StagesSpec, WhenSpec
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.requests import Role
-from bems.tracker.time_series_schema import COLUMNS
+from bems.tracker.time_series_schema import SERIES_COLUMNS
 from tests.faults.mutants import MUTANTS as FAULT_MUTANTS
 from tests.faults.test_simulation import FOUND_BY
 from tests.tracker.mutants import MUTANTS
@@ -132,7 +132,7 @@ def test_paths_and_modules_are_there(page: Path) -> None:
 
 def metric_names() -> Iterator[str]:
     """All that /metrics answers, of a cell that has something of each kind."""
-    api: Any = Api.__new__(Api)
+    api: Any = ApiApplication.__new__(ApiApplication)
     api._context = SimpleNamespace(
         analytics=SimpleNamespace(watermark=0),
         deliveries=SimpleNamespace(waiting=lambda: 0, failed=lambda: 0),
@@ -240,8 +240,8 @@ def test_every_field_of_an_alert_message_is_described() -> None:
 
 def test_every_column_of_the_series_is_described() -> None:
     described = first_cells(section(CONTRACT, "The series"))
-    columns = {column.name for column in COLUMNS}
-    missing = lacking([column.name for column in COLUMNS], described)
+    columns = {column.name for column in SERIES_COLUMNS}
+    missing = lacking([column.name for column in SERIES_COLUMNS], described)
     assert not missing, f"{CONTRACT}, 'The series', has no row for {missing}"
     assert not described - columns, f"{CONTRACT}, 'The series': there is no column {sorted(described - columns)}"
     assert (columns - {*DUCKDB_COLUMNS}, {*DUCKDB_COLUMNS} - columns) == ({"attributes_cut"}, {"seq"}), CONTRACT

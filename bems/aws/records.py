@@ -34,7 +34,7 @@ _record = msgspec.msgpack.Decoder(InvoiceRecord)
 _changes = msgspec.msgpack.Decoder(tuple[Transition, ...])
 
 
-class Page(NamedTuple):
+class DuePage(NamedTuple):
     """A page of due invoices of a shard. `next` is the key to start the next page at, None on the last page."""
 
     invoice_ids: list[str]
@@ -84,13 +84,13 @@ class DynamoRecords:
             return bool(error.response.get("Item") == item)
         return True
 
-    def due(self, shard: int, now: Instant, limit: int, start: dict[str, Any] | None = None) -> Page:
+    def due(self, shard: int, now: Instant, limit: int, start: dict[str, Any] | None = None) -> DuePage:
         """Return at most `limit` invoices of a shard with a check_at until `now`, the earliest first.
 
         Eventually consistent.
         """
         answer = self._query(shard, start, now, Limit=limit)
-        return Page([item["invoice_id"]["S"] for item in answer["Items"]], answer.get("LastEvaluatedKey"))
+        return DuePage([item["invoice_id"]["S"] for item in answer["Items"]], answer.get("LastEvaluatedKey"))
 
     def count_due(self, shard: int, now: Instant, limit: int) -> int:
         """Return the number of due invoices of a shard, at most `limit`."""

@@ -12,7 +12,7 @@ import msgspec
 from bems.aws.batching import chunks, put_with_retries
 from bems.aws.errors import BotoCoreError, ClientError, error_code
 from bems.tracker.instants import render
-from bems.tracker.time_series_schema import COLUMNS, Value, to_row
+from bems.tracker.time_series_schema import SERIES_COLUMNS, Value, to_row
 from bems.tracker.transitions import Transition
 
 MAX_TIMESTREAM_RECORDS = 100
@@ -38,7 +38,7 @@ _TIMESTREAM_TYPES = {
 }
 
 
-class Row(NamedTuple):
+class VersionedTransition(NamedTuple):
     """A transition and the version of its record."""
 
     version: int
@@ -61,7 +61,7 @@ WRITTEN = WriteResult("written")
 class TimeSeriesWriter(Protocol):
     """Writer of a time series."""
 
-    def write(self, rows: Sequence[Row]) -> list[WriteResult]:
+    def write(self, rows: Sequence[VersionedTransition]) -> list[WriteResult]:
         """Write rows. Returns a result for each, in order. Raises no AWS errors."""
         ...
 
@@ -79,11 +79,11 @@ class TimestreamSeries:
         self._table = table
         self._cell = cell
 
-    def write(self, rows: Sequence[Row]) -> list[WriteResult]:
+    def write(self, rows: Sequence[VersionedTransition]) -> list[WriteResult]:
         """See `TimeSeriesWriter`. Writes 100 rows per call."""
         return [result for part in chunks(rows, MAX_TIMESTREAM_RECORDS) for result in self._write(part)]
 
-    def _write(self, rows: Sequence[Row]) -> list[WriteResult]:
+    def _write(self, rows: Sequence[VersionedTransition]) -> list[WriteResult]:
         try:
             self._client.write_records(
                 DatabaseName=self._database,
@@ -123,7 +123,7 @@ class TimestreamSeries:
                     "Value": _to_text(column.type, values[column.name]),
                     "Type": _TIMESTREAM_TYPES[column.type],
                 }
-                for column in COLUMNS
+                for column in SERIES_COLUMNS
                 if column.name not in _NON_MEASURES and column.name in values
             ],
         }
@@ -141,7 +141,7 @@ class FirehoseSeries:
         self._stream = stream
         self._cell = cell
 
-    def write(self, rows: Sequence[Row]) -> list[WriteResult]:
+    def write(self, rows: Sequence[VersionedTransition]) -> list[WriteResult]:
         """See `TimeSeriesWriter`.
 
         Writes at most 500 rows per call, and retries only those that Firehose did not accept.
@@ -163,7 +163,7 @@ def _trim_attributes(values: dict[str, Value], attributes: dict[str, str]) -> di
     """Return a row with only as many attributes as fit into a Timestream record."""
     free_bytes = MAX_TIMESTREAM_RECORD_BYTES - sum(
         len(column.name) + len(_to_text(column.type, values[column.name]).encode())
-        for column in COLUMNS
+        for column in SERIES_COLUMNS
         if column.name in values and column.name not in (*_NON_MEASURES, "attributes")
     )
     free_bytes -= len("attributes") + len("attributes_cut") + len("true")
@@ -190,7 +190,7 @@ def _split_into_calls(records: list[bytes]) -> Iterator[list[bytes]]:
         yield call
 
 
-def _rejected(rows: Sequence[Row], rejected: list[dict[str, Any]]) -> list[WriteResult]:
+def _rejected(rows: Sequence[VersionedTransition], rejected: list[dict[str, Any]]) -> list[WriteResult]:
     """Return the results of a call that raised RejectedRecordsException: rows that it does not list were written.
 
     A row with an ExistingVersion exists already, possibly as an earlier release wrote it, so it counts as written; its

@@ -47,7 +47,7 @@ class BatchItem(NamedTuple):
     event: bytes
 
 
-class Batch:
+class OutgoingBatch:
     """Events of one stage for one request. `opened_at` is the monotonic time of its creation, in seconds."""
 
     def __init__(self, stage: Stage, items: Sequence[BatchItem] = ()) -> None:
@@ -64,9 +64,9 @@ class Batch:
         """Return whether the event fits into the batch. An empty batch takes an event of any size."""
         return not self.items or self.size + len(event) < MAX_EVENTS_BYTES
 
-    def split(self) -> list["Batch"]:
+    def split(self) -> list["OutgoingBatch"]:
         middle = len(self.items) // 2
-        return [Batch(self.stage, self.items[:middle]), Batch(self.stage, self.items[middle:])]
+        return [OutgoingBatch(self.stage, self.items[:middle]), OutgoingBatch(self.stage, self.items[middle:])]
 
 
 class BatchResponse(NamedTuple):
@@ -89,7 +89,7 @@ class BatchResponse(NamedTuple):
     fault: click.ClickException | None = None
 
 
-def post_batch(client: Client, batch: Batch) -> BatchResponse:
+def post_batch(client: Client, batch: OutgoingBatch) -> BatchResponse:
     """Send the batch once."""
     path = f"/invoices/{batch.stage}"
     single = len(batch.items) == 1
@@ -119,7 +119,7 @@ def post_batch(client: Client, batch: Batch) -> BatchResponse:
     return BatchResponse(fault=client.to_error(reply, SENDERS))
 
 
-def _read_results(client: Client, batch: Batch, reply: Reply, seconds: float) -> BatchResponse:
+def _read_results(client: Client, batch: OutgoingBatch, reply: Reply, seconds: float) -> BatchResponse:
     read = read_json(reply.body, _RESULTS)
     if read is None or len(read.results) != len(batch.items):
         return BatchResponse(fault=client.to_error(reply, SENDERS))
@@ -143,7 +143,7 @@ def _read_single(client: Client, item: BatchItem, reply: Reply, seconds: float) 
     return BatchResponse([LineResult(item.line, acceptance.status, acceptance.event_id, (), seconds)])
 
 
-def _read_refusal(client: Client, batch: Batch, reply: Reply, seconds: float) -> BatchResponse:
+def _read_refusal(client: Client, batch: OutgoingBatch, reply: Reply, seconds: float) -> BatchResponse:
     problem = read_problem(reply.body)
     if problem is None:
         if reply.status == 400:

@@ -25,9 +25,9 @@ from bems.embedded.api.views import Invoice
 from bems.tracker.contract import STAGE_INDEX, STAGES, Identifier, Stage
 from bems.validation.error_messages import format_value
 
-IN_FLIGHT = 4
+MAX_IN_FLIGHT_COMMANDS = 4
 RETRIES_FOR_SECONDS = 15.0
-MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.2, 5.0
+MIN_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS = 0.2, 5.0
 MAX_SHOWN_ERRORS = 10
 HEADERS = ("invoice_id", "invoiceid", "invoice", "id")
 DELIMITERS = "\t;,"
@@ -85,10 +85,10 @@ class BulkCommand:
         futures: list[Future[CommandOutcome]] = []
         outcomes: dict[str, CommandOutcome] = {}
         is_interrupted = False
-        with ThreadPoolExecutor(IN_FLIGHT, "bems-act") as threads:
+        with ThreadPoolExecutor(MAX_IN_FLIGHT_COMMANDS, "bems-act") as threads:
             try:
                 for number in range(len(invoice_ids)):
-                    next_ids = invoice_ids[len(futures) : number + IN_FLIGHT]
+                    next_ids = invoice_ids[len(futures) : number + MAX_IN_FLIGHT_COMMANDS]
                     futures += [threads.submit(self._send_one, invoice_id) for invoice_id in next_ids]
                     outcomes[invoice_ids[number]] = outcome = futures[number].result()
                     on_outcome(outcome)
@@ -104,7 +104,7 @@ class BulkCommand:
         body = msgspec.json.encode(
             {**self._body, "invoice_id": invoice_id, "command_id": command_id(self._run, invoice_id)}
         )
-        pause, until, was_sent = MIN_PAUSE_SECONDS, time.monotonic() + RETRIES_FOR_SECONDS, False
+        pause, until, was_sent = MIN_RETRY_PAUSE_SECONDS, time.monotonic() + RETRIES_FOR_SECONDS, False
         while not self._ended.is_set():
             try:
                 reply = self._client.request("POST", "/commands", body)
@@ -123,7 +123,7 @@ class BulkCommand:
                 self._ended.set()
                 break
             self._ended.wait(wait)
-            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+            pause = min(2 * pause, MAX_RETRY_PAUSE_SECONDS)
         return CommandOutcome(invoice_id, "unknown" if was_sent else "not_sent")
 
     def _with_missing_stage(self, outcome: CommandOutcome) -> CommandOutcome:

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from bems.cli.files import TimeParam, load_policy
+from bems.cli.files import TimeParam, read_policy_file
 from bems.tracker.durations import Duration, parse_duration
 from bems.tracker.instants import LATEST, Instant, from_datetime, to_datetime
 from bems.tracker.policy import Policy
 
-WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+WEEKDAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 DAYS_AHEAD = {"today": 0, "tomorrow": 1}
 EXAMPLES = "use friday, tomorrow, +3d, +12h, +3bd, 2026-12-24 or 2026-12-24T12:00:00+01:00"
 
@@ -32,7 +32,7 @@ class DeadlineParam(click.ParamType[DeadlineInput]):
         word = value.strip().lower()
         if word in DAYS_AHEAD:
             return word
-        if len(word) >= 3 and (named := [day for day in WEEKDAYS if day.startswith(word)]):
+        if len(word) >= 3 and (named := [day for day in WEEKDAY_NAMES if day.startswith(word)]):
             return named[0]
         if word.startswith("+"):
             try:
@@ -66,7 +66,7 @@ def resolve_deadline(until: DeadlineInput, now: Instant, policy: Policy | None) 
         if not until.business_days:
             return ResolvedDeadline(min(now + until.microseconds, LATEST), f"{until} from now")
         whose = "the policy's" if policy else "the built-in policy's"
-        calendar = (policy or load_policy(None)).calendar
+        calendar = (policy or read_policy_file(None)).calendar
         meaning = f"{until} from now by {whose} calendar in {calendar.timezone}"
         return ResolvedDeadline(
             calendar.add(now, until.business_days), meaning + ("" if policy else "; choose another with --policy FILE")
@@ -90,4 +90,4 @@ def _days_ahead(name: str, today: date) -> int:
     """Return the days to the next day of that name, at least 1 for a weekday: on a Friday, `friday` is a week later."""
     if name in DAYS_AHEAD:
         return DAYS_AHEAD[name]
-    return (WEEKDAYS.index(name) - today.weekday() - 1) % 7 + 1
+    return (WEEKDAY_NAMES.index(name) - today.weekday() - 1) % 7 + 1

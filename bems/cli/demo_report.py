@@ -10,10 +10,17 @@ from rich.text import Text
 from bems.cli.batches import Disposition
 from bems.cli.client import Client
 from bems.cli.output import format_duration, make_console
-from bems.cli.replay_report import ALERT_COLUMNS, STATUS_COLUMNS, STATUS_MEANINGS, Section, print_heading, print_section
+from bems.cli.replay_report import (
+    STAGE_ALERT_COLUMNS,
+    STATUS_COLUMNS,
+    STATUS_MEANINGS,
+    Section,
+    print_heading,
+    print_section,
+)
 from bems.cli.send_summary import SendSummary
 from bems.cli.stuck_totals import StuckTotals, read_stuck_totals
-from bems.cli.table_layout import Column, Row, print_prose, print_table
+from bems.cli.table_layout import Column, TableRow, print_prose, print_table
 from bems.cli.worst_invoice import WorstInvoice, find_worst
 from bems.embedded.analytics.feeder import AnalyticsFeeder
 from bems.embedded.api.access import VIEWERS
@@ -110,7 +117,7 @@ def _refusals(sent: SendSummary) -> Section | None:
 
 def _statuses(result: DemoResult) -> Section:
     total = sum(result.statuses.values())
-    rows: list[Row] = [
+    rows: list[TableRow] = [
         (status, f"{count:,}", f"{count / total:.1%}", STATUS_MEANINGS[status])
         for status in WAITS_FOR
         if (count := result.statuses.get(status))
@@ -127,7 +134,7 @@ def _alerts(result: DemoResult) -> Section | None:
     if not result.alerts:
         return None
     rows = [(name, *(f"{n:,}" for n in result.alerts[name])) for name in ALERT_CATEGORIES if name in result.alerts]
-    return Section("Alerts raised", ALERT_COLUMNS, rows)
+    return Section("Alerts raised", STAGE_ALERT_COLUMNS, rows)
 
 
 def _print_check(console: Console, sent: SendSummary, result: DemoResult) -> None:

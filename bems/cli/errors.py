@@ -9,7 +9,7 @@ import click
 from bems.embedded.storage.database_files import StoreUnusable
 from bems.embedded.storage.errors import StoreFailed
 
-A = TypeVar("A")
+CommandFunctionT = TypeVar("CommandFunctionT")
 T = TypeVar("T")
 
 
@@ -41,8 +41,8 @@ class ErrorCollector:
     def add(self, message: str) -> None:
         self._messages.append(message)
 
-    def attempt(self, read: Callable[[A], T], given: A) -> T | None:
-        """Return `read(given)`; collect a UserError and return None."""
+    def attempt(self, read: Callable[[CommandFunctionT], T], given: CommandFunctionT) -> T | None:
+        """Return `read(given`; collect a UserError and return None."""
         try:
             return read(given)
         except UserError as mistake:

@@ -93,7 +93,7 @@ def _open(path: str) -> IO[bytes]:
         raise UserError(f"{path}: {fault.strerror}") from fault
 
 
-def load_policy(path: str | None) -> Policy:
+def read_policy_file(path: str | None) -> Policy:
     """Return a file's policy, or the built-in one for None or `default`, with its calendar expanded."""
     if path is None or path == DEFAULT_SOURCE:
         return expand(PolicySpec())

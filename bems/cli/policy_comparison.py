@@ -7,7 +7,7 @@ import click
 
 from bems.cli.output import make_console
 from bems.cli.replay_report import Section, alerts_per_100_invoices, as_document, print_heading, print_section
-from bems.cli.table_layout import Column, Row
+from bems.cli.table_layout import Column, TableRow
 from bems.embedded.replay.report import ALERT_CATEGORIES, Report
 from bems.tracker.actions import SEVERITIES
 
@@ -48,7 +48,7 @@ def print_comparison(first: ReplayResult, second: ReplayResult) -> None:
         Column("Second", is_right=True),
         Column("Difference", is_right=True),
     )
-    rows: list[Row] = [
+    rows: list[TableRow] = [
         (name, _format_number(a), _format_number(b), f"{'+' if b > a else ''}{_format_number(b - a)}")
         for name, a, b in _figures(first, second)
     ]

@@ -13,7 +13,7 @@ from bems.tracker.responses import Error
 
 MAX_LINES = 5
 """Maximum number of refused lines that are kept."""
-COLUMNS = (Column("Line", is_right=True), Column("Error", is_prose=True))
+REFUSED_COLUMNS = (Column("Line", is_right=True), Column("Error", is_prose=True))
 
 
 class RefusedLine(NamedTuple):
@@ -56,7 +56,7 @@ class FirstRefusedLines:
         )
         title = f"\n{which[0].upper()}{which[1:]}" + (f"; {where}" if where else "")
         console.print(Text(title, style="bold"), soft_wrap=True)
-        print_table(console, COLUMNS, [row for one in self.lines for row in _rows(one)], header=False)
+        print_table(console, REFUSED_COLUMNS, [row for one in self.lines for row in _rows(one)], header=False)
 
     def as_document(self) -> list[dict[str, Any]]:
         """Return the lines as printed by --json: as in the file of --refused-out, with their hints."""

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.text import Text
 
 from bems.cli.output import format_amount, format_duration, make_console, vendor_label
-from bems.cli.table_layout import Column, Row, print_table
+from bems.cli.table_layout import Column, TableRow, print_table
 from bems.embedded.replay.report import ALERT_CATEGORIES, AlertCategory, InvoiceLine, Report
 from bems.tracker.contract import STAGES
 from bems.tracker.instants import DAY, Instant, render, to_datetime
 from bems.tracker.status import WAITS_FOR, Status
 
-MAX_ROWS = 10
+MAX_REPORT_ROWS = 10
 MAX_REASONS = 12
 LONG_JUMP = 30 * DAY
 """A line this much later than every line before it may have a wrong date, so the report notes it."""
@@ -26,8 +26,8 @@ STATUS_COLUMNS = (
     Column("Share", is_right=True),
     Column("Meaning", 1, is_prose=True),
 )
-TIMES = ("Stage", "Passed", "Half within", "90% within", "99% within")
-ALERT_COLUMNS = (
+TIME_COLUMNS = ("Stage", "Passed", "Half within", "90% within", "99% within")
+STAGE_ALERT_COLUMNS = (
     Column("Stage"),
     Column("Invoices", is_right=True),
     Column("Warnings", is_right=True),
@@ -111,7 +111,7 @@ class Section(NamedTuple):
 
     title: str
     columns: Sequence[Column]
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
 
 
 def print_report(report: Report, seconds: float, *, wide: bool = False) -> None:
@@ -172,7 +172,7 @@ def is_long_jump(report: Report) -> bool:
 def _refusals(report: Report) -> Section | None:
     if not report.reasons:
         return None
-    rows: list[Row] = [(reason, f"{count:,}") for reason, count in report.reasons.most_common(MAX_REASONS)]
+    rows: list[TableRow] = [(reason, f"{count:,}") for reason, count in report.reasons.most_common(MAX_REASONS)]
     if len(report.reasons) > MAX_REASONS:
         rows.append((f"{len(report.reasons) - MAX_REASONS} more reasons", ""))
     columns = Column("Reason", is_prose=True), Column("Events", is_right=True)
@@ -183,7 +183,7 @@ def _statuses(report: Report) -> Section | None:
     total = len(report.invoices)
     if not total:
         return None
-    rows: list[Row] = [
+    rows: list[TableRow] = [
         (status, f"{count:,}", f"{count / total:.1%}", STATUS_MEANINGS[status])
         for status in WAITS_FOR
         if (count := report.statuses[status])
@@ -195,12 +195,12 @@ def _statuses(report: Report) -> Section | None:
 def _stages(report: Report) -> Section | None:
     if not any(report.durations.values()):
         return None
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for stage in STAGES:
         times = (report.percentile(stage, percent) for percent in (50, 90, 99))
         shown = ("-" if time is None else format_duration(time) for time in times)
         rows.append((stage, f"{len(report.durations[stage]):,}", *shown))
-    columns = [Column(name, is_right=name != "Stage") for name in TIMES]
+    columns = [Column(name, is_right=name != "Stage") for name in TIME_COLUMNS]
     return Section("Time in each stage", columns, rows)
 
 
@@ -217,12 +217,12 @@ def _alerts(report: Report) -> Section | None:
     if not report.alerts:
         return None
     alerted = count_alerted_invoices(report)
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for category in ALERT_CATEGORIES:
         warnings, critical = report.alerts[category, "warning"], report.alerts[category, "critical"]
         if warnings or critical:
             rows.append((category, f"{alerted[category]:,}", f"{warnings:,}", f"{critical:,}"))
-    return Section("Alerts", ALERT_COLUMNS, rows)
+    return Section("Alerts", STAGE_ALERT_COLUMNS, rows)
 
 
 def _stuck(report: Report) -> Section | None:
@@ -230,10 +230,10 @@ def _stuck(report: Report) -> Section | None:
     if not stuck:
         return None
     title = f"Stuck at the end: {len(stuck):,} invoices" + (
-        f", the {MAX_ROWS} longest" if len(stuck) > MAX_ROWS else ""
+        f", the {MAX_REPORT_ROWS} longest" if len(stuck) > MAX_REPORT_ROWS else ""
     )
-    rows: list[Row] = []
-    for invoice in stuck[:MAX_ROWS]:
+    rows: list[TableRow] = []
+    for invoice in stuck[:MAX_REPORT_ROWS]:
         alerts = count_wait_alerts(invoice)
         rows.append(
             (
@@ -254,8 +254,10 @@ def _identities(report: Report) -> Section | None:
     if not shared:
         return None
     count = "1 id" if len(shared) == 1 else f"{len(shared):,} alerts: an id"
-    title = f"{count} may stand for two invoices" + (f", the first {MAX_ROWS}" if len(shared) > MAX_ROWS else "")
-    return Section(title, IDENTITY_COLUMNS, shared[:MAX_ROWS])
+    title = f"{count} may stand for two invoices" + (
+        f", the first {MAX_REPORT_ROWS}" if len(shared) > MAX_REPORT_ROWS else ""
+    )
+    return Section(title, IDENTITY_COLUMNS, shared[:MAX_REPORT_ROWS])
 
 
 def _shared_ids(report: Report) -> list[tuple[str, str]]:

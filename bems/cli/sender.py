@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from bems.cli.batches import Batch, BatchItem, BatchResponse, LineResult, post_batch
+from bems.cli.batches import BatchItem, BatchResponse, LineResult, OutgoingBatch, post_batch
 from bems.cli.client import Client
 from bems.cli.errors import Failure
 from bems.cli.send_summary import SendSummary
@@ -55,8 +55,8 @@ class Sender:
         self._last_progress_at = time.monotonic()
         self._lock = threading.Lock()
         self._not_empty, self._not_full = threading.Condition(self._lock), threading.Condition(self._lock)
-        self._open_batches: dict[Stage, Batch] = {}
-        self._full_batches: deque[Batch] = deque()
+        self._open_batches: dict[Stage, OutgoingBatch] = {}
+        self._full_batches: deque[OutgoingBatch] = deque()
         self._closing = False
         self._stopped = threading.Event()
         self._callback_lock = threading.Lock()
@@ -79,7 +79,7 @@ class Sender:
                 self._close(batch)
                 batch = None
             if batch is None:
-                batch = self._open_batches[stage] = Batch(stage)
+                batch = self._open_batches[stage] = OutgoingBatch(stage)
                 self._not_empty.notify()
             batch.add(BatchItem(line, event))
             if len(batch.items) >= self._max_batch_events:
@@ -128,7 +128,7 @@ class Sender:
             # Do not catch up on unused time.
             self._next_send_at = max(self._next_send_at, time.monotonic() - 2 * PACING_SLACK_SECONDS) + 1 / self._rate
 
-    def _close(self, batch: Batch) -> None:
+    def _close(self, batch: OutgoingBatch) -> None:
         del self._open_batches[batch.stage]
         self._full_batches.append(batch)
         self._not_empty.notify()
@@ -142,7 +142,7 @@ class Sender:
         except Exception as error:
             self.abandon(error)
 
-    def _next_batch(self) -> Batch | None:
+    def _next_batch(self) -> OutgoingBatch | None:
         """Return the next batch to send; None at the end."""
         with self._lock:
             while True:
@@ -162,7 +162,7 @@ class Sender:
                 self._not_empty.notify()
                 return batch
 
-    def _deliver(self, batch: Batch) -> None:
+    def _deliver(self, batch: OutgoingBatch) -> None:
         waiting = [batch]
         while waiting:
             batch = waiting.pop()
@@ -172,7 +172,7 @@ class Sender:
                     self._max_batch_events = max(1, min(self._max_batch_events, len(batch.items) // 2))
                 waiting += batch.split()
 
-    def _send_with_retries(self, batch: Batch) -> BatchResponse:
+    def _send_with_retries(self, batch: OutgoingBatch) -> BatchResponse:
         """Send the batch, and again those of its events that must be retried, until all are decided or given up."""
         pause, since = MIN_PAUSE_SECONDS, 0.0
         while not self._stopped.is_set():
@@ -184,7 +184,7 @@ class Sender:
                 break
             if not outcome.retry:
                 return outcome
-            batch = Batch(batch.stage, outcome.retry)
+            batch = OutgoingBatch(batch.stage, outcome.retry)
             since = since or started_at
             wait = outcome.retry_after_seconds + pause * random.uniform(0.5, 1)
             if time.monotonic() + wait > since + self._retries_for:

@@ -48,12 +48,17 @@ class Layout(NamedTuple):
     left_out: list[str]
 
 
-Row = Sequence[str] | None
+TableRow = Sequence[str] | None
 """The cells of a row; None prints a horizontal rule."""
 
 
 def print_table(
-    console: Console, columns: Sequence[Column], rows: Iterable[Row], *, wide: bool | None = None, header: bool = True
+    console: Console,
+    columns: Sequence[Column],
+    rows: Iterable[TableRow],
+    *,
+    wide: bool | None = None,
+    header: bool = True,
 ) -> None:
     """Print a table. `wide` shows every column; None means that the command has no --wide option.
 
@@ -84,7 +89,7 @@ def print_prose(console: Console, text: str) -> None:
 
 
 def compute_layout(
-    columns: Sequence[Column], rows: Sequence[Row], max_cells: int | None, *, header: bool = True
+    columns: Sequence[Column], rows: Sequence[TableRow], max_cells: int | None, *, header: bool = True
 ) -> Layout:
     """Return the columns that fit into `max_cells` and their widths; None shows all columns at full width."""
     cells = [[row[number] for row in rows if row is not None] for number in range(len(columns))]

@@ -30,7 +30,7 @@ from bems.tracker.instants import Instant
 DATABASES = (
     (outbox.DATABASE, outbox.APPLICATION_ID, len(outbox.MIGRATIONS)),
     (schema.DATABASE, schema.APPLICATION_ID, len(schema.MIGRATIONS)),
-    (keys.KEYS, keys.APPLICATION_ID, len(keys.MIGRATIONS)),
+    (keys.KEYS_DATABASE, keys.APPLICATION_ID, len(keys.MIGRATIONS)),
 )
 """File name, application id and newest version of each database, in the order in which they are copied."""
 
@@ -220,7 +220,7 @@ def verify_copy(part: Path, check: str = "quick_check") -> Backup:
             _count(cell, "SELECT count(*) FROM alerts"),
             _count(cell, "SELECT count(*) FROM letters"),
             _count(found.get(outbox.DATABASE), "SELECT count(*) FROM deliveries WHERE state = 'waiting'"),
-            _count(found.get(keys.KEYS), "SELECT count(*) FROM keys WHERE revoked_at IS NULL"),
+            _count(found.get(keys.KEYS_DATABASE), "SELECT count(*) FROM keys WHERE revoked_at IS NULL"),
             _count(cell, "SELECT coalesce((SELECT recorded_at FROM transitions ORDER BY seq DESC LIMIT 1), 0)") or None,
         )
     except apsw.CorruptError as error:

@@ -31,7 +31,7 @@ from bems.tracker.policy import Policy
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.record_builder import Decision, clear_pending
 
-A = TypeVar("A")
+AnswerT = TypeVar("AnswerT")
 
 
 class Cell:
@@ -85,7 +85,9 @@ class Cell:
         else:
             self._decide(due.key, now, lambda record: on_sweep(record, self.policy, now))
 
-    def _decide(self, invoice_id: str, now: Instant, decide: Callable[[InvoiceRecord | None], Decision[A]]) -> A:
+    def _decide(
+        self, invoice_id: str, now: Instant, decide: Callable[[InvoiceRecord | None], Decision[AnswerT]]
+    ) -> AnswerT:
         before = self.store.record(invoice_id)
         decision = decide(before)
         record = decision.record

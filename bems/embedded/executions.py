@@ -29,7 +29,7 @@ from bems.tracker.instants import Instant
 UNSUCCESSFUL = frozenset((FAILED, TIMED_OUT, ABORTED))
 """Final states of an execution that no answer ended."""
 
-Function = Callable[[dict[str, Any], Instant], Any]
+TaskFunction = Callable[[dict[str, Any], Instant], Any]
 """A Lambda function of this runtime: takes the payload and the instant of the call, returns the result."""
 
 
@@ -46,7 +46,7 @@ class Executions:
     def __init__(
         self,
         machine: Machine,
-        functions: Mapping[str, Function],
+        functions: Mapping[str, TaskFunction],
         store: Store,
         on_ended: Callable[[dict[str, Any], Instant], object],
     ) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from bems.embedded import backup
 from bems.embedded.backup import DATABASES, Backup, OnProgress
 from bems.embedded.storage import schema
-from bems.embedded.storage.database_files import LOCK, PARTIAL_RESTORE_PREFIX, lock_folder
+from bems.embedded.storage.database_files import LOCK_FILE, PARTIAL_RESTORE_PREFIX, lock_folder
 from bems.embedded.storage.file_permissions import make_folder
 
-_IGNORED_PREFIXES = (LOCK, "lost+found")
+_IGNORED_PREFIXES = (LOCK_FILE, "lost+found")
 """Prefixes of the names that an empty folder may hold: the lock made here, and `lost+found` in a file system's root."""
 
 _MAX_LISTED_NAMES = 3
@@ -51,7 +51,7 @@ def restore(source: Path, folder: Path, on_progress: OnProgress = lambda *_: Non
         restored = _fill(folder, source, size, on_progress)
     except BaseException:
         lock.close()
-        (folder / LOCK).unlink(missing_ok=True)
+        (folder / LOCK_FILE).unlink(missing_ok=True)
         if is_new:
             with suppress(OSError):
                 folder.rmdir()

@@ -11,7 +11,7 @@ from bems.embedded.alerting.deliveries import Deliveries
 from bems.embedded.alerting.delivery import Destination
 from bems.embedded.alerting.outbox import inspect_outbox
 from bems.embedded.analytics.feeder import AnalyticsFeeder
-from bems.embedded.api.app import Api
+from bems.embedded.api.app import ApiApplication
 from bems.embedded.api.cell_context import CellContext
 from bems.embedded.api.server import Server
 from bems.embedded.auth.keys import Keys, inspect_keys
@@ -76,7 +76,7 @@ class Service:
             parts.callback(self.analytics.stop)
             self.deliveries = Deliveries(folder, lambda: open_reader(folder), destinations or NO_DESTINATIONS)
             parts.callback(self.deliveries.stop)
-            self.server = Server(lambda: Api(self._make_context(name, limits or Limits())), host, port)
+            self.server = Server(lambda: ApiApplication(self._make_context(name, limits or Limits())), host, port)
             self._stop_parts = parts.pop_all().close
 
     def _start_clock(self, latest: Instant) -> None:

@@ -22,10 +22,10 @@ from bems.engine.execution import (
     execution_id,
     new_execution,
 )
-from bems.engine.history import HistoryEvent, render
+from bems.engine.history import HistoryEvent, render_event
 from bems.engine.interpreter import step
 from bems.engine.machine import Machine
-from bems.engine.replay import replay, replay_history
+from bems.engine.replay import replay_execution, replay_history
 from bems.engine.stimuli import (
     CallbackFailed,
     CallbackSucceeded,
@@ -67,8 +67,8 @@ __all__ = [
     "execution_id",
     "load",
     "new_execution",
-    "render",
-    "replay",
+    "render_event",
+    "replay_execution",
     "replay_history",
     "step",
     "stimulus_from_json",

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from bems.engine.errors import RUNTIME, InvalidDefinition, StatesError, UnsupportedDefinition
 from bems.engine.execution import Execution
-from bems.engine.paths import PathNotFound, Reader
+from bems.engine.paths import PathNotFound, PathReader
 from bems.engine.templates import PathCompiler
 from bems.engine.timestamps import parse_timestamp
 
@@ -109,7 +109,9 @@ def _compile_combination(key: str, operand: Any, where: str, compile_path: PathC
     return lambda data, execution: any(test(data, execution) for test in tests)
 
 
-def _compile_comparison(operator: str, operand: Any, where: str, read: Reader, compile_path: PathCompiler) -> Predicate:
+def _compile_comparison(
+    operator: str, operand: Any, where: str, read: PathReader, compile_path: PathCompiler
+) -> Predicate:
     if operator == "IsPresent":
         return _compile_presence(read, _expect_boolean(operand, where))
     if operator in _TYPE_TESTS:
@@ -149,7 +151,7 @@ def _expect_boolean(operand: Any, where: str) -> bool:
     return operand
 
 
-def _compile_presence(variable: Reader, expected: bool) -> Predicate:
+def _compile_presence(variable: PathReader, expected: bool) -> Predicate:
     def test(data: Any, execution: Execution) -> bool:
         try:
             variable(data, execution)
@@ -160,7 +162,7 @@ def _compile_presence(variable: Reader, expected: bool) -> Predicate:
     return test
 
 
-def _compile_match(pattern: Any, where: str, read: Reader) -> Predicate:
+def _compile_match(pattern: Any, where: str, read: PathReader) -> Predicate:
     if not isinstance(pattern, str):
         raise InvalidDefinition([f"{where}: expected a string"])
     pieces = re.findall(r"\\.|\\$|[^\\]", pattern, re.DOTALL)

@@ -50,7 +50,7 @@ _DETAILS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def render(event: HistoryEvent) -> dict[str, Any]:
+def render_event(event: HistoryEvent) -> dict[str, Any]:
     """Return the event as boto3's `get_execution_history` does: `timestamp` is an aware datetime in UTC."""
     document: dict[str, Any] = {
         "timestamp": _EPOCH + timedelta(microseconds=event.at),

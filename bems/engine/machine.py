@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from bems.engine.choices import Predicate
 from bems.engine.execution import Execution
-from bems.engine.paths import Reader, Writer
+from bems.engine.paths import PathReader, PathWriter
 
 Seconds = Callable[[Any, Execution], int]
 """Returns a number of seconds. Raises StatesError when it is missing or out of range."""
@@ -30,7 +30,7 @@ class Catcher:
 
     error_equals: frozenset[str]
     next: str
-    result_path: Writer | None
+    result_path: PathWriter | None
     """None discards the error output."""
 
 
@@ -41,8 +41,8 @@ class State:
     type: ClassVar[str]
     name: str
     next: str | None = None
-    input_path: Reader | None = None
-    output_path: Reader | None = None
+    input_path: PathReader | None = None
+    output_path: PathReader | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +53,9 @@ class Task(State):
     service: tuple[str, str] | None
     """resourceType and resource in history events: `("lambda", "invoke.waitForTaskToken")`. None for a function."""
     waits_for_token: bool
-    parameters: Reader | None
-    result_selector: Reader | None
-    result_path: Writer | None
+    parameters: PathReader | None
+    result_selector: PathReader | None
+    result_path: PathWriter | None
     timeout: Seconds | None
     heartbeat: Seconds | None
     retry: tuple[Retrier, ...]
@@ -72,8 +72,8 @@ class Choice(State):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass(State):
     type: ClassVar[str] = "Pass"
-    result: Reader | None
-    result_path: Writer | None
+    result: PathReader | None
+    result_path: PathWriter | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +91,8 @@ class Succeed(State):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fail(State):
     type: ClassVar[str] = "Fail"
-    error: Reader | None
-    cause: Reader | None
+    error: PathReader | None
+    cause: PathReader | None
 
 
 @dataclass(frozen=True, slots=True)

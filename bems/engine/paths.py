@@ -15,10 +15,10 @@ from bems.engine.execution import Execution
 from bems.engine.payloads import dumps
 from bems.engine.timestamps import render_timestamp
 
-Reader = Callable[[Any, Execution], Any]
+PathReader = Callable[[Any, Execution], Any]
 """reader(data, execution) returns the value at a path in the data or the context object. Raises PathNotFound."""
 
-Writer = Callable[[Any, Any], Any]
+PathWriter = Callable[[Any, Any], Any]
 """writer(data, value) returns a copy of the data with the value at a path. Raises StatesError."""
 
 _STEP = re.compile(r"\.([\w-]+)|\[(\d+)\]|\['((?:[^'\\]|\\.)*)'\]|\[\"((?:[^\"\\]|\\.)*)\"\]")
@@ -96,7 +96,7 @@ def _path_error(text: str, position: int) -> InvalidDefinition:
     return InvalidDefinition([f"'{text}' is not a path: unexpected '{rest}'"])
 
 
-def compile_reader(path: Path, identity: MachineIdentity) -> Reader:
+def compile_reader(path: Path, identity: MachineIdentity) -> PathReader:
     """Return a function that reads the value at the path."""
     if path.context:
         return _context_reader(path, identity)
@@ -107,7 +107,7 @@ def compile_reader(path: Path, identity: MachineIdentity) -> Reader:
     return _compile_walk(path, 0)
 
 
-def _field_reader(path: Path, key: str) -> Reader:
+def _field_reader(path: Path, key: str) -> PathReader:
     def read(data: Any, _execution: Execution) -> Any:
         try:
             return data[key]
@@ -117,7 +117,7 @@ def _field_reader(path: Path, key: str) -> Reader:
     return read
 
 
-def _compile_walk(path: Path, skip: int) -> Reader:
+def _compile_walk(path: Path, skip: int) -> PathReader:
     """Return a reader that starts after the first `skip` steps: its data is the value that those select."""
     steps = path.steps[skip:]
 
@@ -151,7 +151,7 @@ _CONTEXT_FIELDS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def _context_reader(path: Path, identity: MachineIdentity) -> Reader:
+def _context_reader(path: Path, identity: MachineIdentity) -> PathReader:
     steps = path.steps
     if len(steps) > 1:
         field = f"{steps[0]}.{steps[1]}"
@@ -165,7 +165,7 @@ def _context_reader(path: Path, identity: MachineIdentity) -> Reader:
     return lambda _data, execution: walk(_context(execution, identity), execution)
 
 
-def _input_reader(path: Path) -> Reader:
+def _input_reader(path: Path) -> PathReader:
     if len(path.steps) != 3 or not isinstance(path.steps[2], str):
         walk = _compile_walk(path, 2)
         return lambda _data, execution: walk(execution.input, execution)
@@ -180,7 +180,7 @@ def _input_reader(path: Path) -> Reader:
     return read
 
 
-def _token_reader(path: Path) -> Reader:
+def _token_reader(path: Path) -> PathReader:
     def read(_data: Any, execution: Execution) -> Any:
         if execution.token is None:
             raise PathNotFound(path, 0)
@@ -189,7 +189,7 @@ def _token_reader(path: Path) -> Reader:
     return read
 
 
-_FIELD_READERS: Final[dict[str, Reader]] = {
+_FIELD_READERS: Final[dict[str, PathReader]] = {
     "Execution.Id": lambda _data, execution: execution.id,
     "Execution.Name": lambda _data, execution: execution.name,
     "Execution.StartTime": lambda _data, execution: render_timestamp(execution.started_at),
@@ -229,12 +229,12 @@ def check_context_path(path: Path) -> None:
         raise UnsupportedDefinition([f"context object field {path.text} is not supported"])
 
 
-def constant(value: Any) -> Reader:
+def constant(value: Any) -> PathReader:
     """Return a reader that always returns `value`."""
     return lambda _data, _execution: value
 
 
-def compile_writer(path: Path) -> Writer:
+def compile_writer(path: Path) -> PathWriter:
     """Return a function that writes a value at a ResultPath and creates missing objects along the path."""
     steps = path.steps
     if not steps:

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from bems.engine.execution import Execution
-from bems.engine.history import HistoryEvent, render
+from bems.engine.history import HistoryEvent, render_event
 from bems.engine.interpreter import step
 from bems.engine.machine import Machine
 from bems.engine.stimuli import Stimulus
 
 
-def replay(
+def replay_execution(
     machine: Machine, execution: Execution, stimuli: Iterable[tuple[Stimulus, int]], stop: int | None = None
 ) -> tuple[Execution, list[HistoryEvent]]:
     """Apply stimuli, each with its instant, in their original order, until there are at least `stop` events.
@@ -36,4 +36,4 @@ def replay_history(
 ) -> list[dict[str, Any]]:
     """Return at most `limit` events of `replay` with ids greater than `after`, as GetExecutionHistory does."""
     stop = None if limit is None else after + limit
-    return [render(event) for event in replay(machine, execution, stimuli, stop)[1][after:stop]]
+    return [render_event(event) for event in replay_execution(machine, execution, stimuli, stop)[1][after:stop]]

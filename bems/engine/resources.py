@@ -11,7 +11,7 @@ _FUNCTION: Final = re.compile(r"arn:aws[\w-]*:lambda:[\w-]*:\d*:function:[\w$:-]
 
 
 @dataclass(frozen=True, slots=True)
-class Resource:
+class TaskResource:
     """A parsed Resource.
 
     `name` is its name in the registry, `service` the resourceType and resource in history events, None for a function.
@@ -22,10 +22,10 @@ class Resource:
     waits_for_token: bool = False
 
 
-_UNKNOWN: Final = Resource("")
+_UNKNOWN: Final = TaskResource("")
 
 
-def parse_resource(value: Any, registry: frozenset[str], where: str, problems: Problems) -> Resource:
+def parse_resource(value: Any, registry: frozenset[str], where: str, problems: Problems) -> TaskResource:
     """Parse the ARN of a service integration or a function. Adds what is wrong to `problems`."""
     if not isinstance(value, str):
         problems.add(where, "required field is missing")
@@ -33,7 +33,7 @@ def parse_resource(value: Any, registry: frozenset[str], where: str, problems: P
     if _FUNCTION.fullmatch(value):
         if value not in registry and "lambda:function" not in registry:
             problems.add_unsupported(where, f"resource {value} is not in the registry")
-        return Resource(value)
+        return TaskResource(value)
     integration = _INTEGRATION.fullmatch(value)
     if integration is None:
         problems.add(where, f"'{value}' is not the ARN of a service integration or of a function")
@@ -44,4 +44,4 @@ def parse_resource(value: Any, registry: frozenset[str], where: str, problems: P
     name = f"{service}:{action}"
     if name not in registry:
         problems.add_unsupported(where, f"resource {name} is not in the registry")
-    return Resource(name, (service, action + pattern), bool(pattern))
+    return TaskResource(name, (service, action + pattern), bool(pattern))

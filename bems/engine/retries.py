@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from bems.engine.errors import ALL, RESERVED_NAMES
 from bems.engine.machine import Catcher, Retrier
-from bems.engine.paths import Writer
+from bems.engine.paths import PathWriter
 from bems.engine.problems import Problems
 from bems.engine.timestamps import SECOND
 
@@ -54,7 +54,7 @@ def compile_catch(
     where: str,
     problems: Problems,
     target: Callable[[Any, str], str],
-    writer: Callable[[Any, str], Writer | None],
+    writer: Callable[[Any, str], PathWriter | None],
 ) -> tuple[Catcher, ...]:
     return tuple(
         Catcher(

@@ -17,10 +17,10 @@ from bems.engine.payloads import fits
 from bems.engine.retries import retry_delay
 from bems.engine.timestamps import SECOND
 
-MAX_HISTORY_EVENTS: Final = 25_000
+MAX_EXECUTION_EVENTS: Final = 25_000
 """Maximum number of history events; the last one is the failure. Source: Step Functions service quotas."""
 
-_RECORD_AFTER_EVENT: Final = MAX_HISTORY_EVENTS - 10
+_RECORD_AFTER_EVENT: Final = MAX_EXECUTION_EVENTS - 10
 """Event id after which every step records its events, so that `add_event` enforces the limit.
 
 The margin of 10 exceeds the number of events that a step can add before it compares `last_event` with this constant."""
@@ -75,7 +75,7 @@ class StateRunner:
             self.add_event(f"{state.type}StateEntered", state.name, execution.data)
         execution.entered_event = execution.last_event
 
-    def run_action(self, action: "Action", state: State) -> str | None:
+    def run_action(self, action: "StateAction", state: State) -> str | None:
         """Run a method for a state, and fail the state if it raises StatesError."""
         try:
             return action(self, state)
@@ -126,7 +126,7 @@ class StateRunner:
         """
         number = self.execution.last_event + 1
         if self.events is not None:
-            if number >= MAX_HISTORY_EVENTS and event not in _ENDINGS:
+            if number >= MAX_EXECUTION_EVENTS and event not in _ENDINGS:
                 raise HistoryFull
             # In Step Functions, the first state, an abort and the machine's timeout have no previous event.
             previous = 0 if number <= 2 or event in _UNLINKED else number - 1
@@ -303,13 +303,13 @@ _TOO_LARGE: Final = (
     "The state/task '{}' returned a result with a size exceeding the maximum number of bytes service limit."
 )
 
-HISTORY_FULL_CAUSE: Final = f"The execution reached the maximum number of history events ({MAX_HISTORY_EVENTS})."
+HISTORY_FULL_CAUSE: Final = f"The execution reached the maximum number of history events ({MAX_EXECUTION_EVENTS})."
 
-Action = Callable[[StateRunner, Any], str | None]
+StateAction = Callable[[StateRunner, Any], str | None]
 
 _UNLINKED: Final = frozenset({"ExecutionAborted", "ExecutionTimedOut"})
 _ENDINGS: Final = _UNLINKED | {"ExecutionFailed", "ExecutionSucceeded"}
-_ENTER: Final[dict[type[State], Action]] = {
+_ENTER: Final[dict[type[State], StateAction]] = {
     Choice: StateRunner.enter_choice,
     Fail: StateRunner.enter_fail,
     Pass: StateRunner.enter_pass,

@@ -11,8 +11,8 @@ from bems.engine.paths import (
     MachineIdentity,
     Path,
     PathNotFound,
-    Reader,
-    Writer,
+    PathReader,
+    PathWriter,
     check_context_path,
     compile_reader,
     compile_writer,
@@ -125,7 +125,7 @@ class StateCompiler:
             return None
         return path
 
-    def _reader(self, text: Any, where: str) -> Reader:
+    def _reader(self, text: Any, where: str) -> PathReader:
         path = self._path(text, where)
         if path is None:
             return constant(None)
@@ -133,7 +133,7 @@ class StateCompiler:
             self.problems.add(where, "the task token exists only in the Parameters of a .waitForTaskToken task")
         return compile_reader(path, self.identity)
 
-    def _filter(self, field: str) -> Reader | None:
+    def _filter(self, field: str) -> PathReader | None:
         """Compile InputPath or OutputPath. Absent or $ selects the whole value (None); null selects an empty object."""
         text = self.document.get(field, "$")
         if text is None:
@@ -150,7 +150,7 @@ class StateCompiler:
 
         return read_or_explain
 
-    def _template(self, field: str) -> Reader | None:
+    def _template(self, field: str) -> PathReader | None:
         if field not in self.document:
             return None
         try:
@@ -159,7 +159,7 @@ class StateCompiler:
             self.problems.include(error)
             return None
 
-    def _writer(self, text: Any, where: str) -> Writer | None:
+    def _writer(self, text: Any, where: str) -> PathWriter | None:
         if text is None:
             return None
         path = self._path(text, where)
@@ -167,7 +167,7 @@ class StateCompiler:
             self.problems.add(where, "a result cannot be written to the context object")
         return None if path is None else compile_writer(path)
 
-    def _result_path(self) -> Writer | None:
+    def _result_path(self) -> PathWriter | None:
         return self._writer(self.document.get("ResultPath", "$"), f"{self.where}.ResultPath")
 
     def _exclusive_field(self, *fields: str, required: bool) -> str | None:
@@ -274,7 +274,7 @@ class StateCompiler:
         return machine.Wait(**flow, until=self._timestamp(value, constant(value)))
 
     @staticmethod
-    def _timestamp(text: Any, read: Reader) -> Any:
+    def _timestamp(text: Any, read: PathReader) -> Any:
         def until(data: Any, execution: Execution, now: int) -> int:
             try:
                 value = read(data, execution)
@@ -335,7 +335,7 @@ class StateCompiler:
     def _compile_fail(self) -> machine.Fail:
         return machine.Fail(name=self.name, error=self._text_field("Error"), cause=self._text_field("Cause"))
 
-    def _text_field(self, prefix: str) -> Reader | None:
+    def _text_field(self, prefix: str) -> PathReader | None:
         field = self._exclusive_field(prefix, f"{prefix}Path", required=False)
         if field is None:
             return None

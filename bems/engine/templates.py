@@ -8,14 +8,14 @@ from typing import Any
 
 from bems.engine.errors import RUNTIME, InvalidDefinition, StatesError
 from bems.engine.execution import Execution
-from bems.engine.paths import PathNotFound, Reader, constant
+from bems.engine.paths import PathNotFound, PathReader, constant
 from bems.engine.payloads import dumps
 
-PathCompiler = Callable[[Any, str], Reader]
+PathCompiler = Callable[[Any, str], PathReader]
 """compile_path(text, where) returns the reader of a path; the caller's `Problems` collects what is wrong with it."""
 
 
-def compile_template(template: Any, where: str, compile_path: PathCompiler) -> Reader:
+def compile_template(template: Any, where: str, compile_path: PathCompiler) -> PathReader:
     """Return a function that fills in the template. Raises InvalidDefinition for a field that is given twice."""
     if isinstance(template, dict):
         return _compile_object(template, where, compile_path)
@@ -32,11 +32,11 @@ def _is_constant(template: Any) -> bool:
     return True
 
 
-def _compile_object(template: dict[str, Any], where: str, compile_path: PathCompiler) -> Reader:
+def _compile_object(template: dict[str, Any], where: str, compile_path: PathCompiler) -> PathReader:
     if _is_constant(template):
         return constant(template)
     blank: dict[str, Any] = {}
-    readers: list[tuple[str, Reader]] = []
+    readers: list[tuple[str, PathReader]] = []
     for key, value in template.items():
         name = key[:-2] if key.endswith(".$") else key
         if name in blank:
@@ -65,7 +65,7 @@ def _compile_object(template: dict[str, Any], where: str, compile_path: PathComp
     return render
 
 
-def _compile_array(template: list[Any], where: str, compile_path: PathCompiler) -> Reader:
+def _compile_array(template: list[Any], where: str, compile_path: PathCompiler) -> PathReader:
     if _is_constant(template):
         return constant(template)
     readers = [compile_template(item, f"{where}[{index}]", compile_path) for index, item in enumerate(template)]

@@ -19,18 +19,18 @@ from bems.generator.scenarios import (
     EPOCH_DATE,
     EVERYDAY,
     Emission,
-    Profile,
+    LogProfile,
     Scenario,
     iso_date,
     make_scenario,
 )
 from bems.generator.vendors import cumulative_volumes, make_vendors
 
-__all__ = ["CLEAN", "EVERYDAY", "Profile", "Scenario", "generate", "render", "scenarios"]
+__all__ = ["CLEAN", "EVERYDAY", "LogProfile", "Scenario", "generate", "render_line", "scenarios"]
 
 DEFAULT_START = date(2026, 1, 1)
 DEFAULT_DAYS = 31
-FIRST_YEAR, LAST_YEAR = 1971, 2090
+MIN_START_YEAR, MAX_START_YEAR = 1971, 2090
 
 # Relative number of invoices that begin on a day, from Monday to Sunday; the factors for the last business days of a
 # month (the last one first); and holidays in nearly every country, which count as Sundays.
@@ -69,7 +69,7 @@ _SECONDS = [f"{second:02}" for second in range(60)]
 
 
 def generate(
-    invoices: int, seed: int, *, start: date = DEFAULT_START, days: int = DEFAULT_DAYS, profile: Profile = EVERYDAY
+    invoices: int, seed: int, *, start: date = DEFAULT_START, days: int = DEFAULT_DAYS, profile: LogProfile = EVERYDAY
 ) -> Iterator[bytes]:
     """Generate the lines of a log with the complete lifecycles of `invoices` that begin within `days` from `start`.
 
@@ -84,7 +84,7 @@ def generate(
 
 
 def scenarios(
-    invoices: int, seed: int, *, start: date = DEFAULT_START, days: int = DEFAULT_DAYS, profile: Profile = EVERYDAY
+    invoices: int, seed: int, *, start: date = DEFAULT_START, days: int = DEFAULT_DAYS, profile: LogProfile = EVERYDAY
 ) -> Iterator[Scenario]:
     """Generate the scenarios of the log that `generate` returns for the same arguments, in the order of their days."""
     if invoices < 0:
@@ -92,12 +92,14 @@ def scenarios(
     if days < 1:
         raise ValueError(f"{days} days: use 1 or more")
     first = start.toordinal()
-    if start.year < FIRST_YEAR or first + days > date(LAST_YEAR, 12, 31).toordinal():
-        raise ValueError(f"{days} days from {start}: use a start from {FIRST_YEAR} and an end up to {LAST_YEAR}")
+    if start.year < MIN_START_YEAR or first + days > date(MAX_START_YEAR, 12, 31).toordinal():
+        raise ValueError(
+            f"{days} days from {start}: use a start from {MIN_START_YEAR} and an end up to {MAX_START_YEAR}"
+        )
     return _scenarios(invoices, seed, first - EPOCH_DATE, days, profile)
 
 
-def _scenarios(invoices: int, seed: int, first: int, days: int, profile: Profile) -> Iterator[Scenario]:
+def _scenarios(invoices: int, seed: int, first: int, days: int, profile: LogProfile) -> Iterator[Scenario]:
     random = Random(f"stories {seed}").random
     vendors, volumes = make_vendors(seed), cumulative_volumes()
     weights = _daily_weights(first, days)
@@ -151,10 +153,10 @@ def _render_until(pending: dict[int, list[Scenario]], until: int) -> Iterator[by
         ]
         arrivals.sort(key=itemgetter(0))
         for _, scenario, emission in arrivals:
-            yield render(scenario, emission)
+            yield render_line(scenario, emission)
 
 
-def render(scenario: Scenario, emission: Emission) -> bytes:
+def render_line(scenario: Scenario, emission: Emission) -> bytes:
     """Render a line, including its newline."""
     sender = scenario.vendor.senders[emission.stage]
     day, second = divmod(emission.occurs + sender.shift_seconds, DAY_SECONDS)

@@ -12,18 +12,19 @@ from typing import Literal, TypeVar
 
 from msgspec import Struct
 
-from bems.generator.vendors import FRIDAY_AND_SATURDAY, SATURDAY_AND_SUNDAY, Vendor
+from bems.generator.vendors import FRIDAY_AND_SATURDAY, HOUR_SECONDS, VendorProfile
+from bems.tracker.calendars import SATURDAY_AND_SUNDAY
 from bems.tracker.contract import Stage
 from bems.tracker.status import Status
 
-MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3600, 24 * 3600
+MINUTE_SECONDS, DAY_SECONDS = 60, 24 * 3600
 EPOCH_DATE, THURSDAY = date(1970, 1, 1).toordinal(), date(1970, 1, 1).weekday()
 
-Choice = TypeVar("Choice")
+WeightedChoice = TypeVar("WeightedChoice")
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
+class LogProfile:
     """Probabilities of faults, from 0 to 1. The defaults describe an ordinary company."""
 
     # Shares of all invoices.
@@ -56,8 +57,8 @@ class Profile:
     malformed_for_good: float = 0.2  # never corrected and sent again
 
 
-EVERYDAY = Profile()
-CLEAN = Profile(**dict.fromkeys(Profile.__dataclass_fields__, 0.0))
+EVERYDAY = LogProfile()
+CLEAN = LogProfile(**dict.fromkeys(LogProfile.__dataclass_fields__, 0.0))
 """No faults: four events per invoice, in order."""
 
 # Business days from one step to the next, of which one is drawn. 0 means up to about three hours later.
@@ -80,7 +81,7 @@ CANCELLED_BEFORE = ("authorization",) * 4 + ("reconciliation",) * 2 + ("posting"
 LATENCY_SECONDS = (1, 90)
 LATE_SECONDS = (DAY_SECONDS, 7 * DAY_SECONDS)
 WEEKS_LATE_SECONDS = (14 * DAY_SECONDS, 45 * DAY_SECONDS)
-RETRY_SECONDS = (2, 2 * MINUTE_SECONDS)
+REDELIVERY_SECONDS = (2, 2 * MINUTE_SECONDS)
 REDELIVERY_SECONDS = (DAY_SECONDS, 9 * DAY_SECONDS)
 CORRECTION_SECONDS = (HOUR_SECONDS, 3 * DAY_SECONDS)
 
@@ -124,7 +125,7 @@ class Scenario(Struct, frozen=True, gc=False):
 
     number: int
     invoice_id: str
-    vendor: Vendor
+    vendor: VendorProfile
     day: int
     amount: str
     details: str
@@ -132,7 +133,9 @@ class Scenario(Struct, frozen=True, gc=False):
     emissions: tuple[Emission, ...]
 
 
-def make_scenario(number: int, day: int, vendor: Vendor, profile: Profile, random: Callable[[], float]) -> Scenario:
+def make_scenario(
+    number: int, day: int, vendor: VendorProfile, profile: LogProfile, random: Callable[[], float]
+) -> Scenario:
     """Make the scenario of an invoice that begins on `day` (local days since 1970) or on the next business day."""
     builder = _ScenarioBuilder(day, vendor, profile, random)
     status = builder.run()
@@ -174,7 +177,7 @@ class _ScenarioBuilder:
     was emitted. Each step returns the final status of the invoice, or None if the scenario continues.
     """
 
-    def __init__(self, day: int, vendor: Vendor, profile: Profile, random: Callable[[], float]) -> None:
+    def __init__(self, day: int, vendor: VendorProfile, profile: LogProfile, random: Callable[[], float]) -> None:
         self.vendor, self.profile, self.random = vendor, profile, random
         self.day_offsets = _DAY_OFFSETS[vendor.weekend]
         self.emissions: list[Emission] = []
@@ -333,7 +336,7 @@ class _ScenarioBuilder:
             arrives = self._later(arrives, CORRECTION_SECONDS)
         self._add_emission(arrives, stage, status, "sent")
         if random() < profile.duplicated:
-            lag = REDELIVERY_SECONDS if random() < profile.duplicated_days_later else RETRY_SECONDS
+            lag = REDELIVERY_SECONDS if random() < profile.duplicated_days_later else REDELIVERY_SECONDS
             self._add_emission(self._later(arrives, lag), stage, status, "repeat")
         if random() < profile.conflicting:
             self._add_emission(self._later(arrives, REDELIVERY_SECONDS), stage, status, "conflict")
@@ -349,5 +352,5 @@ class _ScenarioBuilder:
         first, last = lag
         return start + first + int(self.random() * (last - first))
 
-    def _pick(self, choices: tuple[Choice, ...]) -> Choice:
+    def _pick(self, choices: tuple[WeightedChoice, ...]) -> WeightedChoice:
         return choices[int(self.random() * len(choices))]

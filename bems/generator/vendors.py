@@ -9,6 +9,7 @@ from random import Random
 
 from msgspec import Struct
 
+from bems.tracker.calendars import SATURDAY_AND_SUNDAY
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.currencies import MINOR_UNITS
 
@@ -28,7 +29,7 @@ TIERS = (
 TERMS_DAYS = (14, 30, 30, 30, 45, 60, 60, 90)
 TERMS_STYLES = ("days", "days", "days", "days", "days", "days", "both", "both", "due_date", "none")
 
-SATURDAY_AND_SUNDAY, FRIDAY_AND_SATURDAY = frozenset({5, 6}), frozenset({4, 5})
+FRIDAY_AND_SATURDAY = frozenset({4, 5})
 
 HOUR_SECONDS = 3600
 
@@ -47,7 +48,7 @@ class SourceSystem(Struct, frozen=True):
     escapes_unicode: bool = False
 
 
-class Region(Struct, frozen=True):
+class SourceRegion(Struct, frozen=True):
     """A cloud region of the senders. Approvals come from `workflow`, all other events from `ledger`."""
 
     cloud: str
@@ -57,7 +58,7 @@ class Region(Struct, frozen=True):
     weekend: frozenset[int] = SATURDAY_AND_SUNDAY
 
 
-class Country(Struct, frozen=True):
+class CountryProfile(Struct, frozen=True):
     """A country with its share of the volume in percent.
 
     `per_euro` is the number of currency units per euro. `utc_hours` is the offset in winter and used all year, so that
@@ -66,7 +67,7 @@ class Country(Struct, frozen=True):
 
     code: str
     share: int
-    region: Region
+    region: SourceRegion
     currency: str
     per_euro: float
     utc_hours: int
@@ -75,7 +76,7 @@ class Country(Struct, frozen=True):
     forms: tuple[str, ...]
 
 
-class Sender(Struct, frozen=True, gc=False):
+class VendorSender(Struct, frozen=True, gc=False):
     """The common parts of all events of one vendor and stage.
 
     `constant_fields`  JSON of currency, vendor and source.
@@ -91,7 +92,7 @@ class Sender(Struct, frozen=True, gc=False):
     has_details: bool
 
 
-class Vendor(Struct, frozen=True):
+class VendorProfile(Struct, frozen=True):
     """A vendor. `minor_per_euro` is the number of the currency's minor units per euro; `utc_offset` is in seconds."""
 
     id: str
@@ -105,7 +106,7 @@ class Vendor(Struct, frozen=True):
     terms_days: int
     terms_style: str
     cost_center: str
-    senders: dict[Stage, Sender]
+    senders: dict[Stage, VendorSender]
 
 
 _SAP_ECC = SourceSystem("sap-ecc", "IDOC")
@@ -116,11 +117,11 @@ _COUPA = SourceSystem("coupa", "CP", utc_suffix="Z")
 _CONCUR = SourceSystem("concur", "cnqr", utc_suffix="Z")
 _ARIBA = SourceSystem("ariba", "AN", utc_suffix="Z", escapes_unicode=True)
 
-_EUROPE = Region("eu-west-1", "210987654321", _SAP_ECC, _CONCUR)
-_BRITAIN = Region("eu-west-2", "210987654322", _FUSION, _COUPA)
-_AMERICA = Region("us-east-1", "210987654323", _FUSION, _COUPA)
-_ASIA = Region("ap-northeast-1", "210987654324", _S4HANA, _ARIBA)
-_GULF = Region("me-south-1", "210987654325", _EBS, _CONCUR, FRIDAY_AND_SATURDAY)
+_EUROPE = SourceRegion("eu-west-1", "210987654321", _SAP_ECC, _CONCUR)
+_BRITAIN = SourceRegion("eu-west-2", "210987654322", _FUSION, _COUPA)
+_AMERICA = SourceRegion("us-east-1", "210987654323", _FUSION, _COUPA)
+_ASIA = SourceRegion("ap-northeast-1", "210987654324", _S4HANA, _ARIBA)
+_GULF = SourceRegion("me-south-1", "210987654325", _EBS, _CONCUR, FRIDAY_AND_SATURDAY)
 
 _GERMAN = (
     ("Bergmann", "Krüger", "Vogt", "Lindner", "Schäfer", "Hartmann", "Böhm", "Seidel"),
@@ -140,37 +141,37 @@ _GULF_WORDS = (
 )
 
 COUNTRIES = (
-    Country("DE", 23, _EUROPE, "EUR", 1.0, 1, *_GERMAN, ("GmbH", "GmbH & Co. KG", "AG")),
-    Country("US", 19, _AMERICA, "USD", 1.1, -5, *_ENGLISH, ("Inc.", "LLC", "Corp.")),
-    Country(
+    CountryProfile("DE", 23, _EUROPE, "EUR", 1.0, 1, *_GERMAN, ("GmbH", "GmbH & Co. KG", "AG")),
+    CountryProfile("US", 19, _AMERICA, "USD", 1.1, -5, *_ENGLISH, ("Inc.", "LLC", "Corp.")),
+    CountryProfile(
         "NL", 12, _EUROPE, "EUR", 1.0, 1, ("De Vries", "Van Dijk", "Bakker", "Visser", "Smit", "Meijer"),
         ("Transport", "Techniek", "Kantoor", "Verpakkingen", "Schoonmaak", "Advies"), ("B.V.", "N.V."),
     ),
-    Country("GB", 11, _BRITAIN, "GBP", 0.85, 0, *_ENGLISH, ("Ltd", "plc", "& Sons Ltd")),
-    Country("FR", 9, _EUROPE, "EUR", 1.0, 1, *_FRENCH, ("SARL", "SAS", "SA")),
-    Country(
+    CountryProfile("GB", 11, _BRITAIN, "GBP", 0.85, 0, *_ENGLISH, ("Ltd", "plc", "& Sons Ltd")),
+    CountryProfile("FR", 9, _EUROPE, "EUR", 1.0, 1, *_FRENCH, ("SARL", "SAS", "SA")),
+    CountryProfile(
         "JP", 7, _ASIA, "JPY", 160.0, 9, ("山田", "東海", "佐藤", "日進", "北陸", "大和"),
         ("製作所", "物流", "電機", "商事", "工業"), ("株式会社", "有限会社"),
     ),
-    Country("CH", 5, _EUROPE, "CHF", 0.95, 1, *_GERMAN, ("AG", "GmbH")),
-    Country(
+    CountryProfile("CH", 5, _EUROPE, "CHF", 0.95, 1, *_GERMAN, ("AG", "GmbH")),
+    CountryProfile(
         "ES", 4, _EUROPE, "EUR", 1.0, 1, ("García", "Ibáñez", "Muñoz", "Ortega", "Núñez"),
         ("Transportes", "Suministros", "Ingeniería", "Limpiezas"), ("S.L.", "S.A."),
     ),
-    Country(
+    CountryProfile(
         "PL", 3, _EUROPE, "PLN", 4.3, 1, ("Kowalski", "Wójcik", "Zieliński", "Dąbrowski"),
         ("Transport", "Opakowania", "Serwis", "Budownictwo"), ("Sp. z o.o.", "S.A."),
     ),
-    Country("KW", 3, _GULF, "KWD", 0.33, 3, *_GULF_WORDS, ("W.L.L.", "K.S.C.")),
-    Country("BH", 2, _GULF, "BHD", 0.41, 3, *_GULF_WORDS, ("W.L.L.", "B.S.C.")),
-    Country(
+    CountryProfile("KW", 3, _GULF, "KWD", 0.33, 3, *_GULF_WORDS, ("W.L.L.", "K.S.C.")),
+    CountryProfile("BH", 2, _GULF, "BHD", 0.41, 3, *_GULF_WORDS, ("W.L.L.", "B.S.C.")),
+    CountryProfile(
         "SG", 2, _ASIA, "SGD", 1.45, 8, ("Tan", "Lim", "Merlion", "Straits", "Orchid"),
         ("Marine", "Electronics", "Logistics", "Supplies"), ("Pte. Ltd.",),
     ),
 )  # fmt: skip
 
 
-def make_vendors(seed: int) -> list[Vendor]:
+def make_vendors(seed: int) -> list[VendorProfile]:
     """Return the vendors of a seed, the largest first."""
     random = Random(f"suppliers {seed}")
     assigned = dict.fromkeys(range(len(COUNTRIES)), 0.0)
@@ -195,7 +196,7 @@ def _pick(random: Random, choices: tuple[str, ...]) -> str:
     return choices[int(random.random() * len(choices))]
 
 
-def _make_vendor(rank: int, country: Country, random: Random) -> Vendor:
+def _make_vendor(rank: int, country: CountryProfile, random: Random) -> VendorProfile:
     tier = _pick(random, next(tiers for share, tiers in TIERS if rank < share * VENDOR_COUNT))
     words = [_pick(random, country.families), _pick(random, country.trades), _pick(random, country.forms)]
     vendor = {
@@ -205,7 +206,7 @@ def _make_vendor(rank: int, country: Country, random: Random) -> Vendor:
         "tier": tier,
     }
     decimals = MINOR_UNITS[country.currency]
-    return Vendor(
+    return VendorProfile(
         id=vendor["id"],
         country=country.code,
         currency=country.currency,
@@ -221,7 +222,7 @@ def _make_vendor(rank: int, country: Country, random: Random) -> Vendor:
     )
 
 
-def _make_sender(country: Country, vendor: dict[str, str], stage: Stage) -> Sender:
+def _make_sender(country: CountryProfile, vendor: dict[str, str], stage: Stage) -> VendorSender:
     region, detailed = country.region, stage != "authorization"
     system = region.ledger if detailed else region.workflow
     source = {"system": system.name, "region": region.cloud, "account_id": region.account}
@@ -229,4 +230,4 @@ def _make_sender(country: Country, vendor: dict[str, str], stage: Stage) -> Send
     text = json.dumps(constant, ensure_ascii=system.escapes_unicode, separators=(",", ":"))
     offset = f"{country.utc_hours:+03}:00"
     shift = -country.utc_hours * HOUR_SECONDS if system.utc_suffix else 0
-    return Sender(system.prefix, text[1:-1], shift, system.utc_suffix or offset, detailed)
+    return VendorSender(system.prefix, text[1:-1], shift, system.utc_suffix or offset, detailed)

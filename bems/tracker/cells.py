@@ -12,7 +12,7 @@ from bems.tracker.policy import PolicySpec
 CellName = Annotated[
     str, Meta(max_length=20, pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*(?!\n)$", description="1 to 20 of a-z, 0-9 and -")
 ]
-Region = Annotated[
+RegionName = Annotated[
     str, Meta(pattern=r"^[a-z]{2,4}(-[a-z]+){1,2}-[0-9]{1,2}(?!\n)$", description="an AWS Region, such as eu-west-1")
 ]
 Account = Annotated[str, Meta(pattern=r"^[0-9]{12}(?!\n)$", description='12 digits in quotes, such as "123456789012"')]
@@ -68,7 +68,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Step Functions quota of the cell's account and Region. Alarms and the dashboard show it; nothing enforces it."""
 
 
-class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
+class WebhookConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """HTTP POST per alert, to exactly one of `url` and `url_env`."""
 
     url: Url | None = None
@@ -82,37 +82,39 @@ class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError('a webhook has one address: use either "url" or "url_env"')
 
 
-class Email(Struct, frozen=True, forbid_unknown_fields=True):
+class EmailConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """E-mail per alert. `sender` (`from` in the file) defaults to the runtime's configured sender."""
 
     to: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=50, description="1 to 50 e-mail addresses")]
     sender: Address | None = msgspec.field(name="from", default=None)
 
 
-class Log(Struct, frozen=True, forbid_unknown_fields=True):
+class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Line in the cell's log per alert."""
 
 
-class Destination(Struct, frozen=True, forbid_unknown_fields=True):
+class DestinationConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Destination of alerts: exactly one of webhook, email and log."""
 
-    webhook: Webhook | None = None
-    email: Email | None = None
-    log: Log | None = None
+    webhook: WebhookConfig | None = None
+    email: EmailConfig | None = None
+    log: LogConfig | None = None
 
     def __post_init__(self) -> None:
         if sum(kind is not None for kind in (self.webhook, self.email, self.log)) != 1:
             raise ValueError('a destination is one way to send: use one of "webhook", "email", "log" in each list item')
 
 
-Destinations = Annotated[tuple[Destination, ...], Meta(min_length=1, max_length=20, description="1 to 20 destinations")]
+Destinations = Annotated[
+    tuple[DestinationConfig, ...], Meta(min_length=1, max_length=20, description="1 to 20 destinations")
+]
 
 
-class Alerts(Struct, frozen=True, forbid_unknown_fields=True):
+class AlertsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Destinations by severity. An empty list is refused, because it would silence alerts; use `log` at least."""
 
-    warning: Destinations = (Destination(log=Log()),)
-    critical: Destinations = (Destination(log=Log()),)
+    warning: Destinations = (DestinationConfig(log=LogConfig()),)
+    critical: Destinations = (DestinationConfig(log=LogConfig()),)
 
 
 class Smtp(Struct, frozen=True, forbid_unknown_fields=True):
@@ -204,12 +206,12 @@ class Concurrency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return max(0, self.account - MIN_UNRESERVED_INSTANCES) // (len(STAGES) + 2)
 
 
-class Cell(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CellConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One independent cell: location, variants, policy and limits. At most one of `policy` and `policy_file` is set."""
 
     name: CellName
     """Unique in the file. Part of resource names, so renaming a cell creates a new one."""
-    region: Region
+    region: RegionName
     account: Account | None = None
     """AWS account of the cell; defaults to the account that deploys it."""
     delivery: Literal["fifo", "standard"] = "fifo"
@@ -222,7 +224,7 @@ class Cell(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     limits: Limits = Limits()
     concurrency: Concurrency = Concurrency()
     """Concurrency of its Lambda functions."""
-    alerts: Alerts = Alerts()
+    alerts: AlertsConfig = AlertsConfig()
     embedded: Embedded = Embedded()
     removal: Literal["retain", "destroy"] = "retain"
     """Whether the cell's data is kept when its stack is deleted."""
@@ -251,4 +253,4 @@ class Cell(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class CellsFile(Struct, frozen=True, forbid_unknown_fields=True):
     """Contents of `cells.yaml`: all cells of an installation."""
 
-    cells: Annotated[tuple[Cell, ...], Meta(min_length=1, max_length=100, description="a list of 1 to 100 cells")]
+    cells: Annotated[tuple[CellConfig, ...], Meta(min_length=1, max_length=100, description="a list of 1 to 100 cells")]

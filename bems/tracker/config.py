@@ -22,7 +22,7 @@ from bems.validation.error_messages import format_value
 from bems.validation.field_errors import MAX_ERRORS, FieldError, append_pointer, validate
 
 MAX_CHARACTERS = 256 * 1024
-MAX_DEPTH = 16
+MAX_YAML_DEPTH = 16
 
 _Config = TypeVar("_Config")
 
@@ -246,8 +246,8 @@ class _Document:
     def _next(self) -> Any:
         event = self._get_event()
         self._depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if self._depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"over {MAX_DEPTH} levels deep", problem_mark=event.start_mark)
+        if self._depth > MAX_YAML_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"over {MAX_YAML_DEPTH} levels deep", problem_mark=event.start_mark)
         return event
 
     def _add_invalid_value(self, line: int, pointer: str, detail: str) -> None:

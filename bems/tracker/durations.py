@@ -10,13 +10,13 @@ from typing import Literal
 from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND
 from bems.validation.error_messages import format_value
 
-Unit = Literal["s", "m", "h", "d", "bd"]
+DurationUnit = Literal["s", "m", "h", "d", "bd"]
 
 MAX_DAYS = 3650
 MAX_BUSINESS_DAYS = 2600
 
-_MICROSECONDS: dict[Unit, int] = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "bd": 0}
-_UNITS: dict[str, Unit] = {"s": "s", "m": "m", "h": "h", "d": "d", "bd": "bd"}
+_MICROSECONDS: dict[DurationUnit, int] = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "bd": 0}
+_UNITS: dict[str, DurationUnit] = {"s": "s", "m": "m", "h": "h", "d": "d", "bd": "bd"}
 _DURATION = re.compile(r"([0-9]+)(s|m|h|d|bd)")
 _EXPECTED_FORM = "a whole number and s, m, h, d (24 hours each) or bd (business days), such as 90m, 12h, 3d or 5bd"
 
@@ -29,7 +29,7 @@ class Duration:
     """
 
     amount: int
-    unit: Unit
+    unit: DurationUnit
 
     def __post_init__(self) -> None:
         if self.amount < 1:
@@ -90,5 +90,5 @@ def parse_deadline(text: str) -> Duration | BeforeDue:
     return parse_duration(text)
 
 
-def _max_amount(unit: Unit) -> int:
+def _max_amount(unit: DurationUnit) -> int:
     return MAX_BUSINESS_DAYS if unit == "bd" else MAX_DAYS * DAY // _MICROSECONDS[unit]

@@ -15,15 +15,15 @@ from bems.tracker.contract import STAGES
 
 NAMESPACE = "BEMS"
 
-Unit = Literal["Count", "Milliseconds"]
+MetricUnit = Literal["Count", "Milliseconds"]
 Dimension = Literal["cell", "stage", "outcome", "severity"]
-Outcome = Literal["accepted", "duplicate", "conflict", "refused"]
+MetricOutcome = Literal["accepted", "duplicate", "conflict", "refused"]
 """Result of a message: a new event, a repeated event, a known event_id with other content, or an unreadable message."""
 Emitter = Literal["producer", "processor", "register_wait", "escalate", "sweeper", "recorder"]
 
 DIMENSION_VALUES: Mapping[Dimension, tuple[str, ...]] = {
     "stage": STAGES,
-    "outcome": get_args(Outcome),
+    "outcome": get_args(MetricOutcome),
     "severity": get_args(Severity),
 }
 """Possible values of each dimension except `cell`."""
@@ -33,7 +33,7 @@ class Metric(Struct, frozen=True):
     """Metric: its name, unit, dimensions, and the functions (modules of `handlers`) that emit it."""
 
     name: str
-    unit: Unit
+    unit: MetricUnit
     dimensions: tuple[Dimension, ...]
     emitters: tuple[Emitter, ...]
 

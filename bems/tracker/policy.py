@@ -402,5 +402,5 @@ def _rule(spec: StageSpec) -> Rule:
 DEFAULT_POLICY = build_policy(PolicySpec(), frozenset())
 """Default policy in Europe/Amsterdam, with weekends but no public holidays.
 
-A runtime uses `bems.calendars.expand(PolicySpec())`, which has the public holidays.
+A runtime uses `bems.calendars.expand(PolicySpec`, which has the public holidays.
 """

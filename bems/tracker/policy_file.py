@@ -36,7 +36,7 @@ class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True):
     identity: bool = True
 
 
-def dump_policy(policy: Policy) -> bytes:
+def policy_to_json(policy: Policy) -> bytes:
     """Encode a policy as JSON. Equal policies with the same calendar spec give the same bytes."""
     calendar = policy.calendar
     expanded = ExpandedPolicy(
@@ -53,8 +53,8 @@ def dump_policy(policy: Policy) -> bytes:
     return msgspec.json.encode(expanded)
 
 
-def load_policy(document: bytes) -> Policy:
-    """Decode a policy that `dump_policy` encoded. Raise ValueError for any other document."""
+def policy_from_json(document: bytes) -> Policy:
+    """Decode a policy that `policy_to_json` encoded. Raise ValueError for any other document."""
     try:
         expanded = msgspec.json.decode(document, type=ExpandedPolicy)
     except msgspec.DecodeError as error:

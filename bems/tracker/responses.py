@@ -17,7 +17,7 @@ from bems.validation.field_errors import FieldError
 JSON = "application/json"
 PROBLEM_JSON = "application/problem+json"
 
-Status = Literal["accepted", "duplicate", "conflict", "refused", "unavailable"]
+ResultStatus = Literal["accepted", "duplicate", "conflict", "refused", "unavailable"]
 
 # RFC 9110, section 15, and RFC 6585 for 429. The standard library's phrases change with its version.
 _TITLES = {
@@ -33,7 +33,13 @@ _TITLES = {
     500: "Internal Server Error",
     503: "Service Unavailable",
 }
-_CODES: dict[Status, int] = {"accepted": 202, "duplicate": 202, "conflict": 409, "refused": 400, "unavailable": 503}
+_CODES: dict[ResultStatus, int] = {
+    "accepted": 202,
+    "duplicate": 202,
+    "conflict": 409,
+    "refused": 400,
+    "unavailable": 503,
+}
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -80,7 +86,7 @@ class Problem(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class EventResult(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Result of one event of a batch. `code` is the HTTP status that the event would have received alone."""
 
-    status: Status
+    status: ResultStatus
     code: int
     event_id: str | None = None
     detail: str | None = None
@@ -140,7 +146,7 @@ def bad_request(invalid: InvalidEvent) -> HttpResponse:
     return problem(invalid.status, invalid.summary, to_error_list(invalid.errors))
 
 
-def too_large(limit: int) -> HttpResponse:
+def payload_too_large(limit: int) -> HttpResponse:
     """Return 413 for a body that was not read to its end; `limit` is in bytes."""
     return problem(413, f"the body has more than {limit} bytes: send less at once")
 

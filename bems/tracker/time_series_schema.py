@@ -27,7 +27,7 @@ class Column(Struct, frozen=True):
     required: bool = False
 
 
-COLUMNS: tuple[Column, ...] = (
+SERIES_COLUMNS: tuple[Column, ...] = (
     Column("cell", "string", True),
     Column("invoice_id", "string", True),
     Column("stage", "string", True),
@@ -67,7 +67,7 @@ is YYYY-MM-DD, and `attributes` a JSON object. If `attributes_cut`, the store's 
 def to_row(transition: Transition, cell: str) -> dict[str, Value]:
     """Return the transition's values by column name, without empty ones."""
     values: dict[str, Value] = {"cell": cell}
-    for column in COLUMNS[1:]:
+    for column in SERIES_COLUMNS[1:]:
         value = getattr(transition, column.name, None)
         if isinstance(value, Decimal):
             value = format(value, "f")

@@ -10,7 +10,7 @@ import duckdb
 
 from bems.embedded.analytics import dashboards, rollup
 from bems.embedded.analytics.dashboards import DASHBOARDS
-from bems.embedded.analytics.time_series import COLUMNS, TimeSeries
+from bems.embedded.analytics.time_series import DUCKDB_COLUMNS, TimeSeries
 from bems.tracker.instants import DAY, parse
 from bems.tracker.transitions import Transition
 from bench.figures import Figure
@@ -102,7 +102,7 @@ def measure(folder: Path) -> Iterator[Figure]:
         seconds = {
             (name, by): max(time_dashboard(series, name, by) for _ in range(3))
             for name in DASHBOARDS
-            for by in get_args(dashboards.Unit)
+            for by in get_args(dashboards.DashboardUnit)
         }
     finally:
         series.close()
@@ -127,7 +127,7 @@ def measure(folder: Path) -> Iterator[Figure]:
     )
 
 
-def time_dashboard(series: TimeSeries, name: str, by: dashboards.Unit) -> float:
+def time_dashboard(series: TimeSeries, name: str, by: dashboards.DashboardUnit) -> float:
     """Return the seconds of one query."""
     started = time.perf_counter()
     rows = dashboards.query_dashboard(series, name, START, START + DAYS * DAY, by)
@@ -162,7 +162,7 @@ def fill(path: Path) -> float:
 def insert(database: duckdb.DuckDBPyConnection, after: int, last: int) -> None:
     """Insert the transitions with numbers from `after` + 1 to `last`. Number 1 is the first row of an invoice."""
     database.execute(
-        f"""INSERT INTO transitions SELECT {", ".join(f"{_VALUES[name]}" for name in COLUMNS)} FROM (
+        f"""INSERT INTO transitions SELECT {", ".join(f"{_VALUES[name]}" for name in DUCKDB_COLUMNS)} FROM (
             SELECT range AS seq, (hash(range) % 1000000007)::BIGINT AS h,
             range % 4 > 0 AND hash(range) % 20 = 0 AS alert
             FROM range({after + 1}, {last + 1})

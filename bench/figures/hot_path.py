@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bems.cli.files import load_policy
+from bems.cli.files import read_policy_file
 from bems.embedded.cell import Cell
 from bems.embedded.definition import load_machine, read_resolved_definition
 from bems.embedded.storage.sqlite_store import SqliteStore
@@ -41,7 +41,7 @@ def _run(folder: Path, prefix: str, profiler: cProfile.Profile | None) -> tuple[
     """Return the CPU microseconds per event of the gate, and of the turn from its start to its commit."""
     machine, store, now = load_machine(), SqliteStore(folder), time.time_ns() // 1_000
     store.store_definition(machine.digest, read_resolved_definition())
-    cell = Cell(load_policy(None), machine, store)
+    cell = Cell(read_policy_file(None), machine, store)
     sent = [
         (stage, event.body) for event in lifecycles(INVOICES, prefix=prefix) for stage in STAGES if stage == event.stage
     ]

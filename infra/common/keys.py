@@ -14,7 +14,7 @@ from infra.common.names import Names
 _DATA = ("kms:Decrypt", "kms:GenerateDataKey")
 
 
-class Keys(Construct):
+class EncryptionKeys(Construct):
     """The four keys of a cell, with yearly rotation.
 
     - `messages`: event bus, stage topics, queues.

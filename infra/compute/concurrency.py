@@ -3,15 +3,15 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from bems.tracker.cells import MIN_UNRESERVED_INSTANCES, Cell
+from bems.tracker.cells import MIN_UNRESERVED_INSTANCES, CellConfig
 
 
-def check_account_quota(cells: Iterable[Cell]) -> None:
+def check_account_quota(cells: Iterable[CellConfig]) -> None:
     """Raise ValueError when the cells of one account and Region together reserve more than its quota allows.
 
     Otherwise the deployment of the last of these stacks would fail. `bems.tracker.cells` checks each cell on its own.
     """
-    groups: defaultdict[tuple[str | None, str], list[Cell]] = defaultdict(list)
+    groups: defaultdict[tuple[str | None, str], list[CellConfig]] = defaultdict(list)
     for cell in cells:
         if cell.concurrency.reserved:
             groups[cell.account, cell.region].append(cell)

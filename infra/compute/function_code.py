@@ -8,7 +8,7 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from bems.calendars import check_country
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from bems.tracker.config import read_policy
 from bems.tracker.policy import PolicySpec
 from infra.common.profile import Profile
@@ -22,7 +22,7 @@ CloudFormation refuses to deploy the resulting template."""
 class FunctionCode(Construct):
     """The asset that all functions of a cell share. The assets of two cells differ only in their policy."""
 
-    def __init__(self, scope: Construct, id: str, cell: Cell, profile: Profile) -> None:
+    def __init__(self, scope: Construct, id: str, cell: CellConfig, profile: Profile) -> None:
         super().__init__(scope, id)
         dependencies = None
         if self.node.try_get_context(WITHOUT_DEPENDENCIES) in ("true", True):
@@ -48,7 +48,7 @@ class FunctionCode(Construct):
         self.code = lambda_.Code.from_asset(str(folder))
 
 
-def read_cell_policy(cell: Cell, root: Path) -> PolicySpec:
+def read_cell_policy(cell: CellConfig, root: Path) -> PolicySpec:
     """Return the policy of a cell: inline, from its file relative to `root`, or the default.
 
     Raises ConfigError or OSError when the file cannot be parsed or read.

@@ -10,7 +10,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from infra.common.iam import allow, service_role
 from infra.common.log_groups import log_group
 from infra.common.names import Names
@@ -23,7 +23,7 @@ MEMORY_MB = 512
 class FunctionDefaults:
     """Settings that all functions of a cell share."""
 
-    cell: Cell
+    cell: CellConfig
     names: Names
     code: lambda_.Code
     log_key: kms.IKey

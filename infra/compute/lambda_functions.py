@@ -11,12 +11,12 @@ from constructs import Construct
 
 from bems.tracker.contract import STAGES, Stage
 from infra.common.iam import ENCRYPT_AND_DECRYPT, allow, arn, use_key
-from infra.common.keys import Keys
+from infra.common.keys import EncryptionKeys
 from infra.common.names import processor_function
 from infra.compute.functions import Function, FunctionDefaults
 from infra.compute.state_machines import state_machine_arn
 from infra.data.records_table import RecordsTable
-from infra.data.timestream import TimeSeries
+from infra.data.timestream import SeriesConstruct
 from infra.messaging.alert_topics import AlertTopics
 from infra.messaging.bus import Bus
 from infra.messaging.stage_queues import PROCESSOR_SECONDS, StageQueues
@@ -39,11 +39,11 @@ class LambdaFunctions(Construct):
         self,
         scope: Construct,
         defaults: FunctionDefaults,
-        keys: Keys,
+        keys: EncryptionKeys,
         bus: Bus,
         intake: StageQueues,
         records: RecordsTable,
-        series: TimeSeries,
+        series: SeriesConstruct,
         alerts: AlertTopics,
         unrecorded: sqs.Queue,
     ) -> None:
@@ -144,7 +144,7 @@ class LambdaFunctions(Construct):
             ],
         )
 
-    def _recorder(self, series: TimeSeries, unrecorded: sqs.Queue) -> Function:
+    def _recorder(self, series: SeriesConstruct, unrecorded: sqs.Queue) -> Function:
         function = Function(
             self,
             "Recorder",

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from bems.calendars import expand
 from bems.tracker.policy import PolicySpec
-from bems.tracker.policy_file import dump_policy
+from bems.tracker.policy_file import policy_to_json
 from infra.common.profile import Target
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCK = ROOT / "requirements" / "functions.lock"
+FUNCTIONS_LOCK = ROOT / "requirements" / "functions.lock"
 BUILD = ROOT / ".build"
 
-POLICY_FILE = "policy.json"
+PACKAGED_POLICY = "policy.json"
 MISSING_NOTE = "WITHOUT-DEPENDENCIES.txt"
 
 SOURCES = ("bems/__init__.py", "bems/clock.py", "bems/validation", "bems/tracker", "bems/aws", "handlers")
@@ -46,7 +46,7 @@ class DependenciesMissing(RuntimeError):
     """The functions' dependencies are not in the build folder and could not be fetched."""
 
 
-def fetch(target: Target, lock: Path = LOCK, build: Path = BUILD) -> Path:
+def fetch(target: Target, lock: Path = FUNCTIONS_LOCK, build: Path = BUILD) -> Path:
     """Return the folder with the dependencies for a target, and fetch them if this lock has none yet.
 
     Raises DependenciesMissing when they cannot be fetched.
@@ -69,7 +69,7 @@ def assemble(policy: PolicySpec, dependencies: Path | None, build: Path = BUILD)
     Without dependencies it holds a note that says so. The folder is named by a digest of its contents. It is built in a
     temporary folder and then renamed, so that concurrent syntheses do not interfere.
     """
-    contents = {**_source_files(), POLICY_FILE: dump_policy(expand(policy))}
+    contents = {**_source_files(), PACKAGED_POLICY: policy_to_json(expand(policy))}
     if dependencies is None:
         contents[MISSING_NOTE] = b"Synthesized without dependencies: these functions cannot run.\n"
     digest = hashlib.sha256(str(dependencies and dependencies.name).encode())

@@ -8,7 +8,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_stepfunctions as stepfunctions
 from constructs import Construct
 
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from infra.common.iam import allow, arn, own_account, service_role
 from infra.common.log_groups import VENDED_LOGS_PREFIX, log_group
 from infra.common.names import Names
@@ -29,7 +29,7 @@ class Lifecycle(Construct):
         scope: Construct,
         id: str,
         names: Names,
-        cell: Cell,
+        cell: CellConfig,
         log_key: kms.IKey,
         register_wait: Function,
         escalate: Function,

@@ -15,10 +15,10 @@ from constructs import Construct
 from infra.common.iam import ENCRYPT_AND_DECRYPT, allow, arn, own_account, service_role, use_key
 from infra.common.names import Names
 
-RETENTION_DAYS = 35
+BACKUP_RETENTION_DAYS = 35
 
 
-class Backup(Construct):
+class BackupPlan(Construct):
     """Backup vault, plan and selection."""
 
     def __init__(
@@ -46,7 +46,9 @@ class Backup(Construct):
                         schedule_expression="cron(0 2 * * ? *)",
                         start_window_minutes=60,
                         completion_window_minutes=480,
-                        lifecycle=backup.CfnBackupPlan.LifecycleResourceTypeProperty(delete_after_days=RETENTION_DAYS),
+                        lifecycle=backup.CfnBackupPlan.LifecycleResourceTypeProperty(
+                            delete_after_days=BACKUP_RETENTION_DAYS
+                        ),
                     )
                 ],
             ),

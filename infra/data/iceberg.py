@@ -11,13 +11,13 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_s3tables as s3tables
 from constructs import Construct
 
-from bems.tracker.time_series_schema import COLUMNS
+from bems.tracker.time_series_schema import SERIES_COLUMNS
 from infra.common.iam import allow, arn, service_role, use_key
 from infra.common.names import Names
 from infra.common.profile import Profile
-from infra.data.timestream import TABLE
+from infra.data.timestream import SERIES_TABLE
 
-NAMESPACE = "bems"
+TABLE_NAMESPACE = "bems"
 
 BUFFER_SECONDS = 30
 """How long Firehose buffers rows, as part of the two minutes within which a row must be visible."""
@@ -45,7 +45,7 @@ class IcebergSeries(Construct):
         profile: Profile,
     ) -> None:
         super().__init__(scope, id)
-        self.stream_name = f"{names.prefix}-{TABLE}"
+        self.stream_name = f"{names.prefix}-{SERIES_TABLE}"
         bucket = self._table_bucket(f"{names.prefix}-series", key, removal, profile)
         errors = s3.Bucket(
             self,
@@ -98,8 +98,8 @@ class IcebergSeries(Construct):
                 ),
                 destination_table_configuration_list=[
                     firehose.CfnDeliveryStream.DestinationTableConfigurationProperty(
-                        destination_database_name=NAMESPACE,
-                        destination_table_name=TABLE,
+                        destination_database_name=TABLE_NAMESPACE,
+                        destination_table_name=SERIES_TABLE,
                         s3_error_output_prefix="refused/",
                     )
                 ],
@@ -143,14 +143,14 @@ class IcebergSeries(Construct):
             ),
         )
         namespace = s3tables.CfnNamespace(
-            self, "Namespace", namespace=NAMESPACE, table_bucket_arn=bucket.attr_table_bucket_arn
+            self, "Namespace", namespace=TABLE_NAMESPACE, table_bucket_arn=bucket.attr_table_bucket_arn
         )
         table = s3tables.CfnTable(
             self,
             "Table",
             table_bucket_arn=bucket.attr_table_bucket_arn,
-            namespace=NAMESPACE,
-            table_name=TABLE,
+            namespace=TABLE_NAMESPACE,
+            table_name=SERIES_TABLE,
             open_table_format="ICEBERG",
             iceberg_metadata=s3tables.CfnTable.IcebergMetadataProperty(
                 iceberg_schema=s3tables.CfnTable.IcebergSchemaProperty(
@@ -158,7 +158,7 @@ class IcebergSeries(Construct):
                         s3tables.CfnTable.SchemaFieldProperty(
                             id=number, name=column.name, type=column.type, required=column.required
                         )
-                        for number, column in enumerate(COLUMNS, start=1)
+                        for number, column in enumerate(SERIES_COLUMNS, start=1)
                     ]
                 ),
                 iceberg_partition_spec=s3tables.CfnTable.IcebergPartitionSpecProperty(
@@ -186,7 +186,7 @@ class IcebergSeries(Construct):
         management for S3 Tables", with this cell's names instead of the guides' wildcards where possible.
         """
         tables = arn(self, "s3tables", f"bucket/{names.prefix}-series")
-        inside = f"s3tablescatalog/{names.prefix}-series/{NAMESPACE}"
+        inside = f"s3tablescatalog/{names.prefix}-series/{TABLE_NAMESPACE}"
         return [
             allow(
                 ["glue:GetDatabase", "glue:GetTable", "glue:UpdateTable"],
@@ -195,7 +195,7 @@ class IcebergSeries(Construct):
                     arn(self, "glue", "catalog/s3tablescatalog"),
                     arn(self, "glue", catalog),
                     arn(self, "glue", f"database/{inside}"),
-                    arn(self, "glue", f"table/{inside}/{TABLE}"),
+                    arn(self, "glue", f"table/{inside}/{SERIES_TABLE}"),
                 ],
             ),
             allow(["s3tables:GetNamespace", "s3tables:GetTableBucket"], [tables]),
@@ -238,4 +238,4 @@ def _require_tls(bucket: s3tables.CfnTableBucket) -> None:
 
 
 def _column_id(name: str) -> int:
-    return [column.name for column in COLUMNS].index(name) + 1
+    return [column.name for column in SERIES_COLUMNS].index(name) + 1

@@ -16,7 +16,7 @@ from constructs import Construct
 from infra.common.iam import allow
 from infra.common.names import Names
 
-TABLE = "transitions"
+SERIES_TABLE = "transitions"
 
 MEMORY_HOURS = 24
 """Retention of the memory store. Older rows are written to and read from the magnetic store."""
@@ -26,7 +26,7 @@ MAGNETIC_DAYS = 10 * 365
 years."""
 
 
-class TimeSeries(Protocol):
+class SeriesConstruct(Protocol):
     """A time series that the recorder can write to."""
 
     def write_statements(self) -> list[iam.PolicyStatement]:
@@ -52,7 +52,7 @@ class TimestreamSeries(Construct):
             self,
             "Table",
             database_name=names.prefix,
-            table_name=TABLE,
+            table_name=SERIES_TABLE,
             retention_properties={
                 "MemoryStoreRetentionPeriodInHours": str(MEMORY_HOURS),
                 "MagneticStoreRetentionPeriodInDays": str(MAGNETIC_DAYS),
@@ -84,7 +84,7 @@ class TimestreamSeries(Construct):
         return {
             "BEMS_TIME_SERIES": "timestream",
             "BEMS_DATABASE": self._table.database_name,
-            "BEMS_TIME_TABLE": TABLE,
+            "BEMS_TIME_TABLE": SERIES_TABLE,
         }
 
     def backup_arns(self) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bems.tracker import metrics as tracker
-from infra.guards.resources import Resource, as_list, to_text
+from infra.guards.resources import TemplateResource, as_list, to_text
 from infra.monitoring.metrics import AWS_METRICS
 
 RESOURCE_DIMENSIONS: Mapping[str, tuple[str, str]] = {
@@ -16,7 +16,7 @@ RESOURCE_DIMENSIONS: Mapping[str, tuple[str, str]] = {
 """Dimensions whose value is a resource's name, with the resource type and the property that holds the name."""
 
 
-def check_alarms(resources: Sequence[Resource]) -> Iterator[tuple[str, str]]:
+def check_alarms(resources: Sequence[TemplateResource]) -> Iterator[tuple[str, str]]:
     """Yield the path of each faulty alarm, with the fault."""
     log_metrics = set(_log_metrics(resources))
     names = {
@@ -83,7 +83,7 @@ def _fault(
     return None
 
 
-def _log_metrics(resources: Sequence[Resource]) -> Iterator[tuple[str, str]]:
+def _log_metrics(resources: Sequence[TemplateResource]) -> Iterator[tuple[str, str]]:
     """Yield namespace and name of each metric that the stack's log filters publish."""
     for resource in resources:
         if resource.type == "AWS::Logs::MetricFilter":

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from aws_cdk import Acknowledgment, App, Stack, Validations
 from cdk_nag import AwsSolutionsChecks
 
-from infra.guards.resources import Resource, as_list, stack_resources, to_text
+from infra.guards.resources import TemplateResource, as_list, stack_resources, to_text
 from infra.guards.rules import ROLE, statements
 from infra.guards.wildcards import wildcard_reason
 
@@ -93,10 +93,10 @@ def add_cdk_nag(app: App) -> None:
     Validations.of(app).add_plugins(AwsSolutionsChecks())
     for stack in app.node.children:
         if isinstance(stack, Stack):
-            acknowledge(stack)
+            suppress_findings(stack)
 
 
-def acknowledge(stack: Stack) -> None:
+def suppress_findings(stack: Stack) -> None:
     """Acknowledge findings on the individual resources that have them, never on the whole stack."""
     constructs = {node.node.path: node for node in stack.node.find_all()}
     for resource in stack_resources(stack):
@@ -104,7 +104,7 @@ def acknowledge(stack: Stack) -> None:
             Validations.of(constructs[resource.path]).acknowledge(Acknowledgment(id=rule, reason=reason))
 
 
-def _acknowledged(path: str, resource: Resource) -> Iterator[tuple[str, str]]:
+def _acknowledged(path: str, resource: TemplateResource) -> Iterator[tuple[str, str]]:
     """Yield the rules that are acknowledged for a resource, with the reason; `path` is relative to the stack."""
     for suppression in SUPPRESSIONS:
         if suppression.type == resource.type and path.startswith(suppression.path_prefix):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from aws_cdk import CfnResource, Stack
 
 
-class Resource(NamedTuple):
+class TemplateResource(NamedTuple):
     """One resource with its construct path, logical id, CloudFormation type and properties."""
 
     path: str
@@ -20,13 +20,13 @@ class Resource(NamedTuple):
     properties: Mapping[str, Any]
 
 
-def stack_resources(stack: Stack) -> list[Resource]:
+def stack_resources(stack: Stack) -> list[TemplateResource]:
     """Return the resources of a stack during synthesis.
 
     They lack property overrides (escape hatches), which only the template contains.
     """
     return [
-        Resource(
+        TemplateResource(
             node.node.path,
             stack.resolve(node.logical_id),
             node.cfn_resource_type,
@@ -37,10 +37,10 @@ def stack_resources(stack: Stack) -> list[Resource]:
     ]
 
 
-def template_resources(template: Mapping[str, Any]) -> list[Resource]:
+def template_resources(template: Mapping[str, Any]) -> list[TemplateResource]:
     """Return the resources of a synthesized template."""
     return [
-        Resource(
+        TemplateResource(
             resource.get("Metadata", {}).get("aws:cdk:path", id),
             id,
             resource["Type"],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from infra.guards.alarm_rules import check_alarms
-from infra.guards.resources import Resource, as_list, logical_id_of, references, to_text
+from infra.guards.resources import TemplateResource, as_list, logical_id_of, references, to_text
 from infra.guards.wildcards import wildcard_violation
 
 
@@ -37,16 +37,16 @@ KEY_PROPERTIES: Mapping[str, tuple[str, ...]] = {
 _BUCKET_KEY = ("bucketencryption", "serversideencryptionconfiguration")
 
 
-def check_rules(resources: Sequence[Resource]) -> list[Violation]:
+def check_rules(resources: Sequence[TemplateResource]) -> list[Violation]:
     """Return every rule violation, sorted by construct path."""
     return sorted({violation for rule in RULES for violation in rule(resources)})
 
 
-def _by_id(resources: Sequence[Resource]) -> Mapping[str, Resource]:
+def _by_id(resources: Sequence[TemplateResource]) -> Mapping[str, TemplateResource]:
     return {resource.id: resource for resource in resources}
 
 
-def _wiring(resources: Sequence[Resource]) -> Iterator[Violation]:
+def _wiring(resources: Sequence[TemplateResource]) -> Iterator[Violation]:
     """Yield connections that CDK synthesizes, but that AWS rejects at deployment or that drop every event."""
     known = _by_id(resources)
     for resource in resources:
@@ -74,7 +74,7 @@ def _wiring(resources: Sequence[Resource]) -> Iterator[Violation]:
                         )
 
 
-def _dead_letters(resources: Sequence[Resource]) -> Iterator[Violation]:
+def _dead_letters(resources: Sequence[TemplateResource]) -> Iterator[Violation]:
     """Yield queues and subscribers without a dead-letter queue. A consumed dead-letter queue needs one of its own."""
     dead_letter_queues = set(_dead_letter_queues(resources))
     consumed = {
@@ -97,7 +97,7 @@ def _dead_letters(resources: Sequence[Resource]) -> Iterator[Violation]:
             )
 
 
-def _dead_letter_queues(resources: Sequence[Resource]) -> Iterator[str]:
+def _dead_letter_queues(resources: Sequence[TemplateResource]) -> Iterator[str]:
     """Yield the logical id of each queue that a resource uses as dead-letter queue or failure destination."""
     for resource in resources:
         for name in ("redrivepolicy", "deadletterconfig", "onfailureconfiguration", "destinationconfig"):
@@ -106,7 +106,7 @@ def _dead_letter_queues(resources: Sequence[Resource]) -> Iterator[str]:
             yield from references(target.get("deadletterconfig") if isinstance(target, Mapping) else None)
 
 
-def _keys(resources: Sequence[Resource]) -> Iterator[Violation]:
+def _keys(resources: Sequence[TemplateResource]) -> Iterator[Violation]:
     """Yield resources that hold data without a customer-managed key."""
     for resource in resources:
         if resource.type in KEY_PROPERTIES:
@@ -124,7 +124,7 @@ def _keys(resources: Sequence[Resource]) -> Iterator[Violation]:
             )
 
 
-def _timeouts(resources: Sequence[Resource]) -> Iterator[Violation]:
+def _timeouts(resources: Sequence[TemplateResource]) -> Iterator[Violation]:
     """Yield state machines with a task that has no timeout."""
     for resource in resources:
         if resource.type == "AWS::StepFunctions::StateMachine":
@@ -145,7 +145,7 @@ def _tasks_without_timeout(machine: Mapping[str, Any]) -> Iterator[str]:
             yield from _tasks_without_timeout(workflow)
 
 
-def _permissions(resources: Sequence[Resource]) -> Iterator[Violation]:
+def _permissions(resources: Sequence[TemplateResource]) -> Iterator[Violation]:
     """Yield roles with a wildcard that has no reason, and resource policies that are open to everybody."""
     for resource in resources:
         for statement in statements(resource):
@@ -169,7 +169,7 @@ def _permissions(resources: Sequence[Resource]) -> Iterator[Violation]:
                 yield Violation(resource.path, "allows everybody: name the principals, or add a condition")
 
 
-def statements(resource: Resource) -> Iterator[Mapping[str, Any]]:
+def statements(resource: TemplateResource) -> Iterator[Mapping[str, Any]]:
     """Yield the statements of a role's inline policies or of a policy; nothing for other resources."""
     properties = resource.properties
     if resource.type == ROLE:
@@ -179,7 +179,7 @@ def statements(resource: Resource) -> Iterator[Mapping[str, Any]]:
         yield from as_list(properties["policydocument"].get("statement"))
 
 
-def _roles(resources: Sequence[Resource]) -> Iterator[Violation]:
+def _roles(resources: Sequence[TemplateResource]) -> Iterator[Violation]:
     """Yield roles that two resources share, because each then has the permissions that only the other needs."""
     known = _by_id(resources)
     users: defaultdict[str, set[str]] = defaultdict(set)
@@ -207,17 +207,17 @@ def _roles_of(value: Any) -> Iterator[str]:
             yield from _roles_of(inner)
 
 
-def _alarms(resources: Sequence[Resource]) -> Iterator[Violation]:
+def _alarms(resources: Sequence[TemplateResource]) -> Iterator[Violation]:
     for path, detail in check_alarms(resources):
         yield Violation(path, detail)
 
 
-_Rule = Callable[[Sequence[Resource]], Iterator[Violation]]
+_Rule = Callable[[Sequence[TemplateResource]], Iterator[Violation]]
 
 RULES: tuple[_Rule, ...] = (_wiring, _dead_letters, _keys, _timeouts, _permissions, _roles, _alarms)
 
 
-def _is_fifo(value: Any, type: str, known: Mapping[str, Resource]) -> bool:
+def _is_fifo(value: Any, type: str, known: Mapping[str, TemplateResource]) -> bool:
     """Return whether a topic or queue is FIFO: by its properties if it is in the stack, otherwise by its ARN."""
     target = known.get(logical_id_of(value) or "")
     if target is None:

@@ -11,7 +11,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from constructs import Construct
 
-from bems.tracker.cells import Cell, Rate
+from bems.tracker.cells import CellConfig, Rate
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.schemas import DRAFT_04, Schema, batch_name, event_name, gateway_models
 from infra.common.log_groups import log_group
@@ -40,11 +40,11 @@ _ACCESS = {
 """Fields of an access-log entry. They identify caller and outcome, and never contain the API key or the body."""
 
 
-class Api(Construct):
+class CellApi(Construct):
     """Regional REST API with one API Gateway stage, a usage plan and a first API key."""
 
     def __init__(
-        self, scope: Construct, id: str, names: Names, cell: Cell, log_key: kms.IKey, producer: Function
+        self, scope: Construct, id: str, names: Names, cell: CellConfig, log_key: kms.IKey, producer: Function
     ) -> None:
         super().__init__(scope, id)
         self.access_log = log_group(self, "AccessLog", f"/bems/{cell.name}/api-access", log_key, cell)
@@ -104,7 +104,7 @@ class Api(Construct):
         resource.schema = schema
         return model
 
-    def _deploy(self, cell: Cell, log_key: kms.IKey) -> apigateway.Stage:
+    def _deploy(self, cell: CellConfig, log_key: kms.IKey) -> apigateway.Stage:
         account = self._logging_account()
         # If this group does not exist, API Gateway creates it at the first error, without a key or a retention period.
         execution_log = log_group(
@@ -169,7 +169,7 @@ class Api(Construct):
         account.apply_removal_policy(RemovalPolicy.RETAIN)
         return account
 
-    def _plan(self, names: Names, cell: Cell) -> apigateway.IApiKey:
+    def _plan(self, names: Names, cell: CellConfig) -> apigateway.IApiKey:
         plan = apigateway.UsagePlan(
             self,
             "Senders",

@@ -4,7 +4,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_wafv2 as wafv2
 from constructs import Construct
 
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from infra.common.log_groups import log_group
 from infra.common.names import Names
 
@@ -35,7 +35,9 @@ _Rule = wafv2.CfnWebACL.RuleProperty
 class Firewall(Construct):
     """Web ACL on the API's stage, with a log of blocked requests."""
 
-    def __init__(self, scope: Construct, id: str, names: Names, cell: Cell, log_key: kms.IKey, stage_arn: str) -> None:
+    def __init__(
+        self, scope: Construct, id: str, names: Names, cell: CellConfig, log_key: kms.IKey, stage_arn: str
+    ) -> None:
         super().__init__(scope, id)
         managed = [
             self._managed_rule(priority, names, group, COUNT_ONLY_RULES if priority == 0 else ())
@@ -99,7 +101,7 @@ class Firewall(Construct):
         )
 
     @staticmethod
-    def _rate_rule(priority: int, names: Names, cell: Cell) -> _Rule:
+    def _rate_rule(priority: int, names: Names, cell: CellConfig) -> _Rule:
         # Twice the limit of one key: source systems may share an address, and a flood exceeds this limit anyway.
         limit = 2 * cell.limits.key.requests_per_second * RATE_WINDOW_SECONDS
         return _Rule(

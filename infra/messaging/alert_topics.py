@@ -22,7 +22,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from bems.tracker.actions import Severity
-from bems.tracker.cells import Cell, Webhook
+from bems.tracker.cells import CellConfig, WebhookConfig
 from infra.common.iam import own_account
 from infra.common.names import Names
 from infra.messaging.stage_queues import allow_topic
@@ -46,7 +46,7 @@ class AlertTopics(Construct):
     """Severity topics and their subscriptions. Messages that SNS cannot deliver to a webhook go to `undelivered`."""
 
     def __init__(
-        self, scope: Construct, id: str, names: Names, cell: Cell, key: kms.IKey, undelivered: sqs.Queue
+        self, scope: Construct, id: str, names: Names, cell: CellConfig, key: kms.IKey, undelivered: sqs.Queue
     ) -> None:
         super().__init__(scope, id)
         self._key = key
@@ -86,7 +86,7 @@ class AlertTopics(Construct):
         )
         return topic
 
-    def _send_to_webhook(self, topic: sns.Topic, title: str, webhook: Webhook) -> None:
+    def _send_to_webhook(self, topic: sns.Topic, title: str, webhook: WebhookConfig) -> None:
         if webhook.url is not None and not webhook.url.startswith("https://"):
             raise ValueError(f"{self.node.path}: {webhook.url} is not https: use an https URL for a cell on AWS")
         id = f"{title}Webhook-{webhook.url_env or sha256(str(webhook.url).encode()).hexdigest()[:12]}"

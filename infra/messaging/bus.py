@@ -19,12 +19,12 @@ from constructs import Construct
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.eventbridge_names import detail_type, source
 from infra.common.iam import allow, arn, own_account, service_role, use_key
-from infra.common.keys import Keys
+from infra.common.keys import EncryptionKeys
 from infra.common.names import Names
 from infra.common.profile import Profile
 from infra.messaging.stage_queues import StageQueues
 
-RETENTION_DAYS = 30
+ARCHIVE_RETENTION_DAYS = 30
 """How long the bus keeps events for a replay, in case the records, which are the source of truth, are damaged."""
 
 RETRY_HOURS = 24
@@ -56,7 +56,7 @@ class ClassicBus(Construct):
     kind: Literal["classic", "custom"] = "classic"
 
     def __init__(
-        self, scope: Construct, id: str, names: Names, keys: Keys, intake: StageQueues, profile: Profile
+        self, scope: Construct, id: str, names: Names, keys: EncryptionKeys, intake: StageQueues, profile: Profile
     ) -> None:
         super().__init__(scope, id)
         self.name = names.prefix
@@ -83,7 +83,7 @@ class ClassicBus(Construct):
                 archive_name=names.prefix,
                 source_arn=resource.attr_arn,
                 event_pattern={"source": [source(names.cell)]},
-                retention_days=RETENTION_DAYS,
+                retention_days=ARCHIVE_RETENTION_DAYS,
                 kms_key_identifier=keys.messages.key_arn,
             )
             archive.apply_removal_policy(RemovalPolicy.DESTROY)

@@ -15,9 +15,9 @@ from constructs import Construct
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.eventbridge_names import detail_type, source
 from infra.common.iam import allow, arn, own_account, service_role, use_key
-from infra.common.keys import Keys
+from infra.common.keys import EncryptionKeys
 from infra.common.names import Names
-from infra.messaging.bus import MAX_RETRIES, RETENTION_DAYS, RETRY_HOURS
+from infra.messaging.bus import ARCHIVE_RETENTION_DAYS, MAX_RETRIES, RETRY_HOURS
 from infra.messaging.stage_queues import StageQueues
 
 GROUP = "{% $events.SystemMetadata.EventGroupId %}"
@@ -32,7 +32,13 @@ class CustomBus(Construct):
     kind: Literal["classic", "custom"] = "custom"
 
     def __init__(
-        self, scope: Construct, id: str, names: Names, keys: Keys, intake: StageQueues, log_group: logs.ILogGroup
+        self,
+        scope: Construct,
+        id: str,
+        names: Names,
+        keys: EncryptionKeys,
+        intake: StageQueues,
+        log_group: logs.ILogGroup,
     ) -> None:
         super().__init__(scope, id)
         keys.grant_custom_bus(names.prefix)
@@ -46,7 +52,7 @@ class CustomBus(Construct):
                 kms_key_identifier=keys.messages.key_arn
             ),
             storage_configuration=eventsv2.CfnEventBus.StorageConfigurationProperty(
-                retention_period_in_days=RETENTION_DAYS
+                retention_period_in_days=ARCHIVE_RETENTION_DAYS
             ),
         )
         destination = logs.CfnDeliveryDestination(

@@ -9,7 +9,7 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from bems.tracker.actions import Severity
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from infra.common.names import Names
 from infra.common.profile import Profile
 from infra.monitoring.metrics import logs_namespace
@@ -23,7 +23,7 @@ class AlarmFactory(Construct):
         scope: Construct,
         id: str,
         names: Names,
-        cell: Cell,
+        cell: CellConfig,
         profile: Profile,
         topics: Mapping[Severity, sns.Topic],
     ) -> None:

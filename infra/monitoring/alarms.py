@@ -13,7 +13,7 @@ from constructs import Construct
 
 from bems.tracker import metrics as tracker
 from bems.tracker.actions import Severity
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from bems.tracker.contract import STAGES
 from infra.common.names import Names, processor_function
 from infra.common.profile import Profile
@@ -49,7 +49,7 @@ class Alarms(StageAlarms):
         scope: Construct,
         id: str,
         names: Names,
-        cell: Cell,
+        cell: CellConfig,
         profile: Profile,
         topics: Mapping[Severity, sns.Topic],
         machine_arn: str,

@@ -7,7 +7,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
 from bems.tracker import metrics as tracker
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from bems.tracker.contract import STAGES
 from infra.common.names import Names
 from infra.monitoring.alarms import FUNCTIONS
@@ -25,7 +25,7 @@ class Dashboard(Construct):
     """CloudWatch dashboard with six rows of graphs."""
 
     def __init__(
-        self, scope: Construct, id: str, names: Names, cell: Cell, machine_arn: str, stream: str | None
+        self, scope: Construct, id: str, names: Names, cell: CellConfig, machine_arn: str, stream: str | None
     ) -> None:
         super().__init__(scope, id)
         self._names = names

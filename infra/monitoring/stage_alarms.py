@@ -4,9 +4,9 @@ from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
 
 from bems.tracker import metrics as tracker
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from bems.tracker.contract import STAGES, Stage
-from bems.tracker.metrics import Outcome
+from bems.tracker.metrics import MetricOutcome
 from infra.monitoring.alarm_factory import AlarmFactory
 from infra.monitoring.metrics import aws_metric, cell_metric
 
@@ -30,11 +30,11 @@ MIN_ATTEMPTS = 20
 ANOMALY_BAND_DEVIATIONS = 3
 """Width of the anomaly band around a stage's usual number of events, in standard deviations."""
 
-_OUTCOMES: tuple[Outcome, ...] = ("accepted", "duplicate", "conflict", "refused")
+_OUTCOMES: tuple[MetricOutcome, ...] = ("accepted", "duplicate", "conflict", "refused")
 _FIVE = Duration.minutes(5)
 
 
-def max_recording_seconds(cell: Cell) -> int:
+def max_recording_seconds(cell: CellConfig) -> int:
     """Return the maximum time from receipt of an event until the recorder has written its row, in seconds.
 
     A row in Timestream is visible at once; a row in Firehose takes up to MAX_STREAM_DELAY_SECONDS more.

@@ -23,7 +23,7 @@ from bems.clock import SystemClock
 from bems.tracker.actions import execution_name
 from bems.tracker.instants import MINUTE, SECOND, Instant
 from bems.tracker.policy import Policy
-from bems.tracker.policy_file import dump_policy
+from bems.tracker.policy_file import policy_to_json
 from bems.tracker.record import InvoiceRecord
 from handlers import escalate, processor, producer, recorder, register_wait, sweeper
 from tests.aws.recorded_calls import ACCOUNT, REGION, Call, Context, FunctionKilled, RecordedCalls
@@ -350,7 +350,7 @@ def clear_caches() -> None:
 @contextmanager
 def open_cloud(tmp_path: Any, policy: Policy = POLICY, **variables: str) -> Iterator[Cloud]:
     """Open a new cell. `variables` override the functions' environment."""
-    (tmp_path / "policy.json").write_bytes(dump_policy(policy))
+    (tmp_path / "policy.json").write_bytes(policy_to_json(policy))
     with mock_aws(), pytest.MonkeyPatch.context() as patch:
         for name, value in {**ENVIRONMENT, "LAMBDA_TASK_ROOT": str(tmp_path), **variables}.items():
             patch.setenv(name, value)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bems.aws.policy import PolicyMissing, read_policy
+from bems.aws.policy import PolicyMissing, load_deployed_policy
 from bems.aws.settings import (
     CellSettings,
     InvoiceSettings,
@@ -14,7 +14,7 @@ from bems.aws.settings import (
     SettingsError,
     read_settings,
 )
-from bems.tracker.policy_file import dump_policy
+from bems.tracker.policy_file import policy_to_json
 from tests.aws.cloud import ENVIRONMENT
 from tests.tracker.samples import POLICY
 
@@ -88,9 +88,9 @@ def test_an_iceberg_series_needs_its_stream() -> None:
 def test_the_policy_is_in_the_functions_asset(tmp_path: Path) -> None:
     environment = {"LAMBDA_TASK_ROOT": str(tmp_path)}
     with pytest.raises(PolicyMissing, match=r"policy\.json.*asset must hold it"):
-        read_policy(environment)
+        load_deployed_policy(environment)
     (tmp_path / "policy.json").write_bytes(b"{}")
     with pytest.raises(PolicyMissing, match="not an expanded policy"):
-        read_policy(environment)
-    (tmp_path / "policy.json").write_bytes(dump_policy(POLICY))
-    assert read_policy(environment) == POLICY
+        load_deployed_policy(environment)
+    (tmp_path / "policy.json").write_bytes(policy_to_json(POLICY))
+    assert load_deployed_policy(environment) == POLICY

@@ -11,9 +11,16 @@ from botocore.exceptions import ReadTimeoutError
 from msgspec import structs
 
 from bems.aws.clients import client
-from bems.aws.time_series import WRITTEN, FirehoseSeries, Row, TimeSeriesWriter, TimestreamSeries, WriteResult
+from bems.aws.time_series import (
+    WRITTEN,
+    FirehoseSeries,
+    TimeSeriesWriter,
+    TimestreamSeries,
+    VersionedTransition,
+    WriteResult,
+)
 from bems.tracker.instants import HOUR, SECOND
-from bems.tracker.time_series_schema import COLUMNS, to_row
+from bems.tracker.time_series_schema import SERIES_COLUMNS, to_row
 from bems.tracker.transitions import Transition
 from tests.aws.cloud import DATABASE, TIME_TABLE, Cloud, flatten_record
 from tests.aws.recorded_calls import PASS_THROUGH, ServiceError
@@ -82,7 +89,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def timestream(cloud: Cloud) -> TimestreamSeries:
     series = TimestreamSeries(client("timestream-write"), DATABASE, TIME_TABLE, "test")
-    series.write([Row(1, PLAIN)])
+    series.write([VersionedTransition(1, PLAIN)])
     # The first call also discovers the endpoint.
     cloud.aws.calls.clear()
     return series
@@ -113,9 +120,9 @@ def taking(takes: Callable[[str], bool], code: str = "ServiceUnavailableExceptio
     return put
 
 
-def rows(count: int) -> list[Row]:
+def rows(count: int) -> list[VersionedTransition]:
     return [
-        Row(n, structs.replace(FULL, transition_id=f"t{n}", recorded_at=NOW + n, event_id=f"e{n}"))
+        VersionedTransition(n, structs.replace(FULL, transition_id=f"t{n}", recorded_at=NOW + n, event_id=f"e{n}"))
         for n in range(count)
     ]
 
@@ -125,20 +132,20 @@ def rows(count: int) -> list[Row]:
 
 def test_a_row_has_every_column_with_a_value() -> None:
     whole = to_row(FULL, "eu")
-    assert list(whole) == [column.name for column in COLUMNS if column.name != "attributes_cut"]
+    assert list(whole) == [column.name for column in SERIES_COLUMNS if column.name != "attributes_cut"]
     assert (whole["amount"], whole["from_amount"], whole["to_amount"]) == ("-0.10", "0.10", "-0.10")
     assert json.loads(str(whole["attributes"])) == FULL.attributes
     assert whole["due_date"] == "2026-04-01"
     assert whole["recorded_at"] == FULL.recorded_at
     bare = to_row(PLAIN, "eu")
-    assert {column.name for column in COLUMNS if column.required} == set(bare)
+    assert {column.name for column in SERIES_COLUMNS if column.required} == set(bare)
     assert (bare["amount"], bare["superseded"]) == ("1000", False)
 
 
 def test_every_field_of_a_transition_has_a_column() -> None:
-    assert {column.name for column in COLUMNS} == {*Transition.__struct_fields__, "cell", "attributes_cut"}
+    assert {column.name for column in SERIES_COLUMNS} == {*Transition.__struct_fields__, "cell", "attributes_cut"}
     kinds = {"string": str, "int": int, "long": int, "boolean": bool, "timestamp": int}
-    for column in COLUMNS[:-1]:
+    for column in SERIES_COLUMNS[:-1]:
         assert type(to_row(FULL, "eu")[column.name]) is kinds[column.type]
 
 
@@ -176,7 +183,7 @@ def test_rows_of_a_failed_call_are_failed(cloud: Cloud, series: TimeSeriesWriter
 
 
 def test_a_row_is_one_multi_measure_record(cloud: Cloud, timestream: TimestreamSeries) -> None:
-    timestream.write([Row(7, FULL)])
+    timestream.write([VersionedTransition(7, FULL)])
     (call,) = cloud.aws.calls
     assert (call.params["DatabaseName"], call.params["TableName"]) == (DATABASE, TIME_TABLE)
     assert call.params["CommonAttributes"] == {
@@ -220,7 +227,7 @@ def test_a_row_is_one_multi_measure_record(cloud: Cloud, timestream: TimestreamS
 
 def test_attributes_that_do_not_fit_are_omitted_and_flagged(cloud: Cloud, timestream: TimestreamSeries) -> None:
     attributes = {"first": "a" * 500, "huge": "\u20ac" * 1_000, "last": "z"}
-    timestream.write([Row(7, structs.replace(LARGEST, attributes=attributes))])
+    timestream.write([VersionedTransition(7, structs.replace(LARGEST, attributes=attributes))])
     ((record,),) = [call.params["Records"] for call in cloud.aws.calls]
     measures = {one["Name"]: one["Value"] for one in record["MeasureValues"]}
     assert json.loads(measures["attributes"]) == {"first": "a" * 500, "last": "z"}
@@ -229,7 +236,7 @@ def test_attributes_that_do_not_fit_are_omitted_and_flagged(cloud: Cloud, timest
 
 
 def test_the_largest_row_without_attributes_fits(cloud: Cloud, timestream: TimestreamSeries) -> None:
-    timestream.write([Row(7, structs.replace(LARGEST, attributes={"huge": "a" * 4_000}))])
+    timestream.write([VersionedTransition(7, structs.replace(LARGEST, attributes={"huge": "a" * 4_000}))])
     ((record,),) = [call.params["Records"] for call in cloud.aws.calls]
     measures = {one["Name"]: one["Value"] for one in record["MeasureValues"]}
     assert measures["attributes"] == "{}"
@@ -237,8 +244,8 @@ def test_the_largest_row_without_attributes_fits(cloud: Cloud, timestream: Times
 
 
 def test_writing_a_row_again_sends_the_same_record(cloud: Cloud, timestream: TimestreamSeries) -> None:
-    timestream.write([Row(7, FULL)])
-    timestream.write([Row(7, FULL)])
+    timestream.write([VersionedTransition(7, FULL)])
+    timestream.write([VersionedTransition(7, FULL)])
     one, two = cloud.aws.calls
     assert one == two
 
@@ -282,7 +289,7 @@ def test_an_invalid_record_does_not_block_the_others(cloud: Cloud, timestream: T
 
 
 def test_a_row_is_one_json_object_with_instants_in_microseconds(cloud: Cloud, firehose: FirehoseSeries) -> None:
-    firehose.write([Row(7, FULL), Row(8, PLAIN)])
+    firehose.write([VersionedTransition(7, FULL), VersionedTransition(8, PLAIN)])
     (call,) = cloud.aws.calls
     assert call.params["DeliveryStreamName"] == "bems-test"
     one, two = (json.loads(record["Data"]) for record in call.params["Records"])
@@ -307,7 +314,7 @@ def test_only_records_that_firehose_did_not_accept_are_retried(cloud: Cloud, fir
 def test_no_call_has_more_than_4_mb(cloud: Cloud, firehose: FirehoseSeries) -> None:
     # Each quotation mark is escaped twice: in the attributes' JSON and in the row's.
     large = structs.replace(LARGEST, attributes={"quotes": '"' * 4_000})
-    many = [Row(n, structs.replace(large, transition_id=f"t{n}")) for n in range(501)]
+    many = [VersionedTransition(n, structs.replace(large, transition_id=f"t{n}")) for n in range(501)]
     assert firehose.write(many) == [WRITTEN] * 501
     sizes = [sum(len(record["Data"]) for record in call.params["Records"]) for call in cloud.aws.calls]
     assert max(sizes) <= 4_000_000 and len(sizes) == 3

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 
 from bems.cli import main
-from bems.cli.files import LogFile, load_policy
+from bems.cli.files import LogFile, read_policy_file
 from bems.embedded.clock import AcceleratedClock
 from bems.embedded.service import Service
 from bems.tracker.cells import Limits
@@ -108,7 +108,7 @@ class CliHarness:
 def running(folder: Path, **options: Any) -> Iterator[CliHarness]:
     clock = AcceleratedClock(parse(START), 1.0)
     quiet: dict[str, Any] = {"destinations": {"warning": [], "critical": []}, "limits": Limits(), "port": 0}
-    with Service(folder, load_policy(None), clock=clock, **{**quiet, **options}) as service:
+    with Service(folder, read_policy_file(None), clock=clock, **{**quiet, **options}) as service:
         yield CliHarness(service, clock, folder)
 
 

@@ -9,7 +9,7 @@ from bems.cli import bulk_commands
 from bems.cli.bulk_commands import command_id, read_ids
 from bems.cli.deadlines import DeadlineInput, DeadlineParam, resolve_deadline
 from bems.cli.errors import UserError
-from bems.cli.files import load_policy
+from bems.cli.files import read_policy_file
 from bems.tracker.instants import parse, render
 from tests.cli.cli_harness import CliHarness, FakeResponse, RecordedRequest, StartFakeServer, event, run
 
@@ -87,7 +87,7 @@ def test_an_interrupted_run_says_how_to_resume_it(
     start_fake_server: StartFakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk_commands, "RETRIES_FOR_SECONDS", 0.0)
-    monkeypatch.setattr(bulk_commands, "IN_FLIGHT", 1)
+    monkeypatch.setattr(bulk_commands, "MAX_IN_FLIGHT_COMMANDS", 1)
 
     def answer(request: RecordedRequest) -> FakeResponse:
         sent = json.loads(request.body)
@@ -112,7 +112,7 @@ def test_an_interrupted_run_says_how_to_resume_it(
 def test_requests_are_retried_when_a_cell_is_busy(
     start_fake_server: StartFakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_commands, "MIN_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(bulk_commands, "MIN_RETRY_PAUSE_SECONDS", 0.001)
     answers = [FakeResponse(429, {"detail": "slower"}), FakeResponse(502, b"<html>"), None]
 
     def answer(_: RecordedRequest) -> FakeResponse | None:
@@ -141,7 +141,7 @@ NOW = parse("2026-03-06T15:00:00Z")
 )
 def test_deadlines_are_resolved(given: str, instant: str, meaning: str) -> None:
     until: DeadlineInput = DeadlineParam().convert(given, None, None)
-    deadline = resolve_deadline(until, NOW, load_policy(None))
+    deadline = resolve_deadline(until, NOW, read_policy_file(None))
     assert (render(deadline.instant), deadline.meaning) == (instant, meaning)
 
 

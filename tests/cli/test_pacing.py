@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bems.cli.commands.demo import UNTHROTTLED, send_paced
-from bems.cli.files import load_policy
+from bems.cli.files import read_policy_file
 from bems.cli.pacing import MAX_CLOCK_LEAD, ReplayPacer
 from bems.embedded.clock import AcceleratedClock
 from bems.embedded.replay.replay import replay
@@ -20,10 +20,10 @@ LOG = list(generate(250, 11))
 
 
 def test_a_paced_send_has_the_same_result_as_a_replay(tmp_path: Path) -> None:
-    report = replay(LOG, load_policy(None), TODAY)
+    report = replay(LOG, read_policy_file(None), TODAY)
     clock = AcceleratedClock(START, 40 * DAY / SECOND)
     limits = Limits(UNTHROTTLED, StageRates(UNTHROTTLED, UNTHROTTLED, UNTHROTTLED, UNTHROTTLED))
-    with Service(tmp_path, load_policy(None), port=0, limits=limits, clock=clock) as service:
+    with Service(tmp_path, read_policy_file(None), port=0, limits=limits, clock=clock) as service:
         _, key = service.keys.add("test", "admin", "test", START)
         sent = send_paced(service, key, LOG, clock)
         clock.run_until(LATEST)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bems.cli.files import load_policy
+from bems.cli.files import read_policy_file
 from tests.cli.cli_harness import CliHarness, run
 from tests.cli.test_up import cell, read_to_exit
 
@@ -34,7 +34,7 @@ def file(tmp_path: Path) -> str:
 def test_the_policy_in_force_is_printed(harness: CliHarness) -> None:
     result = harness.bems("policy", role="viewer")
     assert (result.code, result.err) == (0, "")
-    policy = load_policy(None)
+    policy = read_policy_file(None)
     assert result.out.startswith(f"program, digest {policy.digest}, in force since 2026-03-02 10:00:")
     assert re.search(r"posting +due-3bd +1bd +2 +20", result.out)
     assert "Business days of  NL, Europe/Amsterdam\nWeekend           saturday, sunday\n" in result.out
@@ -46,7 +46,7 @@ def test_the_policy_in_force_is_printed(harness: CliHarness) -> None:
 
 
 def test_policies_are_listed(harness: CliHarness) -> None:
-    digest = load_policy(None).digest
+    digest = read_policy_file(None).digest
     result = harness.bems("policy", "history", role="viewer")
     assert re.search(rf"{digest} +2026-03-02 10:00:\d\d +- +program", result.out)
     assert result.out.endswith("1 policy version\n")
@@ -57,12 +57,12 @@ def test_policies_are_listed(harness: CliHarness) -> None:
 def test_a_file_is_printed_without_a_cell(file: str) -> None:
     result = run("policy", "--policy", file)
     assert (result.code, result.err) == (0, "")
-    assert result.out.startswith(f"{file}, digest {load_policy(file).digest}\n")
+    assert result.out.startswith(f"{file}, digest {read_policy_file(file).digest}\n")
     assert re.search(r"override 1 +1bd +1bd +3 +2", result.out)
     assert "authorization override 1: vendor_tier gold, currency EUR, amount_from 10000\n" in result.out
     assert all(len(line) <= 80 for line in result.out.splitlines()[1:])
     shown = run("policy", "--policy", "default", "--json").json
-    assert (shown["source"], shown["digest"]) == ("default", load_policy(None).digest)
+    assert (shown["source"], shown["digest"]) == ("default", read_policy_file(None).digest)
     assert shown["in_force_from"] is None
     assert "a file has no history" in run("policy", "--policy", file, "--at", "2026-03-01").error()
 
@@ -76,9 +76,9 @@ def test_the_policy_of_a_configured_cell_is_printed_without_calling_it(tmp_path:
     shown = {
         name: run("policy", "--cells", str(cells), "--cell", name, "--json").json for name in ("north", "south", "east")
     }
-    default = load_policy(None).digest
+    default = read_policy_file(None).digest
     assert {name: (one["source"], one["digest"]) for name, one in shown.items()} == {
-        "north": (file, load_policy(file).digest),
+        "north": (file, read_policy_file(file).digest),
         "south": ("default", default),
         "east": (f"{cells}, cell east", default),
     }
@@ -127,7 +127,7 @@ def test_a_suspicious_value_is_a_warning(file: str) -> None:
     result = run("policy", "check", file)
     assert (result.code, result.err) == (0, "")
     assert f"{file}: warning: authorization: give_up_at 2 is below critical_at 3" in result.out
-    assert result.out.endswith(f"1 warning; its digest is {load_policy(file).digest}\n")
+    assert result.out.endswith(f"1 warning; its digest is {read_policy_file(file).digest}\n")
     checked = run("policy", "check", file, "--json").json
     assert (len(checked["warnings"]), checked["faults"]) == (1, [])
     Path(file).write_text("{}")
@@ -135,7 +135,7 @@ def test_a_suspicious_value_is_a_warning(file: str) -> None:
 
 
 def test_a_cell_prints_its_policy_at_the_start(tmp_path: Path, file: str) -> None:
-    store, digest = str(tmp_path / "cell"), load_policy(file).digest
+    store, digest = str(tmp_path / "cell"), read_policy_file(file).digest
 
     def startup_lines(*options: str) -> str:
         with cell("--store", store, *options) as (process, _):
@@ -155,7 +155,7 @@ def test_a_cell_prints_its_policy_at_the_start(tmp_path: Path, file: str) -> Non
     )
     assert kept and kept[1] == first[1]
     built_in = re.fullmatch(
-        rf"Policy: default \({load_policy(None).digest}\), {since}\.", startup_lines("--policy", "default")
+        rf"Policy: default \({read_policy_file(None).digest}\), {since}\.", startup_lines("--policy", "default")
     )
     assert built_in and built_in[1] > first[1]
     assert re.fullmatch(rf"Policy: default \(\S+\), {since}; kept from the last start\.", startup_lines())

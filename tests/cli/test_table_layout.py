@@ -8,11 +8,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from bems.cli.commands.alerts import ALERT_COLUMNS, DELIVERY_COLUMNS
-from bems.cli.commands.dlq import COLUMNS as DEAD_LETTERS
-from bems.cli.commands.invoice import ALERT_COLUMNS as INVOICE_ALERTS
+from bems.cli.commands.dlq import DEAD_LETTER_COLUMNS as DEAD_LETTERS
 from bems.cli.commands.invoice import COMMAND_COLUMNS, TRANSITION_COLUMNS
-from bems.cli.commands.keys import COLUMNS as KEYS
-from bems.cli.commands.stuck import COLUMNS as STUCK
+from bems.cli.commands.invoice import INVOICE_ALERT_COLUMNS as INVOICE_ALERTS
+from bems.cli.commands.keys import KEY_COLUMNS as KEYS
+from bems.cli.commands.stuck import STUCK_COLUMNS as STUCK
 from bems.cli.output import format_amount, format_duration
 from bems.cli.table_layout import Column, print_table
 

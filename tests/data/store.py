@@ -17,7 +17,7 @@ from msgspec import json, structs, to_builtins
 
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
 from bems.embedded.alerting.outbox import Outbox
-from bems.embedded.auth.keys import KEYS, Keys
+from bems.embedded.auth.keys import KEYS_DATABASE, Keys
 from bems.embedded.cell import Cell
 from bems.embedded.clock import VirtualClock
 from bems.embedded.storage.schema import DATABASE, MIGRATIONS
@@ -35,7 +35,7 @@ from tests.tracker.samples import plain_policy
 from tests.waiting import SOON
 
 HERE = Path(__file__).parent
-FILES = (DATABASE, DELIVERIES, KEYS)
+FILES = (DATABASE, DELIVERIES, KEYS_DATABASE)
 POLICY = plain_policy("2d", "1d", 2, 4)
 TODAY = parse("2027-01-01T00:00:00Z")
 

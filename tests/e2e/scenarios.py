@@ -7,7 +7,7 @@ from datetime import date
 
 from msgspec import structs
 
-from bems.generator.event_log import CLEAN, Scenario, render, scenarios
+from bems.generator.event_log import CLEAN, Scenario, render_line, scenarios
 from bems.generator.scenarios import Form
 
 
@@ -19,9 +19,9 @@ def clean_scenario(year: int) -> Scenario:
 
 def event_lines(plan: Scenario) -> list[bytes]:
     """Return the lines of a scenario's events, in the order of their arrival."""
-    return [render(plan, sending) for sending in sorted(plan.emissions, key=lambda sending: sending.arrives)]
+    return [render_line(plan, sending) for sending in sorted(plan.emissions, key=lambda sending: sending.arrives)]
 
 
 def event_line(plan: Scenario, position: int, form: Form) -> bytes:
     """Return the line of the scenario's event at a position in another form."""
-    return render(plan, structs.replace(plan.emissions[position], form=form))
+    return render_line(plan, structs.replace(plan.emissions[position], form=form))

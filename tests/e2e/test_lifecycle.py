@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from bems.generator.event_log import CLEAN, Scenario, render, scenarios
+from bems.generator.event_log import CLEAN, Scenario, render_line, scenarios
 from bems.tracker.status import WAITS_FOR
 from tests.e2e.cell import DeployedCell, Execution
 from tests.e2e.polling import wait_until
@@ -49,7 +49,9 @@ def test_an_invoice_is_posted_in_one_execution(cell: DeployedCell) -> None:
 def test_eventful_invoices_in_order_of_arrival_end_as_planned(cell: DeployedCell) -> None:
     """The scenarios contain early, late, duplicate and disputed events."""
     plans = eventful_scenarios(1991)
-    for _, line in sorted((sending.arrives, render(plan, sending)) for plan in plans for sending in plan.emissions):
+    for _, line in sorted(
+        (sending.arrives, render_line(plan, sending)) for plan in plans for sending in plan.emissions
+    ):
         cell.send(line)
     assert check(cell, plans) >= {"Posted", "Rejected", "Cancelled"}
 
@@ -57,7 +59,7 @@ def test_eventful_invoices_in_order_of_arrival_end_as_planned(cell: DeployedCell
 def test_random_order_duplicates_and_concurrency_do_not_change_the_outcome(cell: DeployedCell) -> None:
     """Eight concurrent senders send every event twice, in random order."""
     plans = eventful_scenarios(1992)
-    sent = [render(plan, sending) for plan in plans for sending in plan.emissions] * 2
+    sent = [render_line(plan, sending) for plan in plans for sending in plan.emissions] * 2
     Random("no order").shuffle(sent)
     with ThreadPoolExecutor(8) as senders:
         list(senders.map(cell.send, sent))
@@ -102,5 +104,5 @@ def wait_for_waiting_execution(cell: DeployedCell, plan: Scenario) -> None:
 
 
 def event_id(plan: Scenario, number: int) -> str:
-    value: str = json.loads(render(plan, plan.emissions[number]))["event"]["event_id"]
+    value: str = json.loads(render_line(plan, plan.emissions[number]))["event"]["event_id"]
     return value

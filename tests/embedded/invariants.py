@@ -4,7 +4,7 @@ from bems.embedded.cell import Cell
 from bems.embedded.definition import load_machine
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import MemoryStore, Store
-from bems.engine import RUNNING, new_execution, replay
+from bems.engine import RUNNING, new_execution, replay_execution
 from bems.tracker.actions import execution_name
 from bems.tracker.contract import Event
 from bems.tracker.instants import Instant
@@ -107,7 +107,9 @@ def check_run(store: Store, record: InvoiceRecord, now: Instant) -> None:
         name = execution_name(record.invoice_id, number)
         execution, stimuli = store.execution(name), store.stimuli(name)
         assert execution is not None
-        assert replay(load_machine(), new_execution(name), stimuli)[0] == execution, "the stimuli lead to the state"
+        assert replay_execution(load_machine(), new_execution(name), stimuli)[0] == execution, (
+            "the stimuli lead to the state"
+        )
         is_open = number == run.number and run.state == "open"
         assert (execution.status == RUNNING) == is_open
         if is_open:

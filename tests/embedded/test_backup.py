@@ -9,7 +9,7 @@ import pytest
 
 from bems.embedded import backup
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
-from bems.embedded.auth.keys import KEYS
+from bems.embedded.auth.keys import KEYS_DATABASE
 from bems.embedded.backup import Backup, BackupRefused, back_up
 from bems.embedded.storage.database_files import StoreUnusable, open_database
 from bems.embedded.storage.errors import StoreFailed
@@ -21,7 +21,7 @@ from tests.embedded.storage.corrupt_files import make_newer, put_foreign_databas
 from tests.tracker.samples import NOW
 from tests.waiting import until
 
-FILES = {DATABASE, DELIVERIES, KEYS}
+FILES = {DATABASE, DELIVERIES, KEYS_DATABASE}
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_copy_gets_its_name_after_everything_is_synced(
     back_up(folder, tmp_path / "copy")
     monkeypatch.undo()
     once = [name for name, _ in groupby(done)]
-    assert once == [DELIVERIES, DATABASE, KEYS, ".copy.", "rename", tmp_path.name]
+    assert once == [DELIVERIES, DATABASE, KEYS_DATABASE, ".copy.", "rename", tmp_path.name]
     assert synced == content(tmp_path / "copy")
 
 
@@ -211,7 +211,7 @@ def test_an_unusable_cell_is_not_copied(
     assert_nothing_left(folder)
 
 
-@pytest.mark.parametrize("name", [DELIVERIES, KEYS])
+@pytest.mark.parametrize("name", [DELIVERIES, KEYS_DATABASE])
 def test_an_unusable_side_database_is_named_in_the_error(folder: Path, tmp_path: Path, name: str) -> None:
     corrupt_header(folder / name)
     with pytest.raises(StoreUnusable, match=name):

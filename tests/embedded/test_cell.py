@@ -137,7 +137,7 @@ def test_a_run_that_ends_by_itself_is_replaced_at_once_and_its_dispute_reported(
     cell: Cell, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mismatches without end fill the history of an execution."""
-    monkeypatch.setattr("bems.engine.state_runner.MAX_HISTORY_EVENTS", 120)
+    monkeypatch.setattr("bems.engine.state_runner.MAX_EXECUTION_EVENTS", 120)
     monkeypatch.setattr("bems.engine.state_runner._RECORD_AFTER_EVENT", 110)
     cell.handle_event(event("ingestion", "received"), NOW)
     cell.handle_event(event("authorization", "approved", NOW + 1), NOW + 1)
@@ -160,7 +160,7 @@ def test_an_invoice_whose_runs_end_at_once_becomes_dormant_and_its_dispute_is_re
 ) -> None:
     cell.handle_event(event("ingestion", "received"), NOW)
     cell.handle_event(event("authorization", "approved", NOW + 1), NOW + 1)
-    monkeypatch.setattr("bems.engine.state_runner.MAX_HISTORY_EVENTS", 10)
+    monkeypatch.setattr("bems.engine.state_runner.MAX_EXECUTION_EVENTS", 10)
     monkeypatch.setattr("bems.engine.state_runner._RECORD_AFTER_EVENT", 0)
     cell.handle_event(event("reconciliation", "mismatched", NOW + 2), NOW + 2)
     record = store.record("INV-1")

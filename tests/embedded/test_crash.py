@@ -20,7 +20,7 @@ import pytest
 from msgspec import structs
 
 from bems.embedded.clock import VirtualClock
-from bems.embedded.storage.database_files import LOCK, StoreUnusable
+from bems.embedded.storage.database_files import LOCK_FILE, StoreUnusable
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.writer import Writer, open_writer
@@ -229,7 +229,7 @@ def test_a_terminated_cell_answers_every_accepted_event_and_leaves_one_database(
                 child.process.send_signal(signal.SIGTERM)
         assert child.process.wait(TIMEOUT_SECONDS) == 0
     assert 50 <= len(answered) < len(log)
-    assert {path.name for path in tmp_path.iterdir()} == {DATABASE, LOCK}
+    assert {path.name for path in tmp_path.iterdir()} == {DATABASE, LOCK_FILE}
     store = SqliteStore(tmp_path)
     assert {event.event_id for _, event in store.events()} == answered.keys(), "every accepted event is answered"
     store.close()

@@ -8,10 +8,10 @@ import apsw
 import pytest
 
 from bems.embedded import backup
-from bems.embedded.auth.keys import KEYS
+from bems.embedded.auth.keys import KEYS_DATABASE
 from bems.embedded.backup import back_up
 from bems.embedded.restore import RestoreRefused, restore
-from bems.embedded.storage.database_files import LOCK, PARTIAL_RESTORE_PREFIX, StoreUnusable
+from bems.embedded.storage.database_files import LOCK_FILE, PARTIAL_RESTORE_PREFIX, StoreUnusable
 from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.schema import DATABASE, MIGRATIONS
 from bems.embedded.storage.sqlite_store import SqliteStore
@@ -39,7 +39,7 @@ def test_a_restored_folder_equals_the_backup_which_is_unchanged(copy: Path, tmp_
     before = content(copy)
     restored = restore(copy, folder)
     assert content(copy) == before, "no log is left beside the backup"
-    assert {path.name for path in folder.iterdir() if path.is_file()} - {LOCK} == set(FILES)
+    assert {path.name for path in folder.iterdir() if path.is_file()} - {LOCK_FILE} == set(FILES)
     held = read_contents(folder)
     assert held == read_contents(tmp_path / "cell")
     assert restored.events == len(held["events"]) and restored.invoices == len(held["invoices"])
@@ -147,7 +147,7 @@ def test_no_cell_starts_on_a_killed_restore(copy: Path, tmp_path: Path, monkeypa
     folder = tmp_path / "new"
 
     def die(path: Path) -> None:
-        if path == folder and (folder / KEYS).exists():
+        if path == folder and (folder / KEYS_DATABASE).exists():
             shutil.copytree(folder, tmp_path / "killed")
             raise KeyboardInterrupt
 

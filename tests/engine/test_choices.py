@@ -5,10 +5,10 @@ import pytest
 from bems.engine import new_execution
 from bems.engine.choices import choose, compile_rule
 from bems.engine.errors import StatesError
-from bems.engine.paths import MachineIdentity, Reader, compile_reader, parse_path
+from bems.engine.paths import MachineIdentity, PathReader, compile_reader, parse_path
 
 
-def compile_path(text: str, _where: str) -> Reader:
+def compile_path(text: str, _where: str) -> PathReader:
     return compile_reader(parse_path(text), MachineIdentity("", ""))
 
 

@@ -14,7 +14,7 @@ from bems.engine import (
     TaskSucceeded,
     TimerFired,
     new_execution,
-    render,
+    render_event,
     step,
 )
 from tests.engine.definitions import caught_by, invoke, machine, wait_for_token
@@ -263,7 +263,7 @@ def test_machine_times_out() -> None:
     assert harness.due == 30
     harness.apply(TimerFired(), 30)
     assert (harness.execution.status, harness.execution.error, harness.execution.due) == ("TIMED_OUT", None, None)
-    event = render(harness.events[-1])
+    event = render_event(harness.events[-1])
     assert (event["type"], event["id"], event["previousEventId"]) == ("ExecutionTimedOut", 5, 0)
     assert event["executionTimedOutEventDetails"] == {"error": "States.Timeout"}
     assert harness.apply(CallbackSucceeded(token, 1), 31).effects[-1] == Rejected(token, "TaskTimedOut")
@@ -296,7 +296,7 @@ def test_stop_aborts() -> None:
         "because",
     )
     assert harness.execution.stopped_at == START + 5_000_000
-    event = render(harness.events[-1])
+    event = render_event(harness.events[-1])
     assert (event["type"], event["previousEventId"]) == ("ExecutionAborted", 0)
     assert event["executionAbortedEventDetails"] == {"error": "Enough", "cause": "because"}
     assert harness.apply(CallbackSucceeded(token, 1)).effects[-1] == Rejected(token, "TaskTimedOut")

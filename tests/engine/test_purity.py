@@ -25,7 +25,7 @@ from bems.engine import (
     TaskSucceeded,
     TimerFired,
     new_execution,
-    replay,
+    replay_execution,
     step,
 )
 from tests.engine.definitions import invoke, lifecycle, machine, wait_for_token
@@ -148,7 +148,7 @@ def test_step_is_pure_and_total(name: str, moves: list[tuple[str, int, int, Any,
         invokes += fresh
         taken.append((what, now))
     assert len({invocation.invocation for invocation in invokes}) == len(invokes)
-    replayed, events = replay(compiled_machine, blank, taken)
+    replayed, events = replay_execution(compiled_machine, blank, taken)
     assert replayed == execution
     assert [event.id for event in events] == list(range(1, execution.last_event + 1))
 

@@ -7,8 +7,8 @@ from bems.engine import (
     TaskSucceeded,
     TimerFired,
     new_execution,
-    render,
-    replay,
+    render_event,
+    replay_execution,
     replay_history,
 )
 from tests.engine.definitions import machine, wait_for_token
@@ -47,15 +47,15 @@ def test_ignored_stimuli_can_be_left_out() -> None:
         (CallbackSucceeded("nonsense", 1), START + SECOND),
         (Start({"again": True}), START + SECOND),
     ]
-    expected = replay(MACHINE, new_execution(ARN), SCRIPT)
-    assert replay(MACHINE, new_execution(ARN), [SCRIPT[0], *noise, *SCRIPT[1:], *noise]) == expected
+    expected = replay_execution(MACHINE, new_execution(ARN), SCRIPT)
+    assert replay_execution(MACHINE, new_execution(ARN), [SCRIPT[0], *noise, *SCRIPT[1:], *noise]) == expected
     assert expected[0].status == "SUCCEEDED"
 
 
 def test_event_without_details() -> None:
     function = {"Type": "Task", "Resource": "arn:aws:lambda:eu-west-1:123456789012:function:F"}
-    _, events = replay(compiled(machine(function)), new_execution(ARN), [(Start({}), START)])
-    assert render(events[-1]) == {
+    _, events = replay_execution(compiled(machine(function)), new_execution(ARN), [(Start({}), START)])
+    assert render_event(events[-1]) == {
         "timestamp": datetime(2026, 1, 1, tzinfo=UTC),
         "type": "LambdaFunctionStarted",
         "id": 4,

@@ -15,10 +15,10 @@ from bems.engine import (
     TaskSucceeded,
     TimerFired,
     new_execution,
-    render,
+    render_event,
     step,
 )
-from bems.engine.state_runner import MAX_HISTORY_EVENTS
+from bems.engine.state_runner import MAX_EXECUTION_EVENTS
 from tests.engine.definitions import INVOKE, caught_by, invoke, lifecycle, machine, wait_for_token
 from tests.engine.engine_harness import ARN, FUNCTION, MACHINE_ARN, RESULT, START, EngineHarness, compiled
 
@@ -264,9 +264,9 @@ def test_history_ends_at_its_limit() -> None:
     assert (harness.execution.status, harness.execution.error) == ("FAILED", "States.Runtime")
     assert harness.execution.cause == "The execution reached the maximum number of history events (25000)."
     assert (harness.events[-1].id, harness.events[-1].type, len(harness.events)) == (
-        MAX_HISTORY_EVENTS,
+        MAX_EXECUTION_EVENTS,
         "ExecutionFailed",
-        MAX_HISTORY_EVENTS,
+        MAX_EXECUTION_EVENTS,
     )
 
 
@@ -277,14 +277,14 @@ def test_history_ends_at_its_limit_when_a_result_arrives() -> None:
     while harness.execution.status == "RUNNING":
         at += 1
         harness.apply(TimerFired(), at).apply(TaskFailed(harness.invoke.invocation, "Broken"), at)
-    assert harness.execution.last_event == MAX_HISTORY_EVENTS
+    assert harness.execution.last_event == MAX_EXECUTION_EVENTS
 
 
 @pytest.mark.parametrize("left", range(1, 25))
 def test_limit_is_the_same_without_a_record(left: int) -> None:
     compiled_machine = compiled(lifecycle())
     blank = new_execution(ARN)
-    blank.last_event = MAX_HISTORY_EVENTS - left
+    blank.last_event = MAX_EXECUTION_EVENTS - left
     plain, recorded, now = blank, blank, START
     stimulus: Stimulus = Start({"invoice_id": "INV-1", "run": 1, "deadline_seconds": 5})
     while not recorded.is_finished:
@@ -297,7 +297,7 @@ def test_limit_is_the_same_without_a_record(left: int) -> None:
             stimulus = TaskSucceeded(effects[0].invocation, {**RESULT, "Payload": payload})
         else:
             stimulus, now = TimerFired(), recorded.due or now
-    assert (recorded.last_event, recorded.status) == (MAX_HISTORY_EVENTS, "FAILED")
+    assert (recorded.last_event, recorded.status) == (MAX_EXECUTION_EVENTS, "FAILED")
 
 
 def test_loop_ends_at_the_limit_without_a_record() -> None:
@@ -320,7 +320,7 @@ def test_ids_are_the_same_without_a_record() -> None:
 
 def test_the_region_is_that_of_the_machine() -> None:
     harness = EngineHarness(machine(invoke()))
-    assert render(harness.events[2])["taskScheduledEventDetails"] == {
+    assert render_event(harness.events[2])["taskScheduledEventDetails"] == {
         "resourceType": "lambda",
         "resource": "invoke",
         "region": "eu-west-1",

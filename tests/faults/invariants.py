@@ -25,7 +25,7 @@ from bems.embedded.alerting.outbox import DATABASE as OUTBOX
 from bems.embedded.storage.reader import Reader
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.sqlite_store import SqliteStore
-from bems.engine import RUNNING, new_execution, replay
+from bems.engine import RUNNING, new_execution, replay_execution
 from bems.tracker.actions import Alert
 from bems.tracker.contract import FAILURE_STATUS, Stage
 from bems.tracker.instants import LATEST, Instant
@@ -221,7 +221,7 @@ def check_run(record: InvoiceRecord, state: State) -> None:
         execution = state.executions.get(name)
         if execution is None:
             raise InvariantViolated(f"5: {name} is missing")
-        replayed = replay(MACHINE, new_execution(name), state.stimuli[name])[0]
+        replayed = replay_execution(MACHINE, new_execution(name), state.stimuli[name])[0]
         require(replayed == execution, f"5: {name} differs from its replay")
         is_open = number == run.number and run.state == "open"
         require((execution.status == RUNNING) == is_open, f"5: {name} is {execution.status}, and its run {run.state}")

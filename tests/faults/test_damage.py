@@ -14,9 +14,9 @@ import pytest
 
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
 from bems.embedded.analytics.feeder import ANALYTICS
-from bems.embedded.auth.keys import KEYS
+from bems.embedded.auth.keys import KEYS_DATABASE
 from bems.embedded.service import Service
-from bems.embedded.storage.database_files import LOCK
+from bems.embedded.storage.database_files import LOCK_FILE
 from bems.embedded.storage.schema import DATABASE
 from tests.cell_process import CellProcess
 from tests.cli.cli_harness import run
@@ -51,7 +51,7 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     return {
         path.name: path.read_bytes() if path.is_file() else None
         for path in folder.iterdir()
-        if path.name != LOCK and not path.name.endswith("-shm")
+        if path.name != LOCK_FILE and not path.name.endswith("-shm")
     }
 
 
@@ -104,7 +104,7 @@ DAMAGES: dict[Callable[[Path], None], str] = {
 }
 
 
-@pytest.mark.parametrize("name", [DATABASE, DELIVERIES, KEYS])
+@pytest.mark.parametrize("name", [DATABASE, DELIVERIES, KEYS_DATABASE])
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_or_foreign_file_is_rejected(
     folder: Path, name: str, damage: Callable[[Path], None], figures: Figures

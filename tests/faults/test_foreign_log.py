@@ -16,7 +16,7 @@ import urllib3
 
 from bems.clock import SystemClock
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
-from bems.embedded.auth.keys import KEYS
+from bems.embedded.auth.keys import KEYS_DATABASE
 from bems.embedded.backup import back_up
 from bems.embedded.clock import VirtualClock
 from bems.embedded.service import Service
@@ -109,7 +109,7 @@ def test_a_backup_copied_over_the_folder_of_a_killed_cell_is_rejected(
     restored.key, restored.count = folder.key, 10
     restored.run_cell(2, signal.SIGTERM)
     assert restored.events() == 5
-    for name in (DATABASE, KEYS, DELIVERIES):
+    for name in (DATABASE, KEYS_DATABASE, DELIVERIES):
         (folder.path / f"{name}-wal").unlink(missing_ok=True)
     folder.run_cell(0, signal.SIGTERM)
     assert folder.events() == 3
@@ -128,7 +128,7 @@ def test_a_backup_copied_over_the_folder_of_the_same_process_is_rejected(folder:
     assert "is not the log of" in rejection(folder.path)
 
 
-@pytest.mark.parametrize("name", [DATABASE, KEYS])
+@pytest.mark.parametrize("name", [DATABASE, KEYS_DATABASE])
 def test_a_cold_copy_next_to_a_later_log_is_rejected(folder: Folder, tmp_path: Path, name: str) -> None:
     folder.run_cell(1, signal.SIGTERM)
     shutil.copytree(folder.path, tmp_path / "copy")

@@ -15,7 +15,7 @@ from msgspec import structs
 from bems.embedded.cell import Cell
 from bems.embedded.definition import load_machine
 from bems.embedded.storage.store import MemoryStore
-from bems.generator.event_log import CLEAN, MALFORMATIONS, Profile, Scenario, generate, render, scenarios
+from bems.generator.event_log import CLEAN, MALFORMATIONS, LogProfile, Scenario, generate, render_line, scenarios
 from bems.generator.scenarios import DAY_SECONDS, THURSDAY, Emission
 from bems.generator.vendors import COUNTRIES, make_vendors
 from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS, Event
@@ -27,7 +27,7 @@ from bems.tracker.status import Status, status_of
 
 TODAY = parse("2026-12-31T00:00:00Z")
 
-FAULTY = Profile(**dict.fromkeys(Profile.__dataclass_fields__, 0.25))
+FAULTY = LogProfile(**dict.fromkeys(LogProfile.__dataclass_fields__, 0.25))
 
 
 @dataclass
@@ -44,7 +44,7 @@ class CoreRun:
         return {record.invoice_id: status_of(record.outcomes) for record in self.store.records()}
 
 
-def run(invoices: int, seed: int, profile: Profile) -> CoreRun:
+def run(invoices: int, seed: int, profile: LogProfile) -> CoreRun:
     result, clock = CoreRun(), 0
     cell = Cell(DEFAULT_POLICY, load_machine(), result.store)
     for line in generate(invoices, seed, profile=profile):
@@ -66,7 +66,7 @@ def run(invoices: int, seed: int, profile: Profile) -> CoreRun:
 @cache
 def everyday() -> tuple[list[Scenario], CoreRun]:
     """Return 2,000 scenarios of an ordinary company and the result of running them. Tests must not change them."""
-    return list(scenarios(2000, 1)), run(2000, 1, Profile())
+    return list(scenarios(2000, 1)), run(2000, 1, LogProfile())
 
 
 def forms(planned: list[Scenario]) -> Counter[str]:
@@ -118,11 +118,11 @@ def test_arguments_out_of_range_are_refused_immediately(invoices: int, start: da
 # -- order
 
 
-@pytest.mark.parametrize("profile", [Profile(), FAULTY], ids=["everyday", "hard"])
-def test_lines_are_in_the_order_of_their_arrival(profile: Profile) -> None:
+@pytest.mark.parametrize("profile", [LogProfile(), FAULTY], ids=["everyday", "hard"])
+def test_lines_are_in_the_order_of_their_arrival(profile: LogProfile) -> None:
     sent = [(scenario, emission) for scenario in scenarios(1000, 3, profile=profile) for emission in scenario.emissions]
     sent.sort(key=lambda pair: pair[1].arrives)
-    assert [render(*pair) for pair in sent] == list(generate(1000, 3, profile=profile))
+    assert [render_line(*pair) for pair in sent] == list(generate(1000, 3, profile=profile))
 
 
 def test_most_events_are_in_order_and_some_are_late() -> None:
@@ -239,7 +239,7 @@ def _same_stage(other: Emission, emission: Emission) -> bool:
 def test_faults_have_the_shares_of_the_profile() -> None:
     planned, result = everyday()
     sent = forms(planned)
-    total, profile = sum(sent.values()), Profile()
+    total, profile = sum(sent.values()), LogProfile()
     assert 4 * len(planned) < total < 4.2 * len(planned)
     for form, share in (("repeat", profile.duplicated), ("malformed", profile.malformed), ("conflict", 0.001)):
         assert 0.5 * share < sent[form] / total < 2 * share
@@ -300,7 +300,7 @@ def test_each_malformation_is_refused_for_its_reason_only(
 def test_exactly_the_malformed_events_are_refused() -> None:
     for scenario in scenarios(300, 9, profile=FAULTY):
         for emission in scenario.emissions:
-            refused = isinstance(parse_line(render(scenario, emission), TODAY), InvalidEvent)
+            refused = isinstance(parse_line(render_line(scenario, emission), TODAY), InvalidEvent)
             assert refused == (emission.form == "malformed")
 
 
@@ -345,7 +345,7 @@ def test_occurred_at_equals_the_scenario_in_the_format_of_every_system() -> None
     written = set()
     for scenario in scenarios(300, 2, profile=CLEAN):
         for emission in scenario.emissions:
-            line = render(scenario, emission)
+            line = render_line(scenario, emission)
             event = parse_line(line, TODAY)
             assert isinstance(event, Event)
             assert event.occurred_at == (emission.occurs - scenario.vendor.utc_offset) * SECOND
@@ -397,7 +397,7 @@ def test_countries_have_their_share_of_the_volume_for_every_seed() -> None:
 
 def test_the_facts_of_an_invoice_are_constant_and_approvals_have_fewer() -> None:
     for scenario in scenarios(200, 2, profile=CLEAN):
-        read = [parse_line(render(scenario, emission), TODAY) for emission in scenario.emissions]
+        read = [parse_line(render_line(scenario, emission), TODAY) for emission in scenario.emissions]
         facts = [event.facts for event in read if isinstance(event, Event)]
         assert len({(fact.amount, fact.currency, fact.vendor) for fact in facts}) == 1
         assert facts[1].payment_terms is None

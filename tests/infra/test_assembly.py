@@ -9,7 +9,7 @@ from aws_cdk import App, Stack
 from aws_cdk import aws_sqs as sqs
 from cfnlint.api import lint
 
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from infra.common.profile import AWS
 from infra.compute import packaging
 from infra.compute.function_code import FunctionCode
@@ -131,7 +131,7 @@ def test_a_template_with_dependencies_has_no_rule_against_deployment(
     monkeypatch.setattr(packaging, "fetch", lambda target: tmp_path)  # noqa: ARG005
     app = App(analytics_reporting=False, outdir=str(tmp_path / "cdk.out"))
     stack = Stack(app, "Cell")
-    FunctionCode(stack, "Code", Cell(name="whole", region="eu-west-1"), AWS)
+    FunctionCode(stack, "Code", CellConfig(name="whole", region="eu-west-1"), AWS)
     app.synth()
     template = json.loads((tmp_path / "cdk.out" / "Cell.template.json").read_text())
     assert set(template.get("Rules", {})) <= {"CheckBootstrapVersion"}

@@ -85,7 +85,10 @@ class EmbeddedAdapter:
         self._now = NOW
         self.records: Records = StoreRecords(store)
         self.alerts: Alerts = StoreAlerts(store)
-        functions: dict[str, embedded.Function] = {"RegisterWaitFunction": self._wait, "EscalateFunction": self._park}
+        functions: dict[str, embedded.TaskFunction] = {
+            "RegisterWaitFunction": self._wait,
+            "EscalateFunction": self._park,
+        }
         self.executions: Executions = embedded.Executions(MACHINE, functions, store, self._ended)
 
     def _ended(self, started: dict[str, Any], now: Instant) -> None:

@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 
 from bems.tracker.cells import (
     MIN_UNRESERVED_INSTANCES,
-    Alerts,
-    Cell,
+    AlertsConfig,
+    CellConfig,
     CellsFile,
     Concurrency,
-    Destination,
-    Email,
+    DestinationConfig,
+    EmailConfig,
     Embedded,
     Limits,
-    Log,
+    LogConfig,
     Rate,
     Smtp,
     StageRates,
-    Webhook,
+    WebhookConfig,
 )
 from bems.tracker.config import MAX_CHARACTERS, ConfigError, read_cells, read_policy
 from bems.tracker.policy import (
@@ -288,7 +288,7 @@ def test_all_errors_of_a_policy_are_reported_with_their_lines() -> None:
 
 def test_a_cell_requires_only_a_name_and_a_region() -> None:
     (cell,) = read_cells("cells: [{name: eu-west, region: eu-west-1}]", "x.yaml").cells
-    assert cell == Cell(name="eu-west", region="eu-west-1")
+    assert cell == CellConfig(name="eu-west", region="eu-west-1")
     assert (cell.delivery, cell.time_series, cell.removal, cell.termination_protection) == (
         "fifo",
         "s3tables",
@@ -297,7 +297,7 @@ def test_a_cell_requires_only_a_name_and_a_region() -> None:
     )
     assert (cell.policy, cell.policy_file, cell.account, cell.tags) == (None, None, None, {})
     assert (cell.provisioned_concurrency, cell.tracing, cell.log_retention_days) == (0, True, 30)
-    assert cell.alerts.critical == cell.alerts.warning == (Destination(log=Log()),)
+    assert cell.alerts.critical == cell.alerts.warning == (DestinationConfig(log=LogConfig()),)
     assert cell.embedded == Embedded("127.0.0.1", 8080, None)
 
 
@@ -327,7 +327,7 @@ def test_the_default_concurrency_fits_the_default_quota() -> None:
     assert (usual.account, usual.total, usual.total <= usual.account - MIN_UNRESERVED_INSTANCES) == (1000, 810, True)
 
 
-def concurrency(text: str, more: str = "") -> Cell:
+def concurrency(text: str, more: str = "") -> CellConfig:
     return read_cells(f"cells: [{{name: a, region: eu-west-1, concurrency: {text}{more}}}]", "x.yaml").cells[0]
 
 
@@ -386,7 +386,7 @@ def test_a_cell_is_read_into_its_structs() -> None:
     """
     assert read_cells(dedent(text), "x.yaml") == CellsFile(
         (
-            Cell(
+            CellConfig(
                 name="us",
                 region="us-gov-west-1",
                 account="012345678901",
@@ -394,11 +394,14 @@ def test_a_cell_is_read_into_its_structs() -> None:
                 time_series="timestream",
                 policy_file="policies/us.yaml",
                 limits=Limits(Rate(5, 6), StageRates(posting=Rate(1, 2)), 10, 2_000_000),
-                alerts=Alerts(
-                    warning=(Destination(log=Log()), Destination(email=Email(("a@example.com",), "b@example.com"))),
+                alerts=AlertsConfig(
+                    warning=(
+                        DestinationConfig(log=LogConfig()),
+                        DestinationConfig(email=EmailConfig(("a@example.com",), "b@example.com")),
+                    ),
                     critical=(
-                        Destination(webhook=Webhook("http://localhost:9000/x?y=@", secret_env="KEY")),
-                        Destination(webhook=Webhook(url_env="URL_2")),
+                        DestinationConfig(webhook=WebhookConfig("http://localhost:9000/x?y=@", secret_env="KEY")),
+                        DestinationConfig(webhook=WebhookConfig(url_env="URL_2")),
                     ),
                 ),
                 embedded=Embedded("::1", 0),
@@ -545,7 +548,7 @@ def test_any_account_can_deploy_the_first_of_the_committed_cells() -> None:
     assert (first.delivery, first.time_series) == ("standard", "s3tables")
     # A new account has ten instances and can reserve none; the template has no parameters.
     assert (first.concurrency.account, first.concurrency.reserved) == (10, False)
-    assert (first.account, first.alerts, first.provisioned_concurrency) == (None, Alerts(), 0)
+    assert (first.account, first.alerts, first.provisioned_concurrency) == (None, AlertsConfig(), 0)
     for guide in ("README.md", "docs/deployment.md"):
         text = (EXAMPLE.parent / guide).read_text()
         assert re.findall(r"deploy --app cdk\.out (\S+)", text)[0] == f"bems-{first.name}"

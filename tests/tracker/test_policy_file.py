@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from bems.tracker.policy import DEFAULT_POLICY, CalendarSpec, OverrideSpec, Policy, StageSpec, WhenSpec
-from bems.tracker.policy_file import dump_policy, load_policy
+from bems.tracker.policy_file import policy_from_json, policy_to_json
 from tests.tracker.test_policy import policies, policy
 
 
@@ -21,15 +21,15 @@ def test_a_policy_round_trips_as_json() -> None:
         ingestion=StageSpec(deadline="due", overrides=(OverrideSpec(when, deadline="due-12h"),)),
         posting=StageSpec(escalate_every="90m", critical_at=1, give_up_at=1),
     )
-    document = dump_policy(own)
-    assert load_policy(document) == own
-    assert load_policy(document).digest == own.digest
-    assert load_policy(document).calendar_spec == own.calendar_spec == CalendarSpec("NL", "Europe/Amsterdam")
-    assert dump_policy(load_policy(document)) == document
+    document = policy_to_json(own)
+    assert policy_from_json(document) == own
+    assert policy_from_json(document).digest == own.digest
+    assert policy_from_json(document).calendar_spec == own.calendar_spec == CalendarSpec("NL", "Europe/Amsterdam")
+    assert policy_to_json(policy_from_json(document)) == document
     assert b'"amount_from":"-1000"' in document
     assert b'"days_off":["2026-12-25","2027-01-01"]' in document
     assert b'"days_on":["2026-11-28"]' in document
-    assert load_policy(dump_policy(DEFAULT_POLICY)) == DEFAULT_POLICY
+    assert policy_from_json(policy_to_json(DEFAULT_POLICY)) == DEFAULT_POLICY
     assert pickle.loads(pickle.dumps(own)) == own
     assert own != DEFAULT_POLICY
 
@@ -46,18 +46,18 @@ def test_a_policy_round_trips_as_json() -> None:
     ],
 )
 def test_an_invalid_document_is_refused(change: dict[str, object]) -> None:
-    document = msgspec.json.decode(dump_policy(DEFAULT_POLICY), type=dict[str, object])
+    document = msgspec.json.decode(policy_to_json(DEFAULT_POLICY), type=dict[str, object])
     with pytest.raises(ValueError, match=r"."):
-        load_policy(msgspec.json.encode({**document, **change}))
+        policy_from_json(msgspec.json.encode({**document, **change}))
     with pytest.raises(ValueError, match="not an expanded policy"):
-        load_policy(b"{")
+        policy_from_json(b"{")
 
 
 @settings(derandomize=True, max_examples=100)
 @given(policies)
 def test_every_policy_round_trips_as_json(own: Policy) -> None:
-    assert load_policy(dump_policy(own)) == own
-    assert load_policy(dump_policy(own)).digest == own.digest
+    assert policy_from_json(policy_to_json(own)) == own
+    assert policy_from_json(policy_to_json(own)).digest == own.digest
 
 
 def test_importing_the_module_loads_neither_yaml_nor_holidays() -> None:

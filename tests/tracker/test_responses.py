@@ -75,7 +75,7 @@ def test_a_batch_is_answered_event_by_event_in_order() -> None:
         (responses.forbidden(), 403, {}),
         (responses.not_found(), 404, {}),
         (responses.method_not_allowed(["GET", "POST"]), 405, {"allow": "GET, POST"}),
-        (responses.too_large(65536), 413, {}),
+        (responses.payload_too_large(65536), 413, {}),
         (responses.unsupported_media_type("text/plain"), 415, {"accept": "application/json"}),
         (responses.unsupported_media_type(None), 415, {"accept": "application/json"}),
         (responses.too_many_requests(3), 429, {"retry-after": "3"}),

@@ -22,7 +22,7 @@ from bems.cli.checked_commands import CheckedGroup
 from bems.cli.client import Client, decode_as, quote_path
 from bems.cli.deadlines import DeadlineInput, DeadlineParam, is_relative, resolve_deadline
 from bems.cli.errors import Failure, UserError
-from bems.cli.files import load_policy
+from bems.cli.files import read_policy_file
 from bems.cli.options import connected
 from bems.cli.output import format_time, print_json
 from bems.cli.replay_report import STATUS_MEANINGS
@@ -113,7 +113,7 @@ def extend(client: Client, common: CommandOptions, until: DeadlineInput, policy_
     A duration counts from the cell's clock. A weekday is the next such day, never today. The resulting deadline is
     printed.
     """
-    policy = None if policy_file is None else load_policy(policy_file)
+    policy = None if policy_file is None else read_policy_file(policy_file)
     deadline = resolve_deadline(until, _read_clock(client) if is_relative(until) else 0, policy)
     run_command(client, common, "extend", {"until": render(deadline.instant)}, deadline.meaning)
 

@@ -10,7 +10,7 @@ from bems.cli.client import Client, decode_as
 from bems.cli.options import connected
 from bems.cli.output import format_amount, format_time, pluralize_count, print_json, print_list, vendor_label
 from bems.cli.table_layout import Column
-from bems.embedded.alerting.delivery import State
+from bems.embedded.alerting.delivery import DeliveryState
 from bems.embedded.api.access import OPERATORS, VIEWERS
 from bems.embedded.api.operations import Delivery, Retried
 from bems.embedded.api.views import Alert
@@ -36,7 +36,7 @@ DELIVERY_COLUMNS = (
     Column("Error", 3, is_prose=True),
     Column("Alert", 6),
 )
-STATES = get_args(State)
+DELIVERY_STATES = get_args(DeliveryState)
 KIND_TEXTS: dict[str, str] = {
     "dispute": "reconciliation disputed",
     "failed": "posting failed",
@@ -95,7 +95,9 @@ def _row(alert: Alert) -> tuple[str, ...]:
 
 
 @click.command(cls=CheckedCommand, epilog="Example: bems deliveries --state failed --retry")
-@click.option("--state", type=click.Choice(STATES), help="failed: given up; waiting: will be retried. Default: both.")
+@click.option(
+    "--state", type=click.Choice(DELIVERY_STATES), help="failed: given up; waiting: will be retried. Default: both."
+)
 @click.option("--retry", is_flag=True, help="Retry all failed deliveries; requires an operator or admin key.")
 @options.limit
 @options.wide
@@ -117,7 +119,7 @@ def deliveries(client: Client, state: str | None, retry: bool, limit: int, wide:
         return
     items: list[Any] = []
     more = False
-    for one in STATES if state is None else (state,):
+    for one in DELIVERY_STATES if state is None else (state,):
         found = client.list("/deliveries", VIEWERS, {"state": one}, limit)
         items, more = items + found.items, more or found.more
     items, more = items[:limit], more or len(items) > limit

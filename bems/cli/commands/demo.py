@@ -19,7 +19,7 @@ from bems.cli.client import Client, quote_path
 from bems.cli.commands.up import POLL_SECONDS, shutdown_signal
 from bems.cli.demo_report import as_document, collect, print_result
 from bems.cli.errors import Failure, translate_store_errors
-from bems.cli.files import load_policy
+from bems.cli.files import read_policy_file
 from bems.cli.output import print_json
 from bems.cli.pacing import ReplayPacer
 from bems.cli.send_summary import SendSummary
@@ -38,11 +38,11 @@ from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, LATEST, SECOND, from_datetime, to_datetime
 from bems.tracker.parsing import InvalidEvent, split_log_line
 
-INVOICES, SEED, START, DAYS = 2_500, 1, date(2026, 1, 1), 31
+INVOICES, SEED, DEMO_START, DEMO_DAYS = 2_500, 1, date(2026, 1, 1), 31
 SPEED = 20 * DAY / SECOND
 """Twenty days per second, if the cell and the sender keep up."""
 
-IN_FLIGHT = 6
+DEMO_IN_FLIGHT = 6
 EVENTS_PER_SAMPLE = 25
 """One of this many events is read back once accepted, to check that it is visible at once."""
 
@@ -75,8 +75,10 @@ def demo(invoices: int, leave: bool, as_json: bool) -> None:
     running until Ctrl-C, and its data is then deleted.
     """
     keeps_running = not (leave or as_json) and sys.stdin.isatty() and sys.stdout.isatty()
-    lines = list(generate(invoices, SEED, start=START, days=DAYS))
-    clock = AcceleratedClock(from_datetime(datetime(START.year, START.month, START.day, tzinfo=UTC)), SPEED)
+    lines = list(generate(invoices, SEED, start=DEMO_START, days=DEMO_DAYS))
+    clock = AcceleratedClock(
+        from_datetime(datetime(DEMO_START.year, DEMO_START.month, DEMO_START.day, tzinfo=UTC)), SPEED
+    )
     with (
         private_umask(),
         translate_store_errors(),
@@ -116,7 +118,7 @@ def demo(invoices: int, leave: bool, as_json: bool) -> None:
 def _service(folder: Path, clock: AcceleratedClock) -> Iterator[Service]:
     """Run a cell on the default port, or on a free one if that is taken."""
     limits = Limits(UNTHROTTLED, StageRates(UNTHROTTLED, UNTHROTTLED, UNTHROTTLED, UNTHROTTLED))
-    policy = load_policy(None)
+    policy = read_policy_file(None)
     try:
         service = Service(
             folder, policy, policy_source=DEFAULT_SOURCE, name="demo", port=PORT, limits=limits, clock=clock
@@ -140,7 +142,7 @@ def send_paced(service: Service, key: str, lines: Sequence[bytes], clock: Accele
             if event and result.disposition == "accepted" and not _is_visible(client, event):
                 not_visible.append(event.event_id)
 
-        sender = Sender(client, batch=1, in_flight=IN_FLIGHT, on_result=on_result)
+        sender = Sender(client, batch=1, in_flight=DEMO_IN_FLIGHT, on_result=on_result)
         try:
             for number, line, event in pacer.schedule(lines):
                 split = split_log_line(line)

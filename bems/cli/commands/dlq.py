@@ -16,7 +16,7 @@ from bems.embedded.api.access import OPERATORS
 from bems.embedded.api.operations import Redriven
 from bems.embedded.api.views import DeadLetter
 
-COLUMNS = (
+DEAD_LETTER_COLUMNS = (
     Column("Event"),
     Column("Invoice", 1),
     Column("Attempts", 4, is_right=True),
@@ -53,7 +53,7 @@ def list_(client: Client, invoice: str | None, error: str | None, limit: int, wi
     """List dead letters, sorted by event id."""
     found = client.list("/dead-letters", OPERATORS, {"invoice_id": invoice, "error": error}, limit)
     letters = decode_as(found.items, list[DeadLetter])
-    print_list(found.items, found.more, as_json, COLUMNS, map(_row, letters), "dead letter", wide=wide)
+    print_list(found.items, found.more, as_json, DEAD_LETTER_COLUMNS, map(_row, letters), "dead letter", wide=wide)
 
 
 @dlq.command(epilog="Example: bems dlq redrive --error KeyError")

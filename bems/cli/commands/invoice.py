@@ -33,7 +33,7 @@ from bems.tracker.contract import STAGES, PaymentTerms, Source, Stage, Vendor
 
 STATE_ENTERED = "StateEntered"
 
-MAX_HISTORY_EVENTS = 25_000
+MAX_EVENTS_SHOWN = 25_000
 """Maximum number of events in an execution's history (the quota of AWS Step Functions, which the engine shares)."""
 
 MAX_EVENTS = 1_000_000
@@ -79,7 +79,7 @@ TRANSITION_COLUMNS = (
     Column("Status", 1, is_prose=True),
     Column("Event", 2, is_prose=True),
 )
-ALERT_COLUMNS = (
+INVOICE_ALERT_COLUMNS = (
     Column("Raised"),
     Column("Alert", is_prose=True),
     Column("Severity", 1),
@@ -95,7 +95,7 @@ COMMAND_COLUMNS = (
     Column("Id", 4),
 )
 STATE_COLUMNS = (Column("Entered"), Column("State", is_prose=True))
-HISTORY_COLUMNS = (
+EXECUTION_EVENT_COLUMNS = (
     Column("At"),
     Column("No.", 2, is_right=True),
     Column("Event", 1),
@@ -144,12 +144,12 @@ def invoice(client: Client, invoice_id: str, history: bool, events: bool, wide: 
     print_section(
         "Transitions (UTC), newest first", TRANSITION_COLUMNS, map(_transition, fold_alerts(details.transitions))
     )
-    print_section("Alerts (UTC), newest first", ALERT_COLUMNS, map(_wait_alerts, fold_waits(details.alerts)))
+    print_section("Alerts (UTC), newest first", INVOICE_ALERT_COLUMNS, map(_wait_alerts, fold_waits(details.alerts)))
     print_section("Commands (UTC), newest first", COMMAND_COLUMNS, map(_command, details.commands))
     for execution in details.executions:
         title = f"Execution {execution.name}: {execution.status}; newest first"
         if history:
-            print_section(title, HISTORY_COLUMNS, reversed(list(_events(execution))))
+            print_section(title, EXECUTION_EVENT_COLUMNS, reversed(list(_events(execution))))
         else:
             print_section(title, STATE_COLUMNS, map(_state, fold_states(list(_states(execution)))))
 
@@ -200,7 +200,7 @@ def _read_full_histories(client: Client, answer: Any) -> None:
     for execution in executions if isinstance(executions, list) else ():
         if isinstance(execution, dict) and execution.get("next_cursor"):
             path = f"/executions/{quote_path(str(execution.get('name')))}/history"
-            rest = client.list(path, VIEWERS, {}, MAX_HISTORY_EVENTS, cursor=execution["next_cursor"])
+            rest = client.list(path, VIEWERS, {}, MAX_EVENTS_SHOWN, cursor=execution["next_cursor"])
             execution["history"] = [*execution.get("history", ()), *rest.items]
             execution["next_cursor"] = None
 

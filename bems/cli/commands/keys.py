@@ -25,7 +25,7 @@ from bems.embedded.storage.database_files import StoreInUse, StoreUnusable, lock
 from bems.embedded.storage.errors import StoreFailed
 from bems.tracker.requests import Role
 
-COLUMNS = (
+KEY_COLUMNS = (
     Column("Name"),
     Column("Role", 1),
     Column("Id", 2),
@@ -59,7 +59,7 @@ def list_(client: Client, wide: bool, as_json: bool) -> None:
         print_json({"items": answer["items"], "more": False})
         return
     click.echo()
-    print_table(make_console(), COLUMNS, map(_row, known), wide=wide)
+    print_table(make_console(), KEY_COLUMNS, map(_row, known), wide=wide)
     click.echo()
     click.echo(f"{pluralize_count(sum(key.revoked_at is None for key in known), 'active key')}")
 

@@ -13,7 +13,7 @@ from bems.cli.checked_commands import CheckedGroup
 from bems.cli.client import Client, decode_as
 from bems.cli.commands.up import load_cell
 from bems.cli.errors import UserError
-from bems.cli.files import TimeParam, load_policy, read_text
+from bems.cli.files import TimeParam, read_policy_file, read_text
 from bems.cli.options import connected
 from bems.cli.output import format_time, make_console, pluralize_count, print_json, print_list
 from bems.cli.table_layout import Column, print_table
@@ -32,7 +32,7 @@ RULE_COLUMNS = (
     Column("Critical from", is_right=True),
     Column("Gives up at", is_right=True),
 )
-HISTORY_COLUMNS = (
+POLICY_HISTORY_COLUMNS = (
     Column("Digest"),
     Column("In force from (UTC)"),
     Column("Until (UTC)", 2),
@@ -95,7 +95,7 @@ def show(
             raise click.UsageError("--at needs a running cell: a file has no history")
         _, named = load_cell(cells_file, cell_name, file)
         answer: Any = (
-            view_policy(named.policy, named.source) if named else view_policy(load_policy(None), DEFAULT_SOURCE)
+            view_policy(named.policy, named.source) if named else view_policy(read_policy_file(None), DEFAULT_SOURCE)
         )
     else:
         query = {"at": f"{at}T00:00:00Z" if isinstance(at, date) else at if at is None else render(at)}
@@ -121,7 +121,7 @@ def history(client: Client, limit: int, wide: bool, as_json: bool) -> None:
         (one.digest, format_time(one.in_force_from), format_time(one.in_force_until), one.source)
         for one in decode_as(found, list[PolicySummary])
     ]
-    print_list(found, more, as_json, HISTORY_COLUMNS, rows, "policy version", wide=wide)
+    print_list(found, more, as_json, POLICY_HISTORY_COLUMNS, rows, "policy version", wide=wide)
 
 
 @policy.command(epilog="Example: bems policy check policy.yaml")

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from bems.cli import options
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.errors import ErrorCollector, Failure, UserError
-from bems.cli.files import LogFile, TimeParam, encode_refusal, load_policy, output_file
+from bems.cli.files import LogFile, TimeParam, encode_refusal, output_file, read_policy_file
 from bems.cli.input_diagnosis import diagnose_line
 from bems.cli.output import make_console
 from bems.cli.policy_comparison import BUILT_IN, ReplayResult, compare, print_comparison
@@ -76,9 +76,9 @@ def replay(
     clock follows the times of the events. An event that occurred more than a day after now is refused.
     """
     with ErrorCollector() as errors:
-        policies = [errors.attempt(load_policy, policy_file)]
+        policies = [errors.attempt(read_policy_file, policy_file)]
         if compared_file is not None:
-            policies.append(errors.attempt(load_policy, compared_file))
+            policies.append(errors.attempt(read_policy_file, compared_file))
         log = errors.attempt(LogFile, file)
         outs = [out for out in (invoices_out, refused_out) if out is not None]
         for out in outs:

@@ -13,7 +13,7 @@ from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.views import Invoice
 from bems.tracker.contract import STAGES, Stage
 
-COLUMNS = (
+STUCK_COLUMNS = (
     Column("Invoice"),
     Column("Waits for", 3),
     Column("Since", 4),
@@ -54,7 +54,7 @@ def stuck(client: Client, stage: Stage | None, by: str, limit: int, wide: bool, 
     console = make_console()
     if invoices:
         click.echo()
-        print_table(console, COLUMNS, map(_row, invoices), wide=wide)
+        print_table(console, STUCK_COLUMNS, map(_row, invoices), wide=wide)
         click.echo()
     more = f"; the first {len(invoices):,} are shown, see --limit" if found.more else ""
     print_prose(console, f"{totals}{more}")

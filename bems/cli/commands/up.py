@@ -16,7 +16,7 @@ import click
 from bems.calendars import check_country, expand
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.errors import Failure, UserError, translate_store_errors
-from bems.cli.files import load_policy, parse_folder, read_text
+from bems.cli.files import parse_folder, read_policy_file, read_text
 from bems.cli.output import print_json
 from bems.clock import SystemClock
 from bems.embedded.alerting.destinations import build_destinations
@@ -25,7 +25,7 @@ from bems.embedded.clock import AcceleratedClock, CellClock
 from bems.embedded.service import Service
 from bems.embedded.storage.file_permissions import private_umask
 from bems.embedded.storage.policy_history import DEFAULT_SOURCE, PolicyInForce
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from bems.tracker.config import ConfigError, read_cells
 from bems.tracker.instants import render
 from bems.tracker.policy import Policy
@@ -93,7 +93,7 @@ def up(
         try:
             service = Service(
                 parse_folder(folder),
-                named.policy if named else lambda: load_policy(None),
+                named.policy if named else lambda: read_policy_file(None),
                 policy_source=named.source if named else DEFAULT_SOURCE,
                 name=cell.name,
                 host=cell.embedded.host if host is None else host,
@@ -152,18 +152,18 @@ class NamedPolicy(NamedTuple):
 
 def load_cell(
     cells_file: str | None, cell_name: str | None, policy_file: str | None
-) -> tuple[Cell, NamedPolicy | None]:
+) -> tuple[CellConfig, NamedPolicy | None]:
     """Return the chosen cell, and the policy named for it; None without one."""
-    cell = Cell(name="local", region="eu-west-1")
+    cell = CellConfig(name="local", region="eu-west-1")
     if cells_file is not None:
         cell = _find_cell(cells_file, cell_name)
     elif cell_name is not None:
         raise UserError(f"--cell {cell_name} needs --cells FILE")
     if policy_file is not None:
-        return cell, NamedPolicy(load_policy(policy_file), policy_file)
+        return cell, NamedPolicy(read_policy_file(policy_file), policy_file)
     if cells_file is not None and cell.policy_file is not None:
         path = str(Path(cells_file).parent / cell.policy_file)
-        return cell, NamedPolicy(load_policy(path), path)
+        return cell, NamedPolicy(read_policy_file(path), path)
     if cell.policy is None:
         return cell, None
     try:
@@ -172,7 +172,7 @@ def load_cell(
         raise UserError(f"{cells_file}: the policy of {cell.name}: {wrong}") from wrong
 
 
-def _find_cell(cells_file: str, cell_name: str | None) -> Cell:
+def _find_cell(cells_file: str, cell_name: str | None) -> CellConfig:
     try:
         cells = read_cells(read_text(cells_file), cells_file, check_country).cells
     except ConfigError as wrong:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from bems.embedded.alerting.delivery import Delivery, Destination, Now, State, time_of_day
+from bems.embedded.alerting.delivery import Delivery, DeliveryState, Destination, Now, time_of_day
 from bems.embedded.alerting.dispatcher import MAX_IN_FLIGHT, POLL_SECONDS, Dispatcher
 from bems.embedded.alerting.outbox import DATABASE, Outbox
 from bems.embedded.storage.database_files import StoreUnusable
@@ -36,7 +36,7 @@ STOP_GRACE_SECONDS = 5.0
 DESTINATION_REMOVED = "the destination is no longer configured"
 
 
-class Source(Protocol):
+class AlertSource(Protocol):
     """Source of alerts: a store, or a reader of one."""
 
     def alerts(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Alert]]:
@@ -59,7 +59,7 @@ class Deliveries:
     def __init__(
         self,
         folder: Path,
-        source: Callable[[], Source],
+        source: Callable[[], AlertSource],
         destinations: Mapping[Severity, Sequence[Destination]],
         *,
         now: Now = time_of_day,
@@ -74,7 +74,7 @@ class Deliveries:
         self.dispatchers = [Dispatcher(one, self._outbox, now, max_in_flight) for one in by_key.values()]
         self._now = now
         self._grace_seconds = grace_seconds
-        self._source: Source | None = None
+        self._source: AlertSource | None = None
         self._read_error: str | None = None
         self._changed = threading.Condition()
         self._woken = False
@@ -139,7 +139,7 @@ class Deliveries:
         """Return the number of successful deliveries since the outbox was created."""
         return self._outbox.delivered()
 
-    def entries(self, state: State, limit: int = 1_000, after: tuple[int, str] = (-1, "")) -> list[Delivery]:
+    def entries(self, state: DeliveryState, limit: int = 1_000, after: tuple[int, str] = (-1, "")) -> list[Delivery]:
         """Return deliveries in a state, sorted by (seq, destination), beginning after that pair."""
         return self._outbox.entries(state, limit, after)
 
@@ -199,7 +199,7 @@ class Deliveries:
                     source.close()
             return False
 
-    def _open_and_check(self) -> Source:
+    def _open_and_check(self) -> AlertSource:
         """Open the source and check that it is the store that the outbox was filled from.
 
         Another store numbers its alerts from 1 again. Continuing at the old number would skip some of them for good.
@@ -217,7 +217,7 @@ class Deliveries:
                 )
         return source
 
-    def _enqueue_new_alerts(self, source: Source) -> bool:
+    def _enqueue_new_alerts(self, source: AlertSource) -> bool:
         seq, _ = self._outbox.last_enqueued()
         alerts = source.alerts(seq, MAX_ALERTS_PER_READ)
         if alerts:

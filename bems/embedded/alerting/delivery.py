@@ -14,7 +14,7 @@ Now = Callable[[], Instant]
 time_of_day: Now = SystemClock().now
 """Deliveries use the system clock, even in a cell whose own clock is accelerated."""
 
-State = Literal["failed", "waiting"]
+DeliveryState = Literal["failed", "waiting"]
 
 
 class Delivery(Struct, frozen=True):
@@ -35,7 +35,7 @@ class Delivery(Struct, frozen=True):
     attempts: int
     due: Instant
     tried_at: Instant | None
-    state: State
+    state: DeliveryState
     error: str | None
 
 

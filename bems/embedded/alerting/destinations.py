@@ -9,8 +9,8 @@ import msgspec
 from urllib3.util import parse_url
 
 from bems.embedded.alerting.delivery import Destination
-from bems.embedded.alerting.mail import Email
-from bems.embedded.alerting.webhook import Webhook
+from bems.embedded.alerting.mail import EmailDestination
+from bems.embedded.alerting.webhook import WebhookDestination
 from bems.tracker import cells
 from bems.tracker.actions import SEVERITIES, Alert, Severity
 from bems.tracker.alert_messages import headline
@@ -24,7 +24,7 @@ MIN_KEY_BYTES, MAX_KEY_BYTES = 24, 64
 alerts_log = logging.getLogger("bems.alerts")
 
 
-class Log:
+class LogDestination:
     """A Destination that writes one line per alert to the logger `bems.alerts`, at level WARNING or ERROR."""
 
     key = "log"
@@ -37,7 +37,7 @@ class Log:
 
 
 def build_destinations(
-    alerts: cells.Alerts, embedded: cells.Embedded, cell: str, environment: Mapping[str, str]
+    alerts: cells.AlertsConfig, embedded: cells.Embedded, cell: str, environment: Mapping[str, str]
 ) -> dict[Severity, list[Destination]]:
     """Return the destinations of a cell by severity. Equal entries share one object, across severities too.
 
@@ -55,20 +55,20 @@ class _Builder:
         self._environment = environment
         self._built: dict[str, tuple[Destination, object]] = {}
 
-    def build_all(self, place: str, listed: tuple[cells.Destination, ...]) -> list[Destination]:
+    def build_all(self, place: str, listed: tuple[cells.DestinationConfig, ...]) -> list[Destination]:
         built = {}
         for index, one in enumerate(listed):
             destination = self._build(f"{place}/{index}", one)
             built[destination.key] = destination
         return list(built.values())
 
-    def _build(self, place: str, config: cells.Destination) -> Destination:
+    def _build(self, place: str, config: cells.DestinationConfig) -> Destination:
         if config.webhook:
             destination, settings = self._build_webhook(f"{place}/webhook", config.webhook)
         elif config.email:
             destination, settings = self._build_email(f"{place}/email", config.email)
         else:
-            destination, settings = Log(), None
+            destination, settings = LogDestination(), None
         first, first_settings = self._built.setdefault(destination.key, (destination, settings))
         # Compare effective settings: neither the order of addresses matters nor where the sender is configured.
         if first_settings != settings:
@@ -77,7 +77,7 @@ class _Builder:
             )
         return first
 
-    def _build_webhook(self, place: str, config: cells.Webhook) -> tuple[Destination, object]:
+    def _build_webhook(self, place: str, config: cells.WebhookConfig) -> tuple[Destination, object]:
         """Return the destination and its signing key."""
         if config.url_env:
             where, holder, name = f"{place}/url_env", config.url_env, f"${config.url_env}"
@@ -90,7 +90,7 @@ class _Builder:
         signing = None
         if config.secret_env:
             signing = self._read_signing_key(f"{place}/secret_env", config.secret_env)
-        return Webhook(f"webhook {name}", url, signing, self._cell), signing
+        return WebhookDestination(f"webhook {name}", url, signing, self._cell), signing
 
     def _read_signing_key(self, place: str, variable: str) -> bytes:
         """Read and decode a signing key.
@@ -126,7 +126,7 @@ class _Builder:
             raise self._config_error(place, f"{subject} has {len(key)} bytes after {_KEY_PREFIX}: {allowed}")
         return key
 
-    def _build_email(self, place: str, config: cells.Email) -> tuple[Destination, object]:
+    def _build_email(self, place: str, config: cells.EmailConfig) -> tuple[Destination, object]:
         """Return the destination and its sender."""
         smtp = self._smtp
         if smtp is None:
@@ -145,7 +145,7 @@ class _Builder:
             password = self._read_secret("embedded/smtp/password_env", smtp.password_env)
             if not (smtp.user + password).isascii():
                 raise self._config_error("embedded/smtp", "user and password must be ASCII")
-        return Email(f"email {', '.join(to)}", to, sender, smtp, password, self._cell), sender
+        return EmailDestination(f"email {', '.join(to)}", to, sender, smtp, password, self._cell), sender
 
     def _read_secret(self, place: str, variable: str) -> str:
         secret = self._environment.get(variable, "")

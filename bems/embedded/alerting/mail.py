@@ -33,7 +33,7 @@ RefusedRecipients = dict[str, tuple[int, bytes]]
 """The server's reply for each refused address. Its text is neither logged nor stored, because it may hold a secret."""
 
 
-class Email:
+class EmailDestination:
     """A Destination. Repeated messages for an alert share a Message-ID, so that mail systems can drop duplicates."""
 
     def __init__(

@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 from msgspec import json
 
-from bems.embedded.alerting.delivery import Delivery, State
+from bems.embedded.alerting.delivery import Delivery, DeliveryState
 from bems.embedded.storage.codec import decode_alert, encode_alert
 from bems.embedded.storage.database_files import Migration, inspect_database, open_database
 from bems.embedded.storage.errors import StoreLost
@@ -210,7 +210,7 @@ class Outbox:
         """Return the number of successful deliveries since the outbox was created."""
         return self._count("SELECT delivered FROM progress")
 
-    def count(self, state: State) -> int:
+    def count(self, state: DeliveryState) -> int:
         return self._count(f"SELECT count(*) FROM deliveries WHERE state = '{state}'")
 
     def _count(self, sql: str) -> int:
@@ -218,7 +218,7 @@ class Outbox:
             count: int = self._execute(sql).get
             return count
 
-    def entries(self, state: State, limit: int, after: tuple[int, str]) -> list[Delivery]:
+    def entries(self, state: DeliveryState, limit: int, after: tuple[int, str]) -> list[Delivery]:
         """Return deliveries in a state, sorted by (seq, destination), beginning after that pair."""
         sql = f"""SELECT {_COLUMNS} FROM deliveries AS this WHERE state = ? AND (seq, destination) > (?, ?)
             ORDER BY seq, destination LIMIT ?"""

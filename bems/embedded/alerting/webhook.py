@@ -49,7 +49,7 @@ class Timeouts(NamedTuple):
 DEFAULT_TIMEOUTS = Timeouts()
 
 
-class Webhook:
+class WebhookDestination:
     """A Destination. Requests are unsigned if `secret` is None. Redirects are not followed, and proxies from the
     environment are not used. `now` gives the timestamp in the signature, by which receivers reject old requests."""
 

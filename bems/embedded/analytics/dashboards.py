@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 from bems.tracker.currencies import render_amount
 from bems.tracker.instants import Instant, to_datetime
 
-Unit = Literal["hour", "day"]
+DashboardUnit = Literal["hour", "day"]
 
-MAX_ROWS = 20_000
+MAX_DASHBOARD_ROWS = 20_000
 """Maximum number of rows in a result. It fits a month by the hour, except for `amounts` in a cell with many currencies
 and tiers."""
 
@@ -76,7 +76,7 @@ class RollupSource(Protocol):
 
 
 def query_dashboard(
-    series: RollupSource, name: str, since: Instant, until: Instant, by: Unit, limit: int = MAX_ROWS
+    series: RollupSource, name: str, since: Instant, until: Instant, by: DashboardUnit, limit: int = MAX_DASHBOARD_ROWS
 ) -> list[list[Any]]:
     """Return the last `limit` rows of a dashboard, from the hour of `since` up to but not including `until`.
 

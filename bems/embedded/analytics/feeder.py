@@ -18,8 +18,8 @@ from bems.embedded.analytics.time_series import (
     MEMORY_LIMITS_MB,
     DatabaseUnusable,
     NotOpen,
-    Source,
     TimeSeries,
+    TransitionSource,
     is_corruption,
     next_memory_limit,
     quarantine,
@@ -53,7 +53,7 @@ class AnalyticsFeeder:
         self,
         folder: Path,
         cell: str,
-        source: Callable[[], Source],
+        source: Callable[[], TransitionSource],
         *,
         max_rows: int = MAX_ROWS_PER_FEED,
         feed_seconds: float = FEED_SECONDS,
@@ -63,7 +63,7 @@ class AnalyticsFeeder:
         self._open_source = source
         self._max_rows = max_rows
         self._feed_seconds = feed_seconds
-        self._source: Source | None = None
+        self._source: TransitionSource | None = None
         self._database: TimeSeries | None = None
         self._memory_mb = MEMORY_LIMITS_MB[0]
         self._watermark = 0

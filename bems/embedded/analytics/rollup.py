@@ -1,7 +1,7 @@
 """Hourly roll-up of the time series, for dashboards. It is updated in the transaction that adds the rows.
 
 It reduces a hundred million transitions to some hundred thousand rows, so that a query over a year takes milliseconds.
-New rows are rolled up in groups of `ROWS_PER_ROLLUP`. The macro `hourly(n)` adds the rows with a number greater than n,
+New rows are rolled up in groups of `ROWS_PER_ROLLUP`. The macro `hourly(n` adds the rows with a number greater than n,
 the last one that was rolled up, at query time. It therefore counts every row exactly once.
 
 Key columns hold empty text instead of NULL, because NULLs are never equal.

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 4
 """Version of the tables; increment it with every change to them. A database of another version is rebuilt."""
 
-COLUMNS = {
+DUCKDB_COLUMNS = {
     "seq": "BIGINT NOT NULL",
     "invoice_id": "VARCHAR NOT NULL",
     "cell": "VARCHAR NOT NULL",
@@ -82,19 +82,19 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,
 }
 
-_ROW = {name: type.removesuffix(" NOT NULL") for name, type in COLUMNS.items() if name not in ("seq", "cell")}
+_ROW = {name: type.removesuffix(" NOT NULL") for name, type in DUCKDB_COLUMNS.items() if name not in ("seq", "cell")}
 _SHAPE = json.encode({name: "BIGINT" if type == "TIMESTAMP" else type for name, type in _ROW.items()}).decode()
 _READ = {name: f"make_timestamp(row.{name})" if type == "TIMESTAMP" else f"row.{name}" for name, type in _ROW.items()}
 _READ |= {"superseded": "coalesce(row.superseded, false)", "seq": "seq", "cell": "$cell"}
 
 # One JSON text per row: DuckDB reads the texts by columns, in less than half the time of any row-wise insert.
-_INSERT = f"""INSERT INTO transitions SELECT {", ".join(_READ[name] for name in COLUMNS)} FROM (
+_INSERT = f"""INSERT INTO transitions SELECT {", ".join(_READ[name] for name in DUCKDB_COLUMNS)} FROM (
     SELECT seq, from_json(text, '{_SHAPE}') AS row
     FROM (SELECT unnest(range($first, $first + len($texts))) AS seq, unnest($texts::VARCHAR[]) AS text)
 )"""
 
 _CREATE = f"""
-CREATE TABLE transitions ({", ".join(f"{name} {type}" for name, type in COLUMNS.items())});
+CREATE TABLE transitions ({", ".join(f"{name} {type}" for name, type in DUCKDB_COLUMNS.items())});
 {rollup.CREATE_SQL}
 CREATE TABLE feed (
     version INTEGER NOT NULL, cell VARCHAR NOT NULL, watermark BIGINT NOT NULL, rolled_up BIGINT NOT NULL
@@ -105,7 +105,7 @@ CREATE TABLE feed (
 _CORRUPTION_MESSAGES = ("Corrupt", "Could not read enough bytes", "Failure while replaying WAL")
 
 
-class Source(Protocol):
+class TransitionSource(Protocol):
     """Source of committed transitions: a store, or a reader of one."""
 
     def transitions(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Transition]]:
@@ -133,7 +133,7 @@ class TimeSeries:
     `memory_mb` was not enough and a larger limit may be.
     """
 
-    def __init__(self, path: Path, cell: str, source: Source, memory_mb: int = MEMORY_LIMITS_MB[0]) -> None:
+    def __init__(self, path: Path, cell: str, source: TransitionSource, memory_mb: int = MEMORY_LIMITS_MB[0]) -> None:
         _inspect_files(path)
         self._path = path
         self.memory_mb = memory_mb
@@ -184,7 +184,7 @@ class TimeSeries:
             raise DatabaseUnusable(f"it has {found}, but records {watermark} and {self._rolled_up}")
         return watermark
 
-    def _check_last_row(self, source: Source) -> None:
+    def _check_last_row(self, source: TransitionSource) -> None:
         """Check that the store has the database's last row.
 
         A store that was restored from a backup lacks that row or has another one in its place. A transition that was

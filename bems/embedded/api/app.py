@@ -52,7 +52,7 @@ Gauge = tuple[str, str, dict[str, str], float]
 """Name, help text, labels and value."""
 
 
-class Api:
+class ApiApplication:
     """The API of a running cell. Create it in the event loop that serves it."""
 
     def __init__(self, context: CellContext) -> None:

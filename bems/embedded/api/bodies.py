@@ -6,7 +6,14 @@ from collections.abc import Hashable, Iterable, Mapping
 
 from starlette.types import Receive, Send
 
-from bems.tracker.responses import HttpResponse, problem, timed_out, too_large, unavailable, unsupported_encoding
+from bems.tracker.responses import (
+    HttpResponse,
+    payload_too_large,
+    problem,
+    timed_out,
+    unavailable,
+    unsupported_encoding,
+)
 from bems.validation.error_messages import format_value
 
 BODY_TIMEOUT_SECONDS = 20.0
@@ -69,18 +76,18 @@ async def read_body(
             return refused
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > (limit if b"expect" in headers else MAX_DRAIN_BYTES):
-        return with_connection_close(too_large(limit))
+        return with_connection_close(payload_too_large(limit))
     held = 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
             message = await receive()
             body: bytes = message.get("body", b"")
             if message["type"] == "http.request" and not message.get("more_body"):
-                return body if len(body) <= limit else too_large(limit)
+                return body if len(body) <= limit else payload_too_large(limit)
             pieces, size = [body], len(body)
             while message["type"] == "http.request":
                 if size > MAX_DRAIN_BYTES:
-                    return with_connection_close(too_large(limit))
+                    return with_connection_close(payload_too_large(limit))
                 if size > limit:
                     pieces.clear()
                     unfinished.add(key, -held)
@@ -91,7 +98,7 @@ async def read_body(
                     if not unfinished.add(key, received):
                         return with_connection_close(unavailable(1, "too many request bodies are being received"))
                 if not message.get("more_body"):
-                    return b"".join(pieces) if size <= limit else too_large(limit)
+                    return b"".join(pieces) if size <= limit else payload_too_large(limit)
                 message = await receive()
                 piece = message.get("body", b"")
                 pieces.append(piece)

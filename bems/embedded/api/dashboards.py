@@ -74,8 +74,10 @@ async def show_dashboard(context: CellContext, name: str, query: DashboardQuery,
 def _query_dashboard(
     context: CellContext, name: str, since: Instant, until: Instant, query: DashboardQuery
 ) -> HttpResponse:
-    rows = dashboards.query_dashboard(context.analytics, name, since, until, query.by, dashboards.MAX_ROWS + 1)
-    kept, columns = rows[-dashboards.MAX_ROWS :], DASHBOARDS[name].columns
+    rows = dashboards.query_dashboard(
+        context.analytics, name, since, until, query.by, dashboards.MAX_DASHBOARD_ROWS + 1
+    )
+    kept, columns = rows[-dashboards.MAX_DASHBOARD_ROWS :], DASHBOARDS[name].columns
     return responses.json_response(
         200, DashboardRows(name, render(since), render(until), columns, kept, len(kept) < len(rows))
     )

@@ -278,7 +278,7 @@ async def list_commands(request: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Page([views.view_command(entry) for _, entry in entries], cursor))
 
 
-async def run_command(request: ApiRequest) -> HttpResponse:
+async def post_command(request: ApiRequest) -> HttpResponse:
     command = read_command(request.body, request.key.name, request.context.clock.now())
     if isinstance(command, InvalidEvent):
         return responses.bad_request(command)
@@ -402,7 +402,7 @@ async def list_policies(request: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Page([policies.summarize_policy(one) for one in kept], cursor))
 
 
-async def list_dashboards(_: ApiRequest) -> HttpResponse:
+async def get_dashboards(_: ApiRequest) -> HttpResponse:
     return responses.json_response(200, Page(dashboards.list_dashboards(), None))
 
 
@@ -474,7 +474,7 @@ OPERATIONS: tuple[Operation, ...] = (
         {200: Page[views.Command]}, CommandsQuery, problems=(400,),
     ),
     Operation(
-        "POST", "/commands", "command", "Run a command on an invoice", OPERATORS, run_command, {200: Accepted},
+        "POST", "/commands", "command", "Run a command on an invoice", OPERATORS, post_command, {200: Accepted},
         body=AnyCommandRequest, problems=(400, 404, 408, 409, 413, 415),
     ),
     Operation(
@@ -504,7 +504,7 @@ OPERATIONS: tuple[Operation, ...] = (
         {200: Page[policies.PolicySummary]}, PoliciesQuery, problems=(400,),
     ),
     Operation(
-        "GET", "/dashboards", "listDashboards", "List the dashboards", VIEWERS, list_dashboards,
+        "GET", "/dashboards", "listDashboards", "List the dashboards", VIEWERS, get_dashboards,
         {200: Page[dashboards.DashboardSummary]}, problems=(400,),
     ),
     Operation(

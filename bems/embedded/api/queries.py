@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Meta, Struct, inspect
 
-from bems.embedded.alerting.delivery import State
+from bems.embedded.alerting.delivery import DeliveryState
 from bems.tracker.actions import Severity
 from bems.tracker.contract import Stage, Timestamp
 from bems.tracker.instants import without_leap_second
@@ -115,7 +115,7 @@ class DeadLettersQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class DeliveriesQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """Filters of the list of deliveries, oldest alert first."""
 
-    state: State = "waiting"
+    state: DeliveryState = "waiting"
     limit: Limit = 100
     cursor: Cursor | None = None
 

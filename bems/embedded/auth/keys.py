@@ -22,7 +22,7 @@ from bems.tracker.instants import Instant
 from bems.tracker.requests import KeyName, Role
 from bems.validation.field_errors import validate
 
-KEYS = "keys.db"
+KEYS_DATABASE = "keys.db"
 """Name of the key file in the cell's folder."""
 APPLICATION_ID = 0x42454D4B
 """SQLite application id of the key file."""
@@ -61,7 +61,7 @@ MIGRATIONS: tuple[Migration, ...] = (_create,)
 
 def inspect_keys(folder: Path) -> None:
     """Raise StoreRefused if `Keys` would refuse the key file in the folder. Writes nothing."""
-    inspect_database(folder / KEYS, MIGRATIONS, APPLICATION_ID)
+    inspect_database(folder / KEYS_DATABASE, MIGRATIONS, APPLICATION_ID)
 
 
 class Keys:
@@ -72,7 +72,7 @@ class Keys:
     """
 
     def __init__(self, folder: Path) -> None:
-        database = folder / KEYS
+        database = folder / KEYS_DATABASE
         self._connection = open_database(database, MIGRATIONS, APPLICATION_ID)
         self._file_guard = FileGuard([database, wal_path(database)])
         self._lock = threading.Lock()

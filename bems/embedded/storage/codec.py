@@ -34,7 +34,7 @@ Dictionaries = dict[str, dict[int, bytes]]
 """Content of each dictionary by kind and number."""
 
 
-class EventBody(Struct, frozen=True, omit_defaults=True):
+class StoredEvent(Struct, frozen=True, omit_defaults=True):
     """Stored form of an event, without its id, digest and invoice id, which have columns of their own."""
 
     stage: Stage
@@ -46,7 +46,7 @@ class EventBody(Struct, frozen=True, omit_defaults=True):
 
 
 _pack = msgspec.msgpack.Encoder().encode
-_event = msgspec.msgpack.Decoder(EventBody)
+_event = msgspec.msgpack.Decoder(StoredEvent)
 _record = msgspec.msgpack.Decoder(InvoiceRecord)
 _transition = msgspec.msgpack.Decoder(Transition)
 _alert = msgspec.msgpack.Decoder(Alert)
@@ -118,7 +118,7 @@ class Codec:
 
 def encode_event(event: Event) -> bytes:
     return _pack(
-        EventBody(event.stage, event.status, event.occurred_at, event.received_at, event.facts, event.imported)
+        StoredEvent(event.stage, event.status, event.occurred_at, event.received_at, event.facts, event.imported)
     )
 
 

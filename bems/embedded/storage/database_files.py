@@ -14,7 +14,7 @@ from bems.embedded.storage import wal_identity
 from bems.embedded.storage.file_permissions import make_folder, make_private, tighten_folder
 from bems.embedded.storage.wal_identity import WalOwnership, find_wal_ownership
 
-LOCK = "cell.lock"
+LOCK_FILE = "cell.lock"
 
 PARTIAL_RESTORE_PREFIX = ".restoring."
 """Prefix of the subfolder in which a restore makes its copy."""
@@ -42,9 +42,9 @@ def lock_folder(folder: Path) -> apsw.Connection:
     try:
         _refuse_misplaced(folder)
         make_folder(folder)
-        lock = apsw.Connection(str(folder / LOCK))
+        lock = apsw.Connection(str(folder / LOCK_FILE))
         try:
-            make_private(folder / LOCK)
+            make_private(folder / LOCK_FILE)
             lock.execute("BEGIN EXCLUSIVE")
             tighten_folder(folder)
         except BaseException:

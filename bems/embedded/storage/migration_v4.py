@@ -62,7 +62,7 @@ CREATE INDEX invoices_stuck ON invoices (stuck_since, invoice_id) WHERE stuck_si
 _pack = msgspec.msgpack.Encoder().encode
 _read = msgspec.msgpack.Decoder().decode
 
-Row = dict[str, Any]
+StoredRow = dict[str, Any]
 
 
 class _Values(NamedTuple):
@@ -98,7 +98,7 @@ def migrate_to_v4(connection: apsw.Connection) -> None:
 
 
 def _migrate_record(
-    connection: apsw.Connection, values: _Values, number: int, invoice_id: str, newest: int | None, record: Row
+    connection: apsw.Connection, values: _Values, number: int, invoice_id: str, newest: int | None, record: StoredRow
 ) -> None:
     rows = list(_read_rows_backwards(connection, values, newest))[::-1]
     events = _read_events(connection, values, rows)
@@ -127,7 +127,9 @@ def _migrate_record(
     )
 
 
-def _read_rows_backwards(connection: apsw.Connection, values: _Values, newest: int | None) -> Iterator[tuple[int, Row]]:
+def _read_rows_backwards(
+    connection: apsw.Connection, values: _Values, newest: int | None
+) -> Iterator[tuple[int, StoredRow]]:
     """Yield sequence number and content of each row of one invoice, the newest first."""
     while newest is not None:
         found = cast(Any, connection.execute("SELECT prev, body FROM transitions WHERE seq = ?", (newest,)).fetchall())
@@ -136,7 +138,9 @@ def _read_rows_backwards(connection: apsw.Connection, values: _Values, newest: i
         newest = before
 
 
-def _read_events(connection: apsw.Connection, values: _Values, rows: list[tuple[int, Row]]) -> dict[str, Row]:
+def _read_events(
+    connection: apsw.Connection, values: _Values, rows: list[tuple[int, StoredRow]]
+) -> dict[str, StoredRow]:
     """Return the events of these rows by id."""
     ids = [row["event_id"] for _, row in rows if row["kind"] == "event"]
     found = connection.execute(
@@ -146,7 +150,7 @@ def _read_events(connection: apsw.Connection, values: _Values, rows: list[tuple[
     return {str(id): _read(values.event.decompress(cast(bytes, body))) for id, body in found}
 
 
-def _read_parked_wait(connection: apsw.Connection, invoice_id: str, rows: list[tuple[int, Row]]) -> Row:
+def _read_parked_wait(connection: apsw.Connection, invoice_id: str, rows: list[tuple[int, StoredRow]]) -> StoredRow:
     """Return the wait that was given up when the invoice was parked.
 
     Its start is the one in its newest alert, or else the instant at which the wait began according to the rows.
@@ -170,7 +174,7 @@ def _read_parked_wait(connection: apsw.Connection, invoice_id: str, rows: list[t
     return parked
 
 
-def _begins_a_wait(row: Row) -> bool:
+def _begins_a_wait(row: StoredRow) -> bool:
     """Return whether a wait begins at this row: a change of status, a revival, or a dispute or failed posting."""
     reported = row["kind"] == "alert" and row.get("outcome") in ("dispute", "failed")
     return row["from_status"] != row["to_status"] or row["kind"] == "revive" or reported
@@ -188,7 +192,7 @@ class _InvoiceReplay:
         self._received: list[list[Any]] = []
         self._closed_at: int | None = None
 
-    def apply(self, row: Row, event: Row | None) -> None:
+    def apply(self, row: StoredRow, event: StoredRow | None) -> None:
         """Apply the next row and set its `from_` and `to_` fields. `event` is the stored event of an event's row."""
         before = self._current
         if row["kind"] == "event" and event is not None:
@@ -200,9 +204,9 @@ class _InvoiceReplay:
         for name, value in zip(("status", "amount", "currency"), self._current, strict=True):
             row[f"to_{name}"] = value
 
-    def identity_fields(self) -> Row:
+    def identity_fields(self) -> StoredRow:
         """Return the record's fields from which identity alerts are raised."""
-        fields: Row = {"vendor_ids": self._vendors}
+        fields: StoredRow = {"vendor_ids": self._vendors}
         received = sorted(self._received, key=lambda one: one[:2])
         if received:
             fields["first_received"] = received[0]
@@ -212,7 +216,7 @@ class _InvoiceReplay:
             fields["closed_at"] = self._closed_at
         return fields
 
-    def _apply_event(self, row: Row, event: Row) -> None:
+    def _apply_event(self, row: StoredRow, event: StoredRow) -> None:
         facts, vendor = event["facts"], event["facts"]["vendor"]["id"]
         version = event["occurred_at"], row["event_id"]
         _, amount, currency = self._current
@@ -230,7 +234,7 @@ class _InvoiceReplay:
         self._set_outcome(event["stage"], _Outcome(event["status"], row["event_id"], event["occurred_at"]))
         self._current = self._status(), amount, currency
 
-    def _apply_command(self, row: Row) -> None:
+    def _apply_command(self, row: StoredRow) -> None:
         stage, at = row["stage"], row["occurred_at"]
         status = _POSITIVE[stage] if row["outcome"] == "complete" else "cancelled"
         overruled = self._registers.get(stage)

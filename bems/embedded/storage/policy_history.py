@@ -6,7 +6,7 @@ from typing import NamedTuple
 from bems.embedded.storage.database_files import StoreUnusable
 from bems.tracker.instants import Instant
 from bems.tracker.policy import Policy
-from bems.tracker.policy_file import load_policy
+from bems.tracker.policy_file import policy_from_json
 
 DEFAULT_SOURCE = "default"
 """Source of the built-in policy."""
@@ -19,7 +19,7 @@ PolicyOrDefault = Policy | Callable[[], Policy]
 
 
 class StoredPolicy(NamedTuple):
-    """Policy as it is stored. `document` is the output of `dump_policy`, with every date of the calendar.
+    """Policy as it is stored. `document` is the output of `policy_to_json`, with every date of the calendar.
 
     The policy is in force from `since` to `until`; None while it still is.
     """
@@ -34,7 +34,7 @@ class StoredPolicy(NamedTuple):
     def load(self) -> Policy:
         """Return the policy. Raises StoreUnusable if this program cannot read it."""
         try:
-            return load_policy(self.document)
+            return policy_from_json(self.document)
         except ValueError as error:
             raise StoreUnusable(
                 f"the policy in force, {self.source}, cannot be read: {error}: give one with --policy"

@@ -14,7 +14,7 @@ import apsw
 from msgspec import json
 
 from bems.embedded.storage import codec
-from bems.embedded.storage.database_files import LOCK, StoreUnusable, lock_folder, open_database
+from bems.embedded.storage.database_files import LOCK_FILE, StoreUnusable, lock_folder, open_database
 from bems.embedded.storage.errors import StoreFailed, StoreLost
 from bems.embedded.storage.file_guard import FileGuard
 from bems.embedded.storage.reader import Reader
@@ -28,7 +28,7 @@ from bems.tracker.actions import Alert, execution_name
 from bems.tracker.contract import Event
 from bems.tracker.instants import LATEST, Instant
 from bems.tracker.policy import Policy
-from bems.tracker.policy_file import dump_policy
+from bems.tracker.policy_file import policy_to_json
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
 
@@ -73,7 +73,7 @@ class SqliteStore(Reader):
         except BaseException:
             self.close()
             raise
-        self._file_guard = FileGuard([self._database, wal_path(self._database), folder / LOCK])
+        self._file_guard = FileGuard([self._database, wal_path(self._database), folder / LOCK_FILE])
         self._commits = 0
         self._records: LruCache[str, InvoiceRecord] = LruCache(max_cached_items)
         self._executions: LruCache[str, StoredExecution] = LruCache(max_cached_items)
@@ -250,7 +250,7 @@ class SqliteStore(Reader):
 
         A policy equal to the newest one stays in force since its old instant; only its source and document are updated.
         """
-        document, newest = dump_policy(policy), next(iter(self.policies(limit=1)), None)
+        document, newest = policy_to_json(policy), next(iter(self.policies(limit=1)), None)
         try:
             if newest is not None and newest.digest == policy.digest:
                 if (newest.source, newest.document) != (source, document):

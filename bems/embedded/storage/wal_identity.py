@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-TABLE = "log_identity"
+SALT_TABLE = "log_identity"
 
 UPDATE_SALT_EVERY_COMMITS = 10_000
 """Number of commits after which a running cell stores the salt again. Between two commits the log is reset at most
@@ -126,8 +126,8 @@ def _read_stored_salt(database: Path) -> tuple[int | None, int | None]:
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     connection = apsw.Connection(database.absolute().as_uri() + "?immutable=1", flags=flags)
     try:
-        root: Any = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (TABLE,)).get
-        salt: Any = connection.execute(f"SELECT salt FROM {TABLE}").get if root else None
+        root: Any = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (SALT_TABLE,)).get
+        salt: Any = connection.execute(f"SELECT salt FROM {SALT_TABLE}").get if root else None
         return salt, root
     finally:
         connection.close()
@@ -138,7 +138,7 @@ def _read_stored_salt(database: Path) -> tuple[int | None, int | None]:
 
 def has_salt_table(connection: apsw.Connection) -> bool:
     """Return whether the database has the table for the salt."""
-    return bool(connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = ?", (TABLE,)).get)
+    return bool(connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = ?", (SALT_TABLE,)).get)
 
 
 def create_salt_table(connection: apsw.Connection) -> None:
@@ -147,8 +147,8 @@ def create_salt_table(connection: apsw.Connection) -> None:
     `starts` is increased with each write: SQLite would not write an unchanged row to the log.
     """
     with connection:
-        connection.execute(f"CREATE TABLE {TABLE} (salt INTEGER, starts INTEGER NOT NULL) STRICT")
-        connection.execute(f"INSERT INTO {TABLE} VALUES (NULL, 0)")
+        connection.execute(f"CREATE TABLE {SALT_TABLE} (salt INTEGER, starts INTEGER NOT NULL) STRICT")
+        connection.execute(f"INSERT INTO {SALT_TABLE} VALUES (NULL, 0)")
 
 
 def store_salt(connection: apsw.Connection, database: Path) -> bool:
@@ -158,7 +158,7 @@ def store_salt(connection: apsw.Connection, database: Path) -> bool:
     reset the log itself yet. Raises apsw.Error if the salt cannot be written.
     """
     # This write makes the log one of this connection: a log without valid frames may still have its old salt.
-    connection.execute(f"UPDATE {TABLE} SET starts = starts + 1")
+    connection.execute(f"UPDATE {SALT_TABLE} SET starts = starts + 1")
     update_salt(connection, database)
     [(is_busy, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return not is_busy
@@ -168,10 +168,10 @@ def update_salt(connection: apsw.Connection, database: Path) -> None:
     """Write the salt of the current log to the table, within the current transaction if there is one."""
     header = _read_header(wal_path(database))
     if header is not None:
-        connection.execute(f"UPDATE {TABLE} SET salt = ?, starts = starts + 1", (header.salt,))
+        connection.execute(f"UPDATE {SALT_TABLE} SET salt = ?, starts = starts + 1", (header.salt,))
 
 
 def clear_salt(connection: apsw.Connection) -> None:
     """Remove the salt from a copy, because no log belongs to it."""
     with suppress(apsw.SQLError):
-        connection.execute(f"UPDATE {TABLE} SET salt = NULL")
+        connection.execute(f"UPDATE {SALT_TABLE} SET salt = NULL")

@@ -25,7 +25,7 @@ from bems.embedded.alerting.deliveries import DESTINATION_REMOVED, MAX_ALERTS_PE
 from bems.embedded.alerting.delivery import Destination, NotDelivered
 from bems.embedded.alerting.dispatcher import RETRY_DELAYS, Dispatcher
 from bems.embedded.alerting.outbox import APPLICATION_ID, DATABASE, MIGRATIONS, Outbox
-from bems.embedded.alerting.webhook import Timeouts, Webhook
+from bems.embedded.alerting.webhook import Timeouts, WebhookDestination
 from bems.embedded.storage.codec import encode_alert
 from bems.embedded.storage.database_files import StoreUnusable, open_database
 from bems.embedded.storage.sqlite_store import SqliteStore
@@ -216,8 +216,8 @@ def receiver(answers: Callable[[str], int | None] = lambda _: 204) -> Iterator[R
         one.server.server_close()
 
 
-def webhook(to: Receiver, timeouts: Timeouts = LONG_TIMEOUTS) -> Webhook:
-    return Webhook(f"webhook {to.url}", to.url, KEY, "eu-west", timeouts=timeouts)
+def webhook(to: Receiver, timeouts: Timeouts = LONG_TIMEOUTS) -> WebhookDestination:
+    return WebhookDestination(f"webhook {to.url}", to.url, KEY, "eu-west", timeouts=timeouts)
 
 
 def assert_in_order(ids: list[str]) -> None:
@@ -604,7 +604,7 @@ def test_deliveries_to_a_removed_destination_fail_until_it_is_back(cell: CellFix
 def serve(folder: Path, url: str) -> None:
     """Entry point of the child process in the test below."""
     feed = FakeStore(*(alert(f"INV-{n}", step) for step in (1, 2, 3, 4) for n in range(10)))
-    Deliveries(folder, feed.open, {"critical": [Webhook("hook", url, KEY, "eu")], "warning": []}).start()
+    Deliveries(folder, feed.open, {"critical": [WebhookDestination("hook", url, KEY, "eu")], "warning": []}).start()
     threading.Event().wait()
 
 
@@ -634,7 +634,7 @@ def test_after_a_kill_interrupted_alerts_are_sent_again_and_none_is_lost(cell: C
         assert fatal[0] in cut
         cell.store.all = [alert(f"INV-{n}", step) for step in (1, 2, 3, 4) for n in range(10)]
         cell.clock.at = NOW + 100 * 365 * DAY
-        deliveries = cell.open(Webhook("hook", server.url, KEY, "eu"))
+        deliveries = cell.open(WebhookDestination("hook", server.url, KEY, "eu"))
         until(lambda: deliveries.waiting() == 0 and deliveries.delivered() == 40)
     assert server.taken.count(fatal[0]) == 2
     assert set(server.taken) == {sent.id for sent in cell.store.all}
@@ -782,7 +782,7 @@ def test_no_secret_is_stored_or_logged(cell: CellFixture, caplog: pytest.LogCapt
     cell.store.all = [alert("A")]
     with receiver(lambda _: 500) as server:
         deliveries = cell.open(
-            Webhook("webhook $CHAT_URL", server.url + "/n0b0dy-kn0ws", KEY, "eu", timeouts=LONG_TIMEOUTS)
+            WebhookDestination("webhook $CHAT_URL", server.url + "/n0b0dy-kn0ws", KEY, "eu", timeouts=LONG_TIMEOUTS)
         )
         until(lambda: deliveries.failure is not None)
         assert deliveries.failure == "webhook $CHAT_URL: answered 500 Internal Server Error"

@@ -28,9 +28,9 @@ from msgspec import structs
 from bems.embedded.alerting import destinations
 from bems.embedded.alerting import mail as mail_module
 from bems.embedded.alerting.delivery import Destination, NotDelivered
-from bems.embedded.alerting.destinations import Log, build_destinations
-from bems.embedded.alerting.mail import Email
-from bems.embedded.alerting.webhook import MAX_RETRY_AFTER, Timeouts, Webhook
+from bems.embedded.alerting.destinations import LogDestination, build_destinations
+from bems.embedded.alerting.mail import EmailDestination
+from bems.embedded.alerting.webhook import MAX_RETRY_AFTER, Timeouts, WebhookDestination
 from bems.tracker import cells
 from bems.tracker.actions import Alert
 from bems.tracker.alert_messages import headline, summary_line
@@ -113,8 +113,8 @@ def failure(destination: Destination, alert: Alert = ALERT) -> NotDelivered:
     return caught.value
 
 
-def webhook(port: int, secret: bytes | None = None, **options: Any) -> Webhook:
-    return Webhook("webhook x", f"http://127.0.0.1:{port}/hooks/{SECRET}?t=1", secret, "eu-west", **options)
+def webhook(port: int, secret: bytes | None = None, **options: Any) -> WebhookDestination:
+    return WebhookDestination("webhook x", f"http://127.0.0.1:{port}/hooks/{SECRET}?t=1", secret, "eu-west", **options)
 
 
 # -- the webhook
@@ -256,7 +256,7 @@ def test_an_unreachable_receiver_is_an_outage() -> None:
         port = closed.getsockname()[1]
     refused = failure(webhook(port))
     assert (str(refused), refused.outage) == ("cannot connect: Connection refused", True)
-    unknown = failure(Webhook("webhook x", "https://nowhere.invalid/", None, "eu-west"))
+    unknown = failure(WebhookDestination("webhook x", "https://nowhere.invalid/", None, "eu-west"))
     assert (str(unknown), unknown.outage) == ("the host name cannot be resolved", True)
 
 
@@ -274,12 +274,12 @@ def test_ipv6_hosts_and_default_ports(url: str) -> None:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
         except OSError as error:
             pytest.skip(f"THERE IS NO IPv6 here: {error.strerror}")
-    assert "Connection refused" in str(failure(Webhook("webhook x", url, None, "eu-west")))
+    assert "Connection refused" in str(failure(WebhookDestination("webhook x", url, None, "eu-west")))
 
 
 def test_certificates_are_verified(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with receiver(answer(200), server_context(certificate)) as server:
-        destination = Webhook("webhook x", f"https://127.0.0.1:{server.port}/{SECRET}", None, "eu-west")
+        destination = WebhookDestination("webhook x", f"https://127.0.0.1:{server.port}/{SECRET}", None, "eu-west")
         untrusted = failure(destination)
         assert (str(untrusted), untrusted.outage) == ("the certificate is not trusted (OpenSSL error 18)", True)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
@@ -290,7 +290,9 @@ def test_certificates_are_verified(certificate: Path, monkeypatch: pytest.Monkey
 def test_plain_http_where_tls_is_expected_is_an_outage() -> None:
     with receiver(answer(200)) as server:
         failed = failure(
-            Webhook("webhook x", f"https://127.0.0.1:{server.port}/", None, "eu-west", timeouts=SHORT_TIMEOUTS)
+            WebhookDestination(
+                "webhook x", f"https://127.0.0.1:{server.port}/", None, "eu-west", timeouts=SHORT_TIMEOUTS
+            )
         )
         assert failed.outage
 
@@ -352,9 +354,11 @@ def mail_server(mailbox: FakeMailbox, **options: Any) -> Iterator[cells.Smtp]:
         controller.stop()
 
 
-def mail(server: cells.Smtp, *to: str, password: str | None = None, **options: Any) -> Email:
+def mail(server: cells.Smtp, *to: str, password: str | None = None, **options: Any) -> EmailDestination:
     to = to or ("a@example.com", "b@example.com")
-    return Email("email x", to, "bems@example.org", server, password, "eu-west", now=lambda: NOW + 1, **options)
+    return EmailDestination(
+        "email x", to, "bems@example.org", server, password, "eu-west", now=lambda: NOW + 1, **options
+    )
 
 
 def test_a_mail_has_the_facts() -> None:
@@ -537,8 +541,8 @@ def test_an_unreachable_or_hanging_mail_server_is_an_outage() -> None:
 
 
 def test_the_log_has_a_line_at_the_level_of_the_severity(caplog: pytest.LogCaptureFixture) -> None:
-    Log().send(ALERT)
-    Log().send(structs.replace(ALERT, severity="warning"))
+    LogDestination().send(ALERT)
+    LogDestination().send(structs.replace(ALERT, severity="warning"))
     assert [(record.name, record.levelname) for record in caplog.records] == [
         ("bems.alerts", "ERROR"),
         ("bems.alerts", "WARNING"),
@@ -574,15 +578,15 @@ def test_text_of_a_sender_cannot_be_a_command_of_a_chat_service() -> None:
 # -- cells.yaml
 
 SMTP_SERVER = cells.Smtp("localhost", sender="bems@example.org")
-HOOK = cells.Destination(webhook=cells.Webhook("https://example.com/hook", secret_env="KEY"))
-CHAT = cells.Destination(webhook=cells.Webhook(url_env="CHAT_URL"))
-MAIL = cells.Destination(email=cells.Email(("b@example.com", "a@example.com")))
-LOG = cells.Destination(log=cells.Log())
+HOOK = cells.DestinationConfig(webhook=cells.WebhookConfig("https://example.com/hook", secret_env="KEY"))
+CHAT = cells.DestinationConfig(webhook=cells.WebhookConfig(url_env="CHAT_URL"))
+MAIL = cells.DestinationConfig(email=cells.EmailConfig(("b@example.com", "a@example.com")))
+LOG = cells.DestinationConfig(log=cells.LogConfig())
 ENVIRONMENT = {"KEY": SECRET, "CHAT_URL": f"https://chat.example.com/{SECRET}"}
 
 
 def test_each_destination_is_built_once() -> None:
-    alerts = cells.Alerts(warning=(LOG, MAIL, LOG), critical=(HOOK, CHAT, MAIL, LOG))
+    alerts = cells.AlertsConfig(warning=(LOG, MAIL, LOG), critical=(HOOK, CHAT, MAIL, LOG))
     built = build_destinations(alerts, cells.Embedded(smtp=SMTP_SERVER), "eu-west", ENVIRONMENT)
     assert [one.key for one in built["warning"]] == ["log", "email a@example.com, b@example.com"]
     assert [one.key for one in built["critical"]] == [
@@ -599,13 +603,13 @@ def test_each_destination_is_built_once() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        cells.Email(("a@example.com", "b@example.com")),
-        cells.Email(("b@example.com", "a@example.com", "b@example.com")),
-        cells.Email(("b@example.com", "a@example.com"), "bems@example.org"),
+        cells.EmailConfig(("a@example.com", "b@example.com")),
+        cells.EmailConfig(("b@example.com", "a@example.com", "b@example.com")),
+        cells.EmailConfig(("b@example.com", "a@example.com"), "bems@example.org"),
     ],
 )
-def test_an_equivalent_entry_is_the_same_destination(other: cells.Email) -> None:
-    alerts = cells.Alerts(warning=(MAIL,), critical=(cells.Destination(email=other),))
+def test_an_equivalent_entry_is_the_same_destination(other: cells.EmailConfig) -> None:
+    alerts = cells.AlertsConfig(warning=(MAIL,), critical=(cells.DestinationConfig(email=other),))
     built = build_destinations(alerts, cells.Embedded(smtp=SMTP_SERVER), "eu-west", {})
     assert built["warning"] == built["critical"]
 
@@ -621,10 +625,12 @@ def test_an_equivalent_entry_is_the_same_destination(other: cells.Email) -> None
 )
 def test_keys_are_text_or_base64_after_a_prefix(secret: str, key: bytes) -> None:
     with receiver(answer(200)) as server:
-        hook = cells.Destination(webhook=cells.Webhook(f"http://127.0.0.1:{server.port}/", secret_env="KEY"))
-        (destination,) = build_destinations(cells.Alerts(critical=(hook,)), cells.Embedded(), "eu", {"KEY": secret})[
-            "critical"
-        ]
+        hook = cells.DestinationConfig(
+            webhook=cells.WebhookConfig(f"http://127.0.0.1:{server.port}/", secret_env="KEY")
+        )
+        (destination,) = build_destinations(
+            cells.AlertsConfig(critical=(hook,)), cells.Embedded(), "eu", {"KEY": secret}
+        )["critical"]
         destination.send(ALERT)
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
@@ -667,7 +673,7 @@ _RANDOM = base64.b64encode(bytes(range(200, 232))).decode()
 )
 def test_a_malformed_key_is_refused(secret: str, error: str) -> None:
     with pytest.raises(ValueError, match="cell eu: ") as refused:
-        build_destinations(cells.Alerts(critical=(HOOK,)), cells.Embedded(), "eu", {"KEY": secret})
+        build_destinations(cells.AlertsConfig(critical=(HOOK,)), cells.Embedded(), "eu", {"KEY": secret})
     assert str(refused.value) == f"cell eu: /alerts/critical/0/webhook/secret_env: the value of KEY {error}"
 
 
@@ -675,7 +681,7 @@ def test_the_signature_equals_that_of_the_reference_libraries() -> None:
     """The test vector that the libraries of standard-webhooks and svix share."""
     key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     alert = structs.replace(ALERT, id="msg_p5jXN8AQM9LWM0D4loKWxJek")
-    destination = Webhook("webhook x", "http://localhost/", key, "eu", now=lambda: 1614265330 * SECOND)
+    destination = WebhookDestination("webhook x", "http://localhost/", key, "eu", now=lambda: 1614265330 * SECOND)
     headers = destination._headers(alert, b'{"test": 2432232314}')
     assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
@@ -711,7 +717,7 @@ def test_the_signature_equals_that_of_the_reference_libraries() -> None:
             "/alerts/critical/0/webhook/url_env: the value of CHAT_URL is not an https URL",
         ),
         (
-            [LOG, cells.Destination(webhook=cells.Webhook(f"https://[::1/{SECRET}"))],
+            [LOG, cells.DestinationConfig(webhook=cells.WebhookConfig(f"https://[::1/{SECRET}"))],
             None,
             {},
             "/alerts/critical/1/webhook/url: the value of url is not an https URL",
@@ -736,20 +742,23 @@ def test_the_signature_equals_that_of_the_reference_libraries() -> None:
             "/embedded/smtp: user and password must be ASCII",
         ),
         (
-            [cells.Destination(email=cells.Email(("a,b@example.com",)))],
+            [cells.DestinationConfig(email=cells.EmailConfig(("a,b@example.com",)))],
             SMTP_SERVER,
             {},
             "/alerts/critical/0/email: a,b@example.com is not a valid address in a mail header",
         ),
         (
-            [MAIL, cells.Destination(email=cells.Email(("a@example.com", "b@example.com"), "c@example.com"))],
+            [
+                MAIL,
+                cells.DestinationConfig(email=cells.EmailConfig(("a@example.com", "b@example.com"), "c@example.com")),
+            ],
             SMTP_SERVER,
             {},
             "/alerts/critical/1: email a@example.com, b@example.com is already listed with another key or sender: "
             "use the same",
         ),
         (
-            [CHAT, cells.Destination(webhook=cells.Webhook(url_env="CHAT_URL", secret_env="KEY"))],
+            [CHAT, cells.DestinationConfig(webhook=cells.WebhookConfig(url_env="CHAT_URL", secret_env="KEY"))],
             None,
             ENVIRONMENT,
             "/alerts/critical/1: webhook $CHAT_URL is already listed with another key or sender: use the same",
@@ -757,10 +766,12 @@ def test_the_signature_equals_that_of_the_reference_libraries() -> None:
     ],
 )
 def test_a_configuration_error_is_reported_in_one_line(
-    critical: list[cells.Destination], smtp: cells.Smtp | None, environment: dict[str, str], error: str
+    critical: list[cells.DestinationConfig], smtp: cells.Smtp | None, environment: dict[str, str], error: str
 ) -> None:
     with pytest.raises(ValueError, match="cell eu-west: ") as refused:
-        build_destinations(cells.Alerts(critical=tuple(critical)), cells.Embedded(smtp=smtp), "eu-west", environment)
+        build_destinations(
+            cells.AlertsConfig(critical=tuple(critical)), cells.Embedded(smtp=smtp), "eu-west", environment
+        )
     assert str(refused.value) == f"cell eu-west: {error}"
     assert SECRET not in str(refused.value)
 
@@ -782,7 +793,9 @@ def test_a_mail_server_that_sends_endlessly_is_cut_off() -> None:
         thread = threading.Thread(target=send_endlessly, args=(listening,))
         thread.start()
         server = cells.Smtp("127.0.0.1", listening.getsockname()[1], security="none")
-        mail = Email("email", ["a@example.com"], "b@example.com", server, None, "north", timeout=5.0, total_timeout=0.2)
+        mail = EmailDestination(
+            "email", ["a@example.com"], "b@example.com", server, None, "north", timeout=5.0, total_timeout=0.2
+        )
         with pytest.raises(NotDelivered):
             mail.send(ALERT)
         ended.set()

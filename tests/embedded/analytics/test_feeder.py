@@ -25,7 +25,7 @@ from msgspec import structs
 from bems.embedded.analytics import feeder as module
 from bems.embedded.analytics import time_series
 from bems.embedded.analytics.feeder import ANALYTICS, AnalyticsFeeder
-from bems.embedded.analytics.time_series import COLUMNS, MEMORY_LIMITS_MB, NotOpen, TimeSeries
+from bems.embedded.analytics.time_series import DUCKDB_COLUMNS, MEMORY_LIMITS_MB, NotOpen, TimeSeries
 from bems.embedded.clock import VirtualClock
 from bems.embedded.storage.reader import open_reader
 from bems.embedded.writer import open_writer
@@ -77,13 +77,13 @@ def expected_row(seq: int, row: Transition) -> dict[str, object]:
 
 
 def stored_rows(analytics: AnalyticsFeeder, after: int = 0) -> list[dict[str, object]]:
-    sql = f"SELECT {', '.join(COLUMNS)} FROM transitions WHERE seq > ? ORDER BY seq"
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in analytics.query(sql, (after,))]
+    sql = f"SELECT {', '.join(DUCKDB_COLUMNS)} FROM transitions WHERE seq > ? ORDER BY seq"
+    rows = [dict(zip(DUCKDB_COLUMNS, row, strict=True)) for row in analytics.query(sql, (after,))]
     return [{**row, "attributes": json.loads(row["attributes"] or "{}")} for row in rows]
 
 
 def test_each_field_has_its_column() -> None:
-    assert set(COLUMNS) == {"seq", "cell", *Transition.__struct_fields__}
+    assert set(DUCKDB_COLUMNS) == {"seq", "cell", *Transition.__struct_fields__}
 
 
 PLAIN = transition(1)

@@ -53,9 +53,9 @@ def test_too_many_rows_are_truncated_to_the_latest(cell_with_data: Cell, monkeyp
     everything = cell_with_data.get("/dashboards/volume")
     count = len(everything["rows"])
     assert not everything["truncated"]
-    monkeypatch.setattr(dashboards, "MAX_ROWS", count)
+    monkeypatch.setattr(dashboards, "MAX_DASHBOARD_ROWS", count)
     assert cell_with_data.get("/dashboards/volume") == everything
-    monkeypatch.setattr(dashboards, "MAX_ROWS", count - 1)
+    monkeypatch.setattr(dashboards, "MAX_DASHBOARD_ROWS", count - 1)
     assert cell_with_data.get("/dashboards/volume") == everything | {"rows": everything["rows"][1:], "truncated": True}
 
 

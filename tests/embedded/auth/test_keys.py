@@ -5,7 +5,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from bems.embedded.auth.keys import APPLICATION_ID, KEYS, Key, KeyRefused, Keys
+from bems.embedded.auth.keys import APPLICATION_ID, KEYS_DATABASE, Key, KeyRefused, Keys
 from bems.embedded.storage.database_files import StoreUnusable
 from bems.embedded.storage.errors import StoreFailed
 from bems.tracker.instants import DAY
@@ -127,7 +127,7 @@ def test_a_failed_write_changes_no_key(keys: Keys) -> None:
 
 
 def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
-    other = apsw.Connection(str(tmp_path / KEYS))
+    other = apsw.Connection(str(tmp_path / KEYS_DATABASE))
     other.execute("CREATE TABLE t (x)")
     other.close()
     with pytest.raises(StoreUnusable, match="another program made it"):
@@ -136,4 +136,4 @@ def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
 
 def test_the_file_has_the_application_id(keys: Keys, tmp_path: Path) -> None:
     keys.close()
-    assert apsw.Connection(str(tmp_path / KEYS)).pragma("application_id") == APPLICATION_ID
+    assert apsw.Connection(str(tmp_path / KEYS_DATABASE)).pragma("application_id") == APPLICATION_ID

@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from bems.embedded.storage.database_files import LOCK, StoreUnusable, lock_folder, open_database
+from bems.embedded.storage.database_files import LOCK_FILE, StoreUnusable, lock_folder, open_database
 from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.tracker.record import InvoiceRecord
@@ -40,7 +40,7 @@ def test_a_folder_is_created_and_closing_leaves_one_database(tmp_path: Path) -> 
     store.commit()
     store.close()
     store.close()
-    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {DATABASE, LOCK}
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {DATABASE, LOCK_FILE}
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -51,10 +51,10 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 def assert_refused(folder: Path, reason: str) -> None:
     """Assert that the store is refused for this reason, and that no byte of it is changed."""
-    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK}
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK_FILE}
     with pytest.raises(StoreUnusable, match=reason):
         SqliteStore(folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK} == before
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK_FILE} == before
     lock_folder(folder).close()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bems.embedded.alerting.outbox import DATABASE as DELIVERIES
-from bems.embedded.auth.keys import KEYS
+from bems.embedded.auth.keys import KEYS_DATABASE
 from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.file_guard import FileGuard
 from bems.embedded.storage.schema import DATABASE
@@ -58,7 +58,7 @@ def test_an_empty_commit_detects_a_removed_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "path", "body"),
-    [(KEYS, "/keys", {"name": "late", "role": "viewer"}), (DELIVERIES, "/deliveries/retry", None)],
+    [(KEYS_DATABASE, "/keys", {"name": "late", "role": "viewer"}), (DELIVERIES, "/deliveries/retry", None)],
 )
 def test_an_operators_write_is_refused_and_names_the_moved_file(
     tmp_path: Path, name: str, path: str, body: object

@@ -13,7 +13,7 @@ from bems.embedded.analytics.feeder import ANALYTICS
 from bems.embedded.auth.keys import Keys
 from bems.embedded.backup import back_up
 from bems.embedded.restore import restore
-from bems.embedded.storage.database_files import LOCK, lock_folder
+from bems.embedded.storage.database_files import LOCK_FILE, lock_folder
 from bems.embedded.storage.schema import DATABASE
 from bems.embedded.storage.sqlite_store import SqliteStore
 from tests.cell_process import CellProcess
@@ -51,7 +51,7 @@ def test_files_of_a_running_cell_are_private(tmp_path: Path) -> None:
     with CellProcess(folder, tmp_path / "errors.log") as process:
         process.read_admin_key()
         names = {path.name for path in folder.iterdir()}
-        assert {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", LOCK, "keys.db", "deliveries.db"} <= names
+        assert {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", LOCK_FILE, "keys.db", "deliveries.db"} <= names
         assert list_accessible_to_others(folder) == []
         process.end(signal.SIGTERM)
     assert (folder / ANALYTICS).exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from aws_cdk import App
 
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from infra.cell import CellStack
 from infra.common.profile import EMULATOR, PROFILE, read_profile
 from infra.compute.function_code import WITHOUT_DEPENDENCIES
@@ -56,7 +56,7 @@ def test_the_emulator_gets_the_standard_cell_without_unsupported_types(tmp_path:
     app = App(
         analytics_reporting=False, outdir=str(tmp_path), context={WITHOUT_DEPENDENCIES: True, PROFILE: "emulator"}
     )
-    CellStack(app, Cell(name="us-east", region="us-east-1", delivery="standard", time_series="s3tables"))
+    CellStack(app, CellConfig(name="us-east", region="us-east-1", delivery="standard", time_series="s3tables"))
     app.synth()
     template = json.loads((tmp_path / "bems-us-east.template.json").read_text())
     types = {resource["Type"] for resource in template["Resources"].values()}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aws_cdk import App
 
-from bems.tracker.cells import Cell, Concurrency
+from bems.tracker.cells import CellConfig, Concurrency
 from bems.tracker.contract import STAGES
 from infra.cell import CellStack
 from infra.compute.concurrency import check_account_quota
@@ -17,8 +17,8 @@ from tests.infra.template import Template
 SMALL = Concurrency(account=10, reserved=False, processor=2)
 
 
-def cell(name: str, account: str | None = None, region: str = "eu-west-1", **settings: Any) -> Cell:
-    return Cell(name=name, region=region, account=account, **settings)
+def cell(name: str, account: str | None = None, region: str = "eu-west-1", **settings: Any) -> CellConfig:
+    return CellConfig(name=name, region=region, account=account, **settings)
 
 
 def test_functions_reserve_the_concurrency_of_the_settings(cell: Template) -> None:
@@ -58,7 +58,7 @@ def test_a_cell_with_reserved_false_reserves_nothing(tmp_path: Path) -> None:
         [cell("a", concurrency=Concurrency(account=1719)), cell("b", concurrency=Concurrency(account=1719))],
     ],
 )
-def test_cells_that_exceed_their_accounts_quota_together_are_rejected(cells: list[Cell]) -> None:
+def test_cells_that_exceed_their_accounts_quota_together_are_rejected(cells: list[CellConfig]) -> None:
     with pytest.raises(
         ValueError, match=r'cells a, b of eu-west-1 reserve 1620 of the .* raise .*"concurrency.account"'
     ):
@@ -74,5 +74,5 @@ def test_cells_that_exceed_their_accounts_quota_together_are_rejected(cells: lis
         [cell("a"), cell("b", concurrency=SMALL)],
     ],
 )
-def test_cells_within_their_accounts_quota_are_accepted(cells: list[Cell]) -> None:
+def test_cells_within_their_accounts_quota_are_accepted(cells: list[CellConfig]) -> None:
     check_account_quota(cells)

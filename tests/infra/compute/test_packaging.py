@@ -11,7 +11,7 @@ import pytest
 from bems.aws import clients
 from bems.calendars import expand
 from bems.tracker.policy import CalendarSpec, PolicySpec
-from bems.tracker.policy_file import load_policy
+from bems.tracker.policy_file import policy_from_json
 from infra.common.profile import LAMBDA, LOCAL
 from infra.compute import packaging
 
@@ -103,7 +103,7 @@ def test_a_package_contains_code_policy_and_dependencies(tmp_path: Path) -> None
     folder = packaging.assemble(PolicySpec(), tmp_path / "wheels", tmp_path)
     assert {path.name for path in folder.iterdir()} == {"bems", "handlers", "msgspec", "policy.json"}
     assert {path.name for path in (folder / "bems").iterdir()} == {"__init__.py", "aws", "tracker"}
-    assert load_policy((folder / "policy.json").read_bytes()) == expand(PolicySpec())
+    assert policy_from_json((folder / "policy.json").read_bytes()) == expand(PolicySpec())
     assert list(folder.rglob("__pycache__")) == []
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bems.tracker.time_series_schema import COLUMNS
+from bems.tracker.time_series_schema import SERIES_COLUMNS
 from tests.infra.template import Template
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,7 +50,7 @@ def test_the_iceberg_table_has_the_columns_of_the_series(standard: Template) -> 
     table = standard.only("AWS::S3Tables::Table")
     fields = table["IcebergMetadata"]["IcebergSchema"]["SchemaFieldList"]
     assert [(one["Name"], one["Type"], one["Required"]) for one in fields] == [
-        (column.name, column.type, column.required) for column in COLUMNS
+        (column.name, column.type, column.required) for column in SERIES_COLUMNS
     ]
     (partition,) = table["IcebergMetadata"]["IcebergPartitionSpec"]["Fields"]
     assert partition["Transform"] == "day"

@@ -22,7 +22,7 @@ from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_stepfunctions as stepfunctions
 
 from bems.tracker import metrics as tracker
-from infra.guards.resources import Resource, template_resources
+from infra.guards.resources import TemplateResource, template_resources
 from infra.guards.rule_aspect import add_rules
 from infra.guards.rules import check_rules
 from infra.messaging.stage_queues import DENY_REDRIVE, encrypted_queue
@@ -283,7 +283,7 @@ def test_a_fifo_topic_may_send_to_a_standard_queue() -> None:
 
 def test_no_property_override_violates_a_rule(cell: Template) -> None:
     # The aspect checks constructs, which lack property overrides; the template contains them.
-    resources: list[Resource] = template_resources(cell.raw)
+    resources: list[TemplateResource] = template_resources(cell.raw)
     assert len(resources) > 200
     assert check_rules(resources) == []
 

@@ -9,7 +9,7 @@ from aws_cdk import App, Stack, assertions
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 
-from bems.tracker.cells import Cell
+from bems.tracker.cells import CellConfig
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.schemas import DRAFT_04, gateway_models
 from infra.common.names import Names
@@ -206,9 +206,9 @@ def deployment_id(alias: str | None = None) -> str:
         handler="producer.handler",
         code=lambda_.Code.from_inline("def handler(event, context): pass"),
     )
-    cell = Cell(name="plain", region="eu-west-1")
+    cell = CellConfig(name="plain", region="eu-west-1")
     producer: Any = SimpleNamespace(target=function.add_alias(alias) if alias else function)
-    api.Api(stack, "Api", Names(cell.name, fifo=True), cell, kms.Key(stack, "Key"), producer)
+    api.CellApi(stack, "Api", Names(cell.name, fifo=True), cell, kms.Key(stack, "Key"), producer)
     (id,) = assertions.Template.from_stack(stack).find_resources("AWS::ApiGateway::Deployment")
     return str(id)
 

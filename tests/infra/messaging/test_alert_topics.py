@@ -7,8 +7,8 @@ from aws_cdk import App, Stack
 from aws_cdk import aws_kms as kms
 from aws_cdk.assertions import Template as Assertions
 
-from bems.tracker.cells import Alerts as Setting
-from bems.tracker.cells import Cell, Destination, Email, Webhook
+from bems.tracker.cells import AlertsConfig as Setting
+from bems.tracker.cells import CellConfig, DestinationConfig, EmailConfig, WebhookConfig
 from infra.common.names import Names
 from infra.messaging.alert_topics import AlertTopics
 from infra.messaging.stage_queues import DENY_REDRIVE, encrypted_queue
@@ -21,10 +21,10 @@ MAX_RETRY_SECONDS = 3600
 """Hard limit of an HTTPS subscription (SNS developer guide, "Message delivery retries")."""
 
 DESTINATIONS = (
-    Destination(webhook=Webhook(url="https://example.com/hooks/one")),
-    Destination(email=Email(to=("a@example.com", "b@example.com"))),
-    Destination(webhook=Webhook(url_env="BEMS_CHAT_URL")),
-    Destination(webhook=Webhook(url="https://example.com/hooks/two")),
+    DestinationConfig(webhook=WebhookConfig(url="https://example.com/hooks/one")),
+    DestinationConfig(email=EmailConfig(to=("a@example.com", "b@example.com"))),
+    DestinationConfig(webhook=WebhookConfig(url_env="BEMS_CHAT_URL")),
+    DestinationConfig(webhook=WebhookConfig(url="https://example.com/hooks/two")),
 )
 
 
@@ -34,11 +34,11 @@ def webhooks(cell: Template) -> list[dict[str, Any]]:
     return [subscription for subscription in subscriptions if subscription["Protocol"] == "https"]
 
 
-def subscriptions(*destinations: Destination) -> dict[str, tuple[str, str]]:
+def subscriptions(*destinations: DestinationConfig) -> dict[str, tuple[str, str]]:
     """Return protocol and endpoint of each subscription by logical id, in a cell with these critical destinations."""
     stack = Stack(App(analytics_reporting=False), "Plain")
     key = kms.Key(stack, "Key")
-    cell = Cell(name="plain", region="eu-west-1", alerts=Setting(critical=destinations))
+    cell = CellConfig(name="plain", region="eu-west-1", alerts=Setting(critical=destinations))
     undelivered = encrypted_queue(stack, "Undelivered", "undelivered", key, redrive_allow=DENY_REDRIVE)
     AlertTopics(stack, "Alerts", Names(cell.name, fifo=True), cell, key, undelivered)
     resources = Assertions.from_stack(stack).find_resources("AWS::SNS::Subscription")
