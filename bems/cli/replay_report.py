@@ -33,7 +33,7 @@ STAGE_ALERT_COLUMNS = (
     Column("Warnings", is_right=True),
     Column("Critical", is_right=True),
 )
-STUCK_COLUMNS = (
+STUCK_INVOICE_COLUMNS = (
     Column("Invoice"),
     Column("Status", 2),
     Column("Waits since", 3),
@@ -245,7 +245,7 @@ def _stuck(report: Report) -> Section | None:
                 vendor_label(invoice.vendor),
             )
         )
-    return Section(title, STUCK_COLUMNS, rows)
+    return Section(title, STUCK_INVOICE_COLUMNS, rows)
 
 
 def _identities(report: Report) -> Section | None:

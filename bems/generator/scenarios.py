@@ -81,7 +81,7 @@ CANCELLED_BEFORE = ("authorization",) * 4 + ("reconciliation",) * 2 + ("posting"
 LATENCY_SECONDS = (1, 90)
 LATE_SECONDS = (DAY_SECONDS, 7 * DAY_SECONDS)
 WEEKS_LATE_SECONDS = (14 * DAY_SECONDS, 45 * DAY_SECONDS)
-REDELIVERY_SECONDS = (2, 2 * MINUTE_SECONDS)
+RESEND_SECONDS = (2, 2 * MINUTE_SECONDS)
 REDELIVERY_SECONDS = (DAY_SECONDS, 9 * DAY_SECONDS)
 CORRECTION_SECONDS = (HOUR_SECONDS, 3 * DAY_SECONDS)
 
@@ -336,7 +336,7 @@ class _ScenarioBuilder:
             arrives = self._later(arrives, CORRECTION_SECONDS)
         self._add_emission(arrives, stage, status, "sent")
         if random() < profile.duplicated:
-            lag = REDELIVERY_SECONDS if random() < profile.duplicated_days_later else REDELIVERY_SECONDS
+            lag = REDELIVERY_SECONDS if random() < profile.duplicated_days_later else RESEND_SECONDS
             self._add_emission(self._later(arrives, lag), stage, status, "repeat")
         if random() < profile.conflicting:
             self._add_emission(self._later(arrives, REDELIVERY_SECONDS), stage, status, "conflict")
