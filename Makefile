@@ -10,11 +10,12 @@ FUNCTIONS := $(BIN)/uv pip compile --quiet --no-header --upgrade --no-annotate -
 E2E := .venv-e2e
 E2E_PYTHON = $(shell $(BIN)/python tests/e2e/find_python.py)
 
-.PHONY: help demo test faults e2e bench bench-peers check format synth assembly reference docs lock clean
+.PHONY: help demo test quick faults e2e bench bench-peers check format synth assembly reference docs lock clean
 
 help:
 	@echo "make demo    start a fresh cell, send it a generated month over HTTP, report what became of it"
 	@echo "make test    the whole test suite"
+	@echo "make quick   the fast tests, to run while you work"
 	@echo "make faults  the fault tests in their long form, with 10,000 seeded stories; their figures into bench/RESULTS.md"
 	@echo "make e2e     the standard cell deployed into an emulator of AWS, and driven over HTTP; needs a Python 3.12"
 	@echo "make bench   the embedded cell measured, into bench/RESULTS.md"
@@ -49,6 +50,11 @@ demo: .venv/run
 
 test: .venv/test
 	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+# The rules, the engine and the store: what most changes touch, in less than a minute.
+quick: .venv/test
+	$(BIN)/python -m pytest -n auto --dist loadgroup -q tests/tracker tests/validation tests/engine tests/generator \
+	tests/embedded/storage tests/embedded/auth tests/statemachines tests/test_names.py --deselect tests/tracker/test_rules.py
 
 faults: .venv/test
 	BEMS_LONG=1 BEMS_FAULTS_OUT=1 $(BIN)/python -m pytest tests/faults -n auto --dist loadgroup

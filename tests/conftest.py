@@ -1,5 +1,6 @@
 """Environment and fixtures of all tests."""
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -23,6 +24,12 @@ os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.
 # would not recognize.
 for known in (CellsFile, PolicySpec, Batch, LogLine, *EVENT_TYPES.values()):
     validate({}, known)
+
+
+@atexit.register
+def silence_the_end() -> None:
+    """Drop what DuckDB's bindings print after everything has been reported: objects that a test's threads still hold."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @pytest.fixture(scope="session")
