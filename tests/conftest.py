@@ -28,7 +28,7 @@ for known in (CellsFile, PolicySpec, Batch, LogLine, *EVENT_TYPES.values()):
 
 @atexit.register
 def silence_the_end() -> None:
-    """Drop what DuckDB's bindings print after everything has been reported: objects that a test's threads still hold."""
+    """Drop what DuckDB's bindings print at the very end: the objects that threads of tests still hold."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
