@@ -62,7 +62,7 @@ class Stopped(Exception):
 
 
 class Redrive:
-    """A request to handle a dead dead_letter again."""
+    """A request to handle a dead letter again."""
 
     def __init__(self, event_id: str) -> None:
         self.event_id = event_id
@@ -354,7 +354,7 @@ class Writer:
     def _redrive(self, event_id: str, now: Instant) -> Receipt:
         dead_letter = self._store.dead_letter(event_id)
         if dead_letter is None:
-            return Receipt("refused", f"there is no dead dead_letter {event_id}")
+            return Receipt("refused", f"there is no dead letter {event_id}")
         return self._retry(dead_letter, now)
 
     def _retry(self, dead_letter: DeadLetter, now: Instant) -> Receipt:

@@ -47,7 +47,9 @@ def test_an_alert_is_published_to_its_severitys_topic_with_attributes(cloud: Clo
 
 def test_the_message_starts_with_readable_text() -> None:
     text = message(ALERT, "eu-west")
-    assert text.splitlines()[1].startswith('  "text": "critical: INV/1 waits for posting since 2026-03-02 (alert 3')
+    assert text.splitlines()[1].startswith(
+        '  "text": "critical: INV/1 has waited for posting since 2026-03-02 (alert 3'
+    )
     assert json.loads(text) == json_body(ALERT, "eu-west"), "the same JSON as a webhook of the embedded runtime"
 
 

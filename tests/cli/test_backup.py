@@ -44,8 +44,8 @@ def test_errors_are_reported_in_one_line(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     assert "it is not the folder of a cell" in error(2, tmp_path, copy)
     assert "it is not the folder of a cell" in error(2, tmp_path / "none", copy)
-    assert "name a folder that is not" in error(2, folder, folder)
-    assert "none is no folder" in error(2, folder, tmp_path / "none" / "copy")
+    assert "already exists; choose another folder" in error(2, folder, folder)
+    assert "none is not a folder" in error(2, folder, tmp_path / "none" / "copy")
     (folder / "keys.db").write_bytes(b"\0" * 5000)
     assert "keys.db is not a store of a cell" in error(1, folder, copy)
     assert not copy.exists()

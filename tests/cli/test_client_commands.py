@@ -226,7 +226,7 @@ def test_every_act_command(harness: CliHarness) -> None:
     assert revived["invoice"]["status"] == "AwaitingReconciliation"
     assert "transitions" not in revived["invoice"]
     assert "revive I: already done (command once)" in harness.bems("act", "revive", "I", "--command-id", "once").out
-    assert "another command with the id once" in harness.bems("act", "park", "I", "--command-id", "once").error()
+    assert "another command has used the id once" in harness.bems("act", "park", "I", "--command-id", "once").error()
     assert "Status: Cancelled" in harness.bems("act", "cancel", "I", "--note", "x").out
     shown = harness.bems("invoice", "I").out
     assert "complete authorization" in shown
@@ -277,7 +277,7 @@ def test_keys_are_created_listed_and_revoked(harness: CliHarness) -> None:
         run("stuck", "--url", harness.url, "--key", text).error().startswith("the key is wrong, revoked, or of another")
     )
     assert harness.service.keys.verify(text)
-    assert "there is a key sap already" in harness.bems("keys", "add", "sap", "--role", "viewer").error()
+    assert "there is already a key sap" in harness.bems("keys", "add", "sap", "--role", "viewer").error()
     assert "sap" in harness.bems("keys", "list").out
     listed = harness.bems("keys", "list", "--json").json["items"]
     assert {(key["name"], key["role"]) for key in listed} == {("the-admin", "admin"), ("sap", "sender")}
@@ -297,7 +297,7 @@ def test_a_key_is_created_in_the_folder_of_a_stopped_cell(tmp_path: Path) -> Non
         message = run("keys", "add", "other", "--role", "admin", "--store", str(folder)).error()
         assert "is in use: another cell runs on this folder; --store needs a stopped cell" in message
     assert (
-        "there is a key root already" in run("keys", "add", "root", "--role", "admin", "--store", str(folder)).error()
+        "there is already a key root" in run("keys", "add", "root", "--role", "admin", "--store", str(folder)).error()
     )
     made = run("keys", "add", "two", "--role", "viewer", "--store", str(folder), "--json").json
     assert (made["key"]["name"], made["key"]["created_by"]) == ("two", "bems keys")

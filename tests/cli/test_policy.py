@@ -42,7 +42,7 @@ def test_the_policy_in_force_is_printed(harness: CliHarness) -> None:
     answer = harness.bems("policy", "--json").json
     assert (answer["digest"], answer["calendar"]["country"]) == (policy.digest, "NL")
     assert harness.bems("policy", "--at", "2026-03-03", "--json").json == answer
-    assert "no policy is known of that time" in harness.bems("policy", "--at", "2026-03-01").error()
+    assert "no policy is known for that time" in harness.bems("policy", "--at", "2026-03-01").error()
 
 
 def test_policies_are_listed(harness: CliHarness) -> None:

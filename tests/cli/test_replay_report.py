@@ -60,7 +60,7 @@ def test_every_figure_is_printed(report: Report, capsys: pytest.CaptureFixture[s
         "Events 7 accepted, 2 duplicate, 2 refused; 4 after --until left out",
         "Period 2026-03-02 to 2026-04-11; replayed until 2026-04-21",
         "Replayed 11 events in 500ms (22 a second)",
-        "Note line 1 of the log, dated 2026-04-11, is 40 days later than every line before it; if that date is wrong, "
+        "Note line 1, dated 2026-04-11, is 40 days later than every line before it; if that date is wrong, "
         "invoices count as stuck too early",
         "Refused, by reason (an event may have several reasons)",
         "Reason Events",

@@ -32,7 +32,7 @@ def test_errors_are_reported_in_one_line(tmp_path: Path) -> None:
 
     assert run("backup", "--store", str(tmp_path / "cell"), str(tmp_path / "copy")).code == 0
     assert "is not empty" in error(2, tmp_path / "copy", tmp_path / "cell")
-    assert "is no folder" in error(2, tmp_path / "none", tmp_path / "new")
+    assert "is not a folder" in error(2, tmp_path / "none", tmp_path / "new")
     assert "holds no cell.db" in error(2, tmp_path, tmp_path / "new")
     (tmp_path / "copy" / "keys.db").write_bytes(b"\0" * 5000)
     assert "keys.db is not a store of a cell" in error(1, tmp_path / "copy", tmp_path / "new")

@@ -113,7 +113,7 @@ def test_a_store_with_foreign_deliveries_is_refused(tmp_path: Path) -> None:
     outbox = apsw.Connection(str(tmp_path / "cell" / "deliveries.db"))
     outbox.execute("UPDATE progress SET seq = 7, alert_id = 'another'")
     outbox.close()
-    assert "deliveries.db goes with another store" in startup_error(
+    assert "deliveries.db belongs to another store" in startup_error(
         "--store", "cell", "--port", "0", cwd=tmp_path, code=1
     )
 
@@ -137,7 +137,7 @@ def test_users_mistakes_are_reported_in_one_line(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         message = startup_error("--port", port, cwd=tmp_path)
         assert f"127.0.0.1:{port}: " in message and "choose another with --port" in message
-    assert "'a..b': this is no host name" in startup_error("--host", "a..b", cwd=tmp_path)
+    assert "'a..b': this is not a host name" in startup_error("--host", "a..b", cwd=tmp_path)
     assert "several cells: use --cell with one of north, south" in startup_error("--cells", "two.yaml", cwd=tmp_path)
     assert "no cell east: use one of north, south" in startup_error(
         "--cells", "two.yaml", "--cell", "east", cwd=tmp_path
@@ -196,4 +196,4 @@ def test_a_store_ahead_of_the_clock_is_reported(tmp_path: Path) -> None:
     with cell("--store", store) as (process, _):
         process.terminate()
         _, stderr = read_to_exit(process)
-        assert "ahead of the clock: was time made to run faster here?" in stderr
+        assert "ahead of the clock: did a cell with an accelerated clock run here?" in stderr

@@ -362,7 +362,7 @@ def test_a_task_token_is_of_one_task_only() -> None:
     }
     with pytest.raises(InvalidDefinition) as caught:
         load(machine(waiting, plain), resources={"lambda:invoke", "lambda:invoke.waitForTaskToken"})
-    reason = "only the Parameters of a .waitForTaskToken task have a task token"
+    reason = "the task token exists only in the Parameters of a .waitForTaskToken task"
     assert [problem for problem in caught.value.problems if reason in problem] == [
         f"States.First.TimeoutSecondsPath: {reason}",
         f"States.Second.Parameters.Payload.token.$: {reason}",

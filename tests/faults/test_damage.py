@@ -94,11 +94,11 @@ def put_a_folder(path: Path) -> None:
 DAMAGES: dict[Callable[[Path], None], str] = {
     cut_to_half: "it was cut short",
     cut_in_a_page: "it was cut short",
-    zero_the_header: "it is no SQLite database",
+    zero_the_header: "it is not an SQLite database",
     corrupt_the_schema: "damaged",
     corrupt_the_middle: "damaged",
     put_foreign_database: "another program made it",
-    put_text: "it is no SQLite database",
+    put_text: "it is not an SQLite database",
     put_a_folder: "Is a directory",
     make_newer: "is of version 99, and this program knows versions up to",
 }
@@ -151,7 +151,7 @@ def test_a_damaged_analytics_database_is_set_aside_and_rebuilt(
         assert server.end(signal.SIGTERM) == 0
     message = log.read_text()
     assert "Traceback" not in message
-    assert "cannot be used and is made again from the store" in message
+    assert "cannot be used and is rebuilt from the store" in message
     with apsw.Connection(str(folder / DATABASE)) as store, duckdb.connect(str(folder / ANALYTICS)) as made:
         rows = store.execute("SELECT count(*) FROM transitions").get
         assert made.execute("SELECT count(*) FROM transitions").fetchall() == [(rows,)]

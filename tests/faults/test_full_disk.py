@@ -181,7 +181,7 @@ def test_a_cell_reports_a_full_disk_and_resumes_when_there_is_space(
         assert totals["accepted"] == totals["applied"] == len(sender.answered)
         assert server.end(signal.SIGTERM) == 0
     logged = log.read_text()
-    assert "turns are stored again" in logged and logged.count("a turn of") < 10, (
+    assert "the store is writable again" in logged and logged.count("a group of") < 10, (
         "it must not be logged for every group"
     )
     reader = open_reader(disk.folder)

@@ -839,7 +839,7 @@ def test_start_raises_the_error_of_a_store_that_cannot_be_opened(cell: CellFixtu
 def test_a_file_that_is_not_an_outbox_is_refused(cell: CellFixture) -> None:
     path = cell.folder / DATABASE
     path.write_text("hello\n")
-    assert "it is no SQLite database" in refused(cell)
+    assert "it is not an SQLite database" in refused(cell)
     path.unlink()
     foreign = apsw.Connection(str(path))
     foreign.execute("CREATE TABLE songs (name)")

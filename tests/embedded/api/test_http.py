@@ -262,7 +262,7 @@ def test_a_store_that_cannot_be_read_returns_503(
     def fail(*_: object) -> None:
         raise StoreFailed("the disk is gone")
 
-    monkeypatch.setattr(ReaderPool, "_ask", fail)
+    monkeypatch.setattr(ReaderPool, "_run", fail)
     for path in (
         "/invoices",
         "/invoices/a%0d%3fb",

@@ -102,7 +102,13 @@ def test_a_package_contains_code_policy_and_dependencies(tmp_path: Path) -> None
     (tmp_path / "wheels" / "msgspec" / "__init__.py").write_text("x")
     folder = packaging.assemble(PolicySpec(), tmp_path / "wheels", tmp_path)
     assert {path.name for path in folder.iterdir()} == {"bems", "handlers", "msgspec", "policy.json"}
-    assert {path.name for path in (folder / "bems").iterdir()} == {"__init__.py", "aws", "tracker"}
+    assert {path.name for path in (folder / "bems").iterdir()} == {
+        "__init__.py",
+        "aws",
+        "clock.py",
+        "tracker",
+        "validation",
+    }
     assert policy_from_json((folder / "policy.json").read_bytes()) == expand(PolicySpec())
     assert list(folder.rglob("__pycache__")) == []
 

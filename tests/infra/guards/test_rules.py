@@ -297,4 +297,4 @@ def test_statements_that_allow_everything_but_something_are_refused(inverted: di
     policy = {"PolicyDocument": {"Statement": [allowed]}}
     template = {"Resources": {"Policy": {"Type": "AWS::IAM::ManagedPolicy", "Properties": policy}}}
     refusals = [violation.detail for violation in check_rules(template_resources(template))]
-    assert "allows everything but something: name what it allows" in refusals
+    assert "allows all but the named actions or resources: name what it allows instead" in refusals
