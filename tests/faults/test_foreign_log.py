@@ -154,9 +154,9 @@ def test_a_log_without_its_database_is_rejected(folder: Folder) -> None:
     """SQLite would delete the log, and an empty cell would start."""
     folder.run_cell(1)
     (folder.path / DATABASE).unlink()
-    assert f"{DATABASE} is missing, and {DATABASE}-wal, its log, is there" in rejection(folder.path)
+    assert f"{DATABASE} is missing, but {DATABASE}-wal, its log, exists" in rejection(folder.path)
     (folder.path / DATABASE).touch()
-    assert "its log, is there" in rejection(folder.path)
+    assert "its log, exists" in rejection(folder.path)
 
 
 def test_the_log_left_by_a_crash_is_recovered_each_time(folder: Folder, tmp_path: Path) -> None:
