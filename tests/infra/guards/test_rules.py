@@ -289,7 +289,7 @@ def test_no_property_override_violates_a_rule(cell: Template) -> None:
 
 
 @pytest.mark.parametrize("inverted", [{"notAction": "sqs:*"}, {"notResource": "arn:aws:sqs:*:*:x"}])
-def test_statements_that_allow_everything_but_something_are_refused(inverted: dict[str, str]) -> None:
+def test_statements_that_allow_all_but_something_are_refused(inverted: dict[str, str]) -> None:
     allowed = {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": "arn:aws:sqs:eu-west-1:1:queue"} | inverted
     for left_out in ("Action", "Resource"):
         if f"not{left_out}" in inverted:
