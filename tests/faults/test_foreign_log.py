@@ -79,7 +79,7 @@ def rejection(folder: Path) -> str:
     command = [sys.executable, "-m", "bems", "up", "--port", "0", "--store", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     assert (done.returncode, done.stdout) == (1, ""), done
-    message = [line for line in done.stderr.splitlines() if "was open to others" not in line]
+    message = [line for line in done.stderr.splitlines() if "was accessible to other users" not in line]
     assert len(message) == 1 and message[0].startswith("bems: "), done.stderr
     assert snapshot(folder) == before, "the folder was changed"
     return message[0]
