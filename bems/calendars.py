@@ -91,7 +91,7 @@ def check_country(country: str, subdivision: str | None) -> None:
     if subdivision is not None and subdivision not in known[country]:
         hint = f"use one of {', '.join(known[country])}" if known[country] else "leave it out"
         raise PlaceUnknown(
-            "subdivision", f"{subdivision!r} is not a part of {country} with holidays of its own: {hint}"
+            "subdivision", f"{subdivision!r} is not a subdivision of {country} that has regional holidays: {hint}"
         )
 
 

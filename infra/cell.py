@@ -52,8 +52,8 @@ class CellStack(Stack):
         keys = EncryptionKeys(self, "Keys", names, removal)
         records = RecordsTable(self, "Records", names, keys.records, removal)
         series, stream = self._series(names, cell, keys, removal, profile)
-        intake = StageQueues(self, "Intake", names, keys.messages, removal)
-        alerts = AlertTopics(self, "Alerts", names, cell, keys.alerts, intake.undelivered)
+        stage_queues = StageQueues(self, "Intake", names, keys.messages, removal)
+        alerts = AlertTopics(self, "Alerts", names, cell, keys.alerts, stage_queues.undelivered)
         unrecorded = encrypted_queue(
             self, "Unrecorded", names.unrecorded, keys.messages, redrive_allow=DENY_REDRIVE, removal=removal
         )
@@ -64,27 +64,27 @@ class CellStack(Stack):
             delivery_log = log_group(
                 self, "DeliveryLog", f"{VENDED_LOGS_PREFIX}/events/{names.prefix}", keys.logs, cell
             )
-            bus = CustomBus(self, "Bus", names, keys, intake, delivery_log)
+            bus = CustomBus(self, "Bus", names, keys, stage_queues, delivery_log)
         else:
-            bus = ClassicBus(self, "Bus", names, keys, intake, profile)
+            bus = ClassicBus(self, "Bus", names, keys, stage_queues, profile)
 
         code = FunctionCode(self, "Code", cell, profile)
         defaults = FunctionDefaults(cell, names, code.code, keys.logs)
-        functions = LambdaFunctions(self, defaults, keys, bus, intake, records, series, alerts, unrecorded)
+        functions = LambdaFunctions(self, defaults, keys, bus, stage_queues, records, series, alerts, unrecorded)
         lifecycle = Lifecycle(self, "Lifecycle", names, cell, keys.logs, functions.register_wait, functions.escalate)
-        SweepTriggers(self, "Sweeping", names, functions.sweeper.function, lifecycle.arn, intake.undelivered)
+        SweepTriggers(self, "Sweeping", names, functions.sweeper.function, lifecycle.arn, stage_queues.undelivered)
         api = CellApi(self, "Api", names, cell, keys.logs, functions.producer)
         # Every event answered 202 is delivered: the API goes live only after the bus, topics and queues exist.
-        api.stage.node.add_dependency(bus, intake)
+        api.stage.node.add_dependency(bus, stage_queues)
         if profile.firewall:
             Firewall(self, "Firewall", names, cell, keys.logs, api.stage.stage_arn)
         if profile.backup:
             BackupPlan(self, "Backup", names, keys.records, records.table.table_arn, series.backup_arns(), removal)
-        add_subscribers(self, names, cell.subscribers, intake)
+        add_subscribers(self, names, cell.subscribers, stage_queues)
 
         Alarms(self, "Alarms", names, cell, profile, alerts.topics, lifecycle.arn, api.access_log, delivery_log, stream)
         Dashboard(self, "Dashboard", names, cell, lifecycle.arn, stream)
-        self._outputs(names, intake, alerts, records, lifecycle, api)
+        self._outputs(names, stage_queues, alerts, records, lifecycle, api)
 
     def _series(
         self, names: Names, cell: CellConfig, keys: EncryptionKeys, removal: RemovalPolicy, profile: Profile
@@ -99,7 +99,7 @@ class CellStack(Stack):
     def _outputs(
         self,
         names: Names,
-        intake: StageQueues,
+        stage_queues: StageQueues,
         alerts: AlertTopics,
         records: RecordsTable,
         lifecycle: Lifecycle,
@@ -117,7 +117,7 @@ class CellStack(Stack):
             **{
                 f"{stage.capitalize()}TopicArn": (
                     f"Topic of {stage} events, for other teams to subscribe to",
-                    intake.stages[stage].topic.topic_arn,
+                    stage_queues.stages[stage].topic.topic_arn,
                 )
                 for stage in STAGES
             },

@@ -1,4 +1,4 @@
-"""`bems up` in a process of its own, which is killed when its test ends, however that ends."""
+"""`bems up` in a child process, which is killed when its test ends, even if the test fails."""
 
 import re
 import subprocess

@@ -69,8 +69,8 @@ def test_a_country_known_for_fewer_years_does_not_warn() -> None:
         ("XX", None, "'XX' is not a country with known holidays: use ISO 3166-1 alpha-2, such as DE"),
         ("Netherlands", None, "is not a country with known holidays"),
         ("", None, "is not a country with known holidays"),
-        ("GB", "BY", "'BY' is not a part of GB with holidays of its own: use one of ENG, NIR, SCT, WLS"),
-        ("LU", "X", "'X' is not a part of LU with holidays of its own: leave it out"),
+        ("GB", "BY", "'BY' is not a subdivision of GB that has regional holidays: use one of ENG, NIR, SCT, WLS"),
+        ("LU", "X", "'X' is not a subdivision of LU that has regional holidays: leave it out"),
     ],
 )
 def test_an_unknown_country_or_subdivision_is_refused(country: str, subdivision: str | None, problem: str) -> None:

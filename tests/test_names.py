@@ -1,6 +1,8 @@
 """One name has one meaning: public names that several modules define need a reason, and retired names stay retired."""
 
 import ast
+import builtins
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,3 +87,21 @@ def test_retired_names_are_not_used_again() -> None:
     assert {name: sorted(defined[name]) for name in defined.keys() & RETIRED.keys() - KEPT.keys()} == {}
     assert sorted(KEPT.keys() - RETIRED.keys()) == []
     assert sorted(KEPT.keys() - defined.keys()) == [], "these need no reason any more"
+
+
+RAISED = re.compile(r"\b[Rr]aises? ([A-Z]\w+)")
+
+
+def test_documented_exceptions_exist() -> None:
+    """A docstring that says "Raises X" names a class that is defined or imported somewhere."""
+    known, documented = set(dir(builtins)), defaultdict[str, set[str]](set)
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                known.add(node.name)
+            elif isinstance(node, ast.ImportFrom):
+                known.update(alias.asname or alias.name for alias in node.names)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for name in RAISED.findall(node.value):
+                    documented[name].add(path)
+    assert {name: sorted(paths) for name, paths in documented.items() if name not in known} == {}

@@ -52,7 +52,7 @@ class LogFile:
         self.size: int | None = None if path == "-" else os.fstat(self._raw.fileno()).st_size or None
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield each line. A line too long for an event is cut, to a length that the gate still refuses."""
+        """Yield each line. A line too long for an event is cut, to a length that parsing still rejects."""
         limit = MAX_LINE_BYTES + 1
         with self._translate_errors():
             while line := self._lines.readline(limit):

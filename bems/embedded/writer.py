@@ -150,7 +150,7 @@ class Writer:
         return self
 
     def submit(self, item: Item, on_result: OnResult) -> None:
-        """Queue an event that passed the gate, a command, or a redrive. `on_result` gets what became of it.
+        """Queue a valid event, a command, or a redrive. `on_result` gets its result.
 
         The receipt of a redrive that failed again is `refused`, with the reason. Raises QueueFull or Stopped at once.
         """

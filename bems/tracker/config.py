@@ -195,7 +195,7 @@ class _Document:
         if isinstance(event, yaml.StreamEndEvent):
             self.is_unreadable = False
         else:
-            self._add_error(event.start_mark.line + 1, "", "has a second document: put it in a file of its own")
+            self._add_error(event.start_mark.line + 1, "", "has a second document: put it in a separate file")
 
     def _node(self, event: Any, pointer: str, line: int) -> Any:
         self._lines[pointer] = line

@@ -41,7 +41,7 @@ class LambdaFunctions(Construct):
         defaults: FunctionDefaults,
         keys: EncryptionKeys,
         bus: Bus,
-        intake: StageQueues,
+        stage_queues: StageQueues,
         records: RecordsTable,
         series: SeriesConstruct,
         alerts: AlertTopics,
@@ -51,7 +51,7 @@ class LambdaFunctions(Construct):
         self._defaults = defaults
         self._concurrency = defaults.cell.concurrency
         self._keys = keys
-        self._intake = intake
+        self._stage_queues = stage_queues
         self._records = records
         self._alerts = alerts
         self._machine_arn = state_machine_arn(self, defaults.names)
@@ -89,7 +89,7 @@ class LambdaFunctions(Construct):
         )
 
     def _processor(self, stage: Stage) -> Function:
-        queue = self._intake.stages[stage].queue
+        queue = self._stage_queues.stages[stage].queue
         function = self._decision_function(
             processor_function(stage),
             "processor",
@@ -140,7 +140,7 @@ class LambdaFunctions(Construct):
                     ["states:DescribeExecution"],
                     [arn(self, "states", f"execution:{self._defaults.names.state_machine}:*")],
                 ),
-                *self._dlq_statements(self._intake.undelivered),
+                *self._dlq_statements(self._stage_queues.undelivered),
             ],
         )
 

@@ -88,7 +88,7 @@ class CellApi(Construct):
         return self.stage.url_for_path("/")
 
     def _model(self, name: str, schema: Schema) -> apigateway.Model:
-        # CDK's JsonSchema writes a `$schema` of its own and does not support every keyword, so the L1 resource gets the
+        # CDK's JsonSchema adds a `$schema` and does not support every keyword, so the L1 resource gets the
         # schema as it is.
         model = apigateway.Model(
             self.api,

@@ -56,7 +56,7 @@ class ClassicBus(Construct):
     kind: Literal["classic", "custom"] = "classic"
 
     def __init__(
-        self, scope: Construct, id: str, names: Names, keys: EncryptionKeys, intake: StageQueues, profile: Profile
+        self, scope: Construct, id: str, names: Names, keys: EncryptionKeys, stage_queues: StageQueues, profile: Profile
     ) -> None:
         super().__init__(scope, id)
         self.name = names.prefix
@@ -68,13 +68,13 @@ class ClassicBus(Construct):
             name=self.name,
             description=f"Invoice events of the cell {names.cell}",
             kms_key_identifier=keys.messages.key_arn,
-            dead_letter_config=events.CfnEventBus.DeadLetterConfigProperty(arn=intake.undelivered.queue_arn),
+            dead_letter_config=events.CfnEventBus.DeadLetterConfigProperty(arn=stage_queues.undelivered.queue_arn),
         )
         self._bus = events.EventBus.from_event_bus_attributes(
             self, "Known", event_bus_arn=resource.attr_arn, event_bus_name=resource.ref, event_bus_policy=""
         )
-        intake.undelivered.add_to_resource_policy(
-            _from_events(intake.undelivered, arn(self, "events", f"event-bus/{self.name}"))
+        stage_queues.undelivered.add_to_resource_policy(
+            _from_events(stage_queues.undelivered, arn(self, "events", f"event-bus/{self.name}"))
         )
         if profile.archive:
             archive = events.CfnArchive(
@@ -88,7 +88,7 @@ class ClassicBus(Construct):
             )
             archive.apply_removal_policy(RemovalPolicy.DESTROY)
         for stage in STAGES:
-            self._route(stage, names, keys.messages, intake.stages[stage].topic, intake.undelivered)
+            self._route(stage, names, keys.messages, stage_queues.stages[stage].topic, stage_queues.undelivered)
 
     def publish_statements(self) -> list[iam.PolicyStatement]:
         return [allow(["events:PutEvents"], [self._bus.event_bus_arn])]

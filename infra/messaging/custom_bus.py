@@ -37,7 +37,7 @@ class CustomBus(Construct):
         id: str,
         names: Names,
         keys: EncryptionKeys,
-        intake: StageQueues,
+        stage_queues: StageQueues,
         log_group: logs.ILogGroup,
     ) -> None:
         super().__init__(scope, id)
@@ -62,7 +62,7 @@ class CustomBus(Construct):
         # ConcurrentModificationException, and so does CloudWatch Logs for deliveries to one destination.
         previous: CfnResource = destination
         for stage in STAGES:
-            subscriber = self._subscribe(stage, names, intake)
+            subscriber = self._subscribe(stage, names, stage_queues)
             subscriber.add_resource_dependency(previous)
             previous = self._log(stage, names, subscriber, destination)
 
@@ -77,9 +77,9 @@ class CustomBus(Construct):
             use_key(self._keys.messages, ["kms:Decrypt"], "events"),
         ]
 
-    def _subscribe(self, stage: Stage, names: Names, intake: StageQueues) -> eventsv2.CfnSubscriber:
+    def _subscribe(self, stage: Stage, names: Names, stage_queues: StageQueues) -> eventsv2.CfnSubscriber:
         scope = Construct(self, stage.capitalize())
-        topic = intake.stages[stage].topic
+        topic = stage_queues.stages[stage].topic
         role = service_role(
             scope,
             "events.amazonaws.com",
@@ -88,7 +88,7 @@ class CustomBus(Construct):
                 allow(["sns:Publish"], [topic.topic_arn]),
                 use_key(self._keys.messages, ["kms:Decrypt", "kms:GenerateDataKey"], "sns"),
                 # Without these permissions, EventBridge discards failed deliveries silently.
-                allow(["sqs:SendMessage"], [intake.undelivered.queue_arn]),
+                allow(["sqs:SendMessage"], [stage_queues.undelivered.queue_arn]),
                 use_key(self._keys.messages, ["kms:Decrypt", "kms:GenerateDataKey"], "sqs"),
             ],
             {"StringEquals": own_account(), "ArnLike": {"aws:SourceArn": arn(self, "events", "*")}},
@@ -122,7 +122,7 @@ class CustomBus(Construct):
                 max_event_age_in_seconds=RETRY_HOURS * 3600, max_retry_attempts=MAX_RETRIES, retry_strategy="ALL"
             ),
             on_failure_configuration=eventsv2.CfnSubscriber.OnFailureConfigurationProperty(
-                arn=intake.undelivered.queue_arn
+                arn=stage_queues.undelivered.queue_arn
             ),
             # The log entry of a failed delivery contains the payload; the message on the undelivered queue does not.
             log_configuration=eventsv2.CfnSubscriber.LogConfigurationProperty(

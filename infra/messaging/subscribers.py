@@ -25,10 +25,12 @@ from infra.messaging.stage_queues import StageQueues, allow_topic, encrypted_que
 class SubscriberRole(Construct):
     """Role that one team assumes to subscribe to topics of the cell."""
 
-    def __init__(self, scope: Construct, id: str, names: Names, subscriber: Subscriber, intake: StageQueues) -> None:
+    def __init__(
+        self, scope: Construct, id: str, names: Names, subscriber: Subscriber, stage_queues: StageQueues
+    ) -> None:
         super().__init__(scope, id)
         account = subscriber.account or Aws.ACCOUNT_ID
-        topics = [intake.stages[stage].topic.topic_arn for stage in subscriber.stages]
+        topics = [stage_queues.stages[stage].topic.topic_arn for stage in subscriber.stages]
         partition = Stack.of(self).partition
         role = iam.Role(
             self,
@@ -124,7 +126,9 @@ class TeamQueue(Construct):
             )
 
 
-def add_subscribers(scope: Construct, names: Names, subscribers: Sequence[Subscriber], intake: StageQueues) -> None:
+def add_subscribers(
+    scope: Construct, names: Names, subscribers: Sequence[Subscriber], stage_queues: StageQueues
+) -> None:
     """Add a role for each subscriber of a cell."""
     for subscriber in subscribers:
-        SubscriberRole(scope, f"Subscriber-{subscriber.name}", names, subscriber, intake)
+        SubscriberRole(scope, f"Subscriber-{subscriber.name}", names, subscriber, stage_queues)

@@ -1,4 +1,4 @@
-"""Invalid arguments and files: every command reports them in lines of its own, without a stack trace."""
+"""Invalid arguments and files: every command reports them in plain lines, without a stack trace."""
 
 import os
 import subprocess

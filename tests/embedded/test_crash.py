@@ -120,7 +120,7 @@ def main() -> None:
 
 
 class Child:
-    """A child process that runs the cell. A thread of its own feeds it."""
+    """A child process that runs the cell. A separate thread feeds it."""
 
     def __init__(self, folder: Path, start: Instant, lines: list[bytes], kill_at: str = "") -> None:
         command = [sys.executable, "-m", "tests.embedded.test_crash", str(folder), str(start), kill_at]

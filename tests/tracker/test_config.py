@@ -173,7 +173,7 @@ def test_text_that_reads_as_a_number_or_boolean_needs_quotes(written: str) -> No
         ("stages: {}\ncalendar: {country: NL\n", "3: the file: cannot be read: expected ',' or '}'"),
         ("a: b: c", "1: the file: cannot be read: mapping values are not allowed here"),
         ("stages:\n\tposting: {}", "2: the file: has a tab where only spaces may be: use spaces"),
-        ("stages: {}\n---\nstages: {}\n", "2: the file: has a second document: put it in a file of its own"),
+        ("stages: {}\n---\nstages: {}\n", "2: the file: has a second document: put it in a separate file"),
         ("stages: {}\n...\nx\n", "3: the file: "),
         ("%YAML 2.0\n---\nstages: {}", "1: the file: cannot be read: found incompatible YAML document"),
         ("%YAML 1." + "9" * 5000 + "\n---\na: 1", "1: the file: cannot be read: a number in an escape is out of range"),

@@ -53,7 +53,7 @@ class Deliveries:
     destination that is listed under both severities must be one object. `now` gives the time that retries depend on;
     call `wake` when it jumps.
 
-    Raises StoreRefused if `Outbox` does.
+    Raises StoreUnusable if `Outbox` does.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Deliveries:
     def start(self) -> "Deliveries":
         """Start the threads; call it once.
 
-        Raises StoreRefused if the outbox belongs to another store, and any exception of the source.
+        Raises StoreUnusable if the outbox belongs to another store, and any exception of the source.
         """
         self._thread.start()
         try:

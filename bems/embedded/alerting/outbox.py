@@ -64,7 +64,7 @@ _COLUMNS = f"destination, seq, alert, attempts, due, {_TRIED_AT}, state, error"
 class Outbox:
     """Outbox of a cell's folder. Thread-safe; the caller holds the folder's lock.
 
-    The constructor raises StoreRefused, before it writes anything, if the file is not an outbox, is damaged or has a
+    The constructor raises StoreUnusable, before it writes anything, if the file is not an outbox, is damaged or has a
     later version. Every method raises apsw.Error if the file cannot be read or written; the transaction is then rolled
     back.
     """
@@ -244,7 +244,7 @@ MIGRATIONS: tuple[Migration, ...] = (_create, _add_outages)
 
 
 def inspect_outbox(folder: Path) -> None:
-    """Check a folder's whole outbox without writing. Raises StoreRefused if `Outbox` would."""
+    """Check a folder's whole outbox without writing. Raises StoreUnusable if `Outbox` would."""
     inspect_database(folder / DATABASE, MIGRATIONS, APPLICATION_ID, thorough=True)
 
 

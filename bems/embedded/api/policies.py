@@ -103,7 +103,7 @@ def view_policy(
 
 
 def view_stored_policy(kept: StoredPolicy) -> Policy:
-    """Return the view of a stored policy. Raise StoreRefused if this version cannot read it."""
+    """Return the view of a stored policy. Raise StoreUnusable if this version cannot read it."""
     return structs.replace(view_policy(kept.load(), kept.source, kept.since, kept.until), digest=kept.digest)
 
 

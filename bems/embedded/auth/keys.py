@@ -60,14 +60,14 @@ MIGRATIONS: tuple[Migration, ...] = (_create,)
 
 
 def inspect_keys(folder: Path) -> None:
-    """Raise StoreRefused if `Keys` would refuse the key file in the folder. Writes nothing."""
+    """Raise StoreUnusable if `Keys` would refuse the key file in the folder. Writes nothing."""
     inspect_database(folder / KEYS_DATABASE, MIGRATIONS, APPLICATION_ID)
 
 
 class Keys:
     """The keys of the cell in a folder. Thread-safe. The caller must hold the folder's lock.
 
-    The constructor raises StoreRefused if the key file cannot be used. `add` and `revoke` raise StoreFailed if it
+    The constructor raises StoreUnusable if the key file cannot be used. `add` and `revoke` raise StoreFailed if it
     cannot be written.
     """
 

@@ -35,7 +35,7 @@ Dictionaries = dict[str, dict[int, bytes]]
 
 
 class StoredEvent(Struct, frozen=True, omit_defaults=True):
-    """Stored form of an event, without its id, digest and invoice id, which have columns of their own."""
+    """Stored form of an event, without its id, digest and invoice id, which have separate columns."""
 
     stage: Stage
     status: str
@@ -172,7 +172,7 @@ def encode_amount(amount: Decimal) -> tuple[int, int]:
 
 
 def encode_digest(digest: str) -> str | bytes:
-    """Return a hexadecimal digest, such as the gate makes, as bytes, which take half the space. Keep any other."""
+    """Return a hexadecimal digest, such as parsing makes, as bytes, which take half the space. Keep any other."""
     try:
         short = bytes.fromhex(digest)
     except ValueError:

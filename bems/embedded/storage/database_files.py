@@ -290,7 +290,7 @@ def _refuse_newer(path: Path, version: int, newest: int) -> None:
 
 
 def _migrate(connection: apsw.Connection, version: int, migrations: Sequence[Migration], application: int) -> None:
-    """Run each migration in a transaction of its own, together with its version number.
+    """Run each migration in a separate transaction, together with its version number.
 
     The first one runs before WAL mode is enabled, so that the header names the application from the start.
     """

@@ -2,7 +2,7 @@
 
 Queries are scheduled fairly by API key: each key has a limited number of queued and of running queries, and the keys
 take turns. A query is dropped from the queue when its client disconnects or its key is revoked. Actions, such as those
-of admins, have a thread of their own and never wait for a query.
+of admins, have a separate thread and never wait for a query.
 """
 
 import asyncio

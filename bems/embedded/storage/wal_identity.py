@@ -142,7 +142,7 @@ def has_salt_table(connection: apsw.Connection) -> bool:
 
 
 def create_salt_table(connection: apsw.Connection) -> None:
-    """Create the table with its one row, on a page of its own.
+    """Create the table with its one row, on a separate page.
 
     `starts` is increased with each write: SQLite would not write an unchanged row to the log.
     """

@@ -379,7 +379,7 @@ def test_a_full_disk_returns_503_and_stores_no_event(own_cell: Cell, caplog: pyt
     pages = execute("PRAGMA page_count").get
     own_cell.send("ingestion", invoice_id="before")
     execute(f"PRAGMA max_page_count = {pages}")
-    # Each needs a page of its own, because it cannot be compressed much: a group of one event fails, too.
+    # Each needs a new page, because it can hardly be compressed: even a group of one event fails.
     random = Random(7)
     events = [
         event_body("ingestion", invoice_id=f"full-{number}", attributes={"a": random.randbytes(2000).hex()})

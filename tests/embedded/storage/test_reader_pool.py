@@ -35,7 +35,7 @@ def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
 
 
 def write(writer: Writer, name: object, count: int = 20) -> None:
-    """Store `count` events, each in a group of its own."""
+    """Store `count` events, each in a separate group."""
     for number in range(count):
         id = f"{name}-{number}"
         submit(writer, event("ingestion", "received", NOW, id, id)).result(SOON)
