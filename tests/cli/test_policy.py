@@ -115,7 +115,7 @@ def test_every_error_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
 def test_an_unknown_subdivision_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("calendar:\n  country: GB\n  timezone: Europe/London\n  subdivision: BY\n")
-    assert ":4: /calendar/subdivision: 'BY' is not a part of GB" in run("policy", "check", str(path)).error()
+    assert ":4: /calendar/subdivision: 'BY' is not a subdivision of GB" in run("policy", "check", str(path)).error()
     cells = tmp_path / "cells.yaml"
     cells.write_text("cells:\n  - name: a\n    region: eu-west-1\n    policy:\n      calendar:\n"
                      "        country: XX\n        timezone: UTC\n")  # fmt: skip
