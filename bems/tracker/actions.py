@@ -15,7 +15,9 @@ from bems.tracker.instants import DAY, SECOND, Instant
 
 Severity = Literal["warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("warning", "critical")
-AlertKind = Literal["stuck", "dispute", "failed", "identity"]
+AlertKind = Literal["stuck", "dispute", "failed", "identity", "contradiction", "resolved"]
+"""`resolved` is no alert: it tells those who got the alerts of a wait that the wait has ended or was extended."""
+
 TaskAnswer = Literal["ok", "Rejected", "Cancelled", "Parked", "Superseded", "Mismatched", "PostingFailed"]
 """Answer to a waiting execution: `ok` when its stage is complete, or the name of an error that its state machine
 definition catches."""
@@ -86,10 +88,12 @@ class SendTaskAnswer(Struct, frozen=True, tag="answer"):
 class Alert(Struct, frozen=True, omit_defaults=True):
     """Alert that somebody must look at an invoice.
 
-    `step` counts the alerts of one wait from 1; it is 0 for a dispute, a failed posting and an identity alert. `due_at`
+    `step` counts the alerts of one wait from 1; it is 0 for every other kind, except `resolved`, which has that of the
+    last alert. `due_at`
     is the instant at which the alert was due, `raised_at` the instant at which it was decided. `waiting_since` is the
     start of the invoice's current wait, or `raised_at` if it waits for nothing. `last` marks the alert after which the
-    invoice is parked. `detail` says what an identity alert found.
+    invoice is parked. `detail` says what an identity alert or a contradiction found, or how the wait was resolved.
+    `open_stages` are the stages without a positive outcome, and `negative_outcomes` the negative ones by stage.
     """
 
     id: str
@@ -105,6 +109,13 @@ class Alert(Struct, frozen=True, omit_defaults=True):
     event_id: str | None = None
     last: bool = False
     detail: str | None = None
+    open_stages: tuple[Stage, ...] = ()
+    negative_outcomes: dict[Stage, str] = {}
+
+    @property
+    def incident(self) -> str:
+        """Id that all alerts of one wait share."""
+        return alert_id(self.invoice_id, self.stage, self.waiting_since)
 
 
 class RaiseAlert(Struct, frozen=True, tag="alert"):

@@ -38,7 +38,26 @@ class Acknowledge(Struct, frozen=True, tag="acknowledge"):
     """Confirm that an operator has seen the wait's alerts so far. Later alerts are still raised."""
 
 
-Verb = Complete | Cancel | Extend | Park | Revive | Acknowledge
+class Snooze(Struct, frozen=True, tag="snooze"):
+    """Raise no alert of the current wait until an instant. Then the alert of the step reached by then is raised."""
+
+    until: Instant
+
+
+class Assign(Struct, frozen=True, tag="assign"):
+    """Make somebody responsible for the invoice; None for nobody."""
+
+    assignee: str | None
+
+
+class AddNote(Struct, frozen=True, tag="note"):
+    """Only leave a note, which every command may carry."""
+
+
+Verb = Complete | Cancel | Extend | Park | Revive | Acknowledge | Snooze | Assign | AddNote
+
+NEED_NOTE = ("complete", "cancel", "park", "note")
+"""Names of the verbs that are refused without a note."""
 
 
 class Command(Struct, frozen=True):

@@ -32,7 +32,18 @@ FAILURE_STATUS: dict[Stage, str] = {
     "reconciliation": "mismatched",
     "posting": "failed",
 }
-"""Negative outcome of each stage."""
+"""Negative outcome of each stage. Every other outcome completes the stage: `not_applicable` also completes the
+reconciliation, of an invoice that is matched with nothing."""
+
+STATUSES: dict[Stage, tuple[str, ...]] = {
+    stage: (
+        SUCCESS_STATUS[stage],
+        FAILURE_STATUS[stage],
+        *(("not_applicable",) if stage == "reconciliation" else ()),
+    )
+    for stage in STAGES
+}
+"""Outcomes of each stage."""
 
 # In Python, `$` alone also matches before a final newline; the look-ahead gives the same meaning in every dialect.
 _PRINTABLE_ASCII = r"^[!-~]+(?!\n)$"
@@ -79,6 +90,21 @@ Amount = Annotated[
         description='a decimal in a string, such as "1250.00"; negative for credit notes; at most 18 digits',
     ),
 ]
+Date = Annotated[date, Meta(description="YYYY-MM-DD")]
+Percent = Annotated[
+    str,
+    Meta(pattern=r"^[0-9]{1,2}(\.[0-9]{1,4})?(?!\n)$", description='a percentage below 100 in a string, such as "2.5"'),
+]
+Days = Annotated[int, Meta(ge=0, le=3650, description="0 to 3650 days")]
+Text = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=1024,
+        description="1 to 1024 characters, none of them control",
+        extra_json_schema=_NO_CONTROL,
+    ),
+]
 Timestamp = Annotated[datetime, Meta(tz=True, description="RFC 3339 with offset, such as 2026-11-23T10:15:00Z")]
 
 
@@ -91,11 +117,30 @@ class Vendor(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     tier: Label | None = None
 
 
-class PaymentTerms(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """When the invoice is due: a date, or a number of days from its ingestion."""
+class Buyer(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Company that the invoice is addressed to; `id` is its company code."""
 
-    days: Annotated[int, Meta(ge=0, le=3650, description="0 to 3650 days from ingestion to payment")] | None = None
-    due_date: Annotated[date, Meta(description="YYYY-MM-DD")] | None = None
+    id: Identifier
+    name: Name | None = None
+
+
+class CashDiscount(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Discount for payment within a number of days from the baseline date."""
+
+    percent: Percent
+    days: Days
+
+
+class PaymentTerms(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """When the invoice is due: a date, or a number of days from the baseline date.
+
+    Without a baseline date, the days count from the invoice's issue date, and without one from its ingestion.
+    """
+
+    days: Annotated[int, Meta(ge=0, le=3650, description="0 to 3650 days until payment")] | None = None
+    due_date: Date | None = None
+    baseline_date: Date | None = None
+    cash_discounts: Annotated[tuple[CashDiscount, ...], Meta(max_length=3, description="up to 3 discounts")] = ()
 
 
 class Source(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -104,6 +149,28 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     system: Label
     region: Label | None = None
     account_id: Label | None = None
+
+
+class Actor(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Who decided: a person, or a system such as a matching engine or a robot."""
+
+    id: Name
+    kind: Literal["person", "system"]
+
+
+class Reason(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Reason of an outcome: a code of Peppol's invoice response, or the sender's own."""
+
+    code: Label
+    text: Text | None = None
+
+
+class PaymentBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Payment of a posted invoice, in the event's currency."""
+
+    paid_on: Date
+    amount: Amount
+    discount_taken: Amount | None = None
 
 
 class EventBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -117,6 +184,14 @@ class EventBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     vendor: Vendor
     payment_terms: PaymentTerms | None = None
     source: Source
+    number: Name | None = None
+    """The supplier's own invoice number (EN 16931, BT-1)."""
+    issue_date: Date | None = None
+    """Date of the invoice (EN 16931, BT-2)."""
+    buyer: Buyer | None = None
+    purchase_orders: Annotated[tuple[Label, ...], Meta(max_length=20, description="up to 20 order numbers")] = ()
+    actor: Actor | None = None
+    reason: Reason | None = None
     attributes: Annotated[
         dict[Label, Attribute], Meta(max_length=32, description="up to 32 strings by name, 4 kB together")
     ] = {}
@@ -140,13 +215,14 @@ class AuthorizationEvent(EventBody, frozen=True, kw_only=True):
 class ReconciliationEvent(EventBody, frozen=True, kw_only=True):
     """Body of `POST /invoices/reconciliation`."""
 
-    status: Literal["matched", "mismatched"]
+    status: Literal["matched", "mismatched", "not_applicable"]
 
 
 class PostingEvent(EventBody, frozen=True, kw_only=True):
     """Body of `POST /invoices/posting`."""
 
     status: Literal["posted", "failed"]
+    payment: PaymentBody | None = None
 
 
 EVENT_TYPES: dict[Stage, type[IngestionEvent | AuthorizationEvent | ReconciliationEvent | PostingEvent]] = {
@@ -155,6 +231,14 @@ EVENT_TYPES: dict[Stage, type[IngestionEvent | AuthorizationEvent | Reconciliati
     "reconciliation": ReconciliationEvent,
     "posting": PostingEvent,
 }
+
+
+class Payment(Struct, frozen=True, omit_defaults=True):
+    """Payment of a posted invoice, in the event's currency."""
+
+    paid_on: date
+    amount: Decimal
+    discount_taken: Decimal | None = None
 
 
 class Facts(Struct, frozen=True, omit_defaults=True):
@@ -166,6 +250,10 @@ class Facts(Struct, frozen=True, omit_defaults=True):
     source: Source
     payment_terms: PaymentTerms | None = None
     attributes: dict[str, str] = {}
+    number: str | None = None
+    issue_date: date | None = None
+    buyer: Buyer | None = None
+    purchase_orders: tuple[str, ...] = ()
 
 
 class Event(Struct, frozen=True):
@@ -184,6 +272,9 @@ class Event(Struct, frozen=True):
     facts: Facts
     digest: str
     imported: bool = False
+    actor: Actor | None = None
+    reason: Reason | None = None
+    payment: Payment | None = None
 
     def to_body(self) -> dict[str, Any]:
         """Return the event's request body, ready for JSON: instants in UTC, empty fields left out."""
@@ -200,8 +291,20 @@ class Event(Struct, frozen=True):
         }
         if facts.payment_terms:
             body["payment_terms"] = facts.payment_terms
-        if facts.attributes:
-            body["attributes"] = facts.attributes
+        for name in ("number", "issue_date", "buyer", "purchase_orders", "attributes"):
+            value = getattr(facts, name)
+            if value:
+                body[name] = value
+        for name in ("actor", "reason"):
+            value = getattr(self, name)
+            if value:
+                body[name] = value
+        payment = self.payment
+        if payment:
+            discount = payment.discount_taken
+            body["payment"] = PaymentBody(
+                payment.paid_on, format(payment.amount, "f"), None if discount is None else format(discount, "f")
+            )
         if self.imported:
             body["imported"] = True
         return body

@@ -9,11 +9,23 @@ from typing import Any, Literal, overload
 from msgspec import Struct, structs
 
 from bems.tracker.actions import Action, SendTaskAnswer, seconds_until
-from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive
-from bems.tracker.contract import FAILURE_STATUS, SUCCESS_STATUS, Event, Stage
+from bems.tracker.commands import (
+    NEED_NOTE,
+    Acknowledge,
+    AddNote,
+    Assign,
+    Cancel,
+    Command,
+    Complete,
+    Extend,
+    Park,
+    Revive,
+    Snooze,
+)
+from bems.tracker.contract import FAILURE_STATUS, SUCCESS_STATUS, Actor, Event, Stage
 from bems.tracker.instants import LATEST, Instant, render
 from bems.tracker.policy import Policy
-from bems.tracker.record import InvoiceRecord, Stamp
+from bems.tracker.record import InvoiceRecord, Note, Stamp
 from bems.tracker.record_builder import (
     DISPUTABLE_STAGES,
     GRACE_PERIOD,
@@ -95,6 +107,7 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
         if not event.imported:
             _raise_overdue_alert(builder)
     builder.merge_facts(event.facts, event.occurred_at, event.event_id)
+    builder.evaluate_match()
     builder.remember_event(event.event_id, event.digest)
     row = builder.add_row(
         "event",
@@ -106,7 +119,8 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
         occurred_at=event.occurred_at,
         received_at=event.received_at,
     )
-    outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at)
+    _add_event_details(row, event)
+    outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at, event.actor, event.reason)
     builder.counts_from_occurrence = event.imported or policy.waits_from == "occurrence"
     replaced_dispute = builder.find_unreported_dispute(event.stage) if event.imported else None
     is_newest = _apply_outcome(builder, row, event.stage, outcome)
@@ -116,8 +130,11 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
         if replaced_dispute:
             builder.raise_dispute_alert(event.stage, replaced_dispute)
         builder.reported_disputes = {**builder.reported_disputes, event.stage: event.event_id}
+        builder.unalerted_disputes = {**builder.unalerted_disputes, event.stage: event.event_id}
     builder.record_identity(outcome, event.facts)
     builder.check_identity(event.event_id)
+    if builder.manual_outcomes:
+        builder.check_contradiction(outcome, event.stage)
     builder.align_wait()
     wait = builder.wait
     if wait and is_newest and event.imported and (wait.counted_from or (is_bad and wait.stage == event.stage)):
@@ -186,15 +203,22 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
     """Decide on an operator's command. A command that would change nothing is refused with a reason."""
     if record is None:
         return Decision(None, (), (), Receipt("refused", f"there is no invoice {command.invoice_id}"))
-    if any(event_id == command.event_id for event_id, _ in record.recent_event_ids):
+    # Versions before 0.2.0 kept command ids among the event ids.
+    if command.id in record.recent_command_ids or any(id == command.event_id for id, _ in record.recent_event_ids):
         return _unchanged(record, Receipt("duplicate", next_alert_at=record.wait.due if record.wait else None))
     builder = RecordBuilder(record, policy, now)
-    _raise_overdue_alert(builder)
+    verb = command.verb
+    changes_wait = not isinstance(verb, Assign | AddNote)
+    if changes_wait:
+        _raise_overdue_alert(builder)
     reason = _refusal_reason(builder, command)
     if reason:
         return _unchanged(record, Receipt("refused", reason))
-    builder.remember_event(command.event_id, "")
-    verb = command.verb
+    if changes_wait:
+        builder.evaluate_match()
+    builder.remember_command(command.id)
+    if command.note:
+        builder.note = Note(command.note, command.operator, now)
     stage: Stage = builder.waits_for or "posting"
     if isinstance(verb, Complete | Cancel):
         stage = verb.stage if isinstance(verb, Complete) else "ingestion"
@@ -207,12 +231,20 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
         occurred_at=command.accepted_at,
         received_at=command.accepted_at,
         step=builder.wait.step if builder.wait else None,
+        actor=command.operator,
+        actor_kind="person",
     )
+    if isinstance(verb, Assign):
+        builder.assignee = verb.assignee
+    if not changes_wait:
+        return builder.finish(Receipt("accepted", next_alert_at=builder.wait.due if builder.wait else None))
     if isinstance(verb, Complete | Cancel):
         status = SUCCESS_STATUS[stage] if isinstance(verb, Complete) else "cancelled"
         overruled = builder.outcomes.get(stage)
         occurred_at = max(command.accepted_at, overruled.occurred_at + 1) if overruled else command.accepted_at
-        _apply_outcome(builder, row, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at))
+        actor = Actor(command.operator, "person")
+        _apply_outcome(builder, row, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at, actor))
+        builder.record_manual_outcome(stage, status, command.operator)
         builder.check_identity(command.event_id)
     elif isinstance(verb, Revive):
         builder.revive()
@@ -220,6 +252,8 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
         builder.park(builder.wait, command.operator)
     elif builder.wait and isinstance(verb, Extend):
         builder.extend(builder.wait, verb.until, command.operator)
+    elif builder.wait and isinstance(verb, Snooze):
+        builder.snooze(builder.wait, verb.until)
     elif builder.wait and isinstance(verb, Acknowledge):
         builder.wait = structs.replace(builder.wait, acknowledged=builder.wait.step)
     builder.align_wait()
@@ -239,7 +273,7 @@ def on_sweep(
             ended_runs = builder.wait.ended_runs + 1
             builder.wait = structs.replace(builder.wait, ended_runs=ended_runs)
             if ended_runs >= MAX_FAILED_RUNS and builder.mark is None:
-                builder.mark = "dormant"
+                builder.make_dormant(builder.wait)
     elif builder.wait and record.run.state == "open":
         if now >= builder.wait.due + GRACE_PERIOD:
             builder.escalate()
@@ -271,8 +305,25 @@ def _raise_overdue_alert(builder: RecordBuilder) -> None:
         builder.escalate()
 
 
+def _add_event_details(row: dict[str, Any], event: Event) -> None:
+    """Add what an event says besides the facts of the invoice."""
+    actor, reason, payment = event.actor, event.reason, event.payment
+    if actor:
+        row["actor"], row["actor_kind"] = actor.id, actor.kind
+    if reason:
+        row["reason"] = reason.code
+    if payment:
+        row |= {
+            "paid_on": payment.paid_on,
+            "paid_amount": payment.amount,
+            "discount_taken": payment.discount_taken,
+        }
+
+
 def _apply_outcome(builder: RecordBuilder, row: dict[str, Any], stage: Stage, outcome: Outcome) -> bool:
     """Apply an outcome of an event or command, wake a dormant invoice, and return whether it is its stage's newest."""
+    if stage == "posting":
+        builder.record_posting(outcome)
     is_newest = builder.apply_outcome(stage, outcome)
     if not is_newest:
         row["superseded"] = True
@@ -291,10 +342,17 @@ def _wait_again(builder: RecordBuilder, stage: Stage) -> NextStep:
 def _refusal_reason(builder: RecordBuilder, command: Command) -> str:
     """Return why a command would change nothing, or "" if it would change something."""
     verb, wait = command.verb, builder.wait
+    if command.name in NEED_NOTE and not command.note.strip():
+        return f"{command.name} needs a note: say why in `note`"
     if isinstance(verb, Complete):
         current = builder.outcomes.get(verb.stage)
-        if current and current.status == SUCCESS_STATUS[verb.stage]:
+        if current and current.status != FAILURE_STATUS[verb.stage]:
             return f"{verb.stage} is already {current.status}"
+    elif isinstance(verb, Assign):
+        if verb.assignee == builder.assignee:
+            return f"the invoice is already assigned to {verb.assignee}" if verb.assignee else "nobody is assigned"
+    elif isinstance(verb, AddNote):
+        return ""
     elif isinstance(verb, Cancel):
         if builder.status == "Cancelled":
             return "the invoice is already cancelled"
@@ -309,6 +367,13 @@ def _refusal_reason(builder: RecordBuilder, command: Command) -> str:
         if not max(wait.due, builder.now) < verb.until <= LATEST:
             return (
                 f"the new deadline must be later than {render(wait.due)}, when the next alert is due, and before 3000"
+            )
+    elif isinstance(verb, Snooze):
+        due, last = builder.next_due_unsnoozed(wait), builder.last_due(wait)
+        if not max(due, builder.now) < verb.until < last:
+            return (
+                f"a snooze must end after {render(max(due, builder.now))}, when an alert is due, and before"
+                f" {render(last)}, when the last one is"
             )
     elif isinstance(verb, Acknowledge) and not wait.is_stuck:
         return "no alert is out in this wait"

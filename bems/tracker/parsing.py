@@ -17,15 +17,21 @@ from msgspec import Meta, Raw, Struct
 from bems.tracker.contract import (
     EVENT_TYPES,
     STAGES,
+    Actor,
     Amount,
     AuthorizationEvent,
+    Buyer,
+    CashDiscount,
     CurrencyCode,
     Event,
     Facts,
     Identifier,
     IngestionEvent,
+    Payment,
+    PaymentBody,
     PaymentTerms,
     PostingEvent,
+    Reason,
     ReconciliationEvent,
     Source,
     Stage,
@@ -49,7 +55,7 @@ MAX_BATCH_EVENTS = 100
 MAX_ATTRIBUTES_BYTES = 4096
 MAX_DIGITS = 18
 MAX_FUTURE_SKEW = DAY
-MIN_DUE_DATE, MAX_DUE_DATE = date(1970, 1, 1), date(2999, 12, 31)
+MIN_DATE, MAX_DATE = date(1970, 1, 1), date(2999, 12, 31)
 
 Body = IngestionEvent | AuthorizationEvent | ReconciliationEvent | PostingEvent
 
@@ -101,6 +107,14 @@ class _RawLine(Struct, frozen=True, forbid_unknown_fields=True):
     event: Raw
 
 
+class _EventDetails(Struct, frozen=True, omit_defaults=True):
+    """Fields of an event that are not facts of its invoice, as its digest contains them."""
+
+    actor: Actor | None = None
+    reason: Reason | None = None
+    payment: Payment | None = None
+
+
 _DECODERS: dict[Stage, msgspec.json.Decoder[Body]] = {
     stage: msgspec.json.Decoder(body) for stage, body in EVENT_TYPES.items()
 }
@@ -108,6 +122,7 @@ _BATCH = msgspec.json.Decoder(_RawBatch)
 _LINE = msgspec.json.Decoder(_RawLine)
 _CANONICAL = msgspec.json.Encoder(order="deterministic")
 _find_control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
+_NO_TERMS = PaymentTerms()
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
@@ -186,21 +201,24 @@ def _build_event(stage: Stage, sent: Body, body: bytes | None, now: Instant) -> 
     decimals = MINOR_UNITS.get(sent.currency)
     if decimals is None:
         return None
-    whole, _, fraction = sent.amount.partition(".")
-    if len(fraction) > decimals or len(whole) + len(fraction) - whole.startswith("-") > MAX_DIGITS:
+    amount = _read_amount(sent.amount, decimals)
+    if amount is None:
         return None
-    # Built from text, because arithmetic depends on the thread's decimal context.
-    amount = Decimal(f"{whole}.{fraction:0<{decimals}}" if decimals else whole)
-    if not amount:
-        amount = amount.copy_abs()
     occurred_at = from_datetime(sent.occurred_at)
     if not EARLIEST <= occurred_at <= now + MAX_FUTURE_SKEW:
         return None
     terms = sent.payment_terms
     if terms is not None:
-        if terms.due_date is None:
-            terms = terms if terms.days is not None else None
-        elif not MIN_DUE_DATE <= terms.due_date <= MAX_DUE_DATE:
+        if not (_is_in_range(terms.due_date) and _is_in_range(terms.baseline_date)):
+            return None
+        if terms == _NO_TERMS:
+            terms = None
+    if not _is_in_range(sent.issue_date):
+        return None
+    payment = None
+    if isinstance(sent, PostingEvent) and sent.payment is not None:
+        payment = _read_payment(sent, sent.payment, decimals)
+        if payment is None:
             return None
     # In JSON, control characters below U+0020 must be escaped; U+0080 to U+009F are not ASCII.
     may_have_controls = body is None or b"\\" in body or b"\x7f" in body or not body.isascii()
@@ -213,12 +231,66 @@ def _build_event(stage: Stage, sent: Body, body: bytes | None, now: Instant) -> 
         and _attributes_size(attributes) > MAX_ATTRIBUTES_BYTES
     ):
         return None
-    facts = Facts(amount, sent.currency, sent.vendor, sent.source, terms, attributes)
-    content = _CANONICAL.encode((stage, sent.event_id, sent.invoice_id, sent.status, occurred_at, facts))
+    facts = Facts(
+        amount,
+        sent.currency,
+        sent.vendor,
+        sent.source,
+        terms,
+        attributes,
+        sent.number,
+        sent.issue_date,
+        sent.buyer,
+        sent.purchase_orders,
+    )
+    contents: tuple[object, ...] = (stage, sent.event_id, sent.invoice_id, sent.status, occurred_at, facts)
+    if sent.actor is not None or sent.reason is not None or payment is not None:
+        # Without these fields, the digest must stay that of versions before they existed.
+        contents = (*contents, _EventDetails(sent.actor, sent.reason, payment))
+    content = _CANONICAL.encode(contents)
     if body is not None and not _has_unique_keys(body, content, 2 if sent.imported else 0):
         return None
     digest = blake2b(content, digest_size=12).hexdigest()
-    return Event(stage, sent.event_id, sent.invoice_id, sent.status, occurred_at, now, facts, digest, sent.imported)
+    return Event(
+        stage,
+        sent.event_id,
+        sent.invoice_id,
+        sent.status,
+        occurred_at,
+        now,
+        facts,
+        digest,
+        sent.imported,
+        sent.actor,
+        sent.reason,
+        payment,
+    )
+
+
+def _read_amount(text: str, decimals: int) -> Decimal | None:
+    """Return the amount with all of its currency's decimals, or None if it has more of them or too many digits."""
+    whole, _, fraction = text.partition(".")
+    if len(fraction) > decimals or len(whole) + len(fraction) - whole.startswith("-") > MAX_DIGITS:
+        return None
+    # Built from text, because arithmetic depends on the thread's decimal context.
+    amount = Decimal(f"{whole}.{fraction:0<{decimals}}" if decimals else whole)
+    return amount or amount.copy_abs()
+
+
+def _read_payment(sent: PostingEvent, payment: PaymentBody, decimals: int) -> Payment | None:
+    """Return the payment, or None if it breaks a rule that a schema cannot express."""
+    amount, discount = _read_amount(payment.amount, decimals), None
+    if payment.discount_taken is not None:
+        discount = _read_amount(payment.discount_taken, decimals)
+        if discount is None:
+            return None
+    if amount is None or sent.status != "posted" or not _is_in_range(payment.paid_on):
+        return None
+    return Payment(payment.paid_on, amount, discount)
+
+
+def _is_in_range(day: date | None) -> bool:
+    return day is None or MIN_DATE <= day <= MAX_DATE
 
 
 def _has_unique_keys(body: bytes, content: bytes, more: int) -> bool:
@@ -237,8 +309,14 @@ def _has_unique_keys(body: bytes, content: bytes, more: int) -> bool:
 def _free_texts(sent: Body) -> list[str]:
     """Return the texts in which only control characters are forbidden."""
     vendor, source = sent.vendor, sent.source
-    texts = [vendor.name, vendor.tier, source.system, source.region, source.account_id]
-    return [text for text in (*texts, *sent.attributes, *sent.attributes.values()) if text]
+    texts = [vendor.name, vendor.tier, source.system, source.region, source.account_id, sent.number]
+    if sent.buyer:
+        texts.append(sent.buyer.name)
+    if sent.actor:
+        texts.append(sent.actor.id)
+    if sent.reason:
+        texts += sent.reason.code, sent.reason.text
+    return [text for text in (*texts, *sent.purchase_orders, *sent.attributes, *sent.attributes.values()) if text]
 
 
 def _attributes_size(attributes: dict[str, str]) -> int:
@@ -348,12 +426,24 @@ def _check_rules(data: dict[str, object], now: Instant) -> Iterator[FieldError]:
             "/currency", f"{format_value(currency)} {problem} ISO 4217: use one that is paid in", "unknown currency"
         )
     if amount is not None:
-        yield from _check_amount(amount, currency)
-    terms = data.get("payment_terms")
-    due_date = _convert(terms.get("due_date"), date) if isinstance(terms, dict) else None
-    if due_date is not None and not MIN_DUE_DATE <= due_date <= MAX_DUE_DATE:
-        detail = f"{format_value(due_date)} is out of range: use {MIN_DUE_DATE} to {MAX_DUE_DATE}"
-        yield FieldError("/payment_terms/due_date", detail, "out of range")
+        yield from _check_amount("/amount", amount, currency)
+    terms, payment = data.get("payment_terms"), data.get("payment")
+    dates = {"/issue_date": data.get("issue_date")}
+    if isinstance(terms, dict):
+        dates |= {f"/payment_terms/{name}": terms.get(name) for name in ("due_date", "baseline_date")}
+    if isinstance(payment, dict):
+        dates["/payment/paid_on"] = payment.get("paid_on")
+        for name in ("amount", "discount_taken"):
+            paid = _convert(payment.get(name), Amount)
+            if paid is not None:
+                yield from _check_amount(f"/payment/{name}", paid, currency)
+        if data.get("status") == "failed":
+            yield FieldError("/payment", "a posting that failed has no payment: leave it out", "not allowed")
+    for pointer, value in dates.items():
+        day = _convert(value, date)
+        if day is not None and not MIN_DATE <= day <= MAX_DATE:
+            detail = f"{format_value(day)} is out of range: use {MIN_DATE} to {MAX_DATE}"
+            yield FieldError(pointer, detail, "out of range")
     attributes = _convert(data.get("attributes"), dict[str, str])
     if attributes is not None:
         size = sum(len(text.encode("utf-8", "replace")) for pair in attributes.items() for text in pair)
@@ -362,17 +452,17 @@ def _check_rules(data: dict[str, object], now: Instant) -> Iterator[FieldError]:
             yield FieldError("/attributes", detail, "too large")
 
 
-def _check_amount(amount: str, currency: str | None) -> Iterator[FieldError]:
+def _check_amount(pointer: str, amount: str, currency: str | None) -> Iterator[FieldError]:
     digits = sum(map(str.isdigit, amount))
     if digits > MAX_DIGITS:
         yield FieldError(
-            "/amount", f"{format_value(amount)} has {digits} digits: use at most {MAX_DIGITS}", "too many digits"
+            pointer, f"{format_value(amount)} has {digits} digits: use at most {MAX_DIGITS}", "too many digits"
         )
     decimals, limit = len(amount.partition(".")[2]), MINOR_UNITS.get(currency or "")
     if limit is not None and decimals > limit:
         expected = f"at most {limit}" if limit else "none, and no point"
         detail = f"{format_value(amount)} has {decimals} after the point, more than {currency} has: use {expected}"
-        yield FieldError("/amount", detail, "too many decimals")
+        yield FieldError(pointer, detail, "too many decimals")
 
 
 def _convert(value: object, expected: Any) -> Any:
@@ -385,11 +475,20 @@ def _convert(value: object, expected: Any) -> Any:
 
 def _fields_of(struct: Any) -> dict[str, Any]:
     """Return the field names of a struct, each with its nested field names."""
-    nested = {"vendor": Vendor, "payment_terms": PaymentTerms, "source": Source}
+    nested = {
+        "vendor": Vendor,
+        "payment_terms": PaymentTerms,
+        "source": Source,
+        "buyer": Buyer,
+        "actor": Actor,
+        "reason": Reason,
+        "payment": PaymentBody,
+        "cash_discounts": CashDiscount,
+    }
     return {name: _fields_of(nested[name]) if name in nested else {} for name in struct.__struct_fields__}
 
 
-_FIELD_PATHS = {"event": _fields_of(IngestionEvent), "stage": {}, "events": {}, **_fields_of(IngestionEvent)}
+_FIELD_PATHS = {"event": _fields_of(PostingEvent), "stage": {}, "events": {}, **_fields_of(PostingEvent)}
 
 
 def _field_path(pointer: str) -> str:

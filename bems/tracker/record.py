@@ -9,14 +9,23 @@ from typing import Literal
 
 from msgspec import Struct
 
-from bems.tracker.actions import Action
+from bems.tracker.actions import Action, Severity
 from bems.tracker.contract import Facts, Stage
 from bems.tracker.instants import Instant
-from bems.tracker.status import Outcome
+from bems.tracker.status import Outcome, Status, status_of
 from bems.tracker.transitions import Transition
 
 MAX_REMEMBERED_EVENTS = 32
 """Number of newest event ids that a record keeps. A repeat of an older event does not change its outcome either."""
+
+MAX_POSTINGS = 16
+"""Number of newest `posted` events whose instants a record keeps."""
+
+MAX_REMEMBERED_COMMANDS = 32
+"""Number of newest command ids that a record keeps."""
+
+OPTIONAL_FACTS = ("number", "issue_date", "buyer", "purchase_orders")
+"""Facts of an invoice that an event may leave out, besides the payment terms."""
 
 Stamp = tuple[Instant, int]
 """When a state was entered, and how often it was retried (`$$.State.EnteredTime`, `$$.State.RetryCount`)."""
@@ -53,6 +62,9 @@ class Wait(Struct, frozen=True, omit_defaults=True):
     `due` is stored, not computed from the policy on each use: a new policy takes effect with the next alert, and
     business days are counted once per alert. `base` is the step at which an operator last extended the wait; alerts up
     to it no longer count. `counted_from` is the start of the deadline, if that is not `since`.
+
+    `alerted` are the severities of the alerts since the wait began or was last extended; their receivers are told when
+    the wait ends. Until `snoozed_until`, no alert is raised.
     """
 
     stage: Stage
@@ -66,6 +78,8 @@ class Wait(Struct, frozen=True, omit_defaults=True):
     extensions: int = 0
     extended_by: str | None = None
     counted_from: Instant | None = None
+    alerted: tuple[Severity, ...] = ()
+    snoozed_until: Instant | None = None
 
     @property
     def is_stuck(self) -> bool:
@@ -81,6 +95,34 @@ class Parked(Struct, frozen=True, omit_defaults=True):
     since: Instant
     step: int
     by: str | None = None
+
+
+class Stay(Struct, frozen=True, omit_defaults=True, array_like=True):
+    """Time that an invoice spends waiting for one stage, over all its waits for it.
+
+    The stage is in time if it is completed by `first_deadline`, the deadline of the first wait: extensions, snoozes and
+    restarted waits do not move it.
+    """
+
+    stage: Stage
+    since: Instant
+    first_deadline: Instant
+
+
+class ManualOutcome(Struct, frozen=True, omit_defaults=True):
+    """Outcome that an operator recorded by hand."""
+
+    status: str
+    operator: str
+    at: Instant
+
+
+class Note(Struct, frozen=True, omit_defaults=True):
+    """Newest note of an operator."""
+
+    text: str
+    operator: str
+    at: Instant
 
 
 class Received(Struct, frozen=True, omit_defaults=True, array_like=True):
@@ -132,6 +174,12 @@ class InvoiceRecord(Struct, frozen=True, omit_defaults=True, rename=_STORED_NAME
     Identity alerts are raised from `vendor_ids` (the first four), `first_received` and `last_received` (None if the
     first is also the last), and `closed_at`, the earliest occurrence of `posted` or `cancelled`, superseded or not.
 
+    `stated_versions` are the versions of the facts that an event may leave out (`OPTIONAL_FACTS`), by name: each keeps
+    the newest value that any event stated. Without `match_required`, the invoice needs no reconciliation.
+    `manual_outcomes` are the newest outcomes that operators recorded, by stage. `unalerted_disputes` are those of
+    `reported_disputes` that were imported, for which no alert was raised. `postings` are the newest instants at which
+    `posted` events occurred, if there is more than one, and `failed_at` when the newest `failed` one occurred.
+
     `pending` are the actions to carry out, `check_at` is when the sweep must look at the record, `changes` are the
     transitions of the last write, and `recorded_at` is the instant of the last transition.
     """
@@ -158,6 +206,29 @@ class InvoiceRecord(Struct, frozen=True, omit_defaults=True, rename=_STORED_NAME
     check_at: Instant | None = None
     changes: tuple[Transition, ...] = ()
     recorded_at: Instant = 0
+    stated_versions: dict[str, tuple[Instant, str]] = {}
+    match_required: bool = True
+    stay: Stay | None = None
+    manual_outcomes: dict[Stage, ManualOutcome] = {}
+    unalerted_disputes: dict[Stage, str] = {}
+    postings: tuple[Instant, ...] = ()
+    failed_at: Instant | None = None
+    assignee: str | None = None
+    note: Note | None = None
+    recent_command_ids: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> Status:
+        return status_of(self.outcomes, self.match_required)
+
+    @property
+    def posted_on(self) -> Instant | None:
+        """When the invoice was posted: the earliest `posted` since the newest `failed`; None if it is not posted."""
+        posting = self.outcomes.get("posting")
+        if posting is None or posting.status != "posted":
+            return None
+        since_failure = (at for at in self.postings if self.failed_at is None or at > self.failed_at)
+        return min(since_failure, default=posting.occurred_at)
 
     @property
     def stuck_since(self) -> Instant | None:

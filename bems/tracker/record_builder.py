@@ -20,11 +20,24 @@ from bems.tracker.actions import (
     alert_id,
     seconds_until,
 )
-from bems.tracker.contract import FAILURE_STATUS, STAGE_INDEX, STAGES, Facts, Stage
-from bems.tracker.instants import DAY, LATEST, MINUTE, Instant, to_datetime
+from bems.tracker.contract import FAILURE_STATUS, STAGE_INDEX, STAGES, Facts, PaymentTerms, Stage
+from bems.tracker.instants import DAY, LATEST, MINUTE, Instant, render, to_datetime
 from bems.tracker.policy import Policy
-from bems.tracker.record import MAX_REMEMBERED_EVENTS, IdentityAlert, InvoiceRecord, Parked, Received, Run, Wait
-from bems.tracker.status import WAITS_FOR, Outcome, status_of, supersedes
+from bems.tracker.record import (
+    MAX_POSTINGS,
+    MAX_REMEMBERED_COMMANDS,
+    MAX_REMEMBERED_EVENTS,
+    OPTIONAL_FACTS,
+    IdentityAlert,
+    InvoiceRecord,
+    ManualOutcome,
+    Parked,
+    Received,
+    Run,
+    Stay,
+    Wait,
+)
+from bems.tracker.status import WAITS_FOR, Outcome, negative_outcomes, open_stages, status_of, supersedes
 from bems.tracker.transitions import Transition
 
 GRACE_PERIOD = 5 * MINUTE
@@ -93,8 +106,22 @@ class RecordBuilder:
         if self.first_received is None and not new:
             self.backfill_identity(record)
         self.identity_alerts = record.identity_alerts
+        self.stated_versions = record.stated_versions
+        self.match_required = record.match_required
+        self.stay = record.stay
+        if self.stay is None and record.wait is not None:
+            # The record was written before stays existed.
+            self.stay = Stay(record.wait.stage, record.wait.since, record.wait.deadline)
+        self.stay_before = self.stay
+        self.manual_outcomes = record.manual_outcomes
+        self.unalerted_disputes = record.unalerted_disputes
+        self.postings = record.postings
+        self.failed_at = record.failed_at
+        self.assignee = record.assignee
+        self.note = record.note
+        self.recent_command_ids = record.recent_command_ids
         self.counts_from_occurrence = False
-        self.status = status_of(record.outcomes)
+        self.status = status_of(record.outcomes, record.match_required)
         self.is_new = new
         self.status_before = self.status
         self.actions: list[Action] = []
@@ -111,12 +138,15 @@ class RecordBuilder:
         """Add an event id with its digest, and drop the oldest above `MAX_REMEMBERED_EVENTS`."""
         self.recent_event_ids = (*self.recent_event_ids[1 - MAX_REMEMBERED_EVENTS :], (event_id, digest))
 
+    def remember_command(self, command_id: str) -> None:
+        """Add a command id, and drop the oldest above `MAX_REMEMBERED_COMMANDS`."""
+        self.recent_command_ids = (*self.recent_command_ids[1 - MAX_REMEMBERED_COMMANDS :], command_id)
+
     def merge_facts(self, facts: Facts, occurred_at: Instant, event_id: str) -> None:
-        """Keep the facts of the newest event, and the newest payment terms and vendor's tier that any event states."""
+        """Keep the facts of the newest event, and the newest value that any event states of each optional fact."""
         version = (occurred_at, event_id)
-        terms = self.facts.payment_terms
-        if facts.payment_terms and (self.terms_version is None or version > self.terms_version):
-            terms, self.terms_version = facts.payment_terms, version
+        before = self.facts
+        terms = self.merge_terms(facts.payment_terms, version)
         vendor = facts.vendor
         if vendor.tier and (self.tier_version is None or version > self.tier_version[:2]):
             self.tier_version = (*version, vendor.id, vendor.tier)
@@ -128,6 +158,59 @@ class RecordBuilder:
             self.facts = structs.replace(self.facts, vendor=structs.replace(vendor, tier=tier))
         if terms != self.facts.payment_terms:
             self.facts = structs.replace(self.facts, payment_terms=terms)
+        self.merge_optional_facts(before, facts, version)
+
+    def merge_terms(self, stated: PaymentTerms | None, version: tuple[Instant, str]) -> PaymentTerms | None:
+        """Return the newest payment terms. Days and due date are stated together, the other fields each alone."""
+        terms = self.facts.payment_terms
+        if stated is None:
+            return terms
+        known = terms or PaymentTerms()
+        if (stated.days is not None or stated.due_date is not None) and (
+            self.terms_version is None or version > self.terms_version
+        ):
+            known = structs.replace(known, days=stated.days, due_date=stated.due_date)
+            self.terms_version = version
+        if stated.baseline_date is not None and self.is_newest_stated("baseline_date", version):
+            known = structs.replace(known, baseline_date=stated.baseline_date)
+        if stated.cash_discounts and self.is_newest_stated("cash_discounts", version):
+            known = structs.replace(known, cash_discounts=stated.cash_discounts)
+        return known
+
+    def merge_optional_facts(self, before: Facts, stated: Facts, version: tuple[Instant, str]) -> None:
+        """Keep the newest stated value of each of `OPTIONAL_FACTS`."""
+        values = {}
+        for name in OPTIONAL_FACTS:
+            value = getattr(stated, name)
+            if not (value and self.is_newest_stated(name, version)):
+                value = getattr(before, name)
+            if value != getattr(self.facts, name):
+                values[name] = value
+        if values:
+            self.facts = structs.replace(self.facts, **values)
+
+    def is_newest_stated(self, name: str, version: tuple[Instant, str]) -> bool:
+        """Return whether no newer event stated the fact, and remember this version of it if so."""
+        known = self.stated_versions.get(name)
+        if known is not None and version < tuple(known):
+            return False
+        self.stated_versions = {**self.stated_versions, name: version}
+        return True
+
+    def evaluate_match(self) -> None:
+        """Apply the policy's rule on which invoices need no reconciliation."""
+        required = self.policy.requires_match(self.facts)
+        if required != self.match_required:
+            self.match_required = required
+            self.update_status()
+
+    def update_status(self) -> None:
+        """Derive the status again. A change of the status revives a parked invoice."""
+        status = status_of(self.outcomes, self.match_required)
+        if status != self.status:
+            self.status = status
+            if self.mark == "parked":
+                self.revive()
 
     def record_identity(self, outcome: Outcome, facts: Facts) -> None:
         """Keep what `check_identity` needs to detect two invoices under one id: vendor ids and `received` events."""
@@ -167,12 +250,43 @@ class RecordBuilder:
             at = outcome.occurred_at
             self.closed_at = at if self.closed_at is None else min(self.closed_at, at)
 
+    def record_posting(self, outcome: Outcome) -> None:
+        """Keep when the invoice was posted and when that failed. Call it before the outcome is applied.
+
+        Nothing is kept of a single posting, as long as its outcome says the same.
+        """
+        current = self.outcomes.get("posting")
+        if current is None or current.event_id == outcome.event_id:
+            return
+        for known in (current, outcome):
+            at = known.occurred_at
+            if known.status == "failed":
+                self.failed_at = at if self.failed_at is None else max(self.failed_at, at)
+            elif at not in self.postings:
+                self.postings = tuple(sorted((*self.postings, at))[-MAX_POSTINGS:])
+
+    def record_manual_outcome(self, stage: Stage, status: str, operator: str) -> None:
+        self.manual_outcomes = {**self.manual_outcomes, stage: ManualOutcome(status, operator, self.now)}
+
+    def find_contradicted(self, stage: Stage, status: str) -> tuple[Stage, ManualOutcome] | None:
+        """Return the outcome that an operator recorded and an event contradicts, with its stage; None if none.
+
+        A posting also contradicts a cancellation.
+        """
+        manual = self.manual_outcomes.get(stage)
+        if manual and (manual.status == FAILURE_STATUS[stage]) != (status == FAILURE_STATUS[stage]):
+            return stage, manual
+        cancelled = self.manual_outcomes.get("ingestion")
+        if cancelled and cancelled.status == "cancelled" and status == "posted":
+            return "ingestion", cancelled
+        return None
+
     def apply_outcome(self, stage: Stage, outcome: Outcome) -> bool:
         """Store an outcome and revive a parked invoice; return False if the stage has a newer outcome."""
         if not supersedes(stage, outcome, self.outcomes.get(stage)):
             return False
         self.outcomes = {**self.outcomes, stage: outcome}
-        self.status = status_of(self.outcomes)
+        self.status = status_of(self.outcomes, self.match_required)
         if self.mark == "parked":
             self.revive()
         return True
@@ -192,6 +306,7 @@ class RecordBuilder:
 
     def extend(self, wait: Wait, deadline: Instant, operator: str) -> None:
         """Move the deadline and restart the count of alerts from it. `step`, and so the alerts' ids, continues."""
+        self.resolve(wait, f"{operator} extended the deadline to {render(deadline)}")
         self.wait = structs.replace(
             wait,
             deadline=deadline,
@@ -199,13 +314,59 @@ class RecordBuilder:
             base=wait.step,
             extensions=wait.extensions + 1,
             extended_by=operator,
+            alerted=(),
+            snoozed_until=None,
         )
+
+    def snooze(self, wait: Wait, until: Instant) -> None:
+        """Raise no alert until the instant. Alerts and their numbers are due as before: then the step reached counts."""
+        self.wait = structs.replace(wait, due=until, snoozed_until=until)
+
+    def next_due_unsnoozed(self, wait: Wait) -> Instant:
+        """Return when the next alert would be due if the wait were not snoozed."""
+        if wait.snoozed_until is None:
+            return wait.due
+        return self.policy.due(wait.stage, self.facts, wait.deadline, wait.step - wait.base)
+
+    def last_due(self, wait: Wait) -> Instant:
+        """Return when the wait's last alert is due."""
+        last = self.policy.give_up_at(wait.stage, self.facts)
+        return self.policy.due(wait.stage, self.facts, wait.deadline, last - 1)
+
+    def resolve(self, wait: Wait, detail: str) -> None:
+        """Tell those who got the wait's alerts that it has ended or was extended."""
+        for severity in wait.alerted:
+            id = alert_id(self.before.invoice_id, wait.stage, wait.since, "resolved", wait.step, severity)
+            self.actions.append(
+                RaiseAlert(
+                    Alert(
+                        id=id,
+                        invoice_id=self.before.invoice_id,
+                        kind="resolved",
+                        stage=wait.stage,
+                        severity=severity,
+                        step=wait.step,
+                        waiting_since=wait.since,
+                        due_at=wait.due,
+                        raised_at=self.now,
+                        facts=self.facts,
+                        detail=detail,
+                        open_stages=open_stages(self.outcomes, self.match_required),
+                        negative_outcomes=negative_outcomes(self.outcomes),
+                    )
+                )
+            )
 
     def park(self, wait: Wait, operator: str | None = None) -> None:
         """Give up the wait, for an operator or, if None, after its last alert."""
         self.add_row("park", f"park {self.next_version}", wait.stage)
         self.parked = Parked(self.now, wait.stage, wait.since, wait.step, operator)
         self.wait, self.mark = None, "parked"
+
+    def make_dormant(self, wait: Wait) -> None:
+        """Start no more executions until the invoice's next event or alert."""
+        self.add_row("dormant", f"dormant {self.next_version}", wait.stage)
+        self.mark = "dormant"
 
     def revive(self) -> None:
         """End the parking of the invoice; `align_wait` starts a new wait."""
@@ -222,14 +383,14 @@ class RecordBuilder:
         give_up_at = base + policy.give_up_at(stage, facts)
         step, due_at = wait.step + 1, wait.due
         due = policy.due(stage, facts, wait.deadline, step - base)
-        if self.now >= due or step > give_up_at:
+        if self.now >= due or step > give_up_at or wait.snoozed_until is not None:
             # Several alerts became due without a request, or a new policy has them at other times.
             step = max(wait.step, base + policy.step(stage, facts, wait.deadline, self.now))
             due_at = policy.due(stage, facts, wait.deadline, step - base - 1)
             due = policy.due(stage, facts, wait.deadline, step - base)
         last = step >= give_up_at
+        severity = policy.severity(stage, facts, step - base)
         if step > wait.step:
-            severity = policy.severity(stage, facts, step - base)
             id = alert_id(self.before.invoice_id, stage, wait.since, step)
             outcome = self.outcomes.get(stage)
             # If the stage has an outcome, it is the mismatch or failure that the wait is about.
@@ -237,7 +398,10 @@ class RecordBuilder:
             self.raise_alert("stuck", stage, severity, due_at, id, step, last, event_id)
         if self.mark == "dormant":
             self.mark = None
-        self.wait = structs.replace(wait, step=step, due=due)
+        alerted = wait.alerted
+        if step > wait.step and severity not in alerted:
+            alerted = (*alerted, severity)
+        self.wait = structs.replace(wait, step=step, due=due, alerted=alerted, snoozed_until=None)
         if last:
             outcome = self.find_unreported_dispute(stage)
             if outcome:
@@ -247,7 +411,15 @@ class RecordBuilder:
     def report_dispute(self, wait: Wait, outcome: Outcome) -> None:
         """Rule 5: report a mismatch or failed posting once, and restart the wait."""
         self.raise_dispute_alert(wait.stage, outcome)
+        self.resolve(wait, self.describe_outcome(wait.stage))
         self.wait = None
+
+    def describe_outcome(self, stage: Stage) -> str:
+        """Return how a wait for the stage ended, such as `authorization is approved`."""
+        outcome = self.outcomes.get(stage)
+        if self.status == "Cancelled" or outcome is None:
+            return f"the invoice is {self.status}"
+        return f"{stage} is {outcome.status}"
 
     def raise_dispute_alert(self, stage: Stage, outcome: Outcome) -> None:
         """Raise the alert of a mismatch or failed posting, and remember that it was reported."""
@@ -280,6 +452,19 @@ class RecordBuilder:
         id = alert_id(self.before.invoice_id, "identity", problem)
         self.raise_alert("identity", "ingestion", "warning", self.now, id, event_id=event_id, detail=detail)
 
+    def check_contradiction(self, outcome: Outcome, stage: Stage) -> None:
+        """Raise an alert if an event contradicts what an operator recorded by hand, whichever of them is newer."""
+        contradicted = self.find_contradicted(stage, outcome.status)
+        if contradicted is None:
+            return
+        manual_stage, manual = contradicted
+        detail = (
+            f"{manual.operator} recorded {manual_stage} as {manual.status} by hand on {to_datetime(manual.at).date()},"
+            f" and the event says {outcome.status}"
+        )
+        id = alert_id(self.before.invoice_id, "contradiction", outcome.event_id)
+        self.raise_alert("contradiction", stage, "warning", self.now, id, event_id=outcome.event_id, detail=detail)
+
     def raise_alert(
         self,
         kind: AlertKind,
@@ -308,6 +493,8 @@ class RecordBuilder:
                     event_id=event_id,
                     last=last,
                     detail=detail,
+                    open_stages=open_stages(self.outcomes, self.match_required),
+                    negative_outcomes=negative_outcomes(self.outcomes),
                 )
             )
         )
@@ -352,9 +539,11 @@ class RecordBuilder:
         """Make wait, run and answers consistent with outcomes and marks."""
         waits_for = self.waits_for
         if waits_for is None or self.mark == "parked":
+            if self.wait is not None:
+                self.resolve(self.wait, self.describe_outcome(self.wait.stage))
             self.wait = None
             if waits_for is None:
-                self.mark = None
+                self.mark = self.stay = None
         else:
             if self.wait is None or self.wait.stage != waits_for:
                 self.begin_wait(waits_for)
@@ -365,6 +554,9 @@ class RecordBuilder:
                 outcome = self.find_unreported_dispute(stage)
                 if outcome:
                     self.raise_dispute_alert(stage, outcome)
+            if self.stay is None or self.stay.stage != waits_for:
+                assert self.wait is not None
+                self.stay = Stay(waits_for, self.now, self.wait.deadline)
             if self.run.state != "open" and self.mark is None and self.status != "Orphan":
                 self.start_run()
         run = self.run
@@ -376,6 +568,8 @@ class RecordBuilder:
 
     def begin_wait(self, stage: Stage) -> Wait:
         """Start and return a new wait for the stage's event, and clear the mark."""
+        if self.wait is not None:
+            self.resolve(self.wait, self.describe_outcome(self.wait.stage))
         ingestion = self.outcomes.get("ingestion")
         ingested_at = ingestion.occurred_at if ingestion else None
         counted_from = self.now
@@ -389,14 +583,26 @@ class RecordBuilder:
             ]
             counted_from = min(self.now, min(occurred) if is_orphan else max(occurred))
         deadline = self.policy.deadline(stage, self.facts, ingested_at, counted_from)
+        # The alert of a mismatch or failure belongs to the wait that follows it.
+        alerted: tuple[Severity, ...] = ("warning",) if self.has_alerted_dispute(stage) else ()
         if not self.counts_from_occurrence:
-            wait = Wait(stage, self.now, deadline, deadline)
+            wait = Wait(stage, self.now, deadline, deadline, alerted=alerted)
         else:
             # Allow a day for the import of the invoice's other past events.
             deadline = min(max(deadline, self.now + DAY), LATEST)
-            wait = Wait(stage, self.now, deadline, deadline, counted_from=counted_from)
+            wait = Wait(stage, self.now, deadline, deadline, counted_from=counted_from, alerted=alerted)
         self.wait, self.mark = wait, None
         return wait
+
+    def has_alerted_dispute(self, stage: Stage) -> bool:
+        """Return whether the stage's outcome is a mismatch or failure that an alert was raised for."""
+        outcome, reported = self.outcomes.get(stage), self.reported_disputes.get(stage)
+        return (
+            outcome is not None
+            and outcome.event_id == reported
+            and outcome.status == FAILURE_STATUS[stage]
+            and self.unalerted_disputes.get(stage) != reported
+        )
 
     def postpone_first_alert(self) -> None:
         """Postpone the first alert to at least a day from now, after an import; do nothing once alerts were raised."""
@@ -453,6 +659,9 @@ class RecordBuilder:
             if row["kind"] in ("event", "command"):
                 current = self.facts
                 status, amount, currency = self.status, current.amount, current.currency
+                if self.stay is not self.stay_before:
+                    row["first_deadline"] = self.stay_before.first_deadline if self.stay_before else None
+                    row["next_first_deadline"] = self.stay.first_deadline if self.stay else None
             facts = stated or current
             terms, received_at = facts.payment_terms, row.get("received_at")
             transitions.append(
@@ -476,6 +685,9 @@ class RecordBuilder:
                     lag_ms=None if received_at is None else max(0, (at - received_at) // 1000),
                     source=stated.source.system if stated else None,
                     attributes=stated.attributes if stated else {},
+                    number=current.number,
+                    issue_date=current.issue_date,
+                    buyer=current.buyer.id if current.buyer else None,
                     **row,
                 )
             )
@@ -511,6 +723,16 @@ class RecordBuilder:
             last_received=self.last_received,
             closed_at=self.closed_at,
             identity_alerts=self.identity_alerts,
+            stated_versions=self.stated_versions,
+            match_required=self.match_required,
+            stay=self.stay,
+            manual_outcomes=self.manual_outcomes,
+            unalerted_disputes=self.unalerted_disputes,
+            postings=self.postings,
+            failed_at=self.failed_at,
+            assignee=self.assignee,
+            note=self.note,
+            recent_command_ids=self.recent_command_ids,
             pending=pending,
             check_at=check_at,
             changes=changes,

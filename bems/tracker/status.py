@@ -1,7 +1,7 @@
 """Status of an invoice, as a pure function of the newest outcome of each stage.
 
-The status depends on these four registers only, so the order, repetition and delay of events do not matter: an early
-event fills a register before the invoice waits for it.
+The status depends on these four registers, and on whether the policy requires a match, so the order, repetition and
+delay of events do not matter: an early event fills a register before the invoice waits for it.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from bems.tracker.contract import FAILURE_STATUS, Stage
+from bems.tracker.contract import FAILURE_STATUS, STAGES, Actor, Reason, Stage
 from bems.tracker.instants import Instant
 
 Status = Literal[
@@ -38,13 +38,15 @@ WAITS_FOR: dict[Status, Stage | None] = {
 """Stage whose event an invoice of each status waits for; None if it waits for nothing."""
 
 
-class Outcome(Struct, frozen=True):
+class Outcome(Struct, frozen=True, omit_defaults=True):
     """Outcome that a stage's newest event states: the content of one register."""
 
     status: str
     event_id: str
     occurred_at: Instant
     received_at: Instant
+    actor: Actor | None = None
+    reason: Reason | None = None
 
 
 Outcomes = Mapping[Stage, Outcome]
@@ -64,8 +66,11 @@ def supersedes(stage: Stage, outcome: Outcome, current: Outcome | None) -> bool:
     return (outcome.status == negative, outcome.event_id) > (current.status == negative, current.event_id)
 
 
-def status_of(outcomes: Outcomes) -> Status:
-    """Return the status, derived from the outcomes stage by stage."""
+def status_of(outcomes: Outcomes, match_required: bool = True) -> Status:
+    """Return the status, derived from the outcomes stage by stage.
+
+    Unless `match_required`, an invoice without an outcome of the reconciliation is treated as `not_applicable`.
+    """
     ingestion = outcomes.get("ingestion")
     if ingestion is None:
         return "Orphan"
@@ -78,10 +83,29 @@ def status_of(outcomes: Outcomes) -> Status:
         return "Rejected"
     reconciliation = outcomes.get("reconciliation")
     if reconciliation is None:
-        return "AwaitingReconciliation"
-    if reconciliation.status == "mismatched":
+        if match_required:
+            return "AwaitingReconciliation"
+    elif reconciliation.status == "mismatched":
         return "Disputed"
     posting = outcomes.get("posting")
     if posting is None:
         return "AwaitingPosting"
     return "PostingFailed" if posting.status == "failed" else "Posted"
+
+
+def open_stages(outcomes: Outcomes, match_required: bool = True) -> tuple[Stage, ...]:
+    """Return the stages without a positive outcome, whichever of them the invoice waits for."""
+    return tuple(
+        stage
+        for stage in STAGES
+        if (outcomes[stage].status == FAILURE_STATUS[stage] if stage in outcomes else match_required or stage != "reconciliation")
+    )
+
+
+def negative_outcomes(outcomes: Outcomes) -> dict[Stage, str]:
+    """Return the negative outcomes by stage."""
+    return {
+        stage: outcomes[stage].status
+        for stage in STAGES
+        if stage in outcomes and outcomes[stage].status == FAILURE_STATUS[stage]
+    }

@@ -1,4 +1,4 @@
-"""Transitions: rows of the time series, one per new event, alert, park, revive and command.
+"""Transitions: rows of the time series, one per new event, alert, park, revive, dormant and command.
 
 The rows of an invoice form a chain: each row's `from_` values are the `to_` values of the row before, and only rows of
 kind `event` and `command` change them. Therefore the counts and amounts of a status and currency in the series (the sum
@@ -18,7 +18,7 @@ from bems.tracker.contract import Stage
 from bems.tracker.instants import Instant
 from bems.tracker.status import Status
 
-TransitionKind = Literal["event", "alert", "park", "revive", "command"]
+TransitionKind = Literal["event", "alert", "park", "revive", "dormant", "command"]
 
 
 class Transition(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -30,7 +30,12 @@ class Transition(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `transition_id` identifies what happened, so readers can deduplicate rows that are written twice. `lag_ms` is
     `recorded_at` minus `received_at` in milliseconds, for events and commands. `amount` and `currency` are those that
     the event states, or else the invoice's; the `from_` and `to_` values are the invoice's before and after. `source`
-    (the system) and `attributes` are those of the event.
+    (the system), `attributes`, `reason` (its code), `paid_on`, `paid_amount` and
+    `discount_taken` are those of the event. `actor` is who caused the
+    event or command. `number`, `issue_date` and `buyer` (its id) are the invoice's.
+
+    `first_deadline` is set if the row ends a stay: the stage that `from_status` waits for is in time if this row
+    completes it by then. `next_first_deadline` is set if the row begins a stay.
     """
 
     transition_id: str
@@ -62,3 +67,14 @@ class Transition(Struct, frozen=True, omit_defaults=True, kw_only=True):
     to_currency: str | None = None
     source: str | None = None
     attributes: dict[str, str] = {}
+    number: str | None = None
+    issue_date: date | None = None
+    buyer: str | None = None
+    actor: str | None = None
+    actor_kind: Literal["person", "system"] | None = None
+    reason: str | None = None
+    paid_on: date | None = None
+    paid_amount: Decimal | None = None
+    discount_taken: Decimal | None = None
+    first_deadline: Instant | None = None
+    next_first_deadline: Instant | None = None

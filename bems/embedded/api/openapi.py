@@ -11,7 +11,7 @@ from bems.embedded.api.operations import OPERATIONS, Operation
 from bems.embedded.api.views import Health
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.currencies import MINOR_UNITS
-from bems.tracker.parsing import MAX_DIGITS, MAX_DUE_DATE, MIN_DUE_DATE
+from bems.tracker.parsing import MAX_DIGITS, MAX_DATE, MIN_DATE
 from bems.tracker.responses import JSON, PROBLEM_JSON
 from bems.tracker.schemas import batch_name, components, event_name
 
@@ -72,8 +72,8 @@ _AMOUNTS_OF_CURRENCIES = [
     for decimals in sorted({*MINOR_UNITS.values()})
 ]
 
-_DUE_DATE = {
-    "description": f"YYYY-MM-DD, {MIN_DUE_DATE} to {MAX_DUE_DATE}",
+_DATE = {
+    "description": f"YYYY-MM-DD, {MIN_DATE} to {MAX_DATE}",
     "pattern": r"^(19[7-9][0-9]|2[0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])(?!\n)$",
 }
 
@@ -91,10 +91,12 @@ def _add_constraints(schemas: dict[str, Document]) -> None:
         properties = schemas[event]["properties"]
         properties |= {name: {**properties[name], **added} for name, added in _FIELDS.items()}
         schemas[event]["allOf"] = _AMOUNTS_OF_CURRENCIES
-    terms = schemas["PaymentTerms"]["properties"]
-    terms["due_date"]["anyOf"] = [
-        {**form, **_DUE_DATE} if "format" in form else form for form in terms["due_date"]["anyOf"]
-    ]
+    for name in (*map(event_name, STAGES), "PaymentTerms", "PaymentBody"):
+        for field, schema in schemas[name]["properties"].items():
+            if schema.get("format") == "date":
+                schemas[name]["properties"][field] = {**schema, **_DATE}
+            elif "anyOf" in schema:
+                schema["anyOf"] = [{**form, **_DATE} if form.get("format") == "date" else form for form in schema["anyOf"]]
     schemas["RedriveRequest"]["anyOf"] = _ONE_OF_FILTERS
 
 
