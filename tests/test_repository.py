@@ -1,4 +1,4 @@
-"""Budgets of the repository: what a newcomer has to look at, and what an installation takes."""
+"""Budgets of the repository: what a newcomer has to look at and configure, and what an installation takes."""
 
 import subprocess
 from importlib.metadata import distribution
@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from bems.tracker.cells import CellConfig
+
 ROOT = Path(__file__).parents[1]
 
 MAX_ROOT_ENTRIES = 16
+MAX_CELLS_LINES = 40
+MAX_CELL_KEYS = 16
 MAX_INSTALLED_MB = 200
 
 
@@ -19,6 +23,14 @@ def test_the_root_has_few_entries() -> None:
     entries = {name.split("/")[0] for name in listed.stdout.splitlines()}
     visible = sorted(name for name in entries if not name.startswith("."))
     assert len(visible) <= MAX_ROOT_ENTRIES, visible
+
+
+def test_the_committed_cells_are_read_at_a_glance() -> None:
+    assert len((ROOT / "cells.yaml").read_text(encoding="utf-8").splitlines()) <= MAX_CELLS_LINES
+
+
+def test_a_cell_has_few_keys() -> None:
+    assert len(CellConfig.__struct_fields__) <= MAX_CELL_KEYS
 
 
 def test_an_installation_is_small() -> None:

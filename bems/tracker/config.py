@@ -30,6 +30,14 @@ _Config = TypeVar("_Config")
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
 _CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
+_MOVED_KEYS = {
+    "policy_file": '"policy_file" is now "policy": use "policy: PATH"',
+    "provisioned_concurrency": (
+        '"provisioned_concurrency" is now "provisioned" of "concurrency": use "concurrency: {provisioned: NUMBER}"'
+    ),
+}
+"""Keys of a cell in earlier versions, and the error that names the new form."""
+
 
 class ConfigFieldError(Struct, frozen=True):
     """Error in a file: its line (from 1), a JSON Pointer, and what is wrong and how to fix it."""
@@ -69,7 +77,7 @@ def _read(text: str, name: str, expected: type[_Config], check: Callable[[Any], 
     document = _Document(text)
     errors = document.errors
     if not document.is_unreadable:
-        found = validate(document.data, expected)
+        found = [_explain_moved_key(error) for error in validate(document.data, expected)]
         invalid = {error.pointer for error in found}
         found += [error for error in islice(check(document.data), MAX_ERRORS) if error.pointer not in invalid]
         own = [error for error in found if not document.is_consequence(error)]
@@ -77,6 +85,13 @@ def _read(text: str, name: str, expected: type[_Config], check: Callable[[Any], 
     if errors:
         raise ConfigError(name, sorted(errors, key=lambda error: (error.line, error.pointer)))
     return msgspec.convert(document.data, expected)
+
+
+def _explain_moved_key(error: FieldError) -> FieldError:
+    """Return an error that names the new form of a cell's key from an earlier version; any other error is unchanged."""
+    cell, _, key = error.pointer.rpartition("/")
+    is_moved = key in _MOVED_KEYS and re.fullmatch(r"/cells/\d+", cell) is not None
+    return FieldError(error.pointer, _MOVED_KEYS[key], error.kind) if is_moved else error
 
 
 def _check_cells(data: Any, check_country: CheckCountry | None) -> Iterator[FieldError]:

@@ -117,15 +117,17 @@ class WhenSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     """
 
     vendor_tier: Label | None = None
+    """Tier of the vendor, as in `vendor.tier` of its events."""
     vendor: Identifier | None = None
     """Id of the vendor."""
     currency: CurrencyCode | None = None
+    """Currency of the invoice."""
     amount_from: Amount | WholeAmount | None = None
-    """Inclusive; requires `currency`."""
+    """Lowest amount, inclusive; requires `currency`."""
     amount_to: Amount | WholeAmount | None = None
-    """Exclusive; requires `currency`."""
+    """Highest amount, exclusive; requires `currency`."""
     terms_days_from: TermsDays | None = None
-    """Inclusive."""
+    """Shortest payment terms, inclusive."""
 
     def __post_init__(self) -> None:
         self.read()
@@ -146,47 +148,59 @@ class OverrideSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """Rule for the invoices that match `when`. Keys that are not set default to those of the stage."""
 
     when: WhenSpec
+    """Conditions of the override."""
     deadline: str | None = None
+    """Time until the first alert, in the forms of the stage's `deadline`."""
     escalate_every: str | None = None
+    """Time from each alert to the next."""
     critical_at: AlertNumber | None = None
+    """Number of the first critical alert."""
     give_up_at: AlertNumber | None = None
+    """Number of the last alert, which parks the invoice."""
 
 
 class StageSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Rules of one stage. Keys that are not set default to those of the default policy."""
 
     deadline: str | None = None
-    """`90m`, `12h`, `3d`, `5bd` from the start of the wait, or `due`, `due-3bd`, `due-2d` (at least now + 24 h)."""
+    """Time until the first alert: `90m`, `12h`, `3d` (24 hours each) or `5bd` (business days) from the start of the
+    wait, or relative to the due date, `due`, `due-3bd`, `due-2d`, but at least 24 hours from now."""
     escalate_every: str | None = None
+    """Time from each alert to the next: `90m`, `12h`, `3d` or `5bd`."""
     critical_at: AlertNumber | None = None
     """Number of the first critical alert; those before it are warnings."""
     give_up_at: AlertNumber | None = None
     """Number of the last alert, which parks the invoice."""
     overrides: tuple[OverrideSpec, ...] | None = None
-    """The first match wins. The list replaces that of the default policy."""
+    """Rules for some invoices; the first that matches applies. The list replaces that of the default policy."""
 
 
 class StagesSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Rules by stage. A stage that is not set has the rules of the default policy."""
 
     ingestion: StageSpec = StageSpec()
+    """How long an invoice with other events may wait for its ingestion."""
     authorization: StageSpec = StageSpec()
+    """How long an invoice may wait for its authorization."""
     reconciliation: StageSpec = StageSpec()
+    """How long an invoice may wait for its reconciliation."""
     posting: StageSpec = StageSpec()
+    """How long an invoice may wait for its posting."""
 
 
 class CalendarSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Calendar in which business days are counted."""
 
     country: Country
+    """Country whose public holidays are days off."""
     timezone: str
-    """Name in the IANA database, such as `Europe/Amsterdam`."""
+    """Time zone of the business days: a name in the IANA database, such as `Europe/Amsterdam`."""
     subdivision: Subdivision | None = None
     """Part of the country with its own holidays."""
     weekend: Annotated[tuple[Weekday, ...], Meta(max_length=6, description="at most six days of the week")] | None = (
         None
     )
-    """Replaces the country's weekend, in every year."""
+    """Days that replace the country's weekend, in every year."""
     days_off: tuple[date, ...] = ()
     """Dates off in addition to the public holidays, even if the country works on them."""
     days_on: tuple[date, ...] = ()
@@ -197,7 +211,9 @@ class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     """Content of a policy file. The calendar defaults to that of the default policy."""
 
     calendar: CalendarSpec = CalendarSpec("NL", "Europe/Amsterdam")
+    """Calendar of the business days."""
     stages: StagesSpec = StagesSpec()
+    """Deadlines and alerts of each stage."""
     waits_from: WaitsFrom = "decision"
     """Start of a deadline: the `decision` that began the wait, or the `occurrence` of the event that led to it."""
     identity: Literal["on", "off"] | bool = "on"

@@ -53,8 +53,6 @@ def read_cell_policy(cell: CellConfig, root: Path) -> PolicySpec:
 
     Raises ConfigError or OSError when the file cannot be parsed or read.
     """
-    if cell.policy is not None:
-        return cell.policy
-    if cell.policy_file is not None:
-        return read_policy((root / cell.policy_file).read_text(encoding="utf-8"), cell.policy_file, check_country)
-    return PolicySpec()
+    if isinstance(cell.policy, str):
+        return read_policy((root / cell.policy).read_text(encoding="utf-8"), cell.policy, check_country)
+    return cell.policy or PolicySpec()

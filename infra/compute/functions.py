@@ -99,5 +99,5 @@ class Function(Construct):
                 "Live",
                 alias_name="live",
                 version=self.function.current_version,
-                provisioned_concurrent_executions=cell.provisioned_concurrency or None,
+                provisioned_concurrent_executions=cell.concurrency.provisioned or None,
             )

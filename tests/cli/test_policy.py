@@ -70,7 +70,7 @@ def test_a_file_is_printed_without_a_cell(file: str) -> None:
 def test_the_policy_of_a_configured_cell_is_printed_without_calling_it(tmp_path: Path, file: str) -> None:
     cells = tmp_path / "cells.yaml"
     cells.write_text(
-        "cells:\n  - {name: north, region: eu-west-1, policy_file: sla.yaml}\n"
+        "cells:\n  - {name: north, region: eu-west-1, policy: sla.yaml}\n"
         "  - {name: south, region: eu-south-1}\n  - {name: east, region: eu-west-1, policy: {stages: {}}}\n"
     )
     shown = {

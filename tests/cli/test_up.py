@@ -151,7 +151,7 @@ def test_users_mistakes_are_reported_in_one_line(tmp_path: Path) -> None:
 
 def test_a_cell_has_its_name_and_policy_from_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "north.yaml").write_text("stages: {authorization: {deadline: 7d}}\n")
-    (tmp_path / "cells.yaml").write_text("cells:\n  - {name: north, region: eu-west-1, policy_file: north.yaml}\n")
+    (tmp_path / "cells.yaml").write_text("cells:\n  - {name: north, region: eu-west-1, policy: north.yaml}\n")
     with cell("--store", str(tmp_path / "cell"), "--cells", str(tmp_path / "cells.yaml")) as (_, url):
         assert urllib3.request("GET", f"{url}/healthz").json()["cell"] == "north"
 

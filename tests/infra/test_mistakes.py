@@ -1,7 +1,6 @@
 """Tests that `make synth` reports every mistake in `cells.yaml` at once, and without a stack trace."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from aws_cdk import App
 
 from infra.assembly import InvalidCells, add_stacks
-from tests.infra.conftest import ROOT
+from tests.infra.conftest import ROOT, copy_app
 
 
 def mistakes(folder: Path) -> list[str]:
@@ -37,8 +36,8 @@ def test_an_unreadable_file_is_reported(tmp_path: Path, content: bytes | None, m
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("stages: {posting: {deadline: x, critical_at: 0}}\n")
     (tmp_path / "cells.yaml").write_text(
-        "cells:\n  - {name: a, region: eu-west-1, policy_file: none.yaml}\n"
-        "  - {name: b, region: eu-west-1, policy_file: bad.yaml}\n"
+        "cells:\n  - {name: a, region: eu-west-1, policy: none.yaml}\n"
+        "  - {name: b, region: eu-west-1, policy: bad.yaml}\n"
         "  - {name: c, region: us-east-1, policy: {calendar: {country: XX, timezone: UTC}}}\n"
     )
     reported = mistakes(tmp_path)
@@ -57,11 +56,9 @@ def test_a_mistake_that_only_a_construct_finds_is_reported(tmp_path: Path) -> No
 
 
 def test_the_app_ends_without_a_stack_trace(tmp_path: Path) -> None:
-    for name in ("app.py", "cdk.json"):
-        shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "cells.yaml").write_text("cells:\n  - {name: A, region: nowhere}\n")
+    app = copy_app(tmp_path, "cells:\n  - {name: A, region: nowhere}\n")
     completed = subprocess.run(
-        [sys.executable, str(tmp_path / "app.py")],
+        [sys.executable, str(app)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

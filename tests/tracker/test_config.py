@@ -7,6 +7,7 @@ from textwrap import dedent
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bems.tracker.cells import (
     MIN_UNRESERVED_INSTANCES,
@@ -36,7 +37,9 @@ from bems.tracker.policy import (
     build_policy,
 )
 
-EXAMPLE = Path(__file__).parents[2] / "cells.yaml"
+ROOT = Path(__file__).parents[2]
+COMMITTED = ROOT / "cells.yaml"
+EXAMPLE = ROOT / "docs" / "reference" / "cells-example.yaml"
 
 
 def config_error(read: Callable[[str, str], object], text: str) -> ConfigError | None:
@@ -295,8 +298,8 @@ def test_a_cell_requires_only_a_name_and_a_region() -> None:
         "retain",
         True,
     )
-    assert (cell.policy, cell.policy_file, cell.account, cell.tags) == (None, None, None, {})
-    assert (cell.provisioned_concurrency, cell.tracing, cell.log_retention_days) == (0, True, 30)
+    assert (cell.policy, cell.account, cell.tags) == (None, None, {})
+    assert (cell.concurrency.provisioned, cell.tracing, cell.log_retention_days) == (0, True, 30)
     assert cell.alerts.critical == cell.alerts.warning == (DestinationConfig(log=LogConfig()),)
     assert cell.embedded == Embedded("127.0.0.1", 8080, None)
 
@@ -327,37 +330,76 @@ def test_the_default_concurrency_fits_the_default_quota() -> None:
     assert (usual.account, usual.total, usual.total <= usual.account - MIN_UNRESERVED_INSTANCES) == (1000, 810, True)
 
 
-def concurrency(text: str, more: str = "") -> CellConfig:
-    return read_cells(f"cells: [{{name: a, region: eu-west-1, concurrency: {text}{more}}}]", "x.yaml").cells[0]
+def concurrency(text: str) -> Concurrency:
+    return read_cells(f"cells: [{{name: a, region: eu-west-1, concurrency: {text}}}]", "x.yaml").cells[0].concurrency
 
 
 def test_a_small_account_can_run_a_cell_without_reserved_concurrency() -> None:
-    small = concurrency("{account: 10, reserved: false, processor: 2}").concurrency
+    small = concurrency("{account: 10, reserved: false, processor: 2}")
     assert small == Concurrency(account=10, reserved=False, processor=2)
 
 
 @pytest.mark.parametrize(
-    ("text", "more", "error"),
+    ("text", "error"),
     [
-        ("{account: 909}", "", "/cells/0/concurrency: reserves 810 of the 909 instances of the account, of which 100"),
-        ("{recorder: 191}", "", "/cells/0/concurrency: reserves 901 of the 1000 instances of the account"),
-        ("{processor: 1}", "", "/cells/0/concurrency/processor: 1 is less than 2"),
-        ("{producer: 0}", "", "/cells/0/concurrency/producer: 0 is less than 1"),
-        ("{processors: 5}", "", 'did you mean "processor"?'),
-        ("{}", ", provisioned_concurrency: 101", '/cells/0: "provisioned_concurrency" is 101, more than the 100 that'),
-        ("{account: 112, reserved: false}", ", provisioned_concurrency: 3", "more than the 2 that"),
+        ("{account: 909}", "/cells/0/concurrency: reserves 810 of the 909 instances of the account, of which 100"),
+        ("{recorder: 191}", "/cells/0/concurrency: reserves 901 of the 1000 instances of the account"),
+        ("{processor: 1}", "/cells/0/concurrency/processor: 1 is less than 2"),
+        ("{producer: 0}", "/cells/0/concurrency/producer: 0 is less than 1"),
+        ("{processors: 5}", 'did you mean "processor"?'),
+        ("{provisioned: -1}", "/cells/0/concurrency/provisioned: -1 is less than 0"),
+        ("{provisioned: 101}", '/cells/0/concurrency: "provisioned" is 101, more than the 100 that are left for each'),
+        ("{provisioned: 101}", 'lower it, or raise "producer", "processor" or "register_wait"'),
+        ("{account: 112, reserved: false, provisioned: 3}", "more than the 2 that"),
+        ("{account: 112, reserved: false, provisioned: 3}", 'lower it, or raise the quota and "account"'),
     ],
 )
-def test_concurrency_above_the_accounts_quota_is_refused(text: str, more: str, error: str) -> None:
+def test_concurrency_above_the_accounts_quota_is_refused(text: str, error: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        concurrency(text, more)
+        concurrency(text)
     assert error in str(raised.value)
     assert len(raised.value.errors) == 1
 
 
-@pytest.mark.parametrize(("text", "more"), [("{account: 910}", ""), ("{}", ", provisioned_concurrency: 100")])
-def test_concurrency_up_to_the_accounts_quota_is_accepted(text: str, more: str) -> None:
-    assert concurrency(text, more).concurrency.total == 810
+@pytest.mark.parametrize("text", ["{account: 910}", "{provisioned: 100}"])
+def test_concurrency_up_to_the_accounts_quota_is_accepted(text: str) -> None:
+    assert concurrency(text).total == 810
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("5", "1: /cells/0/policy: 5 is a number, not an object or a string"),
+        ("[eu.yaml]", "1: /cells/0/policy: a list is not an object or a string"),
+        ('""', '1: /cells/0/policy: "" is empty: use 1 to 256 characters'),
+        ("{stage: {}}", '1: /cells/0/policy/stage: "stage" is not a field here: did you mean "stages"?'),
+        ("{stages: eu.yaml}", '1: /cells/0/policy/stages: "eu.yaml" is a string, not an object'),
+    ],
+)
+def test_a_policy_is_a_mapping_or_the_path_of_a_file(text: str, error: str) -> None:
+    assert_errors(read_cells, f"cells: [{{name: a, region: eu-west-1, policy: {text}}}]", error)
+
+
+def test_the_keys_of_earlier_versions_are_named_with_their_new_form() -> None:
+    assert_errors(
+        read_cells,
+        """\
+        cells:
+          - name: a
+            region: eu-west-1
+            policy_file: eu.yaml
+            provisioned_concurrency: 2
+          - name: b
+            region: eu-west-1
+            policy_file: [eu.yaml]
+            limits: {policy_file: eu.yaml}
+        """,
+        '4: /cells/0/policy_file: "policy_file" is now "policy": use "policy: PATH"',
+        '5: /cells/0/provisioned_concurrency: "provisioned_concurrency" is now "provisioned" of "concurrency": use '
+        '"concurrency: {provisioned: NUMBER}"',
+        '8: /cells/1/policy_file: "policy_file" is now "policy": use "policy: PATH"',
+        '9: /cells/1/limits/policy_file: "policy_file" is not a field here',
+    )
 
 
 def test_a_cell_is_read_into_its_structs() -> None:
@@ -368,7 +410,7 @@ def test_a_cell_is_read_into_its_structs() -> None:
             account: "012345678901"
             delivery: standard
             time_series: timestream
-            policy_file: policies/us.yaml
+            policy: policies/us.yaml
             limits: {key: {requests_per_second: 5, burst: 6}, stages: {posting: {requests_per_second: 1, burst: 2}},
                      max_batch: 10, open_executions: 2000000}
             alerts:
@@ -379,8 +421,7 @@ def test_a_cell_is_read_into_its_structs() -> None:
             termination_protection: false
             tags: {cost-center: "4711", "a b": ""}
             concurrency: {account: 500, producer: 20, processor: 30, register_wait: 40, escalate: 5, sweeper: 6,
-                          recorder: 7}
-            provisioned_concurrency: 3
+                          recorder: 7, provisioned: 3}
             tracing: false
             log_retention_days: 3653
     """
@@ -392,7 +433,7 @@ def test_a_cell_is_read_into_its_structs() -> None:
                 account="012345678901",
                 delivery="standard",
                 time_series="timestream",
-                policy_file="policies/us.yaml",
+                policy="policies/us.yaml",
                 limits=Limits(Rate(5, 6), StageRates(posting=Rate(1, 2)), 10, 2_000_000),
                 alerts=AlertsConfig(
                     warning=(
@@ -406,12 +447,18 @@ def test_a_cell_is_read_into_its_structs() -> None:
                 ),
                 embedded=Embedded("::1", 0),
                 concurrency=Concurrency(
-                    account=500, producer=20, processor=30, register_wait=40, escalate=5, sweeper=6, recorder=7
+                    account=500,
+                    producer=20,
+                    processor=30,
+                    register_wait=40,
+                    escalate=5,
+                    sweeper=6,
+                    recorder=7,
+                    provisioned=3,
                 ),
                 removal="destroy",
                 termination_protection=False,
                 tags={"cost-center": "4711", "a b": ""},
-                provisioned_concurrency=3,
                 tracing=False,
                 log_retention_days=3653,
             ),
@@ -461,7 +508,7 @@ def test_all_errors_of_cells_are_reported_with_their_lines() -> None:
             tags: {"aws:x": y, "": z}
             log_retention_days: 31
             embedded: {port: 65536}
-            provisioned_concurrency: -1
+            concurrency: {provisioned: -1}
           - name: no-host
             region: eu-west-1
             embedded: {smtp: {port: 0, security: ssl, password: secret, from: bems}}
@@ -474,8 +521,8 @@ def test_all_errors_of_cells_are_reported_with_their_lines() -> None:
         "4: /cells/0/account: 123456789012 is a number, not a string: use 12 digits in quotes",
         '5: /cells/0/delivery: "Standard" is not one of "fifo", "standard"; did you mean "standard"?',
         '6: /cells/0/time_series: "influx" is not one of "s3tables", "timestream"',
-        '7: /cells/1: a cell has one policy: use either "policy" or "policy_file"',
         '12: /cells/1/policy/stages/posting/deadline: "3dd" is not a deadline: use ',
+        '13: /cells/1/policy_file: "policy_file" is now "policy": use ',
         '14: /cells/2/name: "eu" is the name of cell 1 too: use another',
         '17: /cells/2/limits/key/burst: "burst" is missing',
         "17: /cells/2/limits/key/requests_per_second: 0 is less than 1",
@@ -499,7 +546,7 @@ def test_all_errors_of_cells_are_reported_with_their_lines() -> None:
         '36: /cells/4/tags/aws:x: the name "aws:x" does not have the right form: use ',
         "37: /cells/4/log_retention_days: 31 is not one of ",
         "38: /cells/4/embedded/port: 65536 is more than 65535: use 0 to 65535",
-        "39: /cells/4/provisioned_concurrency: -1 is less than 0",
+        "39: /cells/4/concurrency/provisioned: -1 is less than 0",
         '42: /cells/5/embedded/smtp/from: "bems" does not have the right form: use an e-mail address',
         '42: /cells/5/embedded/smtp/host: "host" is missing: use a mail server\'s host',
         '42: /cells/5/embedded/smtp/password: "password" is not a field here: did you mean "password_env"?',
@@ -536,36 +583,49 @@ def test_the_number_of_errors_is_bounded() -> None:
     assert 1 < len(errors_of(read_policy, many)) <= 300
 
 
-def test_the_commented_mail_server_of_the_committed_cells_is_valid() -> None:
-    _, eu, _ = read_cells(re.sub("(?m)^ {6}# ", " " * 6, EXAMPLE.read_text()), EXAMPLE.name).cells
+def test_the_commented_keys_of_the_example_are_valid() -> None:
+    text, uncommented = re.subn("(?m)^( +)# (?= *(?:- )?[a-z_]+:)", r"\1", EXAMPLE.read_text())
+    _, eu, _ = read_cells(text, EXAMPLE.name).cells
+    assert uncommented == 14
+    assert isinstance(eu.policy, PolicySpec)
+    calendar, [override] = eu.policy.calendar, eu.policy.stages.authorization.overrides or ()
+    assert (eu.account, calendar.weekend) == ("123456789012", ("saturday", "sunday"))
+    assert (calendar.subdivision, calendar.days_on, override.deadline) == ("BY", (date(2026, 5, 5),), "1bd")
     assert eu.embedded.smtp == Smtp(
         "mail.example.com", 587, "starttls", "bems", "BEMS_SMTP_PASSWORD", "bems@example.com"
     )
 
 
+def test_the_committed_cells_are_cells_of_the_example() -> None:
+    """Whatever tests the example, such as a synthesis, tests them too."""
+    committed, shown = (read_cells(path.read_text(), path.name).cells for path in (COMMITTED, EXAMPLE))
+    assert len(committed) > 1
+    assert [cell for cell in committed if cell not in shown] == []
+
+
 def test_any_account_can_deploy_the_first_of_the_committed_cells() -> None:
-    first = read_cells(EXAMPLE.read_text(), EXAMPLE.name).cells[0]
+    first = read_cells(COMMITTED.read_text(), COMMITTED.name).cells[0]
     assert (first.delivery, first.time_series) == ("standard", "s3tables")
     # A new account has ten instances and can reserve none; the template has no parameters.
     assert (first.concurrency.account, first.concurrency.reserved) == (10, False)
-    assert (first.account, first.alerts, first.provisioned_concurrency) == (None, AlertsConfig(), 0)
+    assert (first.account, first.alerts, first.concurrency.provisioned) == (None, AlertsConfig(), 0)
     for guide in ("README.md", "docs/deployment.md"):
-        text = (EXAMPLE.parent / guide).read_text()
+        text = (ROOT / guide).read_text()
         assert re.findall(r"deploy --app cdk\.out (\S+)", text)[0] == f"bems-{first.name}"
 
 
-def test_the_other_committed_cells_are_two_variants() -> None:
+def test_the_other_cells_of_the_example_are_two_variants() -> None:
     _, eu, us = read_cells(EXAMPLE.read_text(), EXAMPLE.name).cells
     assert (eu.region, eu.delivery, eu.time_series) == ("eu-west-1", "fifo", "timestream")
     assert (us.region, us.delivery, us.time_series) == ("us-east-1", "standard", "s3tables")
-    assert eu.policy is not None
-    assert us.policy is not None
+    assert isinstance(eu.policy, PolicySpec)
+    assert isinstance(us.policy, PolicySpec)
     assert us.policy.calendar.timezone == "America/New_York"
     written_out = build_policy(PolicySpec(eu.policy.calendar, eu.policy.stages), frozenset())
     assert written_out.stages == build_policy(PolicySpec(), frozenset()).stages
     assert (eu.policy.waits_from, eu.policy.identity) == (PolicySpec().waits_from, PolicySpec().identity)
     assert eu.limits == Limits()
-    assert eu.concurrency == Concurrency()
+    assert (replace(eu.concurrency, provisioned=0), eu.concurrency.provisioned) == (Concurrency(), 2)
 
 
 words = st.sampled_from(

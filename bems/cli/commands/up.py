@@ -161,11 +161,11 @@ def load_cell(
         raise UserError(f"--cell {cell_name} needs --cells FILE")
     if policy_file is not None:
         return cell, NamedPolicy(read_policy_file(policy_file), policy_file)
-    if cells_file is not None and cell.policy_file is not None:
-        path = str(Path(cells_file).parent / cell.policy_file)
-        return cell, NamedPolicy(read_policy_file(path), path)
-    if cell.policy is None:
+    if cells_file is None or cell.policy is None:
         return cell, None
+    if isinstance(cell.policy, str):
+        path = str(Path(cells_file).parent / cell.policy)
+        return cell, NamedPolicy(read_policy_file(path), path)
     try:
         return cell, NamedPolicy(expand(cell.policy), f"{cells_file}, cell {cell.name}")
     except ValueError as wrong:

@@ -10,7 +10,7 @@ from msgspec.structs import fields
 
 from bems.aws import settings
 from bems.aws.settings import read_settings
-from bems.tracker.cells import CellConfig
+from bems.tracker.cells import CellConfig, Concurrency
 from bems.tracker.contract import STAGES, Stage
 from infra.cell import CellStack
 from infra.compute.function_code import WITHOUT_DEPENDENCIES
@@ -169,7 +169,7 @@ def synthesize(out: Path, warm: int) -> Template:
     """Return the template of a cell with `warm` instances of each function on an event's path."""
     context = {WITHOUT_DEPENDENCIES: True, "aws:cdk:enable-path-metadata": True}
     app = App(analytics_reporting=False, outdir=str(out), context=context)
-    CellStack(app, CellConfig(name="plain", region="eu-west-1", provisioned_concurrency=warm))
+    CellStack(app, CellConfig(name="plain", region="eu-west-1", concurrency=Concurrency(provisioned=warm)))
     app.synth()
     return Template.load(out, "bems-plain")
 
