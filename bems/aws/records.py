@@ -23,7 +23,6 @@ from msgspec import structs
 from bems.aws.errors import ClientError, error_code
 from bems.tracker.instants import EARLIEST, LATEST, Instant
 from bems.tracker.record import InvoiceRecord
-from bems.tracker.status import status_of
 from bems.tracker.transitions import Transition
 
 INDEX = "checks"
@@ -128,7 +127,7 @@ def pack_item(record: InvoiceRecord) -> dict[str, dict[str, Any]]:
         "invoice_id": {"S": record.invoice_id},
         "version": {"N": str(record.version)},
         "record": {"B": _pack(structs.replace(record, changes=()))},
-        "status": {"S": status_of(record.outcomes)},
+        "status": {"S": record.status},
     }
     if record.changes:
         item["changes"] = {"B": _pack(record.changes)}

@@ -3,7 +3,7 @@
 import msgspec
 
 from bems.cli.http_errors import to_one_line
-from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS
+from bems.tracker.contract import STAGES, STATUSES
 
 EXPECTED_LOG_FORMAT = 'write one JSON object per line, {"stage": ..., "event": {...}}, as docs/contract.md describes it'
 
@@ -14,7 +14,7 @@ MIN_DELIMITERS = 2
 
 MAX_SHOWN_CHARACTERS = 200
 
-_STAGE_OF = {status: stage for statuses in (SUCCESS_STATUS, FAILURE_STATUS) for stage, status in statuses.items()}
+_STAGE_OF = {status: stage for stage, statuses in STATUSES.items() for status in statuses}
 
 
 def diagnose_file(head: bytes, instead: str = EXPECTED_LOG_FORMAT) -> str | None:

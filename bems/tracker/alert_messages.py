@@ -26,6 +26,10 @@ def headline(alert: Alert) -> str:
             return f"{alert.invoice_id} could not be posted"
         case "identity":
             return f"{alert.invoice_id} may be two invoices under one id: {alert.detail}"
+        case "contradiction":
+            return f"{alert.invoice_id} is contradicted: {alert.detail}"
+        case "resolved":
+            return f"{alert.invoice_id}, which waited for {alert.stage}, is resolved: {alert.detail}"
         case "stuck":
             last = ", the last one: it is parked" if alert.last else ""
             since = to_datetime(alert.waiting_since).date()
@@ -59,6 +63,8 @@ def text_body(alert: Alert, cell: str) -> str:
         "Waiting since": render(alert.waiting_since),
         "Was due": render(alert.due_at),
         "Raised": render(alert.raised_at),
+        "Open stages": ", ".join(alert.open_stages) or "none",
+        "Bad outcomes": ", ".join(f"{stage} {status}" for stage, status in alert.negative_outcomes.items()) or "none",
         "Cell": cell,
         "Alert": f"{alert.id} (messages with the same id are one alert)",
     }
@@ -69,12 +75,13 @@ def json_body(alert: Alert, cell: str) -> dict[str, Any]:
     """Return the alert as a JSON object, the summary line first.
 
     Instants are RFC 3339 in UTC; the amount is a decimal string. An alert may be sent more than once: receivers
-    deduplicate by `id`.
+    deduplicate by `id`. All alerts of one wait have the same `incident`, which the kind `resolved` ends.
     """
     facts = alert.facts
     return {
         "text": summary_line(alert, cell),
         "id": alert.id,
+        "incident": alert.incident,
         "invoice_id": alert.invoice_id,
         "kind": alert.kind,
         "stage": alert.stage,
@@ -86,6 +93,8 @@ def json_body(alert: Alert, cell: str) -> dict[str, Any]:
         "raised_at": render(alert.raised_at),
         "event_id": alert.event_id,
         "detail": alert.detail,
+        "open_stages": alert.open_stages,
+        "negative_outcomes": alert.negative_outcomes,
         "cell": cell,
         "amount": f"{facts.amount:f}",
         "currency": facts.currency,

@@ -212,6 +212,8 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
     if changes_wait:
         _raise_overdue_alert(builder)
     reason = _refusal_reason(builder, command)
+    if not reason and command.name in NEED_NOTE and not command.note.strip():
+        reason = f"{command.name} needs a note: say why"
     if reason:
         return _unchanged(record, Receipt("refused", reason))
     if changes_wait:
@@ -342,8 +344,6 @@ def _wait_again(builder: RecordBuilder, stage: Stage) -> NextStep:
 def _refusal_reason(builder: RecordBuilder, command: Command) -> str:
     """Return why a command would change nothing, or "" if it would change something."""
     verb, wait = command.verb, builder.wait
-    if command.name in NEED_NOTE and not command.note.strip():
-        return f"{command.name} needs a note: say why in `note`"
     if isinstance(verb, Complete):
         current = builder.outcomes.get(verb.stage)
         if current and current.status != FAILURE_STATUS[verb.stage]:

@@ -5,15 +5,17 @@ decisions use; its calendar holds dates only. `bems.calendars.expand` converts a
 country's public holidays.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
+from functools import lru_cache
 from hashlib import sha256
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from bems.tracker.actions import Severity
 from bems.tracker.calendars import BusinessCalendar
@@ -31,14 +33,23 @@ DEFAULT_TERMS_DAYS = 30
 
 WaitsFrom = Literal["decision", "occurrence"]
 
+SpecT = TypeVar("SpecT", bound="StageSpec")
+
 MAX_ALERTS = 1000
 """Maximum number of alerts of one wait."""
 
-_CONDITIONS = ("vendor_tier", "vendor", "currency", "amount_from", "amount_to", "terms_days_from")
+_CONDITIONS = (
+    "vendor_tier", "vendor", "currency", "amount_from", "amount_to", "terms_days_from", "buyer", "has_purchase_order",
+)  # fmt: skip
+
+MAX_GROWTH = 10
+_MAX_ESCALATION = 10_000_000
+"""Upper bound of the units (days, hours, ...) between the deadline and an alert: later than any instant."""
 
 AlertNumber = Annotated[int, Meta(ge=1, le=MAX_ALERTS, description=f"the number of an alert, 1 to {MAX_ALERTS}")]
 TermsDays = Annotated[int, Meta(ge=0, le=3650, description="days from ingestion to payment, 0 to 3650")]
 WholeAmount = Annotated[int, Meta(gt=-(10**18), lt=10**18, description="at most 18 digits")]
+Growth = Annotated[int, Meta(ge=1, le=MAX_GROWTH)] | Annotated[float, Meta(ge=1, le=MAX_GROWTH)]
 Subdivision = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9]{1,8}(?!\n)$", description="ISO 3166-2 without the country, such as BY of DE-BY")
 ]
@@ -54,12 +65,14 @@ class When:
     amount_from: Decimal | None = None
     amount_to: Decimal | None = None
     terms_days_from: int | None = None
+    buyer: str | None = None
+    has_purchase_order: bool | None = None
 
     def __post_init__(self) -> None:
         bounded = self.amount_from is not None or self.amount_to is not None
         if bounded and self.currency is None:
             raise ValueError("amounts of different currencies do not compare: name a currency too")
-        if not (bounded or self.currency or self.vendor or self.vendor_tier or self.terms_days_from is not None):
+        if all(getattr(self, name) is None for name in _CONDITIONS):
             raise ValueError(f"there is no condition: use at least one of {join_choices(_CONDITIONS)}")
         if self.amount_from is not None and self.amount_to is not None and self.amount_from >= self.amount_to:
             raise ValueError(
@@ -72,6 +85,10 @@ class When:
         if self.vendor_tier is not None and self.vendor_tier != facts.vendor.tier:
             return False
         if self.vendor is not None and self.vendor != facts.vendor.id:
+            return False
+        if self.buyer is not None and self.buyer != (facts.buyer.id if facts.buyer else None):
+            return False
+        if self.has_purchase_order is not None and self.has_purchase_order != bool(facts.purchase_orders):
             return False
         if self.terms_days_from is not None:
             days = facts.payment_terms.days if facts.payment_terms else None
@@ -88,17 +105,43 @@ class When:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When alerts are due, which are critical, and which is the last. Raises ValueError for numbers out of bounds."""
+    """When alerts are due, which are critical, and which is the last. Raises ValueError for numbers out of bounds.
+
+    Each interval between two alerts is `growth` times as long as the one before.
+    """
 
     deadline: Duration | BeforeDue
     escalate_every: Duration
     critical_at: int
     give_up_at: int
+    growth: Decimal = Decimal(1)
 
     def __post_init__(self) -> None:
         for name in ("critical_at", "give_up_at"):
             if not 1 <= getattr(self, name) <= MAX_ALERTS:
                 raise ValueError(f"{name} {getattr(self, name)}: use 1 to {MAX_ALERTS}")
+
+    def offset(self, alert: int) -> int:
+        """Return how many units of `escalate_every` lie between the deadline and alert number `alert` + 1."""
+        if self.growth == 1:
+            return self.escalate_every.amount * alert
+        return _growing_offsets(self.escalate_every.amount, self.growth, MAX_ALERTS)[min(alert, MAX_ALERTS)]
+
+    def count_within(self, units: int) -> int:
+        """Return how many alerts after the first one are due within so many units after the deadline."""
+        if self.growth == 1:
+            return units // self.escalate_every.amount
+        return bisect_right(_growing_offsets(self.escalate_every.amount, self.growth, MAX_ALERTS), units) - 1
+
+
+@lru_cache(maxsize=256)
+def _growing_offsets(amount: int, growth: Decimal, count: int) -> tuple[int, ...]:
+    """Return 0 and the sums of the first 1 to `count` intervals, which grow from `amount` and are rounded down."""
+    offsets, interval = [0], Decimal(amount)
+    for _ in range(count):
+        offsets.append(min(offsets[-1] + int(interval), _MAX_ESCALATION))
+        interval = min(interval * growth, Decimal(_MAX_ESCALATION))
+    return tuple(offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +171,10 @@ class WhenSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     """Highest amount, exclusive; requires `currency`."""
     terms_days_from: TermsDays | None = None
     """Shortest payment terms, inclusive."""
+    buyer: Identifier | None = None
+    """Id of the buyer, such as a company code."""
+    has_purchase_order: bool | None = None
+    """Whether the invoice states a purchase order."""
 
     def __post_init__(self) -> None:
         self.read()
@@ -141,7 +188,18 @@ class WhenSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
             amount_from=None if self.amount_from is None else Decimal(self.amount_from),
             amount_to=None if self.amount_to is None else Decimal(self.amount_to),
             terms_days_from=self.terms_days_from,
+            buyer=self.buyer,
+            has_purchase_order=self.has_purchase_order,
         )
+
+
+class EscalationSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Intervals between alerts."""
+
+    every: str
+    """Time from the first alert to the second: `90m`, `12h`, `3d` or `5bd`."""
+    growth: Growth = 1
+    """How many times as long each interval is as the one before. With 2, `1bd` gives 1, 3, 7, ... days."""
 
 
 class OverrideSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -157,6 +215,15 @@ class OverrideSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """Number of the first critical alert."""
     give_up_at: AlertNumber | None = None
     """Number of the last alert, which parks the invoice."""
+    escalate: EscalationSpec | None = None
+    """Instead of `escalate_every`: intervals between alerts that grow."""
+
+
+class MatchExemption(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Invoices that need no reconciliation."""
+
+    when: WhenSpec
+    """Conditions of the invoices."""
 
 
 class StageSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -173,6 +240,16 @@ class StageSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     """Number of the last alert, which parks the invoice."""
     overrides: tuple[OverrideSpec, ...] | None = None
     """Rules for some invoices; the first that matches applies. The list replaces that of the default policy."""
+    escalate: EscalationSpec | None = None
+    """Instead of `escalate_every`: intervals between alerts that grow."""
+
+
+class ReconciliationSpec(StageSpec, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Rules of the reconciliation, as of every stage, and which invoices need none."""
+
+    not_required: tuple[MatchExemption, ...] = ()
+    """Invoices that are matched with nothing, such as those without a purchase order. Without an outcome, their
+    reconciliation counts as `not_applicable`."""
 
 
 class StagesSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -182,7 +259,7 @@ class StagesSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     """How long an invoice with other events may wait for its ingestion."""
     authorization: StageSpec = StageSpec()
     """How long an invoice may wait for its authorization."""
-    reconciliation: StageSpec = StageSpec()
+    reconciliation: ReconciliationSpec = ReconciliationSpec()
     """How long an invoice may wait for its reconciliation."""
     posting: StageSpec = StageSpec()
     """How long an invoice may wait for its posting."""
@@ -218,12 +295,14 @@ class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     """Start of a deadline: the `decision` that began the wait, or the `occurrence` of the event that led to it."""
     identity: Literal["on", "off"] | bool = "on"
     """Whether to raise an alert when one invoice id seems to be used for two invoices."""
+    critical_amount_from: dict[CurrencyCode, Amount | WholeAmount] = {}
+    """Amounts by currency below which no alert is critical. Alerts in other currencies depend on `critical_at` only."""
 
 
 DEFAULT_STAGES = StagesSpec(
     ingestion=StageSpec("10bd", "5bd", critical_at=3, give_up_at=6, overrides=()),
     authorization=StageSpec("3bd", "1bd", critical_at=3, give_up_at=20, overrides=()),
-    reconciliation=StageSpec("5bd", "2bd", critical_at=3, give_up_at=20, overrides=()),
+    reconciliation=ReconciliationSpec("5bd", "2bd", critical_at=3, give_up_at=20, overrides=()),
     posting=StageSpec("due-3bd", "1bd", critical_at=2, give_up_at=20, overrides=()),
 )
 """Defaults of the stages and keys that a policy file leaves out."""
@@ -237,6 +316,8 @@ class Policy:
     stages: Mapping[Stage, StageRules] = field(hash=False)
     waits_from: WaitsFrom = "decision"
     identity: bool = True
+    critical_amounts: Mapping[str, Decimal] = field(default_factory=dict, hash=False)
+    match_exemptions: tuple[When, ...] = ()
     calendar_spec: CalendarSpec | None = field(default=None, compare=False)
     """Spec from which the calendar was built. No decision depends on it."""
     digest: str = field(init=False, compare=False)
@@ -249,24 +330,26 @@ class Policy:
             sorted(calendar.weekend),
             [day.isoformat() for day in sorted(calendar.days_off)],
             [day.isoformat() for day in sorted(calendar.days_on)],
-            describe_stages(self.stages),
+            describe_stages(self.stages, self.match_exemptions),
         )
         later_settings = (self.waits_from, self.identity)
         if later_settings != ("decision", True):
             # With the defaults, the digest must stay that of versions before these settings existed.
             content = (*content, *later_settings)
+        if self.critical_amounts:
+            content = (*content, {name: _text(amount) for name, amount in sorted(self.critical_amounts.items())})
         object.__setattr__(self, "digest", sha256(msgspec.json.encode(content)).hexdigest()[:16])
 
     def deadline(self, stage: Stage, facts: Facts, ingested_at: Instant | None, now: Instant) -> Instant:
         """Return the deadline of a wait that begins now.
 
         A deadline of the form `due-...` counts back from the due date of the payment terms. Without a due date, the due
-        date is the terms' days (or 30) after the local date of `ingested_at`, the ingestion's occurred_at, or of now.
-        Such a deadline is at least 24 hours after now.
+        date is the terms' days (or 30) after the baseline date, or else the issue date, or else the local date of
+        `ingested_at`, the ingestion's occurred_at, or of now. Such a deadline is at least 24 hours after now.
         """
         deadline = self._rule(stage, facts).deadline
         if isinstance(deadline, Duration):
-            return self._later(now, deadline, 1)
+            return self._later(now, deadline, deadline.amount)
         due_date, offset = self._due_date(facts, now if ingested_at is None else ingested_at), deadline.offset
         if offset is None:
             before = self.calendar.subtract(due_date, 0)
@@ -275,10 +358,10 @@ class Policy:
         return min(max(before, now + DAY), LATEST)
 
     def due(self, stage: Stage, facts: Facts, deadline: Instant, step: int) -> Instant:
-        """Return when alert number step + 1 is due: `step` times escalate_every after the deadline, never before it."""
+        """Return when alert number step + 1 is due: `step` intervals after the deadline, never before it."""
         if step <= 0:
             return deadline
-        return max(deadline, self._later(deadline, self._rule(stage, facts).escalate_every, step))
+        return max(deadline, self._due(deadline, self._rule(stage, facts), step))
 
     def step(self, stage: Stage, facts: Facts, deadline: Instant, now: Instant) -> int:
         """Return how many alerts are due by now: the count of n from 1 to give_up_at with due(n - 1) <= now."""
@@ -289,16 +372,25 @@ class Policy:
             return rule.give_up_at
         every = rule.escalate_every
         if every.unit != "bd":
-            return min(rule.give_up_at, (now - deadline) // every.microseconds + 1)
+            unit = every.microseconds // every.amount
+            return min(rule.give_up_at, rule.count_within((now - deadline) // unit) + 1)
         # The count of local dates may be one too high; due() decides.
-        passed = min(rule.give_up_at - 1, self.calendar.business_days_between(deadline, now) // every.business_days + 1)
-        while passed > 0 and self._later(deadline, every, passed) > now:
+        passed = min(rule.give_up_at - 1, rule.count_within(self.calendar.business_days_between(deadline, now)) + 1)
+        while passed > 0 and self._due(deadline, rule, passed) > now:
             passed -= 1
         return passed + 1
 
     def severity(self, stage: Stage, facts: Facts, step: int) -> Severity:
         """Return the severity of alert number `step`."""
-        return "critical" if step >= self._rule(stage, facts).critical_at else "warning"
+        if step < self._rule(stage, facts).critical_at:
+            return "warning"
+        critical_amount = self.critical_amounts.get(facts.currency)
+        is_small = critical_amount is not None and not facts.amount.is_nan() and facts.amount < critical_amount
+        return "warning" if is_small else "critical"
+
+    def requires_match(self, facts: Facts) -> bool:
+        """Return whether the invoice needs a reconciliation."""
+        return not any(when.matches(facts) for when in self.match_exemptions)
 
     def give_up_at(self, stage: Stage, facts: Facts) -> int:
         """Return the number of the last alert, which parks the invoice."""
@@ -311,17 +403,22 @@ class Policy:
                 return rule
         return rules.rule
 
-    def _later(self, start: Instant, duration: Duration, times: int) -> Instant:
+    def _due(self, deadline: Instant, rule: Rule, step: int) -> Instant:
+        return self._later(deadline, rule.escalate_every, rule.offset(step))
+
+    def _later(self, start: Instant, duration: Duration, amount: int) -> Instant:
+        """Return the instant so many of the duration's units later."""
         if duration.unit == "bd":
-            return self.calendar.add(start, duration.amount * times)
-        return min(start + duration.microseconds * times, LATEST)
+            return self.calendar.add(start, amount)
+        return min(start + duration.microseconds // duration.amount * amount, LATEST)
 
     def _due_date(self, facts: Facts, ingested_at: Instant) -> date:
         terms = facts.payment_terms
         if terms is not None and terms.due_date is not None:
             return terms.due_date
         days = DEFAULT_TERMS_DAYS if terms is None or terms.days is None else terms.days
-        due = self.calendar.local_date(ingested_at).toordinal() + days
+        baseline = (terms.baseline_date if terms else None) or facts.issue_date or self.calendar.local_date(ingested_at)
+        due = baseline.toordinal() + days
         return date.fromordinal(min(max(due, 1), date.max.toordinal()))
 
 
@@ -343,7 +440,16 @@ def build_policy(
     on = days_on.union(calendar.days_on).difference(calendar.days_off)
     named = weekend if calendar.weekend is None else calendar.weekend
     policy = assemble_policy(calendar.timezone, off - on, named, spec.stages, on, calendar)
-    return replace(policy, waits_from=spec.waits_from, identity=spec.identity in ("on", True))
+    return replace(
+        policy,
+        waits_from=spec.waits_from,
+        identity=spec.identity in ("on", True),
+        critical_amounts=read_critical_amounts(spec.critical_amount_from),
+    )
+
+
+def read_critical_amounts(amounts: Mapping[str, str | int]) -> dict[str, Decimal]:
+    return {currency: Decimal(amount) for currency, amount in amounts.items()}
 
 
 def assemble_policy(
@@ -356,8 +462,15 @@ def assemble_policy(
 ) -> Policy:
     """Build a policy from the parts of its calendar and its stages' specs. Raise ValueError for an invalid rule."""
     calendar = BusinessCalendar(timezone, days_off, (WEEKDAYS.index(weekday) for weekday in weekend), days_on)
+    try:
+        exemptions = tuple(exemption.when.read() for exemption in stages.reconciliation.not_required)
+    except ValueError as error:
+        raise ValueError(f"reconciliation: {error}") from None
     return Policy(
-        calendar, {stage: _read_stage(stage, getattr(stages, stage)) for stage in STAGES}, calendar_spec=calendar_spec
+        calendar,
+        {stage: _read_stage(stage, getattr(stages, stage)) for stage in STAGES},
+        match_exemptions=exemptions,
+        calendar_spec=calendar_spec,
     )
 
 
@@ -374,22 +487,37 @@ def _read_stage(stage: Stage, spec: StageSpec) -> StageRules:
         raise ValueError(f"{stage}: {error}") from None
 
 
-def describe_stages(stages: Mapping[Stage, StageRules]) -> StagesSpec:
+def describe_stages(stages: Mapping[Stage, StageRules], match_exemptions: tuple[When, ...] = ()) -> StagesSpec:
     """Return the stages' specs with every key set; equal rules give equal specs."""
-    return StagesSpec(**{stage: _describe_rules(stages[stage]) for stage in STAGES})
+    specs = {stage: _describe_rules(stages[stage], StageSpec) for stage in STAGES if stage != "reconciliation"}
+    exemptions = tuple(MatchExemption(_describe_when(when)) for when in match_exemptions)
+    reconciliation = structs.replace(
+        _describe_rules(stages["reconciliation"], ReconciliationSpec), not_required=exemptions
+    )
+    return StagesSpec(**specs, reconciliation=reconciliation)
 
 
-def _describe_rules(rules: StageRules) -> StageSpec:
-    def texts(rule: Rule) -> tuple[str, str, int, int]:
-        return str(rule.deadline), str(rule.escalate_every), rule.critical_at, rule.give_up_at
+def _describe_rules(rules: StageRules, spec: type[SpecT]) -> SpecT:
+    overrides = tuple(OverrideSpec(_describe_when(when), **_describe_rule(rule)) for when, rule in rules.overrides)
+    return spec(**_describe_rule(rules.rule), overrides=overrides)
 
-    overrides = tuple(OverrideSpec(_describe_when(when), *texts(rule)) for when, rule in rules.overrides)
-    return StageSpec(*texts(rules.rule), overrides=overrides)
+
+def _describe_rule(rule: Rule) -> dict[str, Any]:
+    """Return the keys of a rule. One whose intervals do not grow has the keys of versions before they could."""
+    every, growth = str(rule.escalate_every), rule.growth
+    keys = {"deadline": str(rule.deadline), "critical_at": rule.critical_at, "give_up_at": rule.give_up_at}
+    if growth == 1:
+        return {**keys, "escalate_every": every}
+    return {**keys, "escalate": EscalationSpec(every, int(growth) if growth == int(growth) else float(growth))}
+
+
+def _text(amount: Decimal) -> str:
+    return format(amount.normalize(), "f")
 
 
 def _describe_when(when: When) -> WhenSpec:
     def text(amount: Decimal | None) -> str | None:
-        return None if amount is None else format(amount.normalize(), "f")
+        return None if amount is None else _text(amount)
 
     return WhenSpec(
         vendor_tier=when.vendor_tier,
@@ -398,21 +526,29 @@ def _describe_when(when: When) -> WhenSpec:
         amount_from=text(when.amount_from),
         amount_to=text(when.amount_to),
         terms_days_from=when.terms_days_from,
+        buyer=when.buyer,
+        has_purchase_order=when.has_purchase_order,
     )
 
 
 def _with_defaults(spec: StageSpec | OverrideSpec, defaults: StageSpec) -> StageSpec:
+    if spec.escalate is not None and spec.escalate_every is not None:
+        raise ValueError("escalate_every and escalate are two ways to say one thing: leave one out")
+    # The two are one setting: a spec with either of them inherits neither.
+    intervals = defaults if spec.escalate is None and spec.escalate_every is None else spec
     return StageSpec(
         deadline=defaults.deadline if spec.deadline is None else spec.deadline,
-        escalate_every=defaults.escalate_every if spec.escalate_every is None else spec.escalate_every,
+        escalate_every=intervals.escalate_every,
+        escalate=intervals.escalate,
         critical_at=defaults.critical_at if spec.critical_at is None else spec.critical_at,
         give_up_at=defaults.give_up_at if spec.give_up_at is None else spec.give_up_at,
     )
 
 
 def _rule(spec: StageSpec) -> Rule:
-    deadline, every = parse_deadline(spec.deadline or ""), parse_duration(spec.escalate_every or "")
-    return Rule(deadline, every, spec.critical_at or 0, spec.give_up_at or 0)
+    escalation = spec.escalate or EscalationSpec(spec.escalate_every or "")
+    deadline, every = parse_deadline(spec.deadline or ""), parse_duration(escalation.every)
+    return Rule(deadline, every, spec.critical_at or 0, spec.give_up_at or 0, Decimal(str(escalation.growth)))
 
 
 DEFAULT_POLICY = build_policy(PolicySpec(), frozenset())

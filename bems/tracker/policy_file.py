@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from bems.tracker.contract import Amount
 from bems.tracker.policy import (
     WEEKDAYS,
     CalendarSpec,
@@ -16,10 +17,11 @@ from bems.tracker.policy import (
     Weekday,
     assemble_policy,
     describe_stages,
+    read_critical_amounts,
 )
 
 
-class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True):
+class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """JSON document of an expanded policy.
 
     `days_off` and `days_on` hold all dates, the country's included. `calendar` is the spec from which they were built.
@@ -34,6 +36,7 @@ class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True):
     calendar: CalendarSpec | None = None
     waits_from: WaitsFrom = "decision"
     identity: bool = True
+    critical_amount_from: dict[str, Amount] = {}
 
 
 def policy_to_json(policy: Policy) -> bytes:
@@ -44,11 +47,12 @@ def policy_to_json(policy: Policy) -> bytes:
         calendar.timezone,
         tuple(WEEKDAYS[weekday] for weekday in sorted(calendar.weekend)),
         tuple(sorted(calendar.days_off)),
-        describe_stages(policy.stages),
+        describe_stages(policy.stages, policy.match_exemptions),
         tuple(sorted(calendar.days_on)),
         policy.calendar_spec,
         policy.waits_from,
         policy.identity,
+        {currency: format(amount, "f") for currency, amount in sorted(policy.critical_amounts.items())},
     )
     return msgspec.json.encode(expanded)
 
@@ -67,4 +71,9 @@ def policy_from_json(document: bytes) -> Policy:
         frozenset(expanded.days_on),
         expanded.calendar,
     )
-    return replace(policy, waits_from=expanded.waits_from, identity=expanded.identity)
+    return replace(
+        policy,
+        waits_from=expanded.waits_from,
+        identity=expanded.identity,
+        critical_amounts=read_critical_amounts(expanded.critical_amount_from),
+    )

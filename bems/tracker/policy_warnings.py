@@ -41,7 +41,10 @@ def _find_missing_critical_alert(rule: Rule) -> str | None:
 
 def _covers(wide: When, narrow: When) -> bool:
     """Return whether `wide` matches every invoice that `narrow` matches."""
-    equal = all(getattr(wide, name) in (None, getattr(narrow, name)) for name in ("vendor_tier", "vendor", "currency"))
+    equal = all(
+        getattr(wide, name) in (None, getattr(narrow, name))
+        for name in ("vendor_tier", "vendor", "currency", "buyer", "has_purchase_order")
+    )
     terms_covered = wide.terms_days_from is None or (
         narrow.terms_days_from is not None and narrow.terms_days_from >= wide.terms_days_from
     )

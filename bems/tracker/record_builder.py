@@ -319,7 +319,7 @@ class RecordBuilder:
         )
 
     def snooze(self, wait: Wait, until: Instant) -> None:
-        """Raise no alert until the instant. Alerts and their numbers are due as before: then the step reached counts."""
+        """Raise no alert until the instant. The steps are due as before; the one reached by then is raised."""
         self.wait = structs.replace(wait, due=until, snoozed_until=until)
 
     def next_due_unsnoozed(self, wait: Wait) -> Instant:

@@ -5,8 +5,20 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive, Verb
-from bems.tracker.contract import Identifier, Stage, Timestamp
+from bems.tracker.commands import (
+    Acknowledge,
+    AddNote,
+    Assign,
+    Cancel,
+    Command,
+    Complete,
+    Extend,
+    Park,
+    Revive,
+    Snooze,
+    Verb,
+)
+from bems.tracker.contract import Identifier, Name, Stage, Timestamp
 from bems.tracker.instants import LATEST, Instant, clamp, from_datetime, without_leap_second
 from bems.tracker.parsing import InvalidEvent, reject_invalid, reject_too_large, reject_unreadable
 from bems.validation.field_errors import validate
@@ -36,6 +48,18 @@ Note = Annotated[
         description="up to 1000 characters, none of them control but tabs and line ends",
     ),
 ]
+RequiredNote = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=1000,
+        pattern=r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$",
+        extra_json_schema={
+            "pattern": r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f]"
+        },
+        description="1 to 1000 characters that say why, none of them control but tabs and line ends",
+    ),
+]
 
 
 class CommandRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="verb"):
@@ -50,6 +74,7 @@ class CompleteRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, k
     """Mark a stage complete by hand."""
 
     stage: Stage
+    note: RequiredNote
 
 
 class ExtendRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="extend"):
@@ -61,9 +86,13 @@ class ExtendRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_
 class CancelRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="cancel"):
     """Cancel the invoice."""
 
+    note: RequiredNote
+
 
 class ParkRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="park"):
     """Raise no more alerts until the invoice's next event."""
+
+    note: RequiredNote
 
 
 class ReviveRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="revive"):
@@ -74,13 +103,44 @@ class AcknowledgeRequest(CommandRequest, frozen=True, forbid_unknown_fields=True
     """Confirm that the alerts so far have been seen."""
 
 
-AnyCommandRequest = CompleteRequest | CancelRequest | ExtendRequest | ParkRequest | ReviveRequest | AcknowledgeRequest
-VERBS: tuple[str, ...] = ("complete", "cancel", "extend", "park", "revive", "acknowledge")
+class SnoozeRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="snooze"):
+    """Raise no alert of the current wait until a time."""
+
+    until: Timestamp
+
+
+class AssignRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="assign"):
+    """Make somebody responsible for the invoice; null for nobody."""
+
+    assignee: Name | None
+
+
+class NoteRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="note"):
+    """Leave a note."""
+
+    note: RequiredNote
+
+
+AnyCommandRequest = (
+    CompleteRequest
+    | CancelRequest
+    | ExtendRequest
+    | ParkRequest
+    | ReviveRequest
+    | AcknowledgeRequest
+    | SnoozeRequest
+    | AssignRequest
+    | NoteRequest
+)
+VERBS: tuple[str, ...] = (
+    "complete", "cancel", "extend", "park", "revive", "acknowledge", "snooze", "assign", "note",
+)  # fmt: skip
 _VERBS_WITHOUT_ARGUMENTS: dict[type[CommandRequest], Verb] = {
     CancelRequest: Cancel(),
     ParkRequest: Park(),
     ReviveRequest: Revive(),
     AcknowledgeRequest: Acknowledge(),
+    NoteRequest: AddNote(),
 }
 
 
@@ -133,6 +193,10 @@ def read_command(body: bytes, operator: str, now: Instant) -> Command | InvalidE
     elif isinstance(request, ExtendRequest):
         # `on_command` refuses EARLIEST and LATEST + 1, so a time out of range is reported as too early or too late.
         verb = Extend(clamp(from_datetime(request.until), LATEST + 1))
+    elif isinstance(request, SnoozeRequest):
+        verb = Snooze(clamp(from_datetime(request.until), LATEST + 1))
+    elif isinstance(request, AssignRequest):
+        verb = Assign(request.assignee)
     else:
         verb = _VERBS_WITHOUT_ARGUMENTS[type(request)]
     return Command(request.command_id, request.invoice_id, operator, now, verb, request.note)

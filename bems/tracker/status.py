@@ -98,7 +98,11 @@ def open_stages(outcomes: Outcomes, match_required: bool = True) -> tuple[Stage,
     return tuple(
         stage
         for stage in STAGES
-        if (outcomes[stage].status == FAILURE_STATUS[stage] if stage in outcomes else match_required or stage != "reconciliation")
+        if (
+            outcomes[stage].status == FAILURE_STATUS[stage]
+            if stage in outcomes
+            else match_required or stage != "reconciliation"
+        )
     )
 
 

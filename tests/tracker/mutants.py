@@ -258,10 +258,86 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         ),
     ],
     "commands: a repeat is recognized": [
-        (decisions, 'builder.remember_event(command.event_id, "")', "pass"),
+        (decisions, "builder.remember_command(command.id)", "pass"),
     ],
     "events: a repeat is recognized": [
         (decisions, "builder.remember_event(event.event_id, event.digest)", "pass"),
+    ],
+    "stay: it ends only with its stage": [
+        (
+            record_builder,
+            "if self.stay is None or self.stay.stage != waits_for:",
+            "if self.wait is not self.before.wait:",
+        ),
+    ],
+    "stay: it begins with each stage": [
+        (record_builder, "if self.stay is None or self.stay.stage != waits_for:", "if self.stay is None:"),
+    ],
+    "stay: it ends when the invoice waits for nothing": [
+        (record_builder, "self.mark = self.stay = None", "self.mark = None"),
+    ],
+    "resolved: the end of a wait is told": [
+        (record_builder, "self.resolve(self.wait, self.describe_outcome(self.wait.stage))", "pass"),
+    ],
+    "resolved: an extension is told": [
+        (record_builder, 'self.resolve(wait, f"{operator} extended the deadline to {render(deadline)}")', "pass"),
+    ],
+    "resolved: the restart of a wait by a dispute is told": [
+        (record_builder, "self.resolve(wait, self.describe_outcome(wait.stage))", "pass"),
+    ],
+    "resolved: parking is not told": [
+        (record_builder, "self.parked = Parked(", 'self.resolve(wait, "")\n        self.parked = Parked('),
+    ],
+    "resolved: an extension is told once": [
+        (record_builder, "alerted=(),", "alerted=wait.alerted,"),
+    ],
+    "resolved: the receivers of each severity are told": [
+        (record_builder, "if step > wait.step and severity not in alerted:", "if step > wait.step and not alerted:"),
+    ],
+    "resolved: the alert of a dispute belongs to the wait after it": [
+        (record_builder, '("warning",) if self.has_alerted_dispute(stage) else ()', "()"),
+    ],
+    "resolved: a dispute of a past event had no alert": [
+        (record_builder, "and self.unalerted_disputes.get(stage) != reported", "and True"),
+    ],
+    "contradiction: an event that contradicts an operator raises an alert": [
+        (decisions, "if builder.manual_outcomes:", "if False:"),
+    ],
+    "contradiction: a posting contradicts a cancellation": [
+        (record_builder, 'if cancelled and cancelled.status == "cancelled" and status == "posted":', "if False:"),
+    ],
+    "contradiction: an event that agrees raises none": [
+        (record_builder, "(manual.status == FAILURE_STATUS[stage]) != (status == FAILURE_STATUS[stage])", "True"),
+    ],
+    "snooze: no alert is raised": [
+        (record_builder, "due=until, snoozed_until=until", "snoozed_until=until"),
+    ],
+    "snooze: the step reached at its end is raised, due by rule 4": [
+        (record_builder, " or wait.snoozed_until is not None", " or False"),
+    ],
+    "notes: some commands need one": [
+        (decisions, "if not reason and command.name in NEED_NOTE", "if False and command.name in NEED_NOTE"),
+    ],
+    "notes: an assignment changes nothing else": [
+        (decisions, "changes_wait = not isinstance(verb, Assign | AddNote)", "changes_wait = True"),
+    ],
+    "facts: the newest stated value is kept": [
+        (record_builder, "if known is not None and version < tuple(known):", "if False:"),
+    ],
+    "facts: an event that states no value keeps it": [
+        (record_builder, "value = getattr(before, name)", "pass"),
+    ],
+    "posted: it counts from the earliest posting": [
+        (record_builder, "for known in (current, outcome):", "for known in (outcome,):"),
+    ],
+    "posted: a failure counts, superseded or not": [
+        (record_builder, 'if known.status == "failed":', 'if known.status == "failed" and known is current:'),
+    ],
+    "match: the policy's exemptions are evaluated with every event": [
+        (decisions, "    builder.evaluate_match()\n    builder.remember_event", "    builder.remember_event"),
+    ],
+    "series: a dormant invoice has a row": [
+        (record_builder, 'self.add_row("dormant", f"dormant {self.next_version}", wait.stage)', "pass"),
     ],
 }
 

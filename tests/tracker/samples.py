@@ -4,9 +4,19 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+from msgspec import structs
+
 from bems.tracker.contract import Event, Facts, PaymentTerms, Source, Stage, Vendor
 from bems.tracker.instants import DAY, HOUR, Instant, parse
-from bems.tracker.policy import CalendarSpec, Policy, PolicySpec, StageSpec, StagesSpec, build_policy
+from bems.tracker.policy import (
+    CalendarSpec,
+    Policy,
+    PolicySpec,
+    ReconciliationSpec,
+    StageSpec,
+    StagesSpec,
+    build_policy,
+)
 
 NOW = parse("2026-03-02T09:00:00Z")
 """A Monday."""
@@ -19,7 +29,7 @@ def plain_policy(
 ) -> Policy:
     """Build a policy with the same rule for every stage."""
     rule = StageSpec(deadline, escalate_every, critical_at=critical_at, give_up_at=give_up_at, overrides=())
-    stages = StagesSpec(rule, rule, rule, rule)
+    stages = StagesSpec(rule, rule, ReconciliationSpec(*structs.astuple(rule)), rule)
     return build_policy(PolicySpec(CalendarSpec("NL", timezone), stages), frozenset())
 
 

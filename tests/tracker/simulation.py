@@ -26,6 +26,12 @@ The invariants, by the number with which the message of `InvariantViolated` begi
     amounts by status and currency equal those of the records.
 11. A parked invoice keeps the wait that was given up.
 12. Two vendors, or another invoice after the first was closed, raise an identity alert, in any order of events.
+13. The rows that begin and end an invoice's stays alternate, with the deadline of the stay's first wait.
+14. Those who got the alerts of a wait are told once that it ended or was extended, but not that it was parked.
+15. An event that contradicts an outcome recorded by hand raises an alert, and no other event does.
+16. While a wait is snoozed, no alert of it is raised.
+17. Assignments and notes are kept, and change nothing else.
+18. The optional facts and the posting date follow from the set of events, in any order.
 """
 
 from __future__ import annotations
@@ -36,16 +42,32 @@ from decimal import Decimal
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from msgspec import structs
+
 from bems.tracker import apply_decision, decisions
 from bems.tracker.actions import RaiseAlert, SendTaskAnswer, StartExecution, alert_id, seconds_until
-from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive, Verb
+from bems.tracker.commands import (
+    Acknowledge,
+    AddNote,
+    Assign,
+    Cancel,
+    Command,
+    Complete,
+    Extend,
+    Park,
+    Revive,
+    Snooze,
+    Verb,
+)
 from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS, Event, Facts, Source, Stage, Vendor
 from bems.tracker.instants import DAY, MINUTE, SECOND, Instant
 from bems.tracker.policy import (
     CalendarSpec,
+    MatchExemption,
     OverrideSpec,
     Policy,
     PolicySpec,
+    ReconciliationSpec,
     StageSpec,
     StagesSpec,
     WhenSpec,
@@ -63,17 +85,26 @@ SILVER = Facts(Decimal("10.00"), "EUR", Vendor("V-1"), Source("erp"))
 GOLD = Facts(Decimal("10.00"), "EUR", Vendor("V-1", tier="gold"), Source("erp"))
 DEARER = Facts(Decimal("12.00"), "EUR", Vendor("V-1"), Source("erp"))
 DOLLARS = Facts(Decimal("11.00"), "USD", Vendor("V-1"), Source("erp"))
+ORDERED = Facts(Decimal("10.00"), "EUR", Vendor("V-1"), Source("erp"), number="RE-1", purchase_orders=("45",))
+RENUMBERED = Facts(Decimal("10.00"), "EUR", Vendor("V-1"), Source("erp"), number="RE-2")
 FOREIGN = Facts(Decimal("10.00"), "EUR", Vendor("V-2"), Source("erp"))
 # Longer than the 30 days of a task's maximum timeout, so that waits also wake early.
 RULE = StageSpec("40d", "20d", critical_at=2, give_up_at=3)
 GOLDEN = OverrideSpec(WhenSpec(vendor_tier="gold"), deadline="25d", escalate_every="35d", give_up_at=2)
 
 
-def policy_of(rule: StageSpec) -> Policy:
-    return build_policy(PolicySpec(CalendarSpec("NL", "UTC"), StagesSpec(rule, rule, rule, rule)), frozenset())
+def policy_of(rule: StageSpec, exemptions: tuple[MatchExemption, ...] = ()) -> Policy:
+    return build_policy(
+        PolicySpec(
+            CalendarSpec("NL", "UTC"),
+            StagesSpec(rule, rule, ReconciliationSpec(*structs.astuple(rule), exemptions), rule),
+        ),
+        frozenset(),
+    )
 
 
 POLICY = policy_of(RULE)
+EXEMPTING = policy_of(RULE, (MatchExemption(WhenSpec(has_purchase_order=False)),))
 OTHER = policy_of(StageSpec("70d", "10d", critical_at=1, give_up_at=2, overrides=(GOLDEN,)))
 
 
@@ -257,6 +288,11 @@ class Simulation:
         # Some vary amount, currency and vendor; some have past events; some cannot start executions.
         varies_facts, has_past_events = draw.random() < 0.3, draw.random() < 0.15
         self.refuses_starts = draw.random() < 0.15
+        # Some need no match without a purchase order, and have numbers and orders.
+        exempts = not self.varies_rules and draw.random() < 0.15
+        varies_optional_facts = exempts or draw.random() < 0.15
+        if exempts:
+            self.policy = EXEMPTING
         self.trace: list[str] | None = []
         self.records: dict[str, InvoiceRecord] = {}
         self.executions: dict[tuple[str, int], Execution] = {}
@@ -267,6 +303,11 @@ class Simulation:
         self.rows: dict[str, list[Transition]] = {}
         self.decided: dict[str, int] = {}
         self.recorded_ids: dict[str, set[str]] = {}
+        self.stays: dict[str, tuple[Stage, Instant]] = {}
+        self.alerted: dict[tuple[str, Stage, Instant], set[str]] = {}
+        self.manual: dict[tuple[str, Stage], str] = {}
+        self.newest_notes: dict[str, str] = {}
+        self.assignees: dict[str, str | None] = {}
         self.command_outcomes: list[tuple[str, Stage, Outcome]] = []
         self.replaced_by: dict[str, Instant] = {}
         self.decided_before_late_phase: set[str] = set()
@@ -276,10 +317,14 @@ class Simulation:
             invoice_id = draw.choice(invoices)
             stage: Stage = STAGES[min(k, 3)] if draw.random() < 0.5 else draw.choice(STAGES)
             status = (FAILURE_STATUS if draw.random() < 0.35 else SUCCESS_STATUS)[stage]
+            if status == "matched" and draw.random() < 0.2:
+                status = "not_applicable"
             at = EPOCH + draw.randint(90, 100) * DAY
             facts = GOLD if self.varies_rules and draw.random() < 0.5 else SILVER
             if varies_facts and draw.random() < 0.5:
                 facts = draw.choice((DEARER, DOLLARS, FOREIGN))
+            elif varies_optional_facts and draw.random() < 0.6:
+                facts = draw.choice((ORDERED, RENUMBERED))
             imported = has_past_events and draw.random() < 0.5
             event = Event(stage, f"e{k}", invoice_id, status, at, self.now, facts, f"d{k}", imported)
             self.messages += [Message("event", invoice_id, event)] * draw.choice((1, 1, 2, 3))
@@ -294,15 +339,19 @@ class Simulation:
                     Extend(self.now + draw.choice((30, 60, 90, 350)) * DAY),
                     Complete(draw.choice(AWAITED)),
                     Complete(draw.choice(AWAITED)),
+                    Snooze(self.now + draw.choice((30, 50, 65, 75, 130)) * DAY),
+                    draw.choice((Assign("eve"), Assign("bob"), Assign(None), AddNote())),
                 )
             )
-            command = Command(f"c{k}", invoice_id, "ann", EPOCH + draw.randint(95, 104) * DAY, verb)
+            note = "" if draw.random() < 0.1 else f"note {k}"
+            command = Command(f"c{k}", invoice_id, "ann", EPOCH + draw.randint(95, 104) * DAY, verb, note)
             self.messages += [Message("command", invoice_id, command)] * draw.choice((1, 1, 2))
         draw.shuffle(self.messages)
         self.messages = [
             m for m in self.messages if (m.content.event_id if m.kind == "event" else m.content.id) not in without
         ]
         self.events = [(m.invoice_id, m.content) for m in self.messages if m.kind == "event"]
+        self.commands = list({m.content.id: m.content for m in self.messages if m.kind == "command"}.values())
         self.max_entries = 60 + 12 * len(self.messages)
 
     def unique(self) -> int:
@@ -383,10 +432,12 @@ class Simulation:
             if isinstance(action, RaiseAlert) and action not in before:
                 alert = action.alert
                 if alert.id in self.decided:
-                    number = {"stuck": 4, "identity": 12}.get(alert.kind, 7)
+                    number = {"stuck": 4, "identity": 12, "resolved": 14, "contradiction": 15}.get(alert.kind, 7)
                     raise InvariantViolated(f"{number}: alert {alert} decided twice")
                 if alert.kind == "stuck" and (not old or not old.wait or old.wait.stage != alert.stage):
                     raise InvariantViolated(f"4: alert {alert} decided while not waiting")
+                if alert.kind == "stuck" and old and old.wait and alert.raised_at < (old.wait.snoozed_until or 0):
+                    raise InvariantViolated(f"16: alert {alert} decided in a snooze until {old.wait.snoozed_until}")
                 if alert.last and not any(change.kind == "park" for change in new.changes):
                     raise InvariantViolated(f"4: {new.invoice_id} is not parked by its last alert")
                 self.decided[alert.id] = alert.step
@@ -414,7 +465,16 @@ class Simulation:
             )
             if new.wait.due != new.wait.deadline or new.is_stuck:
                 raise InvariantViolated(f"4: {new.invoice_id} is extended to {new.wait}")
+        alerts = [a.alert for a in new.pending if isinstance(a, RaiseAlert) and a not in before]
+        self.check_resolved(old, new, [alert for alert in alerts if alert.kind == "resolved"], alerts)
+        self.check_contradiction(new, [alert for alert in alerts if alert.kind == "contradiction"])
+        if name == "command":
+            self.check_command(old, new)
+        becomes_dormant = new.mark == "dormant" and not (old and old.mark == "dormant")
+        if becomes_dormant and not any(change.kind == "dormant" for change in new.changes):
+            raise InvariantViolated(f"10: {new.invoice_id} becomes dormant without a row")
         for change in new.changes:
+            self.check_stay(change, new)
             self.check_row(new.invoice_id, change)
             if old and change.recorded_at <= old.recorded_at:
                 raise InvariantViolated(f"10: {change.transition_id} recorded at or before its predecessor")
@@ -425,9 +485,105 @@ class Simulation:
             for stage, outcome in new.outcomes.items():
                 if outcome.event_id.startswith("command") and (not old or old.outcomes.get(stage) != outcome):
                     self.command_outcomes.append((new.invoice_id, stage, outcome))
-        self.log(f"    save {new.run} {new.wait} {new.mark} {status_of(new.outcomes)}")
+        self.log(f"    save {new.run} {new.wait} {new.mark} {new.status}")
         self.records[new.invoice_id] = new
         return True
+
+    def check_stay(self, row: Transition, new: InvoiceRecord) -> None:
+        id, stay = row.invoice_id, self.stays.get(row.invoice_id)
+        before = WAITS_FOR[row.from_status] if row.from_status else None
+        after = WAITS_FOR[row.to_status]
+        if before == after:
+            if row.first_deadline is not None or row.next_first_deadline is not None:
+                raise InvariantViolated(f"13: {row} ends or begins a stay, though its invoice waits as before")
+            return
+        if row.first_deadline != (stay[1] if stay else None):
+            raise InvariantViolated(f"13: {row} ends a stay until {row.first_deadline}, not {stay}")
+        if after is None:
+            self.stays.pop(id, None)
+        else:
+            # The wait may have been extended or ended in the same decision only by an alert, which moves no deadline.
+            if row.next_first_deadline is None or (new.wait and row.next_first_deadline != new.wait.deadline):
+                raise InvariantViolated(f"13: {row} begins a stay of {new.wait}")
+            self.stays[id] = after, row.next_first_deadline
+
+    def check_resolved(
+        self, old: InvoiceRecord | None, new: InvoiceRecord, resolved: list[Any], alerts: list[Any]
+    ) -> None:
+        wait, now = old.wait if old else None, new.wait
+        told = sorted(alert.severity for alert in resolved)
+        # A wait that a dispute restarts may begin at the same instant again.
+        restarted = bool(wait and any(a.kind in ("dispute", "failed") and a.stage == wait.stage for a in alerts))
+        expected: list[str] = []
+        if wait:
+            key = new.invoice_id, wait.stage, wait.since
+            severities = self.alerted.setdefault(key, set())
+            severities |= {a.severity for a in alerts if a.kind == "stuck" and a.waiting_since == wait.since}
+            is_over = now is None or restarted or (now.stage, now.since) != (wait.stage, wait.since)
+            was_parked = any(change.kind == "park" for change in new.changes)
+            if (is_over and not was_parked) or (now and now.extensions > wait.extensions):
+                expected = sorted(severities)
+                severities.clear()
+        if told != expected:
+            raise InvariantViolated(f"14: {new.invoice_id} tells {told}, not {expected}, that {wait} became {now}")
+        if now and (wait is None or restarted or (now.stage, now.since) != (wait.stage, wait.since)):
+            outcome = new.outcomes.get(now.stage)
+            ids = {alert_id(new.invoice_id, kind, outcome.event_id) for kind in ("dispute", "failed") if outcome}
+            raised = self.decided.keys() | {alert.id for alert in alerts}
+            self.alerted[new.invoice_id, now.stage, now.since] = {"warning"} if raised & ids else set()
+
+    def check_contradiction(self, new: InvoiceRecord, contradictions: list[Any]) -> None:
+        for row in new.changes:
+            if row.kind != "event":
+                continue
+            manual = self.manual.get((new.invoice_id, row.stage))
+            is_bad = row.outcome == FAILURE_STATUS[row.stage]
+            contradicts = (manual is not None and (manual == FAILURE_STATUS[row.stage]) is not is_bad) or (
+                row.outcome == "posted" and self.manual.get((new.invoice_id, "ingestion")) == "cancelled"
+            )
+            if [alert.event_id for alert in contradictions] != ([row.event_id] if contradicts else []):
+                raise InvariantViolated(f"15: {row} after {self.manual} raises {contradictions}")
+
+    def check_command(self, old: InvoiceRecord | None, new: InvoiceRecord) -> None:
+        rows = [row for row in new.changes if row.kind == "command"]
+        for command in (c for c in self.commands if rows and f"command {c.id}" == rows[0].event_id):
+            if isinstance(command.verb, Assign | AddNote):
+                assert old
+                if (old.run, old.wait, old.mark, old.outcomes, old.pending) != (
+                    new.run, new.wait, new.mark, new.outcomes, new.pending,
+                ):  # fmt: skip
+                    raise InvariantViolated(f"17: {command} changes {old} to {new}")
+            if isinstance(command.verb, Assign):
+                self.assignees[new.invoice_id] = command.verb.assignee
+            if command.note:
+                self.newest_notes[new.invoice_id] = command.note
+            elif command.name in ("complete", "cancel", "park", "note"):
+                raise InvariantViolated(f"17: {command} is accepted without a note")
+            if isinstance(command.verb, Complete):
+                self.manual[new.invoice_id, command.verb.stage] = SUCCESS_STATUS[command.verb.stage]
+            if isinstance(command.verb, Cancel):
+                self.manual[new.invoice_id, "ingestion"] = "cancelled"
+        note = new.note.text if new.note else None
+        if (new.assignee, note) != (self.assignees.get(new.invoice_id), self.newest_notes.get(new.invoice_id)):
+            raise InvariantViolated(f"17: {new.invoice_id} keeps {new.assignee} and {note}")
+
+    def check_optional_facts(self, record: InvoiceRecord) -> None:
+        events = [event for i, event in self.events if i == record.invoice_id]
+        for name in ("number", "purchase_orders"):
+            stated = [(e.occurred_at, e.event_id, value) for e in events if (value := getattr(e.facts, name))]
+            expected = max(stated)[2] if stated else getattr(SILVER, name)
+            if getattr(record.facts, name) != expected:
+                raise InvariantViolated(f"18: {name} of {record.invoice_id} is not {expected}: {record.facts}")
+        outcomes = [(e.status, e.occurred_at) for e in events if e.stage == "posting"]
+        outcomes += [
+            (outcome.status, outcome.occurred_at)
+            for i, stage, outcome in self.command_outcomes
+            if (i, stage) == (record.invoice_id, "posting")
+        ]
+        failed_at = max([at for status, at in outcomes if status == "failed"], default=0)
+        posted_on = min([at for status, at in outcomes if status == "posted" and at > failed_at], default=None)
+        if record.posted_on != posted_on:
+            raise InvariantViolated(f"18: {record.invoice_id} was posted on {record.posted_on}, not {posted_on}")
 
     def find_unreported(self, record: InvoiceRecord) -> list[Stage]:
         """Return the stages whose mismatch or failure has not been reported."""
@@ -624,7 +780,7 @@ class Simulation:
                 if row.from_status:
                     add(series, (row.from_status, row.from_currency), row.from_amount, -1)
         for record in self.records.values():
-            add(records, (status_of(record.outcomes), record.facts.currency), record.facts.amount)
+            add(records, (record.status, record.facts.currency), record.facts.amount)
         series = {key: value for key, value in series.items() if value != (0, Decimal(0))}
         if series != records:
             raise InvariantViolated(f"10: the series says {series}, the records {records}")
@@ -647,7 +803,8 @@ class Simulation:
             raise InvariantViolated(f"12: the second invoice of {invoice_id} is not reported")
 
     def check_record(self, invoice_id: str, record: InvoiceRecord, late: bool) -> None:
-        status = status_of(record.outcomes)
+        status = record.status
+        self.check_optional_facts(record)
         waits_for = WAITS_FOR[status]
         live = [x for (i, _), x in self.executions.items() if i == invoice_id and not x.ended]
         if status != self.expected_status(invoice_id):
@@ -704,7 +861,8 @@ class Simulation:
         for stage, outcome in stated:
             if supersedes(stage, outcome, registers.get(stage)):
                 registers[stage] = outcome
-        return status_of(registers)
+        facts = self.records[invoice_id].facts
+        return status_of(registers, self.policy is not EXEMPTING or bool(facts.purchase_orders))
 
 
 Moves = list[tuple[int, int]]
@@ -766,7 +924,7 @@ def run_schedule(
         else:
             raise InvariantViolated("6: time passes and the simulation never ends")
         for invoice_id, record in simulation.records.items():
-            if WAITS_FOR[status_of(record.outcomes)] and record.mark != "parked":
+            if WAITS_FOR[record.status] and record.mark != "parked":
                 raise InvariantViolated(f"4: {invoice_id} is never given up")
             simulation.check_identity(invoice_id)
     except InvariantViolated as broken:

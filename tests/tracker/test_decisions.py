@@ -553,7 +553,7 @@ def test_a_new_policy_that_gives_up_earlier_parks_without_a_further_alert() -> N
 
 
 def command(verb: Verb, id: str = "C-1", at: Instant = NOW + 4 * HOUR) -> Command:
-    return Command(id, "INV-1", "ann", at, verb)
+    return Command(id, "INV-1", "ann", at, verb, "why")
 
 
 def act(record: InvoiceRecord | None, verb: Verb, now: Instant = NOW + 4 * HOUR) -> Decision[Receipt]:

@@ -15,6 +15,7 @@ from bems.tracker.policy import (
     OverrideSpec,
     Policy,
     PolicySpec,
+    ReconciliationSpec,
     StageSpec,
     StagesSpec,
     Weekday,
@@ -40,6 +41,8 @@ def facts(
 
 
 def policy(days_off: frozenset[date] = DAYS_OFF, days_on: frozenset[date] = frozenset(), **stages: StageSpec) -> Policy:
+    if "reconciliation" in stages:
+        stages["reconciliation"] = ReconciliationSpec(*msgspec.structs.astuple(stages["reconciliation"]))
     return build_policy(PolicySpec(stages=StagesSpec(**stages)), days_off, days_on)
 
 

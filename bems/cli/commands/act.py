@@ -51,7 +51,7 @@ PARAMETERS = (
         help="Act on every invoice in FILE: one id per line, CSV with a column invoice_id (or the id first), or JSON "
         "lines with invoice_id. Lines that start with # are skipped; - reads standard input.",
     ),
-    click.option("--note", default="", help="Reason, recorded with the command."),
+    click.option("--note", default="", help="Why, kept with the command and shown with the invoice."),
     click.option("--command-id", metavar="ID", help="ID of an earlier command, to retry it safely."),
     click.option("--run", metavar="ID", help="ID of an earlier run over several invoices, to retry it safely."),
 )
@@ -66,6 +66,10 @@ class CommandOptions(NamedTuple):
     command_id: str | None
     run: str | None
     as_json: bool
+
+
+CommandArguments = dict[str, str | None]
+"""Fields of a command's request that only its verb has."""
 
 
 def command_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -84,14 +88,24 @@ def command_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--stage", type=click.Choice(STAGES), required=True, help="Stage to complete.")
 @command_options
 def complete(client: Client, common: CommandOptions, stage: str) -> None:
-    """Mark a stage complete whose event will not arrive."""
+    """Mark a stage complete whose event will not arrive. Requires a note.
+
+    The stage is marked as recorded by hand. An event that contradicts it later raises an alert.
+    """
+    require_note(common)
     run_command(client, common, "complete", {"stage": stage})
+
+
+def require_note(common: CommandOptions) -> None:
+    if not common.note.strip():
+        raise UserError('say why: use --note "..."')
 
 
 @act.command(epilog='Example: bems act cancel INV/2026/000123 --note "a double"')
 @command_options
 def cancel(client: Client, common: CommandOptions) -> None:
-    """Cancel an invoice."""
+    """Cancel an invoice. Requires a note."""
+    require_note(common)
     run_command(client, common, "cancel", {})
 
 
@@ -113,15 +127,56 @@ def extend(client: Client, common: CommandOptions, until: DeadlineInput, policy_
     A duration counts from the cell's clock. A weekday is the next such day, never today. The resulting deadline is
     printed.
     """
+    _send_until(client, common, "extend", until, policy_file)
+
+
+@act.command(epilog='Example: bems act snooze INV/2026/000123 --until friday --note "the vendor will call"')
+@click.option(
+    "--until", type=DeadlineParam(), required=True, help="Time until which no alert is raised, as for extend."
+)
+@click.option("--policy", "policy_file", metavar="FILE", help="Policy whose calendar and time zone define the days.")
+@command_options
+def snooze(client: Client, common: CommandOptions, until: DeadlineInput, policy_file: str | None) -> None:
+    """Raise no alert of an invoice's current wait until a time.
+
+    The deadline stays, and the invoice stays stuck. At the end, the alert that is due by then is raised. A snooze must
+    end before the wait's last alert, and ends with the wait.
+    """
+    _send_until(client, common, "snooze", until, policy_file)
+
+
+@act.command(epilog="Example: bems act assign INV/2026/000123 --to jane@example.com")
+@click.option("--to", "assignee", metavar="NAME", help="Person who takes care of the invoice.")
+@click.option("--nobody", is_flag=True, help="Remove the assignment.")
+@command_options
+def assign(client: Client, common: CommandOptions, assignee: str | None, nobody: bool) -> None:
+    """Assign an invoice to somebody."""
+    if nobody is (assignee is not None):
+        raise UserError("say to whom: use --to NAME, or --nobody")
+    run_command(client, common, "assign", {"assignee": assignee})
+
+
+@act.command(epilog='Example: bems act note INV/2026/000123 --note "asked the vendor for a credit note"')
+@command_options
+def note(client: Client, common: CommandOptions) -> None:
+    """Leave a note, which is shown with the invoice. Every other command can carry one too."""
+    require_note(common)
+    run_command(client, common, "note", {})
+
+
+def _send_until(
+    client: Client, common: CommandOptions, verb: str, until: DeadlineInput, policy_file: str | None
+) -> None:
     policy = None if policy_file is None else read_policy_file(policy_file)
     deadline = resolve_deadline(until, _read_clock(client) if is_relative(until) else 0, policy)
-    run_command(client, common, "extend", {"until": render(deadline.instant)}, deadline.meaning)
+    run_command(client, common, verb, {"until": render(deadline.instant)}, deadline.meaning)
 
 
 @act.command(epilog='Example: bems act park INV/2026/000123 --note "in court until spring"')
 @command_options
 def park(client: Client, common: CommandOptions) -> None:
-    """Stop alerts until the invoice's next event."""
+    """Stop alerts until the invoice's next event. Requires a note."""
+    require_note(common)
     run_command(client, common, "park", {})
 
 
@@ -143,7 +198,7 @@ def acknowledge(client: Client, common: CommandOptions) -> None:
 
 
 def run_command(
-    client: Client, common: CommandOptions, verb: str, arguments: dict[str, str], meaning: str = ""
+    client: Client, common: CommandOptions, verb: str, arguments: CommandArguments, meaning: str = ""
 ) -> None:
     """Send the command for each invoice. `meaning` describes how its deadline was calculated."""
     invoice_ids = list(common.invoice_ids)
@@ -160,7 +215,7 @@ def run_command(
     _send_bulk(client, common, verb, arguments, meaning, invoice_ids)
 
 
-def _send_one(client: Client, common: CommandOptions, verb: str, arguments: dict[str, str], meaning: str) -> None:
+def _send_one(client: Client, common: CommandOptions, verb: str, arguments: CommandArguments, meaning: str) -> None:
     """Send the command for one invoice and print the invoice's new state. The command id makes retries idempotent."""
     (invoice_id,) = common.invoice_ids
     command_id = common.command_id or f"cli-{secrets.token_hex(8)}"
@@ -181,7 +236,9 @@ def _send_one(client: Client, common: CommandOptions, verb: str, arguments: dict
     done = "done" if accepted.status == "accepted" else "already done"
     click.echo(f"{verb} {invoice_id}: {done} (command {accepted.command_id})")
     if "until" in arguments:
-        click.echo(_new_deadline(arguments["until"], meaning))
+        click.echo(_describe_until(verb, arguments["until"] or "", meaning))
+    if "assignee" in arguments:
+        click.echo(f"Assigned to {invoice.assignee}" if invoice.assignee else "Assigned to nobody")
     click.echo(
         f"Status: {invoice.status}, {STATUS_MEANINGS[invoice.status]}" + (f"; {invoice.mark}" if invoice.mark else "")
     )
@@ -200,7 +257,12 @@ def _describe_wait(wait: CurrentWait, completed: Any) -> str:
 
 
 def _send_bulk(
-    client: Client, common: CommandOptions, verb: str, arguments: dict[str, str], meaning: str, invoice_ids: list[str]
+    client: Client,
+    common: CommandOptions,
+    verb: str,
+    arguments: CommandArguments,
+    meaning: str,
+    invoice_ids: list[str],
 ) -> None:
     """Send the command for several invoices and print each outcome. Exits with 1 if any command failed."""
     run = common.run or f"run-{secrets.token_hex(4)}"
@@ -219,7 +281,7 @@ def _send_bulk(
         print_json(as_document(run, {"verb": verb, **arguments}, outcomes, summary))
     else:
         if "until" in arguments:
-            click.echo(_new_deadline(arguments["until"], meaning))
+            click.echo(_describe_until(verb, arguments["until"] or "", meaning))
         click.echo(f"{summary}\nTo retry safely, repeat the command with {retry_options}")
     if bulk.fault:
         raise to_resumable_failure(bulk.fault, retry_options)
@@ -229,9 +291,10 @@ def _send_bulk(
         click.get_current_context().exit(1)
 
 
-def _new_deadline(until: str, meaning: str) -> str:
+def _describe_until(verb: str, until: str, meaning: str) -> str:
     shown = format_time(to_datetime(parse(until)))
-    return f"New deadline: {shown} UTC" + (f" ({meaning})" if meaning else "")
+    what = "New deadline" if verb == "extend" else "No alerts until"
+    return f"{what}: {shown} UTC" + (f" ({meaning})" if meaning else "")
 
 
 def _read_clock(client: Client) -> Instant:

@@ -41,6 +41,8 @@ KIND_TEXTS: dict[str, str] = {
     "dispute": "reconciliation disputed",
     "failed": "posting failed",
     "identity": "two invoices under one id?",
+    "contradiction": "contradicts what was recorded by hand",
+    "resolved": "resolved",
 }
 """Descriptions of the alerts that do not belong to a wait."""
 
@@ -62,7 +64,7 @@ def alerts(
     wide: bool,
     as_json: bool,
 ) -> None:
-    """List alerts, newest first.
+    """List alerts, newest first, and the messages that a wait with alerts was resolved.
 
     Requires a viewer, operator or admin key.
     """
@@ -78,6 +80,8 @@ def describe_alert(alert: Alert) -> str:
         return f"{alert.stage} stuck, {alert.step}" + (", the last" if alert.last else "")
     if alert.kind == "identity":
         return " ".join(filter(None, (KIND_TEXTS["identity"], alert.detail)))
+    if alert.kind in ("contradiction", "resolved"):
+        return ": ".join(filter(None, (KIND_TEXTS[alert.kind], alert.detail)))
     return KIND_TEXTS[alert.kind]
 
 

@@ -29,7 +29,7 @@ from bems.cli.row_folding import FoldedState, describe_cadence, fold_alerts, fol
 from bems.cli.table_layout import Column, print_table
 from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.views import Alert, Command, CurrentWait, Event, Execution, InvoiceDetails, Outcome, Transition
-from bems.tracker.contract import STAGES, PaymentTerms, Source, Stage, Vendor
+from bems.tracker.contract import STAGES, Actor, PaymentBody, PaymentTerms, Reason, Source, Stage, Vendor
 
 STATE_ENTERED = "StateEntered"
 
@@ -52,6 +52,9 @@ class _SentEvent(msgspec.Struct):
     source: Source
     attributes: dict[str, str] = {}
     imported: bool = False
+    actor: Actor | None = None
+    reason: Reason | None = None
+    payment: PaymentBody | None = None
 
 
 FACT_COLUMNS = (Column("Fact"), Column("Value", is_prose=True))
@@ -171,8 +174,8 @@ def _event(one: Event) -> tuple[str, ...]:
         format_time(event.occurred_at),
         outcome,
         format_amount(event.amount, event.currency),
-        event.source.system,
-        _format_attributes(event.attributes) or "-",
+        _stated_by(event.source, event.actor),
+        _details(event.reason, event.payment, event.attributes) or "-",
         vendor_label(event.vendor),
         format_time(one.received_at),
         event.event_id,
@@ -182,11 +185,24 @@ def _event(one: Event) -> tuple[str, ...]:
 def _outcome(stage: Stage, outcome: Outcome) -> tuple[str, ...]:
     stated_by = "-"
     if outcome.operator is not None:
-        stated_by = f"the operator {outcome.operator}"
+        stated_by = f"by hand, {outcome.operator}"
     elif outcome.source is not None:
-        stated_by = outcome.source.system
-    note = outcome.note or _format_attributes(outcome.attributes) or "-"
+        stated_by = _stated_by(outcome.source, outcome.actor)
+    note = outcome.note or _details(outcome.reason, outcome.payment, outcome.attributes) or "-"
     return stage, outcome.status, format_time(outcome.occurred_at), stated_by, note, outcome.event_id
+
+
+def _stated_by(source: Source, actor: Actor | None) -> str:
+    return f"{source.system}, {actor.id}" if actor else source.system
+
+
+def _details(reason: Reason | None, payment: PaymentBody | None, attributes: dict[str, str]) -> str:
+    """Return text such as `QUA: damaged; approver: jane; paid 1250.00 on 2026-03-02`."""
+    texts = [": ".join(filter(None, (reason.code, reason.text)))] if reason else []
+    if payment:
+        discount = f", discount {payment.discount_taken}" if payment.discount_taken else ""
+        texts.append(f"paid {payment.amount} on {payment.paid_on}{discount}")
+    return "; ".join(filter(None, (*texts, _format_attributes(attributes))))
 
 
 def _format_attributes(attributes: dict[str, str]) -> str:
@@ -211,12 +227,29 @@ def _facts(details: InvoiceDetails) -> Iterator[tuple[str, str]]:
     yield "Status", f"{details.status}: {STATUS_MEANINGS[details.status]}" + (f" ({marks})" if marks else "")
     yield "Amount", format_amount(details.amount, details.currency)
     yield "Vendor", _vendor(details.vendor)
+    if details.number or details.issue_date:
+        issued = f"issued {details.issue_date}" if details.issue_date else None
+        yield "Number", ", ".join(filter(None, (details.number, issued)))
+    if details.buyer is not None:
+        yield "Buyer", " ".join(filter(None, (details.buyer.id, details.buyer.name)))
+    if details.purchase_orders:
+        yield "Orders", ", ".join(details.purchase_orders)
+    elif not details.match_required:
+        yield "Orders", "none: the policy requires no reconciliation"
     if details.payment_terms is not None:
         yield "Terms", _terms(details.payment_terms)
     if details.source is not None:
         yield "Source", _source(details.source)
     for name, value in (details.attributes or {}).items():
         yield "Attribute", f"{name}: {value}"
+    if details.posted_on is not None:
+        yield "Posted", f"{format_time(details.posted_on)} UTC"
+    for stage, manual in details.recorded_by_hand.items():
+        yield "By hand", f"{stage} {manual.status}, recorded by hand by {manual.operator}, {format_time(manual.at)} UTC"
+    if details.assignee is not None:
+        yield "Assigned to", details.assignee
+    if details.note is not None:
+        yield "Note", f"{details.note.text} ({details.note.operator}, {format_time(details.note.at)} UTC)"
     if details.waiting is not None:
         yield from _waiting(details.waiting, is_stuck=details.stuck)
     if details.parked is not None:
@@ -240,7 +273,8 @@ def _waiting(wait: CurrentWait, *, is_stuck: bool) -> Iterator[tuple[str, str]]:
         until = "the deadline has passed" if is_stuck else "not stuck until then"
         by = f"by {wait.extended_by}, {format_times(wait.extensions)}"
         yield "Extended", f"to {format_time(wait.deadline)} UTC, {by}; {until}"
-    yield "Next alert", f"{format_time(wait.next_alert_at)} UTC"
+    snoozed = ", snoozed until then" if wait.snoozed_until else ""
+    yield "Next alert", f"{format_time(wait.next_alert_at)} UTC{snoozed}"
     seen = f"; {wait.acknowledged} acknowledged" if wait.acknowledged else ""
     if wait.extensions and wait.step and not is_stuck:
         yield "Alerts", f"none since the extension, {wait.step} before{seen}"
@@ -255,8 +289,10 @@ def _vendor(vendor: Vendor) -> str:
 
 def _terms(terms: PaymentTerms) -> str:
     days = f"{terms.days} days" if terms.days is not None else None
+    baseline = f"from {terms.baseline_date}" if terms.baseline_date is not None else None
     due = f"due {terms.due_date}" if terms.due_date is not None else None
-    return ", ".join(filter(None, (days, due)))
+    discounts = (f"{discount.percent}% within {discount.days} days" for discount in terms.cash_discounts)
+    return ", ".join(filter(None, (days, baseline, due, *discounts)))
 
 
 def _source(source: Source) -> str:
@@ -273,12 +309,12 @@ def _transition(rows: Sequence[Transition]) -> tuple[str, ...]:
             what = f"alert {row.step} of {row.stage}, {row.severity}"
             if not row.step:
                 what = f"alert: {KIND_TEXTS.get(row.outcome or '', row.stage)}"
-        case "park" | "revive":
-            what = {"park": "parked", "revive": "revived"}[row.kind]
+        case "park" | "revive" | "dormant":
+            what = {"park": "parked", "revive": "revived", "dormant": "dormant: its executions fail"}[row.kind]
         case _:
             what = " ".join(filter(None, (row.stage, row.outcome)))
     if row.kind == "command":
-        what += " by command"
+        what += f" by {row.actor}" if row.actor else " by command"
     if row.superseded:
         what += ", superseded by a later outcome"
     changed = row.from_status != row.to_status
@@ -290,7 +326,7 @@ def _transition(rows: Sequence[Transition]) -> tuple[str, ...]:
 
 
 def _command(command: Command) -> tuple[str, ...]:
-    extra = command.stage or (f"until {format_time(command.until)}" if command.until else "")
+    extra = command.stage or command.assignee or (f"until {format_time(command.until)}" if command.until else "")
     result = f"{command.result}: {command.reason}" if command.reason else command.result
     verb = f"{command.verb} {extra}".strip()
     return format_time(command.accepted_at), verb, command.operator, result, command.note, command.command_id

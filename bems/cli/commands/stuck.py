@@ -22,6 +22,8 @@ STUCK_COLUMNS = (
     Column("Amount", 1, is_right=True),
     Column("Mark", 2),
     Column("Vendor", 6, is_prose=True),
+    Column("Assigned to", 8, is_prose=True),
+    Column("Note", 9, is_prose=True),
 )
 
 
@@ -69,6 +71,8 @@ def _row(invoice: Invoice) -> tuple[str, ...]:
         marks.append("parked")
     if wait and wait.extensions:
         marks.append(f"extended {format_times(wait.extensions)}")
+    if wait and wait.snoozed_until:
+        marks.append(f"snoozed to {wait.snoozed_until:%Y-%m-%d}")
     if wait and wait.acknowledged:
         marks.append(f"{wait.acknowledged} seen")
     return (
@@ -80,4 +84,6 @@ def _row(invoice: Invoice) -> tuple[str, ...]:
         format_amount(invoice.amount, invoice.currency),
         ", ".join(marks) or "-",
         vendor_label(invoice.vendor),
+        invoice.assignee or "-",
+        invoice.note.text if invoice.note else "-",
     )

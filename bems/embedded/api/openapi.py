@@ -11,7 +11,7 @@ from bems.embedded.api.operations import OPERATIONS, Operation
 from bems.embedded.api.views import Health
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.currencies import MINOR_UNITS
-from bems.tracker.parsing import MAX_DIGITS, MAX_DATE, MIN_DATE
+from bems.tracker.parsing import MAX_DATE, MAX_DIGITS, MIN_DATE
 from bems.tracker.responses import JSON, PROBLEM_JSON
 from bems.tracker.schemas import batch_name, components, event_name
 
@@ -96,7 +96,9 @@ def _add_constraints(schemas: dict[str, Document]) -> None:
             if schema.get("format") == "date":
                 schemas[name]["properties"][field] = {**schema, **_DATE}
             elif "anyOf" in schema:
-                schema["anyOf"] = [{**form, **_DATE} if form.get("format") == "date" else form for form in schema["anyOf"]]
+                schema["anyOf"] = [
+                    {**form, **_DATE} if form.get("format") == "date" else form for form in schema["anyOf"]
+                ]
     schemas["RedriveRequest"]["anyOf"] = _ONE_OF_FILTERS
 
 

@@ -16,13 +16,14 @@ from bems.embedded.storage.store import AuditEntry
 from bems.embedded.storage.store import DeadLetter as StoredDeadLetter
 from bems.tracker.actions import Alert as StoredAlert
 from bems.tracker.actions import AlertKind, Severity, execution_name
-from bems.tracker.contract import PaymentTerms, Source, Stage, Vendor
+from bems.tracker.contract import Actor, Buyer, PaymentBody, PaymentTerms, Reason, Source, Stage, Vendor
 from bems.tracker.currencies import render_amount
 from bems.tracker.instants import Instant, to_datetime
 from bems.tracker.record import InvoiceRecord, Mark, Wait
+from bems.tracker.record import Note as StoredNote
 from bems.tracker.record import Parked as StoredParked
 from bems.tracker.requests import Role
-from bems.tracker.status import WAITS_FOR, Status, status_of
+from bems.tracker.status import WAITS_FOR, Status
 from bems.tracker.status import Outcome as StoredOutcome
 from bems.tracker.transitions import Transition as StoredTransition
 from bems.tracker.transitions import TransitionKind
@@ -46,6 +47,7 @@ class CurrentWait(Struct, frozen=True, omit_defaults=True):
     number of alerts that an operator has acknowledged. `extensions` is the number of times that the deadline was moved,
     and `extended_by` the operator of the last time; the invoice is not stuck until the next alert. `counted_from` is
     the time from which the deadline is counted, if it differs from `since`, as it does for imported events.
+    `snoozed_until` is the time until which no alert is raised.
     """
 
     stage: Stage
@@ -58,6 +60,15 @@ class CurrentWait(Struct, frozen=True, omit_defaults=True):
     extensions: int = 0
     extended_by: str | None = None
     counted_from: datetime | None = None
+    snoozed_until: datetime | None = None
+
+
+class Note(Struct, frozen=True):
+    """The newest note of an operator."""
+
+    text: str
+    operator: str
+    at: datetime
 
 
 class Parked(Struct, frozen=True, omit_defaults=True):
@@ -74,7 +85,7 @@ class Invoice(Struct, frozen=True, omit_defaults=True):
     """An invoice in a list.
 
     `stage` is the stage whose event is missing; a parked invoice has it too, but no `waiting`. `stuck` is true if the
-    current wait has raised an alert, or the invoice is parked.
+    current wait has raised an alert, or the invoice is parked. `number` is the supplier's invoice number.
     """
 
     invoice_id: str
@@ -88,12 +99,18 @@ class Invoice(Struct, frozen=True, omit_defaults=True):
     waiting: CurrentWait | None = None
     mark: Mark | None = None
     parked: Parked | None = None
+    number: str | None = None
+    issue_date: date | None = None
+    buyer: Buyer | None = None
+    assignee: str | None = None
+    note: Note | None = None
 
 
 class Outcome(Struct, frozen=True, omit_defaults=True):
     """The latest outcome of a stage.
 
-    It has the source and attributes of its event, or the operator and note of its command.
+    It has the source and attributes of its event, or the operator and note of the command that recorded it by hand.
+    `actor` is who decided, and `reason` why. `payment` is the payment of a posted invoice.
     """
 
     status: str
@@ -104,10 +121,26 @@ class Outcome(Struct, frozen=True, omit_defaults=True):
     attributes: dict[str, str] = {}
     operator: str | None = None
     note: str = ""
+    actor: Actor | None = None
+    reason: Reason | None = None
+    payment: PaymentBody | None = None
+
+
+class ManualOutcome(Struct, frozen=True):
+    """The latest outcome of a stage that an operator recorded by hand, even if an event has a newer outcome."""
+
+    status: str
+    operator: str
+    at: datetime
 
 
 class Transition(Struct, frozen=True, omit_defaults=True):
-    """A row of the time series."""
+    """A row of the time series.
+
+    `actor` is who caused the event or command, and `reason` the code of its reason. `first_deadline` is the deadline of
+    the stage that the invoice has left with this row, and `next_first_deadline` that of the stage that it has reached:
+    of the first wait, whatever was extended.
+    """
 
     transition_id: str
     kind: TransitionKind
@@ -130,10 +163,26 @@ class Transition(Struct, frozen=True, omit_defaults=True):
     source: str | None = None
     attributes: dict[str, str] = {}
     policy_digest: str | None = None
+    number: str | None = None
+    issue_date: date | None = None
+    buyer: str | None = None
+    actor: str | None = None
+    actor_kind: Literal["person", "system"] | None = None
+    reason: str | None = None
+    paid_on: date | None = None
+    paid_amount: str | None = None
+    discount_taken: str | None = None
+    first_deadline: datetime | None = None
+    next_first_deadline: datetime | None = None
 
 
 class Alert(Struct, frozen=True, omit_defaults=True):
-    """An alert. `step` is its number in a wait, from 1; it is 0 for disputes, failed postings and identity alerts."""
+    """An alert, or the message that a wait with alerts was resolved.
+
+    `step` is the alert's number in a wait, from 1; it is 0 for kinds other than `stuck` and `resolved`. All alerts of a
+    wait have the same `incident`. `open_stages` are the stages without a positive outcome, and `negative_outcomes` the
+    negative ones by stage.
+    """
 
     id: str
     invoice_id: str
@@ -150,6 +199,9 @@ class Alert(Struct, frozen=True, omit_defaults=True):
     event_id: str | None = None
     last: bool = False
     detail: str | None = None
+    incident: str = ""
+    open_stages: tuple[Stage, ...] = ()
+    negative_outcomes: dict[Stage, str] = {}
 
 
 class Event(Struct, frozen=True):
@@ -208,15 +260,24 @@ class Command(Struct, frozen=True, omit_defaults=True):
     note: str = ""
     stage: Stage | None = None
     until: datetime | None = None
+    assignee: str | None = None
 
 
 class InvoiceDetails(Invoice, frozen=True, omit_defaults=True):
-    """All stored data of an invoice. Transitions, alerts and commands are newest first, at most 1,000 of each."""
+    """All stored data of an invoice. Transitions, alerts and commands are newest first, at most 1,000 of each.
+
+    `posted_on` is when the invoice was posted: the earliest posting since the newest failure. Without `match_required`,
+    the policy requires no reconciliation.
+    """
 
     payment_terms: PaymentTerms | None = None
     source: Source | None = None
     attributes: dict[str, str] | None = None
+    purchase_orders: tuple[str, ...] = ()
+    posted_on: datetime | None = None
+    match_required: bool = True
     outcomes: dict[Stage, Outcome] = {}
+    recorded_by_hand: dict[Stage, ManualOutcome] = {}
     transitions: list[Transition] = []
     alerts: list[Alert] = []
     commands: list[Command] = []
@@ -260,7 +321,7 @@ class Health(Struct, frozen=True):
 
 def view_invoice(record: InvoiceRecord, reader: Reader) -> Invoice:
     """Return the view of an invoice in a list."""
-    status, facts, wait = status_of(record.outcomes), record.facts, record.wait
+    status, facts, wait = record.status, record.facts, record.wait
     return Invoice(
         record.invoice_id,
         status,
@@ -273,7 +334,16 @@ def view_invoice(record: InvoiceRecord, reader: Reader) -> Invoice:
         _view_wait(record.invoice_id, wait, reader) if wait else None,
         record.mark,
         _view_parked(record.parked) if record.parked else None,
+        facts.number,
+        facts.issue_date,
+        facts.buyer,
+        record.assignee,
+        _view_note(record.note) if record.note else None,
     )
+
+
+def _view_note(note: StoredNote) -> Note:
+    return Note(note.text, note.operator, to_datetime(note.at))
 
 
 def _view_parked(parked: StoredParked) -> Parked:
@@ -284,7 +354,9 @@ def _view_wait(invoice_id: str, wait: Wait, reader: Reader) -> CurrentWait:
     severity = None
     if wait.step:
         alerts = reader.newest_alerts(invoice_id=invoice_id, stage=wait.stage, limit=10)
-        severity = next((alert.severity for _, alert in alerts if alert.step == wait.step), None)
+        severity = next(
+            (alert.severity for _, alert in alerts if alert.kind == "stuck" and alert.step == wait.step), None
+        )
     since, deadline, due = to_datetime(wait.since), to_datetime(wait.deadline), to_datetime(wait.due)
     return CurrentWait(
         wait.stage,
@@ -297,6 +369,7 @@ def _view_wait(invoice_id: str, wait: Wait, reader: Reader) -> CurrentWait:
         wait.extensions,
         wait.extended_by,
         _to_optional_datetime(wait.counted_from),
+        _to_optional_datetime(wait.snoozed_until),
     )
 
 
@@ -308,6 +381,13 @@ def view_details(record: InvoiceRecord, reader: Reader, histories: ExecutionHist
         payment_terms=facts.payment_terms,
         source=facts.source,
         attributes=facts.attributes,
+        purchase_orders=facts.purchase_orders,
+        posted_on=_to_optional_datetime(record.posted_on),
+        match_required=record.match_required,
+        recorded_by_hand={
+            stage: ManualOutcome(manual.status, manual.operator, to_datetime(manual.at))
+            for stage, manual in record.manual_outcomes.items()
+        },
         outcomes={stage: _view_outcome(outcome, reader) for stage, outcome in record.outcomes.items()},
         transitions=[view_transition(row) for row in reader.timeline(id)],
         alerts=[view_alert(alert) for _, alert in reader.newest_alerts(invoice_id=id, limit=1_000)],
@@ -322,7 +402,14 @@ def _view_outcome(outcome: StoredOutcome, reader: Reader) -> Outcome:
     )
     event = reader.event(outcome.event_id)
     if event is not None:
-        return structs.replace(shown, source=event.facts.source, attributes=event.facts.attributes)
+        return structs.replace(
+            shown,
+            source=event.facts.source,
+            attributes=event.facts.attributes,
+            actor=event.actor,
+            reason=event.reason,
+            payment=event.to_body().get("payment"),
+        )
     entry = reader.command_of(outcome.event_id)
     return structs.replace(shown, operator=entry.command.operator, note=entry.command.note) if entry else shown
 
@@ -415,6 +502,17 @@ def view_transition(row: StoredTransition) -> Transition:
         row.source,
         row.attributes,
         row.policy_digest,
+        row.number,
+        row.issue_date,
+        row.buyer,
+        row.actor,
+        row.actor_kind,
+        row.reason,
+        row.paid_on,
+        None if row.paid_amount is None else _format_amount(row.paid_amount),
+        None if row.discount_taken is None else _format_amount(row.discount_taken),
+        _to_optional_datetime(row.first_deadline),
+        _to_optional_datetime(row.next_first_deadline),
     )
 
 
@@ -437,6 +535,9 @@ def view_alert(alert: StoredAlert) -> Alert:
         alert.event_id,
         alert.last,
         alert.detail,
+        alert.incident,
+        alert.open_stages,
+        alert.negative_outcomes,
     )
 
 
@@ -455,6 +556,7 @@ def view_command(entry: AuditEntry) -> Command:
         command.note,
         getattr(command.verb, "stage", None),
         _to_optional_datetime(until),
+        getattr(command.verb, "assignee", None),
     )
 
 

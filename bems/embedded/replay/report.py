@@ -12,7 +12,7 @@ from bems.tracker.contract import STAGE_INDEX, STAGES, Stage, Vendor
 from bems.tracker.decisions import Receipt
 from bems.tracker.instants import SECOND, Instant
 from bems.tracker.record import InvoiceRecord
-from bems.tracker.status import WAITS_FOR, Status, status_of
+from bems.tracker.status import WAITS_FOR, Status
 from bems.tracker.transitions import Transition
 
 AlertCategory = Stage | Literal["identity"]
@@ -131,6 +131,8 @@ class Report:
     def finish(self, records: Iterable[InvoiceRecord], alerts: Iterable[Alert]) -> None:
         by_invoice: dict[str, list[AlertLine]] = {}
         for alert in alerts:
+            if alert.kind == "resolved":
+                continue
             line = AlertLine(alert.stage, alert.severity, alert.kind, alert.due_at, alert.waiting_since, alert.detail)
             by_invoice.setdefault(alert.invoice_id, []).append(line)
             self.alerts[line.category, alert.severity] += 1
@@ -198,7 +200,7 @@ def _stage_of(status: Status) -> int | None:
 
 
 def _invoice_line(record: InvoiceRecord, alerts: list[AlertLine]) -> InvoiceLine:
-    status, facts = status_of(record.outcomes), record.facts
+    status, facts = record.status, record.facts
     return InvoiceLine(
         record.invoice_id,
         status,

@@ -16,7 +16,7 @@ from bems.embedded.storage.compression import DictionaryCompressor
 from bems.embedded.storage.store import AuditEntry
 from bems.engine import Execution, Stimulus, stimulus_from_json, stimulus_to_json
 from bems.tracker.actions import Alert
-from bems.tracker.contract import Event, Facts, Stage
+from bems.tracker.contract import Actor, Event, Facts, Payment, Reason, Stage
 from bems.tracker.instants import Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
@@ -43,6 +43,9 @@ class StoredEvent(Struct, frozen=True, omit_defaults=True):
     received_at: Instant
     facts: Facts
     imported: bool = False
+    actor: Actor | None = None
+    reason: Reason | None = None
+    payment: Payment | None = None
 
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -102,6 +105,9 @@ class Codec:
             body.facts,
             digest,
             body.imported,
+            body.actor,
+            body.reason,
+            body.payment,
         )
 
     def decode_transition(self, content: bytes) -> Transition:
@@ -118,7 +124,17 @@ class Codec:
 
 def encode_event(event: Event) -> bytes:
     return _pack(
-        StoredEvent(event.stage, event.status, event.occurred_at, event.received_at, event.facts, event.imported)
+        StoredEvent(
+            event.stage,
+            event.status,
+            event.occurred_at,
+            event.received_at,
+            event.facts,
+            event.imported,
+            event.actor,
+            event.reason,
+            event.payment,
+        )
     )
 
 

@@ -11,7 +11,6 @@ from bems.embedded.storage.codec import Codec, encode_alert, encode_amount, enco
 from bems.embedded.storage.store import AuditEntry
 from bems.embedded.storage.unit_of_work import WriteSet
 from bems.tracker.record import InvoiceRecord
-from bems.tracker.status import status_of
 
 FIRST_OPEN_ROW_NUMBER = 1 << 40
 """First number of open rows, which will be written again. Settled rows are numbered from 1.
@@ -189,7 +188,7 @@ def _invoice_row(number: int, record: InvoiceRecord, newest: int | None, content
     return (
         number,
         record.invoice_id,
-        status_of(record.outcomes),
+        record.status,
         record.stuck_since,
         record.facts.currency,
         whole,
