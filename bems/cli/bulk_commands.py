@@ -4,7 +4,7 @@ import csv
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
@@ -70,7 +70,7 @@ def command_id(run: str, invoice_id: str) -> str:
 class BulkCommand:
     """Sends the same command for many invoices, a few concurrently. `fault` is the error that ended the run early."""
 
-    def __init__(self, client: Client, run: str, body: dict[str, str]) -> None:
+    def __init__(self, client: Client, run: str, body: Mapping[str, str | None]) -> None:
         self.fault: click.ClickException | None = None
         self._client, self._run, self._body = client, run, body
         self._ended = threading.Event()
@@ -241,7 +241,7 @@ class _CsvRows:
 
 
 def as_document(
-    run: str, body: dict[str, str], outcomes: Sequence[CommandOutcome], summary: BulkSummary
+    run: str, body: Mapping[str, str | None], outcomes: Sequence[CommandOutcome], summary: BulkSummary
 ) -> dict[str, Any]:
     """Return the run and its results as printed by --json."""
     return {

@@ -97,7 +97,7 @@ def policy_of(rule: StageSpec, exemptions: tuple[MatchExemption, ...] = ()) -> P
     return build_policy(
         PolicySpec(
             CalendarSpec("NL", "UTC"),
-            StagesSpec(rule, rule, ReconciliationSpec(*structs.astuple(rule), exemptions), rule),
+            StagesSpec(rule, rule, ReconciliationSpec(*structs.astuple(rule), not_required=exemptions), rule),
         ),
         frozenset(),
     )

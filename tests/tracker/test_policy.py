@@ -41,9 +41,8 @@ def facts(
 
 
 def policy(days_off: frozenset[date] = DAYS_OFF, days_on: frozenset[date] = frozenset(), **stages: StageSpec) -> Policy:
-    if "reconciliation" in stages:
-        stages["reconciliation"] = ReconciliationSpec(*msgspec.structs.astuple(stages["reconciliation"]))
-    return build_policy(PolicySpec(stages=StagesSpec(**stages)), days_off, days_on)
+    reconciliation = ReconciliationSpec(*msgspec.structs.astuple(stages.pop("reconciliation", StageSpec())))
+    return build_policy(PolicySpec(stages=StagesSpec(**stages, reconciliation=reconciliation)), days_off, days_on)
 
 
 def waiting(**spec: str | int) -> Policy:

@@ -69,7 +69,7 @@ class CommandOptions(NamedTuple):
 
 
 CommandArguments = dict[str, str | None]
-"""Fields of a command's request that only its verb has."""
+"""Fields of a command's request that only its verb has. None is null."""
 
 
 def command_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -267,7 +267,7 @@ def _send_bulk(
     """Send the command for several invoices and print each outcome. Exits with 1 if any command failed."""
     run = common.run or f"run-{secrets.token_hex(4)}"
     retry_options = f"--run {run}" + (f" --until {arguments['until']}" if meaning else "")
-    bulk = BulkCommand(client, run, {"verb": verb, "note": common.note, **arguments})
+    bulk = BulkCommand(client, run, {"verb": verb, "note": common.note} | arguments)
 
     def show(outcome: CommandOutcome) -> None:
         if not common.as_json and outcome.result != "not_sent":
@@ -278,7 +278,7 @@ def _send_bulk(
         raise bulk.fault
     summary = BulkSummary(Counter(outcome.result for outcome in outcomes))
     if common.as_json:
-        print_json(as_document(run, {"verb": verb, **arguments}, outcomes, summary))
+        print_json(as_document(run, {"verb": verb} | arguments, outcomes, summary))
     else:
         if "until" in arguments:
             click.echo(_describe_until(verb, arguments["until"] or "", meaning))
