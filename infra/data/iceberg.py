@@ -145,6 +145,7 @@ class IcebergSeries(Construct):
         namespace = s3tables.CfnNamespace(
             self, "Namespace", namespace=TABLE_NAMESPACE, table_bucket_arn=bucket.attr_table_bucket_arn
         )
+        (recorded_at,) = (column for column in SERIES_COLUMNS if column.name == "recorded_at")
         table = s3tables.CfnTable(
             self,
             "Table",
@@ -156,15 +157,15 @@ class IcebergSeries(Construct):
                 iceberg_schema=s3tables.CfnTable.IcebergSchemaProperty(
                     schema_field_list=[
                         s3tables.CfnTable.SchemaFieldProperty(
-                            id=number, name=column.name, type=column.type, required=column.required
+                            id=column.number, name=column.name, type=column.type.iceberg, required=column.required
                         )
-                        for number, column in enumerate(SERIES_COLUMNS, start=1)
+                        for column in SERIES_COLUMNS
                     ]
                 ),
                 iceberg_partition_spec=s3tables.CfnTable.IcebergPartitionSpecProperty(
                     fields=[
                         s3tables.CfnTable.IcebergPartitionFieldProperty(
-                            name="recorded_day", source_id=_column_id("recorded_at"), transform="day"
+                            name="recorded_day", source_id=recorded_at.number, transform="day"
                         )
                     ]
                 ),
@@ -235,7 +236,3 @@ def _require_tls(bucket: s3tables.CfnTableBucket) -> None:
         table_bucket_arn=arn,
         resource_policy=iam.PolicyDocument(statements=[denial]),
     )
-
-
-def _column_id(name: str) -> int:
-    return [column.name for column in SERIES_COLUMNS].index(name) + 1

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import structs
 
 from bems.tracker.contract import Event, Facts, PaymentTerms, Source, Stage, Vendor
-from bems.tracker.instants import DAY, HOUR, Instant, parse
+from bems.tracker.instants import DAY, HOUR, SECOND, Instant, parse
 from bems.tracker.policy import (
     CalendarSpec,
     Policy,
@@ -17,11 +17,56 @@ from bems.tracker.policy import (
     StagesSpec,
     build_policy,
 )
+from bems.tracker.transitions import Transition
 
 NOW = parse("2026-03-02T09:00:00Z")
 """A Monday."""
 
 FACTS = Facts(Decimal("1250.00"), "EUR", Vendor("V-42", tier="silver"), Source("sap-ecc"))
+
+FULL = Transition(
+    transition_id="event e1",
+    invoice_id="INV/1",
+    kind="event",
+    stage="posting",
+    recorded_at=NOW + 2 * SECOND + 1,
+    from_status="AwaitingPosting",
+    to_status="Posted",
+    amount=Decimal("-0.10"),
+    currency="EUR",
+    vendor_id="V-1",
+    vendor_tier="gold",
+    terms_days=30,
+    due_date=date(2026, 4, 1),
+    outcome="posted",
+    event_id="e1",
+    superseded=True,
+    occurred_at=NOW - HOUR,
+    received_at=NOW,
+    lag_ms=2000,
+    step=1,
+    severity="warning",
+    decided_at=NOW + 2 * SECOND,
+    policy_digest="0123456789abcdef",
+    from_amount=Decimal("0.10"),
+    from_currency="EUR",
+    to_amount=Decimal("-0.10"),
+    to_currency="EUR",
+    source="sap-ecc",
+    attributes={"approver": 'Kim "K" Lee'},
+    number="RE-2026-7",
+    issue_date=date(2026, 2, 27),
+    buyer="1000",
+    actor="kim@example.com",
+    actor_kind="person",
+    reason="QUA",
+    paid_on=date(2026, 3, 1),
+    paid_amount=Decimal("0.05"),
+    discount_taken=Decimal("0.01"),
+    first_deadline=NOW + HOUR,
+    next_first_deadline=NOW + DAY,
+)
+"""It has a value in every column."""
 
 
 def plain_policy(
@@ -56,4 +101,4 @@ def facts(days: int | None = None, due: date | None = None, **changes: Any) -> F
     return Facts(vendor=Vendor("V-42", tier=tier), source=Source("sap-ecc"), payment_terms=terms, **values)
 
 
-__all__ = ["DAY", "FACTS", "HOUR", "NOW", "POLICY", "event", "facts", "plain_policy"]
+__all__ = ["DAY", "FACTS", "FULL", "HOUR", "NOW", "POLICY", "event", "facts", "plain_policy"]
