@@ -59,6 +59,10 @@ class TimeSeriesWriter(Protocol):
         ...
 
 
+_OMITTED_FIRST = ("reason", "actor", "number")
+"""Columns that a Timestream record omits if it is too large without any attributes. `attributes_cut` tells so."""
+
+
 class TimestreamSeries:
     """A Timestream for LiveAnalytics table of multi-measure records: measure name is the stage, time is recorded_at.
 
@@ -152,13 +156,18 @@ class FirehoseSeries:
 
 
 def _trim_attributes(values: dict[str, Value], attributes: dict[str, str]) -> dict[str, Value]:
-    """Return a row with only as many attributes as fit into a Timestream record."""
-    free_bytes = MAX_TIMESTREAM_RECORD_BYTES - sum(
-        len(column.name) + len(_to_text(column.type, values[column.name]).encode())
+    """Return a row with only as many attributes as fit into a Timestream record, and if need be without a reason."""
+    sizes = {
+        column.name: len(column.name) + len(_to_text(column.type, values[column.name]).encode())
         for column in _MEASURES
         if column.name in values and column.name != "attributes"
-    )
+    }
+    free_bytes = MAX_TIMESTREAM_RECORD_BYTES - sum(sizes.values())
     free_bytes -= len("attributes") + len("attributes_cut") + len("true")
+    for name in _OMITTED_FIRST:
+        if free_bytes < len("{}") and name in values:
+            free_bytes += sizes[name]
+            values = {column: value for column, value in values.items() if column != name} | {"attributes_cut": True}
     kept: dict[str, str] = {}
     for name, value in attributes.items():
         if len(msgspec.json.encode({**kept, name: value})) <= free_bytes:

@@ -154,7 +154,7 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 class Actor(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Who decided: a person, or a system such as a matching engine or a robot."""
 
-    id: Name
+    id: Label
     kind: Literal["person", "system"]
 
 
@@ -184,7 +184,7 @@ class EventBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     vendor: Vendor
     payment_terms: PaymentTerms | None = None
     source: Source
-    number: Name | None = None
+    number: Label | None = None
     """The supplier's own invoice number (EN 16931, BT-1)."""
     issue_date: Date | None = None
     """Date of the invoice (EN 16931, BT-2)."""

@@ -19,7 +19,7 @@ CELL = Column(1, STRING, "the cell of the row", "dimension", name="cell", requir
 ATTRIBUTES_CUT = Column(
     31,
     BOOLEAN,
-    "true if Timestream had no space for all attributes (2 kB a row). `GET /invoices/{id}/events` returns all of them",
+    "true if Timestream had no space (2 kB a row) for all attributes. `GET /invoices/{id}/events` returns all of them",
     name="attributes_cut",
 )
 

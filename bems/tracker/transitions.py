@@ -79,8 +79,8 @@ class Transition(Struct, frozen=True, omit_defaults=True, kw_only=True):
         Column(
             41,
             TIMESTAMP,
-            "of a row with which the invoice leaves the stage that `from_status` waits for: the deadline of its first wait"
-            " for it, whatever was extended, snoozed or restarted",
+            "of a row with which the invoice leaves the stage that `from_status` waits for: the deadline of its first"
+            " wait for it, whatever was extended, snoozed or restarted",
         ),
     ] = None
     next_first_deadline: Annotated[

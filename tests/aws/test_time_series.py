@@ -34,6 +34,10 @@ LARGEST = structs.replace(
     vendor_tier="\u20ac" * 64,
     source="\u20ac" * 64,
     attributes={},
+    number="\u20ac" * 64,
+    buyer="b" * 128,
+    actor="\u20ac" * 64,
+    reason="\u20ac" * 64,
 )
 PLAIN = Transition(
     transition_id="park 3",
@@ -191,12 +195,24 @@ def test_a_row_is_one_multi_measure_record(cloud: Cloud, timestream: TimestreamS
         "to_currency": ("EUR", "VARCHAR"),
         "source": ("sap-ecc", "VARCHAR"),
         "attributes": ('{"approver":"Kim \\"K\\" Lee"}', "VARCHAR"),
+        "number": ("RE-2026-7", "VARCHAR"),
+        "issue_date": ("2026-02-27", "VARCHAR"),
+        "buyer": ("1000", "VARCHAR"),
+        "actor": ("kim@example.com", "VARCHAR"),
+        "actor_kind": ("person", "VARCHAR"),
+        "reason": ("QUA", "VARCHAR"),
+        "paid_on": ("2026-03-01", "VARCHAR"),
+        "paid_amount": ("0.05", "VARCHAR"),
+        "discount_taken": ("0.01", "VARCHAR"),
+        "first_deadline": ("2026-03-02T10:00:00Z", "VARCHAR"),
+        "next_first_deadline": ("2026-03-03T09:00:00Z", "VARCHAR"),
     }
 
 
 def test_attributes_that_do_not_fit_are_omitted_and_flagged(cloud: Cloud, timestream: TimestreamSeries) -> None:
     attributes = {"first": "a" * 500, "huge": "\u20ac" * 1_000, "last": "z"}
-    timestream.write([VersionedTransition(7, structs.replace(LARGEST, attributes=attributes))])
+    smaller = structs.replace(LARGEST, actor=None, reason=None, number=None, attributes=attributes)
+    timestream.write([VersionedTransition(7, smaller)])
     ((record,),) = [call.params["Records"] for call in cloud.aws.calls]
     measures = {one["Name"]: one["Value"] for one in record["MeasureValues"]}
     assert json.loads(measures["attributes"]) == {"first": "a" * 500, "last": "z"}
@@ -209,6 +225,8 @@ def test_the_largest_row_without_attributes_fits(cloud: Cloud, timestream: Times
     ((record,),) = [call.params["Records"] for call in cloud.aws.calls]
     measures = {one["Name"]: one["Value"] for one in record["MeasureValues"]}
     assert measures["attributes"] == "{}"
+    assert "actor" in measures
+    assert "reason" not in measures
     assert sum(len(name) + len(value.encode()) for name, value in measures.items()) <= 2_048
 
 

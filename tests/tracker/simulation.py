@@ -94,13 +94,9 @@ GOLDEN = OverrideSpec(WhenSpec(vendor_tier="gold"), deadline="25d", escalate_eve
 
 
 def policy_of(rule: StageSpec, exemptions: tuple[MatchExemption, ...] = ()) -> Policy:
-    return build_policy(
-        PolicySpec(
-            CalendarSpec("NL", "UTC"),
-            StagesSpec(rule, rule, ReconciliationSpec(*structs.astuple(rule), not_required=exemptions), rule),
-        ),
-        frozenset(),
-    )
+    reconciliation = structs.replace(ReconciliationSpec(*structs.astuple(rule)), not_required=exemptions)
+    stages = StagesSpec(rule, rule, reconciliation, rule)
+    return build_policy(PolicySpec(CalendarSpec("NL", "UTC"), stages), frozenset())
 
 
 POLICY = policy_of(RULE)

@@ -352,7 +352,7 @@ def test_an_event_after_the_deadline_is_recorded_after_the_alert() -> None:
     # The execution's timer counts whole seconds, so an event may arrive after the deadline but before the timeout.
     record = waiting(after(RECEIVED), "authorization")
     decision = on_event(record, event("authorization", "approved", DEADLINE + 1), POLICY, DEADLINE + 1)
-    assert alerts(decision) == [("stuck", 1, "warning", DEADLINE)]
+    assert alerts(decision) == [("stuck", 1, "warning", DEADLINE), ("resolved", 1, "warning", DEADLINE + DAY)]
     assert [row.kind for row in decision.transitions] == ["alert", "event"]
     assert decision.record and status_of(decision.record.outcomes) == "AwaitingReconciliation"
 
@@ -734,7 +734,11 @@ def test_the_sweep_reports_the_dispute_of_a_silent_run() -> None:
     assert record.wait
     at = record.wait.due + GRACE_PERIOD
     decision = on_sweep(record, POLICY, at)
-    assert [alert[:3] for alert in alerts(decision)] == [("stuck", 1, "warning"), ("dispute", 0, "warning")]
+    assert [alert[:3] for alert in alerts(decision)] == [
+        ("stuck", 1, "warning"),
+        ("dispute", 0, "warning"),
+        ("resolved", 1, "warning"),
+    ]
 
 
 # -- two invoices under one id

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive
+from bems.tracker.commands import Acknowledge, AddNote, Assign, Cancel, Command, Complete, Extend, Park, Revive, Snooze
 from bems.tracker.instants import DAY, EARLIEST, LATEST
 from bems.tracker.parsing import InvalidEvent
 from bems.tracker.requests import (
@@ -20,7 +20,7 @@ from bems.tracker.requests import (
 )
 from tests.tracker.samples import NOW
 
-PARK = {"verb": "park", "command_id": "c-1", "invoice_id": "INV/1"}
+PARK = {"verb": "park", "command_id": "c-1", "invoice_id": "INV/1", "note": "why"}
 
 
 def command(**changes: Any) -> Command | InvalidEvent:
@@ -42,11 +42,39 @@ def pointers(invalid: object) -> set[str]:
         ({"verb": "acknowledge"}, Acknowledge()),
         ({"verb": "complete", "stage": "posting"}, Complete("posting")),
         ({"verb": "extend", "until": "2026-03-03T10:00:00+01:00"}, Extend(NOW + DAY)),
+        ({"verb": "snooze", "until": "2026-03-03T10:00:00+01:00"}, Snooze(NOW + DAY)),
+        ({"verb": "assign", "assignee": "Jane Doe"}, Assign("Jane Doe")),
+        ({"verb": "assign", "assignee": None}, Assign(None)),
+        ({"verb": "note"}, AddNote()),
     ],
 )
 def test_each_verb_is_parsed_into_its_command(changes: dict[str, Any], verb: Any) -> None:
-    assert command(**changes) == Command("c-1", "INV/1", "ann", NOW, verb)
-    assert command(**changes, note="why") == Command("c-1", "INV/1", "ann", NOW, verb, "why")
+    assert command(**changes) == Command("c-1", "INV/1", "ann", NOW, verb, "why")
+
+
+@pytest.mark.parametrize(
+    ("changes", "needs_note"),
+    [
+        ({"verb": "complete", "stage": "posting"}, True),
+        ({"verb": "cancel"}, True),
+        ({"verb": "park"}, True),
+        ({"verb": "note"}, True),
+        ({"verb": "revive"}, False),
+        ({"verb": "acknowledge"}, False),
+        ({"verb": "extend", "until": "2026-03-03T10:00:00+01:00"}, False),
+        ({"verb": "snooze", "until": "2026-03-03T10:00:00+01:00"}, False),
+        ({"verb": "assign", "assignee": "Jane"}, False),
+    ],
+)
+@pytest.mark.parametrize("note", [None, "", " \t\n"])
+def test_commands_that_end_a_wait_for_good_need_a_note(
+    changes: dict[str, Any], needs_note: bool, note: str | None
+) -> None:
+    body = {
+        name: value for name, value in (PARK | changes | {"note": note}).items() if name != "note" or note is not None
+    }
+    request = read_command(json.dumps(body).encode(), "ann", NOW)
+    assert (pointers(request) == {"/note"}) if needs_note else isinstance(request, Command)
 
 
 def test_a_note_may_have_line_breaks_and_tabs() -> None:
@@ -77,7 +105,7 @@ def test_verbs_lists_every_command_request() -> None:
     ],
 )
 def test_a_time_out_of_range_is_clamped(until: str, instant: int) -> None:
-    assert command(verb="extend", until=until) == Command("c-1", "INV/1", "ann", NOW, Extend(instant))
+    assert command(verb="extend", until=until) == Command("c-1", "INV/1", "ann", NOW, Extend(instant), "why")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +119,9 @@ def test_a_time_out_of_range_is_clamped(until: str, instant: int) -> None:
         ({"accepted_at": 0}, {"/accepted_at"}),
         ({"verb": "complete", "stage": "paid"}, {"/stage"}),
         ({"verb": "complete"}, {"/stage"}),
+        ({"verb": "assign"}, {"/assignee"}),
+        ({"verb": "assign", "assignee": ""}, {"/assignee"}),
+        ({"verb": "snooze", "until": "2026-03-03T10:00:00"}, {"/until"}),
         ({"verb": "extend", "until": "2026-03-03T10:00:00"}, {"/until"}),
         ({"verb": "extend", "until": 1}, {"/until"}),
         ({"verb": "extend", "until": None, "x": 1}, {"/until", "/x"}),
