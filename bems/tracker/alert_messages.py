@@ -93,7 +93,7 @@ def json_body(alert: Alert, cell: str) -> dict[str, Any]:
         "raised_at": render(alert.raised_at),
         "event_id": alert.event_id,
         "detail": alert.detail,
-        "open_stages": alert.open_stages,
+        "open_stages": list(alert.open_stages),
         "negative_outcomes": alert.negative_outcomes,
         "cell": cell,
         "amount": f"{facts.amount:f}",
