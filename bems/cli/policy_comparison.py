@@ -67,6 +67,9 @@ def _figures(first: ReplayResult, second: ReplayResult) -> Sequence[tuple[str, f
         *figures,
         ("all alerts", a.alerts.total(), b.alerts.total()),
         ("alerts per 100 invoices", alerts_per_100_invoices(a), alerts_per_100_invoices(b)),
+        ("alerts per alerted invoice, median", a.alerts_per_alerted_invoice(), b.alerts_per_alerted_invoice()),
+        ("critical alerts, percent", round(100 * a.critical_share(), 1), round(100 * b.critical_share(), 1)),
+        ("useful alerts, percent", round(100 * a.useful_share(), 1), round(100 * b.useful_share(), 1)),
         ("stuck at the end", len(a.stuck()), len(b.stuck())),
         ("of these parked", a.parked, b.parked),
     ]

@@ -26,7 +26,7 @@ STATUS_COLUMNS = (
     Column("Share", is_right=True),
     Column("Meaning", 1, is_prose=True),
 )
-TIME_COLUMNS = ("Stage", "Passed", "Half within", "90% within", "99% within")
+TIME_COLUMNS = ("Stage", "Passed", "Half within", "90% within", "99% within", "In time")
 STAGE_ALERT_COLUMNS = (
     Column("Stage"),
     Column("Invoices", is_right=True),
@@ -79,6 +79,13 @@ def as_document(report: Report, seconds: float) -> dict[str, Any]:
         "parked": report.parked,
         "alerted_invoices": {stage: count for stage, count in alerted.items() if count},
         "alerts_per_100_invoices": alerts_per_100_invoices(report),
+        "median_alerts_per_alerted_invoice": report.alerts_per_alerted_invoice(),
+        "critical_share": round(report.critical_share(), 4),
+        "useful_share": round(report.useful_share(), 4),
+        "attainment": {
+            stage: {**attainment._asdict(), "share": None if attainment.share is None else round(attainment.share, 4)}
+            for stage, attainment in report.attainment.items()
+        },
         "passed": {stage: len(report.durations[stage]) for stage in STAGES},
         "stuck": [_stuck_document(invoice) for invoice in report.stuck()],
         "identity": [{"invoice_id": invoice_id, "detail": detail} for invoice_id, detail in _shared_ids(report)],
@@ -199,7 +206,9 @@ def _stages(report: Report) -> Section | None:
     for stage in STAGES:
         times = (report.percentile(stage, percent) for percent in (50, 90, 99))
         shown = ("-" if time is None else format_duration(time) for time in times)
-        rows.append((stage, f"{len(report.durations[stage]):,}", *shown))
+        share = report.attainment[stage].share
+        in_time = "-" if share is None else f"{share:.1%}"
+        rows.append((stage, f"{len(report.durations[stage]):,}", *shown, in_time))
     columns = [Column(name, is_right=name != "Stage") for name in TIME_COLUMNS]
     return Section("Time in each stage", columns, rows)
 
@@ -222,7 +231,11 @@ def _alerts(report: Report) -> Section | None:
         warnings, critical = report.alerts[category, "warning"], report.alerts[category, "critical"]
         if warnings or critical:
             rows.append((category, f"{alerted[category]:,}", f"{warnings:,}", f"{critical:,}"))
-    return Section("Alerts", STAGE_ALERT_COLUMNS, rows)
+    title = (
+        f"Alerts: {alerts_per_100_invoices(report):,} per 100 invoices, {report.alerts_per_alerted_invoice()} per alerted"
+        f" invoice (median), {report.critical_share():.1%} critical, {report.useful_share():.1%} useful"
+    )
+    return Section(title, STAGE_ALERT_COLUMNS, rows)
 
 
 def _stuck(report: Report) -> Section | None:

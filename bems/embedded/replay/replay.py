@@ -133,7 +133,7 @@ class LocalWorker:
                 execution = self._store.execution(execution_name(record.invoice_id, record.run.number))
                 if execution and execution.due is not None:
                     self._cell.executions.fire(execution.id, execution.due)
-        self._report.finish(self._store.records(), self._store.alerts)
+        self._report.finish(self._store.records(), self._store.alerts, end)
 
     def report(self) -> Report:
         return self._report

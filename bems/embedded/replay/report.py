@@ -52,6 +52,29 @@ class InvoiceLine(NamedTuple):
     vendor: Vendor
 
 
+class Attainment(NamedTuple):
+    """How many stays in a stage were in time, late, completed by hand, and open past their first deadline.
+
+    A stay begins when an invoice waits for a stage and ends when it no longer does. It is in time if the stage's event
+    occurred by the deadline of the stay's first wait. Stays completed by hand are neither in time nor late. A stay that
+    ended otherwise, because the invoice was cancelled or an earlier stage was reopened, does not count.
+    """
+
+    in_time: int = 0
+    late: int = 0
+    by_hand: int = 0
+    overdue: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """Share in time of the ended and the overdue stays; None without any."""
+        total = self.in_time + self.late + self.by_hand + self.overdue
+        return self.in_time / total if total else None
+
+    def plus(self, other: "Attainment") -> "Attainment":
+        return Attainment(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+
 class ClockJump(NamedTuple):
     """The largest step of the clock between two lines of the log."""
 
@@ -74,6 +97,10 @@ class Report:
         self.statuses: Counter[Status] = Counter()
         self.parked = 0
         self.alerts: Counter[tuple[AlertCategory, Severity]] = Counter()
+        self.useful_alerts = 0
+        """Alerts that a command or the completion of their stage followed before the next alert of their wait."""
+        self.attainment: dict[Stage, Attainment] = dict.fromkeys(STAGES, Attainment())
+        self._newest_alerts: dict[str, Stage] = {}
         self.durations: dict[Stage, array[int]] = {stage: array("q") for stage in STAGES}
         self._positions: dict[str, StagePosition] = {}
 
@@ -103,8 +130,36 @@ class Report:
 
     def add_transitions(self, transitions: Iterable[Transition]) -> None:
         for transition in transitions:
+            self._add_usefulness(transition)
+            if transition.first_deadline is not None:
+                self._add_stay(transition, transition.first_deadline)
             if transition.from_status != transition.to_status:
                 self._add_transition(transition)
+
+    def _add_usefulness(self, transition: Transition) -> None:
+        """Count an alert as useful if the next row of its stage, or any command, is not another alert."""
+        id, kind = transition.invoice_id, transition.kind
+        if kind == "alert":
+            if transition.outcome != "identity":
+                self._newest_alerts[id] = transition.stage
+        elif id in self._newest_alerts:
+            stage = self._newest_alerts[id]
+            if kind == "command" or (kind == "event" and transition.stage == stage and transition.first_deadline):
+                self.useful_alerts += 1
+                del self._newest_alerts[id]
+            elif transition.from_status != transition.to_status:
+                del self._newest_alerts[id]
+
+    def _add_stay(self, transition: Transition, first_deadline: Instant) -> None:
+        stage = WAITS_FOR[transition.from_status] if transition.from_status else None
+        if stage is None or transition.stage != stage:
+            return
+        occurred_at = transition.recorded_at if transition.occurred_at is None else transition.occurred_at
+        if transition.kind == "command":
+            one = Attainment(by_hand=1)
+        else:
+            one = Attainment(in_time=1) if occurred_at <= first_deadline else Attainment(late=1)
+        self.attainment[stage] = self.attainment[stage].plus(one)
 
     def _add_transition(self, transition: Transition) -> None:
         """Record the durations of the stages that an invoice completes by this transition.
@@ -128,7 +183,8 @@ class Report:
 
     # -- at the end
 
-    def finish(self, records: Iterable[InvoiceRecord], alerts: Iterable[Alert]) -> None:
+    def finish(self, records: Iterable[InvoiceRecord], alerts: Iterable[Alert], end: Instant) -> None:
+        """Add what the store contains at the end of the replay."""
         by_invoice: dict[str, list[AlertLine]] = {}
         for alert in alerts:
             if alert.kind == "resolved":
@@ -140,6 +196,9 @@ class Report:
             self.invoices.append(_invoice_line(record, by_invoice.get(record.invoice_id, [])))
             self.statuses[self.invoices[-1].status] += 1
             self.parked += record.mark == "parked"
+            stay = record.stay
+            if stay is not None and stay.first_deadline < end:
+                self.attainment[stay.stage] = self.attainment[stay.stage].plus(Attainment(overdue=1))
 
     def merge(self, other: "Report") -> None:
         """Add the report on other invoices."""
@@ -147,6 +206,9 @@ class Report:
         self.statuses += other.statuses
         self.alerts += other.alerts
         self.parked += other.parked
+        self.useful_alerts += other.useful_alerts
+        for stage, attainment in other.attainment.items():
+            self.attainment[stage] = self.attainment[stage].plus(attainment)
         for stage, durations in other.durations.items():
             self.durations[stage].extend(durations)
 
@@ -154,6 +216,24 @@ class Report:
         """Return the invoices that wait with an open alert or are parked, the longest wait first."""
         stuck = [invoice for invoice in self.invoices if invoice.waiting_since is not None]
         return sorted(stuck, key=lambda invoice: (invoice.waiting_since, invoice.invoice_id))
+
+    def alerts_per_alerted_invoice(self) -> int:
+        """Return the median number of alerts of the invoices with any; 0 without any."""
+        counts = sorted(len(invoice.alerts) for invoice in self.invoices if invoice.alerts)
+        return counts[(len(counts) - 1) // 2] if counts else 0
+
+    def critical_share(self) -> float:
+        """Return the share of critical alerts; 0 without alerts."""
+        critical = sum(count for (_, severity), count in self.alerts.items() if severity == "critical")
+        return critical / self.alerts.total() if self.alerts else 0.0
+
+    def useful_share(self) -> float:
+        """Return the share of alerts that somebody acted on or whose stage was completed before the next alert.
+
+        Identity alerts do not count.
+        """
+        alerts = sum(count for (category, _), count in self.alerts.items() if category != "identity")
+        return self.useful_alerts / alerts if alerts else 0.0
 
     def percentile(self, stage: Stage, percent: int) -> float | None:
         """Return a percentile of the stage's duration in seconds (nearest rank), or None if no invoice completed it."""
