@@ -284,6 +284,14 @@ class CalendarSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """Business days, even if they are public holidays or in the weekend."""
 
 
+DEFAULT_CRITICAL_AMOUNTS: dict[str, str | int] = {
+    "EUR": 10_000, "USD": 10_000, "GBP": 10_000, "CHF": 10_000, "AUD": 15_000, "CAD": 15_000, "SGD": 15_000,
+    "PLN": 40_000, "CNY": 75_000, "DKK": 75_000, "SEK": 100_000, "NOK": 100_000, "CZK": 250_000, "INR": 1_000_000,
+    "JPY": 1_500_000, "HUF": 4_000_000,
+}  # fmt: skip
+"""Critical amounts of the default policy: round numbers of some 10,000 EUR."""
+
+
 class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Content of a policy file. The calendar defaults to that of the default policy."""
 
@@ -295,17 +303,25 @@ class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     """Start of a deadline: the `decision` that began the wait, or the `occurrence` of the event that led to it."""
     identity: Literal["on", "off"] | bool = "on"
     """Whether to raise an alert when one invoice id seems to be used for two invoices."""
-    critical_amount_from: dict[CurrencyCode, Amount | WholeAmount] = {}
-    """Amounts by currency below which no alert is critical. Alerts in other currencies depend on `critical_at` only."""
+    critical_amount_from: dict[CurrencyCode, Amount | WholeAmount] = msgspec.field(
+        default_factory=DEFAULT_CRITICAL_AMOUNTS.copy
+    )
+    """Amounts by currency below which no alert is critical. Alerts in other currencies depend on `critical_at` only.
+    `{}` for none."""
+
+
+def _default_stage(deadline: str, every: str, give_up_at: int) -> StageSpec:
+    escalation = EscalationSpec(every, growth=2)
+    return StageSpec(deadline, critical_at=3, give_up_at=give_up_at, overrides=(), escalate=escalation)
 
 
 DEFAULT_STAGES = StagesSpec(
-    ingestion=StageSpec("10bd", "5bd", critical_at=3, give_up_at=6, overrides=()),
-    authorization=StageSpec("3bd", "1bd", critical_at=3, give_up_at=20, overrides=()),
-    reconciliation=ReconciliationSpec("5bd", "2bd", critical_at=3, give_up_at=20, overrides=()),
-    posting=StageSpec("due-3bd", "1bd", critical_at=2, give_up_at=20, overrides=()),
+    ingestion=_default_stage("10bd", "20bd", give_up_at=4),
+    authorization=_default_stage("3bd", "10bd", give_up_at=5),
+    reconciliation=ReconciliationSpec(*structs.astuple(_default_stage("5bd", "10bd", give_up_at=5))),
+    posting=_default_stage("due-3bd", "20bd", give_up_at=4),
 )
-"""Defaults of the stages and keys that a policy file leaves out."""
+"""Defaults of the stages and keys that a policy file leaves out. docs/policy.md has the measurements behind them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def plain_policy(
     """Build a policy with the same rule for every stage."""
     rule = StageSpec(deadline, escalate_every, critical_at=critical_at, give_up_at=give_up_at, overrides=())
     stages = StagesSpec(rule, rule, ReconciliationSpec(*structs.astuple(rule)), rule)
-    return build_policy(PolicySpec(CalendarSpec("NL", timezone), stages), frozenset())
+    return build_policy(PolicySpec(CalendarSpec("NL", timezone), stages, critical_amount_from={}), frozenset())
 
 
 POLICY = plain_policy()
