@@ -28,6 +28,14 @@ VALID: dict[str, Any] = {
 
 FACTS = Facts(Decimal("1250.00"), "EUR", Vendor("V-42", tier="silver"), Source("sap-ecc"))
 
+FACTS_SENT: dict[str, Any] = {
+    "amount": "1250.00",
+    "currency": "EUR",
+    "vendor": {"id": "V-42", "tier": "silver"},
+    "source": {"system": "sap-ecc"},
+}
+"""`FACTS` in the body of an event."""
+
 FULL = Transition(
     transition_id="event e1",
     invoice_id="INV/1",
@@ -94,4 +102,4 @@ def facts(days: int | None = None, due: date | None = None, **changes: Any) -> F
     return Facts(vendor=Vendor("V-42", tier=tier), source=Source("sap-ecc"), payment_terms=terms, **values)
 
 
-__all__ = ["DAY", "FACTS", "FULL", "HOUR", "NOW", "POLICY", "VALID", "event", "facts", "plain_policy"]
+__all__ = ["DAY", "FACTS", "FACTS_SENT", "FULL", "HOUR", "NOW", "POLICY", "VALID", "event", "facts", "plain_policy"]
