@@ -1,4 +1,6 @@
-"""Generate the reference pages in docs/reference, and the package diagram of docs/architecture.md, from the code.
+"""Generate the reference pages in docs/reference, and two parts of other pages, from the code.
+
+The parts are the package diagram of docs/architecture.md, and the columns of the time series in docs/contract.md.
 
 `python -m docs.reference` writes them; `python -m docs.reference --check` exits with 1 if one is out of date.
 """
@@ -15,14 +17,16 @@ from typing import Any
 import click
 
 from bems.cli import bems
+from bems.embedded.analytics.time_series import DUCKDB_COLUMNS
 from bems.embedded.api.openapi import build_document
+from bems.tracker.time_series_schema import SERIES_COLUMNS
 from docs import cells_reference
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+CONTRACT = ROOT / "docs" / "contract.md"
 PACKAGES = ("bems", "handlers", "infra")
-BEGIN, END = "<!-- packages: made by docs/reference.py -->", "<!-- packages end -->"
 GENERATED = "<!-- Made by `make reference`; do not edit. -->\n"
 
 
@@ -47,8 +51,17 @@ def pages() -> dict[Path, str]:
         REFERENCE / "api.md": http_api(),
         REFERENCE / "cells.md": f"{GENERATED}\n{cells_reference.page()}",
         REFERENCE / "cells.schema.json": cells_reference.json_schema(),
-        ARCHITECTURE: with_packages(ARCHITECTURE.read_text(encoding="utf-8")),
+        ARCHITECTURE: with_part(ARCHITECTURE, "packages", packages()),
+        CONTRACT: with_part(CONTRACT, "columns", columns()),
     }
+
+
+def with_part(page: Path, name: str, part: str) -> str:
+    """Return the text of a page with its generated part replaced."""
+    begin, end = f"<!-- {name}: made by docs/reference.py -->", f"<!-- {name} end -->"
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{part}{end}{after}"
 
 
 # -- command line
@@ -175,14 +188,21 @@ def _type(schema: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
+# -- columns
+
+
+def columns() -> str:
+    """Return the table of the columns of the time series, in the order of the table in Iceberg."""
+    rows = ["| column | Iceberg | Timestream | DuckDB | meaning |", "|---|---|---|---|---|"]
+    for column in SERIES_COLUMNS:
+        of_type = column.type
+        timestream = of_type.timestream if column.timestream_role == "measure" else column.timestream_role
+        duckdb = of_type.duckdb if column.name in DUCKDB_COLUMNS else ""
+        rows.append(f"| `{column.name}` | {of_type.iceberg} | {timestream} | {duckdb} | {column.meaning} |")
+    return "\n".join(["", *rows, "", ""])
+
+
 # -- packages
-
-
-def with_packages(text: str) -> str:
-    """Return the page with the tree of packages, and what imports what, brought up to date."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{packages()}{END}{after}"
 
 
 def packages() -> str:

@@ -11,6 +11,7 @@ import msgspec
 
 from bems.aws.batching import chunks, put_with_retries
 from bems.aws.errors import BotoCoreError, ClientError, error_code
+from bems.tracker.columns import TIMESTAMP, ColumnType
 from bems.tracker.instants import render
 from bems.tracker.time_series_schema import SERIES_COLUMNS, Value, to_row
 from bems.tracker.transitions import Transition
@@ -27,15 +28,7 @@ MAX_FIREHOSE_BYTES = 4_000_000
 """Maximum number and total size of the records in a PutRecordBatch call (API reference). A row has at most about 20
 kB."""
 
-# Columns that Timestream stores as dimension, measure name or time, not as measures.
-_NON_MEASURES = frozenset({"cell", "invoice_id", "stage", "recorded_at"})
-_TIMESTREAM_TYPES = {
-    "string": "VARCHAR",
-    "int": "BIGINT",
-    "long": "BIGINT",
-    "boolean": "BOOLEAN",
-    "timestamp": "VARCHAR",
-}
+_MEASURES = tuple(column for column in SERIES_COLUMNS if column.timestream_role == "measure")
 
 
 class VersionedTransition(NamedTuple):
@@ -69,8 +62,7 @@ class TimeSeriesWriter(Protocol):
 class TimestreamSeries:
     """A Timestream for LiveAnalytics table of multi-measure records: measure name is the stage, time is recorded_at.
 
-    Other timestamps are measures in RFC 3339 text, which has no ambiguous unit; query them with
-    `from_iso8601_timestamp`.
+    Other timestamps are measures in RFC 3339 text; query them with `from_iso8601_timestamp`.
     """
 
     def __init__(self, client: Any, database: str, table: str, cell: str) -> None:
@@ -121,10 +113,10 @@ class TimestreamSeries:
                 {
                     "Name": column.name,
                     "Value": _to_text(column.type, values[column.name]),
-                    "Type": _TIMESTREAM_TYPES[column.type],
+                    "Type": column.type.timestream,
                 }
-                for column in SERIES_COLUMNS
-                if column.name not in _NON_MEASURES and column.name in values
+                for column in _MEASURES
+                if column.name in values
             ],
         }
 
@@ -163,8 +155,8 @@ def _trim_attributes(values: dict[str, Value], attributes: dict[str, str]) -> di
     """Return a row with only as many attributes as fit into a Timestream record."""
     free_bytes = MAX_TIMESTREAM_RECORD_BYTES - sum(
         len(column.name) + len(_to_text(column.type, values[column.name]).encode())
-        for column in SERIES_COLUMNS
-        if column.name in values and column.name not in (*_NON_MEASURES, "attributes")
+        for column in _MEASURES
+        if column.name in values and column.name != "attributes"
     )
     free_bytes -= len("attributes") + len("attributes_cut") + len("true")
     kept: dict[str, str] = {}
@@ -203,7 +195,7 @@ def _rejected(rows: Sequence[VersionedTransition], rejected: list[dict[str, Any]
     return results
 
 
-def _to_text(kind: str, value: Value) -> str:
-    if kind == "timestamp":
+def _to_text(type: ColumnType, value: Value) -> str:
+    if type is TIMESTAMP:
         return render(int(value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,67 +1,35 @@
-"""Columns of the time series: names and types of a transition's fields, the same in every store.
+"""Columns of the time series: those of a transition, and those that a store adds.
 
 In Timestream, `stage` is the measure name, `recorded_at` the time, and `invoice_id` and `cell` are dimensions. In
-Iceberg, all are columns of one table. Amounts are text in every store, because Timestream has no decimals and floats
-are inexact: queries cast them.
+Iceberg, all are columns of one table.
 """
 
 from datetime import date
 from decimal import Decimal
-from typing import Literal
 
-from msgspec import Struct, json
+from msgspec import json
 
+from bems.tracker.columns import BOOLEAN, STRING, Column, columns_of
 from bems.tracker.transitions import Transition
-
-ColumnType = Literal["string", "int", "long", "boolean", "timestamp"]
-"""Iceberg's names. A timestamp is an `Instant`: microseconds since 1970, UTC."""
 
 Value = str | int | bool
 
+CELL = Column(1, STRING, "the cell of the row", "dimension", name="cell", required=True)
 
-class Column(Struct, frozen=True):
-    """Column. If it is not required, rows without a value leave it out."""
-
-    name: str
-    type: ColumnType
-    required: bool = False
-
-
-SERIES_COLUMNS: tuple[Column, ...] = (
-    Column("cell", "string", True),
-    Column("invoice_id", "string", True),
-    Column("stage", "string", True),
-    Column("recorded_at", "timestamp", True),
-    Column("transition_id", "string", True),
-    Column("kind", "string", True),
-    Column("from_status", "string"),
-    Column("to_status", "string", True),
-    Column("outcome", "string"),
-    Column("event_id", "string"),
-    Column("superseded", "boolean", True),
-    Column("amount", "string", True),
-    Column("currency", "string", True),
-    Column("vendor_id", "string", True),
-    Column("vendor_tier", "string"),
-    Column("terms_days", "int"),
-    Column("due_date", "string"),
-    Column("occurred_at", "timestamp"),
-    Column("received_at", "timestamp"),
-    Column("lag_ms", "long"),
-    Column("step", "int"),
-    Column("severity", "string"),
-    Column("decided_at", "timestamp"),
-    Column("policy_digest", "string"),
-    Column("from_amount", "string"),
-    Column("from_currency", "string"),
-    Column("to_amount", "string"),
-    Column("to_currency", "string"),
-    Column("source", "string"),
-    Column("attributes", "string"),
-    Column("attributes_cut", "boolean"),
+ATTRIBUTES_CUT = Column(
+    31,
+    BOOLEAN,
+    "true if Timestream had no space for all attributes (2 kB a row). `GET /invoices/{id}/events` returns all of them",
+    name="attributes_cut",
 )
-"""Columns in the order of the table; new ones are appended. An amount is a plain decimal such as `-1250.00`, `due_date`
-is YYYY-MM-DD, and `attributes` a JSON object. If `attributes_cut`, the store's size limit left some attributes out."""
+
+FIELD_COLUMNS = tuple(columns_of(Transition))
+"""Columns of a transition's fields, in the order of the fields."""
+
+SERIES_COLUMNS: tuple[Column, ...] = tuple(
+    sorted((CELL, *FIELD_COLUMNS, ATTRIBUTES_CUT), key=lambda column: column.number)
+)
+"""Columns in the order of the table."""
 
 
 def to_row(transition: Transition, cell: str) -> dict[str, Value]:

@@ -10,7 +10,7 @@ import duckdb
 
 from bems.embedded.analytics import dashboards, rollup
 from bems.embedded.analytics.dashboards import DASHBOARDS
-from bems.embedded.analytics.time_series import DUCKDB_COLUMNS, TimeSeries
+from bems.embedded.analytics.time_series import TimeSeries
 from bems.tracker.instants import DAY, parse
 from bems.tracker.transitions import Transition
 from bench.figures import Figure
@@ -47,7 +47,6 @@ _VALUES = {
     "vendor_id": "h % 5000",
     "vendor_tier": "['gold', 'silver', 'standard'][h % 3 + 1]",
     "terms_days": "30",
-    "due_date": "NULL",
     "occurred_at": f"make_timestamp({START} + seq * {_STEP})",
     "received_at": f"make_timestamp({START} + seq * {_STEP})",
     "lag_ms": "if(alert, NULL, h % 40)",
@@ -161,8 +160,9 @@ def fill(path: Path) -> float:
 
 def insert(database: duckdb.DuckDBPyConnection, after: int, last: int) -> None:
     """Insert the transitions with numbers from `after` + 1 to `last`. Number 1 is the first row of an invoice."""
+    values = ", ".join(f"{sql} AS {name}" for name, sql in _VALUES.items())
     database.execute(
-        f"""INSERT INTO transitions SELECT {", ".join(f"{_VALUES[name]}" for name in DUCKDB_COLUMNS)} FROM (
+        f"""INSERT INTO transitions BY NAME SELECT {values} FROM (
             SELECT range AS seq, (hash(range) % 1000000007)::BIGINT AS h,
             range % 4 > 0 AND hash(range) % 20 = 0 AS alert
             FROM range({after + 1}, {last + 1})

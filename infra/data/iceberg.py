@@ -12,7 +12,7 @@ from aws_cdk import aws_s3tables as s3tables
 from constructs import Construct
 
 from bems.tracker.time_series_schema import SERIES_COLUMNS
-from infra.common.iam import allow, arn, service_role, use_key
+from infra.common.iam import DATA_KEYS, WRITE_OBJECTS, WRITE_TABLE, allow, arn, service_role, use_key
 from infra.common.names import Names
 from infra.common.profile import Profile
 from infra.data.timestream import SERIES_TABLE
@@ -145,6 +145,7 @@ class IcebergSeries(Construct):
         namespace = s3tables.CfnNamespace(
             self, "Namespace", namespace=TABLE_NAMESPACE, table_bucket_arn=bucket.attr_table_bucket_arn
         )
+        (recorded_at,) = (column for column in SERIES_COLUMNS if column.name == "recorded_at")
         table = s3tables.CfnTable(
             self,
             "Table",
@@ -156,15 +157,15 @@ class IcebergSeries(Construct):
                 iceberg_schema=s3tables.CfnTable.IcebergSchemaProperty(
                     schema_field_list=[
                         s3tables.CfnTable.SchemaFieldProperty(
-                            id=number, name=column.name, type=column.type, required=column.required
+                            id=column.number, name=column.name, type=column.type.iceberg, required=column.required
                         )
-                        for number, column in enumerate(SERIES_COLUMNS, start=1)
+                        for column in SERIES_COLUMNS
                     ]
                 ),
                 iceberg_partition_spec=s3tables.CfnTable.IcebergPartitionSpecProperty(
                     fields=[
                         s3tables.CfnTable.IcebergPartitionFieldProperty(
-                            name="recorded_day", source_id=_column_id("recorded_at"), transform="day"
+                            name="recorded_day", source_id=recorded_at.number, transform="day"
                         )
                     ]
                 ),
@@ -199,19 +200,10 @@ class IcebergSeries(Construct):
                 ],
             ),
             allow(["s3tables:GetNamespace", "s3tables:GetTableBucket"], [tables]),
-            allow(
-                [
-                    "s3tables:GetTable",
-                    "s3tables:GetTableData",
-                    "s3tables:GetTableMetadataLocation",
-                    "s3tables:PutTableData",
-                    "s3tables:UpdateTableMetadataLocation",
-                ],
-                [f"{tables}/table/*"],
-            ),
+            allow(WRITE_TABLE, [f"{tables}/table/*"]),
             allow(["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"], [errors.bucket_arn]),
-            allow(["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"], [f"{errors.bucket_arn}/*"]),
-            use_key(key, ["kms:Decrypt", "kms:GenerateDataKey"]),
+            allow(WRITE_OBJECTS, [f"{errors.bucket_arn}/*"]),
+            use_key(key, DATA_KEYS),
         ]
 
 
@@ -235,7 +227,3 @@ def _require_tls(bucket: s3tables.CfnTableBucket) -> None:
         table_bucket_arn=arn,
         resource_policy=iam.PolicyDocument(statements=[denial]),
     )
-
-
-def _column_id(name: str) -> int:
-    return [column.name for column in SERIES_COLUMNS].index(name) + 1

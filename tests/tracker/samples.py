@@ -5,13 +5,69 @@ from decimal import Decimal
 from typing import Any
 
 from bems.tracker.contract import Event, Facts, PaymentTerms, Source, Stage, Vendor
-from bems.tracker.instants import DAY, HOUR, Instant, parse
+from bems.tracker.instants import DAY, HOUR, SECOND, Instant, parse
 from bems.tracker.policy import CalendarSpec, Policy, PolicySpec, StageSpec, StagesSpec, build_policy
+from bems.tracker.transitions import Transition
 
 NOW = parse("2026-03-02T09:00:00Z")
 """A Monday."""
 
+VALID: dict[str, Any] = {
+    "event_id": "01JD8Y6QZ3",
+    "invoice_id": "INV/2026/000123",
+    "status": "approved",
+    "occurred_at": "2026-11-23T10:15:00Z",
+    "amount": "1250.00",
+    "currency": "EUR",
+    "vendor": {"id": "V-42", "name": "Acme GmbH", "country": "DE", "tier": "gold"},
+    "payment_terms": {"days": 30, "due_date": "2026-12-23"},
+    "source": {"system": "sap-ecc", "region": "eu-west-1"},
+    "attributes": {"po": "4500012345"},
+}
+"""An event as it is sent, with a value in every field that is not only for past events."""
+
 FACTS = Facts(Decimal("1250.00"), "EUR", Vendor("V-42", tier="silver"), Source("sap-ecc"))
+
+FACTS_SENT: dict[str, Any] = {
+    "amount": "1250.00",
+    "currency": "EUR",
+    "vendor": {"id": "V-42", "tier": "silver"},
+    "source": {"system": "sap-ecc"},
+}
+"""`FACTS` in the body of an event."""
+
+FULL = Transition(
+    transition_id="event e1",
+    invoice_id="INV/1",
+    kind="event",
+    stage="posting",
+    recorded_at=NOW + 2 * SECOND + 1,
+    from_status="AwaitingPosting",
+    to_status="Posted",
+    amount=Decimal("-0.10"),
+    currency="EUR",
+    vendor_id="V-1",
+    vendor_tier="gold",
+    terms_days=30,
+    due_date=date(2026, 4, 1),
+    outcome="posted",
+    event_id="e1",
+    superseded=True,
+    occurred_at=NOW - HOUR,
+    received_at=NOW,
+    lag_ms=2000,
+    step=1,
+    severity="warning",
+    decided_at=NOW + 2 * SECOND,
+    policy_digest="0123456789abcdef",
+    from_amount=Decimal("0.10"),
+    from_currency="EUR",
+    to_amount=Decimal("-0.10"),
+    to_currency="EUR",
+    source="sap-ecc",
+    attributes={"approver": 'Kim "K" Lee'},
+)
+"""It has a value in every column."""
 
 
 def plain_policy(
@@ -46,4 +102,4 @@ def facts(days: int | None = None, due: date | None = None, **changes: Any) -> F
     return Facts(vendor=Vendor("V-42", tier=tier), source=Source("sap-ecc"), payment_terms=terms, **values)
 
 
-__all__ = ["DAY", "FACTS", "HOUR", "NOW", "POLICY", "event", "facts", "plain_policy"]
+__all__ = ["DAY", "FACTS", "FACTS_SENT", "FULL", "HOUR", "NOW", "POLICY", "VALID", "event", "facts", "plain_policy"]

@@ -16,6 +16,7 @@ from msgspec import json
 
 from bems.embedded.analytics import rollup
 from bems.embedded.storage.file_permissions import make_private
+from bems.tracker.time_series_schema import CELL, FIELD_COLUMNS
 from bems.tracker.transitions import Transition
 
 log = logging.getLogger(__name__)
@@ -23,43 +24,21 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 4
 """Version of the tables; increment it with every change to them. A database of another version is rebuilt."""
 
+# Every row of a store has them, and the roll-up adds and groups by them. On AWS they are optional, because a table that
+# has rows cannot get required columns.
+_NEVER_NULL = ("to_amount", "to_currency")
+
 DUCKDB_COLUMNS = {
     "seq": "BIGINT NOT NULL",
-    "invoice_id": "VARCHAR NOT NULL",
-    "cell": "VARCHAR NOT NULL",
-    "recorded_at": "TIMESTAMP NOT NULL",
-    "stage": "VARCHAR NOT NULL",
-    "transition_id": "VARCHAR NOT NULL",
-    "kind": "VARCHAR NOT NULL",
-    "from_status": "VARCHAR",
-    "to_status": "VARCHAR NOT NULL",
-    "outcome": "VARCHAR",
-    "event_id": "VARCHAR",
-    "superseded": "BOOLEAN NOT NULL",
-    "amount": "DECIMAL(22, 4) NOT NULL",
-    "currency": "VARCHAR NOT NULL",
-    "vendor_id": "VARCHAR NOT NULL",
-    "vendor_tier": "VARCHAR",
-    "terms_days": "INTEGER",
-    "due_date": "DATE",
-    "occurred_at": "TIMESTAMP",
-    "received_at": "TIMESTAMP",
-    "lag_ms": "BIGINT",
-    "step": "INTEGER",
-    "severity": "VARCHAR",
-    "decided_at": "TIMESTAMP",
-    "policy_digest": "VARCHAR",
-    "from_amount": "DECIMAL(22, 4)",
-    "from_currency": "VARCHAR",
-    "to_amount": "DECIMAL(22, 4) NOT NULL",
-    "to_currency": "VARCHAR NOT NULL",
-    "source": "VARCHAR",
-    "attributes": "JSON",
+    **{
+        column.name: column.type.duckdb + " NOT NULL" * (column.required or column.name in _NEVER_NULL)
+        for column in (CELL, *FIELD_COLUMNS)
+    },
 }
 """Columns of the table `transitions`, whose rows are in the order of `seq`, the row's number in the store.
 
 TIMESTAMP is in UTC with microseconds, as in Timestream and Athena; the session's time zone is UTC too. (Reading a
-TIMESTAMP WITH TIME ZONE would need pytz.) An amount has up to 18 digits, of which up to 4 are decimals.
+TIMESTAMP WITH TIME ZONE would need pytz.)
 """
 
 MEMORY_LIMITS_MB = (64, 128, 256, 512)
@@ -82,13 +61,14 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,
 }
 
-_ROW = {name: type.removesuffix(" NOT NULL") for name, type in DUCKDB_COLUMNS.items() if name not in ("seq", "cell")}
+_ROW = {column.name: column.type.duckdb for column in FIELD_COLUMNS}
 _SHAPE = json.encode({name: "BIGINT" if type == "TIMESTAMP" else type for name, type in _ROW.items()}).decode()
 _READ = {name: f"make_timestamp(row.{name})" if type == "TIMESTAMP" else f"row.{name}" for name, type in _ROW.items()}
 _READ |= {"superseded": "coalesce(row.superseded, false)", "seq": "seq", "cell": "$cell"}
+_VALUES = ", ".join(f"{sql} AS {name}" for name, sql in _READ.items())
 
 # One JSON text per row: DuckDB reads the texts by columns, in less than half the time of any row-wise insert.
-_INSERT = f"""INSERT INTO transitions SELECT {", ".join(_READ[name] for name in DUCKDB_COLUMNS)} FROM (
+_INSERT = f"""INSERT INTO transitions BY NAME SELECT {_VALUES} FROM (
     SELECT seq, from_json(text, '{_SHAPE}') AS row
     FROM (SELECT unnest(range($first, $first + len($texts))) AS seq, unnest($texts::VARCHAR[]) AS text)
 )"""

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import duckdb
@@ -63,6 +64,14 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound")
     feed_once(folder, Rows(9))
     return folder
+
+
+def test_changed_tables_have_a_new_version(sound: Path) -> None:
+    """A database that lacks a column cannot be written."""
+    sql = "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() ORDER BY ALL"
+    with duckdb.connect(str(sound / ANALYTICS), read_only=True) as database:
+        tables = sha256(str(database.execute(sql).fetchall()).encode()).hexdigest()[:16]
+    assert (SCHEMA_VERSION, tables) == (4, "36d9c36cbb02337a")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

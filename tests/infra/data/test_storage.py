@@ -49,8 +49,9 @@ def test_timestream_accepts_late_rows_and_keeps_rows_for_ten_years(fifo: Templat
 def test_the_iceberg_table_has_the_columns_of_the_series(standard: Template) -> None:
     table = standard.only("AWS::S3Tables::Table")
     fields = table["IcebergMetadata"]["IcebergSchema"]["SchemaFieldList"]
+    assert [one["Id"] for one in fields] == list(range(1, len(SERIES_COLUMNS) + 1))
     assert [(one["Name"], one["Type"], one["Required"]) for one in fields] == [
-        (column.name, column.type, column.required) for column in SERIES_COLUMNS
+        (column.name, column.type.iceberg, column.required) for column in SERIES_COLUMNS
     ]
     (partition,) = table["IcebergMetadata"]["IcebergPartitionSpec"]["Fields"]
     assert partition["Transform"] == "day"
