@@ -27,7 +27,8 @@ from infra.messaging.bus import Bus, ClassicBus
 from infra.messaging.custom_bus import CustomBus
 from infra.messaging.stage_queues import DENY_REDRIVE, StageQueues, encrypted_queue
 from infra.messaging.subscribers import add_subscribers
-from infra.monitoring.alarms import Alarms
+from infra.monitoring.alarm_factory import AlarmFactory
+from infra.monitoring.alarms import add_alarms
 from infra.monitoring.dashboard import Dashboard
 
 
@@ -82,7 +83,8 @@ class CellStack(Stack):
             BackupPlan(self, "Backup", names, keys.records, records.table.table_arn, series.backup_arns(), removal)
         add_subscribers(self, names, cell.subscribers, stage_queues)
 
-        Alarms(self, "Alarms", names, cell, profile, alerts.topics, lifecycle.arn, api.access_log, delivery_log, stream)
+        alarms = AlarmFactory(self, "Alarms", names, cell, profile, alerts.topics)
+        add_alarms(alarms, lifecycle.arn, api.access_log, delivery_log, stream)
         Dashboard(self, "Dashboard", names, cell, lifecycle.arn, stream)
         self._outputs(names, stage_queues, alerts, records, lifecycle, api)
 

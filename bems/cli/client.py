@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 from urllib.request import getproxies, proxy_bypass
 
@@ -60,8 +60,10 @@ class ListResult(NamedTuple):
     more: bool
 
 
-class _Page(msgspec.Struct):
-    items: list[Any]
+class ListPage(msgspec.Struct, Generic[T]):
+    """A page of a list."""
+
+    items: list[T]
     next_cursor: str | None = None
 
 
@@ -165,7 +167,8 @@ class Client:
             # One more item than the limit shows whether there are more.
             wanted = min(limit + 1 - len(items), MAX_PAGE_ITEMS)
             page = decode_as(
-                self.request_json("GET", path, roles, query={**query, "limit": wanted, "cursor": cursor}), _Page
+                self.request_json("GET", path, roles, query={**query, "limit": wanted, "cursor": cursor}),
+                ListPage[Any],
             )
             items += page.items
             cursor = page.next_cursor

@@ -1,16 +1,13 @@
 """Prints a cell's answers as text or JSON. Times are in UTC."""
 
 import re
-from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
 
 import click
 import msgspec
 from rich.console import Console
 
 from bems.cli.http_errors import to_one_line
-from bems.cli.table_layout import Column, print_table
 from bems.tracker.contract import Vendor
 
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -26,27 +23,6 @@ def print_json(answer: object) -> None:
 
 def _escape(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}"
-
-
-def print_list(
-    answer: Sequence[Any],
-    more: bool,
-    as_json: bool,
-    columns: Sequence[Column],
-    rows: Iterable[Sequence[str]],
-    item_name: str,
-    *,
-    wide: bool = False,
-) -> None:
-    """Print a list and whether there are more items. `item_name` is singular; `wide` shows every column."""
-    if as_json:
-        print_json({"items": answer, "more": more})
-        return
-    if answer:
-        click.echo()
-        print_table(make_console(), columns, rows, wide=wide)
-        click.echo()
-    click.echo(pluralize_count(len(answer), item_name) + ("; there are more, see --limit" if more else ""))
 
 
 def make_console() -> Console:

@@ -232,8 +232,8 @@ def _alerts(report: Report) -> Section | None:
         if warnings or critical:
             rows.append((category, f"{alerted[category]:,}", f"{warnings:,}", f"{critical:,}"))
     title = (
-        f"Alerts: {alerts_per_100_invoices(report):,} per 100 invoices, {report.alerts_per_alerted_invoice()} per alerted"
-        f" invoice (median), {report.critical_share():.1%} critical, {report.useful_share():.1%} useful"
+        f"Alerts: {alerts_per_100_invoices(report):,} per 100 invoices,"
+        f" {report.alerts_per_alerted_invoice()} per alerted invoice (median), {report.critical_share():.1%} critical, {report.useful_share():.1%} useful"
     )
     return Section(title, STAGE_ALERT_COLUMNS, rows)
 

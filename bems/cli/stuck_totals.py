@@ -5,18 +5,12 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from msgspec import Struct
-
-from bems.cli.client import Client, decode_as
+from bems.cli.client import Client, ListPage, decode_as
 from bems.cli.output import format_amount
 from bems.embedded.api.access import VIEWERS
 from bems.embedded.api.views import Total
 from bems.tracker.contract import Stage
 from bems.tracker.status import WAITS_FOR
-
-
-class _Page(Struct):
-    items: list[Total]
 
 
 class StuckTotals(NamedTuple):
@@ -55,7 +49,7 @@ class StuckTotals(NamedTuple):
 
 def read_stuck_totals(client: Client, stage: Stage | None = None) -> StuckTotals:
     """Read the totals of a cell. With `stage`, include only invoices that wait for that stage."""
-    totals = decode_as(client.request_json("GET", "/totals", VIEWERS), _Page).items
+    totals = decode_as(client.request_json("GET", "/totals", VIEWERS), ListPage[Total]).items
     return sum_totals(one for one in totals if stage is None or WAITS_FOR[one.status] == stage)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from aws_cdk import Aws, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 ENCRYPT_AND_DECRYPT = (
@@ -20,6 +22,39 @@ ENCRYPT_AND_DECRYPT = (
     "kms:ReEncryptFrom",
     "kms:ReEncryptTo",
 )
+
+DATA_KEYS = ("kms:Decrypt", "kms:GenerateDataKey")
+"""Actions on a key by which a service encrypts and decrypts what it sends, receives or stores."""
+
+LOG_DELIVERY = (
+    "logs:CreateLogDelivery",
+    "logs:DeleteLogDelivery",
+    "logs:DescribeLogGroups",
+    "logs:DescribeResourcePolicies",
+    "logs:GetLogDelivery",
+    "logs:ListLogDeliveries",
+    "logs:PutResourcePolicy",
+    "logs:UpdateLogDelivery",
+)
+"""Actions by which Step Functions sets up its log delivery (developer guide, "IAM policies for logging to CloudWatch
+Logs")."""
+
+TRACE = (
+    "xray:GetSamplingRules",
+    "xray:GetSamplingTargets",
+    "xray:PutTelemetryRecords",
+    "xray:PutTraceSegments",
+)
+
+WRITE_TABLE = (
+    "s3tables:GetTable",
+    "s3tables:GetTableData",
+    "s3tables:GetTableMetadataLocation",
+    "s3tables:PutTableData",
+    "s3tables:UpdateTableMetadataLocation",
+)
+
+WRITE_OBJECTS = ("s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject")
 
 
 def allow(
@@ -34,13 +69,17 @@ def allow_service(
     actions: Sequence[str],
     conditions: Mapping[str, Any] | None = None,
     sid: str | None = None,
+    resources: Sequence[str] = ("*",),
 ) -> iam.PolicyStatement:
-    """Return a statement for a KMS key's policy that allows an AWS service; its resource `*` is the key itself."""
+    """Return a statement for a resource's policy that allows an AWS service.
+
+    In a KMS key's policy, the resource `*` is the key itself.
+    """
     return iam.PolicyStatement(
         sid=sid,
         principals=[iam.ServicePrincipal(service)],
         actions=list(actions),
-        resources=["*"],
+        resources=list(resources),
         conditions=conditions,
     )
 
@@ -52,6 +91,16 @@ def use_key(key: kms.IKey, actions: Sequence[str], through: str | None = None) -
     """
     via = None if through is None else {"StringEquals": {"kms:ViaService": f"{through}.{Aws.REGION}.{Aws.URL_SUFFIX}"}}
     return allow(actions, [key.key_arn], via)
+
+
+def publish_to(topics: Sequence[sns.ITopic], key: kms.IKey) -> list[iam.PolicyStatement]:
+    """Return the statements that allow publishing to topics, which are encrypted with the key."""
+    return [allow(["sns:Publish"], [topic.topic_arn for topic in topics]), use_key(key, DATA_KEYS, "sns")]
+
+
+def send_to(queue: sqs.IQueue, key: kms.IKey) -> list[iam.PolicyStatement]:
+    """Return the statements that allow sending to a queue, which is encrypted with the key."""
+    return [allow(["sqs:SendMessage"], [queue.queue_arn]), use_key(key, DATA_KEYS, "sqs")]
 
 
 def own_account() -> dict[str, str]:

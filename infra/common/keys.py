@@ -4,14 +4,12 @@ A key's policy names the services that use it and otherwise delegates to IAM; ea
 key.
 """
 
-from aws_cdk import Aws, RemovalPolicy, Stack
+from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_kms as kms
 from constructs import Construct
 
-from infra.common.iam import allow_service, arn, own_account
+from infra.common.iam import DATA_KEYS, allow_service, arn, own_account
 from infra.common.names import Names
-
-_DATA = ("kms:Decrypt", "kms:GenerateDataKey")
 
 
 class EncryptionKeys(Construct):
@@ -51,10 +49,12 @@ class EncryptionKeys(Construct):
         queues = {"kms:EncryptionContext:aws:sqs:arn": arn(self, "sqs", f"{self._names.prefix}-*")}
         undelivered = {"kms:EncryptionContext:aws:sqs:arn": arn(self, "sqs", self._names.undelivered)}
         self.messages.add_to_resource_policy(
-            allow_service("sns.amazonaws.com", _DATA, conditions={"StringLike": queues}, sid="TopicsToQueues")
+            allow_service("sns.amazonaws.com", DATA_KEYS, conditions={"StringLike": queues}, sid="TopicsToQueues")
         )
         self.messages.add_to_resource_policy(
-            allow_service("events.amazonaws.com", _DATA, conditions={"StringEquals": undelivered}, sid="Undelivered")
+            allow_service(
+                "events.amazonaws.com", DATA_KEYS, conditions={"StringEquals": undelivered}, sid="Undelivered"
+            )
         )
 
     def grant_classic_bus(self, bus_name: str) -> None:
@@ -70,7 +70,7 @@ class EncryptionKeys(Construct):
         self.messages.add_to_resource_policy(
             allow_service(
                 "events.amazonaws.com",
-                [*_DATA, "kms:ReEncryptFrom", "kms:ReEncryptTo"],
+                [*DATA_KEYS, "kms:ReEncryptFrom", "kms:ReEncryptTo"],
                 conditions={"StringEquals": {"kms:EncryptionContext:aws:events:event-bus:arn": bus}},
                 sid="ClassicBusEncrypts",
             )
@@ -107,7 +107,7 @@ class EncryptionKeys(Construct):
         # users on alarm").
         self.alerts.add_to_resource_policy(
             allow_service(
-                "cloudwatch.amazonaws.com", _DATA, conditions={"StringEquals": own_account()}, sid="AlarmsToTopics"
+                "cloudwatch.amazonaws.com", DATA_KEYS, conditions={"StringEquals": own_account()}, sid="AlarmsToTopics"
             )
         )
 
@@ -138,9 +138,9 @@ class EncryptionKeys(Construct):
         self.records.add_to_resource_policy(
             allow_service(
                 "maintenance.s3tables.amazonaws.com",
-                _DATA,
+                DATA_KEYS,
                 conditions={
-                    "StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID},
+                    "StringEquals": own_account(),
                     "StringLike": {"kms:EncryptionContext:aws:s3:arn": bucket},
                 },
                 sid="TableMaintenance",

@@ -10,7 +10,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from bems.tracker.contract import STAGES, Stage
-from infra.common.iam import ENCRYPT_AND_DECRYPT, allow, arn, use_key
+from infra.common.iam import ENCRYPT_AND_DECRYPT, allow, arn, publish_to, send_to, use_key
 from infra.common.keys import EncryptionKeys
 from infra.common.names import processor_function
 from infra.compute.functions import Function, FunctionDefaults
@@ -140,7 +140,7 @@ class LambdaFunctions(Construct):
                     ["states:DescribeExecution"],
                     [arn(self, "states", f"execution:{self._defaults.names.state_machine}:*")],
                 ),
-                *self._dlq_statements(self._stage_queues.undelivered),
+                *send_to(self._stage_queues.undelivered, self._keys.messages),
             ],
         )
 
@@ -162,7 +162,8 @@ class LambdaFunctions(Construct):
                 allow(["dynamodb:ListStreams"], ["*"]),
                 use_key(self._keys.records, ["kms:Decrypt"], "dynamodb"),
                 *series.write_statements(),
-                *self._dlq_statements(unrecorded),
+                # Lambda sends failed batches to the destination with the function's role.
+                *send_to(unrecorded, self._keys.messages),
             ],
             timeout=Duration.seconds(60),
             reserved=self._concurrency.recorder,
@@ -223,21 +224,10 @@ class LambdaFunctions(Construct):
                 allow(
                     ["states:SendTaskFailure", "states:SendTaskSuccess", "states:StartExecution"], [self._machine_arn]
                 ),
-                allow(["sns:Publish"], [topics["warning"].topic_arn, topics["critical"].topic_arn]),
-                use_key(self._keys.alerts, ["kms:Decrypt", "kms:GenerateDataKey"], "sns"),
+                *publish_to([topics["warning"], topics["critical"]], self._keys.alerts),
                 *statements,
             ],
             timeout=Duration.seconds(seconds),
             reserved=reserved,
             keep_warm=warm,
         )
-
-    def _dlq_statements(self, queue: sqs.IQueue) -> list[iam.PolicyStatement]:
-        """Return the statements to send to a dead-letter queue.
-
-        Both the function and Lambda use them: Lambda sends failed events to the destination with the function's role.
-        """
-        return [
-            allow(["sqs:SendMessage"], [queue.queue_arn]),
-            use_key(self._keys.messages, ["kms:Decrypt", "kms:GenerateDataKey"], "sqs"),
-        ]

@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_stepfunctions as stepfunctions
 from constructs import Construct
 
 from bems.tracker.cells import CellConfig
-from infra.common.iam import allow, arn, own_account, service_role
+from infra.common.iam import LOG_DELIVERY, TRACE, allow, arn, own_account, service_role
 from infra.common.log_groups import VENDED_LOGS_PREFIX, log_group
 from infra.common.names import Names
 from infra.compute.functions import Function
@@ -42,7 +41,12 @@ class Lifecycle(Construct):
             self,
             "states.amazonaws.com",
             "The invoice lifecycle invokes its two functions",
-            [allow(["lambda:InvokeFunction"], functions), *_logging(), *(_tracing() if cell.tracing else ())],
+            [
+                allow(["lambda:InvokeFunction"], functions),
+                # These actions support no resource-level permissions.
+                allow(LOG_DELIVERY, ["*"]),
+                *([allow(TRACE, ["*"])] if cell.tracing else ()),
+            ],
             {"StringEquals": own_account(), "ArnLike": {"aws:SourceArn": self.arn}},
         )
         stepfunctions.CfnStateMachine(
@@ -74,37 +78,3 @@ def state_machine_arn(scope: Construct, names: Names) -> str:
     A reference would be circular: the state machine invokes the functions, and the functions respond to its tasks.
     """
     return arn(scope, "states", f"stateMachine:{names.state_machine}")
-
-
-def _logging() -> list[iam.PolicyStatement]:
-    # These actions support no resource-level permissions (Step Functions developer guide, "IAM policies for logging to
-    # CloudWatch Logs").
-    return [
-        allow(
-            [
-                "logs:CreateLogDelivery",
-                "logs:DeleteLogDelivery",
-                "logs:DescribeLogGroups",
-                "logs:DescribeResourcePolicies",
-                "logs:GetLogDelivery",
-                "logs:ListLogDeliveries",
-                "logs:PutResourcePolicy",
-                "logs:UpdateLogDelivery",
-            ],
-            ["*"],
-        )
-    ]
-
-
-def _tracing() -> list[iam.PolicyStatement]:
-    return [
-        allow(
-            [
-                "xray:GetSamplingRules",
-                "xray:GetSamplingTargets",
-                "xray:PutTelemetryRecords",
-                "xray:PutTraceSegments",
-            ],
-            ["*"],
-        )
-    ]

@@ -12,7 +12,7 @@ from aws_cdk import aws_s3tables as s3tables
 from constructs import Construct
 
 from bems.tracker.time_series_schema import SERIES_COLUMNS
-from infra.common.iam import allow, arn, service_role, use_key
+from infra.common.iam import DATA_KEYS, WRITE_OBJECTS, WRITE_TABLE, allow, arn, service_role, use_key
 from infra.common.names import Names
 from infra.common.profile import Profile
 from infra.data.timestream import SERIES_TABLE
@@ -200,19 +200,10 @@ class IcebergSeries(Construct):
                 ],
             ),
             allow(["s3tables:GetNamespace", "s3tables:GetTableBucket"], [tables]),
-            allow(
-                [
-                    "s3tables:GetTable",
-                    "s3tables:GetTableData",
-                    "s3tables:GetTableMetadataLocation",
-                    "s3tables:PutTableData",
-                    "s3tables:UpdateTableMetadataLocation",
-                ],
-                [f"{tables}/table/*"],
-            ),
+            allow(WRITE_TABLE, [f"{tables}/table/*"]),
             allow(["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"], [errors.bucket_arn]),
-            allow(["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"], [f"{errors.bucket_arn}/*"]),
-            use_key(key, ["kms:Decrypt", "kms:GenerateDataKey"]),
+            allow(WRITE_OBJECTS, [f"{errors.bucket_arn}/*"]),
+            use_key(key, DATA_KEYS),
         ]
 
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from infra.common.iam import LOG_DELIVERY, TRACE, WRITE_OBJECTS, WRITE_TABLE
+
 
 class Wildcard(NamedTuple):
     """Actions that a policy may allow on resources that match a regular expression, and why.
@@ -20,30 +22,12 @@ _ANYTHING = r"\*"
 
 WILDCARDS: tuple[Wildcard, ...] = (
     Wildcard(
-        frozenset(
-            (
-                "xray:GetSamplingRules",
-                "xray:GetSamplingTargets",
-                "xray:PutTelemetryRecords",
-                "xray:PutTraceSegments",
-            )
-        ),
+        frozenset(TRACE),
         _ANYTHING,
         "X-Ray's actions on traces support no resource-level permissions (service authorization reference)",
     ),
     Wildcard(
-        frozenset(
-            (
-                "logs:CreateLogDelivery",
-                "logs:DeleteLogDelivery",
-                "logs:DescribeLogGroups",
-                "logs:DescribeResourcePolicies",
-                "logs:GetLogDelivery",
-                "logs:ListLogDeliveries",
-                "logs:PutResourcePolicy",
-                "logs:UpdateLogDelivery",
-            )
-        ),
+        frozenset(LOG_DELIVERY),
         _ANYTHING,
         "Step Functions sets up its log delivery by them; they support no resource-level permissions (developer guide)",
     ),
@@ -64,20 +48,12 @@ WILDCARDS: tuple[Wildcard, ...] = (
         "an execution gets its name when it starts: all executions of the cell's own state machine",
     ),
     Wildcard(
-        frozenset(
-            (
-                "s3tables:GetTable",
-                "s3tables:GetTableData",
-                "s3tables:GetTableMetadataLocation",
-                "s3tables:PutTableData",
-                "s3tables:UpdateTableMetadataLocation",
-            )
-        ),
+        frozenset(WRITE_TABLE),
         r"arn:aws:s3tables:[^:*]+:[^:*]+:bucket/bems-[a-z0-9-]+-series/table/\*",
         "a table's ARN ends in an id that S3 generates: all tables in the cell's own table bucket, which has one",
     ),
     Wildcard(
-        frozenset(("s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject")),
+        frozenset(WRITE_OBJECTS),
         r"\$\{[^}]+\}/\*",
         "Firehose chooses the keys of the objects that it writes: all objects in the cell's own error bucket",
     ),

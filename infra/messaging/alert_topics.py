@@ -15,7 +15,6 @@ from hashlib import sha256
 from typing import Any, get_args
 
 from aws_cdk import Annotations, CfnParameter, Stack
-from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
@@ -23,7 +22,7 @@ from constructs import Construct
 
 from bems.tracker.actions import Severity
 from bems.tracker.cells import CellConfig, WebhookConfig
-from infra.common.iam import own_account
+from infra.common.iam import allow_service, own_account
 from infra.common.names import Names
 from infra.messaging.stage_queues import allow_topic
 
@@ -76,12 +75,12 @@ class AlertTopics(Construct):
             enforce_ssl=True,
         )
         topic.add_to_resource_policy(
-            iam.PolicyStatement(
-                sid="AlarmsPublish",
-                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
-                actions=["sns:Publish"],
-                resources=[topic.topic_arn],
-                conditions={"StringEquals": own_account()},
+            allow_service(
+                "cloudwatch.amazonaws.com",
+                ["sns:Publish"],
+                {"StringEquals": own_account()},
+                "AlarmsPublish",
+                [topic.topic_arn],
             )
         )
         return topic

@@ -18,7 +18,7 @@ from constructs import Construct
 
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.eventbridge_names import detail_type, source
-from infra.common.iam import allow, arn, own_account, service_role, use_key
+from infra.common.iam import allow, allow_service, arn, own_account, publish_to, service_role
 from infra.common.keys import EncryptionKeys
 from infra.common.names import Names
 from infra.common.profile import Profile
@@ -100,7 +100,7 @@ class ClassicBus(Construct):
             scope,
             "events.amazonaws.com",
             f"The bus publishes {stage} events to their topic",
-            [allow(["sns:Publish"], [topic.topic_arn]), use_key(key, ["kms:Decrypt", "kms:GenerateDataKey"], "sns")],
+            publish_to([topic], key),
             {
                 "StringEquals": own_account(),
                 "ArnLike": {"aws:SourceArn": arn(self, "events", f"rule/{self.name}/{rule_name}")},
@@ -126,10 +126,5 @@ class ClassicBus(Construct):
 
 
 def _from_events(queue: sqs.Queue, source_arn: str) -> iam.PolicyStatement:
-    return iam.PolicyStatement(
-        sid="BusSetsAside",
-        principals=[iam.ServicePrincipal("events.amazonaws.com")],
-        actions=["sqs:SendMessage"],
-        resources=[queue.queue_arn],
-        conditions={"ArnEquals": {"aws:SourceArn": source_arn}},
-    )
+    condition = {"ArnEquals": {"aws:SourceArn": source_arn}}
+    return allow_service("events.amazonaws.com", ["sqs:SendMessage"], condition, "BusSetsAside", [queue.queue_arn])

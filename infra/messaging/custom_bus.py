@@ -14,7 +14,7 @@ from constructs import Construct
 
 from bems.tracker.contract import STAGES, Stage
 from bems.tracker.eventbridge_names import detail_type, source
-from infra.common.iam import allow, arn, own_account, service_role, use_key
+from infra.common.iam import allow, arn, own_account, publish_to, send_to, service_role, use_key
 from infra.common.keys import EncryptionKeys
 from infra.common.names import Names
 from infra.messaging.bus import ARCHIVE_RETENTION_DAYS, MAX_RETRIES, RETRY_HOURS
@@ -85,11 +85,9 @@ class CustomBus(Construct):
             "events.amazonaws.com",
             f"The bus publishes {stage} events to their topic, and sends those that fail to the undelivered queue",
             [
-                allow(["sns:Publish"], [topic.topic_arn]),
-                use_key(self._keys.messages, ["kms:Decrypt", "kms:GenerateDataKey"], "sns"),
+                *publish_to([topic], self._keys.messages),
                 # Without these permissions, EventBridge discards failed deliveries silently.
-                allow(["sqs:SendMessage"], [stage_queues.undelivered.queue_arn]),
-                use_key(self._keys.messages, ["kms:Decrypt", "kms:GenerateDataKey"], "sqs"),
+                *send_to(stage_queues.undelivered, self._keys.messages),
             ],
             {"StringEquals": own_account(), "ArnLike": {"aws:SourceArn": arn(self, "events", "*")}},
         )

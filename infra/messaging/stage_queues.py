@@ -15,7 +15,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from bems.tracker.contract import STAGES, Stage
-from infra.common.iam import arn
+from infra.common.iam import allow_service, arn
 from infra.common.names import Names
 from infra.common.removal import RETAIN_ON_UPDATE_OR_DELETE
 
@@ -147,10 +147,5 @@ class StageQueues(Construct):
 
 def allow_topic(queue: sqs.IQueue, topic_arn: str | list[str]) -> iam.PolicyStatement:
     """Return the statement of a queue's policy that allows one or more topics to send to it."""
-    return iam.PolicyStatement(
-        sid="TopicSends",
-        principals=[iam.ServicePrincipal("sns.amazonaws.com")],
-        actions=["sqs:SendMessage"],
-        resources=[queue.queue_arn],
-        conditions={"ArnEquals": {"aws:SourceArn": topic_arn}},
-    )
+    condition = {"ArnEquals": {"aws:SourceArn": topic_arn}}
+    return allow_service("sns.amazonaws.com", ["sqs:SendMessage"], condition, "TopicSends", [queue.queue_arn])

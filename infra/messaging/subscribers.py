@@ -16,7 +16,7 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from bems.tracker.cells import Subscriber
-from infra.common.iam import allow, allow_service
+from infra.common.iam import DATA_KEYS, allow, allow_service
 from infra.common.names import Names
 from infra.common.removal import RETAIN_ON_UPDATE_OR_DELETE
 from infra.messaging.stage_queues import StageQueues, allow_topic, encrypted_queue
@@ -98,7 +98,7 @@ class TeamQueue(Construct):
         self.key.add_to_resource_policy(
             allow_service(
                 "sns.amazonaws.com",
-                ["kms:Decrypt", "kms:GenerateDataKey"],
+                DATA_KEYS,
                 conditions={"ArnEquals": {"aws:SourceArn": topic_arn}},
                 sid="TopicToQueues",
             )

@@ -1,4 +1,4 @@
-"""Base of the alarm constructs: naming, missing-data treatment and actions of a cell's alarms."""
+"""Names, treatment of missing data and actions of a cell's alarms."""
 
 from collections.abc import Mapping
 
@@ -28,23 +28,23 @@ class AlarmFactory(Construct):
         topics: Mapping[Severity, sns.Topic],
     ) -> None:
         super().__init__(scope, id)
-        self._names = names
-        self._cell = cell
-        self._profile = profile
+        self.names = names
+        self.cell = cell
+        self.profile = profile
         self._actions = {severity: actions.SnsAction(topic) for severity, topic in topics.items()}
 
-    def _add_metric_filter(self, group: logs.ILogGroup, name: str, pattern: logs.IFilterPattern) -> None:
+    def add_metric_filter(self, group: logs.ILogGroup, name: str, pattern: logs.IFilterPattern) -> None:
         logs.MetricFilter(
             self,
             f"{name}Filter",
             log_group=group,
             filter_pattern=pattern,
-            metric_namespace=logs_namespace(self._cell.name),
+            metric_namespace=logs_namespace(self.cell.name),
             metric_name=name,
             metric_value="1",
         )
 
-    def _add_alarm(
+    def add(
         self,
         id: str,
         description: str,
@@ -59,12 +59,12 @@ class AlarmFactory(Construct):
 
         Missing data counts as breaching with `below`, where silence is the fault, and as not breaching otherwise.
         """
-        if isinstance(metric, cloudwatch.MathExpression) and not self._profile.metric_math:
+        if isinstance(metric, cloudwatch.MathExpression) and not self.profile.metric_math:
             return
         alarm = cloudwatch.Alarm(
             self,
             id,
-            alarm_name=f"{self._names.prefix}-{_kebab_case(id)}",
+            alarm_name=self._alarm_name(id),
             alarm_description=description,
             metric=metric,
             threshold=above if below is None else below,
@@ -77,6 +77,41 @@ class AlarmFactory(Construct):
             if below is None
             else cloudwatch.TreatMissingData.BREACHING,
         )
+        self._notify(alarm, severity)
+
+    def add_anomaly(
+        self,
+        id: str,
+        description: str,
+        severity: Severity,
+        metric: cloudwatch.IMetric,
+        *,
+        deviations: float,
+        periods: int,
+        breaching: int,
+    ) -> None:
+        """Add an alarm that goes off when its metric is unusual in `breaching` of `periods` periods.
+
+        A value is unusual if it is outside a band of that many standard deviations around the usual values.
+        """
+        alarm = cloudwatch.AnomalyDetectionAlarm(
+            self,
+            id,
+            alarm_name=self._alarm_name(id),
+            alarm_description=description,
+            metric=metric,
+            std_devs=deviations,
+            comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_LOWER_OR_GREATER_THAN_UPPER_THRESHOLD,
+            evaluation_periods=periods,
+            datapoints_to_alarm=breaching,
+            treat_missing_data=cloudwatch.TreatMissingData.IGNORE,
+        )
+        self._notify(alarm, severity)
+
+    def _alarm_name(self, id: str) -> str:
+        return f"{self.names.prefix}-{_kebab_case(id)}"
+
+    def _notify(self, alarm: cloudwatch.AlarmBase, severity: Severity) -> None:
         alarm.add_alarm_action(self._actions[severity])
 
 

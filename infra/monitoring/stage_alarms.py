@@ -46,97 +46,99 @@ def max_recording_seconds(cell: CellConfig) -> int:
     )
 
 
-class StageAlarms(AlarmFactory):
-    """Alarms of each stage and of the cell's queues."""
+def add_stage_alarms(alarms: AlarmFactory) -> None:
+    """Add the alarms of each stage and of the cell's queues."""
+    for stage in STAGES:
+        _add_event_alarms(alarms, stage)
+        if alarms.profile.anomaly_bands:
+            _add_volume_alarm(alarms, stage)
+    _add_queue_alarms(alarms)
 
-    def _add_event_alarms(self, stage: Stage) -> None:
-        cell, title = self._cell.name, stage.capitalize()
-        seconds = max_recording_seconds(self._cell)
-        self._add_alarm(
-            f"{title}Latency",
-            f"{stage} events take more than {seconds} seconds to reach the time series",
+
+def _add_event_alarms(alarms: AlarmFactory, stage: Stage) -> None:
+    cell, title = alarms.cell.name, stage.capitalize()
+    seconds = max_recording_seconds(alarms.cell)
+    alarms.add(
+        f"{title}Latency",
+        f"{stage} events take more than {seconds} seconds to reach the time series",
+        "critical",
+        cell_metric(tracker.VISIBILITY_LATENCY, cell=cell, stage=stage).metric("p99"),
+        above=seconds * 1000,
+        periods=3,
+    )
+    processed = {
+        f"n{number}": cell_metric(tracker.EVENTS_PROCESSED, cell=cell, stage=stage, outcome=outcome).metric(
+            period=_FIVE
+        )
+        for number, outcome in enumerate(_OUTCOMES)
+    }
+    failed = cell_metric(tracker.PROCESSING_FAILED, cell=cell, stage=stage).metric(period=_FIVE)
+    attempts = "+".join(f"FILL({name},0)" for name in (*processed, "failed"))
+    alarms.add(
+        f"{title}Failures",
+        f"More than {MAX_FAILED_PERCENT} % of the attempts to process {stage} events fail",
+        "critical",
+        cloudwatch.MathExpression(
+            expression=f"IF(({attempts})>={MIN_ATTEMPTS}, 100*FILL(failed,0)/({attempts}), 0)",
+            using_metrics={**processed, "failed": failed},
+            label="failed %",
+            period=_FIVE,
+        ),
+        above=MAX_FAILED_PERCENT,
+    )
+    alarms.add(
+        f"{title}Unpublished",
+        f"The bus does not accept {stage} events; their senders receive 503 and must retry",
+        "critical",
+        cell_metric(tracker.EVENTS_UNPUBLISHED, cell=cell, stage=stage).metric(period=_FIVE),
+    )
+    alarms.add(
+        f"{title}Conflicts",
+        f"{stage} events arrived with the id of another event but different content; they are dead letters",
+        "warning",
+        cell_metric(tracker.CONFLICTS, cell=cell, stage=stage).metric(period=_FIVE),
+    )
+
+
+def _add_volume_alarm(alarms: AlarmFactory, stage: Stage) -> None:
+    # An anomaly band instead of a fixed threshold, because a stage receives ten times as many events at month's end
+    # as on a Sunday.
+    alarms.add_anomaly(
+        f"{stage.capitalize()}Volume",
+        f"Far more or far fewer {stage} events than usual at this time",
+        "warning",
+        cell_metric(tracker.EVENTS_ACCEPTED, cell=alarms.cell.name, stage=stage).metric(period=Duration.minutes(15)),
+        deviations=ANOMALY_BAND_DEVIATIONS,
+        periods=4,
+        breaching=3,
+    )
+
+
+def _add_queue_alarms(alarms: AlarmFactory) -> None:
+    names = alarms.names
+    for stage in STAGES:
+        title, queue = stage.capitalize(), names.stage(stage)
+        alarms.add(
+            f"{title}QueueAge",
+            f"{stage} events wait more than {MAX_QUEUE_AGE_SECONDS} seconds for their processor",
             "critical",
-            cell_metric(tracker.VISIBILITY_LATENCY, cell=cell, stage=stage).metric("p99"),
-            above=seconds * 1000,
+            aws_metric("AWS/SQS", "ApproximateAgeOfOldestMessage", QueueName=queue).metric("Maximum"),
+            above=MAX_QUEUE_AGE_SECONDS,
             periods=3,
         )
-        processed = {
-            f"n{number}": cell_metric(tracker.EVENTS_PROCESSED, cell=cell, stage=stage, outcome=outcome).metric(
-                period=_FIVE
-            )
-            for number, outcome in enumerate(_OUTCOMES)
-        }
-        failed = cell_metric(tracker.PROCESSING_FAILED, cell=cell, stage=stage).metric(period=_FIVE)
-        attempts = "+".join(f"FILL({name},0)" for name in (*processed, "failed"))
-        self._add_alarm(
-            f"{title}Failures",
-            f"More than {MAX_FAILED_PERCENT} % of the attempts to process {stage} events fail",
-            "critical",
-            cloudwatch.MathExpression(
-                expression=f"IF(({attempts})>={MIN_ATTEMPTS}, 100*FILL(failed,0)/({attempts}), 0)",
-                using_metrics={**processed, "failed": failed},
-                label="failed %",
-                period=_FIVE,
-            ),
-            above=MAX_FAILED_PERCENT,
-        )
-        self._add_alarm(
-            f"{title}Unpublished",
-            f"The bus does not accept {stage} events; their senders receive 503 and must retry",
-            "critical",
-            cell_metric(tracker.EVENTS_UNPUBLISHED, cell=cell, stage=stage).metric(period=_FIVE),
-        )
-        self._add_alarm(
-            f"{title}Conflicts",
-            f"{stage} events arrived with the id of another event but different content; they are dead letters",
+        alarms.add(
+            f"{title}QueueDepth",
+            f"More than {MAX_QUEUE_DEPTH} {stage} events wait for their processor",
             "warning",
-            cell_metric(tracker.CONFLICTS, cell=cell, stage=stage).metric(period=_FIVE),
+            aws_metric("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue).metric("Maximum"),
+            above=MAX_QUEUE_DEPTH,
+            periods=3,
         )
-
-    def _add_volume_alarm(self, stage: Stage) -> None:
-        # An anomaly band instead of a fixed threshold, because a stage receives ten times as many events at month's end
-        # as on a Sunday.
-        alarm = cloudwatch.AnomalyDetectionAlarm(
-            self,
-            f"{stage.capitalize()}Volume",
-            alarm_name=f"{self._names.prefix}-{stage}-volume",
-            alarm_description=f"Far more or far fewer {stage} events than usual at this time",
-            metric=cell_metric(tracker.EVENTS_ACCEPTED, cell=self._cell.name, stage=stage).metric(
-                period=Duration.minutes(15)
-            ),
-            std_devs=ANOMALY_BAND_DEVIATIONS,
-            comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_LOWER_OR_GREATER_THAN_UPPER_THRESHOLD,
-            evaluation_periods=4,
-            datapoints_to_alarm=3,
-            treat_missing_data=cloudwatch.TreatMissingData.IGNORE,
+    dead_letters = {f"{stage.capitalize()}DeadLetters": names.dead_letters(stage) for stage in STAGES}
+    for id, queue in {**dead_letters, "Undelivered": names.undelivered, "Unrecorded": names.unrecorded}.items():
+        alarms.add(
+            id,
+            f"{queue} holds messages: investigate and redrive them as the deployment guide describes",
+            "critical",
+            aws_metric("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue).metric("Maximum"),
         )
-        alarm.add_alarm_action(self._actions["warning"])
-
-    def _add_queue_alarms(self) -> None:
-        names = self._names
-        for stage in STAGES:
-            title, queue = stage.capitalize(), names.stage(stage)
-            self._add_alarm(
-                f"{title}QueueAge",
-                f"{stage} events wait more than {MAX_QUEUE_AGE_SECONDS} seconds for their processor",
-                "critical",
-                aws_metric("AWS/SQS", "ApproximateAgeOfOldestMessage", QueueName=queue).metric("Maximum"),
-                above=MAX_QUEUE_AGE_SECONDS,
-                periods=3,
-            )
-            self._add_alarm(
-                f"{title}QueueDepth",
-                f"More than {MAX_QUEUE_DEPTH} {stage} events wait for their processor",
-                "warning",
-                aws_metric("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue).metric("Maximum"),
-                above=MAX_QUEUE_DEPTH,
-                periods=3,
-            )
-        dead_letters = {f"{stage.capitalize()}DeadLetters": names.dead_letters(stage) for stage in STAGES}
-        for id, queue in {**dead_letters, "Undelivered": names.undelivered, "Unrecorded": names.unrecorded}.items():
-            self._add_alarm(
-                id,
-                f"{queue} holds messages: investigate and redrive them as the deployment guide describes",
-                "critical",
-                aws_metric("AWS/SQS", "ApproximateNumberOfMessagesVisible", QueueName=queue).metric("Maximum"),
-            )

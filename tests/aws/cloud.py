@@ -29,7 +29,7 @@ from handlers import escalate, processor, producer, recorder, register_wait, swe
 from tests.aws.recorded_calls import ACCOUNT, REGION, Call, Context, FunctionKilled, RecordedCalls
 from tests.aws.state_machine import FakeStepFunctions
 from tests.aws.table import FakeTable
-from tests.tracker.samples import NOW, POLICY
+from tests.tracker.samples import FACTS_SENT, NOW, POLICY
 
 CELL = "test"
 TABLE, BUS, DATABASE, TIME_TABLE = "records", "bems-test", "bems-test", "transitions"
@@ -249,10 +249,7 @@ def event_body(invoice_id: str, status: str, event_id: str, **more: Any) -> dict
         "invoice_id": invoice_id,
         "status": status,
         "occurred_at": "2026-03-02T08:00:00Z",
-        "amount": "1250.00",
-        "currency": "EUR",
-        "vendor": {"id": "V-42", "tier": "silver"},
-        "source": {"system": "sap-ecc"},
+        **FACTS_SENT,
         **more,
     }
 

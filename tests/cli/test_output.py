@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from bems.cli.client import Client, ListResult
 from bems.cli.files import TimeParam
-from bems.cli.output import print_json, print_list, vendor_label
+from bems.cli.listing import ItemTable, Listing
+from bems.cli.output import print_json, vendor_label
 from bems.cli.table_layout import Column
 from bems.tracker.contract import Vendor
 from bems.tracker.instants import parse
@@ -22,7 +24,9 @@ def test_json_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_tables_have_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
-    print_list([1], False, False, [Column("Invoice"), Column("Vendor")], [["INV/1", HOSTILE]], "invoice")
+    table = ItemTable(list[str], "invoice", [Column("Invoice"), Column("Vendor")], lambda vendor: ("INV/1", vendor))
+    listing = Listing(Client("http://127.0.0.1"), limit=1, wide=False, as_json=False)
+    listing.print_items(ListResult([HOSTILE], more=False), table)
     shown = capsys.readouterr().out
     assert all(line.isprintable() for line in shown.split("\n"))
     assert "Ünï 😀" in shown

@@ -17,7 +17,7 @@ from bems.embedded.storage.schema import APPLICATION_ID, DATABASE, MIGRATIONS
 from bems.tracker.instants import DAY
 from tests.data.store import list_stored_versions, read_contents, unpack
 from tests.embedded.api.calls import Cell, Inbox, event_body
-from tests.embedded.storage.corrupt_files import make_newer, put_foreign_database
+from tests.embedded.storage.corrupt_files import corrupt_header, corrupt_pages, make_newer, put_foreign_database
 from tests.tracker.samples import NOW
 from tests.waiting import until
 
@@ -175,17 +175,6 @@ def test_a_target_created_during_the_copy_is_left_alone(folder: Path, tmp_path: 
         back_up(folder, tmp_path / "copy", make)
     assert_nothing_left(folder, "copy")
     assert_files(tmp_path / "copy", "mine")
-
-
-def corrupt_header(path: Path) -> None:
-    path.write_bytes(b"x" * 5000)
-
-
-def corrupt_pages(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2 // 4096 * 4096
-    content[middle : middle + 8 * 4096] = b"\xff" * (8 * 4096)
-    path.write_bytes(content)
 
 
 def remove(path: Path) -> None:

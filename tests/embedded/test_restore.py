@@ -16,7 +16,7 @@ from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.schema import DATABASE, MIGRATIONS
 from bems.embedded.storage.sqlite_store import SqliteStore
 from tests.data.store import FILES, list_stored_versions, read_contents, unpack
-from tests.embedded.storage.corrupt_files import make_newer, put_foreign_database
+from tests.embedded.storage.corrupt_files import corrupt_header, corrupt_pages, make_newer, put_foreign_database
 
 
 @pytest.fixture
@@ -72,17 +72,6 @@ def test_a_folder_that_is_not_empty_is_left_alone(copy: Path, tmp_path: Path) ->
     for path, reason in ((file, "is not a folder"), (file / "cell", "is not a folder"), (copy, "is not empty")):
         with pytest.raises(RestoreRefused, match=reason):
             restore(copy, path)
-
-
-def corrupt_header(path: Path) -> None:
-    path.write_bytes(b"x" * 5000)
-
-
-def corrupt_pages(path: Path) -> None:
-    found = bytearray(path.read_bytes())
-    middle = len(found) // 2 // 4096 * 4096
-    found[middle : middle + 8 * 4096] = b"\xff" * (8 * 4096)
-    path.write_bytes(found)
 
 
 def corrupt_index(path: Path) -> None:

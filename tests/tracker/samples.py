@@ -22,7 +22,29 @@ from bems.tracker.transitions import Transition
 NOW = parse("2026-03-02T09:00:00Z")
 """A Monday."""
 
+VALID: dict[str, Any] = {
+    "event_id": "01JD8Y6QZ3",
+    "invoice_id": "INV/2026/000123",
+    "status": "approved",
+    "occurred_at": "2026-11-23T10:15:00Z",
+    "amount": "1250.00",
+    "currency": "EUR",
+    "vendor": {"id": "V-42", "name": "Acme GmbH", "country": "DE", "tier": "gold"},
+    "payment_terms": {"days": 30, "due_date": "2026-12-23"},
+    "source": {"system": "sap-ecc", "region": "eu-west-1"},
+    "attributes": {"po": "4500012345"},
+}
+"""An event as it is sent, with a value in every field that is not only for past events."""
+
 FACTS = Facts(Decimal("1250.00"), "EUR", Vendor("V-42", tier="silver"), Source("sap-ecc"))
+
+FACTS_SENT: dict[str, Any] = {
+    "amount": "1250.00",
+    "currency": "EUR",
+    "vendor": {"id": "V-42", "tier": "silver"},
+    "source": {"system": "sap-ecc"},
+}
+"""`FACTS` in the body of an event."""
 
 FULL = Transition(
     transition_id="event e1",
@@ -101,4 +123,4 @@ def facts(days: int | None = None, due: date | None = None, **changes: Any) -> F
     return Facts(vendor=Vendor("V-42", tier=tier), source=Source("sap-ecc"), payment_terms=terms, **values)
 
 
-__all__ = ["DAY", "FACTS", "FULL", "HOUR", "NOW", "POLICY", "event", "facts", "plain_policy"]
+__all__ = ["DAY", "FACTS", "FACTS_SENT", "FULL", "HOUR", "NOW", "POLICY", "VALID", "event", "facts", "plain_policy"]

@@ -746,6 +746,22 @@ class Simulation:
 
     # -- invariants
 
+    def pass_grace_period(self) -> None:
+        """Let more than the grace period pass, minute by minute."""
+        for _ in range(2 * GRACE_PERIOD // MINUTE + 1):
+            self.now += MINUTE
+            self.drain()
+
+    def pass_time(self) -> bool:
+        """Move to the next instant at which something happens, and check; return whether there is one."""
+        at = self.next_instant()
+        if at is None:
+            return False
+        self.now = max(self.now + MINUTE, at)
+        self.drain()
+        self.check(late=True)
+        return True
+
     def check(self, late: bool) -> None:
         for invoice_id, record in self.records.items():
             self.check_record(invoice_id, record, late)
@@ -887,36 +903,24 @@ def run_schedule(
             simulation.move(what, which)
         simulation.log("-- drain")
         simulation.drain()
-        for _ in range(2 * GRACE_PERIOD // MINUTE + 1):
-            simulation.now += MINUTE
-            simulation.drain()
+        simulation.pass_grace_period()
         simulation.check(late=False)
         simulation.decided_before_late_phase = set(simulation.decided)
         if simulation.refuses_starts:
             simulation.log("-- time passes, and no execution can be started")
             for _ in range(draw.randint(1, 20)):
-                at = simulation.next_instant()
-                if at is None:
+                if not simulation.pass_time():
                     break
-                simulation.now = max(simulation.now + MINUTE, at)
-                simulation.drain()
-                simulation.check(late=True)
             simulation.refuses_starts = False
-            for _ in range(2 * GRACE_PERIOD // MINUTE + 1):
-                simulation.now += MINUTE
-                simulation.drain()
+            simulation.pass_grace_period()
         for invoice_id, record in simulation.records.items():
             wait = record.wait if simulation.loses_end_notices else None
             due = wait.due + GRACE_PERIOD + MAX_SILENCE if wait else 0
             simulation.replaced_by[invoice_id] = due
         simulation.log("-- time passes")
         for _ in range(400):
-            at = simulation.next_instant()
-            if at is None:
+            if not simulation.pass_time():
                 break
-            simulation.now = max(simulation.now + MINUTE, at)
-            simulation.drain()
-            simulation.check(late=True)
         else:
             raise InvariantViolated("6: time passes and the simulation never ends")
         for invoice_id, record in simulation.records.items():

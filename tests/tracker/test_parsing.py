@@ -20,21 +20,10 @@ from bems.tracker.parsing import (
     parse_event,
     parse_line,
 )
+from tests.tracker.samples import VALID
 
 NOW = parse("2026-11-23T10:16:00Z")
 
-VALID: dict[str, Any] = {
-    "event_id": "01JD8Y6QZ3",
-    "invoice_id": "INV/2026/000123",
-    "status": "approved",
-    "occurred_at": "2026-11-23T10:15:00Z",
-    "amount": "1250.00",
-    "currency": "EUR",
-    "vendor": {"id": "V-42", "name": "Acme GmbH", "country": "DE", "tier": "gold"},
-    "payment_terms": {"days": 30, "due_date": "2026-12-23"},
-    "source": {"system": "sap-ecc", "region": "eu-west-1"},
-    "attributes": {"po": "4500012345"},
-}
 BODY = json.dumps(VALID).encode()
 
 

@@ -9,21 +9,12 @@ from bems.tracker.contract import STAGES, SUCCESS_STATUS, Stage
 from bems.tracker.instants import parse
 from bems.tracker.parsing import InvalidEvent, parse_event
 from bems.tracker.schemas import batch_name, components, event_name, gateway_models
+from tests.tracker.samples import VALID
 
 NOW = parse("2026-11-23T10:16:00Z")
 TEMPLATE = "#/$defs/{name}"
 
-FULL: dict[str, Any] = {
-    "event_id": "01JD8Y6QZ3",
-    "invoice_id": "INV/2026/000123",
-    "occurred_at": "2026-11-23T10:15:00Z",
-    "amount": "1250.00",
-    "currency": "EUR",
-    "vendor": {"id": "V-42", "name": "Acme GmbH", "country": "DE", "tier": "gold"},
-    "payment_terms": {"days": 30, "due_date": "2026-12-23"},
-    "source": {"system": "sap-ecc", "region": "eu-west-1"},
-    "attributes": {"po": "4500012345"},
-}
+FULL = {name: value for name, value in VALID.items() if name != "status"}
 ACCEPTED: list[dict[str, Any]] = [
     FULL,
     {name: FULL[name] for name in FULL if name not in ("payment_terms", "attributes")},

@@ -11,19 +11,7 @@ from msgspec import Meta, Struct
 from bems.tracker.contract import EVENT_TYPES, AuthorizationEvent, PaymentTerms, Source, Vendor
 from bems.validation import field_errors
 from bems.validation.field_errors import MAX_ERRORS, FieldError, append_pointer, validate
-
-VALID: dict[str, Any] = {
-    "event_id": "01JD8Y6QZ3",
-    "invoice_id": "INV/2026/000123",
-    "status": "approved",
-    "occurred_at": "2026-11-23T10:15:00Z",
-    "amount": "1250.00",
-    "currency": "EUR",
-    "vendor": {"id": "V-42", "name": "Acme GmbH", "country": "DE", "tier": "gold"},
-    "payment_terms": {"days": 30, "due_date": "2026-12-23"},
-    "source": {"system": "sap-ecc", "region": "eu-west-1"},
-    "attributes": {"po": "4500012345"},
-}
+from tests.tracker.samples import VALID
 
 
 class Color(enum.Enum):

@@ -4,11 +4,10 @@ from typing import Any, get_args
 
 import click
 
-from bems.cli import options
 from bems.cli.checked_commands import CheckedCommand
-from bems.cli.client import Client, decode_as
-from bems.cli.options import connected
-from bems.cli.output import format_amount, format_time, pluralize_count, print_json, print_list, vendor_label
+from bems.cli.client import ListResult, decode_as
+from bems.cli.listing import ItemTable, Listing, with_listing
+from bems.cli.output import format_amount, format_time, pluralize_count, print_json, vendor_label
 from bems.cli.table_layout import Column
 from bems.embedded.alerting.delivery import DeliveryState
 from bems.embedded.api.access import OPERATORS, VIEWERS
@@ -51,27 +50,14 @@ KIND_TEXTS: dict[str, str] = {
 @click.option("--severity", type=click.Choice(get_args(Severity)), help="Only alerts of this severity.")
 @click.option("--stage", type=click.Choice(STAGES), help="Only alerts of this stage.")
 @click.option("--invoice", metavar="ID", help="Only alerts of this invoice.")
-@options.limit
-@options.wide
-@options.as_json
-@connected
-def alerts(
-    client: Client,
-    severity: str | None,
-    stage: str | None,
-    invoice: str | None,
-    limit: int,
-    wide: bool,
-    as_json: bool,
-) -> None:
+@with_listing
+def alerts(listing: Listing, severity: str | None, stage: str | None, invoice: str | None) -> None:
     """List alerts, newest first, and the messages that a wait with alerts was resolved.
 
     Requires a viewer, operator or admin key.
     """
     query = {"severity": severity, "stage": stage, "invoice_id": invoice}
-    found = client.list("/alerts", VIEWERS, query, limit)
-    raised = decode_as(found.items, list[Alert])
-    print_list(found.items, found.more, as_json, ALERT_COLUMNS, map(_row, raised), "alert", wide=wide)
+    listing.print_items(listing.read("/alerts", VIEWERS, query), ALERT_TABLE)
 
 
 def describe_alert(alert: Alert) -> str:
@@ -98,25 +84,25 @@ def _row(alert: Alert) -> tuple[str, ...]:
     )
 
 
+ALERT_TABLE = ItemTable(list[Alert], "alert", ALERT_COLUMNS, _row)
+
+
 @click.command(cls=CheckedCommand, epilog="Example: bems deliveries --state failed --retry")
 @click.option(
     "--state", type=click.Choice(DELIVERY_STATES), help="failed: given up; waiting: will be retried. Default: both."
 )
 @click.option("--retry", is_flag=True, help="Retry all failed deliveries; requires an operator or admin key.")
-@options.limit
-@options.wide
-@options.as_json
-@connected
-def deliveries(client: Client, state: str | None, retry: bool, limit: int, wide: bool, as_json: bool) -> None:
+@with_listing
+def deliveries(listing: Listing, state: str | None, retry: bool) -> None:
     """List alerts that are not delivered yet.
 
     An alert is listed once for each destination that has not accepted it, oldest first. Requires a viewer, operator or
     admin key.
     """
     if retry:
-        answer = client.request_json("POST", "/deliveries/retry", OPERATORS)
+        answer = listing.client.request_json("POST", "/deliveries/retry", OPERATORS)
         number = decode_as(answer, Retried).deliveries
-        if as_json:
+        if listing.as_json:
             print_json(answer)
         else:
             click.echo(f"{pluralize_count(number, 'undelivered alert')} will be retried")
@@ -124,11 +110,10 @@ def deliveries(client: Client, state: str | None, retry: bool, limit: int, wide:
     items: list[Any] = []
     more = False
     for one in DELIVERY_STATES if state is None else (state,):
-        found = client.list("/deliveries", VIEWERS, {"state": one}, limit)
+        found = listing.read("/deliveries", VIEWERS, {"state": one})
         items, more = items + found.items, more or found.more
-    items, more = items[:limit], more or len(items) > limit
-    waiting = decode_as(items, list[Delivery])
-    print_list(items, more, as_json, DELIVERY_COLUMNS, map(_delivery_row, waiting), "undelivered alert", wide=wide)
+    found = ListResult(items[: listing.limit], more or len(items) > listing.limit)
+    listing.print_items(found, DELIVERY_TABLE)
 
 
 def _delivery_row(delivery: Delivery) -> tuple[str, ...]:
@@ -141,3 +126,6 @@ def _delivery_row(delivery: Delivery) -> tuple[str, ...]:
         delivery.error or "-",
         delivery.alert_id,
     )
+
+
+DELIVERY_TABLE = ItemTable(list[Delivery], "undelivered alert", DELIVERY_COLUMNS, _delivery_row)

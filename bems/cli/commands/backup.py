@@ -5,13 +5,13 @@ from contextlib import contextmanager
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import DownloadColumn, TaskProgressColumn
 
 from bems.cli.checked_commands import CheckedCommand
 from bems.cli.errors import UserError, translate_store_errors
 from bems.cli.files import parse_folder
 from bems.cli.output import format_time, pluralize_count, print_json
+from bems.cli.progress import progress_bar
 from bems.embedded.backup import Backup, BackupRefused, OnProgress, back_up
 from bems.embedded.storage.file_permissions import private_umask
 from bems.tracker.instants import render, to_datetime
@@ -43,15 +43,7 @@ def backup(folder: str, target: str, as_json: bool) -> None:
 @contextmanager
 def copying(what: str) -> Iterator[OnProgress]:
     """Show a progress bar on a terminal, and yield the callback that advances it."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar("{task.description}", TaskProgressColumn(), DownloadColumn()) as progress:
         task = progress.add_task(what, total=None)
 
         def on_progress(done: int, total: int) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
 from bems.cli.batches import LineResult
 from bems.cli.checked_commands import CheckedCommand
@@ -22,6 +21,7 @@ from bems.cli.errors import Failure, translate_store_errors
 from bems.cli.files import read_policy_file
 from bems.cli.output import print_json
 from bems.cli.pacing import ReplayPacer
+from bems.cli.progress import progress_bar
 from bems.cli.send_summary import SendSummary
 from bems.cli.sender import Sender
 from bems.cli.worst_invoice import WorstInvoice
@@ -172,15 +172,7 @@ def _is_visible(client: Client, event: Event) -> bool:
 @contextmanager
 def _progress(total: int, clock: AcceleratedClock) -> Iterator[Callable[[], None]]:
     """Show a progress bar on a terminal, and yield the callback that advances it by one event."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.fields[day]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("events"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar("{task.fields[day]}", MofNCompleteColumn(), "events") as progress:
         task = progress.add_task("", total=total, day="")
         done = 0
 

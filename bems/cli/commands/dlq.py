@@ -9,8 +9,9 @@ from bems.cli.checked_commands import CheckedGroup
 from bems.cli.client import Client, decode_as
 from bems.cli.errors import UserError
 from bems.cli.http_errors import to_one_line
+from bems.cli.listing import ItemTable, Listing, with_listing
 from bems.cli.options import connected
-from bems.cli.output import format_time, pluralize_count, print_json, print_list
+from bems.cli.output import format_time, pluralize_count, print_json
 from bems.cli.table_layout import Column
 from bems.embedded.api.access import OPERATORS
 from bems.embedded.api.operations import Redriven
@@ -45,15 +46,11 @@ def dlq() -> None:
 @dlq.command("list", epilog="Example: bems dlq list --error KeyError")
 @of_invoice
 @with_error
-@options.limit
-@options.wide
-@options.as_json
-@connected
-def list_(client: Client, invoice: str | None, error: str | None, limit: int, wide: bool, as_json: bool) -> None:
+@with_listing
+def list_(listing: Listing, invoice: str | None, error: str | None) -> None:
     """List dead letters, sorted by event id."""
-    found = client.list("/dead-letters", OPERATORS, {"invoice_id": invoice, "error": error}, limit)
-    letters = decode_as(found.items, list[DeadLetter])
-    print_list(found.items, found.more, as_json, DEAD_LETTER_COLUMNS, map(_row, letters), "dead letter", wide=wide)
+    found = listing.read("/dead-letters", OPERATORS, {"invoice_id": invoice, "error": error})
+    listing.print_items(found, DEAD_LETTER_TABLE)
 
 
 @dlq.command(epilog="Example: bems dlq redrive --error KeyError")
@@ -123,3 +120,6 @@ def _row(letter: DeadLetter) -> tuple[str, ...]:
         retry,
         letter.error,
     )
+
+
+DEAD_LETTER_TABLE = ItemTable(list[DeadLetter], "dead letter", DEAD_LETTER_COLUMNS, _row)

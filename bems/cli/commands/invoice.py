@@ -13,6 +13,7 @@ from bems.cli.checked_commands import CheckedCommand
 from bems.cli.client import Client, decode_as, quote_path
 from bems.cli.commands.alerts import KIND_TEXTS, describe_alert
 from bems.cli.errors import UserError
+from bems.cli.listing import ItemTable, Listing
 from bems.cli.options import connected
 from bems.cli.output import (
     format_amount,
@@ -21,7 +22,6 @@ from bems.cli.output import (
     make_console,
     pluralize_count,
     print_json,
-    print_list,
     vendor_label,
 )
 from bems.cli.replay_report import STATUS_MEANINGS
@@ -125,7 +125,8 @@ def invoice(client: Client, invoice_id: str, history: bool, events: bool, wide: 
     if events:
         if history:
             raise UserError("--events and --history cannot be combined: use one of them")
-        _show_events(client, invoice_id, wide=wide, as_json=as_json)
+        listing = Listing(client, MAX_EVENTS, wide, as_json)
+        listing.print_items(listing.read(f"/invoices/{quote_path(invoice_id)}/events", VIEWERS, {}), EVENT_TABLE)
         return
     answer = client.request_json("GET", f"/invoices/{quote_path(invoice_id)}", VIEWERS)
     _read_full_histories(client, answer)
@@ -157,12 +158,6 @@ def invoice(client: Client, invoice_id: str, history: bool, events: bool, wide: 
             print_section(title, STATE_COLUMNS, map(_state, fold_states(list(_states(execution)))))
 
 
-def _show_events(client: Client, invoice_id: str, *, wide: bool, as_json: bool) -> None:
-    found = client.list(f"/invoices/{quote_path(invoice_id)}/events", VIEWERS, {}, MAX_EVENTS)
-    rows = [] if as_json else map(_event, decode_as(found.items, list[Event]))
-    print_list(found.items, found.more, as_json, EVENT_COLUMNS, rows, "event", wide=wide)
-
-
 def _event(one: Event) -> tuple[str, ...]:
     event = decode_as(one.event, _SentEvent)
     outcome = f"{one.stage} {event.status}" + (", imported" if event.imported else "")
@@ -180,6 +175,9 @@ def _event(one: Event) -> tuple[str, ...]:
         format_time(one.received_at),
         event.event_id,
     )
+
+
+EVENT_TABLE = ItemTable(list[Event], "event", EVENT_COLUMNS, _event)
 
 
 def _outcome(stage: Stage, outcome: Outcome) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import msgspec
 
 from bems.cli import options
 from bems.cli.checked_commands import CheckedGroup
-from bems.cli.client import Client, decode_as, quote_path
+from bems.cli.client import Client, ListPage, decode_as, quote_path
 from bems.cli.errors import Failure, UserError
 from bems.cli.files import parse_folder
 from bems.cli.options import connected
@@ -54,7 +54,7 @@ def keys() -> None:
 def list_(client: Client, wide: bool, as_json: bool) -> None:
     """List all keys, revoked ones too, without their secret text."""
     answer = client.request_json("GET", "/keys", ADMINS)
-    known = decode_as(answer, _Keys).items
+    known = decode_as(answer, ListPage[Key]).items
     if as_json:
         print_json({"items": answer["items"], "more": False})
         return
@@ -96,7 +96,7 @@ def add(client: Client, name: str, role: Role, folder: str | None, as_json: bool
 @connected
 def revoke(client: Client, id_or_name: str, as_json: bool) -> None:
     """Revoke a key, by its id or by the name of an active key. A revoked key cannot be restored."""
-    known = decode_as(client.request_json("GET", "/keys", ADMINS), _Keys).items
+    known = decode_as(client.request_json("GET", "/keys", ADMINS), ListPage[Key]).items
     found = [key for key in known if key.name == id_or_name and key.revoked_at is None]
     found = found or [key for key in known if key.id == id_or_name]
     if not found:
@@ -109,10 +109,6 @@ def revoke(client: Client, id_or_name: str, as_json: bool) -> None:
         click.echo(
             f"{key.name} ({key.id}), {key.role}: revoked at {format_time(key.revoked_at)} UTC by {key.revoked_by}"
         )
-
-
-class _Keys(msgspec.Struct):
-    items: list[Key]
 
 
 def _add_offline(folder: Path, name: str, role: Role) -> NewKey:

@@ -14,8 +14,9 @@ from bems.cli.client import Client, decode_as
 from bems.cli.commands.up import load_cell
 from bems.cli.errors import UserError
 from bems.cli.files import TimeParam, read_policy_file, read_text
+from bems.cli.listing import ItemTable, Listing, with_listing
 from bems.cli.options import connected
-from bems.cli.output import format_time, make_console, pluralize_count, print_json, print_list
+from bems.cli.output import format_time, make_console, pluralize_count, print_json
 from bems.cli.table_layout import Column, print_table
 from bems.clock import SystemClock
 from bems.embedded.api.access import VIEWERS
@@ -107,21 +108,20 @@ def show(
 
 
 @policy.command(epilog="Example: bems policy history")
-@options.limit
-@options.wide
-@options.as_json
-@connected
-def history(client: Client, limit: int, wide: bool, as_json: bool) -> None:
+@with_listing
+def history(listing: Listing) -> None:
     """List every policy that was in force, newest first. `bems policy show --at` prints one of them.
 
     Requires a viewer, operator or admin key.
     """
-    found, more = client.list("/policies", VIEWERS, {}, limit)
-    rows = [
-        (one.digest, format_time(one.in_force_from), format_time(one.in_force_until), one.source)
-        for one in decode_as(found, list[PolicySummary])
-    ]
-    print_list(found, more, as_json, POLICY_HISTORY_COLUMNS, rows, "policy version", wide=wide)
+    listing.print_items(listing.read("/policies", VIEWERS, {}), POLICY_HISTORY_TABLE)
+
+
+def _version_row(one: PolicySummary) -> tuple[str, ...]:
+    return one.digest, format_time(one.in_force_from), format_time(one.in_force_until), one.source
+
+
+POLICY_HISTORY_TABLE = ItemTable(list[PolicySummary], "policy version", POLICY_HISTORY_COLUMNS, _version_row)
 
 
 @policy.command(epilog="Example: bems policy check policy.yaml")

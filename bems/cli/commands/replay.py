@@ -12,8 +12,7 @@ from typing import IO
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TaskProgressColumn
 
 from bems.cli import options
 from bems.cli.checked_commands import CheckedCommand
@@ -22,6 +21,7 @@ from bems.cli.files import LogFile, TimeParam, encode_refusal, output_file, read
 from bems.cli.input_diagnosis import diagnose_line
 from bems.cli.output import make_console
 from bems.cli.policy_comparison import BUILT_IN, ReplayResult, compare, print_comparison
+from bems.cli.progress import progress_bar
 from bems.cli.refused_events import FirstRefusedLines
 from bems.cli.refused_events import RefusedLine as RefusedLine
 from bems.cli.replay_report import as_document, print_report
@@ -177,15 +177,7 @@ def replay_with_progress(
     on_refused: Callable[[Refusal], object] | None = None,
 ) -> tuple[Report, float]:
     """Replay the log and return the report and the seconds it took. Shows a progress bar on a terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[lines]:,} lines"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar("{task.description}", TaskProgressColumn(), "{task.fields[lines]:,} lines") as progress:
         task = progress.add_task("Replaying", total=log.size, lines=0)
 
         def with_progress() -> Iterator[bytes]:

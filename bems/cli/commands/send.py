@@ -7,8 +7,7 @@ from typing import get_args
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskProgressColumn
 from rich.text import Text
 
 from bems.cli.batches import Disposition, LineResult
@@ -20,6 +19,7 @@ from bems.cli.http_errors import read_json, to_one_line
 from bems.cli.input_diagnosis import diagnose_line
 from bems.cli.options import connected
 from bems.cli.output import format_duration, make_console, print_json
+from bems.cli.progress import progress_bar
 from bems.cli.refused_events import FirstRefusedLines, RefusedLine
 from bems.cli.send_summary import SendSummary
 from bems.cli.sender import Sender
@@ -209,15 +209,7 @@ class ProgressReporter:
 @contextmanager
 def progress_reporter(log: LogFile, retries_for: float) -> Iterator[ProgressReporter]:
     """Yield a reporter whose progress bar is shown on a terminal."""
-    console = Console(stderr=True, highlight=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[lines]:,} events"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar("{task.description}", TaskProgressColumn(), "{task.fields[lines]:,} events") as progress:
         yield ProgressReporter(log, progress, retries_for)
 
 

@@ -2,10 +2,9 @@
 
 import click
 
-from bems.cli import options
 from bems.cli.checked_commands import CheckedCommand
-from bems.cli.client import Client, decode_as
-from bems.cli.options import connected
+from bems.cli.client import decode_as
+from bems.cli.listing import Listing, with_listing
 from bems.cli.output import format_amount, format_times, make_console, print_json, vendor_label
 from bems.cli.stuck_totals import read_stuck_totals
 from bems.cli.table_layout import Column, print_prose, print_table
@@ -36,27 +35,24 @@ STUCK_COLUMNS = (
     show_default=True,
     help="Sort order. age: the longest wait first; value: the greatest amount of each currency first.",
 )
-@options.limit
-@options.wide
-@options.as_json
-@connected
-def stuck(client: Client, stage: Stage | None, by: str, limit: int, wide: bool, as_json: bool) -> None:
+@with_listing
+def stuck(listing: Listing, stage: Stage | None, by: str) -> None:
     """List stuck invoices and their total amounts.
 
     An invoice is stuck if an alert was raised in its current wait, or if it is parked, which means that no more alerts
     are raised. An extended invoice is not stuck until its next alert. Dates are in UTC. Requires a viewer, operator or
     admin key.
     """
-    found = client.list("/invoices", VIEWERS, {"stuck": "true", "stage": stage, "sort": by}, limit)
-    totals = read_stuck_totals(client, stage)
-    if as_json:
+    found = listing.read("/invoices", VIEWERS, {"stuck": "true", "stage": stage, "sort": by})
+    totals = read_stuck_totals(listing.client, stage)
+    if listing.as_json:
         print_json({"items": found.items, "more": found.more, **totals.as_document()})
         return
     invoices = decode_as(found.items, list[Invoice])
     console = make_console()
     if invoices:
         click.echo()
-        print_table(console, STUCK_COLUMNS, map(_row, invoices), wide=wide)
+        print_table(console, STUCK_COLUMNS, map(_row, invoices), wide=listing.wide)
         click.echo()
     more = f"; the first {len(invoices):,} are shown, see --limit" if found.more else ""
     print_prose(console, f"{totals}{more}")

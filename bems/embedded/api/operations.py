@@ -4,34 +4,28 @@ The routes and the OpenAPI document are generated from the table OPERATIONS at t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
 from msgspec import Struct
 
+from bems.embedded.alerting.deliveries import Deliveries
 from bems.embedded.api import check, dashboards, policies, views
 from bems.embedded.api.access import ADMINS, OPERATORS, VIEWERS, Roles
 from bems.embedded.api.cell_context import CellContext
 from bems.embedded.api.check import Check
+from bems.embedded.api.pages import Found, Page, PagedQuery, Position, RowNumber, SqliteInteger, paged, position_after
 from bems.embedded.api.queries import (
     AlertsQuery,
     CommandsQuery,
     DashboardQuery,
     DeadLettersQuery,
     DeliveriesQuery,
-    EventsQuery,
-    HistoryQuery,
     InvoicesQuery,
     NoQuery,
-    Page,
-    PoliciesQuery,
     PolicyQuery,
-    RowNumber,
-    SqliteInteger,
-    read_cursor,
-    write_cursor,
 )
 from bems.embedded.api.writer_bridge import WriterBridge
 from bems.embedded.auth.keys import Key, KeyRefused
@@ -73,6 +67,10 @@ class ApiRequest:
     async def read(self, query: Callable[[Reader], T]) -> T:
         """Run a query in a reader thread, counted against the limit of the request's key, and return its result."""
         return await self.context.readers.read(query, self.key.id)
+
+    async def read_page(self, list_name: str, types: Sequence[Any], fetch: Callable[..., Found]) -> HttpResponse:
+        """Respond with one page of a list that is read from the store (see `paged`)."""
+        return await paged(self.read, self.query, list_name, types, fetch)
 
 
 Handler = Callable[[ApiRequest], Awaitable[HttpResponse]]
@@ -163,19 +161,15 @@ async def get_invoice(request: ApiRequest) -> HttpResponse:
 
 
 async def get_history(request: ApiRequest) -> HttpResponse:
-    query: HistoryQuery = request.query
-    after = read_cursor(query.cursor, views.history_cursor_name(request.resource_id), RowNumber)
-    if isinstance(after, InvalidEvent):
-        return responses.bad_request(after)
+    query: PagedQuery = request.query
 
-    def fetch(reader: Reader) -> HttpResponse:
+    def fetch(reader: Reader, after: int = 0) -> Found:
         if reader.execution(request.resource_id) is None:
             return responses.not_found(f"there is no execution {format_value(request.resource_id)}")
         histories = ExecutionHistories(request.context.machine, reader)
-        events, cursor = views.view_history(request.resource_id, histories, after[0] if after else 0, query.limit)
-        return responses.json_response(200, Page(events, cursor))
+        return views.view_history(request.resource_id, histories, after, query.limit)
 
-    return await request.read(fetch)
+    return await request.read_page(views.history_cursor_name(request.resource_id), (RowNumber,), fetch)
 
 
 async def list_invoices(request: ApiRequest) -> HttpResponse:
@@ -190,28 +184,24 @@ async def list_invoices(request: ApiRequest) -> HttpResponse:
     by_value = query.sort == "value"
     if query.sort and not query.stuck:
         return responses.bad_request(reject_invalid("query", [SORT_REQUIRES_STUCK], None))
-    name, *types = ("stuck by value", str, SqliteInteger, SqliteInteger, str) if by_value else ("stuck", RowNumber, str)
+
+    def fetch(reader: Reader, after: str = "") -> Found:
+        records = reader.invoices(statuses=statuses, mark=query.mark, after=after, limit=query.limit)
+        following = position_after(records, query.limit, lambda record: (record.invoice_id,))
+        return [views.view_invoice(record, reader) for record in records], following
+
+    def fetch_stuck(reader: Reader, *after: str | int) -> Found:
+        records = reader.stuck(
+            statuses=statuses, mark=query.mark, after=after or None, by_value=by_value, limit=query.limit
+        )
+        following = position_after(records, query.limit, lambda record: stuck_sort_key(record, by_value))
+        return [views.view_invoice(record, reader) for record in records], following
+
     if not query.stuck:
-        name, types = "ids", [str]
-    position = read_cursor(query.cursor, name, *types)
-    if isinstance(position, InvalidEvent):
-        return responses.bad_request(position)
-
-    def fetch(reader: Reader) -> HttpResponse:
-        if query.stuck:
-            records = reader.stuck(
-                statuses=statuses, mark=query.mark, after=position, by_value=by_value, limit=query.limit
-            )
-        else:
-            (after,) = position or ("",)
-            records = reader.invoices(statuses=statuses, mark=query.mark, after=after, limit=query.limit)
-        cursor = None
-        if len(records) == query.limit:
-            last = records[-1]
-            cursor = write_cursor(name, *(stuck_sort_key(last, by_value) if query.stuck else (last.invoice_id,)))
-        return responses.json_response(200, Page([views.view_invoice(record, reader) for record in records], cursor))
-
-    return await request.read(fetch)
+        return await request.read_page("ids", (str,), fetch)
+    if by_value:
+        return await request.read_page("stuck by value", (str, SqliteInteger, SqliteInteger, str), fetch_stuck)
+    return await request.read_page("stuck", (RowNumber, str), fetch_stuck)
 
 
 async def list_events(request: ApiRequest) -> HttpResponse:
@@ -219,12 +209,9 @@ async def list_events(request: ApiRequest) -> HttpResponse:
 
     An invoice id may end in `/events`. If no invoice has the id before `/events`, return the invoice with the whole id.
     """
-    query: EventsQuery = request.query
-    after = read_cursor(query.cursor, f"events of {request.resource_id}", str, RowNumber)
-    if isinstance(after, InvalidEvent):
-        return responses.bad_request(after)
+    query: PagedQuery = request.query
 
-    def fetch(reader: Reader) -> HttpResponse:
+    def fetch(reader: Reader, last_letter: str = "", rows_before: int = 0) -> Found:
         if reader.record(request.resource_id) is None and not reader.dead_letters(
             invoice_id=request.resource_id, limit=1
         ):
@@ -234,11 +221,9 @@ async def list_events(request: ApiRequest) -> HttpResponse:
                     200, views.view_details(longer, reader, ExecutionHistories(request.context.machine, reader))
                 )
             return responses.not_found(f"there is no invoice {format_value(request.resource_id)}")
-        events, position = views.view_events(request.resource_id, reader, after or ("", 0), query.limit)
-        cursor = write_cursor(f"events of {request.resource_id}", *position) if position else None
-        return responses.json_response(200, Page(events, cursor))
+        return views.view_events(request.resource_id, reader, (last_letter, rows_before), query.limit)
 
-    return await request.read(fetch)
+    return await request.read_page(f"events of {request.resource_id}", (str, RowNumber), fetch)
 
 
 async def list_totals(request: ApiRequest) -> HttpResponse:
@@ -248,34 +233,32 @@ async def list_totals(request: ApiRequest) -> HttpResponse:
 
 async def list_alerts(request: ApiRequest) -> HttpResponse:
     query: AlertsQuery = request.query
-    before = read_cursor(query.cursor, "alerts", RowNumber)
-    if isinstance(before, InvalidEvent):
-        return responses.bad_request(before)
-    alerts = await request.read(
-        lambda reader: reader.newest_alerts(
+
+    def fetch(reader: Reader, before: int | None = None) -> Found:
+        rows = reader.newest_alerts(
             invoice_id=query.invoice_id,
             stage=query.stage,
             severity=query.severity,
-            before=before[0] if before else None,
+            before=before,
             limit=query.limit,
         )
-    )
-    cursor = write_cursor("alerts", alerts[-1][0]) if len(alerts) == query.limit else None
-    return responses.json_response(200, Page([views.view_alert(alert) for _, alert in alerts], cursor))
+        return [views.view_alert(alert) for _, alert in rows], position_after(rows, query.limit, _row_number)
+
+    return await request.read_page("alerts", (RowNumber,), fetch)
 
 
 async def list_commands(request: ApiRequest) -> HttpResponse:
     query: CommandsQuery = request.query
-    before = read_cursor(query.cursor, "commands", RowNumber)
-    if isinstance(before, InvalidEvent):
-        return responses.bad_request(before)
-    entries = await request.read(
-        lambda reader: reader.commands(
-            invoice_id=query.invoice_id, before=before[0] if before else None, limit=query.limit
-        )
-    )
-    cursor = write_cursor("commands", entries[-1][0]) if len(entries) == query.limit else None
-    return responses.json_response(200, Page([views.view_command(entry) for _, entry in entries], cursor))
+
+    def fetch(reader: Reader, before: int | None = None) -> Found:
+        rows = reader.commands(invoice_id=query.invoice_id, before=before, limit=query.limit)
+        return [views.view_command(entry) for _, entry in rows], position_after(rows, query.limit, _row_number)
+
+    return await request.read_page("commands", (RowNumber,), fetch)
+
+
+def _row_number(row: tuple[int, Any]) -> Position:
+    return row[:1]
 
 
 async def post_command(request: ApiRequest) -> HttpResponse:
@@ -294,20 +277,19 @@ async def post_command(request: ApiRequest) -> HttpResponse:
 
 async def list_dead_letters(request: ApiRequest) -> HttpResponse:
     query: DeadLettersQuery = request.query
-    after = read_cursor(query.cursor, "letters", str)
-    if isinstance(after, InvalidEvent):
-        return responses.bad_request(after)
-    letters = await request.read(
-        lambda reader: reader.dead_letters(
+
+    def fetch(reader: Reader, after: str = "") -> Found:
+        letters = reader.dead_letters(
             invoice_id=query.invoice_id,
             error=query.error,
             set_aside=query.set_aside,
-            after=after[0] if after else "",
+            after=after,
             limit=query.limit,
         )
-    )
-    cursor = write_cursor("letters", letters[-1].event_id) if len(letters) == query.limit else None
-    return responses.json_response(200, Page([views.view_dead_letter(letter) for letter in letters], cursor))
+        following = position_after(letters, query.limit, lambda letter: (letter.event_id,))
+        return [views.view_dead_letter(letter) for letter in letters], following
+
+    return await request.read_page("letters", (str,), fetch)
 
 
 async def redrive_dead_letters(request: ApiRequest) -> HttpResponse:
@@ -344,30 +326,28 @@ def _find_matching(reader: Reader, selection: RedriveRequest) -> list[str]:
 
 async def list_deliveries(request: ApiRequest) -> HttpResponse:
     query: DeliveriesQuery = request.query
-    after = read_cursor(query.cursor, "deliveries", RowNumber, str)
-    if isinstance(after, InvalidEvent):
-        return responses.bad_request(after)
-    seq, destination = after or (-1, "")
-    deliveries = request.context.deliveries
-    entries = await request.context.readers.run_blocking(
-        lambda: deliveries.entries(query.state, query.limit, (seq, destination)), request.key.id
-    )
-    shown = [
-        Delivery(
-            entry.alert.id,
-            entry.alert.invoice_id,
-            entry.destination,
-            entry.attempts,
-            entry.state,
-            render(entry.due),
-            entry.error,
-        )
-        for entry in entries
-    ]
-    cursor = (
-        write_cursor("deliveries", entries[-1].seq, entries[-1].destination) if len(entries) == query.limit else None
-    )
-    return responses.json_response(200, Page(shown, cursor))
+    context = request.context
+
+    async def run(respond: Callable[[Deliveries], HttpResponse]) -> HttpResponse:
+        return await context.readers.run_blocking(lambda: respond(context.deliveries), request.key.id)
+
+    def fetch(deliveries: Deliveries, seq: int = -1, destination: str = "") -> Found:
+        entries = deliveries.entries(query.state, query.limit, (seq, destination))
+        shown = [
+            Delivery(
+                entry.alert.id,
+                entry.alert.invoice_id,
+                entry.destination,
+                entry.attempts,
+                entry.state,
+                render(entry.due),
+                entry.error,
+            )
+            for entry in entries
+        ]
+        return shown, position_after(entries, query.limit, lambda entry: (entry.seq, entry.destination))
+
+    return await paged(run, query, "deliveries", (RowNumber, str), fetch)
 
 
 async def retry_deliveries(request: ApiRequest) -> HttpResponse:
@@ -391,15 +371,14 @@ async def get_policy(request: ApiRequest) -> HttpResponse:
 
 
 async def list_policies(request: ApiRequest) -> HttpResponse:
-    query: PoliciesQuery = request.query
-    before = read_cursor(query.cursor, "policies", RowNumber)
-    if isinstance(before, InvalidEvent):
-        return responses.bad_request(before)
-    kept = await request.context.readers.read(
-        lambda reader: reader.policies(before=before[0] if before else None, limit=query.limit)
-    )
-    cursor = write_cursor("policies", kept[-1].number) if len(kept) == query.limit else None
-    return responses.json_response(200, Page([policies.summarize_policy(one) for one in kept], cursor))
+    query: PagedQuery = request.query
+
+    def fetch(reader: Reader, before: int | None = None) -> Found:
+        kept = reader.policies(before=before, limit=query.limit)
+        following = position_after(kept, query.limit, lambda one: (one.number,))
+        return [policies.summarize_policy(one) for one in kept], following
+
+    return await request.read_page("policies", (RowNumber,), fetch)
 
 
 async def get_dashboards(_: ApiRequest) -> HttpResponse:
@@ -454,7 +433,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/invoices/{target}/events", "listEvents",
         "List the events of an invoice as they were sent, newest first", VIEWERS, list_events,
-        {200: Page[views.Event]}, EventsQuery, problems=(400, 404),
+        {200: Page[views.Event]}, PagedQuery, problems=(400, 404),
     ),
     Operation(
         "GET", "/invoices/{target}", "getInvoice",
@@ -463,7 +442,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "GET", "/executions/{target}/history", "getHistory", "List the history events of an execution, oldest first",
-        VIEWERS, get_history, {200: Page[dict[str, Any]]}, HistoryQuery, problems=(400, 404),
+        VIEWERS, get_history, {200: Page[dict[str, Any]]}, PagedQuery, problems=(400, 404),
     ),
     Operation(
         "GET", "/alerts", "listAlerts", "List alerts, newest first", VIEWERS, list_alerts, {200: Page[views.Alert]},
@@ -501,7 +480,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "GET", "/policies", "listPolicies", "List all policies, newest first", VIEWERS, list_policies,
-        {200: Page[policies.PolicySummary]}, PoliciesQuery, problems=(400,),
+        {200: Page[policies.PolicySummary]}, PagedQuery, problems=(400,),
     ),
     Operation(
         "GET", "/dashboards", "listDashboards", "List the dashboards", VIEWERS, get_dashboards,

@@ -1,21 +1,16 @@
-"""Query parameters, and the pages of list responses.
+"""Query parameters."""
 
-A page that may not be the last one has a cursor. Items that exist throughout are listed exactly once, even if others
-are added between two pages.
-"""
-
-import base64
-import binascii
 import re
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Meta, Struct, inspect
 
 from bems.embedded.alerting.delivery import DeliveryState
+from bems.embedded.api.pages import PagedQuery
 from bems.tracker.actions import Severity
 from bems.tracker.contract import Stage, Timestamp
 from bems.tracker.instants import without_leap_second
@@ -29,12 +24,6 @@ T = TypeVar("T")
 
 MAX_QUERY_CHARACTERS = 4096
 
-Cursor = Annotated[str, Meta(max_length=1024, description="the next_cursor of the previous page")]
-Limit = Annotated[int, Meta(ge=1, le=500, description="1 to 500")]
-RowNumber = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-"""A row number in SQLite."""
-SqliteInteger = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-"""An integer that SQLite can store."""
 FilterText = Annotated[str, Meta(min_length=1, max_length=128, description="1 to 128 characters")]
 
 
@@ -42,18 +31,11 @@ _ONLY_TRUE = inspect.LiteralType((True,))
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,8}", re.ASCII)
 
 
-class Page(Struct, Generic[T], frozen=True):
-    """One page of a list. `next_cursor` is the cursor of the next page, or null on the last page."""
-
-    items: list[T]
-    next_cursor: str | None
-
-
 class NoQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """Query of an operation without parameters."""
 
 
-class InvoicesQuery(Struct, frozen=True, forbid_unknown_fields=True):
+class InvoicesQuery(PagedQuery, frozen=True, forbid_unknown_fields=True):
     """Filters of the list of invoices. Stuck invoices are ordered by waiting time, longest first; others by id."""
 
     status: Status | None = None
@@ -64,43 +46,23 @@ class InvoicesQuery(Struct, frozen=True, forbid_unknown_fields=True):
     sort: Literal["age", "value"] | None = None
     """Order of stuck invoices: longest waiting first, or by currency with the largest amount first."""
     mark: Mark | None = None
-    limit: Limit = 100
-    cursor: Cursor | None = None
 
 
-class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Parameters of the list of an invoice's events, newest first."""
-
-    limit: Limit = 100
-    cursor: Cursor | None = None
-
-
-class AlertsQuery(Struct, frozen=True, forbid_unknown_fields=True):
+class AlertsQuery(PagedQuery, frozen=True, forbid_unknown_fields=True):
     """Filters of the list of alerts, newest first."""
 
     invoice_id: FilterText | None = None
     stage: Stage | None = None
     severity: Severity | None = None
-    limit: Limit = 100
-    cursor: Cursor | None = None
 
 
-class CommandsQuery(Struct, frozen=True, forbid_unknown_fields=True):
+class CommandsQuery(PagedQuery, frozen=True, forbid_unknown_fields=True):
     """Filters of the list of commands, newest first."""
 
     invoice_id: FilterText | None = None
-    limit: Limit = 100
-    cursor: Cursor | None = None
 
 
-class HistoryQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Parameters of the list of an execution's history events, oldest first."""
-
-    limit: Limit = 100
-    cursor: Cursor | None = None
-
-
-class DeadLettersQuery(Struct, frozen=True, forbid_unknown_fields=True):
+class DeadLettersQuery(PagedQuery, frozen=True, forbid_unknown_fields=True):
     """Filters of the list of dead letters, ordered by event id."""
 
     invoice_id: FilterText | None = None
@@ -108,16 +70,12 @@ class DeadLettersQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """Only dead letters whose error contains this text."""
     set_aside: bool | None = None
     """`true`: only dead letters that are not retried automatically; `false`: only the others."""
-    limit: Limit = 100
-    cursor: Cursor | None = None
 
 
-class DeliveriesQuery(Struct, frozen=True, forbid_unknown_fields=True):
+class DeliveriesQuery(PagedQuery, frozen=True, forbid_unknown_fields=True):
     """Filters of the list of deliveries, oldest alert first."""
 
     state: DeliveryState = "waiting"
-    limit: Limit = 100
-    cursor: Cursor | None = None
 
 
 class PolicyQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,13 +83,6 @@ class PolicyQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
     at: Timestamp | None = None
     """Time at which the policy was in force; default now."""
-
-
-class PoliciesQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Parameters of the list of policies, newest first."""
-
-    limit: Limit = 100
-    cursor: Cursor | None = None
 
 
 class DashboardQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -191,28 +142,3 @@ def _coerce(value: str, kind: type) -> object:
     if kind is datetime:
         return without_leap_second(value)
     return int(value) if kind is int and _INTEGER.fullmatch(value) else value
-
-
-def write_cursor(list_name: str, *values: str | int) -> str:
-    """Return an opaque cursor of a list that holds the position `values`."""
-    return base64.urlsafe_b64encode(msgspec.json.encode((list_name, *values))).decode().rstrip("=")
-
-
-def read_cursor(cursor: str | None, list_name: str, *types: Any) -> tuple[Any, ...] | InvalidEvent | None:
-    """Return the values that `write_cursor` stored in the cursor, of these types; None without a cursor.
-
-    Return InvalidEvent if the cursor is malformed or belongs to another list.
-    """
-    if cursor is None:
-        return None
-    try:
-        content = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        read_name, *values = msgspec.json.decode(content, type=tuple.__class_getitem__((str, *types)))
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
-        read_name, values = "", []
-    if read_name == list_name and write_cursor(list_name, *values) == cursor:
-        return tuple(values)
-    fault = FieldError(
-        "/cursor", f"{format_value(cursor)} is not a cursor of this list: use next_cursor of the previous page"
-    )
-    return reject_invalid("query", [fault], None)

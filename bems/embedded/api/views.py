@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, structs
 
-from bems.embedded.api.queries import write_cursor
+from bems.embedded.api.pages import write_cursor
 from bems.embedded.auth.keys import Key as StoredKey
 from bems.embedded.execution_histories import ExecutionHistories
 from bems.embedded.storage.reader import Reader
@@ -461,7 +461,9 @@ def _view_executions(record: InvoiceRecord, reader: Reader, histories: Execution
         name = execution_name(record.invoice_id, run)
         execution = reader.execution(name)
         if execution is not None:
-            yield Execution(name, run, execution.status, *view_history(name, histories, 0, MAX_HISTORY_EVENTS))
+            events, following = view_history(name, histories, 0, MAX_HISTORY_EVENTS)
+            cursor = write_cursor(history_cursor_name(name), *following) if following else None
+            yield Execution(name, run, execution.status, events, cursor)
 
 
 def history_cursor_name(name: str) -> str:
@@ -471,11 +473,11 @@ def history_cursor_name(name: str) -> str:
 
 def view_history(
     name: str, histories: ExecutionHistories, after: int, limit: int
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Return the page of an execution's history after its first `after` events, and the cursor of the next page."""
+) -> tuple[list[dict[str, Any]], tuple[int] | None]:
+    """Return the page of an execution's history after its first `after` events, and the position of the next page."""
     events = histories.history_of(name, after, limit + 1)
     more = len(events) > limit
-    return events[:limit], write_cursor(history_cursor_name(name), after + limit) if more else None
+    return events[:limit], (after + limit,) if more else None
 
 
 def view_transition(row: StoredTransition) -> Transition:

@@ -19,7 +19,7 @@ from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import SUCCESS_STATUS, Stage
 from bems.tracker.instants import Instant, render
 from bems.tracker.requests import Role
-from tests.tracker.samples import NOW, POLICY
+from tests.tracker.samples import FACTS_SENT, NOW, POLICY
 from tests.waiting import SOON
 
 ROLES: tuple[Role, ...] = ("sender", "viewer", "operator", "admin")
@@ -205,11 +205,9 @@ def event_body(stage: Stage, *, event_id: str | None = None, at: Instant = NOW, 
         "invoice_id": invoice_id,
         "status": SUCCESS_STATUS[stage],
         "occurred_at": render(at),
-        "amount": "1250.00",
-        "currency": "EUR",
-        "vendor": {"id": "V-42", "tier": "silver"},
-        "source": {"system": "sap-ecc"},
-    } | changes
+        **FACTS_SENT,
+        **changes,
+    }
 
 
 def run_concurrently(jobs: Iterable[Callable[[], object]]) -> None:

@@ -6,16 +6,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from bems.embedded.api.queries import (
-    AlertsQuery,
-    CommandsQuery,
-    DeadLettersQuery,
-    InvoicesQuery,
-    RowNumber,
-    read_cursor,
-    read_query,
-    write_cursor,
-)
+from bems.embedded.api.pages import RowNumber, read_cursor, write_cursor
+from bems.embedded.api.queries import AlertsQuery, CommandsQuery, DeadLettersQuery, InvoicesQuery, read_query
 from bems.tracker.instants import DAY, HOUR
 from bems.tracker.parsing import InvalidEvent
 from tests.embedded.api.calls import Cell, event_body

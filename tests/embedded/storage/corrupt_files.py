@@ -26,3 +26,17 @@ def rewrite(path: Path, change: Callable[[bytearray], object]) -> None:
     content = bytearray(path.read_bytes())
     change(content)
     path.write_bytes(content)
+
+
+def corrupt_header(path: Path) -> None:
+    path.write_bytes(b"x" * 5000)
+
+
+def corrupt_pages(path: Path) -> None:
+    """Overwrite eight pages in the middle."""
+
+    def overwrite(content: bytearray) -> None:
+        middle = len(content) // 2 // 4096 * 4096
+        content[middle : middle + 8 * 4096] = b"\xff" * (8 * 4096)
+
+    rewrite(path, overwrite)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bems.tracker.contract import STAGES
+from tests.infra.function_ids import FUNCTIONS
 from tests.infra.template import Template, statement_line
 
 ENCRYPT_AND_DECRYPT = (
@@ -176,16 +177,6 @@ def test_these_tests_cover_every_role(cell: Template) -> None:
     known |= {"Series/Role"} if cell.cell == "us-east" else {"Subscriber-treasury/Role"}
     assert set(cell.by_type("AWS::IAM::Role")) == known
     assert cell.by_type("AWS::IAM::Policy") == cell.by_type("AWS::IAM::ManagedPolicy") == {}
-
-
-FUNCTIONS = (
-    "Producer",
-    *(f"Invoice{stage.capitalize()}Processor" for stage in STAGES),
-    "RegisterWait",
-    "Escalate",
-    "Sweeper",
-    "Recorder",
-)
 
 
 def test_functions_are_invoked_only_by_their_triggers(cell: Template) -> None:

@@ -9,19 +9,11 @@ from bems.tracker.contract import STAGES
 from infra.guards.alarm_rules import check_alarms
 from infra.guards.resources import template_resources
 from infra.monitoring.metrics import AWS_METRICS
+from tests.infra.function_ids import FUNCTIONS
 from tests.infra.template import Template
 
 Expected = tuple[str, str, dict[str, str], str]
 """Namespace, metric name, dimensions, severity."""
-
-FUNCTIONS = (
-    "Producer",
-    *(f"Invoice{stage.capitalize()}Processor" for stage in STAGES),
-    "RegisterWait",
-    "Escalate",
-    "Sweeper",
-    "Recorder",
-)
 
 
 def expected(cell: Template) -> dict[str, Expected]:
