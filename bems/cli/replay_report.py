@@ -231,10 +231,13 @@ def _alerts(report: Report) -> Section | None:
         warnings, critical = report.alerts[category, "warning"], report.alerts[category, "critical"]
         if warnings or critical:
             rows.append((category, f"{alerted[category]:,}", f"{warnings:,}", f"{critical:,}"))
-    title = (
-        f"Alerts: {alerts_per_100_invoices(report):,} per 100 invoices,"
-        f" {report.alerts_per_alerted_invoice()} per alerted invoice (median), {report.critical_share():.1%} critical, {report.useful_share():.1%} useful"
+    figures = (
+        f"{alerts_per_100_invoices(report):,} per 100 invoices",
+        f"{report.alerts_per_alerted_invoice()} per alerted invoice (median)",
+        f"{report.critical_share():.1%} critical",
+        f"{report.useful_share():.1%} useful",
     )
+    title = f"Alerts: {', '.join(figures)}"
     return Section(title, STAGE_ALERT_COLUMNS, rows)
 
 

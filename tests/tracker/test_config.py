@@ -108,10 +108,10 @@ def test_the_default_policy_can_be_written_out() -> None:
     text = """
         calendar: {country: NL, timezone: Europe/Amsterdam}
         stages:
-          ingestion:      {deadline: 10bd, escalate_every: 5bd, critical_at: 3, give_up_at: 6}       # an orphan's wait
-          authorization:  {deadline: 3bd, escalate_every: 1bd, critical_at: 3, give_up_at: 20, overrides: []}
-          reconciliation: {deadline: 5bd, escalate_every: 2bd, critical_at: 3, give_up_at: 20}
-          posting:        {deadline: due-3bd, escalate_every: 1bd, critical_at: 2, give_up_at: 20}
+          ingestion:      {deadline: 10bd, escalate: {every: 20bd, growth: 2}, critical_at: 3, give_up_at: 4}
+          authorization:  {deadline: 3bd, escalate: {every: 10bd, growth: 2}, critical_at: 3, give_up_at: 5}
+          reconciliation: {deadline: 5bd, escalate: {every: 10bd, growth: 2}, critical_at: 3, give_up_at: 5}
+          posting:        {deadline: due-3bd, escalate: {every: 20bd, growth: 2}, critical_at: 3, give_up_at: 4}
     """
     spec = read_policy(dedent(text), "x.yaml")
     assert build_policy(spec, frozenset()) == build_policy(PolicySpec(), frozenset())
@@ -586,7 +586,7 @@ def test_the_number_of_errors_is_bounded() -> None:
 def test_the_commented_keys_of_the_example_are_valid() -> None:
     text, uncommented = re.subn("(?m)^( +)# (?= *(?:- )?[a-z_]+:)", r"\1", EXAMPLE.read_text())
     _, eu, _ = read_cells(text, EXAMPLE.name).cells
-    assert uncommented == 14
+    assert uncommented == 16
     assert isinstance(eu.policy, PolicySpec)
     calendar, [override] = eu.policy.calendar, eu.policy.stages.authorization.overrides or ()
     assert (eu.account, calendar.weekend) == ("123456789012", ("saturday", "sunday"))

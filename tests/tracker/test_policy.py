@@ -1,17 +1,21 @@
 from datetime import date
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from bems.tracker.contract import STAGES, Facts, PaymentTerms, Source, Stage, Vendor
-from bems.tracker.instants import DAY, HOUR, LATEST, MINUTE, Instant, parse
+from bems.tracker.contract import STAGES, Buyer, Facts, PaymentTerms, Source, Stage, Vendor
+from bems.tracker.instants import DAY, HOUR, LATEST, MINUTE, Instant, parse, to_datetime
 from bems.tracker.policy import (
     DEFAULT_POLICY,
     DEFAULT_STAGES,
     CalendarSpec,
+    EscalationSpec,
+    MatchExemption,
     OverrideSpec,
     Policy,
     PolicySpec,
@@ -23,6 +27,7 @@ from bems.tracker.policy import (
     WhenSpec,
     build_policy,
 )
+from bems.tracker.policy_file import policy_from_json, policy_to_json
 
 MONDAY = parse("2026-11-23T10:15:00+01:00")
 DAYS_OFF = frozenset({date(2026, 12, 25), date(2027, 1, 1)})
@@ -40,9 +45,31 @@ def facts(
     return Facts(Decimal(amount), currency, Vendor(vendor, tier=tier), Source("sap-ecc"), terms)
 
 
+FIRST_STAGES: dict[str, StageSpec] = {
+    "ingestion": StageSpec("10bd", "5bd", critical_at=3, give_up_at=6, overrides=()),
+    "authorization": StageSpec("3bd", "1bd", critical_at=3, give_up_at=20, overrides=()),
+    "reconciliation": StageSpec("5bd", "2bd", critical_at=3, give_up_at=20, overrides=()),
+    "posting": StageSpec("due-3bd", "1bd", critical_at=2, give_up_at=20, overrides=()),
+}
+"""The default of version 0.1.0. The tests' numbers do not change with the default."""
+
+
 def policy(days_off: frozenset[date] = DAYS_OFF, days_on: frozenset[date] = frozenset(), **stages: StageSpec) -> Policy:
-    reconciliation = ReconciliationSpec(*msgspec.structs.astuple(stages.pop("reconciliation", StageSpec())))
-    return build_policy(PolicySpec(stages=StagesSpec(**stages, reconciliation=reconciliation)), days_off, days_on)
+    """Build a policy whose stages have these keys; those that are left out are those of FIRST_STAGES."""
+    specs = {
+        stage: structs.replace(first, **{key: value for key, value in structs.asdict(own).items() if value is not None})
+        for stage, first in FIRST_STAGES.items()
+        for own in [stages.get(stage, StageSpec())]
+    }
+    specs = {
+        stage: structs.replace(spec, escalate_every=None) if spec.escalate else spec for stage, spec in specs.items()
+    }
+    reconciliation = ReconciliationSpec(*structs.astuple(specs.pop("reconciliation")))
+    spec = PolicySpec(stages=StagesSpec(**specs, reconciliation=reconciliation), critical_amount_from={})
+    return build_policy(spec, days_off, days_on)
+
+
+FIRST_POLICY = policy(frozenset())
 
 
 def waiting(**spec: str | int) -> Policy:
@@ -51,15 +78,15 @@ def waiting(**spec: str | int) -> Policy:
 
 def test_the_default_policy_has_the_documented_numbers() -> None:
     numbers = {
-        stage: (spec.deadline, spec.escalate_every, spec.critical_at, spec.give_up_at, spec.overrides)
+        stage: (spec.deadline, spec.escalate, spec.critical_at, spec.give_up_at, spec.overrides)
         for stage in STAGES
         for spec in [getattr(DEFAULT_STAGES, stage)]
     }
     assert numbers == {
-        "ingestion": ("10bd", "5bd", 3, 6, ()),
-        "authorization": ("3bd", "1bd", 3, 20, ()),
-        "reconciliation": ("5bd", "2bd", 3, 20, ()),
-        "posting": ("due-3bd", "1bd", 2, 20, ()),
+        "ingestion": ("10bd", EscalationSpec("20bd", 2), 3, 4, ()),
+        "authorization": ("3bd", EscalationSpec("10bd", 2), 3, 5, ()),
+        "reconciliation": ("5bd", EscalationSpec("10bd", 2), 3, 5, ()),
+        "posting": ("due-3bd", EscalationSpec("20bd", 2), 3, 4, ()),
     }
     assert build_policy(PolicySpec(), frozenset()) == DEFAULT_POLICY
     assert DEFAULT_POLICY.calendar.timezone == "Europe/Amsterdam"
@@ -167,7 +194,8 @@ def test_the_step_changes_at_the_instant_when_an_alert_is_due() -> None:
 def test_an_alert_is_due_even_if_the_clocks_went_back_to_the_previous_date() -> None:
     # In St. John's, 2010-11-07 00:01 was followed by 2010-11-06 23:01.
     calendar = CalendarSpec("CA", "America/St_Johns", weekend=())
-    own = build_policy(PolicySpec(calendar), frozenset())
+    every_day = StageSpec(escalate_every="1bd")
+    own = build_policy(PolicySpec(calendar, StagesSpec(authorization=every_day)), frozenset())
     deadline, second = parse("2010-11-06T00:00:30-02:30"), parse("2010-11-07T00:00:30-02:30")
     assert own.due("authorization", facts(), deadline, 1) == second
     assert own.step("authorization", facts(), deadline, second - 1) == 1
@@ -188,11 +216,11 @@ def test_payment_terms_out_of_range_have_a_deadline(terms: Facts, deadline: Inst
 
 
 def test_severity_and_the_last_alert() -> None:
-    severities = [DEFAULT_POLICY.severity("posting", facts(), step) for step in range(4)]
+    severities = [FIRST_POLICY.severity("posting", facts(), step) for step in range(4)]
     assert severities == ["warning", "warning", "critical", "critical"]
-    assert DEFAULT_POLICY.severity("authorization", facts(), 2) == "warning"
-    assert DEFAULT_POLICY.give_up_at("ingestion", facts()) == 6
-    assert DEFAULT_POLICY.give_up_at("posting", facts()) == 20
+    assert FIRST_POLICY.severity("authorization", facts(), 2) == "warning"
+    assert FIRST_POLICY.give_up_at("ingestion", facts()) == 6
+    assert FIRST_POLICY.give_up_at("posting", facts()) == 20
 
 
 @pytest.mark.parametrize(
@@ -259,10 +287,93 @@ def test_the_first_matching_override_wins_and_changes_only_its_keys() -> None:
 
 
 def test_keys_that_a_spec_leaves_out_have_the_default() -> None:
-    own = policy(authorization=StageSpec(deadline="9bd"))
-    assert own.give_up_at("authorization", facts()) == 20
+    own = build_policy(PolicySpec(stages=StagesSpec(authorization=StageSpec(deadline="9bd"))), DAYS_OFF)
+    assert own.give_up_at("authorization", facts()) == 5
     assert own.deadline("reconciliation", facts(), None, MONDAY) == parse("2026-11-30T10:15:00+01:00")
-    assert own.give_up_at("ingestion", facts()) == 6
+    assert own.give_up_at("ingestion", facts()) == 4
+    assert own.critical_amounts == DEFAULT_POLICY.critical_amounts != {}
+
+
+def test_either_form_of_the_intervals_replaces_those_of_the_default() -> None:
+    constant = build_policy(PolicySpec(stages=StagesSpec(authorization=StageSpec(escalate_every="1bd"))), DAYS_OFF)
+    rule = constant.stages["authorization"].rule
+    assert (str(rule.escalate_every), rule.growth) == ("1bd", 1)
+    growing = StageSpec(escalate=EscalationSpec("1d", 3))
+    rule = build_policy(PolicySpec(stages=StagesSpec(authorization=growing)), DAYS_OFF).stages["authorization"].rule
+    assert (str(rule.escalate_every), rule.growth) == ("1d", 3)
+    both = StageSpec(escalate_every="1bd", escalate=EscalationSpec("1d"))
+    with pytest.raises(ValueError, match="authorization: escalate_every and escalate are two ways to say one thing"):
+        build_policy(PolicySpec(stages=StagesSpec(authorization=both)), DAYS_OFF)
+
+
+@pytest.mark.parametrize(
+    ("every", "growth", "offsets"),
+    [
+        ("1d", 1, [0, 1, 2, 3, 4]),
+        ("1d", 2, [0, 1, 3, 7, 15]),
+        ("2d", 3, [0, 2, 8, 26, 80]),
+        ("2d", 1.5, [0, 2, 5, 9, 15]),
+    ],
+)
+def test_intervals_grow(every: str, growth: float, offsets: list[int]) -> None:
+    own = policy(authorization=StageSpec("3d", escalate=EscalationSpec(every, growth), give_up_at=5, overrides=()))
+    due = [own.due("authorization", facts(), MONDAY, step) for step in range(5)]
+    assert due == [MONDAY + offset * DAY for offset in offsets]
+    assert [own.step("authorization", facts(), MONDAY, at) for at in due] == [1, 2, 3, 4, 5]
+    assert [own.step("authorization", facts(), MONDAY, at - 1) for at in due] == [0, 1, 2, 3, 4]
+
+
+@given(st.integers(1, 30), st.sampled_from([1, 1.2, 2, 3.7, 10]), st.integers(0, 40), st.sampled_from(["d", "bd", "h"]))
+def test_alert_n_is_due_when_its_step_is_reached(amount: int, growth: float, step: int, unit: str) -> None:
+    every = EscalationSpec(f"{amount}{unit}", growth)
+    own = policy(authorization=StageSpec("3d", escalate=every, give_up_at=41, overrides=()))
+    due = own.due("authorization", facts(), MONDAY, step)
+    if due < LATEST:
+        assert own.step("authorization", facts(), MONDAY, due) >= step + 1
+        assert own.step("authorization", facts(), MONDAY, due - 1) <= step
+
+
+def test_intervals_of_business_days_grow() -> None:
+    own = policy(authorization=StageSpec("3bd", escalate=EscalationSpec("1bd", 2), give_up_at=4, overrides=()))
+    due = [own.due("authorization", facts(), MONDAY, step) for step in range(4)]
+    assert [str(to_datetime(at).date()) for at in due] == ["2026-11-23", "2026-11-24", "2026-11-26", "2026-12-02"]
+
+
+def test_no_alert_below_the_amount_of_its_currency_is_critical() -> None:
+    spec = PolicySpec(critical_amount_from={"EUR": "1000.50", "JPY": 5000})
+    own = build_policy(spec, frozenset())
+    assert [own.severity("posting", facts(amount), 3) for amount in ("1000.49", "1000.50")] == ["warning", "critical"]
+    assert own.severity("posting", facts("4999", "JPY"), 3) == "warning"
+    assert own.severity("posting", facts("-1", "USD"), 3) == "critical"
+    assert own.severity("posting", facts("5000"), 2) == "warning"
+    assert (
+        own.digest != build_policy(PolicySpec(critical_amount_from={"EUR": "1000.51", "JPY": 5000}), frozenset()).digest
+    )
+
+
+def test_days_count_from_the_baseline_date_or_else_the_issue_date() -> None:
+    def due(**terms: Any) -> Instant:
+        stated = PaymentTerms(30, baseline_date=terms.get("baseline"))
+        invoice = structs.replace(facts(), payment_terms=stated, issue_date=terms.get("issued"))
+        return policy().deadline("posting", invoice, MONDAY, MONDAY)
+
+    assert due() == parse("2026-12-18T00:00:00+01:00")
+    assert due(issued=date(2026, 11, 30)) == parse("2026-12-24T00:00:00+01:00")
+    assert due(issued=date(2026, 11, 30), baseline=date(2026, 12, 1)) == parse("2026-12-28T00:00:00+01:00")
+
+
+def test_some_invoices_need_no_match() -> None:
+    exempt = MatchExemption(WhenSpec(has_purchase_order=False)), MatchExemption(WhenSpec(buyer="2000"))
+    reconciliation = structs.replace(ReconciliationSpec(), not_required=exempt)
+    own = build_policy(PolicySpec(stages=StagesSpec(reconciliation=reconciliation)), frozenset())
+    ordered = structs.replace(facts(), purchase_orders=("45",))
+    assert not own.requires_match(facts())
+    assert own.requires_match(ordered)
+    assert own.requires_match(structs.replace(ordered, buyer=Buyer("1000")))
+    assert not own.requires_match(structs.replace(ordered, buyer=Buyer("2000")))
+    assert DEFAULT_POLICY.requires_match(facts())
+    assert own.digest != DEFAULT_POLICY.digest
+    assert policy_from_json(policy_to_json(own)) == own
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -331,8 +442,8 @@ def test_the_digest_depends_on_everything_that_decisions_use() -> None:
         CalendarSpec("NL", "Europe/Amsterdam", days_on=(SATURDAY,)),
     ]
     assert len({build_policy(PolicySpec(one), frozenset()).digest for one in calendars}) == len(calendars)
-    # Stored with every transition, so it must never change.
-    assert DEFAULT_POLICY.digest == "90e80e715246ee18"
+    # Stored with every transition, so that of version 0.1.0's default must never change.
+    assert FIRST_POLICY.digest == "90e80e715246ee18"
 
 
 @pytest.mark.parametrize(
