@@ -14,7 +14,10 @@ LOG = b"".join(generate(300, 3))
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("policy") / "strict.yaml"
-    path.write_text("stages: {authorization: {deadline: 1h, escalate_every: 1h, critical_at: 1, give_up_at: 1}}\n")
+    path.write_text(
+        "stages: {authorization: {deadline: 1h, escalate_every: 1h, critical_at: 1, give_up_at: 1}}\n"
+        "critical_amount_from: {}\n"
+    )
     return str(path)
 
 
@@ -72,7 +75,7 @@ def test_two_policies_are_compared(strict: str) -> None:
     shown = [" ".join(line.split()) for line in replay("--compare", strict).out.splitlines()]
     assert "Figure First Second Difference" in shown
     assert f"Second {strict}" in shown
-    a, b = first["alerts"]["authorization"]["critical"], second["alerts"]["authorization"]["critical"]
+    a, b = (one["alerts"]["authorization"].get("critical", 0) for one in (first, second))
     assert f"authorization, critical alerts {a:,} {b:,} {b - a:+,}" in shown
     assert any(line.startswith("alerts per 100 invoices ") for line in shown)
 

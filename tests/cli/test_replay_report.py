@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from bems.cli.replay_report import print_report
-from bems.embedded.replay.report import AlertLine, ClockJump, InvoiceLine, Report
+from bems.embedded.replay.report import AlertLine, Attainment, ClockJump, InvoiceLine, Report
 from bems.tracker.contract import Stage, Vendor
 from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND, Instant, parse
 from bems.tracker.status import Status
@@ -47,6 +47,9 @@ def report() -> Report:
     report.alerts.update({("authorization", "warning"): 2, ("authorization", "critical"): 3})
     report.durations["posting"].extend([30 * SECOND] * 50 + [5 * HOUR] * 40 + [2 * DAY + 12 * HOUR] * 9 + [9 * DAY])
     report.durations["ingestion"].extend([0, 90 * MINUTE, 90 * MINUTE])
+    report.attainment["ingestion"] = Attainment(in_time=5, late=1, by_hand=1, overdue=1)
+    report.attainment["authorization"] = Attainment(overdue=2)
+    report.useful_alerts = 2
     return report
 
 
@@ -72,12 +75,13 @@ def test_every_figure_is_printed(report: Report, capsys: pytest.CaptureFixture[s
         "Posted 1 33.3% through all four stages",
         "of these parked 1 33.3% given up after the last alert",
         "Time in each stage",
-        "Stage Passed Half within 90% within 99% within",
-        "ingestion 3 1h 30m 1h 30m 1h 30m",
-        "authorization 0 - - -",
-        "reconciliation 0 - - -",
-        "posting 100 30s 5h 2d 12h",
-        "Alerts",
+        "Stage Passed Half within 90% within 99% within In time",
+        "ingestion 3 1h 30m 1h 30m 1h 30m 62.5%",
+        "authorization 0 - - - 0.0%",
+        "reconciliation 0 - - - -",
+        "posting 100 30s 5h 2d 12h -",
+        "Alerts: 166.7 per 100 invoices, 1 per alerted invoice (median), 60.0% critical,",
+        "40.0% useful",
         "Stage Invoices Warnings Critical",
         "authorization 2 2 3",
         "Stuck at the end: 2 invoices",

@@ -22,8 +22,8 @@ from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS, Event
 from bems.tracker.currencies import MINOR_UNITS
 from bems.tracker.instants import HOUR, MINUTE, SECOND, Instant, parse
 from bems.tracker.parsing import InvalidEvent, parse_line
-from bems.tracker.policy import DEFAULT_POLICY
 from bems.tracker.status import Status, status_of
+from tests.tracker.samples import FIRST_POLICY
 
 TODAY = parse("2026-12-31T00:00:00Z")
 
@@ -46,7 +46,7 @@ class CoreRun:
 
 def run(invoices: int, seed: int, profile: LogProfile) -> CoreRun:
     result, clock = CoreRun(), 0
-    cell = Cell(DEFAULT_POLICY, load_machine(), result.store)
+    cell = Cell(FIRST_POLICY, load_machine(), result.store)
     for line in generate(invoices, seed, profile=profile):
         event = parse_line(line, TODAY)
         if isinstance(event, InvalidEvent):
@@ -171,7 +171,7 @@ def test_a_clean_log_has_four_events_per_invoice_in_order() -> None:
     assert result.receipts == {"accepted": 1200}
     assert not result.refusals
     assert set(result.statuses().values()) == {"Posted"}
-    assert {alert.kind for alert in result.store.alerts} <= {"stuck"}
+    assert {alert.kind for alert in result.store.alerts} <= {"stuck", "resolved"}
     for scenario in scenarios(300, 1, profile=CLEAN):
         assert tuple(emission.stage for emission in scenario.emissions) == STAGES
         assert all(before.occurs < after.occurs for before, after in pairwise(scenario.emissions))
@@ -189,7 +189,7 @@ def test_every_status_and_outcome_occurs() -> None:
 
 def test_alerts_of_every_kind_stage_and_severity_occur_and_some_invoices_are_parked() -> None:
     _, result = everyday()
-    alerts = result.store.alerts
+    alerts = [alert for alert in result.store.alerts if alert.kind != "resolved"]
     assert {(alert.kind, alert.stage, alert.severity) for alert in alerts} == {
         *(("stuck", stage, severity) for stage in STAGES for severity in ("warning", "critical")),
         ("dispute", "reconciliation", "warning"),

@@ -102,6 +102,18 @@ def plain_policy(
 
 POLICY = plain_policy()
 
+FIRST_SPEC = PolicySpec(
+    stages=StagesSpec(
+        ingestion=StageSpec("10bd", "5bd", critical_at=3, give_up_at=6, overrides=()),
+        authorization=StageSpec("3bd", "1bd", critical_at=3, give_up_at=20, overrides=()),
+        reconciliation=ReconciliationSpec("5bd", "2bd", critical_at=3, give_up_at=20, overrides=()),
+        posting=StageSpec("due-3bd", "1bd", critical_at=2, give_up_at=20, overrides=()),
+    ),
+    critical_amount_from={},
+)
+FIRST_POLICY = build_policy(FIRST_SPEC, frozenset())
+"""Default policy of version 0.1.0. Tests use it whose numbers shall not change with the default policy."""
+
 
 def event(
     stage: Stage,
@@ -123,4 +135,7 @@ def facts(days: int | None = None, due: date | None = None, **changes: Any) -> F
     return Facts(vendor=Vendor("V-42", tier=tier), source=Source("sap-ecc"), payment_terms=terms, **values)
 
 
-__all__ = ["DAY", "FACTS", "FACTS_SENT", "FULL", "HOUR", "NOW", "POLICY", "VALID", "event", "facts", "plain_policy"]
+__all__ = [
+    "DAY", "FACTS", "FACTS_SENT", "FIRST_POLICY", "FIRST_SPEC", "FULL", "HOUR", "NOW", "POLICY", "VALID", "event",
+    "facts", "plain_policy",
+]  # fmt: skip

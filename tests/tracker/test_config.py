@@ -109,7 +109,12 @@ def test_the_default_policy_can_be_written_out() -> None:
         calendar: {country: NL, timezone: Europe/Amsterdam}
         stages:
           ingestion:      {deadline: 10bd, escalate: {every: 20bd, growth: 2}, critical_at: 3, give_up_at: 4}
-          authorization:  {deadline: 3bd, escalate: {every: 10bd, growth: 2}, critical_at: 3, give_up_at: 5}
+          authorization:
+            deadline: 3bd
+            escalate: {every: 10bd, growth: 2}
+            critical_at: 3
+            give_up_at: 5
+            overrides: []
           reconciliation: {deadline: 5bd, escalate: {every: 10bd, growth: 2}, critical_at: 3, give_up_at: 5}
           posting:        {deadline: due-3bd, escalate: {every: 20bd, growth: 2}, critical_at: 3, give_up_at: 4}
     """

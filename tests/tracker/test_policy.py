@@ -28,6 +28,7 @@ from bems.tracker.policy import (
     build_policy,
 )
 from bems.tracker.policy_file import policy_from_json, policy_to_json
+from tests.tracker.samples import FIRST_POLICY, FIRST_SPEC
 
 MONDAY = parse("2026-11-23T10:15:00+01:00")
 DAYS_OFF = frozenset({date(2026, 12, 25), date(2027, 1, 1)})
@@ -45,31 +46,18 @@ def facts(
     return Facts(Decimal(amount), currency, Vendor(vendor, tier=tier), Source("sap-ecc"), terms)
 
 
-FIRST_STAGES: dict[str, StageSpec] = {
-    "ingestion": StageSpec("10bd", "5bd", critical_at=3, give_up_at=6, overrides=()),
-    "authorization": StageSpec("3bd", "1bd", critical_at=3, give_up_at=20, overrides=()),
-    "reconciliation": StageSpec("5bd", "2bd", critical_at=3, give_up_at=20, overrides=()),
-    "posting": StageSpec("due-3bd", "1bd", critical_at=2, give_up_at=20, overrides=()),
-}
-"""The default of version 0.1.0. The tests' numbers do not change with the default."""
-
-
 def policy(days_off: frozenset[date] = DAYS_OFF, days_on: frozenset[date] = frozenset(), **stages: StageSpec) -> Policy:
-    """Build a policy whose stages have these keys; those that are left out are those of FIRST_STAGES."""
+    """Build a policy whose stages have these keys; those that are left out are those of FIRST_SPEC."""
     specs = {
         stage: structs.replace(first, **{key: value for key, value in structs.asdict(own).items() if value is not None})
-        for stage, first in FIRST_STAGES.items()
+        for stage, first in structs.asdict(FIRST_SPEC.stages).items()
         for own in [stages.get(stage, StageSpec())]
     }
     specs = {
         stage: structs.replace(spec, escalate_every=None) if spec.escalate else spec for stage, spec in specs.items()
     }
-    reconciliation = ReconciliationSpec(*structs.astuple(specs.pop("reconciliation")))
-    spec = PolicySpec(stages=StagesSpec(**specs, reconciliation=reconciliation), critical_amount_from={})
+    spec = structs.replace(FIRST_SPEC, stages=StagesSpec(**specs))
     return build_policy(spec, days_off, days_on)
-
-
-FIRST_POLICY = policy(frozenset())
 
 
 def waiting(**spec: str | int) -> Policy:

@@ -20,12 +20,11 @@ from bems.generator.event_log import generate
 from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, Instant, parse
 from bems.tracker.parsing import parse_line
-from bems.tracker.policy import PolicySpec
 from tests.embedded.replay.reference_model import run_model
-from tests.tracker.samples import NOW, plain_policy
+from tests.tracker.samples import FIRST_SPEC, NOW, plain_policy
 
 DATA = Path(__file__).parents[2] / "data"
-POLICY = expand(PolicySpec())
+POLICY = expand(FIRST_SPEC)
 TODAY = parse("2026-11-01T00:00:00Z")
 
 
