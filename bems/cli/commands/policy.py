@@ -11,12 +11,15 @@ from bems.calendars import check_country, expand
 from bems.cli import options
 from bems.cli.checked_commands import CheckedGroup
 from bems.cli.client import Client, decode_as
+from bems.cli.commands.replay import count_cores, replay_with_progress, rereadable_log
 from bems.cli.commands.up import load_cell
 from bems.cli.errors import UserError
-from bems.cli.files import TimeParam, read_policy_file, read_text
+from bems.cli.files import LogFile, TimeParam, output_file, read_policy_file, read_text
 from bems.cli.listing import ItemTable, Listing, with_listing
 from bems.cli.options import connected
-from bems.cli.output import format_time, make_console, pluralize_count, print_json
+from bems.cli.output import format_duration, format_time, make_console, pluralize_count, print_json
+from bems.cli.policy_comparison import BUILT_IN, ReplayResult, compare, print_comparison
+from bems.cli.policy_suggestion import MIN_INVOICES, as_document, render_policy, suggest_deadlines, with_deadlines
 from bems.cli.table_layout import Column, print_table
 from bems.clock import SystemClock
 from bems.embedded.api.access import VIEWERS
@@ -24,6 +27,7 @@ from bems.embedded.api.policies import Policy, PolicyCalendar, PolicyStage, Poli
 from bems.embedded.storage.policy_history import DEFAULT_SOURCE
 from bems.tracker.config import ConfigError, ConfigFieldError, read_policy
 from bems.tracker.instants import Instant, render, to_datetime
+from bems.tracker.policy import DEFAULT_STAGES, PolicySpec
 from bems.tracker.policy_warnings import find_warnings
 
 RULE_COLUMNS = (
@@ -150,6 +154,69 @@ def check(context: click.Context, file: str, as_json: bool) -> None:
     for warning in warnings:
         click.echo(f"{file}: warning: {warning}")
     click.echo(f"{file}: valid, {pluralize_count(len(warnings), 'warning')}; its digest is {digest}")
+
+
+SUGGESTION_COLUMNS = (
+    Column("Stage"),
+    Column("Invoices", is_right=True),
+    Column("Took at most", is_right=True),
+    Column("Deadline", is_right=True),
+    Column("Default", is_right=True),
+)
+
+
+@policy.command(epilog="Example: bems policy suggest events.jsonl.gz --percent 90 --out policy.yaml")
+@click.argument("file", metavar="LOG")
+@click.option(
+    "--percent",
+    type=click.IntRange(50, 99),
+    default=90,
+    show_default=True,
+    help="Share of the invoices that shall keep each deadline.",
+)
+@click.option("--out", metavar="FILE", help="Write the suggested policy to FILE.")
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+@click.option("--processes", type=click.IntRange(1, 64), help="Number of processes. Default: one per core.")
+@options.wide
+@options.as_json
+def suggest(
+    file: str, percent: int, out: str | None, force: bool, processes: int | None, wide: bool, as_json: bool
+) -> None:
+    """Suggest deadlines from a log of past events.
+
+    Replays LOG (see bems replay) and takes, for each stage, the time within which --percent of the invoices that waited
+    for it completed it, in business days. Then it replays LOG under the suggested deadlines, and prints what they would
+    have raised beside the default policy.
+    """
+    workers = processes or count_cores()
+    with rereadable_log(LogFile(file)) as log:
+        report, seconds = replay_with_progress(log, read_policy_file(None), processes=workers)
+        suggested = suggest_deadlines(report, percent)
+        spec = with_deadlines(PolicySpec(), suggested)
+        second, second_seconds = replay_with_progress(log, expand(spec), processes=workers)
+    default, own = ReplayResult(BUILT_IN, report, seconds), ReplayResult("suggested", second, second_seconds)
+    text = render_policy(suggested, percent)
+    if out is not None:
+        with output_file(out, is_private=False, must_be_new=not force) as written:
+            written.write(text.encode())
+    if as_json:
+        print_json(as_document(suggested, percent, {"policy": text, **compare(default, own)}))
+        return
+    rows = [
+        (
+            one.stage,
+            f"{one.invoices:,}",
+            "-" if one.seconds is None else format_duration(one.seconds),
+            one.deadline or f"fewer than {MIN_INVOICES}",
+            getattr(DEFAULT_STAGES, one.stage).deadline,
+        )
+        for one in suggested
+    ]
+    console = make_console()
+    click.echo(f"Within these times, {percent}% of the invoices that waited for a stage completed it:\n")
+    print_table(console, SUGGESTION_COLUMNS, rows, wide=wide)
+    print_comparison(default, own)
+    click.echo(f"\nWritten to {out}" if out is not None else f"\n{text}", nl=out is not None)
 
 
 def _print(shown: Policy) -> None:

@@ -91,7 +91,7 @@ def replay(
     with (
         output_file(invoices_out) if invoices_out is not None else nullcontext() as invoices_file,
         output_file(refused_out) if refused_out is not None else nullcontext() as refused_file,
-        _rereadable(log, is_needed=compared_file is not None) as kept,
+        rereadable_log(log, is_needed=compared_file is not None) as kept,
     ):
         first_refused = FirstRefusedLines()
 
@@ -155,7 +155,7 @@ class RereadableLog:
 
 
 @contextmanager
-def _rereadable(log: LogFile, *, is_needed: bool) -> Iterator[RereadableLog]:
+def rereadable_log(log: LogFile, *, is_needed: bool = True) -> Iterator[RereadableLog]:
     """Yield the log, with a copy of its lines if it is read twice: standard input can be read only once."""
     if not is_needed:
         yield RereadableLog(log, None)
