@@ -119,7 +119,8 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
         occurred_at=event.occurred_at,
         received_at=event.received_at,
     )
-    _add_event_details(row, event)
+    if event.actor or event.reason or event.payment:
+        _add_event_details(row, event)
     outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at, event.actor, event.reason)
     builder.counts_from_occurrence = event.imported or policy.waits_from == "occurrence"
     replaced_dispute = builder.find_unreported_dispute(event.stage) if event.imported else None

@@ -65,6 +65,8 @@ MAX_FAILED_RUNS = 2
 """Number of failed runs in one wait that makes the invoice dormant: whatever ends them would end the next run too."""
 
 
+NO_TERMS = PaymentTerms()
+
 AnswerT = TypeVar("AnswerT")
 
 
@@ -146,7 +148,9 @@ class RecordBuilder:
         """Keep the facts of the newest event, and the newest value that any event states of each optional fact."""
         version = (occurred_at, event_id)
         before = self.facts
-        terms = self.merge_terms(facts.payment_terms, version)
+        terms = before.payment_terms
+        if facts.payment_terms is not None:
+            terms = self.merge_terms(facts.payment_terms, version)
         vendor = facts.vendor
         if vendor.tier and (self.tier_version is None or version > self.tier_version[:2]):
             self.tier_version = (*version, vendor.id, vendor.tier)
@@ -158,19 +162,19 @@ class RecordBuilder:
             self.facts = structs.replace(self.facts, vendor=structs.replace(vendor, tier=tier))
         if terms != self.facts.payment_terms:
             self.facts = structs.replace(self.facts, payment_terms=terms)
-        self.merge_optional_facts(before, facts, version)
+        # Most source systems state none of these.
+        if self.stated_versions or facts.number or facts.issue_date or facts.buyer or facts.purchase_orders:
+            self.merge_optional_facts(before, facts, version)
 
-    def merge_terms(self, stated: PaymentTerms | None, version: tuple[Instant, str]) -> PaymentTerms | None:
+    def merge_terms(self, stated: PaymentTerms, version: tuple[Instant, str]) -> PaymentTerms | None:
         """Return the newest payment terms. Days and due date are stated together, the other fields each alone."""
-        terms = self.facts.payment_terms
-        if stated is None:
-            return terms
-        known = terms or PaymentTerms()
+        known = self.facts.payment_terms or NO_TERMS
         if (stated.days is not None or stated.due_date is not None) and (
             self.terms_version is None or version > self.terms_version
         ):
-            known = structs.replace(known, days=stated.days, due_date=stated.due_date)
             self.terms_version = version
+            if known.days != stated.days or known.due_date != stated.due_date:
+                known = structs.replace(known, days=stated.days, due_date=stated.due_date)
         if stated.baseline_date is not None and self.is_newest_stated("baseline_date", version):
             known = structs.replace(known, baseline_date=stated.baseline_date)
         if stated.cash_discounts and self.is_newest_stated("cash_discounts", version):
@@ -199,6 +203,8 @@ class RecordBuilder:
 
     def evaluate_match(self) -> None:
         """Apply the policy's rule on which invoices need no reconciliation."""
+        if not self.policy.match_exemptions and self.match_required:
+            return
         required = self.policy.requires_match(self.facts)
         if required != self.match_required:
             self.match_required = required
@@ -539,7 +545,7 @@ class RecordBuilder:
         """Make wait, run and answers consistent with outcomes and marks."""
         waits_for = self.waits_for
         if waits_for is None or self.mark == "parked":
-            if self.wait is not None:
+            if self.wait is not None and self.wait.alerted:
                 self.resolve(self.wait, self.describe_outcome(self.wait.stage))
             self.wait = None
             if waits_for is None:
@@ -568,7 +574,7 @@ class RecordBuilder:
 
     def begin_wait(self, stage: Stage) -> Wait:
         """Start and return a new wait for the stage's event, and clear the mark."""
-        if self.wait is not None:
+        if self.wait is not None and self.wait.alerted:
             self.resolve(self.wait, self.describe_outcome(self.wait.stage))
         ingestion = self.outcomes.get("ingestion")
         ingested_at = ingestion.occurred_at if ingestion else None
@@ -584,7 +590,9 @@ class RecordBuilder:
             counted_from = min(self.now, min(occurred) if is_orphan else max(occurred))
         deadline = self.policy.deadline(stage, self.facts, ingested_at, counted_from)
         # The alert of a mismatch or failure belongs to the wait that follows it.
-        alerted: tuple[Severity, ...] = ("warning",) if self.has_alerted_dispute(stage) else ()
+        alerted: tuple[Severity, ...] = (
+            ("warning",) if self.reported_disputes and self.has_alerted_dispute(stage) else ()
+        )
         if not self.counts_from_occurrence:
             wait = Wait(stage, self.now, deadline, deadline, alerted=alerted)
         else:

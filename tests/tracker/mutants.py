@@ -295,7 +295,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (record_builder, "if step > wait.step and severity not in alerted:", "if step > wait.step and not alerted:"),
     ],
     "resolved: the alert of a dispute belongs to the wait after it": [
-        (record_builder, '("warning",) if self.has_alerted_dispute(stage) else ()', "()"),
+        (record_builder, '("warning",) if self.reported_disputes and self.has_alerted_dispute(stage) else ()', "()"),
     ],
     "resolved: a dispute of a past event had no alert": [
         (record_builder, "and self.unalerted_disputes.get(stage) != reported", "and True"),

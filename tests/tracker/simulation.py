@@ -96,7 +96,8 @@ GOLDEN = OverrideSpec(WhenSpec(vendor_tier="gold"), deadline="25d", escalate_eve
 def policy_of(rule: StageSpec, exemptions: tuple[MatchExemption, ...] = ()) -> Policy:
     reconciliation = structs.replace(ReconciliationSpec(*structs.astuple(rule)), not_required=exemptions)
     stages = StagesSpec(rule, rule, reconciliation, rule)
-    return build_policy(PolicySpec(CalendarSpec("NL", "UTC"), stages), frozenset())
+    spec = PolicySpec(CalendarSpec("NL", "UTC"), stages, critical_amount_from={})
+    return build_policy(spec, frozenset())
 
 
 POLICY = policy_of(RULE)
