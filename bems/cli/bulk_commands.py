@@ -32,13 +32,15 @@ MAX_SHOWN_ERRORS = 10
 HEADERS = ("invoice_id", "invoiceid", "invoice", "id")
 DELIMITERS = "\t;,"
 
-Result = Literal["done", "repeated", "refused", "not_found", "unknown", "not_sent"]
-"""`repeated`: done by an earlier run. `unknown`: sent without a response. `not_sent`: the run ended before."""
+Result = Literal["done", "repeated", "requested", "refused", "not_found", "unknown", "not_sent"]
+"""`repeated`: done by an earlier run. `requested`: a second person must confirm it. `unknown`: sent without a response.
+`not_sent`: the run ended before."""
 
-SUCCESSES: tuple[Result, ...] = ("done", "repeated")
+SUCCESSES: tuple[Result, ...] = ("done", "repeated", "requested")
 RESULT_TEXTS: dict[Result, str] = {
     "done": "done",
     "repeated": "already done",
+    "requested": "requested, another person must confirm it",
     "refused": "refused",
     "not_found": "not found",
     "unknown": "outcome unknown",
@@ -148,6 +150,8 @@ def _parse_outcome(invoice_id: str, reply: Reply) -> CommandOutcome | None:
     if reply.status == 200 and (accepted := read_json(reply.body, _ACCEPTED)) is not None:
         result: Result = "done" if accepted.status == "accepted" else "repeated"
         return CommandOutcome(invoice_id, result, next_alert_at=accepted.next_alert_at)
+    if reply.status == 202:
+        return CommandOutcome(invoice_id, "requested")
     problem = read_problem(reply.body)
     if problem is None or reply.status not in (400, 404, 409, 413):
         return None

@@ -7,12 +7,14 @@ store. So a decision's pending actions are carried out at once and never stored 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from bems.embedded.definition import ESCALATE, REGISTER_WAIT
 from bems.embedded.executions import Executions
 from bems.embedded.storage.store import AuditEntry, DueItem, Store
 from bems.engine import Machine
 from bems.tracker.actions import SendTaskAnswer, StartExecution
-from bems.tracker.commands import Command
+from bems.tracker.commands import CONFIRMATION_PERIOD, Command, Confirmation
 from bems.tracker.contract import Event
 from bems.tracker.decisions import (
     Receipt,
@@ -25,6 +27,7 @@ from bems.tracker.decisions import (
     on_sweep,
     on_timeout,
     on_wait,
+    refuse_confirmation,
 )
 from bems.tracker.instants import Instant, parse
 from bems.tracker.policy import Policy
@@ -58,11 +61,35 @@ class Cell:
     def handle_command(self, command: Command, now: Instant) -> Receipt:
         """Handle an operator's command and add it, with its receipt, to the audit log.
 
-        A repeated command is answered from the audit log.
+        A repeated command is answered from the audit log. A command that needs a second person is only added to it,
+        as `requested`.
         """
         known = self.store.command(command.id)
         if known is not None:
             return classify_repeated_command(known.command, known.receipt, command)
+        record = self.store.record(command.invoice_id)
+        if record is None or not self.policy.needs_confirmation(command.name, record.facts):
+            return self._carry_out(command, now)
+        receipt = on_command(record, command, self.policy, now).answer
+        if receipt.result == "accepted":
+            receipt = Receipt("requested", confirm_by=now + CONFIRMATION_PERIOD)
+        self.store.add_command(AuditEntry(command, receipt))
+        return receipt
+
+    def handle_confirmation(self, confirmation: Confirmation, now: Instant) -> Receipt:
+        """Carry out a requested command that another operator confirms. A repeated confirmation is a duplicate."""
+        requested = self.store.command(confirmation.command_id)
+        if requested is None:
+            return Receipt("refused", f"there is no command {confirmation.command_id}")
+        if requested.command.confirmed_by == confirmation.operator:
+            return structs.replace(requested.receipt, result="duplicate")
+        reason = refuse_confirmation(requested.command, requested.receipt, confirmation)
+        if reason:
+            return Receipt("refused", reason)
+        confirmed = structs.replace(requested.command, accepted_at=confirmation.at, confirmed_by=confirmation.operator)
+        return self._carry_out(confirmed, now)
+
+    def _carry_out(self, command: Command, now: Instant) -> Receipt:
         receipt = self._decide(command.invoice_id, now, lambda record: on_command(record, command, self.policy, now))
         self.store.add_command(AuditEntry(command, receipt))
         return receipt

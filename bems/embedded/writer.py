@@ -25,7 +25,7 @@ from bems.embedded.storage.errors import QueueFull, StoreFailed
 from bems.embedded.storage.policy_history import PROGRAM_SOURCE, PolicyInForce, PolicyOrDefault, choose_policy
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import DeadLetter, DueItem
-from bems.tracker.commands import Command
+from bems.tracker.commands import Command, Confirmation
 from bems.tracker.contract import Event
 from bems.tracker.decisions import ACCEPTED, Receipt
 from bems.tracker.instants import HOUR, MINUTE, SECOND, Instant
@@ -68,7 +68,7 @@ class Redrive:
         self.event_id = event_id
 
 
-Item = Event | Command | Redrive
+Item = Event | Command | Confirmation | Redrive
 
 
 ItemResult = Receipt | Exception
@@ -325,11 +325,11 @@ class Writer:
             if isinstance(item, Redrive):
                 return self._redrive(item.event_id, now)
             with self._store.savepoint():
-                return (
-                    self._cell.handle_event(item, now)
-                    if isinstance(item, Event)
-                    else self._cell.handle_command(item, now)
-                )
+                if isinstance(item, Event):
+                    return self._cell.handle_event(item, now)
+                if isinstance(item, Confirmation):
+                    return self._cell.handle_confirmation(item, now)
+                return self._cell.handle_command(item, now)
         except StoreFailed:
             raise
         except Exception as error:

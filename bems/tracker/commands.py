@@ -7,7 +7,7 @@ as an event that occurred when the command was accepted, or just after the outco
 from msgspec import Struct
 
 from bems.tracker.contract import Stage
-from bems.tracker.instants import Instant
+from bems.tracker.instants import DAY, Instant
 
 
 class Complete(Struct, frozen=True, tag="complete"):
@@ -61,7 +61,11 @@ NEED_NOTE = ("complete", "cancel", "park", "note")
 
 
 class Command(Struct, frozen=True):
-    """Command of an operator. `accepted_at` is set when a cell accepts it and does not change on redelivery."""
+    """Command of an operator. `accepted_at` is set when a cell accepts it and does not change on redelivery.
+
+    `confirmed_by` is the second person who confirmed it, if the policy requires one; `accepted_at` is then the time of
+    the confirmation.
+    """
 
     id: str
     invoice_id: str
@@ -69,6 +73,7 @@ class Command(Struct, frozen=True):
     accepted_at: Instant
     verb: Verb
     note: str = ""
+    confirmed_by: str | None = None
 
     @property
     def name(self) -> str:
@@ -79,3 +84,15 @@ class Command(Struct, frozen=True):
     def event_id(self) -> str:
         """Id among the invoice's event ids. It contains a space, so it never equals an event's id, which has none."""
         return f"command {self.id}"
+
+
+CONFIRMATION_PERIOD = DAY
+"""Time (in microseconds) within which a second person must confirm a command."""
+
+
+class Confirmation(Struct, frozen=True):
+    """Confirmation of a requested command by another operator."""
+
+    command_id: str
+    operator: str
+    at: Instant

@@ -17,6 +17,7 @@ from bems.tracker.commands import (
     Cancel,
     Command,
     Complete,
+    Confirmation,
     Extend,
     Park,
     Revive,
@@ -42,12 +43,14 @@ from bems.tracker.status import Outcome
 class Receipt(Struct, frozen=True):
     """Result of an event or command.
 
-    `reason` says why it was refused. After a command, `next_alert_at` is when the invoice's next alert is due.
+    `reason` says why it was refused. After a command, `next_alert_at` is when the invoice's next alert is due. A
+    command that needs a second person is `requested` until another operator confirms it, at the latest at `confirm_by`.
     """
 
-    result: Literal["accepted", "duplicate", "conflict", "refused"]
+    result: Literal["accepted", "duplicate", "conflict", "refused", "requested"]
     reason: str = ""
     next_alert_at: Instant | None = None
+    confirm_by: Instant | None = None
 
 
 class WaitRequest(Struct, frozen=True):
@@ -92,6 +95,17 @@ def classify_repeated_command(known: Command, receipt: Receipt, command: Command
     if (known.invoice_id, known.operator, known.verb) != (command.invoice_id, command.operator, command.verb):
         return CONFLICT
     return structs.replace(receipt, result="duplicate") if receipt.result == "accepted" else receipt
+
+
+def refuse_confirmation(requested: Command, receipt: Receipt, confirmation: Confirmation) -> str:
+    """Return why a command with this receipt cannot be confirmed, or "" if it can."""
+    if receipt.result != "requested":
+        return f"the command {requested.id} is {receipt.result}: it needs no confirmation"
+    if confirmation.operator == requested.operator:
+        return f"{requested.operator} has requested the command: another person must confirm it"
+    if receipt.confirm_by is not None and confirmation.at > receipt.confirm_by:
+        return f"the request has expired at {render(receipt.confirm_by)}: send the command again, with another id"
+    return ""
 
 
 def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: Instant) -> Decision[Receipt]:
@@ -247,7 +261,7 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
         occurred_at = max(command.accepted_at, overruled.occurred_at + 1) if overruled else command.accepted_at
         actor = Actor(command.operator, "person")
         _apply_outcome(builder, row, stage, Outcome(status, command.event_id, occurred_at, command.accepted_at, actor))
-        builder.record_manual_outcome(stage, status, command.operator)
+        builder.record_manual_outcome(stage, status, command.operator, command.confirmed_by)
         builder.check_identity(command.event_id)
     elif isinstance(verb, Revive):
         builder.revive()

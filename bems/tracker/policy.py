@@ -284,6 +284,68 @@ class CalendarSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """Business days, even if they are public holidays or in the weekend."""
 
 
+class ConfirmationSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """When a command needs a second person. Without an amount, always."""
+
+    second_person: bool = True
+    """Whether another operator must confirm the command within 24 hours."""
+    amount_from: Amount | WholeAmount | None = None
+    """Amount below which no second person is needed; requires `currency`. Other currencies always need one."""
+    currency: CurrencyCode | None = None
+    """Currency of `amount_from`."""
+
+    def __post_init__(self) -> None:
+        self.read()
+
+    def read(self) -> "ConfirmationRule":
+        """Convert to a rule. Raise ValueError if amount and currency are not stated together."""
+        if (self.amount_from is None) is not (self.currency is None):
+            raise ValueError("amount_from and currency belong together: state both or neither")
+        return ConfirmationRule(None if self.amount_from is None else Decimal(self.amount_from), self.currency)
+
+
+class ActsSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Operators' commands that need a second person."""
+
+    complete: ConfirmationSpec | None = None
+    """Recording a stage's completion by hand."""
+    cancel: ConfirmationSpec | None = None
+    """Cancelling an invoice."""
+    park: ConfirmationSpec | None = None
+    """Giving up an invoice's alerts."""
+    extend: ConfirmationSpec | None = None
+    """Extending a deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmationRule:
+    """Which invoices a command needs a second person for: those that are not below the amount of the currency."""
+
+    amount_from: Decimal | None = None
+    currency: str | None = None
+
+    def applies_to(self, facts: Facts) -> bool:
+        if self.amount_from is None or facts.currency != self.currency or facts.amount.is_nan():
+            return True
+        return abs(facts.amount) >= self.amount_from
+
+
+def read_acts(spec: ActsSpec) -> dict[str, ConfirmationRule]:
+    """Return the rules by the name of the command."""
+    specs: dict[str, ConfirmationSpec | None] = structs.asdict(spec)
+    return {name: one.read() for name, one in specs.items() if one is not None and one.second_person}
+
+
+def describe_acts(rules: Mapping[str, ConfirmationRule]) -> ActsSpec:
+    """Return the spec of the rules; equal rules give equal specs."""
+    return ActsSpec(
+        **{
+            name: ConfirmationSpec(True, None if rule.amount_from is None else _text(rule.amount_from), rule.currency)
+            for name, rule in rules.items()
+        }
+    )
+
+
 DEFAULT_CRITICAL_AMOUNTS: dict[str, str | int] = {
     "EUR": 10_000, "USD": 10_000, "GBP": 10_000, "CHF": 10_000, "AUD": 15_000, "CAD": 15_000, "SGD": 15_000,
     "PLN": 40_000, "CNY": 75_000, "DKK": 75_000, "SEK": 100_000, "NOK": 100_000, "CZK": 250_000, "INR": 1_000_000,
@@ -308,6 +370,8 @@ class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     )
     """Amounts by currency below which no alert is critical. Alerts in other currencies depend on `critical_at` only.
     `{}` for none."""
+    acts: ActsSpec = ActsSpec()
+    """Operators' commands that need a second person."""
 
 
 def _default_stage(deadline: str, every: str, give_up_at: int) -> StageSpec:
@@ -334,6 +398,7 @@ class Policy:
     identity: bool = True
     critical_amounts: Mapping[str, Decimal] = field(default_factory=dict, hash=False)
     match_exemptions: tuple[When, ...] = ()
+    acts: Mapping[str, ConfirmationRule] = field(default_factory=dict, hash=False)
     calendar_spec: CalendarSpec | None = field(default=None, compare=False)
     """Spec from which the calendar was built. No decision depends on it."""
     digest: str = field(init=False, compare=False)
@@ -354,6 +419,8 @@ class Policy:
             content = (*content, *later_settings)
         if self.critical_amounts:
             content = (*content, {name: _text(amount) for name, amount in sorted(self.critical_amounts.items())})
+        if self.acts:
+            content = (*content, describe_acts(self.acts))
         object.__setattr__(self, "digest", sha256(msgspec.json.encode(content)).hexdigest()[:16])
 
     def deadline(self, stage: Stage, facts: Facts, ingested_at: Instant | None, now: Instant) -> Instant:
@@ -403,6 +470,11 @@ class Policy:
         critical_amount = self.critical_amounts.get(facts.currency)
         is_small = critical_amount is not None and not facts.amount.is_nan() and facts.amount < critical_amount
         return "warning" if is_small else "critical"
+
+    def needs_confirmation(self, command: str, facts: Facts) -> bool:
+        """Return whether a command, by its name, needs a second person for an invoice."""
+        rule = self.acts.get(command)
+        return rule is not None and rule.applies_to(facts)
 
     def requires_match(self, facts: Facts) -> bool:
         """Return whether the invoice needs a reconciliation."""
@@ -461,6 +533,7 @@ def build_policy(
         waits_from=spec.waits_from,
         identity=spec.identity in ("on", True),
         critical_amounts=read_critical_amounts(spec.critical_amount_from),
+        acts=read_acts(spec.acts),
     )
 
 

@@ -10,13 +10,16 @@ from msgspec import Struct
 from bems.tracker.contract import Amount
 from bems.tracker.policy import (
     WEEKDAYS,
+    ActsSpec,
     CalendarSpec,
     Policy,
     StagesSpec,
     WaitsFrom,
     Weekday,
     assemble_policy,
+    describe_acts,
     describe_stages,
+    read_acts,
     read_critical_amounts,
 )
 
@@ -37,6 +40,7 @@ class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     waits_from: WaitsFrom = "decision"
     identity: bool = True
     critical_amount_from: dict[str, Amount] = {}
+    acts: ActsSpec = ActsSpec()
 
 
 def policy_to_json(policy: Policy) -> bytes:
@@ -53,6 +57,7 @@ def policy_to_json(policy: Policy) -> bytes:
         policy.waits_from,
         policy.identity,
         {currency: format(amount, "f") for currency, amount in sorted(policy.critical_amounts.items())},
+        describe_acts(policy.acts),
     )
     return msgspec.json.encode(expanded)
 
@@ -76,4 +81,5 @@ def policy_from_json(document: bytes) -> Policy:
         waits_from=expanded.waits_from,
         identity=expanded.identity,
         critical_amounts=read_critical_amounts(expanded.critical_amount_from),
+        acts=read_acts(expanded.acts),
     )

@@ -115,6 +115,7 @@ class ManualOutcome(Struct, frozen=True, omit_defaults=True):
     status: str
     operator: str
     at: Instant
+    confirmed_by: str | None = None
 
 
 class Note(Struct, frozen=True, omit_defaults=True):

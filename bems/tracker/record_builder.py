@@ -271,8 +271,9 @@ class RecordBuilder:
             elif at not in self.postings:
                 self.postings = tuple(sorted((*self.postings, at))[-MAX_POSTINGS:])
 
-    def record_manual_outcome(self, stage: Stage, status: str, operator: str) -> None:
-        self.manual_outcomes = {**self.manual_outcomes, stage: ManualOutcome(status, operator, self.now)}
+    def record_manual_outcome(self, stage: Stage, status: str, operator: str, confirmed_by: str | None) -> None:
+        manual = ManualOutcome(status, operator, self.now, confirmed_by)
+        self.manual_outcomes = {**self.manual_outcomes, stage: manual}
 
     def find_contradicted(self, stage: Stage, status: str) -> tuple[Stage, ManualOutcome] | None:
         """Return the outcome that an operator recorded and an event contradicts, with its stage; None if none.

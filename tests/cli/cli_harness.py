@@ -108,7 +108,8 @@ class CliHarness:
 def running(folder: Path, **options: Any) -> Iterator[CliHarness]:
     clock = AcceleratedClock(parse(START), 1.0)
     quiet: dict[str, Any] = {"destinations": {"warning": [], "critical": []}, "limits": Limits(), "port": 0}
-    with Service(folder, read_policy_file(None), clock=clock, **{**quiet, **options}) as service:
+    policy = options.pop("policy", None) or read_policy_file(None)
+    with Service(folder, policy, clock=clock, **{**quiet, **options}) as service:
         yield CliHarness(service, clock, folder)
 
 

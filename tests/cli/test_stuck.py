@@ -60,7 +60,7 @@ def test_every_interface_counts_the_same_stuck_invoices(month: CliHarness) -> No
         demo = collect(client, month.service.analytics)
     report = Report()
     with closing(open_reader(month.folder)) as reader:
-        report.finish(reader.invoices(limit=10_000), [])
+        report.finish(reader.invoices(limit=10_000), [], 0)
     metrics = metrics_of(month)
     counts = {
         "stuck": listing["stuck"],

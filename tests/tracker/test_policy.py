@@ -285,10 +285,10 @@ def test_keys_that_a_spec_leaves_out_have_the_default() -> None:
 def test_either_form_of_the_intervals_replaces_those_of_the_default() -> None:
     constant = build_policy(PolicySpec(stages=StagesSpec(authorization=StageSpec(escalate_every="1bd"))), DAYS_OFF)
     rule = constant.stages["authorization"].rule
-    assert (str(rule.escalate_every), rule.growth) == ("1bd", 1)
+    assert (str(rule.escalate_every), rule.growth) == ("1bd", Decimal(1))
     growing = StageSpec(escalate=EscalationSpec("1d", 3))
     rule = build_policy(PolicySpec(stages=StagesSpec(authorization=growing)), DAYS_OFF).stages["authorization"].rule
-    assert (str(rule.escalate_every), rule.growth) == ("1d", 3)
+    assert (str(rule.escalate_every), rule.growth) == ("1d", Decimal(3))
     both = StageSpec(escalate_every="1bd", escalate=EscalationSpec("1d"))
     with pytest.raises(ValueError, match="authorization: escalate_every and escalate are two ways to say one thing"):
         build_policy(PolicySpec(stages=StagesSpec(authorization=both)), DAYS_OFF)

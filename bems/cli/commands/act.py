@@ -23,12 +23,14 @@ from bems.cli.client import Client, decode_as, quote_path
 from bems.cli.deadlines import DeadlineInput, DeadlineParam, is_relative, resolve_deadline
 from bems.cli.errors import Failure, UserError
 from bems.cli.files import read_policy_file
+from bems.cli.listing import ItemTable, Listing, with_listing
 from bems.cli.options import connected
 from bems.cli.output import format_time, print_json
 from bems.cli.replay_report import STATUS_MEANINGS
+from bems.cli.table_layout import Column
 from bems.embedded.api.access import OPERATORS, VIEWERS
-from bems.embedded.api.operations import Accepted
-from bems.embedded.api.views import CurrentWait, Health, Invoice
+from bems.embedded.api.operations import Accepted, Requested
+from bems.embedded.api.views import Command, CurrentWait, Health, Invoice
 from bems.tracker.contract import STAGE_INDEX, STAGES
 from bems.tracker.instants import Instant, parse, render, to_datetime
 
@@ -54,6 +56,16 @@ PARAMETERS = (
     click.option("--note", default="", help="Why, kept with the command and shown with the invoice."),
     click.option("--command-id", metavar="ID", help="ID of an earlier command, to retry it safely."),
     click.option("--run", metavar="ID", help="ID of an earlier run over several invoices, to retry it safely."),
+)
+
+
+REQUEST_COLUMNS = (
+    Column("Request"),
+    Column("Command", is_prose=True),
+    Column("Invoice"),
+    Column("By", 2),
+    Column("Confirm until (UTC)", 1),
+    Column("Note", 3, is_prose=True),
 )
 
 
@@ -197,6 +209,51 @@ def acknowledge(client: Client, common: CommandOptions) -> None:
     run_command(client, common, "acknowledge", {})
 
 
+@act.command(epilog="Example: bems act requests")
+@with_listing
+def requests(listing: Listing) -> None:
+    """List the commands that wait for a second person, newest first.
+
+    The policy says which commands need one (`acts`). A request expires after 24 hours. Requires a viewer, operator or
+    admin key.
+    """
+    listing.print_items(listing.read("/commands", VIEWERS, {"result": "requested"}), REQUEST_TABLE)
+
+
+def _request_row(command: Command) -> tuple[str, ...]:
+    extra = command.stage or (f"until {format_time(command.until)}" if command.until else "")
+    return (
+        command.command_id,
+        f"{command.verb} {extra}".strip(),
+        command.invoice_id,
+        command.operator,
+        format_time(command.confirm_by),
+        command.note or "-",
+    )
+
+
+REQUEST_TABLE = ItemTable(list[Command], "request", REQUEST_COLUMNS, _request_row)
+
+
+@act.command(epilog="Example: bems act confirm cli-2f6c1d0e9a7b3c54")
+@click.argument("command_id", metavar="COMMAND")
+@options.as_json
+@connected
+def confirm(client: Client, command_id: str, as_json: bool) -> None:
+    """Confirm a command that another operator has requested. It takes effect now.
+
+    Requires the operator or admin key of another person than who requested it.
+    """
+    path = f"/commands/{quote_path(command_id)}/confirmation"
+    answer = client.request_json("POST", path, OPERATORS, is_idempotent=True)
+    if as_json:
+        print_json(answer)
+        return
+    accepted = decode_as(answer, Accepted)
+    done = "confirmed and done" if accepted.status == "accepted" else "already confirmed"
+    click.echo(f"{command_id}: {done}")
+
+
 def run_command(
     client: Client, common: CommandOptions, verb: str, arguments: CommandArguments, meaning: str = ""
 ) -> None:
@@ -226,6 +283,16 @@ def _send_one(client: Client, common: CommandOptions, verb: str, arguments: Comm
         until = f" --until {arguments['until']}" if meaning else ""
         hint = f"it is not known whether the command was done; repeat it safely with --command-id {command_id}{until}"
         raise Failure(f"{failure.message}; {hint}") from failure
+    if isinstance(answer, dict) and answer.get("status") == "requested":
+        if common.as_json:
+            print_json(answer)
+            return
+        requested = decode_as(answer, Requested)
+        click.echo(
+            f"{verb} {invoice_id}: requested; another person must confirm it until"
+            f" {format_time(requested.confirm_by)} UTC:\n  bems act confirm {requested.command_id}"
+        )
+        return
     accepted = decode_as(answer, Accepted)
     found = client.request_json("GET", f"/invoices/{quote_path(invoice_id)}", OPERATORS)
     invoice = decode_as(found, Invoice)

@@ -148,7 +148,7 @@ class EventEndpoint:
         except Exception as error:
             _unavailable_response(error)
             return responses.event_result(event.event_id, "unavailable", _public_reason(error))
-        assert receipt.result != "refused", "no event is refused after it was parsed"
+        assert receipt.result != "refused" and receipt.result != "requested", "only commands are"
         return responses.event_result(event.event_id, receipt.result)
 
     def _count(self, stage: Stage, result: str) -> None:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -33,6 +33,8 @@ from bems.embedded.execution_histories import ExecutionHistories
 from bems.embedded.storage.reader import Reader, stuck_sort_key
 from bems.embedded.writer import Redrive
 from bems.tracker import responses
+from bems.tracker.commands import Confirmation
+from bems.tracker.decisions import Receipt
 from bems.tracker.instants import from_datetime, render, to_datetime
 from bems.tracker.parsing import InvalidEvent, reject_invalid
 from bems.tracker.requests import AnyCommandRequest, KeyRequest, RedriveRequest, read_command, read_request
@@ -105,6 +107,14 @@ class Accepted(Struct, frozen=True, omit_defaults=True):
     command_id: str
     status: str
     next_alert_at: datetime | None = None
+
+
+class Requested(Struct, frozen=True):
+    """A command that another operator must confirm by `confirm_by`. Until then nothing is changed."""
+
+    command_id: str
+    status: Literal["requested"]
+    confirm_by: datetime
 
 
 class NotRedriven(Struct, frozen=True):
@@ -251,7 +261,7 @@ async def list_commands(request: ApiRequest) -> HttpResponse:
     query: CommandsQuery = request.query
 
     def fetch(reader: Reader, before: int | None = None) -> Found:
-        rows = reader.commands(invoice_id=query.invoice_id, before=before, limit=query.limit)
+        rows = reader.commands(invoice_id=query.invoice_id, result=query.result, before=before, limit=query.limit)
         return [views.view_command(entry) for _, entry in rows], position_after(rows, query.limit, _row_number)
 
     return await request.read_page("commands", (RowNumber,), fetch)
@@ -266,13 +276,33 @@ async def post_command(request: ApiRequest) -> HttpResponse:
     if isinstance(command, InvalidEvent):
         return responses.bad_request(command)
     receipt = await request.bridge.submit(command)
-    if receipt.result in ("accepted", "duplicate"):
-        next_alert_at = None if receipt.next_alert_at is None else to_datetime(receipt.next_alert_at)
-        return responses.json_response(200, Accepted(command.id, receipt.result, next_alert_at))
+    answer = _command_response(command.id, receipt)
+    if answer is not None:
+        return answer
     if receipt.result == "conflict":
         return responses.problem(409, f"another command has used the id {command.id}: use each id only once")
     record = await request.context.readers.read_for_action(lambda reader: reader.record(command.invoice_id))
     return responses.problem(409, receipt.reason) if record else responses.not_found(receipt.reason)
+
+
+def _command_response(command_id: str, receipt: Receipt) -> HttpResponse | None:
+    """Return the response to a command that was carried out or requested, None if it was not."""
+    if receipt.result in ("accepted", "duplicate"):
+        next_alert_at = None if receipt.next_alert_at is None else to_datetime(receipt.next_alert_at)
+        return responses.json_response(200, Accepted(command_id, receipt.result, next_alert_at))
+    if receipt.result == "requested" and receipt.confirm_by is not None:
+        return responses.json_response(202, Requested(command_id, "requested", to_datetime(receipt.confirm_by)))
+    return None
+
+
+async def confirm_command(request: ApiRequest) -> HttpResponse:
+    command_id, now = request.resource_id, request.context.clock.now()
+    receipt = await request.bridge.submit(Confirmation(command_id, request.key.name, now))
+    answer = _command_response(command_id, receipt)
+    if answer is not None:
+        return answer
+    known = await request.context.readers.read_for_action(lambda reader: reader.command_of(command_id))
+    return responses.problem(409, receipt.reason) if known else responses.not_found(receipt.reason)
 
 
 async def list_dead_letters(request: ApiRequest) -> HttpResponse:
@@ -453,8 +483,14 @@ OPERATIONS: tuple[Operation, ...] = (
         {200: Page[views.Command]}, CommandsQuery, problems=(400,),
     ),
     Operation(
-        "POST", "/commands", "command", "Run a command on an invoice", OPERATORS, post_command, {200: Accepted},
+        "POST", "/commands", "command", "Run a command on an invoice", OPERATORS, post_command,
+        {200: Accepted, 202: Requested},
         body=AnyCommandRequest, problems=(400, 404, 408, 409, 413, 415),
+    ),
+    Operation(
+        "POST", "/commands/{target}/confirmation", "confirmCommand",
+        "Confirm a command that another operator has requested", OPERATORS, confirm_command, {200: Accepted},
+        problems=(400, 404, 409),
     ),
     Operation(
         "GET", "/dead-letters", "listDeadLetters", "List dead letters: accepted events whose processing failed",

@@ -60,6 +60,7 @@ class CommandsQuery(PagedQuery, frozen=True, forbid_unknown_fields=True):
     """Filters of the list of commands, newest first."""
 
     invoice_id: FilterText | None = None
+    result: Literal["accepted", "refused", "requested"] | None = None
 
 
 class DeadLettersQuery(PagedQuery, frozen=True, forbid_unknown_fields=True):

@@ -126,12 +126,13 @@ class Outcome(Struct, frozen=True, omit_defaults=True):
     payment: PaymentBody | None = None
 
 
-class ManualOutcome(Struct, frozen=True):
+class ManualOutcome(Struct, frozen=True, omit_defaults=True):
     """The latest outcome of a stage that an operator recorded by hand, even if an event has a newer outcome."""
 
     status: str
     operator: str
     at: datetime
+    confirmed_by: str | None = None
 
 
 class Transition(Struct, frozen=True, omit_defaults=True):
@@ -248,7 +249,10 @@ class Execution(Struct, frozen=True):
 
 
 class Command(Struct, frozen=True, omit_defaults=True):
-    """An operator's command and its result."""
+    """An operator's command and its result.
+
+    With the result `requested`, another operator must confirm it by `confirm_by`. `confirmed_by` is who confirmed it.
+    """
 
     command_id: str
     invoice_id: str
@@ -261,6 +265,8 @@ class Command(Struct, frozen=True, omit_defaults=True):
     stage: Stage | None = None
     until: datetime | None = None
     assignee: str | None = None
+    confirmed_by: str | None = None
+    confirm_by: datetime | None = None
 
 
 class InvoiceDetails(Invoice, frozen=True, omit_defaults=True):
@@ -385,7 +391,7 @@ def view_details(record: InvoiceRecord, reader: Reader, histories: ExecutionHist
         posted_on=_to_optional_datetime(record.posted_on),
         match_required=record.match_required,
         recorded_by_hand={
-            stage: ManualOutcome(manual.status, manual.operator, to_datetime(manual.at))
+            stage: ManualOutcome(manual.status, manual.operator, to_datetime(manual.at), manual.confirmed_by)
             for stage, manual in record.manual_outcomes.items()
         },
         outcomes={stage: _view_outcome(outcome, reader) for stage, outcome in record.outcomes.items()},
@@ -559,6 +565,8 @@ def view_command(entry: AuditEntry) -> Command:
         getattr(command.verb, "stage", None),
         _to_optional_datetime(until),
         getattr(command.verb, "assignee", None),
+        command.confirmed_by,
+        _to_optional_datetime(receipt.confirm_by),
     )
 
 

@@ -323,10 +323,16 @@ class Reader:
         return [(seq, codec.decode_alert(body)) for seq, body in rows]
 
     def commands(
-        self, *, invoice_id: str | None = None, before: int | None = None, limit: int = 100
+        self,
+        *,
+        invoice_id: str | None = None,
+        result: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
     ) -> list[tuple[int, AuditEntry]]:
         """Return operators' commands with a number below `before`, each with its number, the newest first."""
-        rows = self._newest("commands", {"invoice_id = ?": invoice_id, "seq < ?": before}, limit)
+        conditions = {"invoice_id = ?": invoice_id, "result = ?": result, "seq < ?": before}
+        rows = self._newest("commands", conditions, limit)
         return [(seq, codec.decode_audit_entry(body)) for seq, body in rows]
 
     def command_of(self, event_id: str) -> AuditEntry | None:

@@ -151,7 +151,9 @@ def _write_other_tables(connection: apsw.Connection, group: WriteSet) -> None:
     )
     connection.executemany(
         """INSERT INTO commands (id, invoice_id, operator, accepted_at, verb, result, body)
-        VALUES (?, ?, ?, ?, ?, ?, ?)""",
+        VALUES (?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (id) DO UPDATE SET accepted_at = excluded.accepted_at, result = excluded.result,
+        body = excluded.body""",
         [_command_row(entry) for entry in group.commands.values()],
     )
     for event_id, dead_letter in group.dead_letters.items():
