@@ -87,6 +87,12 @@ def find_keys(struct: type[Struct]) -> Iterator[Key]:
 
 
 def _read_field_docstrings(struct: type[Struct]) -> dict[str, str]:
+    """Return the docstrings of a struct's fields, inherited ones included."""
+    classes = (one for one in reversed(struct.__mro__) if one is not Struct and issubclass(one, Struct))
+    return {name: text for one in classes for name, text in _read_own_docstrings(one).items()}
+
+
+def _read_own_docstrings(struct: type[Struct]) -> dict[str, str]:
     [definition] = ast.parse(inspect.getsource(struct)).body
     assert isinstance(definition, ast.ClassDef)
     return {
@@ -178,8 +184,11 @@ def _describe(value: Schema, links: dict[str, str]) -> str:
             kind = "list of " + re.sub("^[a-z]+", r"\g<0>s", _describe(value["items"], links))
             return f"{kind} ({allowed})" if allowed else kind
         case "object":
-            name, item = value["propertyNames"]["description"], value["additionalProperties"]["description"]
-            return f"mapping of {name}, to {item} ({allowed})"
+            name, item = value["propertyNames"]["description"], value["additionalProperties"]
+            described = f"mapping of {name}, to {item.get('description') or _describe(item, links)}"
+            return f"{described} ({allowed})" if allowed else described
+        case "number":
+            return "number: {minimum} to {maximum}".format_map(value)
         case "integer":
             return f"whole number: {allowed or '{minimum:,} to {maximum:,}'.format_map(value)}"
         case _:

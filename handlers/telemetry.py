@@ -55,17 +55,20 @@ class MetricsBuffer:
 
 
 class CountedAlerts:
-    """Wrapper of the Alerts port that logs and counts. Implements the destination `log`."""
+    """Wrapper of the Alerts port that logs and counts. Implements the destination `log`.
+
+    A message of kind `resolved` is logged, but not counted.
+    """
 
     def __init__(self, alerts: Alerts, meter: MetricsBuffer) -> None:
         self._alerts = alerts
         self._meter = meter
 
     def raise_alert(self, alert: Alert) -> None:
-        """Raise the alert, then log and count it. A repeated alert is logged again with the same id."""
+        """Send the alert, then log and count it. A repeated alert is logged again with the same id."""
         self._alerts.raise_alert(alert)
         logger.info(
-            "alert raised",
+            "alerts resolved" if alert.kind == "resolved" else "alert raised",
             extra={
                 "alert_id": alert.id,
                 "invoice_id": alert.invoice_id,
@@ -75,7 +78,8 @@ class CountedAlerts:
                 "step": alert.step,
             },
         )
-        self._meter.add(ALERTS_RAISED, stage=alert.stage, severity=alert.severity)
+        if alert.kind != "resolved":
+            self._meter.add(ALERTS_RAISED, stage=alert.stage, severity=alert.severity)
 
 
 def entry_point(function: Callable[[dict[str, Any], Any], T]) -> Callable[[dict[str, Any], Any], T]:

@@ -675,6 +675,7 @@ _STANDARD_WORD = "a field or part of the contract, the API or a stored form, or 
 _PROTOCOL = "the file protocol's or Powertools' own word"
 _OTHER_THING = "of another thing than the one that was renamed, and a standard verb there"
 _MIGRATION = "the first schema's name in a migration that is never changed"
+_OUTCOMES = "the possible outcomes of each stage; the one that was renamed held the columns of a table"
 _ONE_OF_MANY = "the result of one command of many"
 
 KEPT: dict[str, str] = {
@@ -711,6 +712,7 @@ KEPT: dict[str, str] = {
     "Reader": _KEPT_IT,
     "Refusal": _KEPT_IT,
     "Result": _ONE_OF_MANY,
+    "STATUSES": _OUTCOMES,
     "Sender": _KEPT_IT,
     "Source": _KEPT_IT,
     "State": _KEPT_IT,

@@ -21,7 +21,7 @@ SHARED: dict[str, str] = {
     **dict.fromkeys(
         ("Alert", "Command", "DeadLetter", "Delivery", "Event", "Execution", "Key", "Outcome", "Parked", "Policy"), VIEW
     ),
-    **dict.fromkeys(("Total", "Transition"), VIEW),
+    **dict.fromkeys(("ManualOutcome", "Note", "Total", "Transition"), VIEW),
     **dict.fromkeys(("Bus", "ClassicBus", "CustomBus", "Dashboard", "TimestreamSeries"), CONSTRUCT),
     **dict.fromkeys(("APPLICATION_ID", "DATABASE", "MIGRATIONS"), "of each of the cell's databases"),
     **dict.fromkeys(

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from bems.tracker.actions import Alert, Severity
-from bems.tracker.alert_messages import headline, json_body
+from bems.tracker.alert_messages import headline, json_body, urgency
 
 MAX_SUBJECT_CHARACTERS = 99
 """Maximum length of an SNS subject, in characters: less than 100, printable ASCII, on one line (API reference of
@@ -47,7 +47,7 @@ def subject(alert: Alert, cell: str) -> str:
 
     A subject that is too long is truncated to MAX_SUBJECT_CHARACTERS.
     """
-    text = f"[{alert.severity}] {cell}: {headline(alert)}"
+    text = f"[{urgency(alert)}] {cell}: {headline(alert)}"
     return text if len(text) <= MAX_SUBJECT_CHARACTERS else f"{text[: MAX_SUBJECT_CHARACTERS - 3]}..."
 
 

@@ -87,8 +87,10 @@ def describe_reason(invoice: InvoiceDetails, stage: Stage) -> str:
     outcome = invoice.outcomes.get(stage)
     if outcome is None or outcome.status != FAILURE_STATUS[stage]:
         return f"no {stage} event arrived"
-    attributes = ", ".join(f"{name} {value}" for name, value in outcome.attributes.items())
-    return f"{outcome.status} {describe_author(outcome)}" + (f" ({attributes})" if attributes else "")
+    reason = outcome.reason
+    details = [" ".join(filter(None, (reason.code, reason.text)))] if reason else []
+    details += (f"{name} {value}" for name, value in outcome.attributes.items())
+    return f"{outcome.status} {describe_author(outcome)}" + (f" ({', '.join(details)})" if details else "")
 
 
 def describe_author(outcome: StatedOutcome) -> str:
@@ -104,4 +106,5 @@ def status_after_completion(invoice: InvoiceDetails, completed: Stage) -> Status
         **{stage: outcome.status for stage, outcome in invoice.outcomes.items()},
         completed: SUCCESS_STATUS[completed],
     }
-    return status_of({stage: Outcome(status, "", 0, 0) for stage, status in stages.items()})
+    outcomes = {stage: Outcome(status, "", 0, 0) for stage, status in stages.items()}
+    return status_of(outcomes, invoice.match_required)

@@ -217,7 +217,7 @@ def verify_copy(part: Path, check: str = "quick_check") -> Backup:
             _count(cell, "SELECT coalesce(max(seq), 0) FROM events"),
             _count(cell, "SELECT count(*) FROM invoices"),
             _count(cell, "SELECT coalesce(max(seq), 0) FROM transitions"),
-            _count(cell, "SELECT count(*) FROM alerts"),
+            _count(cell, schema.COUNT_ALERTS),
             _count(cell, "SELECT count(*) FROM letters"),
             _count(found.get(outbox.DATABASE), "SELECT count(*) FROM deliveries WHERE state = 'waiting'"),
             _count(found.get(keys.KEYS_DATABASE), "SELECT count(*) FROM keys WHERE revoked_at IS NULL"),

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from bems.tracker.actions import Alert
-from bems.tracker.contract import Stage, Vendor
+from bems.tracker.contract import STAGES, Stage, Vendor
 from bems.tracker.instants import render, to_datetime
 
 _BAD_OUTCOMES: dict[Stage, str] = {"reconciliation": "which found a mismatch", "posting": "which failed"}
@@ -27,24 +27,33 @@ def headline(alert: Alert) -> str:
         case "identity":
             return f"{alert.invoice_id} may be two invoices under one id: {alert.detail}"
         case "contradiction":
-            return f"{alert.invoice_id} is contradicted: {alert.detail}"
+            return f"{alert.invoice_id} has contradictory outcomes: {alert.detail}"
         case "resolved":
-            return f"{alert.invoice_id}, which waited for {alert.stage}, is resolved: {alert.detail}"
+            return f"earlier alerts of {alert.invoice_id} are resolved: {alert.detail}"
         case "stuck":
             last = ", the last one: it is parked" if alert.last else ""
             since = to_datetime(alert.waiting_since).date()
             why = "" if alert.event_id is None else f", {_BAD_OUTCOMES[alert.stage]}"
-            return f"{alert.invoice_id} has waited for {alert.stage} since {since}{why} (alert {alert.step}{last})"
+            others = [f"its {stage} is {status}" for stage, status in _bad_outcomes(alert) if stage != alert.stage]
+            also = f"; {' and '.join(others)}" if others else ""
+            return (
+                f"{alert.invoice_id} has waited for {alert.stage} since {since}{why} (alert {alert.step}{last}){also}"
+            )
+
+
+def urgency(alert: Alert) -> str:
+    """Return the first word of a message: the severity, or `resolved` if nobody need act."""
+    return "resolved" if alert.kind == "resolved" else alert.severity
 
 
 def summary_line(alert: Alert, cell: str) -> str:
-    """Return one line: severity, headline, amount, vendor and cell.
+    """Return one line: urgency, headline, amount, vendor and cell.
 
     Angle brackets are replaced, because chat services read them as commands; unprintable characters become spaces.
     """
     facts = alert.facts
     about = f"{facts.amount:f} {facts.currency} of {_vendor_name(facts.vendor)}"
-    return f"{alert.severity}: {headline(alert)}, {about}, cell {cell}".translate(_BRACKETS)
+    return f"{urgency(alert)}: {headline(alert)}, {about}, cell {cell}".translate(_BRACKETS)
 
 
 def text_body(alert: Alert, cell: str) -> str:
@@ -54,6 +63,7 @@ def text_body(alert: Alert, cell: str) -> str:
         facts.vendor.id,
         *filter(None, (facts.vendor.country, facts.vendor.tier and _single_line(facts.vendor.tier))),
     ]
+    is_resolved = alert.kind == "resolved"
     lines = {
         "Invoice": alert.invoice_id,
         "Amount": f"{facts.amount:f} {facts.currency}",
@@ -61,14 +71,14 @@ def text_body(alert: Alert, cell: str) -> str:
         "Stage": alert.stage,
         "Severity": alert.severity,
         "Waiting since": render(alert.waiting_since),
-        "Was due": render(alert.due_at),
-        "Raised": render(alert.raised_at),
-        "Open stages": ", ".join(alert.open_stages) or "none",
-        "Bad outcomes": ", ".join(f"{stage} {status}" for stage, status in alert.negative_outcomes.items()) or "none",
+        "Was due": "" if is_resolved else render(alert.due_at),
+        "Resolved" if is_resolved else "Raised": render(alert.raised_at),
+        "Open stages": ", ".join(alert.open_stages),
+        "Bad outcomes": ", ".join(f"{stage} {status}" for stage, status in _bad_outcomes(alert)),
         "Cell": cell,
         "Alert": f"{alert.id} (messages with the same id are one alert)",
     }
-    return f"{headline(alert)}\n\n" + "".join(f"{name + ':':<15}{value}\n" for name, value in lines.items())
+    return f"{headline(alert)}\n\n" + "".join(f"{name + ':':<15}{value}\n" for name, value in lines.items() if value)
 
 
 def json_body(alert: Alert, cell: str) -> dict[str, Any]:
@@ -100,6 +110,10 @@ def json_body(alert: Alert, cell: str) -> dict[str, Any]:
         "currency": facts.currency,
         "vendor": msgspec.to_builtins(facts.vendor),
     }
+
+
+def _bad_outcomes(alert: Alert) -> list[tuple[Stage, str]]:
+    return [(stage, alert.negative_outcomes[stage]) for stage in STAGES if stage in alert.negative_outcomes]
 
 
 def _vendor_name(vendor: Vendor) -> str:

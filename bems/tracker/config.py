@@ -17,7 +17,7 @@ from bems.tracker.calendars import load_zone
 from bems.tracker.cells import CellsFile
 from bems.tracker.contract import STAGES
 from bems.tracker.durations import parse_deadline, parse_duration
-from bems.tracker.policy import PolicySpec
+from bems.tracker.policy import TWO_INTERVALS, PolicySpec
 from bems.validation.error_messages import format_value
 from bems.validation.field_errors import MAX_ERRORS, FieldError, append_pointer, validate
 
@@ -136,6 +136,9 @@ def _check_calendar(data: Any, pointer: str, check_country: CheckCountry | None)
 def _check_rule(rule: Any, pointer: str) -> Iterator[FieldError]:
     yield from _check_text(rule, "deadline", pointer, parse_deadline)
     yield from _check_text(rule, "escalate_every", pointer, parse_duration)
+    yield from _check_text(_get(rule, "escalate"), "every", f"{pointer}/escalate", parse_duration)
+    if _get(rule, "escalate") is not None and _get(rule, "escalate_every") is not None:
+        yield FieldError(f"{pointer}/escalate_every", TWO_INTERVALS)
 
 
 def _check_text(data: Any, key: str, pointer: str, parse: Callable[[str], object]) -> Iterator[FieldError]:

@@ -46,10 +46,23 @@ MAX_GROWTH = 10
 _MAX_ESCALATION = 10_000_000
 """Upper bound of the units (days, hours, ...) between the deadline and an alert: later than any instant."""
 
+TWO_INTERVALS = "escalate_every and escalate are two ways to say one thing: leave one out"
+"""Error of a rule with both keys."""
+
 AlertNumber = Annotated[int, Meta(ge=1, le=MAX_ALERTS, description=f"the number of an alert, 1 to {MAX_ALERTS}")]
 TermsDays = Annotated[int, Meta(ge=0, le=3650, description="days from ingestion to payment, 0 to 3650")]
 WholeAmount = Annotated[int, Meta(gt=-(10**18), lt=10**18, description="at most 18 digits")]
-Growth = Annotated[int, Meta(ge=1, le=MAX_GROWTH)] | Annotated[float, Meta(ge=1, le=MAX_GROWTH)]
+# The reader of policy files reads 1.5 as text.
+Growth = (
+    Annotated[float, Meta(ge=1, le=MAX_GROWTH)]
+    | Annotated[
+        str,
+        Meta(
+            pattern=r"^([1-9](\.[0-9]{1,4})?|10(\.0{1,4})?)(?!\n)$",
+            description=f"a number from 1 to {MAX_GROWTH} with up to 4 decimals",
+        ),
+    ]
+)
 Subdivision = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9]{1,8}(?!\n)$", description="ISO 3166-2 without the country, such as BY of DE-BY")
 ]
@@ -622,7 +635,7 @@ def _describe_when(when: When) -> WhenSpec:
 
 def _with_defaults(spec: StageSpec | OverrideSpec, defaults: StageSpec) -> StageSpec:
     if spec.escalate is not None and spec.escalate_every is not None:
-        raise ValueError("escalate_every and escalate are two ways to say one thing: leave one out")
+        raise ValueError(TWO_INTERVALS)
     # The two are one setting: a spec with either of them inherits neither.
     intervals = defaults if spec.escalate is None and spec.escalate_every is None else spec
     return StageSpec(

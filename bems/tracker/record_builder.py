@@ -354,7 +354,7 @@ class RecordBuilder:
                         severity=severity,
                         step=wait.step,
                         waiting_since=wait.since,
-                        due_at=wait.due,
+                        due_at=self.now,
                         raised_at=self.now,
                         facts=self.facts,
                         detail=detail,
@@ -426,6 +426,10 @@ class RecordBuilder:
         outcome = self.outcomes.get(stage)
         if self.status == "Cancelled" or outcome is None:
             return f"the invoice is {self.status}"
+        is_dispute = stage in DISPUTABLE_STAGES and outcome.status == FAILURE_STATUS[stage]
+        if is_dispute and self.waits_for != stage:
+            # The wait that followed the dispute was ended by an earlier stage.
+            return f"the invoice is {self.status}"
         return f"{stage} is {outcome.status}"
 
     def raise_dispute_alert(self, stage: Stage, outcome: Outcome) -> None:
@@ -466,8 +470,8 @@ class RecordBuilder:
             return
         manual_stage, manual = contradicted
         detail = (
-            f"{manual.operator} recorded {manual_stage} as {manual.status} by hand on {to_datetime(manual.at).date()},"
-            f" and the event says {outcome.status}"
+            f"an event says {outcome.status}, but {manual.operator} recorded {manual_stage} as {manual.status} by hand"
+            f" on {to_datetime(manual.at).date()}"
         )
         id = alert_id(self.before.invoice_id, "contradiction", outcome.event_id)
         self.raise_alert("contradiction", stage, "warning", self.now, id, event_id=outcome.event_id, detail=detail)

@@ -40,7 +40,7 @@ KeyName = Annotated[
         description="1 to 64 of A-Z, a-z, 0-9, '.', '_', '@' and '-', the first a letter or digit",
     ),
 ]
-Note = Annotated[
+NoteText = Annotated[
     str,
     Meta(
         max_length=1000,
@@ -67,7 +67,7 @@ class CommandRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     command_id: Identifier
     invoice_id: Identifier
-    note: Note = ""
+    note: NoteText = ""
 
 
 class CompleteRequest(CommandRequest, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="complete"):

@@ -13,6 +13,8 @@ from bems.cli.files import read_policy_file
 from bems.tracker.instants import parse, render
 from tests.cli.cli_harness import CliHarness, FakeResponse, RecordedRequest, StartFakeServer, event, run
 
+NOTE = ("--note", "why")
+
 
 @pytest.fixture
 def three(harness: CliHarness) -> CliHarness:
@@ -22,7 +24,7 @@ def three(harness: CliHarness) -> CliHarness:
 
 def test_each_outcome_is_reported(three: CliHarness, tmp_path: Path) -> None:
     (tmp_path / "ids").write_text("# the late ones\nI0\n\nI1\nnope\nI0\n")
-    first = three.bems("act", "park", "--from", str(tmp_path / "ids"), "I2", "--run", "monday")
+    first = three.bems("act", "park", "--from", str(tmp_path / "ids"), "I2", *NOTE, "--run", "monday")
     assert (first.code, first.err) == (1, "")
     assert first.out.splitlines() == [
         "park I2: done",
@@ -32,7 +34,7 @@ def test_each_outcome_is_reported(three: CliHarness, tmp_path: Path) -> None:
         "4 in all: 3 done, 1 not found",
         "To retry safely, repeat the command with --run monday",
     ]
-    again = three.bems("act", "park", "--from", str(tmp_path / "ids"), "I2", "--run", "monday", "--json")
+    again = three.bems("act", "park", "--from", str(tmp_path / "ids"), "I2", *NOTE, "--run", "monday", "--json")
     assert again.code == 1
     assert {one["invoice_id"]: one["result"] for one in again.json["results"]} == {
         "I2": "repeated",
@@ -41,7 +43,7 @@ def test_each_outcome_is_reported(three: CliHarness, tmp_path: Path) -> None:
         "nope": "not_found",
     }
     assert again.json["summary"] == {**again.json["summary"], "repeated": 3, "not_found": 1, "refused": 0}
-    other = three.bems("act", "park", "I0", "I1")
+    other = three.bems("act", "park", "I0", "I1", *NOTE)
     assert other.code == 1
     assert "park I0: refused: the invoice is parked: revive it first" in other.out
     assert "2 in all: 2 refused" in other.out
@@ -71,15 +73,18 @@ def test_ids_are_read_from_lists_csv_and_json(tmp_path: Path) -> None:
 def test_errors_are_reported_before_any_command_is_sent(three: CliHarness, tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"I0\n\xff\n")
     (tmp_path / "book.xlsx").write_bytes(b"PK\x03\x04...[Content_Types].xml")
-    assert f"{tmp_path}/bad:2: this is not UTF-8 text" in three.bems("act", "park", "--from", f"{tmp_path}/bad").error()
-    message = three.bems("act", "park", "--from", f"{tmp_path}/book.xlsx").error()
+    assert (
+        f"{tmp_path}/bad:2: this is not UTF-8 text"
+        in three.bems("act", "park", *NOTE, "--from", f"{tmp_path}/bad").error()
+    )
+    message = three.bems("act", "park", *NOTE, "--from", f"{tmp_path}/book.xlsx").error()
     assert "an Excel file" in message and "CSV in UTF-8 with a column invoice_id" in message
-    assert "No such file" in three.bems("act", "park", "--from", "none").error()
-    assert three.bems("act", "park").error() == "no invoice given: name INVOICE ids, or use --from FILE"
-    assert "--run" in three.bems("act", "park", "I0", "I1", "--command-id", "x").error()
-    assert "operator or admin" in three.bems("act", "park", "I0", "I1", role="viewer").error()
+    assert "No such file" in three.bems("act", "park", *NOTE, "--from", "none").error()
+    assert three.bems("act", "park", *NOTE).error() == "no invoice given: name INVOICE ids, or use --from FILE"
+    assert "--run" in three.bems("act", "park", "I0", "I1", *NOTE, "--command-id", "x").error()
+    assert "operator or admin" in three.bems("act", "park", "I0", "I1", *NOTE, role="viewer").error()
     assert three.bems("invoice", "I0", "--json").json.get("mark") is None
-    nothing = three.bems("act", "park", "--from", "-", stdin=b"# none\n")
+    nothing = three.bems("act", "park", *NOTE, "--from", "-", stdin=b"# none\n")
     assert (nothing.code, nothing.out.splitlines()[0]) == (0, "0 in all")
 
 
@@ -96,7 +101,7 @@ def test_an_interrupted_run_says_how_to_resume_it(
         return FakeResponse(200, {"command_id": sent["command_id"], "status": "accepted"})
 
     fake_server = start_fake_server(answer)
-    cut = run("act", "park", "I0", "I1", "I2", "--run", "r", "--url", fake_server.url)
+    cut = run("act", "park", "I0", "I1", "I2", *NOTE, "--run", "r", "--url", fake_server.url)
     assert cut.code == 1
     assert cut.out.splitlines() == [
         "park I0: done",
@@ -118,7 +123,7 @@ def test_requests_are_retried_when_a_cell_is_busy(
     def answer(_: RecordedRequest) -> FakeResponse | None:
         return answers.pop(0) if answers else FakeResponse(200, {"command_id": "c", "status": "accepted"})
 
-    done = run("act", "park", "I0", "I1", "--url", start_fake_server(answer).url)
+    done = run("act", "park", "I0", "I1", *NOTE, "--url", start_fake_server(answer).url)
     assert (done.code, done.err) == (0, "")
 
 

@@ -16,6 +16,7 @@ from bems.cli import client
 from bems.embedded.alerting.delivery import NotDelivered
 from bems.embedded.api import views
 from bems.tracker.actions import Alert
+from bems.tracker.requests import VERBS
 from tests.cli.cli_harness import CliHarness, FakeResponse, RecordedRequest, StartFakeServer, event, run, running
 from tests.waiting import until
 
@@ -219,19 +220,22 @@ def test_every_act_command(harness: CliHarness) -> None:
     assert "Waits for reconciliation until 2026-12-24 11:00:00 UTC" in extended.out
     assert extended.out.endswith("\nNext alert: 2026-12-24 11:00:00 UTC\n")
     assert "no alert" in harness.bems("act", "acknowledge", "I").error()
-    assert "; parked" in harness.bems("act", "park", "I").out
-    assert harness.bems("act", "park", "I").error() == "the invoice is parked: revive it first"
+    assert "; parked" in harness.bems("act", "park", "I", "--note", "x").out
+    assert harness.bems("act", "park", "I", "--note", "x").error() == "the invoice is parked: revive it first"
     revived = harness.bems("act", "revive", "I", "--command-id", "once", "--json").json
     assert (revived["command_id"], revived["status"]) == ("once", "accepted")
     assert revived["invoice"]["status"] == "AwaitingReconciliation"
     assert "transitions" not in revived["invoice"]
     assert "revive I: already done (command once)" in harness.bems("act", "revive", "I", "--command-id", "once").out
-    assert "another command has used the id once" in harness.bems("act", "park", "I", "--command-id", "once").error()
+    assert (
+        "another command has used the id once"
+        in harness.bems("act", "note", "I", "--note", "x", "--command-id", "once").error()
+    )
     assert "Status: Cancelled" in harness.bems("act", "cancel", "I", "--note", "x").out
     shown = harness.bems("invoice", "I").out
     assert "complete authorization" in shown
     assert "by [mail]" in shown
-    assert "J" in harness.bems("act", "park", "J").error()
+    assert "J" in harness.bems("act", "park", "J", "--note", "x").error()
     assert "/note" in harness.bems("act", "park", "I", "--note", "x" * 1001).error()
 
 
@@ -260,11 +264,11 @@ def test_a_command_is_retried_with_the_same_id(
             None if len(command_ids) < 3 else FakeResponse(200, {"command_id": command_ids[0], "status": "duplicate"})
         )
 
-    assert run("act", "park", "I", BEMS_URL=start_fake_server(answer).url).code == 2
+    assert run("act", "park", "I", "--note", "x", BEMS_URL=start_fake_server(answer).url).code == 2
     assert len(command_ids) == 3
     assert len(set(command_ids)) == 1
 
-    message = run("act", "park", "I", BEMS_URL=start_fake_server(lambda _: None).url).error(1)
+    message = run("act", "park", "I", "--note", "x", BEMS_URL=start_fake_server(lambda _: None).url).error(1)
     assert "the connection was lost before a response arrived" in message
     assert "repeat it safely with --command-id cli-" in message
 
@@ -396,7 +400,7 @@ def test_deliveries_are_listed_over_pages_and_states(start_fake_server: StartFak
 def test_a_key_of_another_role_is_refused(finance: CliHarness) -> None:
     for arguments, role, needed in (
         (["stuck"], "sender", "a viewer, operator or admin"),
-        (["act", "park", "INV/1"], "viewer", "an operator or admin"),
+        (["act", "park", "INV/1", "--note", "x"], "viewer", "an operator or admin"),
         (["dlq", "list"], "viewer", "an operator or admin"),
         (["keys", "list"], "operator", "an admin"),
     ):
@@ -547,7 +551,7 @@ def test_an_unusable_proxy_is_reported_without_its_password(scheme: str, proxy: 
     [
         ["invoice", "INV-\udcff"],
         ["alerts", "--invoice", "INV-\udcff"],
-        ["act", "park", "INV-\udcff"],
+        ["act", "park", "INV-\udcff", "--note", "x"],
         ["keys", "add", "INV-\udcff", "--role", "viewer"],
         ["dlq", "redrive", "INV-\udcff", "--json"],
     ],
@@ -587,7 +591,7 @@ def test_a_server_that_does_not_speak_http_is_reported() -> None:
     "command",
     ["send", "invoice", "stuck", "alerts", "dashboard", "deliveries", "check", "dlq list", "dlq redrive"]
     + ["keys list", "keys add", "keys revoke"]
-    + [f"act {verb}" for verb in ("complete", "cancel", "extend", "park", "revive", "acknowledge")],
+    + [f"act {verb}" for verb in VERBS],
 )
 def test_every_command_shows_an_example(command: str) -> None:
     shown = run(*command.split(), "--help")

@@ -11,9 +11,12 @@ from bems.cli import bulk_commands, client
 from tests.cli.cli_harness import CliHarness, run
 
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "act complete": ("I", "--stage", "posting"),
+    "act complete": ("I", "--stage", "posting", "--note", "x"),
     "act extend": ("I", "--until", "friday"),
-    "act park": ("I", "J"),
+    "act park": ("I", "J", "--note", "x"),
+    "act snooze": ("I", "--until", "friday"),
+    "act assign": ("I", "--to", "jane"),
+    "act note": ("I", "J", "--note", "x"),
     "alerts": (),
     "backup": ("to",),
     "check": (),
@@ -111,7 +114,7 @@ def test_unusable_files_are_reported(tmp_path: Path, command: str, option: str, 
     arguments = [given.get(one, one) for one in COMMANDS[command]]
     if command == "act park" and kind == "empty.txt":
         arguments, option = [], "--from"
-        assert run("act", "park", option, path).out.startswith("0 in all\n")
+        assert run("act", "park", "--note", "x", option, path).out.startswith("0 in all\n")
         return
     result = run(*command.split(), *arguments, option, path)
     assert_reported(result.code, result.out, result.err)

@@ -50,19 +50,21 @@ def test_extending_several_invoices_prints_each_next_alert(harness: CliHarness) 
 
 def test_completing_a_later_stage_names_the_missing_earlier_stage(harness: CliHarness) -> None:
     harness.send(event("e", invoice_id="I"))
-    done = harness.bems("act", "complete", "I", "--stage", "posting")
+    done = harness.bems("act", "complete", "I", "--stage", "posting", "--note", "x")
     assert "\nposting is complete, but the earlier stage authorization is still missing\n" in done.out
     assert "\nWaits for authorization until " in done.out
-    assert "still missing" not in harness.bems("act", "complete", "I", "--stage", "authorization").out
+    assert "still missing" not in harness.bems("act", "complete", "I", "--stage", "authorization", "--note", "x").out
     harness.send(event("f", invoice_id="J"), event("g", invoice_id="K"))
-    several = harness.bems("act", "complete", "J", "K", "--stage", "reconciliation").out
+    several = harness.bems("act", "complete", "J", "K", "--stage", "reconciliation", "--note", "x").out
     assert "complete K: done, but the earlier stage authorization is still missing\n" in several
-    assert "still missing" not in harness.bems("act", "complete", "J", "K", "--stage", "authorization").out
+    assert (
+        "still missing" not in harness.bems("act", "complete", "J", "K", "--stage", "authorization", "--note", "x").out
+    )
 
 
 def test_a_parked_invoice_shows_since_when_and_by_whom(harness: CliHarness) -> None:
     harness.send(event("e", invoice_id="I"), event("f", invoice_id="J"))
-    harness.bems("act", "park", "I", role="operator")
+    harness.bems("act", "park", "I", "--note", "x", role="operator")
     harness.advance_to("2026-09-01T10:00:00Z")
     until(lambda: harness.bems("invoice", "J", "--json").json.get("mark") == "parked")
     by_hand, automatic = (
@@ -91,7 +93,7 @@ def test_each_outcome_shows_its_author_and_attributes(harness: CliHarness) -> No
     ):
         assert line in shown
     (by_hand,) = [line for line in shown if line.startswith("reconciliation matched ")]
-    assert "the operator the-operator checked by [hand]" in by_hand
+    assert "by hand, the-operator checked by [hand]" in by_hand
 
 
 def test_events_are_shown_as_they_were_sent(harness: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def month(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliHarness]:
         harness.send(event("big", invoice_id="BIG/1", amount="999999.00"))
         harness.advance_to("2026-03-20T10:00:00Z")
         until(lambda: len(stuck_in(harness)["items"]) > 10)
-        assert harness.bems("act", "park", stuck_in(harness)["items"][1]["invoice_id"]).code == 0
+        assert harness.bems("act", "park", stuck_in(harness)["items"][1]["invoice_id"], "--note", "x").code == 0
         assert harness.bems("act", "extend", stuck_in(harness)["items"][0]["invoice_id"], "--until", "+30d").code == 0
         until(lambda: harness.bems("check").code == 0)
         yield harness
@@ -138,7 +138,7 @@ def test_the_described_effect_of_a_completion_is_correct(harness: CliHarness) ->
         worst = find_worst(client, totals)
     assert worst is not None
     assert "waits for reconciliation since 2 March 2026: mismatched by sap (reason price); " in worst.describe()
-    assert harness.bems("act", "complete", "A", "--stage", worst.stage).code == 0
+    assert harness.bems("act", "complete", "A", "--stage", worst.stage, "--note", "x").code == 0
     promised = worst.as_document(totals)["if_completed"]
     assert harness.bems("invoice", "A", "--json").json["status"] == promised["status"] == "AwaitingPosting"
     assert stuck_in(harness)["stuck"] == promised["stuck"] == 1

@@ -57,7 +57,7 @@ def test_an_answer_to_an_unknown_token_has_no_effect(cell: Cell, store: MemorySt
 
 def test_an_operator_parks_and_revives(cell: Cell) -> None:
     cell.handle_event(event("ingestion", "received"), NOW)
-    assert cell.handle_command(Command("1", "INV-1", "ann", NOW, Park()), NOW).result == "accepted"
+    assert cell.handle_command(Command("1", "INV-1", "ann", NOW, Park(), "why"), NOW).result == "accepted"
     assert states(cell, RUN_1) == ["AwaitAuthorization", "Parked"]
     assert cell.handle_command(Command("2", "INV-1", "ann", NOW, Revive()), NOW).result == "accepted"
     assert states(cell, RUN_2) == ["AwaitAuthorization"]
@@ -76,7 +76,7 @@ def test_an_execution_waits_until_an_extended_deadline(cell: Cell, store: Memory
 
 def test_a_cancelled_invoice_ends_its_run(cell: Cell, store: MemoryStore) -> None:
     cell.handle_event(event("ingestion", "received"), NOW)
-    cell.handle_command(Command("1", "INV-1", "ann", NOW + HOUR, Cancel()), NOW + HOUR)
+    cell.handle_command(Command("1", "INV-1", "ann", NOW + HOUR, Cancel(), "why"), NOW + HOUR)
     record = store.record("INV-1")
     assert record and status_of(record.outcomes) == "Cancelled"
     assert states(cell, RUN_1)[-1] == "Cancelled"

@@ -237,8 +237,8 @@ def test_items_that_came_due_while_stopped_are_fired_once_at_the_start(fixture: 
     fixture.clock.move_to(NOW + 4 * DAY + HOUR)
     for _ in range(2):
         writer = fixture.open().start()
-        answer(submit(writer, Command("1", "INV-0", "ann", NOW, Park())))
-        answer(submit(writer, Command("2", "INV-0", "ann", NOW, Park())))
+        answer(submit(writer, Command("1", "INV-0", "ann", NOW, Park(), "why")))
+        answer(submit(writer, Command("2", "INV-0", "ann", NOW, Park(), "why")))
     store = fixture.stop_and_open_store()
     at = NOW + 4 * DAY + HOUR
     assert sorted(alerts(store)) == [("INV-1", 2, at), ("INV-2", 2, at)], (
@@ -431,7 +431,7 @@ def test_a_command_that_raises_is_refused_and_changes_nothing(
     caplog.set_level(logging.CRITICAL, "bems.embedded.writer")
     writer = fixture.open().start()
     monkeypatch.setattr(Cell, "handle_command", broken)
-    receipt = answer(submit(writer, Command("1", "INV-1", "ann", NOW, Park())))
+    receipt = answer(submit(writer, Command("1", "INV-1", "ann", NOW, Park(), "why")))
     assert receipt == Receipt("refused", "it could not be carried out: ValueError: broken")
 
 
@@ -461,7 +461,7 @@ def test_a_timer_that_raises_is_retried_with_backoff_and_blocks_no_other(
     until(lambda: bool(fired))
     for times, delay in enumerate(RETRY_DELAYS[:2], 1):
         fixture.move_to(now + delay - 1)
-        answer(submit(writer, Command(f"{times}", "INV-0", "ann", NOW, Park())))
+        answer(submit(writer, Command(f"{times}", "INV-0", "ann", NOW, Park(), "why")))
         assert len(fired) == times
         now += delay
         fixture.move_to(now)
@@ -488,7 +488,9 @@ def test_a_group_that_cannot_be_stored_fails_for_its_callers_and_the_next_one_is
     for future in futures:
         with pytest.raises(StoreFailed, match="full"):
             future.result(SOON)
-    assert answer(submit(writer, Command("1", "INV-1", "ann", NOW, Park()))).reason == "there is no invoice INV-1"
+    assert (
+        answer(submit(writer, Command("1", "INV-1", "ann", NOW, Park(), "why"))).reason == "there is no invoice INV-1"
+    )
     execute("PRAGMA max_page_count = 1000000")
     assert [answer(submit(writer, one)) for one in events[:2]] == [ACCEPTED] * 2
     store = fixture.stop_and_open_store()

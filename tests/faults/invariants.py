@@ -199,7 +199,9 @@ def check_status(record: InvoiceRecord, state: State) -> None:
     registers: dict[Stage, Outcome] = {}
     for event in state.events:
         if event.event_id in applied:
-            outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at)
+            outcome = Outcome(
+                event.status, event.event_id, event.occurred_at, event.received_at, event.actor, event.reason
+            )
             if supersedes(event.stage, outcome, registers.get(event.stage)):
                 registers[event.stage] = outcome
     require(record.outcomes == registers, f"5: {record.invoice_id} has {record.outcomes}, its events say {registers}")

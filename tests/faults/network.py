@@ -188,7 +188,7 @@ class Network:
             return
         environment = self._environment
         if environment.cell and self._copies():
-            request = Command(command.id, command.invoice_id, "ann", environment.clock.now(), command.verb)
+            request = Command(command.id, command.invoice_id, "ann", environment.clock.now(), command.verb, "why")
             try:
                 self._submitted.append((command, submit(environment.cell.writer, request)))
             except (QueueFull, Stopped):

@@ -80,7 +80,8 @@ def test_every_later_write_fails_with_the_reason(
         assert reason in answer.json()["detail"]
         batch = ask("POST", "/invoices/ingestion/batch", json={"events": [event(3)]}).json()["results"]
         assert batch[0]["code"] == 503 and reason in batch[0]["detail"]
-        acted = ask("POST", "/commands", json={"command_id": "c", "verb": "park", "invoice_id": "i1"})
+        command = {"command_id": "c", "verb": "park", "invoice_id": "i1", "note": "x"}
+        acted = ask("POST", "/commands", json=command)
         assert acted.status == 503 and reason in acted.json()["detail"]
         health = ask("GET", "/healthz")
         assert (health.status, health.json()["status"]) == (503, "failing")

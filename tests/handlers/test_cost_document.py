@@ -50,7 +50,8 @@ SCENARIO_OF: Mapping[str, Scenario] = {"happy path": happy, "one alert": stuck}
 def lines(cost: Cost, sizes: Mapping[str, float], delivery: str, series: str) -> dict[str, float]:
     """Return US dollars per million invoices, by line. Sizes are kB per invoice, which is GB per million invoices."""
     price = PRICES
-    alerts = cost.calls.get("Publish", 0)
+    # Each alert has a row; the message that alerts are resolved has none.
+    alerts, messages = cost.rows - EVENTS, cost.calls.get("Publish", 0)
     waits = cost.calls["SendTaskSuccess"] + alerts
     if delivery == "fifo":
         published = EVENTS * price["FIFO publishes"] + sizes["detail"] * price["FIFO GB"]
@@ -65,7 +66,7 @@ def lines(cost: Cost, sizes: Mapping[str, float], delivery: str, series: str) ->
         "API Gateway": EVENTS * price["API requests"],
         "WAF": EVENTS * price["WAF requests"],
         "bus": EVENTS * price["bus events"] + archive,
-        "topics": topic + alerts * price["standard publishes"],
+        "topics": topic + messages * price["standard publishes"],
         "queues": EVENTS * QUEUE_REQUESTS * price[f"{'FIFO' if delivery == 'fifo' else 'standard'} queue requests"],
         "Lambda, requests": invocations * price["invocations"],
         "DynamoDB": (cost.write_units + cost.index_units) * price["write units"]

@@ -352,7 +352,7 @@ def test_an_event_after_the_deadline_is_recorded_after_the_alert() -> None:
     # The execution's timer counts whole seconds, so an event may arrive after the deadline but before the timeout.
     record = waiting(after(RECEIVED), "authorization")
     decision = on_event(record, event("authorization", "approved", DEADLINE + 1), POLICY, DEADLINE + 1)
-    assert alerts(decision) == [("stuck", 1, "warning", DEADLINE), ("resolved", 1, "warning", DEADLINE + DAY)]
+    assert alerts(decision) == [("stuck", 1, "warning", DEADLINE), ("resolved", 1, "warning", DEADLINE + 1)]
     assert [row.kind for row in decision.transitions] == ["alert", "event"]
     assert decision.record and status_of(decision.record.outcomes) == "AwaitingReconciliation"
 

@@ -40,7 +40,7 @@ KIND_TEXTS: dict[str, str] = {
     "dispute": "reconciliation disputed",
     "failed": "posting failed",
     "identity": "two invoices under one id?",
-    "contradiction": "contradicts what was recorded by hand",
+    "contradiction": "contradictory outcomes",
     "resolved": "resolved",
 }
 """Descriptions of the alerts that do not belong to a wait."""

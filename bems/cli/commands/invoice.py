@@ -63,7 +63,7 @@ OUTCOME_COLUMNS = (
     Column("Outcome"),
     Column("Occurred", 2),
     Column("Stated by", 1, is_prose=True),
-    Column("Attributes or note", 1, is_prose=True),
+    Column("Details", 1, is_prose=True),
     Column("Event", 3, is_prose=True),
 )
 EVENT_COLUMNS = (
@@ -71,7 +71,7 @@ EVENT_COLUMNS = (
     Column("Outcome", is_prose=True),
     Column("Amount", 1, is_right=True),
     Column("Source", 2, is_prose=True),
-    Column("Attributes", 3, is_prose=True),
+    Column("Details", 3, is_prose=True),
     Column("Vendor", 5, is_prose=True),
     Column("Received (UTC)", 4),
     Column("Event", 6),
@@ -243,7 +243,7 @@ def _facts(details: InvoiceDetails) -> Iterator[tuple[str, str]]:
     if details.posted_on is not None:
         yield "Posted", f"{format_time(details.posted_on)} UTC"
     for stage, manual in details.recorded_by_hand.items():
-        yield "By hand", f"{stage} {manual.status}, recorded by hand by {manual.operator}, {format_time(manual.at)} UTC"
+        yield "By hand", f"{stage} {manual.status} by {manual.operator}, {format_time(manual.at)} UTC"
     if details.assignee is not None:
         yield "Assigned to", details.assignee
     if details.note is not None:
@@ -309,10 +309,11 @@ def _transition(rows: Sequence[Transition]) -> tuple[str, ...]:
                 what = f"alert: {KIND_TEXTS.get(row.outcome or '', row.stage)}"
         case "park" | "revive" | "dormant":
             what = {"park": "parked", "revive": "revived", "dormant": "dormant: its executions fail"}[row.kind]
+        case "command":
+            stage = f" {row.stage}" if row.outcome == "complete" else ""
+            what = f"{row.outcome}{stage} by {row.actor or 'command'}"
         case _:
             what = " ".join(filter(None, (row.stage, row.outcome)))
-    if row.kind == "command":
-        what += f" by {row.actor}" if row.actor else " by command"
     if row.superseded:
         what += ", superseded by a later outcome"
     changed = row.from_status != row.to_status
@@ -337,7 +338,7 @@ def _wait_alerts(alerts: Sequence[Alert]) -> tuple[str, ...]:
             format_time(newest.raised_at),
             describe_alert(newest),
             newest.severity,
-            format_time(newest.due_at),
+            "-" if newest.kind == "resolved" else format_time(newest.due_at),
             newest.id,
         )
     interval = describe_cadence([one.due_at for one in reversed(alerts)])

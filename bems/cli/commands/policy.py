@@ -20,14 +20,14 @@ from bems.cli.options import connected
 from bems.cli.output import format_duration, format_time, make_console, pluralize_count, print_json
 from bems.cli.policy_comparison import BUILT_IN, ReplayResult, compare, print_comparison
 from bems.cli.policy_suggestion import MIN_INVOICES, as_document, render_policy, suggest_deadlines, with_deadlines
-from bems.cli.table_layout import Column, print_table
+from bems.cli.table_layout import Column, print_prose, print_table
 from bems.clock import SystemClock
 from bems.embedded.api.access import VIEWERS
-from bems.embedded.api.policies import Policy, PolicyCalendar, PolicyStage, PolicySummary, view_policy
+from bems.embedded.api.policies import Policy, PolicyCalendar, PolicyRule, PolicyStage, PolicySummary, view_policy
 from bems.embedded.storage.policy_history import DEFAULT_SOURCE
 from bems.tracker.config import ConfigError, ConfigFieldError, read_policy
 from bems.tracker.instants import Instant, render, to_datetime
-from bems.tracker.policy import DEFAULT_STAGES, PolicySpec
+from bems.tracker.policy import DEFAULT_STAGES, PolicySpec, WhenSpec
 from bems.tracker.policy_warnings import find_warnings
 
 RULE_COLUMNS = (
@@ -235,8 +235,12 @@ def _print(shown: Policy) -> None:
     )
     for name, stage in shown.stages.items():
         for number, override in enumerate(stage.overrides, 1):
-            conditions = msgspec.to_builtins(override.when).items()
-            click.echo(f"{name} override {number}: {', '.join(f'{key} {value}' for key, value in conditions)}")
+            click.echo(f"{name} override {number}: {_conditions(override.when)}")
+        for exemption in stage.not_required:
+            click.echo(f"{name} not required: {_conditions(exemption.when)}")
+    if shown.critical_amount_from:
+        amounts = ", ".join(f"{amount} {currency}" for currency, amount in shown.critical_amount_from.items())
+        print_prose(make_console(), f"Critical alerts: only from {amounts}; in other currencies, from any amount")
     begins = {"decision": "the cell receives an event", "occurrence": "an event occurred, by its source's time"}
     click.echo(f"Deadlines count from when {begins[shown.waits_from]}")
     click.echo(f"Identity alerts: {'on' if shown.identity else 'off'}")
@@ -259,10 +263,20 @@ def _print_calendar(calendar: PolicyCalendar, year: int) -> None:
 
 def _rows(name: str, stage: PolicyStage) -> list[tuple[str, ...]]:
     """Return the row of a stage, followed by those of its overrides in order."""
-    rows: list[tuple[str, ...]] = [
-        (name, stage.deadline, stage.escalate_every, str(stage.critical_at), str(stage.give_up_at))
+    rules = [(name, stage), *((f"  override {number}", one) for number, one in enumerate(stage.overrides, 1))]
+    return [
+        (label, rule.deadline, _intervals(rule), str(rule.critical_at), str(rule.give_up_at)) for label, rule in rules
     ]
-    for number, override in enumerate(stage.overrides, 1):
-        rule = (override.deadline, override.escalate_every, str(override.critical_at), str(override.give_up_at))
-        rows.append((f"  override {number}", *rule))
-    return rows
+
+
+def _intervals(rule: PolicyRule) -> str:
+    """Return `1bd`, or `1bd, growing x 2` if each interval is twice as long as the one before."""
+    return rule.escalate_every + (f", growing x {rule.growth}" if rule.growth != 1 else "")
+
+
+def _conditions(when: WhenSpec) -> str:
+    """Return text such as `currency EUR, has_purchase_order false`."""
+    return ", ".join(
+        f"{key} {str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in msgspec.to_builtins(when).items()
+    )

@@ -14,15 +14,15 @@ from bems.tracker.contract import STAGES, Stage
 
 STUCK_COLUMNS = (
     Column("Invoice"),
-    Column("Waits for", 3),
-    Column("Since", 4),
-    Column("Alerts", 5, is_right=True),
-    Column("Severity", 7),
+    Column("Waits for", 4),
+    Column("Since", 5),
+    Column("Alerts", 7, is_right=True),
+    Column("Severity", 9),
     Column("Amount", 1, is_right=True),
-    Column("Mark", 2),
-    Column("Vendor", 6, is_prose=True),
-    Column("Assigned to", 8, is_prose=True),
-    Column("Note", 9, is_prose=True),
+    Column("Mark", 3, is_prose=True),
+    Column("Vendor", 8, is_prose=True),
+    Column("Assigned to", 2, is_prose=True),
+    Column("Note", 6, is_prose=True),
 )
 
 

@@ -13,7 +13,7 @@ from bems.embedded.alerting.mail import EmailDestination
 from bems.embedded.alerting.webhook import WebhookDestination
 from bems.tracker import cells
 from bems.tracker.actions import SEVERITIES, Alert, Severity
-from bems.tracker.alert_messages import headline
+from bems.tracker.alert_messages import headline, urgency
 
 _KEY_PREFIX = "whsec_"
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
@@ -21,19 +21,24 @@ _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 MIN_KEY_BYTES, MAX_KEY_BYTES = 24, 64
 """Size of a signing key: 192 to 512 bits, as the Standard Webhooks specification requires."""
 
+_LOG_LEVELS = {"critical": logging.ERROR, "warning": logging.WARNING, "resolved": logging.INFO}
+
 alerts_log = logging.getLogger("bems.alerts")
 
 
 class LogDestination:
-    """A Destination that writes one line per alert to the logger `bems.alerts`, at level WARNING or ERROR."""
+    """A Destination that writes one line per alert to the logger `bems.alerts`, at level WARNING or ERROR.
+
+    A line that says that alerts are resolved has the level INFO.
+    """
 
     key = "log"
 
     def send(self, alert: Alert) -> None:
-        level = logging.ERROR if alert.severity == "critical" else logging.WARNING
+        level = _LOG_LEVELS[urgency(alert)]
         facts = alert.facts
         about = f"{facts.amount:f} {facts.currency} of vendor {facts.vendor.id}"
-        alerts_log.log(level, "%s: %s, %s, alert id %s", alert.severity, headline(alert), about, alert.id)
+        alerts_log.log(level, "%s: %s, %s, alert id %s", urgency(alert), headline(alert), about, alert.id)
 
 
 def build_destinations(

@@ -16,7 +16,7 @@ from email.utils import format_datetime
 from bems.embedded.alerting.delivery import NotDelivered, Now, os_error_text, time_of_day
 from bems.embedded.alerting.webhook import abort_connection
 from bems.tracker.actions import Alert
-from bems.tracker.alert_messages import headline, text_body
+from bems.tracker.alert_messages import headline, text_body, urgency
 from bems.tracker.cells import Smtp
 from bems.tracker.instants import to_datetime
 
@@ -116,7 +116,7 @@ class EmailDestination:
         message = EmailMessage(policy=_POLICY)
         # An invoice id may look like an encoded word (RFC 2047). Python would decode it, including line breaks.
         subject = headline(alert).replace("=?", "=.?")
-        message["Subject"] = f"[BEMS {self._cell}] {alert.severity}: {subject}"
+        message["Subject"] = f"[BEMS {self._cell}] {urgency(alert)}: {subject}"
         message["From"] = Address(addr_spec=self._sender)
         message["To"] = [Address(addr_spec=address) for address in self._to]
         message["Date"] = format_datetime(to_datetime(self._now()).replace(microsecond=0))

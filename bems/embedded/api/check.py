@@ -36,7 +36,7 @@ class Check(Struct, frozen=True):
     `transitions`   rows of the time series in the store.
     `analytics`     rows of the time series in DuckDB, which is at most two seconds behind.
     `applied`       event rows in DuckDB: one for each accepted event that is not a dead letter.
-    `alerts`        alerts in the store.
+    `alerts`        alerts in the store, without messages of kind `resolved`.
     `alert_rows`    alert rows in DuckDB.
     `differences`   statuses and currencies whose number or amount of invoices differs between records and series.
     `balanced`      true if accepted = applied + dead_letters, transitions = analytics, alerts = alert_rows, and there

@@ -1,26 +1,39 @@
 """API views of policies, with all defaults and all dates filled in."""
 
 from datetime import date, datetime
+from typing import Any
 
 import msgspec
 from msgspec import Struct, structs
 
 from bems.embedded.storage.policy_history import StoredPolicy
-from bems.tracker.contract import Stage
+from bems.tracker.contract import STAGES, Stage
 from bems.tracker.instants import Instant, to_datetime
-from bems.tracker.policy import WEEKDAYS, StageSpec, WaitsFrom, Weekday, WhenSpec, describe_stages
+from bems.tracker.policy import (
+    WEEKDAYS,
+    EscalationSpec,
+    MatchExemption,
+    OverrideSpec,
+    StageSpec,
+    WaitsFrom,
+    Weekday,
+    WhenSpec,
+    describe_stages,
+)
 from bems.tracker.policy import Policy as TrackerPolicy
 
 
 class PolicyRule(Struct, frozen=True):
     """When alerts are due.
 
-    `critical_at` is the number of the first critical alert of a wait, `give_up_at` that of the last one, which parks
-    the invoice.
+    `escalate_every` is the time from the first alert to the second, and each further interval is `growth` times as long
+    as the one before. `critical_at` is the number of the first critical alert of a wait, `give_up_at` that of the last
+    one, which parks the invoice.
     """
 
     deadline: str
     escalate_every: str
+    growth: int | float
     critical_at: int
     give_up_at: int
 
@@ -31,10 +44,14 @@ class PolicyOverride(PolicyRule, frozen=True):
     when: WhenSpec
 
 
-class PolicyStage(PolicyRule, frozen=True):
-    """The rule of a stage. The first override that matches an invoice replaces it."""
+class PolicyStage(PolicyRule, frozen=True, omit_defaults=True):
+    """The rule of a stage. The first override that matches an invoice replaces it.
+
+    `not_required` are the invoices that need no reconciliation; only that stage has it.
+    """
 
     overrides: list[PolicyOverride]
+    not_required: tuple[MatchExemption, ...] = ()
 
 
 class PolicyCalendar(Struct, frozen=True):
@@ -67,12 +84,16 @@ class PolicySummary(Struct, frozen=True):
 
 
 class Policy(PolicySummary, frozen=True):
-    """A policy with all defaults filled in."""
+    """A policy with all defaults filled in.
+
+    `critical_amount_from` has the amounts by currency below which no alert is critical.
+    """
 
     calendar: PolicyCalendar
     stages: dict[Stage, PolicyStage]
     waits_from: WaitsFrom
     identity: bool
+    critical_amount_from: dict[str, str]
 
 
 def view_policy(
@@ -80,7 +101,7 @@ def view_policy(
 ) -> Policy:
     """Return the view of a policy in force from `since` to `until`, or of one not in force."""
     spec, calendar = policy.calendar_spec, policy.calendar
-    stages: dict[Stage, StageSpec] = structs.asdict(describe_stages(policy.stages))  # type: ignore[assignment]
+    stages = describe_stages(policy.stages, policy.match_exemptions)
     return Policy(
         policy.digest,
         source,
@@ -96,10 +117,28 @@ def view_policy(
             sorted(day for day in calendar.days_off if day.weekday() not in calendar.weekend),
             sorted(day for day in calendar.days_on if day.weekday() in calendar.weekend),
         ),
-        {stage: msgspec.convert(msgspec.to_builtins(spec), PolicyStage) for stage, spec in stages.items()},
+        {stage: _view_stage(getattr(stages, stage)) for stage in STAGES},
         policy.waits_from,
         policy.identity,
+        {currency: format(amount, "f") for currency, amount in sorted(policy.critical_amounts.items())},
     )
+
+
+def _view_stage(spec: StageSpec) -> PolicyStage:
+    overrides = [{**_rule(override), "when": override.when} for override in spec.overrides or ()]
+    exemptions = getattr(spec, "not_required", ())
+    return msgspec.convert({**_rule(spec), "overrides": overrides, "not_required": exemptions}, PolicyStage)
+
+
+def _rule(spec: StageSpec | OverrideSpec) -> dict[str, Any]:
+    escalation = spec.escalate or EscalationSpec(spec.escalate_every or "")
+    return {
+        "deadline": spec.deadline,
+        "escalate_every": escalation.every,
+        "growth": escalation.growth,
+        "critical_at": spec.critical_at,
+        "give_up_at": spec.give_up_at,
+    }
 
 
 def view_stored_policy(kept: StoredPolicy) -> Policy:

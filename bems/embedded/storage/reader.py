@@ -16,7 +16,7 @@ from bems.embedded.storage import codec
 from bems.embedded.storage.codec import Codec, Dictionaries
 from bems.embedded.storage.errors import StoreFailed
 from bems.embedded.storage.policy_history import StoredPolicy
-from bems.embedded.storage.schema import DATABASE
+from bems.embedded.storage.schema import COUNT_ALERTS, DATABASE
 from bems.embedded.storage.store import AuditEntry, DeadLetter
 from bems.engine import Execution, Stimulus
 from bems.tracker.actions import Alert, Severity
@@ -33,6 +33,7 @@ BUSY_TIMEOUT_MS = 5_000
 class Counts(NamedTuple):
     """Number of entries of each kind at one moment.
 
+    `alerts` counts no messages of kind `resolved`.
     `dead_letters` counts events that are not applied yet, `set_aside_dead_letters` those of them that are not retried
     automatically.
     """
@@ -188,8 +189,8 @@ class Reader:
 
     def counts(self) -> Counts:
         """Return the number of entries of each kind."""
-        sql = """SELECT (SELECT coalesce(max(seq), 0) FROM events), (SELECT coalesce(max(seq), 0) FROM transitions),
-            (SELECT count(*) FROM alerts), (SELECT count(*) FROM letters),
+        sql = f"""SELECT (SELECT coalesce(max(seq), 0) FROM events), (SELECT coalesce(max(seq), 0) FROM transitions),
+            ({COUNT_ALERTS}), (SELECT count(*) FROM letters),
             (SELECT count(*) FROM letters WHERE retry_at IS NULL)"""
         return Counts(*self._row(sql))
 

@@ -8,8 +8,10 @@ import apsw
 from msgspec import structs
 
 from bems.embedded.storage.codec import Codec, encode_alert, encode_amount, encode_audit_entry, encode_digest
+from bems.embedded.storage.schema import RESOLVED_PREFIX
 from bems.embedded.storage.store import AuditEntry
 from bems.embedded.storage.unit_of_work import WriteSet
+from bems.tracker.actions import Alert
 from bems.tracker.record import InvoiceRecord
 
 FIRST_OPEN_ROW_NUMBER = 1 << 40
@@ -147,7 +149,10 @@ def _sql(statement: tuple[str, str, str], rows: int) -> str:
 def _write_other_tables(connection: apsw.Connection, group: WriteSet) -> None:
     connection.executemany(
         "INSERT INTO alerts (id, invoice_id, stage, severity, body) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        [(alert.id, alert.invoice_id, alert.stage, alert.severity, encode_alert(alert)) for alert in group.alerts],
+        [
+            (_stored_id(alert), alert.invoice_id, alert.stage, alert.severity, encode_alert(alert))
+            for alert in group.alerts
+        ],
     )
     connection.executemany(
         """INSERT INTO commands (id, invoice_id, operator, accepted_at, verb, result, body)
@@ -168,6 +173,10 @@ def _write_other_tables(connection: apsw.Connection, group: WriteSet) -> None:
         else:
             sql = "UPDATE invoices SET check_at = ? WHERE invoice_id = ? AND check_at = ?"
             connection.execute(sql, (until, key, at))
+
+
+def _stored_id(alert: Alert) -> str:
+    return RESOLVED_PREFIX * (alert.kind == "resolved") + alert.id
 
 
 def _transition_rows(group: WriteSet, codec: Codec, last: int) -> tuple[list[tuple[Any, ...]], dict[str, int]]:

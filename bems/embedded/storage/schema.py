@@ -12,6 +12,13 @@ APPLICATION_ID = 0x42454D53
 
 DATABASE = "cell.db"
 
+RESOLVED_PREFIX = "resolved "
+"""Prefix of the id in the table `alerts` of a message of kind `resolved`, which is no alert. An alert's id has no
+space."""
+
+COUNT_ALERTS = f"""SELECT (SELECT count(*) FROM alerts)
+    - (SELECT count(*) FROM alerts WHERE id BETWEEN '{RESOLVED_PREFIX}' AND '{RESOLVED_PREFIX}z')"""
+
 _TABLES_V1 = """
 CREATE TABLE dictionaries (kind TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT;
 CREATE TABLE definitions (number INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, text TEXT NOT NULL) STRICT;

@@ -447,7 +447,7 @@ def test_queries_of_one_key_do_not_block_other_keys(
         assert cell.ask("GET", "/metrics", role="operator").status == 200
         assert cell.ask("GET", "/dashboards/volume", role="viewer").status in (200, 503)
         assert cell.send("ingestion").status == 202
-        park = {"command_id": "1", "invoice_id": "unknown", "verb": "park"}
+        park = {"command_id": "1", "invoice_id": "unknown", "verb": "park", "note": "x"}
         assert cell.ask("POST", "/commands", park, "operator").status == 404
         assert cell.ask("POST", "/deliveries/retry", {}, "operator").status == 200
         assert cell.ask("POST", "/keys", {"name": "new", "role": "viewer"}).status == 201

@@ -217,7 +217,7 @@ def test_no_file_contains_the_text_of_a_key(make_cell: Callable[..., Cell]) -> N
     SECRETS.add(text.split("_", 2)[2])
     assert cell.ask_with(text, "POST", "/invoices/ingestion", event_body("ingestion")).status == 202
     assert cell.ask_with(text, "POST", "/invoices/ingestion", b"{}").status == 400
-    command = {"verb": "park", "command_id": "1", "invoice_id": "INV-1"}
+    command = {"verb": "park", "command_id": "1", "invoice_id": "INV-1", "note": "x"}
     assert cell.ask("POST", "/commands", command).status == 200
     secrets = [key.split("_", 2)[2].encode() for key in (*cell.keys.values(), text)]
 

@@ -360,7 +360,7 @@ def test_an_unavailable_writer_returns_503_with_retry_after(
     refused, unavailable = cell.send_all("ingestion", [wrong, event_body("ingestion", invoice_id="later")])
     assert (refused["code"], unavailable["code"]) == (400, 503)
     assert unavailable["event_id"] == "later-ingestion"
-    command = {"verb": "park", "command_id": "1", "invoice_id": "later"}
+    command = {"verb": "park", "command_id": "1", "invoice_id": "later", "note": "x"}
     reply = cell.ask("POST", "/commands", command, "operator")
     assert (reply.status, reply.faults, reply.headers["retry-after"]) == (503, {}, seconds)
 

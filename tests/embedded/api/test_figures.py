@@ -16,7 +16,7 @@ from tests.waiting import until
 
 
 def command(cell: Cell, verb: str, invoice_id: str, **more: object) -> Any:
-    body = {"verb": verb, "invoice_id": invoice_id, "command_id": f"{verb}-{invoice_id}", **more}
+    body = {"verb": verb, "invoice_id": invoice_id, "command_id": f"{verb}-{invoice_id}", "note": "why", **more}
     return cell.ask("POST", "/commands", body, "operator")
 
 

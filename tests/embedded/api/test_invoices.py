@@ -20,7 +20,7 @@ from tests.waiting import until
 
 
 def command(cell: Cell, verb: str, invoice_id: str, command_id: str, **more: object) -> Any:
-    body = {"verb": verb, "invoice_id": invoice_id, "command_id": command_id, **more}
+    body = {"verb": verb, "invoice_id": invoice_id, "command_id": command_id, "note": "why", **more}
     return cell.ask("POST", "/commands", body, "operator")
 
 
@@ -74,6 +74,7 @@ def test_an_invoice_shows_its_stored_data(own_cell: Cell) -> None:
     assert [alert["id"] for alert in shown["alerts"]] == [alert.id for _, alert in alerts]
     assert [(alert["kind"], alert["step"]) for alert in shown["alerts"]] == [
         ("dispute", 0),
+        ("resolved", 1),
         ("identity", 0),
         ("stuck", 1),
     ]
@@ -214,8 +215,13 @@ def test_a_command_without_effect_is_refused_and_recorded(cell: Cell, invoice: s
         ({"verb": "park", "command_id": "", "invoice_id": "a b", "note": 1, "x": 1},
          {"/command_id", "/invoice_id", "/note", "/x"}),
         ({"verb": "extend", "command_id": "1", "invoice_id": "1", "until": "2026-01-01"}, {"/until"}),
-        ({"verb": "complete", "command_id": "1", "invoice_id": "1"}, {"/stage"}),
-        (b'{"verb": "park", "verb": "cancel", "command_id": "1", "invoice_id": "1"}', {"/verb"}),
+        ({"verb": "complete", "command_id": "1", "invoice_id": "1"}, {"/note", "/stage"}),
+        ({"verb": "cancel", "command_id": "1", "invoice_id": "1"}, {"/note"}),
+        ({"verb": "park", "command_id": "1", "invoice_id": "1", "note": " \n"}, {"/note"}),
+        ({"verb": "note", "command_id": "1", "invoice_id": "1", "note": ""}, {"/note"}),
+        ({"verb": "snooze", "command_id": "1", "invoice_id": "1", "until": "soon"}, {"/until"}),
+        ({"verb": "assign", "command_id": "1", "invoice_id": "1"}, {"/assignee"}),
+        (b'{"verb": "park", "verb": "cancel", "command_id": "1", "invoice_id": "1", "note": "x"}', {"/verb"}),
         (b"\xef\xbb\xbf{}", {""}),
         (b"", {""}),
         (b"[" * 60_000, {""}),

@@ -36,7 +36,7 @@ def filled(cell: Cell) -> Cell:
     cell.send("posting", invoice_id="Orphaned")
     for id in ("P1", "P2"):
         cell.send("ingestion", invoice_id=id)
-        command = {"verb": "park", "command_id": f"park {id}".replace(" ", "-"), "invoice_id": id}
+        command = {"verb": "park", "command_id": f"park {id}".replace(" ", "-"), "invoice_id": id, "note": "x"}
         assert cell.ask("POST", "/commands", command, "operator").status == 200
     cell.move_to(NOW + 3 * DAY + 3 * HOUR)
     until(lambda: len(cell.get("/alerts?limit=500")["items"]) >= 3)

@@ -12,6 +12,7 @@ from tests.embedded.api.calls import Cell
 from tests.tracker.samples import NOW, POLICY, plain_policy
 
 TEXT = """
+critical_amount_from: {USD: 12000, EUR: "10000.50"}
 calendar: {country: HU, timezone: Europe/Budapest, days_off: [2026-11-24], days_on: [2026-12-25]}
 stages:
   authorization:
@@ -19,6 +20,11 @@ stages:
     overrides:
       - {when: {vendor_tier: gold, currency: EUR, amount_from: "10000"}, deadline: 1bd}
       - {when: {vendor: V-1}, critical_at: 1}
+      - {when: {buyer: "1000", has_purchase_order: true}, escalate_every: 2bd}
+    escalate: {every: 1bd, growth: 1.5}
+  reconciliation:
+    not_required:
+      - {when: {has_purchase_order: false}}
 """
 
 
@@ -44,24 +50,38 @@ def test_the_policy_in_force_is_shown_with_all_defaults(tmp_path: Path, monkeypa
         "days_off": ["2026-11-24"],
         "days_on": ["2026-12-25"],
     }
-    rest = {"escalate_every": "1bd", "critical_at": 3, "give_up_at": 20}
+    rest = {"escalate_every": "1bd", "growth": 1, "critical_at": 3, "give_up_at": 20}
+    growing = {**rest, "growth": 1.5}
     assert found["stages"] == {
-        "ingestion": {"deadline": "10bd", "escalate_every": "5bd", "critical_at": 3, "give_up_at": 6, "overrides": []},
+        "ingestion": {"deadline": "10bd", **rest, "escalate_every": "5bd", "give_up_at": 6, "overrides": []},
         "authorization": {
             "deadline": "5d",
-            **rest,
+            **growing,
             "overrides": [
                 {
                     "deadline": "1bd",
-                    **rest,
+                    **growing,
                     "when": {"vendor_tier": "gold", "currency": "EUR", "amount_from": "10000"},
                 },
-                {"deadline": "5d", **rest, "critical_at": 1, "when": {"vendor": "V-1"}},
+                {"deadline": "5d", **growing, "critical_at": 1, "when": {"vendor": "V-1"}},
+                {
+                    "deadline": "5d",
+                    **rest,
+                    "escalate_every": "2bd",
+                    "when": {"buyer": "1000", "has_purchase_order": True},
+                },
             ],
         },
-        "reconciliation": {"deadline": "5bd", **rest, "escalate_every": "2bd", "overrides": []},
+        "reconciliation": {
+            "deadline": "5bd",
+            **rest,
+            "escalate_every": "2bd",
+            "overrides": [],
+            "not_required": [{"when": {"has_purchase_order": False}}],
+        },
         "posting": {"deadline": "due-3bd", **rest, "critical_at": 2, "overrides": []},
     }
+    assert found["critical_amount_from"] == {"EUR": "10000.50", "USD": "12000"}
 
 
 def test_policies_are_listed_and_found_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_commands_and_redrives_are_refused_when_the_folder_was_moved(tmp_path: P
         cell.send("ingestion")
         (tmp_path / "cell").rename(tmp_path / "away")
         until(lambda: cell.service.writer.failure)
-        command = {"command_id": "c", "verb": "park", "invoice_id": "INV-1"}
+        command = {"command_id": "c", "verb": "park", "invoice_id": "INV-1", "note": "x"}
         for path, body in (("/commands", command), ("/dead-letters/redrive", {"event_ids": ["e"]})):
             answer = cell.ask("POST", path, body)
             assert answer.status == 503 and "was removed or renamed" in answer.content["detail"], answer

@@ -42,7 +42,7 @@ class CellFixture:
         self.writer.wake()
         for number in range(2):
             # The group of the second command begins after the clock was moved. It fires what is due before it answers.
-            self.act(Command(f"wait {instant} {number}", "nobody", "x", NOW, Park()))
+            self.act(Command(f"wait {instant} {number}", "nobody", "x", NOW, Park(), "why"))
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_invoices_are_ordered_by_id_for_every_filter(fixture: CellFixture) -> No
         ("~", "ingestion", "received"),
     ):
         fixture.send(stage, status, id)
-    fixture.act(Command("park", "~", "x", NOW, Park()))
+    fixture.act(Command("park", "~", "x", NOW, Park(), "why"))
     every = ["B", "a", "a/1", "b", "~"]
     reader = fixture.reader
     assert names([*reader.invoices()]) == every

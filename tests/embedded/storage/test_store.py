@@ -120,7 +120,7 @@ def test_every_change_updates_the_next_due_item(store: AnyStore, request: pytest
 def test_a_cell_behaves_the_same_on_every_store(store: AnyStore, request: pytest.FixtureRequest) -> None:
     reference = MemoryStore(keep_history=True)
     cells = Cell(POLICY, load_machine(), store), Cell(POLICY, load_machine(), reference)
-    received, parked = event("ingestion", "received"), Command("1", "INV-1", "ann", NOW + HOUR, Park())
+    received, parked = event("ingestion", "received"), Command("1", "INV-1", "ann", NOW + HOUR, Park(), "why")
     for cell in cells:
         assert cell.handle_event(received, NOW) == ACCEPTED
         settle(store, request)
