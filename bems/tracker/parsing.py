@@ -16,6 +16,7 @@ from msgspec import Meta, Raw, Struct
 
 from bems.tracker.contract import (
     EVENT_TYPES,
+    MAX_DIGITS,
     STAGES,
     Actor,
     Amount,
@@ -54,7 +55,6 @@ MAX_BATCH_EVENTS = 100
 """Maximum number of events in a batch of any cell; a cell's `Limits.max_batch` may be lower."""
 
 MAX_ATTRIBUTES_BYTES = 4096
-MAX_DIGITS = 18
 MAX_FUTURE_SKEW = DAY
 MIN_DATE, MAX_DATE = date(1970, 1, 1), date(2999, 12, 31)
 

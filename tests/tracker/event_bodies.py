@@ -1,7 +1,7 @@
 """Strategies of the optional fields of an event body: valid values, and values of which some are not."""
 
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 from hypothesis import strategies as st
@@ -10,14 +10,18 @@ from bems.tracker.contract import STAGES, STATUSES, Stage
 
 Strategy = st.SearchStrategy[Any]
 
-identifiers = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20)
+identifiers = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=128)
 labels = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=20)
 dates = st.dates(date(1970, 1, 1), date(2999, 12, 31)).map(date.isoformat)
+instants = st.datetimes(datetime(1970, 1, 2), datetime(2026, 2, 1)).map(lambda at: at.replace(tzinfo=UTC).isoformat())
 days = st.integers(0, 3650)
 percents = st.from_regex(r"\A[0-9]{1,2}(\.[0-9]{1,4})?\Z")
-euros = st.tuples(st.integers(-(10**15), 10**15), st.integers(0, 99)).map(lambda n: f"{n[0]}.{n[1]:02}")
+euros = st.tuples(st.integers(-(10**15), 10**15), st.integers(0, 99)).map(
+    lambda n: f"{n[0]}.{n[1]:02}"
+) | st.sampled_from(["-0", "007", "0.5", "9" * 18, "-1" + "0" * 17, "9" * 16 + ".99", "9" * 17 + ".5"])
 
-WRONG_LABELS = st.sampled_from(["", "a\x00", "\x85b", "x" * 65, "x" * 1025, None, 1, []])
+WRONG_LABELS = st.sampled_from(["", "a\x00", "\x85b", "x" * 1025])
+WRONG_TEXTS = WRONG_LABELS | st.sampled_from([None, 1, []])
 WRONG_DATES = st.sampled_from(["", "1969-12-31", "3000-01-01", "2026-02-30", "2026-1-1", "2026-01-01\n", "today", 1])
 WRONG_DAYS = st.sampled_from([-1, 3651, "30", True])
 WRONG_PERCENTS = st.sampled_from(["100", "-1", "2.", ".5", "2,5", "1.23456", "", "1e1", 2.5])
@@ -27,7 +31,7 @@ WRONG_OBJECTS = st.sampled_from([{}, [], "x", {"id": "a b"}, {"id": "V", "more":
 
 def optional_fields(choose: Callable[[Strategy, Strategy], Strategy]) -> dict[str, Strategy]:
     """Return strategies of the fields. `choose` combines those of a field's valid and of its wrong values."""
-    label, day, discount_days = choose(labels, WRONG_LABELS), choose(dates, WRONG_DATES), choose(days, WRONG_DAYS)
+    label, day, discount_days = choose(labels, WRONG_TEXTS), choose(dates, WRONG_DATES), choose(days, WRONG_DAYS)
     discounts = st.fixed_dictionaries({"percent": choose(percents, WRONG_PERCENTS), "days": discount_days})
     terms = {
         "days": st.none() | discount_days,
@@ -39,6 +43,7 @@ def optional_fields(choose: Callable[[Strategy, Strategy], Strategy]) -> dict[st
     actor = st.fixed_dictionaries({"id": label, "kind": choose(st.sampled_from(["person", "system"]), labels)})
     reason = st.fixed_dictionaries({"code": label}, optional={"text": st.none() | label})
     return {
+        "attributes": st.dictionaries(choose(labels, WRONG_LABELS), labels, max_size=5),
         "number": st.none() | label,
         "issue_date": st.none() | day,
         "buyer": st.none() | choose(buyer, WRONG_OBJECTS),
@@ -78,11 +83,11 @@ def event_bodies(
         "event_id": draw(identifiers),
         "invoice_id": draw(identifiers),
         "status": status,
-        "occurred_at": "2026-02-01T10:15:00.25Z",
+        "occurred_at": draw(instants),
         "amount": draw(choose(euros, WRONG_AMOUNTS)),
         "currency": "EUR",
-        "vendor": {"id": "V", "name": draw(labels)},
-        "source": {"system": draw(labels)},
+        "vendor": draw(st.fixed_dictionaries({"id": identifiers}, optional={"name": labels, "tier": labels})),
+        "source": draw(st.fixed_dictionaries({"system": labels}, optional={"region": labels, "account_id": labels})),
         **draw(st.fixed_dictionaries({}, optional=optional_fields(choose))),
     }
     if draw(choose(st.just(status == "posted"), st.just(stage == "posting"))) and draw(st.booleans()):

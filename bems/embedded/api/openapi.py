@@ -9,9 +9,9 @@ from msgspec import Struct
 from bems.embedded.api.event_endpoint import PATHS
 from bems.embedded.api.operations import OPERATIONS, Operation
 from bems.embedded.api.views import Health
-from bems.tracker.contract import FAILURE_STATUS, STAGES, Stage
+from bems.tracker.contract import FAILURE_STATUS, MAX_DIGITS, STAGES, Stage
 from bems.tracker.currencies import MINOR_UNITS
-from bems.tracker.parsing import MAX_DATE, MAX_DIGITS, MIN_DATE
+from bems.tracker.parsing import MAX_DATE, MIN_DATE
 from bems.tracker.responses import JSON, PROBLEM_JSON
 from bems.tracker.schemas import batch_name, components, event_name
 

@@ -15,9 +15,9 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from bems.embedded.api.event_endpoint import PATHS
 from bems.embedded.api.openapi import build_document
-from bems.tracker.contract import STAGES, Event, Stage
+from bems.tracker.contract import MAX_DIGITS, STAGES, Event, Stage
 from bems.tracker.currencies import MINOR_UNITS
-from bems.tracker.parsing import MAX_DIGITS, parse_event
+from bems.tracker.parsing import parse_event
 from bems.tracker.schemas import event_name
 from tests.embedded.api.calls import NOW, PROBLEM, SECRETS, UNLIMITED, Cell, event_body
 from tests.tracker.event_bodies import event_bodies, sometimes_wrong
