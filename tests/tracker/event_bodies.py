@@ -1,4 +1,4 @@
-"""Strategies of the optional fields of an event body: valid values, and values of which some are not."""
+"""Optional fields of an event body: a sample, and strategies of valid values, and of values of which some are not."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -9,6 +9,16 @@ from hypothesis import strategies as st
 from bems.tracker.contract import STAGES, STATUSES, Stage
 
 Strategy = st.SearchStrategy[Any]
+
+OPTIONAL_FIELDS: dict[str, Any] = {
+    "number": "RE-2026-0815",
+    "issue_date": "2026-11-20",
+    "buyer": {"id": "1000", "name": "Acme Nederland BV"},
+    "purchase_orders": ["4500012345", "4500012346"],
+    "actor": {"id": "kim@example.com", "kind": "person"},
+    "reason": {"code": "QUA", "text": "two of ten are broken"},
+}
+PAYMENT = {"paid_on": "2026-12-20", "amount": "1218.75", "discount_taken": "31.25"}
 
 identifiers = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=128)
 labels = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=20)

@@ -36,7 +36,7 @@ from bems.tracker.parsing import (
     parse_event,
     parse_line,
 )
-from tests.tracker.event_bodies import event_bodies, optional_fields, sometimes_wrong
+from tests.tracker.event_bodies import OPTIONAL_FIELDS, PAYMENT, event_bodies, optional_fields, sometimes_wrong
 
 NOW = parse("2026-11-23T10:16:00Z")
 
@@ -60,16 +60,7 @@ TERMS = {
     "baseline_date": "2026-11-21",
     "cash_discounts": [{"percent": "3", "days": 7}, {"percent": "2.5", "days": 14}],
 }
-PAYMENT = {"paid_on": "2026-12-20", "amount": "1218.75", "discount_taken": "31.25"}
-OPTIONAL: dict[str, Any] = {
-    "number": "RE-2026-0815",
-    "issue_date": "2026-11-20",
-    "buyer": {"id": "1000", "name": "Acme Nederland BV"},
-    "purchase_orders": ["4500012345", "4500012346"],
-    "actor": {"id": "kim@example.com", "kind": "person"},
-    "reason": {"code": "QUA", "text": "two of ten are broken"},
-}
-POSTED: dict[str, Any] = VALID | {"status": "posted", "payment_terms": TERMS, "payment": PAYMENT} | OPTIONAL
+POSTED: dict[str, Any] = VALID | {"status": "posted", "payment_terms": TERMS, "payment": PAYMENT} | OPTIONAL_FIELDS
 """A body with every field."""
 
 
@@ -165,7 +156,7 @@ def test_each_stage_accepts_only_its_own_outcomes(stage: Stage) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_accepts_the_optional_fields(stage: Stage) -> None:
     for outcome in STATUSES[stage]:
-        event = event_of(body(status=outcome, payment_terms=TERMS, **OPTIONAL), stage)
+        event = event_of(body(status=outcome, payment_terms=TERMS, **OPTIONAL_FIELDS), stage)
         assert (event.facts.number, event.actor) == ("RE-2026-0815", Actor("kim@example.com", "person"))
 
 
@@ -327,7 +318,7 @@ DIGESTS: dict[Stage, dict[str, str]] = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_digest_of_an_event_without_the_fields_added_since_is_that_of_0_1_0(stage: Stage) -> None:
     for status, digest in DIGESTS[stage].items():
-        absent = {name: [] if name == "purchase_orders" else None for name in OPTIONAL}
+        absent = {name: [] if name == "purchase_orders" else None for name in OPTIONAL_FIELDS}
         assert event_of(body(status=status), stage).digest == digest
         assert event_of(body(status=status, **absent), stage).digest == digest
     terms = {"days": 30, "due_date": None, "baseline_date": None, "cash_discounts": []}
@@ -338,7 +329,7 @@ def test_the_digest_of_an_event_without_the_fields_added_since_is_that_of_0_1_0(
 @pytest.mark.parametrize(
     "changes",
     [
-        *({name: [] if name == "purchase_orders" else None} for name in (*OPTIONAL, "payment")),
+        *({name: [] if name == "purchase_orders" else None} for name in (*OPTIONAL_FIELDS, "payment")),
         {"number": "RE-2026-0816"},
         {"issue_date": "2026-11-19"},
         {"buyer__id": "2000"},
