@@ -75,7 +75,10 @@ def _add_structs(expected: Type, path: str, found: dict[type[Struct], list[str]]
 
 def find_keys(struct: type[Struct]) -> Iterator[Key]:
     """Yield the keys of a struct. Raise ValueError for a field without a docstring."""
-    meanings = _read_field_docstrings(struct)
+    # A struct has the fields of those that it extends.
+    meanings: dict[str, str] = {}
+    for extended in reversed(struct.__mro__[: struct.__mro__.index(Struct)]):
+        meanings |= _read_field_docstrings(extended)
     properties = msgspec.json.schema(struct)["$defs"][struct.__name__]["properties"]
     for field in structs.fields(struct):
         if field.name not in meanings:
@@ -185,12 +188,11 @@ def _describe(value: Schema, links: dict[str, str]) -> str:
             return f"{kind} ({allowed})" if allowed else kind
         case "object":
             name, item = value["propertyNames"]["description"], value["additionalProperties"]
-            described = f"mapping of {name}, to {item.get('description') or _describe(item, links)}"
-            return f"{described} ({allowed})" if allowed else described
-        case "number":
-            return "number: {minimum} to {maximum}".format_map(value)
-        case "integer":
-            return f"whole number: {allowed or '{minimum:,} to {maximum:,}'.format_map(value)}"
+            kind = f"mapping of {name}, to {item.get('description') or _describe(item, links)}"
+            return f"{kind} ({allowed})" if allowed else kind
+        case "integer" | "number":
+            kind = "whole number" if value["type"] == "integer" else "number"
+            return f"{kind}: {allowed or '{minimum:,} to {maximum:,}'.format_map(value)}"
         case _:
             kind = value.get("format", "text")
             return f"{kind}: {allowed}" if allowed else kind

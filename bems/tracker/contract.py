@@ -45,6 +45,9 @@ STATUSES: dict[Stage, tuple[str, ...]] = {
 }
 """Outcomes of each stage."""
 
+MAX_DIGITS = 18
+"""Maximum number of digits of an amount as it is sent."""
+
 # In Python, `$` alone also matches before a final newline; the look-ahead gives the same meaning in every dialect.
 _PRINTABLE_ASCII = r"^[!-~]+(?!\n)$"
 # The parser checks this pattern, msgspec does not: stores read these types too, and may hold texts that were accepted
@@ -284,7 +287,7 @@ class Event(Struct, frozen=True):
             "invoice_id": self.invoice_id,
             "status": self.status,
             "occurred_at": render(self.occurred_at),
-            "amount": format(facts.amount, "f"),
+            "amount": _render_as_sent(facts.amount),
             "currency": facts.currency,
             "vendor": facts.vendor,
             "source": facts.source,
@@ -303,8 +306,16 @@ class Event(Struct, frozen=True):
         if payment:
             discount = payment.discount_taken
             body["payment"] = PaymentBody(
-                payment.paid_on, format(payment.amount, "f"), None if discount is None else format(discount, "f")
+                payment.paid_on,
+                _render_as_sent(payment.amount),
+                None if discount is None else _render_as_sent(discount),
             )
         if self.imported:
             body["imported"] = True
         return body
+
+
+def _render_as_sent(amount: Decimal) -> str:
+    """Return an amount with the decimals of its currency, or with fewer zeros if it would have too many digits."""
+    text = format(amount, "f")
+    return text if sum(map(str.isdigit, text)) <= MAX_DIGITS else text.rstrip("0").removesuffix(".")

@@ -19,9 +19,7 @@ Schema = dict[str, Any]
 
 DRAFT_04 = "http://json-schema.org/draft-04/schema#"
 
-_KEPT_KEYWORDS = frozenset(
-    ("type", "properties", "required", "additionalProperties", "items", "anyOf", "enum", "minItems", "maxItems")
-)
+_KEPT_KEYWORDS = frozenset(("type", "properties", "required", "additionalProperties", "items", "anyOf", "enum"))
 
 
 def event_name(stage: Stage) -> str:
@@ -59,7 +57,7 @@ def gateway_models() -> dict[str, Schema]:
 
     A batch model does not check the events, because an invalid event must not refuse the others, nor their number,
     because the parser knows the cell's limit. Models check strings only against enumerations, because regular
-    expressions and lengths differ between validators.
+    expressions and lengths differ between validators, and no number of items.
     """
     schemas = components("{name}")
     models: dict[str, Schema] = {}

@@ -1,8 +1,8 @@
 """Time series as an Iceberg table in S3 Tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from aws_cdk import Aws, Duration, RemovalPolicy
+from aws_cdk import Aws, CfnOutput, Duration, RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kinesisfirehose as firehose
 from aws_cdk import aws_kms as kms
@@ -11,6 +11,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_s3tables as s3tables
 from constructs import Construct
 
+from bems.tracker.columns import Column
 from bems.tracker.time_series_schema import SERIES_COLUMNS
 from infra.common.iam import DATA_KEYS, WRITE_OBJECTS, WRITE_TABLE, allow, arn, service_role, use_key
 from infra.common.names import Names
@@ -26,12 +27,32 @@ BUFFER_MEGABYTES = 64
 
 ERROR_RETENTION_DAYS = 90
 
+CREATED_COLUMNS = 31
+"""Number of columns that the table is created with: those of version 0.1.0, in every later version too.
+
+CloudFormation replaces a table whose schema changes ("Update requires: Replacement", template reference of
+`AWS::S3Tables::Table`), so the template's schema never changes. A statement adds the later columns to the table, which
+changes only its metadata. That is no drift, because CloudFormation cannot read the schema (it is write-only).
+"""
+
+ADDED_COLUMNS = ((32, 42),)
+"""First and last number of the columns that each later version adds. Append to it only: deployed tables have them."""
+
+_ATHENA_TYPES = {"long": "bigint"}
+"""Athena's names of the types that it names differently than Iceberg does (user guide, "Supported data types for
+Iceberg tables in Athena")."""
+
 
 class IcebergSeries(Construct):
     """A table in S3 Tables, written by Firehose and queried by Athena and QuickSight.
 
     The account's S3 Tables must be integrated with its Glue Data Catalog, with access controlled by IAM, once per
     account and Region (Glue developer guide, "Integrating with Amazon S3 Tables").
+
+    The outputs `AddColumns...` of the stack are statements for Athena, to run once each on a new table, and on a
+    deployed table before the version that writes the columns. No deployment runs them, so none can fail by them.
+    Firehose ignores a value whose column the table lacks (developer guide, "Considerations and limitations"): without
+    the statement, the rows are complete except for these columns.
     """
 
     def __init__(
@@ -120,6 +141,13 @@ class IcebergSeries(Construct):
             ),
         )
         self._stream.add_resource_dependency(bucket)
+        for first, last in ADDED_COLUMNS:
+            CfnOutput(
+                Stack.of(self),
+                f"AddColumns{first}",
+                description=f"Statement for Athena that adds columns {first} to {last} to the time series, to run once",
+                value=build_alter_statement(SERIES_COLUMNS[first - 1 : last]),
+            )
 
     def write_statements(self) -> list[iam.PolicyStatement]:
         return [allow(["firehose:PutRecordBatch"], [self._stream.attr_arn])]
@@ -159,7 +187,7 @@ class IcebergSeries(Construct):
                         s3tables.CfnTable.SchemaFieldProperty(
                             id=column.number, name=column.name, type=column.type.iceberg, required=column.required
                         )
-                        for column in SERIES_COLUMNS
+                        for column in SERIES_COLUMNS[:CREATED_COLUMNS]
                     ]
                 ),
                 iceberg_partition_spec=s3tables.CfnTable.IcebergPartitionSpecProperty(
@@ -205,6 +233,12 @@ class IcebergSeries(Construct):
             allow(WRITE_OBJECTS, [f"{errors.bucket_arn}/*"]),
             use_key(key, DATA_KEYS),
         ]
+
+
+def build_alter_statement(columns: Iterable[Column]) -> str:
+    """Return the statement that adds columns to the table. They are optional, because older rows lack them."""
+    added = ", ".join(f"`{one.name}` {_ATHENA_TYPES.get(one.type.iceberg, one.type.iceberg)}" for one in columns)
+    return f"ALTER TABLE {SERIES_TABLE} ADD COLUMNS ({added})"
 
 
 def _require_tls(bucket: s3tables.CfnTableBucket) -> None:

@@ -1,5 +1,6 @@
 import decimal
 import json
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -9,7 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bems.tracker import parsing
-from bems.tracker.contract import FAILURE_STATUS, STAGES, SUCCESS_STATUS, Event, PaymentTerms, Source, Stage, Vendor
+from bems.tracker.contract import (
+    STAGES,
+    STATUSES,
+    SUCCESS_STATUS,
+    Actor,
+    Buyer,
+    CashDiscount,
+    Event,
+    Facts,
+    Payment,
+    PaymentTerms,
+    Reason,
+    Source,
+    Stage,
+    Vendor,
+)
 from bems.tracker.instants import DAY, SECOND, parse, render
 from bems.tracker.parsing import (
     MAX_BATCH_BYTES,
@@ -20,11 +36,21 @@ from bems.tracker.parsing import (
     parse_event,
     parse_line,
 )
+from tests.tracker.event_bodies import OPTIONAL_FIELDS, PAYMENT, event_bodies, optional_fields, sometimes_wrong
 from tests.tracker.samples import VALID
 
 NOW = parse("2026-11-23T10:16:00Z")
 
 BODY = json.dumps(VALID).encode()
+
+
+TERMS = {
+    "days": 30,
+    "baseline_date": "2026-11-21",
+    "cash_discounts": [{"percent": "3", "days": 7}, {"percent": "2.5", "days": 14}],
+}
+POSTED: dict[str, Any] = VALID | {"status": "posted", "payment_terms": TERMS, "payment": PAYMENT} | OPTIONAL_FIELDS
+"""A body with every field."""
 
 
 def body(**changes: Any) -> bytes:
@@ -52,8 +78,20 @@ def invalid_event_of(sent: bytes, stage: Stage = "authorization") -> InvalidEven
     return invalid
 
 
-def errors_of(sent: bytes) -> dict[str, str]:
-    return {error.pointer: error.kind for error in invalid_event_of(sent).errors}
+def errors_of(sent: bytes, stage: Stage = "authorization") -> dict[str, str]:
+    return {error.pointer: error.kind for error in invalid_event_of(sent, stage).errors}
+
+
+def posted(**changes: Any) -> bytes:
+    """Return a body with every field, of which some are changed; nested fields as in `reason__code`."""
+    sent = json.loads(json.dumps(POSTED))
+    for path, value in changes.items():
+        *outer, last = path.split("__")
+        inner = sent
+        for name in outer:
+            inner = inner[int(name) if name.isdigit() else name]
+        inner[int(last) if last.isdigit() else last] = value
+    return json.dumps(sent).encode()
 
 
 # Accepted events
@@ -76,12 +114,59 @@ def test_a_valid_body_is_parsed_into_an_event() -> None:
     assert event.facts.attributes == {"po": "4500012345"}
 
 
+def test_a_body_with_every_field_is_parsed_into_an_event() -> None:
+    event = event_of(posted(), "posting")
+    terms = PaymentTerms(30, None, date(2026, 11, 21), (CashDiscount("3", 7), CashDiscount("2.5", 14)))
+    assert event.facts == Facts(
+        Decimal("1250.00"),
+        "EUR",
+        Vendor("V-42", "Acme GmbH", "DE", "gold"),
+        Source("sap-ecc", "eu-west-1"),
+        terms,
+        {"po": "4500012345"},
+        "RE-2026-0815",
+        date(2026, 11, 20),
+        Buyer("1000", "Acme Nederland BV"),
+        ("4500012345", "4500012346"),
+    )
+    assert event.actor == Actor("kim@example.com", "person")
+    assert event.reason == Reason("QUA", "two of ten are broken")
+    assert event.payment == Payment(date(2026, 12, 20), Decimal("1218.75"), Decimal("31.25"))
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_stage_accepts_only_its_two_outcomes(stage: Stage) -> None:
+def test_each_stage_accepts_only_its_own_outcomes(stage: Stage) -> None:
     for other in STAGES:
-        for outcome in (SUCCESS_STATUS[other], FAILURE_STATUS[other]):
+        for outcome in STATUSES[other]:
             answer = parse_event(stage, body(status=outcome), NOW)
             assert isinstance(answer, Event if other == stage else InvalidEvent)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_accepts_the_optional_fields(stage: Stage) -> None:
+    for outcome in STATUSES[stage]:
+        event = event_of(body(status=outcome, payment_terms=TERMS, **OPTIONAL_FIELDS), stage)
+        assert (event.facts.number, event.actor) == ("RE-2026-0815", Actor("kim@example.com", "person"))
+
+
+@pytest.mark.parametrize(
+    ("amount", "discount", "currency", "expected"),
+    [
+        ("1218.75", None, "EUR", ("1218.75", None)),
+        ("1218", "-0", "EUR", ("1218.00", "0.00")),
+        ("-5", "3", "JPY", ("-5", "3")),
+        ("1.2", "0.125", "BHD", ("1.200", "0.125")),
+        ("9" * 18, "1.2345", "CLF", ("9" * 18 + ".0000", "1.2345")),
+    ],
+)
+def test_paid_amounts_have_exactly_the_decimals_of_the_currency(
+    amount: str, discount: str | None, currency: str, expected: tuple[str, str | None]
+) -> None:
+    payment = {"paid_on": "2026-12-20", "amount": amount, "discount_taken": discount}
+    with decimal.localcontext(prec=3):
+        paid = event_of(posted(amount="7", currency=currency, payment=payment), "posting").payment
+        assert paid is not None
+        assert (str(paid.amount), None if paid.discount_taken is None else str(paid.discount_taken)) == expected
 
 
 @pytest.mark.parametrize(
@@ -135,6 +220,18 @@ def test_an_instant_is_read_whatever_its_offset(text: str, expected: str) -> Non
         {"attributes": {}},
         {"attributes": {f"{n:02}": "x" * 126 for n in range(32)}},
         {"attributes": {"ü": "ü" * 2047}},
+        {"number": "x" * 64, "issue_date": "1970-01-01", "buyer": {"id": "1" * 128, "name": "ü" * 256}},
+        {"number": None, "issue_date": None, "buyer": None, "purchase_orders": [], "actor": None, "reason": None},
+        {"purchase_orders": ["ü" * 64] * 20, "issue_date": "2999-12-31"},
+        {"actor": {"id": "ü" * 64, "kind": "system"}, "reason": {"code": "ü" * 64, "text": '"' * 1024}},
+        {"payment_terms": {"cash_discounts": []}},
+        {
+            "payment_terms": {
+                "baseline_date": "2999-12-31",
+                "cash_discounts": [{"percent": "99.9999", "days": 3650}] * 3,
+            }
+        },
+        {"payment_terms": {"cash_discounts": [{"percent": "0", "days": 0}]}},
     ],
 )
 def test_boundary_values_are_accepted_escaped_and_unescaped(changes: dict[str, Any]) -> None:
@@ -198,6 +295,99 @@ def test_different_content_has_a_different_digest(changes: dict[str, Any]) -> No
     assert event_of(body(**changes)).digest != event_of(BODY).digest
 
 
+DIGESTS: dict[Stage, dict[str, str]] = {
+    "ingestion": {"received": "56c6e72e75b3fb48eae29530"},
+    "authorization": {"approved": "d4e9c032beb6ab86e90e2f59"},
+    "reconciliation": {"mismatched": "ce38c0868e364b1ea3cae4be"},
+    "posting": {"failed": "387d9ce9e990f848146b28d9", "posted": "ade4e9f7109b5ae83a40a7f5"},
+}
+"""Digests that version 0.1.0 made of VALID with these outcomes."""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_digest_of_an_event_without_the_fields_added_since_is_that_of_0_1_0(stage: Stage) -> None:
+    for status, digest in DIGESTS[stage].items():
+        absent = {name: [] if name == "purchase_orders" else None for name in OPTIONAL_FIELDS}
+        assert event_of(body(status=status), stage).digest == digest
+        assert event_of(body(status=status, **absent), stage).digest == digest
+    terms = {"days": 30, "due_date": None, "baseline_date": None, "cash_discounts": []}
+    assert event_of(body(payment_terms=terms)).digest == "6e0e3dafeed30fcf4a200773"
+    assert event_of(body(payment_terms={"cash_discounts": []}, attributes={})).digest == "2d57fe66b40aafb7a9b8c1e9"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: [] if name == "purchase_orders" else None} for name in (*OPTIONAL_FIELDS, "payment")),
+        {"number": "RE-2026-0816"},
+        {"issue_date": "2026-11-19"},
+        {"buyer__id": "2000"},
+        {"buyer__name": None},
+        {"purchase_orders": ["4500012346", "4500012345"]},
+        {"actor__id": "lee@example.com"},
+        {"actor__kind": "system"},
+        {"reason__code": "PRI"},
+        {"reason__text": None},
+        {"payment__paid_on": "2026-12-19"},
+        {"payment__amount": "1218.76"},
+        {"payment__discount_taken": None},
+        {"payment_terms__baseline_date": "2026-11-22"},
+        {"payment_terms__cash_discounts__1__percent": "2"},
+        {"payment_terms__cash_discounts__0__days": 8},
+        {"payment_terms__cash_discounts": []},
+    ],
+)
+def test_a_difference_in_an_optional_field_changes_the_digest(changes: dict[str, Any]) -> None:
+    assert event_of(posted(**changes), "posting").digest != event_of(posted(), "posting").digest
+
+
+def test_equivalent_optional_fields_have_the_same_digest() -> None:
+    reordered = {
+        name: dict(reversed(value.items())) if isinstance(value, dict) else value for name, value in POSTED.items()
+    }
+    for same in (
+        json.dumps(reordered, indent=1).encode(),
+        posted(payment__amount="1218.75", payment__discount_taken="31.25", imported=False),
+        posted().replace(b"two of ten", b"two\\u0020of ten"),
+    ):
+        assert event_of(same, "posting") == event_of(posted(), "posting")
+    thirty = event_of(posted(payment__discount_taken="30.00"), "posting")
+    assert event_of(posted(payment__discount_taken="30"), "posting") == thirty
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "expected"),
+    [
+        ("9" * 18, "EUR", "9" * 18),
+        ("-1" + "0" * 17, "EUR", "-1" + "0" * 17),
+        ("9" * 17 + ".5", "EUR", "9" * 17 + ".5"),
+        ("9" * 16 + ".5", "EUR", "9" * 16 + ".50"),
+        ("9" * 15 + ".12", "CLF", "9" * 15 + ".12"),
+        ("1250", "EUR", "1250.00"),
+        ("0", "CLF", "0.0000"),
+        ("1" + "0" * 17, "JPY", "1" + "0" * 17),
+    ],
+)
+def test_the_request_body_of_an_event_has_no_more_digits_than_the_parser_accepts(
+    amount: str, currency: str, expected: str
+) -> None:
+    """The parser adds zeros up to the currency's decimals, which may make more than 18 digits."""
+    payment = {"paid_on": "2026-12-20", "amount": amount, "discount_taken": amount}
+    event = event_of(posted(amount=amount, currency=currency, payment=payment), "posting")
+    sent = event.to_body()
+    assert (sent["amount"], sent["payment"].amount, sent["payment"].discount_taken) == (expected,) * 3
+    assert event_of(msgspec.json.encode(sent), "posting") == event
+
+
+@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@given(event_bodies())
+def test_a_valid_event_equals_the_event_of_its_request_body(drawn: tuple[Stage, dict[str, Any]]) -> None:
+    stage, sent = drawn
+    event = parse_event(stage, json.dumps(sent).encode(), NOW)
+    assert isinstance(event, Event), event
+    assert parse_event(stage, msgspec.json.encode(event.to_body()), NOW) == event
+
+
 def test_quotation_marks_in_content_do_not_cause_equal_digests() -> None:
     one, other = {"a": '","b":"'}, {"a": "", "b": ""}
     assert event_of(body(attributes=one)).digest != event_of(body(attributes=other)).digest
@@ -245,16 +435,114 @@ def test_all_errors_of_schema_and_rules_are_reported_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"number": ""}, {"/number": "empty"}),
+        ({"number": "x" * 65}, {"/number": "too long"}),
+        ({"number": 815}, {"/number": "wrong type"}),
+        ({"issue_date": "20261120"}, {"/issue_date": "wrong form"}),
+        ({"issue_date": "2026-11-20T00:00:00Z"}, {"/issue_date": "wrong form"}),
+        ({"issue_date": "2026-11-31"}, {"/issue_date": "wrong form"}),
+        ({"issue_date": "1969-12-31"}, {"/issue_date": "out of range"}),
+        ({"issue_date": 20261120}, {"/issue_date": "wrong type"}),
+        ({"buyer": "1000"}, {"/buyer": "wrong type"}),
+        ({"buyer": {}}, {"/buyer/id": "missing"}),
+        ({"buyer__id": "a b"}, {"/buyer/id": "wrong form"}),
+        ({"buyer__name": ""}, {"/buyer/name": "empty"}),
+        ({"buyer__country": "DE"}, {"/buyer/country": "unknown field"}),
+        ({"purchase_orders": None}, {"/purchase_orders": "wrong type"}),
+        ({"purchase_orders": "4500012345"}, {"/purchase_orders": "wrong type"}),
+        ({"purchase_orders": ["1"] * 21}, {"/purchase_orders": "too many"}),
+        ({"purchase_orders": ["1", "", 3]}, {"/purchase_orders/1": "empty", "/purchase_orders/2": "wrong type"}),
+        ({"actor": {"id": "kim"}}, {"/actor/kind": "missing"}),
+        ({"actor__kind": "robot"}, {"/actor/kind": "not a choice"}),
+        ({"actor__id": "x" * 65}, {"/actor/id": "too long"}),
+        ({"reason": {"text": "broken"}}, {"/reason/code": "missing"}),
+        ({"reason__code": ""}, {"/reason/code": "empty"}),
+        ({"reason__text": "x" * 1025}, {"/reason/text": "too long"}),
+        ({"reason": "QUA"}, {"/reason": "wrong type"}),
+        ({"payment_terms__baseline_date": "3000-01-01"}, {"/payment_terms/baseline_date": "out of range"}),
+        ({"payment_terms__cash_discounts": None}, {"/payment_terms/cash_discounts": "wrong type"}),
+        ({"payment_terms__cash_discounts": [{}]}, {
+            "/payment_terms/cash_discounts/0/percent": "missing", "/payment_terms/cash_discounts/0/days": "missing",
+        }),
+        ({"payment_terms__cash_discounts": TERMS["cash_discounts"] * 2}, {  # type: ignore[operator]
+            "/payment_terms/cash_discounts": "too many",
+        }),
+        ({"payment_terms__cash_discounts__1__days": 3651}, {"/payment_terms/cash_discounts/1/days": "too large"}),
+        ({"payment_terms__cash_discounts__1__days": 1.5}, {"/payment_terms/cash_discounts/1/days": "wrong type"}),
+        ({"payment_terms__cash_discounts__0__net": 1}, {"/payment_terms/cash_discounts/0/net": "unknown field"}),
+        *(
+            ({"payment_terms__cash_discounts__0__percent": value}, {
+                "/payment_terms/cash_discounts/0/percent": "wrong form",
+            })
+            for value in ("100", "-1", "2.", ".5", "2,5", "2.12345", "", "1e1", "٣", "3%", "3\n")
+        ),
+        ({"payment": {}}, {"/payment/paid_on": "missing", "/payment/amount": "missing"}),
+        ({"payment__paid_on": "2026-02-30"}, {"/payment/paid_on": "wrong form"}),
+        ({"payment__paid_on": "1969-12-31"}, {"/payment/paid_on": "out of range"}),
+        ({"payment__amount": "1218.755"}, {"/payment/amount": "too many decimals"}),
+        ({"payment__amount": "1" * 17 + ".01"}, {"/payment/amount": "too many digits"}),
+        ({"payment__amount": "1,00"}, {"/payment/amount": "wrong form"}),
+        ({"payment__amount": 1218.75}, {"/payment/amount": "wrong type"}),
+        ({"payment__amount": None}, {"/payment/amount": "wrong type"}),
+        ({"payment__discount_taken": "1.234"}, {"/payment/discount_taken": "too many decimals"}),
+        ({"payment__currency": "EUR"}, {"/payment/currency": "unknown field"}),
+        ({"currency": "JPY", "amount": "1250"}, {
+            "/payment/amount": "too many decimals", "/payment/discount_taken": "too many decimals",
+        }),
+        ({"status": "failed"}, {"/payment": "not allowed"}),
+    ],
+)  # fmt: skip
+def test_each_error_of_an_optional_field_is_reported_with_its_pointer(
+    changes: dict[str, Any], expected: dict[str, str]
+) -> None:
+    assert errors_of(posted(**changes), "posting") == expected
+
+
+def test_errors_of_optional_fields_are_counted_by_few_reasons() -> None:
+    sent = posted(
+        purchase_orders=["", "x" * 65, "1"],
+        payment_terms__cash_discounts__1__percent="100",
+        payment_terms__cash_discounts__0__days=-1,
+        payment__amount="1.234",
+    )
+    assert sorted(invalid_event_of(sent, "posting").reasons) == [
+        "payment.amount: too many decimals",
+        "payment_terms.cash_discounts.days: too small",
+        "payment_terms.cash_discounts.percent: wrong form",
+        "purchase_orders: empty",
+        "purchase_orders: too long",
+    ]
+
+
+@pytest.mark.parametrize("stage", ["ingestion", "authorization", "reconciliation"])
+def test_only_a_posting_has_a_payment(stage: Stage) -> None:
+    sent = body(status=SUCCESS_STATUS[stage], payment=PAYMENT)
+    assert errors_of(sent, stage) == {"/payment": "unknown field"}
+    line = parse_line(b'{"stage": "%b", "event": %b}' % (stage.encode(), sent), NOW)
+    assert isinstance(line, InvalidEvent)
+    assert [error.pointer for error in line.errors] == ["/event/payment"]
+
+
+def test_a_payment_is_no_error_of_a_line_without_a_stage() -> None:
+    line = parse_line(b'{"event": ' + posted() + b"}", NOW)
+    assert isinstance(line, InvalidEvent)
+    assert {error.pointer: error.kind for error in line.errors} == {"/stage": "missing"}
+
+
 @pytest.mark.parametrize("field", [name for name in VALID if name not in ("payment_terms", "attributes")])
 def test_a_missing_required_field_is_reported(field: str) -> None:
     sent = json.dumps({name: value for name, value in VALID.items() if name != field}).encode()
     assert errors_of(sent) == {f"/{field}": "missing"}
 
 
-@pytest.mark.parametrize("field", VALID)
+@pytest.mark.parametrize("field", POSTED)
 @pytest.mark.parametrize("value", [1, 1.5, True, [], [1], "\x00", "", {"": {}}, 10**30])
 def test_a_value_of_the_wrong_type_is_refused(field: str, value: Any) -> None:
-    assert all(pointer.startswith(f"/{field}") for pointer in errors_of(body(**{field: value})))
+    if (field, value) != ("purchase_orders", []):
+        assert all(pointer.startswith(f"/{field}") for pointer in errors_of(posted(**{field: value}), "posting"))
 
 
 @pytest.mark.parametrize("field", [name for name in VALID if name != "payment_terms"])
@@ -362,6 +650,19 @@ def test_control_characters_in_text_are_refused(value: str, ascii_only: bool) ->
         assert isinstance(parse_event("authorization", sent, NOW), InvalidEvent)
         assert isinstance(parse_line(b'{"stage": "authorization", "event": ' + sent + b"}", NOW), InvalidEvent)
         assert isinstance(batch_of(sent)[0], InvalidEvent)
+
+
+@pytest.mark.parametrize("value", ["a\x00b", "a\n", "\x1f", "a\x7f", "\x80", "a\x9b31mb", "ü\x9f", "a\x85"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize(
+    "path", ["number", "buyer__name", "purchase_orders__1", "actor__id", "reason__code", "reason__text"]
+)
+def test_control_characters_in_an_optional_field_are_refused(value: str, ascii_only: bool, path: str) -> None:
+    sent = json.dumps(json.loads(posted(**{path: value})), ensure_ascii=ascii_only).encode()
+    assert errors_of(sent, "posting") == {f"/{path.replace('__', '/')}": "wrong form"}
+    assert isinstance(parse_line(b'{"stage": "posting", "event": ' + sent + b"}", NOW), InvalidEvent)
+    [result] = parse_batch("posting", b'{"events": [' + sent + b"]}", NOW)  # type: ignore[misc]
+    assert isinstance(result, InvalidEvent)
 
 
 def test_unusual_text_without_control_characters_is_accepted_unchanged() -> None:
@@ -501,6 +802,30 @@ def test_minus_zero_is_zero() -> None:
 )
 def test_a_duplicate_key_is_refused(sent: bytes, pointer: str) -> None:
     assert errors_of(sent) == {pointer: "repeated"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "pointer"),
+    [
+        (b'"number"', b'"number": "1", "number"', "/number"),
+        (b'"issue_date"', b'"issue_date": "2026-11-20", "issue_date"', "/issue_date"),
+        (b'"purchase_orders"', b'"purchase_orders": [], "purchase_orders"', "/purchase_orders"),
+        (b'"id": "1000"', b'"id": "1000", "id": "1000"', "/buyer/id"),
+        (b'"kind"', b'"kind": "person", "kind"', "/actor/kind"),
+        (b'"code"', b'"code": "PRI", "code"', "/reason/code"),
+        (b'"text"', b'"text": null, "text"', "/reason/text"),
+        (b'"percent": "3"', b'"percent": "3", "percent": "3"', "/payment_terms/cash_discounts/0/percent"),
+        (b'"days": 14', b'"days": 14, "days": 14', "/payment_terms/cash_discounts/1/days"),
+        (b'"paid_on"', b'"paid_on": "2026-12-19", "paid_on"', "/payment/paid_on"),
+        (b'"discount_taken"', b'"discount_taken": null, "discount_taken"', "/payment/discount_taken"),
+        (b'"payment"', b'"payment": {"a": 1}, "payment"', "/payment"),
+    ],
+)
+@pytest.mark.parametrize("imported", [True, False])
+def test_a_duplicate_key_of_an_optional_field_is_refused(old: bytes, new: bytes, pointer: str, imported: bool) -> None:
+    sent = posted(imported=imported)
+    assert sent.count(old) == 1
+    assert errors_of(sent.replace(old, new), "posting") == {pointer: "repeated"}
 
 
 def test_duplicate_keys_are_reported_with_all_other_errors() -> None:
@@ -690,7 +1015,8 @@ CHANGES = st.fixed_dictionaries(
         "vendor": st.fixed_dictionaries(
             {"id": st.just("V")}, optional={"name": st.text(max_size=4) | st.just("\x9b"), "tier": st.none()}
         ),
-        "payment_terms": st.sampled_from([None, {}, {"days": None}, {"days": 4000}, {"due_date": "3000-01-01"}]),
+        "payment_terms": st.sampled_from([None, {}, {"days": None}, {"days": 4000}, {"due_date": "3000-01-01"}])
+        | optional_fields(sometimes_wrong)["payment_terms"],
         "attributes": st.dictionaries(st.text(max_size=3), st.text(max_size=3) | st.just("x" * 4000), max_size=3),
         "occurred_at": st.datetimes(timezones=st.just(None) | st.timezones()).map(lambda moment: moment.isoformat()),
     },
@@ -704,9 +1030,20 @@ def test_the_fast_and_the_slow_path_agree(changes: dict[str, Any], ascii_only: b
     assert parsing._parse_slow("authorization", sent, NOW) == parse_event("authorization", sent, NOW)
 
 
+@QUICK
+@given(event_bodies(sometimes_wrong), st.booleans())
+def test_the_fast_and_the_slow_path_agree_on_optional_fields(
+    drawn: tuple[Stage, dict[str, Any]], ascii_only: bool
+) -> None:
+    stage, sent = drawn
+    encoded = json.dumps(sent, ensure_ascii=ascii_only).encode()
+    assert parsing._parse_slow(stage, encoded, NOW) == parse_event(stage, encoded, NOW)
+
+
 def test_a_plain_event_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(parsing, "LenientJson")
     assert isinstance(parse_event("authorization", BODY, NOW), Event)
+    assert isinstance(parse_event("posting", posted(imported=True), NOW), Event)
     assert isinstance(parse_line(b'{"stage": "authorization", "event": ' + BODY + b"}", NOW), Event)
     assert isinstance(batch_of(BODY), list)
 

@@ -2,23 +2,30 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 from jsonschema import Draft4Validator, Draft202012Validator
 
 from bems.tracker import responses
-from bems.tracker.contract import STAGES, SUCCESS_STATUS, Stage
+from bems.tracker.contract import STAGES, STATUSES, SUCCESS_STATUS, Event, Stage
 from bems.tracker.instants import parse
 from bems.tracker.parsing import InvalidEvent, parse_event
 from bems.tracker.schemas import batch_name, components, event_name, gateway_models
+from tests.tracker.event_bodies import OPTIONAL_FIELDS, PAYMENT, event_bodies
 from tests.tracker.samples import VALID
 
 NOW = parse("2026-11-23T10:16:00Z")
 TEMPLATE = "#/$defs/{name}"
 
-FULL = {name: value for name, value in VALID.items() if name != "status"}
+FULL: dict[str, Any] = {name: value for name, value in VALID.items() if name != "status"}
+FULL |= OPTIONAL_FIELDS
+OPTIONAL = ("payment_terms", "attributes", *OPTIONAL_FIELDS)
 ACCEPTED: list[dict[str, Any]] = [
     FULL,
-    {name: FULL[name] for name in FULL if name not in ("payment_terms", "attributes")},
-    FULL | {"payment_terms": None, "attributes": {}},
+    {name: FULL[name] for name in FULL if name not in OPTIONAL},
+    FULL | {name: type(FULL[name])() if name in ("attributes", "purchase_orders") else None for name in OPTIONAL},
+    FULL | {"buyer": {"id": "1000", "name": None}, "reason": {"code": "our own code", "text": None}},
+    FULL | {"payment_terms": {"baseline_date": "2026-11-21", "cash_discounts": [{"percent": "2.5", "days": 14}] * 3}},
+    FULL | {"purchase_orders": ["4500012345"] * 20, "actor": {"id": "3-way match", "kind": "system"}},
     FULL | {"payment_terms": {"days": None, "due_date": None}},
     FULL | {"amount": "-0.5", "vendor": {"id": "V", "name": "Ä 😀" * 50, "tier": None}},
     FULL | {"attributes": {f"n{n}": "ü" * 20 for n in range(32)}},
@@ -35,6 +42,19 @@ WRONG: list[dict[str, Any]] = [
     FULL | {"payment_terms": {"days": "30"}},
     FULL | {"attributes": {"po": 4500012345}},
     FULL | {"source": {}},
+    FULL | {"number": 815},
+    FULL | {"issue_date": 20261120},
+    FULL | {"buyer": {"name": "Acme Nederland BV"}},
+    FULL | {"purchase_orders": "4500012345"},
+    FULL | {"purchase_orders": [4500012345]},
+    FULL | {"purchase_orders": None},
+    FULL | {"actor": {"id": "kim@example.com"}},
+    FULL | {"actor": {"id": "kim@example.com", "kind": "robot"}},
+    FULL | {"reason": {"text": "two of ten are broken"}},
+    FULL | {"reason": {"code": "QUA", "more": 1}},
+    FULL | {"payment_terms": {"cash_discounts": [{"percent": "2.5"}]}},
+    FULL | {"payment_terms": {"cash_discounts": [{"percent": 2.5, "days": 14}]}},
+    FULL | {"payment_terms": {"cash_discounts": {"percent": "2.5", "days": 14}}},
 ]
 ONLY_WHOLE_SCHEMA_REFUSES: list[dict[str, Any]] = [
     FULL | {"event_id": "a b"},
@@ -42,7 +62,16 @@ ONLY_WHOLE_SCHEMA_REFUSES: list[dict[str, Any]] = [
     FULL | {"amount": "1e5"},
     FULL | {"payment_terms": {"days": 3651}},
     FULL | {"attributes": {f"n{n}": "" for n in range(33)}},
+    FULL | {"number": ""},
+    FULL | {"buyer": {"id": "a b"}},
+    FULL | {"purchase_orders": ["4500012345"] * 21},
+    FULL | {"reason": {"code": "x" * 65}},
+    FULL | {"payment_terms": {"cash_discounts": [{"percent": "100", "days": 14}]}},
+    FULL | {"payment_terms": {"cash_discounts": [{"percent": "2.5", "days": 14}] * 4}},
 ]
+
+
+GATEWAY_VALIDATORS = {stage: Draft4Validator(gateway_models()[event_name(stage)]) for stage in STAGES}
 
 
 def with_status(stage: Stage, event: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +100,45 @@ def test_obvious_errors_are_refused_by_parser_and_schemas(stage: Stage, event: d
     assert isinstance(parse_event(stage, json.dumps(event).encode(), NOW), InvalidEvent)
     assert not whole(event_name(stage)).is_valid(event)
     assert not Draft4Validator(gateway_models()[event_name(stage)]).is_valid(event)
+
+
+@pytest.mark.parametrize(
+    ("stage", "payment", "expected"),
+    [
+        ("posting", PAYMENT, True),
+        ("posting", PAYMENT | {"discount_taken": None}, True),
+        ("posting", None, True),
+        ("posting", {"paid_on": "2026-12-20"}, False),
+        ("posting", PAYMENT | {"amount": 1218.75}, False),
+        ("posting", PAYMENT | {"more": 1}, False),
+        ("authorization", PAYMENT, False),
+        ("authorization", None, False),
+    ],
+)
+def test_only_a_posting_has_a_payment(stage: Stage, payment: Any, expected: bool) -> None:
+    event = with_status(stage, FULL | {"payment": payment})
+    assert isinstance(parse_event(stage, json.dumps(event).encode(), NOW), InvalidEvent) is not expected
+    assert whole(event_name(stage)).is_valid(event) is expected
+    assert Draft4Validator(gateway_models()[event_name(stage)]).is_valid(event) is expected
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_schemas_have_every_outcome(stage: Stage) -> None:
+    for status in {status for statuses in STATUSES.values() for status in statuses}:
+        expected = status in STATUSES[stage]
+        event = FULL | {"status": status}
+        assert isinstance(parse_event(stage, json.dumps(event).encode(), NOW), InvalidEvent) is not expected
+        assert whole(event_name(stage)).is_valid(event) is expected
+        assert Draft4Validator(gateway_models()[event_name(stage)]).is_valid(event) is expected
+
+
+@settings(max_examples=200, derandomize=True, deadline=None, database=None)
+@given(event_bodies())
+def test_parser_and_schemas_accept_every_valid_event(drawn: tuple[Stage, dict[str, Any]]) -> None:
+    stage, event = drawn
+    assert isinstance(parse_event(stage, json.dumps(event).encode(), NOW), Event)
+    whole(event_name(stage)).validate(event)
+    GATEWAY_VALIDATORS[stage].validate(event)
 
 
 @pytest.mark.parametrize("event", ONLY_WHOLE_SCHEMA_REFUSES, ids=range(len(ONLY_WHOLE_SCHEMA_REFUSES)))

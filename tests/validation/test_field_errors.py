@@ -8,7 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
-from bems.tracker.contract import EVENT_TYPES, AuthorizationEvent, PaymentTerms, Source, Vendor
+from bems.tracker.contract import (
+    EVENT_TYPES,
+    Actor,
+    AuthorizationEvent,
+    Buyer,
+    CashDiscount,
+    PaymentBody,
+    PaymentTerms,
+    PostingEvent,
+    Reason,
+    Source,
+    Vendor,
+)
 from bems.validation import field_errors
 from bems.validation.field_errors import MAX_ERRORS, FieldError, append_pointer, validate
 from tests.tracker.samples import VALID
@@ -127,8 +139,18 @@ def test_all_errors_are_reported_at_once_with_their_pointers() -> None:
             '"2026-11-23T10:15:00" has no offset: use RFC 3339 with offset, such as 2026-11-23T10:15:00Z',
         ),
         ({"payment_terms": {"days": True}}, "true is a boolean, not a whole number"),
-        ({"payment_terms": {"days": 1.5}}, "1.5 is not a whole number: use 0 to 3650 days from ingestion to payment"),
+        ({"payment_terms": {"days": 1.5}}, "1.5 is not a whole number: use 0 to 3650 days until payment"),
         ({"payment_terms": {"due_date": "2026-02-30"}}, '"2026-02-30" is not a date: use YYYY-MM-DD'),
+        (
+            {"payment_terms": {"cash_discounts": [{"percent": "100", "days": 14}]}},
+            '"100" does not have the right form: use a percentage below 100 in a string, such as "2.5"',
+        ),
+        (
+            {"actor": {"id": "kim", "kind": "human"}},
+            '"human" is not one of "person", "system"',
+        ),
+        ({"purchase_orders": ["1"] * 21}, "has 21 items, more than 20: use up to 20 order numbers"),
+        ({"issue_date": "20 Nov 2026"}, '"20 Nov 2026" is not a date: use YYYY-MM-DD'),
         ({"vendr": {}}, '"vendr" is not a field here: did you mean "vendor"?'),
         ({"source": {"system": "x" * 65}}, "has 65 characters, more than 64: use 1 to 64 characters"),
         ({"attributes": {str(n): "" for n in range(33)}}, "has 33 entries, more than 32"),
@@ -241,6 +263,17 @@ JSON = st.recursive(
 )
 
 
+NESTED: dict[str, type[Struct]] = {
+    "vendor": Vendor,
+    "source": Source,
+    "payment_terms": PaymentTerms,
+    "buyer": Buyer,
+    "actor": Actor,
+    "reason": Reason,
+    "payment": PaymentBody,
+}
+
+
 def objects(of: type[Struct], invalid: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     """Generate objects with the struct's fields, each valid, invalid or absent, and perhaps an unknown field."""
     likely = {
@@ -254,7 +287,11 @@ def objects(of: type[Struct], invalid: st.SearchStrategy[Any]) -> st.SearchStrat
         "currency": st.sampled_from(["EUR", "eur", "EUR\n", "XXX"]),
         "country": st.sampled_from(["DE", "de", None, "DE\n"]),
         "days": st.sampled_from([0, 3650, 3651, -1, 1.0, True, None, 2**70, "1"]),
-        "due_date": st.sampled_from(["2026-12-23", "2026-2-3", "2026-02-30", None, date(2026, 1, 1)]),
+        "percent": st.sampled_from(["2.5", "100", "2.", "٣", 2.5]),
+        "kind": st.sampled_from(["person", "robot", None]),
+        "code": st.sampled_from(["QUA", "", "x" * 65, 1]),
+        "text": st.sampled_from(["broken", "", "x" * 1025, None]),
+        "purchase_orders": st.sampled_from([[], ["1"], ["1", ""], ["1"] * 21, "1", None]),
         "attributes": st.dictionaries(st.sampled_from(["", "a", "b\x00", "c"]), st.sampled_from(["", "x", None, "\n"])),
         "shape": st.sampled_from([None, {"type": "circle", "radius": 1}, {"type": "square", "side": 1}, {"radius": 1}]),
         "by_day": st.dictionaries(st.sampled_from(["2026-01-01", "x"]), st.sampled_from([1, "x"])),
@@ -265,16 +302,23 @@ def objects(of: type[Struct], invalid: st.SearchStrategy[Any]) -> st.SearchStrat
         "many": st.sampled_from([["a"], [1], ("a",)]),
         "moment": st.sampled_from(["2026-11-23T10:15:00Z", "2026-11-23T10:15:00", datetime(2026, 1, 1)]),
     }
-    nested: dict[str, type[Struct]] = {"vendor": Vendor, "source": Source, "payment_terms": PaymentTerms}
+    dates = st.sampled_from(["2026-12-23", "2026-2-3", "2026-02-30", None, date(2026, 1, 1)])
+    likely |= dict.fromkeys(("due_date", "baseline_date", "issue_date", "paid_on"), dates)
+    likely["discount_taken"] = likely["amount"] | st.none()
     fields: dict[str, st.SearchStrategy[Any]] = {}
     for name in of.__struct_fields__:
-        usual = objects(nested[name], invalid) if name in nested else likely.get(name, st.just(VALID.get(name, "x")))
+        if name == "cash_discounts":
+            usual = st.lists(objects(CashDiscount, invalid), max_size=4)
+        elif name in NESTED:
+            usual = objects(NESTED[name], invalid)
+        else:
+            usual = likely.get(name, st.just(VALID.get(name, "x")))
         fields[name] = usual | usual | usual | invalid
     fields["unknown"] = invalid
     return st.fixed_dictionaries({}, optional=fields)
 
 
-@pytest.mark.parametrize("expected", [*EVENT_TYPES.values(), Vendor, PaymentTerms, Source, Everything])
+@pytest.mark.parametrize("expected", [*EVENT_TYPES.values(), *NESTED.values(), CashDiscount, Everything])
 def test_validate_agrees_with_msgspec(expected: type[Struct]) -> None:
     mutated = st.builds(lambda change: VALID | change, objects(expected, JSON))
 
@@ -290,8 +334,10 @@ def test_validate_agrees_with_msgspec_on_the_contract_without_its_fallback(monke
     monkeypatch.setattr(field_errors, "_msgspec_error", lambda *_: None)
 
     @settings(max_examples=400, derandomize=True, deadline=None, database=None)
-    @given(objects(AuthorizationEvent, JSON).map(lambda change: VALID | change) | objects(AuthorizationEvent, JSON))
-    def agree(data: dict[str, Any]) -> None:
-        assert (validate(data, AuthorizationEvent) == []) is accepted(data, AuthorizationEvent)
+    @given(st.sampled_from([AuthorizationEvent, PostingEvent]), st.data())
+    def agree(expected: type[Struct], draw: st.DataObject) -> None:
+        changes = objects(expected, JSON)
+        data = draw.draw(changes.map(lambda change: VALID | change) | changes)
+        assert (validate(data, expected) == []) is accepted(data, expected)
 
     agree()

@@ -9,9 +9,9 @@ from msgspec import Struct
 from bems.embedded.api.event_endpoint import PATHS
 from bems.embedded.api.operations import OPERATIONS, Operation
 from bems.embedded.api.views import Health
-from bems.tracker.contract import STAGES, Stage
+from bems.tracker.contract import FAILURE_STATUS, MAX_DIGITS, STAGES, Stage
 from bems.tracker.currencies import MINOR_UNITS
-from bems.tracker.parsing import MAX_DATE, MAX_DIGITS, MIN_DATE
+from bems.tracker.parsing import MAX_DATE, MIN_DATE
 from bems.tracker.responses import JSON, PROBLEM_JSON
 from bems.tracker.schemas import batch_name, components, event_name
 
@@ -58,19 +58,29 @@ def _amount_pattern(decimals: int) -> str:
     return rf"^-?({'|'.join(forms)})(?!\n)$"
 
 
-_FIELDS: Document = {
-    "amount": {"pattern": _amount_pattern(max(MINOR_UNITS.values()))},
-    "currency": {"enum": sorted(MINOR_UNITS)},
+_AMOUNT = {"pattern": _amount_pattern(max(MINOR_UNITS.values()))}
+_CURRENCY = {"enum": sorted(MINOR_UNITS)}
+
+
+def _amounts_of_currencies(stage: Stage) -> list[Document]:
+    """Return the rules that all amounts of an event have at most the decimals of its currency."""
+    rules = []
+    for decimals in sorted({*MINOR_UNITS.values()}):
+        amount = {"pattern": _amount_pattern(decimals)}
+        amounts: Document = {"amount": amount}
+        if stage == "posting":
+            amounts["payment"] = {"properties": {"amount": amount, "discount_taken": amount}}
+        currencies = sorted(code for code in MINOR_UNITS if MINOR_UNITS[code] == decimals)
+        rules.append(
+            {"if": {"properties": {"currency": {"enum": currencies}}}, "then": {"properties": amounts}},
+        )
+    return rules
+
+
+_NO_PAYMENT_OF_A_FAILURE = {
+    "if": {"properties": {"status": {"const": FAILURE_STATUS["posting"]}}},
+    "then": {"properties": {"payment": {"type": "null"}}},
 }
-_AMOUNTS_OF_CURRENCIES = [
-    {
-        "if": {
-            "properties": {"currency": {"enum": sorted(code for code in MINOR_UNITS if MINOR_UNITS[code] == decimals)}}
-        },
-        "then": {"properties": {"amount": {"pattern": _amount_pattern(decimals)}}},
-    }
-    for decimals in sorted({*MINOR_UNITS.values()})
-]
 
 _DATE = {
     "description": f"YYYY-MM-DD, {MIN_DATE} to {MAX_DATE}",
@@ -87,18 +97,21 @@ _ONE_OF_FILTERS = [
 
 def _add_constraints(schemas: dict[str, Document]) -> None:
     """Add the rules that are implemented in code. A schema cannot express rules about the current time or sums."""
-    for event in map(event_name, STAGES):
-        properties = schemas[event]["properties"]
-        properties |= {name: {**properties[name], **added} for name, added in _FIELDS.items()}
-        schemas[event]["allOf"] = _AMOUNTS_OF_CURRENCIES
+    for stage in STAGES:
+        event = schemas[event_name(stage)]
+        event["properties"]["amount"].update(_AMOUNT)
+        event["properties"]["currency"].update(_CURRENCY)
+        event["allOf"] = _amounts_of_currencies(stage)
+    schemas[event_name("posting")]["allOf"].append(_NO_PAYMENT_OF_A_FAILURE)
+    payment = schemas["PaymentBody"]["properties"]
+    for amount in (payment["amount"], *payment["discount_taken"]["anyOf"]):
+        if "pattern" in amount:
+            amount.update(_AMOUNT)
     for name in (*map(event_name, STAGES), "PaymentTerms", "PaymentBody"):
-        for field, schema in schemas[name]["properties"].items():
-            if schema.get("format") == "date":
-                schemas[name]["properties"][field] = {**schema, **_DATE}
-            elif "anyOf" in schema:
-                schema["anyOf"] = [
-                    {**form, **_DATE} if form.get("format") == "date" else form for form in schema["anyOf"]
-                ]
+        for schema in schemas[name]["properties"].values():
+            for form in (schema, *schema.get("anyOf", ())):
+                if form.get("format") == "date":
+                    form.update(_DATE)
     schemas["RedriveRequest"]["anyOf"] = _ONE_OF_FILTERS
 
 
@@ -126,7 +139,7 @@ def build_document() -> Document:
     paths["/metrics"] = {"get": _describe_metrics()}
     all_schemas = {**components(_REF), **schemas}
     _add_constraints(all_schemas)
-    return {
+    document = {
         "openapi": "3.1.0",
         "info": {
             "title": "BEMS",
@@ -144,6 +157,8 @@ def build_document() -> Document:
             },
         },
     }
+    # Defaults may be tuples.
+    return msgspec.json.decode(msgspec.json.encode(document), type=Document)
 
 
 def _describe_send(stage: Stage, name: str, code: int, answer: str) -> Document:

@@ -43,6 +43,7 @@ def _limit_attributes(event: dict[str, Any]) -> None:
 
 def _convert_whole_floats(event: dict[str, Any]) -> None:
     """Convert days to an integer: 30.0 is an integer in JSON Schema, but the parser refuses it."""
-    terms = event.get("payment_terms")
-    if terms and isinstance(terms.get("days"), float):
-        terms["days"] = int(terms["days"])
+    terms = event.get("payment_terms") or {}
+    for days in (terms, *terms.get("cash_discounts", ())):
+        if isinstance(days.get("days"), float):
+            days["days"] = int(days["days"])

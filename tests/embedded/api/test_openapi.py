@@ -1,5 +1,6 @@
 """OpenAPI document: it is valid, describes the API, and schemathesis finds no deviation."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,14 +10,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from bems.embedded.api.event_endpoint import PATHS
 from bems.embedded.api.openapi import build_document
+from bems.tracker.contract import MAX_DIGITS, STAGES, Event, Stage
 from bems.tracker.currencies import MINOR_UNITS
-from bems.tracker.parsing import MAX_DIGITS
-from tests.embedded.api.calls import PROBLEM, SECRETS, UNLIMITED, Cell, event_body
+from bems.tracker.parsing import parse_event
+from bems.tracker.schemas import event_name
+from tests.embedded.api.calls import NOW, PROBLEM, SECRETS, UNLIMITED, Cell, event_body
+from tests.tracker.event_bodies import event_bodies, sometimes_wrong
 
 LONG = bool(os.environ.get("BEMS_LONG"))
 
@@ -104,6 +109,52 @@ def test_the_schema_limits_currencies_and_their_decimals(cell: Cell, currency: s
     results = cell.send_all("posting", [event | {"event_id": f"{n}-{currency}"} for n, event in enumerate(events)])
     assert [result["code"] == 202 for result in results] == [known.is_valid(event) for event in events]
     assert any(result["code"] == 202 for result in results) == (currency in MINOR_UNITS)
+
+
+@pytest.mark.parametrize("currency", ["EUR", "JPY", "BHD", "CLF"])
+@pytest.mark.parametrize("field", ["amount", "discount_taken"])
+def test_the_schema_limits_the_decimals_of_a_payment(currency: str, field: str) -> None:
+    known = validator("PostingEvent")
+    valid = []
+    for amount in AMOUNTS:
+        payment = {"paid_on": "2026-11-22", "amount": "1"} | {field: amount}
+        event = event_body("posting", amount="1", currency=currency, payment=payment)
+        valid.append(is_accepted("posting", event))
+        assert known.is_valid(event) == valid[-1], amount
+    assert {True, False} == {*valid}
+
+
+@pytest.mark.parametrize(("status", "payment", "right"), [
+    ("posted", {"paid_on": "2026-11-22", "amount": "1"}, True),
+    ("posted", None, True),
+    ("failed", None, True),
+    ("failed", {"paid_on": "2026-11-22", "amount": "1"}, False),
+])  # fmt: skip
+def test_the_schema_allows_a_payment_only_with_a_posting(status: str, payment: Any, right: bool) -> None:
+    event = event_body("posting", status=status, payment=payment)
+    assert is_accepted("posting", event) is right
+    assert validator("PostingEvent").is_valid(event) is right
+
+
+@pytest.fixture(scope="module")
+def validators() -> dict[Stage, Draft202012Validator]:
+    checker = Draft202012Validator.FORMAT_CHECKER
+    return {
+        stage: Draft202012Validator(validator(event_name(stage)).schema, format_checker=checker) for stage in STAGES
+    }
+
+
+def is_accepted(stage: Stage, event: dict[str, Any]) -> bool:
+    return isinstance(parse_event(stage, json.dumps(event).encode(), NOW), Event)
+
+
+@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@given(event_bodies(sometimes_wrong))
+def test_the_schema_accepts_exactly_the_events_that_the_parser_accepts(
+    validators: dict[Stage, Draft202012Validator], drawn: tuple[Stage, dict[str, Any]]
+) -> None:
+    stage, event = drawn
+    assert validators[stage].is_valid(event) == is_accepted(stage, event)
 
 
 @pytest.mark.parametrize(

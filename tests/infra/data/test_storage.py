@@ -1,9 +1,12 @@
 """Tests of the records table, time series, backups, state machine, and what is retained."""
 
 import json
+import re
 from pathlib import Path
 
+from bems.tracker.columns import AMOUNT, BOOLEAN, INT, LONG, TIMESTAMP, Column
 from bems.tracker.time_series_schema import SERIES_COLUMNS
+from infra.data.iceberg import build_alter_statement
 from tests.infra.template import Template
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,20 +49,62 @@ def test_timestream_accepts_late_rows_and_keeps_rows_for_ten_years(fifo: Templat
     assert fifo.by_type("AWS::KinesisFirehose::DeliveryStream") == {}
 
 
-def test_the_iceberg_table_has_the_columns_of_the_series(standard: Template) -> None:
+TABLE = ROOT / "tests" / "infra" / "data" / "table-0.1.0.json"
+"""The table as 0.1.0 deployed it: its logical id and its properties."""
+
+ADDED = {
+    "AddColumns32": "ALTER TABLE transitions ADD COLUMNS (`number` string, `issue_date` string, `buyer` string, "
+    "`actor` string, `actor_kind` string, `reason` string, `paid_on` string, `paid_amount` string, "
+    "`discount_taken` string, `first_deadline` timestamp, `next_first_deadline` timestamp)",
+}
+"""Statements that deployed tables have run. A later version appends one and changes none."""
+
+
+def test_no_version_changes_the_iceberg_table(standard: Template) -> None:
+    """CloudFormation would replace it by an empty one."""
+    tables = {
+        id: resource["Properties"]
+        for id, resource in standard.raw["Resources"].items()
+        if resource["Type"] == "AWS::S3Tables::Table"
+    }
+    assert json.dumps(tables, sort_keys=True) == json.dumps(json.loads(TABLE.read_text()), sort_keys=True)
+
+
+def test_the_iceberg_table_is_partitioned_by_day_and_encrypted(standard: Template) -> None:
     table = standard.only("AWS::S3Tables::Table")
     fields = table["IcebergMetadata"]["IcebergSchema"]["SchemaFieldList"]
-    assert [one["Id"] for one in fields] == list(range(1, len(SERIES_COLUMNS) + 1))
-    assert [(one["Name"], one["Type"], one["Required"]) for one in fields] == [
-        (column.name, column.type.iceberg, column.required) for column in SERIES_COLUMNS
-    ]
     (partition,) = table["IcebergMetadata"]["IcebergPartitionSpec"]["Fields"]
     assert partition["Transform"] == "day"
     assert [one["Name"] for one in fields if one["Id"] == partition["SourceId"]] == ["recorded_at"]
-    # The Glue Data Catalog accepts only lower-case names.
-    assert all(one["Name"] == one["Name"].lower() for one in fields)
     bucket = standard.only("AWS::S3Tables::TableBucket")
     assert bucket["EncryptionConfiguration"] == {"SSEAlgorithm": "aws:kms", "KMSKeyArn": "<Keys/Records>"}
+
+
+def test_statements_add_the_columns_that_the_table_is_created_without(standard: Template, fifo: Template) -> None:
+    outputs = {id: output["Value"] for id, output in standard.raw["Outputs"].items() if id.startswith("AddColumns")}
+    assert outputs == ADDED
+    assert not [id for id in fifo.raw["Outputs"] if id.startswith("AddColumns")]
+
+
+def test_every_column_of_the_series_is_in_the_table_or_added_by_one_statement(standard: Template) -> None:
+    fields = standard.only("AWS::S3Tables::Table")["IcebergMetadata"]["IcebergSchema"]["SchemaFieldList"]
+    created = [(one["Name"], one["Type"]) for one in fields]
+    added = [column for statement in ADDED.values() for column in re.findall(r"`(\w+)` (\w+)", statement)]
+    columns = [(column.name, column.type.iceberg.replace("long", "bigint")) for column in SERIES_COLUMNS]
+    assert [(name, type.replace("long", "bigint")) for name, type in created] + added == columns
+    # Iceberg numbers an added column after the last one.
+    assert [column.number for column in SERIES_COLUMNS] == list(range(1, len(columns) + 1))
+    # A table that has rows cannot get required columns.
+    assert not [column.name for column in SERIES_COLUMNS[len(created) :] if column.required]
+    # The Glue Data Catalog accepts only lower-case names.
+    assert all(name == name.lower() for name, _ in columns)
+
+
+def test_a_statement_has_athenas_names_of_the_types() -> None:
+    columns = [Column(1, type, "", name=f"c{n}") for n, type in enumerate((LONG, INT, BOOLEAN, TIMESTAMP, AMOUNT))]
+    assert build_alter_statement(columns) == (
+        "ALTER TABLE transitions ADD COLUMNS (`c0` bigint, `c1` int, `c2` boolean, `c3` timestamp, `c4` string)"
+    )
 
 
 def test_firehose_delivers_within_a_minute_and_keeps_failed_rows(standard: Template) -> None:
