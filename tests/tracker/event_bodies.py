@@ -31,7 +31,7 @@ euros = st.tuples(st.integers(-(10**15), 10**15), st.integers(0, 99)).map(
 ) | st.sampled_from(["-0", "007", "0.5", "9" * 18, "-1" + "0" * 17, "9" * 16 + ".99", "9" * 17 + ".5"])
 
 WRONG_LABELS = st.sampled_from(["", "a\x00", "\x85b", "x" * 1025])
-WRONG_TEXTS = WRONG_LABELS | st.sampled_from([None, 1, []])
+WRONG_TEXTS: Strategy = WRONG_LABELS | st.sampled_from([None, 1, []])
 WRONG_DATES = st.sampled_from(["", "1969-12-31", "3000-01-01", "2026-02-30", "2026-1-1", "2026-01-01\n", "today", 1])
 WRONG_DAYS = st.sampled_from([-1, 3651, "30", True])
 WRONG_PERCENTS = st.sampled_from(["100", "-1", "2.", ".5", "2,5", "1.23456", "", "1e1", 2.5])

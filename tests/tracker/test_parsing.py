@@ -307,10 +307,10 @@ DIGESTS: dict[Stage, dict[str, str]] = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_digest_of_an_event_without_the_fields_added_since_is_that_of_0_1_0(stage: Stage) -> None:
     for status, digest in DIGESTS[stage].items():
-        absent = {name: [] if name == "purchase_orders" else None for name in OPTIONAL_FIELDS}
+        absent: dict[str, Any] = {name: [] if name == "purchase_orders" else None for name in OPTIONAL_FIELDS}
         assert event_of(body(status=status), stage).digest == digest
         assert event_of(body(status=status, **absent), stage).digest == digest
-    terms = {"days": 30, "due_date": None, "baseline_date": None, "cash_discounts": []}
+    terms: dict[str, Any] = {"days": 30, "due_date": None, "baseline_date": None, "cash_discounts": []}
     assert event_of(body(payment_terms=terms)).digest == "6e0e3dafeed30fcf4a200773"
     assert event_of(body(payment_terms={"cash_discounts": []}, attributes={})).digest == "2d57fe66b40aafb7a9b8c1e9"
 

@@ -307,6 +307,7 @@ def objects(of: type[Struct], invalid: st.SearchStrategy[Any]) -> st.SearchStrat
     likely["discount_taken"] = likely["amount"] | st.none()
     fields: dict[str, st.SearchStrategy[Any]] = {}
     for name in of.__struct_fields__:
+        usual: st.SearchStrategy[Any]
         if name == "cash_discounts":
             usual = st.lists(objects(CashDiscount, invalid), max_size=4)
         elif name in NESTED:

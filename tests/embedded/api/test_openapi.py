@@ -20,8 +20,9 @@ from bems.tracker.contract import MAX_DIGITS, STAGES, Event, Stage
 from bems.tracker.currencies import MINOR_UNITS
 from bems.tracker.parsing import parse_event
 from bems.tracker.schemas import event_name
-from tests.embedded.api.calls import NOW, PROBLEM, SECRETS, UNLIMITED, Cell, event_body
+from tests.embedded.api.calls import PROBLEM, SECRETS, UNLIMITED, Cell, event_body
 from tests.tracker.event_bodies import event_bodies, sometimes_wrong
+from tests.tracker.samples import NOW
 
 LONG = bool(os.environ.get("BEMS_LONG"))
 
