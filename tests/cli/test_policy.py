@@ -36,7 +36,7 @@ def test_the_policy_in_force_is_printed(harness: CliHarness) -> None:
     assert (result.code, result.err) == (0, "")
     policy = read_policy_file(None)
     assert result.out.startswith(f"program, digest {policy.digest}, in force since 2026-03-02 10:00:")
-    assert re.search(r"posting +due-3bd +1bd +2 +20", result.out)
+    assert re.search(r"posting +due-3bd +20bd, growing x 2 +3 +4", result.out)
     assert "Business days of  NL, Europe/Amsterdam\nWeekend           saturday, sunday\n" in result.out
     assert harness.bems("policy", "show").out == result.out
     answer = harness.bems("policy", "--json").json
@@ -58,7 +58,7 @@ def test_a_file_is_printed_without_a_cell(file: str) -> None:
     result = run("policy", "--policy", file)
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith(f"{file}, digest {read_policy_file(file).digest}\n")
-    assert re.search(r"override 1 +1bd +1bd +3 +2", result.out)
+    assert re.search(r"override 1 +1bd +10bd, growing x 2 +3 +2", result.out)
     assert "authorization override 1: vendor_tier gold, currency EUR, amount_from 10000\n" in result.out
     assert all(len(line) <= 80 for line in result.out.splitlines()[1:])
     shown = run("policy", "--policy", "default", "--json").json

@@ -241,6 +241,10 @@ def _print(shown: Policy) -> None:
     if shown.critical_amount_from:
         amounts = ", ".join(f"{amount} {currency}" for currency, amount in shown.critical_amount_from.items())
         print_prose(make_console(), f"Critical alerts: only from {amounts}; in other currencies, from any amount")
+    for verb, rule in msgspec.structs.asdict(shown.acts).items():
+        if rule is not None:
+            amount = f" from {rule.amount_from} {rule.currency}, and in other currencies" if rule.currency else ""
+            click.echo(f"Second person: for {verb}{amount}")
     begins = {"decision": "the cell receives an event", "occurrence": "an event occurred, by its source's time"}
     click.echo(f"Deadlines count from when {begins[shown.waits_from]}")
     click.echo(f"Identity alerts: {'on' if shown.identity else 'off'}")

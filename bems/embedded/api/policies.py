@@ -11,6 +11,7 @@ from bems.tracker.contract import STAGES, Stage
 from bems.tracker.instants import Instant, to_datetime
 from bems.tracker.policy import (
     WEEKDAYS,
+    ActsSpec,
     EscalationSpec,
     MatchExemption,
     OverrideSpec,
@@ -18,6 +19,7 @@ from bems.tracker.policy import (
     WaitsFrom,
     Weekday,
     WhenSpec,
+    describe_acts,
     describe_stages,
 )
 from bems.tracker.policy import Policy as TrackerPolicy
@@ -86,7 +88,8 @@ class PolicySummary(Struct, frozen=True):
 class Policy(PolicySummary, frozen=True):
     """A policy with all defaults filled in.
 
-    `critical_amount_from` has the amounts by currency below which no alert is critical.
+    `critical_amount_from` has the amounts by currency below which no alert is critical, and `acts` the commands that
+    need a second person.
     """
 
     calendar: PolicyCalendar
@@ -94,6 +97,7 @@ class Policy(PolicySummary, frozen=True):
     waits_from: WaitsFrom
     identity: bool
     critical_amount_from: dict[str, str]
+    acts: ActsSpec
 
 
 def view_policy(
@@ -121,6 +125,7 @@ def view_policy(
         policy.waits_from,
         policy.identity,
         {currency: format(amount, "f") for currency, amount in sorted(policy.critical_amounts.items())},
+        describe_acts(policy.acts),
     )
 
 
