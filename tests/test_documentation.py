@@ -227,8 +227,9 @@ def test_every_field_of_an_alert_message_is_described() -> None:
     facts = Facts(Decimal("1250.00"), "EUR", Vendor("V-42", "Acme GmbH"), Source("sap-ecc"))
     since, due = parse("2026-11-23T10:15:02Z"), parse("2026-11-26T10:15:02Z")
     alert = Alert(
-        "0b0e9e1f5a3c4d5e6f70", "INV/2026/000123", "stuck", "authorization", "warning", 1, since, due, due, facts
-    )
+        "0b0e9e1f5a3c4d5e6f70", "INV/2026/000123", "stuck", "authorization", "warning", 1, since, due, due, facts,
+        open_stages=STAGES[1:],
+    )  # fmt: skip
     text = section(CONTRACT, "Alert messages")
     [example] = blocks(text, "json")
     message = json_body(alert, "eu-west")
