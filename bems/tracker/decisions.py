@@ -121,7 +121,6 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
         if not event.imported:
             _raise_overdue_alert(builder)
     builder.merge_facts(event.facts, event.occurred_at, event.event_id)
-    builder.evaluate_match()
     builder.remember_event(event.event_id, event.digest)
     row = builder.add_row(
         "event",
@@ -138,6 +137,7 @@ def on_event(record: InvoiceRecord | None, event: Event, policy: Policy, now: In
     outcome = Outcome(event.status, event.event_id, event.occurred_at, event.received_at, event.actor, event.reason)
     builder.counts_from_occurrence = event.imported or policy.waits_from == "occurrence"
     replaced_dispute = builder.find_unreported_dispute(event.stage) if event.imported else None
+    builder.evaluate_match()
     is_newest = _apply_outcome(builder, row, event.stage, outcome)
     is_bad = event.stage in DISPUTABLE_STAGES and event.status == FAILURE_STATUS[event.stage]
     if is_newest and event.imported and is_bad:
@@ -231,8 +231,6 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
         reason = f"{command.name} needs a note: say why"
     if reason:
         return _unchanged(record, Receipt("refused", reason))
-    if changes_wait:
-        builder.evaluate_match()
     builder.remember_command(command.id)
     if command.note:
         builder.note = Note(command.note, command.operator, now)
@@ -255,6 +253,7 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
         builder.assignee = verb.assignee
     if not changes_wait:
         return builder.finish(Receipt("accepted", next_alert_at=builder.wait.due if builder.wait else None))
+    builder.evaluate_match()
     if isinstance(verb, Complete | Cancel):
         status = SUCCESS_STATUS[stage] if isinstance(verb, Complete) else "cancelled"
         overruled = builder.outcomes.get(stage)

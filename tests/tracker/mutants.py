@@ -334,7 +334,7 @@ MUTANTS: dict[str, list[tuple[ModuleType, str, str]]] = {
         (record_builder, 'if known.status == "failed":', 'if known.status == "failed" and known is current:'),
     ],
     "match: the policy's exemptions are evaluated with every event": [
-        (decisions, "    builder.evaluate_match()\n    builder.remember_event", "    builder.remember_event"),
+        (decisions, "    builder.evaluate_match()\n    is_newest = ", "    is_newest = "),
     ],
     "series: a dormant invoice has a row": [
         (record_builder, 'self.add_row("dormant", f"dormant {self.next_version}", wait.stage)', "pass"),

@@ -160,7 +160,7 @@ def test_the_first_failure_is_raised_after_all_actions_were_tried(ports: InMemor
     ports.time = NOW + 4 * DAY
     with pytest.raises(PermissionError, match="raise_alert"):
         ports.apply_event(event("authorization", "approved", ports.time))
-    assert ports.stored and len(ports.stored.pending) == 2
+    assert ports.stored and len(ports.stored.pending) == 3
 
 
 def test_a_repeated_failure_postpones_the_check_without_a_new_decision(ports: InMemoryPorts) -> None:

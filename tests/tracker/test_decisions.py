@@ -9,9 +9,21 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from bems.tracker.actions import RaiseAlert, SendTaskAnswer, StartExecution
-from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Revive, Verb
-from bems.tracker.contract import Event, Facts, Source, Stage, Vendor
+from bems.tracker.actions import Alert, RaiseAlert, SendTaskAnswer, StartExecution
+from bems.tracker.commands import (
+    Acknowledge,
+    AddNote,
+    Assign,
+    Cancel,
+    Command,
+    Complete,
+    Extend,
+    Park,
+    Revive,
+    Snooze,
+    Verb,
+)
+from bems.tracker.contract import Actor, Buyer, Event, Facts, Payment, PaymentTerms, Reason, Source, Stage, Vendor
 from bems.tracker.decisions import (
     ACCEPTED,
     CONFLICT,
@@ -26,12 +38,12 @@ from bems.tracker.decisions import (
     on_timeout,
     on_wait,
 )
-from bems.tracker.instants import DAY, HOUR, SECOND, Instant
-from bems.tracker.policy import Policy
-from bems.tracker.record import MAX_REMEMBERED_EVENTS, InvoiceRecord, Parked
+from bems.tracker.instants import DAY, HOUR, SECOND, Instant, render
+from bems.tracker.policy import Policy, When
+from bems.tracker.record import MAX_REMEMBERED_COMMANDS, MAX_REMEMBERED_EVENTS, InvoiceRecord, Note, Parked
 from bems.tracker.record_builder import GRACE_PERIOD, MAX_RUN_AGE, MAX_SILENCE, Decision, clear_pending
 from bems.tracker.status import status_of
-from tests.tracker.samples import NOW, POLICY, event, facts, plain_policy
+from tests.tracker.samples import FACTS, NOW, POLICY, event, facts, plain_policy
 
 RECEIVED = event("ingestion", "received")
 APPROVED = event("authorization", "approved", NOW + HOUR)
@@ -40,6 +52,7 @@ POSTED = event("posting", "posted", NOW + 3 * HOUR)
 REJECTED = event("authorization", "rejected", NOW + HOUR)
 MISMATCHED = event("reconciliation", "mismatched", NOW + 2 * HOUR)
 FAILED = event("posting", "failed", NOW + 3 * HOUR)
+CLOSED = (RECEIVED, APPROVED, MATCHED, POSTED)
 DEADLINE = NOW + 3 * DAY
 
 
@@ -64,9 +77,12 @@ def waiting(record: InvoiceRecord, stage: Stage, token: str = "T", now: Instant 
     return saved(decision, now)
 
 
+def raised(decision: Decision[Any]) -> list[Alert]:
+    return [action.alert for action in decision.actions if isinstance(action, RaiseAlert)]
+
+
 def alerts(decision: Decision[Any]) -> list[tuple[str, int, str, Instant]]:
-    found = [action.alert for action in decision.actions if isinstance(action, RaiseAlert)]
-    return [(alert.kind, alert.step, alert.severity, alert.due_at) for alert in found]
+    return [(alert.kind, alert.step, alert.severity, alert.due_at) for alert in raised(decision)]
 
 
 # -- events
@@ -686,6 +702,392 @@ def test_a_command_that_would_change_nothing_is_refused(record: InvoiceRecord | 
     assert decision.record is record
 
 
+# -- notes and assignments
+
+
+@pytest.mark.parametrize(
+    ("verb", "needs_note"),
+    [
+        (Complete("authorization"), True),
+        (Cancel(), True),
+        (Park(), True),
+        (AddNote(), True),
+        (Extend(DEADLINE + DAY), False),
+        (Snooze(DEADLINE + DAY), False),
+        (Assign("jane"), False),
+    ],
+)
+@pytest.mark.parametrize("note", ["", " \n\t"])
+def test_commands_that_end_a_wait_for_good_need_a_note(verb: Verb, needs_note: bool, note: str) -> None:
+    record, given = after(RECEIVED), structs.replace(command(verb), note=note)
+    decision = on_command(record, given, POLICY, NOW + HOUR)
+    if needs_note:
+        assert decision.answer == Receipt("refused", f"{given.name} needs a note: say why")
+        assert decision.record is record
+    else:
+        assert decision.answer.result == "accepted"
+
+
+def test_a_command_without_effect_is_refused_for_that_reason_without_a_note_too() -> None:
+    decision = on_command(parked(), structs.replace(command(Park()), note=""), POLICY, NOW + 20 * DAY)
+    assert decision.answer == Receipt("refused", "the invoice is parked: revive it first")
+
+
+def test_the_newest_note_is_kept_whichever_command_had_it() -> None:
+    record = saved(act(after(RECEIVED), Extend(DEADLINE + DAY)), NOW)
+    assert record.note == Note("why", "ann", NOW + 4 * HOUR)
+    again = structs.replace(command(AddNote(), "C-2"), operator="bob", note="called the vendor")
+    record = saved(on_command(record, again, POLICY, NOW + 5 * HOUR), NOW)
+    silent = structs.replace(command(Assign("jane"), "C-3"), note="")
+    record = saved(on_command(record, silent, POLICY, NOW + 6 * HOUR), NOW)
+    assert record.note == Note("called the vendor", "bob", NOW + 5 * HOUR)
+
+
+def every_status_and_mark() -> dict[str, InvoiceRecord]:
+    return {
+        "orphan": after(APPROVED, now=NOW),
+        "waiting": waiting(after(RECEIVED), "authorization"),
+        "pending": on_event(None, RECEIVED, POLICY, NOW).record,  # type: ignore[dict-item]
+        "stuck": saved(
+            on_timeout(waiting(after(RECEIVED), "authorization"), 1, "authorization", POLICY, DEADLINE), NOW
+        ),
+        "silent": silent(),
+        "dormant": dormant(),
+        "parked": parked(),
+        "disputed": after(RECEIVED, APPROVED, MISMATCHED),
+        "rejected": after(RECEIVED, REJECTED),
+        "cancelled": after(RECEIVED, event("ingestion", "cancelled", NOW + HOUR)),
+        "posted": after(*CLOSED),
+    }
+
+
+@pytest.mark.parametrize("name", every_status_and_mark())
+@pytest.mark.parametrize("verb", [Assign("jane"), AddNote()])
+def test_an_assignment_or_note_changes_nothing_else(name: str, verb: Verb) -> None:
+    """The alert that is overdue is not raised, no execution starts, and no mark is removed."""
+    record = every_status_and_mark()[name]
+    late = NOW + 90 * DAY
+    decision = on_command(record, command(verb, at=late), POLICY, late)
+    assert decision.record and decision.answer.result == "accepted"
+    assert decision.actions == record.pending
+    assert [row.kind for row in decision.transitions] == ["command"]
+    assert decision.record.assignee == ("jane" if isinstance(verb, Assign) else None)
+    same = ("assignee", "note", "recent_command_ids", "version", "changes", "recorded_at", "check_at")
+    assert structs.replace(decision.record, **{name: getattr(record, name) for name in same}) == record
+
+
+def test_an_assignment_that_changes_nothing_is_refused() -> None:
+    record = saved(act(after(RECEIVED), Assign("jane")), NOW)
+    again = on_command(record, command(Assign("jane"), "C-2"), POLICY, NOW)
+    assert again.answer == Receipt("refused", "the invoice is already assigned to jane")
+    to_nobody = on_command(record, command(Assign(None), "C-3"), POLICY, NOW)
+    assert to_nobody.record and to_nobody.record.assignee is None
+    assert act(after(RECEIVED), Assign(None)).answer == Receipt("refused", "nobody is assigned")
+
+
+def test_ids_of_commands_do_not_displace_those_of_events() -> None:
+    record = after(RECEIVED, APPROVED)
+    for number in range(MAX_REMEMBERED_COMMANDS + 8):
+        record = saved(on_command(record, command(AddNote(), f"C-{number}"), POLICY, NOW), NOW)
+    assert [id for id, _ in record.recent_event_ids] == [RECEIVED.event_id, APPROVED.event_id]
+    assert record.recent_command_ids[-1] == f"C-{MAX_REMEMBERED_COMMANDS + 7}"
+    assert len(record.recent_command_ids) == MAX_REMEMBERED_COMMANDS
+    assert on_command(record, command(AddNote(), "C-39"), POLICY, NOW).answer.result == "duplicate"
+
+
+def test_a_command_of_an_earlier_version_is_recognized() -> None:
+    record = structs.replace(after(RECEIVED), recent_event_ids=(("command C-1", ""),))
+    assert act(record, AddNote()).answer.result == "duplicate"
+
+
+# -- snoozes
+
+
+def snoozed(until: Instant, at: Instant = NOW + HOUR, record: InvoiceRecord | None = None) -> InvoiceRecord:
+    record = record or waiting(after(RECEIVED), "authorization")
+    decision = on_command(record, command(Snooze(until), f"S-{until}", at), POLICY, at)
+    assert decision.answer == Receipt("accepted", next_alert_at=until)
+    return saved(decision, at)
+
+
+def stuck_once() -> InvoiceRecord:
+    record = waiting(after(RECEIVED), "authorization")
+    return saved(on_timeout(record, 1, "authorization", POLICY, DEADLINE), DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("record", "until", "expected", "next_due"),
+    [
+        # Before the deadline, to before and after the second alert.
+        (None, DEADLINE + HOUR, (1, "warning", DEADLINE), DEADLINE + DAY),
+        (None, DEADLINE + DAY + HOUR, (2, "critical", DEADLINE + DAY), DEADLINE + 2 * DAY),
+        # While it is stuck.
+        (stuck_once(), DEADLINE + DAY + HOUR, (2, "critical", DEADLINE + DAY), DEADLINE + 2 * DAY),
+    ],
+)
+def test_at_the_end_of_a_snooze_the_step_reached_is_raised_as_if_there_had_been_none(
+    record: InvoiceRecord | None, until: Instant, expected: tuple[int, str, Instant], next_due: Instant
+) -> None:
+    at = DEADLINE if record else NOW + HOUR
+    before = record or waiting(after(RECEIVED), "authorization")
+    sleeping = snoozed(until, at, record)
+    assert sleeping.wait and sleeping.wait.deadline == DEADLINE
+    assert sleeping.is_stuck == before.is_stuck
+    for now in (DEADLINE, until - 1):
+        assert raised(on_timeout(sleeping, 1, "authorization", POLICY, now)) == []
+        assert raised(on_sweep(sleeping, POLICY, now)) == []
+    early = on_timeout(sleeping, 1, "authorization", POLICY, DEADLINE)
+    assert early.answer == NextStep("Await", until)
+    ended = on_timeout(sleeping, 1, "authorization", POLICY, until)
+    assert [alert[1:] for alert in alerts(ended)] == [expected]
+    (awake,) = raised(on_timeout(before, 1, "authorization", POLICY, until))
+    assert raised(ended)[0].id == awake.id
+    assert ended.record and ended.record.wait
+    assert (ended.record.wait.due, ended.record.wait.snoozed_until) == (next_due, None)
+
+
+@pytest.mark.parametrize("until", [NOW, DEADLINE, DEADLINE + 2 * DAY, DEADLINE + 3 * DAY])
+def test_a_snooze_must_end_between_the_next_alert_and_the_last_one(until: Instant) -> None:
+    record = waiting(after(RECEIVED), "authorization")
+    decision = act(record, Snooze(until), NOW + HOUR)
+    assert decision.answer == Receipt(
+        "refused",
+        f"a snooze must end after {render(DEADLINE)}, when an alert is due, and before {render(DEADLINE + 2 * DAY)},"
+        " when the last one is",
+    )
+    assert decision.record is record
+
+
+def test_a_snooze_may_be_shortened_or_lengthened() -> None:
+    record = snoozed(DEADLINE + DAY)
+    shorter = snoozed(DEADLINE + HOUR, NOW + 2 * HOUR, record)
+    assert shorter.wait and shorter.wait.due == DEADLINE + HOUR
+    longer = snoozed(DEADLINE + DAY + HOUR, NOW + 3 * HOUR, shorter)
+    assert longer.wait and longer.wait.due == DEADLINE + DAY + HOUR
+
+
+def test_a_snooze_counts_from_the_extension() -> None:
+    record = extended()
+    last = DEADLINE + 12 * DAY
+    refused = on_command(record, command(Snooze(last), "C-2"), POLICY, DEADLINE)
+    assert refused.answer.result == "refused" and render(last) in refused.answer.reason
+    sleeping = snoozed(DEADLINE + 10 * DAY + HOUR, DEADLINE, record)
+    ended = on_timeout(sleeping, 1, "authorization", POLICY, DEADLINE + 10 * DAY + HOUR)
+    assert alerts(ended) == [("stuck", 2, "warning", DEADLINE + 10 * DAY)]
+
+
+def test_an_extension_ends_a_snooze() -> None:
+    record = snoozed(DEADLINE + HOUR)
+    decision = act(record, Extend(DEADLINE + 5 * DAY), NOW + 2 * HOUR)
+    assert decision.record and decision.record.wait
+    wait = decision.record.wait
+    assert (wait.due, wait.deadline, wait.snoozed_until) == (DEADLINE + 5 * DAY, DEADLINE + 5 * DAY, None)
+
+
+def test_a_snooze_ends_with_its_wait() -> None:
+    record = snoozed(DEADLINE + DAY)
+    decision = on_event(record, event("authorization", "approved", DEADLINE + HOUR), POLICY, DEADLINE + HOUR)
+    assert raised(decision) == []
+    assert decision.record and decision.record.wait
+    wait = decision.record.wait
+    assert (wait.stage, wait.due, wait.snoozed_until) == ("reconciliation", DEADLINE + HOUR + 3 * DAY, None)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (parked(), "the invoice is parked: revive it first"),
+        (after(RECEIVED, REJECTED), "the invoice is Rejected and waits for nothing"),
+    ],
+)
+def test_nothing_can_be_snoozed_without_a_wait(record: InvoiceRecord, reason: str) -> None:
+    assert act(record, Snooze(NOW + 30 * DAY)).answer == Receipt("refused", reason)
+
+
+# -- contradictions
+
+BY_HAND = NOW + 4 * HOUR
+
+
+def by_hand(verb: Verb, *events: Event) -> InvoiceRecord:
+    """Return the record after events and a command that was accepted at BY_HAND."""
+    return saved(act(after(RECEIVED, *events, now=NOW), verb, BY_HAND), BY_HAND)
+
+
+@pytest.mark.parametrize("later", [-HOUR, 20_000])
+@pytest.mark.parametrize(
+    ("verb", "stage", "status", "manual"),
+    [
+        (Complete("authorization"), "authorization", "rejected", "authorization as approved"),
+        (Complete("authorization"), "authorization", "approved", None),
+        (Complete("authorization"), "reconciliation", "mismatched", None),
+        (Complete("reconciliation"), "reconciliation", "mismatched", "reconciliation as matched"),
+        (Complete("reconciliation"), "reconciliation", "not_applicable", None),
+        (Complete("posting"), "posting", "failed", "posting as posted"),
+        (Complete("posting"), "posting", "posted", None),
+        (Cancel(), "posting", "posted", "ingestion as cancelled"),
+        (Cancel(), "ingestion", "received", "ingestion as cancelled"),
+        (Cancel(), "ingestion", "cancelled", None),
+        (Cancel(), "authorization", "approved", None),
+        (Cancel(), "posting", "failed", None),
+    ],
+)
+def test_an_event_that_contradicts_an_outcome_recorded_by_hand_raises_an_alert(
+    verb: Verb, stage: Stage, status: str, manual: str | None, later: Instant
+) -> None:
+    """Whichever of them is newer. The newer one determines the outcome, as always."""
+    record = by_hand(verb)
+    given = event(stage, status, BY_HAND + later)
+    decision = on_event(record, given, POLICY, BY_HAND + HOUR)
+    found = [alert for alert in raised(decision) if alert.kind == "contradiction"]
+    assert [(alert.stage, alert.severity, alert.step, alert.event_id, alert.detail) for alert in found] == (
+        [
+            (
+                stage,
+                "warning",
+                0,
+                given.event_id,
+                f"an event says {status}, but ann recorded {manual} by hand on 2026-03-02",
+            )
+        ]
+        if manual
+        else []
+    )
+    assert [row.outcome for row in decision.transitions if row.kind == "alert"].count("contradiction") == len(found)
+    outcome = decision.record and decision.record.outcomes[stage]
+    if stage in record.outcomes:
+        assert outcome and outcome.event_id == (given.event_id if later > 0 else record.outcomes[stage].event_id)
+
+
+def test_each_contradicting_event_raises_one_alert() -> None:
+    record = by_hand(Complete("authorization"))
+    rejected = event("authorization", "rejected", BY_HAND + HOUR)
+    first = on_event(record, rejected, POLICY, BY_HAND + HOUR)
+    assert [alert.kind for alert in raised(first)] == ["contradiction"]
+    record = saved(first, NOW)
+    repeat = on_event(record, rejected, POLICY, BY_HAND + 2 * HOUR)
+    assert (repeat.answer, raised(repeat)) == (DUPLICATE, [])
+    again = on_event(record, event("authorization", "rejected", BY_HAND + 3 * HOUR), POLICY, BY_HAND + 3 * HOUR)
+    assert [alert.kind for alert in raised(again)] == ["contradiction"]
+    assert raised(again)[0].id != raised(first)[0].id
+
+
+def test_an_event_of_another_event_contradicts_nothing() -> None:
+    record = after(RECEIVED, APPROVED)
+    assert record.manual_outcomes == {}
+    assert raised(on_event(record, event("authorization", "rejected", NOW + DAY), POLICY, NOW + DAY)) == []
+
+
+def test_approved_by_hand_and_rejected_20_ms_later_is_rejected_and_contradicted() -> None:
+    record = by_hand(Complete("authorization"))
+    assert record.status == "AwaitingReconciliation"
+    late = event("authorization", "rejected", BY_HAND + 20_000)
+    decision = on_event(record, late, POLICY, BY_HAND + SECOND)
+    assert decision.record and decision.record.status == "Rejected"
+    (alert,) = raised(decision)
+    assert (alert.kind, alert.negative_outcomes) == ("contradiction", {"authorization": "rejected"})
+    assert decision.record.manual_outcomes["authorization"].operator == "ann"
+
+
+# -- resolutions
+
+
+def resolutions(decision: Decision[Any]) -> list[tuple[str, int, str | None]]:
+    """Return the severity, step and detail of each resolution. Each is told at once, and has no row."""
+    found = [alert for alert in raised(decision) if alert.kind == "resolved"]
+    assert all(alert.due_at == alert.raised_at for alert in found)
+    assert not any(row.outcome == "resolved" for row in decision.transitions)
+    assert len({alert.id for alert in found}) == len(found)
+    return [(alert.severity, alert.step, alert.detail) for alert in found]
+
+
+def stuck_twice() -> InvoiceRecord:
+    return saved(on_timeout(stuck_once(), 1, "authorization", POLICY, DEADLINE + DAY), DEADLINE + DAY)
+
+
+LATER = DEADLINE + DAY + HOUR
+
+
+def test_the_end_of_a_wait_is_told_to_those_who_got_its_alerts() -> None:
+    approved = event("authorization", "approved", LATER)
+    assert resolutions(on_event(waiting(after(RECEIVED), "authorization"), APPROVED, POLICY, NOW + HOUR)) == []
+    once = on_event(stuck_once(), event("authorization", "approved", DEADLINE + HOUR), POLICY, DEADLINE + HOUR)
+    assert resolutions(once) == [("warning", 1, "authorization is approved")]
+    twice = on_event(stuck_twice(), approved, POLICY, LATER)
+    assert resolutions(twice) == [
+        ("warning", 2, "authorization is approved"),
+        ("critical", 2, "authorization is approved"),
+    ]
+    alerted = raised(on_timeout(waiting(after(RECEIVED), "authorization"), 1, "authorization", POLICY, DEADLINE))
+    assert {alert.incident for alert in raised(twice)} == {alerted[0].incident}
+    assert resolutions(on_event(saved(twice, LATER), MATCHED, POLICY, LATER)) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "detail"),
+    [
+        (event("authorization", "rejected", LATER), "authorization is rejected"),
+        (event("ingestion", "cancelled", LATER), "the invoice is Cancelled"),
+    ],
+)
+def test_a_resolution_says_how_the_wait_ended(given: Event, detail: str) -> None:
+    assert {one[2] for one in resolutions(on_event(stuck_twice(), given, POLICY, LATER))} == {detail}
+
+
+def test_an_extension_is_told_once() -> None:
+    record, until = stuck_twice(), DEADLINE + 20 * DAY
+    told = act(record, Extend(until), LATER)
+    detail = f"ann extended the deadline to {render(until)}"
+    assert resolutions(told) == [("warning", 2, detail), ("critical", 2, detail)]
+    record = saved(told, LATER)
+    assert resolutions(on_event(record, event("authorization", "approved", LATER), POLICY, LATER)) == []
+    stuck_again = saved(on_timeout(record, 1, "authorization", POLICY, until), until)
+    ended = on_event(stuck_again, event("authorization", "approved", until), POLICY, until)
+    assert resolutions(ended) == [("warning", 3, "authorization is approved")]
+
+
+def test_parking_is_told_to_nobody() -> None:
+    assert resolutions(act(stuck_twice(), Park(), LATER)) == []
+    assert resolutions(on_timeout(stuck_twice(), 1, "authorization", POLICY, DEADLINE + 2 * DAY)) == []
+    assert resolutions(on_event(parked(), event("authorization", "approved", LATER), POLICY, NOW + 9 * DAY)) == []
+
+
+def test_snoozes_notes_and_acknowledgements_resolve_nothing() -> None:
+    record = stuck_once()
+    for verb in (Snooze(DEADLINE + DAY + HOUR), Acknowledge(), AddNote(), Assign("jane")):
+        assert resolutions(act(record, verb, DEADLINE)) == []
+
+
+def disputed() -> InvoiceRecord:
+    record = after(RECEIVED, APPROVED, MISMATCHED)
+    return saved(on_dispute(record, 1, "reconciliation", POLICY, NOW + DAY), NOW + DAY)
+
+
+def test_the_alert_of_a_dispute_belongs_to_the_wait_after_it() -> None:
+    matched = event("reconciliation", "matched", NOW + 2 * DAY)
+    told = on_event(disputed(), matched, POLICY, NOW + 2 * DAY)
+    assert resolutions(told) == [("warning", 0, "reconciliation is matched")]
+    rejected = event("authorization", "rejected", NOW + 2 * DAY)
+    told = on_event(disputed(), rejected, POLICY, NOW + 2 * DAY)
+    assert resolutions(told) == [("warning", 0, "the invoice is Rejected")]
+
+
+def test_a_dispute_resolves_the_alerts_of_the_wait_that_it_ends() -> None:
+    record = waiting(after(RECEIVED, APPROVED), "reconciliation")
+    assert record.wait
+    due = record.wait.due
+    record = saved(on_timeout(record, 1, "reconciliation", POLICY, due), due)
+    record = saved(on_event(record, event("reconciliation", "mismatched", due + HOUR), POLICY, due + HOUR), due)
+    told = on_dispute(record, 1, "reconciliation", POLICY, due + 2 * HOUR)
+    assert [alert.kind for alert in raised(told)] == ["dispute", "resolved"]
+    assert resolutions(told) == [("warning", 1, "reconciliation is mismatched")]
+
+
+def test_a_past_mismatch_without_an_alert_resolves_nothing() -> None:
+    record = after(past(RECEIVED), past(APPROVED), past(MISMATCHED), now=NOW)
+    assert resolutions(on_event(record, event("reconciliation", "matched", NOW + DAY), POLICY, NOW + DAY)) == []
+
+
 # -- disputes that no execution can ask about
 
 
@@ -741,6 +1143,280 @@ def test_the_sweep_reports_the_dispute_of_a_silent_run() -> None:
     ]
 
 
+def test_an_invoice_that_becomes_dormant_has_a_row() -> None:
+    once = saved(on_sweep(after(RECEIVED), POLICY, NOW + HOUR, ended_run=1), NOW + HOUR)
+    (row,) = on_sweep(once, POLICY, NOW + HOUR, ended_run=2).transitions
+    assert (row.kind, row.stage, row.from_status, row.to_status) == (
+        "dormant", "authorization", "AwaitingAuthorization", "AwaitingAuthorization",
+    )  # fmt: skip
+    assert on_sweep(dormant(), POLICY, NOW + 2 * HOUR).transitions == ()
+
+
+# -- open stages and negative outcomes
+
+
+def test_a_mismatch_before_the_approval_is_reported_at_once_and_named_by_every_alert() -> None:
+    """The buyer hears of the mismatch without waiting for the approval, and whoever approves hears of it too."""
+    at_once = on_event(after(RECEIVED), MISMATCHED, POLICY, NOW + 2 * HOUR)
+    record = waiting(saved(at_once, NOW + 2 * HOUR), "authorization", now=NOW + 2 * HOUR)
+    late = on_timeout(record, 1, "authorization", POLICY, DEADLINE)
+    later = on_timeout(saved(late, DEADLINE), 1, "authorization", POLICY, DEADLINE + DAY)
+    approved = on_event(saved(later, DEADLINE + DAY), event("authorization", "approved", LATER), POLICY, LATER)
+    record = waiting(saved(approved, LATER), "reconciliation", now=LATER)
+    disputed_late = on_timeout(record, 1, "reconciliation", POLICY, LATER + 3 * DAY)
+    found = [alert for one in (at_once, late, later, approved, disputed_late) for alert in raised(one)]
+    assert [(alert.kind, alert.stage, alert.open_stages) for alert in found] == [
+        ("dispute", "reconciliation", ("authorization", "reconciliation", "posting")),
+        ("stuck", "authorization", ("authorization", "reconciliation", "posting")),
+        ("stuck", "authorization", ("authorization", "reconciliation", "posting")),
+        ("resolved", "authorization", ("reconciliation", "posting")),
+        ("resolved", "authorization", ("reconciliation", "posting")),
+        ("stuck", "reconciliation", ("reconciliation", "posting")),
+    ]
+    assert all(alert.negative_outcomes == {"reconciliation": "mismatched"} for alert in found)
+
+
+@pytest.mark.parametrize(
+    ("events", "stages", "negative"),
+    [
+        ([APPROVED, MATCHED, POSTED], ("ingestion",), {}),
+        ([RECEIVED, POSTED], ("authorization", "reconciliation"), {}),
+        ([RECEIVED, APPROVED, MATCHED, FAILED], ("posting",), {"posting": "failed"}),
+        (
+            [RECEIVED, MISMATCHED, FAILED],
+            ("authorization", "reconciliation", "posting"),
+            {"reconciliation": "mismatched", "posting": "failed"},
+        ),
+    ],
+)
+def test_an_alert_names_open_stages_and_negative_outcomes(
+    events: list[Event], stages: tuple[Stage, ...], negative: dict[Stage, str]
+) -> None:
+    record = after(*events, now=NOW)
+    record = structs.replace(record, run=structs.replace(record.run, state="none"))
+    (alert, *_) = raised(on_sweep(record, POLICY, NOW + 30 * DAY))
+    assert (alert.kind, alert.open_stages, alert.negative_outcomes) == ("stuck", stages, negative)
+
+
+# -- stays: the deadline of the first wait for a stage
+
+
+def deadlines(decision: Decision[Any]) -> list[tuple[Instant | None, Instant | None]]:
+    """Return the deadlines of the stage that is left and of the one that begins, of the rows that have any."""
+    rows = [(row.first_deadline, row.next_first_deadline) for row in decision.transitions]
+    return [row for row in rows if row != (None, None)]
+
+
+def test_the_rows_that_begin_and_end_a_stage_have_its_first_deadline() -> None:
+    first = on_event(None, RECEIVED, POLICY, NOW)
+    second = on_event(saved(first, NOW), APPROVED, POLICY, NOW + HOUR)
+    third = on_event(saved(second, NOW), MATCHED, POLICY, NOW + 2 * HOUR)
+    last = on_event(saved(third, NOW), POSTED, POLICY, NOW + 3 * HOUR)
+    assert [deadlines(one) for one in (first, second, third, last)] == [
+        [(None, DEADLINE)],
+        [(DEADLINE, DEADLINE + HOUR)],
+        [(DEADLINE + HOUR, DEADLINE + 2 * HOUR)],
+        [(DEADLINE + 2 * HOUR, None)],
+    ]
+    assert last.record and last.record.stay is None
+
+
+def test_an_orphan_stays_until_its_ingestion() -> None:
+    first = on_event(None, APPROVED, POLICY, NOW)
+    second = on_event(saved(first, NOW), RECEIVED, POLICY, NOW + HOUR)
+    assert [deadlines(one) for one in (first, second)] == [[(None, DEADLINE)], [(DEADLINE, DEADLINE + HOUR)]]
+
+
+def restarted(how: str) -> InvoiceRecord:
+    """Return a record that waits for reconciliation since NOW + HOUR, and whose wait was moved or begun again."""
+    record, now = after(RECEIVED, APPROVED), NOW + DAY
+    if how == "extended":
+        return saved(act(record, Extend(NOW + 20 * DAY), now), now)
+    if how == "snoozed":
+        return saved(act(record, Snooze(DEADLINE + DAY), now), now)
+    if how == "disputed":
+        return disputed()
+    decision = act(record, Park(), now)
+    assert deadlines(decision) == []
+    decision = on_command(saved(decision, now), command(Revive(), "C-2"), POLICY, NOW + 2 * DAY)
+    assert deadlines(decision) == []
+    return saved(decision, now)
+
+
+@pytest.mark.parametrize("how", ["extended", "snoozed", "disputed", "parked and revived"])
+def test_whatever_moves_the_deadline_the_first_one_stays(how: str) -> None:
+    record = restarted(how)
+    assert record.wait and record.wait.due > DEADLINE + HOUR
+    decision = on_event(record, event("reconciliation", "matched", NOW + 3 * DAY), POLICY, NOW + 3 * DAY)
+    assert deadlines(decision) == [(DEADLINE + HOUR, NOW + 6 * DAY)]
+
+
+def test_a_stage_that_was_complete_before_it_was_awaited_has_no_stay() -> None:
+    decision = on_event(after(RECEIVED, MATCHED, now=NOW), APPROVED, POLICY, NOW + HOUR)
+    assert [row.to_status for row in decision.transitions] == ["AwaitingPosting"]
+    assert deadlines(decision) == [(DEADLINE, DEADLINE + HOUR)]
+    assert decision.record and decision.record.stay and decision.record.stay.stage == "posting"
+
+
+def test_a_stage_that_is_awaited_again_has_a_new_stay() -> None:
+    record = after(*CLOSED[:3])
+    mismatched = on_event(record, event("reconciliation", "mismatched", NOW + DAY), POLICY, NOW + DAY)
+    assert deadlines(mismatched) == [(DEADLINE + 2 * HOUR, NOW + 4 * DAY)]
+    again = on_event(saved(mismatched, NOW), event("reconciliation", "matched", NOW + 2 * DAY), POLICY, NOW + 2 * DAY)
+    assert deadlines(again) == [(NOW + 4 * DAY, NOW + 5 * DAY)]
+
+
+def test_a_record_of_an_earlier_version_stays_since_its_wait() -> None:
+    record = structs.replace(after(RECEIVED), stay=None)
+    assert deadlines(on_event(record, APPROVED, POLICY, NOW + HOUR)) == [(DEADLINE, DEADLINE + HOUR)]
+
+
+# -- invoices without reconciliation
+
+EXEMPTING = dataclasses.replace(POLICY, match_exemptions=(When(has_purchase_order=False),))
+NOT_APPLICABLE = event("reconciliation", "not_applicable", NOW + 2 * HOUR)
+ORDERED = facts(purchase_orders=("4500012345",))
+
+
+def exempt(*events: Event, policy: Policy = EXEMPTING) -> InvoiceRecord:
+    record = None
+    for given in events:
+        record = saved(on_event(record, given, policy, NOW + 2 * HOUR), NOW)
+    assert record
+    return record
+
+
+def ordered(given: Event) -> Event:
+    return structs.replace(given, facts=ORDERED)
+
+
+@pytest.mark.parametrize(
+    ("events", "status"),
+    [
+        ([RECEIVED], "AwaitingAuthorization"),
+        ([RECEIVED, APPROVED], "AwaitingPosting"),
+        ([RECEIVED, APPROVED, POSTED], "Posted"),
+        ([RECEIVED, POSTED, APPROVED], "Posted"),
+        # An outcome that is stated counts.
+        ([RECEIVED, APPROVED, MISMATCHED], "Disputed"),
+        ([RECEIVED, APPROVED, MISMATCHED, POSTED], "Disputed"),
+        ([RECEIVED, APPROVED, MATCHED], "AwaitingPosting"),
+        ([RECEIVED, APPROVED, NOT_APPLICABLE, POSTED], "Posted"),
+        # So does the purchase order that any event states.
+        ([ordered(RECEIVED), APPROVED], "AwaitingReconciliation"),
+        ([ordered(RECEIVED), APPROVED, POSTED], "AwaitingReconciliation"),
+        ([RECEIVED, ordered(APPROVED)], "AwaitingReconciliation"),
+        ([RECEIVED, APPROVED, ordered(POSTED)], "AwaitingReconciliation"),
+        ([ordered(RECEIVED), APPROVED, NOT_APPLICABLE, POSTED], "Posted"),
+    ],
+)
+def test_an_invoice_without_a_purchase_order_needs_no_reconciliation(events: list[Event], status: str) -> None:
+    for order in itertools.permutations(events):
+        assert exempt(*order).status == status
+    assert exempt(*events, policy=POLICY).match_required
+
+
+def test_an_invoice_without_a_purchase_order_is_never_stuck_in_reconciliation() -> None:
+    record = waiting(exempt(RECEIVED), "authorization")
+    approved = on_event(record, APPROVED, EXEMPTING, NOW + HOUR)
+    assert [(row.from_status, row.to_status) for row in approved.transitions] == [
+        ("AwaitingAuthorization", "AwaitingPosting")
+    ]
+    record = waiting(saved(approved, NOW), "posting", now=NOW + HOUR)
+    late = on_timeout(record, 1, "posting", EXEMPTING, NOW + HOUR + 3 * DAY)
+    assert [(alert.stage, alert.open_stages) for alert in raised(late)] == [("posting", ("posting",))]
+    posted = on_event(saved(late, NOW), event("posting", "posted", DEADLINE + DAY), EXEMPTING, DEADLINE + DAY)
+    assert posted.record and (posted.record.status, posted.record.wait) == ("Posted", None)
+
+
+def test_a_purchase_order_that_is_stated_later_changes_what_the_invoice_waits_for() -> None:
+    record = waiting(exempt(RECEIVED, APPROVED), "posting")
+    again = event("ingestion", "received", NOW + DAY, "with order", facts=ORDERED)
+    decision = on_event(record, again, EXEMPTING, NOW + DAY)
+    assert decision.record and decision.record.wait and decision.record.wait.stage == "reconciliation"
+    assert [a.answer for a in decision.actions if isinstance(a, SendTaskAnswer)] == ["Mismatched"]
+
+
+def test_a_policy_that_begins_to_exempt_revives_a_parked_invoice() -> None:
+    record = after(RECEIVED, APPROVED)
+    record = saved(act(record, Park()), NOW)
+    superseded = event("ingestion", "received", NOW - DAY, "older")
+    decision = on_event(record, superseded, EXEMPTING, NOW + DAY)
+    assert decision.record and (decision.record.mark, decision.record.status) == (None, "AwaitingPosting")
+    assert [row.kind for row in decision.transitions] == ["event", "revive"]
+
+
+# -- when an invoice was posted
+
+PAID = structs.replace(
+    event("posting", "posted", NOW + 20 * DAY, "paid"),
+    payment=Payment(date(2026, 3, 22), Decimal("1225.00"), Decimal("25.00")),
+)
+FAILED_FIRST = event("posting", "failed", NOW + HOUR)
+FAILED_LATER = event("posting", "failed", NOW + 5 * HOUR)
+POSTED_AGAIN = event("posting", "posted", NOW + 6 * HOUR)
+
+
+@pytest.mark.parametrize(
+    ("events", "posted_on"),
+    [
+        ([], None),
+        ([FAILED], None),
+        ([POSTED], POSTED.occurred_at),
+        # The payment is stated later.
+        ([POSTED, PAID], POSTED.occurred_at),
+        ([FAILED_FIRST, POSTED, PAID], POSTED.occurred_at),
+        # It was posted again after a failure, whenever that became known.
+        ([POSTED, FAILED_LATER, POSTED_AGAIN], POSTED_AGAIN.occurred_at),
+        ([POSTED, FAILED_LATER, POSTED_AGAIN, PAID], POSTED_AGAIN.occurred_at),
+        ([POSTED, PAID, FAILED_LATER], PAID.occurred_at),
+        ([POSTED, POSTED_AGAIN, event("posting", "failed", NOW + DAY)], None),
+    ],
+)
+def test_an_invoice_is_posted_at_the_earliest_posting_since_the_newest_failure(
+    events: list[Event], posted_on: Instant | None
+) -> None:
+    for order in itertools.permutations(events):
+        assert after(RECEIVED, APPROVED, MATCHED, *order, now=NOW + 30 * DAY).posted_on == posted_on
+
+
+# -- optional facts
+
+NUMBERED = facts(number="RE-1", issue_date=date(2026, 3, 1))
+RENUMBERED = facts(number="RE-2", buyer=Buyer("1000", "Example AG"))
+ORDERING = facts(purchase_orders=("45", "46"))
+
+
+def test_each_optional_fact_is_the_newest_that_is_stated_in_any_order() -> None:
+    events = [
+        event("ingestion", "received", NOW, facts=NUMBERED),
+        event("authorization", "approved", NOW + HOUR, facts=RENUMBERED),
+        event("reconciliation", "matched", NOW + 2 * HOUR, facts=ORDERING),
+        event("posting", "posted", NOW + 3 * HOUR),
+    ]
+    for order in itertools.permutations(events):
+        found = after(*order, now=NOW + 3 * HOUR).facts
+        assert (found.number, found.issue_date, found.buyer, found.purchase_orders) == (
+            "RE-2", date(2026, 3, 1), Buyer("1000", "Example AG"), ("45", "46"),
+        )  # fmt: skip
+
+
+def test_days_and_due_date_are_stated_together_and_the_other_terms_each_alone() -> None:
+    terms = [
+        PaymentTerms(30, baseline_date=date(2026, 3, 1)),
+        PaymentTerms(due_date=date(2026, 4, 15)),
+        PaymentTerms(baseline_date=date(2026, 3, 5)),
+    ]
+    events = [
+        event("authorization", "approved", NOW + number, f"e{number}", facts=structs.replace(FACTS, payment_terms=one))
+        for number, one in enumerate(terms)
+    ]
+    for order in itertools.permutations(events):
+        assert after(*order, now=NOW).facts.payment_terms == PaymentTerms(
+            due_date=date(2026, 4, 15), baseline_date=date(2026, 3, 5)
+        )
+
+
 # -- two invoices under one id
 
 
@@ -753,14 +1429,12 @@ def identity_alerts(*events: Event, policy: Policy = POLICY) -> list[tuple[str, 
     for one in events:
         decision = on_event(record, one, policy, NOW + 400 * DAY)
         record = saved(decision, NOW + 400 * DAY)
-        raised = [action.alert for action in decision.actions if isinstance(action, RaiseAlert)]
-        found += [alert for alert in raised if alert.kind == "identity"]
+        found += [alert for alert in raised(decision) if alert.kind == "identity"]
     assert all((alert.stage, alert.severity, alert.step) == ("ingestion", "warning", 0) for alert in found)
     assert len({alert.id for alert in found}) == len(found)
     return [(alert.kind, alert.detail) for alert in found]
 
 
-CLOSED = (RECEIVED, APPROVED, MATCHED, POSTED)
 AGAIN = event("ingestion", "received", NOW + 365 * DAY, "again", facts=facts(amount=Decimal("80.00")))
 
 
@@ -906,15 +1580,14 @@ def test_a_past_mismatch_does_not_hide_an_unreported_one() -> None:
     record = after(RECEIVED, APPROVED, MISMATCHED)
     later = past(event("reconciliation", "mismatched", NOW + 5 * HOUR, "past"))
     decision = on_event(record, later, POLICY, NOW + 6 * HOUR)
-    raised = [action.alert for action in decision.actions if isinstance(action, RaiseAlert)]
-    assert [(alert.kind, alert.event_id) for alert in raised] == [("dispute", MISMATCHED.event_id)]
+    assert [(alert.kind, alert.event_id) for alert in raised(decision)] == [("dispute", MISMATCHED.event_id)]
 
 
 def test_an_alert_of_a_standing_mismatch_names_its_event() -> None:
     record = after(RECEIVED, APPROVED, past(MISMATCHED), now=NOW)
     assert record.wait
     decision = on_timeout(record, 1, "reconciliation", POLICY, record.wait.due)
-    (alert,) = [action.alert for action in decision.actions if isinstance(action, RaiseAlert)]
+    (alert,) = raised(decision)
     assert (alert.kind, alert.event_id) == ("stuck", MISMATCHED.event_id)
 
 
@@ -934,7 +1607,7 @@ def test_importing_a_finished_invoice_in_any_order_raises_no_alert(order: tuple[
     for number, one in enumerate((*events, matched, posted)):
         now = NOW + number * HOUR
         decision = on_event(record, one, POLICY, now)
-        assert not [action for action in decision.actions if isinstance(action, RaiseAlert)]
+        assert raised(decision) == []
         record = saved(on_sweep(saved(decision, now), POLICY, now), now)
         assert not record.is_stuck
     assert record and status_of(record.outcomes) == "Posted"
@@ -964,6 +1637,22 @@ def test_every_row_has_its_own_instant_even_if_the_clock_goes_back() -> None:
     record = after(RECEIVED)
     decision = on_event(record, APPROVED, POLICY, NOW - DAY)
     assert decision.transitions[0].recorded_at == record.recorded_at + 1
+
+
+def test_the_row_of_an_event_says_who_decided_why_and_what_was_paid() -> None:
+    rejected = structs.replace(REJECTED, actor=Actor("kim", "person"), reason=Reason("QUA", "damaged"), facts=NUMBERED)
+    (row,) = on_event(after(RECEIVED), rejected, POLICY, NOW + HOUR).transitions
+    assert (row.actor, row.actor_kind, row.reason) == ("kim", "person", "QUA")
+    assert (row.number, row.issue_date, row.buyer) == ("RE-1", date(2026, 3, 1), None)
+    (row,) = on_event(after(*CLOSED), PAID, POLICY, NOW + 20 * DAY).transitions
+    assert (row.paid_on, row.paid_amount, row.discount_taken) == (
+        date(2026, 3, 22), Decimal("1225.00"), Decimal("25.00"),
+    )  # fmt: skip
+
+
+def test_the_row_of_a_command_says_who_gave_it() -> None:
+    (row,) = act(after(RECEIVED), Complete("authorization")).transitions
+    assert (row.actor, row.actor_kind, row.outcome) == ("ann", "person", "complete")
 
 
 def chain(*decisions: Decision[Any]) -> list[tuple[Any, ...]]:
