@@ -133,7 +133,7 @@ def deliveries(client: Client, state: str | None, retry: bool, limit: int, wide:
 
 def _delivery_row(delivery: Delivery) -> tuple[str, ...]:
     return (
-        delivery.invoice_id,
+        delivery.invoice_id or "-",
         delivery.destination,
         delivery.state,
         str(delivery.attempts),
