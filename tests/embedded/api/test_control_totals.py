@@ -14,8 +14,10 @@ from bems.embedded.backup import back_up
 from bems.embedded.cell import Cell as EventCell
 from bems.embedded.storage.reader import open_reader
 from bems.tracker.alert_messages import headline
+from bems.tracker.contract import Stage
 from bems.tracker.control_totals import ALERT_GRACE, AlertMessage, CompletenessAlert
 from bems.tracker.instants import DAY, HOUR, SECOND, Instant, render
+from bems.tracker.requests import Role
 from tests.embedded.api.calls import Cell, Inbox, Reply
 from tests.tracker.samples import NOW
 from tests.waiting import until
@@ -36,7 +38,7 @@ def total(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def state(cell: Cell, **changes: Any) -> dict[str, Any]:
+def state(cell: "Cell | Source", **changes: Any) -> dict[str, Any]:
     """Send a control total, and return the response."""
     reply = cell.ask("POST", "/control-totals", total(**changes), "sender")
     assert reply.status == 200, reply
@@ -44,10 +46,30 @@ def state(cell: Cell, **changes: Any) -> dict[str, Any]:
     return content
 
 
-def send(cell: Cell, name: str, at: Instant = NOW - HOUR, **changes: Any) -> Reply:
+def send(cell: "Cell | Source", name: str, at: Instant = NOW - HOUR, **changes: Any) -> Reply:
     reply = cell.send("ingestion", event_id=name, at=at, **{"invoice_id": f"INV-{name}"} | changes)
     assert reply.status == 202, reply
     return reply
+
+
+class Source:
+    """A source system of its own in a cell that several tests share. It prefixes its ids with its name."""
+
+    def __init__(self, cell: Cell, name: str) -> None:
+        self.cell, self.name = cell, name
+
+    def ask(self, method: str, path: str, body: dict[str, Any], role: Role) -> Reply:
+        named = {"source": self.name} if body["source"] == "sap-ecc" else {}
+        return self.cell.ask(method, path, body | named, role)
+
+    def send(self, stage: Stage, **changes: Any) -> Reply:
+        ids = {name: f"{self.name}/{changes[name]}" for name in ("event_id", "invoice_id") if name in changes}
+        return self.cell.send(stage, **{"source": {"system": self.name}} | changes | ids)
+
+
+@pytest.fixture
+def source(cell: Cell, request: pytest.FixtureRequest) -> Source:
+    return Source(cell, request.node.name.removeprefix("test_")[:64])
 
 
 class AlertInbox(Inbox):
@@ -64,12 +86,12 @@ class AlertInbox(Inbox):
 # -- what is counted
 
 
-def test_an_equal_control_total_is_complete(own_cell: Cell) -> None:
-    send(own_cell, "1", amount="10.00")
-    send(own_cell, "2", amount="-2.50")
-    send(own_cell, "3", amount="700", currency="JPY")
-    assert state(own_cell, events=3, amounts={"EUR": "7.5", "JPY": "700"}) == {
-        "source": "sap-ecc",
+def test_an_equal_control_total_is_complete(source: Source) -> None:
+    send(source, "1", amount="10.00")
+    send(source, "2", amount="-2.50")
+    send(source, "3", amount="700", currency="JPY")
+    assert state(source, events=3, amounts={"EUR": "7.5", "JPY": "700"}) == {
+        "source": source.name,
         "stage": "ingestion",
         "from": render(BEGIN),
         "to": render(END),
@@ -84,9 +106,9 @@ def test_an_equal_control_total_is_complete(own_cell: Cell) -> None:
     }
 
 
-def test_a_missing_event_is_named_by_count_and_sum(own_cell: Cell) -> None:
-    send(own_cell, "1", amount="10.00")
-    found = state(own_cell, events=2, amounts={"EUR": "30.00"})
+def test_a_missing_event_is_named_by_count_and_sum(source: Source) -> None:
+    send(source, "1", amount="10.00")
+    found = state(source, events=2, amounts={"EUR": "30.00"})
     assert (found["status"], found["alert_due_at"]) == ("different", render(NOW + ALERT_GRACE))
     assert found["differences"] == [
         {"pointer": "/events", "expected": 2, "found": 1},
@@ -94,55 +116,57 @@ def test_a_missing_event_is_named_by_count_and_sum(own_cell: Cell) -> None:
     ]
 
 
-def test_an_event_that_is_sent_twice_counts_once(own_cell: Cell) -> None:
+def test_an_event_that_is_sent_twice_counts_once(source: Source) -> None:
     for _ in range(2):
-        send(own_cell, "1", amount="10.00")
-    assert state(own_cell, events=1, amounts={"EUR": "10.00"})["status"] == "complete"
-    assert state(own_cell, events=2, amounts={"EUR": "20.00"})["differences"] == [
+        send(source, "1", amount="10.00")
+    assert state(source, events=1, amounts={"EUR": "10.00"})["status"] == "complete"
+    assert state(source, events=2, amounts={"EUR": "20.00"})["differences"] == [
         {"pointer": "/events", "expected": 2, "found": 1},
         {"pointer": "/amounts/EUR", "expected": "20.00", "found": "10.00"},
     ]
 
 
-def test_another_amount_is_named(own_cell: Cell) -> None:
-    send(own_cell, "1", amount="10.00")
-    assert state(own_cell, events=1, amounts={"EUR": "10.01"})["differences"] == [
+def test_another_amount_is_named(source: Source) -> None:
+    send(source, "1", amount="10.00")
+    assert state(source, events=1, amounts={"EUR": "10.01"})["differences"] == [
         {"pointer": "/amounts/EUR", "expected": "10.01", "found": "10.00"}
     ]
 
 
-def test_an_amended_amount_counts_as_each_event_stated_it(own_cell: Cell) -> None:
-    send(own_cell, "1", NOW - 3 * HOUR, amount="10.00", invoice_id="INV-A")
-    send(own_cell, "2", NOW - 2 * HOUR, amount="12.00", invoice_id="INV-A")
-    assert state(own_cell, events=2, amounts={"EUR": "22.00"})["status"] == "complete"
+def test_an_amended_amount_counts_as_each_event_stated_it(source: Source) -> None:
+    send(source, "1", NOW - 3 * HOUR, amount="10.00", invoice_id="INV-A")
+    send(source, "2", NOW - 2 * HOUR, amount="12.00", invoice_id="INV-A")
+    assert state(source, events=2, amounts={"EUR": "22.00"})["status"] == "complete"
 
 
-def test_a_superseded_event_counts(own_cell: Cell) -> None:
-    send(own_cell, "1", NOW - HOUR, amount="10.00", invoice_id="INV-A")
-    send(own_cell, "0", NOW - 2 * HOUR, amount="12.00", invoice_id="INV-A")
-    assert [row.get("superseded", False) for row in own_cell.get("/invoices/INV-A")["transitions"]] == [True, False]
-    assert state(own_cell, events=2, amounts={"EUR": "22.00"})["status"] == "complete"
+def test_a_superseded_event_counts(source: Source) -> None:
+    send(source, "1", NOW - HOUR, amount="10.00", invoice_id="INV-A")
+    send(source, "0", NOW - 2 * HOUR, amount="12.00", invoice_id="INV-A")
+    assert [
+        row.get("superseded", False) for row in source.cell.get(f"/invoices/{source.name}/INV-A")["transitions"]
+    ] == [True, False]
+    assert state(source, events=2, amounts={"EUR": "22.00"})["status"] == "complete"
 
 
-def test_a_past_event_counts(own_cell: Cell) -> None:
-    send(own_cell, "1", amount="10.00", imported=True)
-    assert state(own_cell, events=1, amounts={"EUR": "10.00"})["status"] == "complete"
+def test_a_past_event_counts(source: Source) -> None:
+    send(source, "1", amount="10.00", imported=True)
+    assert state(source, events=1, amounts={"EUR": "10.00"})["status"] == "complete"
 
 
-def test_the_interval_includes_its_start_and_excludes_its_end(own_cell: Cell) -> None:
+def test_the_interval_includes_its_start_and_excludes_its_end(source: Source) -> None:
     for number, at in enumerate((BEGIN - 1, BEGIN, END - 1, END)):
-        send(own_cell, str(number), at, amount=f"{10**number}.00")
-    assert state(own_cell, events=2, amounts={"EUR": "110.00"})["status"] == "complete"
+        send(source, str(number), at, amount=f"{10**number}.00")
+    assert state(source, events=2, amounts={"EUR": "110.00"})["status"] == "complete"
 
 
-def test_other_sources_and_stages_are_not_counted(own_cell: Cell) -> None:
-    send(own_cell, "1", amount="10.00")
-    send(own_cell, "2", source={"system": "coupa"})
-    own_cell.send("posting", at=NOW - HOUR, invoice_id="INV-1")
-    assert state(own_cell, events=1, amounts={"EUR": "10.00"})["status"] == "complete"
-    assert state(own_cell, source="coupa", events=1, amounts={"EUR": "1250.00"})["status"] == "complete"
-    assert state(own_cell, stage="posting", events=1, amounts={"EUR": "1250.00"})["status"] == "complete"
-    assert state(own_cell, source="SAP-ECC")["status"] == "complete", "no such source sent anything"
+def test_other_sources_and_stages_are_not_counted(source: Source) -> None:
+    send(source, "1", amount="10.00")
+    send(source, "2", source={"system": "coupa"})
+    source.send("posting", at=NOW - HOUR, invoice_id="INV-1")
+    assert state(source, events=1, amounts={"EUR": "10.00"})["status"] == "complete"
+    assert state(source, source="coupa", events=1, amounts={"EUR": "1250.00"})["status"] == "complete"
+    assert state(source, stage="posting", events=1, amounts={"EUR": "1250.00"})["status"] == "complete"
+    assert state(source, source=source.name.upper())["status"] == "complete", "no such source sent anything"
 
 
 def test_alerts_and_commands_are_not_counted(own_cell: Cell) -> None:
@@ -154,25 +178,25 @@ def test_alerts_and_commands_are_not_counted(own_cell: Cell) -> None:
     assert state(own_cell, to=render(NOW + 10 * DAY), events=1, amounts={"EUR": "10.00"})["status"] == "complete"
 
 
-def test_a_dead_letter_is_accepted_but_not_counted(own_cell: Cell) -> None:
+def test_a_dead_letter_is_accepted_but_not_counted(source: Source) -> None:
     with patch.object(EventCell, "redrive", side_effect=ValueError("poison")):
-        send(own_cell, "1", amount="10.00")
-    assert state(own_cell, events=1, amounts={"EUR": "10.00"})["found"] == {"events": 0, "amounts": {}}
-    assert own_cell.ask("POST", "/dead-letters/redrive", {"all": True}).content["redriven"] == ["1"]
-    assert state(own_cell, events=1, amounts={"EUR": "10.00"})["status"] == "complete"
+        send(source, "1", amount="10.00")
+    assert state(source, events=1, amounts={"EUR": "10.00"})["found"] == {"events": 0, "amounts": {}}
+    assert source.cell.ask("POST", "/dead-letters/redrive", {"all": True}).content["redriven"] == [f"{source.name}/1"]
+    assert state(source, events=1, amounts={"EUR": "10.00"})["status"] == "complete"
 
 
-def test_large_sums_are_exact(own_cell: Cell) -> None:
+def test_large_sums_are_exact(source: Source) -> None:
     for number in range(12):
-        send(own_cell, str(number), amount="9" * 16 + ".99")
-    assert state(own_cell, events=12, amounts={"EUR": "119999999999999999.88"})["status"] == "complete"
+        send(source, str(number), amount="9" * 16 + ".99")
+    assert state(source, events=12, amounts={"EUR": "119999999999999999.88"})["status"] == "complete"
 
 
-def test_an_event_counts_as_soon_as_it_is_accepted(own_cell: Cell) -> None:
+def test_an_event_counts_as_soon_as_it_is_accepted(source: Source) -> None:
     """The response waits for DuckDB, which otherwise lags by a second."""
     for number in range(5):
-        send(own_cell, str(number), amount="1.00")
-        assert state(own_cell, events=number + 1, amounts={"EUR": f"{number + 1}.00"})["status"] == "complete"
+        send(source, str(number), amount="1.00")
+        assert state(source, events=number + 1, amounts={"EUR": f"{number + 1}.00"})["status"] == "complete"
 
 
 def test_nothing_is_answered_while_duckdb_is_behind(make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
