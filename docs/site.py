@@ -14,7 +14,17 @@ BUILD = ROOT / ".build" / "docs"
 SITE = BUILD / "site"
 ZENSICAL = ROOT / ".venv-docs" / "bin" / "zensical"
 
-GUIDES = ("contract", "operations", "deployment", "cost", "architecture", "testing", "benchmarks", "dependencies")
+GUIDES = (
+    "contract",
+    "operations",
+    "completeness",
+    "deployment",
+    "cost",
+    "architecture",
+    "testing",
+    "benchmarks",
+    "dependencies",
+)
 REFERENCES = {"Command line": "reference/cli.md", "HTTP API": "reference/api.md", "cells.yaml": "reference/cells.md"}
 INCLUDED = {"cells.yaml": "yaml", "bench/RESULTS.md": "", "statemachines/invoice_lifecycle.asl.json": "json"}
 """Files outside docs that pages link to, and the language they are shown in; "" for Markdown."""

@@ -44,6 +44,7 @@ from tests.tracker.test_rules import SCHEDULES
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPERATIONS_PAGE, CONTRACT, TESTING = "docs/operations.md", "docs/contract.md", "docs/testing.md"
+COMPLETENESS = "docs/completeness.md"
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
@@ -159,7 +160,7 @@ def test_every_metric_of_the_functions_is_described() -> None:
     assert rows == {metric.name: ", ".join(metric.dimensions) for metric in METRICS.values()}
 
 
-QUESTIONS = section(CONTRACT, "Queries and commands")
+QUESTIONS = section(CONTRACT, "Queries and commands") + section(COMPLETENESS, "Requests")
 
 
 def rows_of(method: str, path: str) -> list[str]:
@@ -171,8 +172,9 @@ def rows_of(method: str, path: str) -> list[str]:
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_every_operation_is_described(operation: Operation) -> None:
     rows = rows_of(operation.method, operation.path)
-    assert rows, f"{CONTRACT}, 'Queries and commands', has no row for {operation.method} {operation.path}"
-    parameters = [name for name in operation.query.__struct_fields__ if name not in ("limit", "cursor")]
+    pages = f"{CONTRACT}, 'Queries and commands', or {COMPLETENESS}, 'Requests',"
+    assert rows, f"{pages} has no row for {operation.method} {operation.path}"
+    parameters = [name for name in operation.query.__struct_encode_fields__ if name not in ("limit", "cursor")]
     missing = [name for name in parameters if not any(f"{name}=" in row for row in rows)]
     assert not missing, f"{CONTRACT}, 'Queries and commands': {operation.method} {operation.path} has also {missing}"
 

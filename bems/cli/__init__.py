@@ -13,6 +13,7 @@ from bems.cli.commands.act import act
 from bems.cli.commands.alerts import alerts, deliveries
 from bems.cli.commands.backup import backup
 from bems.cli.commands.check import check
+from bems.cli.commands.completeness import completeness
 from bems.cli.commands.dashboard import dashboard
 from bems.cli.commands.demo import demo
 from bems.cli.commands.dlq import dlq
@@ -39,6 +40,7 @@ for command in (
     alerts,
     backup,
     check,
+    completeness,
     dashboard,
     deliveries,
     demo,

@@ -16,6 +16,7 @@ from bems.embedded.api.cell_context import CellContext
 from bems.embedded.api.server import Server
 from bems.embedded.auth.keys import Keys, inspect_keys
 from bems.embedded.clock import AcceleratedClock, CellClock
+from bems.embedded.control_total_checker import ControlTotalChecker
 from bems.embedded.definition import load_machine
 from bems.embedded.storage.policy_history import PROGRAM_SOURCE, PolicyInForce, PolicyOrDefault
 from bems.embedded.storage.reader import open_reader
@@ -74,6 +75,9 @@ class Service:
             parts.callback(self.readers.close)
             self.analytics = AnalyticsFeeder(folder, name, lambda: open_reader(folder))
             parts.callback(self.analytics.stop)
+            self.control_totals = ControlTotalChecker(
+                lambda: open_reader(folder), self.analytics, self.writer, self.clock
+            )
             self.deliveries = Deliveries(folder, lambda: open_reader(folder), destinations or NO_DESTINATIONS)
             parts.callback(self.deliveries.stop)
             self.server = Server(lambda: ApiApplication(self._make_context(name, limits or Limits())), host, port)
@@ -111,6 +115,7 @@ class Service:
             self.deliveries.start()
             self.writer.start()
             self.analytics.start()
+            self.control_totals.start()
             self.server.start()
         except BaseException:
             self.stop()
@@ -120,10 +125,12 @@ class Service:
     def stop(self) -> None:
         """Stop in order, then release the folder. Idempotent.
 
-        The server stops first. Then accepted items are stored, deliveries in flight get their grace period, and stored
-        rows are fed to analytics. Alerts that are not sent yet wait for the next start.
+        The server and the comparison of control totals stop first. Then accepted items are stored, deliveries in flight
+        get their grace period, and stored rows are fed to analytics. Alerts that are not sent yet wait for the next
+        start.
         """
         self.server.stop()
+        self.control_totals.stop()
         self.writer.finish()
         self._stop_parts()
 

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from bems.embedded.cell import Cell
 from bems.embedded.clock import CellClock
@@ -27,6 +28,7 @@ from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.storage.store import DeadLetter, DueItem
 from bems.tracker.commands import Command, Confirmation
 from bems.tracker.contract import Event
+from bems.tracker.control_totals import ControlTotal, EventTotals, on_count, on_statement
 from bems.tracker.decisions import ACCEPTED, Receipt
 from bems.tracker.instants import HOUR, MINUTE, SECOND, Instant
 
@@ -68,7 +70,14 @@ class Redrive:
         self.event_id = event_id
 
 
-Item = Event | Command | Confirmation | Redrive
+class EventCount(NamedTuple):
+    """Count of the events of a control total."""
+
+    total: ControlTotal
+    found: EventTotals
+
+
+Item = Event | Command | Confirmation | Redrive | ControlTotal | EventCount
 
 
 ItemResult = Receipt | Exception
@@ -150,7 +159,7 @@ class Writer:
         return self
 
     def submit(self, item: Item, on_result: OnResult) -> None:
-        """Queue a valid event, a command, or a redrive. `on_result` gets its result.
+        """Queue a valid event, a command, a redrive, a control total or its count. `on_result` gets its result.
 
         The receipt of a redrive that failed again is `refused`, with the reason. Raises QueueFull or Stopped at once.
         """
@@ -327,17 +336,36 @@ class Writer:
             with self._store.savepoint():
                 if isinstance(item, Event):
                     return self._cell.handle_event(item, now)
+                if isinstance(item, Command):
+                    return self._cell.handle_command(item, now)
                 if isinstance(item, Confirmation):
                     return self._cell.handle_confirmation(item, now)
-                return self._cell.handle_command(item, now)
+                return self._handle_control_total(item, now)
         except StoreFailed:
             raise
         except Exception as error:
             if not isinstance(item, Event):
-                log.exception("the command %s failed", item)
+                log.exception("%s failed", item)
                 return Receipt("refused", f"it could not be carried out: {_describe(error)}")
             log.exception("the event %s of %s failed", item.event_id, item.invoice_id)
             return self._store_dead_letter(item, now, error)
+
+    def _handle_control_total(self, item: ControlTotal | EventCount, now: Instant) -> Receipt:
+        """Store a control total, or its count with the alert that results from it.
+
+        Both belong to no invoice, so the cell, which decides about invoices, has no part in them.
+        """
+        if isinstance(item, ControlTotal):
+            self._store.put_control_total(on_statement(self._store.control_total(item.id), item, now))
+            return ACCEPTED
+        known = self._store.control_total(item.total.id)
+        if known is None:
+            return Receipt("refused", "there is no such control total")
+        state, alert = on_count(known, item.total, item.found, now)
+        self._store.put_control_total(state)
+        if alert is not None:
+            self._store.add_completeness_alert(alert)
+        return ACCEPTED
 
     def _store_dead_letter(self, event: Event, now: Instant, error: Exception) -> ItemResult:
         """Store the event and its dead letter, and accept it. An event that cannot even be stored is not accepted."""

@@ -9,6 +9,13 @@ import msgspec
 
 from bems.tracker.actions import Alert
 from bems.tracker.contract import STAGES, Stage, Vendor
+from bems.tracker.control_totals import (
+    AlertMessage,
+    CompletenessAlert,
+    completeness_headline,
+    completeness_json,
+    completeness_text,
+)
 from bems.tracker.instants import render, to_datetime
 
 _BAD_OUTCOMES: dict[Stage, str] = {"reconciliation": "which found a mismatch", "posting": "which failed"}
@@ -17,8 +24,10 @@ _BAD_OUTCOMES: dict[Stage, str] = {"reconciliation": "which found a mismatch", "
 _BRACKETS = str.maketrans("<>", "\u2039\u203a")
 
 
-def headline(alert: Alert) -> str:
+def headline(alert: AlertMessage) -> str:
     """Return one line of printable ASCII, such as `INV-1 has waited for posting since 2026-03-02 (alert 3)`."""
+    if isinstance(alert, CompletenessAlert):
+        return completeness_headline(alert)
     match alert.kind:
         case "dispute":
             return f"{alert.invoice_id} is disputed: its reconciliation found a mismatch"
@@ -41,23 +50,26 @@ def headline(alert: Alert) -> str:
             )
 
 
-def urgency(alert: Alert) -> str:
+def urgency(alert: AlertMessage) -> str:
     """Return the first word of a message: the severity, or `resolved` if nobody need act."""
-    return "resolved" if alert.kind == "resolved" else alert.severity
+    return "resolved" if isinstance(alert, Alert) and alert.kind == "resolved" else alert.severity
 
 
-def summary_line(alert: Alert, cell: str) -> str:
-    """Return one line: urgency, headline, amount, vendor and cell.
+def summary_line(alert: AlertMessage, cell: str) -> str:
+    """Return one line: urgency, headline, an invoice's amount and vendor, and cell.
 
     Angle brackets are replaced, because chat services read them as commands; unprintable characters become spaces.
     """
-    facts = alert.facts
-    about = f"{facts.amount:f} {facts.currency} of {_vendor_name(facts.vendor)}"
-    return f"{urgency(alert)}: {headline(alert)}, {about}, cell {cell}".translate(_BRACKETS)
+    about = ""
+    if not isinstance(alert, CompletenessAlert):
+        about = f", {alert.facts.amount:f} {alert.facts.currency} of {_vendor_name(alert.facts.vendor)}"
+    return f"{urgency(alert)}: {headline(alert)}{about}, cell {cell}".translate(_BRACKETS)
 
 
-def text_body(alert: Alert, cell: str) -> str:
-    """Return the headline and the invoice's facts, one per line."""
+def text_body(alert: AlertMessage, cell: str) -> str:
+    """Return the headline and the facts of the invoice or the control total, one per line."""
+    if isinstance(alert, CompletenessAlert):
+        return completeness_text(alert, cell)
     facts = alert.facts
     vendor = [
         facts.vendor.id,
@@ -81,12 +93,14 @@ def text_body(alert: Alert, cell: str) -> str:
     return f"{headline(alert)}\n\n" + "".join(f"{name + ':':<15}{value}\n" for name, value in lines.items() if value)
 
 
-def json_body(alert: Alert, cell: str) -> dict[str, Any]:
+def json_body(alert: AlertMessage, cell: str) -> dict[str, Any]:
     """Return the alert as a JSON object, the summary line first.
 
     Instants are RFC 3339 in UTC; the amount is a decimal string. An alert may be sent more than once: receivers
     deduplicate by `id`. All alerts of one wait have the same `incident`, which the kind `resolved` ends.
     """
+    if isinstance(alert, CompletenessAlert):
+        return completeness_json(alert, cell, summary_line(alert, cell))
     facts = alert.facts
     return {
         "text": summary_line(alert, cell),

@@ -161,6 +161,12 @@ class RedriveRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             raise ValueError('say which: use "event_ids", "invoice_id", "error", or "all": true')
 
 
+class EventLookupRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Ids of events to look up."""
+
+    event_ids: Annotated[list[Identifier], Meta(min_length=1, max_length=1000)]
+
+
 class KeyRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """API key to create."""
 

@@ -15,7 +15,7 @@ import pytest
 from bems.cli import client
 from bems.embedded.alerting.delivery import NotDelivered
 from bems.embedded.api import views
-from bems.tracker.actions import Alert
+from bems.tracker.control_totals import AlertMessage
 from bems.tracker.requests import VERBS
 from tests.cli.cli_harness import CliHarness, FakeResponse, RecordedRequest, StartFakeServer, event, run, running
 from tests.waiting import until
@@ -355,7 +355,7 @@ class UnavailableDestination:
         self.delivered: list[str] = []
         self.is_unavailable = True
 
-    def send(self, alert: Alert) -> None:
+    def send(self, alert: AlertMessage) -> None:
         if self.is_unavailable:
             raise NotDelivered("it is [down]", outage=False)
         self.delivered.append(alert.id)

@@ -9,6 +9,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,10 +23,11 @@ from bems.embedded.cell import Cell
 from bems.embedded.clock import VirtualClock
 from bems.embedded.storage.schema import DATABASE, MIGRATIONS
 from bems.embedded.storage.sqlite_store import SqliteStore
-from bems.embedded.writer import Redrive, Writer, open_writer
+from bems.embedded.writer import EventCount, Redrive, Writer, open_writer
 from bems.generator.event_log import EVERYDAY, generate
 from bems.tracker.commands import Acknowledge, Cancel, Command, Complete, Extend, Park, Verb
 from bems.tracker.contract import Event
+from bems.tracker.control_totals import ControlTotal, EventTotals
 from bems.tracker.instants import DAY, SECOND, Instant, parse
 from bems.tracker.parsing import parse_line
 from bems.tracker.requests import Role
@@ -90,6 +92,11 @@ class CellRun:
         command = Command(f"command-{number}", invoice_id, "ann", self.clock.now(), verb, "as it was told")
         return submit(self.writer, command).result(SOON).result
 
+    def state(self, total: ControlTotal) -> None:
+        """Send a control total that differs from its count."""
+        for item in (total, EventCount(total, EventTotals(1, {"EUR": Decimal(3), "JPY": Decimal(-70)}))):
+            assert submit(self.writer, item).result(SOON).result == "accepted"
+
     def __enter__(self) -> "CellRun":
         return self
 
@@ -124,6 +131,7 @@ def run_first_half(folder: Path) -> None:
         for number, verb in enumerate(verbs):
             run.act(number, waiting[number], verb)
         run.move_to(run.clock.now() + SECOND)
+        run.state(ControlTotal("sap", "posting", 0, run.clock.now(), EventTotals(2, {"EUR": Decimal("10.50")})))
     _add_keys_and_deliveries(folder)
 
 
@@ -178,6 +186,7 @@ def read_contents(folder: Path) -> Any:
             "alerts": store.alerts(limit=9999),
             "commands": store.commands(limit=999),
             "letters": store.dead_letters(),
+            "control_totals": store.control_totals(),
             "due": store.due(TODAY, 9999),
             "statuses": dict(sorted(store.statuses().items())),
             "deliveries": [outbox.entries(state, 999, (-1, "")) for state in ("waiting", "failed")],

@@ -215,8 +215,8 @@ MUTANTS: dict[str, list[Change]] = {
         Change(
             deliveries.Deliveries,
             "_enqueue_new_alerts",
-            "alerts = source.alerts(seq, MAX_ALERTS_PER_READ)",
-            "alerts = source.alerts(seq and seq - 1, MAX_ALERTS_PER_READ)",
+            "alerts = source.alert_messages(seq, MAX_ALERTS_PER_READ)",
+            "alerts = source.alert_messages(seq and seq - 1, MAX_ALERTS_PER_READ)",
         ),
     ],
 }

@@ -5,6 +5,7 @@ from random import Random
 
 from bems.embedded.alerting.delivery import NotDelivered
 from bems.tracker.actions import Alert
+from bems.tracker.control_totals import AlertMessage
 from bems.tracker.instants import HOUR
 from tests.faults.invariants import require
 
@@ -26,7 +27,7 @@ class Receiver:
         self._accepted: dict[str, list[str]] = {}
         self._times: Counter[str] = Counter()
 
-    def send(self, alert: Alert) -> None:
+    def send(self, alert: AlertMessage) -> None:
         draw = self._random.random() if self.is_unreliable else 1.0
         if self.is_down:
             raise NotDelivered("no response", outage=True)
@@ -43,7 +44,8 @@ class Receiver:
             raise ZeroDivisionError
         self._accept(alert)
 
-    def _accept(self, alert: Alert) -> None:
+    def _accept(self, alert: AlertMessage) -> None:
+        assert isinstance(alert, Alert), "the simulation sends no control totals"
         before = self._accepted.setdefault(alert.invoice_id, [])
         self._times[alert.id] += 1
         if self._times[alert.id] > 1 + self.allowed_repeats[alert.id]:

@@ -5,9 +5,10 @@ from msgspec import structs
 
 from bems.tracker.actions import Alert
 from bems.tracker.alert_messages import headline, json_body, summary_line, text_body, urgency
+from bems.tracker.contract import Stage
 from tests.tracker.samples import DAY, FACTS, NOW
 
-OPEN = ("authorization", "reconciliation", "posting")
+OPEN: tuple[Stage, ...] = ("authorization", "reconciliation", "posting")
 STUCK = Alert(
     "a1", "INV-1", "stuck", "authorization", "critical", 3, NOW, NOW + DAY, NOW + DAY, FACTS, open_stages=OPEN
 )

@@ -118,7 +118,7 @@ def deliveries(listing: Listing, state: str | None, retry: bool) -> None:
 
 def _delivery_row(delivery: Delivery) -> tuple[str, ...]:
     return (
-        delivery.invoice_id,
+        delivery.invoice_id or "-",
         delivery.destination,
         delivery.state,
         str(delivery.attempts),

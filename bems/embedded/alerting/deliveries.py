@@ -23,7 +23,8 @@ from bems.embedded.alerting.delivery import Delivery, DeliveryState, Destination
 from bems.embedded.alerting.dispatcher import MAX_IN_FLIGHT, POLL_SECONDS, Dispatcher
 from bems.embedded.alerting.outbox import DATABASE, Outbox
 from bems.embedded.storage.database_files import StoreUnusable
-from bems.tracker.actions import Alert, Severity
+from bems.tracker.actions import Severity
+from bems.tracker.control_totals import AlertMessage
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ DESTINATION_REMOVED = "the destination is no longer configured"
 class AlertSource(Protocol):
     """Source of alerts: a store, or a reader of one."""
 
-    def alerts(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Alert]]:
+    def alert_messages(self, after: int = 0, limit: int = 1_000) -> Sequence[tuple[int, AlertMessage]]:
         """Return committed alerts with a number greater than `after`, each with its number, in ascending order."""
         ...
 
@@ -207,7 +208,7 @@ class Deliveries:
         source = self._open_source()
         seq, alert_id = self._outbox.last_enqueued()
         if seq:
-            found = source.alerts(seq - 1, 1)
+            found = source.alert_messages(seq - 1, 1)
             if not found or (found[0][0] == seq and found[0][1].id != alert_id):
                 source.close()
                 path = self._folder / DATABASE
@@ -219,7 +220,7 @@ class Deliveries:
 
     def _enqueue_new_alerts(self, source: AlertSource) -> bool:
         seq, _ = self._outbox.last_enqueued()
-        alerts = source.alerts(seq, MAX_ALERTS_PER_READ)
+        alerts = source.alert_messages(seq, MAX_ALERTS_PER_READ)
         if alerts:
             self._outbox.enqueue(alerts, self._keys, self._now())
             for dispatcher in self.dispatchers:

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from bems.clock import SystemClock
-from bems.tracker.actions import Alert
+from bems.tracker.control_totals import AlertMessage, CompletenessAlert
 from bems.tracker.instants import Instant
 
 Now = Callable[[], Instant]
@@ -31,12 +31,17 @@ class Delivery(Struct, frozen=True):
 
     destination: str
     seq: int
-    alert: Alert
+    alert: AlertMessage
     attempts: int
     due: Instant
     tried_at: Instant | None
     state: DeliveryState
     error: str | None
+
+    @property
+    def invoice_id(self) -> str | None:
+        """Invoice of the alert; None for an alert that belongs to no invoice."""
+        return None if isinstance(self.alert, CompletenessAlert) else self.alert.invoice_id
 
 
 class NotDelivered(Exception):
@@ -61,7 +66,7 @@ class Destination(Protocol):
         `webhook $CHAT_URL`, `email a@example.com, b@example.com`, `log`."""
         ...
 
-    def send(self, alert: Alert) -> None:
+    def send(self, alert: AlertMessage) -> None:
         """Deliver the alert. Raises NotDelivered if the receiver did not accept it, or may not have."""
         ...
 

@@ -12,8 +12,9 @@ from bems.embedded.alerting.delivery import Destination
 from bems.embedded.alerting.mail import EmailDestination
 from bems.embedded.alerting.webhook import WebhookDestination
 from bems.tracker import cells
-from bems.tracker.actions import SEVERITIES, Alert, Severity
+from bems.tracker.actions import SEVERITIES, Severity
 from bems.tracker.alert_messages import headline, urgency
+from bems.tracker.control_totals import AlertMessage, CompletenessAlert
 
 _KEY_PREFIX = "whsec_"
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
@@ -34,11 +35,12 @@ class LogDestination:
 
     key = "log"
 
-    def send(self, alert: Alert) -> None:
+    def send(self, alert: AlertMessage) -> None:
         level = _LOG_LEVELS[urgency(alert)]
-        facts = alert.facts
-        about = f"{facts.amount:f} {facts.currency} of vendor {facts.vendor.id}"
-        alerts_log.log(level, "%s: %s, %s, alert id %s", urgency(alert), headline(alert), about, alert.id)
+        about = ""
+        if not isinstance(alert, CompletenessAlert):
+            about = f", {alert.facts.amount:f} {alert.facts.currency} of vendor {alert.facts.vendor.id}"
+        alerts_log.log(level, "%s: %s%s, alert id %s", urgency(alert), headline(alert), about, alert.id)
 
 
 def build_destinations(

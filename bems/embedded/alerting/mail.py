@@ -15,9 +15,9 @@ from email.utils import format_datetime
 
 from bems.embedded.alerting.delivery import NotDelivered, Now, os_error_text, time_of_day
 from bems.embedded.alerting.webhook import abort_connection
-from bems.tracker.actions import Alert
 from bems.tracker.alert_messages import headline, text_body, urgency
 from bems.tracker.cells import Smtp
+from bems.tracker.control_totals import AlertMessage
 from bems.tracker.instants import to_datetime
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class EmailDestination:
         self._timeout, self._total_timeout = timeout, total_timeout
         self._partial_deliveries: OrderedDict[str, set[str]] = OrderedDict()
 
-    def send(self, alert: Alert) -> None:
+    def send(self, alert: AlertMessage) -> None:
         """Send the message to all recipients.
 
         After a partial delivery, only the recipients that have not accepted the message are tried again. A recipient
@@ -112,7 +112,7 @@ class EmailDestination:
                 server.quit()
             server.close()
 
-    def _message(self, alert: Alert) -> EmailMessage:
+    def _message(self, alert: AlertMessage) -> EmailMessage:
         message = EmailMessage(policy=_POLICY)
         # An invoice id may look like an encoded word (RFC 2047). Python would decode it, including line breaks.
         subject = headline(alert).replace("=?", "=.?")

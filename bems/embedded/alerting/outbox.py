@@ -14,12 +14,13 @@ import apsw
 from msgspec import json
 
 from bems.embedded.alerting.delivery import Delivery, DeliveryState
-from bems.embedded.storage.codec import decode_alert, encode_alert
+from bems.embedded.storage.codec import decode_alert_message, encode_alert
 from bems.embedded.storage.database_files import Migration, inspect_database, open_database
 from bems.embedded.storage.errors import StoreLost
 from bems.embedded.storage.file_guard import FileGuard
 from bems.embedded.storage.wal_identity import wal_path
-from bems.tracker.actions import Alert, Severity
+from bems.tracker.actions import Severity
+from bems.tracker.control_totals import AlertMessage, CompletenessAlert
 from bems.tracker.instants import Instant
 
 APPLICATION_ID = 0x42454D44
@@ -94,11 +95,11 @@ class Outbox:
             return seq, alert_id
 
     def enqueue(
-        self, alerts: Sequence[tuple[int, Alert]], keys: Mapping[Severity, Sequence[str]], now: Instant
+        self, alerts: Sequence[tuple[int, AlertMessage]], keys: Mapping[Severity, Sequence[str]], now: Instant
     ) -> None:
         """Add new alerts, with their numbers, for the destinations of their severity. They are due immediately."""
         rows = [
-            (key, seq, alert.id, alert.invoice_id, now, encode_alert(alert))
+            (key, seq, alert.id, _ordering_key(alert), now, encode_alert(alert))
             for seq, alert in alerts
             for key in keys[alert.severity]
         ]
@@ -227,9 +228,17 @@ class Outbox:
         return [_read(row) for row in rows]
 
 
+def _ordering_key(alert: AlertMessage) -> str:
+    """Return the value of `invoice_id`, by which deliveries wait for each other.
+
+    Alerts of control totals wait for no other. No invoice id has a space.
+    """
+    return f"alert {alert.id}" if isinstance(alert, CompletenessAlert) else alert.invoice_id
+
+
 def _read(row: tuple[Any, ...]) -> Delivery:
     destination, seq, alert, *rest = row
-    return Delivery(destination, seq, decode_alert(alert), *rest)
+    return Delivery(destination, seq, decode_alert_message(alert), *rest)
 
 
 def _create(connection: apsw.Connection) -> None:

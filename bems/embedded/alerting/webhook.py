@@ -24,8 +24,8 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionErr
 from urllib3.util import parse_url
 
 from bems.embedded.alerting.delivery import NotDelivered, Now, os_error_text, time_of_day
-from bems.tracker.actions import Alert
 from bems.tracker.alert_messages import json_body
+from bems.tracker.control_totals import AlertMessage
 from bems.tracker.instants import HOUR, SECOND, Instant, from_datetime
 
 MAX_RESPONSE_BYTES = 64 * 1024
@@ -70,7 +70,7 @@ class WebhookDestination:
         self._now = now
         self._timeouts = timeouts
 
-    def send(self, alert: Alert) -> None:
+    def send(self, alert: AlertMessage) -> None:
         body = msgspec.json.encode(json_body(alert, self._cell))
         try:
             status, retry_after = self._post(body, self._headers(alert, body))
@@ -80,7 +80,7 @@ class WebhookDestination:
             outage = status in (408, 425, 429) or status >= 500
             raise NotDelivered(_status_text(status), outage=outage, retry_after=self._parse_retry_after(retry_after))
 
-    def _headers(self, alert: Alert, body: bytes) -> dict[str, str]:
+    def _headers(self, alert: AlertMessage, body: bytes) -> dict[str, str]:
         timestamp = str(self._now() // SECOND)
         headers = {
             "content-type": "application/json",

@@ -14,6 +14,7 @@ from bems.tracker.responses import HttpResponse, forbidden, too_many_requests
 Roles = Set[Role]
 
 SENDERS: Roles = frozenset(("sender", "admin"))
+CONTROL_TOTAL_SENDERS: Roles = frozenset(("sender", "operator", "admin"))
 VIEWERS: Roles = frozenset(("viewer", "operator", "admin"))
 OPERATORS: Roles = frozenset(("operator", "admin"))
 ADMINS: Roles = frozenset(("admin",))

@@ -87,6 +87,17 @@ _DATE = {
     "pattern": r"^(19[7-9][0-9]|2[0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])(?!\n)$",
 }
 
+_SUMS_OF_CURRENCIES: Document = {
+    "patternProperties": {
+        f"^({'|'.join(sorted(code for code in MINOR_UNITS if MINOR_UNITS[code] == decimals))})(?!\\n)$": {
+            "type": "string",
+            "pattern": r"^-?[0-9]{1,24}" + (rf"(\.[0-9]{{1,{decimals}}})?" if decimals else "") + r"(?!\n)$",
+        }
+        for decimals in sorted({*MINOR_UNITS.values()})
+    },
+    "additionalProperties": False,
+}
+
 _ONE_OF_FILTERS = [
     {"required": ["event_ids"], "properties": {"event_ids": {"type": "array"}}},
     {"required": ["invoice_id"], "properties": {"invoice_id": {"type": "string"}}},
@@ -113,6 +124,11 @@ def _add_constraints(schemas: dict[str, Document]) -> None:
                 if form.get("format") == "date":
                     form.update(_DATE)
     schemas["RedriveRequest"]["anyOf"] = _ONE_OF_FILTERS
+    sums = schemas["ControlTotalRequest"]["properties"]["amounts"]
+    schemas["ControlTotalRequest"]["properties"]["amounts"] = {
+        **{name: value for name, value in sums.items() if name != "propertyNames"},
+        **_SUMS_OF_CURRENCIES,
+    }
 
 
 def build_document() -> Document:
@@ -207,7 +223,8 @@ def _describe_parameters(query: type[Struct]) -> list[Document]:
         merged = {**(given[0] if given else {}), **default}
         if None in merged.get("enum", ()):
             merged["enum"] = [value for value in merged["enum"] if value is not None]
-        parameters.append({"name": name, "in": "query", "required": False, "schema": merged})
+        is_required = name in schemas[query.__name__].get("required", ())
+        parameters.append({"name": name, "in": "query", "required": is_required, "schema": merged})
     return parameters
 
 

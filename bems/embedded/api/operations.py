@@ -12,20 +12,22 @@ from typing import Any, Literal, TypeVar
 from msgspec import Struct
 
 from bems.embedded.alerting.deliveries import Deliveries
-from bems.embedded.api import check, dashboards, policies, views
-from bems.embedded.api.access import ADMINS, OPERATORS, VIEWERS, Roles
+from bems.embedded.api import check, control_totals, dashboards, policies, views
+from bems.embedded.api.access import ADMINS, CONTROL_TOTAL_SENDERS, OPERATORS, VIEWERS, Roles
 from bems.embedded.api.cell_context import CellContext
 from bems.embedded.api.check import Check
 from bems.embedded.api.pages import Found, Page, PagedQuery, Position, RowNumber, SqliteInteger, paged, position_after
 from bems.embedded.api.queries import (
     AlertsQuery,
     CommandsQuery,
+    ControlTotalsQuery,
     DashboardQuery,
     DeadLettersQuery,
     DeliveriesQuery,
     InvoicesQuery,
     NoQuery,
     PolicyQuery,
+    SourceEventsQuery,
 )
 from bems.embedded.api.writer_bridge import WriterBridge
 from bems.embedded.auth.keys import Key, KeyRefused
@@ -34,10 +36,18 @@ from bems.embedded.storage.reader import Reader, stuck_sort_key
 from bems.embedded.writer import Redrive
 from bems.tracker import responses
 from bems.tracker.commands import Confirmation
+from bems.tracker.control_totals import ControlTotalRequest
 from bems.tracker.decisions import Receipt
 from bems.tracker.instants import from_datetime, render, to_datetime
 from bems.tracker.parsing import InvalidEvent, reject_invalid
-from bems.tracker.requests import AnyCommandRequest, KeyRequest, RedriveRequest, read_command, read_request
+from bems.tracker.requests import (
+    AnyCommandRequest,
+    EventLookupRequest,
+    KeyRequest,
+    RedriveRequest,
+    read_command,
+    read_request,
+)
 from bems.tracker.responses import HttpResponse
 from bems.tracker.status import WAITS_FOR
 from bems.validation.error_messages import format_value
@@ -133,10 +143,13 @@ class Redriven(Struct, frozen=True):
 
 
 class Delivery(Struct, frozen=True):
-    """An alert that has not yet been delivered to a destination."""
+    """An alert that has not yet been delivered to a destination.
+
+    `invoice_id` is null for the alert of a control total, which belongs to no invoice.
+    """
 
     alert_id: str
-    invoice_id: str
+    invoice_id: str | None
     destination: str
     attempts: int
     state: str
@@ -366,7 +379,7 @@ async def list_deliveries(request: ApiRequest) -> HttpResponse:
         shown = [
             Delivery(
                 entry.alert.id,
-                entry.alert.invoice_id,
+                entry.invoice_id,
                 entry.destination,
                 entry.attempts,
                 entry.state,
@@ -387,6 +400,26 @@ async def retry_deliveries(request: ApiRequest) -> HttpResponse:
 
 async def get_check(request: ApiRequest) -> HttpResponse:
     return responses.json_response(200, await check.check_consistency(request.context, request.key.id))
+
+
+async def post_control_total(request: ApiRequest) -> HttpResponse:
+    return await control_totals.receive_control_total(request.context, request.bridge, request.body, request.key.id)
+
+
+async def list_control_totals(request: ApiRequest) -> HttpResponse:
+    return await control_totals.list_states(request.context, request.query, request.key.id)
+
+
+async def get_source_events(request: ApiRequest) -> HttpResponse:
+    return await control_totals.list_events_of_source(request.context, request.query, request.key.id)
+
+
+async def look_up_events(request: ApiRequest) -> HttpResponse:
+    wanted = read_request(request.body, EventLookupRequest, "request")
+    if isinstance(wanted, InvalidEvent):
+        return responses.bad_request(wanted)
+    found = await request.read(lambda reader: control_totals.view_known_events(reader, wanted.event_ids))
+    return responses.json_response(200, Page(found, None))
 
 
 async def get_policy(request: ApiRequest) -> HttpResponse:
@@ -510,6 +543,25 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("GET", "/check", "getCheck", "Check that every accepted event is accounted for", VIEWERS, get_check,
               {200: Check}, problems=(400,)),
+    Operation(
+        "POST", "/control-totals", "sendControlTotal",
+        "Send a control total: the number and sums of the events that a source sent of a stage", CONTROL_TOTAL_SENDERS,
+        post_control_total, {200: control_totals.ControlTotalResult}, body=ControlTotalRequest,
+        problems=(400, 408, 413, 415),
+    ),
+    Operation(
+        "GET", "/control-totals", "listControlTotals", "List control totals, the latest interval first", VIEWERS,
+        list_control_totals, {200: Page[control_totals.ControlTotalResult]}, ControlTotalsQuery, problems=(400,),
+    ),
+    Operation(
+        "GET", "/events", "listSourceEvents", "List the applied events of a source, stage and interval, by event id",
+        VIEWERS, get_source_events, {200: Page[control_totals.SourceEventSummary]}, SourceEventsQuery, problems=(400,),
+    ),
+    Operation(
+        "POST", "/events/lookup", "lookUpEvents", "Look up which of these events were accepted", VIEWERS,
+        look_up_events, {200: Page[control_totals.KnownEvent]}, body=EventLookupRequest,
+        problems=(400, 408, 413, 415),
+    ),
     Operation(
         "GET", "/policy", "getPolicy", "Get the policy in force, now or at a given time, with every date", VIEWERS,
         get_policy, {200: policies.Policy}, PolicyQuery, problems=(400, 404),

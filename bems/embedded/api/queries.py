@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from msgspec import Meta, Struct, inspect
+from msgspec import Meta, Struct, field, inspect
 
 from bems.embedded.alerting.delivery import DeliveryState
 from bems.embedded.api.pages import PagedQuery
 from bems.tracker.actions import Severity
-from bems.tracker.contract import Stage, Timestamp
+from bems.tracker.contract import Date, Label, Stage, Timestamp
 from bems.tracker.instants import without_leap_second
 from bems.tracker.parsing import InvalidEvent, reject_invalid
 from bems.tracker.record import Mark
@@ -96,6 +96,25 @@ class DashboardQuery(Struct, frozen=True, forbid_unknown_fields=True):
     by: Literal["hour", "day"] = "day"
 
 
+class ControlTotalsQuery(PagedQuery, frozen=True, forbid_unknown_fields=True):
+    """Filters of the list of control totals, the latest interval first."""
+
+    source: Label | None = None
+    stage: Stage | None = None
+    day: Date | None = None
+    """Only intervals that begin on this day in UTC."""
+
+
+class SourceEventsQuery(PagedQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Selection of a source's events: those of one stage that occurred in the interval [from, to), by event id."""
+
+    source: Label
+    stage: Stage
+    since: Timestamp = field(name="from")
+    until: Timestamp = field(name="to")
+    limit: Annotated[int, Meta(ge=1, le=10_000, description="1 to 10000")] = 1_000
+
+
 def read_query(text: bytes, expected: type[T]) -> T | InvalidEvent:
     """Return the query, or InvalidEvent with every fault; a pointer is the name of a parameter, such as `/limit`."""
     if len(text) > MAX_QUERY_CHARACTERS:
@@ -121,18 +140,18 @@ def read_query(text: bytes, expected: type[T]) -> T | InvalidEvent:
 def _parameter_types(expected: type[Struct]) -> dict[str, type]:
     """Return the type of each parameter that is not a string: bool, int or datetime."""
     types: dict[str, type] = {}
-    for field in inspect.type_info(expected).fields:  # type: ignore[attr-defined]
-        plain, _ = strip_metadata(field.type)
+    for one in inspect.type_info(expected).fields:  # type: ignore[attr-defined]
+        plain, _ = strip_metadata(one.type)
         members = (
             [strip_metadata(member)[0] for member in plain.types] if isinstance(plain, inspect.UnionType) else [plain]
         )
         for member in members:
             if isinstance(member, inspect.BoolType) or member == _ONLY_TRUE:
-                types[field.encode_name] = bool
+                types[one.encode_name] = bool
             elif isinstance(member, inspect.IntType):
-                types[field.encode_name] = int
+                types[one.encode_name] = int
             elif isinstance(member, inspect.DateTimeType):
-                types[field.encode_name] = datetime
+                types[one.encode_name] = datetime
     return types
 
 

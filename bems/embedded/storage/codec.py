@@ -17,6 +17,7 @@ from bems.embedded.storage.store import AuditEntry
 from bems.engine import Execution, Stimulus, stimulus_from_json, stimulus_to_json
 from bems.tracker.actions import Alert
 from bems.tracker.contract import Actor, Event, Facts, Payment, Reason, Stage
+from bems.tracker.control_totals import AlertMessage, CompletenessAlert, ControlTotalState
 from bems.tracker.instants import Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
@@ -48,11 +49,18 @@ class StoredEvent(Struct, frozen=True, omit_defaults=True):
     payment: Payment | None = None
 
 
+class _AlertKind(Struct, frozen=True):
+    kind: str
+
+
 _pack = msgspec.msgpack.Encoder().encode
 _event = msgspec.msgpack.Decoder(StoredEvent)
 _record = msgspec.msgpack.Decoder(InvoiceRecord)
 _transition = msgspec.msgpack.Decoder(Transition)
 _alert = msgspec.msgpack.Decoder(Alert)
+_completeness_alert = msgspec.msgpack.Decoder(CompletenessAlert)
+_alert_kind = msgspec.msgpack.Decoder(_AlertKind)
+_control_total = msgspec.msgpack.Decoder(ControlTotalState)
 _entry = msgspec.msgpack.Decoder(AuditEntry)
 _any = msgspec.msgpack.Decoder()
 
@@ -151,12 +159,26 @@ def encode_execution(execution: Execution, stimuli: bytes) -> bytes:
     return _pack((execution.to_json(), stimuli))
 
 
-def encode_alert(alert: Alert) -> bytes:
+def encode_alert(alert: AlertMessage) -> bytes:
     return _pack(alert)
 
 
 def decode_alert(content: bytes) -> Alert:
     return _alert.decode(content)
+
+
+def decode_alert_message(content: bytes) -> AlertMessage:
+    """Decode an alert of an invoice or of a control total."""
+    is_completeness = _alert_kind.decode(content).kind == "completeness"
+    return _completeness_alert.decode(content) if is_completeness else _alert.decode(content)
+
+
+def encode_control_total(state: ControlTotalState) -> bytes:
+    return _pack(state)
+
+
+def decode_control_total(content: bytes) -> ControlTotalState:
+    return _control_total.decode(content)
 
 
 def encode_audit_entry(entry: AuditEntry) -> bytes:

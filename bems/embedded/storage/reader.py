@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import apsw
+from msgspec import json
 
 from bems.embedded.storage import codec
 from bems.embedded.storage.codec import Codec, Dictionaries
@@ -21,6 +22,7 @@ from bems.embedded.storage.store import AuditEntry, DeadLetter
 from bems.engine import Execution, Stimulus
 from bems.tracker.actions import Alert, Severity
 from bems.tracker.contract import Event, Stage
+from bems.tracker.control_totals import AlertMessage, ControlTotalState
 from bems.tracker.instants import Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.status import Status
@@ -258,6 +260,19 @@ class Reader:
             for seq, id, digest, invoice_id, body in rows
         ]
 
+    def events_by_id(self, event_ids: Collection[str]) -> list[tuple[Event, bool]]:
+        """Return the accepted events with these ids, each with whether it was applied and is no dead letter."""
+        rows = self._rows(
+            """SELECT e.event_id, e.digest, e.invoice_id, e.body, l.event_id IS NULL
+            FROM events e LEFT JOIN letters l ON l.event_id = e.event_id
+            WHERE e.event_id IN (SELECT value FROM json_each(?))""",
+            json.encode(sorted(event_ids)).decode(),
+        )
+        return [
+            (self._codec.decode_event(id, codec.decode_digest(digest), invoice_id, body), bool(is_applied))
+            for id, digest, invoice_id, body, is_applied in rows
+        ]
+
     def dead_letters(
         self,
         *,
@@ -302,9 +317,14 @@ class Reader:
         return [self._codec.decode_transition(body) for (body,) in rows]
 
     def alerts(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Alert]]:
-        """Return alerts with a number greater than `after`, each with its number."""
+        """Return alerts of invoices with a number greater than `after`, each with its number."""
+        sql = "SELECT seq, body FROM alerts WHERE seq > ? AND invoice_id > '' ORDER BY seq LIMIT ?"
+        return [(seq, codec.decode_alert(body)) for seq, body in self._rows(sql, after, limit)]
+
+    def alert_messages(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, AlertMessage]]:
+        """Return all alerts with a number greater than `after`, each with its number, also those of control totals."""
         rows = self._rows("SELECT seq, body FROM alerts WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
-        return [(seq, codec.decode_alert(body)) for seq, body in rows]
+        return [(seq, codec.decode_alert_message(body)) for seq, body in rows]
 
     def newest_alerts(
         self,
@@ -315,11 +335,17 @@ class Reader:
         before: int | None = None,
         limit: int = 100,
     ) -> list[tuple[int, Alert]]:
-        """Return alerts with a number below `before`, each with its number, the newest first.
+        """Return alerts of invoices with a number below `before`, each with its number, the newest first.
 
         `invoice_id`, `stage` and `severity` select among them.
         """
-        conditions = {"invoice_id = ?": invoice_id, "stage = ?": stage, "severity = ?": severity, "seq < ?": before}
+        conditions = {
+            "invoice_id > ?": "" if invoice_id is None else None,
+            "invoice_id = ?": invoice_id,
+            "stage = ?": stage,
+            "severity = ?": severity,
+            "seq < ?": before,
+        }
         rows = self._newest("alerts", conditions, limit)
         return [(seq, codec.decode_alert(body)) for seq, body in rows]
 
@@ -340,6 +366,41 @@ class Reader:
         """Return the command that counts as an event with this id (see `Command.event_id`)."""
         row = self._row("SELECT body FROM commands WHERE id = ?", event_id.removeprefix("command "))
         return codec.decode_audit_entry(row[0]) if row else None
+
+    # -- control totals
+
+    def control_total(self, id: str) -> ControlTotalState | None:
+        row = self._row("SELECT body FROM control_totals WHERE id = ?", id)
+        return codec.decode_control_total(row[0]) if row else None
+
+    def control_totals(
+        self,
+        *,
+        source: str | None = None,
+        stage: Stage | None = None,
+        since: tuple[Instant, Instant] | None = None,
+        before: tuple[Instant, str] | None = None,
+        limit: int = 100,
+    ) -> list[ControlTotalState]:
+        """Return control totals, ordered by the end of their interval and their id, the latest first.
+
+        `since` selects those whose interval begins at or after its first instant and before the second. `before` is the
+        end and id of the one before the first to return.
+        """
+        sql = """SELECT body FROM control_totals WHERE (?1 IS NULL OR source = ?1) AND (?2 IS NULL OR stage = ?2)
+            AND (?3 IS NULL OR since >= ?3 AND since < ?4) AND (?5 IS NULL OR (until, id) < (?5, ?6))
+            ORDER BY until DESC, id DESC LIMIT ?7"""
+        rows = self._rows(sql, source, stage, *(since or (None, None)), *(before or (None, None)), limit)
+        return [codec.decode_control_total(body) for (body,) in rows]
+
+    def control_totals_due(self, now: Instant, limit: int = 100) -> list[ControlTotalState]:
+        """Return control totals whose next comparison is due at `now`, the longest due first."""
+        sql = "SELECT body FROM control_totals WHERE check_at <= ? ORDER BY check_at LIMIT ?"
+        return [codec.decode_control_total(body) for (body,) in self._rows(sql, now, limit)]
+
+    def newest_transition(self) -> int:
+        """Return the number of the newest transition, 0 if there is none."""
+        return int(self._row("SELECT coalesce(max(seq), 0) FROM transitions")[0])
 
     def _newest(self, table: str, conditions: dict[str, Any], limit: int) -> list[Any]:
         given = {sql: value for sql, value in conditions.items() if value is not None}

@@ -7,11 +7,18 @@ from typing import Any
 import apsw
 from msgspec import structs
 
-from bems.embedded.storage.codec import Codec, encode_alert, encode_amount, encode_audit_entry, encode_digest
+from bems.embedded.storage.codec import (
+    Codec,
+    encode_alert,
+    encode_amount,
+    encode_audit_entry,
+    encode_control_total,
+    encode_digest,
+)
 from bems.embedded.storage.schema import RESOLVED_PREFIX
 from bems.embedded.storage.store import AuditEntry
 from bems.embedded.storage.unit_of_work import WriteSet
-from bems.tracker.actions import Alert
+from bems.tracker.control_totals import AlertMessage, CompletenessAlert
 from bems.tracker.record import InvoiceRecord
 
 FIRST_OPEN_ROW_NUMBER = 1 << 40
@@ -117,6 +124,8 @@ def write_group(connection: apsw.Connection, group: WriteSet, codec: Codec, numb
         )
     if group.alerts or group.commands or group.dead_letters or group.postponed:
         _write_other_tables(connection, group)
+    if group.control_totals:
+        _write_control_totals(connection, group)
 
 
 def _write_events(connection: apsw.Connection, group: WriteSet, codec: Codec, last: int) -> None:
@@ -149,10 +158,7 @@ def _sql(statement: tuple[str, str, str], rows: int) -> str:
 def _write_other_tables(connection: apsw.Connection, group: WriteSet) -> None:
     connection.executemany(
         "INSERT INTO alerts (id, invoice_id, stage, severity, body) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        [
-            (_stored_id(alert), alert.invoice_id, alert.stage, alert.severity, encode_alert(alert))
-            for alert in group.alerts
-        ],
+        [_alert_row(alert) for alert in group.alerts],
     )
     connection.executemany(
         """INSERT INTO commands (id, invoice_id, operator, accepted_at, verb, result, body)
@@ -175,8 +181,30 @@ def _write_other_tables(connection: apsw.Connection, group: WriteSet) -> None:
             connection.execute(sql, (until, key, at))
 
 
-def _stored_id(alert: Alert) -> str:
-    return RESOLVED_PREFIX * (alert.kind == "resolved") + alert.id
+def _alert_row(alert: AlertMessage) -> tuple[Any, ...]:
+    if isinstance(alert, CompletenessAlert):
+        return alert.id, "", alert.control_total.stage, alert.severity, encode_alert(alert)
+    id = RESOLVED_PREFIX * (alert.kind == "resolved") + alert.id
+    return id, alert.invoice_id, alert.stage, alert.severity, encode_alert(alert)
+
+
+def _write_control_totals(connection: apsw.Connection, group: WriteSet) -> None:
+    connection.executemany(
+        """INSERT INTO control_totals (id, source, stage, since, until, check_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (id) DO UPDATE SET check_at = excluded.check_at, body = excluded.body""",
+        [
+            (
+                id,
+                state.total.source,
+                state.total.stage,
+                state.total.since,
+                state.total.until,
+                state.check_at,
+                encode_control_total(state),
+            )
+            for id, state in group.control_totals.items()
+        ],
+    )
 
 
 def _transition_rows(group: WriteSet, codec: Codec, last: int) -> tuple[list[tuple[Any, ...]], dict[str, int]]:

@@ -16,8 +16,9 @@ RESOLVED_PREFIX = "resolved "
 """Prefix of the id in the table `alerts` of a message of kind `resolved`, which is no alert. An alert's id has no
 space."""
 
-COUNT_ALERTS = f"""SELECT (SELECT count(*) FROM alerts)
+COUNT_ALERTS = f"""SELECT (SELECT count(*) FROM alerts WHERE invoice_id > '')
     - (SELECT count(*) FROM alerts WHERE id BETWEEN '{RESOLVED_PREFIX}' AND '{RESOLVED_PREFIX}z')"""
+"""Query of the number of alerts of invoices. An alert of a control total has no invoice."""
 
 _TABLES_V1 = """
 CREATE TABLE dictionaries (kind TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT;
@@ -83,5 +84,25 @@ def _create_policies(connection: apsw.Connection) -> None:
     ) STRICT""")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create_tables, migrate_to_v2, _create_policies, migrate_to_v4)
+def _create_control_totals(connection: apsw.Connection) -> None:
+    """Migrate to version 5, which stores control totals, one row for each source, stage and interval.
+
+    `since` and `until` are the interval, `check_at` is the instant of the next comparison. From this version on, the
+    table `alerts` may hold alerts of control totals, whose invoice_id is empty.
+    """
+    connection.execute("""CREATE TABLE control_totals (
+        id TEXT NOT NULL UNIQUE, source TEXT NOT NULL, stage TEXT NOT NULL, since INTEGER NOT NULL,
+        until INTEGER NOT NULL, check_at INTEGER, body BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX control_totals_by_interval ON control_totals (until, id);
+    CREATE INDEX control_totals_due ON control_totals (check_at) WHERE check_at IS NOT NULL;""")
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    _create_tables,
+    migrate_to_v2,
+    _create_policies,
+    migrate_to_v4,
+    _create_control_totals,
+)
 """The nth migration turns version n - 1 into version n (PRAGMA user_version). A released migration never changes."""

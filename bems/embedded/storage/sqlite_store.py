@@ -26,6 +26,7 @@ from bems.embedded.storage.wal_identity import UPDATE_SALT_EVERY_COMMITS, update
 from bems.engine import Execution, Stimulus
 from bems.tracker.actions import Alert, execution_name
 from bems.tracker.contract import Event
+from bems.tracker.control_totals import CompletenessAlert, ControlTotalState
 from bems.tracker.instants import LATEST, Instant
 from bems.tracker.policy import Policy
 from bems.tracker.policy_file import policy_to_json
@@ -410,7 +411,7 @@ class SqliteStore(Reader):
         dead_letters = [DeadLetter(*row) for row in self._rows(sql, before, limit)]
         return [one for one in dead_letters if self.dead_letter(one.event_id) == one]
 
-    # -- transitions, alerts and commands
+    # -- transitions and alerts
 
     def add_transitions(self, transitions: Iterable[Transition]) -> None:
         """Add rows of the time series. The record of their invoice must be stored in the same group."""
@@ -418,6 +419,21 @@ class SqliteStore(Reader):
 
     def add_alert(self, alert: Alert) -> None:
         self._item_changes.alerts.append(alert)
+
+    # -- control totals
+
+    def control_total(self, id: str) -> ControlTotalState | None:
+        known = self._item_changes.control_totals.get(id) or self._group_changes.control_totals.get(id)
+        return known or super().control_total(id)
+
+    def put_control_total(self, state: ControlTotalState) -> None:
+        self._item_changes.control_totals[state.total.id] = state
+
+    def add_completeness_alert(self, alert: CompletenessAlert) -> None:
+        """Add the alert of a control total. One with the same id is added once."""
+        self._item_changes.alerts.append(alert)
+
+    # -- commands
 
     def command(self, id: str) -> AuditEntry | None:
         known = self._item_changes.commands.get(id) or self._group_changes.commands.get(id)

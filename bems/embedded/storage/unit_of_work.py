@@ -7,8 +7,8 @@ from typing import Generic, NamedTuple, TypeVar
 from bems.embedded.storage.codec import encode_event, encode_execution, encode_record, encode_transition
 from bems.embedded.storage.store import AuditEntry, DeadLetter, DueItem
 from bems.engine import Execution
-from bems.tracker.actions import Alert
 from bems.tracker.contract import Event
+from bems.tracker.control_totals import AlertMessage, ControlTotalState
 from bems.tracker.instants import Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.transitions import Transition
@@ -34,8 +34,8 @@ class WriteSet:
     """
 
     __slots__ = (
-        "alerts", "commands", "dead_letters", "encoded_events", "encoded_executions", "encoded_records",
-        "encoded_transitions", "events", "executions", "postponed", "records", "transitions",
+        "alerts", "commands", "control_totals", "dead_letters", "encoded_events", "encoded_executions",
+        "encoded_records", "encoded_transitions", "events", "executions", "postponed", "records", "transitions",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -47,14 +47,15 @@ class WriteSet:
         self.executions: dict[str, StoredExecution] = {}
         self.events: dict[str, Event] = {}
         self.transitions: list[Transition] = []
-        self.alerts: list[Alert] = []
+        self.alerts: list[AlertMessage] = []
         self.commands: dict[str, AuditEntry] = {}
         self.dead_letters: dict[str, DeadLetter | None] = {}
         self.postponed: dict[DueItem, Instant] = {}
+        self.control_totals: dict[str, ControlTotalState] = {}
 
     def __bool__(self) -> bool:
         changes = self.records or self.executions or self.events or self.transitions or self.alerts or self.commands
-        return bool(changes or self.dead_letters or self.postponed)
+        return bool(changes or self.dead_letters or self.postponed or self.control_totals)
 
     def encode(self) -> None:
         """Encode the values. A value that cannot be encoded raises here, and not in the middle of a transaction."""
@@ -83,6 +84,8 @@ class WriteSet:
             self.dead_letters.update(other.dead_letters)
         if other.postponed:
             self.postponed.update(other.postponed)
+        if other.control_totals:
+            self.control_totals.update(other.control_totals)
 
 
 class LruCache(Generic[K, V]):

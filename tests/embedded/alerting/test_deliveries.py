@@ -30,6 +30,7 @@ from bems.embedded.storage.codec import encode_alert
 from bems.embedded.storage.database_files import StoreUnusable, open_database
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.tracker.actions import Alert
+from bems.tracker.control_totals import AlertMessage, CompletenessAlert, ControlTotal, EventTotals
 from bems.tracker.instants import DAY, HOUR, MINUTE, SECOND, Instant
 from tests.tracker.samples import FACTS, NOW
 from tests.waiting import SOON, until
@@ -64,7 +65,7 @@ class FakeStore:
         self.opened += 1
         return self
 
-    def alerts(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Alert]]:
+    def alert_messages(self, after: int = 0, limit: int = 1_000) -> list[tuple[int, Alert]]:
         if self.error:
             raise self.error
         return list(enumerate(self.all, 1))[after : after + limit]
@@ -76,14 +77,14 @@ class FakeStore:
 class FakeDestination:
     """A destination in this process. `answers` is called with each alert and may raise NotDelivered or block."""
 
-    def __init__(self, key: str = "destination", answers: Callable[[Alert], None] = lambda _: None) -> None:
+    def __init__(self, key: str = "destination", answers: Callable[[AlertMessage], None] = lambda _: None) -> None:
         self.key = key
         self.answers = answers
         self.tried: list[str] = []
         self.taken: list[str] = []
         self.changed = threading.Condition()
 
-    def send(self, alert: Alert) -> None:
+    def send(self, alert: AlertMessage) -> None:
         with self.changed:
             self.tried.append(alert.id)
             self.changed.notify_all()
@@ -97,7 +98,7 @@ class FakeDestination:
             assert self.changed.wait_for(lambda: len(self.tried) >= tried and len(self.taken) >= taken, SOON)
 
 
-def unavailable(_: Alert) -> None:
+def unavailable(_: AlertMessage) -> None:
     raise NotDelivered("no receiver", outage=True)
 
 
@@ -367,8 +368,8 @@ def test_a_refused_alert_delays_only_its_own_invoice(cell: CellFixture) -> None:
 
 
 def test_an_alert_that_breaks_the_receiver_does_not_block_others(cell: CellFixture) -> None:
-    def answers(one: Alert) -> None:
-        if one.invoice_id == "poison":
+    def answers(one: AlertMessage) -> None:
+        if isinstance(one, Alert) and one.invoice_id == "poison":
             unavailable(one)
 
     destination = FakeDestination(answers=answers)
@@ -378,6 +379,17 @@ def test_an_alert_that_breaks_the_receiver_does_not_block_others(cell: CellFixtu
     cell.store.all += [alert(f"A{n}") for n in range(20)]
     cell.advance_until(SECOND, lambda: len(destination.taken) == 20)
     assert len(destination.tried) < 30
+
+
+def test_alerts_of_control_totals_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    total = ControlTotal("sap", "posting", NOW - DAY, NOW, EventTotals(1, {}))
+    alerts = [CompletenessAlert(id, total, EventTotals(0, {}), NOW) for id in ("x", "y")]
+    outbox = Outbox(tmp_path)
+    outbox.enqueue(list(enumerate(alerts, 1)), {"warning": ["log"], "critical": []}, NOW)
+    found = outbox.next_per_invoice("log", 9)
+    assert [delivery.alert for delivery in found] == alerts
+    assert [delivery.invoice_id for delivery in found] == [None, None]
+    outbox.close()
 
 
 def test_an_outage_causes_few_attempts_whatever_the_backlog(cell: CellFixture) -> None:
@@ -405,7 +417,7 @@ def test_an_outage_causes_few_attempts_whatever_the_backlog(cell: CellFixture) -
 
 
 def test_retry_after_of_the_receiver_is_respected(cell: CellFixture) -> None:
-    def busy(_: Alert) -> None:
+    def busy(_: AlertMessage) -> None:
         raise NotDelivered("answered 429", outage=True, retry_after=20 * MINUTE)
 
     destination = FakeDestination(answers=busy)
@@ -464,7 +476,7 @@ def test_a_retry_by_an_operator_skips_the_backoff(cell: CellFixture) -> None:
 def test_after_an_outage_the_give_up_period_of_unattempted_alerts_restarts(cell: CellFixture) -> None:
     refused = NotDelivered("answered 400", outage=False)
 
-    def answers(one: Alert) -> None:
+    def answers(one: AlertMessage) -> None:
         if one.id == "A.1":
             raise refused
 
@@ -764,7 +776,7 @@ def test_an_unexpected_exception_is_a_failed_attempt_and_reveals_no_secret(
 ) -> None:
     url = "https://chat.example.com/n0b0dy-kn0ws"
 
-    def broken(_: Alert) -> None:
+    def broken(_: AlertMessage) -> None:
         raise RuntimeError(url)
 
     destination = FakeDestination(answers=broken)

@@ -14,9 +14,10 @@ from bems.embedded.auth.keys import Key
 from bems.embedded.clock import VirtualClock
 from bems.embedded.service import Service
 from bems.embedded.storage.reader import Reader, open_reader
-from bems.tracker.actions import Alert, Severity
+from bems.tracker.actions import Severity
 from bems.tracker.cells import Limits, Rate, StageRates
 from bems.tracker.contract import SUCCESS_STATUS, Stage
+from bems.tracker.control_totals import AlertMessage
 from bems.tracker.instants import Instant, render
 from bems.tracker.requests import Role
 from tests.tracker.samples import FACTS_SENT, NOW, POLICY
@@ -135,7 +136,7 @@ class Inbox:
         self.taken: list[str] = []
         self.everything: dict[Severity, list[Destination]] = {"warning": [self], "critical": [self]}
 
-    def send(self, alert: Alert) -> None:
+    def send(self, alert: AlertMessage) -> None:
         self.taken.append(alert.id)
 
 
