@@ -1,6 +1,7 @@
 """The commands that call a running cell: their output, effects and error messages."""
 
 import json
+import re
 import socket
 import ssl
 import threading
@@ -237,6 +238,62 @@ def test_every_act_command(harness: CliHarness) -> None:
     assert "by [mail]" in shown
     assert "J" in harness.bems("act", "park", "J", "--note", "x").error()
     assert "/note" in harness.bems("act", "park", "I", "--note", "x" * 1001).error()
+
+
+@pytest.mark.parametrize("command", ["complete I --stage posting", "cancel I", "park I J", "note I"])
+@pytest.mark.parametrize("note", [(), ("--note", " ")])
+def test_some_commands_need_a_note(command: str, note: tuple[str, ...]) -> None:
+    assert run("act", *command.split(), *note).error() == 'say why: use --note "..."'
+
+
+def test_a_snooze_says_until_when(harness: CliHarness) -> None:
+    harness.send(event("e", invoice_id="I"))
+    early = harness.bems("act", "snooze", "I", "--until", "+1h").error()
+    assert early.startswith("a snooze must end after 2026-03-05T10:00:")
+    for end, shown in (("2026-03-06T09:00:00Z", "2026-03-06 09:00:00 UTC"), ("+5d", "2026-03-07 10:00:")):
+        done = harness.bems("act", "snooze", "I", "--until", end).out.splitlines()
+        assert done[1].startswith(f"No alerts until: {shown}")
+        assert done[1].endswith(" UTC (5d from now)" if end == "+5d" else " UTC")
+        assert done[-1].startswith(f"Next alert: {shown}")
+    assert (
+        "No alerts until: 2026-03-08 09:00:00 UTC"
+        in harness.bems("act", "snooze", "I", "J", "--until", "2026-03-08T09:00:00Z").out
+    )
+    facts = harness.bems("invoice", "I").out
+    assert re.search(r"^Next alert +2026-03-08 09:00:00 UTC, snoozed until then$", facts, re.MULTILINE)
+    assert re.search(r"^Deadline +2026-03-05 10:00:\d\d UTC$", facts, re.MULTILINE)
+
+
+def test_an_invoice_is_assigned(harness: CliHarness) -> None:
+    harness.send(event("e", invoice_id="I"), event("f", invoice_id="J"))
+    assert "\nAssigned to Jane [Doe]\n" in harness.bems("act", "assign", "I", "--to", "Jane [Doe]").out
+    assert (
+        harness.bems("act", "assign", "I", "--to", "Jane [Doe]").error().startswith("the invoice is already assigned")
+    )
+    assert re.search(r"^Assigned to +Jane \[Doe\]$", harness.bems("invoice", "I").out, re.MULTILINE)
+    assert "\nAssigned to nobody\n" in harness.bems("act", "assign", "I", "--nobody").out
+    assert "Assigned to" not in harness.bems("invoice", "I").out
+    both = harness.bems("act", "assign", "--from", "-", "--to", "kim", "--json", stdin=b"I\nJ\n").json
+    assert (both["assignee"], [one["result"] for one in both["results"]]) == ("kim", ["done", "done"])
+    assert {one["assignee"] for one in both_invoices(harness)} == {"kim"}
+    for options in ((), ("--to", "kim", "--nobody")):
+        message = harness.bems("act", "assign", "I", *options).error()
+        assert message == "say to whom: use --to NAME, or --nobody"
+
+
+def both_invoices(harness: CliHarness) -> list[Any]:
+    return [harness.bems("invoice", id, "--json").json for id in ("I", "J")]
+
+
+def test_a_note_is_shown_with_the_invoice(harness: CliHarness) -> None:
+    harness.send(event("e", invoice_id="I"), event("f", invoice_id="J"))
+    harness.bems("act", "note", "I", "J", "--note", "asked [Acme] twice", role="operator")
+    assert {one["note"]["text"] for one in both_invoices(harness)} == {"asked [Acme] twice"}
+    shown = harness.bems("invoice", "I").out
+    assert re.search(r"^Note +asked \[Acme\] twice \(the-operator, 2026-03-02 10:00:\d\d UTC\)$", shown, re.MULTILINE)
+    assert re.search(r"^2026-03-02 10:00:\d\d +note by the-operator +AwaitingAuthorization ", shown, re.MULTILINE)
+    harness.bems("act", "assign", "I", "--to", "kim")
+    assert "asked [Acme] twice (the-operator, " in harness.bems("invoice", "I").out, "a command without a note keeps it"
 
 
 def test_a_date_means_the_end_of_that_day_in_local_time(harness: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:

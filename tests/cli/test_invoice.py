@@ -96,6 +96,67 @@ def test_each_outcome_shows_its_author_and_attributes(harness: CliHarness) -> No
     assert "by hand, the-operator checked by [hand]" in by_hand
 
 
+def shown_facts(harness: CliHarness, invoice_id: str) -> list[str]:
+    return [" ".join(line.split()) for line in harness.bems("invoice", invoice_id).out.splitlines()]
+
+
+def test_what_events_state_is_shown(harness: CliHarness) -> None:
+    terms = {"days": 30, "baseline_date": "2026-02-28", "cash_discounts": [{"percent": "2.5", "days": 10}]}
+    stated = {
+        "number": "RE-2026-77",
+        "issue_date": "2026-02-27",
+        "buyer": {"id": "1000", "name": "Example AG"},
+        "purchase_orders": ["4500012345", "4500012346"],
+        "payment_terms": terms,
+    }
+    harness.send(event("e", invoice_id="I", **stated))
+    decided = {"actor": {"id": "kim", "kind": "person"}, "reason": {"code": "QUA", "text": "two are missing"}}
+    harness.send(event("a", "approved", "I", **decided, attributes={"limit": "10k"}), stage="authorization")
+    harness.send(event("m", "not_applicable", "I"), stage="reconciliation")
+    paid = {"paid_on": "2026-03-01", "amount": "1218.75", "discount_taken": "31.25"}
+    harness.send(event("p", "posted", "I", payment=paid), stage="posting")
+    found = shown_facts(harness, "I")
+    for line in (
+        "Number RE-2026-77, issued 2026-02-27",
+        "Buyer 1000 Example AG",
+        "Orders 4500012345, 4500012346",
+        "Terms 30 days, from 2026-02-28, 2.5% within 10 days",
+        "Posted 2026-03-02 09:00:00 UTC",
+        "authorization approved 2026-03-02 09:00:00 sap, kim QUA: two are missing; limit: 10k a",
+        "reconciliation not_applicable 2026-03-02 09:00:00 sap - m",
+        "posting posted 2026-03-02 09:00:00 sap paid 1218.75 on 2026-03-01, discount 31.25 p",
+    ):
+        assert line in found, line
+    events = [" ".join(line.split()) for line in harness.bems("invoice", "I", "--events").out.splitlines()]
+    assert any(
+        " authorization approved 1,250.00 EUR sap, kim QUA: two are missing; limit: 10k " in one for one in events
+    )
+    assert any(" sap paid 1218.75 on 2026-03-01, discount 31.25 Acme " in one for one in events)
+
+
+def test_an_outcome_recorded_by_hand_is_shown_after_an_event_contradicts_it(harness: CliHarness) -> None:
+    harness.send(event("e", invoice_id="I"))
+    harness.advance_to("2026-03-05T12:00:00Z")
+    until(lambda: is_stuck(harness, "I"))
+    harness.bems("act", "complete", "I", "--stage", "authorization", "--note", "on paper", role="operator")
+    later = {"occurred_at": "2026-03-05T13:00:00Z"}
+    harness.send(event("r", "rejected", "I", **later), stage="authorization")
+    found = shown_facts(harness, "I")
+    assert "Status Rejected: authorization refused" in found
+    (by_hand,) = [line for line in found if line.startswith("By hand ")]
+    assert by_hand.startswith("By hand authorization approved by the-operator, 2026-03-05 12:00:")
+    detail = "an event says rejected, but the-operator recorded authorization as approved by hand on 2026-03-05"
+    assert any(f" contradictory outcomes: {detail} warning 2026-03-05 12:00:" in line for line in found)
+    assert any(" alert: contradictory outcomes Rejected " in line for line in found)
+    assert any(" resolved: authorization is approved warning - " in line for line in found)
+    alerts = [" ".join(line.split()) for line in harness.bems("alerts").out.splitlines()]
+    assert [line.split(" ")[3:5] for line in alerts if line.startswith("I ")] == [
+        ["contradictory", "outcomes:"], ["resolved:", "authorization"], ["authorization", "stuck,"],
+    ]  # fmt: skip
+    check = harness.bems("check", "--json").json
+    assert (check["alerts"], check["balanced"]) == (2, True)
+
+
 def test_events_are_shown_as_they_were_sent(harness: CliHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_PAGE_ITEMS", 2)
     sent = [event(f"e{number}", invoice_id="I", occurred_at=f"2026-03-0{number}T09:00:00Z") for number in (1, 2)]

@@ -67,6 +67,27 @@ def test_a_file_is_printed_without_a_cell(file: str) -> None:
     assert "a file has no history" in run("policy", "--policy", file, "--at", "2026-03-01").error()
 
 
+def test_every_key_of_a_file_is_printed(tmp_path: Path) -> None:
+    path = tmp_path / "sla.yaml"
+    path.write_text("""critical_amount_from: {USD: 12000, EUR: "10000.50"}
+stages:
+  authorization:
+    escalate: {every: 1bd, growth: 1.5}
+    overrides:
+      - {when: {buyer: "1000", has_purchase_order: true}, escalate_every: 2d}
+  reconciliation: {not_required: [{when: {has_purchase_order: false}}]}
+""")
+    lines = [" ".join(line.split()) for line in run("policy", "--policy", str(path)).out.splitlines()]
+    assert any(line.startswith("authorization 3bd 1bd, growing x 1.5 ") for line in lines)
+    assert any(line.startswith("override 1 3bd 2d ") for line in lines)
+    for line in (
+        "authorization override 1: buyer 1000, has_purchase_order true",
+        "reconciliation not required: has_purchase_order false",
+        "Critical alerts: only from 10000.50 EUR, 12000 USD; in other currencies, from",
+    ):
+        assert line in lines
+
+
 def test_the_policy_of_a_configured_cell_is_printed_without_calling_it(tmp_path: Path, file: str) -> None:
     cells = tmp_path / "cells.yaml"
     cells.write_text(

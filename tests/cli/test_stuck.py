@@ -129,7 +129,8 @@ def test_the_worst_invoice_and_the_effect_of_its_completion_are_described(month:
 
 def test_the_described_effect_of_a_completion_is_correct(harness: CliHarness) -> None:
     harness.send(event("a", invoice_id="A"), event("b", invoice_id="B", amount="9.00"))
-    harness.send(event("m", "mismatched", "A", attributes={"reason": "price"}), stage="reconciliation")
+    why = {"reason": {"code": "QUA", "text": "damaged"}, "attributes": {"lines": "2"}}
+    harness.send(event("m", "mismatched", "A", **why), stage="reconciliation")
     harness.send(event("n", "approved", "A", occurred_at="2026-03-02T09:30:00Z"), stage="authorization")
     harness.advance_to("2026-04-10T10:00:00Z")
     until(lambda: stuck_in(harness)["stuck"] == 2)
@@ -137,11 +138,24 @@ def test_the_described_effect_of_a_completion_is_correct(harness: CliHarness) ->
         totals = collect(client, harness.service.analytics).stuck
         worst = find_worst(client, totals)
     assert worst is not None
-    assert "waits for reconciliation since 2 March 2026: mismatched by sap (reason price); " in worst.describe()
+    assert "waits for reconciliation since 2 March 2026: mismatched by sap (QUA damaged, lines 2); " in worst.describe()
     assert harness.bems("act", "complete", "A", "--stage", worst.stage, "--note", "x").code == 0
     promised = worst.as_document(totals)["if_completed"]
     assert harness.bems("invoice", "A", "--json").json["status"] == promised["status"] == "AwaitingPosting"
     assert stuck_in(harness)["stuck"] == promised["stuck"] == 1
+
+
+def test_a_stuck_invoice_shows_its_snooze_assignee_and_note(harness: CliHarness) -> None:
+    harness.send(event("a", invoice_id="A"), event("b", invoice_id="B"))
+    harness.advance_to("2026-03-05T12:00:00Z")
+    until(lambda: stuck_in(harness)["stuck"] == 2)
+    harness.bems("act", "assign", "A", "--to", "jane@example.com")
+    snoozed = harness.bems("act", "snooze", "A", "--until", "2026-03-25T12:00:00Z", "--note", "asked for a credit note")
+    assert snoozed.code == 0, snoozed
+    rows = {line[:1]: " ".join(line.split()) for line in harness.bems("stuck").out.splitlines()}
+    assert rows["A"].endswith(" snoozed to 2026-03-25 Acme [GmbH] jane@example.com asked for a credit note")
+    assert rows["B"].endswith(" - Acme [GmbH] - -")
+    assert rows["2"] == "2 are stuck: 2,500.00 EUR"
 
 
 def test_totals_are_written_as_a_sentence() -> None:

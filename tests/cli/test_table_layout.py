@@ -101,6 +101,19 @@ def test_every_table_of_a_command_fits(columns: Sequence[Column]) -> None:
         assert max(map(len, shown(columns, [row], width))) <= width
 
 
+def test_the_stuck_invoices_show_who_takes_care_on_a_narrow_terminal() -> None:
+    row = (
+        "INV/2026/000123", "authorization", "2026-03-02", "2", "warning", "18,497.07 EUR", "-", "Acme GmbH",
+        "jane@example.com", "asked for a credit note over the missing items",
+    )  # fmt: skip
+    narrow = shown(STUCK, [row], 80)
+    assert [name for name in ("Amount", "Mark", "Waits for", "Assigned to") if name not in narrow[0]] == []
+    assert "jane@example.com" in narrow[2]
+    wide = shown(STUCK, [row], 120)
+    assert "Note" in wide[0] and "Since" in wide[0]
+    assert narrow[-1].startswith("Columns left out: ") and "Note" in narrow[-1]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

@@ -1,7 +1,9 @@
 """Details of an invoice, and commands, dead letters and deliveries."""
 
+import dataclasses
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,8 +14,10 @@ from bems.embedded.definition import load_machine
 from bems.embedded.execution_histories import ExecutionHistories
 from bems.tracker.actions import execution_name
 from bems.tracker.instants import DAY, HOUR, SECOND, render
+from bems.tracker.policy import When
 from bems.tracker.requests import MAX_REQUEST_BYTES
 from bems.tracker.status import status_of
+from tests.embedded.api import calls
 from tests.embedded.api.calls import Cell, event_body, run_concurrently
 from tests.tracker.samples import NOW
 from tests.waiting import until
@@ -207,6 +211,87 @@ def test_a_command_without_effect_is_refused_and_recorded(cell: Cell, invoice: s
     assert (none.status, none.faults) == (404, {})
 
 
+def test_a_snooze_is_shown_until_its_end(own_cell: Cell) -> None:
+    own_cell.send("ingestion", invoice_id="S")
+    own_cell.move_to(NOW + 3 * DAY)
+    until(lambda: own_cell.get("/invoices/S")["stuck"])
+    end = NOW + 4 * DAY + HOUR
+    reply = command(own_cell, "snooze", "S", "s1", until=render(end))
+    assert (reply.status, reply.content["next_alert_at"]) == (200, render(end))
+    shown = own_cell.get("/invoices/S")
+    assert shown["stuck"] is True
+    assert (shown["waiting"]["snoozed_until"], shown["waiting"]["deadline"]) == (render(end), render(NOW + 3 * DAY))
+    assert (shown["commands"][0]["verb"], shown["commands"][0]["until"]) == ("snooze", render(end))
+    late = command(own_cell, "snooze", "S", "s2", until=render(NOW + 5 * DAY))
+    assert (late.status, late.faults) == (409, {})
+    assert f"before {render(NOW + 5 * DAY)}, when the last one is" in late.content["detail"]
+    own_cell.move_to(NOW + 4 * DAY + SECOND)
+    own_cell.send("ingestion", invoice_id="other")
+    assert own_cell.get("/invoices/S")["waiting"]["step"] == 1
+    own_cell.move_to(end)
+    until(lambda: own_cell.get("/invoices/S")["waiting"]["step"] == 2)
+    shown = own_cell.get("/invoices/S")
+    assert "snoozed_until" not in shown["waiting"]
+    assert (shown["alerts"][0]["due_at"], shown["alerts"][0]["raised_at"]) == (render(NOW + 4 * DAY), render(end))
+
+
+def test_the_assignee_and_the_newest_note_are_shown_everywhere(own_cell: Cell) -> None:
+    own_cell.send("ingestion", invoice_id="S")
+    own_cell.move_to(NOW + 3 * DAY)
+    until(lambda: own_cell.get("/invoices/S")["stuck"])
+    assert command(own_cell, "assign", "S", "a1", assignee="Jane Doe", note="").status == 200
+    assert command(own_cell, "note", "S", "n1", note="called the vendor").status == 200
+    note = {"text": "called the vendor", "operator": "operator", "at": render(NOW + 3 * DAY)}
+    (listed,) = own_cell.get("/invoices?stuck=true")["items"]
+    shown = own_cell.get("/invoices/S")
+    for one in (listed, shown, *own_cell.get("/invoices")["items"]):
+        assert (one["assignee"], one["note"]) == ("Jane Doe", note)
+    assert [(one["verb"], one.get("assignee")) for one in shown["commands"]] == [("note", None), ("assign", "Jane Doe")]
+    assert [(row["kind"], row["outcome"], row["actor"]) for row in shown["transitions"][:2]] == [
+        ("command", "note", "operator"), ("command", "assign", "operator"),
+    ]  # fmt: skip
+    assert command(own_cell, "assign", "S", "a2", assignee="Jane Doe").status == 409
+    assert command(own_cell, "assign", "S", "a3", assignee=None, note="").status == 200
+    assert "assignee" not in own_cell.get("/invoices/S")
+    assert own_cell.get("/invoices/S")["note"] == note
+
+
+def test_an_invoice_shows_what_its_events_state(own_cell: Cell) -> None:
+    stated = {
+        "number": "RE-2026-77",
+        "issue_date": "2026-02-27",
+        "buyer": {"id": "1000", "name": "Example AG"},
+        "purchase_orders": ["4500012345", "4500012346"],
+        "payment_terms": {
+            "days": 30, "baseline_date": "2026-02-28", "cash_discounts": [{"percent": "2.5", "days": 10}],
+        },
+    }  # fmt: skip
+    decided = {"actor": {"id": "kim", "kind": "person"}, "reason": {"code": "QUA", "text": "two are missing"}}
+    paid = {"payment": {"paid_on": "2026-03-01", "amount": "1218.75", "discount_taken": "31.25"}}
+    own_cell.send("ingestion", invoice_id="F", **stated)
+    own_cell.send("authorization", invoice_id="F", **decided)
+    own_cell.send("reconciliation", invoice_id="F", status="not_applicable")
+    own_cell.send("posting", invoice_id="F", at=NOW + HOUR, **paid)
+    shown = own_cell.get("/invoices/F")
+    assert {name: shown[name] for name in stated} == stated
+    (listed,) = own_cell.get("/invoices")["items"]
+    assert {name: listed[name] for name in ("number", "issue_date", "buyer")} == {
+        name: stated[name] for name in ("number", "issue_date", "buyer")
+    }
+    assert (shown["status"], shown["posted_on"]) == ("Posted", render(NOW + HOUR))
+    assert {name: shown["outcomes"]["authorization"][name] for name in decided} == decided
+    assert shown["outcomes"]["posting"]["payment"] == paid["payment"]
+    posting, _, authorization, ingestion = shown["transitions"]
+    assert (authorization["actor"], authorization["actor_kind"], authorization["reason"]) == ("kim", "person", "QUA")
+    assert (posting["paid_on"], posting["paid_amount"], posting["discount_taken"]) == ("2026-03-01", "1218.75", "31.25")
+    assert (ingestion["number"], ingestion["issue_date"], ingestion["buyer"]) == ("RE-2026-77", "2026-02-27", "1000")
+    assert ingestion["next_first_deadline"] == authorization["first_deadline"] == render(NOW + 3 * DAY)
+    events = [one["event"] for one in own_cell.get("/invoices/F/events")["items"]]
+    assert {name: events[-1][name] for name in stated} == stated
+    assert {name: events[-2][name] for name in decided} == decided
+    assert events[0]["payment"] == paid["payment"]
+
+
 @pytest.mark.parametrize(
     ("body", "pointers"),
     [
@@ -237,6 +322,77 @@ def test_other_bodies_are_limited_and_must_be_json(cell: Cell, path: str) -> Non
     assert cell.ask("POST", path, b" " * (MAX_REQUEST_BYTES + 1)).status == 413
     assert cell.ask("POST", path, b"{}", content_type="text/plain").status == 415
     assert cell.ask("POST", path + "?x=1", b"{}").pointers == {"/x"}
+
+
+# -- three stories of finance
+
+
+def test_a_mismatch_before_the_approval_is_disputed_at_once_and_named_by_every_alert(own_cell: Cell) -> None:
+    own_cell.send("ingestion", invoice_id="M")
+    own_cell.send("reconciliation", invoice_id="M", status="mismatched", reason={"code": "QUA"})
+    (dispute,) = own_cell.get("/alerts")["items"]
+    assert (dispute["kind"], dispute["stage"], dispute["raised_at"]) == ("dispute", "reconciliation", render(NOW))
+    for step in (1, 2):
+        own_cell.move_to(NOW + (2 + step) * DAY)
+        until(lambda step=step: own_cell.get("/invoices/M")["waiting"]["step"] == step)  # type: ignore[misc]
+    found = own_cell.get("/alerts")["items"]
+    assert [(alert["kind"], alert["stage"]) for alert in found] == [
+        ("stuck", "authorization"), ("stuck", "authorization"), ("dispute", "reconciliation"),
+    ]  # fmt: skip
+    for alert in found:
+        assert alert["negative_outcomes"] == {"reconciliation": "mismatched"}
+        assert alert["open_stages"] == ["authorization", "reconciliation", "posting"]
+
+
+def test_an_invoice_without_a_purchase_order_is_never_stuck_in_reconciliation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exempting = dataclasses.replace(calls.POLICY, match_exemptions=(When(has_purchase_order=False),))
+    monkeypatch.setattr(calls, "POLICY", exempting)
+    with Cell(tmp_path / "cell") as cell:
+        cell.send("ingestion", invoice_id="without")
+        cell.send("ingestion", invoice_id="with", purchase_orders=["45"])
+        for id in ("without", "with"):
+            cell.send("authorization", invoice_id=id)
+        shown = cell.get("/invoices/without")
+        assert (shown["status"], shown["match_required"]) == ("AwaitingPosting", False)
+        cell.move_to(NOW + 3 * DAY)
+        until(lambda: len(cell.get("/alerts")["items"]) == 2)
+        waits = {alert["invoice_id"]: (alert["stage"], alert["open_stages"]) for alert in cell.get("/alerts")["items"]}
+        assert waits == {
+            "without": ("posting", ["posting"]),
+            "with": ("reconciliation", ["reconciliation", "posting"]),
+        }
+        cell.send("posting", invoice_id="without", at=NOW + 3 * DAY)
+        assert cell.get("/invoices/without")["status"] == "Posted"
+        totals = {(one["status"], one["invoices"]) for one in cell.get("/totals")["items"]}
+        assert totals == {("Posted", 1), ("AwaitingReconciliation", 1)}
+        until(lambda: cell.get("/check")["balanced"] is True)
+
+
+def test_an_approval_by_hand_and_a_rejection_20_ms_later_are_contradictory(own_cell: Cell) -> None:
+    own_cell.send("ingestion", invoice_id="C")
+    own_cell.move_to(NOW + 3 * DAY)
+    until(lambda: own_cell.get("/invoices/C")["stuck"])
+    assert command(own_cell, "complete", "C", "c1", stage="authorization", note="signed on paper").status == 200
+    at = NOW + 3 * DAY + 20_000
+    own_cell.move_to(at)
+    own_cell.send("authorization", invoice_id="C", status="rejected", at=at, actor={"id": "kim", "kind": "person"})
+    shown = own_cell.get("/invoices/C")
+    assert (shown["status"], shown["outcomes"]["authorization"]["actor"]["id"]) == ("Rejected", "kim")
+    by_hand = {"status": "approved", "operator": "operator", "at": render(NOW + 3 * DAY)}
+    assert shown["recorded_by_hand"] == {"authorization": by_hand}
+    contradiction, resolved, stuck = own_cell.get("/alerts")["items"]
+    assert (contradiction["kind"], contradiction["severity"], contradiction["event_id"], contradiction["detail"]) == (
+        "contradiction", "warning", "C-authorization",
+        "an event says rejected, but operator recorded authorization as approved by hand on 2026-03-05",
+    )  # fmt: skip
+    assert (resolved["kind"], resolved["detail"]) == ("resolved", "authorization is approved")
+    assert resolved["incident"] == stuck["incident"] != contradiction["incident"]
+    # The resolution is no alert.
+    until(lambda: own_cell.get("/check")["balanced"] is True)
+    assert own_cell.get("/check")["alerts"] == own_cell.get("/check")["alert_rows"] == 2
+    assert b"\nbems_alerts 2.0\n" in own_cell.ask("GET", "/metrics").body
 
 
 # -- dead letters and deliveries

@@ -1,5 +1,6 @@
 """Replay: the report on a log of past events."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -20,6 +21,7 @@ from bems.generator.event_log import generate
 from bems.tracker.contract import Event
 from bems.tracker.instants import DAY, Instant, parse
 from bems.tracker.parsing import parse_line
+from bems.tracker.policy import When
 from tests.embedded.replay.reference_model import run_model
 from tests.tracker.samples import FIRST_SPEC, NOW, plain_policy
 
@@ -142,6 +144,40 @@ def test_a_stage_that_is_reopened_counts_again_only_if_it_was_waited_for() -> No
     assert days(run(*reversal))["authorization"] == [3]
     cancelled = [HAPPY[0], line("ingestion", "cancelled", "2026-01-06T10:00:00Z"), HAPPY[1]]
     assert days(run(*cancelled)) == {"ingestion": [0], "authorization": [], "reconciliation": [], "posting": []}
+
+
+def test_a_mismatch_before_the_approval_is_disputed_at_once() -> None:
+    at = "2026-01-05T11:00:00Z"
+    report = run(HAPPY[0], line("reconciliation", "mismatched", at), until="2026-01-08T12:00:00Z")
+    assert alerts(report) == [
+        ("reconciliation", "warning", "dispute", parse(at)),
+        ("authorization", "warning", "stuck", parse("2026-01-08T10:00:00Z")),
+    ]
+
+
+def test_the_resolution_of_alerts_is_not_counted_as_an_alert() -> None:
+    report = run(HAPPY[0], line("authorization", "approved", "2026-01-08T12:00:00Z"))
+    assert [kind for _, _, kind, _ in alerts(report)] == ["stuck"]
+    assert report.summary()["alerts"] == {"authorization": {"warning": 1}}
+
+
+def test_an_invoice_without_a_purchase_order_is_never_stuck_in_reconciliation() -> None:
+    exempting = dataclasses.replace(plain_policy(), match_exemptions=(When(has_purchase_order=False),))
+    without = [HAPPY[0], HAPPY[1]]
+    ordered = {"invoice_id": "ordered", "purchase_orders": ["45"]}
+    with_order = [
+        line("ingestion", "received", "2026-01-05T10:00:00Z", **ordered),
+        line("authorization", "approved", "2026-01-06T10:00:00Z", **ordered, event_id="approved"),
+    ]
+    report = replay([*without, *with_order], exempting, TODAY, parse("2026-01-09T12:00:00Z"))
+    assert statuses(report) == {"INV-1": "AwaitingPosting", "ordered": "AwaitingReconciliation"}
+    assert {invoice.invoice_id: invoice.stage for invoice in report.stuck()} == {
+        "INV-1": "posting",
+        "ordered": "reconciliation",
+    }
+    posted = replay([*without, HAPPY[3]], exempting, TODAY, parse("2026-02-09T12:00:00Z"))
+    assert posted.summary()["statuses"] == {"Posted": 1}
+    assert {stage for stage, *_ in alerts(posted)} == {"posting"}
 
 
 def test_the_longest_jump_of_the_clock_is_reported() -> None:
