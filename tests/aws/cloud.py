@@ -27,9 +27,12 @@ from bems.tracker.policy_file import policy_to_json
 from bems.tracker.record import InvoiceRecord
 from handlers import escalate, processor, producer, recorder, register_wait, sweeper
 from tests.aws.recorded_calls import ACCOUNT, REGION, Call, Context, FunctionKilled, RecordedCalls
+from tests.aws.service_models import cache_service_models
 from tests.aws.state_machine import FakeStepFunctions
 from tests.aws.table import FakeTable
 from tests.tracker.samples import FACTS_SENT, NOW, POLICY
+
+cache_service_models()
 
 CELL = "test"
 TABLE, BUS, DATABASE, TIME_TABLE = "records", "bems-test", "bems-test", "transitions"
