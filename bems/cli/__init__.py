@@ -9,53 +9,37 @@ import click
 
 from bems import __version__
 from bems.cli.checked_commands import CheckedGroup, UsageErrors
-from bems.cli.commands.act import act
-from bems.cli.commands.alerts import alerts, deliveries
-from bems.cli.commands.backup import backup
-from bems.cli.commands.check import check
-from bems.cli.commands.completeness import completeness
-from bems.cli.commands.dashboard import dashboard
-from bems.cli.commands.demo import demo
-from bems.cli.commands.dlq import dlq
-from bems.cli.commands.generate import generate
-from bems.cli.commands.invoice import invoice
-from bems.cli.commands.keys import keys
-from bems.cli.commands.policy import policy
-from bems.cli.commands.replay import replay
-from bems.cli.commands.restore import restore
-from bems.cli.commands.send import send
-from bems.cli.commands.stuck import stuck
-from bems.cli.commands.up import up
-from bems.cli.http_errors import to_one_line
+from bems.cli.lazy_commands import LazyCommands
+
+COMMAND_MODULES = {
+    "act": "bems.cli.commands.act",
+    "alerts": "bems.cli.commands.alerts",
+    "backup": "bems.cli.commands.backup",
+    "check": "bems.cli.commands.check",
+    "completeness": "bems.cli.commands.completeness",
+    "dashboard": "bems.cli.commands.dashboard",
+    "deliveries": "bems.cli.commands.alerts",
+    "demo": "bems.cli.commands.demo",
+    "dlq": "bems.cli.commands.dlq",
+    "generate": "bems.cli.commands.generate",
+    "invoice": "bems.cli.commands.invoice",
+    "keys": "bems.cli.commands.keys",
+    "policy": "bems.cli.commands.policy",
+    "replay": "bems.cli.commands.replay",
+    "restore": "bems.cli.commands.restore",
+    "send": "bems.cli.commands.send",
+    "stuck": "bems.cli.commands.stuck",
+    "up": "bems.cli.commands.up",
+}
+"""Module of each command."""
 
 
-@click.group(cls=CheckedGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=CheckedGroup, commands=LazyCommands(COMMAND_MODULES), context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def bems() -> None:
     """BEMS tracks every invoice from ingestion to posting and finds the ones that are stuck."""
-
-
-for command in (
-    act,
-    alerts,
-    backup,
-    check,
-    completeness,
-    dashboard,
-    deliveries,
-    demo,
-    dlq,
-    generate,
-    invoice,
-    keys,
-    policy,
-    replay,
-    restore,
-    send,
-    stuck,
-    up,
-):
-    bems.add_command(command)
 
 
 def main() -> None:
@@ -92,6 +76,9 @@ def _run() -> int:
         # Python decodes a byte that is not UTF-8 to a lone surrogate; every other text can be encoded.
         if not "\ud800" <= fault.object[fault.start] <= "\udfff":
             raise
+        # It imports the HTTP client, which not every command needs.
+        from bems.cli.http_errors import to_one_line
+
         click.echo(f"bems: {to_one_line(fault.object)!r} is not UTF-8 text", err=True)
         return 2
     except OSError as fault:

@@ -1,4 +1,8 @@
-"""Ports: what the tracker needs from a runtime. Each runtime has its adapters; the same contract tests check them."""
+"""Ports: what the protocol of `apply_decision` needs from a runtime.
+
+The AWS runtime runs that protocol over its adapters. The embedded cell has its own version, in which a decision and its
+actions are one transaction; it implements only `Clock` and `Executions`. `tests/conformance` tests both runtimes.
+"""
 
 from typing import Protocol
 

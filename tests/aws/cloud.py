@@ -27,9 +27,12 @@ from bems.tracker.policy_file import policy_to_json
 from bems.tracker.record import InvoiceRecord
 from handlers import escalate, processor, producer, recorder, register_wait, sweeper
 from tests.aws.recorded_calls import ACCOUNT, REGION, Call, Context, FunctionKilled, RecordedCalls
+from tests.aws.service_models import cache_service_models
 from tests.aws.state_machine import FakeStepFunctions
 from tests.aws.table import FakeTable
 from tests.tracker.samples import FACTS_SENT, NOW, POLICY
+
+cache_service_models()
 
 CELL = "test"
 TABLE, BUS, DATABASE, TIME_TABLE = "records", "bems-test", "bems-test", "transitions"
@@ -65,7 +68,7 @@ class Cloud:
         elif call.operation == "SendMessage":
             self.unrecorded.append(json.loads(call.params["MessageBody"]))
         elif call.operation == "WriteRecords":
-            self.rows += [flatten_record(record) for record in call.params["Records"]]
+            self.rows += flatten_records(call.params)
         elif call.operation == "PutEvents":
             for entry in call.params["Entries"]:
                 self.messages.append(self.message(json.dumps(envelope(entry))))
@@ -254,10 +257,15 @@ def event_body(invoice_id: str, status: str, event_id: str, **more: Any) -> dict
     }
 
 
-def flatten_record(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a Timestream record as a flat row."""
-    measures = {measure["Name"]: measure["Value"] for measure in record["MeasureValues"]}
-    return {"stage": record["MeasureName"], "time": record["Time"], "version": record["Version"], **measures}
+def flatten_records(params: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the records of a WriteRecords call as flat rows."""
+    rows = []
+    for record in params["Records"]:
+        dimensions = [*params["CommonAttributes"]["Dimensions"], *record["Dimensions"]]
+        row = {dimension["Name"]: dimension["Value"] for dimension in dimensions}
+        row |= {"stage": record["MeasureName"], "time": record["Time"], "version": record["Version"]}
+        rows.append(row | {measure["Name"]: measure["Value"] for measure in record["MeasureValues"]})
+    return rows
 
 
 def envelope(entry: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from bems.engine import (
     new_execution,
     step,
 )
+from bems.tracker.eventbridge_names import FAILED_EXECUTION_STATUSES
 from bems.tracker.instants import Instant
 from handlers import escalate, register_wait
 from tests.aws.recorded_calls import Context, Fake, FunctionKilled, ServiceError
@@ -53,6 +54,8 @@ class FakeStepFunctions:
         self.queue: deque[tuple[str, Stimulus | Invoke]] = deque()
         self.entered: defaultdict[str, list[str]] = defaultdict(list)
         self.answered: list[tuple[str, str]] = []
+        self.notices: deque[dict[str, Any]] = deque()
+        """EventBridge events of executions that failed, timed out or were stopped. A test delivers or loses them."""
 
     def fakes(self) -> dict[str, Fake]:
         return {
@@ -75,9 +78,12 @@ class FakeStepFunctions:
         self._step(id, what)
 
     def _step(self, id: str, stimulus: Stimulus) -> None:
-        after, effects, history = step(MACHINE, self.executions[id], stimulus, self._cloud.now, record=True)
+        before = self.executions[id]
+        after, effects, history = step(MACHINE, before, stimulus, self._cloud.now, record=True)
         self.executions[id] = after
         self.entered[id] += [str(event.details[0]) for event in history if event.type.endswith("StateEntered")]
+        if not before.is_finished and after.status in FAILED_EXECUTION_STATUSES:
+            self.notices.append(self._notice(id))
         for effect in effects:
             if isinstance(effect, Rejected):
                 raise ServiceError(effect.error)
@@ -94,11 +100,15 @@ class FakeStepFunctions:
     def abort(self, name: str) -> dict[str, Any]:
         """Stop an execution as in the console. Returns the EventBridge event of the status change."""
         self._step(name, Stop())
+        return self.notices[-1]
+
+    def _notice(self, name: str) -> dict[str, Any]:
+        execution = self.executions[name]
         detail = {
             "executionArn": self._arn(name),
             "name": name,
-            "status": "ABORTED",
-            "input": json.dumps(self.executions[name].input),
+            "status": execution.status,
+            "input": json.dumps(execution.input),
         }
         return {"source": "aws.states", "detail-type": "Step Functions Execution Status Change", "detail": detail}
 

@@ -21,7 +21,7 @@ from bems.aws.time_series import (
 from bems.tracker.instants import HOUR
 from bems.tracker.time_series_schema import ATTRIBUTES_CUT, SERIES_COLUMNS, to_row
 from bems.tracker.transitions import Transition
-from tests.aws.cloud import DATABASE, TIME_TABLE, Cloud, flatten_record
+from tests.aws.cloud import DATABASE, TIME_TABLE, Cloud, flatten_records
 from tests.aws.recorded_calls import PASS_THROUGH, ServiceError
 from tests.tracker.samples import FULL, NOW
 
@@ -259,7 +259,7 @@ def test_an_invalid_record_does_not_block_the_others(cloud: Cloud, timestream: T
     taken: list[str] = []
 
     def write(params: dict[str, Any]) -> dict[str, Any]:
-        names = [flatten_record(record)["transition_id"] for record in params["Records"]]
+        names = [row["transition_id"] for row in flatten_records(params)]
         if "t37" in names:
             raise ServiceError("ValidationException")
         taken.extend(names)

@@ -1,4 +1,4 @@
-"""The command line, run in child processes."""
+"""The command line, run in child processes where that makes a difference: pipes, signals, a full disk."""
 
 import gzip
 import json
@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from bems.generator.event_log import generate
+from tests.cli.cli_harness import run
 from tests.waiting import until
 
 LOG = list(generate(200, 3))
 
 
 def bems(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run the command line in a child process."""
     return subprocess.run(
         [sys.executable, "-m", "bems", *arguments],
         input=stdin,
@@ -96,7 +98,7 @@ def test_a_policy_changes_the_alerts(log: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("stages: {authorization: {deadline: 1h}}\n")
     alerts = [
-        json.loads(bems("replay", str(log), "--json", *options).stdout)["alerts"]["authorization"]
+        run("replay", str(log), "--processes", "1", "--json", *options).json["alerts"]["authorization"]
         for options in ([], ["--policy", str(policy)])
     ]
     assert sum(alerts[1].values()) > sum(alerts[0].values())
@@ -106,13 +108,13 @@ def test_until_takes_dates_and_times(log: Path) -> None:
     # A date means the end of that day in Amsterdam, the time zone of the built-in policy.
     untils = ("2026-01-08", "2026-01-09T00:00:00+01:00", "2026-01-08T23:00:00Z", "2026-01-09T00:00:00Z")
     day, there, utc, later = (
-        json.loads(bems("replay", str(log), "--json", "--until", until).stdout)["events"] for until in untils
+        run("replay", str(log), "--processes", "1", "--json", "--until", until).json["events"] for until in untils
     )
     assert day == there == utc
     assert 0 < day["accepted"] < len(LOG) / 2
     assert later["accepted"] >= day["accepted"]
     noon, same = (
-        json.loads(bems("replay", str(log), "--json", "--until", until).stdout)["events"]
+        run("replay", str(log), "--processes", "1", "--json", "--until", until).json["events"]
         for until in ("2026-01-08T12:00:00+05:00", "2026-01-08T07:00:00Z")
     )
     assert noon == same != day
@@ -133,7 +135,6 @@ def test_until_takes_dates_and_times(log: Path) -> None:
         (["replay", "log.jsonl", "--invoices-out", ""], ": "),
         (["replay", "log.jsonl", "--until", "3500-01-01"], "is not between 1970 and 3000"),
         (["replay", "log.jsonl", "--invoices-out", "no/such/folder"], "no/such/folder: No such file"),
-        (["replay", "torn.gz"], "torn.gz: the compressed data is damaged"),
         (["replay"], "Missing argument 'FILE'"),
         (["replay", "log.jsonl", "--jsn"], "No such option '--jsn'"),
         (["generate", "--invoices", "0"], "0 is not in the range"),
@@ -141,15 +142,27 @@ def test_until_takes_dates_and_times(log: Path) -> None:
         (["fly"], "No such command 'fly'"),
     ],
 )
-def test_a_users_mistake_is_reported_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_users_mistake_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "log.jsonl").write_bytes(b"".join(LOG))
-    packed = gzip.compress(b"".join(LOG))
-    (tmp_path / "log.gz").write_bytes(packed)
-    (tmp_path / "torn.gz").write_bytes(packed[: len(packed) // 2])
+    (tmp_path / "log.gz").write_bytes(gzip.compress(b"".join(LOG)))
     (tmp_path / "bad.yaml").write_text("stages:\n  authorization: {deadline: 3 days}\n")
     (tmp_path / "nowhere.yaml").write_text("calendar: {country: XX, timezone: UTC}\n")
-    assert message in user_error(bems(*arguments, cwd=tmp_path))
+    assert message in run(*arguments).error()
     assert not (tmp_path / "x").exists()
+
+
+def test_mistakes_are_reported_in_one_line_by_a_process(tmp_path: Path) -> None:
+    packed = gzip.compress(b"".join(LOG))
+    (tmp_path / "torn.gz").write_bytes(packed[: len(packed) // 2])
+    for arguments, message in (
+        (["replay", "torn.gz"], "torn.gz: the compressed data is damaged"),
+        (["replay", "missing.jsonl"], "missing.jsonl: No such file or directory"),
+        (["fly"], "No such command 'fly'"),
+    ):
+        assert message in user_error(bems(*arguments, cwd=tmp_path))
 
 
 def test_until_may_lie_before_the_first_event(log: Path) -> None:
@@ -174,15 +187,18 @@ def test_refused_out_says_which_line_and_why(log: Path, tmp_path: Path) -> None:
 
 def test_the_log_itself_is_not_overwritten(log: Path) -> None:
     before = log.read_bytes()
-    assert "this is the log itself" in user_error(bems("replay", str(log), "--invoices-out", str(log)))
+    assert "this is the log itself" in run("replay", str(log), "--invoices-out", str(log)).error()
     assert log.read_bytes() == before
 
 
 @pytest.mark.parametrize(("first", "second"), [("out", "./out"), ("out", "link"), ("-", "-")])
-def test_two_outputs_are_not_written_to_one_file(log: Path, tmp_path: Path, first: str, second: str) -> None:
+def test_two_outputs_are_not_written_to_one_file(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, second: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to("out")
-    result = bems("replay", str(log), "--invoices-out", first, "--refused-out", second, cwd=tmp_path)
-    assert f"{second}: --invoices-out and --refused-out are the same" in user_error(result)
+    message = run("replay", str(log), "--invoices-out", first, "--refused-out", second).error()
+    assert f"{second}: --invoices-out and --refused-out are the same" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -192,12 +208,12 @@ def test_an_overwritten_file_keeps_its_mode_and_links_and_other_files(tmp_path: 
     private.chmod(0o600)
     (tmp_path / "private.jsonl.part").write_text("mine")
     (tmp_path / "link").symlink_to(private)
-    assert bems("generate", "--invoices", "3", "--out", str(tmp_path / "link"), "--force").returncode == 0
+    assert run("generate", "--invoices", "3", "--out", str(tmp_path / "link"), "--force").code == 0
     assert (tmp_path / "link").is_symlink()
     assert private.read_bytes() == b"".join(generate(3, 1))
     assert private.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "private.jsonl", "private.jsonl.part"]
-    assert bems("generate", "--invoices", "3", "--out", "/dev/null").returncode == 0
+    assert run("generate", "--invoices", "3", "--out", "/dev/null").code == 0
     assert not Path("/dev/null").is_file()
 
 
@@ -280,9 +296,9 @@ def test_a_log_without_an_event_says_so(tmp_path: Path) -> None:
 
 def test_every_command_shows_an_example() -> None:
     for command in ("replay", "generate", "demo"):
-        result = bems(command, "--help")
-        assert result.returncode == 0
-        assert f"Example: bems {command}".encode() in result.stdout
+        result = run(command, "--help")
+        assert result.code == 0
+        assert f"Example: bems {command}" in result.out
     assert bems("--help").returncode == 0
     assert bems("--version").stdout.startswith(b"bems ")
 

@@ -127,7 +127,8 @@ def test_a_second_server_on_a_port_is_refused() -> None:
         first.stop()
 
 
-def test_users_mistakes_are_reported_in_one_line(tmp_path: Path) -> None:
+def test_users_mistakes_are_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "two.yaml").write_text(
         "cells:\n  - {name: north, region: eu-west-1}\n"
         "  - {name: south, region: eu-south-1, alerts: {critical: [{webhook: {url_env: NOT_SET}}]}}\n"
@@ -137,16 +138,14 @@ def test_users_mistakes_are_reported_in_one_line(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         message = startup_error("--port", port, cwd=tmp_path)
         assert f"127.0.0.1:{port}: " in message and "choose another with --port" in message
-    assert "'a..b': this is not a host name" in startup_error("--host", "a..b", cwd=tmp_path)
-    assert "several cells: use --cell with one of north, south" in startup_error("--cells", "two.yaml", cwd=tmp_path)
-    assert "no cell east: use one of north, south" in startup_error(
-        "--cells", "two.yaml", "--cell", "east", cwd=tmp_path
-    )
-    assert "NOT_SET" in startup_error("--cells", "two.yaml", "--cell", "south", cwd=tmp_path)
-    assert "bad.yaml:2: /cells/0/region: " in startup_error("--cells", "bad.yaml", cwd=tmp_path)
-    assert "needs --cells FILE" in startup_error("--cell", "north", cwd=tmp_path)
-    assert "none.yaml: No such file" in startup_error("--policy", "none.yaml", cwd=tmp_path)
-    assert "two.yaml cannot be used: it is a file" in startup_error("--store", "two.yaml", cwd=tmp_path, code=1)
+    assert "'a..b': this is not a host name" in run("up", "--host", "a..b").error()
+    assert "several cells: use --cell with one of north, south" in run("up", "--cells", "two.yaml").error()
+    assert "no cell east: use one of north, south" in run("up", "--cells", "two.yaml", "--cell", "east").error()
+    assert "NOT_SET" in run("up", "--cells", "two.yaml", "--cell", "south").error()
+    assert "bad.yaml:2: /cells/0/region: " in run("up", "--cells", "bad.yaml").error()
+    assert "needs --cells FILE" in run("up", "--cell", "north").error()
+    assert "none.yaml: No such file" in run("up", "--policy", "none.yaml").error()
+    assert "two.yaml cannot be used: it is a file" in run("up", "--store", "two.yaml").error(1)
 
 
 def test_a_cell_has_its_name_and_policy_from_the_configuration(tmp_path: Path) -> None:

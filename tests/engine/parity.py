@@ -34,7 +34,10 @@ from bems.engine import (
     replay_history,
     step,
 )
+from tests.aws.service_models import cache_service_models
 from tests.engine.sfn_clock import SfnClock, sfn_clock
+
+cache_service_models()
 
 FUNCTION_ARN = "arn:aws:lambda:us-east-1:123456789012:function:Function"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

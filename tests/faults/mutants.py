@@ -17,14 +17,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from bems.embedded import cell, writer
 from bems.embedded.alerting import deliveries, dispatcher, outbox
 from bems.embedded.api import event_endpoint
 from bems.embedded.storage import database_files, row_writer, sqlite_store
 from bems.tracker.instants import DAY
+from tests.faults import environment
 from tests.faults.invariants import InvariantViolated
 from tests.faults.simulation import run_scenario
+
+MAX_MUTANT_STEPS = 4_000
+"""Maximum number of steps of a mutant's scenario. Some mutants never become idle; more steps would only take longer."""
 
 
 class Change(NamedTuple):
@@ -267,7 +272,7 @@ _GLOBALS = {"contextmanager": contextmanager}
 
 def find(name: str, first: int, more: int) -> tuple[int, str] | None:
     """Return the first seed from `first` to `first + more` that detects the mutant, and the violation; else None."""
-    with mutant(name):
+    with mutant(name), patch.object(environment, "MAX_STEPS", MAX_MUTANT_STEPS):
         for seed in range(first, first + more + 1):
             with tempfile.TemporaryDirectory() as folder:
                 try:

@@ -67,7 +67,8 @@ def test_every_later_write_fails_with_the_reason(
         key = server.read_admin_key()
 
         def ask(method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
-            return urllib3.request(method, server.url + path, headers={"x-api-key": key}, **options)
+            # By default urllib3 would wait for the Retry-After of a 503, and ask three more times.
+            return urllib3.request(method, server.url + path, headers={"x-api-key": key}, retries=False, **options)
 
         def event(number: int) -> Any:
             return event_body("ingestion", event_id=f"e{number}", invoice_id=f"i{number}", at=SystemClock().now())
@@ -86,7 +87,7 @@ def test_every_later_write_fails_with_the_reason(
         health = ask("GET", "/healthz")
         assert (health.status, health.json()["status"]) == (503, "failing")
         assert reason in health.json()["store"]
-        assert urllib3.request("GET", f"{server.url}/healthz").status == 503
+        assert urllib3.request("GET", f"{server.url}/healthz", retries=False).status == 503
         assert server.process.poll() is None
         # The failure is final: events sent meanwhile are lost even if the folder returns.
         if remove_files is rename:
@@ -108,7 +109,7 @@ def test_an_idle_cell_detects_it_within_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "cell"
     with CellProcess(folder, tmp_path / "errors.log") as server:
         rename(folder)
-        until(lambda: urllib3.request("GET", f"{server.url}/healthz").status == 503)
+        until(lambda: urllib3.request("GET", f"{server.url}/healthz", retries=False).status == 503)
 
 
 def test_a_new_cell_in_the_folder_keeps_its_log_when_the_old_one_ends(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from botocore.exceptions import ReadTimeoutError
 
 from bems.tracker.instants import MINUTE, SECOND
 from handlers import recorder
-from tests.aws.cloud import Cloud, event_body, flatten_record
+from tests.aws.cloud import Cloud, event_body, flatten_records
 from tests.aws.recorded_calls import PASS_THROUGH, Context, ServiceError
 from tests.handlers.emf import read_output
 
@@ -265,4 +265,4 @@ def test_a_batch_of_the_stream_is_one_call(cloud: Cloud) -> None:
     cloud.aws.calls.clear()
     handle(records)
     (call,) = cloud.aws.calls
-    assert len([flatten_record(record) for record in call.params["Records"]]) == 66
+    assert len(flatten_records(call.params)) == 66

@@ -1,14 +1,24 @@
-"""Contract of the ports, tested on the embedded stores and on the AWS adapters."""
+"""Contract of the ports, tested on the adapters of both runtimes.
+
+Of these ports the embedded cell implements only Executions. `tests/conformance` tests the runtimes as a whole.
+"""
+
+from os import environ
 
 import pytest
 from msgspec import structs
 
+from bems.aws.alerts import SnsAlerts
+from bems.aws.clients import client
+from bems.aws.records import DynamoRecords
 from bems.tracker.actions import Alert, SendTaskAnswer, Severity, StartExecution, TaskAnswer, alert_id, execution_name
 from bems.tracker.decisions import on_event
 from bems.tracker.instants import HOUR
+from bems.tracker.ports import Alerts, Records
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.record_builder import clear_pending
-from tests.ports.adapters import Adapter
+from tests.aws.cloud import CELL, TABLE, Cloud
+from tests.ports.adapters import ExecutionsAdapter
 from tests.tracker.samples import FACTS, NOW, POLICY, event
 
 START = StartExecution("INV/2026/1", 1, 3600)
@@ -22,9 +32,9 @@ def record(invoice_id: str = "INV-1") -> InvoiceRecord:
     return decided
 
 
-def known(adapter: Adapter, invoice_id: str = "INV-1") -> InvoiceRecord | None:
+def known(records: Records, invoice_id: str = "INV-1") -> InvoiceRecord | None:
     """Load a record without `changes`, which adapters may omit because only the time series needs them."""
-    found = adapter.records.load(invoice_id)
+    found = records.load(invoice_id)
     return found and structs.replace(found, changes=())
 
 
@@ -35,46 +45,51 @@ def bare(one: InvoiceRecord) -> InvoiceRecord:
 # -- Records
 
 
-def test_an_unknown_invoice_has_no_record(adapter: Adapter) -> None:
-    assert adapter.records.load("INV-1") is None
+@pytest.fixture
+def records(aws: Cloud) -> Records:  # noqa: ARG001
+    return DynamoRecords(client("dynamodb"), TABLE)
 
 
-def test_a_saved_record_is_loaded(adapter: Adapter) -> None:
-    assert adapter.records.save(record())
-    assert known(adapter) == bare(record())
-    assert adapter.records.load("INV-2") is None
+def test_an_unknown_invoice_has_no_record(records: Records) -> None:
+    assert records.load("INV-1") is None
 
 
-def test_a_record_is_saved_only_over_the_version_before_it(adapter: Adapter) -> None:
+def test_a_saved_record_is_loaded(records: Records) -> None:
+    assert records.save(record())
+    assert known(records) == bare(record())
+    assert records.load("INV-2") is None
+
+
+def test_a_record_is_saved_only_over_the_version_before_it(records: Records) -> None:
     first = record()
-    assert adapter.records.save(first)
+    assert records.save(first)
     second = clear_pending(first, NOW)
-    assert adapter.records.save(second)
-    assert known(adapter) == second
+    assert records.save(second)
+    assert known(records) == second
     other = structs.replace(second, version=2, mark="parked")
     late = structs.replace(first, version=4)
-    assert [adapter.records.save(one) for one in (structs.replace(first, mark="parked"), other, late)] == [False] * 3
-    assert known(adapter) == second
+    assert [records.save(one) for one in (structs.replace(first, mark="parked"), other, late)] == [False] * 3
+    assert known(records) == second
 
 
-def test_a_check_can_be_removed(adapter: Adapter) -> None:
+def test_a_check_can_be_removed(records: Records) -> None:
     first = record()
-    adapter.records.save(first)
-    assert adapter.records.save(structs.replace(first, version=2, check_at=None, wait=None, pending=()))
-    found = known(adapter)
+    records.save(first)
+    assert records.save(structs.replace(first, version=2, check_at=None, wait=None, pending=()))
+    found = known(records)
     assert found and found.check_at is None and found.wait is None
 
 
 @pytest.mark.parametrize("invoice_id", ["!", "a/b#c?d=%20&e", "~" * 128, "INV-1 ".strip()])
-def test_every_valid_id_is_a_key(adapter: Adapter, invoice_id: str) -> None:
-    assert adapter.records.save(record(invoice_id))
-    assert known(adapter, invoice_id) == bare(record(invoice_id))
+def test_every_valid_id_is_a_key(records: Records, invoice_id: str) -> None:
+    assert records.save(record(invoice_id))
+    assert known(records, invoice_id) == bare(record(invoice_id))
 
 
 # -- Executions
 
 
-def test_an_execution_starts_with_its_input(adapter: Adapter) -> None:
+def test_an_execution_starts_with_its_input(adapter: ExecutionsAdapter) -> None:
     adapter.executions.start(START, NOW)
     (wait,) = adapter.waits()
     assert (wait["invoice_id"], wait["run"], wait["stage"], wait["retry_count"]) == (
@@ -86,39 +101,39 @@ def test_an_execution_starts_with_its_input(adapter: Adapter) -> None:
     assert adapter.status(NAME) == "RUNNING"
 
 
-def test_a_start_is_idempotent(adapter: Adapter) -> None:
+def test_a_start_is_idempotent(adapter: ExecutionsAdapter) -> None:
     for _ in range(3):
         adapter.executions.start(START, NOW)
     assert len(adapter.waits()) == 1
 
 
-def test_a_start_with_other_input_is_ignored(adapter: Adapter) -> None:
+def test_a_start_with_other_input_is_ignored(adapter: ExecutionsAdapter) -> None:
     adapter.executions.start(START, NOW)
     adapter.executions.start(StartExecution("INV/2026/1", 1, 7200), NOW)
     assert len(adapter.waits()) == 1
 
 
-def test_a_start_after_the_end_is_ignored(adapter: Adapter) -> None:
+def test_a_start_after_the_end_is_ignored(adapter: ExecutionsAdapter) -> None:
     adapter.executions.start(START, NOW)
     adapter.executions.answer(SendTaskAnswer(adapter.waits()[0]["token"], "Rejected", NOW), NOW)
     adapter.executions.start(START, NOW)
     assert (len(adapter.waits()), adapter.status(NAME)) == (1, "SUCCEEDED")
 
 
-def test_an_answer_continues_the_execution(adapter: Adapter) -> None:
+def test_an_answer_continues_the_execution(adapter: ExecutionsAdapter) -> None:
     adapter.executions.start(START, NOW)
     adapter.executions.answer(SendTaskAnswer(adapter.waits()[0]["token"], "ok", NOW + HOUR), NOW)
     assert [wait["stage"] for wait in adapter.waits()] == ["authorization", "reconciliation"]
 
 
 @pytest.mark.parametrize("answer", ["Rejected", "Cancelled", "Parked", "Superseded"])
-def test_an_answer_ends_the_execution(adapter: Adapter, answer: TaskAnswer) -> None:
+def test_an_answer_ends_the_execution(adapter: ExecutionsAdapter, answer: TaskAnswer) -> None:
     adapter.executions.start(START, NOW)
     adapter.executions.answer(SendTaskAnswer(adapter.waits()[0]["token"], answer, NOW), NOW)
     assert adapter.status(NAME) == "SUCCEEDED"
 
 
-def test_the_next_wait_starts_when_the_answer_is_sent(adapter: Adapter) -> None:
+def test_the_next_wait_starts_when_the_answer_is_sent(adapter: ExecutionsAdapter) -> None:
     adapter.executions.start(START, NOW)
     adapter.executions.answer(SendTaskAnswer(adapter.waits()[0]["token"], "ok", NOW + 10), NOW)
     assert len(adapter.waits()) == 2
@@ -126,7 +141,7 @@ def test_the_next_wait_starts_when_the_answer_is_sent(adapter: Adapter) -> None:
     assert adapter.status(NAME) == "SUCCEEDED", "the wait of one second ended, and EscalateFunction returned Parked"
 
 
-def test_a_used_token_counts_as_answered(adapter: Adapter) -> None:
+def test_a_used_token_counts_as_answered(adapter: ExecutionsAdapter) -> None:
     adapter.executions.start(START, NOW)
     token = adapter.waits()[0]["token"]
     answers: tuple[TaskAnswer, ...] = ("ok", "ok", "Rejected")
@@ -135,7 +150,7 @@ def test_a_used_token_counts_as_answered(adapter: Adapter) -> None:
     assert (len(adapter.waits()), adapter.status(NAME)) == (2, "RUNNING")
 
 
-def test_an_expired_token_counts_as_answered(adapter: Adapter) -> None:
+def test_an_expired_token_counts_as_answered(adapter: ExecutionsAdapter) -> None:
     adapter.executions.start(START, NOW)
     token = adapter.waits()[0]["token"]
     adapter.advance(3600)
@@ -144,7 +159,7 @@ def test_an_expired_token_counts_as_answered(adapter: Adapter) -> None:
 
 
 @pytest.mark.parametrize("token", ["nobody's", f"{NAME}#nobody's", "x" * 2048])
-def test_an_unknown_token_counts_as_answered(adapter: Adapter, token: str) -> None:
+def test_an_unknown_token_counts_as_answered(adapter: ExecutionsAdapter, token: str) -> None:
     adapter.executions.start(START, NOW)
     adapter.executions.answer(SendTaskAnswer(token, "ok", NOW), NOW)
     adapter.executions.answer(SendTaskAnswer(token, "Rejected", NOW), NOW)
@@ -154,18 +169,27 @@ def test_an_unknown_token_counts_as_answered(adapter: Adapter, token: str) -> No
 # -- Alerts
 
 
+@pytest.fixture
+def alerts(aws: Cloud) -> Alerts:  # noqa: ARG001
+    topics: dict[Severity, str] = {
+        "warning": environ["BEMS_WARNING_TOPIC_ARN"],
+        "critical": environ["BEMS_CRITICAL_TOPIC_ARN"],
+    }
+    return SnsAlerts(client("sns"), CELL, topics)
+
+
 def alert(severity: Severity = "warning", step: int = 1) -> Alert:
     id = alert_id("INV-1", "posting", NOW, step)
     return Alert(id, "INV-1", "stuck", "posting", severity, step, NOW, NOW + HOUR, NOW + 2 * HOUR, FACTS)
 
 
 @pytest.mark.parametrize("severity", ["warning", "critical"])
-def test_an_alert_is_raised(adapter: Adapter, severity: Severity) -> None:
-    adapter.alerts.raise_alert(alert(severity))
-    assert adapter.raised() == [alert().id]
+def test_an_alert_is_raised(alerts: Alerts, aws: Cloud, severity: Severity) -> None:
+    alerts.raise_alert(alert(severity))
+    assert [(one["id"], one["severity"]) for one in aws.alerts] == [(alert().id, severity)]
 
 
-def test_repeated_alerts_have_the_same_id(adapter: Adapter) -> None:
+def test_repeated_alerts_have_the_same_id(alerts: Alerts, aws: Cloud) -> None:
     for step in (1, 2, 1):
-        adapter.alerts.raise_alert(alert(step=step))
-    assert adapter.raised() == sorted({alert(step=1).id, alert(step=2).id})
+        alerts.raise_alert(alert(step=step))
+    assert [one["id"] for one in aws.alerts] == [alert(step=step).id for step in (1, 2, 1)]

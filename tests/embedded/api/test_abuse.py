@@ -619,7 +619,7 @@ def test_idle_connections_do_not_stop_alerts(tmp_path: Path) -> None:
             f"cells: [{{name: small, region: eu-west-1, policy: {policy}, "
             f"alerts: {{warning: {webhook}, critical: {webhook}}}}}]"
         )
-        options = "--cells", str(cells), "--speed", str(SPEED / 50)
+        options = "--cells", str(cells), "--speed", str(SPEED / 5)
         with CellProcess(tmp_path / "cell", errors, *options, max_open_files=1_024) as cell_process:
             target = Target(cell_process)
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many + 500), hard))
