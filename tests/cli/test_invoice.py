@@ -1,6 +1,7 @@
 """`bems invoice`: the current state, the author of each outcome, and the events as they were sent."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -102,7 +103,7 @@ def shown_facts(harness: CliHarness, invoice_id: str) -> list[str]:
 
 def test_what_events_state_is_shown(harness: CliHarness) -> None:
     terms = {"days": 30, "baseline_date": "2026-02-28", "cash_discounts": [{"percent": "2.5", "days": 10}]}
-    stated = {
+    stated: dict[str, Any] = {
         "number": "RE-2026-77",
         "issue_date": "2026-02-27",
         "buyer": {"id": "1000", "name": "Example AG"},
@@ -110,7 +111,10 @@ def test_what_events_state_is_shown(harness: CliHarness) -> None:
         "payment_terms": terms,
     }
     harness.send(event("e", invoice_id="I", **stated))
-    decided = {"actor": {"id": "kim", "kind": "person"}, "reason": {"code": "QUA", "text": "two are missing"}}
+    decided: dict[str, Any] = {
+        "actor": {"id": "kim", "kind": "person"},
+        "reason": {"code": "QUA", "text": "two are missing"},
+    }
     harness.send(event("a", "approved", "I", **decided, attributes={"limit": "10k"}), stage="authorization")
     harness.send(event("m", "not_applicable", "I"), stage="reconciliation")
     paid = {"paid_on": "2026-03-01", "amount": "1218.75", "discount_taken": "31.25"}

@@ -19,9 +19,10 @@ from bems.embedded.storage.reader import Reader, open_reader
 from bems.embedded.storage.sqlite_store import SqliteStore
 from bems.embedded.writer import Redrive
 from bems.engine import Stop, step
-from bems.tracker.actions import Alert, StartExecution
+from bems.tracker.actions import StartExecution
 from bems.tracker.alert_messages import json_body
 from bems.tracker.contract import Stage
+from bems.tracker.control_totals import AlertMessage
 from bems.tracker.instants import Instant
 from bems.tracker.record import InvoiceRecord
 from tests.aws.cloud import CELL
@@ -43,7 +44,7 @@ class MessageInbox(Inbox):
         self.messages: list[dict[str, Any]] = []
         self.is_refusing = False
 
-    def send(self, alert: Alert) -> None:
+    def send(self, alert: AlertMessage) -> None:
         if self.is_refusing:
             raise NotDelivered("the receiver refuses everything", outage=False)
         self.messages.append(json.loads(msgspec.json.encode(json_body(alert, CELL))))

@@ -21,6 +21,8 @@ from bems.tracker.control_totals import AlertMessage
 from bems.tracker.instants import Instant, render
 from bems.tracker.requests import Role
 from tests.tracker.samples import FACTS_SENT, NOW, POLICY
+
+__all__ = ["NOW", "POLICY"]
 from tests.waiting import SOON
 
 ROLES: tuple[Role, ...] = ("sender", "viewer", "operator", "admin")

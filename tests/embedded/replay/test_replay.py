@@ -164,7 +164,7 @@ def test_the_resolution_of_alerts_is_not_counted_as_an_alert() -> None:
 def test_an_invoice_without_a_purchase_order_is_never_stuck_in_reconciliation() -> None:
     exempting = dataclasses.replace(plain_policy(), match_exemptions=(When(has_purchase_order=False),))
     without = [HAPPY[0], HAPPY[1]]
-    ordered = {"invoice_id": "ordered", "purchase_orders": ["45"]}
+    ordered: dict[str, Any] = {"invoice_id": "ordered", "purchase_orders": ["45"]}
     with_order = [
         line("ingestion", "received", "2026-01-05T10:00:00Z", **ordered),
         line("authorization", "approved", "2026-01-06T10:00:00Z", **ordered, event_id="approved"),
