@@ -59,6 +59,23 @@ def test_a_dispute_names_its_event() -> None:
     assert json.loads(message(alert, "eu"))["event_id"] == "e9"
 
 
+def test_a_resolution_goes_to_the_topic_that_its_alerts_went_to(cloud: Cloud, alerts: SnsAlerts) -> None:
+    resolved = structs.replace(ALERT, kind="resolved", last=False, detail="posting is posted")
+    alerts.raise_alert(resolved)
+    (call,) = cloud.aws.calls
+    assert call.params["TopicArn"].endswith("-alerts-critical")
+    assert call.params["Subject"] == "[resolved] test: earlier alerts of INV/1 are resolved: posting is posted"
+    assert call.params["MessageAttributes"]["kind"]["StringValue"] == "resolved"
+
+
+def test_a_contradiction_begins_with_what_the_event_says() -> None:
+    detail = "an event says rejected, but ann recorded authorization as approved by hand on 2026-03-02"
+    alert = structs.replace(ALERT, kind="contradiction", severity="warning", step=0, last=False, detail=detail)
+    text = subject(alert, "eu-west")
+    assert text == "[warning] eu-west: INV/1 has contradictory outcomes: an event says rejected, but ann recorded au..."
+    assert len(text) == 99
+
+
 def test_the_largest_alert_fits_the_limits_of_sns(cloud: Cloud, alerts: SnsAlerts) -> None:
     attributes = {f"{n:02}": "\u00e4" * 62 for n in range(32)}
     facts = Facts(

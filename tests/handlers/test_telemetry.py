@@ -82,6 +82,15 @@ class Topics:
             raise RuntimeError(alert.id)
 
 
+def test_a_resolution_is_logged_and_not_counted_as_an_alert(capsys: pytest.CaptureFixture[str]) -> None:
+    resolved = Alert("a2", "INV/1", "resolved", "posting", "critical", 3, NOW, NOW, NOW, FACTS)
+    with MetricsBuffer("eu").flushed() as meter:
+        CountedAlerts(Topics(refuses=False), meter).raise_alert(resolved)
+    shown = read_output(capsys)
+    assert shown.metrics == {}
+    assert [(line["message"], line["kind"]) for line in shown.logs] == [("alerts resolved", "resolved")]
+
+
 def test_a_raised_alert_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     """The destination `log`, which every severity has by default."""
     alert = Alert("a1", "INV/1", "stuck", "posting", "critical", 3, NOW, NOW, NOW, FACTS)

@@ -1,6 +1,7 @@
 import re
 from collections.abc import Callable
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from textwrap import dedent
 
@@ -33,6 +34,7 @@ from bems.tracker.policy import (
     PolicySpec,
     StageSpec,
     StagesSpec,
+    When,
     WhenSpec,
     build_policy,
 )
@@ -581,6 +583,62 @@ def test_regions_of_every_partition_are_accepted(region: str) -> None:
 
 def test_a_value_of_the_wrong_type_has_one_error() -> None:
     assert len(errors_of(read_policy, 'stages: {posting: {deadline: "\\ud800"}}')) == 1
+
+
+def test_intervals_that_grow_are_read() -> None:
+    text = """
+        critical_amount_from: {EUR: 10000, USD: 12000.50}
+        stages:
+          posting:
+            escalate: {every: 1bd, growth: 1.5}
+            overrides: [{when: {buyer: "1000", has_purchase_order: true}, escalate: {every: 2d}}]
+          reconciliation: {not_required: [{when: {has_purchase_order: false}}, {when: {vendor: V-1}}]}
+    """
+    policy = build_policy(read_policy(dedent(text), "x.yaml"), frozenset())
+    (rule, ((_, override),)) = (policy.stages["posting"].rule, policy.stages["posting"].overrides)
+    assert (str(rule.escalate_every), rule.growth) == ("1bd", Decimal("1.5"))
+    assert (str(override.escalate_every), override.growth) == ("2d", 1)
+    assert policy.critical_amounts == {"EUR": 10_000, "USD": Decimal("12000.50")}
+    assert policy.match_exemptions == (When(has_purchase_order=False), When(vendor="V-1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("stages: {posting: {escalate: {every: soon}}}", '/stages/posting/escalate/every: "soon" is not a duration'),
+        ("stages: {posting: {escalate: {every: due}}}", '/stages/posting/escalate/every: "due" counts back'),
+        ("stages: {posting: {escalate: {growth: 2}}}", '/stages/posting/escalate/every: "every" is missing'),
+        ("stages: {posting: {escalate: 1bd}}", '/stages/posting/escalate: "1bd" is a string, not an object'),
+        ("stages: {posting: {escalate: {every: 1bd, growth: 0}}}", "/stages/posting/escalate/growth: "),
+        ("stages: {posting: {escalate: {every: 1bd, growth: 11}}}", "/stages/posting/escalate/growth: "),
+        (
+            "stages: {posting: {escalate: {every: 1bd, growth: 0.5}}}",
+            '/stages/posting/escalate/growth: "0.5" does not have the right form: use a number from 1 to 10',
+        ),
+        (
+            "stages: {posting: {escalate: {every: 1bd}, escalate_every: 1bd}}",
+            "/stages/posting/escalate_every: escalate_every and escalate are two ways to say one thing: leave one out",
+        ),
+        (
+            "stages: {posting: {overrides: [{when: {buyer: b}, escalate: {every: 1h}, escalate_every: 1h}]}}",
+            "/stages/posting/overrides/0/escalate_every: escalate_every and escalate are two ways",
+        ),
+        ("stages: {posting: {not_required: []}}", '/stages/posting/not_required: "not_required" is not a field here'),
+        (
+            "stages: {reconciliation: {not_required: [{when: {}}]}}",
+            "/stages/reconciliation/not_required/0/when: there is no condition",
+        ),
+        (
+            "stages: {reconciliation: {not_required: [{when: {has_purchase_order: no}}]}}",
+            '/stages/reconciliation/not_required/0/when/has_purchase_order: "no" is a string, not true or false',
+        ),
+        ("critical_amount_from: {EURO: 1}", '/critical_amount_from/EURO: the name "EURO" does not have the right form'),
+        ("critical_amount_from: {EUR: much}", '/critical_amount_from/EUR: "much" does not have the right form'),
+        ("critical_amount_from: 10000", "/critical_amount_from: 10000 is a number, not an object"),
+    ],
+)
+def test_errors_of_intervals_amounts_and_exemptions_name_their_key(text: str, error: str) -> None:
+    assert_errors(read_policy, text, f"1: {error}")
 
 
 def test_the_number_of_errors_is_bounded() -> None:

@@ -4,12 +4,24 @@ import pickle
 import subprocess
 import sys
 from datetime import date
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 
-from bems.tracker.policy import DEFAULT_POLICY, CalendarSpec, OverrideSpec, Policy, StageSpec, WhenSpec
+from bems.tracker.policy import (
+    DEFAULT_POLICY,
+    CalendarSpec,
+    OverrideSpec,
+    Policy,
+    PolicySpec,
+    ReconciliationSpec,
+    StageSpec,
+    StagesSpec,
+    WhenSpec,
+    build_policy,
+)
 from bems.tracker.policy_file import policy_from_json, policy_to_json
 from tests.tracker.test_policy import policies, policy
 
@@ -32,6 +44,35 @@ def test_a_policy_round_trips_as_json() -> None:
     assert policy_from_json(policy_to_json(DEFAULT_POLICY)) == DEFAULT_POLICY
     assert pickle.loads(pickle.dumps(own)) == own
     assert own != DEFAULT_POLICY
+
+
+def first_version(**settings: Any) -> Policy:
+    """Build a policy with every key of version 0.1.0, and none of later ones."""
+    gold = WhenSpec(vendor_tier="gold", currency="EUR", amount_from="10000")
+    slow = WhenSpec(vendor="V-1", terms_days_from=60)
+    stages = StagesSpec(
+        StageSpec("10bd", "5bd", 3, 6, ()),
+        StageSpec("3bd", "1bd", 3, 20, (OverrideSpec(gold, "1bd"), OverrideSpec(slow, give_up_at=5))),
+        ReconciliationSpec("5bd", "12h", 3, 20, ()),
+        StageSpec("due-3bd", "1bd", 2, 20, ()),
+    )
+    return build_policy(PolicySpec(stages=stages, critical_amount_from={}, **settings), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("settings", "digest"),
+    [
+        ({}, "8e4d2043970c0f0a"),
+        ({"waits_from": "occurrence"}, "cdfd66364238807e"),
+        ({"identity": "off"}, "dd1c32a75eea83ab"),
+    ],
+)
+def test_a_policy_of_the_first_version_keeps_its_digest_and_its_keys(settings: dict[str, Any], digest: str) -> None:
+    """The digest is stored with every transition, and an older program reads the document after a roll-back."""
+    own = first_version(**settings)
+    assert own.digest == digest
+    later = (b'escalate"', b"growth", b"critical_amount_from", b"not_required", b"buyer", b"has_purchase_order")
+    assert not any(key in policy_to_json(own) for key in later)
 
 
 @pytest.mark.parametrize(

@@ -394,6 +394,37 @@ def test_a_mail_has_the_facts() -> None:
     )
 
 
+RESOLVED = structs.replace(ALERT, id="r1", kind="resolved", detail="posting is posted")
+
+
+def test_a_mail_of_a_resolution_does_not_look_like_an_alert() -> None:
+    mailbox = FakeMailbox()
+    with mail_server(mailbox) as server:
+        mail(server).send(RESOLVED)
+    ((_, message, _),) = mailbox.mails
+    assert message["Subject"] == "[BEMS eu-west] resolved: earlier alerts of INV-1 are resolved: posting is posted"
+    text = message.get_content().replace("\r\n", "\n")
+    assert text.startswith("earlier alerts of INV-1 are resolved: posting is posted\n\n")
+    assert "Resolved:      2026-03-03T09:00:00Z\n" in text and "Was due" not in text
+
+
+@pytest.mark.parametrize(
+    ("alert", "level", "first_word"),
+    [
+        (ALERT, logging.ERROR, "critical"),
+        (structs.replace(ALERT, severity="warning"), logging.WARNING, "warning"),
+        (RESOLVED, logging.INFO, "resolved"),
+    ],
+)
+def test_an_alert_is_logged_by_its_urgency(
+    alert: Alert, level: int, first_word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    LogDestination().send(alert)
+    (record,) = caplog.records
+    assert (record.levelno, record.getMessage().partition(":")[0]) == (level, first_word)
+
+
 @pytest.mark.parametrize(
     ("invoice_id", "shown"),
     [

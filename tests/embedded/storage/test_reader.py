@@ -137,11 +137,17 @@ def test_alerts_and_commands_are_ordered_newest_first(fixture: CellFixture) -> N
     assert reader.newest_alerts(invoice_id="a", stage="ingestion") == []
     assert [alert for _, alert in reader.alerts()] == [alert for _, alert in alerts[::-1]]
 
-    command = Command("seen", "a", "ann", NOW, Acknowledge())
+    fixture.send("authorization", "approved", "a")
+    assert sorted((alert.kind, alert.severity) for _, alert in reader.newest_alerts(limit=2)) == [
+        ("resolved", "critical"), ("resolved", "warning"),
+    ]  # fmt: skip
+    assert reader.counts().alerts == 4, "a resolution is no alert"
+
+    command = Command("seen", "b", "ann", NOW, Acknowledge())
     assert fixture.act(command).result == "accepted"
     (seq, entry), *_ = reader.commands()
     assert entry.command == command
-    assert [entry.command.id for _, entry in reader.commands(invoice_id="a")] == ["seen"]
+    assert [entry.command.id for _, entry in reader.commands(invoice_id="b")] == ["seen"]
     assert seq not in [seq for seq, _ in reader.commands(before=seq)]
 
 
