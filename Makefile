@@ -7,6 +7,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-header --upgrade --universal --pyt
 FUNCTIONS := $(BIN)/uv pip compile --quiet --no-header --upgrade --no-annotate --generate-hashes --only-binary :all: \
 	--python-version 3.13 --python-platform aarch64-manylinux_2_28
 
+# Without bytecode, each of the hundreds of processes that the tests start would compile the program again.
+unexport PYTHONDONTWRITEBYTECODE
+
 E2E := .venv-e2e
 E2E_PYTHON = $(shell $(BIN)/python tests/e2e/find_python.py)
 

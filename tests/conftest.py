@@ -1,6 +1,7 @@
 """Environment and fixtures of all tests."""
 
 import atexit
+import gc
 import os
 import shutil
 import subprocess
@@ -30,6 +31,11 @@ for known in (CellsFile, PolicySpec, Batch, LogLine, *EVENT_TYPES.values()):
 def silence_the_end() -> None:
     """Drop what DuckDB's bindings print at the very end: the objects that threads of tests still hold."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what the collection has made from garbage collection. Otherwise each full one would visit all of it."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

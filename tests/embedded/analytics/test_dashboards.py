@@ -67,17 +67,16 @@ def make_rows(count: int) -> list[Transition]:
 ROWS = make_rows(900)
 
 
-@pytest.fixture(params=[1, 7, 300, 10_000], ids=lambda every: f"every{every}")
-def analytics(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[AnalyticsFeeder]:
-    """Analytics with all rows. The last rows, which do not fill a group, are not rolled up."""
-    monkeypatch.setattr(rollup, "ROWS_PER_ROLLUP", request.param)
+@pytest.fixture(scope="module", params=[1, 7, 300, 10_000], ids=lambda every: f"every{every}")
+def analytics(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnalyticsFeeder]:
+    """Analytics with all rows, for queries only. The last rows, which do not fill a group, are not rolled up."""
     rows = Rows()
-    with running(tmp_path, rows, max_rows=50) as analytics:
-        for number in range(0, len(ROWS), 90):
-            rows.rows += ROWS[number : number + 90]
-            feed(analytics, rows)
+    with running(tmp_path_factory.mktemp("analytics"), rows, max_rows=50) as analytics:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rollup, "ROWS_PER_ROLLUP", request.param)
+            for number in range(0, len(ROWS), 90):
+                rows.rows += ROWS[number : number + 90]
+                feed(analytics, rows)
         yield analytics
 
 
