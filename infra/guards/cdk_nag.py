@@ -62,6 +62,12 @@ SUPPRESSIONS: tuple[Suppression, ...] = (
         "Logs errors only: every transition is in the time series, so a full log would cost more than it is worth",
     ),
     Suppression(
+        "AwsSolutions-SF2",
+        "AWS::StepFunctions::StateMachine",
+        "Lifecycle/",
+        "The cell's setting `tracing` turns X-Ray off; it is on by default",
+    ),
+    Suppression(
         "AwsSolutions-SQS3",
         "AWS::SQS::Queue",
         "Intake/Undelivered",
