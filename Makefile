@@ -13,11 +13,12 @@ unexport PYTHONDONTWRITEBYTECODE
 E2E := .venv-e2e
 E2E_PYTHON = $(shell $(BIN)/python tests/e2e/find_python.py)
 
-.PHONY: help demo test quick faults e2e bench bench-peers check format synth assembly reference docs lock clean
+.PHONY: help demo test coverage quick faults e2e bench bench-peers check format synth assembly reference docs lock clean
 
 help:
 	@echo "make demo    start a fresh cell, send it a generated month over HTTP, report what became of it"
 	@echo "make test    the whole test suite"
+	@echo "make coverage  the whole test suite, and the branches that it executes; fails below a package's floor"
 	@echo "make quick   the fast tests, to run while you work"
 	@echo "make faults  the fault tests in their long form, with 10,000 seeded stories; their figures into bench/RESULTS.md"
 	@echo "make e2e     the standard cell deployed into an emulator of AWS, and driven over HTTP; needs a Python 3.12"
@@ -53,6 +54,12 @@ demo: .venv/run
 
 test: .venv/test
 	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+# Which statements and branches the tests execute, and a floor for each package.
+coverage: .venv/test
+	@rm -rf .build/coverage
+	$(BIN)/python -m pytest -n auto --dist loadgroup --cov --cov-report=
+	$(BIN)/python -m tests.coverage_floors
 
 # The rules, the engine and the store: what most changes touch, in less than a minute.
 quick: .venv/test

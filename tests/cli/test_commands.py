@@ -338,7 +338,7 @@ def test_demo_json_reports_a_balanced_cell() -> None:
     assert report["sent"]["events"] == len(list(generate(60, 1))) == sum(report["events"].values())
     assert sum(report["statuses"].values()) >= 60
     assert report["check"]["accepted"] == report["events"]["accepted"] > 0 == report["events"]["undelivered"]
-    assert sum(report["alerts"][stage]["critical"] for stage in report["alerts"]) > 0 < report["stuck"]
+    assert sum(report["alerts"][stage]["warning"] for stage in report["alerts"]) > 0 < report["stuck"]
     assert report["stuck"] >= report["parked"]
     assert report["stuck_amounts"]
     worst = report["worst"]

@@ -20,24 +20,24 @@ def is_stuck(harness: CliHarness, invoice_id: str) -> bool:
     return bool(harness.bems("invoice", invoice_id, "--json").json["stuck"])
 
 
-def test_an_extension_is_shown_before_and_after_its_deadline(harness: CliHarness) -> None:
-    harness.send(event("e", invoice_id="I"))
-    harness.advance_to("2026-03-06T09:00:00Z")
-    until(lambda: is_stuck(harness, "I"))
+def test_an_extension_is_shown_before_and_after_its_deadline(impatient: CliHarness) -> None:
+    impatient.send(event("e", invoice_id="I"))
+    impatient.advance_to("2026-03-06T09:00:00Z")
+    until(lambda: is_stuck(impatient, "I"))
     for day in ("2026-03-09", "2026-03-10"):
-        done = harness.bems("act", "extend", "I", "--until", f"{day}T12:00:00Z", role="operator")
+        done = impatient.bems("act", "extend", "I", "--until", f"{day}T12:00:00Z", role="operator")
         assert f"\nNext alert: {day} 12:00:00 UTC\n" in done.out
-    facts = {name: value.strip() for name, value in facts_of(harness, "I").items()}
+    facts = {name: value.strip() for name, value in facts_of(impatient, "I").items()}
     assert facts["Extended"] == "to 2026-03-10 12:00:00 UTC, by the-operator, twice; not stuck until then"
     assert facts["Alerts"] == "none since the extension, 1 before"
     assert "stuck" not in facts["Status"]
-    assert harness.bems("stuck").out == "none is stuck\n"
-    harness.advance_to("2026-03-10T12:00:01Z")
-    until(lambda: is_stuck(harness, "I"))
-    facts = {name: value.strip() for name, value in facts_of(harness, "I").items()}
+    assert impatient.bems("stuck").out == "none is stuck\n"
+    impatient.advance_to("2026-03-10T12:00:01Z")
+    until(lambda: is_stuck(impatient, "I"))
+    facts = {name: value.strip() for name, value in facts_of(impatient, "I").items()}
     assert facts["Extended"].endswith("by the-operator, twice; the deadline has passed")
     assert facts["Alerts"].startswith("2, the latest ")
-    assert "extended twice" in harness.bems("stuck").out
+    assert "extended twice" in impatient.bems("stuck").out
 
 
 def test_extending_several_invoices_prints_each_next_alert(harness: CliHarness) -> None:
@@ -63,20 +63,20 @@ def test_completing_a_later_stage_names_the_missing_earlier_stage(harness: CliHa
     )
 
 
-def test_a_parked_invoice_shows_since_when_and_by_whom(harness: CliHarness) -> None:
-    harness.send(event("e", invoice_id="I"), event("f", invoice_id="J"))
-    harness.bems("act", "park", "I", "--note", "x", role="operator")
-    harness.advance_to("2026-09-01T10:00:00Z")
-    until(lambda: harness.bems("invoice", "J", "--json").json.get("mark") == "parked")
+def test_a_parked_invoice_shows_since_when_and_by_whom(impatient: CliHarness) -> None:
+    impatient.send(event("e", invoice_id="I"), event("f", invoice_id="J"))
+    impatient.bems("act", "park", "I", "--note", "x", role="operator")
+    impatient.advance_to("2026-09-01T10:00:00Z")
+    until(lambda: impatient.bems("invoice", "J", "--json").json.get("mark") == "parked")
     by_hand, automatic = (
-        {name: value.strip() for name, value in facts_of(harness, invoice_id).items()} for invoice_id in ("I", "J")
+        {name: value.strip() for name, value in facts_of(impatient, invoice_id).items()} for invoice_id in ("I", "J")
     )
     assert by_hand["Parked"].startswith("since 2026-03-02 10:00:")
     assert by_hand["Parked"].endswith(" UTC, by the-operator")
     assert by_hand["Waited for"].startswith("authorization, since 2026-03-02 10:00:")
     assert by_hand["Waited for"].endswith("; no alerts")
     assert automatic["Parked"].endswith(", after its last alert")
-    assert harness.bems("stuck").out.endswith("\n2 are stuck, all of them parked: 2,500.00 EUR\n")
+    assert impatient.bems("stuck").out.endswith("\n2 are stuck, all of them parked: 2,500.00 EUR\n")
 
 
 def test_each_outcome_shows_its_author_and_attributes(harness: CliHarness) -> None:

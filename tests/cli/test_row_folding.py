@@ -60,15 +60,15 @@ def test_intervals_between_alerts_are_described(days: tuple[float, ...], text: s
     assert describe_cadence([MONDAY + timedelta(days=day) for day in days]) == text
 
 
-def test_fourteen_alerts_of_a_wait_share_one_line(harness: CliHarness) -> None:
-    harness.send(event("e", invoice_id="I"))
+def test_fourteen_alerts_of_a_wait_share_one_line(impatient: CliHarness) -> None:
+    impatient.send(event("e", invoice_id="I"))
     # Due on Thursday 5 March at 10:00, then on every business day at that time.
     days = [day for day in range(5, 25) if date(2026, 3, day).weekday() < 5]
     for number, day in enumerate(days, 1):
-        harness.advance_to(f"2026-03-{day:02}T11:00:00Z")
-        until(lambda number=number: len(harness.bems("alerts", "--json").json["items"]) == number)  # type: ignore[misc]
+        impatient.advance_to(f"2026-03-{day:02}T11:00:00Z")
+        until(lambda number=number: len(impatient.bems("alerts", "--json").json["items"]) == number)  # type: ignore[misc]
     assert len(days) == 14
-    lines = [" ".join(line.split()) for line in harness.bems("invoice", "I").out.splitlines()]
+    lines = [" ".join(line.split()) for line in impatient.bems("invoice", "I").out.splitlines()]
     folded = [line for line in lines if "alerts 1 to 14" in line]
     assert len(folded) == 1
     assert "of authorization, every business day, last critical AwaitingAuthorization" in folded[0]

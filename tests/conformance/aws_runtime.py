@@ -90,7 +90,7 @@ class AwsRuntime(Runtime):
         item = self._cloud.items.get(invoice_id)
         return read_record(item) if item else None
 
-    def alerts(self) -> list[dict[str, Any]]:
+    def messages(self) -> list[dict[str, Any]]:
         return list(self._cloud.alerts)
 
     def all_rows(self) -> list[dict[str, str]]:

@@ -107,7 +107,7 @@ class EmbeddedRuntime(Runtime):
     def find_record(self, invoice_id: str) -> InvoiceRecord | None:
         return self._reader.record(invoice_id)
 
-    def alerts(self) -> list[dict[str, Any]]:
+    def messages(self) -> list[dict[str, Any]]:
         if not self._inbox.is_refusing:
             deliveries, raised = self._cell.service.deliveries, self._reader.counts().alerts
             deliveries.wake()

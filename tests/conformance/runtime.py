@@ -83,7 +83,12 @@ class Runtime(ABC):
 
     def command(self, verb: str, invoice_id: str = ID, command_id: str | None = None, **fields: Any) -> CommandResult:
         """Apply a command. The default id is that of the only command with this verb on this invoice."""
-        named = {"command_id": command_id or f"{invoice_id}:{verb}", "invoice_id": invoice_id, "verb": verb}
+        named = {
+            "command_id": command_id or f"{invoice_id}:{verb}",
+            "invoice_id": invoice_id,
+            "verb": verb,
+            "note": "why",
+        }
         return self.apply_command({**named, **fields})
 
     # -- time
@@ -115,8 +120,16 @@ class Runtime(ABC):
     def find_record(self, invoice_id: str) -> InvoiceRecord | None: ...
 
     @abstractmethod
+    def messages(self) -> list[dict[str, Any]]:
+        """Return the messages of alerts and of their resolution that were published, in the order of publishing."""
+
     def alerts(self) -> list[dict[str, Any]]:
-        """Return the messages of all alerts that were published, in the order of publishing."""
+        """Return the messages of all alerts."""
+        return [message for message in self.messages() if message["kind"] != "resolved"]
+
+    def resolved(self) -> list[dict[str, Any]]:
+        """Return the messages that waits with alerts were resolved."""
+        return [message for message in self.messages() if message["kind"] == "resolved"]
 
     @abstractmethod
     def all_rows(self) -> list[dict[str, str]]:

@@ -151,3 +151,42 @@ def test_a_parked_invoice_must_be_revived_first(runtime: Runtime, verb: str) -> 
 def test_a_command_for_an_unknown_invoice_is_refused(runtime: Runtime) -> None:
     assert runtime.command("cancel") == CommandResult("refused", f"there is no invoice {ID}", None)
     assert runtime.find_record(ID) is None
+
+
+def test_an_event_that_contradicts_a_command_raises_an_alert_once(runtime: Runtime) -> None:
+    runtime.send("ingestion", "received")
+    runtime.command("complete", stage="authorization")
+    runtime.send("authorization", "rejected", occurred_at=render(NOW - HOUR))
+    runtime.send("authorization", "rejected", occurred_at=render(NOW - HOUR))
+    runtime.pass_time(HOUR)
+    (alert,) = runtime.alerts()
+    assert (alert["kind"], alert["event_id"]) == ("contradiction", "INV-1:authorization:rejected")
+    assert runtime.status() == "AwaitingReconciliation", "the newest outcome counts"
+
+
+def test_an_extension_is_told_to_those_who_got_the_alerts(runtime: Runtime) -> None:
+    runtime.send("ingestion", "received")
+    runtime.pass_time(3 * DAY + HOUR)
+    runtime.command("extend", until=render(NOW + 10 * DAY))
+    (told,) = runtime.resolved()
+    assert told["detail"] == f"{OPERATOR} extended the deadline to 2026-03-12T09:00:00Z"
+
+
+def test_a_snooze_raises_the_step_reached_at_its_end(runtime: Runtime) -> None:
+    runtime.send("ingestion", "received")
+    until = NOW + 4 * DAY + HOUR
+    assert runtime.command("snooze", until=render(until)) == accepted(until)
+    runtime.pass_time(4 * DAY + 2 * HOUR)
+    (alert,) = runtime.alerts()
+    assert (alert["step"], alert["due_at"], alert["raised_at"]) == (2, render(NOW + 4 * DAY), render(until))
+
+
+def test_an_assignment_and_a_note_change_nothing_else(runtime: Runtime) -> None:
+    runtime.send("ingestion", "received")
+    known = runtime.record()
+    assert runtime.command("assign", assignee="jane") == accepted(NOW + 3 * DAY)
+    assert runtime.command("note", note="asked the vendor") == accepted(NOW + 3 * DAY)
+    record = runtime.record()
+    assert (record.assignee, record.note and record.note.text) == ("jane", "asked the vendor")
+    assert (record.run, record.wait, record.outcomes) == (known.run, known.wait, known.outcomes)
+    assert [row["kind"] for row in runtime.rows()] == ["event", "command", "command"]

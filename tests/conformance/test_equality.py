@@ -91,7 +91,7 @@ def run_script(runtime: Runtime, script: Script) -> Outcome:
         {id: to_json(runtime.record(id)) for id in ids},
         {id: runtime.executions(id) for id in ids},
         {id: [row for row in rows if row["invoice_id"] == id] for id in ids},
-        sorted(runtime.alerts(), key=lambda alert: (alert["raised_at"], alert["id"])),
+        sorted(runtime.messages(), key=lambda alert: (alert["raised_at"], alert["id"])),
         runtime.conflicts(),
     )
 
@@ -124,6 +124,7 @@ def draw_commands(random: Random, script: Script, ids: list[str]) -> Script:
             "command_id": f"c{len(drawn)}",
             "invoice_id": random.choice(ids),
             "verb": str(verb.__struct_config__.tag),
+            "note": "why",
         }
         if isinstance(verb, Complete):
             body["stage"] = verb.stage
@@ -176,7 +177,8 @@ def test_a_long_mixed_script_has_equal_results(embedded: EmbeddedRuntime, aws: A
         "revive",
         "command",
     }
-    assert {alert["kind"] for alert in found.alerts} == {"stuck", "dispute", "failed", "identity"}
+    kinds = {"stuck", "dispute", "failed", "identity", "contradiction", "resolved"}
+    assert {alert["kind"] for alert in found.alerts} == kinds
     assert {result.result for result in found.results} == {"accepted", "refused"}
     assert {reply.status for reply in found.replies} == {202, 207, 400}
     assert found.conflicts

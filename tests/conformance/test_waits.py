@@ -307,3 +307,46 @@ def test_the_next_alert_of_a_dormant_invoice_starts_an_execution(
         ("stuck", render(DUE)),
     ]
     assert (runtime.record().mark, len(runtime.executions())) == (None, 3)
+
+
+def test_those_who_got_the_alerts_are_told_once_that_the_wait_has_ended(runtime: Runtime) -> None:
+    runtime.send("ingestion", "received")
+    runtime.pass_time(5 * DAY - HOUR)
+    assert [alert["severity"] for alert in runtime.alerts()] == ["warning", "critical"]
+    runtime.send("authorization", "approved")
+    runtime.pass_time(HOUR)
+    told = runtime.resolved()
+    assert [(one["severity"], one["step"], one["detail"]) for one in told] == [
+        ("warning", 2, "authorization is approved"),
+        ("critical", 2, "authorization is approved"),
+    ]
+    assert {one["incident"] for one in told} == {alert["incident"] for alert in runtime.alerts()}
+
+
+def test_an_alert_names_the_open_stages_and_the_negative_outcomes(runtime: Runtime) -> None:
+    runtime.send("ingestion", "received")
+    runtime.send("reconciliation", "mismatched")
+    runtime.pass_time(3 * DAY)
+    dispute, stuck = runtime.alerts()
+    assert (dispute["kind"], stuck["kind"]) == ("dispute", "stuck")
+    for alert in (dispute, stuck):
+        assert alert["open_stages"] == ["authorization", "reconciliation", "posting"]
+        assert alert["negative_outcomes"] == {"reconciliation": "mismatched"}
+
+
+def test_a_reconciliation_that_does_not_apply_completes_its_stage(runtime: Runtime) -> None:
+    runtime.send("ingestion", "received")
+    runtime.send("authorization", "approved")
+    runtime.send("reconciliation", "not_applicable")
+    assert runtime.status() == "AwaitingPosting"
+    (execution,) = runtime.executions()
+    assert execution.states == ["AwaitAuthorization", "AwaitReconciliation", "AwaitPosting"]
+
+
+def test_the_first_deadline_is_kept_in_the_rows(runtime: Runtime) -> None:
+    runtime.send("ingestion", "received")
+    runtime.pass_time(4 * DAY)
+    runtime.send("authorization", "approved")
+    first, *_, last = runtime.rows()
+    assert first["next_first_deadline"] == last["first_deadline"]
+    assert last["next_first_deadline"] > last["first_deadline"]

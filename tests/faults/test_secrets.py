@@ -24,7 +24,7 @@ CELLS = f"""
 cells:
   - name: talkative
     region: eu-west-1
-    policy: {{stages: {{{", ".join(f"{stage}: {RULE}" for stage in STAGES)}}}}}
+    policy: {{critical_amount_from: {{}}, stages: {{{", ".join(f"{stage}: {RULE}" for stage in STAGES)}}}}}
     alerts:
       warning: [{{webhook: {{url_env: BEMS_CHAT_URL}}}}, {{email: {{to: [a@example.com], from: b@example.com}}}}]
       critical: [{{webhook: {{url: "https://127.0.0.1:1/", secret_env: BEMS_WEBHOOK_KEY}}}}, {{log: {{}}}}]

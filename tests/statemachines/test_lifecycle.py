@@ -7,13 +7,12 @@ import pytest
 
 from bems.calendars import expand
 from bems.tracker.config import read_policy
-from bems.tracker.policy import PolicySpec
 from tests.statemachines.conftest import Start
-from tests.tracker.samples import facts, plain_policy
+from tests.tracker.samples import FIRST_SPEC, facts, plain_policy
 
 HAPPY = ["AwaitAuthorization", "AwaitReconciliation", "AwaitPosting", "Posted"]
 MONDAY = "2026-03-02T09:00:00Z"
-DUTCH = expand(PolicySpec())
+DUTCH = expand(FIRST_SPEC)
 
 
 def local(text: str) -> datetime:

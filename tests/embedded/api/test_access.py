@@ -35,6 +35,7 @@ MATRIX: dict[tuple[str, str], set[str]] = {
     ("GET", "/alerts"): VIEWERS,
     ("GET", "/commands"): VIEWERS,
     ("POST", "/commands"): OPERATORS,
+    ("POST", "/commands/{target}/confirmation"): OPERATORS,
     ("GET", "/dead-letters"): OPERATORS,
     ("POST", "/dead-letters/redrive"): OPERATORS,
     ("GET", "/deliveries"): VIEWERS,

@@ -50,10 +50,10 @@ def test_the_policy_in_force_is_shown_with_all_defaults(tmp_path: Path, monkeypa
         "days_off": ["2026-11-24"],
         "days_on": ["2026-12-25"],
     }
-    rest = {"escalate_every": "1bd", "growth": 1, "critical_at": 3, "give_up_at": 20}
-    growing = {**rest, "growth": 1.5}
+    rest = {"escalate_every": "10bd", "growth": 2, "critical_at": 3, "give_up_at": 5}
+    growing = {**rest, "escalate_every": "1bd", "growth": 1.5}
     assert found["stages"] == {
-        "ingestion": {"deadline": "10bd", **rest, "escalate_every": "5bd", "give_up_at": 6, "overrides": []},
+        "ingestion": {"deadline": "10bd", **rest, "escalate_every": "20bd", "give_up_at": 4, "overrides": []},
         "authorization": {
             "deadline": "5d",
             **growing,
@@ -68,6 +68,7 @@ def test_the_policy_in_force_is_shown_with_all_defaults(tmp_path: Path, monkeypa
                     "deadline": "5d",
                     **rest,
                     "escalate_every": "2bd",
+                    "growth": 1,
                     "when": {"buyer": "1000", "has_purchase_order": True},
                 },
             ],
@@ -75,7 +76,6 @@ def test_the_policy_in_force_is_shown_with_all_defaults(tmp_path: Path, monkeypa
         "reconciliation": {
             "deadline": "5bd",
             **rest,
-            "escalate_every": "2bd",
             "overrides": [],
             "not_required": [{"when": {"has_purchase_order": False}}],
         },
