@@ -1,6 +1,7 @@
 """Clauses about events: each is recorded once, in any order, and starts, moves and ends the invoice's execution."""
 
 from itertools import permutations
+from typing import Any
 
 import pytest
 
@@ -206,7 +207,7 @@ def test_an_id_that_is_used_again_raises_one_alert(runtime: Runtime) -> None:
 
 
 def test_an_imported_event_counts_from_its_occurrence_and_reports_no_dispute(runtime: Runtime) -> None:
-    past = {"occurred_at": render(runtime.now - 30 * DAY), "imported": True}
+    past: dict[str, Any] = {"occurred_at": render(runtime.now - 30 * DAY), "imported": True}
     runtime.send("ingestion", "received", **past)
     runtime.send("authorization", "approved", **past)
     runtime.send("reconciliation", "mismatched", event_id="bad", **past)
