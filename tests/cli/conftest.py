@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from bems.calendars import expand
-
 from tests.cli.cli_harness import CliHarness, FakeResponse, FakeServer, RecordedRequest, StartFakeServer, running
 from tests.tracker.samples import FIRST_SPEC
 

@@ -1,12 +1,15 @@
 """The current policy and earlier ones over the API."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bems.calendars import expand
 from bems.tracker.config import read_policy
+from bems.tracker.contract import Stage
 from bems.tracker.instants import DAY, render
+from bems.tracker.policy import DEFAULT_POLICY
 from tests.embedded.api import calls
 from tests.embedded.api.calls import Cell
 from tests.tracker.samples import NOW, POLICY, plain_policy
@@ -22,10 +25,28 @@ stages:
       - {when: {vendor: V-1}, critical_at: 1}
       - {when: {buyer: "1000", has_purchase_order: true}, escalate_every: 2bd}
     escalate: {every: 1bd, growth: 1.5}
+    critical_at: 3
+    give_up_at: 20
   reconciliation:
+    deadline: 5bd
+    escalate_every: 2bd
+    critical_at: 3
+    give_up_at: 20
     not_required:
       - {when: {has_purchase_order: false}}
 """
+
+
+def default_rules(stage: Stage) -> dict[str, Any]:
+    rules = DEFAULT_POLICY.stages[stage].rule
+    return {
+        "deadline": str(rules.deadline),
+        "escalate_every": str(rules.escalate_every),
+        "growth": int(rules.growth),
+        "critical_at": rules.critical_at,
+        "give_up_at": rules.give_up_at,
+        "overrides": [],
+    }
 
 
 def test_the_policy_in_force_is_shown_with_all_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +74,7 @@ def test_the_policy_in_force_is_shown_with_all_defaults(tmp_path: Path, monkeypa
     rest = {"escalate_every": "10bd", "growth": 2, "critical_at": 3, "give_up_at": 5}
     growing = {**rest, "escalate_every": "1bd", "growth": 1.5}
     assert found["stages"] == {
-        "ingestion": {"deadline": "10bd", **rest, "escalate_every": "20bd", "give_up_at": 4, "overrides": []},
+        "ingestion": default_rules("ingestion"),
         "authorization": {
             "deadline": "5d",
             **growing,
@@ -79,7 +100,7 @@ def test_the_policy_in_force_is_shown_with_all_defaults(tmp_path: Path, monkeypa
             "overrides": [],
             "not_required": [{"when": {"has_purchase_order": False}}],
         },
-        "posting": {"deadline": "due-3bd", **rest, "critical_at": 2, "overrides": []},
+        "posting": default_rules("posting"),
     }
     assert found["critical_amount_from"] == {"EUR": "10000.50", "USD": "12000"}
 
