@@ -109,7 +109,7 @@ class EmbeddedRuntime(Runtime):
 
     def messages(self) -> list[dict[str, Any]]:
         if not self._inbox.is_refusing:
-            deliveries, raised = self._cell.service.deliveries, self._reader.counts().alerts
+            deliveries, raised = self._cell.service.deliveries, len(self._reader.newest_alerts(limit=ALL))
             deliveries.wake()
             deliveries.retry()
             until(lambda: len(self._inbox.messages) >= raised and deliveries.waiting() == 0)

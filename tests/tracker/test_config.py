@@ -597,7 +597,7 @@ def test_intervals_that_grow_are_read() -> None:
     policy = build_policy(read_policy(dedent(text), "x.yaml"), frozenset())
     (rule, ((_, override),)) = (policy.stages["posting"].rule, policy.stages["posting"].overrides)
     assert (str(rule.escalate_every), rule.growth) == ("1bd", Decimal("1.5"))
-    assert (str(override.escalate_every), override.growth) == ("2d", 1)
+    assert (str(override.escalate_every), override.growth) == ("2d", Decimal(1))
     assert policy.critical_amounts == {"EUR": 10_000, "USD": Decimal("12000.50")}
     assert policy.match_exemptions == (When(has_purchase_order=False), When(vendor="V-1"))
 

@@ -71,7 +71,7 @@ def test_the_policy_in_force_is_shown_with_all_defaults(tmp_path: Path, monkeypa
         "days_off": ["2026-11-24"],
         "days_on": ["2026-12-25"],
     }
-    rest = {"escalate_every": "10bd", "growth": 2, "critical_at": 3, "give_up_at": 5}
+    rest = {"escalate_every": "2bd", "growth": 1, "critical_at": 3, "give_up_at": 20}
     growing = {**rest, "escalate_every": "1bd", "growth": 1.5}
     assert found["stages"] == {
         "ingestion": default_rules("ingestion"),
