@@ -18,7 +18,7 @@ E2E_PYTHON = $(shell $(BIN)/python tests/e2e/find_python.py)
 help:
 	@echo "make demo    start a fresh cell, send it a generated month over HTTP, report what became of it"
 	@echo "make test    the whole test suite"
-	@echo "make coverage  the whole test suite, and the branches that it executes; fails below a package's floor"
+	@echo "make coverage  the same under coverage, which fails below the floors of tests/coverage_floors.py"
 	@echo "make quick   the fast tests, to run while you work"
 	@echo "make faults  the fault tests in their long form, with 10,000 seeded stories; their figures into bench/RESULTS.md"
 	@echo "make e2e     the standard cell deployed into an emulator of AWS, and driven over HTTP; needs a Python 3.12"
@@ -55,11 +55,14 @@ demo: .venv/run
 test: .venv/test
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
-# Which statements and branches the tests execute, and a floor for each package.
+# `.venv/bin/coverage html -d .build/coverage/html` then shows every line.
 coverage: .venv/test
 	@rm -rf .build/coverage
-	$(BIN)/python -m pytest -n auto --dist loadgroup --cov --cov-report=
-	$(BIN)/python -m tests.coverage_floors
+	@mkdir -p .build/coverage
+	$(BIN)/python -m coverage run -m pytest -n auto --dist loadgroup
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage json -q -o .build/coverage/report.json
+	$(BIN)/python -m tests.coverage_floors .build/coverage/report.json
 
 # The rules, the engine and the store: what most changes touch, in less than a minute.
 quick: .venv/test
