@@ -21,7 +21,7 @@ help:
 	@echo "make coverage  the same under coverage, which fails below the floors of tests/coverage_floors.py"
 	@echo "make quick   the fast tests, to run while you work"
 	@echo "make faults  the fault tests in their long form, with 10,000 seeded stories; their figures into bench/RESULTS.md"
-	@echo "make e2e     the standard cell deployed into an emulator of AWS, and driven over HTTP; needs a Python 3.12"
+	@echo "make e2e     cells deployed into an emulator of AWS, and driven over HTTP; needs a Python 3.12"
 	@echo "make bench   the embedded cell measured, into bench/RESULTS.md"
 	@echo "make bench-peers  the same work on Restate, DBOS and moto beside it; sets them up in .venv-peers and .bench-peers"
 	@echo "make check   formatting, lint, types, import rules"

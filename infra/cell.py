@@ -47,7 +47,6 @@ class CellStack(Stack):
             tags={"bems:cell": cell.name, "application": "bems", **cell.tags},
         )
         profile = read_profile(self.node)
-        profile.check(cell.delivery, cell.time_series)
         removal = RETAIN_ON_UPDATE_OR_DELETE if cell.removal == "retain" else RemovalPolicy.DESTROY
 
         keys = EncryptionKeys(self, "Keys", names, removal)

@@ -13,7 +13,6 @@ from bems.tracker.contract import Stage
 from bems.tracker.instants import Instant
 from bems.tracker.record import InvoiceRecord
 from bems.tracker.status import Status, status_of
-from tests.e2e.deployment import STACK
 from tests.e2e.emulator import Emulator
 from tests.e2e.polling import wait_until
 
@@ -34,10 +33,11 @@ class Execution(NamedTuple):
 
 
 class DeployedCell:
-    """The cell that is deployed in the emulator."""
+    """A cell that is deployed in the emulator as a stack with these outputs."""
 
-    def __init__(self, emulator: Emulator, outputs: dict[str, str]) -> None:
+    def __init__(self, emulator: Emulator, stack: str, outputs: dict[str, str]) -> None:
         self.emulator = emulator
+        self.stack = stack
         self.outputs = outputs
         self._http = urllib3.PoolManager(maxsize=8)
         # https://API.execute-api.REGION.amazonaws.com/v1/
@@ -57,6 +57,12 @@ class DeployedCell:
     @cached_property
     def sqs(self) -> Any:
         return self.emulator.client("sqs")
+
+    @cached_property
+    def _bucket(self) -> str:
+        """Bucket of rows, of which a stack with S3 Tables has one."""
+        (bucket,) = self.emulator.physical_ids(self.stack, "AWS::S3::Bucket").values()
+        return bucket
 
     @cached_property
     def key(self) -> str:
@@ -118,10 +124,9 @@ class DeployedCell:
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows that the recorder has written to the time series so far."""
         s3, rows = self.emulator.client("s3"), []
-        (bucket,) = (bucket["Name"] for bucket in s3.list_buckets()["Buckets"] if "serieserrors" in bucket["Name"])
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="rows/"):
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix="rows/"):
             for entry in page.get("Contents", []):
-                text = s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read().decode()
+                text = s3.get_object(Bucket=self._bucket, Key=entry["Key"])["Body"].read().decode()
                 rows += _parse_objects(text)
         return rows
 
@@ -134,10 +139,10 @@ class DeployedCell:
         return url
 
     def stage_queue(self, stage: Stage) -> str:
-        return self.queue_url(f"{STACK}-{stage}")
+        return self.queue_url(f"{self.stack}-{stage}")
 
     def dead_letters(self, stage: Stage) -> str:
-        return self.queue_url(f"{STACK}-{stage}-dead-letters")
+        return self.queue_url(f"{self.stack}-{stage}-dead-letters")
 
 
 def _parse_objects(text: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ CLOCK = Path(__file__).parent / "clock"
 class Emulator:
     """A running ministack.
 
-    `environment` is the virtual environment in which it is installed; `home` is an empty folder for its files.
+    `environment` is the virtual environment in which it is installed; `home` is an empty folder for its files;
+    `variables` are further environment variables of the functions.
     """
 
-    def __init__(self, environment: Path, home: Path) -> None:
+    def __init__(self, environment: Path, home: Path, variables: Mapping[str, str]) -> None:
         self.home = home
+        self._more_variables = variables
+        self._clients: dict[str, Any] = {}
         self.port = _free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.log = home / "ministack.log"
@@ -61,6 +65,7 @@ class Emulator:
             "STATE_DIR": str(self.home / "state"),
             "PYTHONPATH": str(CLOCK),
             "BEMS_E2E_CLOCK": str(self._clock),
+            **self._more_variables,
         }
 
     def _ready(self) -> bool:
@@ -77,14 +82,26 @@ class Emulator:
         self._process.wait()
 
     def client(self, service: str) -> Any:
-        """Return a boto3 client that calls the emulator."""
-        return boto3.client(
-            service,
-            endpoint_url=self.endpoint,
-            region_name=REGION,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
+        """Return the boto3 client of a service that calls the emulator."""
+        if service not in self._clients:
+            self._clients[service] = boto3.client(
+                service,
+                endpoint_url=self.endpoint,
+                region_name=REGION,
+                aws_access_key_id="test",
+                aws_secret_access_key="test",
+            )
+        return self._clients[service]
+
+    def physical_ids(self, stack: str, type: str | None = None) -> dict[str, str]:
+        """Return the physical ids of a stack's resources by logical id, of one type or of all."""
+        pages = self.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=stack)
+        return {
+            resource["LogicalResourceId"]: resource["PhysicalResourceId"]
+            for page in pages
+            for resource in page["StackResourceSummaries"]
+            if type in (None, resource["ResourceType"])
+        }
 
     def set_clock_offset(self, ahead: Instant) -> None:
         """Set the functions' clocks ahead of the machine's clock by `ahead` microseconds."""

@@ -10,7 +10,6 @@ import pytest
 
 from bems.tracker.contract import Stage
 from tests.e2e.cell import DeployedCell, Execution
-from tests.e2e.deployment import STACK
 from tests.e2e.polling import wait_until
 from tests.e2e.scenarios import clean_scenario, event_line, event_lines
 
@@ -105,7 +104,7 @@ def is_in_alarm(cell: DeployedCell, name: str) -> bool:
 
     The emulator publishes no SQS metrics, so the value is the equivalent attribute of the queue.
     """
-    (alarm,) = cell.emulator.client("cloudwatch").describe_alarms(AlarmNames=[f"{STACK}-{name}"])["MetricAlarms"]
+    (alarm,) = cell.emulator.client("cloudwatch").describe_alarms(AlarmNames=[f"{cell.stack}-{name}"])["MetricAlarms"]
     assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/SQS", "ApproximateNumberOfMessagesVisible")
     assert alarm["ComparisonOperator"] == "GreaterThanThreshold"
     (dimension,) = alarm["Dimensions"]
@@ -127,7 +126,7 @@ def applied(cell: DeployedCell, invoice_id: str) -> set[tuple[str, str]]:
 def broken_processor(cell: DeployedCell, stage: Stage) -> Iterator[None]:
     """Make the stage's processor use a table that does not exist, and restore it at the end."""
     functions = cell.emulator.client("lambda")
-    name = f"{STACK}-Invoice{stage.capitalize()}Processor"
+    name = f"{cell.stack}-Invoice{stage.capitalize()}Processor"
     working_version = functions.get_alias(FunctionName=name, Name="live")["FunctionVersion"]
     variables = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
     broken = {**variables, "BEMS_TABLE": "no-such-table"}

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from tests.e2e.cell import DeployedCell
-from tests.e2e.deployment import STACK
 from tests.e2e.polling import wait_until
 from tests.e2e.scenarios import clean_scenario, event_lines
 
@@ -25,7 +24,7 @@ def test_an_unreadable_record_goes_to_its_queue_and_is_recorded_after_the_fix(ce
     table, copy = cell.outputs["RecordsTable"], f"{plan.invoice_id}-copy"
     item = {"invoice_id": {"S": copy}, "version": {"N": "1"}, "changes": {"B": b"\xc1"}}
     cell.dynamodb.put_item(TableName=table, Item=item)
-    url = cell.queue_url(f"{STACK}-unrecorded")
+    url = cell.queue_url(f"{cell.stack}-unrecorded")
     event = wait_until("it is in the unrecorded queue", lambda: take(cell, url))
     assert event["reason"].startswith("not the image of a record")
     (record,) = event["Records"]
@@ -63,5 +62,5 @@ def take(cell: DeployedCell, url: str) -> dict[str, Any] | None:
 def invoke(cell: DeployedCell, event: dict[str, Any]) -> Any:
     """Invoke the recorder with an event and return its result."""
     functions = cell.emulator.client("lambda")
-    response = functions.invoke(FunctionName=f"{STACK}-Recorder", Payload=json.dumps(event).encode())
+    response = functions.invoke(FunctionName=f"{cell.stack}-Recorder", Payload=json.dumps(event).encode())
     return json.load(response["Payload"])

@@ -8,8 +8,10 @@ from aws_cdk import App
 
 from bems.tracker.cells import CellConfig
 from infra.cell import CellStack
-from infra.common.profile import EMULATOR, PROFILE, read_profile
+from infra.common.profile import PROFILE, read_profile
 from infra.compute.function_code import WITHOUT_DEPENDENCIES
+from infra.guards.resources import references, template_resources
+from tests.e2e.stand_ins import remove_unsupported
 from tests.infra.template import Template
 
 pytestmark = pytest.mark.xdist_group("cdk")
@@ -66,10 +68,14 @@ def test_the_emulator_gets_the_standard_cell_without_unsupported_types(tmp_path:
     assert types <= all_types
 
 
-@pytest.mark.parametrize(("delivery", "series"), [("fifo", "s3tables"), ("standard", "timestream")])
-def test_the_emulators_profile_rejects_unsupported_settings(delivery: str, series: str) -> None:
-    with pytest.raises(ValueError, match="use standard and s3tables"):
-        EMULATOR.check(delivery, series)
+def test_stand_ins_replace_the_other_unsupported_types(fifo: Template) -> None:
+    template = dict(fifo.raw)
+    removed = remove_unsupported(fifo.name, template)
+    remaining = {resource["Type"] for resource in template["Resources"].values()}
+    assert remaining & UNSUPPORTED <= LEFT_OUT
+    assert {resource["Type"] for resource in removed.values()} <= UNSUPPORTED
+    referred = {name for resource in template_resources(template) for name in references(resource.properties)}
+    assert referred & removed.keys() == set()
 
 
 def test_an_unknown_profile_is_rejected() -> None:
