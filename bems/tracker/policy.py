@@ -378,11 +378,9 @@ class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     """Start of a deadline: the `decision` that began the wait, or the `occurrence` of the event that led to it."""
     identity: Literal["on", "off"] | bool = "on"
     """Whether to raise an alert when one invoice id seems to be used for two invoices."""
-    critical_amount_from: dict[CurrencyCode, Amount | WholeAmount] = msgspec.field(
-        default_factory=DEFAULT_CRITICAL_AMOUNTS.copy
-    )
+    critical_amount_from: dict[CurrencyCode, Amount | WholeAmount] | None = None
     """Amounts by currency below which no alert is critical. Alerts in other currencies depend on `critical_at` only.
-    `{}` for none."""
+    The default is some 10,000 EUR in each currency, or none if a stage has a `critical_at` of its own."""
     acts: ActsSpec = ActsSpec()
     """Operators' commands that need a second person."""
 
@@ -545,9 +543,18 @@ def build_policy(
         policy,
         waits_from=spec.waits_from,
         identity=spec.identity in ("on", True),
-        critical_amounts=read_critical_amounts(spec.critical_amount_from),
+        critical_amounts=read_critical_amounts(_choose_critical_amounts(spec)),
         acts=read_acts(spec.acts),
     )
+
+
+def _choose_critical_amounts(spec: PolicySpec) -> Mapping[str, str | int]:
+    """Return the amounts of the spec. The default's belong to its `critical_at`: who sets one of their own has none."""
+    if spec.critical_amount_from is not None:
+        return spec.critical_amount_from
+    stages = [getattr(spec.stages, stage) for stage in STAGES]
+    rules = [rule for stage in stages for rule in (stage, *(stage.overrides or ()))]
+    return DEFAULT_CRITICAL_AMOUNTS if all(rule.critical_at is None for rule in rules) else {}
 
 
 def read_critical_amounts(amounts: Mapping[str, str | int]) -> dict[str, Decimal]:

@@ -5,7 +5,7 @@ from datetime import date
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from bems.tracker.contract import Amount
 from bems.tracker.policy import (
@@ -24,7 +24,7 @@ from bems.tracker.policy import (
 )
 
 
-class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True):
     """JSON document of an expanded policy.
 
     `days_off` and `days_on` hold all dates, the country's included. `calendar` is the spec from which they were built.
@@ -39,8 +39,9 @@ class ExpandedPolicy(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     calendar: CalendarSpec | None = None
     waits_from: WaitsFrom = "decision"
     identity: bool = True
-    critical_amount_from: dict[str, Amount] = {}
-    acts: ActsSpec = ActsSpec()
+    # Without these, the document must stay that of versions before they existed.
+    critical_amount_from: dict[str, Amount] | UnsetType = UNSET
+    acts: ActsSpec | UnsetType = UNSET
 
 
 def policy_to_json(policy: Policy) -> bytes:
@@ -56,8 +57,8 @@ def policy_to_json(policy: Policy) -> bytes:
         policy.calendar_spec,
         policy.waits_from,
         policy.identity,
-        {currency: format(amount, "f") for currency, amount in sorted(policy.critical_amounts.items())},
-        describe_acts(policy.acts),
+        {currency: format(amount, "f") for currency, amount in sorted(policy.critical_amounts.items())} or UNSET,
+        describe_acts(policy.acts) if policy.acts else UNSET,
     )
     return msgspec.json.encode(expanded)
 
@@ -80,6 +81,6 @@ def policy_from_json(document: bytes) -> Policy:
         policy,
         waits_from=expanded.waits_from,
         identity=expanded.identity,
-        critical_amounts=read_critical_amounts(expanded.critical_amount_from),
-        acts=read_acts(expanded.acts),
+        critical_amounts=read_critical_amounts(expanded.critical_amount_from or {}),
+        acts=read_acts(expanded.acts or ActsSpec()),
     )

@@ -28,6 +28,7 @@ from bems.tracker.cells import (
 )
 from bems.tracker.config import MAX_CHARACTERS, ConfigError, read_cells, read_policy
 from bems.tracker.policy import (
+    DEFAULT_CRITICAL_AMOUNTS,
     DEFAULT_STAGES,
     CalendarSpec,
     OverrideSpec,
@@ -120,6 +121,7 @@ def test_the_default_policy_can_be_written_out() -> None:
           reconciliation: {deadline: 5bd, escalate: {every: 10bd, growth: 2}, critical_at: 3, give_up_at: 5}
           posting:        {deadline: due-3bd, escalate: {every: 20bd, growth: 2}, critical_at: 3, give_up_at: 4}
     """
+    text = dedent(text) + f"critical_amount_from: {DEFAULT_CRITICAL_AMOUNTS}\n"
     spec = read_policy(dedent(text), "x.yaml")
     assert build_policy(spec, frozenset()) == build_policy(PolicySpec(), frozenset())
     assert spec.stages.authorization == DEFAULT_STAGES.authorization

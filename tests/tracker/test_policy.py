@@ -339,6 +339,14 @@ def test_no_alert_below_the_amount_of_its_currency_is_critical() -> None:
     )
 
 
+def test_who_sets_critical_at_has_no_amounts_of_the_default() -> None:
+    own = StageSpec(critical_at=5), StageSpec(overrides=(OverrideSpec(WhenSpec(vendor="V-1"), critical_at=1),))
+    for stage in own:
+        assert build_policy(PolicySpec(stages=StagesSpec(posting=stage)), frozenset()).critical_amounts == {}
+    other = build_policy(PolicySpec(stages=StagesSpec(posting=StageSpec(deadline="9bd"))), frozenset())
+    assert other.critical_amounts == DEFAULT_POLICY.critical_amounts
+
+
 def test_days_count_from_the_baseline_date_or_else_the_issue_date() -> None:
     def due(**terms: Any) -> Instant:
         stated = PaymentTerms(30, baseline_date=terms.get("baseline"))
