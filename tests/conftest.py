@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from bems.tracker.cells import CellsFile
 from bems.tracker.contract import EVENT_TYPES
@@ -20,6 +21,10 @@ for name in [*os.environ]:
     if name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE") or name.startswith("AWS_ENDPOINT_URL"):
         del os.environ[name]
 os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+
+# On a busy machine and under coverage some examples take long, which says nothing about the program.
+settings.register_profile("tests", settings(), deadline=None)
+settings.load_profile("tests")
 
 # msgspec inspects each type once. Make it do so now: under freezegun `datetime.date` is another class, which msgspec
 # would not recognize.
