@@ -8,7 +8,6 @@ raised only if it still differs after `ALERT_GRACE`.
 """
 
 from collections.abc import Iterator
-from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Literal
 
@@ -17,7 +16,7 @@ from msgspec import Meta, Struct, field, structs
 
 from bems.tracker.actions import Alert, Severity, alert_id
 from bems.tracker.contract import CurrencyCode, Label, Stage, Timestamp
-from bems.tracker.currencies import MINOR_UNITS, WITHOUT_MINOR_UNIT, render_amount
+from bems.tracker.currencies import render_amount
 from bems.tracker.instants import (
     DAY,
     EARLIEST,
@@ -30,7 +29,16 @@ from bems.tracker.instants import (
     render,
     without_leap_second,
 )
-from bems.tracker.parsing import MAX_FUTURE_SKEW, InvalidEvent, reject_invalid, reject_too_large, reject_unreadable
+from bems.tracker.parsing import (
+    MAX_FUTURE_SKEW,
+    InvalidEvent,
+    check_currency,
+    check_decimals,
+    convert_or_none,
+    reject_invalid,
+    reject_too_large,
+    reject_unreadable,
+)
 from bems.validation.error_messages import format_value
 from bems.validation.field_errors import FieldError, append_pointer, validate
 from bems.validation.lenient_json import LenientJson, find_anomalies
@@ -202,11 +210,9 @@ def _check_interval(data: dict[str, object], now: Instant) -> Iterator[FieldErro
 
 def _read_instant(value: object) -> Instant | None:
     """Return the instant of an RFC 3339 text, None if it is not one. Years near 1 and 9999 give nearby instants."""
-    try:
-        moment = msgspec.convert(value, Timestamp)
-    except (msgspec.MsgspecError, ValueError, TypeError):
+    moment = convert_or_none(value, Timestamp)
+    if moment is None:
         return None
-    assert isinstance(moment, datetime)
     return clamp(from_datetime(moment), LATEST) if from_datetime(moment) >= EARLIEST else EARLIEST - 1
 
 
@@ -214,28 +220,12 @@ def _check_sums(amounts: object) -> Iterator[FieldError]:
     if not isinstance(amounts, dict):
         return
     for currency, amount in amounts.items():
-        if not isinstance(currency, str) or not _is_valid(currency, CurrencyCode):
+        if convert_or_none(currency, CurrencyCode) is None:
             continue
         pointer = append_pointer("/amounts", currency)
-        decimals = MINOR_UNITS.get(currency)
-        if decimals is None:
-            problem = "has no minor unit in" if currency in WITHOUT_MINOR_UNIT else "is not a currency of"
-            detail = f"{format_value(currency)} {problem} ISO 4217: use one that is paid in"
-            yield FieldError(pointer, detail, "unknown currency")
-        elif isinstance(amount, str) and _is_valid(amount, AmountSum):
-            given = len(amount.partition(".")[2])
-            if given > decimals:
-                expected = f"at most {decimals}" if decimals else "none, and no point"
-                problem = f"has {given} after the point, more than {currency} has"
-                yield FieldError(pointer, f"{format_value(amount)} {problem}: use {expected}", "too many decimals")
-
-
-def _is_valid(value: object, expected: object) -> bool:
-    try:
-        msgspec.convert(value, expected)
-    except msgspec.MsgspecError:
-        return False
-    return True
+        yield from check_currency(pointer, currency)
+        if convert_or_none(amount, AmountSum) is not None:
+            yield from check_decimals(pointer, amount, currency)
 
 
 def find_total_differences(stated: EventTotals, found: EventTotals) -> list[TotalDifference]:

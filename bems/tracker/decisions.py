@@ -218,7 +218,7 @@ def on_command(record: InvoiceRecord | None, command: Command, policy: Policy, n
     """Decide on an operator's command. A command that would change nothing is refused with a reason."""
     if record is None:
         return Decision(None, (), (), Receipt("refused", f"there is no invoice {command.invoice_id}"))
-    # Versions before 0.2.0 kept command ids among the event ids.
+    # Version 0.1.0 kept command ids among the event ids.
     if command.id in record.recent_command_ids or any(id == command.event_id for id, _ in record.recent_event_ids):
         return _unchanged(record, Receipt("duplicate", next_alert_at=record.wait.due if record.wait else None))
     builder = RecordBuilder(record, policy, now)

@@ -331,7 +331,7 @@ def reject_too_large(what: str, size: int, limit: int) -> InvalidEvent:
 
 def reject_invalid(what: str, errors: list[FieldError], data: object) -> InvalidEvent:
     event_id = data.get("event_id") if isinstance(data, dict) else None
-    known = _convert(event_id, Identifier)
+    known = convert_or_none(event_id, Identifier)
     count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
     return InvalidEvent(400, f"the {what} is not valid: {count}", errors, known if isinstance(known, str) else None)
 
@@ -381,7 +381,7 @@ def _validate_event(stage: Stage, data: object, now: Instant) -> Event | Invalid
     _replace_leap_second(data)
     errors = _collect_errors(stage, data, now)
     if not errors:
-        sent = _convert(data, EVENT_TYPES[stage])
+        sent = convert_or_none(data, EVENT_TYPES[stage])
         event = _build_event(stage, sent, None, now) if isinstance(sent, Body) else None
         if event is not None:
             return event
@@ -412,7 +412,7 @@ def _replace_leap_second(data: object) -> None:
 
 
 def _check_rules(data: dict[str, object], now: Instant) -> Iterator[FieldError]:
-    occurred_at = _convert(data.get("occurred_at"), Timestamp)
+    occurred_at = convert_or_none(data.get("occurred_at"), Timestamp)
     if occurred_at is not None:
         instant, shown = from_datetime(occurred_at), format_value(data["occurred_at"])
         if instant > now + MAX_FUTURE_SKEW:
@@ -420,12 +420,9 @@ def _check_rules(data: dict[str, object], now: Instant) -> Iterator[FieldError]:
             yield FieldError("/occurred_at", detail, "in the future")
         elif instant < EARLIEST:
             yield FieldError("/occurred_at", f"{shown} is before 1970: use when it happened", "before 1970")
-    amount, currency = _convert(data.get("amount"), Amount), _convert(data.get("currency"), CurrencyCode)
-    if currency is not None and currency not in MINOR_UNITS:
-        problem = "has no minor unit in" if currency in WITHOUT_MINOR_UNIT else "is not a currency of"
-        yield FieldError(
-            "/currency", f"{format_value(currency)} {problem} ISO 4217: use one that is paid in", "unknown currency"
-        )
+    amount, currency = convert_or_none(data.get("amount"), Amount), convert_or_none(data.get("currency"), CurrencyCode)
+    if currency is not None:
+        yield from check_currency("/currency", currency)
     if amount is not None:
         yield from _check_amount("/amount", amount, currency)
     terms, payment = data.get("payment_terms"), data.get("payment")
@@ -435,17 +432,17 @@ def _check_rules(data: dict[str, object], now: Instant) -> Iterator[FieldError]:
     if isinstance(payment, dict):
         dates["/payment/paid_on"] = payment.get("paid_on")
         for name in ("amount", "discount_taken"):
-            paid = _convert(payment.get(name), Amount)
+            paid = convert_or_none(payment.get(name), Amount)
             if paid is not None:
                 yield from _check_amount(f"/payment/{name}", paid, currency)
         if data.get("status") == "failed":
             yield FieldError("/payment", "a posting that failed has no payment: leave it out", "not allowed")
     for pointer, value in dates.items():
-        day = _convert(value, date)
+        day = convert_or_none(value, date)
         if day is not None and not MIN_DATE <= day <= MAX_DATE:
             detail = f"{format_value(day)} is out of range: use {MIN_DATE} to {MAX_DATE}"
             yield FieldError(pointer, detail, "out of range")
-    attributes = _convert(data.get("attributes"), dict[str, str])
+    attributes = convert_or_none(data.get("attributes"), dict[str, str])
     if attributes is not None:
         size = sum(len(text.encode("utf-8", "replace")) for pair in attributes.items() for text in pair)
         if size > MAX_ATTRIBUTES_BYTES:
@@ -459,6 +456,19 @@ def _check_amount(pointer: str, amount: str, currency: str | None) -> Iterator[F
         yield FieldError(
             pointer, f"{format_value(amount)} has {digits} digits: use at most {MAX_DIGITS}", "too many digits"
         )
+    yield from check_decimals(pointer, amount, currency)
+
+
+def check_currency(pointer: str, currency: str) -> Iterator[FieldError]:
+    """Yield an error if the code is not that of a currency that is paid in (ISO 4217)."""
+    if currency not in MINOR_UNITS:
+        problem = "has no minor unit in" if currency in WITHOUT_MINOR_UNIT else "is not a currency of"
+        detail = f"{format_value(currency)} {problem} ISO 4217: use one that is paid in"
+        yield FieldError(pointer, detail, "unknown currency")
+
+
+def check_decimals(pointer: str, amount: str, currency: str | None) -> Iterator[FieldError]:
+    """Yield an error if the amount, a decimal string, has more decimals than a known currency."""
     decimals, limit = len(amount.partition(".")[2]), MINOR_UNITS.get(currency or "")
     if limit is not None and decimals > limit:
         expected = f"at most {limit}" if limit else "none, and no point"
@@ -466,7 +476,7 @@ def _check_amount(pointer: str, amount: str, currency: str | None) -> Iterator[F
         yield FieldError(pointer, detail, "too many decimals")
 
 
-def _convert(value: object, expected: Any) -> Any:
+def convert_or_none(value: object, expected: Any) -> Any:
     """Return the value converted to `expected`, or None if it is not one."""
     try:
         return msgspec.convert(value, expected)

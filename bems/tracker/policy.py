@@ -364,7 +364,7 @@ DEFAULT_CRITICAL_AMOUNTS: dict[str, str | int] = {
     "PLN": 40_000, "CNY": 75_000, "DKK": 75_000, "SEK": 100_000, "NOK": 100_000, "CZK": 250_000, "INR": 1_000_000,
     "JPY": 1_500_000, "HUF": 4_000_000,
 }  # fmt: skip
-"""Critical amounts of the default policy: round numbers of some 10,000 EUR."""
+"""Critical amounts of the default policy: about 10,000 EUR each, in round numbers of the currency."""
 
 
 class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -380,7 +380,7 @@ class PolicySpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     """Whether to raise an alert when one invoice id seems to be used for two invoices."""
     critical_amount_from: dict[CurrencyCode, Amount | WholeAmount] | None = None
     """Amounts by currency below which no alert is critical. Alerts in other currencies depend on `critical_at` only.
-    The default is some 10,000 EUR in each currency, or none if a stage has a `critical_at` of its own."""
+    Default: about 10,000 EUR, in round numbers of each currency; none if any stage sets its own `critical_at`."""
     acts: ActsSpec = ActsSpec()
     """Operators' commands that need a second person."""
 
@@ -549,7 +549,7 @@ def build_policy(
 
 
 def _choose_critical_amounts(spec: PolicySpec) -> Mapping[str, str | int]:
-    """Return the amounts of the spec. The default's belong to its `critical_at`: who sets one of their own has none."""
+    """Return the policy's critical amounts. A policy that sets a `critical_at` does not inherit the default amounts."""
     if spec.critical_amount_from is not None:
         return spec.critical_amount_from
     stages = [getattr(spec.stages, stage) for stage in STAGES]

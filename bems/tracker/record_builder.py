@@ -166,7 +166,7 @@ class RecordBuilder:
         if self.stated_versions or facts.number or facts.issue_date or facts.buyer or facts.purchase_orders:
             self.merge_optional_facts(before, facts, version)
 
-    def merge_terms(self, stated: PaymentTerms, version: tuple[Instant, str]) -> PaymentTerms | None:
+    def merge_terms(self, stated: PaymentTerms, version: tuple[Instant, str]) -> PaymentTerms:
         """Return the newest payment terms. Days and due date are stated together, the other fields each alone."""
         known = self.facts.payment_terms or NO_TERMS
         if (stated.days is not None or stated.due_date is not None) and (

@@ -40,11 +40,12 @@ KeyName = Annotated[
         description="1 to 64 of A-Z, a-z, 0-9, '.', '_', '@' and '-', the first a letter or digit",
     ),
 ]
+_NOTE_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
 NoteText = Annotated[
     str,
     Meta(
         max_length=1000,
-        pattern=r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$",
+        pattern=_NOTE_PATTERN,
         description="up to 1000 characters, none of them control but tabs and line ends",
     ),
 ]
@@ -53,7 +54,7 @@ RequiredNote = Annotated[
     Meta(
         min_length=1,
         max_length=1000,
-        pattern=r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$",
+        pattern=_NOTE_PATTERN,
         extra_json_schema={
             "pattern": r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f]"
         },

@@ -993,7 +993,7 @@ def test_approved_by_hand_and_rejected_20_ms_later_is_rejected_and_contradicted(
 
 
 def resolutions(decision: Decision[Any]) -> list[tuple[str, int, str | None]]:
-    """Return the severity, step and detail of each resolution. Each is told at once, and has no row."""
+    """Return the severity, step and detail of each resolution. Each must be notified at once and have no row."""
     found = [alert for alert in raised(decision) if alert.kind == "resolved"]
     assert all(alert.due_at == alert.raised_at for alert in found)
     assert not any(row.outcome == "resolved" for row in decision.transitions)
@@ -1156,7 +1156,7 @@ def test_an_invoice_that_becomes_dormant_has_a_row() -> None:
 
 
 def test_a_mismatch_before_the_approval_is_reported_at_once_and_named_by_every_alert() -> None:
-    """The buyer hears of the mismatch without waiting for the approval, and whoever approves hears of it too."""
+    """The buyer is alerted to the mismatch at once, and every later alert to the approver mentions it."""
     at_once = on_event(after(RECEIVED), MISMATCHED, POLICY, NOW + 2 * HOUR)
     record = waiting(saved(at_once, NOW + 2 * HOUR), "authorization", now=NOW + 2 * HOUR)
     late = on_timeout(record, 1, "authorization", POLICY, DEADLINE)

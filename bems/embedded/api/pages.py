@@ -42,7 +42,7 @@ class Page(Struct, Generic[T], frozen=True):
 
 
 class PagedQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parameters that every list has, after those of its own."""
+    """Parameters of every list. Those of one list come before them."""
 
     limit: Limit = 100
     cursor: Cursor | None = None

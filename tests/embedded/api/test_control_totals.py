@@ -53,7 +53,7 @@ def send(cell: "Cell | Source", name: str, at: Instant = NOW - HOUR, **changes: 
 
 
 class Source:
-    """A source system of its own in a cell that several tests share. It prefixes its ids with its name."""
+    """A source system that only one test uses, because tests share the cell. Its name begins its ids."""
 
     def __init__(self, cell: Cell, name: str) -> None:
         self.cell, self.name = cell, name
